@@ -1,0 +1,171 @@
+"""The books of the KV cache: who holds which block, and which blocks can be found again by their content.
+
+Knows block ids, reference counts and hashes; never tensors, never time. A block is
+
+    held    ref > 0, in the block tables of `ref` sequences
+    free    ref == 0, in the free list, least recently used first; a free block that has a hash still holds what the
+            hash says and is handed out again when a prompt with that prefix comes, until something else needs it
+    null    block 0: zeros that masked positions read; never handed out
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from .request import Sequence
+
+#: Same as kernels.ops.NULL_BLOCK, which cannot be imported here without torch; a test compares them.
+NULL_BLOCK = 0
+
+
+class BlockManager:
+    """
+    Args:
+        num_blocks: blocks of the cache, the null block included.
+        block_size: tokens a block.
+        prefix_caching: whether content is remembered and found again.
+    """
+
+    def __init__(self, num_blocks: int, block_size: int, *, prefix_caching: bool) -> None:
+        assert num_blocks > 1, "a cache needs a block besides the null block"
+        self.block_size = block_size
+        self.prefix_caching = prefix_caching
+        self.num_usable = num_blocks - 1
+        self._refs = [0] * num_blocks
+        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(1, num_blocks))
+        self._hash_of: dict[int, bytes] = {}
+        self._by_hash: dict[bytes, int] = {}
+
+    @property
+    def num_free(self) -> int:
+        return len(self._free)
+
+    @property
+    def usage(self) -> float:
+        """Share of the usable blocks that are held, 0 to 1."""
+        return 1 - self.num_free / self.num_usable
+
+    def blocks_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.block_size)
+
+    # -- finding ---------------------------------------------------------------------------------------------------
+    def cached_prefix(self, sequence: Sequence) -> list[int]:
+        """Blocks that hold the longest known prefix of the sequence. At least its last token is left to compute:
+        the logits come from it."""
+        found: list[int] = []
+        if self.prefix_caching:
+            for i in range((len(sequence.tokens) - 1) // self.block_size):
+                block = self._by_hash.get(self._hash(sequence, i))
+                if block is None:
+                    break
+                found.append(block)
+        return found
+
+    def missing(self, shared: list[int], num_computed: int, num_tokens: int) -> int:
+        """How many more blocks than are free it takes to start a sequence from `shared` blocks, of which the first
+        `num_computed` tokens are valid, with room for `num_tokens`. 0 or less means that there are enough.
+
+        Counts shared blocks that would leave the free list, and a copy if writing starts within a shared block.
+        """
+        revived = sum(1 for block in shared if self._refs[block] == 0)
+        copied = num_computed // self.block_size < len(shared)
+        return revived + copied + self.blocks_for(num_tokens) - len(shared) - self.num_free
+
+    # -- holding ---------------------------------------------------------------------------------------------------
+    def share(self, sequence: Sequence, blocks: list[int]) -> None:
+        """Starts the sequence's empty table with blocks that others may hold too."""
+        assert not sequence.blocks
+        for block in blocks:
+            if self._refs[block] == 0:
+                del self._free[block]
+            self._refs[block] += 1
+        sequence.blocks = list(blocks)
+
+    def shortage(self, sequence: Sequence, num_tokens: int) -> int:
+        """How many more blocks than are free it takes for `grow`; 0 or less means that `grow` succeeds."""
+        new = max(0, self.blocks_for(num_tokens) - len(sequence.blocks))
+        return new + len(self._to_copy(sequence)) - self.num_free
+
+    def grow(self, sequence: Sequence, num_tokens: int) -> list[tuple[int, int]]:
+        """Gives the sequence blocks for `num_tokens` and sole ownership of those it will write.
+
+        Returns the (source, target) block copies to make before this step writes anything (copy on write).
+        """
+        copies = []
+        for i in self._to_copy(sequence):
+            source, target = sequence.blocks[i], self._take()
+            self._refs[source] -= 1
+            sequence.blocks[i] = target
+            copies.append((source, target))
+        while len(sequence.blocks) < self.blocks_for(num_tokens):
+            sequence.blocks.append(self._take())
+        return copies
+
+    def free(self, sequence: Sequence) -> None:
+        """Gives the sequence's blocks back, its last first, so that prefixes outlive their endings."""
+        for block in reversed(sequence.blocks):
+            self._refs[block] -= 1
+            if self._refs[block] == 0:
+                self._free[block] = None
+                if block not in self._hash_of:
+                    self._free.move_to_end(block, last=False)
+        sequence.blocks = []
+
+    # -- remembering -----------------------------------------------------------------------------------------------
+    def remember(self, sequence: Sequence, start: int) -> None:
+        """Makes the full blocks between `start` and the last computed token findable."""
+        if self.prefix_caching:
+            for i in range(start // self.block_size, sequence.num_computed // self.block_size):
+                block, digest = sequence.blocks[i], self._hash(sequence, i)
+                if digest not in self._by_hash and block not in self._hash_of:
+                    self._by_hash[digest] = block
+                    self._hash_of[block] = digest
+
+    def forget(self, sequence: Sequence) -> None:
+        """Makes the sequence's blocks unfindable: what they hold is not to be trusted."""
+        for block in sequence.blocks:
+            self._drop_hash(block)
+
+    # -- own -------------------------------------------------------------------------------------------------------
+    def _to_copy(self, sequence: Sequence) -> list[int]:
+        """Places in the table of blocks that will be written and are held by others too."""
+        first = sequence.num_computed // self.block_size
+        return [i for i in range(first, len(sequence.blocks)) if self._refs[sequence.blocks[i]] > 1]
+
+    def _take(self) -> int:
+        block, _ = self._free.popitem(last=False)
+        self._drop_hash(block)
+        self._refs[block] = 1
+        return block
+
+    def _drop_hash(self, block: int) -> None:
+        digest = self._hash_of.pop(block, None)
+        if digest is not None:
+            del self._by_hash[digest]
+
+    def _hash(self, sequence: Sequence, i: int) -> bytes:
+        """Chain hash of block i: of its tokens and the hash of all before it. 128 bits: no collision to plan for."""
+        hashes, size = sequence.hashes, self.block_size
+        while len(hashes) <= i:
+            start = len(hashes) * size
+            parent = hashes[-1] if hashes else b""
+            content = array("q", sequence.tokens[start : start + size]).tobytes()
+            hashes.append(hashlib.blake2b(parent + content, digest_size=16).digest())
+        return hashes[i]
+
+    def check_integrity(self, sequences: Iterable[Sequence]) -> None:
+        """Proves that the books balance, given every sequence that holds blocks. For tests."""
+        held: dict[int, int] = {}
+        for sequence in sequences:
+            assert len(set(sequence.blocks)) == len(sequence.blocks), "a block stands twice in a table"
+            for block in sequence.blocks:
+                held[block] = held.get(block, 0) + 1
+        assert NULL_BLOCK not in held
+        assert NULL_BLOCK not in self._free
+        for block, refs in enumerate(self._refs):
+            assert refs == held.get(block, 0), f"block {block}: {refs} references, {held.get(block, 0)} holders"
+            assert (refs == 0) == (block in self._free or block == NULL_BLOCK), f"block {block}: {refs} references and free list disagree"
+        assert {b: h for h, b in self._by_hash.items()} == self._hash_of

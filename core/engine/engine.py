@@ -1,0 +1,210 @@
+"""The engine: requests in, finished answers out, in steps of schedule -> run -> commit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from ..config import EngineConfig
+from ..errors import RecordError
+from ..outputs import CompletionOutput, Logprob, RequestOutput
+from ..text.tokenizer import Tokenizer
+from ..weights.source import ModelSource
+from .batch import pack
+from .blocks import BlockManager
+from .loading import build_runner
+from .request import Request, Sequence
+from .runner import Runner
+from .sampler import Sampler
+from .scheduler import Scheduler
+from .stats import EngineStats
+from .stopping import EndTokens
+from .transcript import Transcripts
+
+
+class Engine:
+    """
+    Args:
+        runner: computes steps.
+        num_blocks: usable blocks of the runner's KV cache.
+        tokenizer: makes text of tokens; None leaves every text empty.
+    """
+
+    def __init__(self, config: EngineConfig, runner: Runner, num_blocks: int, tokenizer: Tokenizer | None, ends: EndTokens, vocab_size: int) -> None:
+        self.config = config
+        self.vocab_size = vocab_size
+        self.max_model_len = config.max_model_len
+        self.tokenizer = tokenizer
+        self.stats = EngineStats()
+        self.scheduler = Scheduler(
+            BlockManager(num_blocks + 1, config.block_size, prefix_caching=config.enable_prefix_caching),
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            chunked_prefill=config.chunked_prefill,
+            long_prefill_token_threshold=config.long_prefill_token_threshold,
+            watermark=config.watermark,
+        )
+        self._runner = runner
+        self._ends = ends
+        self._sampler = Sampler(runner.ops, ends.all)
+        self._transcripts = Transcripts(tokenizer, ends)
+        self._open: dict[str, list[Sequence]] = {}
+
+    @classmethod
+    def create(cls, config: EngineConfig, source: ModelSource, tokenizer: Tokenizer | None) -> Engine:
+        """Loads the model and takes the memory. Raises ModelError, ConfigError or EngineError."""
+        runner, num_blocks = build_runner(config, source)
+        return cls(config, runner, num_blocks, tokenizer, _end_tokens(source, tokenizer), runner.model.config.vocab_size)
+
+    # -- requests ------------------------------------------------------------------------------------------------
+    def add(self, request: Request) -> None:
+        """Queues a request. Raises RecordError if it can never be answered; the engine is then as it was."""
+        self._check(request)
+        assert request.request_id not in self._open, f"request id {request.request_id!r} is in use"
+        choices = [Sequence.of(request, i, self.config.seed, self.max_model_len) for i in range(request.params.n)]
+        self._open[request.request_id] = choices
+        self.scheduler.add(choices)
+
+    def abort(self, request_id: str) -> None:
+        """Drops a request that has not been answered."""
+        for sequence in self._open.pop(request_id):
+            self._transcripts.drop(sequence)
+            self.scheduler.abort(sequence.request)
+
+    def is_open(self, request_id: str) -> bool:
+        """Whether the request was added and is not answered."""
+        return request_id in self._open
+
+    @property
+    def num_unfinished(self) -> int:
+        """Requests added and not answered."""
+        return len(self._open)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that are queued and not running."""
+        return len(self.scheduler.waiting)
+
+    def _check(self, request: Request) -> None:
+        prompt, params = request.prompt_token_ids, request.params
+        if not prompt:
+            raise RecordError("invalid_value", "the prompt is empty", param="prompt")
+        if min(prompt) < 0 or max(prompt) >= self.vocab_size:
+            worst = next(t for t in prompt if not 0 <= t < self.vocab_size)
+            raise RecordError("invalid_value", f"token id {worst} is not in the vocabulary of {self.vocab_size}", param="prompt_token_ids")
+        if len(prompt) >= self.max_model_len:
+            raise RecordError(
+                "prompt_too_long",
+                f"the prompt has {len(prompt)} tokens; with max_model_len {self.max_model_len} it can have {self.max_model_len - 1}",
+                param="prompt",
+            )
+        for token in params.stop_token_ids:
+            if token >= self.vocab_size:
+                raise RecordError("invalid_value", f"stop token id {token} is not in the vocabulary of {self.vocab_size}", param="stop_token_ids")
+        limit = self.config.max_logprobs
+        if params.logprobs is not None and limit >= 0 and params.logprobs > limit:
+            raise RecordError("invalid_value", f"logprobs {params.logprobs} is above max_logprobs {limit}", param="logprobs")
+        length = Sequence.of(request, 0, 0, self.max_model_len).max_length
+        blocks = self.scheduler.blocks
+        if blocks.blocks_for(length) > blocks.num_usable:
+            raise RecordError(
+                "kv_capacity",
+                f"prompt and max_tokens are {length} tokens; the KV cache holds {blocks.num_usable * blocks.block_size}: "
+                "lower max_tokens or raise --kv-cache-memory-bytes",
+                param="max_tokens",
+            )
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+    def step(self) -> list[RequestOutput]:
+        """Computes one step; returns the requests it finished, answered or failed."""
+        schedule = self.scheduler.schedule()
+        if not schedule.rows:
+            return []
+        logits = self._runner.run(pack(schedule, self.config.block_size))
+        drawing = [row.sequence for row in schedule.rows if row.samples]
+        samples = self._sampler.sample(logits, drawing)
+        self.scheduler.commit(schedule, samples.tokens)
+
+        failed = [drawing[row] for row in samples.failed]
+        for row, sequence in enumerate(drawing):
+            if row in samples.failed:
+                continue
+            if (logprobs := samples.logprobs.get(row)) is not None:
+                self._keep_logprobs(sequence, logprobs)
+            self._ends.check(sequence)
+            self._transcripts.push(sequence)
+        self.scheduler.finish(s for s in drawing if s.finished)
+        self._count(drawing)
+        return [*self._fail(failed), *self._collect(s for s in drawing if s.finished)]
+
+    def _keep_logprobs(self, sequence: Sequence, logprobs: dict[int, Logprob]) -> None:
+        assert sequence.logprobs is not None
+        if self.tokenizer is not None:
+            logprobs = {t: Logprob(p.logprob, p.rank, self.tokenizer.token_text(t)) for t, p in logprobs.items()}
+        sequence.logprobs.append(logprobs)
+        sequence.cumulative_logprob += logprobs[sequence.tokens[-1]].logprob
+
+    def _fail(self, sequences: list[Sequence]) -> list[RequestOutput]:
+        outputs = []
+        for sequence in sequences:
+            request = sequence.request
+            if request.request_id in self._open:  # another choice of it may have failed in the same step
+                self.scheduler.blocks.forget(sequence)
+                self.abort(request.request_id)
+                error = RecordError("non_finite_logits", "the model's logits for this record are not finite")
+                outputs.append(RequestOutput(request.request_id, request.prompt, request.prompt_token_ids, error=error))
+        return outputs
+
+    def _collect(self, ended: Iterable[Sequence]) -> list[RequestOutput]:
+        outputs = []
+        for sequence in ended:
+            request = sequence.request
+            choices = self._open.get(request.request_id)
+            if choices is not None and all(s.finished for s in choices):
+                del self._open[request.request_id]
+                output = _output(request, choices)
+                outputs.append(output)
+        return outputs
+
+    def _count(self, drawing: list[Sequence]) -> None:
+        stats = self.stats
+        stats.num_steps += 1
+        stats.num_output_tokens += len(drawing)
+        for sequence in drawing:
+            if sequence.num_output == 1 and not sequence.choice:
+                stats.num_prompt_tokens += sequence.num_prompt
+                stats.num_cached_tokens += sequence.num_cached
+        stats.num_preemptions = self.scheduler.num_preemptions
+        stats.num_running = len(self.scheduler.running)
+        stats.kv_usage = self.scheduler.blocks.usage
+        stats.peak_kv_usage = max(stats.peak_kv_usage, stats.kv_usage)
+        if drawing and stats.first_token_at is None:
+            stats.first_token_at = time.monotonic()
+
+
+def _output(request: Request, choices: list[Sequence]) -> RequestOutput:
+    outputs = [
+        CompletionOutput(
+            index=s.choice,
+            text=s.text or "",
+            token_ids=s.output_ids,
+            finish_reason=s.finish_reason,
+            stop_reason=s.stop_reason,
+            cumulative_logprob=s.cumulative_logprob if s.logprobs is not None else None,
+            logprobs=s.logprobs,
+        )
+        for s in choices
+    ]
+    return RequestOutput(request.request_id, request.prompt, request.prompt_token_ids, outputs, num_cached_tokens=choices[0].num_cached)
+
+
+def _end_tokens(source: ModelSource, tokenizer: Tokenizer | None) -> EndTokens:
+    """The tokenizer's end token is the primary one; those of generation_config.json and config.json count too."""
+    stated: list[int] = []
+    for name in ("generation_config.json", "config.json"):
+        value = (source.read_json(name) or {}).get("eos_token_id")
+        stated += value if isinstance(value, list) else [] if value is None else [value]
+    primary = tokenizer.eos_token_id if tokenizer is not None else None
+    if primary is None and stated:
+        primary = stated[0]
+    return EndTokens(primary, frozenset(stated) - {primary})

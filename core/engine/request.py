@@ -1,0 +1,84 @@
+"""The nouns of the engine: a Request is what a caller adds, a Sequence is one choice of it on its way.
+
+Plain data; never imports torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..outputs import Logprob
+from ..params import SamplingParams
+from .noise import noise_key
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One prompt to answer.
+
+    `index` is the record's place in the whole input (or the count of requests given to an `LLM`): with the run seed,
+    the choice and the output position it keys the noise, so that what a record gets does not depend on the schedule.
+    """
+
+    request_id: str
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    index: int
+    prompt: str | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One choice of a request: its tokens, where it stands, and the blocks that hold its keys and values.
+
+        tokens   [ prompt ............ | output ......... ]
+        in cache [ num_computed ............... )           the rest is computed next
+        blocks   [ b0 | b1 | b2 | b3 ... )                  block i holds positions i * block_size and on
+    """
+
+    request: Request
+    choice: int
+    noise_key: int
+    tokens: list[int]
+    max_length: int
+    """Ends with "length" when there are this many tokens, prompt and output."""
+    num_prompt: int
+    num_computed: int = 0
+    num_cached: int = 0
+    """Prompt tokens that prefix caching saved when it was first admitted."""
+    blocks: list[int] = field(default_factory=list)
+    hashes: list[bytes] = field(default_factory=list)
+    """Chain hashes of the full blocks of `tokens`, as far as they have been needed."""
+    source: Sequence | None = None
+    """The choice that prefilled the shared prompt, whose blocks this one may share."""
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    text: str | None = None
+    logprobs: list[dict[int, Logprob]] | None = None
+    cumulative_logprob: float = 0.0
+
+    @classmethod
+    def of(cls, request: Request, choice: int, run_seed: int, max_model_len: int) -> Sequence:
+        params = request.params
+        prompt = request.prompt_token_ids
+        room = max_model_len - len(prompt)
+        wanted = room if params.max_tokens is None else min(room, params.max_tokens)
+        key = noise_key(params.seed, run_seed, request.index, choice)
+        logprobs: list[dict[int, Logprob]] | None = [] if params.logprobs is not None else None
+        return cls(request, choice, key, list(prompt), len(prompt) + wanted, len(prompt), logprobs=logprobs)
+
+    @property
+    def params(self) -> SamplingParams:
+        return self.request.params
+
+    @property
+    def num_output(self) -> int:
+        return len(self.tokens) - self.num_prompt
+
+    @property
+    def output_ids(self) -> list[int]:
+        return self.tokens[self.num_prompt :]
+
+    @property
+    def finished(self) -> bool:
+        return self.finish_reason is not None

@@ -1,0 +1,36 @@
+"""When an output ends: end-of-sequence and stop tokens, then length, then stop strings, which overrule length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .request import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class EndTokens:
+    """The model's own end tokens. The primary one gives no stop_reason, the others (generation_config.json) their id."""
+
+    primary: int | None
+    extra: frozenset[int]
+
+    @property
+    def all(self) -> frozenset[int]:
+        return self.extra if self.primary is None else self.extra | {self.primary}
+
+    def check(self, sequence: Sequence) -> None:
+        """Sets finish_reason and stop_reason if the newest token ends the sequence."""
+        params, token = sequence.params, sequence.tokens[-1]
+        if sequence.num_output >= params.min_tokens:
+            if token in params.stop_token_ids:
+                sequence.finish_reason, sequence.stop_reason = "stop", token
+            if not params.ignore_eos and (token == self.primary or token in self.extra):
+                sequence.finish_reason, sequence.stop_reason = "stop", None if token == self.primary else token
+        if not sequence.finished and len(sequence.tokens) >= sequence.max_length:
+            sequence.finish_reason = "length"
+
+    def ended_by_token(self, sequence: Sequence) -> bool:
+        """Whether the last token is what ended the sequence, and so no part of its text."""
+        token = sequence.tokens[-1]
+        ends = token in sequence.params.stop_token_ids or (not sequence.params.ignore_eos and token in self.all)
+        return sequence.finish_reason == "stop" and not isinstance(sequence.stop_reason, str) and ends

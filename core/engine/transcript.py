@@ -1,0 +1,82 @@
+"""The text of sequences. Only those with stop strings are followed token by token; the others are decoded once, at the end."""
+
+from __future__ import annotations
+
+from ..text.detokenizer import Detokenizer, decode_all
+from ..text.stop import StopMatcher
+from ..text.tokenizer import Tokenizer
+from .request import Sequence
+from .stopping import EndTokens
+
+
+class Transcripts:
+    def __init__(self, tokenizer: Tokenizer | None, ends: EndTokens) -> None:
+        self.tokenizer = tokenizer
+        self.ends = ends
+        self._followed: dict[Sequence, _Followed] = {}
+
+    def push(self, sequence: Sequence) -> None:
+        """Looks at the newest token: a completed stop string ends the sequence, and sets its text when it ends."""
+        params = sequence.params
+        if self.tokenizer is None or not params.detokenize:
+            return
+        if params.stop:
+            followed = self._followed.get(sequence)
+            if followed is None:
+                followed = self._followed[sequence] = _Followed(self.tokenizer, sequence)
+            if not self.ends.ended_by_token(sequence):
+                followed.push(sequence)
+        if sequence.finished:
+            self._finish(sequence, self.tokenizer)
+
+    def drop(self, sequence: Sequence) -> None:
+        """Forgets a sequence that will not go on."""
+        self._followed.pop(sequence, None)
+
+    def _finish(self, sequence: Sequence, tokenizer: Tokenizer) -> None:
+        params = sequence.params
+        followed = self._followed.pop(sequence, None)
+        if followed is not None:
+            followed.finish(sequence)
+        if sequence.text is None or (self.ends.ended_by_token(sequence) and params.include_stop_str_in_output):
+            ids = sequence.output_ids
+            if self.ends.ended_by_token(sequence) and not params.include_stop_str_in_output:
+                ids = ids[:-1]
+            prompt = sequence.tokens[: sequence.num_prompt]
+            sequence.text = decode_all(tokenizer, prompt, ids, skip_special_tokens=params.skip_special_tokens)
+
+
+class _Followed:
+    """Incremental text of one sequence and the search for its stop strings."""
+
+    def __init__(self, tokenizer: Tokenizer, sequence: Sequence) -> None:
+        prompt = sequence.tokens[: sequence.num_prompt]
+        self.detokenizer = Detokenizer(tokenizer, prompt, skip_special_tokens=sequence.params.skip_special_tokens)
+        self.matcher = StopMatcher(sequence.params.stop)
+        self.num_pushed = 0
+        self.searched_from = 0
+        """Characters of the text that are exempt, being of the first min_tokens tokens."""
+
+    def push(self, sequence: Sequence) -> None:
+        new_ids = sequence.tokens[sequence.num_prompt + self.num_pushed :]
+        self.num_pushed += len(new_ids)
+        self._search(sequence, self.detokenizer.push(new_ids))
+
+    def finish(self, sequence: Sequence) -> None:
+        """Releases what was held back; it may complete a stop string too."""
+        if sequence.text is None:
+            self._search(sequence, self.detokenizer.finish())
+        if sequence.text is None:
+            sequence.text = self.detokenizer.text
+
+    def _search(self, sequence: Sequence, piece: str) -> None:
+        params = sequence.params
+        if params.min_tokens and sequence.num_output <= params.min_tokens:
+            self.searched_from += len(piece)
+            return
+        match = self.matcher.push(piece)
+        if match is not None:
+            start, stop = match
+            end = self.searched_from + start + (len(stop) if params.include_stop_str_in_output else 0)
+            sequence.text = self.detokenizer.text[:end]
+            sequence.finish_reason, sequence.stop_reason = "stop", stop

@@ -1,0 +1,119 @@
+"""Rotary position embedding: which frequencies, how scaled, as tables of cos and sin.
+
+Sources: RoFormer (arXiv 2104.09864); linear scaling (arXiv 2306.15595); YaRN (arXiv 2309.00071);
+the `llama3` rule is the one published with Llama 3.1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ModelError, nearest
+
+
+@dataclass(frozen=True)
+class RopeConfig:
+    """`rotary_dim` features of a head are rotated; `scaling` is config.json's rope_scaling without its type."""
+
+    rotary_dim: int
+    theta: float
+    kind: str
+    scaling: Mapping[str, Any]
+    max_position: int
+
+    @classmethod
+    def from_hf(cls, hf: Mapping[str, Any], head_dim: int) -> RopeConfig:
+        """Reads `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before)."""
+        scaling = dict(hf.get("rope_parameters") or hf.get("rope_scaling") or {})
+        kind = scaling.pop("rope_type", None) or scaling.pop("type", None) or "default"
+        theta = scaling.pop("rope_theta", None) or hf.get("rope_theta") or 10000.0
+        partial = scaling.pop("partial_rotary_factor", None) or hf.get("partial_rotary_factor") or 1.0
+        if kind not in _INVERSE_FREQUENCIES:
+            known = ", ".join(_INVERSE_FREQUENCIES)
+            raise ModelError(f"rope scaling {kind!r} is not supported (known: {known}){nearest(kind, _INVERSE_FREQUENCIES)}")
+        config = cls(int(head_dim * partial), float(theta), kind, scaling, int(hf.get("max_position_embeddings") or 2048))
+        try:
+            _INVERSE_FREQUENCIES[kind](config)
+        except (KeyError, TypeError, ZeroDivisionError) as error:
+            raise ModelError(f"config.json: rope scaling {kind!r} lacks or has a bad {error}") from error
+        return config
+
+
+class Rope:
+    """cos and sin tables float32 [positions, rotary_dim / 2], made once for all layers."""
+
+    def __init__(self, config: RopeConfig) -> None:
+        self.config = config
+        self.cos = self.sin = torch.empty(0)
+
+    def allocate(self, num_positions: int, device: torch.device) -> None:
+        frequencies, factor = _INVERSE_FREQUENCIES[self.config.kind](self.config)
+        angles = torch.outer(torch.arange(num_positions, dtype=torch.float32), frequencies)
+        self.cos = (angles.cos() * factor).to(device)
+        self.sin = (angles.sin() * factor).to(device)
+
+
+def _plain(config: RopeConfig) -> Tensor:
+    exponents = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32) / config.rotary_dim
+    return 1.0 / (config.theta**exponents)
+
+
+def _default(config: RopeConfig) -> tuple[Tensor, float]:
+    return _plain(config), 1.0
+
+
+def _linear(config: RopeConfig) -> tuple[Tensor, float]:
+    return _plain(config) / config.scaling["factor"], 1.0
+
+
+def _llama3(config: RopeConfig) -> tuple[Tensor, float]:
+    """Long wavelengths are stretched by `factor`, short ones kept, those between interpolated."""
+    s = config.scaling
+    original = s.get("original_max_position_embeddings") or config.max_position
+    low, high = s["low_freq_factor"], s["high_freq_factor"]
+    frequencies = _plain(config)
+    wavelengths = 2 * math.pi / frequencies
+    keep = ((original / wavelengths - low) / (high - low)).clamp(0, 1)
+    return (1 - keep) * frequencies / s["factor"] + keep * frequencies, 1.0
+
+
+def _yarn(config: RopeConfig) -> tuple[Tensor, float]:
+    """Dimensions that turn more than `beta_fast` times over the original length are kept, those below `beta_slow` are
+    stretched, a ramp between; attention is sharpened by `attention_factor` (0.1 ln(factor) + 1), put into cos and sin."""
+    s = config.scaling
+    original = s.get("original_max_position_embeddings") or config.max_position
+    factor = s.get("factor") or config.max_position / original
+
+    def dimension(turns: float) -> float:
+        return config.rotary_dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(config.theta))
+
+    low, high = dimension(s.get("beta_fast") or 32), dimension(s.get("beta_slow") or 1)
+    if s.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, config.rotary_dim - 1)
+    ramp = (torch.arange(config.rotary_dim // 2, dtype=torch.float32) - low) / max(high - low, 0.001)
+    stretch = ramp.clamp(0, 1)
+    frequencies = _plain(config)
+
+    def sharpening(mscale: float) -> float:
+        return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+    attention = s.get("attention_factor")
+    if attention is None:
+        both = s.get("mscale") and s.get("mscale_all_dim")
+        attention = sharpening(s["mscale"]) / sharpening(s["mscale_all_dim"]) if both else sharpening(1.0)
+    return frequencies / factor * stretch + frequencies * (1 - stretch), float(attention)
+
+
+_INVERSE_FREQUENCIES: dict[str, Callable[[RopeConfig], tuple[Tensor, float]]] = {
+    "default": _default,
+    "linear": _linear,
+    "llama3": _llama3,
+    "yarn": _yarn,
+}

@@ -1,0 +1,161 @@
+"""The pre-norm decoder stack that most language models share; an architecture says only where it differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from infer.kernels.ops import AttentionMeta, KVCache, Ops
+
+from ..errors import ModelError
+from ..layers.attention import Attention
+from ..layers.embedding import Embedding
+from ..layers.linear import Linear
+from ..layers.mlp import GatedMLP
+from ..layers.norm import RMSNorm
+from ..layers.rope import Rope, RopeConfig
+from ..weights.parameter import Parameter
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """What an architecture file fills in, from config.json's names to ours."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    norm_eps: float
+    activation: str
+    rope: RopeConfig
+    tie_embeddings: bool
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    sliding_windows: tuple[int | None, ...] = ()
+    """One entry a layer; empty means that all layers see everything."""
+
+    @classmethod
+    def from_hf(cls, hf: Mapping[str, Any], **differences: Any) -> DecoderConfig:
+        """The Llama reading of config.json with `differences` on top. Raises KeyError for what is missing."""
+        heads = hf["num_attention_heads"]
+        head_dim = hf.get("head_dim") or hf["hidden_size"] // heads
+        values: dict[str, Any] = {
+            "vocab_size": hf["vocab_size"],
+            "hidden_size": hf["hidden_size"],
+            "intermediate_size": hf["intermediate_size"],
+            "num_layers": hf["num_hidden_layers"],
+            "num_heads": heads,
+            "num_kv_heads": hf.get("num_key_value_heads") or heads,
+            "head_dim": head_dim,
+            "norm_eps": hf.get("rms_norm_eps", 1e-6),
+            "activation": hf.get("hidden_act", "silu"),
+            "rope": RopeConfig.from_hf(hf, head_dim),
+            "tie_embeddings": bool(hf.get("tie_word_embeddings", False)),
+        }
+        config = cls(**{**values, **differences})
+        if config.num_heads % config.num_kv_heads:
+            raise ModelError(f"config.json: {config.num_heads} attention heads cannot share {config.num_kv_heads} key/value heads")
+        return config
+
+
+def sliding_windows(hf: Mapping[str, Any], *, default_full: bool) -> tuple[int | None, ...]:
+    """One window a layer from `sliding_window`, `layer_types`, `use_sliding_window` and `max_window_layers`.
+
+    Args:
+        default_full: what layers are when `layer_types` is absent and nothing switches windows on.
+    """
+    window, layers = hf.get("sliding_window"), hf["num_hidden_layers"]
+    if not window or not hf.get("use_sliding_window", not default_full):
+        return ()
+    kinds = hf.get("layer_types")
+    if kinds is None:
+        first = hf.get("max_window_layers", 0) if default_full else 0
+        kinds = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+
+
+class DecoderLayer:
+    """x + attention(norm(x)), then x + mlp(norm(x)); the residual is carried beside the activations."""
+
+    def __init__(self, ops: Ops, c: DecoderConfig, index: int, rope: Rope) -> None:
+        name = f"model.layers.{index}"
+        self.input_norm = RMSNorm(ops, f"{name}.input_layernorm", c.hidden_size, c.norm_eps)
+        self.post_norm = RMSNorm(ops, f"{name}.post_attention_layernorm", c.hidden_size, c.norm_eps)
+        self.mlp = GatedMLP(ops, f"{name}.mlp", c.hidden_size, c.intermediate_size, c.activation, bias=c.mlp_bias)
+        self.attention = Attention(
+            ops,
+            f"{name}.self_attn",
+            c.hidden_size,
+            c.num_heads,
+            c.num_kv_heads,
+            c.head_dim,
+            rope,
+            scale=c.head_dim**-0.5,
+            qkv_bias=c.qkv_bias,
+            o_bias=c.o_bias,
+            qk_norm=c.norm_eps if c.qk_norm else None,
+            sliding_window=c.sliding_windows[index] if c.sliding_windows else None,
+        )
+
+    def __call__(self, x: Tensor, residual: Tensor | None, positions: Tensor, cache: KVCache, meta: AttentionMeta) -> tuple[Tensor, Tensor]:
+        if residual is None:
+            x, residual = self.input_norm(x), x
+        else:
+            x, residual = self.input_norm.add(x, residual)
+        x = self.attention(x, positions, cache, meta)
+        x, residual = self.post_norm.add(x, residual)
+        return self.mlp(x), residual
+
+    def parameters(self) -> Iterator[Parameter]:
+        for part in (self.input_norm, self.attention, self.post_norm, self.mlp):
+            yield from part.parameters()
+
+
+class Decoder:
+    """A causal language model: tokens in, hidden states and logits out. Weights are filled by `weights.loader`."""
+
+    def __init__(self, config: DecoderConfig, ops: Ops) -> None:
+        self.config = config
+        self.ops = ops
+        self.rope = Rope(config.rope)
+        self.embedding = Embedding(ops, "model.embed_tokens", config.vocab_size, config.hidden_size)
+        self.layers = [DecoderLayer(ops, config, i, self.rope) for i in range(config.num_layers)]
+        self.norm = RMSNorm(ops, "model.norm", config.hidden_size, config.norm_eps)
+        self.head = None if config.tie_embeddings else Linear(ops, ["lm_head"], config.hidden_size, [config.vocab_size], bias=False)
+
+    def parameters(self) -> Iterator[Parameter]:
+        for part in (self.embedding, *self.layers, self.norm, self.head):
+            if part is not None:
+                yield from part.parameters()
+
+    @property
+    def unused_tensors(self) -> frozenset[str]:
+        """Checkpoint tensors that may be there without being needed."""
+        return frozenset({"lm_head.weight"}) if self.head is None else frozenset()
+
+    def forward(self, tokens: Tensor, positions: Tensor, caches: list[KVCache], meta: AttentionMeta) -> Tensor:
+        """Hidden states [N, hidden_size] after the last layer, before the final norm.
+
+        Args:
+            tokens, positions: int64 [N], N a multiple of ROW_MULTIPLE.
+            caches: one a layer; the step's keys and values are stored in them.
+        """
+        meta.plan = self.ops.plan_attention(meta, self.config.num_heads, self.config.num_kv_heads)
+        x, residual = self.embedding(tokens), None
+        for layer, cache in zip(self.layers, caches, strict=True):
+            x, residual = layer(x, residual, positions, cache, meta)
+        return x if residual is None else x + residual
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits float32 [R, vocab_size] of hidden states [R, hidden_size]; R a multiple of ROW_MULTIPLE."""
+        x = self.norm(hidden)
+        return (self.embedding.project(x) if self.head is None else self.head(x)).to(torch.float32)

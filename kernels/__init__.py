@@ -1,0 +1,31 @@
+"""Tensors in, tensors out: every operation a model needs, in one folder a backend.
+
+`load(name)` gives a backend's `Ops`. Importing this file has no side effects and imports no torch: when the
+repository's root is on `sys.path`, Hugging Face's optional package `kernels` would resolve to this folder, so
+`__version__` is one that every "is kernels installed" check turns down.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .ops import Ops
+
+__version__ = "0.0.0"
+
+
+def available() -> list[str]:
+    """Names of the backends: the subfolders that are packages."""
+    return sorted(p.parent.name for p in Path(__file__).parent.glob("*/__init__.py"))
+
+
+def load(name: str) -> Ops:
+    """A new instance of backend `name`. Raises ValueError naming the backends there are."""
+    if name not in available():
+        raise ValueError(f"unknown kernel backend {name!r}; available: {', '.join(available())}")
+    # __name__ is `infer.kernels` when installed: the backend is always our own subpackage.
+    ops: Ops = importlib.import_module(f"{__name__}.{name}").Ops()
+    return ops

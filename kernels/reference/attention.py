@@ -1,0 +1,129 @@
+"""Paged attention on fixed tiles: 16 query rows by 64 keys, zero-padded and masked.
+
+A matrix product of fixed shape gives a row the same bits wherever it stands, so cutting everything into equal tiles
+makes attention independent of batch, chunking and prefix-cache hits. Rows are (token, head of the group) pairs, so
+the heads that share keys fill a tile together. Key tiles start at multiples of 64 of the sequence and are visited in
+order with a running softmax; a tile that is masked for a row leaves its state as it was.
+
+Shapes: Q tiles, G = H / K heads a group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..ops import NULL_BLOCK, AttentionMeta, KVCache
+
+ROWS = 16
+KEYS = 64
+#: Most float32 elements of one gathered key tile batch; bounds memory, changes no result.
+GATHER_LIMIT = 1 << 23
+
+
+@dataclass(slots=True)
+class Plan:
+    """The step's query tiles, longest context first, so that the tiles with a key tile j are a prefix."""
+
+    token: Tensor
+    """int64 [Q, ROWS]: token row of each tile row; rows beyond the sequence's last repeat row 0."""
+    group: Tensor
+    """int64 [Q, ROWS]: head within the group."""
+    position: Tensor
+    """int64 [Q, ROWS]: the row's position; -1 for padding rows, which therefore see no key."""
+    sequence: Tensor
+    """int64 [Q]"""
+    slots: Tensor
+    """int64 [S, padded context]: cache slot of each position, the null block's past the end."""
+    active: list[int]
+    """How many tiles have key tile j."""
+
+
+def plan_attention(meta: AttentionMeta, num_heads: int, num_kv_heads: int) -> Plan:
+    device = meta.slots.device
+    group_size = num_heads // num_kv_heads
+    query_start = meta.query_start.long()
+    kv_lens = meta.kv_lens.long()
+    query_lens = query_start[1:] - query_start[:-1]
+    rows = query_lens * group_size
+    tiles = (rows + ROWS - 1) // ROWS
+    sequence = torch.repeat_interleave(torch.arange(len(rows), device=device), tiles)
+    first_tile = torch.cumsum(tiles, 0) - tiles
+    row = (torch.arange(len(sequence), device=device) - first_tile[sequence])[:, None] * ROWS + torch.arange(ROWS, device=device)
+    real = row < rows[sequence][:, None]
+    row = torch.where(real, row, 0)
+    local = row // group_size
+    position = torch.where(real, (kv_lens - query_lens)[sequence][:, None] + local, -1)
+    token = query_start[sequence][:, None] + local
+
+    context = position.amax(-1) + 1
+    order = torch.argsort(context, descending=True, stable=True)
+    key_tiles = ((context[order] + KEYS - 1) // KEYS).tolist()
+    most = key_tiles[0] if key_tiles else 0
+    active = [0] * most
+    for count in key_tiles:
+        for j in range(count):
+            active[j] += 1
+    return Plan(token[order], (row % group_size)[order], position[order], sequence[order], _slot_map(meta, kv_lens, most * KEYS), active)
+
+
+def _slot_map(meta: AttentionMeta, kv_lens: Tensor, length: int) -> Tensor:
+    positions = torch.arange(length, device=kv_lens.device)
+    block = torch.clamp(positions // meta.block_size, max=meta.block_tables.shape[1] - 1)
+    slots = meta.block_tables.long()[:, block] * meta.block_size + positions % meta.block_size
+    return torch.where(positions < kv_lens[:, None], slots, NULL_BLOCK * meta.block_size)
+
+
+def attention(query: Tensor, cache: KVCache, meta: AttentionMeta, scale: float, sliding_window: int | None) -> Tensor:
+    plan: Plan = meta.plan
+    num_kv_heads, head_dim = cache.key.shape[2:]
+    step = max(1, GATHER_LIMIT // (num_kv_heads * KEYS * head_dim))
+    out = torch.zeros_like(query)
+    for start in range(0, len(plan.sequence), step):
+        _attend(query, cache, plan, slice(start, start + step), scale, sliding_window, out)
+    return out
+
+
+def _attend(query: Tensor, cache: KVCache, plan: Plan, part: slice, scale: float, sliding_window: int | None, out: Tensor) -> None:
+    """Attention of the tiles in `part`, written to their rows of `out`."""
+    num_kv_heads, head_dim = cache.key.shape[2:]
+    token, group, position = plan.token[part], plan.group[part], plan.position[part]
+    count = len(token)
+    grouped = query.unflatten(1, (num_kv_heads, -1))
+    q = grouped[token, :, group].float() * scale  # [Q, ROWS, K, D]
+    q = q.permute(0, 2, 1, 3).reshape(count * num_kv_heads, ROWS, head_dim)
+
+    best = q.new_full((count * num_kv_heads, ROWS, 1), float("-inf"))
+    total = torch.zeros_like(best)
+    acc = torch.zeros_like(q)
+    for j, active in enumerate(plan.active):
+        n = min(active - part.start, count)
+        if n <= 0:
+            break
+        slots = plan.slots[plan.sequence[part][:n], j * KEYS : (j + 1) * KEYS]
+        key_position = torch.arange(j * KEYS, (j + 1) * KEYS, device=query.device)
+        seen = key_position <= position[:n, :, None]
+        if sliding_window is not None:
+            seen &= key_position > position[:n, :, None] - sliding_window
+        m = n * num_kv_heads
+        scores = torch.bmm(q[:m], _gather(cache.key, slots).transpose(1, 2))
+        scores = scores.unflatten(0, (n, num_kv_heads)).masked_fill_(~seen[:, None], float("-inf")).flatten(0, 1)
+        new_best = torch.maximum(best[:m], scores.amax(-1, keepdim=True))
+        # Rows that have seen no key yet keep -inf; 0 stands in so that no -inf - -inf arises.
+        pivot = new_best.masked_fill(new_best == float("-inf"), 0.0)
+        shrink = torch.exp(best[:m] - pivot)
+        weights = torch.exp(scores - pivot)
+        total[:m] = total[:m] * shrink + weights.sum(-1, keepdim=True)
+        acc[:m] = acc[:m] * shrink + torch.bmm(weights, _gather(cache.value, slots))
+        best[:m] = new_best
+
+    result = (acc / total).unflatten(0, (count, num_kv_heads)).permute(0, 2, 1, 3).to(out.dtype)
+    real = position >= 0
+    out.unflatten(1, (num_kv_heads, -1))[token[real], :, group[real]] = result[real]
+
+
+def _gather(cache: Tensor, slots: Tensor) -> Tensor:
+    """[n, KEYS] slots -> float32 [n * K, KEYS, D]."""
+    return cache.flatten(0, 1)[slots].permute(0, 2, 1, 3).float().flatten(0, 1).contiguous()

@@ -1,0 +1,74 @@
+"""A runner without tensors of a model: its "cache" holds token ids, so that a wrong page shows as a wrong answer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from infer.core.args import EngineArgs
+from infer.core.engine.batch import Batch
+from infer.core.engine.engine import Engine
+from infer.core.engine.stopping import EndTokens
+from infer.kernels import load
+
+VOCABULARY = 64
+EOS = 1
+
+
+def next_logits(context: list[int]) -> torch.Tensor:
+    """What the model says after `context`: any function of the whole of it will do."""
+    digest = hashlib.blake2b(bytes(str(context), "ascii"), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    return torch.randn(VOCABULARY, generator=generator) * 2
+
+
+class PagedMemory:
+    """Stores each token where the batch says, and reads contexts back through the block tables."""
+
+    def __init__(self, num_blocks: int, block_size: int) -> None:
+        self.ops = load("reference")
+        self.block_size = block_size
+        self.cells = [-1] * ((num_blocks + 1) * block_size)
+        self.num_tokens: list[int] = []
+        self.poisoned: Callable[[list[int]], bool] = lambda context: False
+
+    def run(self, batch: Batch) -> torch.Tensor:
+        size = self.block_size
+        read = {int(s): self.cells[s * size : (s + 1) * size] for s in batch.copies[:, 0]}
+        for source, target in batch.copies.tolist():
+            self.cells[target * size : (target + 1) * size] = read[source]
+        total = len(batch.slots)
+        self.num_tokens.append(total)
+        assert len(set(batch.slots.tolist())) == total, "two tokens were stored in one place"
+        assert 0 not in batch.slots // size, "the null block was written"
+        for token, slot in zip(batch.tokens[:total].tolist(), batch.slots.tolist(), strict=True):
+            self.cells[slot] = token
+        rows = []
+        for row in batch.logit_rows[: batch.num_logits].tolist():
+            sequence = int((batch.query_start[1:] <= row).sum())
+            length = int(batch.kv_lens[sequence])
+            assert batch.positions[row] == length - 1
+            table = batch.block_tables[sequence].tolist()
+            context = [self.cells[table[i // size] * size + i % size] for i in range(length)]
+            rows.append(torch.full((VOCABULARY,), float("nan")) if self.poisoned(context) else next_logits(context))
+        return torch.stack(rows) if rows else torch.empty(0, VOCABULARY)
+
+
+@pytest.fixture(scope="session")
+def make_engine() -> Callable[..., Engine]:
+    """make_engine(num_blocks=..., block_size=..., any other EngineArgs) -> Engine over PagedMemory."""
+
+    def make(num_blocks: int = 64, block_size: int = 4, tokenizer: Any = None, **kwargs: Any) -> Engine:
+        hf = {"model_type": "llama", "max_position_embeddings": kwargs.pop("length", 512)}
+        args = EngineArgs.from_kwargs(model="fake", device="cpu", dtype="float32", block_size=block_size, **kwargs)
+        return Engine(args.resolve(hf), PagedMemory(num_blocks, block_size), num_blocks, tokenizer, EndTokens(EOS, frozenset({2})), VOCABULARY)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def oracle() -> Callable[[list[int]], torch.Tensor]:
+    return next_logits

@@ -1,0 +1,152 @@
+"""Every architecture and option against transformers in float32: a row here is what adding an architecture needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from infer.core import models
+from infer.core.errors import ModelError
+from infer.core.weights.loader import load
+from infer.kernels import load as load_kernels
+from infer.kernels.ops import ROW_MULTIPLE, AttentionMeta
+
+TINY: dict[str, Any] = {
+    "vocab_size": 160,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+    "tie_word_embeddings": False,
+}
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
+
+ARCHITECTURES = [
+    ("llama", {}),
+    ("llama", {"tie_word_embeddings": True}),
+    ("llama", {"attention_bias": True, "mlp_bias": True}),
+    ("llama", {"head_dim": 32}),
+    ("llama", {"num_key_value_heads": 6}),
+    ("llama", {"num_key_value_heads": 1, "head_dim": 20}),
+    ("llama", {"rope_parameters": LLAMA3}),
+    ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.5}}),
+    ("llama", {"rope_parameters": YARN}),
+    ("llama", {"rope_parameters": {**YARN, "beta_fast": 16, "beta_slow": 2, "attention_factor": 1.3}}),
+    ("llama", {"rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 0.7, "truncate": False}}),
+    ("mistral", {"sliding_window": None, "head_dim": 16}),
+    ("mistral", {"sliding_window": 24}),
+    ("qwen2", {}),
+    ("qwen2", {"tie_word_embeddings": True, "use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1}),
+    ("qwen3", {"head_dim": 16}),
+    ("qwen3", {"head_dim": 24, "attention_bias": True, "tie_word_embeddings": True}),
+]
+
+
+@dataclass
+class StateDict:
+    """The part of ModelSource that the loader uses, over a transformers model."""
+
+    tensors_: dict[str, torch.Tensor]
+    name: str = "tiny"
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return self.tensors_
+
+    def stream(self) -> Any:
+        return iter(self.tensors_.items())
+
+
+def reference_model(kind: str, changes: dict[str, Any]) -> Any:
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(kind, **{**TINY, **changes})
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 1:  # norms are all ones and biases zeros at first: that would hide a missing one
+            torch.nn.init.normal_(parameter, 0.5 if "norm" in name else 0.0, 0.3)
+    return model
+
+
+def our_model(oracle: Any) -> Any:
+    hf = oracle.config.to_dict()
+    model = models.build(hf, load_kernels("reference"))
+    weights = {name: tensor for name, tensor in oracle.state_dict().items() if not (hf["tie_word_embeddings"] and name == "lm_head.weight")}
+    load(model.parameters(), StateDict(weights), torch.float32, torch.device("cpu"), ignore=model.unused_tensors)  # type: ignore[arg-type]
+    model.rope.allocate(512, torch.device("cpu"))
+    return model
+
+
+def run(model: Any, prompts: list[list[int]], chunk: int) -> list[torch.Tensor]:
+    """Logits of every position, the prompts prefilled side by side in chunks over shuffled pages."""
+    block_size, blocks = 8, 64
+    c = model.config
+    table = torch.randperm(len(prompts) * blocks, generator=torch.Generator().manual_seed(1)).view(len(prompts), blocks).int() + 1
+    caches = [
+        model.ops.new_kv_cache(len(prompts) * blocks + 1, block_size, c.num_kv_heads, c.head_dim, torch.float32, torch.device("cpu"))
+        for _ in range(c.num_layers)
+    ]
+    for cache in caches:
+        cache.key[1:] = cache.value[1:] = float("nan")  # unwritten slots must never be read into a result
+    logits: list[list[torch.Tensor]] = [[] for _ in prompts]
+    for start in range(0, max(map(len, prompts)), chunk):
+        rows = [(i, p[start : start + chunk]) for i, p in enumerate(prompts) if p[start:]]
+        tokens = [t for _, part in rows for t in part]
+        positions = [start + j for _, part in rows for j in range(len(part))]
+        starts = torch.tensor([0, *torch.tensor([len(p) for _, p in rows]).cumsum(0).tolist()], dtype=torch.int32)
+        sequences = [i for i, part in rows for _ in part]
+        slots = torch.tensor([int(table[i, p // block_size]) * block_size + p % block_size for i, p in zip(sequences, positions, strict=True)])
+        meta = AttentionMeta(starts, torch.tensor([start + len(p) for _, p in rows], dtype=torch.int32), table[[i for i, _ in rows]], slots, block_size)
+        pad = -len(tokens) % ROW_MULTIPLE
+        hidden = model.forward(torch.tensor(tokens + [0] * pad), torch.tensor(positions + [0] * pad), caches, meta)
+        out = model.logits(hidden)
+        for row, i in enumerate(sequences):
+            logits[i].append(out[row])
+    return [torch.stack(rows) for rows in logits]
+
+
+@pytest.mark.parametrize(("kind", "changes"), ARCHITECTURES, ids=lambda v: v if isinstance(v, str) else ",".join(v) or "plain")
+def test_logits_equal_transformers(kind: str, changes: dict[str, Any]) -> None:
+    oracle = reference_model(kind, changes)
+    model = our_model(oracle)
+    generator = torch.Generator().manual_seed(2)
+    prompts = [torch.randint(0, 160, (n,), generator=generator).tolist() for n in (70, 1, 33, 129)]
+    with torch.inference_mode():
+        ours = run(model, prompts, chunk=48)
+        for prompt, got in zip(prompts, ours, strict=True):
+            expected = oracle(torch.tensor([prompt])).logits[0]
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=2e-4)
+
+
+def test_chunks_do_not_change_a_bit() -> None:
+    model = our_model(reference_model("llama", {}))
+    generator = torch.Generator().manual_seed(2)
+    prompts = [torch.randint(0, 160, (n,), generator=generator).tolist() for n in (70, 1, 33, 129, 200)]
+    with torch.inference_mode():
+        whole = run(model, prompts, chunk=512)
+        for chunk in (1, 7, 64):
+            for a, b in zip(whole, run(model, prompts, chunk=chunk), strict=True):
+                assert torch.equal(a, b)
+        for prompt, expected in zip(prompts, whole, strict=True):
+            assert torch.equal(run(model, [prompt], chunk=512)[0], expected)
+
+
+def test_unknown_architectures_and_damaged_configs_are_named() -> None:
+    ops = load_kernels("reference")
+    with pytest.raises(ModelError, match="'lama' is not supported.*llama.*did you mean 'llama'"):
+        models.build({"model_type": "lama"}, ops)
+    with pytest.raises(ModelError, match="hidden_size"):
+        models.build({"model_type": "llama", "num_attention_heads": 4}, ops)
+    with pytest.raises(ModelError, match="rope scaling 'ntk'"):
+        models.build({**TINY, "model_type": "llama", "rope_scaling": {"type": "ntk"}}, ops)
+    with pytest.raises(ModelError, match="'llama3' lacks.*factor"):
+        models.build({**TINY, "model_type": "llama", "rope_scaling": {"rope_type": "llama3"}}, ops)
+    with pytest.raises(ModelError, match="6 attention heads cannot share 4"):
+        models.build({**TINY, "model_type": "llama", "num_key_value_heads": 4}, ops)
+    with pytest.raises(ModelError, match="activation 'relu6'"):
+        models.build({**TINY, "model_type": "llama", "hidden_act": "relu6"}, ops)
