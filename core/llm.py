@@ -7,6 +7,7 @@ from typing import Any
 
 from .args import EngineArgs
 from .engine.request import Request
+from .errors import RecordError
 from .jobs.build import build_engine
 from .outputs import RequestOutput
 from .params import SamplingParams
@@ -77,13 +78,22 @@ class LLM:
     def _request(self, prompt: Prompt, params: SamplingParams) -> Request:
         index = self._num_requests
         self._num_requests += 1
-        text = prompt.get("prompt") if isinstance(prompt, Mapping) else prompt if isinstance(prompt, str) else None
-        ids = prompt.get("prompt_token_ids") if isinstance(prompt, Mapping) else prompt
+        text, ids = _text_and_ids(prompt)
         if text is not None:
             ids = self.tokenizer.encode(text)
-        if not isinstance(ids, Sequence) or isinstance(ids, str):
-            raise TypeError('a prompt is a str, a list of token ids, {"prompt": str} or {"prompt_token_ids": list}')
-        return Request(str(index), list(ids), params, index, text)
+        return Request(str(index), ids, params, index, text)
+
+
+def _text_and_ids(prompt: Prompt) -> tuple[str | None, list[int]]:
+    """A prompt's text, or its token ids. Raises RecordError for anything else."""
+    if isinstance(prompt, Mapping):
+        prompt = prompt["prompt"] if "prompt" in prompt else prompt.get("prompt_token_ids", prompt)
+    if isinstance(prompt, str):
+        return prompt, []
+    if isinstance(prompt, Sequence) and all(isinstance(token, int) for token in prompt):
+        return None, [int(token) for token in prompt]
+    what = 'a str, a list of token ids, {"prompt": str} or {"prompt_token_ids": list}'
+    raise RecordError("invalid_type", f"a prompt is {what}, not {type(prompt).__name__}", param="prompt")
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

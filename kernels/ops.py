@@ -90,7 +90,9 @@ class Ops(Protocol):
     """0, or the fixed number of rows `linear` works on at a time where the GEMM library is not row-wise by itself."""
 
     # -- KV cache ------------------------------------------------------------------------------------------------
-    def new_kv_cache(self, num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> KVCache:
+    def new_kv_cache(
+        self, num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
+    ) -> KVCache:
         """Cache of one layer for `num_blocks` blocks; NULL_BLOCK is zero, the rest may hold anything."""
 
     def store_kv(self, key: Tensor, value: Tensor, cache: KVCache, meta: AttentionMeta) -> None:

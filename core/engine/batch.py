@@ -1,8 +1,8 @@
 """A schedule as flat arrays: what the model needs of a step, without text, parameters or Python objects.
 
-    sequence      0 . . . 1 2 2 2 2 ...          S of them
-    tokens        [ t t t t|t|t t t t ... pad ]  N, padded to a multiple of ROW_MULTIPLE
-    query_start   [ 0 . . . 4 5 . . . 9 ]        S + 1
+sequence      0 . . . 1 2 2 2 2 ...          S of them
+tokens        [ t t t t|t|t t t t ... pad ]  N, padded to a multiple of ROW_MULTIPLE
+query_start   [ 0 . . . 4 5 . . . 9 ]        S + 1
 """
 
 from __future__ import annotations

@@ -30,7 +30,9 @@ class Engine:
         tokenizer: makes text of tokens; None leaves every text empty.
     """
 
-    def __init__(self, config: EngineConfig, runner: Runner, num_blocks: int, tokenizer: Tokenizer | None, ends: EndTokens, vocab_size: int) -> None:
+    def __init__(
+        self, config: EngineConfig, runner: Runner, num_blocks: int, tokenizer: Tokenizer | None, ends: EndTokens, vocab_size: int
+    ) -> None:
         self.config = config
         self.vocab_size = vocab_size
         self.max_model_len = config.max_model_len
@@ -100,7 +102,9 @@ class Engine:
             )
         for token in params.stop_token_ids:
             if token >= self.vocab_size:
-                raise RecordError("invalid_value", f"stop token id {token} is not in the vocabulary of {self.vocab_size}", param="stop_token_ids")
+                raise RecordError(
+                    "invalid_value", f"stop token id {token} is not in the vocabulary of {self.vocab_size}", param="stop_token_ids"
+                )
         limit = self.config.max_logprobs
         if params.logprobs is not None and limit >= 0 and params.logprobs > limit:
             raise RecordError("invalid_value", f"logprobs {params.logprobs} is above max_logprobs {limit}", param="logprobs")

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 #: Share of the free memory that the cache takes on a CPU when nothing is said. Pages are used only when written.
 CPU_SHARE = 0.25
+#: Bytes taken to be free where the system does not say.
+UNKNOWN_FREE = 4 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,10 @@ def choose_num_blocks(config: EngineConfig, shape: KVShape, free_bytes: int) -> 
     else:
         useful = config.max_num_seqs * -(-config.max_model_len // config.block_size)
         share = CPU_SHARE if config.device == "cpu" else config.gpu_memory_utilization
-        blocks, reason = min(useful, int(free_bytes * share) // block_bytes), f"{share:.0%} of the free {free_bytes / 2**30:.1f} GiB at most"
+        blocks, reason = (
+            min(useful, int(free_bytes * share) // block_bytes),
+            f"{share:.0%} of the free {free_bytes / 2**30:.1f} GiB at most",
+        )
     if blocks < 1:
         raise ConfigError(f"the KV cache ({reason}) has no room for one block of {block_bytes} bytes; raise kv_cache_memory_bytes")
     tokens = blocks * config.block_size
@@ -57,7 +62,7 @@ def choose_num_blocks(config: EngineConfig, shape: KVShape, free_bytes: int) -> 
                 f"lower it to {tokens}, or raise kv_cache_memory_bytes to {-(-config.max_model_len // config.block_size) * block_bytes}"
             )
         log.warning(
-            "the KV cache holds %d tokens, less than the model's %d: longer records will fail with kv_capacity; raise --kv-cache-memory-bytes",
+            "the KV cache holds %d tokens, the model could %d: longer records fail with kv_capacity; raise --kv-cache-memory-bytes",
             tokens,
             config.max_model_len,
         )
@@ -77,8 +82,11 @@ def free_memory(device: torch.device) -> int:
     """Bytes that can still be taken: of the GPU, or of this machine within its control group's limit."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    values = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines()) if Path("/proc/meminfo").exists() else {}
-    free = int(values.get("MemAvailable", "4194304 kB").split()[0]) * 1024
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        free = UNKNOWN_FREE
     for limit, used in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
         ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -93,7 +101,10 @@ def free_memory(device: torch.device) -> int:
 def allocate(ops: Ops, shape: KVShape, num_blocks: int, block_size: int, device: torch.device) -> list[KVCache]:
     """One cache a layer, with the null block in front of `num_blocks`. Raises EngineError when memory runs out."""
     try:
-        return [ops.new_kv_cache(num_blocks + 1, block_size, shape.num_kv_heads, shape.head_dim, shape.dtype, device) for _ in range(shape.num_layers)]
+        return [
+            ops.new_kv_cache(num_blocks + 1, block_size, shape.num_kv_heads, shape.head_dim, shape.dtype, device)
+            for _ in range(shape.num_layers)
+        ]
     except (RuntimeError, MemoryError) as error:
         size = num_blocks * block_size * shape.bytes_per_token / 2**30
         raise EngineError(f"no memory for a KV cache of {size:.2f} GiB; lower --kv-cache-memory-bytes or --max-num-seqs") from error

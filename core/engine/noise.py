@@ -23,7 +23,7 @@ def noise_key(seed: int | None, run_seed: int, index: int, choice: int) -> int:
 
 
 def uniforms(keys: SequenceOf[int], positions: SequenceOf[int]) -> NDArray[np.float64]:
-    """float64 [R] in [0, 1) with 53 random bits: the SplitMix64 finalizer (Steele et al. 2014), applied twice, of key + position * golden ratio."""
+    """float64 [R] in [0, 1) with 53 random bits: SplitMix64 (Steele et al. 2014), finalized twice, of key + position * golden."""
     state = np.array([k & _MASK for k in keys], dtype=np.uint64) + np.array(positions, dtype=np.uint64) * _GOLDEN
     return (_mix(_mix(state) + _GOLDEN) >> np.uint64(11)) * 2.0**-53
 

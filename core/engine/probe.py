@@ -33,7 +33,7 @@ def make_rows_alike(ops: Ops, weights: Iterable[Tensor]) -> None:
         if not rows_are_alike(ops, weight):
             ops.row_chunk = CHUNK
             log.warning(
-                "matrix multiplication of %s by %s (%s) depends on the batch here; running in chunks of %d rows to keep answers reproducible",
+                "multiplying %s rows by %s (%s) depends on the batch here; running in chunks of %d rows to keep answers reproducible",
                 ROWS,
                 "x".join(map(str, weight.shape)),
                 weight.dtype,

@@ -31,9 +31,9 @@ class Request:
 class Sequence:
     """One choice of a request: its tokens, where it stands, and the blocks that hold its keys and values.
 
-        tokens   [ prompt ............ | output ......... ]
-        in cache [ num_computed ............... )           the rest is computed next
-        blocks   [ b0 | b1 | b2 | b3 ... )                  block i holds positions i * block_size and on
+    tokens   [ prompt ............ | output ......... ]
+    in cache [ num_computed ............... )           the rest is computed next
+    blocks   [ b0 | b1 | b2 | b3 ... )                  block i holds positions i * block_size and on
     """
 
     request: Request

@@ -101,7 +101,9 @@ def _rows(sequences: list[Sequence], device: torch.device) -> SamplingRows:
     greedy = [p.greedy for p in params]
     noise = uniforms([s.noise_key for s in sequences], [s.num_output for s in sequences])
     return SamplingRows(
-        temperature=torch.tensor([0.0 if g else max(p.temperature, MIN_TEMPERATURE) for p, g in zip(params, greedy, strict=True)], device=device),
+        temperature=torch.tensor(
+            [0.0 if g else max(p.temperature, MIN_TEMPERATURE) for p, g in zip(params, greedy, strict=True)], device=device
+        ),
         top_k=torch.tensor([max(p.top_k, 0) for p in params], device=device),
         top_p=torch.tensor([p.top_p for p in params], dtype=torch.float32, device=device),
         min_p=torch.tensor([p.min_p for p in params], dtype=torch.float32, device=device),

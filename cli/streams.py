@@ -1,0 +1,92 @@
+"""Who may write where: standard output carries data and nothing else.
+
+    claim()      once, at the start of the program: the real stdout moves to a private descriptor and descriptor 1
+                 points to stderr, because native libraries print
+    guarded()    around a command's body: Python's print() goes to stderr too
+    stdout()     the private binary stream, for data
+
+Under click's CliRunner nothing is claimed and stdout() is the runner's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import select
+import sys
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from infer.core.errors import OutputError
+
+_data: BinaryIO | None = None
+_guarded = False
+
+
+def claim() -> None:
+    """Moves the real stdout aside. `sys.stdout` stays connected to it, so that help and version reach it."""
+    global _data  # noqa: PLW0603 (a process has one stdout)
+    if _data is not None:
+        return
+    if sys.stdout is not None:
+        sys.stdout.flush()
+        _data = os.fdopen(os.dup(1), "wb", buffering=1 << 16)
+        sys.stdout = io.TextIOWrapper(_data, encoding=sys.stdout.encoding, errors=sys.stdout.errors, write_through=True)
+    try:
+        os.dup2(2, 1)
+    except OSError:  # stderr is closed
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    """Within it, only stdout() reaches the real stdout."""
+    global _data, _guarded  # noqa: PLW0603
+    before = _data, _guarded
+    with contextlib.suppress(OutputError):
+        _data = stdout()
+    _guarded = True
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _data, _guarded = before
+
+
+def stdout() -> BinaryIO:
+    """The real stdout, binary and buffered: flush it. Raises OutputError if the program was started without one."""
+    if _data is not None:
+        return _data
+    if _guarded or sys.stdout is None:
+        raise OutputError("standard output is closed; give a file name for OUT")
+    sys.stdout.flush()
+    return sys.stdout.buffer
+
+
+def reader_gone() -> bool:
+    """Whether nobody reads our stdout or stderr any more, as after `| head -1`."""
+    fds = [2] if _data is None else [2, _data.fileno()]
+    try:
+        poll = select.poll()
+        for fd in fds:
+            poll.register(fd, 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # no poll() here, or a stream that is no descriptor
+        return True
+
+
+def interactive() -> bool:
+    """Whether a person watches stderr on a terminal that can redraw a line."""
+    return bool(sys.stderr and sys.stderr.isatty()) and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
+
+
+def colored() -> bool:
+    """Whether stderr may carry colours (see no-color.org)."""
+    return interactive() and not os.environ.get("NO_COLOR")
+
+
+def printable(text: Any) -> str:
+    """`text` with control characters escaped: messages may quote data, and a terminal obeys it."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in str(text))

@@ -1,0 +1,316 @@
+"""EngineArgs: what was typed, in flags, environment, YAML or keyword arguments. `resolve` makes of it what it means.
+
+One name per setting everywhere: the field `max_num_seqs` is the YAML key `max_num_seqs`, the flag `--max-num-seqs`, the
+variable `INFER_MAX_NUM_SEQS` and the keyword argument `max_num_seqs`. Names and meanings are vLLM's.
+"""
+
+# ruff: noqa: RUF009 (the defaults are fields, made by `setting`)
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+from .config import EngineConfig, apply_hf_overrides, choose_device, choose_dtype, choose_kernels, choose_limits, choose_max_model_len
+from .errors import ConfigError, nearest
+from .settings import Setting, setting, settings_of
+from .yamlfile import find_config, read_yaml
+
+#: INFER_* variables that are not settings.
+RESERVED_ENV = frozenset({"INFER_CONFIG", "INFER_DEBUG", "INFER_FAULT", "INFER_ALLOW_LONG_MAX_MODEL_LEN", "INFER_CACHE"})
+
+#: Section of the help -> its title, in order.
+GROUPS = {
+    "model": "Model",
+    "memory": "Memory",
+    "scheduling": "Scheduling",
+    "device": "Device",
+    "parallel": "Parallel",
+    "later": "Not supported yet",
+}
+
+_model, _memory, _scheduling = (partial(setting, group=group) for group in ("model", "memory", "scheduling"))
+_device, _parallel = partial(setting, group="device"), partial(setting, group="parallel")
+_later = partial(setting, group="later", pending=True)
+
+
+def _power_of_two(value: int) -> str:
+    return f"must be a power of two, not {value}" if value & (value - 1) else ""
+
+
+def _device_name(value: str) -> str:
+    kind, _, index = value.partition(":")
+    if value in ("auto", "cpu", "cuda") or (kind == "cuda" and index.isdecimal()):
+        return ""
+    return f"must be auto, cpu, cuda or cuda:N, not {value!r}"
+
+
+@dataclass
+class EngineArgs:
+    """Every engine setting as the user gave it; construction checks types and ranges (ConfigError).
+
+    None always means "not given". A setting that does not work yet is refused unless it has its default.
+    """
+
+    # --- model
+    model: str = _model("", "Alias, folder, .gguf file or hub id.")
+    tokenizer: str | None = _model(None, "Take the tokenizer from another model.")
+    tokenizer_mode: str = _model(
+        "auto", "auto: the fast tokenizer; slow: transformers' slow one.", choices=("auto", "slow"), later=("mistral", "hf")
+    )
+    revision: str | None = _model(None, "Branch, tag or commit on the hub.")
+    tokenizer_revision: str | None = _model(None, "The same for the tokenizer; default: --revision.")
+    dtype: str = _model(
+        "auto",
+        "Type of weights and activations; auto: the checkpoint's, if the device is good at it.",
+        choices=("auto", "float32", "float16", "bfloat16", "float", "half"),
+    )
+    load_format: str = _model(
+        "auto",
+        "Where weights come from; dummy: random ones, for benchmarks.",
+        choices=("auto", "safetensors", "gguf", "dummy"),
+        later=("pt", "npcache", "sharded_state", "tensorizer", "bitsandbytes", "runai_streamer", "mistral", "fastsafetensors"),
+    )
+    hf_overrides: dict[str, Any] | None = _model(None, "JSON merged into the model's config.json.")
+    download_dir: str | None = _model(None, "Folder for downloaded models.")
+    hf_token: str | None = _model(None, "Token for the hub; the usual HF_TOKEN is better kept.", secret=True)
+    seed: int = _model(0, "Run seed: the noise of a record depends on it and the record's index.", low=0, high=2**63 - 1)
+    max_model_len: int | None = _model(None, "Most tokens of prompt and output together; default: the model's.", low=1)
+    max_logprobs: int = _model(20, "Most logprobs a record may ask for; -1: no limit.", low=-1)
+
+    # --- memory
+    kv_cache_memory_bytes: int | None = _memory(
+        None, "Memory for the KV cache, e.g. 4GiB; default: a share of what is free.", low=1, size=True
+    )
+    num_gpu_blocks_override: int | None = _memory(None, "Exact number of KV blocks, whatever memory there is.", low=1)
+    block_size: int = _memory(16, "Tokens per KV block; a power of two.", low=1, high=256, rule=_power_of_two)
+    gpu_memory_utilization: float = _memory(0.9, "Share of GPU memory to use in all.", low=0, high=1, open_low=True, no_effect=("cpu",))
+    enable_prefix_caching: bool = _memory(True, "Compute shared beginnings of prompts once.")
+    prefix_caching_hash_algo: str = _memory("blake2b", "Hash of a cached block.", choices=("blake2b",), later=("sha256", "builtin"))
+    watermark: float = _memory(0.0, "Share of KV blocks kept free when a record is admitted.", low=0, high=0.5)
+    swap_space: float = _memory(4.0, "GiB of CPU memory per GPU for preempted records.", low=0, no_effect=("cpu", "cuda"))
+    cpu_offload_gb: float = _memory(0.0, "GiB of weights kept in CPU memory.", low=0, no_effect=("cpu",))
+
+    # --- scheduling
+    max_num_seqs: int = _scheduling(256, "Most sequences in one step.", low=1)
+    max_num_batched_tokens: int | None = _scheduling(None, "Most tokens in one step; default: 2048 on CPU, 8192 on CUDA.", low=1)
+    enable_chunked_prefill: bool = _scheduling(True, "Split long prompts over several steps.")
+    long_prefill_token_threshold: int = _scheduling(0, "Most tokens of one prompt in one step; 0: no such limit.", low=0)
+    scheduling_policy: str = _scheduling("fcfs", "Which record goes first.", choices=("fcfs",), later=("priority",))
+    preemption_mode: str | None = _scheduling(None, "What happens to a record that must wait.", choices=("recompute",), later=("swap",))
+
+    # --- device
+    device: str = _device("auto", "auto, cpu, cuda or cuda:N.", rule=_device_name)
+    kernels: str = _device("auto", "Kernel backend: auto, or the name of a folder in kernels/.")
+    threads: int | None = _device(None, "CPU threads.", low=1)
+    deterministic: bool = _device(False, "Same bytes whatever the batch, on CUDA too (on CPU it is always so).", no_effect=("cpu",))
+    enforce_eager: bool = _device(False, "No CUDA graphs.", no_effect=("cpu", "cuda"))
+    max_seq_len_to_capture: int = _device(8192, "Longest sequence covered by CUDA graphs.", low=1, no_effect=("cpu", "cuda"))
+    max_context_len_to_capture: int | None = _device(
+        None, "Gone: see --max-seq-len-to-capture.", rule=lambda _: "is gone: use max_seq_len_to_capture"
+    )
+    disable_async_output_proc: bool = _device(False, "Do not overlap output with the next step.", no_effect=("cpu", "cuda"))
+
+    # --- parallel
+    distributed_executor_backend: str | None = _parallel(
+        None, "How ranks are run.", choices=("uni",), later=("mp", "ray", "external_launcher")
+    )
+    disable_custom_all_reduce: bool = _parallel(False, "Plain NCCL all-reduce.", no_effect=("cpu", "cuda"))
+
+    # --- not supported yet: refused unless left at the default
+    tensor_parallel_size: int = _later(1, "Ranks that share each layer.", low=1)
+    pipeline_parallel_size: int = _later(1, "Ranks that share the stack of layers.", low=1)
+    data_parallel_size: int = _later(1, "Engines that share the input.", low=1)
+    quantization: str | None = _later(None, "Quantization method.")
+    kv_cache_dtype: str = _later("auto", "Type of the KV cache.", choices=("auto",), later=("fp8", "fp8_e4m3", "fp8_e5m2", "int8"))
+    skip_tokenizer_init: bool = _later(False, "Token ids in, token ids out.")
+    trust_remote_code: bool = _later(False, "Run Python code that comes with the model.")
+    ignore_patterns: list[str] | None = _later(None, "Files not to load.")
+    config_format: str = _later("auto", "Format of the model's config.")
+    hf_config_path: str | None = _later(None, "Take config.json from another place.")
+    generation_config: str = _later("auto", "Where default sampling parameters come from.")
+    override_generation_config: dict[str, Any] | None = _later(None, "Values over generation_config.json.")
+    logprobs_mode: str = _later(
+        "raw_logprobs",
+        "Logprobs before or after penalties and temperature.",
+        choices=("raw_logprobs",),
+        later=("processed_logprobs", "raw_logits", "processed_logits"),
+    )
+    logits_processors: list[str] | None = _later(None, "Logits processors for all records.")
+    guided_decoding_backend: str | None = _later(None, "Engine for structured output.")
+    structured_outputs_config: dict[str, Any] | None = _later(None, "Settings for structured output.")
+    speculative_config: dict[str, Any] | None = _later(None, "Speculative decoding.")
+    task: str = _later(
+        "auto", "What the model is used for.", choices=("auto", "generate"), later=("embedding", "embed", "classify", "score", "reward")
+    )
+    runner: str = _later("auto", "What the model is run as.", choices=("auto", "generate"), later=("pooling", "draft"))
+    convert: str = _later("auto", "Adapt the model to another task.", choices=("auto", "none"), later=("embed", "classify"))
+    pooler_config: dict[str, Any] | None = _later(None, "Pooling of embedding models.")
+    model_impl: str = _later("auto", "Whose model code runs.", choices=("auto", "infer"), later=("transformers", "vllm"))
+    disable_sliding_window: bool = _later(False, "Cap the length at the sliding window instead.")
+    enable_lora: bool = _later(False, "Adapters.")
+    max_loras: int = _later(1, "Adapters in one step.", low=1)
+    max_lora_rank: int = _later(16, "Largest adapter rank.", low=1)
+    max_cpu_loras: int | None = _later(None, "Adapters kept in CPU memory.", low=1)
+    lora_dtype: str = _later("auto", "Type of adapter weights.")
+    lora_extra_vocab_size: int = _later(256, "Room for tokens adapters add.", low=0)
+    fully_sharded_loras: bool = _later(False, "Shard both halves of adapters.")
+    enable_prompt_adapter: bool = _later(False, "Prompt adapters.")
+    max_prompt_adapters: int = _later(1, "Prompt adapters in one step.", low=1)
+    max_prompt_adapter_token: int = _later(0, "Tokens of a prompt adapter.", low=0)
+    enable_prompt_embeds: bool = _later(False, "Embeddings as prompts.")
+    limit_mm_per_prompt: dict[str, Any] | None = _later(None, "Media items per record.")
+    mm_processor_kwargs: dict[str, Any] | None = _later(None, "Arguments for the media processor.")
+    allowed_local_media_path: str = _later("", "Root for file:// media.")
+    kv_offloading_size: float | None = _later(None, "GiB of CPU memory behind the KV cache.", low=0)
+    optimization_level: int | None = _later(None, "How much is compiled.", low=0)
+    performance_mode: str | None = _later(None, "Throughput or latency.")
+    num_scheduler_steps: int = _later(1, "Steps per scheduling round.", low=1)
+    scheduler_delay_factor: float = _later(0.0, "Wait before the next prompt.", low=0)
+    num_lookahead_slots: int = _later(0, "Slots for speculative tokens.", low=0)
+    tokenizer_pool_size: int = _later(0, "Processes that tokenize.", low=0)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.dtype, str) and str(self.dtype).startswith("torch."):
+            self.dtype = str(self.dtype).removeprefix("torch.")
+        for name, one in self.settings().items():
+            setattr(self, name, one.check(getattr(self, name)))
+
+    @classmethod
+    def settings(cls) -> dict[str, Setting]:
+        """Every setting by name, in order."""
+        return _SETTINGS
+
+    @classmethod
+    def from_kwargs(cls, **kwargs: Any) -> EngineArgs:
+        """From keyword arguments. Raises ConfigError for an unknown name or a wrong value."""
+        for name in kwargs:
+            if name not in cls.settings():
+                raise ConfigError(f"unknown argument {name!r}{nearest(name, cls.settings())}")
+        return cls(**kwargs)
+
+    @classmethod
+    def load(cls, *, config: str | None = None, env: Mapping[str, str], flags: Mapping[str, Any]) -> tuple[EngineArgs, dict[str, str]]:
+        """Settings from a YAML file or preset, the environment and flags; the later of these wins.
+
+        Args:
+            config: a file or a preset's name.
+            env: usually `os.environ`.
+            flags: field name -> value, only for flags the user gave.
+
+        Returns:
+            The arguments, and for each field where its value came from: "flag --max-num-seqs", "env INFER_MAX_NUM_SEQS",
+            "cpu.yaml" or "default".
+
+        Raises:
+            ConfigError: naming the source that is to blame.
+        """
+        known = cls.settings()
+        values: dict[str, Any] = {}
+        origin = dict.fromkeys(known, "default")
+
+        def take(name: str, value: Any, source: str, *, text: bool = False) -> None:
+            try:
+                checked = known[name].parse(value) if text else known[name].check(value)
+            except ConfigError as error:
+                raise ConfigError(f"{source}: {error}") from None
+            if value is not None:
+                values[name], origin[name] = checked, source
+
+        if config is not None:
+            path = find_config(config)
+            for name, value in read_yaml(path).items():
+                if name not in known:
+                    raise ConfigError(f"{path.name}: unknown setting {name!r}{nearest(name, known)}")
+                take(name, value, path.name)
+        for name, one in known.items():
+            if env.get(one.env):
+                take(name, env[one.env], f"env {one.env}", text=True)
+        for name, value in flags.items():
+            take(name, value, f"flag {known[name].flag}", text=isinstance(value, str))
+        return cls(**values), origin
+
+    @classmethod
+    def unknown_env(cls, env: Mapping[str, str]) -> list[str]:
+        """A note for each INFER_* variable that is no setting, e.g. a misspelled one."""
+        names = {one.env for one in cls.settings().values()}
+        strange = sorted(name for name in env if name.startswith("INFER_") and name not in names | RESERVED_ENV)
+        return [f"{name} is not a setting of infer and has no effect{nearest(name, names)}" for name in strange]
+
+    def apply_hf_overrides(self, hf_config: Mapping[str, Any]) -> dict[str, Any]:
+        """The model's config.json with `hf_overrides` merged in, mappings within mappings."""
+        return apply_hf_overrides(hf_config, self.hf_overrides)
+
+    def resolve(self, hf_config: Mapping[str, Any], *, given: Collection[str] | Mapping[str, str] | None = None) -> EngineConfig:
+        """Decides everything that was left open, once. Imports torch.
+
+        Args:
+            hf_config: the model's config.json.
+            given: names of the fields the user gave (a given value is never changed); the mapping `load` returns will do.
+                None: those that differ from their default.
+
+        Raises:
+            ConfigError: two given values contradict each other, or one cannot be had on this machine.
+        """
+        origin = {name: source for name, source in given.items() if isinstance(source, str)} if isinstance(given, Mapping) else {}
+        names = self._given(given)
+        notes: list[str] = []
+        hf_config = self.apply_hf_overrides(hf_config)
+
+        device = choose_device(self.device, notes)
+        kind = device.partition(":")[0]
+        kernels = choose_kernels(self.kernels, notes)
+        self._check_effects(kind, names, notes)
+        dtype = choose_dtype(self.dtype, hf_config, device, notes)
+        max_model_len = choose_max_model_len(self.max_model_len, hf_config, notes)
+        limits = choose_limits(
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            max_model_len=max_model_len,
+            chunked_prefill=self.enable_chunked_prefill,
+            long_prefill_token_threshold=self.long_prefill_token_threshold,
+            default_tokens=8192 if kind == "cuda" else 2048,
+            given={name: str(origin.get(name, "")) for name in names},
+            notes=notes,
+        )
+        if self.num_gpu_blocks_override is not None and self.kv_cache_memory_bytes is not None:
+            notes.append("num_gpu_blocks_override decides the KV size; kv_cache_memory_bytes is not looked at")
+        same = {f.name: getattr(self, f.name) for f in fields(EngineConfig) if f.name in self.settings()}
+        return EngineConfig(
+            **{
+                **same,
+                **limits,
+                "device": device,
+                "kernels": kernels,
+                "dtype": dtype,
+                "tokenizer": self.tokenizer or self.model,
+                "tokenizer_revision": self.tokenizer_revision or (None if self.tokenizer else self.revision),
+                "hf_overrides": dict(self.hf_overrides or {}),
+                "max_model_len_given": self.max_model_len is not None,
+                "chunked_prefill": self.enable_chunked_prefill,
+                "notes": tuple(notes),
+            }
+        )
+
+    def _given(self, given: Collection[str] | Mapping[str, str] | None) -> list[str]:
+        if given is None:
+            return [name for name, one in self.settings().items() if getattr(self, name) != one.default]
+        if isinstance(given, Mapping):
+            given = [name for name, source in given.items() if source != "default"]
+        return [name for name in self.settings() if name in given]
+
+    def _check_effects(self, kind: str, given: list[str], notes: list[str]) -> None:
+        """Says which given settings do nothing on this kind of device; refuses what would be a lie to accept."""
+        for name in given:
+            one = self.settings()[name]
+            if getattr(self, name) == one.default:
+                continue
+            if kind in one.no_effect:
+                notes.append(f"{name} has no effect on {kind}" + ("" if kind == "cpu" else " yet"))
+            elif name in ("cpu_offload_gb", "deterministic"):
+                raise ConfigError(f"{name}={getattr(self, name)} is not supported yet on {kind}")
+
+
+_SETTINGS = settings_of(EngineArgs)

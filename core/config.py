@@ -1,0 +1,290 @@
+"""EngineConfig: what the settings mean on this machine and for this model. Frozen; only this travels inward.
+
+The `choose_*` functions decide one thing each and say why in `notes`, a list of sentences shown once.
+torch is imported inside them, never when this file is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError, nearest
+
+#: Keys of config.json that bound the length; the smallest one counts.
+LENGTH_KEYS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "model_max_length",
+    "max_sequence_length",
+    "max_seq_length",
+    "seq_len",
+)
+#: Used when config.json names no length.
+FALLBACK_MODEL_LEN = 2048
+#: Rope scalings whose `max_position_embeddings` is already the scaled length.
+ALREADY_SCALED = frozenset({"default", "su", "longrope", "llama3", "mrope"})
+#: Families whose activations leave float16's range.
+NOT_IN_FLOAT16 = ("gemma2", "gemma3", "glm4")
+
+_DTYPE_NAMES = {"half": "float16", "float": "float32", "double": "float32", "float64": "float32"}
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Every decided setting, in plain types."""
+
+    model: str
+    tokenizer: str
+    tokenizer_mode: str
+    revision: str | None
+    tokenizer_revision: str | None
+    download_dir: str | None
+    hf_token: str | None = field(repr=False)
+    load_format: str
+    hf_overrides: dict[str, Any]  # what `apply_hf_overrides` merges into config.json
+    seed: int
+
+    device: str  # "cpu", "cuda:0", ...
+    dtype: str  # "float32", "float16" or "bfloat16"
+    kernels: str  # a folder of kernels/
+    threads: int | None
+    deterministic: bool
+    enforce_eager: bool
+    max_seq_len_to_capture: int
+
+    max_model_len: int
+    max_model_len_given: bool  # the user asked for it, so it is refused rather than cut when it does not fit
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    chunked_prefill: bool
+    long_prefill_token_threshold: int  # 0: no such limit
+    scheduling_policy: str
+    max_logprobs: int  # -1: no limit
+
+    block_size: int
+    num_gpu_blocks_override: int | None
+    kv_cache_memory_bytes: int | None
+    gpu_memory_utilization: float
+    enable_prefix_caching: bool
+    prefix_caching_hash_algo: str
+    watermark: float
+
+    notes: tuple[str, ...] = ()  # said once, when the run starts
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able, for the stats file; the token is not in it."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {**values, "hf_token": "***" if self.hf_token else None, "notes": list(self.notes)}
+
+
+def apply_hf_overrides(hf_config: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A copy of `hf_config` with `overrides` merged in, mappings within mappings."""
+    merged = dict(hf_config)
+    for key, value in (overrides or {}).items():
+        old = merged.get(key)
+        merged[key] = apply_hf_overrides(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def choose_device(device: str, notes: list[str]) -> str:
+    """`auto`, `cpu`, `cuda` or `cuda:N` -> "cpu" or "cuda:N". Raises ConfigError if there is no such GPU."""
+    if device == "cpu":
+        return device
+    import torch
+
+    if not torch.cuda.is_available():
+        if device == "auto":
+            notes.append("device: cpu (torch sees no GPU)")
+            return "cpu"
+        built = "it sees none" if torch.version.cuda or torch.version.hip else "this torch is built without CUDA"
+        raise ConfigError(f"device={device}: torch cannot use a GPU here: {built}; try device=cpu")
+    index = int(device.partition(":")[2] or torch.cuda.current_device())
+    if index >= torch.cuda.device_count():
+        raise ConfigError(f"device={device}: there are {torch.cuda.device_count()} GPUs, numbered from 0")
+    notes.append(f"device: cuda:{index} ({torch.cuda.get_device_name(index)})")
+    return f"cuda:{index}"
+
+
+def choose_kernels(kernels: str, notes: list[str]) -> str:
+    """The kernel backend. Raises ConfigError naming those there are."""
+    if kernels == "auto":
+        return "reference"
+    from infer.kernels import available
+
+    known = available()
+    if kernels not in known:
+        raise ConfigError(f"unknown kernels {kernels!r}{nearest(kernels, known)}; available: {', '.join(known)}")
+    return kernels
+
+
+def choose_dtype(dtype: str, hf_config: Mapping[str, Any], device: str, notes: list[str]) -> str:
+    """float32, float16 or bfloat16. Raises ConfigError for one this device or model cannot use."""
+    stated = checkpoint_dtype(hf_config)
+    cuda = device.startswith("cuda")
+    fast = has_bfloat16(device)
+    narrow = str(hf_config.get("model_type", "")).startswith(NOT_IN_FLOAT16)
+    if dtype != "auto":
+        chosen = _DTYPE_NAMES.get(dtype, dtype)
+        _check_dtype(chosen, device, narrow=narrow, fast=fast)
+        if chosen == "bfloat16" and not fast:
+            notes.append("dtype: bfloat16 is slow on this CPU, which has no bfloat16 dot products")
+        if chosen != stated:
+            notes.append(f"dtype: {chosen} (the checkpoint has {stated or 'no dtype'})")
+        return chosen
+
+    name = f"a {stated} checkpoint" if stated else "a checkpoint that states no dtype"
+    if cuda:
+        half = "bfloat16" if narrow and fast else "float32" if narrow else "float16"
+        chosen = "bfloat16" if stated == "bfloat16" and fast else half
+        reason = "the checkpoint's" if chosen == stated else f"{name} on this GPU"
+    elif stated in ("bfloat16", "float16") or fast:
+        chosen = "bfloat16" if fast else "float32"
+        why = "which has bfloat16 dot products" if fast else "which has no bfloat16 dot products"
+        reason = "the checkpoint's" if chosen == stated else f"{name} on a CPU {why}"
+    else:
+        chosen, reason = "float32", "the checkpoint's" if stated else f"{name} on this CPU"
+    notes.append(f"dtype: {chosen} ({reason})")
+    return chosen
+
+
+def checkpoint_dtype(hf_config: Mapping[str, Any]) -> str | None:
+    """The dtype config.json states; None if it states none, or one that is no dtype of activations."""
+    value = _get(hf_config, "dtype") or _get(hf_config, "torch_dtype")
+    name = str(value or "").removeprefix("torch.")
+    name = _DTYPE_NAMES.get(name, name)
+    return name if name in ("float32", "float16", "bfloat16") else None
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether the device multiplies bfloat16 natively."""
+    if device.startswith("cuda"):
+        import torch
+
+        return bool(torch.version.hip) or torch.cuda.get_device_capability(device)[0] >= 8
+    try:
+        flags = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return False
+    words = set(flags.split("\n\n", 1)[0].split())
+    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def _check_dtype(dtype: str, device: str, *, narrow: bool, fast: bool) -> None:
+    if dtype == "float16" and narrow:
+        raise ConfigError("dtype=float16: this model's activations do not fit float16; use bfloat16 or float32")
+    if dtype == "bfloat16" and device.startswith("cuda") and not fast:
+        raise ConfigError("dtype=bfloat16: this GPU has no bfloat16 (it needs compute capability 8.0); use float16")
+    if dtype == "float16" and device == "cpu":
+        import torch
+
+        try:
+            torch.nn.functional.linear(torch.zeros(2, 16, dtype=torch.float16), torch.zeros(4, 16, dtype=torch.float16))
+        except RuntimeError as error:
+            raise ConfigError(f"dtype=float16: torch cannot multiply float16 on this CPU ({error}); use bfloat16 or float32") from None
+
+
+def choose_max_model_len(asked: int | None, hf_config: Mapping[str, Any], notes: list[str]) -> int:
+    """Most tokens of prompt and output together. Raises ConfigError if more is asked for than the model was made for."""
+    derived = derive_max_model_len(hf_config)
+    if derived is None:
+        derived = asked or FALLBACK_MODEL_LEN
+        notes.append(f"max_model_len: {derived} (config.json states no length)")
+    if asked is None or asked <= derived:
+        return asked or derived
+    stated = _get(hf_config, "model_max_length")
+    if isinstance(stated, (int, float)) and asked <= stated:
+        return asked
+    if os.environ.get("INFER_ALLOW_LONG_MAX_MODEL_LEN", "").lower() in ("1", "true", "yes", "on"):
+        notes.append(f"max_model_len: {asked} is beyond the {derived} this model was made for; outputs may be nonsense")
+        return asked
+    raise ConfigError(
+        f"max_model_len={asked} is more than the {derived} this model was made for "
+        "(INFER_ALLOW_LONG_MAX_MODEL_LEN=1 allows it; outputs may be nonsense)"
+    )
+
+
+def derive_max_model_len(hf_config: Mapping[str, Any]) -> int | None:
+    """The length config.json states, rope scaling counted; None if it states none."""
+    lengths = [v for key in LENGTH_KEYS if isinstance(v := _get(hf_config, key), int) and v > 0]
+    if not lengths:
+        return None
+    length: float = min(lengths)
+    scaling = _rope_scaling(hf_config)
+    kind = str(scaling.get("rope_type") or scaling.get("type") or "default")
+    factor = scaling.get("factor")
+    # gemma3 scales only its global layers and states the length it reaches
+    if kind in ALREADY_SCALED or not isinstance(factor, (int, float)) or str(hf_config.get("model_type", "")).startswith("gemma3"):
+        return int(length)
+    if kind == "yarn":
+        length = scaling.get("original_max_position_embeddings") or length
+    return int(length * factor)
+
+
+def _rope_scaling(hf_config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The rope scaling; transformers 5 calls it rope_parameters and may hold one for each kind of layer."""
+    found = _get(hf_config, "rope_scaling") or _get(hf_config, "rope_parameters") or {}
+    if not isinstance(found, Mapping):
+        return {}
+    return found.get("full_attention", found) if isinstance(found.get("full_attention"), Mapping) else found
+
+
+def _get(hf_config: Mapping[str, Any], key: str) -> Any:
+    """A key of config.json; models of several towers keep the language model's under text_config."""
+    text = hf_config.get("text_config")
+    value = text.get(key) if isinstance(text, Mapping) else None
+    return hf_config.get(key) if value is None else value
+
+
+def choose_limits(
+    *,
+    max_num_seqs: int,
+    max_num_batched_tokens: int | None,
+    max_model_len: int,
+    chunked_prefill: bool,
+    long_prefill_token_threshold: int,
+    default_tokens: int,
+    given: Mapping[str, str],
+    notes: list[str],
+) -> dict[str, Any]:
+    """max_num_seqs, max_num_batched_tokens and max_model_len that agree with each other.
+
+    A default gives way to a given value, which is noted; two given values that contradict raise ConfigError.
+    `given` is field name -> where it came from, or "".
+    """
+    tokens = max_num_batched_tokens or default_tokens
+    small = ("max_num_batched_tokens", tokens)
+    if not chunked_prefill:
+        if long_prefill_token_threshold:
+            raise ConfigError("long_prefill_token_threshold needs chunked prefill; leave one of the two out")
+        if tokens < max_model_len:
+            if max_num_batched_tokens is None:
+                tokens = max_model_len
+                notes.append(f"max_num_batched_tokens: {tokens}, so that every prompt fits one step (no chunked prefill)")
+            elif "max_model_len" in given:
+                raise _contradiction(given, small, ("max_model_len", max_model_len), " without chunked prefill")
+            else:
+                max_model_len = tokens
+                notes.append(f"max_model_len: {tokens}, so that every prompt fits one step (no chunked prefill)")
+    if tokens < max_num_seqs:
+        if max_num_batched_tokens is None:
+            tokens = max_num_seqs
+            notes.append(f"max_num_batched_tokens: {tokens}, raised to max_num_seqs")
+        elif "max_num_seqs" in given:
+            raise _contradiction(given, small, ("max_num_seqs", max_num_seqs))
+        else:
+            max_num_seqs = tokens
+            notes.append(f"max_num_seqs: {tokens}, lowered to max_num_batched_tokens")
+    return {"max_num_seqs": max_num_seqs, "max_num_batched_tokens": tokens, "max_model_len": max_model_len}
+
+
+def _contradiction(given: Mapping[str, str], small: tuple[str, int], large: tuple[str, int], more: str = "") -> ConfigError:
+    def told(name: str, value: int) -> str:
+        return f"{name}={value} ({given[name]})" if given[name] else f"{name}={value}"
+
+    return ConfigError(f"{told(*small)} is below {told(*large)}{more}; raise the one or lower the other")

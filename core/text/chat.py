@@ -1,0 +1,189 @@
+"""Conversations to prompts, by the model's chat template."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ModelError, RecordError
+from .messages import prepare
+from .tokenizer import Reader, Tokenizer
+
+if TYPE_CHECKING:
+    from .content import ContentFormat
+    from .template import Template
+
+#: Marks where the last message ends when it is to be continued. The final space shows whether the template trims content.
+_TAG = "CONTINUE_FINAL_MESSAGE_TAG "
+
+
+class ChatTemplate:
+    """A model's chat template, or one given in its place.
+
+    Loading never fails for want of a template: `require()`, which `infer chat` calls at start, and `render` do.
+    """
+
+    def __init__(self, sources: Mapping[str, str], tokenizer: Tokenizer, *, origin: str) -> None:
+        """`sources`: name -> jinja2 text ("default", "tool_use", ...); `origin`: where they come from, for messages."""
+        self._sources = dict(sources)
+        self._tokenizer = tokenizer
+        self._origin = origin
+        self._compiled: dict[str, tuple[Template, ContentFormat]] = {}
+
+    @classmethod
+    def load(cls, read: Reader, tokenizer: Tokenizer, *, override: str | None = None) -> ChatTemplate:
+        """The template to use: `override` (jinja2 text, or the name of one of the model's templates), else the model's
+        chat_template.jinja, tokenizer_config.json or chat_template.json, the first that has one.
+        """
+        sources, origin = _find(read)
+        if override is not None and override in sources:
+            return cls({"default": sources[override]}, tokenizer, origin=f"{origin} ({override})")
+        if override is not None:
+            return cls({"default": override}, tokenizer, origin="the given chat template")
+        return cls(sources, tokenizer, origin=origin)
+
+    def require(self) -> None:
+        """Raises ModelError if there is no template, or if it is no valid jinja2."""
+        self._choose(tools=False)
+
+    def render(
+        self,
+        messages: list[dict[str, Any]],
+        /,
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        **kwargs: Any,
+    ) -> str:
+        """The prompt for a conversation.
+
+        Args:
+            messages: objects with role and content (a string, null or text parts).
+            tools: JSON schemas of functions, as in OpenAI's API.
+            add_generation_prompt: end with the beginning of an assistant's message.
+            continue_final_message: end with the last message, left open for the model to go on.
+            kwargs: more variables for the template (`chat_template_kwargs`, `documents`); those it does not know are harmless.
+
+        Raises RecordError for wrong messages or arguments (invalid_type, missing_field, invalid_value, unsupported) and for
+        whatever the template raises (template_error); ModelError as `require`.
+        """
+        for name, flag in (("add_generation_prompt", add_generation_prompt), ("continue_final_message", continue_final_message)):
+            if not isinstance(flag, bool):
+                raise RecordError("invalid_type", f"{name} must be true or false, not {type(flag).__name__}", param=name)
+        if add_generation_prompt and continue_final_message:
+            raise RecordError(
+                "invalid_value",
+                "continue_final_message needs add_generation_prompt=false: one continues the last message, the other begins a new one",
+                param="continue_final_message",
+            )
+        _check_objects("tools", tools)
+        _check_objects("documents", kwargs.get("documents"))
+        if "messages" in kwargs:
+            raise RecordError("invalid_value", "messages cannot be set by chat_template_kwargs", param="chat_template_kwargs")
+        template, source, content = self._choose(tools=bool(tools))
+        chat = prepare(messages, parts=content.parts, wrap=content.wrap, developer="developer" in source)
+        final = _open_final(chat) if continue_final_message else ""
+        variables = {
+            **self._tokenizer.special_tokens,
+            "documents": None,
+            **kwargs,
+            "messages": chat,
+            "tools": tools or None,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        text = template.render(variables, what="chat template", param="messages")
+        return _cut_at_tag(text, final) if continue_final_message else text
+
+    def encode(self, messages: list[dict[str, Any]], /, **options: Any) -> list[int]:
+        """The token ids of `render(messages, **options)`. No special tokens are added: the template writes its own BOS."""
+        return self._tokenizer.encode(self.render(messages, **options), add_special_tokens=False)
+
+    def _choose(self, *, tools: bool) -> tuple[Template, str, ContentFormat]:
+        """The compiled template for a conversation with or without tools, its text and the content it takes."""
+        if not self._sources:
+            raise ModelError(
+                "the model has no chat template: nothing says how messages become a prompt. "
+                "Give one with --chat-template, or send prompts to `infer generate`"
+            )
+        name = "tool_use" if tools and "tool_use" in self._sources else "default"
+        if name not in self._sources:
+            raise ModelError(
+                f"{self._origin} has no default chat template; choose one with --chat-template: {', '.join(sorted(self._sources))}"
+            )
+        if name not in self._compiled:
+            from .content import ContentFormat
+            from .template import Template, TemplateSourceError
+
+            try:
+                template = Template(self._sources[name])
+            except TemplateSourceError as e:
+                raise ModelError(f"{self._origin} is not a valid jinja2 template: {e}") from e
+            self._compiled[name] = (template, ContentFormat.of(template.parse()))
+        template, content = self._compiled[name]
+        return template, self._sources[name], content
+
+
+def _find(read: Reader) -> tuple[dict[str, str], str]:
+    """The model's templates by name, and the file they are in."""
+    data = read("chat_template.jinja")
+    if data is not None:
+        try:
+            return {"default": data.decode("utf-8")}, "chat_template.jinja"
+        except UnicodeDecodeError as e:
+            raise ModelError(f"chat_template.jinja is not UTF-8: {e}") from e
+    for filename in ("tokenizer_config.json", "chat_template.json"):
+        data = read(filename)
+        if data is None:
+            continue
+        try:
+            config = json.loads(data)
+        except ValueError as e:
+            raise ModelError(f"{filename} is not valid JSON: {e}") from e
+        sources = _named(config.get("chat_template") if isinstance(config, dict) else None)
+        if sources:
+            return sources, filename
+    return {}, "the model"
+
+
+def _named(value: Any) -> dict[str, str]:
+    """Templates as configs write them: one string, a list of {name, template}, or an object name -> template."""
+    if isinstance(value, str):
+        return {"default": value}
+    if isinstance(value, list):
+        value = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
+    if isinstance(value, dict):
+        return {name: text for name, text in value.items() if isinstance(name, str) and isinstance(text, str)}
+    return {}
+
+
+def _check_objects(name: str, value: Any) -> None:
+    if value is not None and not (isinstance(value, list) and all(isinstance(item, dict) for item in value)):
+        raise RecordError("invalid_type", f"{name} must be a list of objects", param=name)
+
+
+def _open_final(chat: list[dict[str, Any]]) -> str:
+    """Puts the tag after the text of the last message; returns that text."""
+    content = chat[-1].get("content")
+    if isinstance(content, list) and content:
+        text = content[-1]["text"]
+        chat[-1]["content"] = [*content[:-1], {"type": "text", "text": text + _TAG}]
+        return text
+    if not isinstance(content, str):
+        raise RecordError("invalid_value", "continue_final_message: the last message has no content to continue", param="messages")
+    chat[-1]["content"] = content + _TAG
+    return content
+
+
+def _cut_at_tag(text: str, final: str) -> str:
+    """The rendered text up to the end of the last message's content."""
+    at = text.rfind(_TAG.strip())
+    if at < 0 or final.strip() not in text:
+        raise RecordError(
+            "template_error",
+            "continue_final_message: the chat template leaves out or changes the last message, so it cannot be continued",
+            param="messages",
+        )
+    # A template that trims content took the tag's space, and would have taken the space before it.
+    return text[:at] if text.startswith(_TAG, at) else text[:at].rstrip()

@@ -1,0 +1,94 @@
+"""What shape of content a chat template expects, read from its syntax tree.
+
+A template that loops over `message['content']` takes a list of parts (vLLM calls it the "openai" format); one that does not,
+takes a string. The same names are followed as in vLLM: lists made of `messages`, messages taken from those, contents of these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jinja2 import nodes
+
+
+@dataclass(frozen=True)
+class ContentFormat:
+    """`parts`: the template loops over a message's content. `wrap`: it does so without asking whether it is a string."""
+
+    parts: bool
+    wrap: bool
+
+    @classmethod
+    def of(cls, tree: nodes.Template) -> ContentFormat:
+        names = _Names()
+        while names.learn(tree):
+            pass
+        parts = any(names.is_content(loop.iter) for loop in tree.find_all(nodes.For))
+        asks = any(test.name == "string" for test in tree.find_all(nodes.Test))
+        return cls(parts=parts, wrap=parts and not asks)
+
+
+class _Names:
+    """The template's variables that hold lists of messages, messages, and contents."""
+
+    def __init__(self) -> None:
+        self._lists = {"messages"}
+        self._messages: set[str] = set()
+        self._contents: set[str] = set()
+
+    def learn(self, tree: nodes.Template) -> bool:
+        """One pass over assignments and loops; whether it found new names."""
+        before = len(self._lists) + len(self._messages) + len(self._contents)
+        for loop in tree.find_all(nodes.For):
+            if self._is_list(loop.iter) and isinstance(loop.target, nodes.Name):
+                self._messages.add(loop.target.name)
+        for assign in tree.find_all(nodes.Assign):
+            name = _variable(assign.target)
+            if name is None:
+                continue
+            if self._is_list(assign.node):
+                self._lists.add(name)
+            elif self._is_message(assign.node):
+                self._messages.add(name)
+            elif self.is_content(assign.node):
+                self._contents.add(name)
+        return len(self._lists) + len(self._messages) + len(self._contents) > before
+
+    def _is_list(self, node: nodes.Node | None) -> bool:
+        node = _peel(node)
+        return _variable(node) in self._lists
+
+    def _is_message(self, node: nodes.Node | None) -> bool:
+        node = _peel(node)
+        if _variable(node) in self._messages:
+            return True
+        return isinstance(node, nodes.Getitem) and not isinstance(node.arg, nodes.Slice) and self._is_list(node.node)
+
+    def is_content(self, node: nodes.Node | None) -> bool:
+        """Whether an expression is the content of a message."""
+        node = _peel(node)
+        if _variable(node) in self._contents:
+            return True
+        if isinstance(node, nodes.Getattr):
+            return node.attr == "content" and self._is_message(node.node)
+        if isinstance(node, nodes.Getitem):
+            return isinstance(node.arg, nodes.Const) and node.arg.value == "content" and self._is_message(node.node)
+        return False
+
+
+def _variable(node: nodes.Node | None) -> str | None:
+    """The name of a variable or of a namespace's attribute, as one string."""
+    if isinstance(node, nodes.Name):
+        return node.name
+    if isinstance(node, nodes.NSRef):
+        return f"{node.name}.{node.attr}"
+    if isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name):
+        return f"{node.node.name}.{node.attr}"
+    return None
+
+
+def _peel(node: nodes.Node | None) -> nodes.Node | None:
+    """The expression under filters and slices."""
+    while isinstance(node, nodes.Filter) or (isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice)):
+        node = node.node
+    return node

@@ -1,0 +1,104 @@
+"""Templates as the rest of `infer` uses them: sandboxed, bounded, and every failure a RecordError of its record.
+
+jinja2 is imported when the first template is compiled, not before: plain `infer generate` has none.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError, RecordError
+
+if TYPE_CHECKING:
+    from jinja2 import nodes
+
+_LONGEST_MESSAGE = 2000
+
+
+class TemplateSourceError(ValueError):
+    """The text is not a jinja2 template. The message says what and in which line."""
+
+
+class Template:
+    """A compiled template.
+
+    Args:
+        source: jinja2 text.
+        strict: whether using a missing variable is an error.
+
+    Raises TemplateSourceError.
+    """
+
+    def __init__(self, source: str, *, strict: bool = False) -> None:
+        from jinja2 import TemplateSyntaxError
+
+        from .sandbox import Sandbox
+
+        self._environment = Sandbox(strict=strict)
+        self._source = source
+        try:
+            self._template = self._environment.from_string(source)
+        except TemplateSyntaxError as e:
+            raise TemplateSourceError(f"line {e.lineno}: {e.message}") from e
+        except Exception as e:  # an unknown filter, nesting beyond Python's limits
+            raise TemplateSourceError(f"{type(e).__name__}: {e}") from e
+
+    def parse(self) -> nodes.Template:
+        """The syntax tree, as written."""
+        return self._environment.parse(self._source)
+
+    def render(self, variables: Mapping[str, Any], *, what: str = "template", param: str | None = None) -> str:
+        """The text for these variables, which stay as they are.
+
+        Raises RecordError (template_error) for whatever the template raises and for templates that use too much; `what` begins
+        its message and `param` is the field it blames.
+        """
+        from .sandbox import LimitError, TimeLimitError, render
+
+        try:
+            return render(self._template, variables)
+        except LimitError as e:
+            message = f"{what}: stopped, it needs {e}"
+            raise RecordError("template_error", message, param=param, retryable=isinstance(e, TimeLimitError)) from e
+        except Exception as e:
+            raise RecordError("template_error", f"{what}{_line(e)}: {_cause(e)}", param=param) from e
+
+
+class RecordTemplate:
+    """`--template FILE`: makes a prompt of a record.
+
+    The record's fields are the template's variables, and `record` is the whole of it (for names that jinja2 cannot spell) unless
+    a field has that name. A missing field is an error; `{{ x | default("") }}` and `x is defined` work.
+    """
+
+    def __init__(self, template: Template) -> None:
+        self._template = template
+
+    @classmethod
+    def load(cls, source: str) -> RecordTemplate:
+        """Raises ConfigError naming the line if the text is no template."""
+        try:
+            return cls(Template(source, strict=True))
+        except TemplateSourceError as e:
+            raise ConfigError(f"--template: {e}") from e
+
+    def render(self, record: Mapping[str, Any]) -> str:
+        """The prompt for one record. Raises RecordError (template_error) naming a missing field or saying what went wrong."""
+        return self._template.render({"record": record, **record}, what="--template")
+
+
+def _line(error: BaseException) -> str:
+    """` line 3`, the innermost line of the template in the error's traceback, if there is one."""
+    lines = [lineno for frame, lineno in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == "<template>"]
+    return f" line {lines[-1]}" if lines else ""
+
+
+def _cause(error: BaseException) -> str:
+    from jinja2 import TemplateError
+
+    text = str(error)
+    if not isinstance(error, TemplateError) or not text:  # jinja2's own errors, and raise_exception's, say it themselves
+        text = f"{type(error).__name__}: {text}"
+    return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + "…"

@@ -1,0 +1,206 @@
+"""Text to token ids and back. Reads tokenizer.json through the `tokenizers` library; see slow.py for what has none.
+
+Special tokens around a prompt (BOS, EOS) are those of tokenizer.json's post-processor. The `add_bos_token` and `add_eos_token` of
+tokenizer_config.json are ignored where there is a tokenizer.json, as transformers 5 does: where the two disagree, the
+config is a leftover of a slow tokenizer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError, ModelError, RecordError
+from .pieces import ByteRules, Pieces
+
+if TYPE_CHECKING:
+    import tokenizers
+
+#: Reads one small file of the model by name; None if the model has no such file.
+Reader = Callable[[str], bytes | None]
+
+TOKENIZER_MODES = ("auto", "slow")
+_MAX_ID = 2**32 - 1
+
+
+class Tokenizer:
+    """A model's tokenizer.
+
+    Attributes:
+        vocab_size: number of tokens, added ones included.
+        special_tokens: name -> text, e.g. {"bos_token": "<s>"}; what chat templates see.
+        bos_token, eos_token: texts, None if the model has none; `*_id` are their ids.
+        special_ids: ids that `skip_special_tokens` leaves out.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, special_tokens: Mapping[str, str]) -> None:
+        self._backend = backend
+        backend.no_truncation()
+        backend.no_padding()
+        added = backend.get_added_tokens_decoder()
+        self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
+        self.special_ids = frozenset(i for i, token in added.items() if token.special)
+        self.special_tokens = dict(special_tokens)
+        self.bos_token = special_tokens.get("bos_token")
+        self.eos_token = special_tokens.get("eos_token")
+        self.bos_token_id = self._id_of(self.bos_token)
+        self.eos_token_id = self._id_of(self.eos_token)
+        self.pad_token_id = self._id_of(special_tokens.get("pad_token"))
+        self._pieces: dict[bool, Pieces] = {}
+        self._rules = _byte_rules(backend)
+
+    @classmethod
+    def load(cls, read: Reader, *, mode: str = "auto", name: str = "", folder: str | None = None) -> Tokenizer:
+        """The tokenizer of a model.
+
+        Args:
+            read: reads one of the model's files.
+            mode: "auto", or "slow": always through transformers.
+            name: the model as the user knows it, for messages.
+            folder: the model's folder, if it is one: where transformers looks when there is no tokenizer.json.
+
+        Raises ModelError for damaged or missing files, ConfigError for an unknown mode.
+        """
+        if mode not in TOKENIZER_MODES:
+            raise ConfigError(f"unknown tokenizer_mode {mode!r}; available: {', '.join(TOKENIZER_MODES)}")
+        data = read("tokenizer.json") if mode == "auto" else None
+        if data is None:
+            from .slow import load_slow
+
+            return cls(*load_slow(folder, slow=mode == "slow", name=name))
+        import tokenizers
+
+        try:
+            backend = tokenizers.Tokenizer.from_buffer(data)
+        except Exception as e:  # the library raises bare ValueError and Exception
+            raise ModelError(f"{_of(name)}tokenizer.json is damaged or of an unknown format: {e}") from e
+        config = _read_json(read, "tokenizer_config.json", name)
+        special_tokens = _add_special_tokens(backend, config, _read_json(read, "special_tokens_map.json", name))
+        return cls(backend, special_tokens)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The ids of a text. Raises RecordError (invalid_encoding) for a lone surrogate."""
+        try:
+            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except BaseException as e:
+            raise _refusal([text], e) from e
+
+    def encode_batch(self, texts: list[str], *, add_special_tokens: bool = True) -> list[list[int]]:
+        """The ids of many texts, in parallel. One bad text raises its RecordError for all: encode singly then."""
+        try:
+            return [e.ids for e in self._backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)]
+        except BaseException as e:
+            raise _refusal(texts, e) from e
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """The text of ids, as the tokenizers library gives it; ids outside the vocabulary have no text."""
+        return self._backend.decode([i for i in ids if 0 <= i <= _MAX_ID], skip_special_tokens=skip_special_tokens)
+
+    def has(self, token_id: int) -> bool:
+        """Whether the id is in the vocabulary."""
+        return self._token(token_id) is not None
+
+    def token_text(self, token_id: int) -> str:
+        """The text of one token in the middle of a text (its leading space kept, part of a character as U+FFFD)."""
+        pieces = self.pieces(False)
+        if pieces is not None:
+            return pieces[token_id].decode("utf-8", "replace")
+        return self.decode([token_id], skip_special_tokens=False)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of one token in the middle of a text: `token_text` without loss where a token is part of a character."""
+        pieces = self.pieces(False)
+        return self.token_text(token_id).encode("utf-8", "replace") if pieces is None else pieces[token_id]
+
+    def pieces(self, skip_special_tokens: bool) -> Pieces | None:
+        """Token id -> bytes, or None if this tokenizer's decoder is not additive. Made once and shared."""
+        if self._rules is None:
+            return None
+        if skip_special_tokens not in self._pieces:
+            skipped = self.special_ids if skip_special_tokens else frozenset()
+            self._pieces[skip_special_tokens] = Pieces(self._rules, self._token, skipped)
+        return self._pieces[skip_special_tokens]
+
+    def _id_of(self, token: str | None) -> int | None:
+        return None if token is None else self._backend.token_to_id(token)
+
+    def _token(self, token_id: int) -> str | None:
+        return self._backend.id_to_token(token_id) if 0 <= token_id <= _MAX_ID else None
+
+
+def _byte_rules(backend: tokenizers.Tokenizer) -> ByteRules | None:
+    if backend.decoder is None:
+        return None
+    try:
+        return ByteRules.of(json.loads(backend.decoder.__getstate__()))
+    except Exception:  # a decoder written in Python has no JSON form
+        return None
+
+
+def _add_special_tokens(backend: tokenizers.Tokenizer, config: Mapping[str, Any], special_map: Mapping[str, Any]) -> dict[str, str]:
+    """Makes the tokens that the configs name, and tokenizer.json does not list as added, added tokens; returns the named ones.
+
+    A config without `added_tokens_decoder` is from before it existed, and then special_tokens_map.json wins, as in transformers.
+    """
+    from tokenizers import AddedToken
+
+    old_style = "added_tokens_decoder" not in config
+    merged = {**config, **special_map} if old_style else {**special_map, **config}
+    named = {key: text for key, value in merged.items() if key.endswith("_token") and (text := _token_text(value)) is not None}
+    extra = merged.get("extra_special_tokens") or merged.get("additional_special_tokens") or []
+    if isinstance(extra, dict):
+        named.update({key: text for key, value in extra.items() if (text := _token_text(value)) is not None})
+        extra = []
+
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    missing: dict[str, AddedToken] = {}
+    for _, spec in sorted((config.get("added_tokens_decoder") or {}).items(), key=lambda item: int(item[0])):
+        if (text := _token_text(spec)) is not None:
+            flags = {k: bool(spec[k]) for k in ("lstrip", "rstrip", "single_word", "normalized", "special") if k in spec}
+            missing[text] = AddedToken(text, **flags)
+    for text in [*named.values(), *(t for t in map(_token_text, extra) if t is not None)]:
+        token = missing.setdefault(text, AddedToken(text, special=True, normalized=False))
+        token.special = True
+    backend.add_tokens([token for text, token in missing.items() if text not in known])
+    return named
+
+
+def _token_text(value: Any) -> str | None:
+    """A token of a config file: a string, or an AddedToken as an object."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) and value else None
+
+
+def _read_json(read: Reader, filename: str, name: str) -> dict[str, Any]:
+    data = read(filename)
+    if data is None:
+        return {}
+    try:
+        value = json.loads(data)
+    except ValueError as e:
+        raise ModelError(f"{_of(name)}{filename} is not valid JSON: {e}") from e
+    if not isinstance(value, dict):
+        raise ModelError(f"{_of(name)}{filename} must be a JSON object")
+    return value
+
+
+def _refusal(texts: list[str], error: BaseException) -> BaseException:
+    """What to raise when the library refused one of these texts."""
+    for text in texts:
+        if not isinstance(text, str):
+            return RecordError("invalid_type", f"text to tokenize must be a string, not {type(text).__name__}")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as e:
+            return RecordError(
+                "invalid_encoding", f"the text is not valid Unicode: lone surrogate U+{ord(text[e.start]):04X} at character {e.start}"
+            )
+    if isinstance(error, Exception) or type(error).__name__ == "PanicException":  # a panic of the Rust library
+        return RecordError("internal", f"the tokenizer failed: {error}")
+    return error
+
+
+def _of(name: str) -> str:
+    return f"{name}: " if name else ""

@@ -1,0 +1,98 @@
+"""Design promise 4: what a record gets never depends on batch size, neighbours, chunking, cache hits, preemption or order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infer.core.args import EngineArgs
+from infer.core.engine.engine import Engine
+from infer.core.engine.request import Request
+from infer.core.jobs.build import build_engine
+from infer.core.outputs import RequestOutput
+from infer.core.params import SamplingParams
+
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "one at a time": {"max_num_seqs": 1},
+    "seven at a time": {"max_num_seqs": 7},
+    "small chunks": {"max_num_batched_tokens": 64},
+    "tiny chunks": {"max_num_batched_tokens": 5, "max_num_seqs": 4},
+    "large chunks": {"max_num_batched_tokens": 2048},
+    "no prefix cache": {"enable_prefix_caching": False},
+    "preemption": {"num_gpu_blocks_override": 24},
+    "other pages": {"block_size": 4},
+    "capped prefills": {"long_prefill_token_threshold": 7},
+}
+TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness. " * 3
+
+
+def records(kind: str) -> list[tuple[str, SamplingParams]]:
+    """Prompts of many lengths, some with a common beginning, some equal."""
+    prompts = [TEXT[: 7 * i + 1] for i in range(14)] + [TEXT[100:150]] * 3 + [TEXT[5:200], "x", "yz"]
+    params = {
+        "greedy": {"temperature": 0.0},
+        "sampled": {"temperature": 0.8},
+        "truncated": {"temperature": 1.1, "top_p": 0.9, "top_k": 40, "min_p": 0.02, "repetition_penalty": 1.1, "frequency_penalty": 0.2},
+        "own seed": {"temperature": 0.8, "seed": 11},
+        "choices": {"temperature": 0.9, "n": 3, "logprobs": 2},
+    }[kind]
+    return [(p, SamplingParams(max_tokens=10 + i % 5, min_tokens=i % 4, **params)) for i, p in enumerate(prompts)]  # type: ignore[arg-type]
+
+
+def answers(engine: Engine, made: list[tuple[str, SamplingParams]], *, order: list[int] | None = None) -> list[RequestOutput]:
+    assert engine.tokenizer is not None
+    for i in order or range(len(made)):
+        prompt, params = made[i]
+        engine.add(Request(str(i), engine.tokenizer.encode(prompt), params, i))
+    got: dict[str, RequestOutput] = {}
+    while engine.num_unfinished:
+        got.update({o.request_id: o for o in engine.step()})
+    engine.scheduler.check_integrity()
+    return [got[str(i)] for i in range(len(made))]
+
+
+def start(model: Path, dtype: str, **kwargs: Any) -> Engine:
+    return build_engine(EngineArgs.from_kwargs(model=str(model), dtype=dtype, device="cpu", seed=3, **kwargs)).engine
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_no_schedule_changes_an_answer(tiny_llama: Path, dtype: str) -> None:
+    kinds = ["greedy", "sampled", "truncated", "choices"]
+    base_engine = start(tiny_llama, dtype)
+    base = {kind: answers(base_engine, records(kind)) for kind in kinds}
+    assert len({o.outputs[0].text for o in base["sampled"]}) > 10
+    for name, settings in SCHEDULES.items():
+        engine = start(tiny_llama, dtype, **settings)
+        for kind in kinds:
+            for expected, got in zip(base[kind], answers(engine, records(kind)), strict=True):
+                assert got.outputs == expected.outputs, f"{kind}, {name}"
+        if name == "preemption":
+            assert engine.stats.num_preemptions > 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_order_of_arrival_changes_nothing(tiny_llama: Path, dtype: str) -> None:
+    for kind in ("greedy", "sampled", "choices"):
+        made = records(kind)
+        forward = answers(start(tiny_llama, dtype, max_num_seqs=5), made)
+        backward = answers(start(tiny_llama, dtype, max_num_seqs=5), made, order=list(reversed(range(len(made)))))
+        assert [o.outputs for o in forward] == [o.outputs for o in backward]
+
+
+def test_own_seed_makes_the_place_in_the_input_irrelevant(tiny_llama: Path) -> None:
+    made = records("own seed")
+    forward = answers(start(tiny_llama, "float32"), made)
+    reversed_input = answers(start(tiny_llama, "float32"), made[::-1])
+    assert [o.outputs for o in forward] == [o.outputs for o in reversed_input[::-1]]
+    other = answers(start(tiny_llama, "float32"), records("sampled"))
+    assert [o.outputs for o in forward] != [o.outputs for o in other]
+
+
+def test_run_seed_and_index_matter(tiny_llama: Path) -> None:
+    params = SamplingParams(temperature=1.0, max_tokens=12)
+    same = answers(start(tiny_llama, "float32"), [("hello", params)] * 6)
+    assert len({o.outputs[0].text for o in same}) > 3
+    engine = build_engine(EngineArgs.from_kwargs(model=str(tiny_llama), dtype="float32", device="cpu", seed=4)).engine
+    assert answers(engine, [("hello", params)] * 6) != same
