@@ -20,7 +20,9 @@ COMPUTED = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias", "rotary_emb.
 NAMED = 5
 
 
-def load(parameters: Iterable[Parameter], source: ModelSource, dtype: torch.dtype, device: torch.device, *, ignore: frozenset[str] = frozenset()) -> None:
+def load(
+    parameters: Iterable[Parameter], source: ModelSource, dtype: torch.dtype, device: torch.device, *, ignore: frozenset[str] = frozenset()
+) -> None:
     """Fills `parameters` from `source`. `ignore` names tensors that may be there without being used.
 
     Raises ModelError naming tensors that are missing, unexpected or of another shape.

