@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import click
 from click.exceptions import Exit
+
 from infer.core.errors import InferError, nearest
 
 from . import streams

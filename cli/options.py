@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
+
 from infer.core.args import GROUPS, EngineArgs
 from infer.core.errors import ConfigError, InferError, RecordError
 from infer.core.params import SamplingParams

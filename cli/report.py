@@ -103,14 +103,14 @@ def share_done(stats: JobStats, size: int | None) -> float | None:
 
 
 def progress_line(stats: JobStats, done: float | None, prompt_speed: float, output_speed: float) -> str:
-    """How far the run is, in one line."""
+    """How far the run is, in one line; what matters most first, since a narrow terminal cuts the rest."""
     parts = [f"{stats.num_records:,} records" + (f" ({done:.0%})" if done is not None else "")]
-    parts.append(f"prompt {prompt_speed:,.0f} tok/s, output {output_speed:,.0f} tok/s")
-    if stats.engine:
-        parts.append(f"KV {stats.engine.kv_usage:.0%}")
-    parts.append(_count(stats.num_failed, "error"))
     if done and stats.run_s:
         parts.append(f"ETA {_clock(stats.run_s * (1 - done) / done)}")
+    parts.append(_count(stats.num_failed, "error"))
+    parts.append(f"prompt {prompt_speed:,.0f}, output {output_speed:,.0f} tok/s")
+    if stats.engine:
+        parts.append(f"KV {stats.engine.kv_usage:.0%}")
     return " | ".join(parts)
 
 

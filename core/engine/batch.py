@@ -35,11 +35,18 @@ class Batch:
     slots: NDArray[np.int64]
     """[T] where keys and values go."""
     logit_rows: NDArray[np.int64]
-    """[R'] token rows whose logits are wanted, zeros from R on, padded to a multiple of ROW_MULTIPLE."""
+    """[R'] token rows whose logits are wanted, zeros from R on; padded too."""
     num_logits: int
     """R"""
     copies: NDArray[np.int64]
     """[C, 2] (source, target) block copies to make first."""
+
+
+def padded_rows(count: int) -> int:
+    """`count` rounded up to a multiple of ROW_MULTIPLE, and of an eighth of its size: GEMM libraries build and keep a kernel for
+    every number of rows they meet, so the large ones come in few sizes."""
+    step = max(ROW_MULTIPLE, 1 << max(0, count.bit_length() - 4))
+    return -(-count // step) * step
 
 
 def pack(schedule: Schedule, block_size: int) -> Batch:
@@ -48,15 +55,14 @@ def pack(schedule: Schedule, block_size: int) -> Batch:
     computed = np.array([s.num_computed for s in sequences], dtype=np.int64)
     query_start = np.concatenate(([0], np.cumsum(counts)))
     total = int(query_start[-1])
-    padded = -(-total // ROW_MULTIPLE) * ROW_MULTIPLE
 
-    tokens = np.zeros(padded, dtype=np.int64)
+    tokens = np.zeros(padded_rows(total), dtype=np.int64)
     flat: list[int] = []
     for row in schedule.rows:
         s = row.sequence
         flat += s.tokens[s.num_computed : s.num_computed + row.count]
     tokens[:total] = flat
-    positions = np.zeros(padded, dtype=np.int64)
+    positions = np.zeros_like(tokens)
     positions[:total] = np.arange(total) - np.repeat(query_start[:-1] - computed, counts)
 
     tables = np.zeros((len(sequences), max(len(s.blocks) for s in sequences)), dtype=np.int32)
@@ -66,7 +72,7 @@ def pack(schedule: Schedule, block_size: int) -> Batch:
     slots = tables[np.repeat(np.arange(len(sequences)), counts), place // block_size].astype(np.int64) * block_size + place % block_size
 
     wanted = [int(query_start[i + 1]) - 1 for i, row in enumerate(schedule.rows) if row.samples]
-    logit_rows = np.zeros(-(-len(wanted) // ROW_MULTIPLE) * ROW_MULTIPLE, dtype=np.int64)
+    logit_rows = np.zeros(padded_rows(len(wanted)), dtype=np.int64)
     logit_rows[: len(wanted)] = wanted
     return Batch(
         tokens=tokens,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+
 from infer.cli import streams
 from infer.cli.main import COMMANDS, infer
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
+
 from infer.cli import options, streams
 from infer.cli.options import Command, IoOptions, engine_args, engine_options, given_sampling, io_options, sampling_options, sampling_params
 from infer.core.args import GROUPS, EngineArgs

@@ -34,8 +34,8 @@ def test_progress_line() -> None:
     assert share_done(stats, 20_000) == 0.25
     assert share_done(stats, None) is None
     line = progress_line(stats, 0.25, 1234.0, 567.8)
-    assert line == "51 records (25%) | prompt 1,234 tok/s, output 568 tok/s | KV 43% | 1 error | ETA 0:30"
-    assert progress_line(make_stats(engine=False), None, 0, 0) == "0 records | prompt 0 tok/s, output 0 tok/s | 0 errors"
+    assert line == "51 records (25%) | ETA 0:30 | 1 error | prompt 1,234, output 568 tok/s | KV 43%"
+    assert progress_line(make_stats(engine=False), None, 0, 0) == "0 records | 0 errors | prompt 0, output 0 tok/s"
 
 
 def test_summary() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import infer.core
 import pytest
+
+import infer.core
 from infer.core.args import GROUPS, EngineArgs
 from infer.core.errors import ConfigError
 from infer.core.settings import Setting

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from infer.core import config as configs
 from infer.core.args import EngineArgs
 from infer.core.config import EngineConfig, apply_hf_overrides, checkpoint_dtype, derive_max_model_len

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from infer.core import errors
 from infer.core.errors import RECORD_ERROR_CODES, ConfigError, EngineError, InferError, ModelError, OutputError, RecordError, nearest
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from infer.core.errors import RecordError
 from infer.core.params import ALIASES, NOT_SUPPORTED_YET, SamplingParams
 

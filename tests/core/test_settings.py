@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from infer.core.errors import ConfigError
 from infer.core.settings import parse_bytes, presets, setting, settings_of
 from infer.core.yamlfile import MAX_BYTES, find_config, read_yaml

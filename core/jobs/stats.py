@@ -1,0 +1,212 @@
+"""What happened in a run: counted while it goes on, read by the progress display, the closing summary and `--stats`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+
+from ..errors import OutputError, RecordError
+from ..outputs import RequestOutput
+
+_IMPORTED_AT = time.monotonic()
+
+#: Settings that are nobody's business, wherever a run's settings are written.
+_SECRET = frozenset({"hf_token"})
+
+
+def process_start() -> float:
+    """When this process began, on the clock of `time.monotonic`. The time of this import where the system does not say."""
+    try:
+        started_ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - started_ticks / os.sysconf("SC_CLK_TCK")
+        return min(time.monotonic() - max(age, 0.0), _IMPORTED_AT)
+    except (OSError, ValueError, IndexError, AttributeError):
+        return _IMPORTED_AT
+
+
+def peak_memory() -> int:
+    """Most memory this process ever had resident, in bytes; 0 where the system does not say."""
+    try:
+        # Not ru_maxrss where this can be had: that one starts at the size of the process that started us.
+        with open("/proc/self/status") as status:  # noqa: PTH123
+            for line in status:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class EngineNumbers(Protocol):
+    """The part of the engine's own statistics that is read here."""
+
+    num_prompt_tokens: int
+    num_output_tokens: int
+    num_cached_tokens: int
+    num_preemptions: int
+    num_steps: int
+    kv_usage: float
+    first_token_at: float | None
+
+
+@dataclass
+class JobStats:
+    """Counts and times of one run. Times are `time.monotonic`; None: did not happen."""
+
+    started_at: float = field(default_factory=process_start)
+    ready_at: float | None = None
+    admitted_at: float | None = None
+    finished_at: float | None = None
+    num_answered: int = 0
+    num_failed: int = 0
+    num_blank: int = 0
+    bytes_done: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    #: For each error code the first record that had it: (number of its line, message).
+    first_errors: dict[str, tuple[int, str]] = field(default_factory=dict)
+    finish_reasons: Counter[str] = field(default_factory=Counter)
+    #: Choices that ended at a max_tokens nobody had chosen.
+    num_cut_by_default: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    #: Filled in by whoever starts the engine; None until then, and if no engine was needed.
+    engine: EngineNumbers | None = None
+
+    @property
+    def num_records(self) -> int:
+        return self.num_answered + self.num_failed
+
+    @property
+    def exit_code(self) -> int:
+        """3 if any record failed."""
+        return 3 if self.num_failed else 0
+
+    @property
+    def startup_s(self) -> float | None:
+        """From the start of the process until the engine was ready."""
+        return None if self.ready_at is None else self.ready_at - self.started_at
+
+    @property
+    def run_s(self) -> float | None:
+        """From the first record admitted to the last record written; so far, while the run goes on."""
+        if self.admitted_at is None:
+            return None
+        return (time.monotonic() if self.finished_at is None else self.finished_at) - self.admitted_at
+
+    @property
+    def first_token_at(self) -> float | None:
+        return self.engine.first_token_at if self.engine else None
+
+    def per_second(self, tokens: int) -> float | None:
+        """`tokens` over `run_s`."""
+        return tokens / self.run_s if self.run_s else None
+
+    def count_answer(self, size: int, output: RequestOutput, *, default_max_tokens: bool) -> None:
+        """A record was answered; `size` is the bytes of its line, `default_max_tokens` whether nobody chose its max_tokens."""
+        self.num_answered += 1
+        self.bytes_done += size
+        self.prompt_tokens += len(output.prompt_token_ids)
+        for choice in output.outputs:
+            self.output_tokens += len(choice.token_ids)
+            self.finish_reasons[choice.finish_reason or "unknown"] += 1
+            self.num_cut_by_default += default_max_tokens and choice.finish_reason == "length"
+
+    def count_error(self, size: int, line: int, error: RecordError) -> None:
+        """A record failed."""
+        self.num_failed += 1
+        self.bytes_done += size
+        self.errors[error.code] += 1
+        self.first_errors.setdefault(error.code, (line, error.message))
+
+    def to_json(self, *, command: str, settings: Mapping[str, Any], sampling: Mapping[str, Any]) -> dict[str, Any]:
+        """The run as `--stats` writes it. Seconds are rounded to milliseconds.
+
+        Args:
+            command: "generate", "chat"…
+            settings: the resolved engine settings.
+            sampling: the run's default sampling parameters.
+        """
+        engine = self.engine
+        first = self.first_token_at
+        return {
+            "command": command,
+            "exit_code": self.exit_code,
+            "records": {
+                "total": self.num_records,
+                "answered": self.num_answered,
+                "failed": self.num_failed,
+                "blank_lines": self.num_blank,
+            },
+            "errors": dict(self.errors),
+            "finish_reasons": dict(self.finish_reasons),
+            "cut_by_default_max_tokens": self.num_cut_by_default,
+            "tokens": {
+                "prompt": self.prompt_tokens,
+                "output": self.output_tokens,
+                "cached": engine.num_cached_tokens if engine else 0,
+                "prompt_per_s": _rounded(self.per_second(self.prompt_tokens)),
+                "output_per_s": _rounded(self.per_second(self.output_tokens)),
+            },
+            "timing": {
+                "startup_s": _rounded(self.startup_s),
+                "run_s": _rounded(self.run_s),
+                "total_s": _rounded((self.finished_at or time.monotonic()) - self.started_at),
+                "first_token_s": _rounded(first - self.started_at if first is not None else None),
+                "first_token_after_admission_s": _rounded(
+                    first - self.admitted_at if first is not None and self.admitted_at is not None else None
+                ),
+            },
+            "engine": {"steps": engine.num_steps if engine else 0, "preemptions": engine.num_preemptions if engine else 0},
+            "memory": {"peak_bytes": peak_memory()},
+            "settings": {name: value for name, value in settings.items() if name not in _SECRET},
+            "sampling": dict(sampling),
+            "versions": versions(),
+        }
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the output: infer, torch, tokenizers, python."""
+    found = {"python": platform.python_version()}
+    for name, distribution in (("infer", "infer-jsonl"), ("torch", "torch"), ("tokenizers", "tokenizers")):
+        try:
+            found[name] = importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def write_json(path: str, value: Mapping[str, Any]) -> None:
+    """`value` as an indented JSON file that is whole or not there. Raises OutputError."""
+    data = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS, default=str)
+    target = Path(os.path.realpath(path))
+    try:
+        if target.exists() and not target.is_file():
+            target.write_bytes(data)
+            return
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path!r} cannot be written: {error.strerror}") from None
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)

@@ -1,0 +1,286 @@
+"""What all tasks have in common: Record -> Request, RequestOutput -> output row.
+
+A record goes through the checks in one fixed order, so that a line with several mistakes always gets the same error:
+line, id, whose line it is, fields we refuse, misspellings (`strict`), sampling parameters, prompt, length.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ...engine.request import Request
+from ...errors import InferError, RecordError
+from ...outputs import CompletionOutput, RequestOutput
+from ...params import SamplingParams
+from ..jsonl import json_type
+from ..record import Record
+from . import fields as known
+from .rows import answer_row
+
+if TYPE_CHECKING:
+    from ...text.template import RecordTemplate
+    from ...text.tokenizer import Tokenizer
+
+log = logging.getLogger("infer.jobs")
+
+#: Text tokenized in one call; bounds the memory of one call, whatever the records are.
+_BATCH_CHARS = 1 << 20
+#: More characters than this per token that fits is not a prompt that fits; saves tokenizing megabytes to find out.
+_CHARS_PER_TOKEN = 256
+#: Misspelled names that are told; after that the input is just strange.
+_MAX_WARNINGS = 20
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """How a command reads and writes records, whatever the model.
+
+    `max_tokens_given`: the user chose the default max_tokens, so outputs cut there are no surprise.
+    `warn` shows the user a message.
+    """
+
+    defaults: SamplingParams = field(default_factory=SamplingParams)
+    max_tokens_given: bool = False
+    prompt_field: str | None = None
+    template: RecordTemplate | None = None
+    system: str | None = None
+    strict: bool = False
+    report_cache: bool = False
+    warn: Callable[[str], None] = log.warning
+
+
+@dataclass(slots=True)
+class Pending:
+    """What is kept of a record until its row is written."""
+
+    index: int
+    line: int
+    size: int
+    id: str | int | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+    params: SamplingParams | None = None
+    default_max_tokens: bool = False
+    prompt: str | list[int] | None = None  # text until it is tokenized; let go once it is in the engine
+    error: RecordError | None = None
+
+    def to_request(self) -> Request:
+        """For a record without an error. The caller drops `prompt` afterwards, which the engine now holds."""
+        assert isinstance(self.prompt, list)
+        assert self.params is not None
+        return Request(request_id=str(self.index), prompt_token_ids=self.prompt, params=self.params, index=self.index)
+
+
+class Task(ABC):
+    """One command's view of records.
+
+    Args:
+        options: see `TaskOptions`.
+        tokenizer: None where prompts can only be token ids.
+        max_model_len: most tokens of a prompt that are worth tokenizing.
+    """
+
+    #: Whether the tokenizer adds its special tokens (BOS) to this task's text.
+    add_special_tokens = True
+
+    def __init__(self, options: TaskOptions, tokenizer: Tokenizer | None, *, max_model_len: int) -> None:
+        self.options = options
+        self.tokenizer = tokenizer
+        self._max_chars = max(_CHARS_PER_TOKEN * max_model_len, 1 << 16)
+        self.fields = self.own_fields()
+        self._consumed = known.KNOWN | self.fields
+        self._guessable = known.GUESSABLE | self.fields
+        self._warned: set[str] = set()
+
+    # --- what a task says about itself
+
+    @abstractmethod
+    def own_fields(self) -> frozenset[str]:
+        """Fields that are this task's and no sampling parameters."""
+
+    @abstractmethod
+    def check_ours(self, fields: Mapping[str, Any]) -> None:
+        """Raises RecordError (unsupported, missing_field) for a line of another command, naming it."""
+
+    @abstractmethod
+    def prompt_of(self, fields: Mapping[str, Any]) -> str | list[int]:
+        """The prompt, as text or token ids. Raises RecordError."""
+
+    @abstractmethod
+    def choice_text(self, choice: CompletionOutput) -> dict[str, Any]:
+        """The part of a choice that carries its text: {"text": …} or {"message": …}."""
+
+    @abstractmethod
+    def choice_logprobs(self, choice: CompletionOutput, num_logprobs: int) -> dict[str, Any]:
+        """The `logprobs` object of a choice that has them."""
+
+    def sampling_of(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The sampling parameters in a record, by our names or aliases. Raises RecordError."""
+        own = self.fields
+        return {n: v for n, v in fields.items() if n in known.SAMPLING and n not in own and not known.is_neutral(n, v)}
+
+    # --- in
+
+    def prepare(self, records: Sequence[Record]) -> list[Pending]:
+        """Each record with its prompt as token ids, or its error. Never raises for what a record holds."""
+        pendings = [self._start(record) for record in records]
+        for batch in _batches(p for p in pendings if p.error is None and isinstance(p.prompt, str)):
+            self._tokenize(batch)
+        return pendings
+
+    def _start(self, record: Record) -> Pending:
+        pending = Pending(record.index, record.line, record.size)
+        with contained(pending):
+            if record.error is not None:
+                raise record.error
+            fields = record.fields
+            pending.extra = {name: value for name, value in fields.items() if name not in self._consumed}
+            pending.id = record.take_id()
+            if isinstance(fields.get("body"), dict) and "url" in fields:
+                raise RecordError("unsupported", "OpenAI Batch lines are not supported yet; put the fields of its body on the line itself")
+            self.check_ours(fields)
+            known.refuse_unsupported(fields, self.fields)
+            self._check_spelling(pending.extra)
+            self._set_params(pending, fields)
+            pending.prompt = self.prompt_of(fields)
+            self._check_prompt(pending.prompt)
+        return pending
+
+    def _set_params(self, pending: Pending, fields: Mapping[str, Any]) -> None:
+        given = self.sampling_of(fields)
+        pending.params = self.options.defaults.override(given)
+        chosen = any(given.get(name) is not None for name in ("max_tokens", "max_completion_tokens"))
+        pending.default_max_tokens = not (chosen or self.options.max_tokens_given)
+
+    def _check_spelling(self, extra: Mapping[str, Any]) -> None:
+        for name in extra:
+            meant = known.intended(name, self._guessable) if len(name) < 64 else None
+            if meant is None:
+                continue
+            if self.options.strict:
+                raise RecordError("unknown_field", f"unknown field {name!r}; did you mean {meant!r}?", param=name)
+            if name not in self._warned and len(self._warned) < _MAX_WARNINGS:
+                self._warned.add(name)
+                self.options.warn(f"field {name!r} is not a parameter and only travels through to `extra`; did you mean {meant!r}?")
+
+    def _check_prompt(self, prompt: str | list[int]) -> None:
+        if not prompt:
+            raise RecordError("invalid_value", "the prompt is empty", param="prompt")
+        if isinstance(prompt, list):
+            return
+        if self.tokenizer is None:
+            raise RecordError("unsupported", "without a tokenizer a prompt can only be prompt_token_ids", param="prompt")
+        if len(prompt) > self._max_chars:
+            raise RecordError("prompt_too_long", f"{len(prompt):,} characters are far more than fit max_model_len", param="prompt")
+
+    def _tokenize(self, batch: list[Pending]) -> None:
+        assert self.tokenizer is not None
+        try:
+            texts = [p.prompt for p in batch if isinstance(p.prompt, str)]
+            for pending, ids in zip(batch, self.tokenizer.encode_batch(texts, add_special_tokens=self.add_special_tokens), strict=True):
+                pending.prompt = ids
+        except BaseException as error:
+            if not one_records_fault(error):
+                raise
+            for pending in batch:  # one by one, to find which it was
+                with contained(pending):
+                    if isinstance(pending.prompt, str):
+                        pending.prompt = self.tokenizer.encode(pending.prompt, add_special_tokens=self.add_special_tokens)
+
+    # --- out
+
+    def to_row(self, pending: Pending, output: RequestOutput) -> dict[str, Any]:
+        """The output line of an answered record, before it is bytes. Raises RecordError (non_finite_logits)."""
+        assert pending.params is not None
+        choices = [self._choice(choice, pending.params) for choice in output.outputs]
+        return answer_row(pending, output, choices, report_cache=self.options.report_cache)
+
+    def _choice(self, choice: CompletionOutput, params: SamplingParams) -> dict[str, Any]:
+        row: dict[str, Any] = {"index": choice.index, **self.choice_text(choice), "finish_reason": choice.finish_reason}
+        if choice.stop_reason is not None:
+            row["stop_reason"] = choice.stop_reason
+        if choice.logprobs is not None and params.logprobs is not None:
+            row["logprobs"] = self.choice_logprobs(choice, params.logprobs)
+            row["cumulative_logprob"] = choice.cumulative_logprob
+        if params.return_token_ids:
+            row["token_ids"] = choice.token_ids
+        return row
+
+    def token_text(self, token_id: int, decoded: str | None) -> str:
+        """What to call a token in `logprobs`."""
+        if decoded is not None:
+            return decoded
+        return self.tokenizer.token_text(token_id) if self.tokenizer else ""
+
+    def text_from_record(self, fields: Mapping[str, Any]) -> str | None:
+        """The text `--template` or `--prompt-field` makes of a record; None where neither was given. Raises RecordError."""
+        if self.options.template is not None:
+            return self.options.template.render(dict(fields))
+        name = self.options.prompt_field
+        if name is None:
+            return None
+        value = fields[name]
+        if not isinstance(value, str):
+            raise RecordError("invalid_type", f"{name} must be a string, not {json_type(value)}", param=name)
+        return value
+
+    def check_column(self, fields: Mapping[str, Any]) -> bool:
+        """Whether `--template` or `--prompt-field` decides where the prompt is. Raises RecordError if the column is not there."""
+        name = self.options.prompt_field
+        if self.options.template is None and name is not None and name not in fields:
+            raise RecordError("missing_field", f"no field {name!r}, which --prompt-field names", param=name)
+        return self.options.template is not None or name is not None
+
+
+class contained:
+    """`with contained(pending):` whatever goes wrong inside becomes the error of that record alone."""
+
+    def __init__(self, pending: Pending) -> None:
+        self._pending = pending
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, RecordError):
+            self._pending.error = error
+        elif error is not None and one_records_fault(error):
+            self._pending.error = internal_error(self._pending, error)
+        else:
+            return False
+        return True
+
+
+def one_records_fault(error: BaseException) -> bool:
+    """Whether an exception may be put down to one record: not the end of the run, nor the user's wish to end it.
+
+    A panic in a Rust library is a BaseException that derives from nothing else.
+    """
+    if isinstance(error, RecordError):
+        return True
+    return not isinstance(error, (InferError, KeyboardInterrupt, SystemExit, GeneratorExit, BrokenPipeError))
+
+
+def internal_error(pending: Pending, error: BaseException) -> RecordError:
+    """The error of a record on which our own code failed."""
+    log.warning("record %d (line %d): internal error, please report it: %r", pending.index, pending.line, error)
+    log.debug("record %d", pending.index, exc_info=error)
+    return RecordError("internal", f"internal error: {type(error).__name__}")
+
+
+def _batches(pendings: Iterable[Pending]) -> Iterator[list[Pending]]:
+    """Lists of about `_BATCH_CHARS` characters of prompt, at least one prompt each."""
+    batch: list[Pending] = []
+    size = 0
+    for pending in pendings:
+        length = len(pending.prompt or "")
+        if batch and size + length > _BATCH_CHARS:
+            yield batch
+            batch, size = [], 0
+        batch.append(pending)
+        size += length
+    if batch:
+        yield batch

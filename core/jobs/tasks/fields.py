@@ -1,0 +1,79 @@
+"""Which field of a record is what: parameters we know, names of the OpenAI and vLLM APIs we accept or refuse, and the rest."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from ...errors import RecordError
+from ...params import ALIASES, NOT_SUPPORTED_YET, SamplingParams
+
+#: Sampling parameters, ours and those refused by name.
+SAMPLING = SamplingParams.field_names() | frozenset(ALIASES) | NOT_SUPPORTED_YET
+
+#: Accepted and dropped, whatever they say: the command line names the model, and there is nothing to stream.
+DROPPED = frozenset({"model", "stream_options", "user"})
+
+#: Known fields that ask for nothing when they are null or have one of these values, and are refused otherwise.
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "add_special_tokens": (),
+    "bad_words": ([],),
+    "best_of": (1,),
+    "chat_template": (),
+    "echo": (False,),
+    "function_call": ("auto", "none"),
+    "functions": ([],),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "logit_bias": ({},),
+    "logits_processors": ([],),
+    "parallel_tool_calls": (True,),
+    "priority": (0,),
+    "response_format": ({"type": "text"},),
+    "spaces_between_special_tokens": (True,),
+    "stream": (False,),
+    "suffix": ("",),
+    "use_beam_search": (False,),
+}
+
+#: Parameters that a misspelled field may have meant; not those whose names are everyday words.
+GUESSABLE = SAMPLING - {"echo", "priority", "suffix"}
+
+#: No field here is echoed in `extra`.
+KNOWN = SAMPLING | DROPPED | frozenset(NEUTRAL) | {"id"}
+
+
+def refuse_unsupported(fields: Mapping[str, Any], own: frozenset[str]) -> None:
+    """Raises RecordError for a known field we cannot honour; `own` are the task's own fields and never refused here."""
+    for name, value in fields.items():
+        if name in NEUTRAL and name not in SAMPLING and name not in own and not is_neutral(name, value):
+            raise RecordError("unsupported", f"{name} is not supported", param=name)
+
+
+def is_neutral(name: str, value: Any) -> bool:
+    """Whether a known field asks for nothing."""
+    return value is None or any(type(value) is type(known) and value == known for known in NEUTRAL.get(name, ()))
+
+
+@lru_cache(maxsize=4096)
+def intended(name: str, known: frozenset[str]) -> str | None:
+    """The known field that an unknown `name` looks like a misspelling of (max_token, top-p, temprature), if any.
+
+    Stricter than the suggestions for flags: a data column that is only a bit like a parameter must not be called a mistake.
+    """
+    folded = _fold(name)
+    if len(folded) < 3:
+        return None
+    for candidate in sorted(known):
+        if _fold(candidate) == folded:
+            return candidate
+    close = difflib.get_close_matches(name.lower(), sorted(known), n=1, cutoff=0.81)
+    return close[0] if close else None
+
+
+def _fold(name: str) -> str:
+    return name.replace("_", "").replace("-", "").replace(" ", "").lower()

@@ -1,0 +1,72 @@
+"""`infer generate`: text or token ids in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import RecordError
+from ...outputs import CompletionOutput
+from ..jsonl import json_type
+from .base import Task
+from .rows import completion_logprobs
+
+
+class GenerateTask(Task):
+    """`prompt` (a string, or a list of token ids as OpenAI allows) or `prompt_token_ids`; `--prompt-field` or `--template` instead."""
+
+    def own_fields(self) -> frozenset[str]:
+        if self.options.template is not None:
+            return frozenset()
+        if self.options.prompt_field is not None:
+            return frozenset({self.options.prompt_field})
+        return frozenset({"prompt", "prompt_token_ids"})
+
+    def check_ours(self, fields: Mapping[str, Any]) -> None:
+        if fields.get("beam_width") is not None:
+            raise RecordError("unsupported", "a line with beam_width belongs to infer beam", param="beam_width")
+        if self.check_column(fields) or fields.get("prompt") is not None or fields.get("prompt_token_ids") is not None:
+            return
+        if "messages" in fields:
+            raise RecordError("unsupported", "a line with messages belongs to infer chat", param="messages")
+        if "input" in fields:
+            raise RecordError("unsupported", "a line with input belongs to infer embed (or give --prompt-field input)", param="input")
+        hint = ' ("text" is a field of infer embed; or give --prompt-field text)' if "text" in fields else ""
+        raise RecordError("missing_field", f'no "prompt" and no "prompt_token_ids"{hint}', param="prompt")
+
+    def prompt_of(self, fields: Mapping[str, Any]) -> str | list[int]:
+        text = self.text_from_record(fields)
+        if text is not None:
+            return text
+        prompt, ids = fields.get("prompt"), fields.get("prompt_token_ids")
+        if prompt is not None and ids is not None:
+            raise RecordError("invalid_value", "give prompt or prompt_token_ids, not both", param="prompt_token_ids")
+        if ids is not None:
+            return _token_ids("prompt_token_ids", ids)
+        if isinstance(prompt, list):
+            if prompt and isinstance(prompt[0], (str, list)):
+                raise RecordError("unsupported", "a list of prompts on one line is not supported: one prompt a line", param="prompt")
+            return _token_ids("prompt", prompt)
+        if not isinstance(prompt, str):
+            raise RecordError("invalid_type", f"prompt must be a string or a list of token ids, not {json_type(prompt)}", param="prompt")
+        return prompt
+
+    def sampling_of(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        given = super().sampling_of(fields)
+        if "top_logprobs" in given:
+            raise RecordError("unsupported", "top_logprobs belongs to infer chat; here logprobs is their number", param="top_logprobs")
+        return given
+
+    def choice_text(self, choice: CompletionOutput) -> dict[str, Any]:
+        return {"text": choice.text}
+
+    def choice_logprobs(self, choice: CompletionOutput, num_logprobs: int) -> dict[str, Any]:
+        return completion_logprobs(choice, self.token_text)
+
+
+def _token_ids(name: str, value: Any) -> list[int]:
+    if not isinstance(value, list) or not all(type(token) is int for token in value):
+        raise RecordError("invalid_type", f"{name} must be a list of integers", param=name)
+    if not value:
+        raise RecordError("invalid_value", f"{name} is empty", param=name)
+    return value

@@ -1,0 +1,91 @@
+"""The shape of output lines: the only place that knows the JSON schema. Keys are in the order they are written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ...errors import RecordError
+from ...outputs import CompletionOutput, RequestOutput
+
+if TYPE_CHECKING:
+    from .base import Pending
+
+#: What is written for a log-probability of minus infinity, which JSON does not have (as OpenAI and vLLM do).
+_NEVER = -9999.0
+
+TokenText = Callable[[int, "str | None"], str]
+
+
+def answer_row(pending: Pending, output: RequestOutput, choices: list[dict[str, Any]], *, report_cache: bool) -> dict[str, Any]:
+    """The line of an answered record."""
+    row = _head(pending)
+    if pending.params is not None and pending.params.return_token_ids:
+        row["prompt_token_ids"] = output.prompt_token_ids
+    row["choices"] = choices
+    num_prompt = len(output.prompt_token_ids)
+    num_output = sum(len(choice.token_ids) for choice in output.outputs)
+    row["usage"] = {"prompt_tokens": num_prompt, "completion_tokens": num_output, "total_tokens": num_prompt + num_output}
+    if report_cache:
+        row["usage"]["prompt_tokens_details"] = {"cached_tokens": output.num_cached_tokens}
+    return _tail(row, pending, None)
+
+
+def error_row(pending: Pending, error: RecordError) -> dict[str, Any]:
+    """The line of a failed record: no choices, no usage."""
+    return _tail(_head(pending), pending, error)
+
+
+def _head(pending: Pending) -> dict[str, Any]:
+    return {"index": pending.index} if pending.id is None else {"index": pending.index, "id": pending.id}
+
+
+def _tail(row: dict[str, Any], pending: Pending, error: RecordError | None) -> dict[str, Any]:
+    row["error"] = None if error is None else error.to_json()
+    if pending.extra:
+        row["extra"] = pending.extra
+    return row
+
+
+def completion_logprobs(choice: CompletionOutput, token_text: TokenText) -> dict[str, Any]:
+    """OpenAI's completions shape. `text_offset` counts the characters of the tokens before."""
+    tokens: list[str] = []
+    drawn: list[float] = []
+    top: list[dict[str, float]] = []
+    offsets: list[int] = []
+    offset = 0
+    for token_id, entries in zip(choice.token_ids, choice.logprobs or (), strict=True):
+        text = token_text(token_id, entries[token_id].decoded_token)
+        tokens.append(text)
+        drawn.append(finite(entries[token_id].logprob))
+        best: dict[str, float] = {}
+        for i, entry in entries.items():  # pieces of characters may look alike: the likeliest keeps the name
+            best.setdefault(token_text(i, entry.decoded_token), finite(entry.logprob))
+        top.append(best)
+        offsets.append(offset)
+        offset += len(text)
+    return {"tokens": tokens, "token_logprobs": drawn, "top_logprobs": top, "text_offset": offsets}
+
+
+def chat_logprobs(choice: CompletionOutput, num_top: int, token_text: TokenText) -> dict[str, Any]:
+    """OpenAI's chat shape; `num_top` entries a position beside the drawn token."""
+    content = []
+    for token_id, entries in zip(choice.token_ids, choice.logprobs or (), strict=True):
+        best = [_token(token_text(i, e.decoded_token), e.logprob) for i, e in list(entries.items())[:num_top]]
+        drawn = entries[token_id]
+        content.append({**_token(token_text(token_id, drawn.decoded_token), drawn.logprob), "top_logprobs": best})
+    return {"content": content}
+
+
+def _token(text: str, logprob: float) -> dict[str, Any]:
+    return {"token": text, "logprob": finite(logprob), "bytes": list(text.encode("utf-8", "replace"))}
+
+
+def finite(logprob: float) -> float:
+    """A log-probability as JSON can hold it. NaN must not be written: it would turn into null and look like "not asked for"."""
+    if math.isfinite(logprob):
+        return logprob
+    if logprob == -math.inf:
+        return _NEVER
+    raise RecordError("non_finite_logits", "the model gave a log-probability that is not a number")

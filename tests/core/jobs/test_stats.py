@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from infer.core.errors import OutputError, RecordError
+from infer.core.jobs.stats import JobStats, peak_memory, process_start, versions, write_json
+from infer.core.outputs import CompletionOutput, RequestOutput
+
+
+def test_process_start_is_before_the_program() -> None:
+    code = "import time; time.sleep(0.3); from infer.core.jobs.stats import process_start as p; print(time.monotonic() - p())"
+    age = float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    assert 0.25 < age < 60
+    assert process_start() < time.monotonic()
+
+
+def test_peak_memory_is_this_process() -> None:
+    code = "from infer.core.jobs.stats import peak_memory as p; before = p(); x = bytearray(64 << 20); print(before, p())"
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    before, after = map(int, out.split())
+    assert 0 < before < 64 << 20 < after
+    assert peak_memory() > 0
+
+
+def test_counts() -> None:
+    stats = JobStats(started_at=0.0)
+    for reason, default in (("stop", True), ("length", True), ("length", False)):
+        stats.count_answer(10, RequestOutput("0", None, [1, 2], [CompletionOutput(0, "a", [1, 2, 3], reason)]), default_max_tokens=default)
+    stats.count_error(5, 7, RecordError("invalid_json", "first"))
+    stats.count_error(5, 8, RecordError("invalid_json", "second"))
+    assert (stats.num_records, stats.num_answered, stats.num_failed, stats.exit_code) == (5, 3, 2, 3)
+    assert (stats.prompt_tokens, stats.output_tokens, stats.bytes_done) == (6, 9, 40)
+    assert stats.num_cut_by_default == 1
+    assert stats.first_errors == {"invalid_json": (7, "first")}
+
+
+def test_json() -> None:
+    stats = JobStats(started_at=10.0, ready_at=12.0, admitted_at=12.5, finished_at=16.5)
+    stats.prompt_tokens, stats.output_tokens = 40, 100
+    stats.engine = SimpleNamespace(
+        num_prompt_tokens=40, num_output_tokens=100, num_cached_tokens=8, num_steps=9, num_preemptions=1, kv_usage=0.5, first_token_at=13.0
+    )
+    row = stats.to_json(command="generate", settings={"seed": 0, "hf_token": "secret"}, sampling={"temperature": 1.0})
+    assert row["timing"] == {
+        "startup_s": 2.0,
+        "run_s": 4.0,
+        "total_s": 6.5,
+        "first_token_s": 3.0,
+        "first_token_after_admission_s": 0.5,
+    }
+    assert row["tokens"] == {"prompt": 40, "output": 100, "cached": 8, "prompt_per_s": 10.0, "output_per_s": 25.0}
+    assert row["engine"] == {"steps": 9, "preemptions": 1}
+    assert row["settings"] == {"seed": 0}
+    assert row["exit_code"] == 0
+    assert set(row["versions"]) == {"python", "infer", "torch", "tokenizers"} == set(versions())
+    assert "secret" not in json.dumps(row)
+
+
+def test_json_of_a_run_that_needed_no_engine() -> None:
+    row = JobStats().to_json(command="chat", settings={}, sampling={})
+    assert row["timing"]["startup_s"] is None
+    assert row["timing"]["run_s"] is None
+    assert row["records"]["total"] == 0
+
+
+def test_write_json_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "stats.json"
+    write_json(str(path), {"a": 1})
+    assert json.loads(path.read_text()) == {"a": 1}
+    write_json(str(path), {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 2}
+    assert [p.name for p in tmp_path.iterdir()] == ["stats.json"]
+    with pytest.raises(OutputError, match="stats"):
+        write_json(str(tmp_path / "no" / "stats.json"), {})
+    write_json("/dev/null", {})
