@@ -20,7 +20,8 @@ from .jsonl import dumps
 from .reader import RecordReader
 from .record import Record
 from .stats import EngineNumbers, JobStats
-from .tasks.base import Pending, Task, contained
+from .tasks.base import Task
+from .tasks.pending import Pending, contained
 from .tasks.rows import error_row
 from .writer import OrderedWriter
 

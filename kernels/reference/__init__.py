@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from .activation import silu_and_mul
 from .attention import attention, plan_attention
 from .kv import copy_blocks, new_kv_cache, store_kv
@@ -19,7 +21,9 @@ class Ops:
     def __init__(self) -> None:
         self.row_chunk = 0
 
-    linear = linear
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return linear(x, weight, bias, self.row_chunk)
+
     new_kv_cache = staticmethod(new_kv_cache)
     store_kv = staticmethod(store_kv)
     copy_blocks = staticmethod(copy_blocks)

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from . import Ops
 
-
-def linear(self: Ops, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    chunk = self.row_chunk
-    if not chunk or x.shape[0] == chunk:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, row_chunk: int) -> Tensor:
+    """`row_chunk` rows at a time, zero-padded, or all at once for 0."""
+    if not row_chunk or x.shape[0] == row_chunk:
         return F.linear(x, weight, bias)
     parts = []
-    for start in range(0, x.shape[0], chunk):
-        part = x[start : start + chunk]
+    for start in range(0, x.shape[0], row_chunk):
+        part = x[start : start + row_chunk]
         rows = part.shape[0]
-        if rows < chunk:
-            part = F.pad(part, (0, 0, 0, chunk - rows))
-        parts.append(F.linear(part, weight, bias)[:rows])
+        parts.append(F.linear(F.pad(part, (0, 0, 0, row_chunk - rows)), weight, bias)[:rows])
     return torch.cat(parts)

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ...engine.request import Request
-from ...errors import InferError, RecordError
+from ...errors import RecordError
 from ...outputs import CompletionOutput, RequestOutput
 from ...params import SamplingParams
 from ..jsonl import json_type
 from ..record import Record
 from . import fields as known
+from .pending import Pending, contained, one_records_fault
 from .rows import answer_row
 
 if TYPE_CHECKING:
@@ -51,27 +51,6 @@ class TaskOptions:
     strict: bool = False
     report_cache: bool = False
     warn: Callable[[str], None] = log.warning
-
-
-@dataclass(slots=True)
-class Pending:
-    """What is kept of a record until its row is written."""
-
-    index: int
-    line: int
-    size: int
-    id: str | int | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
-    params: SamplingParams | None = None
-    default_max_tokens: bool = False
-    prompt: str | list[int] | None = None  # text until it is tokenized; let go once it is in the engine
-    error: RecordError | None = None
-
-    def to_request(self) -> Request:
-        """For a record without an error. The caller drops `prompt` afterwards, which the engine now holds."""
-        assert isinstance(self.prompt, list)
-        assert self.params is not None
-        return Request(request_id=str(self.index), prompt_token_ids=self.prompt, params=self.params, index=self.index)
 
 
 class Task(ABC):
@@ -233,42 +212,6 @@ class Task(ABC):
         if self.options.template is None and name is not None and name not in fields:
             raise RecordError("missing_field", f"no field {name!r}, which --prompt-field names", param=name)
         return self.options.template is not None or name is not None
-
-
-class contained:
-    """`with contained(pending):` whatever goes wrong inside becomes the error of that record alone."""
-
-    def __init__(self, pending: Pending) -> None:
-        self._pending = pending
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, RecordError):
-            self._pending.error = error
-        elif error is not None and one_records_fault(error):
-            self._pending.error = internal_error(self._pending, error)
-        else:
-            return False
-        return True
-
-
-def one_records_fault(error: BaseException) -> bool:
-    """Whether an exception may be put down to one record: not the end of the run, nor the user's wish to end it.
-
-    A panic in a Rust library is a BaseException that derives from nothing else.
-    """
-    if isinstance(error, RecordError):
-        return True
-    return not isinstance(error, (InferError, KeyboardInterrupt, SystemExit, GeneratorExit, BrokenPipeError))
-
-
-def internal_error(pending: Pending, error: BaseException) -> RecordError:
-    """The error of a record on which our own code failed."""
-    log.warning("record %d (line %d): internal error, please report it: %r", pending.index, pending.line, error)
-    log.debug("record %d", pending.index, exc_info=error)
-    return RecordError("internal", f"internal error: {type(error).__name__}")
 
 
 def _batches(pendings: Iterable[Pending]) -> Iterator[list[Pending]]:

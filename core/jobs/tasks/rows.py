@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...errors import RecordError
 from ...outputs import CompletionOutput, RequestOutput
-
-if TYPE_CHECKING:
-    from .base import Pending
+from .pending import Pending
 
 #: What is written for a log-probability of minus infinity, which JSON does not have (as OpenAI and vLLM do).
 _NEVER = -9999.0

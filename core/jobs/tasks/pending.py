@@ -1,0 +1,70 @@
+"""A record on its way, and the wall around it: what goes wrong with it stays with it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...engine.request import Request
+from ...errors import InferError, RecordError
+from ...params import SamplingParams
+
+log = logging.getLogger("infer.jobs")
+
+
+@dataclass(slots=True)
+class Pending:
+    """What is kept of a record until its row is written."""
+
+    index: int
+    line: int
+    size: int
+    id: str | int | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+    params: SamplingParams | None = None
+    default_max_tokens: bool = False
+    prompt: str | list[int] | None = None  # text until it is tokenized; let go once it is in the engine
+    error: RecordError | None = None
+
+    def to_request(self) -> Request:
+        """For a record without an error. The caller drops `prompt` afterwards, which the engine now holds."""
+        assert isinstance(self.prompt, list)
+        assert self.params is not None
+        return Request(request_id=str(self.index), prompt_token_ids=self.prompt, params=self.params, index=self.index)
+
+
+class contained:
+    """`with contained(pending):` whatever goes wrong inside becomes the error of that record alone."""
+
+    def __init__(self, pending: Pending) -> None:
+        self._pending = pending
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, RecordError):
+            self._pending.error = error
+        elif error is not None and one_records_fault(error):
+            self._pending.error = internal_error(self._pending, error)
+        else:
+            return False
+        return True
+
+
+def one_records_fault(error: BaseException) -> bool:
+    """Whether an exception may be put down to one record: not the end of the run, nor the user's wish to end it.
+
+    A panic in a Rust library is a BaseException that derives from nothing else.
+    """
+    if isinstance(error, RecordError):
+        return True
+    return not isinstance(error, (InferError, KeyboardInterrupt, SystemExit, GeneratorExit, BrokenPipeError))
+
+
+def internal_error(pending: Pending, error: BaseException) -> RecordError:
+    """The error of a record on which our own code failed."""
+    log.warning("record %d (line %d): internal error, please report it: %r", pending.index, pending.line, error)
+    log.debug("record %d", pending.index, exc_info=error)
+    return RecordError("internal", f"internal error: {type(error).__name__}")
