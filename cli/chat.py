@@ -25,9 +25,9 @@ def chat(*, io: IoOptions, prompt_field: str | None, template: str | None, syste
     """Answer the conversations of a JSONL file; one answer line a record, in input order.
 
     IN and OUT are files, or - for stdin and stdout (the default). A record is a JSON object with `messages`, an optional
-    `id`, `tools`, `chat_template_kwargs`, and sampling parameters of its own; other fields come back in `extra`. With
-    --prompt-field or --template a record is one user message instead. What is wrong with a record is told in its place,
-    and the exit status is then 3.
+    `id`, `tools`, `chat_template_kwargs`, and sampling parameters of its own; other fields come back in `extra`. OpenAI
+    Batch lines (/v1/chat/completions) are answered in their own form. With --prompt-field or --template a record is one
+    user message instead. What is wrong with a record is told in its place, and the exit status is then 3.
 
     \b
     infer chat --model smollm2-135m sample_data/chat.jsonl answers.jsonl
@@ -41,4 +41,4 @@ def chat(*, io: IoOptions, prompt_field: str | None, template: str | None, syste
     def make_task(options: TaskOptions, plan: Plan) -> Task:
         return ChatTask(options, plan.tokenizer, plan.chat_template(override), max_model_len=plan.config.max_model_len)
 
-    return run_job(io, make_task, prompt_field=prompt_field, template=template, system=system)
+    return run_job(io, make_task, prompt_field=prompt_field, template=template, system=system, chat_template=override)

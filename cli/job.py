@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from infer.core.errors import ConfigError
-from infer.core.jobs.reader import InputFile, RecordReader, same_file
-from infer.core.jobs.run import Job, JobEngine
+from infer.core.errors import ConfigError, InferError
+from infer.core.jobs.opening import STDOUT, UnfinishedOutput
+from infer.core.jobs.run import JobEngine
+from infer.core.jobs.session import Session
 from infer.core.jobs.stats import JobStats, write_json
 from infer.core.jobs.tasks.base import Task, TaskOptions
-from infer.core.jobs.writer import OrderedWriter, OutputFile
 
 from . import streams
 from .options import IoOptions, engine_args, given_sampling, sampling_params
 from .report import Report, set_up_logging
+from .signals import Interrupted, Signals
 
 if TYPE_CHECKING:
     from infer.core.jobs.build import Plan
@@ -41,58 +45,118 @@ def run_job(
     prompt_field: str | None = None,
     template: str | None = None,
     system: str | None = None,
+    chat_template: str | None = None,
 ) -> int:
-    """Answers `io.input` into `io.output`; returns the exit code, 0 or 3.
+    """Answers `io.inputs` into `io.output`; returns the exit code, 0 or 3.
 
-    What is cheap to find wrong is found before the model is loaded. Raises InferError, BrokenPipeError.
+    What is cheap to find wrong is found before the model is loaded. Raises InferError, Interrupted, BrokenPipeError.
     """
     set_up_logging(quiet=io.quiet, verbose=io.verbose)
     args, origin = engine_args()
     defaults = sampling_params()
-    if prompt_field is not None and template is not None:
-        raise click.UsageError("--prompt-field and --template both say where the prompt is; give one.")
-    record_template = None if template is None else _record_template(template)
-    source = InputFile(io.input)
+    template_text = None if template is None else read_text(template, "--template")
+    options = task_options(io, args.model, prompt_field=prompt_field, template_text=template_text, system=system)
+    if io.dry_run:
+        from .findings import check_input
+
+        return check_input(io, args, origin, options, lambda options, plan, _: make_task(options, plan))
+    _check_stats_file(io)
+    command = click.get_current_context().command.name or ""
     stats = JobStats()
-    with Report(stats, input_size=source.size, quiet=io.quiet, interval=io.progress_interval) as report:
-        sink = _open_output(io, source)
+    settings: dict[str, Any] = {}
+    report = Report(stats, quiet=io.quiet, interval=io.progress_interval)
+    with Signals(on_second=report.close) as signals, report:
         try:
+            session = Session(io, stats, stdout=streams.stdout() if io.output in STDOUT else None)
+        except UnfinishedOutput as error:
+            raise ConfigError(f"{error}\n  {command_with('--resume')}\n  {command_with('--overwrite')}") from None
+        report.set_input_size(session.inputs.size)
+        try:
+            if session.is_done:
+                return _already_done(session, report)
             from infer.core.jobs.build import find_model, make_plan
+            from infer.core.jobs.fingerprint import fingerprint
 
             model = find_model(args)
-            settings: dict[str, Any] = {}
-            options = TaskOptions(
-                defaults=defaults,
-                max_tokens_given="max_tokens" in given_sampling(),
-                prompt_field=prompt_field,
-                template=record_template,
-                system=system,
-                strict=io.strict,
-                report_cache=io.report_cache,
-                warn=report.once,
-            )
 
-            def start() -> tuple[JobEngine, Task]:
+            def plan_job() -> tuple[Plan, Task]:
                 report.loading(args.model)
                 plan = make_plan(args, model, given=origin)
                 settings.update(plan.config.to_dict())
                 for note in plan.config.notes:
                     report.once(note)
-                task = make_task(options, plan)
+                job = {
+                    "command": command,
+                    **{name: getattr(io, name) for name in ("strict", "report_cache", "max_line_bytes", "retry_errors", "redo")},
+                    "errors file": io.errors is not None,
+                    "compression": io.compression,
+                    "prompt_field": prompt_field,
+                    "template": template_text,
+                    "system": system,
+                    "chat_template": chat_template,
+                    **asdict(defaults),
+                }
+                found = fingerprint(plan.config, plan.source, plan.tokenizer_source, job, verify=io.verify)
+                session.begin(found)
+                return plan, make_task(replace(options, warn=report.once).with_fingerprint(session.fingerprint), plan)
+
+            # A job that goes on is checked before anything else, even if nothing is left to answer.
+            planned = plan_job() if session.has_work_before else None
+
+            def start() -> tuple[JobEngine, Task]:
+                plan, task = planned or plan_job()
                 engine = plan.start()
-                report.begin(bar=not sink.is_terminal)
+                report.begin(bar=not session.output.is_terminal)
                 return engine, task
 
-            reader = RecordReader(source, io.max_line_bytes)
-            Job(reader, OrderedWriter(sink), start, stats=stats, on_progress=report.update).run()
+            def between_steps() -> None:
+                if signals.status_wanted():
+                    report.status()
+                report.update()
+
+            session.run(start, between_steps=between_steps, hold=signals.hold)
+        except (InferError, Interrupted) as error:
+            report.close()
+            if session.resumable and (session.holds_answers or isinstance(error, Interrupted)) and not isinstance(error, ConfigError):
+                report.stopped(error, command_with("--resume"))
+            raise
         finally:
-            sink.close()
-            source.close()
+            session.close()
         report.summary(max_tokens=defaults.max_tokens)
     if io.stats is not None:
-        command = click.get_current_context().command.name or ""
         write_json(io.stats, stats.to_json(command=command, settings=settings, sampling=asdict(defaults)))
     return stats.exit_code
+
+
+def task_options(io: IoOptions, model: str, *, prompt_field: str | None, template_text: str | None, system: str | None) -> TaskOptions:
+    """How the running command reads and writes records. Raises click.UsageError, ConfigError."""
+    if prompt_field is not None and template_text is not None:
+        raise click.UsageError("--prompt-field and --template both say where the prompt is; give one.", click.get_current_context())
+    return TaskOptions(
+        defaults=sampling_params(),
+        max_tokens_given="max_tokens" in given_sampling(),
+        prompt_field=prompt_field,
+        template=_record_template(template_text),
+        system=system,
+        strict=io.strict,
+        report_cache=io.report_cache,
+        model=model,
+    )
+
+
+def command_with(flag: str) -> str:
+    """This command once more, with --resume (which goes on with this run) or --overwrite."""
+    words = [word for word in sys.argv[1:] if word not in ("--overwrite", "--resume")]
+    place = words.index("--") if "--" in words else len(words)  # behind that nothing is an option
+    return shlex.join([*_program(), *words[:place], flag, *words[place:]])
+
+
+def _program() -> list[str]:
+    """What this program is called by."""
+    called = sys.argv[0]
+    if Path(called).name == "__main__.py":
+        return [sys.executable, "-m", "infer.cli"]
+    return [Path(called).name if shutil.which(Path(called).name) == called else called]
 
 
 def read_text(path: str, flag: str) -> str:
@@ -103,18 +167,24 @@ def read_text(path: str, flag: str) -> str:
         raise ConfigError(f"{flag} {path!r} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _record_template(path: str) -> RecordTemplate:
+def _already_done(session: Session, report: Report) -> int:
+    rows, failed = session.count_finished()
+    report.say(f"{session.options.output} is finished already: {rows:,} records, {failed:,} failed; nothing to do")
+    return 3 if failed else 0
+
+
+def _record_template(text: str | None) -> RecordTemplate | None:
     from infer.core.text.template import RecordTemplate
 
-    return RecordTemplate.load(read_text(path, "--template"))
+    return None if text is None else RecordTemplate.load(text)
 
 
-def _open_output(io: IoOptions, source: InputFile) -> OutputFile:
-    if io.stats is not None:
-        stats = Path(io.stats)
-        if not stats.parent.is_dir():
-            raise ConfigError(f"--stats {io.stats!r}: there is no folder {str(stats.parent)!r}")
-        if same_file(source.status, stats) or stats.resolve() == Path(io.output).resolve():
-            raise ConfigError(f"--stats {io.stats!r} is the input or the output; choose another file")
-    stdout = streams.stdout() if io.output == "-" else None
-    return OutputFile(io.output, overwrite=io.overwrite, input_status=source.status, stdout=stdout)
+def _check_stats_file(io: IoOptions) -> None:
+    if io.stats is None:
+        return
+    stats = Path(io.stats)
+    if not stats.parent.is_dir():
+        raise ConfigError(f"--stats {io.stats!r}: there is no folder {str(stats.parent)!r}")
+    taken = [*io.inputs, io.output, *([io.errors] if io.errors else [])]
+    if any(name != "-" and stats.resolve() == Path(name).resolve() for name in taken):
+        raise ConfigError(f"--stats {io.stats!r} is the input or the output; choose another file")

@@ -6,7 +6,7 @@ one row in COMMANDS; the module holds a click command under the command's name.
 
 from __future__ import annotations
 
-import contextlib
+import io
 import os
 import signal
 import sys
@@ -18,13 +18,16 @@ from click.exceptions import Exit
 
 from infer.core.errors import InferError, nearest
 
-from . import streams
+from . import messages, streams
 
 #: Name -> (module, one line for the help), in the order of the help.
 COMMANDS = {
     "generate": ("infer.cli.generate", "Complete the prompts of a JSONL file."),
     "chat": ("infer.cli.chat", "Answer the conversations of a JSONL file."),
+    "check": ("infer.cli.check", "Check a JSONL file without loading the model's weights."),
+    "merge": ("infer.cli.merge", "Put the shards of one output together."),
     "models": ("infer.cli.models", "Fetch and list the models known by a short name."),
+    "config": ("infer.cli.config", "Show the engine's settings and where each came from."),
 }
 
 #: Told by --version, besides our own.
@@ -86,6 +89,7 @@ def infer() -> None:
     Exit status: 0 all records answered, 1 the run failed, 2 wrong usage, 3 some records failed (each has an error
     line in its place).
     """
+    messages.use_json(False)  # until a command line says so
 
 
 def run(argv: list[str] | None = None) -> NoReturn:
@@ -100,9 +104,8 @@ def run(argv: list[str] | None = None) -> NoReturn:
         if isinstance(error, BrokenPipeError) and streams.reader_gone():
             _die_of_broken_pipe()
         code = _report(error, verbose=bool(state.get("verbose")))
-    except KeyboardInterrupt:
-        _say("interrupted")
-        code = 130
+    except KeyboardInterrupt as error:
+        code = _say("interrupted", getattr(error, "exit_code", 130))
     sys.exit(code)
 
 
@@ -123,31 +126,31 @@ def _call(argv: list[str], state: dict[str, Any]) -> int:
 def _report(error: Exception, *, verbose: bool) -> int:
     """Says what went wrong, in one message on stderr, and returns the exit code."""
     if isinstance(error, click.ClickException):
-        with contextlib.suppress(OSError):
-            error.show()
-        return error.exit_code
+        return _say(error.format_message() if messages.is_json() else _shown(error), error.exit_code)
     if isinstance(error, click.Abort):
-        _say("interrupted")
-        return 130
+        return _say("interrupted", 130)
     if isinstance(error, InferError):
-        _say(f"Error: {error}")
-        return error.exit_code
+        return _say(str(error), error.exit_code, label="Error: ")
     if verbose or os.environ.get("INFER_DEBUG", "0") not in ("", "0"):
         import traceback
 
-        _say("".join(traceback.format_exception(error)).rstrip())
+        messages.say("".join(traceback.format_exception(error)).rstrip(), event="log", level="error")
     if isinstance(error, MemoryError):
-        _say("Error: out of memory")
-        return 1
+        return _say("out of memory", 1, label="Error: ")
     hint = "" if verbose else " (INFER_DEBUG=1 shows where)"
-    _say(f"Error: internal error: {type(error).__name__}: {error}{hint}")
-    return 1
+    return _say(f"internal error: {type(error).__name__}: {error}{hint}", 1, label="Error: ")
 
 
-def _say(text: str) -> None:
-    if sys.stderr is not None:
-        with contextlib.suppress(OSError, ValueError):
-            print(streams.printable(text), file=sys.stderr, flush=True)
+def _say(text: str, exit_code: int, *, label: str = "") -> int:
+    messages.say(text, event="error", level="error", label=label, exit_code=exit_code)
+    return exit_code
+
+
+def _shown(error: click.ClickException) -> str:
+    """What click says, the usage with it."""
+    text = io.StringIO()
+    error.show(text)
+    return text.getvalue().removesuffix("\n")
 
 
 def _die_of_broken_pipe() -> NoReturn:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
 from infer.core.errors import ConfigError, nearest
 
-from . import streams
+from . import messages, streams
+from .table import table
 
 
 @click.group()
@@ -39,7 +39,7 @@ def get(alias: str) -> None:
     known = aliases()
     if alias not in known:
         raise ConfigError(f"unknown model {alias!r}{nearest(alias, known)} (known: {', '.join(known)})")
-    _write(f"{fetch(known[alias], _say)}\n")
+    streams.write(f"{fetch(known[alias], _say)}\n")
 
 
 @models.command("list")
@@ -54,14 +54,13 @@ def list_(as_json: bool) -> None:
     """
     rows = _rows()
     if as_json:
-        _write(json.dumps(rows, indent=1) + "\n")
+        streams.write(streams.to_json(rows, indent=1) + "\n")
         return
-    table = [("ALIAS", "MB", "LICENSE", "FOLDER")]
-    table += [
+    lines = [("ALIAS", "MB", "LICENSE", "FOLDER")]
+    lines += [
         (r["alias"], f"{r['bytes'] / 1e6:.0f}", r["license"], r["path"] or f"not fetched: infer models get {r['alias']}") for r in rows
     ]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    _write("".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n" for row in table))
+    streams.write(table(lines))
 
 
 def _rows() -> list[dict[str, Any]]:
@@ -77,10 +76,4 @@ def _rows() -> list[dict[str, Any]]:
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
-
-
-def _write(text: str) -> None:
-    out = streams.stdout()
-    out.write(text.encode(errors="surrogateescape"))
-    out.flush()
+    messages.say(line)

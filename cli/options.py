@@ -12,11 +12,8 @@ Engine options are the fields of EngineArgs, sampling options those of SamplingP
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import click
@@ -25,9 +22,10 @@ from click.core import ParameterSource
 from infer.core.args import GROUPS, EngineArgs
 from infer.core.errors import ConfigError, InferError, RecordError
 from infer.core.params import SamplingParams
-from infer.core.settings import Setting, parse_bytes, presets
+from infer.core.settings import Setting, presets
 
-from . import streams
+from . import messages, streams
+from .io_options import IoOptions, SizeType, input_options, io_options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -85,13 +83,17 @@ class Command(click.Command):
             with formatter.section(f"{GROUPS['later']} (refused unless left at their defaults)"):
                 formatter.write_text(", ".join(later))
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        messages.look_for_format(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         with streams.guarded():
             try:
                 code = super().invoke(ctx)
             except InferError as error:
-                click.echo(f"Error: {streams.printable(error)}", err=True)
                 code = error.exit_code
+                messages.say(str(error), event="error", level="error", label="Error: ", exit_code=code)
             ctx.exit(code or 0)
 
 
@@ -156,28 +158,14 @@ class NumberType(click.ParamType):
             self.fail(f"{value!r} is not {'an integer' if self.kind is int else 'a number'}", param, ctx)
 
 
-class SizeType(click.ParamType):
-    """Bytes, such as 64MiB."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            size = value if isinstance(value, int) else parse_bytes(value)
-        except ConfigError as error:
-            self.fail(str(error), param, ctx)
-        if size < 1:
-            self.fail("must be at least 1 byte", param, ctx)
-        return size
-
-
 # --- engine
 
 
-def engine_options(command: F) -> F:
-    """Adds every engine setting as an option, and --config."""
-    for one in reversed(EngineArgs.settings().values()):
-        command = _engine_option(one)(command)
+def engine_options(command: F, *, without: Collection[str] = ()) -> F:
+    """Adds every engine setting as an option but those named in `without`, and --config."""
+    for name, one in reversed(EngineArgs.settings().items()):
+        if name not in without:
+            command = _engine_option(one)(command)
     return click.option(
         "--config",
         cls=Option,
@@ -208,19 +196,20 @@ def _engine_option(one: Setting) -> Callable[[F], F]:
     )
 
 
-def engine_args() -> tuple[EngineArgs, dict[str, str]]:
+def engine_args(*, require_model: bool = True) -> tuple[EngineArgs, dict[str, str]]:
     """The engine settings of the running command: flags over environment over --config over defaults.
 
-    Returns what `EngineArgs.load` returns. Raises click.UsageError without a model, ConfigError for bad values.
+    Returns what `EngineArgs.load` returns. Raises click.UsageError without a model unless it is not required, ConfigError for bad
+    values.
     """
     ctx = click.get_current_context()
     config = ctx.meta.get(_CONFIG, {}).get("config") or os.environ.get("INFER_CONFIG") or None
     args, origin = EngineArgs.load(config=config, env=os.environ, flags=ctx.meta.get(_ENGINE, {}))
-    if not args.model:
+    if require_model and not args.model:
         raise click.UsageError("Missing option '--model' / '-m': an alias ('infer models list'), a folder, a .gguf file or a hub id.", ctx)
     if not ctx.params.get("quiet"):
         for note in EngineArgs.unknown_env(os.environ):
-            click.echo(f"note: {note}", err=True)
+            messages.say(note, label="note: ")
     return args, origin
 
 
@@ -273,68 +262,6 @@ def sampling_params() -> SamplingParams:
         raise click.UsageError(str(error), click.get_current_context()) from None
 
 
-# --- input and output
-
-
-@dataclass(frozen=True)
-class IoOptions:
-    """Where records come from, where answers go, and what is said meanwhile."""
-
-    input: str  # "-" is stdin
-    output: str  # "-" is stdout
-    overwrite: bool
-    stats: str | None
-    quiet: bool
-    verbose: int
-    progress_interval: float  # seconds
-    max_line_bytes: int
-    report_cache: bool
-    strict: bool
-
-
-def _note_verbosity(ctx: click.Context, param: click.Parameter, value: int) -> int:
-    """Tells run(), which must know even when the command fails."""
-    ctx.find_root().ensure_object(dict)["verbose"] = value
-    return value
-
-
-_IO: list[Callable[[Any], Any]] = [
-    click.argument("input", metavar="[IN]", default="-", type=click.Path(allow_dash=True)),
-    click.argument("output", metavar="[OUT]", default="-", type=click.Path(allow_dash=True)),
-    click.option("--overwrite", is_flag=True, help="Replace OUT if it exists."),
-    click.option("--stats", metavar="FILE", type=click.Path(dir_okay=False), help="Write the closing summary as JSON."),
-    click.option("--strict", is_flag=True, help="A field that looks like a misspelled parameter fails its record."),
-    click.option("--report-cache", is_flag=True, help="Write cached_tokens; depends on the schedule."),
-    click.option("--max-line-bytes", type=SizeType(), default="64MiB", show_default=True, help="A longer input line is an error record."),
-    click.option(
-        "--progress-interval",
-        metavar="SECONDS",
-        type=click.FloatRange(min=0, min_open=True),
-        default=30.0,
-        show_default=True,
-        help="Time between progress lines when stderr is no terminal.",
-    ),
-    click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
-    click.option("-v", "--verbose", count=True, callback=_note_verbosity, help="Say more; tracebacks of internal errors."),
-]
-
-
-def io_options(command: F) -> F:
-    """Adds IN, OUT and the options about them; the command gets them as one `io: IoOptions`."""
-
-    @functools.wraps(command)
-    def with_io(**kwargs: Any) -> Any:
-        values = {f.name: kwargs.pop(f.name) for f in dataclasses.fields(IoOptions)}
-        if values["input"] == "-" and sys.stdin is not None and sys.stdin.isatty():
-            raise click.UsageError("No input: give a file as IN, or pipe JSONL lines into the command.", click.get_current_context())
-        return command(io=IoOptions(**values), **kwargs)
-
-    wrapped: Any = with_io
-    for option in reversed(_IO):
-        wrapped = option(wrapped)
-    return wrapped
-
-
 __all__ = [
     "Command",
     "IoOptions",
@@ -342,6 +269,7 @@ __all__ = [
     "engine_args",
     "engine_options",
     "given_sampling",
+    "input_options",
     "io_options",
     "sampling_options",
     "sampling_params",

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import sys
 import time
 from collections import deque
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import Any
 
 from infer.core.jobs.stats import JobStats, peak_memory
 
-from . import streams
+from . import messages, streams
+from .messages import say
+from .progress import Progress
+from .table import clock, counted
 
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
-#: Seconds between refreshes of the bar, and over which its speeds are taken.
-_REFRESH, _SPEED_OVER = 0.1, 10.0
+#: Seconds over which the speeds in a bar are taken.
+_SPEED_OVER = 10.0
 #: Say so when at least this share of outputs ended at a max_tokens nobody chose.
 _MANY_CUT = 0.1
+#: What --stats tells and the closing summary leaves out: it is known to whoever gave the command.
+_NOT_IN_SUMMARY = frozenset({"command", "settings", "sampling", "versions"})
 
 
 class Report:
@@ -37,9 +37,7 @@ class Report:
         self._stats = stats
         self._size = input_size
         self._quiet = quiet
-        self._bar: _Bar | None = None
-        self._every = interval
-        self._next = time.monotonic() + interval
+        self._progress = Progress(quiet=quiet, interval=interval)
         self._said: set[str] = set()
         self._speed = _Speed(min_seconds=interval)
 
@@ -47,9 +45,26 @@ class Report:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._bar:
-            self._bar.close()
-            self._bar = None
+        self._progress.close()
+
+    def set_input_size(self, size: int | None) -> None:
+        """Bytes of the input, once known."""
+        self._size = size
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        self._progress.close()
+
+    def status(self) -> None:
+        """One progress line now, whatever the interval: SIGUSR1 asked for it."""
+        self._speed.note(self._stats)
+        say(progress_line(self._stats, self._done, *self._speed.per_second()), event="progress", share=self._done, **self._numbers())
+
+    def stopped(self, error: BaseException, command: str) -> None:
+        """A run that did not get to its end: how far it got, and how to go on. Said even with -q: it is what to do next."""
+        why = f"stopped by {error}" if isinstance(error, KeyboardInterrupt) else "stopped"
+        text = f"{why} after {counted(self._stats.num_records, 'record')}; go on with: {command}"
+        say(text, event="summary", level="warning", records=self._stats.num_records, resume=command)
 
     def say(self, text: str) -> None:
         """One message, unless -q."""
@@ -60,41 +75,50 @@ class Report:
         """A note or warning that is told once however often it comes up."""
         if text not in self._said:
             self._said.add(text)
-            self.say(f"note: {text}")
+            if not self._quiet:
+                say(text, label="note: ")
 
     def loading(self, model: str) -> None:
         """Something to look at while there is no progress yet."""
-        if streams.interactive():
+        if streams.interactive() or messages.is_json():
             self.say(f"loading {model}")
 
     def begin(self, *, bar: bool = True) -> None:
         """The engine is ready: from now on there is progress to show. Without `bar`, as lines even on a terminal."""
-        if bar and not self._quiet and streams.interactive():
-            self._bar = _Bar()
-            self._every = _REFRESH
+        if self._progress.begin(bar=bar):
             self._speed = _Speed(min_seconds=_SPEED_OVER)
-        self._next = time.monotonic() + self._every
         self._speed.note(self._stats)
 
     def update(self) -> None:
         """Shows progress if it is time to. Cheap otherwise."""
-        now = time.monotonic()
-        if self._quiet or now < self._next:
+        if not self._progress.due():
             return
-        self._next = now + self._every
         self._speed.note(self._stats)
-        done = share_done(self._stats, self._size)
-        text = progress_line(self._stats, done, *self._speed.per_second())
-        if self._bar:
-            self._bar.show(text, done)
-        else:
-            say(text)
+        done = self._done
+        self._progress.show(progress_line(self._stats, done, *self._speed.per_second()), done, **self._numbers())
 
     def summary(self, *, max_tokens: int | None) -> None:
-        """The closing lines. `max_tokens` is the run's default."""
-        self.__exit__(None, None, None)
-        for line in summary_lines(self._stats, max_tokens=max_tokens):
-            self.say(line)
+        """The closing lines, or one object. `max_tokens` is the run's default."""
+        self._progress.close()
+        lines = summary_lines(self._stats, max_tokens=max_tokens)
+        if not messages.is_json():
+            for line in lines:
+                self.say(line)
+        elif not self._quiet:
+            told = self._stats.to_json(command="", settings={}, sampling={})
+            say("\n".join(lines), event="summary", **{name: told[name] for name in told if name not in _NOT_IN_SUMMARY})
+
+    @property
+    def _done(self) -> float | None:
+        return share_done(self._stats, self._size)
+
+    def _numbers(self) -> dict[str, Any]:
+        """The progress line's numbers, for programs."""
+        stats = self._stats
+        prompt, output = self._speed.per_second()
+        kv_usage = round(stats.engine.kv_usage, 4) if stats.engine else None
+        speeds = {"prompt_tokens_per_s": round(prompt, 1), "output_tokens_per_s": round(output, 1)}
+        return {"records": stats.num_records, "errors": stats.num_failed, **speeds, "kv_usage": kv_usage}
 
 
 def share_done(stats: JobStats, size: int | None) -> float | None:
@@ -106,8 +130,8 @@ def progress_line(stats: JobStats, done: float | None, prompt_speed: float, outp
     """How far the run is, in one line; what matters most first, since a narrow terminal cuts the rest."""
     parts = [f"{stats.num_records:,} records" + (f" ({done:.0%})" if done is not None else "")]
     if done and stats.run_s:
-        parts.append(f"ETA {_clock(stats.run_s * (1 - done) / done)}")
-    parts.append(_count(stats.num_failed, "error"))
+        parts.append(f"ETA {clock(stats.run_s * (1 - done) / done)}")
+    parts.append(counted(stats.num_failed, "error"))
     parts.append(f"prompt {prompt_speed:,.0f}, output {output_speed:,.0f} tok/s")
     if stats.engine:
         parts.append(f"KV {stats.engine.kv_usage:.0%}")
@@ -117,30 +141,23 @@ def progress_line(stats: JobStats, done: float | None, prompt_speed: float, outp
 def summary_lines(stats: JobStats, *, max_tokens: int | None) -> list[str]:
     """What happened, for a person."""
     took = f" in {stats.run_s:.1f} s" if stats.run_s is not None else ""
-    blank = f", {_count(stats.num_blank, 'blank line')} skipped" if stats.num_blank else ""
+    blank = f", {counted(stats.num_blank, 'blank line')} skipped" if stats.num_blank else ""
     if not stats.num_records:
         return [f"no records{blank}"]
     failed = f", {stats.num_failed:,} failed" if stats.num_failed else ""
-    lines = [f"{stats.num_answered:,} of {_count(stats.num_records, 'record')} answered{took}{failed}{blank}"]
+    lines = [f"{stats.num_answered:,} of {counted(stats.num_records, 'record')} answered{took}{failed}{blank}"]
     for code, count in stats.errors.most_common():
         line, message = stats.first_errors[code]
         lines.append(f"  {code}: {count:,} (first on line {line:,}: {message})")
     if stats.finish_reasons:
         lines.append("finish reasons: " + ", ".join(f"{reason} {count:,}" for reason, count in stats.finish_reasons.most_common()))
     if stats.num_cut_by_default and stats.num_cut_by_default >= _MANY_CUT * stats.finish_reasons.total():
-        cut = _count(stats.num_cut_by_default, "output")
+        cut = counted(stats.num_cut_by_default, "output")
         lines.append(f"note: {cut} ended at the default of {max_tokens} tokens; --max-tokens N gives longer ones")
     lines.append("tokens: " + ", ".join(_tokens(stats)))
     first = f"first token {stats.first_token_at - stats.started_at:.1f} s after start, " if stats.first_token_at is not None else ""
     lines.append(f"{first}peak memory {peak_memory() / 2**20:,.0f} MiB")
     return lines
-
-
-def say(text: str) -> None:
-    """A message on stderr. A stderr nobody reads is no reason to stop."""
-    if sys.stderr is not None:
-        with contextlib.suppress(OSError, ValueError):
-            print(streams.printable(text), file=sys.stderr, flush=True)
 
 
 def set_up_logging(*, quiet: bool, verbose: int) -> None:
@@ -149,14 +166,17 @@ def set_up_logging(*, quiet: bool, verbose: int) -> None:
     logger.setLevel(logging.ERROR if quiet else logging.WARNING - 10 * min(verbose, 2))
     logger.handlers = [_StderrHandler()]
     logger.propagate = False
+    logging.captureWarnings(messages.is_json())  # Python's own warnings would not be objects
+    logging.getLogger("py.warnings").handlers = logger.handlers
 
 
 class _StderrHandler(logging.Handler):
     """Looks stderr up at each message: the progress bar replaces it while it is shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        say(level + self.format(record))
+        level = record.levelname.lower()
+        label = "" if record.levelno <= logging.INFO else f"{level}: "
+        say(self.format(record), event="log", level=level, label=label, logger=record.name)
 
 
 class _Speed:
@@ -181,39 +201,11 @@ class _Speed:
         return (b[0] - a[0]) / seconds, (b[1] - a[1]) / seconds
 
 
-class _Bar:
-    """One line at the bottom of a terminal, gone when closed. rich is imported here, so only for a terminal."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        console = Console(stderr=True, no_color=not streams.colored(), highlight=False, markup=False)
-        columns = BarColumn(bar_width=20), TextColumn("{task.description}", markup=False)
-        self._progress: Progress = Progress(*columns, console=console, transient=True, auto_refresh=False)
-        self._task: TaskID = self._progress.add_task("starting", total=None)
-        self._progress.start()
-
-    def show(self, text: str, done: float | None) -> None:
-        self._progress.update(self._task, description=text, total=None if done is None else 1.0, completed=done or 0.0, refresh=True)
-
-    def close(self) -> None:
-        self._progress.stop()
-
-
 def _tokens(stats: JobStats) -> list[str]:
     parts = []
-    for count, what in ((stats.prompt_tokens, "prompt"), (stats.output_tokens, "output")):
-        speed = stats.per_second(count)
+    for count, speed, what in (
+        (stats.prompt_tokens, stats.prompt_per_second, "prompt"),
+        (stats.output_tokens, stats.output_per_second, "output"),
+    ):
         parts.append(f"{count:,} {what}" + (f" ({speed:,.0f}/s)" if speed is not None else ""))
     return parts
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" + ("" if number == 1 else "s")
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

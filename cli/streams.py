@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import select
 import sys
@@ -63,6 +64,18 @@ def stdout() -> BinaryIO:
         raise OutputError("standard output is closed; give a file name for OUT")
     sys.stdout.flush()
     return sys.stdout.buffer
+
+
+def write(text: str) -> None:
+    """`text` as the command's data; on a terminal with control characters escaped, since it may quote the user's."""
+    out = stdout()
+    out.write((printable(text) if out.isatty() else text).encode(errors="surrogateescape"))
+    out.flush()
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """`value` as JSON of printable ASCII: nothing in it that a terminal acts on."""
+    return json.dumps(value, indent=indent, default=str).replace("\x7f", "\\u007f")  # the only such character dumps leaves
 
 
 def reader_gone() -> bool:

@@ -175,6 +175,13 @@ def has_bfloat16(device: str) -> bool:
     return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
+def instruction_set(device: str) -> str:
+    """What the device computes with: two that differ may round differently."""
+    import torch
+
+    return str(torch.backends.cpu.get_cpu_capability()) if device == "cpu" else torch.cuda.get_device_name(device)
+
+
 def _check_dtype(dtype: str, device: str, *, narrow: bool, fast: bool) -> None:
     if dtype == "float16" and narrow:
         raise ConfigError("dtype=float16: this model's activations do not fit float16; use bfloat16 or float32")

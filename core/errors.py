@@ -5,6 +5,7 @@
     ├── ModelError         1   the model cannot be found, read or is not supported
     ├── EngineError        1   the run cannot go on (out of memory, dead worker)
     ├── OutputError       74   the output cannot be written (disk full, I/O error)
+    │   └── LockedError   75   another run is writing it
     └── RecordError        3   one record failed; becomes an error line at its own place and never ends the run
 
 Anything else that reaches the top is a bug in `infer` and is reported as such.
@@ -63,6 +64,12 @@ class OutputError(InferError):
     """The output cannot be written."""
 
     exit_code = 74
+
+
+class LockedError(OutputError):
+    """Another run is writing this output."""
+
+    exit_code = 75
 
 
 class RecordError(InferError, ValueError):

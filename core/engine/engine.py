@@ -12,6 +12,7 @@ from ..text.tokenizer import Tokenizer
 from ..weights.source import ModelSource
 from .batch import pack
 from .blocks import BlockManager
+from .limits import Limits
 from .loading import build_runner
 from .request import Request, Sequence
 from .runner import Runner
@@ -46,6 +47,7 @@ class Engine:
             long_prefill_token_threshold=config.long_prefill_token_threshold,
             watermark=config.watermark,
         )
+        self._limits = Limits(vocab_size, config.max_model_len, config.max_logprobs, config.block_size, num_blocks)
         self._runner = runner
         self._ends = ends
         self._sampler = Sampler(runner.ops, ends.all)
@@ -61,7 +63,7 @@ class Engine:
     # -- requests ------------------------------------------------------------------------------------------------
     def add(self, request: Request) -> None:
         """Queues a request. Raises RecordError if it can never be answered; the engine is then as it was."""
-        self._check(request)
+        self._limits.check(request)
         assert request.request_id not in self._open, f"request id {request.request_id!r} is in use"
         choices = [Sequence.of(request, i, self.config.seed, self.max_model_len) for i in range(request.params.n)]
         self._open[request.request_id] = choices
@@ -86,37 +88,6 @@ class Engine:
     def num_waiting(self) -> int:
         """Sequences that are queued and not running."""
         return len(self.scheduler.waiting)
-
-    def _check(self, request: Request) -> None:
-        prompt, params = request.prompt_token_ids, request.params
-        if not prompt:
-            raise RecordError("invalid_value", "the prompt is empty", param="prompt")
-        if min(prompt) < 0 or max(prompt) >= self.vocab_size:
-            worst = next(t for t in prompt if not 0 <= t < self.vocab_size)
-            raise RecordError("invalid_value", f"token id {worst} is not in the vocabulary of {self.vocab_size}", param="prompt_token_ids")
-        if len(prompt) >= self.max_model_len:
-            raise RecordError(
-                "prompt_too_long",
-                f"the prompt has {len(prompt)} tokens; with max_model_len {self.max_model_len} it can have {self.max_model_len - 1}",
-                param="prompt",
-            )
-        for token in params.stop_token_ids:
-            if token >= self.vocab_size:
-                raise RecordError(
-                    "invalid_value", f"stop token id {token} is not in the vocabulary of {self.vocab_size}", param="stop_token_ids"
-                )
-        limit = self.config.max_logprobs
-        if params.logprobs is not None and limit >= 0 and params.logprobs > limit:
-            raise RecordError("invalid_value", f"logprobs {params.logprobs} is above max_logprobs {limit}", param="logprobs")
-        length = Sequence.of(request, 0, 0, self.max_model_len).max_length
-        blocks = self.scheduler.blocks
-        if blocks.blocks_for(length) > blocks.num_usable:
-            raise RecordError(
-                "kv_capacity",
-                f"prompt and max_tokens are {length} tokens; the KV cache holds {blocks.num_usable * blocks.block_size}: "
-                "lower max_tokens or raise --kv-cache-memory-bytes",
-                param="max_tokens",
-            )
 
     # -- the loop ------------------------------------------------------------------------------------------------
     def step(self) -> list[RequestOutput]:

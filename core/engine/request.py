@@ -26,6 +26,12 @@ class Request:
     index: int
     prompt: str | None = None
 
+    def max_length(self, max_model_len: int) -> int:
+        """Tokens at which a choice ends with "length", prompt and output together."""
+        room = max_model_len - len(self.prompt_token_ids)
+        wanted = room if self.params.max_tokens is None else min(room, self.params.max_tokens)
+        return len(self.prompt_token_ids) + wanted
+
 
 @dataclass(slots=True, eq=False)
 class Sequence:
@@ -61,11 +67,9 @@ class Sequence:
     def of(cls, request: Request, choice: int, run_seed: int, max_model_len: int) -> Sequence:
         params = request.params
         prompt = request.prompt_token_ids
-        room = max_model_len - len(prompt)
-        wanted = room if params.max_tokens is None else min(room, params.max_tokens)
         key = noise_key(params.seed, run_seed, request.index, choice)
         logprobs: list[dict[int, Logprob]] | None = [] if params.logprobs is not None else None
-        return cls(request, choice, key, list(prompt), len(prompt) + wanted, len(prompt), logprobs=logprobs)
+        return cls(request, choice, key, list(prompt), request.max_length(max_model_len), len(prompt), logprobs=logprobs)
 
     @property
     def params(self) -> SamplingParams:

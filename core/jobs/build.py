@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..args import EngineArgs
+from ..config import apply_hf_overrides
+from ..engine.limits import Limits
 from ..errors import ModelError
 from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
@@ -19,6 +21,8 @@ from ..weights.source import ModelSource
 if TYPE_CHECKING:
     from ..config import EngineConfig
     from ..engine.engine import Engine
+
+_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,49 @@ class Plan:
         template.require()
         return template
 
+    def hf_config(self) -> dict[str, Any]:
+        """The model's config.json, overrides counted."""
+        return apply_hf_overrides(self.source.read_json("config.json") or {}, self.config.hf_overrides)
+
+    def limits(self) -> Limits:
+        """What the engine will hold requests to. The number of KV blocks is in it if it was given, not if it depends on the
+        memory that is free. Raises ConfigError if the given size is too small for the given `max_model_len`.
+        """
+        config, vocab_size = self.config, self.hf_config().get("vocab_size") or self.tokenizer.vocab_size
+        return Limits(vocab_size, config.max_model_len, config.max_logprobs, config.block_size, self._num_blocks())
+
+    def kv_bytes_per_token(self) -> int | None:
+        """What a token's keys and values take in the KV cache; None if config.json does not say."""
+        dims = _kv_dims(self.hf_config())
+        return None if dims is None else 2 * dims[0] * dims[1] * dims[2] * _ITEM_BYTES[self.config.dtype]
+
+    def _num_blocks(self) -> int | None:
+        dims = _kv_dims(self.hf_config())
+        if dims is None or (self.config.num_gpu_blocks_override is None and self.config.kv_cache_memory_bytes is None):
+            return None
+        from ..engine.kv_cache import KVShape, choose_num_blocks
+        from ..engine.loading import DTYPES
+
+        return choose_num_blocks(self.config, KVShape(*dims, DTYPES[self.config.dtype]), 0)
+
     def start(self) -> Engine:
         """Loads the weights and takes the memory. Raises ModelError, ConfigError, EngineError."""
         from ..engine.engine import Engine
 
         return Engine.create(self.config, self.source, self.tokenizer)
+
+
+def _kv_dims(hf: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    """Layers, KV heads and head size, as `DecoderConfig` reads them."""
+    try:
+        heads = int(hf["num_attention_heads"])
+        return (
+            int(hf["num_hidden_layers"]),
+            int(hf.get("num_key_value_heads") or heads),
+            int(hf.get("head_dim") or hf["hidden_size"] // heads),
+        )
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
 
 
 @dataclass(frozen=True)

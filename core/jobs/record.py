@@ -16,8 +16,16 @@ MAX_ID = 2**53
 class Record:
     """One input line: its fields, or why there are none.
 
-    `index` is its place among the non-blank lines of the whole input, `line` its 1-based number among all lines
-    (what an editor shows), `size` the bytes it took in the input, line end included.
+    Args:
+        index: its place among the non-blank lines of the whole input, whatever part of it is selected.
+        line: its 1-based number among all lines of its file (what an editor shows).
+        size: the bytes it took in the input, line end included.
+        fields, error: what is on it, or what is wrong with it.
+        ordinal: its place among the records this run selected; the index where all are.
+        source: the name of its input where there are several, else empty.
+        digest: 16 bytes, hash of the line.
+        chain: 16 bytes, hash of all non-blank lines of the input up to this one.
+        raw: the line without its end (empty if it was over-long), if the reader was asked to keep it.
     """
 
     index: int
@@ -25,13 +33,34 @@ class Record:
     size: int
     fields: dict[str, Any] = field(default_factory=dict)
     error: RecordError | None = None
+    ordinal: int = -1
+    source: str = ""
+    digest: bytes = b""
+    chain: bytes = b""
+    raw: bytes | None = None
+
+    def __post_init__(self) -> None:
+        if self.ordinal < 0:
+            self.ordinal = self.index
+
+    @property
+    def position(self) -> int:
+        """How many records of the whole input have been seen after this one."""
+        return self.index + 1
 
     @classmethod
     def parse(cls, index: int, line: int, size: int, data: bytes) -> Record:
+        """The record on the line `data`."""
+        record = cls(index, line, size)
+        record.read(data)
+        return record
+
+    def read(self, data: bytes) -> None:
+        """Sets `fields` or `error` from the line `data`."""
         try:
-            return cls(index, line, size, loads(data))
+            self.fields = loads(data)
         except RecordError as error:
-            return cls(index, line, size, error=error)
+            self.error = error
 
     def take_id(self, name: str = "id") -> str | int | None:
         """The record's own id; None when it has none (or null). Raises RecordError for what is no faithful id."""

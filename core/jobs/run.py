@@ -10,20 +10,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
 from ..engine.request import Request
-from ..errors import OutputError, RecordError
+from ..errors import InferError, OutputError, RecordError
 from ..outputs import RequestOutput
 from .jsonl import dumps
-from .reader import RecordReader
+from .output import Output
 from .record import Record
+from .replay import Records
+from .row import Row
 from .stats import EngineNumbers, JobStats
+from .tally import Tally
 from .tasks.base import Task
 from .tasks.pending import Pending, contained
-from .tasks.rows import error_row
+from .tasks.rows import error_line, error_row
 from .writer import OrderedWriter
+
+#: Records after which a share of failed ones means something.
+_SOME = 100
 
 
 class JobEngine(Protocol):
@@ -62,39 +69,69 @@ class Window:
     batch: int = 256
 
 
+class TooManyErrors(InferError):
+    """More records failed than --max-errors allows."""
+
+
+@dataclass(frozen=True)
+class MaxErrors:
+    """How many records may fail: a number, or a share of those done (looked at from `_SOME` records on, and at the end)."""
+
+    limit: int | float
+
+    def check(self, stats: JobStats, *, at_end: bool = False) -> None:
+        """Raises TooManyErrors."""
+        failed, done = stats.num_failed, stats.num_records
+        if isinstance(self.limit, int):
+            too_many, allowed = failed > self.limit, f"{self.limit:,}"
+        else:
+            too_many, allowed = (at_end or done >= _SOME) and failed > self.limit * done, f"{self.limit:.4g} of them"
+        if too_many:
+            raise TooManyErrors(f"{failed:,} of {done:,} records failed; --max-errors allows {allowed}")
+
+
 class Job:
-    """Answers every record of `reader` into `writer`.
+    """Answers every record of `reader` into `output`.
 
     Args:
-        reader, writer: both ends; the caller closes what is behind them.
-        start: makes the engine and the task. Not called for an empty input.
-        on_progress: called often (after each step); must be quick.
+        reader, output: both ends; the caller closes what is behind them.
+        start: makes the engine and the task. Not called if there is nothing to answer.
+        previous: gives the row of a record that is not to be answered again, or None.
+        max_errors: when to give up.
+        between_steps: called often (after each step); must be quick. Whatever it raises ends the run, in good order.
+        hold: a context in which nothing may interrupt.
     """
 
     def __init__(
         self,
-        reader: RecordReader,
-        writer: OrderedWriter,
+        reader: Records,
+        output: Output,
         start: Callable[[], tuple[JobEngine, Task]],
         *,
         stats: JobStats | None = None,
         window: Window | None = None,
-        on_progress: Callable[[], None] = lambda: None,
+        previous: Callable[[Record], Row | None] | None = None,
+        max_errors: MaxErrors | None = None,
+        between_steps: Callable[[], None] = lambda: None,
+        hold: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.stats = stats or JobStats()
         self._reader = reader
-        self._writer = writer
+        self._writer = OrderedWriter(output)
         self._start = start
         self._window = window or Window()
-        self._on_progress = on_progress
+        self._previous = previous
+        self._max_errors = max_errors
+        self._between_steps = between_steps
+        self._hold = hold
         self._in_engine: dict[str, Pending] = {}
         self._bytes_in_engine = 0
 
     def run(self) -> JobStats:
-        """Returns when every record has its row and the output is published.
+        """Returns when every record has its row; publishing the output is the caller's.
 
-        What one record does wrong never ends the run. Other errors do (InferError, BrokenPipeError); rows whose turn has
-        come are written before they are raised.
+        What one record does wrong never ends the run. Other errors do (InferError, BrokenPipeError, an interrupt); what is
+        finished is safe before they are raised.
         """
         # An empty input is answered without a model. A pipe that has nothing yet is no reason to wait with loading it.
         first = self._take(wait=False)
@@ -107,9 +144,14 @@ class Job:
                 self._loop()
             except BaseException as error:
                 if not isinstance(error, (BrokenPipeError, OutputError)):
-                    self._writer.flush()
+                    with self._hold():
+                        self._writer.flush(force=True)  # not all that could be written, but all that is not safe yet
                 raise
-        self._writer.finish()
+        elif self._max_errors:
+            self._max_errors.check(self.stats, at_end=True)  # of rows an earlier attempt finished
+        self._flush()
+        with self._hold():
+            self._writer.finish()
         self.stats.finished_at = time.monotonic()
         self.stats.num_blank = self._reader.num_blank
         return self.stats
@@ -117,14 +159,23 @@ class Job:
     def _loop(self) -> None:
         while True:
             self._refill()
-            self._writer.flush()
+            self._flush()
             if self._engine.num_unfinished:
                 for output in self._engine.step():
                     self._finish(output)
-                self._writer.flush()
-            elif self._reader.at_end:
+                self._flush()
+            at_end = self._reader.at_end and not self._engine.num_unfinished
+            if self._max_errors:
+                self._max_errors.check(self.stats, at_end=at_end)
+            if at_end:
                 return
-            self._on_progress()
+            self._between_steps()
+
+    def _flush(self) -> None:
+        more = True
+        while more:
+            with self._hold():
+                more = self._writer.flush()
 
     def _refill(self) -> None:
         """Reads and admits records until enough wait in the engine, the window is full, or there is nothing to be had now."""
@@ -134,7 +185,7 @@ class Job:
                 return
             self._admit(records)
             if not self._engine.num_unfinished:
-                return  # all of them failed: write that before more is read
+                return  # all of them failed or are kept: write that before more is read
 
     def _take(self, *, wait: bool) -> list[Record]:
         held = len(self._in_engine) + self._writer.num_held
@@ -146,6 +197,8 @@ class Job:
         if records and self.stats.admitted_at is None:
             self.stats.admitted_at = time.monotonic()
         self.stats.num_blank = self._reader.num_blank
+        if self._previous is not None:
+            records = [record for record in records if not self._keep(record, self._previous(record))]
         for pending in self._task.prepare(records):
             if pending.error is None:
                 with contained(pending):
@@ -157,19 +210,30 @@ class Job:
             else:
                 self._fail(pending, pending.error)
 
+    def _keep(self, record: Record, row: Row | None) -> bool:
+        if row is not None:
+            self._put(row)
+        return row is not None
+
     def _finish(self, output: RequestOutput) -> None:
-        pending = self._in_engine.pop(output.request_id)
-        self._bytes_in_engine -= pending.size
+        pending = self._in_engine[output.request_id]
         with contained(pending):
             if output.error is not None:
                 raise output.error
-            row = dumps(self._task.to_row(pending, output))
+            data = dumps(self._task.to_row(pending, output))
         if pending.error is not None:
             self._fail(pending, pending.error)
-            return
-        self.stats.count_answer(pending.size, output, default_max_tokens=pending.default_max_tokens)
-        self._writer.put(pending.index, row)
+        else:
+            tally = Tally.of_answer(pending.size, output, default_max_tokens=pending.default_max_tokens)
+            self._put(Row(pending.ordinal, data, pending.chain, tally))
+        del self._in_engine[output.request_id]
+        self._bytes_in_engine -= pending.size
 
     def _fail(self, pending: Pending, error: RecordError) -> None:
-        self.stats.count_error(pending.size, pending.line, error)
-        self._writer.put(pending.index, dumps(error_row(pending, error)))
+        tally = Tally.of_error(pending.size, pending.line, error)
+        self._put(Row(pending.ordinal, dumps(error_row(pending, error)), pending.chain, tally, error_line(pending.raw, error)))
+
+    def _put(self, row: Row) -> None:
+        with self._hold():
+            self.stats.add(row.tally)
+            self._writer.put(row)

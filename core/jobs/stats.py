@@ -7,7 +7,6 @@ import os
 import platform
 import sys
 import time
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing import Any, Protocol
 
 import orjson
 
-from ..errors import OutputError, RecordError
-from ..outputs import RequestOutput
+from ..errors import OutputError
+from .tally import Tally
 
 _IMPORTED_AT = time.monotonic()
 
@@ -65,31 +64,30 @@ class EngineNumbers(Protocol):
 
 
 @dataclass
-class JobStats:
-    """Counts and times of one run. Times are `time.monotonic`; None: did not happen."""
+class JobStats(Tally):
+    """Counts and times of one run, rows of earlier attempts included. Times are `time.monotonic`; None: did not happen."""
 
     started_at: float = field(default_factory=process_start)
     ready_at: float | None = None
     admitted_at: float | None = None
     finished_at: float | None = None
-    num_answered: int = 0
-    num_failed: int = 0
     num_blank: int = 0
-    bytes_done: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
-    #: For each error code the first record that had it: (number of its line, message).
-    first_errors: dict[str, tuple[int, str]] = field(default_factory=dict)
-    finish_reasons: Counter[str] = field(default_factory=Counter)
-    #: Choices that ended at a max_tokens nobody had chosen.
-    num_cut_by_default: int = 0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
+    #: Rows that earlier attempts finished, and how many attempts and seconds those took.
+    num_resumed: int = 0
+    earlier_attempts: int = 0
+    earlier_run_s: float = 0.0
+    #: Tokens of earlier attempts, which this one's speeds leave out.
+    resumed_tokens: tuple[int, int] = (0, 0)
+    #: SHA-256 of the output file, once it is finished.
+    output_sha256: str | None = None
     #: Filled in by whoever starts the engine; None until then, and if no engine was needed.
     engine: EngineNumbers | None = None
 
-    @property
-    def num_records(self) -> int:
-        return self.num_answered + self.num_failed
+    def resume(self, tally: Tally, *, attempts: int, run_s: float) -> None:
+        """Takes over what earlier attempts finished."""
+        self.add(tally)
+        self.num_resumed, self.earlier_attempts, self.earlier_run_s = tally.num_records, attempts, run_s
+        self.resumed_tokens = tally.prompt_tokens, tally.output_tokens
 
     @property
     def exit_code(self) -> int:
@@ -112,26 +110,16 @@ class JobStats:
     def first_token_at(self) -> float | None:
         return self.engine.first_token_at if self.engine else None
 
-    def per_second(self, tokens: int) -> float | None:
-        """`tokens` over `run_s`."""
+    @property
+    def prompt_per_second(self) -> float | None:
+        return self._per_second(self.prompt_tokens - self.resumed_tokens[0])
+
+    @property
+    def output_per_second(self) -> float | None:
+        return self._per_second(self.output_tokens - self.resumed_tokens[1])
+
+    def _per_second(self, tokens: int) -> float | None:
         return tokens / self.run_s if self.run_s else None
-
-    def count_answer(self, size: int, output: RequestOutput, *, default_max_tokens: bool) -> None:
-        """A record was answered; `size` is the bytes of its line, `default_max_tokens` whether nobody chose its max_tokens."""
-        self.num_answered += 1
-        self.bytes_done += size
-        self.prompt_tokens += len(output.prompt_token_ids)
-        for choice in output.outputs:
-            self.output_tokens += len(choice.token_ids)
-            self.finish_reasons[choice.finish_reason or "unknown"] += 1
-            self.num_cut_by_default += default_max_tokens and choice.finish_reason == "length"
-
-    def count_error(self, size: int, line: int, error: RecordError) -> None:
-        """A record failed."""
-        self.num_failed += 1
-        self.bytes_done += size
-        self.errors[error.code] += 1
-        self.first_errors.setdefault(error.code, (line, error.message))
 
     def to_json(self, *, command: str, settings: Mapping[str, Any], sampling: Mapping[str, Any]) -> dict[str, Any]:
         """The run as `--stats` writes it. Seconds are rounded to milliseconds.
@@ -151,7 +139,10 @@ class JobStats:
                 "answered": self.num_answered,
                 "failed": self.num_failed,
                 "blank_lines": self.num_blank,
+                "from_earlier_attempts": self.num_resumed,
             },
+            "attempts": self.earlier_attempts + 1,
+            "output_sha256": self.output_sha256,
             "errors": dict(self.errors),
             "finish_reasons": dict(self.finish_reasons),
             "cut_by_default_max_tokens": self.num_cut_by_default,
@@ -159,12 +150,13 @@ class JobStats:
                 "prompt": self.prompt_tokens,
                 "output": self.output_tokens,
                 "cached": engine.num_cached_tokens if engine else 0,
-                "prompt_per_s": _rounded(self.per_second(self.prompt_tokens)),
-                "output_per_s": _rounded(self.per_second(self.output_tokens)),
+                "prompt_per_s": _rounded(self.prompt_per_second),
+                "output_per_s": _rounded(self.output_per_second),
             },
             "timing": {
                 "startup_s": _rounded(self.startup_s),
                 "run_s": _rounded(self.run_s),
+                "run_all_attempts_s": _rounded(self.earlier_run_s + (self.run_s or 0.0)),
                 "total_s": _rounded((self.finished_at or time.monotonic()) - self.started_at),
                 "first_token_s": _rounded(first - self.started_at if first is not None else None),
                 "first_token_after_admission_s": _rounded(

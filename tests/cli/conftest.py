@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import subprocess
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +33,93 @@ def program(infer_program: list[str]) -> Callable[..., subprocess.CompletedProce
     """program("generate", ..., input=b""): the command in a process of its own."""
 
     def run(*argv: Any, **options: Any) -> subprocess.CompletedProcess[bytes]:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("INFER_")}
-        options = {"capture_output": True, "timeout": 300, "env": clean, **options}
+        options = {"capture_output": True, "timeout": 300, "env": _clean_environment(), **options}
         if "stdout" in options:
             del options["capture_output"]
             options["stderr"] = subprocess.PIPE
         return subprocess.run([*infer_program, *map(str, argv)], check=False, **options)
+
+    return run
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    """What `program` and `launch` run in; one thread each, so that several can run side by side."""
+    return {**_clean_environment(), "OMP_NUM_THREADS": "1"}
+
+
+def _clean_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("INFER_")}
+
+
+@pytest.fixture
+def tiny(tiny_llama: Path) -> list[str]:
+    """The options of a run of the tiny model that starts quickly and goes on for a while if it is asked for much."""
+    small = ["--max-num-seqs", "8", "--kv-cache-memory-bytes", "16MiB"]
+    return ["--model", str(tiny_llama), "--dtype", "float32", "--device", "cpu", *small]
+
+
+@pytest.fixture
+def launch(infer_program: list[str], environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """launch("generate", ..., env={...}): the command started and left running, stderr a pipe; killed with the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*argv: Any, env: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[bytes]:
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, **options}
+        child = subprocess.Popen([*infer_program, *map(str, argv)], env={**environment, **(env or {})}, **options)
+        started.append(child)
+        return child
+
+    yield start
+    for child in started:
+        if child.poll() is None:
+            child.kill()
+        child.communicate()
+
+
+@pytest.fixture
+def wait_for() -> Callable[..., None]:
+    """wait_for(condition, child): returns when condition() holds; fails if the child ends first."""
+
+    def wait(condition: Callable[[], bool], child: subprocess.Popen[bytes], *, seconds: float = 120) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if child.poll() is not None and not condition():
+                pytest.fail(f"it ended with {child.returncode}: {child.communicate()[1]!r}")
+            assert time.monotonic() < deadline, "nothing happened"
+            time.sleep(0.005)
+
+    return wait
+
+
+@pytest.fixture
+def on_terminal(infer_program: list[str]) -> Callable[..., tuple[int, bytes]]:
+    """on_terminal("generate", ..., TERM="xterm"): exit code, and all that stdout and stderr wrote to the one terminal."""
+
+    def run(*argv: Any, **env: str) -> tuple[int, bytes]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("INFER_") and name not in ("CI", "NO_COLOR")}
+        master, slave = pty.openpty()
+        shown = bytearray()
+
+        def watch() -> None:
+            while True:
+                try:
+                    data = os.read(master, 65536)
+                except OSError:  # the last writer is gone
+                    return
+                if not data:
+                    return
+                shown.extend(data)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        command = [*infer_program, *map(str, argv)]
+        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "env": {**clean, "TERM": "xterm", "COLUMNS": "200", **env}}
+        code = subprocess.run(command, stdout=slave, stderr=slave, timeout=300, check=False, **options).returncode
+        os.close(slave)
+        watcher.join()
+        os.close(master)
+        return code, bytes(shown)
 
     return run
 

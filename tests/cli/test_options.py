@@ -15,6 +15,7 @@ from infer.cli import options, streams
 from infer.cli.options import Command, IoOptions, engine_args, engine_options, given_sampling, io_options, sampling_options, sampling_params
 from infer.core.args import GROUPS, EngineArgs
 from infer.core.errors import ModelError
+from infer.core.jobs.selection import Selection, Shard
 from infer.core.params import SamplingParams
 
 seen: dict[str, Any] = {}
@@ -160,24 +161,145 @@ class TestSampling:
         assert seen["params"].temperature == 1.0
 
 
+def io_of(*argv: str) -> IoOptions:
+    result = invoke("-m", "x", *argv)
+    assert result.exit_code == 0, result.output
+    io = seen["io"]
+    assert isinstance(io, IoOptions)
+    return io
+
+
 class TestIo:
     def test_defaults(self) -> None:
-        invoke("-m", "x")
-        assert seen["io"] == IoOptions("-", "-", False, None, False, 0, 30.0, 64 << 20, False, False)
+        assert io_of() == IoOptions(("-",), "-", False, None, False, 0, 30.0, 64 << 20, False, False)
+        assert io_of().selection == Selection()
 
     def test_given(self) -> None:
-        argv = "-m x a b --overwrite --stats s.json -q -vv --progress-interval 0.5 --max-line-bytes 1KiB --report-cache --strict"
-        assert invoke(*argv.split()).exit_code == 0
-        assert seen["io"] == IoOptions("a", "b", True, "s.json", True, 2, 0.5, 1024, True, True)
+        argv = "a b --overwrite --stats s.json -q -vv --progress-interval 0.5 --max-line-bytes 1KiB --report-cache --strict"
+        io = io_of(*argv.split())
+        assert io == IoOptions(("a",), "b", True, "s.json", True, 2, 0.5, 1024, True, True)
 
-    @pytest.mark.parametrize("argv", ["--max-line-bytes 0", "--max-line-bytes x", "--progress-interval 0", "a b c"])
-    def test_wrong(self, argv: str) -> None:
-        fails("-m", "x", *argv.split())
+    @pytest.mark.parametrize(
+        ("argv", "expected"),
+        [
+            ("--limit 5", {"limit": 5}),
+            ("--limit 0", {"limit": 0}),
+            ("--offset 7", {"offset": 7}),
+            ("--shard 2/3", {"shard": Shard(2, 3)}),
+            ("--compression zstd", {"compression": "zstd"}),
+            ("--resume", {"resume": True}),
+            ("--resume-force", {"resume": True, "resume_force": True}),
+            ("--verify", {"verify": True}),
+            ("--fsync always", {"fsync": "always"}),
+            ("--errors e.jsonl", {"errors": "e.jsonl"}),
+            ("--max-errors 0", {"max_errors": 0}),
+            ("--max-errors 10", {"max_errors": 10}),
+            ("--max-errors 5%", {"max_errors": 0.05}),
+            ("--max-errors 0.1%", {"max_errors": 0.001}),
+            ("--max-errors 100%", {"max_errors": 1.0}),
+            ("--max-errors 0%", {"max_errors": 0.0}),
+            ("--retry-errors", {"retry_errors": True}),
+            ("--redo finish_reason=length", {"redo": "length"}),
+            ("--redo finish_reason=stop --retry-errors", {"redo": "stop", "retry_errors": True}),
+            ("--log-format json", {"log_format": "json"}),
+            ("--dry-run", {"dry_run": True}),
+        ],
+    )
+    def test_one_by_one(self, argv: str, expected: dict[str, Any]) -> None:
+        io = io_of("a", "b", *argv.split())
+        assert io == dataclasses.replace(io_of("a", "b"), **expected)
+        for name, value in expected.items():
+            assert type(getattr(io, name)) is type(value)  # 0 errors and 0% of them are not the same
+
+    def test_selection(self) -> None:
+        assert io_of("--limit", "5", "--offset", "7", "--shard", "2/3").selection == Selection(7, 5, Shard(2, 3))
+
+    @pytest.mark.parametrize(
+        ("argv", "message"),
+        [
+            ("--max-line-bytes 0", "Invalid value for '--max-line-bytes': must be at least 1 byte"),
+            ("--max-line-bytes x", "Invalid value for '--max-line-bytes': "),
+            ("--progress-interval 0", "Invalid value for '--progress-interval': "),
+            ("a b c", "Got unexpected extra argument (c)"),
+            ("a b c d", "Got unexpected extra arguments (c d)"),
+            ("--limit -1", "Invalid value for '--limit': "),
+            ("--offset x", "Invalid value for '--offset': "),
+            ("--shard 3/3", "Invalid value for '--shard': '3/3': parts are counted from 0, so the last of 3 is 2"),
+            ("--shard 3", "Invalid value for '--shard': '3' is not I/N, such as 0/4: part 0 of 4"),
+            ("--compression bzip2", "Invalid value for '--compression': 'bzip2' is not one of 'auto', 'none', 'gzip', 'zstd'."),
+            ("--fsync no", "Invalid value for '--fsync': "),
+            ("--max-errors x", "Invalid value for '--max-errors': 'x' is neither a number of records, such as 10, nor a share of them"),
+            ("--max-errors -1", "Invalid value for '--max-errors': '-1' is neither"),
+            ("--max-errors 0.5", "Invalid value for '--max-errors': '0.5' is neither"),
+            ("--max-errors 101%", "Invalid value for '--max-errors': '101%' is neither"),
+            ("--max-errors nan%", "Invalid value for '--max-errors': 'nan%' is neither"),
+            ("--max-errors %", "Invalid value for '--max-errors': '%' is neither"),
+            ("--redo length", "Invalid value for '--redo': 'length' is not finish_reason=length or finish_reason=stop"),
+            ("--redo finish_reason=x", "Invalid value for '--redo': 'finish_reason=x' is not finish_reason=length"),
+            ("--log-format xml", "Invalid value for '--log-format': "),
+            ("a b --resume --overwrite", "--resume and --overwrite contradict each other; give one."),
+            ("a b --resume-force --overwrite", "--resume-force and --overwrite contradict each other; give one."),
+            ("a b --retry-errors --overwrite", "--retry-errors and --overwrite contradict each other; give one."),
+            ("a b --redo finish_reason=stop --overwrite", "--redo and --overwrite contradict each other; give one."),
+            ("a --resume", "--resume with OUT - (stdout): cannot resume what is not a file."),
+            ("a - --resume-force", "--resume-force with OUT - (stdout): cannot resume what is not a file."),
+            ("a --retry-errors", "--retry-errors with OUT - (stdout): cannot resume what is not a file."),
+            ("a --redo finish_reason=length", "--redo with OUT - (stdout): cannot resume what is not a file."),
+        ],
+    )
+    def test_wrong(self, argv: str, message: str) -> None:
+        assert fails("-m", "x", *argv.split()).startswith(f"Error: {message}")
 
     def test_a_terminal_as_input_does_not_hang(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
         with pytest.raises(click.UsageError, match="No input: give a file as IN"), toy.make_context("toy", ["-m", "x"]) as ctx:
             toy.callback(**ctx.params)  # type: ignore[misc]
+
+
+class TestInputs:
+    @pytest.fixture(autouse=True)
+    def files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        for name in ("part-2.jsonl", "part-10.jsonl", "part-1.jsonl", "a[1].jsonl", "a1.jsonl"):
+            Path(name).touch()
+        Path("deep/er").mkdir(parents=True)
+        Path("deep/er/part-3.jsonl").touch()
+        Path("part-dir.jsonl").mkdir()
+
+    @pytest.mark.parametrize(
+        ("argv", "inputs", "output"),
+        [
+            (["a"], ["a"], "-"),
+            (["a", "b"], ["a"], "b"),
+            (["-", "b"], ["-"], "b"),
+            (["--input", "a"], ["a"], "-"),
+            (["--input", "b", "--input", "a", "out"], ["b", "a"], "out"),
+            (["out", "--input", "a", "--input", "-"], ["a", "-"], "out"),
+            (["--input", "part-*.jsonl", "out"], ["part-1.jsonl", "part-10.jsonl", "part-2.jsonl"], "out"),
+            (["--input", "x", "--input", "part-?.jsonl", "out"], ["x", "part-1.jsonl", "part-2.jsonl"], "out"),
+            (["--input", "**/part-3.jsonl"], ["deep/er/part-3.jsonl"], "-"),
+            (["--input", "a[1].jsonl"], ["a[1].jsonl"], "-"),  # there is a file of that name
+            (["--input", "a[0-9].jsonl"], ["a1.jsonl"], "-"),
+            (["part-*.jsonl", "out"], ["part-*.jsonl"], "out"),  # as an argument it is a name: shells expand patterns there
+        ],
+    )
+    def test_paths(self, argv: list[str], inputs: list[str], output: str) -> None:
+        io = io_of(*argv)
+        assert (io.inputs, io.output) == (tuple(inputs), output)
+
+    @pytest.mark.parametrize(
+        ("argv", "message"),
+        [
+            (["--input", "none-*"], "--input 'none-*': no file matches."),
+            (["--input", "-", "--input", "-"], "--input - (stdin) can be read only once."),
+            (
+                ["--input", "part-1.jsonl", "part-2.jsonl", "out"],  # what a shell makes of an unquoted pattern
+                "Got unexpected extra argument (out); with --input the only argument is OUT (quote a glob pattern: --input 'part-*.jsonl')",
+            ),
+        ],
+    )
+    def test_wrong(self, argv: list[str], message: str) -> None:
+        assert fails("-m", "x", *argv) == f"Error: {message}"
 
 
 class TestCommand:

@@ -13,6 +13,7 @@ from infer.cli import report, streams
 from infer.cli.report import Report, progress_line, set_up_logging, share_done, summary_lines
 from infer.core.errors import RecordError
 from infer.core.jobs.stats import JobStats
+from infer.core.jobs.tally import Tally
 from infer.core.outputs import CompletionOutput, RequestOutput
 
 
@@ -20,7 +21,7 @@ def make_stats(*, answered: int = 0, cut: int = 0, engine: bool = True) -> JobSt
     stats = JobStats(started_at=0.0, ready_at=2.0, admitted_at=2.0, finished_at=12.0)
     for i in range(answered):
         choice = CompletionOutput(0, "a", [1] * 20, "length" if i < cut else "stop")
-        stats.count_answer(100, RequestOutput("0", None, [1] * 5, [choice]), default_max_tokens=True)
+        stats.add(Tally.of_answer(100, RequestOutput("0", None, [1] * 5, [choice]), default_max_tokens=True))
     if engine:
         stats.engine = SimpleNamespace(
             num_prompt_tokens=0, num_output_tokens=0, num_cached_tokens=0, num_steps=0, num_preemptions=0, kv_usage=0.43, first_token_at=3.5
@@ -30,7 +31,7 @@ def make_stats(*, answered: int = 0, cut: int = 0, engine: bool = True) -> JobSt
 
 def test_progress_line() -> None:
     stats = make_stats(answered=50)
-    stats.count_error(0, 3, RecordError("invalid_json", "x"))
+    stats.add(Tally.of_error(0, 3, RecordError("invalid_json", "x")))
     assert share_done(stats, 20_000) == 0.25
     assert share_done(stats, None) is None
     line = progress_line(stats, 0.25, 1234.0, 567.8)
@@ -41,7 +42,7 @@ def test_progress_line() -> None:
 def test_summary() -> None:
     stats = make_stats(answered=1000, cut=900)
     stats.num_blank = 1
-    stats.count_error(1, 17, RecordError("invalid_json", "not JSON"))
+    stats.add(Tally.of_error(1, 17, RecordError("invalid_json", "not JSON")))
     lines = summary_lines(stats, max_tokens=16)
     assert lines[:5] == [
         "1,000 of 1,001 records answered in 10.0 s, 1 failed, 1 blank line skipped",
@@ -97,7 +98,7 @@ def test_quiet_is_silent_and_notes_are_told_once(capsys: pytest.CaptureFixture[s
 
 def test_nothing_from_data_reaches_a_terminal_unescaped(capsys: pytest.CaptureFixture[str]) -> None:
     stats = make_stats(answered=1)
-    stats.count_error(1, 1, RecordError("template_error", "\x1b]0;owned\x07 \x9b31m"))
+    stats.add(Tally.of_error(1, 1, RecordError("template_error", "\x1b]0;owned\x07 \x9b31m")))
     with Report(stats) as told:
         told.summary(max_tokens=16)
     text = capsys.readouterr().err
@@ -134,7 +135,7 @@ def test_a_terminal_gets_one_line_that_goes_away(monkeypatch: pytest.MonkeyPatch
     stats = make_stats(answered=10)
     with Report(stats, input_size=2000) as told:
         told.begin()
-        told._next = 0.0
+        told._progress._next = 0.0
         told.update()
         told.once("a note while the bar is there")
         told.summary(max_tokens=16)

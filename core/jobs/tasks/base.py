@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ...errors import RecordError
@@ -18,6 +18,7 @@ from ...params import SamplingParams
 from ..jsonl import json_type
 from ..record import Record
 from . import fields as known
+from .openai_batch import batch_line, body_of, is_batch
 from .pending import Pending, contained, one_records_fault
 from .rows import answer_row
 
@@ -40,7 +41,7 @@ class TaskOptions:
     """How a command reads and writes records, whatever the model.
 
     `max_tokens_given`: the user chose the default max_tokens, so outputs cut there are no surprise.
-    `warn` shows the user a message.
+    `warn` shows the user a message. `fingerprint` (hex) and `model` are named in answers to OpenAI Batch lines.
     """
 
     defaults: SamplingParams = field(default_factory=SamplingParams)
@@ -50,7 +51,13 @@ class TaskOptions:
     system: str | None = None
     strict: bool = False
     report_cache: bool = False
+    fingerprint: str = ""
+    model: str = ""
     warn: Callable[[str], None] = log.warning
+
+    def with_fingerprint(self, fingerprint: str) -> TaskOptions:
+        """These options for a job whose fingerprint is known."""
+        return replace(self, fingerprint=fingerprint)
 
 
 class Task(ABC):
@@ -62,6 +69,8 @@ class Task(ABC):
         max_model_len: most tokens of a prompt that are worth tokenizing.
     """
 
+    #: What `infer` calls this task.
+    command: str
     #: Whether the tokenizer adds its special tokens (BOS) to this task's text.
     add_special_tokens = True
 
@@ -111,22 +120,33 @@ class Task(ABC):
         return pendings
 
     def _start(self, record: Record) -> Pending:
-        pending = Pending(record.index, record.line, record.size)
+        pending = Pending.of(record)
         with contained(pending):
             if record.error is not None:
                 raise record.error
-            fields = record.fields
-            pending.extra = {name: value for name, value in fields.items() if name not in self._consumed}
-            pending.id = record.take_id()
-            if isinstance(fields.get("body"), dict) and "url" in fields:
-                raise RecordError("unsupported", "OpenAI Batch lines are not supported yet; put the fields of its body on the line itself")
+            fields = self._open(record, pending)
             self.check_ours(fields)
             known.refuse_unsupported(fields, self.fields)
-            self._check_spelling(pending.extra)
+            self._check_spelling(fields, pending)
             self._set_params(pending, fields)
             pending.prompt = self.prompt_of(fields)
             self._check_prompt(pending.prompt)
         return pending
+
+    def _open(self, record: Record, pending: Pending) -> dict[str, Any]:
+        """The fields of the request on a line, native or of OpenAI Batch form. Raises RecordError."""
+        fields = record.fields
+        if not is_batch(fields, self.fields):
+            pending.extra = {name: value for name, value in fields.items() if name not in self._consumed}
+            pending.id = record.take_id()
+            return fields
+        options = self.options
+        pending.batch = batch_line(record.index, command=self.command, fingerprint=options.fingerprint, model=options.model)
+        pending.batch.custom_id = record.take_id("custom_id")
+        for name in fields:
+            if name in known.SAMPLING:
+                self._complain(name, f"field {name!r} beside body has no effect; put it into body")
+        return body_of(fields, self.command)
 
     def _set_params(self, pending: Pending, fields: Mapping[str, Any]) -> None:
         given = self.sampling_of(fields)
@@ -134,16 +154,23 @@ class Task(ABC):
         chosen = any(given.get(name) is not None for name in ("max_tokens", "max_completion_tokens"))
         pending.default_max_tokens = not (chosen or self.options.max_tokens_given)
 
-    def _check_spelling(self, extra: Mapping[str, Any]) -> None:
-        for name in extra:
-            meant = known.intended(name, self._guessable) if len(name) < 64 else None
-            if meant is None:
+    def _check_spelling(self, fields: Mapping[str, Any], pending: Pending) -> None:
+        fate = "only travels through to `extra`" if pending.batch is None else "is ignored"
+        for name in fields:
+            if name in self._consumed or len(name) >= 64:
                 continue
-            if self.options.strict:
-                raise RecordError("unknown_field", f"unknown field {name!r}; did you mean {meant!r}?", param=name)
-            if name not in self._warned and len(self._warned) < _MAX_WARNINGS:
-                self._warned.add(name)
-                self.options.warn(f"field {name!r} is not a parameter and only travels through to `extra`; did you mean {meant!r}?")
+            meant = known.intended(name, self._guessable)
+            if meant is not None:
+                hint = f"did you mean {meant!r}?"
+                self._complain(name, f"field {name!r} is not a parameter and {fate}; {hint}", f"unknown field {name!r}; {hint}")
+
+    def _complain(self, name: str, warning: str, refusal: str | None = None) -> None:
+        """A field that is surely a mistake: an error of its record if `strict`, else told once."""
+        if self.options.strict:
+            raise RecordError("unknown_field", refusal or warning, param=name)
+        if name not in self._warned and len(self._warned) < _MAX_WARNINGS:
+            self._warned.add(name)
+            self.options.warn(warning)
 
     def _check_prompt(self, prompt: str | list[int]) -> None:
         if not prompt:

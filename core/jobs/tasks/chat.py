@@ -22,6 +22,7 @@ _TOOL_CHOICES = (None, "auto", "none")
 class ChatTask(Task):
     """`messages` with `tools` and what steers the chat template; `--prompt-field` or `--template` make one user message instead."""
 
+    command = "chat"
     add_special_tokens = False  # the chat template has written them
 
     def __init__(self, options: TaskOptions, tokenizer: Tokenizer | None, chat: ChatTemplate, *, max_model_len: int) -> None:

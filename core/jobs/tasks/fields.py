@@ -13,8 +13,9 @@ from ...params import ALIASES, NOT_SUPPORTED_YET, SamplingParams
 #: Sampling parameters, ours and those refused by name.
 SAMPLING = SamplingParams.field_names() | frozenset(ALIASES) | NOT_SUPPORTED_YET
 
-#: Accepted and dropped, whatever they say: the command line names the model, and there is nothing to stream.
-DROPPED = frozenset({"model", "stream_options", "user"})
+#: Accepted and dropped, whatever they say: the command line names the model, there is nothing to stream, and `_error` is ours
+#: (--errors writes it).
+DROPPED = frozenset({"_error", "model", "stream_options", "user"})
 
 #: Known fields that ask for nothing when they are null or have one of these values, and are refused otherwise.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {

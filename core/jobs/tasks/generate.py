@@ -15,6 +15,8 @@ from .rows import completion_logprobs
 class GenerateTask(Task):
     """`prompt` (a string, or a list of token ids as OpenAI allows) or `prompt_token_ids`; `--prompt-field` or `--template` instead."""
 
+    command = "generate"
+
     def own_fields(self) -> frozenset[str]:
         if self.options.template is not None:
             return frozenset()

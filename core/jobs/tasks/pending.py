@@ -9,23 +9,46 @@ from typing import Any
 from ...engine.request import Request
 from ...errors import InferError, RecordError
 from ...params import SamplingParams
+from ..record import Record
+from .openai_batch import BatchLine
 
 log = logging.getLogger("infer.jobs")
 
 
 @dataclass(slots=True)
 class Pending:
-    """What is kept of a record until its row is written."""
+    """What is kept of a record until its row is written. The fields it shares with `Record` mean what they mean there."""
 
     index: int
     line: int
     size: int
+    ordinal: int = -1
+    source: str = ""
+    digest: bytes = b""
+    chain: bytes = b""
+    raw: bytes | None = None
     id: str | int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    batch: BatchLine | None = None  # if it is an OpenAI Batch line
     params: SamplingParams | None = None
     default_max_tokens: bool = False
     prompt: str | list[int] | None = None  # text until it is tokenized; let go once it is in the engine
     error: RecordError | None = None
+
+    def __post_init__(self) -> None:
+        if self.ordinal < 0:
+            self.ordinal = self.index
+
+    @classmethod
+    def of(cls, record: Record) -> Pending:
+        """Of a record nothing is known about yet but where it stood."""
+        r = record
+        return cls(r.index, r.line, r.size, ordinal=r.ordinal, source=r.source, digest=r.digest, chain=r.chain, raw=r.raw)
+
+    @property
+    def position(self) -> int:
+        """How many records of the whole input have been seen after this one."""
+        return self.index + 1
 
     def to_request(self) -> Request:
         """For a record without an error. The caller drops `prompt` afterwards, which the engine now holds."""

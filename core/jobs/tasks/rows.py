@@ -8,6 +8,8 @@ from typing import Any
 
 from ...errors import RecordError
 from ...outputs import CompletionOutput, RequestOutput
+from ..jsonl import dumps, loads
+from . import openai_batch
 from .pending import Pending
 
 #: What is written for a log-probability of minus infinity, which JSON does not have (as OpenAI and vLLM do).
@@ -18,28 +20,46 @@ TokenText = Callable[[int, "str | None"], str]
 
 def answer_row(pending: Pending, output: RequestOutput, choices: list[dict[str, Any]], *, report_cache: bool) -> dict[str, Any]:
     """The line of an answered record."""
-    row = _head(pending)
+    answer: dict[str, Any] = {}
     if pending.params is not None and pending.params.return_token_ids:
-        row["prompt_token_ids"] = output.prompt_token_ids
-    row["choices"] = choices
+        answer["prompt_token_ids"] = output.prompt_token_ids
+    answer["choices"] = choices
     num_prompt = len(output.prompt_token_ids)
     num_output = sum(len(choice.token_ids) for choice in output.outputs)
-    row["usage"] = {"prompt_tokens": num_prompt, "completion_tokens": num_output, "total_tokens": num_prompt + num_output}
+    answer["usage"] = {"prompt_tokens": num_prompt, "completion_tokens": num_output, "total_tokens": num_prompt + num_output}
     if report_cache:
-        row["usage"]["prompt_tokens_details"] = {"cached_tokens": output.num_cached_tokens}
-    return _tail(row, pending, None)
+        answer["usage"]["prompt_tokens_details"] = {"cached_tokens": output.num_cached_tokens}
+    if pending.batch is not None:
+        return openai_batch.answer_row(pending.batch, answer)
+    return _native(pending, answer, None)
 
 
 def error_row(pending: Pending, error: RecordError) -> dict[str, Any]:
     """The line of a failed record: no choices, no usage."""
-    return _tail(_head(pending), pending, error)
+    if pending.batch is not None:
+        return openai_batch.error_row(pending.batch, error)
+    return _native(pending, {}, error)
 
 
-def _head(pending: Pending) -> dict[str, Any]:
-    return {"index": pending.index} if pending.id is None else {"index": pending.index, "id": pending.id}
+def error_line(raw: bytes | None, error: RecordError) -> bytes | None:
+    """What --errors writes of a failed input line: the line with its error in `_error`, which is ignored when it is run again.
+
+    A line that is no JSON object becomes one that holds it as text. None if the line was not kept.
+    """
+    if raw is None:
+        return None
+    try:
+        fields = loads(raw)
+    except RecordError:
+        fields = {"_line": raw.decode("utf-8", "replace")}
+    return dumps({**fields, "_error": error.to_json()})
 
 
-def _tail(row: dict[str, Any], pending: Pending, error: RecordError | None) -> dict[str, Any]:
+def _native(pending: Pending, answer: dict[str, Any], error: RecordError | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"index": pending.index}
+    if pending.id is not None:
+        row["id"] = pending.id
+    row.update(answer)
     row["error"] = None if error is None else error.to_json()
     if pending.extra:
         row["extra"] = pending.extra

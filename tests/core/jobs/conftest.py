@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from infer.core.jobs.journal import SpillIndex
+from infer.core.jobs.options import JobOptions
 from infer.core.jobs.reader import RecordReader
+from infer.core.jobs.row import Row
 from infer.core.jobs.run import Job, Window
+from infer.core.jobs.session import Session
 from infer.core.jobs.stats import JobStats
 from infer.core.jobs.tasks import ChatTask, GenerateTask, TaskOptions
-from infer.core.jobs.writer import OrderedWriter
 
 
 class MemorySource:
@@ -29,15 +34,24 @@ class MemorySource:
         return True
 
 
-class MemorySink:
-    """What was written, and whether it was finished."""
+class MemoryOutput:
+    """What was written, and whether it was finished. Like a pipe, it keeps nothing for later."""
 
     def __init__(self) -> None:
         self.data = b""
         self.finished = False
+        self.num_rows = 0
+        self.spilled = SpillIndex()
 
-    def write(self, data: bytes) -> None:
-        self.data += data
+    def write(self, rows: Sequence[Row]) -> None:
+        self.data += b"".join([row.data + b"\n" for row in rows])
+        self.num_rows += len(rows)
+
+    def checkpoint(self, fresh: Iterable[Row], *, force: bool = False) -> bool:
+        return True
+
+    def fetch(self, ordinal: int) -> Row:
+        raise AssertionError("nothing is spilled here")
 
     def finish(self) -> None:
         self.finished = True
@@ -52,8 +66,63 @@ def memory_source() -> type[MemorySource]:
 
 
 @pytest.fixture(scope="session")
-def memory_sink() -> type[MemorySink]:
-    return MemorySink
+def memory_output() -> type[MemoryOutput]:
+    return MemoryOutput
+
+
+@dataclass
+class Attempt:
+    """One attempt at a job in files. `engine` is None if there was nothing to answer; `done`: it was finished before."""
+
+    stats: JobStats
+    engine: Any = None
+    done: bool = False
+
+
+@pytest.fixture(scope="session")
+def attempt(fake_engine: Any, byte_tokenizer: Any) -> Callable[..., Attempt]:
+    """attempt(inputs, out, resume=True, ..., engine={...}, job={...}): what `infer generate` does, with the fake engine.
+
+    `job` is the fingerprint; `task` goes to TaskOptions; everything else to JobOptions.
+    """
+
+    def run(
+        inputs: Path | Sequence[Path],
+        output: Path,
+        *,
+        engine: dict[str, Any] | None = None,
+        job: dict[str, Any] | None = None,
+        task: dict[str, Any] | None = None,
+        between_steps: Callable[[JobStats], None] = lambda stats: None,
+        **options: Any,
+    ) -> Attempt:
+        names = (inputs,) if isinstance(inputs, Path) else inputs
+        told = {"overwrite": False, "stats": None, "quiet": True, "verbose": 0, "progress_interval": 1.0}
+        told |= {"max_line_bytes": 1 << 20, "report_cache": False, "strict": False}
+        chosen = JobOptions(tuple(map(str, names)), str(output), **(told | options))
+        made = Attempt(JobStats(started_at=0.0))
+        session = Session(chosen, made.stats)
+        try:
+            if session.is_done:
+                made.done = True
+                return made
+
+            def begin() -> TaskOptions:
+                session.begin(job or {"temperature": 0.0})
+                return TaskOptions(**(task or {})).with_fingerprint(session.fingerprint)
+
+            begun = begin() if session.has_work_before else None
+
+            def start() -> Any:
+                made.engine = fake_engine(byte_tokenizer, **(engine or {}))
+                return made.engine, GenerateTask(begun or begin(), byte_tokenizer, max_model_len=made.engine.max_model_len)
+
+            session.run(start, between_steps=lambda: between_steps(made.stats))
+        finally:
+            session.close()
+        return made
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +139,7 @@ def run_job(fake_engine: Any, chatml: Any, byte_tokenizer: Any) -> Callable[...,
         chunk: int = 1 << 20,
         **options: Any,
     ) -> tuple[bytes, JobStats]:
-        sink = MemorySink()
+        output = MemoryOutput()
 
         def start() -> Any:
             made = fake_engine(byte_tokenizer, **(engine or {}))
@@ -80,8 +149,9 @@ def run_job(fake_engine: Any, chatml: Any, byte_tokenizer: Any) -> Callable[...,
             return made, GenerateTask(chosen, byte_tokenizer, max_model_len=made.max_model_len)
 
         reader = RecordReader(MemorySource(data, chunk=chunk), max_line_bytes)
-        stats = Job(reader, OrderedWriter(sink), start, window=window).run()
-        assert sink.finished
-        return sink.data, stats
+        stats = Job(reader, output, start, window=window).run()
+        assert output.num_rows == stats.num_records
+        assert not output.finished  # publishing is the caller's
+        return output.data, stats
 
     return run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from infer.core.errors import EngineError, RecordError
 from infer.core.jobs.reader import RecordReader
+from infer.core.jobs.row import Row
 from infer.core.jobs.run import Job, Window
 from infer.core.jobs.tasks import GenerateTask, TaskOptions
-from infer.core.jobs.writer import OrderedWriter
 
 GOOD = [b'{"prompt":"good %d","id":"g%d"}' % (i, i) for i in range(5)]
 
@@ -66,7 +66,6 @@ BAD_GENERATE: dict[str, tuple[bytes, str]] = {
     "embed": (b'{"input":"a"}', "unsupported"),
     "embed by text": (b'{"text":"a"}', "missing_field"),
     "beam": (b'{"prompt":"a","beam_width":4}', "unsupported"),
-    "OpenAI Batch": (b'{"custom_id":"a","method":"POST","url":"/v1/completions","body":{"prompt":"a"}}', "unsupported"),
 }
 
 GOOD_CHAT = [b'{"messages":[{"role":"user","content":"good %d"}],"id":%d}' % (i, i) for i in range(5)]
@@ -204,13 +203,13 @@ def test_blank_lines_have_no_answer(run_job: Any) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\n\n", b" "])
-def test_an_empty_input_needs_no_engine(memory_source: Any, memory_sink: Any, data: bytes) -> None:
+def test_an_empty_input_needs_no_engine(memory_source: Any, memory_output: Any, data: bytes) -> None:
     def start() -> Any:
         raise AssertionError("started")
 
-    sink = memory_sink()
-    stats = Job(RecordReader(memory_source(data)), OrderedWriter(sink), start).run()
-    assert (sink.data, sink.finished, stats.exit_code, stats.num_records) == (b"", True, 0, 0)
+    sink = memory_output()
+    stats = Job(RecordReader(memory_source(data)), sink, start).run()
+    assert (sink.data, stats.exit_code, stats.num_records) == (b"", 0, 0)
 
 
 @pytest.mark.parametrize("fail_in", ["add", "step"])
@@ -250,14 +249,14 @@ def test_a_bug_in_the_tokenizer_is_put_down_to_its_record(run_job: Any, byte_tok
 
 @pytest.mark.parametrize("error", [EngineError("dead"), KeyboardInterrupt(), ZeroDivisionError("a bug in the engine")])
 def test_what_is_nobodys_fault_ends_the_run_and_keeps_what_was_answered(
-    memory_source: Any, memory_sink: Any, fake_engine: Any, byte_tokenizer: Any, error: BaseException
+    memory_source: Any, memory_output: Any, fake_engine: Any, byte_tokenizer: Any, error: BaseException
 ) -> None:
-    sink = memory_sink()
+    sink = memory_output()
     engine = fake_engine(fail={20: error}, fail_in="step")
     task = GenerateTask(TaskOptions(), byte_tokenizer, max_model_len=256)
     data = b"".join(b'{"prompt":"%d"}\n' % i for i in range(40))
     with pytest.raises(type(error)):
-        Job(RecordReader(memory_source(data)), OrderedWriter(sink), lambda: (engine, task)).run()
+        Job(RecordReader(memory_source(data)), sink, lambda: (engine, task)).run()
     assert not sink.finished
     assert 0 < len(rows(sink.data)) <= 20
     assert [row["index"] for row in rows(sink.data)] == list(range(len(rows(sink.data))))
@@ -269,38 +268,38 @@ def test_the_schedule_does_not_matter(run_job: Any, schedule: dict[str, Any]) ->
     assert run_job(data, **schedule)[0] == run_job(data)[0]
 
 
-def test_the_window_bounds_what_is_in_flight(memory_source: Any, memory_sink: Any, fake_engine: Any, byte_tokenizer: Any) -> None:
+def test_the_window_bounds_what_is_in_flight(memory_source: Any, memory_output: Any, fake_engine: Any, byte_tokenizer: Any) -> None:
     engine = fake_engine(max_num_seqs=4, patience=lambda i: 1000 if i == 0 else 0)  # the head of the line is slow
-    writer = OrderedWriter(memory_sink())
-    held = []
+    output = memory_output()
     task = GenerateTask(TaskOptions(), byte_tokenizer, max_model_len=256)
     reader = RecordReader(memory_source(b'{"prompt":"a"}\n' * 500))
+    held: list[int] = []
     job = Job(
         reader,
-        writer,
+        output,
         lambda: (engine, task),
         window=Window(records=50, batch=8, low_water=8),
-        on_progress=lambda: held.append(writer.num_held),
+        between_steps=lambda: held.append(job.stats.num_records - output.num_rows),
     )
     job.run()
     assert max(held) == 49
     assert engine.most_unfinished <= 16
-    assert writer.num_written == 500
+    assert output.num_rows == 500
 
 
-def test_the_window_bounds_bytes_too(memory_source: Any, memory_sink: Any, fake_engine: Any, byte_tokenizer: Any) -> None:
+def test_the_window_bounds_bytes_too(memory_source: Any, memory_output: Any, fake_engine: Any, byte_tokenizer: Any) -> None:
     engine = fake_engine(max_num_seqs=4)
     task = GenerateTask(TaskOptions(), byte_tokenizer, max_model_len=256)
     line = b'{"prompt":"a","pad":"%s"}\n' % (b"x" * 10_000)
-    writer = OrderedWriter(memory_sink())
-    Job(RecordReader(memory_source(line * 100)), writer, lambda: (engine, task), window=Window(num_bytes=50_000)).run()
+    output = memory_output()
+    Job(RecordReader(memory_source(line * 100)), output, lambda: (engine, task), window=Window(num_bytes=50_000)).run()
     assert engine.most_unfinished <= 5
-    assert writer.num_written == 100
+    assert output.num_rows == 100
 
 
-def test_a_slow_pipe_gets_its_answers_before_it_says_more(fake_engine: Any, byte_tokenizer: Any, memory_sink: Any) -> None:
+def test_a_slow_pipe_gets_its_answers_before_it_says_more(fake_engine: Any, byte_tokenizer: Any, memory_output: Any) -> None:
     """A program that waits for each answer before it sends the next record must not wait for ever."""
-    sink = memory_sink()
+    sink = memory_output()
 
     class Dialog:
         asked = 0
@@ -314,11 +313,11 @@ def test_a_slow_pipe_gets_its_answers_before_it_says_more(fake_engine: Any, byte
             return sink.data.count(b"\n") == self.asked
 
     task = GenerateTask(TaskOptions(), byte_tokenizer, max_model_len=256)
-    Job(RecordReader(Dialog()), OrderedWriter(sink), lambda: (fake_engine(), task)).run()
+    Job(RecordReader(Dialog()), sink, lambda: (fake_engine(), task)).run()
     assert [row["choices"][0]["text"] for row in rows(sink.data)] == [f"{i}"[::-1] + "q" for i in range(1, 21)]
 
 
-def test_200_000_records_stream_in_flat_memory(fake_engine: Any, byte_tokenizer: Any) -> None:
+def test_200_000_records_stream_in_flat_memory(fake_engine: Any, byte_tokenizer: Any, memory_output: Any) -> None:
     total = 200_000
 
     class Lines:
@@ -333,34 +332,27 @@ def test_200_000_records_stream_in_flat_memory(fake_engine: Any, byte_tokenizer:
         def ready(self) -> bool:
             return True
 
-    class Checker:
+    class Checker(memory_output):
         """Checks rows as they come, keeps none."""
 
-        seen = 0
         blocks: dict[int, int] = {}  # noqa: RUF012
         resident: dict[int, int] = {}  # noqa: RUF012
 
-        def write(self, data: bytes) -> None:
-            for line in data.splitlines():
-                row = orjson.loads(line)
-                assert row["index"] == row["id"] == self.seen
-                assert row["choices"][0]["text"] == f"p{self.seen}"[::-1]
-                self.seen += 1
-                if self.seen in (total // 10, total):
-                    self.blocks[self.seen] = sys.getallocatedblocks()
-                    self.resident[self.seen] = psutil.Process().memory_info().rss
-
-        def finish(self) -> None:
-            assert self.seen == total
-
-        def close(self) -> None:
-            pass
+        def write(self, rows: Sequence[Row]) -> None:
+            for row in rows:
+                parsed = orjson.loads(row.data)
+                assert row.ordinal == parsed["index"] == parsed["id"] == self.num_rows
+                assert parsed["choices"][0]["text"] == f"p{self.num_rows}"[::-1]
+                self.num_rows += 1
+                if self.num_rows in (total // 10, total):
+                    self.blocks[self.num_rows] = sys.getallocatedblocks()
+                    self.resident[self.num_rows] = psutil.Process().memory_info().rss
 
     sink = Checker()
     task = GenerateTask(TaskOptions(), byte_tokenizer, max_model_len=256)
     engine = fake_engine(max_num_seqs=256)
-    stats = Job(RecordReader(Lines()), OrderedWriter(sink), lambda: (engine, task)).run()
-    assert stats.num_answered == total
+    stats = Job(RecordReader(Lines()), sink, lambda: (engine, task)).run()
+    assert stats.num_answered == sink.num_rows == total
     assert sink.blocks[total] - sink.blocks[total // 10] < 20_000
     assert sink.resident[total] - sink.resident[total // 10] < 8 << 20
 

@@ -11,6 +11,7 @@ import pytest
 
 from infer.core.errors import OutputError, RecordError
 from infer.core.jobs.stats import JobStats, peak_memory, process_start, versions, write_json
+from infer.core.jobs.tally import Tally
 from infer.core.outputs import CompletionOutput, RequestOutput
 
 
@@ -32,9 +33,10 @@ def test_peak_memory_is_this_process() -> None:
 def test_counts() -> None:
     stats = JobStats(started_at=0.0)
     for reason, default in (("stop", True), ("length", True), ("length", False)):
-        stats.count_answer(10, RequestOutput("0", None, [1, 2], [CompletionOutput(0, "a", [1, 2, 3], reason)]), default_max_tokens=default)
-    stats.count_error(5, 7, RecordError("invalid_json", "first"))
-    stats.count_error(5, 8, RecordError("invalid_json", "second"))
+        output = RequestOutput("0", None, [1, 2], [CompletionOutput(0, "a", [1, 2, 3], reason)])
+        stats.add(Tally.of_answer(10, output, default_max_tokens=default))
+    stats.add(Tally.of_error(5, 8, RecordError("invalid_json", "second")))  # rows are finished in any order
+    stats.add(Tally.of_error(5, 7, RecordError("invalid_json", "first")))
     assert (stats.num_records, stats.num_answered, stats.num_failed, stats.exit_code) == (5, 3, 2, 3)
     assert (stats.prompt_tokens, stats.output_tokens, stats.bytes_done) == (6, 9, 40)
     assert stats.num_cut_by_default == 1
@@ -51,6 +53,7 @@ def test_json() -> None:
     assert row["timing"] == {
         "startup_s": 2.0,
         "run_s": 4.0,
+        "run_all_attempts_s": 4.0,
         "total_s": 6.5,
         "first_token_s": 3.0,
         "first_token_after_admission_s": 0.5,
@@ -61,6 +64,21 @@ def test_json() -> None:
     assert row["exit_code"] == 0
     assert set(row["versions"]) == {"python", "infer", "torch", "tokenizers"} == set(versions())
     assert "secret" not in json.dumps(row)
+
+
+def test_totals_over_all_attempts() -> None:
+    stats = JobStats(started_at=10.0, ready_at=12.0, admitted_at=12.0, finished_at=16.0)
+    earlier = Tally(num_answered=3, num_failed=1, prompt_tokens=30, output_tokens=300, first_errors={"internal": (2, "x")})
+    earlier.errors["internal"] = 1
+    stats.resume(earlier, attempts=2, run_s=7.5)
+    stats.add(Tally(num_answered=1, prompt_tokens=10, output_tokens=100))
+    row = stats.to_json(command="generate", settings={}, sampling={})
+    assert row["records"] == {"total": 5, "answered": 4, "failed": 1, "blank_lines": 0, "from_earlier_attempts": 4}
+    assert row["attempts"] == 3
+    assert (row["timing"]["run_s"], row["timing"]["run_all_attempts_s"]) == (4.0, 11.5)
+    assert row["tokens"] == {"prompt": 40, "output": 400, "cached": 0, "prompt_per_s": 2.5, "output_per_s": 25.0}  # speeds are this run's
+    assert row["errors"] == {"internal": 1}
+    assert row["exit_code"] == 3
 
 
 def test_json_of_a_run_that_needed_no_engine() -> None:

@@ -1,0 +1,194 @@
+"""What a check of the input found, said on stdout: the body of `infer check` and of --dry-run."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from . import messages, streams
+from .options import IoOptions
+from .progress import Progress
+from .signals import Signals
+from .table import clock, counted, table
+
+if TYPE_CHECKING:
+    from infer.core.args import EngineArgs
+    from infer.core.config import EngineConfig
+    from infer.core.engine.limits import Limits
+    from infer.core.jobs.build import Plan
+    from infer.core.jobs.check import Findings
+    from infer.core.jobs.record import Record
+    from infer.core.jobs.tasks.base import Task, TaskOptions
+
+#: Where Linux shows GPUs (WSL's too).
+_GPUS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")
+#: Characters of the longest bar of the histogram.
+_BAR = 40
+#: Characters of a message that are shown; --json has all of it.
+_MESSAGE = 160
+
+
+def check_input(
+    io: IoOptions,
+    args: EngineArgs,
+    origin: Mapping[str, str],
+    options: TaskOptions,
+    task_for: Callable[[TaskOptions, Plan, Record], Task],
+    *,
+    as_json: bool = False,
+    tokens_per_second: float | None = None,
+) -> int:
+    """Reads all of `io.inputs`, says what a run would make of them and returns what its exit code would be, 0 or 3.
+
+    `task_for` makes the task, given the first record that is a JSON object. Raises InferError, Interrupted, BrokenPipeError.
+    """
+    from infer.core.jobs.build import make_plan
+    from infer.core.jobs.check import Findings, check
+    from infer.core.jobs.inputs import Inputs
+    from infer.core.jobs.reader import RecordReader
+
+    said: set[str] = set()
+
+    def once(text: str) -> None:
+        if text not in said and not io.quiet:
+            said.add(text)
+            messages.say(text, label="note: ")
+
+    findings = Findings()
+    progress = Progress(quiet=io.quiet, interval=io.progress_interval)
+    with Signals(on_second=progress.close) as signals, ExitStack() as stack:
+        inputs = Inputs(io.inputs)
+        stack.callback(inputs.close)
+        size = inputs.size
+        plan = make_plan(_without_torch(args), given=origin)
+        limits = plan.limits()
+        for note in plan.config.notes:
+            once(note)
+        reader = RecordReader(inputs.sources, io.max_line_bytes, selection=io.selection)
+        options = dataclasses.replace(options, warn=once)
+
+        def show() -> None:
+            if progress.due() or signals.status_wanted():
+                share = min(reader.bytes_read / size, 1.0) if size else None
+                text = f"{findings.num_records:,} records checked" + ("" if share is None else f" ({share:.0%})")
+                text += f" | ETA {clock((time.monotonic() - started) * (1 - share) / share)}" if share else ""
+                text += f" | {findings.num_failed:,} would fail"
+                progress.show(text, share, records=findings.num_records, errors=findings.num_failed)
+
+        started = time.monotonic()
+        stack.callback(progress.close)
+        progress.begin()
+        check(reader, lambda record: task_for(options, plan, record), limits, findings=findings, on_progress=show)
+    need = _kv_numbers(findings, plan, limits)
+    if as_json:
+        told = findings.to_json() | {"kv_cache": need, "time_s": _seconds(findings, tokens_per_second)}
+        streams.write(streams.to_json(told, indent=1) + "\n")
+    else:
+        streams.write("".join(_text(findings, need, plan.config, tokens_per_second)))
+    return findings.exit_code
+
+
+def _without_torch(args: EngineArgs) -> EngineArgs:
+    """The same settings, decided without asking torch for a GPU where the system plainly has none."""
+    if args.device == "auto" and sys.platform == "linux" and not any(map(glob.glob, _GPUS)):
+        return dataclasses.replace(args, device="cpu")
+    return args
+
+
+def _kv_numbers(findings: Findings, plan: Plan, limits: Limits) -> dict[str, Any]:
+    """What the KV cache has to hold: tokens in whole blocks, and bytes where the model says what a token takes."""
+    per_token = plan.kv_bytes_per_token()
+
+    def need(tokens: int | None, times: int = 1) -> dict[str, int | None]:
+        held = None if tokens is None else limits.blocks_for(tokens) * limits.block_size * times
+        return {"tokens": held, "bytes": held * per_token if held is not None and per_token is not None else None}
+
+    place, length = findings.largest or (None, None)
+    at_once = min(plan.config.max_num_seqs, findings.sequences.count)
+    return {
+        "bytes_per_token": per_token,
+        "largest_record": {**(place.to_json() if place else {}), **need(length)},
+        "typical_batch": {"sequences": at_once, **need(findings.sequences.percentile(50), at_once)},
+        "given_tokens": None if limits.num_blocks is None else limits.num_blocks * limits.block_size,
+    }
+
+
+def _seconds(findings: Findings, tokens_per_second: float | None) -> float | None:
+    return None if tokens_per_second is None else round(findings.max_output_tokens / tokens_per_second, 1)
+
+
+def _text(findings: Findings, need: dict[str, Any], config: EngineConfig, tokens_per_second: float | None) -> Iterator[str]:
+    """The sections of the report."""
+    failed = findings.num_failed
+    blank = f", {counted(findings.num_blank, 'blank line')} skipped" if findings.num_blank else ""
+    yield f"{counted(findings.num_records, 'record')}: {findings.num_records - failed:,} would be answered, {failed:,} would fail{blank}\n"
+    if failed:
+        yield "\nerrors\n" + table(list(_error_rows(findings)), right=frozenset({1}), indent="  ")
+    if findings.errors["prompt_too_long"]:
+        yield f"  the longest prompt has {findings.longest_prompt:,} tokens; max_model_len is {config.max_model_len:,}\n"
+    if findings.prompt_buckets.rows():
+        yield f"\nprompt tokens: {findings.prompts.total:,} in {counted(findings.prompts.count, 'good record')}\n"
+        if findings.prompts.count:
+            yield "  " + ", ".join(f"{name} {value:,}" for name, value in findings.prompts.to_json().items()) + "\n"
+        yield _histogram(findings)
+        if findings.prompt_buckets.count > findings.prompts.count:
+            yield "    (records that would fail are counted here too)\n"
+    if repeats := findings.distinct.repeats:
+        about = "" if findings.distinct.exact else "about "
+        prompts = "prompt repeats" if repeats == 1 else "prompts repeat"
+        yield f"  {about}{repeats:,} {prompts} an earlier one ({repeats / findings.distinct.count:.1%})\n"
+    if findings.prompts.count:
+        yield f"\noutput tokens: at most {findings.max_output_tokens:,} in {counted(findings.sequences.count, 'output')}\n"
+        yield from _kv_text(need, config, str(findings.largest[0]) if findings.largest else "")
+        yield _time_text(_seconds(findings, tokens_per_second), tokens_per_second)
+
+
+def _error_rows(findings: Findings) -> Iterator[tuple[str, str, str]]:
+    for code, count in findings.errors.most_common():
+        place, message = findings.first_errors[code]
+        message = " ".join(message.split())
+        message = message if len(message) <= _MESSAGE else message[:_MESSAGE] + "…"
+        yield code, f"{count:,}", f"first on {place}: {message}"
+
+
+def _histogram(findings: Findings) -> str:
+    rows = findings.prompt_buckets.rows()
+    most = max(count for _, _, count in rows)
+    lines = [
+        (f"{low:,}" if low == high else f"{low:,}-{high:,}", f"{count:,}", "#" * math.ceil(_BAR * count / most))
+        for low, high, count in rows
+    ]
+    return table(lines, right=frozenset({0, 1}), indent="    ")
+
+
+def _kv_text(need: dict[str, Any], config: EngineConfig, largest: str) -> Iterator[str]:
+    def shown(part: dict[str, Any]) -> tuple[str, str]:
+        size = "?" if part["bytes"] is None else f"{part['bytes'] / 2**20:,.1f} MiB"
+        return f"{part['tokens']:,} tokens", size
+
+    per_token = need["bytes_per_token"]
+    what = "bytes a token unknown" if per_token is None else f"{per_token:,} bytes a token"
+    yield f"\nKV cache: {what} ({config.dtype}, blocks of {config.block_size})\n"
+    batch = need["typical_batch"]
+    rows = [
+        ("largest record", *shown(need["largest_record"]), largest),
+        (f"{counted(batch['sequences'], 'median output')} at once", *shown(batch), ""),
+    ]
+    if need["given_tokens"] is not None:
+        size = {"tokens": need["given_tokens"], "bytes": need["given_tokens"] * (per_token or 0)}
+        rows.append(("given", *shown(size), ""))
+    yield table(rows, right=frozenset({1, 2}), indent="  ")
+
+
+def _time_text(seconds: float | None, speed: float | None) -> str:
+    if seconds is None or speed is None:
+        return "\ntime: unknown; --tokens-per-second N estimates it from the output speed that an earlier run's summary tells\n"
+    hours, minutes = divmod(math.ceil(seconds / 60), 60)
+    took = f"{seconds:,.0f} s" if seconds < 120 else f"{hours:,} h {minutes} min" if hours else f"{minutes} min"
+    return f"\ntime: at most about {took}, at {speed:,g} output tokens a second\n"

@@ -1,0 +1,236 @@
+"""The options about input and output that the commands answering a JSONL file share. Use them through `options.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import glob
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from infer.core.errors import ConfigError
+from infer.core.jobs.options import JobOptions as IoOptions
+from infer.core.jobs.selection import Shard
+from infer.core.settings import parse_bytes
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Why an output can have ended.
+FINISH_REASONS = ("length", "stop")
+
+
+class SizeType(click.ParamType):
+    """Bytes, such as 64MiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            size = value if isinstance(value, int) else parse_bytes(value)
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+        if size < 1:
+            self.fail("must be at least 1 byte", param, ctx)
+        return size
+
+
+class ShardType(click.ParamType):
+    """I/N."""
+
+    name = "i/n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Shard:
+        if isinstance(value, Shard):
+            return value
+        try:
+            return Shard.parse(value)
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+
+class MaxErrorsType(click.ParamType):
+    """N records (an int), or P% of them (a float share)."""
+
+    name = "n|p%"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
+        share = isinstance(value, str) and value.endswith("%")
+        try:
+            number = float(value[:-1]) / 100 if share else int(value)
+        except ValueError:
+            number = -1
+        if not (0 <= number <= 1 if share else number >= 0):
+            self.fail(f"{value!r} is neither a number of records, such as 10, nor a share of them, such as 5%", param, ctx)
+        return number
+
+
+class RedoType(click.ParamType):
+    """finish_reason=VALUE, as VALUE."""
+
+    name = "field=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        name, _, wanted = value.partition("=")
+        if name != "finish_reason" or wanted not in FINISH_REASONS:
+            forms = " or ".join(f"finish_reason={reason}" for reason in FINISH_REASONS)
+            self.fail(f"{value!r} is not {forms}", param, ctx)
+        return str(wanted)
+
+
+def _note_verbosity(ctx: click.Context, param: click.Parameter, value: int) -> int:
+    """Tells run(), which must know even when the command fails."""
+    ctx.find_root().ensure_object(dict)["verbose"] = value
+    return value
+
+
+def _choice(*values: str) -> dict[str, Any]:
+    return {"type": click.Choice(values), "default": values[0], "show_default": True}
+
+
+_file = click.Path(dir_okay=False)
+_INPUT: list[Callable[[Any], Any]] = [
+    click.option(
+        "--input",
+        "inputs",
+        metavar="FILE",
+        multiple=True,
+        type=click.Path(allow_dash=True),
+        help="Read this file in place of IN; may be repeated. A quoted glob pattern stands for all its files, sorted.",
+    ),
+    click.option(
+        "--limit", metavar="N", type=click.IntRange(min=0), help="Read N records of the whole input, all shards together, and no more."
+    ),
+    click.option("--offset", metavar="N", type=click.IntRange(min=0), default=0, help="Leave out the first N records of the whole input."),
+    click.option(
+        "--shard",
+        metavar="I/N",
+        type=ShardType(),
+        help="Answer part I (from 0) of N: each record whose place in the whole input is I modulo N, within --offset and --limit.",
+    ),
+]
+_READING: list[Callable[[Any], Any]] = [
+    click.option("--strict", is_flag=True, help="A field that looks like a misspelled parameter fails its record."),
+    click.option("--max-line-bytes", type=SizeType(), default="64MiB", show_default=True, help="A longer input line is an error record."),
+]
+_OUTPUT: list[Callable[[Any], Any]] = [
+    click.option("--compression", help="Of OUT; auto: by its name (.gz, .zst).", **_choice("auto", "none", "gzip", "zstd")),
+    click.option("--overwrite", is_flag=True, help="Replace OUT if it exists."),
+    click.option("--resume", is_flag=True, help="Go on where an earlier run stopped; start if there was none."),
+    click.option("--resume-force", is_flag=True, help="Resume even if input, model or settings are not the same any more."),
+    click.option("--verify", is_flag=True, help="Hash the whole model, so that --resume notices any change of it."),
+    click.option("--fsync", help="When finished answers must be safe from a power cut.", **_choice("interval", "always", "never")),
+    click.option("--retry-errors", is_flag=True, help="Answer the failed records of a finished OUT anew."),
+    click.option("--redo", metavar="finish_reason=VALUE", type=RedoType(), help="Answer those records of a finished OUT anew."),
+    click.option("--errors", metavar="FILE", type=_file, help="Copy the input lines that failed here, each with its error."),
+    click.option("--max-errors", metavar="N|P%", type=MaxErrorsType(), help="Stop when more records than that failed."),
+    click.option("--dry-run", is_flag=True, help="Check the input as `infer check` does; answer nothing."),
+    click.option("--stats", metavar="FILE", type=_file, help="Write the closing summary as JSON."),
+    click.option("--report-cache", is_flag=True, help="Write cached_tokens; depends on the schedule."),
+]
+_SAYING: list[Callable[[Any], Any]] = [
+    click.option(
+        "--progress-interval",
+        metavar="SECONDS",
+        type=click.FloatRange(min=0, min_open=True),
+        default=30.0,
+        show_default=True,
+        help="Time between progress lines when stderr is no terminal.",
+    ),
+    click.option("--log-format", help="Of what is said on stderr.", **_choice("text", "json")),
+    click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
+    click.option("-v", "--verbose", count=True, callback=_note_verbosity, help="Say more; tracebacks of internal errors."),
+]
+
+
+def io_options(command: F) -> F:
+    """Adds IN, OUT and the options about them; the command gets them as one `io: IoOptions`."""
+
+    @functools.wraps(command)
+    def with_io(**kwargs: Any) -> Any:
+        inputs, output = _paths(kwargs.pop("paths"), kwargs.pop("inputs"))
+        values = {f.name: kwargs.pop(f.name) for f in dataclasses.fields(IoOptions) if f.name in kwargs}
+        values["resume"] = values["resume"] or values["resume_force"]
+        io = IoOptions(inputs=inputs, output=output, **values)
+        _refuse_contradictions(io)
+        return command(io=io, **kwargs)
+
+    paths = click.argument("paths", metavar="[IN] [OUT]", nargs=-1, type=click.Path(allow_dash=True))
+    return _with_options(with_io, [paths, *_INPUT, *_OUTPUT, *_READING, *_SAYING])
+
+
+def input_options(command: F) -> F:
+    """Adds IN and the options about it, for a command that answers nothing; of `io: IoOptions` the rest is at its default."""
+
+    @functools.wraps(command)
+    def with_io(**kwargs: Any) -> Any:
+        inputs, _ = _paths(kwargs.pop("paths"), kwargs.pop("inputs"), outputs=0)
+        values = {f.name: kwargs.pop(f.name) for f in dataclasses.fields(IoOptions) if f.name in kwargs}
+        return command(io=IoOptions(inputs, "-", overwrite=False, stats=None, report_cache=False, **values), **kwargs)
+
+    paths = click.argument("paths", metavar="[IN]", nargs=-1, type=click.Path(allow_dash=True))
+    return _with_options(with_io, [paths, *_INPUT, *_READING, *_SAYING])
+
+
+def _with_options(command: Any, options: list[Callable[[Any], Any]]) -> Any:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _paths(paths: tuple[str, ...], inputs: tuple[str, ...], *, outputs: int = 1) -> tuple[tuple[str, ...], str]:
+    """The inputs and the output, if the command has one. Raises click.UsageError."""
+    most = outputs + (not inputs)
+    if len(paths) > most:
+        extra = f"Got unexpected extra argument{'s' * (len(paths) > most + 1)} ({' '.join(paths[most:])})"
+        only = "the only argument is OUT" if outputs else "there is no argument"
+        quote = f"; with --input {only} (quote a glob pattern: --input 'part-*.jsonl')" if inputs else ""
+        raise _usage(extra + quote)
+    if inputs:
+        names = tuple(name for pattern in inputs for name in _matches(pattern))
+        output = paths[0] if paths else "-"
+    else:
+        source, output = (*paths, "-", "-")[:2]
+        names = (source,)
+    if names.count("-") > 1:
+        raise _usage("--input - (stdin) can be read only once.")
+    if "-" in names and sys.stdin is not None and sys.stdin.isatty():
+        raise _usage("No input: give a file as IN, or pipe JSONL lines into the command.")
+    return names, output
+
+
+def _matches(pattern: str) -> list[str]:
+    """The files of a glob pattern, sorted; a name that is there, or is no pattern, means itself."""
+    if not glob.has_magic(pattern) or Path(pattern).exists():
+        return [pattern]
+    names = sorted(name for name in glob.glob(pattern, recursive=True) if not Path(name).is_dir())  # noqa: PTH207 (any pattern)
+    if not names:
+        raise _usage(f"--input {pattern!r}: no file matches.")
+    return names
+
+
+#: Options of which the first makes no sense with the second.
+_EXCLUDE_EACH_OTHER = (("resume", "overwrite"), ("retry_errors", "overwrite"), ("redo", "overwrite"))
+#: Options that go on with what is in OUT.
+_CONTINUE = ("resume", "retry_errors", "redo")
+
+
+def _refuse_contradictions(io: IoOptions) -> None:
+    for a, b in _EXCLUDE_EACH_OTHER:
+        if getattr(io, a) and getattr(io, b):
+            raise _usage(f"{_flag(io, a)} and {_flag(io, b)} contradict each other; give one.")
+    for name in _CONTINUE:
+        if getattr(io, name) and io.output == "-":
+            raise _usage(f"{_flag(io, name)} with OUT - (stdout): cannot resume what is not a file.")
+
+
+def _flag(io: IoOptions, name: str) -> str:
+    """How the option was written."""
+    return "--resume-force" if name == "resume" and io.resume_force else "--" + name.replace("_", "-")
+
+
+def _usage(message: str) -> click.UsageError:
+    return click.UsageError(message, click.get_current_context())

@@ -1,0 +1,61 @@
+"""`infer merge`: the shards of one job back into one output."""
+
+from __future__ import annotations
+
+import click
+
+from . import messages, streams
+from .options import Command
+from .signals import Signals
+from .table import counted
+
+
+@click.command(cls=Command)
+@click.argument("output", metavar="OUT", type=click.Path(allow_dash=True))
+@click.argument("shards", metavar="SHARD...", nargs=-1, required=True, type=click.Path())
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@click.option(
+    "--compression",
+    type=click.Choice(["auto", "none", "gzip", "zstd"]),
+    default="auto",
+    show_default=True,
+    help="Of OUT; auto: by its name (.gz, .zst).",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    expose_value=False,
+    help="Of what is said on stderr.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+def merge(*, output: str, shards: tuple[str, ...], overwrite: bool, compression: str, quiet: bool) -> int:
+    """Put the shards of one output together: OUT is then what a single run would have written, byte for byte.
+
+    The shards are the finished outputs of one command run with --shard 0/N to --shard N-1/N, in any order; each has a
+    SHARD.shard.json beside it. One that is missing, given twice, of another job or input, unfinished or changed since is
+    refused. OUT may be - for stdout. The exit status is 3 if any row is an error.
+
+    \b
+    for i in 0 1 2; do infer generate --model smollm2-135m --shard $i/3 in.jsonl part-$i.jsonl; done
+    infer merge out.jsonl part-*.jsonl
+    """
+    from infer.core.jobs.merge import merge as merge_shards
+    from infer.core.jobs.merge import open_shards
+    from infer.core.jobs.opening import STDOUT, open_output
+
+    names = [name for name in shards if not name.endswith(".shard.json")]  # a glob finds the notes too
+    stdout = streams.stdout() if output in STDOUT else None
+    with Signals():
+        parts = open_shards(names)
+        target = open_output(output, inputs=[part.status for part in parts], overwrite=overwrite, compression=compression, stdout=stdout)
+        try:
+            done = merge_shards(names, target, parts)
+        finally:
+            target.close()
+    if not quiet:
+        failed = f", {done.errors:,} failed" if done.errors else ""
+        text = f"{counted(done.records, 'record')} of {counted(len(parts), 'shard')}{failed}"
+        messages.say(text, event="summary", records=done.records, shards=len(parts), errors=done.errors)
+    return 3 if done.errors else 0

@@ -1,0 +1,61 @@
+"""What a request must keep to, whatever else is going on: checked when it is added, and by `infer check` without an engine.
+
+Knows lengths and numbers, never tensors or text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import RecordError
+from .request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """
+    Args:
+        vocab_size: token ids are below it.
+        max_model_len: most tokens of prompt and output together.
+        max_logprobs: most logprobs a request may ask for; -1: no limit.
+        block_size, num_blocks: the KV cache; None blocks if its size is not known.
+    """
+
+    vocab_size: int
+    max_model_len: int
+    max_logprobs: int
+    block_size: int
+    num_blocks: int | None
+
+    def check(self, request: Request) -> None:
+        """Raises RecordError for a request that can never be answered."""
+        prompt, params = request.prompt_token_ids, request.params
+        if not prompt:
+            raise RecordError("invalid_value", "the prompt is empty", param="prompt")
+        if min(prompt) < 0 or max(prompt) >= self.vocab_size:
+            worst = next(t for t in prompt if not 0 <= t < self.vocab_size)
+            raise RecordError("invalid_value", f"token id {worst} is not in the vocabulary of {self.vocab_size}", param="prompt_token_ids")
+        if len(prompt) >= self.max_model_len:
+            raise RecordError(
+                "prompt_too_long",
+                f"the prompt has {len(prompt)} tokens; with max_model_len {self.max_model_len} it can have {self.max_model_len - 1}",
+                param="prompt",
+            )
+        for token in params.stop_token_ids:
+            if token >= self.vocab_size:
+                raise RecordError(
+                    "invalid_value", f"stop token id {token} is not in the vocabulary of {self.vocab_size}", param="stop_token_ids"
+                )
+        if params.logprobs is not None and 0 <= self.max_logprobs < params.logprobs:
+            raise RecordError("invalid_value", f"logprobs {params.logprobs} is above max_logprobs {self.max_logprobs}", param="logprobs")
+        if self.num_blocks is not None and self.blocks_for(length := request.max_length(self.max_model_len)) > self.num_blocks:
+            raise RecordError(
+                "kv_capacity",
+                f"prompt and max_tokens are {length} tokens; the KV cache holds {self.num_blocks * self.block_size}: "
+                "lower max_tokens or raise --kv-cache-memory-bytes",
+                param="max_tokens",
+            )
+
+    def blocks_for(self, num_tokens: int) -> int:
+        """Blocks that so many tokens of one sequence take."""
+        return -(-num_tokens // self.block_size)

@@ -1,0 +1,181 @@
+"""What a run would make of its input, found out without the model's weights: every line parsed, templated and tokenized.
+
+    reader -> take -> task.prepare -> limits.check -> findings
+
+Records go the way they go in `run.py` up to the engine's door, so they fail here if and only if they would be refused there
+(what depends on the memory of the machine is known only where the size of the KV cache was given).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ..engine.limits import Limits
+from ..errors import RecordError
+from .distinct import Distinct
+from .histogram import Histogram, Log2Buckets
+from .reader import RecordReader
+from .record import Record
+from .tasks.base import Task
+from .tasks.pending import Pending, contained
+
+#: Records prepared at once, and about how many bytes of them; two such batches are in work at a time.
+_BATCH, _BATCH_BYTES = 512, 2 << 20
+#: While one batch is in the tokenizer, which does not hold the interpreter lock, the next one is parsed and templated.
+_WORKERS = 2
+
+
+class Place(NamedTuple):
+    """Where a record is: its line, and of which input where there are several."""
+
+    line: int
+    source: str
+
+    def __str__(self) -> str:
+        return f"line {self.line:,}" + (f" of {self.source}" if self.source else "")
+
+    def to_json(self) -> dict[str, Any]:
+        return {"line": self.line, **({"input": self.source} if self.source else {})}
+
+
+@dataclass
+class Findings:
+    """What was counted. Tokens of failed records are in none of the numbers but `prompt_buckets` and `longest_prompt`."""
+
+    num_records: int = 0
+    num_blank: int = 0
+    bytes_done: int = 0
+    #: Error code -> count, and the first record that had it with its message.
+    errors: Counter[str] = field(default_factory=Counter)
+    first_errors: dict[str, tuple[Place, str]] = field(default_factory=dict)
+    #: Prompt tokens of each good record.
+    prompts: Histogram = field(default_factory=Histogram)
+    #: Prompt tokens of all records that could be tokenized, too long or not.
+    prompt_buckets: Log2Buckets = field(default_factory=Log2Buckets)
+    longest_prompt: int = 0
+    #: Most tokens, prompt and output, of each sequence: a record of n choices is n of them.
+    sequences: Histogram = field(default_factory=Histogram)
+    #: The good record whose sequences are longest, and the tokens of one of them.
+    largest: tuple[Place, int] | None = None
+    max_output_tokens: int = 0
+    distinct: Distinct = field(default_factory=Distinct)
+
+    @property
+    def num_failed(self) -> int:
+        return self.errors.total()
+
+    @property
+    def exit_code(self) -> int:
+        """As that of a run: 3 if any record would fail."""
+        return 3 if self.num_failed else 0
+
+    def fail(self, pending: Pending, error: RecordError) -> None:
+        """One record would fail."""
+        self.errors[error.code] += 1
+        self.first_errors.setdefault(error.code, (Place(pending.line, pending.source), error.message))
+
+    def accept(self, pending: Pending, limits: Limits) -> None:
+        """One record would be answered."""
+        assert isinstance(pending.prompt, list)
+        assert pending.params is not None
+        prompt, length = len(pending.prompt), pending.to_request().max_length(limits.max_model_len)
+        self.prompts.add(prompt)
+        self.sequences.add(length, pending.params.n)
+        self.max_output_tokens += (length - prompt) * pending.params.n
+        self.distinct.add(hash(tuple(pending.prompt)))
+        if self.largest is None or length > self.largest[1]:
+            self.largest = Place(pending.line, pending.source), length
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able."""
+        first = self.first_errors
+        errors = {
+            code: {"count": count, **first[code][0].to_json(), "message": first[code][1]} for code, count in self.errors.most_common()
+        }
+        return {
+            "records": {
+                "total": self.num_records,
+                "good": self.num_records - self.num_failed,
+                "failed": self.num_failed,
+                "blank_lines": self.num_blank,
+            },
+            "errors": errors,
+            "prompt_tokens": {"total": self.prompts.total, **self.prompts.to_json()},
+            "prompt_histogram": [{"from": low, "to": high, "records": count} for low, high, count in self.prompt_buckets.rows()],
+            "longest_prompt": self.longest_prompt,
+            "max_output_tokens": self.max_output_tokens,
+            "repeated_prompts": {"count": self.distinct.repeats, "exact": self.distinct.exact},
+        }
+
+
+def check(
+    reader: RecordReader,
+    task_for: Callable[[Record], Task],
+    limits: Limits,
+    *,
+    findings: Findings | None = None,
+    on_progress: Callable[[], None] = lambda: None,
+) -> Findings:
+    """Goes over the whole input, in memory that does not grow with it.
+
+    Args:
+        reader: the input.
+        task_for: makes the task, given the first record that is a JSON object. Not called if there is none.
+        limits: what the engine would hold requests to.
+        findings: counts into these, for whoever shows progress.
+        on_progress: called after each batch.
+
+    Raises what cannot be put down to one record (InferError).
+    """
+    findings = findings or Findings()
+    for batch in _prepared(reader, task_for):
+        for pending in batch:
+            _count(findings, pending, limits)
+        findings.num_blank = reader.num_blank
+        on_progress()
+    findings.num_blank = reader.num_blank
+    return findings
+
+
+def _count(findings: Findings, pending: Pending, limits: Limits) -> None:
+    findings.num_records += 1
+    findings.bytes_done += pending.size
+    if pending.error is None:
+        assert isinstance(pending.prompt, list)
+        findings.prompt_buckets.add(len(pending.prompt))
+        findings.longest_prompt = max(findings.longest_prompt, len(pending.prompt))
+        with contained(pending):
+            limits.check(pending.to_request())
+    if pending.error is None:
+        findings.accept(pending, limits)
+    else:
+        findings.fail(pending, pending.error)
+
+
+def _prepared(reader: RecordReader, task_for: Callable[[Record], Task]) -> Iterator[list[Pending]]:
+    """Batches of prepared records, in input order."""
+    task: Task | None = None
+    in_work: deque[Future[list[Pending]]] = deque()
+    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="check") as pool:
+        while records := reader.take(_BATCH, _BATCH_BYTES, wait=True):
+            if task is None:
+                good = next((r for r in records if r.error is None), None)
+                if good is None:
+                    yield [_failed(record) for record in records]
+                    continue
+                task = task_for(good)
+            in_work.append(pool.submit(task.prepare, records))
+            if len(in_work) >= _WORKERS:
+                yield in_work.popleft().result()
+        while in_work:
+            yield in_work.popleft().result()
+
+
+def _failed(record: Record) -> Pending:
+    pending = Pending.of(record)
+    pending.error = record.error
+    return pending

@@ -1,0 +1,21 @@
+"""Named places where a test can have the process killed: `INFER_FAULT=commit:7` kills it the seventh time it comes by `commit`."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+
+#: Every place there is, in the order a run passes them.
+POINTS = ("begin", "write", "spill", "commit", "committed", "sync", "publish", "published", "cleaned")
+
+_name, _, _count = os.environ.get("INFER_FAULT", "").partition(":")
+_passed: Counter[str] = Counter()
+
+
+def fault(point: str) -> None:
+    """Dies here (SIGKILL) if INFER_FAULT says so."""
+    if _name == point:
+        _passed[point] += 1
+        if _passed[point] == int(_count or 1):
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,126 @@
+"""What an output's name means, and whether this run may write there."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import ConfigError
+from .compression import compression_of
+from .output import JobOutput
+from .source import same_file
+from .straight import StraightOutput
+
+#: Names of standard output. Descriptor 1 itself points elsewhere in the program, so these cannot be opened as files.
+STDOUT = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
+
+
+class UnfinishedOutput(ConfigError):
+    """What another run left is neither to be resumed nor to be overwritten."""
+
+
+def open_output(
+    name: str,
+    *,
+    inputs: list[os.stat_result],
+    overwrite: bool = False,
+    resume: bool = False,
+    redo: bool = False,
+    compression: str = "auto",
+    errors: str | None = None,
+    fsync: str = "interval",
+    stdout: BinaryIO | None = None,
+    clock: Callable[[], tuple[int, float]] = lambda: (1, 0.0),
+) -> StraightOutput | JobOutput:
+    """The output, locked if it is a file.
+
+    Args:
+        inputs: `os.fstat` of the inputs, which are never written to.
+        overwrite, resume: what may be done with what is there.
+        redo: OUT is to be read and replaced.
+        stdout: the stream behind `-`.
+
+    Raises ConfigError (refused; UnfinishedOutput is one), LockedError (another run writes it), OutputError.
+    """
+    if name in STDOUT or _is_special(name):
+        if resume or redo:
+            raise ConfigError(f"output {name!r} is no regular file: nothing of it is kept, so it cannot be resumed or redone")
+        if compression not in ("auto", "none"):
+            raise ConfigError(f"output {name!r} is written straight through; pipe it through {compression} instead")
+        if errors is not None:
+            raise ConfigError("--errors needs an output file, not a pipe: a failed record is marked in its own line there too")
+        return _straight(name, inputs, stdout)
+    output = None
+    try:
+        if Path(name).is_dir():
+            raise ConfigError(f"output {name!r} is a folder; name a file")
+        if not Path(os.path.realpath(name)).parent.is_dir():
+            raise ConfigError(f"output {name!r} cannot be created: there is no folder {str(Path(name).parent)!r}")
+        if errors is not None:
+            _refuse_errors_file(errors)
+        output = JobOutput(name, compression=compression_of(name, compression), errors=errors, fsync=fsync, clock=clock)
+        _refuse_inputs(output, inputs)
+        output.tidy()
+        if overwrite:
+            output.discard()
+        elif not resume:
+            _refuse_leftovers(output, redo=redo)
+    except BaseException:
+        if output is not None:
+            output.close()
+        raise
+    return output
+
+
+def _refuse_errors_file(name: str) -> None:
+    """It is replaced when the output appears; a device must never be."""
+    if Path(name).is_dir() or _is_special(name):
+        raise ConfigError(f"--errors {name!r} is no regular file; name a file")
+    if not Path(os.path.realpath(name)).parent.is_dir():
+        raise ConfigError(f"--errors {name!r} cannot be created: there is no folder {str(Path(name).parent)!r}")
+
+
+def _is_special(name: str) -> bool:
+    path = Path(name)
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _straight(name: str, inputs: list[os.stat_result], stdout: BinaryIO | None) -> StraightOutput:
+    if name not in STDOUT:
+        try:
+            return StraightOutput(name, os.open(name, os.O_WRONLY | getattr(os, "O_CLOEXEC", 0)), owned=True)
+        except OSError as error:
+            raise ConfigError(f"output {name!r} cannot be opened: {error.strerror}") from None
+    stdout = stdout or sys.stdout.buffer
+    stdout.flush()
+    try:
+        fd = stdout.fileno()
+    except OSError:
+        return StraightOutput("stdout", -1, stdout, owned=False)
+    status = os.fstat(fd)
+    if stat.S_ISREG(status.st_mode) and any(same_file(one, status) for one in inputs):
+        raise ConfigError("output and input are the same file; the output would be read as input")
+    return StraightOutput("stdout", fd, owned=False)
+
+
+def _refuse_inputs(output: JobOutput, inputs: list[os.stat_result]) -> None:
+    for path in output.own_paths:
+        if any(same_file(one, path) for one in inputs):
+            raise ConfigError(f"output {output.name!r} and the input are the same file; choose another output")
+    if len(set(output.own_paths)) < len(output.own_paths):
+        raise ConfigError("--errors names the output, or a file beside it that belongs to it; choose another file")
+
+
+def _refuse_leftovers(output: JobOutput, *, redo: bool) -> None:
+    if output.has_partial:
+        recovered = output.recover()
+        if recovered is not None and recovered.holds_answers:
+            held = f"{str(output.partial)!r} holds {recovered.tally.num_records:,} records of a run that did not finish"
+            raise UnfinishedOutput(f"{held}; go on with --resume, or start again with --overwrite")
+        output.discard()
+    if output.target.exists() and not redo:
+        raise ConfigError(f"output {output.name!r} exists; use --overwrite to replace it, or choose another output")

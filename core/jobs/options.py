@@ -1,0 +1,46 @@
+"""What a person decides about a job, apart from model and sampling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .selection import Selection, Shard
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """Where records come from, which of them, where answers go, what becomes of what is there, and what is said meanwhile."""
+
+    inputs: tuple[str, ...]  # in order, globs expanded; "-" is stdin
+    output: str  # "-" is stdout
+    overwrite: bool
+    stats: str | None
+    quiet: bool
+    verbose: int
+    progress_interval: float  # seconds
+    max_line_bytes: int
+    report_cache: bool
+    strict: bool
+    # which records
+    limit: int | None = None
+    offset: int = 0
+    shard: Shard | None = None
+    # the output and the run behind it
+    compression: str = "auto"  # of OUT: "auto" (by its name), "none", "gzip" or "zstd"
+    resume: bool = False  # also when `resume_force`
+    resume_force: bool = False
+    verify: bool = False
+    fsync: str = "interval"  # "interval", "always" or "never"
+    # failures
+    errors: str | None = None
+    max_errors: int | float | None = None  # an int is a number of records, a float a share of them (0.05 for 5%)
+    retry_errors: bool = False
+    redo: str | None = None  # the finish_reason of the records to answer anew
+    # what is said
+    log_format: str = "text"  # or "json"
+    dry_run: bool = False
+
+    @property
+    def selection(self) -> Selection:
+        """Which records of the whole input are wanted."""
+        return Selection(self.offset, self.limit, self.shard or Shard(0, 1))

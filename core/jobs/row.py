@@ -1,0 +1,25 @@
+"""The noun between task and writer: one finished output line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .tally import Tally
+
+
+@dataclass(slots=True)
+class Row:
+    """The row of the record `ordinal`, without its newline.
+
+    `chain` is the input's running hash after that record; `error_line` what --errors writes of a failed one.
+    """
+
+    ordinal: int
+    data: bytes
+    chain: bytes = b""
+    tally: Tally = field(default_factory=Tally)
+    error_line: bytes | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self.data) + len(self.error_line or b"")

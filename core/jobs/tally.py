@@ -1,0 +1,75 @@
+"""Counts of finished rows, that add up: of one row, of an output so far, of a run over all its attempts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import RecordError
+from ..outputs import RequestOutput
+
+_NUMBERS = ("num_answered", "num_failed", "bytes_done", "num_cut_by_default", "prompt_tokens", "output_tokens")
+
+
+@dataclass
+class Tally:
+    """What rows came to."""
+
+    num_answered: int = 0
+    num_failed: int = 0
+    bytes_done: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    #: For each error code the first record that had it: (number of its line, message).
+    first_errors: dict[str, tuple[int, str]] = field(default_factory=dict)
+    finish_reasons: Counter[str] = field(default_factory=Counter)
+    #: Choices that ended at a max_tokens nobody had chosen.
+    num_cut_by_default: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+    @classmethod
+    def of_answer(cls, size: int, output: RequestOutput, *, default_max_tokens: bool) -> Tally:
+        """One answered record; `size` is the bytes of its line, `default_max_tokens` whether nobody chose its max_tokens."""
+        reasons = Counter(choice.finish_reason or "unknown" for choice in output.outputs)
+        return cls(
+            num_answered=1,
+            bytes_done=size,
+            finish_reasons=reasons,
+            num_cut_by_default=reasons["length"] if default_max_tokens else 0,
+            prompt_tokens=len(output.prompt_token_ids),
+            output_tokens=sum(len(choice.token_ids) for choice in output.outputs),
+        )
+
+    @classmethod
+    def of_error(cls, size: int, line: int, error: RecordError) -> Tally:
+        """One failed record."""
+        return cls(num_failed=1, bytes_done=size, errors=Counter({error.code: 1}), first_errors={error.code: (line, error.message)})
+
+    @property
+    def num_records(self) -> int:
+        return self.num_answered + self.num_failed
+
+    def add(self, other: Tally) -> None:
+        for name in _NUMBERS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.errors.update(other.errors)
+        self.finish_reasons.update(other.finish_reasons)
+        for code, (line, message) in other.first_errors.items():
+            if code not in self.first_errors or line < self.first_errors[code][0]:
+                self.first_errors[code] = (line, message)
+
+    def to_entry(self) -> dict[str, Any]:
+        """For the journal; what is zero is left out."""
+        values: dict[str, Any] = {name: getattr(self, name) for name in _NUMBERS}
+        values |= {"errors": dict(self.errors), "first_errors": self.first_errors, "finish_reasons": dict(self.finish_reasons)}
+        return {name: value for name, value in values.items() if value}
+
+    @classmethod
+    def from_entry(cls, entry: Mapping[str, Any]) -> Tally:
+        tally = cls(**{name: entry[name] for name in _NUMBERS if name in entry})
+        tally.errors.update(entry.get("errors", {}))
+        tally.finish_reasons.update(entry.get("finish_reasons", {}))
+        tally.first_errors = {code: (line, message) for code, (line, message) in entry.get("first_errors", {}).items()}
+        return tally

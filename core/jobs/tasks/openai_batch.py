@@ -1,0 +1,97 @@
+"""OpenAI Batch lines: `{"custom_id", "method", "url", "body"}` in, `{"id", "custom_id", "response", "error"}` out.
+
+The body is read as the fields of a native line are. Answers carry no random ids and no times, so that they are the same
+whenever they are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import RecordError, nearest
+from ..jsonl import json_type
+
+#: What a line is asked of -> the command that answers it.
+COMMANDS = {
+    "/v1/completions": "generate",
+    "/v1/chat/completions": "chat",
+    "/v1/embeddings": "embed",
+}
+#: What the answer's body calls itself.
+_OBJECTS = {"generate": "text_completion", "chat": "chat.completion"}
+
+#: The fields of a Batch line itself.
+FIELDS = frozenset({"custom_id", "method", "url", "body"})
+
+#: Errors that are ours, not the request's: HTTP says 500 for them.
+_OURS = frozenset({"internal", "non_finite_logits"})
+
+_FINGERPRINT_DIGITS = 12
+
+
+@dataclass(slots=True)
+class BatchLine:
+    """What is kept of a Batch line for its answer.
+
+    Args:
+        id: names the answer: `infer-<start of the run's fingerprint>-<index>`.
+        object, model: of the answer's body.
+        custom_id: the line's own id; None until it is known to be one.
+    """
+
+    id: str
+    object: str
+    model: str
+    custom_id: str | int | None = None
+
+
+def is_batch(fields: Mapping[str, Any], own: frozenset[str]) -> bool:
+    """Whether a line is a Batch line, and not a native one (with `own` fields) that has columns of such names."""
+    if "url" not in fields or "body" not in fields or not own.isdisjoint(fields):
+        return False
+    return isinstance(fields["body"], dict) or "custom_id" in fields or "method" in fields
+
+
+def batch_line(index: int, *, command: str, fingerprint: str, model: str) -> BatchLine:
+    """For the line of record `index`."""
+    return BatchLine(f"infer-{fingerprint[:_FINGERPRINT_DIGITS]}-{index}", _OBJECTS[command], model)
+
+
+def body_of(fields: Mapping[str, Any], command: str) -> dict[str, Any]:
+    """The request in a Batch line that `command` can answer. Raises RecordError."""
+    if fields.get("custom_id") is None:
+        raise RecordError("missing_field", "an OpenAI Batch line needs a custom_id", param="custom_id")
+    method, url, body = fields.get("method", "POST"), fields["url"], fields["body"]
+    if method != "POST":
+        raise RecordError("invalid_value", "method must be POST", param="method")
+    if not isinstance(url, str):
+        raise RecordError("invalid_type", f"url must be a string, not {json_type(url)}", param="url")
+    if url not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        raise RecordError("unsupported", f"url {url[:100]!r} is not supported{nearest(url[:100], COMMANDS)} (known: {known})", param="url")
+    if COMMANDS[url] != command:
+        raise RecordError("unsupported", f"a line with url {url} belongs to infer {COMMANDS[url]}", param="url")
+    if not isinstance(body, dict):
+        raise RecordError("invalid_type", f"body must be an object, not {json_type(body)}", param="body")
+    return body
+
+
+def answer_row(line: BatchLine, answer: dict[str, Any]) -> dict[str, Any]:
+    """The line of an answered record; `answer` has what a native line says: choices, usage, prompt_token_ids."""
+    for choice in answer["choices"]:
+        choice.setdefault("logprobs", None)
+    return _row(line, 200, {"id": line.id, "object": line.object, "created": 0, "model": line.model, **answer}, None)
+
+
+def error_row(line: BatchLine, error: RecordError) -> dict[str, Any]:
+    """The line of a failed record. Failure is told in both ways that readers look for: `error` and the status code."""
+    ours = error.code in _OURS
+    details = {"type": "server_error" if ours else "invalid_request_error", **error.to_json()}
+    return _row(line, 500 if ours else 400, {"error": details}, {"code": error.code, "message": error.message})
+
+
+def _row(line: BatchLine, status: int, body: dict[str, Any], error: dict[str, Any] | None) -> dict[str, Any]:
+    response = {"status_code": status, "request_id": line.id, "body": body}
+    return {"id": line.id, "custom_id": line.custom_id, "response": response, "error": error}

@@ -1,0 +1,267 @@
+"""A run that is told to stop: it keeps what is finished, says how to go on, and says why it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import random
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+STOPS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+#: What a run may take to end. The promise is 10 s; more is given to a machine that is busy with other things.
+GRACE = 60
+
+COUNT = 400
+
+
+@pytest.fixture
+def slow(write_lines: Any) -> Path:
+    """A job of some seconds."""
+    path: Path = write_lines(*({"prompt": f"Record {i}", "max_tokens": 20 + i % 9, "ignore_eos": True} for i in range(COUNT)))
+    return path
+
+
+def resume(said: str, program_path: str, env: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
+    """Does what the run said to do, to the letter, in a shell that finds the program."""
+    (command,) = re.findall(r"go on with: (.*)", said)
+    env = {**env, "PATH": f"{Path(program_path).parent}{os.pathsep}{env['PATH']}"}
+    return subprocess.run(["bash", "-c", command.strip()], env=env, capture_output=True, timeout=300, check=False)
+
+
+def journal_of(out: Path) -> Path:
+    return out.with_name(out.name + ".partial.journal")
+
+
+def lines_of(out: Path) -> int:
+    partial = out.with_name(out.name + ".partial")
+    return partial.read_bytes().count(b"\n") if partial.exists() else 0
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_stopped_and_resumed(
+    launch: Any,
+    wait_for: Any,
+    environment: dict[str, str],
+    infer_program: list[str],
+    tiny: list[str],
+    slow: Path,
+    tmp_path: Path,
+    number: int,
+) -> None:
+    """While loading first, then while running; then to the end, and as if nothing had been."""
+    out, whole = tmp_path / "out put.jsonl", tmp_path / "whole.jsonl"  # a name that must be quoted
+    reference = launch("generate", *tiny, slow, whole)
+    argv = [*tiny, "--overwrite", slow, out]
+
+    child = launch("generate", *argv)
+    wait_for(out.with_name(out.name + ".partial.lock").exists, child)
+    time.sleep(random.Random(number).uniform(0, 1))
+    child.send_signal(number)
+    said = child.communicate(timeout=GRACE)[1].decode()
+    assert child.returncode == STOPS[signal.Signals(number)], said
+    assert said.count("go on with: ") == 1
+    assert "Traceback" not in said
+    assert not list(tmp_path.glob("out put.jsonl*"))
+
+    child = launch("generate", *argv)
+    wait_for(lambda: lines_of(out) > 0, child)
+    child.send_signal(number)
+    said = child.communicate(timeout=GRACE)[1].decode()
+    assert child.returncode == STOPS[signal.Signals(number)], said
+    assert f"stopped by {signal.Signals(number).name} after " in said
+    assert "Traceback" not in said
+    assert 0 < lines_of(out) < COUNT
+    kept = out.with_name(out.name + ".partial").read_bytes()
+
+    done = resume(said, infer_program[0], environment)
+    assert done.returncode == 0, done.stderr.decode()
+    assert reference.wait() == 0
+    assert out.read_bytes().startswith(kept)
+    assert out.read_bytes() == whole.read_bytes()
+    assert not list(tmp_path.glob("out put.jsonl.*"))
+
+
+def test_the_second_signal_ends_it_at_once(launch: Any, wait_for: Any, tiny: list[str], slow: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    child = launch("generate", *tiny, slow, out)
+    wait_for(lambda: lines_of(out) > 0, child)
+    os.kill(child.pid, signal.SIGSTOP)  # both are there when it looks
+    os.kill(child.pid, signal.SIGINT)
+    os.kill(child.pid, signal.SIGTERM)
+    os.kill(child.pid, signal.SIGCONT)
+    said = child.communicate(timeout=GRACE)[1].decode()
+    assert child.returncode in (130, 143), said
+    assert "Traceback" not in said
+    again = launch("generate", *tiny, "--resume", slow, out)
+    assert again.wait() == 0
+    assert out.read_bytes().count(b"\n") == COUNT
+
+
+def test_a_status_line_on_demand(launch: Any, wait_for: Any, tiny: list[str], slow: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    child = launch("generate", *tiny, "-q", slow, out)
+    wait_for(lambda: lines_of(out) > 0, child)
+    child.send_signal(signal.SIGUSR1)
+    said = child.communicate(timeout=300)[1].decode()
+    assert child.returncode == 0, said
+    (line,) = said.splitlines()
+    assert re.match(r"[\d,]+ records \(\d+%\) \| .* tok/s", line)
+    assert out.read_bytes().count(b"\n") == COUNT
+
+
+def test_a_status_line_asked_for_while_loading(launch: Any, wait_for: Any, tiny: list[str], write_lines: Any, tmp_path: Path) -> None:
+    child = launch("generate", *tiny, "-q", write_lines({"prompt": "a"}), tmp_path / "out.jsonl")
+    wait_for((tmp_path / "out.jsonl.partial.lock").exists, child)
+    child.send_signal(signal.SIGUSR1)
+    said = child.communicate(timeout=300)[1].decode()
+    assert child.returncode == 0
+    assert said.count(" records ") == said.count("\n") == 1
+
+
+def test_what_nohup_ignores_stays_ignored(
+    infer_program: list[str], environment: dict[str, str], wait_for: Any, tiny: list[str], slow: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    ignoring = ["bash", "-c", 'trap "" HUP; exec "$@"', "bash", *infer_program]
+    child = subprocess.Popen([*ignoring, "generate", *tiny, str(slow), str(out)], env=environment, stderr=subprocess.PIPE)
+    wait_for((tmp_path / "out.jsonl.partial.lock").exists, child)
+    child.send_signal(signal.SIGHUP)
+    wait_for(lambda: lines_of(out) > 0, child)
+    child.send_signal(signal.SIGHUP)
+    said = child.communicate(timeout=300)[1].decode()
+    assert child.returncode == 0, said
+    assert out.read_bytes().count(b"\n") == COUNT
+
+
+def test_to_a_pipe_nothing_can_be_resumed(launch: Any, tiny: list[str], slow: Path) -> None:
+    child = launch("generate", *tiny, slow, "-", stdout=subprocess.PIPE)
+    assert json.loads(child.stdout.readline())["index"] == 0
+    child.terminate()
+    rest, said = child.communicate(timeout=GRACE)
+    assert child.returncode == 143
+    assert b"go on with" not in said
+    assert rest == b"" or rest.endswith(b"\n")
+
+
+def test_a_broken_pipe(launch: Any, tiny: list[str], slow: Path) -> None:
+    child = launch("generate", *tiny, slow, "-", stdout=subprocess.PIPE)
+    assert json.loads(child.stdout.readline())["index"] == 0
+    child.stdout.close()
+    said = child.stderr.read().decode()
+    assert child.wait() == -signal.SIGPIPE  # a shell's 141
+    assert "Error" not in said
+    assert "Traceback" not in said
+
+
+def shown_on_a_terminal(data: bytes, *, width: int = 150) -> list[str]:
+    """What a screen shows after these bytes: enough of a terminal for a progress bar."""
+    screen: list[list[str]] = [[]]
+    row = column = 0
+    for code, final, plain in re.findall(r"\x1b\[([?\d;]*)([A-Za-z])|(.)", data.decode(), flags=re.DOTALL):
+        if final == "A":
+            row = max(0, row - int(code or 1))
+        elif final == "K" and code == "2":
+            screen[row] = []
+        elif final:
+            assert final in "mhlK", (code, final)  # colours, the cursor
+        elif plain == "\r":
+            column = 0
+        elif plain == "\n":
+            row += 1
+            if row == len(screen):
+                screen.append([])
+        else:
+            assert plain.isprintable(), repr(plain)
+            line = screen[row]
+            line.extend(" " * (column + 1 - len(line)))
+            line[column] = plain
+            column += 1
+            assert column <= width
+    return ["".join(line).rstrip() for line in screen]
+
+
+#: What typing Ctrl-C does is for the processes whose terminal it is.
+TAKE_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+class Terminal:
+    """A terminal of its own session with a program on it."""
+
+    def __init__(self, command: list[str], env: dict[str, str]) -> None:
+        self.master, slave = pty.openpty()
+        self.shown = bytearray()
+        self.child = subprocess.Popen(
+            [sys.executable, "-c", TAKE_TERMINAL, *command],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=env,
+            start_new_session=True,
+        )
+        os.close(slave)
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def type(self, text: bytes) -> None:
+        os.write(self.master, text)
+
+    def wait(self) -> int:
+        code = self.child.wait(GRACE)
+        self._reader.join(GRACE)
+        os.close(self.master)
+        return code
+
+    def _read(self) -> None:
+        while True:
+            try:
+                data = os.read(self.master, 65536)
+            except OSError:  # nobody is on the other side any more
+                return
+            if not data:
+                return
+            self.shown.extend(data)
+
+
+@pytest.mark.parametrize("when", ["loading", "running"])
+def test_ctrl_c_typed_into_a_terminal(
+    infer_program: list[str], environment: dict[str, str], wait_for: Any, tiny: list[str], slow: Path, tmp_path: Path, when: str
+) -> None:
+    out = tmp_path / "out.jsonl"
+    env = {**environment, "TERM": "xterm", "COLUMNS": "1000", "LINES": "24"}
+    for name in ("CI", "NO_COLOR"):
+        env.pop(name, None)
+    terminal = Terminal([*infer_program, "generate", *tiny, str(slow), str(out)], env)
+    try:
+        if when == "running":
+            wait_for(lambda: b"ETA" in terminal.shown and lines_of(out) > 0, terminal.child)
+        else:
+            wait_for(lambda: b"loading" in terminal.shown, terminal.child)
+        terminal.type(b"\x03")
+        code = terminal.wait()
+    finally:
+        if terminal.child.poll() is None:
+            terminal.child.kill()
+    data = bytes(terminal.shown)
+    assert code == 130, data
+    if when == "running":
+        assert b"\x1b[?25l" in data, "there was a bar"
+        assert data.rindex(b"\x1b[?25h") > data.rindex(b"\x1b[?25l"), "the cursor is hidden"
+        assert data.rindex(b"\x1b[?25h") > data.rindex(b"ETA")
+    screen = [line for line in shown_on_a_terminal(data, width=1000) if line]
+    said = [line for line in screen if not line.startswith("loading ") and line != "^C"]
+    assert [line.removeprefix("^C").split(" after ")[0] for line in said] == ["stopped by SIGINT", "interrupted"], screen
+    assert shlex.split(said[0].partition("go on with: ")[2])[-1] == "--resume"
+    done = resume(said[0], infer_program[0], environment)
+    assert done.returncode == 0, done.stderr
+    assert out.read_bytes().count(b"\n") == COUNT

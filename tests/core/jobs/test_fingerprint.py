@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infer.core.args import EngineArgs
+from infer.core.errors import ConfigError
+from infer.core.jobs.fingerprint import SETTINGS, digest, fingerprint, refuse_differences
+from infer.core.weights.find import find
+
+
+def test_differences_are_named() -> None:
+    before = {"seed": 0, "temperature": 1.0, "model's weights": "a", "template": None, "same": 1}
+    with pytest.raises(ConfigError) as caught:
+        refuse_differences(before, {**before, "temperature": 0.5, "template": "x" * 100, "top_p": 0.9})
+    text = str(caught.value)
+    assert "temperature was 1.0, is 0.5" in text
+    assert 'template was not set, is "xxx' in text
+    assert "top_p was not set, is 0.9" in text
+    assert "seed" not in text
+    assert "--overwrite" in text
+    assert "--resume-force" in text
+    assert len(text) < 400
+    refuse_differences(before, dict(before))
+
+
+def test_many_differences_are_counted() -> None:
+    with pytest.raises(ConfigError, match="and 3 more"):
+        refuse_differences({f"s{i}": 0 for i in range(8)}, {f"s{i}": 1 for i in range(8)})
+
+
+def test_digest_is_of_the_contents() -> None:
+    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1}) != digest({"a": 1, "b": [3]})
+
+
+@pytest.fixture
+def model(tiny_llama: Path, tmp_path: Path) -> Path:
+    """A model of our own to change."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in tiny_llama.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def made(model: Path, job: dict[str, Any] | None = None, *, verify: bool = False, **settings: Any) -> dict[str, Any]:
+    args = EngineArgs(str(model), dtype="float32", device="cpu")
+    source = find(str(model))
+    config = dataclasses.replace(args.resolve(source.read_json("config.json") or {}), **settings)
+    return fingerprint(config, source, source, job or {}, verify=verify)
+
+
+def differing(before: dict[str, Any], now: dict[str, Any]) -> set[str]:
+    return {name for name in {**before, **now} if before.get(name) != now.get(name)}
+
+
+def test_the_same_model_has_the_same(model: Path) -> None:
+    assert made(model) == made(model)
+    assert json.loads(json.dumps(made(model))) == made(model)  # as a journal gives it back
+    assert made(model, {"temperature": 0.1})["temperature"] == 0.1
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_a_changed_file_of_the_model_is_named(model: Path, name: str) -> None:
+    before = made(model)
+    path = model / name
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps(value, indent=7))
+    assert [n for n in differing(before, made(model)) if name in n]
+
+
+def test_other_weights_are_seen(model: Path) -> None:
+    before, verified = made(model), made(model, verify=True)
+    path = next(model.glob("*.safetensors"))
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert differing(before, made(model)) == set()  # that is what --verify is for
+    assert differing(verified, made(model, verify=True)) == {"model's weights"}
+
+
+def test_settings_that_cannot_change_a_byte_do_not_count(model: Path) -> None:
+    plain = made(model)
+    for name, value in {"max_num_seqs": 3, "max_num_batched_tokens": 100, "enable_prefix_caching": False}.items():
+        assert hasattr(EngineArgs(""), name)
+        assert differing(plain, made(model, **{name: value})) == set()
+    assert differing(plain, made(model, seed=7)) == {"seed"}
+    assert set(SETTINGS) <= set(plain)

@@ -1,0 +1,382 @@
+"""Attempts at jobs in files, with the fake engine: what is gone on with, what is refused, what is answered anew."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infer.core.errors import ConfigError, EngineError, RecordError
+from infer.core.jobs import output as output_module
+from infer.core.jobs.run import TooManyErrors
+from infer.core.jobs.selection import Shard
+
+NUM = 40
+
+
+def lines(count: int = NUM, start: int = 0) -> bytes:
+    return b"".join(b'{"prompt":"p%d","id":"%d"}\n' % (i, i) for i in range(start, start + count))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_module, "COMMIT_EVERY", 0.0)
+
+
+@pytest.fixture
+def stopped(attempt: Any, tmp_path: Path) -> Callable[..., Path]:
+    """stopped(**options) -> the output of a run over `in` that did not finish; `in` has NUM records."""
+
+    def run(name: str = "out", **options: Any) -> Path:
+        (tmp_path / "in").write_bytes(lines())
+        engine = {"fail": {30: EngineError("dead")}, "fail_in": "step"}
+        with pytest.raises(EngineError):
+            attempt(tmp_path / "in", tmp_path / name, engine=engine, **options)
+        return tmp_path / name
+
+    return run
+
+
+@pytest.fixture
+def whole(attempt: Any, tmp_path: Path) -> Callable[..., bytes]:
+    """whole(data, ...) -> the output of an unbroken run."""
+
+    def run(data: bytes, **options: Any) -> bytes:
+        folder = tmp_path / "whole"
+        folder.mkdir(exist_ok=True)
+        (folder / "in").write_bytes(data)
+        attempt(folder / "in", folder / "out", overwrite=True, **options)
+        return (folder / "out").read_bytes()
+
+    return run
+
+
+# -- going on --------------------------------------------------------------------------------------------------------
+def test_a_stopped_job_goes_on(attempt: Any, stopped: Any, whole: Any, tmp_path: Path) -> None:
+    out = stopped()
+    assert 0 < (tmp_path / "out.partial").stat().st_size < len(whole(lines()))
+    made = attempt(tmp_path / "in", out, resume=True)
+    assert out.read_bytes() == whole(lines())
+    assert made.stats.num_resumed > 10
+    assert made.engine.stats.num_prompt_tokens < made.stats.prompt_tokens
+    assert made.stats.to_json(command="", settings={}, sampling={})["attempts"] == 2
+    assert {"out.partial", "out.partial.journal", "out.partial.lock"}.isdisjoint(contents(tmp_path))
+
+
+def test_resume_is_a_plain_flag(attempt: Any, whole: Any, tmp_path: Path) -> None:
+    """Nothing there: a fresh run. Finished: says so, and touches nothing."""
+    (tmp_path / "in").write_bytes(lines() + b"bad\n")
+    first = attempt(tmp_path / "in", tmp_path / "out", resume=True)
+    assert (first.done, first.stats.num_resumed, first.stats.exit_code) == (False, 0, 3)
+    before = contents(tmp_path)
+    (tmp_path / "in").write_bytes(b"something else")
+    again = attempt(tmp_path / "in", tmp_path / "out", resume=True)
+    assert (again.done, again.engine) == (True, None)
+    (tmp_path / "in").write_bytes(before["in"])
+    assert contents(tmp_path) == before
+
+
+def test_appended_lines_are_answered_too(attempt: Any, stopped: Any, whole: Any, tmp_path: Path) -> None:
+    out = stopped()
+    data = lines() + lines(5, start=NUM)
+    (tmp_path / "in").write_bytes(data)
+    attempt(tmp_path / "in", out, resume=True)
+    assert out.read_bytes() == whole(data)
+
+
+@pytest.mark.parametrize("selection", [{"offset": 3}, {"limit": 35}, {"offset": 5, "limit": 33}, {"shard": Shard(0, 3)}])
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_a_part_of_the_input(attempt: Any, stopped: Any, whole: Any, tmp_path: Path, selection: dict[str, Any], compression: str) -> None:
+    out = stopped(compression=compression, **selection)
+    made = attempt(tmp_path / "in", out, resume=True, compression=compression, **selection)
+    assert made.stats.num_resumed > 0
+    assert out.read_bytes() == whole(lines(), compression=compression, **selection)
+
+
+def test_several_inputs(attempt: Any, tmp_path: Path, whole: Any) -> None:
+    """The index counts on, and a missing last newline glues nothing."""
+    names = [tmp_path / f"in{i}" for i in range(3)]
+    for i, name in enumerate(names):
+        name.write_bytes(lines(10, start=10 * i).rstrip(b"\n"))
+    engine = {"fail": {25: EngineError("dead")}, "fail_in": "step"}
+    with pytest.raises(EngineError):
+        attempt(names, tmp_path / "out", engine=engine)
+    made = attempt(names, tmp_path / "out", resume=True)
+    assert made.stats.num_resumed > 5
+    assert (tmp_path / "out").read_bytes() == whole(lines(30))
+
+
+def test_attempts_and_seconds_add_up(attempt: Any, stopped: Any, tmp_path: Path) -> None:
+    out = stopped(compression="gzip")  # nothing framed: all there is, is spilled
+    with pytest.raises(EngineError):
+        attempt(tmp_path / "in", out, resume=True, compression="gzip", engine={"fail": {33: EngineError("dead")}, "fail_in": "step"})
+    made = attempt(tmp_path / "in", out, resume=True, compression="gzip")
+    assert made.stats.earlier_attempts == 2
+    assert made.stats.earlier_run_s > 0
+    assert made.stats.num_records == NUM
+
+
+# -- refusing --------------------------------------------------------------------------------------------------------
+def refuses(attempt: Any, folder: Path, match: str, **options: Any) -> None:
+    """Refused, before the engine is made, and nothing is changed."""
+    before = contents(folder)
+    with pytest.raises(ConfigError, match=match):
+        attempt(folder / "in", folder / "out", engine={"never": "made"}, **options)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("errors", [False, True])
+@pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
+def test_a_refused_run_touches_nothing(attempt: Any, stopped: Any, whole: Any, tmp_path: Path, compression: str, errors: bool) -> None:
+    options = {"compression": compression, "errors": str(tmp_path / "bad") if errors else None}
+    out = stopped(**options)
+    done = attempt(tmp_path / "in", tmp_path / "elsewhere", **{**options, "errors": None}).stats
+    refuses(attempt, tmp_path, r"--resume.*--overwrite", **options)
+    refuses(attempt, tmp_path, r"temperature was 0\.0, is 0\.5", resume=True, job={"temperature": 0.5}, **options)
+    refuses(attempt, tmp_path, "offset was 0, is 1", resume=True, offset=1, **options)
+    refuses(attempt, tmp_path, r'shard was "0/1", is "1/2"', resume=True, shard=Shard(1, 2), **options)
+    (tmp_path / "in").write_bytes(lines().replace(b'"p3"', b'"P3"'))
+    refuses(attempt, tmp_path, "input changed", resume=True, **options)
+    (tmp_path / "in").write_bytes(lines(3))
+    refuses(attempt, tmp_path, "input changed", resume=True, **options)
+    (tmp_path / "in").write_bytes(b"")
+    refuses(attempt, tmp_path, "input changed", resume=True, **options)
+    (tmp_path / "in").write_bytes(b'{"prompt":"first"}\n' + lines())
+    refuses(attempt, tmp_path, "input changed", resume=True, **options)
+    (tmp_path / "in").write_bytes(lines())
+    made = attempt(tmp_path / "in", out, resume=True, **options)
+    assert out.read_bytes() == (tmp_path / "elsewhere").read_bytes() == whole(lines(), compression=compression)
+    assert made.stats.to_entry() == done.to_entry()
+
+
+def test_every_byte_of_the_consumed_input_counts(attempt: Any, stopped: Any, tmp_path: Path) -> None:
+    stopped()
+    data = lines()
+    journal = [json.loads(line[9:]) for line in (tmp_path / "out.partial.journal").read_bytes().splitlines()]
+    last = max(
+        [entry["rows"] - 1 for entry in journal if entry["t"] == "commit"] + [entry["n"] for entry in journal if entry["t"] == "row"]
+    )
+    consumed = len(b"".join(data.splitlines(keepends=True)[: last + 1]).rstrip(b"\n"))
+    for place in range(0, consumed, 3):
+        changed = bytes([data[place] ^ 1]) if data[place : place + 1] != b"\n" else b" "
+        (tmp_path / "in").write_bytes(data[:place] + changed + data[place + 1 :])
+        refuses(attempt, tmp_path, "input changed", resume=True)
+
+
+def test_lines_that_were_not_answered_may_change(attempt: Any, stopped: Any, whole: Any, tmp_path: Path) -> None:
+    out = stopped()
+    changed = lines().replace(b'"p39"', b'"other"')
+    (tmp_path / "in").write_bytes(changed)
+    attempt(tmp_path / "in", out, resume=True)
+    assert out.read_bytes() == whole(changed)
+
+
+def test_resume_force_goes_on_all_the_same(attempt: Any, stopped: Any, whole: Any, tmp_path: Path) -> None:
+    out = stopped()
+    changed = lines().replace(b'"p3"', b'"P3"').replace(b'"p39"', b'"P39"')
+    (tmp_path / "in").write_bytes(changed)
+    attempt(tmp_path / "in", out, resume=True, resume_force=True, job={"temperature": 0.7})
+    before, now = whole(lines()).splitlines(), out.read_bytes().splitlines()
+    assert [i for i in range(NUM) if before[i] != now[i]] == [39]  # what was answered stays
+
+
+def test_overwrite_starts_again(attempt: Any, stopped: Any, whole: Any, tmp_path: Path) -> None:
+    out = stopped(errors=str(tmp_path / "bad"))
+    made = attempt(tmp_path / "in", out, overwrite=True, errors=str(tmp_path / "bad"), job={"temperature": 0.5})
+    assert made.stats.num_resumed == 0
+    assert out.read_bytes() == whole(lines())
+    assert contents(tmp_path)["bad"] == b""
+
+
+# -- answering anew --------------------------------------------------------------------------------------------------
+def mixed() -> bytes:
+    """Native and OpenAI Batch lines; every fifth is cut, every seventh fails in `FAILS`."""
+    made = []
+    for i in range(30):
+        more = b',"max_tokens":2' if i % 5 == 0 else b""
+        native = b'{"prompt":"p%d",  "note":"\xc3\xa9"%s}' % (i, more)
+        batch = b'{"custom_id":"%d","url":"/v1/completions","body":{"prompt":"b%d"%s}}' % (i, i, more)
+        made.append(batch if i % 3 == 0 else native)
+    return b"\n".join(made) + b"\n"
+
+
+FAILS = {i: RecordError("non_finite_logits", "NaN", retryable=True) for i in range(0, 30, 7)}
+FAILING = {"fail": FAILS, "fail_in": "step"}
+
+
+@pytest.fixture(params=["none", "gzip", "zstd"])
+def finished(request: Any, attempt: Any, tmp_path: Path) -> dict[str, Any]:
+    """A finished output with failed and cut rows; the options it was made with."""
+    (tmp_path / "in").write_bytes(mixed())
+    options = {"compression": request.param, "errors": str(tmp_path / "bad")}
+    made = attempt(tmp_path / "in", tmp_path / "out", engine=FAILING, **options)
+    assert made.stats.num_failed == len(FAILS)
+    assert made.stats.finish_reasons["length"] > 2
+    return options
+
+
+def plain(data: bytes) -> list[bytes]:
+    if data.startswith(b"\x1f\x8b"):
+        data = gzip.decompress(data)
+    elif data.startswith(b"\x28\xb5\x2f\xfd"):
+        import zstandard
+
+        data = zstandard.ZstdDecompressor().decompressobj(read_across_frames=True).decompress(data)
+    return data.splitlines()
+
+
+def test_retry_errors(attempt: Any, whole: Any, tmp_path: Path, finished: dict[str, Any]) -> None:
+    before = plain((tmp_path / "out").read_bytes())
+    made = attempt(tmp_path / "in", tmp_path / "out", retry_errors=True, **finished)
+    assert (tmp_path / "out").read_bytes() == whole(mixed(), compression=finished["compression"])
+    after = plain((tmp_path / "out").read_bytes())
+    assert [i for i in range(30) if after[i] != before[i]] == list(FAILS)
+    assert (tmp_path / "bad").read_bytes() == b""
+    assert (made.stats.num_failed, made.stats.num_records) == (0, 30)
+    assert made.engine.stats.num_prompt_tokens < made.stats.prompt_tokens
+
+
+def test_redo_keeps_the_bytes_of_all_other_rows(attempt: Any, tmp_path: Path, finished: dict[str, Any]) -> None:
+    """curator #697: only the cut ones again, with longer answers. What failed stays failed."""
+    before, bad = plain((tmp_path / "out").read_bytes()), (tmp_path / "bad").read_bytes()
+    (tmp_path / "in").write_bytes(mixed().replace(b'"max_tokens":2', b'"max_tokens":100'))
+    made = attempt(tmp_path / "in", tmp_path / "out", redo="length", **finished)
+    after = plain((tmp_path / "out").read_bytes())
+    assert [i for i in range(30) if after[i] != before[i]] == [i for i in range(0, 30, 5) if i not in FAILS]
+    assert b'"length"' not in b"".join(after)
+    assert (made.stats.num_failed, made.stats.num_records) == (len(FAILS), 30)
+    assert made.stats.first_errors == {"non_finite_logits": (1, "NaN")}
+    assert (tmp_path / "bad").read_bytes().count(b"\n") == bad.count(b"\n") == len(FAILS)
+    assert [json.loads(line)["_error"]["message"] for line in (tmp_path / "bad").read_bytes().splitlines()] == ["NaN"] * len(FAILS)
+
+
+def test_both_at_once(attempt: Any, whole: Any, tmp_path: Path, finished: dict[str, Any]) -> None:
+    more = mixed().replace(b'"max_tokens":2', b'"max_tokens":100')
+    (tmp_path / "in").write_bytes(more)
+    attempt(tmp_path / "in", tmp_path / "out", redo="length", retry_errors=True, **finished)
+    assert (tmp_path / "out").read_bytes() == whole(more, compression=finished["compression"])
+
+
+def test_redo_answers_appended_lines_too(attempt: Any, whole: Any, tmp_path: Path, finished: dict[str, Any]) -> None:
+    more = mixed() + lines(5)
+    (tmp_path / "in").write_bytes(more)
+    attempt(tmp_path / "in", tmp_path / "out", retry_errors=True, **finished)
+    assert (tmp_path / "out").read_bytes() == whole(more, compression=finished["compression"])
+
+
+def test_a_stopped_redo_goes_on(attempt: Any, whole: Any, tmp_path: Path, finished: dict[str, Any]) -> None:
+    before = (tmp_path / "out").read_bytes()
+    with pytest.raises(EngineError):
+        attempt(
+            tmp_path / "in", tmp_path / "out", engine={"fail": {21: EngineError("x")}, "fail_in": "step"}, retry_errors=True, **finished
+        )
+    assert (tmp_path / "out").read_bytes() == before  # until the new one is whole
+    made = attempt(tmp_path / "in", tmp_path / "out", retry_errors=True, resume=True, **finished)
+    assert made.stats.num_resumed > 0
+    assert (tmp_path / "out").read_bytes() == whole(mixed(), compression=finished["compression"])
+
+
+def test_redo_of_another_input_is_refused(attempt: Any, tmp_path: Path, finished: dict[str, Any]) -> None:
+    before = (tmp_path / "out").read_bytes()
+    (tmp_path / "in").write_bytes(b"\n".join(mixed().splitlines()[:20]))
+    with pytest.raises(ConfigError, match="more rows than the input has records"):
+        attempt(tmp_path / "in", tmp_path / "out", retry_errors=True, **finished)
+    assert (tmp_path / "out").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        b"nonsense",
+        b'{"index":0}',
+        b"[]",
+        b'{"index":4,"error":null}',
+        b'{"index":0,"error":"oops"}',
+        b'{"index":0,"error":{"code":"who knows","message":"x"}}',
+        b'{"index":0,"error":{}}',
+        b'{"index":0,"error":null,"choices":3}',
+        b'{"index":0,"error":null,"choices":[3],"usage":"x"}',
+        b'{"index":0,"error":null,"choices":[],"usage":{"prompt_tokens":"x"}}',
+        b"",
+    ],
+)
+def test_what_is_no_output_of_ours_cannot_be_redone(attempt: Any, tmp_path: Path, row: bytes) -> None:
+    (tmp_path / "in").write_bytes(lines(3))
+    (tmp_path / "out").write_bytes(row + b"\n")
+    with pytest.raises(ConfigError, match="out"):
+        attempt(tmp_path / "in", tmp_path / "out", redo="length")
+    assert (tmp_path / "out").read_bytes() == row + b"\n"
+
+
+def test_only_what_is_there_can_be_redone(attempt: Any, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(lines())
+    refuses(attempt, tmp_path, "not there", retry_errors=True)
+
+
+# -- --max-errors ----------------------------------------------------------------------------------------------------
+def bad_lines(bad: int, good: int) -> bytes:
+    return b"nonsense\n" * bad + lines(good)
+
+
+@pytest.mark.parametrize(
+    ("limit", "bad", "good", "stops"),
+    [
+        (0, 0, 5, False),
+        (0, 1, 5, True),
+        (3, 3, 5, False),
+        (3, 4, 5, True),
+        (0.5, 5, 5, False),
+        (0.5, 6, 5, True),
+        (0.1, 10, 99, False),
+        (0.1, 12, 99, True),
+        (0.0, 1, 300, True),
+        (1.0, 300, 0, False),
+    ],
+)
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_max_errors(
+    attempt: Any,
+    whole: Any,
+    tmp_path: Path,
+    limit: float,
+    bad: int,
+    good: int,
+    stops: bool,
+    compression: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(output_module, "COMMIT_EVERY", 100.0)  # what is kept is kept because the run ends
+    data = bad_lines(bad, good)
+    (tmp_path / "in").write_bytes(data)
+    options = {"compression": compression, "max_errors": limit}
+    if not stops:
+        attempt(tmp_path / "in", tmp_path / "out", **options)
+    else:
+        with pytest.raises(TooManyErrors, match=f"{bad:,} of .* failed") as caught:
+            attempt(tmp_path / "in", tmp_path / "out", **options)
+        assert caught.value.exit_code == 1
+        assert not (tmp_path / "out").exists()
+        made = attempt(tmp_path / "in", tmp_path / "out", resume=True, compression=compression)
+        assert made.stats.num_resumed >= bad
+    assert (tmp_path / "out").read_bytes() == whole(data, compression=compression)
+
+
+def test_max_errors_stops_early(attempt: Any, tmp_path: Path) -> None:
+    """It does not read a hopeless input to its end; a share is looked at when it means something."""
+    (tmp_path / "in").write_bytes(b"nonsense\n" * 100_000)
+    for i, limit in enumerate((10, 0.05)):
+        with pytest.raises(TooManyErrors):
+            attempt(tmp_path / "in", tmp_path / f"out{i}", max_errors=limit)
+        assert len((tmp_path / f"out{i}.partial").read_bytes().splitlines()) < 1000

@@ -1,0 +1,66 @@
+"""The README tells the truth about what can be checked: set-up lines, commands, files, exit statuses."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from infer.cli.main import COMMANDS, infer
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["run", "test"])
+def test_set_up_lines_are_one_line_each(name: str) -> None:
+    fence = re.search(rf"<!-- setup:{name} -->\n```sh\n(.*?)```", README, re.DOTALL)
+    assert fence is not None
+    assert len(fence[1].strip().splitlines()) == 1
+    assert "torch==2.13.0" in fence[1]
+
+
+def test_every_command_is_shown() -> None:
+    for command in COMMANDS:
+        assert f"infer {command}" in README
+
+
+def test_commands_shown_have_only_options_there_are() -> None:
+    lines = [line for fence in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in fence.splitlines()]
+    shown = [
+        shlex.split(part, comments=True)
+        for line in lines
+        for part in re.split(r" && | \| ", line)
+        if "infer " in part and "install" not in part
+    ]
+    shown = [
+        words[next(i for i, w in enumerate(words) if w.endswith("infer")) + 1 :]
+        for words in shown
+        if any(w.endswith("infer") for w in words)
+    ]
+    assert len(shown) > 8
+    for name, *words in shown:
+        command = infer.get_command(click.Context(infer), name)
+        assert command is not None, name
+        known: set[str] = set()
+        for one in [command, *(command.commands.values() if isinstance(command, click.Group) else [])]:
+            known |= {opt for param in one.params for opt in (*param.opts, *param.secondary_opts)}
+        for word in words:
+            if word.startswith("--"):
+                assert word in known, f"infer {name} has no {word}"
+
+
+def test_files_named_in_it_are_there() -> None:
+    for name in set(re.findall(r"`((?:cli|core|kernels|configs|tests|sample_data)/[\w./]+\.\w+)`", README)):
+        assert (ROOT / name).exists(), name
+
+
+def test_exit_statuses_are_those_of_the_errors() -> None:
+    from infer.core import errors
+
+    told = {int(n) for row in re.findall(r"^\| ([\d, ]+) \|", README, re.MULTILINE) for n in row.split(",")}
+    ours = {e.exit_code for e in vars(errors).values() if isinstance(e, type) and issubclass(e, errors.InferError)}
+    assert ours <= told
