@@ -30,7 +30,7 @@ def test_file_to_file(program: Any, tiny_llama: Path, tmp_path: Path, write_line
     for said in ("40 of 40 records answered", "finish reasons: ", "tokens: ", "first token ", "peak memory "):
         assert said in text
     told = json.loads(stats.read_text())
-    assert told["records"] == {"total": 40, "answered": 40, "failed": 0, "blank_lines": 0}
+    assert told["records"] == {"total": 40, "answered": 40, "failed": 0, "blank_lines": 0, "from_earlier_attempts": 0}
     assert told["tokens"]["output"] == sum(row["usage"]["completion_tokens"] for row in rows)
     assert told["tokens"]["prompt"] == sum(row["usage"]["prompt_tokens"] for row in rows)
     assert 0 < told["timing"]["startup_s"] < told["timing"]["first_token_s"] < told["timing"]["total_s"]
