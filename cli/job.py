@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from infer.core.errors import ConfigError, InferError
-from infer.core.jobs.opening import STDOUT, UnfinishedOutput
+from infer.core.errors import ConfigError, InferError, UnfinishedOutput
+from infer.core.jobs.opening import STDOUT
 from infer.core.jobs.run import JobEngine
 from infer.core.jobs.session import Session
 from infer.core.jobs.stats import JobStats, write_json

@@ -2,8 +2,10 @@
 
     InferError                 shown as one message on stderr; ends the run with `exit_code`
     ├── ConfigError        2   a flag, environment variable, YAML key or argument is wrong or contradicts another
+    │   └── UnfinishedOutput  2   what another run left is neither to be resumed nor to be overwritten
     ├── ModelError         1   the model cannot be found, read or is not supported
     ├── EngineError        1   the run cannot go on (out of memory, dead worker)
+    ├── TooManyErrors      1   more records failed than --max-errors allows
     ├── OutputError       74   the output cannot be written (disk full, I/O error)
     │   └── LockedError   75   another run is writing it
     └── RecordError        3   one record failed; becomes an error line at its own place and never ends the run
@@ -52,12 +54,20 @@ class ConfigError(InferError, ValueError):
     exit_code = 2
 
 
+class UnfinishedOutput(ConfigError):
+    """What another run left is neither to be resumed nor to be overwritten."""
+
+
 class ModelError(InferError):
     """The model cannot be found, is damaged, or needs something `infer` does not support."""
 
 
 class EngineError(InferError):
     """The engine cannot go on."""
+
+
+class TooManyErrors(InferError):
+    """More records failed than --max-errors allows."""
 
 
 class OutputError(InferError):

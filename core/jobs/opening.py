@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import ConfigError
+from ..errors import ConfigError, UnfinishedOutput
 from .compression import compression_of
 from .output import JobOutput
 from .source import same_file
@@ -17,10 +17,6 @@ from .straight import StraightOutput
 
 #: Names of standard output. Descriptor 1 itself points elsewhere in the program, so these cannot be opened as files.
 STDOUT = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
-
-
-class UnfinishedOutput(ConfigError):
-    """What another run left is neither to be resumed nor to be overwritten."""
 
 
 def open_output(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..engine.request import Request
-from ..errors import InferError, OutputError, RecordError
+from ..errors import OutputError, RecordError, TooManyErrors
 from ..outputs import RequestOutput
 from .jsonl import dumps
 from .output import Output
@@ -67,10 +67,6 @@ class Window:
     num_bytes: int = 64 << 20
     low_water: int = 256
     batch: int = 256
-
-
-class TooManyErrors(InferError):
-    """More records failed than --max-errors allows."""
 
 
 @dataclass(frozen=True)

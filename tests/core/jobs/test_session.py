@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from infer.core.errors import ConfigError, EngineError, RecordError
+from infer.core.errors import ConfigError, EngineError, RecordError, TooManyErrors
 from infer.core.jobs import output as output_module
-from infer.core.jobs.run import TooManyErrors
 from infer.core.jobs.selection import Shard
 
 NUM = 40
