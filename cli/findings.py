@@ -66,7 +66,7 @@ def check_input(
         inputs = Inputs(io.inputs)
         stack.callback(inputs.close)
         size = inputs.size
-        plan = make_plan(_without_torch(args), given=origin)
+        plan = make_plan(_without_torch(args), given=origin, compile_kernels=False)
         limits = plan.limits()
         for note in plan.config.notes:
             once(note)

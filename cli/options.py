@@ -254,10 +254,14 @@ def given_sampling() -> dict[str, Any]:
     return dict(click.get_current_context().meta.get(_SAMPLING, {}))
 
 
-def sampling_params() -> SamplingParams:
-    """The command's default SamplingParams. Raises click.UsageError for values out of range."""
+def sampling_params(**unless_given: Any) -> SamplingParams:
+    """The command's default SamplingParams. Raises click.UsageError for values out of range.
+
+    Args:
+        unless_given: fields of which this command has a default of its own.
+    """
     try:
-        return SamplingParams(**given_sampling())
+        return SamplingParams(**{**unless_given, **given_sampling()})
     except RecordError as error:
         raise click.UsageError(str(error), click.get_current_context()) from None
 

@@ -166,6 +166,8 @@ def set_up_logging(*, quiet: bool, verbose: int) -> None:
     logger.setLevel(logging.ERROR if quiet else logging.WARNING - 10 * min(verbose, 2))
     logger.handlers = [_StderrHandler()]
     logger.propagate = False
+    # Compiling takes seconds, once on a machine: whoever waits should know what for.
+    logging.getLogger("infer.kernels.cpu.build").setLevel(logging.ERROR if quiet else min(logger.level, logging.INFO))
     logging.captureWarnings(messages.is_json())  # Python's own warnings would not be objects
     logging.getLogger("py.warnings").handlers = logger.handlers
 

@@ -16,6 +16,7 @@ from typing import Any
 from .config import EngineConfig, apply_hf_overrides, choose_device, choose_dtype, choose_kernels, choose_limits, choose_max_model_len
 from .errors import ConfigError, nearest
 from .settings import Setting, setting, settings_of
+from .threads import choose_threads
 from .yamlfile import find_config, read_yaml
 
 #: INFER_* variables that are not settings.
@@ -67,6 +68,13 @@ class EngineArgs:
         "Type of weights and activations; auto: the checkpoint's, if the device is good at it.",
         choices=("auto", "float32", "float16", "bfloat16", "float", "half"),
     )
+    quantization: str | None = _model(
+        None,
+        "int8: weights and activations of linear layers as 8-bit integers, made when the model is loaded.",
+        choices=("int8",),
+        later=("awq", "awq_marlin", "bitsandbytes", "compressed-tensors", "experts_int8", "fp8", "gguf", "gptq", "gptq_marlin", "modelopt"),
+    )
+    quantize_lm_head: bool = _model(False, "Quantize the output head too: faster, less accurate.")
     load_format: str = _model(
         "auto",
         "Where weights come from; dummy: random ones, for benchmarks.",
@@ -104,7 +112,8 @@ class EngineArgs:
     # --- device
     device: str = _device("auto", "auto, cpu, cuda or cuda:N.", rule=_device_name)
     kernels: str = _device("auto", "Kernel backend: auto, or the name of a folder in kernels/.")
-    threads: int | None = _device(None, "CPU threads.", low=1)
+    require_kernels: bool = _device(False, "Refuse to run where only the slow reference kernels can be had.")
+    threads: int | None = _device(None, "CPU threads; default: one for each physical core there is for us.", low=1)
     deterministic: bool = _device(False, "Same bytes whatever the batch, on CUDA too (on CPU it is always so).", no_effect=("cpu",))
     enforce_eager: bool = _device(False, "No CUDA graphs.", no_effect=("cpu", "cuda"))
     max_seq_len_to_capture: int = _device(8192, "Longest sequence covered by CUDA graphs.", low=1, no_effect=("cpu", "cuda"))
@@ -123,7 +132,6 @@ class EngineArgs:
     tensor_parallel_size: int = _later(1, "Ranks that share each layer.", low=1)
     pipeline_parallel_size: int = _later(1, "Ranks that share the stack of layers.", low=1)
     data_parallel_size: int = _later(1, "Engines that share the input.", low=1)
-    quantization: str | None = _later(None, "Quantization method.")
     kv_cache_dtype: str = _later("auto", "Type of the KV cache.", choices=("auto",), later=("fp8", "fp8_e4m3", "fp8_e5m2", "int8"))
     skip_tokenizer_init: bool = _later(False, "Token ids in, token ids out.")
     trust_remote_code: bool = _later(False, "Run Python code that comes with the model.")
@@ -243,13 +251,20 @@ class EngineArgs:
         """The model's config.json with `hf_overrides` merged in, mappings within mappings."""
         return apply_hf_overrides(hf_config, self.hf_overrides)
 
-    def resolve(self, hf_config: Mapping[str, Any], *, given: Collection[str] | Mapping[str, str] | None = None) -> EngineConfig:
-        """Decides everything that was left open, once. Imports torch.
+    def resolve(
+        self,
+        hf_config: Mapping[str, Any],
+        *,
+        given: Collection[str] | Mapping[str, str] | None = None,
+        compile_kernels: bool = True,
+    ) -> EngineConfig:
+        """Decides everything that was left open, once. Imports torch, and the first time on a machine compiles the kernels.
 
         Args:
             hf_config: the model's config.json.
             given: names of the fields the user gave (a given value is never changed); the mapping `load` returns will do.
                 None: those that differ from their default.
+            compile_kernels: False where nothing will be computed; `kernels` is then what they would be if all goes well.
 
         Raises:
             ConfigError: two given values contradict each other, or one cannot be had on this machine.
@@ -261,7 +276,10 @@ class EngineArgs:
 
         device = choose_device(self.device, notes)
         kind = device.partition(":")[0]
-        kernels = choose_kernels(self.kernels, notes)
+        kernels, kernel_build = choose_kernels(self.kernels, device, notes, require=self.require_kernels, build=compile_kernels)
+        threads = choose_threads(self.threads)
+        if threads.note:
+            notes.append(threads.note)
         self._check_effects(kind, names, notes)
         dtype = choose_dtype(self.dtype, hf_config, device, notes)
         max_model_len = choose_max_model_len(self.max_model_len, hf_config, notes)
@@ -277,6 +295,8 @@ class EngineArgs:
         )
         if self.num_gpu_blocks_override is not None and self.kv_cache_memory_bytes is not None:
             notes.append("num_gpu_blocks_override decides the KV size; kv_cache_memory_bytes is not looked at")
+        if self.quantize_lm_head and self.quantization is None:
+            notes.append("quantize_lm_head has no effect without quantization")
         same = {f.name: getattr(self, f.name) for f in fields(EngineConfig) if f.name in self.settings()}
         return EngineConfig(
             **{
@@ -284,6 +304,8 @@ class EngineArgs:
                 **limits,
                 "device": device,
                 "kernels": kernels,
+                "kernel_build": kernel_build,
+                "threads": threads.count,
                 "dtype": dtype,
                 "tokenizer": self.tokenizer or self.model,
                 "tokenizer_revision": self.tokenizer_revision or (None if self.tokenizer else self.revision),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError, nearest
@@ -46,6 +45,8 @@ class EngineConfig:
     tokenizer_revision: str | None
     download_dir: str | None
     hf_token: str | None = field(repr=False)
+    quantization: str | None  # a scheme of quant/
+    quantize_lm_head: bool
     load_format: str
     hf_overrides: dict[str, Any]  # what `apply_hf_overrides` merges into config.json
     seed: int
@@ -53,7 +54,8 @@ class EngineConfig:
     device: str  # "cpu", "cuda:0", ...
     dtype: str  # "float32", "float16" or "bfloat16"
     kernels: str  # a folder of kernels/
-    threads: int | None
+    kernel_build: str | None  # which build of them, where they are compiled
+    threads: int
     deterministic: bool
     enforce_eager: bool
     max_seq_len_to_capture: int
@@ -111,16 +113,39 @@ def choose_device(device: str, notes: list[str]) -> str:
     return f"cuda:{index}"
 
 
-def choose_kernels(kernels: str, notes: list[str]) -> str:
-    """The kernel backend. Raises ConfigError naming those there are."""
-    if kernels == "auto":
-        return "reference"
+def choose_kernels(kernels: str, device: str, notes: list[str], *, require: bool, build: bool) -> tuple[str, str | None]:
+    """The kernel backend, and which build of it where it is compiled (two builds may round differently).
+
+    Args:
+        require: the slow reference kernels will not do.
+        build: compile if need be, and take the reference kernels if that cannot be done; else `auto` is a guess.
+
+    Raises ConfigError for a backend there is not, or that cannot be had here.
+    """
     from infer.kernels import available
 
     known = available()
-    if kernels not in known:
+    if kernels not in ("auto", *known):
         raise ConfigError(f"unknown kernels {kernels!r}{nearest(kernels, known)}; available: {', '.join(known)}")
-    return kernels
+    if kernels == "cpu" and device != "cpu":
+        raise ConfigError(f"kernels=cpu cannot run on {device}; leave it out, or take device=cpu")
+    if require and kernels == "reference":
+        raise ConfigError("require_kernels contradicts kernels=reference; leave one of the two out")
+    if kernels == "reference" or device != "cpu":
+        if require:
+            raise ConfigError(f"require_kernels: there are no other kernels than the reference ones for {device} yet")
+        return "reference", None
+    if not build:
+        return "cpu", None
+    from infer.kernels.cpu.library import BuildError, library
+
+    try:
+        return "cpu", library().digest
+    except BuildError as error:
+        if require or kernels == "cpu":
+            raise ConfigError(f"{'require_kernels' if require else 'kernels=cpu'}: {error}") from error
+        notes.append(f"kernels: reference, which is much slower ({error})")
+        return "reference", None
 
 
 def choose_dtype(dtype: str, hf_config: Mapping[str, Any], device: str, notes: list[str]) -> str:
@@ -167,12 +192,9 @@ def has_bfloat16(device: str) -> bool:
         import torch
 
         return bool(torch.version.hip) or torch.cuda.get_device_capability(device)[0] >= 8
-    try:
-        flags = Path("/proc/cpuinfo").read_text(errors="replace")
-    except OSError:
-        return False
-    words = set(flags.split("\n\n", 1)[0].split())
-    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+    from infer.kernels.features import BFLOAT16, features
+
+    return bool(features() & BFLOAT16)
 
 
 def instruction_set(device: str) -> str:

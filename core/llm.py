@@ -50,10 +50,12 @@ class LLM:
         params = _as_params(sampling_params, len(many))
         requests = [self._request(prompt, p) for prompt, p in zip(many, params, strict=True)]
         added: list[str] = []
+        self.engine.expect_more(True)
         try:
             for request in requests:
                 self.engine.add(request)
                 added.append(request.request_id)
+            self.engine.expect_more(False)
             outputs = self._run(len(requests), use_tqdm=use_tqdm)
             if failed := next((o.error for o in outputs.values() if o.error), None):
                 raise failed

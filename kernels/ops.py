@@ -22,12 +22,71 @@ ROW_MULTIPLE = 16
 #: holds (NaN, say) can never reach a neighbour through 0 * NaN.
 NULL_BLOCK = 0
 
+#: What stands for 0 in quantized activations: they are uint8, because int8 dot products take one unsigned side.
+INT8_ZERO = 128
+
 
 class KVCache(NamedTuple):
     """Keys and values of one layer; the layout is the backend's own."""
 
     key: Tensor
     value: Tensor
+
+
+class ScaledRows(NamedTuple):
+    """Rows with one factor each, as int8 layers pass them on.
+
+    Quantized activations are uint8 and mean `(values[i] - INT8_ZERO) * scale[i]`; what an int8 multiplication gives is of
+    the model's dtype and means `values[i] * scale[i]`.
+    """
+
+    values: Tensor
+    """[N, F]"""
+    scale: Tensor
+    """float32 [N]"""
+
+
+#: What a row-wise operation takes and may give: plain rows, or rows with a factor each.
+Rows = Tensor | ScaledRows
+
+
+class Rotation(NamedTuple):
+    """Rotary position embedding of one step, halves paired (NeoX order): features [0, F) with [F, 2F), the rest stay."""
+
+    positions: Tensor
+    """int64 [N]"""
+    cos: Tensor
+    """float32 [positions, F]"""
+    sin: Tensor
+    """float32 [positions, F]"""
+
+
+class HeadNorm(NamedTuple):
+    """RMSNorm of each query and key head before rotation."""
+
+    query: Tensor
+    """[D]"""
+    key: Tensor
+    """[D]"""
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionConfig:
+    """What a layer's attention is, the same for every step."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    scale: float
+    sliding_window: int | None = None
+    """A position sees itself and the sliding_window - 1 before it; None: all before it."""
+    soft_cap: float | None = None
+    """Scores become soft_cap * tanh(score / soft_cap)."""
+    alibi_slopes: Tensor | None = None
+    """float32 [H]: slope * (key position - query position) is added to scores, after the cap."""
+    sinks: Tensor | None = None
+    """float32 [H]: a further score that takes its share of the softmax and adds no value."""
 
 
 @dataclass(slots=True)
@@ -39,7 +98,7 @@ class AttentionMeta:
     kv_lens: Tensor
     """int32 [S]: tokens of the sequence in the cache once this step's are stored; its rows are the last of them."""
     block_tables: Tensor
-    """int32 [S, most blocks]: block ids in order of position, padded with NULL_BLOCK."""
+    """int32 [S, most blocks]: block ids in order of position, padded with NULL_BLOCK. Rows may be strided."""
     slots: Tensor
     """int64 [T]: block id * block_size + offset where each token's key and value go."""
     block_size: int
@@ -52,7 +111,7 @@ class SamplingRows:
     """Per-row sampling settings of R rows, as tensors. Neutral values switch a step off for that row."""
 
     temperature: Tensor
-    """float32 [R]; 0 is greedy."""
+    """float32 [R]; 0 is greedy, anything else is positive and finite."""
     top_k: Tensor
     """int64 [R]; 0 is off."""
     top_p: Tensor
@@ -61,24 +120,33 @@ class SamplingRows:
     """float32 [R]; 0 is off."""
     uniform: Tensor
     """float64 [R] in [0, 1): the row's one draw."""
-    all_greedy: bool
-    """No row draws: the settings above need not be looked at."""
-    any_truncated: bool
-    """Some row has top_k, top_p or min_p on."""
 
 
 @dataclass(slots=True)
 class Penalties:
-    """Sparse penalties: entry i is about token `token[i]` of row `row[i]`; a (row, token) pair appears once."""
+    """Changes to single logits: row r's are entries row_start[r] to row_start[r + 1], each about another token."""
 
-    row: Tensor
-    """int64 [E]"""
+    row_start: Tensor
+    """int64 [R + 1]"""
     token: Tensor
     """int64 [E]"""
     repetition: Tensor
-    """float32 [E]: divides a positive logit, multiplies a negative one; 1 is off."""
+    """float32 [E]: divides a positive logit, multiplies any other; 1 is off."""
     subtract: Tensor
-    """float32 [E]: frequency_penalty * count + presence_penalty; 0 is off."""
+    """float32 [E]: taken off after that; infinity forbids the token."""
+
+
+class TopLogprobs(NamedTuple):
+    """Log-probabilities of A rows."""
+
+    ids: Tensor
+    """int64 [A, count]: the most likely tokens in order, lower ids first among equals."""
+    values: Tensor
+    """float32 [A, count]: theirs."""
+    token_values: Tensor
+    """float32 [A]: those of the tokens asked about."""
+    token_ranks: Tensor
+    """int64 [A]: 1 + how many tokens are more likely than the one asked about."""
 
 
 class Ops(Protocol):
@@ -95,8 +163,11 @@ class Ops(Protocol):
     ) -> KVCache:
         """Cache of one layer for `num_blocks` blocks; NULL_BLOCK is zero, the rest may hold anything."""
 
-    def store_kv(self, key: Tensor, value: Tensor, cache: KVCache, meta: AttentionMeta) -> None:
-        """Writes the first T rows of key and value [N, K, D] to `meta.slots`."""
+    def rope_and_store(
+        self, qkv: Rows, rotation: Rotation | None, norm: HeadNorm | None, cache: KVCache, meta: AttentionMeta, config: AttentionConfig
+    ) -> Tensor:
+        """The queries [N, H, D], normed and rotated, of qkv [N, (H + 2K) * D] (queries, keys, values); stores the keys, likewise
+        normed and rotated, and the values of the first T rows at `meta.slots`. Computes in float32."""
 
     def copy_blocks(self, cache: KVCache, source: Tensor, target: Tensor) -> None:
         """Copies whole blocks source[i] -> target[i] (int64 [C] each); all sources are read before a target is written."""
@@ -105,35 +176,65 @@ class Ops(Protocol):
     def plan_attention(self, meta: AttentionMeta, num_heads: int, num_kv_heads: int) -> Any:
         """What `attention` needs of the step's shape, the same for all layers."""
 
-    def attention(self, query: Tensor, cache: KVCache, meta: AttentionMeta, scale: float, sliding_window: int | None) -> Tensor:
-        """Causal softmax(q k^T * scale) v of query [N, H, D] over the cache -> [N, H, D] in query's dtype.
+    def attention(self, query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig) -> Tensor:
+        """Causal softmax(q k^T * scale) v of query [N, H, D] over the cache -> [N, H * D] in query's dtype.
 
-        The row at position p sees positions max(0, p - sliding_window + 1) to p. Accumulates in float32. Rows from T on are zero.
+        Accumulates in float32. Rows from T on are zero.
         """
 
     # -- row-wise layers -----------------------------------------------------------------------------------------
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """x [N, in] @ weight [out, in]^T + bias [out] -> [N, out]."""
+    def pack_weight(self, weight: Tensor) -> Any:
+        """A weight [out, in] in the form that `linear` is fastest with. May be the weight itself; else nothing of it is kept."""
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """x / sqrt(mean(x^2) + eps) * weight over the last dimension (its size is weight's), computed in float32."""
+    def linear(self, x: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
+        """x [N, in] @ weight [out, in]^T + bias [out] -> [N, out], of a weight that `pack_weight` gave."""
 
-    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        """(rms_norm(s), s) for s = x + residual rounded to x's dtype. May overwrite both inputs."""
+    def rms_norm(self, x: Rows, weight: Tensor, eps: float, *, quantize: bool = False) -> Rows:
+        """x / sqrt(mean(x^2) + eps) * weight over the last dimension (its size is weight's), computed in float32.
 
-    def rope(self, x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Rotates the first 2F features of x [N, heads, D], halves paired (NeoX order), by cos/sin [positions, F] float32."""
+        `quantize` here and below: the result as quantized rows, see `quantize`.
+        """
 
-    def silu_and_mul(self, x: Tensor) -> Tensor:
-        """silu(x[:, :I]) * x[:, I:] for x [N, 2I], computed in float32."""
+    def add_rms_norm(self, x: Rows, residual: Tensor, weight: Tensor, eps: float, *, quantize: bool = False) -> tuple[Rows, Tensor]:
+        """(rms_norm(s), s) for s = x + residual rounded to residual's dtype. May overwrite both inputs."""
+
+    def layer_norm(self, x: Rows, weight: Tensor, bias: Tensor | None, eps: float, *, quantize: bool = False) -> Rows:
+        """(x - mean) / sqrt(variance + eps) * weight + bias over the last dimension, computed in float32."""
+
+    def add_layer_norm(
+        self, x: Rows, residual: Tensor, weight: Tensor, bias: Tensor | None, eps: float, *, quantize: bool = False
+    ) -> tuple[Rows, Tensor]:
+        """(layer_norm(s), s) for s = x + residual rounded to residual's dtype. May overwrite both inputs."""
+
+    def gated_activation(self, x: Rows, kind: str, *, quantize: bool = False) -> Rows:
+        """act(x[:, :I]) * x[:, I:] for x [N, 2I], computed in float32; kind: "silu", "gelu" (erf) or "gelu_tanh"."""
+
+    # -- int8 ----------------------------------------------------------------------------------------------------
+    def supports_int8(self) -> bool:
+        """Whether int8 dot products are exact here (they saturate on CPUs without VNNI)."""
+
+    def pack_int8(self, weight: Tensor) -> Any:
+        """A weight [out, in] quantized to int8, one scale an output row (largest magnitude / 127), in `linear_int8`'s form."""
+
+    def quantize(self, x: Tensor) -> ScaledRows:
+        """uint8 round(x / scale) + INT8_ZERO with scale = largest magnitude of the row / 127; a row of zeros has scale 0."""
+
+    def linear_int8(self, x: ScaledRows, weight: Any, bias: Tensor | None, dtype: torch.dtype) -> Rows:
+        """x [N, in] @ weight^T + bias -> [N, out] in `dtype`, of a weight that `pack_int8` gave. Integer sums are exact.
+
+        Without a bias: the weight's scales applied, the rows' own passed on. With one, or in float16, whose range the values
+        could leave without the rows' scales: plain rows.
+        """
 
     # -- sampling ------------------------------------------------------------------------------------------------
-    def apply_penalties(self, logits: Tensor, penalties: Penalties) -> None:
-        """In place on logits float32 [R, V]: repetition first, then `subtract`."""
+    def sample(self, logits: Tensor, rows: SamplingRows | None, penalties: Penalties | None) -> tuple[Tensor, Tensor]:
+        """(tokens int64 [R], finite bool [R]) of logits [R, V] in any floating dtype, computed in float32; rows may be strided.
 
-    def sample(self, logits: Tensor, rows: SamplingRows) -> Tensor:
-        """One token a row, int64 [R], of logits float32 [R, V].
-
-        Temperature, min_p (against the whole distribution), top_k, top_p (of what top_k left; ties at either border
-        stay), then inverse CDF in token order. Greedy ties go to the lowest token id. Rows must be finite or -inf.
+        Penalties, temperature, min_p (against the whole distribution), top_k, top_p (of what top_k left; equal logits at either
+        border stay together), then inverse CDF in token order. `rows` None: all are greedy. Greedy ties go to the lowest id.
+        Where a logit is infinite or NaN before penalties, `finite` is false and the token is 0; where every token is forbidden, it
+        is 0 too.
         """
+
+    def top_logprobs(self, logits: Tensor, rows: Tensor, tokens: Tensor, count: int) -> TopLogprobs:
+        """log_softmax of rows `rows` (int64 [A], finite) of logits [R, V]: its `count` <= V largest, and those of `tokens` (int64 [A])."""

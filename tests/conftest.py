@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -63,7 +64,8 @@ class FakeEngine:
             num_prompt_tokens=0, num_output_tokens=0, num_cached_tokens=0, num_steps=0, num_preemptions=0, kv_usage=0.0, first_token_at=None
         )
         self.most_unfinished = 0
-        self._max_num_seqs = max_num_seqs
+        self.told_of_the_end = False
+        self.max_num_seqs = max_num_seqs
         self._kv_tokens = kv_tokens
         self._fail, self._fail_in = fail or {}, fail_in
         self._patience = patience
@@ -93,9 +95,13 @@ class FakeEngine:
         self._waiting[request.request_id] = request
         self.most_unfinished = max(self.most_unfinished, self.num_unfinished)
 
+    def expect_more(self, more: bool) -> None:
+        assert not (more and self.told_of_the_end), "there was to be no more"
+        self.told_of_the_end = not more
+
     def step(self) -> list[RequestOutput]:
         self.stats.num_steps += 1
-        while self._waiting and len(self._running) < self._max_num_seqs:
+        while self._waiting and len(self._running) < self.max_num_seqs:
             request_id = next(iter(self._waiting))
             request = self._waiting.pop(request_id)
             self._running[request_id] = request, self._patience(request.index)
@@ -156,7 +162,16 @@ def chatml(byte_tokenizer: ByteTokenizer) -> ChatTemplate:
 
 
 @pytest.fixture(scope="session")
-def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compiled_kernels() -> None:
+    """Compiled ahead of the first run, which would say so on stderr. Where they cannot be, runs go without."""
+    from infer.kernels.cpu.library import BuildError, load
+
+    with contextlib.suppress(BuildError):
+        load()
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(compiled_kernels: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A llama folder with random weights (float32, 2 layers), a byte-level tokenizer and a chatml template."""
     torch = pytest.importorskip("torch")
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers

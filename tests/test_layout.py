@@ -26,12 +26,13 @@ HOUSE = ("kernels", "core", "cli")
 #: A part is a file or a folder of core/.
 CORE = (
     ("errors",),
-    ("params", "outputs", "settings", "yamlfile", "config", "args"),
+    ("params", "outputs", "settings", "yamlfile", "threads", "config", "args"),
     ("text", "weights", "parallel"),
     ("layers", "quant"),
     ("models",),
     ("engine",),
     ("llm", "jobs"),
+    ("bench",),
 )
 #: Never import torch, at any depth: these test in milliseconds, and what they hold is plain data.
 NO_TORCH = ("core/engine/request.py", "core/engine/scheduler.py", "core/engine/blocks.py", "core/jobs/")

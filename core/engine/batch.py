@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .running import Running
 from .scheduler import Schedule
 
 #: Same as kernels.ops.ROW_MULTIPLE, which cannot be imported here without torch; a test compares them.
@@ -31,7 +32,7 @@ class Batch:
     kv_lens: NDArray[np.int32]
     """[S] tokens in the cache after this step."""
     block_tables: NDArray[np.int32]
-    """[S, most blocks], zero-padded."""
+    """[S, most blocks], zero-padded; rows may be strided."""
     slots: NDArray[np.int64]
     """[T] where keys and values go."""
     logit_rows: NDArray[np.int64]
@@ -43,41 +44,41 @@ class Batch:
 
 
 def padded_rows(count: int) -> int:
-    """`count` rounded up to a multiple of ROW_MULTIPLE, and of an eighth of its size: GEMM libraries build and keep a kernel for
-    every number of rows they meet, so the large ones come in few sizes."""
-    step = max(ROW_MULTIPLE, 1 << max(0, count.bit_length() - 4))
+    """`count` rounded up to a multiple of ROW_MULTIPLE, and of a sixteenth of its size or so: GEMM libraries build and keep a
+    kernel for every number of rows they meet, so the large ones come in few sizes."""
+    step = max(ROW_MULTIPLE, 1 << max(0, count.bit_length() - 5))
     return -(-count // step) * step
 
 
-def pack(schedule: Schedule, block_size: int) -> Batch:
-    sequences = [row.sequence for row in schedule.rows]
-    counts = np.array([row.count for row in schedule.rows], dtype=np.int64)
-    computed = np.array([s.num_computed for s in sequences], dtype=np.int64)
-    query_start = np.concatenate(([0], np.cumsum(counts)))
+def pack(schedule: Schedule, running: Running, block_size: int) -> Batch:
+    """The batch of a schedule. Its block tables are a view of `running`'s: good until the next schedule."""
+    size, counts = len(schedule.counts), schedule.counts
+    computed = running.computed[:size]
+    query_start = np.zeros(size + 1, dtype=np.int32)
+    np.cumsum(counts, out=query_start[1:])
     total = int(query_start[-1])
+    newest = query_start[1:] - 1  # each sequence's last row
 
     tokens = np.zeros(padded_rows(total), dtype=np.int64)
-    flat: list[int] = []
-    for row in schedule.rows:
-        s = row.sequence
-        flat += s.tokens[s.num_computed : s.num_computed + row.count]
-    tokens[:total] = flat
+    tokens[newest] = running.newest[:size]
+    for row in np.flatnonzero((counts > 1) | ~schedule.samples).tolist():
+        start = int(computed[row])
+        tokens[query_start[row] : query_start[row + 1]] = schedule.sequences[row].tokens[start : start + int(counts[row])]
+
+    owner = np.repeat(np.arange(size), counts)
+    place = np.arange(total) - (query_start[:-1] - computed)[owner]
     positions = np.zeros_like(tokens)
-    positions[:total] = np.arange(total) - np.repeat(query_start[:-1] - computed, counts)
+    positions[:total] = place
+    tables = running.blocks[:size, : running.num_blocks[:size].max()]
+    slots = tables[owner, place // block_size].astype(np.int64) * block_size + place % block_size
 
-    tables = np.zeros((len(sequences), max(len(s.blocks) for s in sequences)), dtype=np.int32)
-    for i, s in enumerate(sequences):
-        tables[i, : len(s.blocks)] = s.blocks
-    place = positions[:total]
-    slots = tables[np.repeat(np.arange(len(sequences)), counts), place // block_size].astype(np.int64) * block_size + place % block_size
-
-    wanted = [int(query_start[i + 1]) - 1 for i, row in enumerate(schedule.rows) if row.samples]
+    wanted = newest[schedule.samples]
     logit_rows = np.zeros(padded_rows(len(wanted)), dtype=np.int64)
     logit_rows[: len(wanted)] = wanted
     return Batch(
         tokens=tokens,
         positions=positions,
-        query_start=query_start.astype(np.int32),
+        query_start=query_start,
         kv_lens=(computed + counts).astype(np.int32),
         block_tables=tables,
         slots=slots,

@@ -6,6 +6,8 @@ Knows block ids, reference counts and hashes; never tensors, never time. A block
     free    ref == 0, in the free list, least recently used first; a free block that has a hash still holds what the
             hash says and is handed out again when a prompt with that prefix comes, until something else needs it
     null    block 0: zeros that masked positions read; never handed out
+
+Content that a running sequence is about to compute is announced, so that another with the same prefix can wait for it.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ class BlockManager:
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(1, num_blocks))
         self._hash_of: dict[int, bytes] = {}
         self._by_hash: dict[bytes, int] = {}
+        self._announced: dict[bytes, Sequence] = {}
 
     @property
     def num_free(self) -> int:
@@ -57,12 +60,17 @@ class BlockManager:
         the logits come from it."""
         found: list[int] = []
         if self.prefix_caching:
-            for i in range((len(sequence.tokens) - 1) // self.block_size):
+            for i in range(self._num_reusable(sequence)):
                 block = self._by_hash.get(self._hash(sequence, i))
                 if block is None:
                     break
                 found.append(block)
         return found
+
+    def is_announced(self, sequence: Sequence, num_computed: int) -> bool:
+        """Whether another sequence is about to compute the block that this one, with `num_computed` tokens found, needs next."""
+        i = num_computed // self.block_size
+        return bool(self._announced) and i < self._num_reusable(sequence) and self._hash(sequence, i) in self._announced
 
     def missing(self, shared: list[int], num_computed: int, num_tokens: int) -> int:
         """How many more blocks than are free it takes to start a sequence from `shared` blocks, of which the first
@@ -84,10 +92,15 @@ class BlockManager:
             self._refs[block] += 1
         sequence.blocks = list(blocks)
 
+    def shared_and_written(self, sequence: Sequence) -> list[int]:
+        """Places in the sequence's table of blocks that it will write while others hold them too."""
+        first = sequence.num_computed // self.block_size
+        return [i for i in range(first, len(sequence.blocks)) if self._refs[sequence.blocks[i]] > 1]
+
     def shortage(self, sequence: Sequence, num_tokens: int) -> int:
         """How many more blocks than are free it takes for `grow`; 0 or less means that `grow` succeeds."""
         new = max(0, self.blocks_for(num_tokens) - len(sequence.blocks))
-        return new + len(self._to_copy(sequence)) - self.num_free
+        return new + len(self.shared_and_written(sequence)) - self.num_free
 
     def grow(self, sequence: Sequence, num_tokens: int) -> list[tuple[int, int]]:
         """Gives the sequence blocks for `num_tokens` and sole ownership of those it will write.
@@ -95,7 +108,7 @@ class BlockManager:
         Returns the (source, target) block copies to make before this step writes anything (copy on write).
         """
         copies = []
-        for i in self._to_copy(sequence):
+        for i in self.shared_and_written(sequence):
             source, target = sequence.blocks[i], self._take()
             self._refs[source] -= 1
             sequence.blocks[i] = target
@@ -106,6 +119,9 @@ class BlockManager:
 
     def free(self, sequence: Sequence) -> None:
         """Gives the sequence's blocks back, its last first, so that prefixes outlive their endings."""
+        if self._announced:
+            for digest in sequence.hashes[sequence.num_computed // self.block_size :]:
+                self._withdraw(digest, sequence)
         for block in reversed(sequence.blocks):
             self._refs[block] -= 1
             if self._refs[block] == 0:
@@ -115,11 +131,20 @@ class BlockManager:
         sequence.blocks = []
 
     # -- remembering -----------------------------------------------------------------------------------------------
+    def announce(self, sequence: Sequence) -> None:
+        """Says which full blocks the sequence is about to compute, until they are remembered or its blocks are freed."""
+        if self.prefix_caching:
+            for i in range(sequence.num_computed // self.block_size, len(sequence.tokens) // self.block_size):
+                digest = self._hash(sequence, i)
+                if digest not in self._by_hash:
+                    self._announced.setdefault(digest, sequence)
+
     def remember(self, sequence: Sequence, start: int) -> None:
         """Makes the full blocks between `start` and the last computed token findable."""
         if self.prefix_caching:
             for i in range(start // self.block_size, sequence.num_computed // self.block_size):
                 block, digest = sequence.blocks[i], self._hash(sequence, i)
+                self._withdraw(digest, sequence)
                 if digest not in self._by_hash and block not in self._hash_of:
                     self._by_hash[digest] = block
                     self._hash_of[block] = digest
@@ -129,11 +154,20 @@ class BlockManager:
         for block in sequence.blocks:
             self._drop_hash(block)
 
+    def reset(self) -> None:
+        """Forgets all content: the books are as they were when they were opened. No sequence may hold a block."""
+        assert self.num_free == self.num_usable, "blocks are held"
+        self._free = OrderedDict.fromkeys(range(1, self.num_usable + 1))
+        self._hash_of.clear()
+        self._by_hash.clear()
+
     # -- own -------------------------------------------------------------------------------------------------------
-    def _to_copy(self, sequence: Sequence) -> list[int]:
-        """Places in the table of blocks that will be written and are held by others too."""
-        first = sequence.num_computed // self.block_size
-        return [i for i in range(first, len(sequence.blocks)) if self._refs[sequence.blocks[i]] > 1]
+    def _num_reusable(self, sequence: Sequence) -> int:
+        return (len(sequence.tokens) - 1) // self.block_size
+
+    def _withdraw(self, digest: bytes, sequence: Sequence) -> None:
+        if self._announced.get(digest) is sequence:
+            del self._announced[digest]
 
     def _take(self) -> int:
         block, _ = self._free.popitem(last=False)
@@ -159,6 +193,7 @@ class BlockManager:
     def check_integrity(self, sequences: Iterable[Sequence]) -> None:
         """Proves that the books balance, given every sequence that holds blocks. For tests."""
         held: dict[int, int] = {}
+        sequences = list(sequences)
         for sequence in sequences:
             assert len(set(sequence.blocks)) == len(sequence.blocks), "a block stands twice in a table"
             for block in sequence.blocks:
@@ -169,3 +204,6 @@ class BlockManager:
             assert refs == held.get(block, 0), f"block {block}: {refs} references, {held.get(block, 0)} holders"
             assert (refs == 0) == (block in self._free or block == NULL_BLOCK), f"block {block}: {refs} references and free list disagree"
         assert {b: h for h, b in self._by_hash.items()} == self._hash_of
+        for digest, owner in self._announced.items():
+            assert any(owner is s for s in sequences), "announced by a sequence that holds no blocks"
+            assert digest in owner.hashes[owner.num_computed // self.block_size :], "announced and already computed"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+from infer.kernels.ops import Ops
 
 from ..config import EngineConfig
 from ..errors import RecordError
@@ -18,7 +20,7 @@ from .request import Request, Sequence
 from .runner import Runner
 from .sampler import Sampler
 from .scheduler import Scheduler
-from .stats import EngineStats
+from .stats import EngineStats, Stopwatch
 from .stopping import EndTokens
 from .transcript import Transcripts
 
@@ -55,9 +57,11 @@ class Engine:
         self._open: dict[str, list[Sequence]] = {}
 
     @classmethod
-    def create(cls, config: EngineConfig, source: ModelSource, tokenizer: Tokenizer | None) -> Engine:
-        """Loads the model and takes the memory. Raises ModelError, ConfigError or EngineError."""
-        runner, num_blocks = build_runner(config, source)
+    def create(
+        cls, config: EngineConfig, source: ModelSource, tokenizer: Tokenizer | None, *, wrap_ops: Callable[[Ops], Ops] | None = None
+    ) -> Engine:
+        """Loads the model and takes the memory; for `wrap_ops` see `build_runner`. Raises ModelError, ConfigError or EngineError."""
+        runner, num_blocks = build_runner(config, source, wrap_ops)
         return cls(config, runner, num_blocks, tokenizer, _end_tokens(source, tokenizer), runner.model.config.vocab_size)
 
     # -- requests ------------------------------------------------------------------------------------------------
@@ -66,6 +70,9 @@ class Engine:
         self._limits.check(request)
         assert request.request_id not in self._open, f"request id {request.request_id!r} is in use"
         choices = [Sequence.of(request, i, self.config.seed, self.max_model_len) for i in range(request.params.n)]
+        ends = self._ends.of(request.params)
+        for choice in choices:
+            choice.end_ids = ends
         self._open[request.request_id] = choices
         self.scheduler.add(choices)
 
@@ -79,10 +86,20 @@ class Engine:
         """Whether the request was added and is not answered."""
         return request_id in self._open
 
+    def expect_more(self, more: bool) -> None:
+        """Says whether requests may be added to those that are there, which is supposed until it is said. No answer depends on
+        it, but work that is known whole can be shared out better."""
+        self.scheduler.expect_more(more)
+
     @property
     def num_unfinished(self) -> int:
         """Requests added and not answered."""
         return len(self._open)
+
+    @property
+    def max_num_seqs(self) -> int:
+        """Most sequences running at a time."""
+        return self.config.max_num_seqs
 
     @property
     def num_waiting(self) -> int:
@@ -92,25 +109,33 @@ class Engine:
     # -- the loop ------------------------------------------------------------------------------------------------
     def step(self) -> list[RequestOutput]:
         """Computes one step; returns the requests it finished, answered or failed."""
+        watch = Stopwatch(self.stats.seconds)
         schedule = self.scheduler.schedule()
-        if not schedule.rows:
+        if not schedule.sequences:
             return []
-        logits = self._runner.run(pack(schedule, self.config.block_size))
-        drawing = [row.sequence for row in schedule.rows if row.samples]
+        watch.count("schedule")
+        batch = pack(schedule, self.scheduler.running, self.config.block_size)
+        watch.count("batch")
+        logits = self._runner.run(batch)
+        watch.count("model")
+        drawing = schedule.drawing
         samples = self._sampler.sample(logits, drawing)
+        watch.count("sample")
         self.scheduler.commit(schedule, samples.tokens)
-
-        failed = [drawing[row] for row in samples.failed]
-        for row, sequence in enumerate(drawing):
-            if row in samples.failed:
-                continue
-            if (logprobs := samples.logprobs.get(row)) is not None:
-                self._keep_logprobs(sequence, logprobs)
-            self._ends.check(sequence)
-            self._transcripts.push(sequence)
-        self.scheduler.finish(s for s in drawing if s.finished)
+        failed = [drawing[row] for row in sorted(samples.failed)]
+        drawn = drawing if not failed else [s for row, s in enumerate(drawing) if row not in samples.failed]
+        self._ends.check_all(drawn)
+        watch.count("commit")
+        for row, logprobs in samples.logprobs.items():
+            self._keep_logprobs(drawing[row], logprobs)
+        self._transcripts.push_all(drawn)
+        watch.count("detokenize")
+        ended = [s for s in drawn if s.finish_reason is not None]
+        self.scheduler.finish(ended)
         self._count(drawing)
-        return [*self._fail(failed), *self._collect(s for s in drawing if s.finished)]
+        outputs = [*self._fail(failed), *self._collect(ended)]
+        watch.count("commit")
+        return outputs
 
     def _keep_logprobs(self, sequence: Sequence, logprobs: dict[int, Logprob]) -> None:
         assert sequence.logprobs is not None
@@ -146,7 +171,7 @@ class Engine:
         stats.num_steps += 1
         stats.num_output_tokens += len(drawing)
         for sequence in drawing:
-            if sequence.num_output == 1 and not sequence.choice:
+            if len(sequence.tokens) == sequence.num_prompt + 1 and not sequence.choice:
                 stats.num_prompt_tokens += sequence.num_prompt
                 stats.num_cached_tokens += sequence.num_cached
         stats.num_preemptions = self.scheduler.num_preemptions

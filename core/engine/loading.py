@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -12,8 +13,9 @@ from infer.kernels.ops import Ops
 
 from .. import models
 from ..config import EngineConfig, apply_hf_overrides
-from ..errors import EngineError, ModelError
+from ..errors import ConfigError, EngineError, ModelError
 from ..models.decoder import Decoder
+from ..quant import SCHEMES
 from ..weights import loader
 from ..weights.source import ModelSource
 from . import kv_cache
@@ -25,13 +27,20 @@ log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def build_runner(config: EngineConfig, source: ModelSource) -> tuple[Runner, int]:
-    """The runner with weights and cache in memory, and its number of usable KV blocks."""
+def build_runner(config: EngineConfig, source: ModelSource, wrap_ops: Callable[[Ops], Ops] | None = None) -> tuple[Runner, int]:
+    """The runner with weights and cache in memory, and its number of usable KV blocks.
+
+    Args:
+        wrap_ops: what takes the place of the loaded backend, made from it: to time or trace its operations.
+    """
     device, dtype = torch.device(config.device), DTYPES[config.dtype]
     if config.threads:
         torch.set_num_threads(config.threads)
-    ops = kernels.load(config.kernels)
+    backend = kernels.load(config.kernels)
+    ops = backend if wrap_ops is None else wrap_ops(backend)
     model = load_model(config, source, ops, dtype, device)
+    with torch.inference_mode():
+        make_rows_alike(backend, [*model.linears(), model.head], dtype, device)
     c = model.config
     shape = kv_cache.KVShape(c.num_layers, c.num_kv_heads, c.head_dim, dtype)
     num_blocks = kv_cache.choose_num_blocks(config, shape, kv_cache.free_memory(device))
@@ -46,17 +55,25 @@ def load_model(config: EngineConfig, source: ModelSource, ops: Ops, dtype: torch
     if hf_config is None:
         raise ModelError(f"{source.name} has no config.json, so its architecture is unknown")
     model = models.build(apply_hf_overrides(hf_config, config.hf_overrides), ops)
-    parameters = list(model.parameters())
+    _choose_methods(model, config)
     try:
         if config.load_format == "dummy":
-            loader.load_dummy(parameters, dtype, device, seed=config.seed)
+            loader.load_dummy(model.parameters(), dtype, device, seed=config.seed)
         else:
-            loader.load(parameters, source, dtype, device, ignore=model.unused_tensors)
+            loader.load(model.parameters(), source, dtype, device, ignore=model.unused_tensors)
         model.rope.allocate(config.max_model_len, device)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise EngineError(f"no memory for the weights of {source.name} as {config.dtype}") from error
-    size = sum(p.tensor.numel() * p.tensor.itemsize for p in parameters)
-    log.info("weights: %.2f GiB (%s) in %.1f s", size / 2**30, config.dtype, time.monotonic() - started)
-    with torch.inference_mode():
-        make_rows_alike(ops, (p.tensor for p in parameters if len(p.shape) == 2))
+    log.info("weights: %s in %.1f s", config.dtype, time.monotonic() - started)
     return model
+
+
+def _choose_methods(model: Decoder, config: EngineConfig) -> None:
+    """Says how linear layers hold their weights, before there are any. Raises ConfigError if this machine cannot do it."""
+    if config.quantization is None:
+        return
+    scheme = SCHEMES[config.quantization]
+    if why := scheme.refusal(model.ops):
+        raise ConfigError(f"quantization={config.quantization}: {why}")
+    for linear in [*model.linears(), *([model.head] if config.quantize_lm_head else [])]:
+        linear.method = scheme(model.ops)

@@ -1,6 +1,6 @@
 """Finds out at load time whether this machine's matrix multiplications treat every row alike.
 
-A row multiplied among 16, 64 or 512 others must give the same bits, or what a record gets would depend on its
+A row multiplied among 16, 64 or more others must give the same bits, or what a record gets would depend on its
 neighbours. Where a library does not keep to that, multiplications run in chunks of a fixed number of rows.
 """
 
@@ -12,44 +12,62 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from infer.kernels.ops import ROW_MULTIPLE, Ops
+from infer.kernels.ops import ROW_MULTIPLE, Ops, Rows
+
+from ..layers.linear import Linear
 
 log = logging.getLogger(__name__)
 
 #: Rows of a fixed chunk where rows are not alike by themselves.
 CHUNK = 64
+#: Rows of the large batch, and where in it the compared ones stand.
 ROWS = 512
-#: Where in the large batch the compared rows stand.
-OFFSETS = (0, 240, ROWS - CHUNK)
+PLACES = (0, 240, ROWS - CHUNK)
+#: A layer as wide as a vocabulary costs as much as all others of its model, and sees no more than the sampled rows.
+WIDE = 16384
+ROWS_OF_WIDE = 128
+PLACES_OF_WIDE = (ROWS_OF_WIDE - CHUNK,)
 
 
-def make_rows_alike(ops: Ops, weights: Iterable[Tensor]) -> None:
-    """Sets `ops.row_chunk` if any multiplication by these weights [out, in] is not row-wise."""
-    seen: set[tuple[int, ...]] = set()
-    for weight in weights:
-        if tuple(weight.shape) in seen:
+def make_rows_alike(ops: Ops, layers: Iterable[Linear], dtype: torch.dtype, device: torch.device) -> None:
+    """Sets `ops.row_chunk` if any of these layers is not row-wise. Layers of one shape and method are tried once."""
+    seen = set()
+    for layer in layers:
+        kind = (type(layer.method), layer.in_features, layer.out_features)
+        if kind in seen:
             continue
-        seen.add(tuple(weight.shape))
-        if not rows_are_alike(ops, weight):
+        seen.add(kind)
+        if not rows_are_alike(layer, dtype, device):
             ops.row_chunk = CHUNK
             log.warning(
-                "multiplying %s rows by %s (%s) depends on the batch here; running in chunks of %d rows to keep answers reproducible",
-                ROWS,
-                "x".join(map(str, weight.shape)),
-                weight.dtype,
+                "multiplying rows by %s x %s (%s) depends on the batch here; running in chunks of %d rows to keep answers reproducible",
+                layer.out_features,
+                layer.in_features,
+                str(dtype).removeprefix("torch."),
                 CHUNK,
             )
             return
 
 
-def rows_are_alike(ops: Ops, weight: Tensor) -> bool:
-    x = torch.randn(ROWS, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight.dtype).to(weight.device)
-    whole = ops.linear(x, weight, None)
-    for start in OFFSETS:
-        if not torch.equal(ops.linear(x[start : start + CHUNK], weight, None), whole[start : start + CHUNK]):
+def rows_are_alike(layer: Linear, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether rows of a large batch give the same alone and in a chunk."""
+    rows, places = (ROWS_OF_WIDE, PLACES_OF_WIDE) if layer.out_features > WIDE else (ROWS, PLACES)
+    x = torch.randn(rows, layer.in_features, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    whole = layer(x)
+    for start in places:
+        if not _equal(layer(x[start : start + CHUNK]), whole, start, CHUNK):
             return False
-        alone = torch.zeros(ROW_MULTIPLE, weight.shape[1], dtype=weight.dtype, device=weight.device)
+        alone = torch.zeros(ROW_MULTIPLE, layer.in_features, dtype=dtype, device=device)
         alone[0] = x[start]
-        if not torch.equal(ops.linear(alone, weight, None)[0], whole[start]):
+        if not _equal(layer(alone), whole, start, 1):
             return False
     return True
+
+
+def _equal(part: Rows, whole: Rows, start: int, count: int) -> bool:
+    """Whether the first `count` rows of `part` are those of `whole` from `start`, scales and all."""
+
+    def tensors(rows: Rows) -> tuple[Tensor, ...]:
+        return (rows,) if isinstance(rows, Tensor) else tuple(rows)
+
+    return all(torch.equal(p[:count], w[start : start + count]) for p, w in zip(tensors(part), tensors(whole), strict=True))

@@ -49,6 +49,8 @@ class Sequence:
     max_length: int
     """Ends with "length" when there are this many tokens, prompt and output."""
     num_prompt: int
+    end_ids: frozenset[int] = frozenset()
+    """Tokens that may end it; whether they do is for `EndTokens` to say."""
     num_computed: int = 0
     num_cached: int = 0
     """Prompt tokens that prefix caching saved when it was first admitted."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from infer.kernels.ops import AttentionMeta, KVCache, Ops
@@ -21,9 +24,9 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
-        """Logits float32 [R, vocabulary] of the batch's `logit_rows`; keys and values are stored on the way."""
+        """Logits [R, vocabulary] of the batch's `logit_rows`, in the model's dtype; keys and values are stored on the way."""
         if len(batch.copies):
-            source, target = self._tensor(batch.copies[:, 0].copy()), self._tensor(batch.copies[:, 1].copy())
+            source, target = self._tensor(batch.copies).unbind(1)
             for cache in self.caches:
                 self.ops.copy_blocks(cache, source, target)
         meta = AttentionMeta(
@@ -33,10 +36,12 @@ class Runner:
             slots=self._tensor(batch.slots),
             block_size=self.block_size,
         )
-        hidden = self.model.forward(self._tensor(batch.tokens), self._tensor(batch.positions), self.caches, meta)
+        tokens, positions, rows = map(self._tensor, (batch.tokens, batch.positions, batch.logit_rows))
+        hidden = self.model.forward(tokens, positions, self.caches, meta, rows)
         if not batch.num_logits:
-            return hidden.new_empty(0, self.model.config.vocab_size, dtype=torch.float32)
-        return self.model.logits(hidden[self._tensor(batch.logit_rows)])[: batch.num_logits]
+            return hidden.new_empty(0, self.model.config.vocab_size)
+        return self.model.logits(hidden)[: batch.num_logits]
 
-    def _tensor(self, array: object) -> Tensor:
-        return torch.as_tensor(array, device=self.device)
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        """The array itself on a CPU, a copy elsewhere."""
+        return torch.from_numpy(array).to(self.device)

@@ -1,43 +1,50 @@
-"""Which tokens are computed next. Knows lengths and blocks, never tensors or text.
+"""Which tokens are computed next. Knows lengths and blocks, never tensors of a model or text.
 
 There are no phases: a running sequence has tokens that are not computed yet, one (decode) or many (prefill), and each
-step computes up to `max_num_batched_tokens` of them over all sequences. First come, first served; when blocks run
-out, the latest running sequence gives its blocks back and is computed again later.
+step computes up to `max_num_batched_tokens` of them over all sequences, the oldest first. When blocks run out, the latest
+running sequence gives its blocks back and is computed again later.
+
+What concerns all sequences is arithmetic on the arrays of `Running`; Python looks at those that need blocks, have filled
+one, begin or end.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .blocks import BlockManager
 from .request import Request, Sequence
+from .running import Running
+from .waiting import WaitingQueue, expected_output
 
-
-@dataclass(slots=True)
-class Scheduled:
-    """`count` tokens of a sequence, from its first that is not computed."""
-
-    sequence: Sequence
-    count: int
-
-    @property
-    def samples(self) -> bool:
-        """Whether these are the sequence's last tokens, so that the next one is drawn after them."""
-        return self.sequence.num_computed + self.count == len(self.sequence.tokens)
+#: A step with so many sequences takes about as long as with one: it reads all weights, and rows are padded.
+_FEW = 16
 
 
 @dataclass(slots=True)
 class Schedule:
-    """One step: block copies to make first, then the tokens to compute."""
+    """One step. Its S sequences are the first running ones, each with its next tokens that are not computed."""
 
-    rows: list[Scheduled] = field(default_factory=list)
-    copies: list[tuple[int, int]] = field(default_factory=list)
+    sequences: list[Sequence]
+    counts: NDArray[np.int64]
+    """[S] how many tokens of each."""
+    samples: NDArray[np.bool_]
+    """[S] whether these are the last it has, so that the next one is drawn after them."""
+    copies: list[tuple[int, int]]
+    """(source, target) block copies to make first."""
 
     @property
-    def num_tokens(self) -> int:
-        return sum(row.count for row in self.rows)
+    def drawing(self) -> list[Sequence]:
+        """The sequences that sample."""
+        if self.samples.all():
+            return self.sequences
+        return [self.sequences[row] for row in np.flatnonzero(self.samples).tolist()]
 
 
 class Scheduler:
@@ -48,6 +55,7 @@ class Scheduler:
         chunked_prefill: whether a prompt may be computed over several steps.
         long_prefill_token_threshold: most tokens of one prompt a step; 0 is no limit.
         watermark: share of the blocks kept free when a sequence is admitted while others run.
+        look_ahead: see `WaitingQueue`.
     """
 
     def __init__(
@@ -59,6 +67,7 @@ class Scheduler:
         chunked_prefill: bool = True,
         long_prefill_token_threshold: int = 0,
         watermark: float = 0.0,
+        look_ahead: int = 4096,
     ) -> None:
         self.blocks = blocks
         self.max_num_seqs = max_num_seqs
@@ -66,17 +75,27 @@ class Scheduler:
         self.chunked_prefill = chunked_prefill
         self.long_prefill_token_threshold = long_prefill_token_threshold
         self.reserve = int(watermark * blocks.num_usable)
-        self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []
+        self.waiting = WaitingQueue(look_ahead)
+        self.running = Running(max_num_seqs)
         self.num_preemptions = 0
+        self._expects_more = True
         self._siblings: dict[Sequence, list[Sequence]] = {}
+        self._spread = (0, max_num_seqs)  # sequences left when it was worked out, and the result
 
     def add(self, choices: list[Sequence]) -> None:
         """Queues a request's choices. The first computes the prompt, then the others join and share its blocks."""
         first, *others = choices
-        self.waiting.append(first)
+        self.waiting.add(first)
         if others:
             self._siblings[first] = others
+
+    def expect_more(self, more: bool) -> None:
+        """Says whether requests may be added to those that are there, which is supposed until it is said. Without, what is left
+        is spread over the steps that its longest output takes anyway."""
+        if self._expects_more and not more:
+            self.waiting.gather()
+            self._spread = (0, self.max_num_seqs)
+        self._expects_more = more
 
     @property
     def has_work(self) -> bool:
@@ -85,57 +104,97 @@ class Scheduler:
     # -- schedule ------------------------------------------------------------------------------------------------
     def schedule(self) -> Schedule:
         """The next step's tokens; empty only when there is no work."""
-        step = Schedule()
-        preempted = self._continue_running(step)
+        copies: list[tuple[int, int]] = []
+        counts, preempted = self._continue_running(copies)
         if not preempted:
-            self._admit_waiting(step)
-        assert step.rows or not self.has_work, "work is left but nothing can be scheduled"
-        return step
+            counts = self._admit_waiting(counts, copies)
+        size = len(counts)
+        assert size or not self.has_work, "work is left but nothing can be scheduled"
+        samples = self.running.computed[:size] + counts == self.running.known[:size]
+        return Schedule(self.running.sequences[:size], counts, samples, copies)
 
-    def _continue_running(self, step: Schedule) -> bool:
-        """Schedules the running sequences, oldest first; returns whether any had to be preempted for it."""
-        budget, preempted, i = self.max_num_batched_tokens, False, 0
-        while i < len(self.running) and budget > 0:
-            sequence = self.running[i]
-            count = self._next_tokens(sequence, budget)
-            while self.blocks.shortage(sequence, sequence.num_computed + count) > 0:
-                victim = self.running.pop()
-                self._preempt(victim)
+    def _continue_running(self, copies: list[tuple[int, int]]) -> tuple[NDArray[np.int64], bool]:
+        """How many tokens each of the first running sequences computes, and whether others were preempted for them."""
+        running, preempted = self.running, False
+        counts = self._share_out_budget()
+        ends = running.computed[: len(counts)] + counts
+        for row in np.flatnonzero(ends > running.num_blocks[: len(counts)] * self.blocks.block_size).tolist():
+            while row < len(running) and self.blocks.shortage(running[row], int(ends[row])) > 0:
+                self._preempt(running.pop())
                 preempted = True
-                if victim is sequence:
-                    return True
-            step.copies += self.blocks.grow(sequence, sequence.num_computed + count)
-            step.rows.append(Scheduled(sequence, count))
-            budget -= count
-            i += 1
-        return preempted
+            if row >= len(running):
+                break
+            copies += self.blocks.grow(running[row], int(ends[row]))
+            running.refresh_blocks(row, int(running.computed[row]) // self.blocks.block_size)
+        return counts[: len(running)], preempted
 
-    def _admit_waiting(self, step: Schedule) -> None:
-        budget = self.max_num_batched_tokens - step.num_tokens
-        while self.waiting and budget > 0 and len(self.running) < self.max_num_seqs:
-            sequence = self.waiting[0]
+    def _share_out_budget(self) -> NDArray[np.int64]:
+        """[S] the tokens that are left of each running sequence, from the oldest on while the budget lasts."""
+        size, budget = len(self.running), self.max_num_batched_tokens
+        counts = self._limited(self.running.known[:size] - self.running.computed[:size])
+        total = np.cumsum(counts)
+        if size and total[-1] > budget:
+            last = int(np.searchsorted(total, budget))
+            counts = counts[: last + 1]
+            counts[last] -= total[last] - budget
+        return counts
+
+    def _limited(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        limit = self.long_prefill_token_threshold
+        return np.minimum(counts, limit) if limit else counts
+
+    def _admit_waiting(self, counts: NDArray[np.int64], copies: list[tuple[int, int]]) -> NDArray[np.int64]:
+        """Starts waiting sequences while there is room; returns `counts` and theirs."""
+        budget = self.max_num_batched_tokens - int(counts.sum())
+        admitted: list[int] = []
+        passed: list[Sequence] = []
+        most = self._most_at_a_time()
+        while self.waiting and budget > 0 and len(self.running) < most and len(passed) < most:
+            sequence = self.waiting.pop()
             shared, computed = self._reusable(sequence)
-            reserve = self.reserve if self.running else 0
-            if self.blocks.missing(shared, computed, len(sequence.tokens)) > -reserve:
+            if self.blocks.is_announced(sequence, computed):
+                passed.append(sequence)  # after the step that computes its prefix it need not be computed again
+                continue
+            count = min(len(sequence.tokens) - computed, self.long_prefill_token_threshold or budget, budget)
+            if not self._has_room(sequence, shared, computed, count):
+                passed.append(sequence)
                 break
-            count = self._next_tokens(sequence, budget, computed)
-            if not self.chunked_prefill and computed + count < len(sequence.tokens):
-                break
-            self.waiting.popleft()
             self.blocks.share(sequence, shared)
             sequence.num_computed = computed
             if not sequence.num_output:
                 sequence.num_cached = computed
             # The whole prompt's blocks at once: a prefill that has begun is not undone by another's.
-            step.copies += self.blocks.grow(sequence, len(sequence.tokens))
+            copies += self.blocks.grow(sequence, len(sequence.tokens))
+            self.blocks.announce(sequence)
             self.running.append(sequence)
-            step.rows.append(Scheduled(sequence, count))
+            admitted.append(count)
             budget -= count
+        self.waiting.put_back(passed)
+        return np.concatenate((counts, np.array(admitted, dtype=np.int64))) if admitted else counts
 
-    def _next_tokens(self, sequence: Sequence, budget: int, computed: int | None = None) -> int:
-        left = len(sequence.tokens) - (sequence.num_computed if computed is None else computed)
-        limit = self.long_prefill_token_threshold
-        return min(left, budget, limit) if limit else min(left, budget)
+    def _most_at_a_time(self) -> int:
+        """As many sequences as may run, or as keep all steps up to the last equally full.
+
+        If the longest output takes 500 steps and all of them together are 30,000 tokens, 60 at a time are done as early as 256
+        would be, without leaving the longest alone in hundreds of steps that are no cheaper for it.
+        """
+        if self._expects_more or not self.waiting:
+            return self.max_num_seqs
+        num_left = len(self.waiting) + len(self.running)
+        if self._spread[0] != num_left:
+            others = chain.from_iterable(self._siblings.values())
+            left = [max(1, expected_output(s) - s.num_output) for s in chain(self.running, self.waiting, others)]
+            even = -(-sum(left) // max(left))
+            self._spread = num_left, min(self.max_num_seqs, -(-even // _FEW) * _FEW)
+        return self._spread[1]
+
+    def _has_room(self, sequence: Sequence, shared: list[int], computed: int, count: int) -> bool:
+        """Whether a sequence can start with `count` tokens after those that are computed."""
+        whole = len(sequence.tokens)
+        if not self.chunked_prefill and computed + count < whole:
+            return False
+        reserve = self.reserve if len(self.running) else 0
+        return self.blocks.missing(shared, computed, whole) <= -reserve
 
     def _reusable(self, sequence: Sequence) -> tuple[list[int], int]:
         """(blocks, tokens computed in them): of the choice that shares the prompt, or of the prefix cache."""
@@ -149,30 +208,31 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self.blocks.free(sequence)
         sequence.num_computed = 0
-        self.waiting.appendleft(sequence)
+        self.waiting.put_back([sequence])
         self.num_preemptions += 1
 
     # -- commit --------------------------------------------------------------------------------------------------
-    def commit(self, step: Schedule, tokens: Iterable[int]) -> list[Sequence]:
-        """Books a computed step; `tokens` are the drawn ones, for the rows that sample, in order.
+    def commit(self, step: Schedule, tokens: SequenceOf[int]) -> None:
+        """Books a computed step; `tokens` are the drawn ones, for the sequences that sample, in order.
 
-        Returns the sequences that got a token. Whoever decides that one has ended calls `finish`.
+        Whoever decides that a sequence has ended calls `finish`.
         """
-        drawn = iter(tokens)
-        grown = []
-        for row in step.rows:
-            sequence, samples, start = row.sequence, row.samples, row.sequence.num_computed
-            sequence.num_computed += row.count
-            self.blocks.remember(sequence, start)
-            if samples:
-                sequence.tokens.append(next(drawn))
-                grown.append(sequence)
-            if sequence in self._siblings and sequence.num_computed >= sequence.num_prompt:
-                others = self._siblings.pop(sequence)
-                for other in others:
-                    other.source = sequence
-                self.waiting.extendleft(reversed(others))
-        return grown
+        running, size, block_size = self.running, len(step.counts), self.blocks.block_size
+        before = running.computed[:size].copy()
+        running.advance(step.counts)
+        for row in np.flatnonzero(before // block_size != running.computed[:size] // block_size).tolist():
+            self.blocks.remember(running[row], int(before[row]))
+        running.extend(np.flatnonzero(step.samples), tokens)
+        if self._siblings:
+            self._join(step)
+
+    def _join(self, step: Schedule) -> None:
+        """Sends the other choices of prompts that are computed after the first."""
+        for first in [s for s in step.sequences if s in self._siblings and s.num_computed >= s.num_prompt]:
+            others = self._siblings.pop(first)
+            for other in others:
+                other.source = first
+            self.waiting.put_back(others)
 
     def finish(self, sequences: Iterable[Sequence]) -> None:
         """Takes ended sequences out and frees their blocks."""
@@ -180,21 +240,25 @@ class Scheduler:
         for sequence in ended:
             self.blocks.free(sequence)
         if ended:
-            self.running = [s for s in self.running if s not in ended]
+            self.running.remove(ended)
 
     def abort(self, request: Request) -> None:
         """Drops every choice of a request, wherever it is."""
         for first in [s for s in self._siblings if s.request is request]:
             del self._siblings[first]
-        self.waiting = deque(s for s in self.waiting if s.request is not request)
-        self.finish([s for s in self.running if s.request is request])
+        self.waiting.remove(request)
+        self.finish(s for s in self.running if s.request is request)
 
     def check_integrity(self) -> None:
         """Proves that the books balance. For tests."""
         self.blocks.check_integrity(self.running)
-        assert len(self.running) <= self.max_num_seqs
-        assert not any(s.blocks for s in self.waiting)
-        assert not {*self.running} & {*self.waiting}
+        self.running.check_integrity()
+        waiting = set(self.waiting)
+        assert len(waiting) == len(self.waiting)
+        assert not any(s.blocks or s.num_computed for s in waiting)
+        assert not {*self.running} & waiting
         for sequence in self.running:
+            assert sequence.num_computed < len(sequence.tokens)
             assert sequence.num_computed <= len(sequence.blocks) * self.blocks.block_size
             assert not sequence.finished
+            assert not self.blocks.shared_and_written(sequence)

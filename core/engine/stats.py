@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
+
+#: The parts of a step, in order.
+PARTS = ("schedule", "batch", "model", "sample", "commit", "detokenize")
 
 
 @dataclass(slots=True)
@@ -21,3 +25,21 @@ class EngineStats:
     num_running: int = 0
     first_token_at: float | None = None
     """time.monotonic() of the first drawn token."""
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+    """Time of each part of the steps."""
+
+
+class Stopwatch:
+    """Adds the time since it was last asked to one part of the steps or another."""
+
+    __slots__ = ("_last", "_seconds")
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._seconds = seconds
+        self._last = time.perf_counter()
+
+    def count(self, part: str) -> None:
+        """What was done since the last call, or since the beginning, was `part`."""
+        now = time.perf_counter()
+        self._seconds[part] += now - self._last
+        self._last = now

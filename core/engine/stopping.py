@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ..params import SamplingParams
 from .request import Sequence
 
 
@@ -18,6 +20,18 @@ class EndTokens:
     def all(self) -> frozenset[int]:
         return self.extra if self.primary is None else self.extra | {self.primary}
 
+    def of(self, params: SamplingParams) -> frozenset[int]:
+        """The tokens that may end an output, once it has `min_tokens`."""
+        ends = frozenset() if params.ignore_eos else self.all
+        return ends.union(params.stop_token_ids) if params.stop_token_ids else ends
+
+    def check_all(self, sequences: Iterable[Sequence]) -> None:
+        """`check` for each, at the price of a look at its newest token and its length."""
+        for sequence in sequences:
+            tokens = sequence.tokens
+            if tokens[-1] in sequence.end_ids or len(tokens) >= sequence.max_length:
+                self.check(sequence)
+
     def check(self, sequence: Sequence) -> None:
         """Sets finish_reason and stop_reason if the newest token ends the sequence."""
         params, token = sequence.params, sequence.tokens[-1]
@@ -31,6 +45,5 @@ class EndTokens:
 
     def ended_by_token(self, sequence: Sequence) -> bool:
         """Whether the last token is what ended the sequence, and so no part of its text."""
-        token = sequence.tokens[-1]
-        ends = token in sequence.params.stop_token_ids or (not sequence.params.ignore_eos and token in self.all)
+        ends = sequence.tokens[-1] in sequence.end_ids
         return sequence.finish_reason == "stop" and not isinstance(sequence.stop_reason, str) and ends

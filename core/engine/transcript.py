@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..text.detokenizer import Detokenizer, decode_all
 from ..text.stop import StopMatcher
 from ..text.tokenizer import Tokenizer
@@ -14,6 +16,12 @@ class Transcripts:
         self.tokenizer = tokenizer
         self.ends = ends
         self._followed: dict[Sequence, _Followed] = {}
+
+    def push_all(self, sequences: Iterable[Sequence]) -> None:
+        """`push` for those that it means something to."""
+        for sequence in sequences:
+            if sequence.finish_reason is not None or sequence.request.params.stop:
+                self.push(sequence)
 
     def push(self, sequence: Sequence) -> None:
         """Looks at the newest token: a completed stop string ends the sequence, and sets its text when it ends."""
@@ -54,6 +62,12 @@ class _Followed:
         self.detokenizer = Detokenizer(tokenizer, prompt, skip_special_tokens=sequence.params.skip_special_tokens)
         self.matcher = StopMatcher(sequence.params.stop)
         self.num_pushed = 0
+
+    def push_all(self, sequences: Iterable[Sequence]) -> None:
+        """`push` for those that it means something to."""
+        for sequence in sequences:
+            if sequence.finish_reason is not None or sequence.request.params.stop:
+                self.push(sequence)
 
     def push(self, sequence: Sequence) -> None:
         new_ids = sequence.tokens[sequence.num_prompt + self.num_pushed :]

@@ -5,7 +5,7 @@ The only place of the job layer behind which torch is imported.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ from ..weights.find import find
 from ..weights.source import ModelSource
 
 if TYPE_CHECKING:
+    from infer.kernels.ops import Ops
+
     from ..config import EngineConfig
     from ..engine.engine import Engine
 
@@ -65,11 +67,15 @@ class Plan:
 
         return choose_num_blocks(self.config, KVShape(*dims, DTYPES[self.config.dtype]), 0)
 
-    def start(self) -> Engine:
-        """Loads the weights and takes the memory. Raises ModelError, ConfigError, EngineError."""
+    def start(self, wrap_ops: Callable[[Ops], Ops] | None = None) -> Engine:
+        """Loads the weights and takes the memory. Raises ModelError, ConfigError, EngineError.
+
+        Args:
+            wrap_ops: puts something in the place of the kernel backend, as a stopwatch at each operation.
+        """
         from ..engine.engine import Engine
 
-        return Engine.create(self.config, self.source, self.tokenizer)
+        return Engine.create(self.config, self.source, self.tokenizer, wrap_ops=wrap_ops)
 
 
 def _kv_dims(hf: Mapping[str, Any]) -> tuple[int, int, int] | None:
@@ -98,13 +104,16 @@ def find_model(args: EngineArgs) -> ModelSource:
     return find(args.model, revision=args.revision, download_dir=args.download_dir, hf_token=args.hf_token)
 
 
-def make_plan(args: EngineArgs, source: ModelSource | None = None, *, given: Mapping[str, str] | None = None) -> Plan:
+def make_plan(
+    args: EngineArgs, source: ModelSource | None = None, *, given: Mapping[str, str] | None = None, compile_kernels: bool = True
+) -> Plan:
     """Decides all settings and loads the tokenizer.
 
     Args:
         args: the settings.
         source: what `find_model(args)` gave, if that was called before.
         given: where each setting came from, as `EngineArgs.load` tells.
+        compile_kernels: False where the plan will not be started.
 
     Raises:
         ConfigError: contradicting settings. ModelError: the model's small files cannot be used.
@@ -119,7 +128,8 @@ def make_plan(args: EngineArgs, source: ModelSource | None = None, *, given: Map
         tokenizer_source = find(args.tokenizer, revision=revision, download_dir=args.download_dir, hf_token=args.hf_token)
     folder = str(tokenizer_source.path) if tokenizer_source.path.is_dir() else None
     tokenizer = Tokenizer.load(tokenizer_source.read, mode=args.tokenizer_mode, name=tokenizer_source.name, folder=folder)
-    return Plan(args.resolve(hf_config, given=given), source, tokenizer, tokenizer_source)
+    config = args.resolve(hf_config, given=given, compile_kernels=compile_kernels)
+    return Plan(config, source, tokenizer, tokenizer_source)
 
 
 def build_engine(args: EngineArgs) -> Built:

@@ -41,6 +41,10 @@ class JobEngine(Protocol):
         """Requests added and not returned yet."""
 
     @property
+    def max_num_seqs(self) -> int:
+        """Most sequences running at a time."""
+
+    @property
     def num_waiting(self) -> int:
         """Sequences not running yet."""
 
@@ -51,6 +55,9 @@ class JobEngine(Protocol):
     def add(self, request: Request) -> None:
         """Raises RecordError for a request that can never be answered."""
 
+    def expect_more(self, more: bool) -> None:
+        """Says whether requests may be added to those that are there."""
+
     def step(self) -> list[RequestOutput]:
         """One scheduler step; the requests that finished or failed in it."""
 
@@ -60,13 +67,19 @@ class Window:
     """How far reading may run ahead of writing.
 
     `records` and `num_bytes` (of input lines and of rows that wait for their turn) bound what is held in memory;
-    more records are read when fewer than `low_water` sequences wait, up to `batch` at a time.
+    up to `batch` more records are read before a step when fewer than `low_water` sequences wait. None is as many as the engine
+    needs to choose from: a few times those it runs.
     """
 
     records: int = 8192
     num_bytes: int = 64 << 20
-    low_water: int = 256
+    low_water: int | None = None
     batch: int = 256
+
+    def wants_more(self, engine: JobEngine) -> bool:
+        """Whether too few sequences wait."""
+        enough = max(self.batch, min(4 * engine.max_num_seqs, self.records // 2)) if self.low_water is None else self.low_water
+        return engine.num_waiting < enough
 
 
 @dataclass(frozen=True)
@@ -157,6 +170,7 @@ class Job:
             self._refill()
             self._flush()
             if self._engine.num_unfinished:
+                self._engine.expect_more(not self._reader.at_end)
                 for output in self._engine.step():
                     self._finish(output)
                 self._flush()
@@ -174,14 +188,11 @@ class Job:
                 more = self._writer.flush()
 
     def _refill(self) -> None:
-        """Reads and admits records until enough wait in the engine, the window is full, or there is nothing to be had now."""
-        while not self._reader.at_end and self._engine.num_waiting < self._window.low_water:
+        """Reads and admits records if too few wait in the engine: no more than one batch, so that no step waits long for it."""
+        if not self._reader.at_end and self._window.wants_more(self._engine):
             records = self._take(wait=not self._engine.num_unfinished)
-            if not records:
-                return
-            self._admit(records)
-            if not self._engine.num_unfinished:
-                return  # all of them failed or are kept: write that before more is read
+            if records:
+                self._admit(records)
 
     def _take(self, *, wait: bool) -> list[Record]:
         held = len(self._in_engine) + self._writer.num_held

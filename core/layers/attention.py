@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from infer.kernels.ops import AttentionMeta, KVCache, Ops
+from infer.kernels.ops import AttentionConfig, AttentionMeta, HeadNorm, KVCache, Ops, Rotation, Rows
 
 from ..weights.parameter import Parameter
 from .linear import Linear
@@ -40,24 +40,23 @@ class Attention:
         sliding_window: int | None,
     ) -> None:
         self.ops = ops
-        self.head_dim = head_dim
-        self.widths = [num_heads * head_dim, num_kv_heads * head_dim, num_kv_heads * head_dim]
+        self.config = AttentionConfig(num_heads, num_kv_heads, head_dim, scale, sliding_window)
         self.rope = rope
-        self.scale = scale
-        self.sliding_window = sliding_window
-        self.qkv = Linear(ops, [f"{name}.{p}_proj" for p in "qkv"], hidden_size, self.widths, bias=qkv_bias)
+        widths = [num_heads * head_dim, num_kv_heads * head_dim, num_kv_heads * head_dim]
+        self.qkv = Linear(ops, [f"{name}.{p}_proj" for p in "qkv"], hidden_size, widths, bias=qkv_bias)
         self.out = Linear(ops, [f"{name}.o_proj"], num_heads * head_dim, [hidden_size], bias=o_bias)
         self.q_norm = RMSNorm(ops, f"{name}.q_norm", head_dim, qk_norm) if qk_norm is not None else None
         self.k_norm = RMSNorm(ops, f"{name}.k_norm", head_dim, qk_norm) if qk_norm is not None else None
 
-    def __call__(self, x: Tensor, positions: Tensor, cache: KVCache, meta: AttentionMeta) -> Tensor:
-        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in self.qkv(x).split(self.widths, dim=-1))
+    def __call__(self, x: Rows, positions: Tensor, cache: KVCache, meta: AttentionMeta, rows: Tensor | None = None) -> Rows:
+        """`rows` int64 [R]: the token rows whose result is wanted, [R, size]; None is all. All keys and values are stored."""
+        norm = None
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q = self.ops.rope(q, positions, self.rope.cos, self.rope.sin)
-        k = self.ops.rope(k, positions, self.rope.cos, self.rope.sin)
-        self.ops.store_kv(k, v, cache, meta)
-        return self.out(self.ops.attention(q, cache, meta, self.scale, self.sliding_window).flatten(1))
+            norm = HeadNorm(self.q_norm.weight.tensor, self.k_norm.weight.tensor, self.q_norm.eps)
+        rotation = Rotation(positions, self.rope.cos, self.rope.sin)
+        query = self.ops.rope_and_store(self.qkv(x), rotation, norm, cache, meta, self.config)
+        seen = self.ops.attention(query, cache, meta, self.config)
+        return self.out(seen if rows is None else seen[rows])
 
     def parameters(self) -> Iterator[Parameter]:
         for part in (self.qkv, self.out, self.q_norm, self.k_norm):

@@ -6,25 +6,25 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from infer.kernels.ops import Ops
+from infer.kernels.ops import Ops, Rows
 
 from ..weights.parameter import Parameter
 
 
 class RMSNorm:
-    """Root-mean-square norm over the last dimension of `size` features."""
+    """Root-mean-square norm over the last dimension of `size` features. `quantize`: the result as quantized rows."""
 
     def __init__(self, ops: Ops, name: str, size: int, eps: float) -> None:
         self.ops = ops
         self.eps = eps
         self.weight = Parameter((f"{name}.weight", (size,)))
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.ops.rms_norm(x, self.weight.tensor, self.eps)
+    def __call__(self, x: Rows, *, quantize: bool = False) -> Rows:
+        return self.ops.rms_norm(x, self.weight.tensor, self.eps, quantize=quantize)
 
-    def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+    def add(self, x: Rows, residual: Tensor, *, quantize: bool = False) -> tuple[Rows, Tensor]:
         """(norm(x + residual), x + residual)."""
-        return self.ops.add_rms_norm(x, residual, self.weight.tensor, self.eps)
+        return self.ops.add_rms_norm(x, residual, self.weight.tensor, self.eps, quantize=quantize)
 
     def parameters(self) -> Iterator[Parameter]:
         yield self.weight

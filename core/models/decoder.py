@@ -6,15 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from infer.kernels.ops import AttentionMeta, KVCache, Ops
+from infer.kernels.ops import AttentionMeta, KVCache, Ops, Rows
 
 from ..errors import ModelError
 from ..layers.attention import Attention
 from ..layers.embedding import Embedding
-from ..layers.linear import Linear
+from ..layers.linear import Linear, unscaled
 from ..layers.mlp import GatedMLP
 from ..layers.norm import RMSNorm
 from ..layers.rope import Rope, RopeConfig
@@ -84,7 +83,10 @@ def sliding_windows(hf: Mapping[str, Any], *, default_full: bool) -> tuple[int |
 
 
 class DecoderLayer:
-    """x + attention(norm(x)), then x + mlp(norm(x)); the residual is carried beside the activations."""
+    """x + attention(norm(x)), then x + mlp(norm(x)); the residual is carried beside the activations.
+
+    `rows` int64 [R]: the only rows that are wanted of this layer; keys and values are stored of all.
+    """
 
     def __init__(self, ops: Ops, c: DecoderConfig, index: int, rope: Rope) -> None:
         name = f"model.layers.{index}"
@@ -106,14 +108,24 @@ class DecoderLayer:
             sliding_window=c.sliding_windows[index] if c.sliding_windows else None,
         )
 
-    def __call__(self, x: Tensor, residual: Tensor | None, positions: Tensor, cache: KVCache, meta: AttentionMeta) -> tuple[Tensor, Tensor]:
-        if residual is None:
-            x, residual = self.input_norm(x), x
+    def __call__(
+        self, x: Rows | None, residual: Tensor, positions: Tensor, cache: KVCache, meta: AttentionMeta, rows: Tensor | None
+    ) -> tuple[Rows, Tensor]:
+        """What is still to be added (None before the first layer) and what it is to be added to; gives the same two."""
+        quantize = self.attention.qkv.quantizes_input
+        if x is None:
+            normed = self.input_norm(residual, quantize=quantize)
         else:
-            x, residual = self.input_norm.add(x, residual)
-        x = self.attention(x, positions, cache, meta)
-        x, residual = self.post_norm.add(x, residual)
-        return self.mlp(x), residual
+            normed, residual = self.input_norm.add(x, residual, quantize=quantize)
+        x = self.attention(normed, positions, cache, meta, rows)
+        if rows is not None:
+            residual = residual.index_select(0, rows)
+        normed, residual = self.post_norm.add(x, residual, quantize=self.mlp.gate_up.quantizes_input)
+        return self.mlp(normed), residual
+
+    def linears(self) -> Iterator[Linear]:
+        yield from (self.attention.qkv, self.attention.out)
+        yield from self.mlp.linears()
 
     def parameters(self) -> Iterator[Parameter]:
         for part in (self.input_norm, self.attention, self.post_norm, self.mlp):
@@ -127,35 +139,48 @@ class Decoder:
         self.config = config
         self.ops = ops
         self.rope = Rope(config.rope)
-        self.embedding = Embedding(ops, "model.embed_tokens", config.vocab_size, config.hidden_size)
+        self.embedding = Embedding("model.embed_tokens", config.vocab_size, config.hidden_size)
         self.layers = [DecoderLayer(ops, config, i, self.rope) for i in range(config.num_layers)]
         self.norm = RMSNorm(ops, "model.norm", config.hidden_size, config.norm_eps)
-        self.head = None if config.tie_embeddings else Linear(ops, ["lm_head"], config.hidden_size, [config.vocab_size], bias=False)
+        # A tied weight is held twice, plain to look up and packed to multiply by.
+        head = "model.embed_tokens" if config.tie_embeddings else "lm_head"
+        self.head = Linear(ops, [head], config.hidden_size, [config.vocab_size], bias=False)
 
     def parameters(self) -> Iterator[Parameter]:
-        for part in (self.embedding, *self.layers, self.norm, self.head):
-            if part is not None:
-                yield from part.parameters()
+        yield from self.embedding.parameters()
+        for layer in self.layers:
+            yield from layer.parameters()
+        yield from self.norm.parameters()
+        yield from self.head.parameters()
+
+    def linears(self) -> Iterator[Linear]:
+        """Every linear layer but the head."""
+        for layer in self.layers:
+            yield from layer.linears()
 
     @property
     def unused_tensors(self) -> frozenset[str]:
         """Checkpoint tensors that may be there without being needed."""
-        return frozenset({"lm_head.weight"}) if self.head is None else frozenset()
+        return frozenset({"lm_head.weight"}) if self.config.tie_embeddings else frozenset()
 
-    def forward(self, tokens: Tensor, positions: Tensor, caches: list[KVCache], meta: AttentionMeta) -> Tensor:
-        """Hidden states [N, hidden_size] after the last layer, before the final norm.
+    def forward(self, tokens: Tensor, positions: Tensor, caches: list[KVCache], meta: AttentionMeta, rows: Tensor | None = None) -> Tensor:
+        """Hidden states [R, hidden_size] after the last layer and the final norm.
 
         Args:
             tokens, positions: int64 [N], N a multiple of ROW_MULTIPLE.
             caches: one a layer; the step's keys and values are stored in them.
+            rows: int64 [R], the rows that are wanted, R a multiple of ROW_MULTIPLE or 0; None is all. The last layer
+                computes no others.
         """
         meta.plan = self.ops.plan_attention(meta, self.config.num_heads, self.config.num_kv_heads)
-        x, residual = self.embedding(tokens), None
+        x: Rows | None = None
+        residual = self.embedding(tokens)
         for layer, cache in zip(self.layers, caches, strict=True):
-            x, residual = layer(x, residual, positions, cache, meta)
-        return x if residual is None else x + residual
+            x, residual = layer(x, residual, positions, cache, meta, rows if layer is self.layers[-1] else None)
+        hidden = self.norm(residual) if x is None else self.norm.add(x, residual)[0]
+        assert isinstance(hidden, Tensor), "asked for without quantization"
+        return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits float32 [R, vocab_size] of hidden states [R, hidden_size]; R a multiple of ROW_MULTIPLE."""
-        x = self.norm(hidden)
-        return (self.embedding.project(x) if self.head is None else self.head(x)).to(torch.float32)
+        """Logits [R, vocab_size], in the model's dtype, of hidden states [R, hidden_size]; R a multiple of ROW_MULTIPLE."""
+        return unscaled(self.head(hidden))

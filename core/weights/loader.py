@@ -1,15 +1,20 @@
-"""From checkpoint to parameters: everything is checked by name and shape before any memory is taken."""
+"""From checkpoint to parameters: everything is checked by name and shape before any memory is taken.
+
+Tensors come one at a time and each parameter is finished (packed, quantized) when its last part is there, so that the
+most memory held is that of the finished weights and one tensor more.
+"""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
 
 from ..errors import ModelError
-from .parameter import Parameter
+from .parameter import Parameter, Part
 
 if TYPE_CHECKING:
     from .source import ModelSource
@@ -27,8 +32,7 @@ def load(
 
     Raises ModelError naming tensors that are missing, unexpected or of another shape.
     """
-    parameters = list(parameters)
-    places = {part.name: (parameter, part) for parameter in parameters for part in parameter.parts}
+    places = _places(parameters)
     found = source.tensors()
     unused = {name for name in found if name not in places and name not in ignore and not name.endswith(COMPUTED)}
     problems = []
@@ -36,31 +40,40 @@ def load(
         problems.append(f"missing: {_some(missing)}")
     if unused:
         problems.append(f"unexpected: {_some(sorted(unused))}")
-    for name, (_, part) in places.items():
-        if name in found and tuple(found[name].shape) != part.shape:
-            problems.append(f"{name} has shape {tuple(found[name].shape)}, config.json makes it {part.shape}")
+    for name, users in places.items():
+        shape = users[0][1].shape
+        if name in found and tuple(found[name].shape) != shape:
+            problems.append(f"{name} has shape {tuple(found[name].shape)}, config.json makes it {shape}")
     if problems:
         shown = "; ".join(problems[:NAMED]) + (f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else "")
         raise ModelError(f"the weights of {source.name} do not fit its config.json: {shown}")
 
-    for parameter in parameters:
-        parameter.allocate(dtype, device)
     for name, tensor in source.stream():
-        if name in places:
-            parameter, part = places[name]
-            parameter.fill(part, tensor)
+        for parameter, part in places.get(name, ()):
+            parameter.fill(part, tensor, dtype, device)
+        del tensor  # or it would stay while the next one is read
 
 
 def load_dummy(parameters: Iterable[Parameter], dtype: torch.dtype, device: torch.device, *, seed: int = 0) -> None:
     """Random weights of a size that keeps activations finite: matrices N(0, 1/fan-in), vectors 1 (norms) or 0 (biases)."""
     generator = torch.Generator().manual_seed(seed)
-    for parameter in parameters:
-        parameter.allocate(dtype, device)
-        if len(parameter.shape) == 1:
-            parameter.tensor.fill_(0.0 if parameter.parts[0].name.endswith("bias") else 1.0)
+    for name, users in _places(parameters).items():
+        shape = users[0][1].shape
+        if len(shape) == 1:
+            tensor = torch.full(shape, 0.0 if name.endswith("bias") else 1.0)
         else:
-            values = torch.empty(parameter.shape).normal_(0, 1 / math.sqrt(parameter.shape[-1]), generator=generator)
-            parameter.tensor.copy_(values)
+            tensor = torch.empty(shape).normal_(0, 1 / math.sqrt(shape[-1]), generator=generator)
+        for parameter, part in users:
+            parameter.fill(part, tensor, dtype, device)
+
+
+def _places(parameters: Iterable[Parameter]) -> dict[str, list[tuple[Parameter, Part]]]:
+    """Checkpoint name -> where the tensor goes: a tied embedding has two uses."""
+    places = defaultdict(list)
+    for parameter in parameters:
+        for part in parameter.parts:
+            places[part.name].append((parameter, part))
+    return places
 
 
 def _some(names: list[str]) -> str:

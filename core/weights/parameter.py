@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,14 +19,18 @@ class Part:
 
 
 class Parameter:
-    """A weight that is described first and allocated only once the whole checkpoint has been found to fit.
+    """A weight that is described first, and takes memory only when the first of its parts arrives.
 
     Fused weights (q, k and v; gate and up) are several parts stacked along the first dimension.
+
+    Args:
+        parts: name and shape of each.
+        store: takes the tensor once its last part is there; the parameter then lets go of it. None: it stays in `tensor`.
     """
 
-    __slots__ = ("parts", "shape", "tensor")
+    __slots__ = ("_missing", "_store", "parts", "shape", "tensor")
 
-    def __init__(self, *parts: tuple[str, tuple[int, ...]]) -> None:
+    def __init__(self, *parts: tuple[str, tuple[int, ...]], store: Callable[[Tensor], None] | None = None) -> None:
         rows = 0
         placed = []
         for name, shape in parts:
@@ -34,10 +39,18 @@ class Parameter:
         self.parts = tuple(placed)
         self.shape = (rows, *parts[0][1][1:])
         self.tensor: Tensor = torch.empty(0)
+        self._store = store
+        self._missing = len(placed)
 
-    def allocate(self, dtype: torch.dtype, device: torch.device) -> None:
-        self.tensor = torch.empty(self.shape, dtype=dtype, device=device)
-
-    def fill(self, part: Part, value: Tensor) -> None:
-        """Copies a checkpoint tensor to its rows, converting its dtype."""
-        self.tensor[part.start : part.start + part.shape[0]].copy_(value)
+    def fill(self, part: Part, value: Tensor, dtype: torch.dtype, device: torch.device) -> None:
+        """Takes a checkpoint tensor, each part once. What is of the right kind already is kept, not copied."""
+        if len(self.parts) == 1:
+            self.tensor = value.to(device, dtype)
+        else:
+            if self._missing == len(self.parts):
+                self.tensor = torch.empty(self.shape, dtype=dtype, device=device)
+            self.tensor[part.start : part.start + part.shape[0]].copy_(value)
+        self._missing -= 1
+        if not self._missing and self._store is not None:
+            self._store(self.tensor)
+            self.tensor = torch.empty(0)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .activation import silu_and_mul
+from .activation import gated_activation
 from .attention import attention, plan_attention
-from .kv import copy_blocks, new_kv_cache, store_kv
-from .linear import linear
-from .norm import add_rms_norm, rms_norm
-from .rope import rope
-from .sampling import apply_penalties, sample
+from .int8 import linear_int8, pack_int8, supports_int8
+from .kv import copy_blocks, new_kv_cache
+from .linear import linear, pack_weight
+from .norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
+from .quantize import quantize
+from .rope import rope_and_store
+from .sampling import sample, top_logprobs
 
 
 class Ops:
@@ -25,13 +27,19 @@ class Ops:
         return linear(x, weight, bias, self.row_chunk)
 
     new_kv_cache = staticmethod(new_kv_cache)
-    store_kv = staticmethod(store_kv)
+    rope_and_store = staticmethod(rope_and_store)
     copy_blocks = staticmethod(copy_blocks)
     plan_attention = staticmethod(plan_attention)
     attention = staticmethod(attention)
+    pack_weight = staticmethod(pack_weight)
     rms_norm = staticmethod(rms_norm)
     add_rms_norm = staticmethod(add_rms_norm)
-    rope = staticmethod(rope)
-    silu_and_mul = staticmethod(silu_and_mul)
-    apply_penalties = staticmethod(apply_penalties)
+    layer_norm = staticmethod(layer_norm)
+    add_layer_norm = staticmethod(add_layer_norm)
+    gated_activation = staticmethod(gated_activation)
+    quantize = staticmethod(quantize)
+    supports_int8 = staticmethod(supports_int8)
+    pack_int8 = staticmethod(pack_int8)
+    linear_int8 = staticmethod(linear_int8)
     sample = staticmethod(sample)
+    top_logprobs = staticmethod(top_logprobs)

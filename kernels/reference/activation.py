@@ -1,15 +1,36 @@
 """Gated activations, in float32.
 
-silu is written out with `exp`: torch's own silu and sigmoid round the left-over elements at the end of a vector loop
-differently, so the same value gives other bits in another place.
+silu is written out with `exp`: torch's own silu, sigmoid and gelu round the left-over elements at the end of a vector
+loop differently, so the same value gives other bits in another place. `exp`, `erf` and `tanh` do not.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from ..ops import Rows
+from .quantize import from_float, to_float
 
-def silu_and_mul(x: Tensor) -> Tensor:
-    gate, up = x.float().chunk(2, dim=-1)
-    return (gate / (1 + torch.exp(-gate)) * up).to(x.dtype)
+
+def _silu(x: Tensor) -> Tensor:
+    return x / (1 + torch.exp(-x))
+
+
+def _gelu(x: Tensor) -> Tensor:
+    return 0.5 * x * (1 + torch.erf(x * math.sqrt(0.5)))
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+
+
+ACTIVATIONS = {"silu": _silu, "gelu": _gelu, "gelu_tanh": _gelu_tanh}
+
+
+def gated_activation(x: Rows, kind: str, *, quantize: bool = False) -> Rows:
+    x32, dtype = to_float(x)
+    gate, up = x32.chunk(2, dim=-1)
+    return from_float(ACTIVATIONS[kind](gate) * up, dtype, quantize)

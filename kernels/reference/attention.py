@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..ops import NULL_BLOCK, AttentionMeta, KVCache
+from ..ops import NULL_BLOCK, AttentionConfig, AttentionMeta, KVCache
 
 ROWS = 16
 KEYS = 64
@@ -76,23 +76,22 @@ def _slot_map(meta: AttentionMeta, kv_lens: Tensor, length: int) -> Tensor:
     return torch.where(positions < kv_lens[:, None], slots, NULL_BLOCK * meta.block_size)
 
 
-def attention(query: Tensor, cache: KVCache, meta: AttentionMeta, scale: float, sliding_window: int | None) -> Tensor:
+def attention(query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig) -> Tensor:
     plan: Plan = meta.plan
-    num_kv_heads, head_dim = cache.key.shape[2:]
-    step = max(1, GATHER_LIMIT // (num_kv_heads * KEYS * head_dim))
+    step = max(1, GATHER_LIMIT // (config.num_kv_heads * KEYS * config.head_dim))
     out = torch.zeros_like(query)
     for start in range(0, len(plan.sequence), step):
-        _attend(query, cache, plan, slice(start, start + step), scale, sliding_window, out)
-    return out
+        _attend(query, cache, plan, slice(start, start + step), config, out)
+    return out.flatten(1)
 
 
-def _attend(query: Tensor, cache: KVCache, plan: Plan, part: slice, scale: float, sliding_window: int | None, out: Tensor) -> None:
+def _attend(query: Tensor, cache: KVCache, plan: Plan, part: slice, config: AttentionConfig, out: Tensor) -> None:
     """Attention of the tiles in `part`, written to their rows of `out`."""
     num_kv_heads, head_dim = cache.key.shape[2:]
     token, group, position = plan.token[part], plan.group[part], plan.position[part]
     count = len(token)
     grouped = query.unflatten(1, (num_kv_heads, -1))
-    q = grouped[token, :, group].float() * scale  # [Q, ROWS, K, D]
+    q = grouped[token, :, group].float() * config.scale  # [Q, ROWS, K, D]
     q = q.permute(0, 2, 1, 3).reshape(count * num_kv_heads, ROWS, head_dim)
 
     best = q.new_full((count * num_kv_heads, ROWS, 1), float("-inf"))
@@ -104,12 +103,17 @@ def _attend(query: Tensor, cache: KVCache, plan: Plan, part: slice, scale: float
             break
         slots = plan.slots[plan.sequence[part][:n], j * KEYS : (j + 1) * KEYS]
         key_position = torch.arange(j * KEYS, (j + 1) * KEYS, device=query.device)
-        seen = key_position <= position[:n, :, None]
-        if sliding_window is not None:
-            seen &= key_position > position[:n, :, None] - sliding_window
         m = n * num_kv_heads
-        scores = torch.bmm(q[:m], _gather(cache.key, slots).transpose(1, 2))
-        scores = scores.unflatten(0, (n, num_kv_heads)).masked_fill_(~seen[:, None], float("-inf")).flatten(0, 1)
+        scores = torch.bmm(q[:m], _gather(cache.key, slots).transpose(1, 2)).unflatten(0, (n, num_kv_heads))
+        if config.soft_cap:
+            scores = torch.tanh(scores / config.soft_cap) * config.soft_cap
+        if config.alibi_slopes is not None:
+            distance = (key_position - position[:n, :, None])[:, None]  # [n, 1, ROWS, KEYS]
+            scores = scores + _by_head(config.alibi_slopes, num_kv_heads, group[:n]) * distance
+        seen = key_position <= position[:n, :, None]
+        if config.sliding_window is not None:
+            seen &= key_position > position[:n, :, None] - config.sliding_window
+        scores = scores.masked_fill_(~seen[:, None], float("-inf")).flatten(0, 1)
         new_best = torch.maximum(best[:m], scores.amax(-1, keepdim=True))
         # Rows that have seen no key yet keep -inf; 0 stands in so that no -inf - -inf arises.
         pivot = new_best.masked_fill(new_best == float("-inf"), 0.0)
@@ -119,9 +123,16 @@ def _attend(query: Tensor, cache: KVCache, plan: Plan, part: slice, scale: float
         acc[:m] = acc[:m] * shrink + torch.bmm(weights, _gather(cache.value, slots))
         best[:m] = new_best
 
+    if config.sinks is not None:
+        total = total + torch.exp(_by_head(config.sinks, num_kv_heads, group).flatten(0, 1) - best)
     result = (acc / total).unflatten(0, (count, num_kv_heads)).permute(0, 2, 1, 3).to(out.dtype)
     real = position >= 0
     out.unflatten(1, (num_kv_heads, -1))[token[real], :, group[real]] = result[real]
+
+
+def _by_head(values: Tensor, num_kv_heads: int, group: Tensor) -> Tensor:
+    """[H] values for the heads of tile rows, by group [n, ROWS] -> [n, K, ROWS, 1]."""
+    return values.unflatten(0, (num_kv_heads, -1))[:, group].permute(1, 0, 2)[..., None]
 
 
 def _gather(cache: Tensor, slots: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ def new_kv_cache(num_blocks: int, block_size: int, num_kv_heads: int, head_dim: 
 
 
 def store_kv(key: Tensor, value: Tensor, cache: KVCache, meta: AttentionMeta) -> None:
+    """Stores the first T rows of key and value [N, K, D] at `meta.slots`, rounded to the cache's dtype."""
     count = meta.slots.shape[0]
     cache.key.flatten(0, 1).index_copy_(0, meta.slots, key[:count].to(cache.key.dtype))
     cache.value.flatten(0, 1).index_copy_(0, meta.slots, value[:count].to(cache.value.dtype))

@@ -5,61 +5,72 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..ops import Penalties, SamplingRows
-
-#: How many of the most likely tokens are looked at before a row is sorted whole.
-HEAD = 256
+from ..ops import Penalties, SamplingRows, TopLogprobs
 
 
-def apply_penalties(logits: Tensor, penalties: Penalties) -> None:
-    values = logits[penalties.row, penalties.token]
-    values = torch.where(values > 0, values / penalties.repetition, values * penalties.repetition)
-    logits[penalties.row, penalties.token] = values - penalties.subtract
+def sample(logits: Tensor, rows: SamplingRows | None, penalties: Penalties | None) -> tuple[Tensor, Tensor]:
+    """See `infer.kernels.ops.Ops.sample`."""
+    finite = torch.isfinite(logits).all(-1)
+    # Rows that are not finite go through the rest as zeros: what becomes of them is dropped at the end.
+    scores = torch.where(finite[:, None], logits.float(), 0.0)
+    if penalties is not None:
+        _penalize(scores, penalties)
+    tokens = scores.argmax(-1)
+    if rows is not None:
+        tokens = torch.where(rows.temperature > 0, _draw(scores, rows), tokens)
+    return torch.where(finite, tokens, 0), finite
 
 
-def sample(logits: Tensor, rows: SamplingRows) -> Tensor:
-    greedy = logits.argmax(-1)
-    if rows.all_greedy:
-        return greedy
-    drawing = rows.temperature > 0
-    scaled = logits / torch.where(drawing, rows.temperature, 1.0)[:, None]
-    probs = torch.softmax(scaled, dim=-1)
-    if rows.any_truncated:
-        probs = _truncate(probs, rows)
-    cumulative = torch.cumsum(probs.double(), dim=-1)
+def top_logprobs(logits: Tensor, rows: Tensor, tokens: Tensor, count: int) -> TopLogprobs:
+    """See `infer.kernels.ops.Ops.top_logprobs`."""
+    raw = logits[rows].float()
+    ids = torch.sort(raw, dim=-1, descending=True, stable=True).indices[:, :count]
+    logprobs = torch.log_softmax(raw, dim=-1)
+    ranks = 1 + (raw > raw.gather(-1, tokens[:, None])).sum(-1)
+    return TopLogprobs(ids, logprobs.gather(-1, ids), logprobs.gather(-1, tokens[:, None])[:, 0], ranks)
+
+
+def _penalize(scores: Tensor, penalties: Penalties) -> None:
+    """In place on float32 [R, V]."""
+    entries = penalties.row_start.diff()
+    row = torch.repeat_interleave(torch.arange(len(entries), device=scores.device), entries)
+    values = scores[row, penalties.token]
+    values = torch.where(values > 0, values / penalties.repetition, values * penalties.repetition) - penalties.subtract
+    # A tiny repetition penalty can overflow; an infinite best logit would make the others' weights NaN.
+    scores[row, penalties.token] = values.clamp_(max=torch.finfo(torch.float32).max)
+
+
+def _draw(scores: Tensor, rows: SamplingRows) -> Tensor:
+    highest = scores.amax(-1, keepdim=True)
+    # Rows that are greedy, or have no token left, must not make NaN on the way.
+    highest = torch.where(highest.isinf(), 0.0, highest)
+    temperature = torch.where(rows.temperature > 0, rows.temperature, 1.0)
+    # Weights relative to the most likely token's, which is 1: nothing over- or underflows that matters.
+    weights = torch.exp((scores - highest) * (1.0 / temperature)[:, None])
+    weights = torch.where(weights >= rows.min_p[:, None], weights, 0.0)
+    weights = torch.where(scores >= _kth(scores, rows.top_k), weights, 0.0)
+    if bool((rows.top_p < 1).any()):
+        weights = torch.where(scores >= _nucleus(scores, weights, rows.top_p), weights, 0.0)
+    cumulative = torch.cumsum(weights.double(), dim=-1)
     target = rows.uniform[:, None] * cumulative[:, -1:]
-    # The first token whose cumulative mass exceeds the target; dropped tokens add none, so they are never it.
+    # The first token whose cumulative weight exceeds the target; dropped tokens add none, so they are never it.
     drawn = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
-    return torch.where(drawing, drawn.clamp_(max=logits.shape[-1] - 1), greedy)
+    return torch.where(cumulative[:, -1] > 0, drawn.clamp_(max=scores.shape[-1] - 1), 0)
 
 
-def _truncate(probs: Tensor, rows: SamplingRows) -> Tensor:
-    """Zeroes what min_p, top_k and top_p drop. Not renormalized: the draw scales by what is left."""
-    vocabulary = probs.shape[-1]
-    floor = rows.min_p * probs.amax(-1)
-    probs = torch.where(probs >= floor[:, None], probs, 0.0)
-
-    limit = torch.where(rows.top_k > 0, rows.top_k, vocabulary).clamp(max=vocabulary)
-    longest = int(torch.where(rows.top_k > 0, limit, 0).amax())
-    head = torch.topk(probs, min(vocabulary, max(HEAD, longest)), dim=-1).values
-    kth = head.gather(-1, (limit.clamp(max=head.shape[-1]) - 1)[:, None])
-    kth = torch.where((rows.top_k > 0)[:, None], kth, 0.0)
-    probs = torch.where(probs >= kth, probs, 0.0)
-
-    nucleus = rows.top_p < 1
-    if bool(nucleus.any()):
-        wanted = rows.top_p.double() * torch.cumsum(probs.double(), dim=-1)[:, -1]
-        threshold, found = _nucleus_threshold(torch.where(head >= kth, head, 0.0), wanted)
-        for row in (~found & nucleus).nonzero().flatten().tolist():
-            ordered = torch.sort(probs[row : row + 1], dim=-1, descending=True).values
-            threshold[row] = _nucleus_threshold(ordered, wanted[row : row + 1])[0][0]
-        probs = torch.where(probs >= torch.where(nucleus, threshold, 0.0)[:, None], probs, 0.0)
-    return probs
+def _kth(scores: Tensor, top_k: Tensor) -> Tensor:
+    """[R, 1]: each row's k-th largest score; -inf where top_k is off."""
+    vocabulary = scores.shape[-1]
+    limit = torch.where(top_k > 0, top_k, vocabulary).clamp_(max=vocabulary)
+    longest = int(torch.where(top_k > 0, limit, 1).amax())
+    kth = torch.topk(scores, longest, dim=-1).values.gather(-1, limit.clamp(max=longest)[:, None] - 1)
+    return torch.where((top_k > 0)[:, None], kth, float("-inf"))
 
 
-def _nucleus_threshold(ordered: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """The smallest probability of the shortest prefix of `ordered` whose sum reaches `wanted`, and whether there is one."""
-    cumulative = torch.cumsum(ordered.double(), dim=-1)
-    place = torch.searchsorted(cumulative, wanted[:, None]).squeeze(-1)
-    last = ordered.shape[-1] - 1
-    return ordered.gather(-1, place.clamp(max=last)[:, None]).squeeze(-1), place <= last
+def _nucleus(scores: Tensor, weights: Tensor, top_p: Tensor) -> Tensor:
+    """[R, 1]: the smallest score of the shortest run of most likely tokens whose share of the weight reaches top_p."""
+    ordered, ids = torch.sort(scores, dim=-1, descending=True)
+    cumulative = torch.cumsum(weights.gather(-1, ids).double(), dim=-1)
+    wanted = top_p.double() * cumulative[:, -1]
+    place = torch.searchsorted(cumulative, wanted[:, None]).clamp_(max=scores.shape[-1] - 1)
+    return torch.where((top_p < 1)[:, None], ordered.gather(-1, place), float("-inf"))

@@ -11,6 +11,7 @@ import pytest
 
 from infer.cli import streams
 from infer.cli.main import COMMANDS, infer
+from infer.core.threads import SPIN_COUNT
 
 #: A program whose command `toy` does what the test says, in the group of the real one.
 TOY = """
@@ -179,3 +180,17 @@ class TestStreams:
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(sys.stderr, "isatty", lambda: tty)
         assert (streams.interactive(), streams.colored()) == (interactive, colored)
+
+
+def test_openmp_is_told_how_long_to_spin_before_torch_is_loaded() -> None:
+    code = """
+import os, sys
+from infer.cli.main import run
+try:
+    run(["--version"])
+finally:
+    print(os.environ["GOMP_SPINCOUNT"], "torch" in sys.modules, file=sys.stderr)
+"""
+    env = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env=env)
+    assert result.stderr.split() == [str(SPIN_COUNT), "False"]

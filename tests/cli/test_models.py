@@ -13,12 +13,21 @@ from infer.cli.models import models
 from infer.core.errors import ConfigError
 from infer.core.weights import fetch
 from infer.core.weights.aliases import MANIFEST, Alias, aliases
+from infer.kernels.cpu import library
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path / "infer" / "models"
+
+
+@pytest.fixture(autouse=True)
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What happened to the kernels."""
+    happened: list[str] = []
+    monkeypatch.setattr(library, "load", lambda: happened.append("compiled"))
+    return happened
 
 
 @pytest.fixture
@@ -49,6 +58,24 @@ def test_get_prints_the_folder_and_nothing_else(cache: Path, monkeypatch: pytest
 def test_get_says_that_it_is_fetched_already(fetched: Path) -> None:
     result = run("get", "smollm2-135m")
     assert (result.exit_code, result.stdout, result.stderr) == (0, f"{fetched}\n", "smollm2-135m is already fetched\n")
+
+
+def test_get_compiles_the_kernels_ahead_of_time(fetched: Path, compiled: list[str]) -> None:
+    run("get", "smollm2-135m")
+    assert compiled == ["compiled"]
+    run("list")
+    assert compiled == ["compiled"]
+
+
+def test_get_works_without_a_compiler(fetched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise library.BuildError("there is no C++ compiler; install g++")
+
+    monkeypatch.setattr(library, "load", refuse)
+    result = run("get", "smollm2-135m")
+    assert (result.exit_code, result.stdout) == (0, f"{fetched}\n")
+    told = "the CPU kernels cannot be compiled, so runs on the CPU will be much slower: there is no C++ compiler; install g++"
+    assert result.stderr.splitlines()[-1] == told
 
 
 def test_get_of_an_unknown_name() -> None:

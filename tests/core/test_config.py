@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from infer.core import args as args_module
 from infer.core import config as configs
 from infer.core.args import EngineArgs
 from infer.core.config import EngineConfig, apply_hf_overrides, checkpoint_dtype, derive_max_model_len
 from infer.core.errors import ConfigError
 from infer.core.settings import presets
+from infer.core.threads import Threads
+from infer.kernels.cpu import library
 
 TINY = {"model_type": "llama", "max_position_embeddings": 512, "torch_dtype": "bfloat16"}
 
@@ -22,6 +26,16 @@ def cpu_with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine these tests think they run on."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(configs, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(library, "library", lambda: SimpleNamespace(digest="abc"))
+    monkeypatch.setattr(args_module, "choose_threads", lambda asked: Threads(asked or 3, 3))
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise library.BuildError("there is no C++ compiler; install g++")
+
+    monkeypatch.setattr(library, "library", refuse)
 
 
 @pytest.fixture
@@ -43,7 +57,8 @@ def resolve(hf_config: dict[str, Any] | None = None, **given: Any) -> EngineConf
 
 def test_the_plain_case() -> None:
     config = resolve()
-    assert (config.device, config.dtype, config.kernels) == ("cpu", "bfloat16", "reference")
+    assert (config.device, config.dtype, config.kernels, config.kernel_build) == ("cpu", "bfloat16", "cpu", "abc")
+    assert config.threads == 3
     assert (config.max_model_len, config.max_model_len_given) == (512, False)
     assert (config.max_num_seqs, config.max_num_batched_tokens, config.block_size) == (256, 2048, 16)
     assert (config.chunked_prefill, config.enable_prefix_caching, config.max_logprobs) == (True, True, 20)
@@ -259,10 +274,47 @@ class TestEffects:
                 resolve(**given)
 
 
-def test_kernels() -> None:
-    assert resolve(kernels="reference").kernels == "reference"
-    with pytest.raises(ConfigError, match=r"unknown kernels 'referense'; did you mean 'reference'\?; available: .*reference"):
-        resolve(kernels="referense")
+class TestKernels:
+    def test_given(self) -> None:
+        for name, build in (("reference", None), ("cpu", "abc")):
+            config = resolve(kernels=name)
+            assert (config.kernels, config.kernel_build) == (name, build)
+        with pytest.raises(ConfigError, match=r"unknown kernels 'referense'; did you mean 'reference'\?; available: .*reference"):
+            resolve(kernels="referense")
+
+    def test_without_a_compiler_the_reference_runs_and_that_is_told(self, no_compiler: None) -> None:
+        config = resolve()
+        assert (config.kernels, config.kernel_build) == ("reference", None)
+        assert "kernels: reference, which is much slower (there is no C++ compiler; install g++)" in config.notes
+        assert not any("kernels" in note for note in resolve(kernels="reference").notes)
+
+    def test_what_was_asked_for_is_not_replaced(self, no_compiler: None) -> None:
+        with pytest.raises(ConfigError, match=r"^kernels=cpu: there is no C\+\+ compiler; install g\+\+$"):
+            resolve(kernels="cpu")
+        with pytest.raises(ConfigError, match=r"^require_kernels: there is no C\+\+ compiler; install g\+\+$"):
+            resolve(require_kernels=True)
+
+    def test_require(self) -> None:
+        assert resolve(require_kernels=True).kernels == "cpu"
+        with pytest.raises(ConfigError, match="require_kernels contradicts kernels=reference"):
+            resolve(require_kernels=True, kernels="reference")
+
+    def test_nothing_is_compiled_for_a_command_that_computes_nothing(self, no_compiler: None) -> None:
+        config = EngineArgs(model="m", require_kernels=True).resolve(TINY, compile_kernels=False)
+        assert (config.kernels, config.kernel_build) == ("cpu", None)
+
+    def test_on_a_gpu(self, gpu: None) -> None:
+        assert resolve().kernels == "reference"
+        with pytest.raises(ConfigError, match="require_kernels: there are no other kernels than the reference ones for cuda:0 yet"):
+            resolve(require_kernels=True)
+        with pytest.raises(ConfigError, match="kernels=cpu cannot run on cuda:0"):
+            resolve(kernels="cpu")
+
+
+def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve(threads=5).threads == 5
+    monkeypatch.setattr(args_module, "choose_threads", lambda asked: Threads(2, 8, "the control group allows 1.5 CPUs"))
+    assert "threads: 2 of 8 cores (the control group allows 1.5 CPUs)" in resolve().notes
 
 
 def test_hf_overrides_merge_mappings_within_mappings() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,19 +58,41 @@ def start(model: Path, dtype: str, **kwargs: Any) -> Engine:
     return build_engine(EngineArgs.from_kwargs(model=str(model), dtype=dtype, device="cpu", seed=3, **kwargs)).engine
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_no_schedule_changes_an_answer(tiny_llama: Path, dtype: str) -> None:
+ALL_INT8 = {"quantization": "int8", "quantize_lm_head": True}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "more"),
+    [("float32", {}), ("bfloat16", {}), ("bfloat16", {"quantization": "int8"}), ("float32", ALL_INT8)],
+    ids=["float32", "bfloat16", "int8", "float32, all int8"],
+)
+def test_no_schedule_changes_an_answer(tiny_llama: Path, dtype: str, more: dict[str, Any]) -> None:
     kinds = ["greedy", "sampled", "truncated", "choices"]
-    base_engine = start(tiny_llama, dtype)
+    base_engine = start(tiny_llama, dtype, **more)
     base = {kind: answers(base_engine, records(kind)) for kind in kinds}
     assert len({o.outputs[0].text for o in base["sampled"]}) > 10
     for name, settings in SCHEDULES.items():
-        engine = start(tiny_llama, dtype, **settings)
+        engine = start(tiny_llama, dtype, **settings, **more)
         for kind in kinds:
             for expected, got in zip(base[kind], answers(engine, records(kind)), strict=True):
                 assert got.outputs == expected.outputs, f"{kind}, {name}"
         if name == "preemption":
             assert engine.stats.num_preemptions > 0
+
+
+def test_the_order_of_starting_changes_nothing(tiny_llama: Path) -> None:
+    """Long outputs first and common prefixes together, or as they came; all at once, or spread over the steps."""
+    made = [(prompt, replace(params, max_tokens=2 + i * 5 % 23)) for i, (prompt, params) in enumerate(records("choices"))]
+    base: list[RequestOutput] | None = None
+    for look_ahead in (1, 5, 4096):
+        for more in (True, False):
+            for blocks in (None, 30):
+                engine = start(tiny_llama, "float32", max_num_seqs=20, num_gpu_blocks_override=blocks)
+                engine.scheduler.waiting.look_ahead = look_ahead
+                engine.expect_more(more)
+                got = answers(engine, made)
+                base = base or got
+                assert [o.outputs for o in got] == [o.outputs for o in base], f"{look_ahead}, {more}, {blocks}"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -71,6 +71,8 @@ requests = st.lists(
     caching=st.booleans(),
     threshold=st.sampled_from([0, 5]),
     staggered=st.booleans(),
+    look_ahead=st.sampled_from([1, 3, 4096]),
+    told=st.booleans(),
 )
 def test_every_request_gets_what_it_gets_alone(
     make_engine: Any,
@@ -83,6 +85,8 @@ def test_every_request_gets_what_it_gets_alone(
     caching: bool,
     threshold: int,
     staggered: bool,
+    look_ahead: int,
+    told: bool,
 ) -> None:
     made = []
     for i, (prompt, length, n, greedy, seed) in enumerate(requests):
@@ -98,12 +102,14 @@ def test_every_request_gets_what_it_gets_alone(
         long_prefill_token_threshold=threshold,
         seed=7,
     )
+    engine.scheduler.waiting.look_ahead = look_ahead
     outputs: dict[str, RequestOutput] = {}
     for request in made:
         engine.add(request)
         if staggered:
             outputs.update({o.request_id: o for o in engine.step()})
             engine.scheduler.check_integrity()
+    engine.expect_more(not told)
     outputs.update(drain(engine))
     for request in made:
         got = outputs[request.request_id]
@@ -141,6 +147,22 @@ def test_prefix_cache_computes_a_shared_prefix_once(make_engine: Any) -> None:
     assert engine.stats.num_cached_tokens == 3 * len(prefix)
     assert sum(engine._runner.num_tokens) == len(prefix) + 4
     assert engine.stats.num_prompt_tokens == 4 * (len(prefix) + 1)
+
+
+def test_a_prefix_that_arrives_many_times_at_once_is_computed_once(make_engine: Any) -> None:
+    prefix = [7, 8, 9] * 16
+    prompts = [[*prefix, 10 + i] for i in range(6)]
+    engine = make_engine(num_blocks=200)
+    assert run(engine, *prompts, max_tokens=2) == run(make_engine(enable_prefix_caching=False, num_blocks=200), *prompts, max_tokens=2)
+    assert engine._runner.num_tokens == [49, 1 + 5, 5]
+    assert engine.stats.num_cached_tokens == 5 * len(prefix)
+
+
+def test_the_parts_of_a_step_are_timed(make_engine: Any) -> None:
+    engine = make_engine()
+    run(engine, [3, 4, 5])
+    assert list(engine.stats.seconds) == ["schedule", "batch", "model", "sample", "commit", "detokenize"]
+    assert all(seconds > 0 for seconds in engine.stats.seconds.values())
 
 
 def test_a_fully_cached_prompt_still_computes_its_last_token(make_engine: Any) -> None:

@@ -88,5 +88,7 @@ def test_settings_that_cannot_change_a_byte_do_not_count(model: Path) -> None:
     for name, value in {"max_num_seqs": 3, "max_num_batched_tokens": 100, "enable_prefix_caching": False}.items():
         assert hasattr(EngineArgs(""), name)
         assert differing(plain, made(model, **{name: value})) == set()
+    assert differing(plain, made(model, threads=7)) == set()
     assert differing(plain, made(model, seed=7)) == {"seed"}
+    assert differing(plain, made(model, kernel_build="another")) == {"kernel_build"}  # it may round differently
     assert set(SETTINGS) <= set(plain)

@@ -6,6 +6,7 @@ import json
 import random
 import sys
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -285,6 +286,32 @@ def test_the_window_bounds_what_is_in_flight(memory_source: Any, memory_output: 
     assert max(held) == 49
     assert engine.most_unfinished <= 16
     assert output.num_rows == 500
+
+
+def test_the_engine_learns_when_no_more_will_come(memory_source: Any, memory_output: Any, fake_engine: Any, byte_tokenizer: Any) -> None:
+    engine = fake_engine(max_num_seqs=4)
+    told: list[tuple[int, bool]] = []
+    task = GenerateTask(TaskOptions(), byte_tokenizer, max_model_len=256)
+    job = Job(
+        RecordReader(memory_source(b'{"prompt":"a"}\n' * 40)),
+        memory_output(),
+        lambda: (engine, task),
+        window=Window(batch=8, low_water=8),
+        between_steps=lambda: told.append((engine.most_unfinished, engine.told_of_the_end)),
+    )
+    job.run()
+    assert told[0][1] is False
+    assert told[-1][1] is True
+
+
+def test_more_is_read_ahead_for_an_engine_that_runs_more() -> None:
+    engine = SimpleNamespace(max_num_seqs=4, num_waiting=300)
+    window = Window()
+    assert not window.wants_more(engine)
+    engine.max_num_seqs = 256
+    assert window.wants_more(engine)
+    engine.max_num_seqs, engine.num_waiting = 100_000, 5000  # the window is a limit to that
+    assert not window.wants_more(engine)
 
 
 def test_the_window_bounds_bytes_too(memory_source: Any, memory_output: Any, fake_engine: Any, byte_tokenizer: Any) -> None:

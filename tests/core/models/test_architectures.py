@@ -11,7 +11,9 @@ import transformers
 
 from infer.core import models
 from infer.core.errors import ModelError
+from infer.core.quant.int8 import Int8
 from infer.core.weights.loader import load
+from infer.kernels import available
 from infer.kernels import load as load_kernels
 from infer.kernels.ops import ROW_MULTIPLE, AttentionMeta
 
@@ -41,6 +43,8 @@ ARCHITECTURES = [
     ("llama", {"tie_word_embeddings": True}),
     ("llama", {"attention_bias": True, "mlp_bias": True}),
     ("llama", {"head_dim": 32}),
+    ("llama", {"hidden_act": "gelu"}),
+    ("llama", {"hidden_act": "gelu_pytorch_tanh"}),
     ("llama", {"num_key_value_heads": 6}),
     ("llama", {"num_key_value_heads": 1, "head_dim": 20}),
     ("llama", {"rope_parameters": LLAMA3}),
@@ -81,17 +85,22 @@ def reference_model(kind: str, changes: dict[str, Any]) -> Any:
     return model
 
 
-def our_model(oracle: Any) -> Any:
+def our_model(oracle: Any, backend: str = "reference", *, int8: bool = False) -> Any:
     hf = oracle.config.to_dict()
-    model = models.build(hf, load_kernels("reference"))
+    model = models.build(hf, load_kernels(backend))
+    for linear in [*model.linears(), model.head] if int8 else []:
+        linear.method = Int8(model.ops)
     weights = {name: tensor for name, tensor in oracle.state_dict().items() if not (hf["tie_word_embeddings"] and name == "lm_head.weight")}
     load(model.parameters(), StateDict(weights), torch.float32, torch.device("cpu"), ignore=model.unused_tensors)  # type: ignore[arg-type]
     model.rope.allocate(512, torch.device("cpu"))
     return model
 
 
-def run(model: Any, prompts: list[list[int]], chunk: int) -> list[torch.Tensor]:
-    """Logits of every position, the prompts prefilled side by side in chunks over shuffled pages."""
+def run(model: Any, prompts: list[list[int]], chunk: int, *, wanted: int | None = None) -> list[torch.Tensor]:
+    """Logits of every position, the prompts prefilled side by side in chunks over shuffled pages.
+
+    wanted: ask the model for this many rows of every chunk only, the last ones, and for none of the first chunk.
+    """
     block_size, blocks = 8, 64
     c = model.config
     table = torch.randperm(len(prompts) * blocks, generator=torch.Generator().manual_seed(1)).view(len(prompts), blocks).int() + 1
@@ -115,19 +124,31 @@ def run(model: Any, prompts: list[list[int]], chunk: int) -> list[torch.Tensor]:
             starts, torch.tensor([start + len(p) for _, p in rows], dtype=torch.int32), table[[i for i, _ in rows]], slots, block_size
         )
         pad = -len(tokens) % ROW_MULTIPLE
-        hidden = model.forward(torch.tensor(tokens + [0] * pad), torch.tensor(positions + [0] * pad), caches, meta)
-        out = model.logits(hidden)
-        for row, i in enumerate(sequences):
-            logits[i].append(out[row])
-    return [torch.stack(rows) for rows in logits]
+        asked = None
+        if wanted is not None:
+            count = 0 if start == 0 else min(wanted, len(sequences))
+            sequences = sequences[len(sequences) - count :]
+            asked = torch.tensor([*range(len(tokens) - count, len(tokens)), *[0] * (-count % ROW_MULTIPLE)], dtype=torch.int64)
+        hidden = model.forward(torch.tensor(tokens + [0] * pad), torch.tensor(positions + [0] * pad), caches, meta, asked)
+        assert hidden.shape == (len(asked) if asked is not None else len(tokens) + pad, c.hidden_size)
+        if len(hidden):
+            out = model.logits(hidden)
+            for row, i in enumerate(sequences):
+                logits[i].append(out[row])
+    return [torch.stack(rows) if rows else torch.empty(0) for rows in logits]
 
 
-@pytest.mark.parametrize(("kind", "changes"), ARCHITECTURES, ids=lambda v: v if isinstance(v, str) else ",".join(v) or "plain")
-def test_logits_equal_transformers(kind: str, changes: dict[str, Any]) -> None:
-    oracle = reference_model(kind, changes)
-    model = our_model(oracle)
+def prompts_of(*lengths: int) -> list[list[int]]:
     generator = torch.Generator().manual_seed(2)
-    prompts = [torch.randint(0, 160, (n,), generator=generator).tolist() for n in (70, 1, 33, 129)]
+    return [torch.randint(0, 160, (n,), generator=generator).tolist() for n in lengths]
+
+
+@pytest.mark.parametrize("backend", available())
+@pytest.mark.parametrize(("kind", "changes"), ARCHITECTURES, ids=lambda v: v if isinstance(v, str) else ",".join(v) or "plain")
+def test_logits_equal_transformers(kind: str, changes: dict[str, Any], backend: str) -> None:
+    oracle = reference_model(kind, changes)
+    model = our_model(oracle, backend)
+    prompts = prompts_of(70, 1, 33, 129)
     with torch.inference_mode():
         ours = run(model, prompts, chunk=48)
         for prompt, got in zip(prompts, ours, strict=True):
@@ -135,10 +156,11 @@ def test_logits_equal_transformers(kind: str, changes: dict[str, Any]) -> None:
             torch.testing.assert_close(got, expected, rtol=1e-4, atol=2e-4)
 
 
-def test_chunks_do_not_change_a_bit() -> None:
-    model = our_model(reference_model("llama", {}))
-    generator = torch.Generator().manual_seed(2)
-    prompts = [torch.randint(0, 160, (n,), generator=generator).tolist() for n in (70, 1, 33, 129, 200)]
+@pytest.mark.parametrize("int8", [False, True], ids=["plain", "int8"])
+@pytest.mark.parametrize("backend", available())
+def test_chunks_do_not_change_a_bit(backend: str, int8: bool) -> None:
+    model = our_model(reference_model("llama", {}), backend, int8=int8)
+    prompts = prompts_of(70, 1, 33, 129, 200)
     with torch.inference_mode():
         whole = run(model, prompts, chunk=512)
         for chunk in (1, 7, 64):
@@ -146,6 +168,30 @@ def test_chunks_do_not_change_a_bit() -> None:
                 assert torch.equal(a, b)
         for prompt, expected in zip(prompts, whole, strict=True):
             assert torch.equal(run(model, [prompt], chunk=512)[0], expected)
+
+
+@pytest.mark.parametrize("int8", [False, True], ids=["plain", "int8"])
+@pytest.mark.parametrize("backend", available())
+def test_rows_that_are_asked_for_are_those_of_all(backend: str, int8: bool) -> None:
+    model = our_model(reference_model("llama", {"mlp_bias": True}), backend, int8=int8)
+    prompts = prompts_of(70, 1, 33, 129)
+    with torch.inference_mode():
+        whole = run(model, prompts, chunk=48)
+        some = run(model, prompts, chunk=48, wanted=5)
+    assert [len(rows) for rows in some] == [0, 0, 0, 10]
+    # The longest prompt alone reaches its second and third chunk's end, 48 and 33 tokens; the first chunk was not asked for.
+    assert torch.equal(some[3], torch.cat([whole[3][91:96], whole[3][124:129]]))
+
+
+@pytest.mark.parametrize("backend", available())
+@pytest.mark.parametrize(("kind", "changes"), [("llama", {}), ("qwen2", {"tie_word_embeddings": True}), ("qwen3", {"head_dim": 16})])
+def test_int8_stays_near_the_plain_model(kind: str, changes: dict[str, Any], backend: str) -> None:
+    oracle = reference_model(kind, {**changes, "initializer_range": 0.1})
+    prompts = prompts_of(70, 33)
+    with torch.inference_mode():
+        plain = torch.cat(run(our_model(oracle), prompts, chunk=48))
+        int8 = torch.cat(run(our_model(oracle, backend, int8=True), prompts, chunk=48))
+    assert 0 < (int8 - plain).norm() / plain.norm() < 0.05
 
 
 def test_unknown_architectures_and_damaged_configs_are_named() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -57,6 +58,49 @@ def test_what_does_not_fit_is_named(change: dict[str, torch.Tensor | None], mess
     with pytest.raises(ModelError, match=message):
         load(made, Source(given), torch.float32, CPU)  # type: ignore[arg-type]
     assert all(p.tensor.numel() == 0 for p in made)
+
+
+def test_a_tensor_with_two_uses_is_read_once() -> None:
+    stored: list[torch.Tensor] = []
+    embedding, head = Parameter(("e.weight", (4, 3))), Parameter(("e.weight", (4, 3)), store=stored.append)
+    given = torch.rand(4, 3)
+    load([embedding, head], Source({"e.weight": given}), torch.float32, CPU)  # type: ignore[arg-type]
+    assert torch.equal(embedding.tensor, given)
+    assert torch.equal(stored[0], given)
+    load_dummy(again := [Parameter(("e.weight", (4, 3))), Parameter(("e.weight", (4, 3)))], torch.float32, CPU)
+    assert torch.equal(again[0].tensor, again[1].tensor)
+
+
+def test_a_parameter_is_finished_with_its_last_part_and_let_go() -> None:
+    """At any time there is memory for one tensor of the file and for fused ones that still lack a part, no more."""
+    finished: list[str] = []
+    alive: list[weakref.ref[torch.Tensor]] = []
+
+    def store(name: str) -> Callable[[torch.Tensor], None]:
+        def stored(tensor: torch.Tensor) -> None:
+            assert tensor.shape == (6, 3)
+            finished.append(name)
+
+        return stored
+
+    class Watched(Source):
+        def stream(self) -> Iterator[tuple[str, torch.Tensor]]:
+            for i in range(3):
+                for part, rows in (("q", 4), ("k", 2)):
+                    assert finished == [str(j) for j in range(i)], "a layer waits for another"
+                    assert not [ref for ref in alive if ref() is not None], "the last tensor is still held"
+                    tensor = torch.rand(rows, 3)
+                    alive.append(weakref.ref(tensor))
+                    pair = (f"{i}.{part}", tensor)
+                    del tensor
+                    yield pair
+                    del pair
+
+    layers = [Parameter((f"{i}.q", (4, 3)), (f"{i}.k", (2, 3)), store=store(str(i))) for i in range(3)]
+    headers = {f"{i}.{part}": torch.empty(rows, 3) for i in range(3) for part, rows in (("q", 4), ("k", 2))}
+    load(layers, Watched(headers), torch.float32, CPU)  # type: ignore[arg-type]
+    assert finished == ["0", "1", "2"]
+    assert all(p.tensor.numel() == 0 for p in layers)
 
 
 def test_what_may_be_there_is_ignored() -> None:

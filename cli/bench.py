@@ -1,0 +1,177 @@
+"""`infer bench`: how fast records are answered here, and where the time goes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import messages, streams
+from .bench_report import kernels_table, pass_line, throughput_table
+from .job import prompt_options, read_text
+from .options import Command, engine_args, engine_options, given_sampling, sampling_options, sampling_params
+from .report import set_up_logging
+
+if TYPE_CHECKING:
+    from infer.core.bench.throughput import Pass
+    from infer.core.jobs.build import Plan
+    from infer.core.jobs.tasks.base import Task
+
+#: The command that is meant where none is named.
+DEFAULT = "throughput"
+
+
+class BenchGroup(click.Group):
+    """`infer bench IN` is `infer bench throughput IN`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        named = bool(args) and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        return super().parse_args(ctx, args if named else [DEFAULT, *args])
+
+
+_quiet = click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+
+
+@click.group(cls=BenchGroup)
+def bench() -> None:
+    """Measure throughput on a JSONL file or on random records, or the operations alone.
+
+    Without a command's name it is throughput. A table goes to stderr; the last line of stdout is one JSON object.
+
+    \b
+    infer bench --model smollm2-135m sample_data/generate.jsonl
+    infer bench --model smollm2-135m --num-prompts 64 --input-len 256 --output-len 64
+    infer bench kernels --model smollm2-135m
+    """
+
+
+@bench.command(cls=Command, short_help="Answer records again and again (the default).")
+@click.argument("path", metavar="[IN]", required=False, type=click.Path(allow_dash=True))
+@click.option("--num-prompts", metavar="N", type=click.IntRange(min=1), help="The first N records of IN, or N random ones (256).")
+@click.option("--input-len", metavar="N", type=click.IntRange(min=1), help="Prompt tokens of a random record (128).")
+@click.option("--output-len", metavar="N", type=click.IntRange(min=1), help="Output tokens of a random record (128).")
+@click.option(
+    "--random-range-ratio",
+    metavar="R",
+    type=click.FloatRange(min=0, max=1, max_open=True),
+    help="Draw random lengths from length * (1 - R) to length * (1 + R).",
+)
+@click.option("--warmup", metavar="N", type=click.IntRange(min=0), default=1, show_default=True, help="Passes before those that count.")
+@click.option("--repeat", metavar="N", type=click.IntRange(min=1), default=3, show_default=True, help="Passes that count.")
+@click.option("--breakdown/--no-breakdown", default=True, show_default=True, help="One more pass with a stopwatch at every part.")
+@click.option("--force-sampling", is_flag=True, help="Sampling options given here win over the records' own.")
+@_quiet
+@prompt_options
+@sampling_options
+@engine_options
+def throughput(
+    *,
+    path: str | None,
+    force_sampling: bool,
+    quiet: bool,
+    prompt_field: str | None,
+    template: str | None,
+    num_prompts: int | None,
+    **more: Any,
+) -> int:
+    """Measure how fast the records of IN (- for stdin) are answered, or random ones where there is no IN.
+
+    They are answered as by `infer generate`, into nothing, and greedily unless they or --temperature say otherwise; random
+    ones go on past the end-of-sequence token. Each pass begins with an empty prefix cache. The exit status is 3 if some
+    records failed.
+
+    \b
+    infer bench throughput --model smollm2-135m --repeat 5 sample_data/generate.jsonl
+    infer bench throughput --model smollm2-135m --num-prompts 64 --input-len 256 --output-len 64 --max-num-seqs 32
+    infer bench throughput --model smollm2-135m --temperature 0.8 --top-p 0.95 --force-sampling sample_data/generate.jsonl
+    """
+    set_up_logging(quiet=quiet, verbose=0)
+    passes = {name: more.pop(name) for name in ("warmup", "repeat", "breakdown")}
+    lengths = {name: value for name, value in more.items() if value is not None}
+    _refuse_contradictions(path, lengths, force_sampling=force_sampling, prompt_field=prompt_field, template=template)
+    args, origin = engine_args()
+    defaults = sampling_params(temperature=0.0, ignore_eos=path is None)
+    text = None if template is None else read_text(template, "--template")
+
+    from infer.core.bench.run import measure_throughput, random_workload
+    from infer.core.bench.workload import RandomLengths, Workload
+    from infer.core.jobs.build import make_plan
+    from infer.core.jobs.tasks.base import TaskOptions
+    from infer.core.jobs.tasks.generate import GenerateTask
+    from infer.core.text.template import RecordTemplate
+
+    # What can be wrong with the input is found before the model is looked at.
+    workload = None if path is None else Workload.from_file(path, num_prompts=num_prompts)
+    record_template = None if text is None else RecordTemplate.load(text)
+    plan = make_plan(args, given=origin)
+    if workload is None:
+        if num_prompts is not None:
+            lengths["num_prompts"] = num_prompts
+        workload = random_workload(RandomLengths(**lengths), plan)
+    elif force_sampling:
+        workload = workload.without(list(given_sampling()))
+
+    def say(text: str, label: str = "") -> None:
+        if not quiet:
+            messages.say(text, label=label)
+
+    def make_task(plan: Plan) -> Task:
+        options = TaskOptions(defaults=defaults, max_tokens_given=True, prompt_field=prompt_field, template=record_template, warn=say)
+        return GenerateTask(options, plan.tokenizer, max_model_len=plan.config.max_model_len)
+
+    for note in plan.config.notes:
+        say(note, label="note: ")
+
+    def on_pass(name: str, one: Pass) -> None:
+        say(pass_line(name, one))
+
+    told = {"bench": "throughput", **measure_throughput(plan, make_task, workload, **passes, on_pass=on_pass)}
+    say(throughput_table(told))
+    streams.write(streams.to_json(told) + "\n")
+    return 3 if told["failed"] else 0
+
+
+@bench.command(cls=Command, short_help="Time each operation of the kernel backend.")
+@click.option("--rows", metavar="N", type=click.IntRange(min=1), multiple=True, help="Token rows, may be repeated (16, 64, 256, 2048).")
+@_quiet
+@engine_options
+def kernels(*, rows: tuple[int, ...], quiet: bool) -> None:
+    """Measure each operation of the kernel backend at a model's shapes, beside the reference backend.
+
+    Without --model the shapes are those of SmolLM2-135M. Weights are random; nothing is loaded. GB/s are those of the
+    weights (linear), of keys and values (attention) or of rows in and out (the rest).
+
+    \b
+    infer bench kernels
+    infer bench kernels --model smollm2-135m --dtype float32 --rows 256
+    """
+    set_up_logging(quiet=quiet, verbose=0)
+    args, origin = engine_args(require_model=False)
+
+    from infer.core.bench.run import measure_kernels
+
+    told = {"bench": "kernels", **measure_kernels(args, rows, given=origin)}
+    if not quiet:
+        messages.say(kernels_table(told))
+    streams.write(streams.to_json(told) + "\n")
+
+
+def _refuse_contradictions(
+    path: str | None, lengths: dict[str, Any], *, force_sampling: bool, prompt_field: str | None, template: str | None
+) -> None:
+    """Raises click.UsageError."""
+    if prompt_field is not None and template is not None:
+        raise _usage("--prompt-field and --template both say where the prompt is; give one.")
+    if path is not None and lengths:
+        flag = "--" + next(iter(lengths)).replace("_", "-")
+        raise _usage(f"{flag} is about random records, and {path!r} has its own; give one.")
+    if path is None and "max_tokens" in given_sampling():
+        raise _usage("--max-tokens: random records end at --output-len; give that.")
+    if path is None and (prompt_field, template) != (None, None):
+        raise _usage("--prompt-field and --template are about the records of IN, and there is none.")
+    if force_sampling and (path is None or not given_sampling()):
+        raise _usage("--force-sampling needs IN and sampling options that are to win.")
+
+
+def _usage(message: str) -> click.UsageError:
+    return click.UsageError(message, click.get_current_context())

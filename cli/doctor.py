@@ -1,0 +1,134 @@
+"""`infer doctor`: what there is on this machine to run on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from infer.core.errors import ConfigError
+
+from . import messages, streams
+from .main import library_versions
+from .options import Command
+from .report import set_up_logging
+from .table import counted, table
+
+
+@click.command(cls=Command)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+def doctor(*, as_json: bool) -> int:
+    """Show what this machine has to run on: device, CPU, threads, memory, compiler, kernels, library versions.
+
+    Compiles the CPU kernels if they are not there yet. What makes runs slower than they need be is said on stderr, and
+    is no failure: the exit status is 1 only if nothing would run here.
+
+    \b
+    infer doctor
+    infer doctor --json | jq -r .kernels.backend
+    """
+    set_up_logging(quiet=False, verbose=0)
+    found = examine()
+    streams.write(streams.to_json(found, indent=1) + "\n" if as_json else table(list(_rows(found))))
+    for warning in found["warnings"]:
+        messages.say(warning, level="warning", label="warning: ")
+    if found["error"]:
+        messages.say(found["error"], event="error", level="error", label="Error: ", exit_code=1)
+    return 1 if found["error"] else 0
+
+
+def examine() -> dict[str, Any]:
+    """All that is shown, as JSON. `error` is why nothing would run, `warnings` what would be slow."""
+    from infer.core.threads import choose_threads
+    from infer.kernels.features import SHOWN, features, model_name
+
+    threads = choose_threads(None)
+    found: dict[str, Any] = {
+        "cpu": {"model": model_name(), "instruction_sets": [name for name in SHOWN if name in features()]},
+        "threads": {"count": threads.count, "cores": threads.cores, "limit": threads.limit or None},
+        "versions": library_versions(),
+        "warnings": [],
+        "error": None,
+    }
+    try:
+        import torch  # noqa: F401
+    except Exception as error:  # whatever a broken installation raises
+        return found | {"error": f"torch cannot be imported: {error}"}
+    found |= _device() | _compiled()
+    if found["kernels"]["error"]:
+        found["warnings"].append(f"runs on the CPU are much slower without compiled kernels: {found['kernels']['error']}")
+    return found
+
+
+def _device() -> dict[str, Any]:
+    import torch
+
+    from infer.core.config import choose_device, has_bfloat16
+    from infer.core.engine.kv_cache import free_memory
+
+    try:
+        device, warnings = choose_device("auto", []), []
+    except (ConfigError, RuntimeError) as error:
+        device, warnings = "cpu", [f"the GPU cannot be used: {error}"]
+    memory = {"total": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "free": free_memory(torch.device("cpu"))}
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if device != "cpu" else []
+    return {"device": device, "gpus": gpus, "memory": memory, "bfloat16": has_bfloat16(device), "warnings": warnings}
+
+
+def _compiled() -> dict[str, Any]:
+    """The compiler, the kernels it makes (now, if they are not there yet), and what these can do."""
+    from infer import kernels
+    from infer.kernels.cpu import build, cache
+    from infer.kernels.cpu.library import library
+
+    told: dict[str, Any] = {"backend": "reference", "file": None, "compile_seconds": None, "error": None}
+    try:
+        told["cache"] = str(cache.cache_folder())
+    except cache.Unsafe:
+        told["cache"] = None
+    compiler = None
+    try:
+        best = build.compilers()[0]
+        compiler = {"command": best.name, "version": best.version()}
+    except build.BuildError:
+        pass  # what was compiled before may still be there
+    try:
+        ours = library()
+        told |= {"backend": "cpu", "file": str(ours.path), "compile_seconds": ours.compile_seconds}
+    except build.BuildError as error:
+        told["error"] = str(error)
+    int8 = kernels.load(told["backend"]).supports_int8()
+    return {"compiler": compiler, "kernels": told, "int8": told["backend"] == "cpu" and int8}
+
+
+def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(name, value) for a person."""
+    cpu, threads = found["cpu"], found["threads"]
+    if "device" in found:
+        yield "device", ", ".join([found["device"], *found["gpus"]])
+    yield "CPU", cpu["model"]
+    yield "instruction sets", " ".join(cpu["instruction_sets"]) or "unknown"
+    limit = f" ({threads['limit']})" if threads["limit"] else ""
+    yield "threads", f"{threads['count']} on {counted(threads['cores'], 'core')}{limit}"
+    if "device" in found:
+        yield "memory", f"{_gib(found['memory']['total'])}, {_gib(found['memory']['free'])} free"
+        yield "bfloat16", "yes" if found["bfloat16"] else "no: --dtype auto takes another type"
+        yield "int8", "yes" if found["int8"] else "no"
+        compiler = found["compiler"]
+        yield "compiler", f"{compiler['command']}: {compiler['version']}" if compiler else "none"
+        yield "CPU kernels", _kernels(found["kernels"])
+        yield "kernel cache", found["kernels"]["cache"] or "none"
+    yield from found["versions"].items()
+
+
+def _kernels(told: dict[str, Any]) -> str:
+    if told["backend"] == "reference":
+        return "reference (plain torch)"
+    seconds = told["compile_seconds"]
+    return "compiled" if seconds is None else f"compiled now, in {seconds:.1f} s"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"

@@ -1,0 +1,103 @@
+"""The running sequences, and as arrays what a step needs of all of them at once. Kept in place, never made anew.
+
+                 row 0   row 1  ...     oldest first
+    computed     [ 37    512    ... ]   tokens in the cache
+    known        [ 38    530    ... ]   tokens there are; those that are not in the cache are computed next
+    newest       [ 998   11     ... ]   the last of them
+    num_blocks   [ 3     34     ... ]
+    blocks       [ b b b 0 0 0  ... ]   a row's block table, padded with NULL_BLOCK
+
+A `Sequence` says the same of itself in `num_computed`, `tokens` and `blocks`; `check_integrity` compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from collections.abc import Sequence as SequenceOf
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .blocks import NULL_BLOCK
+from .request import Sequence
+
+#: Blocks a row has room for at first; doubled as sequences need more.
+_WIDTH = 64
+
+
+class Running:
+    """
+    Args:
+        capacity: most sequences.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.sequences: list[Sequence] = []
+        self.computed: NDArray[np.int64] = np.zeros(capacity, dtype=np.int64)
+        self.known: NDArray[np.int64] = np.zeros(capacity, dtype=np.int64)
+        self.newest: NDArray[np.int64] = np.zeros(capacity, dtype=np.int64)
+        self.num_blocks: NDArray[np.int64] = np.zeros(capacity, dtype=np.int64)
+        self.blocks: NDArray[np.int32] = np.full((capacity, _WIDTH), NULL_BLOCK, dtype=np.int32)
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return iter(self.sequences)
+
+    def __getitem__(self, row: int) -> Sequence:
+        return self.sequences[row]
+
+    # -- coming and going ----------------------------------------------------------------------------------------
+    def append(self, sequence: Sequence) -> None:
+        """Adds a sequence that has its blocks, as the youngest."""
+        row = len(self.sequences)
+        self.sequences.append(sequence)
+        self.computed[row] = sequence.num_computed
+        self.known[row] = len(sequence.tokens)
+        self.newest[row] = sequence.tokens[-1]
+        self.blocks[row] = NULL_BLOCK
+        self.refresh_blocks(row, 0)
+
+    def pop(self) -> Sequence:
+        """Takes out the youngest."""
+        return self.sequences.pop()
+
+    def remove(self, ended: Collection[Sequence]) -> None:
+        """Takes out any; the others move up and stay in order."""
+        kept = [row for row, sequence in enumerate(self.sequences) if sequence not in ended]
+        width = self.num_blocks[: len(self)].max(initial=0)
+        for array in (self.computed, self.known, self.newest, self.num_blocks, self.blocks[:, :width]):
+            array[: len(kept)] = array[kept]
+        self.sequences = [self.sequences[row] for row in kept]
+
+    # -- going on ------------------------------------------------------------------------------------------------
+    def refresh_blocks(self, row: int, first: int) -> None:
+        """Takes over what changed in the sequence's block table, which is at place `first` or after."""
+        blocks = self.sequences[row].blocks
+        if len(blocks) > self.blocks.shape[1]:
+            wider = max(len(blocks), 2 * self.blocks.shape[1]) - self.blocks.shape[1]
+            self.blocks = np.pad(self.blocks, ((0, 0), (0, wider)), constant_values=NULL_BLOCK)
+        self.blocks[row, first : len(blocks)] = blocks[first:]
+        self.num_blocks[row] = len(blocks)
+
+    def advance(self, counts: NDArray[np.int64]) -> None:
+        """The first S sequences have `counts` [S] more tokens in the cache."""
+        self.computed[: len(counts)] += counts
+        for sequence, count in zip(self.sequences, counts.tolist(), strict=False):
+            sequence.num_computed += count
+
+    def extend(self, rows: NDArray[np.intp], tokens: SequenceOf[int]) -> None:
+        """The sequences of `rows` [R] get one token each."""
+        self.known[rows] += 1
+        self.newest[rows] = tokens
+        for row, token in zip(rows.tolist(), tokens, strict=True):
+            self.sequences[row].tokens.append(token)
+
+    def check_integrity(self) -> None:
+        """Proves that arrays and sequences say the same. For tests."""
+        assert len(set(self.sequences)) == len(self.sequences) <= len(self.known)
+        for row, s in enumerate(self.sequences):
+            numbers = (self.computed[row], self.known[row], self.newest[row], self.num_blocks[row])
+            assert numbers == (s.num_computed, len(s.tokens), s.tokens[-1], len(s.blocks)), f"row {row}"
+            assert self.blocks[row].tolist() == s.blocks + [NULL_BLOCK] * (self.blocks.shape[1] - len(s.blocks)), f"row {row}"

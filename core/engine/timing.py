@@ -1,0 +1,151 @@
+"""A backend's operations with a stopwatch at each: how often, how long, and how much arithmetic and memory traffic.
+
+Traffic is the least there can be: every input and output once. For measuring only; a run without it has plain operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from infer.kernels.ops import AttentionConfig, AttentionMeta, KVCache, Ops, ScaledRows
+
+
+@dataclass(slots=True)
+class OpTime:
+    """Totals of one operation at one shape."""
+
+    calls: int = 0
+    seconds: float = 0.0
+    flops: int = 0
+    """Additions and multiplications, of matrix multiplications and attention alone."""
+    bytes: int = 0
+    """Weights (linear layers), keys and values (attention), or rows in and out (the rest)."""
+
+
+class OpKey(NamedTuple):
+    """An operation, and (input, output) features where it multiplies with a weight."""
+
+    name: str
+    features: tuple[int, int] | None = None
+
+
+class Work(NamedTuple):
+    key: OpKey
+    flops: int
+    bytes: int
+
+
+class TimedOps:
+    """`ops`, with every call counted while `on`.
+
+    Args:
+        synchronize: waits until the device has done all it was given; called around each operation.
+    """
+
+    def __init__(self, ops: Ops, *, synchronize: Callable[[], None] | None = None) -> None:
+        self.plain = ops
+        self.on = False
+        self.times: dict[OpKey, OpTime] = {}
+        self._synchronize = synchronize
+        self._reach = Reach()
+
+    @property
+    def row_chunk(self) -> int:
+        """See `Ops`; found out and set while the model is loaded."""
+        return self.plain.row_chunk
+
+    @row_chunk.setter
+    def row_chunk(self, value: int) -> None:
+        self.plain.row_chunk = value
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.plain, name)
+        if callable(found):
+            found = self._timed(name, found)
+            self.__dict__[name] = found  # the next look-up does not come here
+        return found
+
+    def _timed(self, name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if not self.on:
+                return operation(*args, **kwargs)
+            if self._synchronize is not None:
+                self._synchronize()
+            started = perf_counter()
+            result = operation(*args, **kwargs)
+            if self._synchronize is not None:
+                self._synchronize()
+            seconds = perf_counter() - started
+            work = self._work(name, args, result)
+            time = self.times.setdefault(work.key, OpTime())
+            time.calls += 1
+            time.seconds += seconds
+            time.flops += work.flops
+            time.bytes += work.bytes
+            return result
+
+        return call
+
+    def _work(self, name: str, args: tuple[Any, ...], result: Any) -> Work:
+        if name in ("linear", "linear_int8"):
+            return linear_work(name, args[0], result)
+        if name == "attention":
+            return self._reach.attention_work(*args)
+        return Work(OpKey(name), 0, row_bytes(args) + row_bytes(result))
+
+
+def linear_work(name: str, x: Tensor | ScaledRows, result: Tensor | ScaledRows) -> Work:
+    """x [N, in] -> result [N, out]; the bytes are the weight's."""
+    x, result = _values(x), _values(result)
+    (rows, size_in), size_out = x.shape, result.shape[-1]
+    return Work(OpKey(name, (size_in, size_out)), 2 * rows * size_in * size_out, size_in * size_out * x.element_size())
+
+
+def row_bytes(values: Any) -> int:
+    """Bytes of tensors, and of those in tuples of them; a cache and other settings count for nothing."""
+    if isinstance(values, Tensor):
+        return values.numel() * values.element_size()
+    if isinstance(values, ScaledRows) or type(values) is tuple:
+        return sum(map(row_bytes, values))
+    return 0
+
+
+class Reach:
+    """What attention looks at in a step, worked out once for all layers that look alike."""
+
+    def __init__(self) -> None:
+        self._meta: AttentionMeta | None = None
+        self._seen: dict[int | None, tuple[int, int]] = {}
+
+    def attention_work(self, query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig) -> Work:
+        """Each sequence's visible keys and values read once; two multiplications for each pair of query and key."""
+        if meta is not self._meta:
+            self._meta, self._seen = meta, {}
+        window = config.sliding_window
+        if window not in self._seen:
+            self._seen[window] = _tokens_and_pairs(meta, window)
+        tokens, pairs = self._seen[window]
+        token_bytes = config.num_kv_heads * config.head_dim * (cache.key.element_size() + cache.value.element_size())
+        return Work(OpKey("attention"), 4 * pairs * config.num_heads * config.head_dim, tokens * token_bytes)
+
+
+def _tokens_and_pairs(meta: AttentionMeta, window: int | None) -> tuple[int, int]:
+    """How many cached tokens the step reads, and how many (query, key) pairs it computes for a head."""
+    start = meta.query_start.cpu().numpy().astype(np.int64)
+    lens = meta.kv_lens.cpu().numpy().astype(np.int64)
+    counts = np.diff(start)
+    # A token sees itself and all before it: its place in its sequence, plus one.
+    sees = np.arange(start[-1]) - np.repeat(start[:-1] - (lens - counts), counts) + 1
+    if window is not None:
+        lens, sees = np.minimum(lens, window + counts - 1), np.minimum(sees, window)
+    return int(lens.sum()), int(sees.sum())
+
+
+def _values(rows: Tensor | ScaledRows) -> Tensor:
+    return rows.values if isinstance(rows, ScaledRows) else rows

@@ -1,0 +1,68 @@
+"""Multiplication of quantized rows by int8 weights: oneDNN's, which applies the weights' scales as it writes.
+
+Rows are uint8 with INT8_ZERO for 0: signed rows would fall to a path many times slower. The operations are private to
+torch; where they are missing, `torch._int_mm` gives the same sums and scales are applied after it.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import features
+from ..ops import INT8_ZERO, Rows, ScaledRows
+from ..reference import int8 as reference
+from ..reference.int8 import passes_scale, scaled
+
+
+class PackedInt8(NamedTuple):
+    weight: Tensor
+    """int8 [out, in], in oneDNN's own layout if `packed`."""
+    scale: Tensor
+    """float32 [out]"""
+    zero: Tensor
+    """int32 [out] of 0"""
+    packed: bool
+
+
+@functools.cache
+def supports_int8() -> bool:
+    """By what the CPU says of itself, and by a product of the largest values, where sums of 16 bits would saturate."""
+    if not features.INT8 & features.features():
+        return False
+    weight = torch.full((32, 256), 127, dtype=torch.int8)
+    weight[1::2] = -127
+    rows = ScaledRows(torch.full((16, 256), 255, dtype=torch.uint8), torch.ones(16))
+    exact = (rows.values.long() - INT8_ZERO) @ weight.long().T
+    return torch.equal(_multiply(rows, _pack(weight, torch.ones(32)), torch.float32).long(), exact)
+
+
+def pack_int8(weight: Tensor) -> PackedInt8:
+    return _pack(*reference.pack_int8(weight))
+
+
+def linear_int8(x: ScaledRows, weight: PackedInt8, bias: Tensor | None, dtype: torch.dtype) -> Rows:
+    if passes_scale(bias, dtype):
+        return ScaledRows(_multiply(x, weight, dtype), x.scale)
+    return scaled(_multiply(x, weight, torch.float32), x.scale, bias, dtype)
+
+
+def _pack(values: Tensor, scale: Tensor) -> PackedInt8:
+    zero = torch.zeros(len(scale), dtype=torch.int32)
+    try:
+        return PackedInt8(torch.ops.onednn.qlinear_prepack(values, None), scale, zero, True)
+    except (AttributeError, RuntimeError):
+        return PackedInt8(values, scale, zero, False)
+
+
+def _multiply(x: ScaledRows, weight: PackedInt8, dtype: torch.dtype) -> Tensor:
+    """(values - INT8_ZERO) @ weight^T with the weight's scales applied, in float32 or bfloat16."""
+    if not weight.packed:
+        signed = (x.values ^ INT8_ZERO).view(torch.int8)
+        return (torch._int_mm(signed, weight.weight.T).float() * weight.scale).to(dtype)
+    packed, scale, zero, _ = weight
+    product: Tensor = torch.ops.onednn.qlinear_pointwise(x.values, 1.0, INT8_ZERO, packed, scale, zero, None, 1.0, 0, dtype, "none", [], "")
+    return product

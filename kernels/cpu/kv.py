@@ -1,0 +1,49 @@
+"""The paged KV cache as the attention kernel reads it.
+
+Values are [B, K, block_size, D]. Keys are [B, K, D / 2, block_size, 2]: a bf16 dot product takes pairs of features, so one
+instruction covers as many tokens as it has lanes, with no sums across them. An odd D is padded with a zero.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import mmap
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..ops import NULL_BLOCK, KVCache
+from ..reference.kv import copy_blocks
+
+__all__ = ["copy_blocks", "new_kv_cache"]
+
+
+def new_kv_cache(num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> KVCache:
+    # Untouched pages of `empty` cost no memory until a block is used.
+    key = torch.empty((num_blocks, num_kv_heads, (head_dim + 1) // 2, block_size, 2), dtype=dtype, device=device)
+    value = torch.empty((num_blocks, num_kv_heads, block_size, head_dim), dtype=dtype, device=device)
+    for tensor in (key, value):
+        _use_large_pages(tensor)
+    key[NULL_BLOCK].zero_()
+    value[NULL_BLOCK].zero_()
+    return KVCache(key, value)
+
+
+def _use_large_pages(tensor: Tensor) -> None:
+    """Blocks are read in no order of address: with small pages every other one costs a walk through the page table."""
+    advise, start, end = _madvise(), tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+    if advise is not None and end - first >= mmap.PAGESIZE:
+        advise(first, (end - first) // mmap.PAGESIZE * mmap.PAGESIZE, mmap.MADV_HUGEPAGE)  # a refusal is no harm
+
+
+@functools.cache
+def _madvise() -> Callable[[int, int, int], int] | None:
+    """The C library's madvise where it knows large pages."""
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return None
+    advise = ctypes.CDLL(None).madvise
+    advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return advise

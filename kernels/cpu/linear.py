@@ -1,0 +1,47 @@
+"""Matrix multiplication by oneDNN, with the weight laid out for it once instead of at every call.
+
+A packed weight makes a multiplication 5 to 25 % faster, more for few rows. The operations are private to torch: where
+they are missing, or do not take a dtype on this CPU, weights stay as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..reference.linear import in_chunks
+
+#: Rows the layout is chosen for. Measured: the same speed at 16 to 2048 rows whatever it is.
+ROWS = 256
+
+
+def pack_weight(weight: Tensor) -> Tensor:
+    return _pack(weight) if _can_pack(weight.dtype) else weight
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, row_chunk: int) -> Tensor:
+    return in_chunks(x, row_chunk, lambda part: _multiply(part, weight, bias))
+
+
+@functools.cache
+def _can_pack(dtype: torch.dtype) -> bool:
+    try:
+        _multiply(torch.zeros(16, 32, dtype=dtype), _pack(torch.zeros(16, 32, dtype=dtype)), None)
+    except (AttributeError, RuntimeError):
+        return False
+    return True
+
+
+def _pack(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+    return packed
+
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if not weight.is_mkldnn:
+        return F.linear(x, weight, bias)
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return product

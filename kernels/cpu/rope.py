@@ -1,0 +1,49 @@
+"""Everything between the qkv projection and attention in one pass: head norm, rotation, cache."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..ops import AttentionConfig, AttentionMeta, HeadNorm, KVCache, Rotation, Rows, ScaledRows
+from .library import DTYPES, function, pointer
+
+_rope_and_store = function("infer_rope_and_store", "ppippppppippipiiiiiiiif")
+
+
+def rope_and_store(
+    qkv: Rows, rotation: Rotation | None, norm: HeadNorm | None, cache: KVCache, meta: AttentionMeta, config: AttentionConfig
+) -> Tensor:
+    x, scale = qkv if isinstance(qkv, ScaledRows) else (qkv, None)
+    heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
+    assert x.stride(1) == 1
+    assert x.shape[1] == (heads + 2 * kv_heads) * dim
+    query = torch.empty((x.shape[0], heads, dim), dtype=x.dtype)
+    positions, cos, sin = rotation or (None, None, None)
+    norm_query, norm_key, eps = norm or (None, None, 0.0)
+    _rope_and_store(
+        x.data_ptr(),
+        pointer(scale),
+        x.stride(0),
+        pointer(positions),
+        pointer(cos),
+        pointer(sin),
+        pointer(norm_query),
+        pointer(norm_key),
+        query.data_ptr(),
+        0 if cos is None else cos.shape[1],
+        cache.key.data_ptr(),
+        cache.value.data_ptr(),
+        meta.block_size,
+        meta.slots.data_ptr(),
+        x.shape[0],
+        meta.slots.shape[0],
+        heads,
+        kv_heads,
+        dim,
+        DTYPES[x.dtype],
+        DTYPES[cache.key.dtype],
+        0 if norm_query is None else DTYPES[norm_query.dtype],
+        eps,
+    )
+    return query

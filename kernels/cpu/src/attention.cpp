@@ -1,0 +1,400 @@
+// Paged attention for prefill and decode in one kernel.
+//
+// A row is one (token, query head). Its keys are visited in tiles of 64 positions that start at multiples of 64 of the sequence,
+// with a running softmax; within a tile every sum runs in one fixed order. So a row's bits depend on its own query and keys alone:
+// not on which rows are computed beside it, nor on how a prompt was cut into chunks. The heads that share a key/value head, and
+// neighbouring tokens, go through a tile together, up to ROWS of them in registers.
+//
+// key cache    [block][kv head][dim pair][token][2]   a dot product covers 16 tokens at once, without horizontal sums
+// value cache  [block][kv head][token][dim]
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+
+#include "vectors.h"
+
+namespace infer {
+namespace {
+
+constexpr int TILE = 64;
+constexpr int GROUPS = TILE / LANES;
+constexpr int ROWS = 6;
+constexpr float LOG2E = 1.44269504f;
+
+struct Problem {
+    void *out;
+    const void *query, *key, *value;
+    const int32_t *query_start, *kv_lens, *tables, *items;
+    int64_t table_stride, num_heads, num_kv_heads, head_dim, block_size, window;
+    float scale, soft_cap;
+    const float *alibi, *sinks;
+    int64_t pairs() const { return (head_dim + 1) / 2; }
+    int64_t group() const { return num_heads / num_kv_heads; }
+};
+
+// 2^x for x <= 0, to about 1e-7; NaN for NaN. Below -126 it stays at 2^-126: far less than any sum it is added to.
+inline f32x16 exp2_below(f32x16 x) {
+    const f32x16 lowest = splat(-126.0f), magic = splat(12582912.0f);
+    x = x < lowest ? lowest : x;
+    f32x16 k = (x + magic) - magic;
+    f32x16 r = x - k;
+    f32x16 p = splat(1.54035304e-4f);  // (ln 2)^n / n!
+    p = vfma(p, r, splat(1.33335581e-3f));
+    p = vfma(p, r, splat(9.61812911e-3f));
+    p = vfma(p, r, splat(5.55041087e-2f));
+    p = vfma(p, r, splat(2.40226507e-1f));
+    p = vfma(p, r, splat(6.93147181e-1f));
+    p = vfma(p, r, splat(1.0f));
+    return (f32x16)((i32x16)p + (__builtin_convertvector(k, i32x16) << 23));
+}
+
+inline float exp2_one(float x) { return exp2_below(splat(x))[0]; }
+
+// -- one tile -----------------------------------------------------------------------------------------------------
+// Where the tile's tokens are, 16 by 16; rows of a group are consecutive tokens.
+template <class T> struct Tile {
+    const T *key[GROUPS], *value[GROUPS];
+    int64_t pair_stride;  // elements from one dim pair to the next
+};
+
+// A query in the form its products with keys want, pair by pair, and those products of R rows with a tile.
+template <class T> struct Query {
+    struct Pair {
+        float even, odd;
+    };
+
+    static void pack(Pair *to, const T *from, int64_t dim) {
+        float *flat = (float *)to;
+        over_row(dim, [&](int64_t i, int n) { store_n(flat + i, load_n(from + i, n), n); });
+        if (dim % 2) flat[dim] = 0.0f;
+    }
+
+    // out[r][t] = query r . key t: sums over even and over odd dims, added at the end.
+    template <int R> static void scores(const Pair *query, const Tile<T> &tile, int64_t pairs, float *out) {
+        constexpr int WIDE = 2;  // groups at a time: 2 * WIDE * R sums in registers
+        typedef double f64x8 __attribute__((vector_size(64)));
+        const i32x16 even = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
+        for (int first = 0; first < GROUPS; first += WIDE) {
+            f32x16 sum[R][2 * WIDE];
+#pragma GCC unroll 8
+            for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+                for (int g = 0; g < 2 * WIDE; g++) sum[r][g] = f32x16{};
+            for (int64_t p = 0; p < pairs; p++) {
+                f32x16 k[2 * WIDE];
+#pragma GCC unroll 4
+                for (int g = 0; g < 2 * WIDE; g++) k[g] = load(tile.key[first + g / 2] + p * tile.pair_stride + g % 2 * LANES);
+#pragma GCC unroll 8
+                for (int r = 0; r < R; r++) {
+                    double both;
+                    memcpy(&both, &query[r * pairs + p], sizeof both);
+                    f32x16 q = (f32x16)(f64x8{both, both, both, both, both, both, both, both});
+#pragma GCC unroll 4
+                    for (int g = 0; g < 2 * WIDE; g++) sum[r][g] = vfma(q, k[g], sum[r][g]);
+                }
+            }
+#pragma GCC unroll 8
+            for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+                for (int g = 0; g < WIDE; g++) {
+                    f32x16 a = sum[r][2 * g], b = sum[r][2 * g + 1];
+                    store(out + r * TILE + (first + g) * LANES, __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, even + 1));
+                }
+        }
+    }
+};
+
+#if defined(__AVX512BF16__)
+template <> struct Query<bf16> {
+    typedef uint32_t Pair;
+
+    static void pack(Pair *to, const bf16 *from, int64_t dim) {
+        to[(dim - 1) / 2] = 0;
+        memcpy(to, from, dim * sizeof(bf16));
+    }
+
+    template <int R> static void scores(const Pair *query, const Tile<bf16> &tile, int64_t pairs, float *out) {
+        __m512 sum[R][GROUPS];
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+            for (int g = 0; g < GROUPS; g++) sum[r][g] = _mm512_setzero_ps();
+        for (int64_t p = 0; p < pairs; p++) {
+            __m512bh k[GROUPS];
+#pragma GCC unroll 4
+            for (int g = 0; g < GROUPS; g++) k[g] = (__m512bh)_mm512_loadu_si512(tile.key[g] + p * tile.pair_stride);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; r++) {
+                __m512bh q = (__m512bh)_mm512_set1_epi32((int)query[r * pairs + p]);
+#pragma GCC unroll 4
+                for (int g = 0; g < GROUPS; g++) sum[r][g] = _mm512_dpbf16_ps(sum[r][g], q, k[g]);
+            }
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+            for (int g = 0; g < GROUPS; g++) _mm512_storeu_ps(out + r * TILE + g * LANES, sum[r][g]);
+    }
+};
+#endif
+
+// sums[r] += weights[r][t] * value t for t in [first, last), in order; NV * 16 dims from `column` on, `tail` of them in the last 16.
+template <class T, int R, int NV, bool WHOLE>
+inline void values(const float *weights, const Tile<T> &tile, int first, int last, int64_t dim, int64_t column, int tail, float *sums, int64_t width) {
+    f32x16 sum[R][NV];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int n = 0; n < NV; n++) sum[r][n] = load(sums + r * width + column + n * LANES);
+    for (int t = first; t < last;) {
+        const T *row = tile.value[t / LANES] + t % LANES * dim + column;
+        for (const int end = std::min(last, (t / LANES + 1) * LANES); t < end; t++, row += dim) {
+            f32x16 v[NV];
+#pragma GCC unroll 4
+            for (int n = 0; n < NV - 1; n++) v[n] = load(row + n * LANES);
+            v[NV - 1] = WHOLE ? load(row + (NV - 1) * LANES) : load_partial(row + (NV - 1) * LANES, tail);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; r++) {
+                f32x16 w = splat(weights[r * TILE + t]);
+#pragma GCC unroll 4
+                for (int n = 0; n < NV; n++) sum[r][n] = vfma(w, v[n], sum[r][n]);
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int n = 0; n < NV; n++) store(sums + r * width + column + n * LANES, sum[r][n]);
+}
+
+template <class T, int R> void all_values(const float *weights, const Tile<T> &tile, int first, int last, int64_t dim, float *sums, int64_t width) {
+    if (first >= last) return;
+    int64_t column = 0;
+    for (; column + 4 * LANES <= dim; column += 4 * LANES) values<T, R, 4, true>(weights, tile, first, last, dim, column, LANES, sums, width);
+    for (; column < dim; column += LANES) {
+        const int tail = (int)std::min<int64_t>(LANES, dim - column);
+        if (tail == LANES) values<T, R, 1, true>(weights, tile, first, last, dim, column, tail, sums, width);
+        else values<T, R, 1, false>(weights, tile, first, last, dim, column, tail, sums, width);
+    }
+}
+
+// -- one item: neighbouring tokens of a sequence, one key/value head ------------------------------------------------
+template <class T> struct Buffer {
+    T *data = nullptr;
+    int64_t size = 0;
+    Buffer() = default;
+    Buffer(const Buffer &) = delete;
+    ~Buffer() { free(data); }
+    // Room for `count` elements; what was in it is lost.
+    T *room(int64_t count) {
+        if (count > size) {
+            free(data);
+            size = count;
+            data = (T *)aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64);
+        }
+        return data;
+    }
+};
+
+// One thread's memory; grows to its largest item.
+template <class T> struct Scratch {
+    Buffer<typename Query<T>::Pair> query;  // [rows][pairs]
+    Buffer<float> sums;                     // [rows][width]: weighted sums of values
+    Buffer<float> best;                     // [rows]: largest score yet
+    Buffer<f32x16> total;                   // [rows]: sums of weights, lane by lane
+    Buffer<T> copy;                         // a tile of a cache whose blocks have fewer than 16 tokens
+};
+
+struct Rows {
+    int64_t count, first_position, group;
+    int64_t position(int64_t r) const { return first_position + r / group; }
+};
+
+// The running softmax of R rows from r0 on, of which `base` rows of other heads stand before in the scratch, over one tile.
+// `low` and `high` bound the tile's tokens that a row sees.
+template <class T, bool SPECIAL, int R>
+void absorb(const Problem &a, const Tile<T> &tile, int64_t start, const Rows &rows, int64_t r0, int64_t base, int64_t head0, Scratch<T> &s,
+            int64_t width) {
+    alignas(64) float score[R * TILE];
+    int low[R], high[R];
+    for (int r = 0; r < R; r++) {
+        int64_t position = rows.position(r0 + r);
+        high[r] = (int)std::clamp<int64_t>(position + 1 - start, 0, TILE);
+        low[r] = SPECIAL && a.window > 0 ? (int)std::clamp<int64_t>(position + 1 - a.window - start, 0, TILE) : 0;
+    }
+    int from = *std::max_element(low, low + R), to = *std::min_element(high, high + R);
+    const bool partial = *std::max_element(low, low + R) > 0 || to < TILE;
+    if (R > 1 && from >= to) {  // the rows share no token: one at a time
+        for (int r = 0; r < R; r++) absorb<T, SPECIAL, 1>(a, tile, start, rows, r0 + r, base, head0, s, width);
+        return;
+    }
+    if (from >= to) return;
+    Query<T>::template scores<R>(s.query.data + (base + r0) * a.pairs(), tile, a.pairs(), score);
+
+    const i32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    for (int r = 0; r < R; r++) {
+        f32x16 x[GROUPS];
+        for (int g = 0; g < GROUPS; g++) x[g] = load(score + r * TILE + g * LANES) * a.scale;
+        if (SPECIAL) {
+            if (a.soft_cap > 0)
+                for (int g = 0; g < GROUPS; g++) x[g] = (1.0f - 2.0f / (vexp(x[g] * (2.0f / a.soft_cap)) + 1.0f)) * a.soft_cap;
+            if (a.alibi)
+                for (int g = 0; g < GROUPS; g++) {
+                    i32x16 distance = lane + (int32_t)(start + g * LANES - rows.position(r0 + r));
+                    x[g] += __builtin_convertvector(distance, f32x16) * a.alibi[head0 + (r0 + r) % rows.group];
+                }
+            for (int g = 0; g < GROUPS; g++) x[g] *= LOG2E;
+        }
+        // What a masked token's slot holds must not show: its score is replaced, its value never multiplied.
+        if (partial)
+            for (int g = 0; g < GROUPS; g++)
+                x[g] = ((lane + g * LANES >= low[r]) & (lane + g * LANES < high[r])) ? x[g] : splat(-INFINITY);
+        f32x16 top = vmax(vmax(x[0], x[1]), vmax(x[2], x[3]));
+        const float before = s.best.data[base + r0 + r], now = std::max(before, reduce_max(top));
+        const float shrink = before == -INFINITY ? 0.0f : exp2_one(before - now);
+        f32x16 added = {};
+        for (int g = 0; g < GROUPS; g++) {
+            f32x16 w = exp2_below(x[g] - now);
+            if (partial) w = x[g] == -INFINITY ? splat(0.0f) : w;
+            store(score + r * TILE + g * LANES, w);
+            added += w;
+        }
+        s.best.data[base + r0 + r] = now;
+        s.total.data[base + r0 + r] = s.total.data[base + r0 + r] * shrink + added;
+        if (shrink != 1.0f) {
+            float *sums = s.sums.data + (base + r0 + r) * width;
+            for (int64_t i = 0; i < width; i += LANES) store(sums + i, load(sums + i) * shrink);
+        }
+    }
+    float *sums = s.sums.data + (base + r0) * width;
+    if (partial)
+        for (int r = 0; r < R; r++) all_values<T, 1>(score + r * TILE, tile, low[r], std::max(low[r], from), a.head_dim, sums + r * width, width);
+    all_values<T, R>(score, tile, from, to, a.head_dim, sums, width);
+    if (partial)
+        for (int r = 0; r < R; r++) all_values<T, 1>(score + r * TILE, tile, to, high[r], a.head_dim, sums + r * width, width);
+}
+
+template <class T> Tile<T> find_tile(const Problem &a, const int32_t *table, int64_t start, int64_t end, int64_t kv_head, Scratch<T> &s) {
+    Tile<T> tile;
+    const int64_t size = a.block_size, pairs = a.pairs(), dim = a.head_dim;
+    const int64_t key_stride = pairs * size * 2, value_stride = size * dim;
+    const T *keys = (const T *)a.key, *values = (const T *)a.value;
+    if (size >= LANES) {
+        tile.pair_stride = size * 2;
+        for (int g = 0; g < GROUPS; g++) {
+            const int64_t position = start + g * LANES, offset = position % size;
+            const int64_t block = position < end ? table[position / size] : 0;  // block 0 is zeros
+            tile.key[g] = keys + (block * a.num_kv_heads + kv_head) * key_stride + (position < end ? offset : 0) * 2;
+            tile.value[g] = values + (block * a.num_kv_heads + kv_head) * value_stride + (position < end ? offset : 0) * dim;
+        }
+        return tile;
+    }
+    T *key = s.copy.room(TILE * (pairs * 2 + dim)), *value = key + TILE * pairs * 2;
+    memset(key, 0, TILE * (pairs * 2 + dim) * sizeof(T));
+    tile.pair_stride = LANES * 2;
+    for (int64_t t = 0; t < TILE && start + t < end; t++) {
+        const int64_t position = start + t, block = table[position / size], offset = position % size, g = t / LANES;
+        const T *k = keys + (block * a.num_kv_heads + kv_head) * key_stride + offset * 2;
+        T *to = key + g * LANES * pairs * 2 + t % LANES * 2;
+        for (int64_t p = 0; p < pairs; p++) memcpy(to + p * LANES * 2, k + p * size * 2, 2 * sizeof(T));
+        memcpy(value + t * dim, values + (block * a.num_kv_heads + kv_head) * value_stride + offset * dim, dim * sizeof(T));
+    }
+    for (int g = 0; g < GROUPS; g++) {
+        tile.key[g] = key + g * LANES * pairs * 2;
+        tile.value[g] = value + g * LANES * dim;
+    }
+    return tile;
+}
+
+// A decode step reads each key and value once, from memory: have the next tile on its way while this one is worked on.
+template <class T> void fetch(const Problem &a, const int32_t *table, int64_t start, int64_t end, int64_t kv_head) {
+    const int64_t size = a.block_size, key_bytes = a.pairs() * size * 2 * sizeof(T), value_bytes = size * a.head_dim * sizeof(T);
+    if (size > TILE) return;  // such a block is long enough for the processor to see where this leads
+    for (int64_t position = start; position < std::min(end, start + TILE); position += size) {
+        const int64_t place = table[position / size] * a.num_kv_heads + kv_head;
+        const char *k = (const char *)a.key + place * key_bytes, *v = (const char *)a.value + place * value_bytes;
+        for (int64_t i = 0; i < key_bytes; i += 64) __builtin_prefetch(k + i, 0, 2);
+        for (int64_t i = 0; i < value_bytes; i += 64) __builtin_prefetch(v + i, 0, 2);
+    }
+}
+
+// Key/value heads h0 to h1 of one item. Heads are next to each other in a block: all of them see a tile before the next one.
+template <class T, bool SPECIAL> void attend(const Problem &a, const int32_t *item, int64_t h0, int64_t h1, Scratch<T> &s) {
+    const int64_t sequence = item[0], first = item[1], tokens = item[2];
+    const int64_t group = a.group(), dim = a.head_dim, pairs = a.pairs(), width = (dim + LANES - 1) / LANES * LANES;
+    const int64_t row0 = a.query_start[sequence] + first, query_len = a.query_start[sequence + 1] - a.query_start[sequence];
+    const Rows rows{tokens * group, a.kv_lens[sequence] - query_len + first, group};
+    const int64_t end = rows.first_position + tokens, all = rows.count * (h1 - h0);
+    const int32_t *table = a.tables + sequence * a.table_stride;
+    // Element offset of a row in query and out: rows are ordered by head of the item, token, head of the group.
+    auto place = [&](int64_t r) {
+        return ((row0 + r % rows.count / group) * a.num_heads + (h0 + r / rows.count) * group + r % group) * dim;
+    };
+
+    s.query.room(all * pairs);
+    std::fill_n(s.best.room(all), all, -INFINITY);
+    std::fill_n(s.total.room(all), all, f32x16{});
+    std::fill_n(s.sums.room(all * width), all * width, 0.0f);
+    for (int64_t r = 0; r < all; r++) Query<T>::pack(s.query.data + r * pairs, (const T *)a.query + place(r), dim);
+
+    int64_t start = SPECIAL && a.window > 0 ? std::max<int64_t>(0, rows.first_position + 1 - a.window) / TILE * TILE : 0;
+    for (int64_t h = h0 + 1; h < h1; h++) fetch<T>(a, table, start, end, h);
+    for (; start < end; start += TILE)
+        for (int64_t h = h0; h < h1; h++) {
+            const Tile<T> tile = find_tile<T>(a, table, start, end, h, s);
+            fetch<T>(a, table, start + TILE, end, h);
+            const int64_t base = (h - h0) * rows.count, head0 = h * group;
+            int64_t r = std::max<int64_t>(0, start - rows.first_position) * group;  // earlier rows end before the tile
+            for (; r + ROWS <= rows.count; r += ROWS) absorb<T, SPECIAL, ROWS>(a, tile, start, rows, r, base, head0, s, width);
+            switch (rows.count - r) {
+            case 5: absorb<T, SPECIAL, 5>(a, tile, start, rows, r, base, head0, s, width); break;
+            case 4: absorb<T, SPECIAL, 4>(a, tile, start, rows, r, base, head0, s, width); break;
+            case 3: absorb<T, SPECIAL, 3>(a, tile, start, rows, r, base, head0, s, width); break;
+            case 2: absorb<T, SPECIAL, 2>(a, tile, start, rows, r, base, head0, s, width); break;
+            case 1: absorb<T, SPECIAL, 1>(a, tile, start, rows, r, base, head0, s, width); break;
+            }
+        }
+
+    for (int64_t r = 0; r < all; r++) {
+        float total = reduce_add(s.total.data[r]), factor = 1.0f;
+        if (SPECIAL && a.sinks) {
+            const float sink = a.sinks[(h0 + r / rows.count) * group + r % group] * LOG2E, best = std::max(s.best.data[r], sink);
+            factor = exp2_one(s.best.data[r] - best);
+            total = total * factor + exp2_one(sink - best);
+        }
+        const f32x16 share = splat(factor / total);
+        T *out = (T *)a.out + place(r);
+        const float *sums = s.sums.data + r * width;
+        over_row(dim, [&](int64_t i, int n) { store_n(out + i, load(sums + i) * share, n); });
+    }
+}
+
+template <class T> void attend_all(const Problem &a, int64_t num_items, int64_t heads_together) {
+    const bool special = a.window > 0 || a.soft_cap > 0 || a.alibi || a.sinks;
+    const int64_t parts = (a.num_kv_heads + heads_together - 1) / heads_together;
+#pragma omp parallel
+    {
+        Scratch<T> s;
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t i = 0; i < num_items * parts; i++) {
+            const int32_t *item = a.items + i / parts * 3;
+            const int64_t h0 = i % parts * heads_together, h1 = std::min(a.num_kv_heads, h0 + heads_together);
+            special ? attend<T, true>(a, item, h0, h1, s) : attend<T, false>(a, item, h0, h1, s);
+        }
+    }
+}
+
+}  // namespace
+}  // namespace infer
+
+// items int32 [num_items][3]: sequence, first of its query tokens, how many; in the order they are begun.
+extern "C" void infer_attention(void *out, const void *query, const void *key, const void *value, const int32_t *query_start,
+                                const int32_t *kv_lens, const int32_t *tables, int64_t table_stride, const int32_t *items, int64_t num_items,
+                                int64_t heads_together, int64_t num_heads, int64_t num_kv_heads, int64_t head_dim, int64_t block_size,
+                                int64_t window, float scale, float soft_cap, const float *alibi, const float *sinks, int64_t dtype) {
+    infer::Problem a{out,       query,        key,      value,      query_start, kv_lens, tables, items, table_stride, num_heads, num_kv_heads,
+                     head_dim,  block_size,   window,   scale,      soft_cap,    alibi,   sinks};
+    if (!(window > 0 || soft_cap > 0 || alibi || sinks)) a.scale *= infer::LOG2E;
+    INFER_DISPATCH(dtype, T, infer::attend_all<T>(a, num_items, heads_together));
+}

@@ -1,0 +1,113 @@
+// From a qkv projection to queries and cache: per-head RMSNorm, rotation, storing keys and values, one pass over the rows.
+#include "parallel.h"
+#include "vectors.h"
+#include "widen.h"
+
+namespace {
+
+using namespace infer;
+
+constexpr int64_t TOKENS = 16;  // rows that one thread takes at a time
+
+struct Step {
+    const void *qkv;                // [rows, (heads + 2 kv_heads) * dim]
+    const float *scale;             // [rows] or null
+    int64_t stride;                 // elements from row to row
+    const int64_t *positions;       // [rows]; null: no rotation
+    const float *cos, *sin;         // [positions, rotated]
+    int64_t rotated;                // features [0, rotated) turn with the next `rotated`
+    const float *norm_q, *norm_k;   // [dim] or null
+    float eps;
+    void *query;                    // [rows, heads, dim], of qkv's type
+    void *key;                      // [blocks, kv_heads, pairs, block_size, 2]
+    void *value;                    // [blocks, kv_heads, block_size, dim]
+    const int64_t *slots;           // [stored]
+    int64_t block_size, rows, stored, heads, kv_heads, dim;
+};
+
+// One head of one row, from x to out, normed and rotated.
+template <class X, class O> inline void turn(const Step &s, int64_t row, const X *x, const float *norm, O *out) {
+    const float factor = s.scale ? s.scale[row] : 1.0f;
+    float inverse = 1.0f;
+    if (norm) {
+        f32x16 squares = {};
+        over_row(s.dim, [&](int64_t i, int n) {
+            f32x16 v = load_n(x + i, n) * factor;
+            squares = vfma(v, v, squares);
+        });
+        inverse = 1.0f / __builtin_sqrtf(reduce_add(squares) / s.dim + s.eps);
+    }
+    auto value = [&](int64_t i, int n) {
+        f32x16 v = load_n(x + i, n) * factor;
+        return norm ? v * inverse * load_n(norm + i, n) : v;
+    };
+    const int64_t half = s.positions ? s.rotated : 0;
+    if (half) {
+        const float *cos = s.cos + s.positions[row] * half, *sin = s.sin + s.positions[row] * half;
+        over_row(half, [&](int64_t i, int n) {
+            f32x16 a = value(i, n), b = value(half + i, n), c = load_n(cos + i, n), d = load_n(sin + i, n);
+            store_n(out + i, vfma(a, c, -(b * d)), n);
+            store_n(out + half + i, vfma(b, c, a * d), n);
+        });
+    }
+    over_row(s.dim - 2 * half, [&](int64_t i, int n) { store_n(out + 2 * half + i, value(2 * half + i, n), n); });
+}
+
+// Puts `count` tokens' keys of one head, which follow each other in a block, into its columns.
+template <class C> inline void scatter(const C *keys, int64_t pairs, int64_t count, int64_t block_size, C *column) {
+    for (int64_t p = 0; p < pairs; p++)
+        for (int64_t t = 0; t < count; t++) memcpy(column + (p * block_size + t) * 2, keys + (t * pairs + p) * 2, 2 * sizeof(C));
+}
+
+template <class X, class C> void rope_and_store(const Step &s, int64_t first, int64_t last) {
+    const int64_t dim = s.dim, pairs = (dim + 1) / 2, width = s.heads * dim;
+    const X *qkv = (const X *)s.qkv;
+    for (int64_t row = first; row < last; row++)
+        for (int64_t h = 0; h < s.heads; h++)
+            turn(s, row, qkv + row * s.stride + h * dim, s.norm_q, (X *)s.query + row * width + h * dim);
+    if (last > s.stored) last = s.stored;
+    C keys[TOKENS * pairs * 2];
+    for (int64_t row = first; row < last;) {
+        const int64_t slot = s.slots[row], block = slot / s.block_size, offset = slot % s.block_size;
+        int64_t count = 1;
+        while (row + count < last && offset + count < s.block_size && s.slots[row + count] == slot + count) count++;
+        for (int64_t h = 0; h < s.kv_heads; h++) {
+            const int64_t head = block * s.kv_heads + h;
+            for (int64_t t = 0; t < count; t++) {
+                const X *key = qkv + (row + t) * s.stride + width + h * dim;
+                C *turned = keys + t * pairs * 2;
+                turned[pairs * 2 - 1] = C{};
+                turn(s, row + t, key, s.norm_k, turned);
+                const X *value = key + s.kv_heads * dim;
+                C *stored = (C *)s.value + (head * s.block_size + offset + t) * dim;
+                const float factor = s.scale ? s.scale[row + t] : 1.0f;
+                over_row(dim, [&](int64_t i, int n) { store_n(stored + i, load_n(value + i, n) * factor, n); });
+            }
+            scatter(keys, pairs, count, s.block_size, (C *)s.key + (head * pairs * s.block_size + offset) * 2);
+        }
+        row += count;
+    }
+}
+
+template <class X, class C> void run(const Step &s) {
+    const int64_t chunks = (s.rows + TOKENS - 1) / TOKENS;
+#pragma omp parallel for schedule(static) if (worth_threads(s.rows * (s.heads + 2 * s.kv_heads) * s.dim))
+    for (int64_t chunk = 0; chunk < chunks; chunk++) {
+        const int64_t first = chunk * TOKENS;
+        rope_and_store<X, C>(s, first, first + TOKENS < s.rows ? first + TOKENS : s.rows);
+    }
+}
+
+}  // namespace
+
+// norm_q and norm_k are of type norm_dtype, both there or both null.
+extern "C" void infer_rope_and_store(const void *qkv, const float *scale, int64_t stride, const int64_t *positions, const float *cos,
+                                     const float *sin, const void *norm_q, const void *norm_k, void *query, int64_t rotated, void *key,
+                                     void *value, int64_t block_size, const int64_t *slots, int64_t rows, int64_t stored, int64_t heads,
+                                     int64_t kv_heads, int64_t dim, int64_t dtype, int64_t cache_dtype, int64_t norm_dtype, float eps) {
+    float buffer[2 * dim];
+    const float *q = widened(norm_q, norm_dtype, dim, buffer), *k = widened(norm_k, norm_dtype, dim, buffer + dim);
+    const Step s{qkv, scale, stride, positions, cos, sin, rotated, q, k, eps, query, key, value, slots,
+                 block_size, rows, stored, heads, kv_heads, dim};
+    INFER_DISPATCH(dtype, X, INFER_DISPATCH(cache_dtype, C, run<X, C>(s)));
+}

@@ -1,0 +1,440 @@
+// One token a row, and the log-probabilities of a row's most likely tokens.
+//
+// A row is read once from memory: that pass keeps, of every block of 256 logits, the largest in each lane. From these
+// come the argmax and a bound below which no token can matter (the k-th largest block maximum is no larger than the
+// k-th largest logit), so that the few candidates above it are found by looking into few blocks. Nothing is sorted but
+// candidates, and probabilities are computed for candidates alone, or once over the row where all tokens stay.
+//
+// Weights are relative to the most likely token's, which is 1. All sums run in a fixed order within their row.
+#include <cfloat>
+#include <cmath>
+#include <cstdlib>
+
+#include <algorithm>
+
+#include "vectors.h"
+
+using namespace infer;
+
+namespace {
+
+constexpr int BLOCK = 16 * LANES;
+constexpr int BUCKETS = 512;
+// Below this argument vexp gives 0.
+constexpr double LARGEST_EXPONENT = 87.4;
+
+typedef double f64x8 __attribute__((vector_size(64)));
+
+const float INF = __builtin_inff();
+
+// -- lanes ----------------------------------------------------------------------------------------------------------
+// As a number, bit i: lane i of a is at least that of b.
+inline uint32_t at_least(f32x16 a, f32x16 b) {
+#if defined(__AVX512F__)
+    return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GE_OQ);
+#else
+    i32x16 mask = a >= b;
+    uint32_t bits = 0;
+#if defined(__AVX2__)
+    __m256 half[2];
+    memcpy(half, &mask, sizeof mask);
+    bits = (uint32_t)_mm256_movemask_ps(half[0]) | (uint32_t)_mm256_movemask_ps(half[1]) << 8;
+#else
+    for (int i = 0; i < LANES; i++) bits |= (uint32_t)(mask[i] & 1) << i;
+#endif
+    return bits;
+#endif
+}
+
+// Writes those lanes of v whose bits are set, and their places counted from `first`, to x[n], id[n] and on; returns the new n.
+// May overwrite LANES elements from n on.
+inline int64_t append(uint32_t bits, f32x16 v, int64_t first, float *x, int32_t *id, int64_t n) {
+#if defined(__AVX512F__)
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    _mm512_storeu_ps(x + n, _mm512_maskz_compress_ps(bits, (__m512)v));
+    _mm512_storeu_si512(id + n, _mm512_maskz_compress_epi32(bits, _mm512_add_epi32(lane, _mm512_set1_epi32((int)first))));
+    return n + __builtin_popcount(bits);
+#else
+    float values[LANES];
+    memcpy(values, &v, sizeof v);
+    for (; bits; bits &= bits - 1) {
+        int lane = __builtin_ctz(bits);
+        x[n] = values[lane];
+        id[n++] = (int32_t)(first + lane);
+    }
+    return n;
+#endif
+}
+
+// With -inf in the lanes from n on: those are never the largest and weigh nothing.
+inline f32x16 padded(f32x16 v, int n) {
+    const i32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return n == LANES ? v : lane < n ? v : splat(-INF);
+}
+
+// Sixteen float32 added up in double.
+struct Sum {
+    f64x8 first = {}, second = {};
+
+    void add(f32x16 v) {
+        first += __builtin_convertvector(low(v), f64x8);
+        second += __builtin_convertvector(high(v), f64x8);
+    }
+
+    double total() const {
+        f64x8 a = first + second;
+        return ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]));
+    }
+};
+
+// -- what is kept of a row ------------------------------------------------------------------------------------------
+struct Weighted {
+    float x;
+    float weight;
+};
+
+// One thread's memory, for rows of up to `vocabulary` logits.
+struct Scratch {
+    double *sums;         // [blocks]
+    Weighted *pairs;      // [vocabulary]
+    float *maxima;        // [blocks, LANES]: the largest of each lane
+    float *block_maxima;  // [blocks * LANES]
+    float *penalized;     // [vocabulary]
+    float *x;             // [vocabulary]: candidates' logits, in token order
+    float *weight;        // [vocabulary]
+    int32_t *id;          // [vocabulary]
+    float *kept_x;        // [vocabulary]
+    float *kept_weight;   // [vocabulary]
+    float *bucket;        // [vocabulary]: int32
+
+    explicit Scratch(int64_t vocabulary) {
+        const int64_t blocks = (vocabulary + BLOCK - 1) / BLOCK, logits = blocks * BLOCK + LANES;
+        // Pages that no row needs are never touched, so they cost nothing.
+        char *next = memory = (char *)malloc(blocks * (8 + 2 * 4 * LANES) + logits * (8 + 7 * 4));
+        if (!memory) abort();
+        auto take = [&](auto *&field, int64_t count) {
+            field = (std::remove_reference_t<decltype(field)>)next;
+            next += count * sizeof *field;
+        };
+        take(sums, blocks);
+        take(pairs, logits);
+        take(maxima, blocks * LANES);
+        take(block_maxima, blocks * LANES);
+        take(id, logits);
+        for (float **field : {&penalized, &x, &weight, &kept_x, &kept_weight, &bucket}) take(*field, logits);
+    }
+    ~Scratch() { free(memory); }
+    Scratch(const Scratch &) = delete;
+
+  private:
+    char *memory;
+};
+
+template <class T> struct Row {
+    const T *logits;
+    int64_t vocabulary;
+    float highest;
+    bool finite;
+
+    int64_t blocks() const { return (vocabulary + BLOCK - 1) / BLOCK; }
+
+    // Calls body(first token, logits) for each vector of a block, the last filled up with -inf.
+    template <class F> void over_block(int64_t block, F body) const {
+        int64_t start = block * BLOCK;
+        over_row(std::min<int64_t>(BLOCK, vocabulary - start),
+                 [&](int64_t i, int n) { body(start + i, padded(load_n(logits + start + i, n), n)); });
+    }
+};
+
+template <class T> Row<T> scan(const T *logits, int64_t vocabulary, Scratch &scratch) {
+    Row<T> row{logits, vocabulary, 0, false};
+    f32x16 highest = splat(-INF), poison = {};
+    for (int64_t block = 0; block < row.blocks(); block++) {
+        int64_t start = block * BLOCK;
+        f32x16 best = splat(-INF);
+        over_row(std::min<int64_t>(BLOCK, vocabulary - start), [&](int64_t i, int n) {
+            f32x16 v = load_n(logits + start + i, n);
+            poison += v * 0.0f;  // NaN from the first infinity or NaN on
+            best = vmax(padded(v, n), best);
+        });
+        store(scratch.maxima + block * LANES, best);
+        highest = vmax(best, highest);
+    }
+    row.highest = reduce_max(highest);
+    row.finite = reduce_add(poison) == 0;
+    return row;
+}
+
+template <class T> int64_t argmax(const Row<T> &row, const Scratch &scratch) {
+    int64_t block = 0;
+    while (!at_least(load(scratch.maxima + block * LANES), splat(row.highest))) block++;
+    int64_t found = -1;
+    row.over_block(block, [&](int64_t first, f32x16 v) {
+        uint32_t bits = at_least(v, splat(row.highest));
+        if (found < 0 && bits) found = first + __builtin_ctz(bits);
+    });
+    return found;
+}
+
+// Lists the tokens whose logits reach `bound` (above -inf), in order; returns how many.
+template <class T> int64_t collect(const Row<T> &row, float bound, Scratch &scratch) {
+    int64_t n = 0;
+    for (int64_t block = 0; block < row.blocks(); block++) {
+        if (!at_least(load(scratch.maxima + block * LANES), splat(bound))) continue;
+        row.over_block(block, [&](int64_t first, f32x16 v) {
+            if (uint32_t bits = at_least(v, splat(bound))) n = append(bits, v, first, scratch.x, scratch.id, n);
+        });
+    }
+    return n;
+}
+
+// No larger than the k-th largest logit; -inf where k is above the number of maxima.
+template <class T> float kth_bound(const Row<T> &row, int64_t k, Scratch &scratch) {
+    // Each maximum is another token's, so at least k tokens reach the k-th largest one.
+    int64_t n = row.blocks();
+    float *maxima = scratch.block_maxima;
+    if (k <= n) {
+        for (int64_t block = 0; block < n; block++) maxima[block] = reduce_max(load(scratch.maxima + block * LANES));
+    } else {
+        n *= LANES;
+        if (k > n) return -INF;
+        memcpy(maxima, scratch.maxima, n * sizeof(float));
+    }
+    std::nth_element(maxima, maxima + k - 1, maxima + n, [](float a, float b) { return a > b; });
+    return maxima[k - 1];
+}
+
+// The smallest of the shortest run of largest x whose weight reaches `wanted`; the smallest of all if none does.
+// Each round keeps the bucket of values that the run ends in.
+float run_end(const float *x, const float *weight, int64_t n, double wanted, Scratch &scratch) {
+    while (n > 64) {
+        f32x16 highest = splat(-INF), negated_lowest = splat(-INF);
+        over_row(n, [&](int64_t i, int count) {
+            f32x16 v = load_n(x + i, count);
+            highest = vmax(highest, padded(v, count));
+            negated_lowest = vmax(negated_lowest, padded(-v, count));
+        });
+        const float high = reduce_max(highest), low = -reduce_max(negated_lowest), scale = BUCKETS / (high - low);
+        if (low == high) return low;
+        if (!(scale > 0 && scale < INF)) break;  // numbers at either end of what float32 can hold
+        over_row(n, [&](int64_t i, int count) {
+            f32x16 place = vmin((high - load_n(x + i, count)) * scale, splat(BUCKETS - 1));
+            store_n(scratch.bucket + i, (f32x16)__builtin_convertvector(place, i32x16), count);
+        });
+        const int32_t *bucket = (const int32_t *)scratch.bucket;
+        double total[BUCKETS] = {};
+        for (int64_t i = 0; i < n; i++) total[bucket[i]] += weight[i];
+        int end = 0;  // the last bucket holds `low`: a run that rounding has kept short of `wanted` ends there
+        while (end < BUCKETS - 1 && total[end] < wanted) wanted -= total[end++];
+        int64_t kept = 0;
+        for (int64_t i = 0; i < n; i++) {
+            scratch.kept_x[kept] = x[i];
+            scratch.kept_weight[kept] = weight[i];
+            kept += bucket[i] == end;
+        }
+        x = scratch.kept_x;
+        weight = scratch.kept_weight;
+        n = kept;
+    }
+    Weighted *pairs = scratch.pairs;
+    for (int64_t i = 0; i < n; i++) pairs[i] = {x[i], weight[i]};
+    std::sort(pairs, pairs + n, [](const Weighted &a, const Weighted &b) { return a.x > b.x; });
+    int64_t last = 0;
+    for (double sum = pairs[0].weight; sum < wanted && last < n - 1; sum += pairs[last].weight) last++;
+    return pairs[last].x;
+}
+
+// Inverse CDF: the first of n places whose cumulative weight exceeds u of the whole. weights(i, count) gives those of
+// places [i, i + count), 0 in the other lanes. At least one weight is positive.
+template <class F> int64_t locate(int64_t n, double u, double *sums, F weights) {
+    int64_t blocks = (n + BLOCK - 1) / BLOCK;
+    double total = 0;
+    for (int64_t block = 0; block < blocks; block++) {
+        Sum sum;
+        int64_t start = block * BLOCK;
+        over_row(std::min<int64_t>(BLOCK, n - start), [&](int64_t i, int count) { sum.add(weights(start + i, count)); });
+        total += sums[block] = sum.total();
+    }
+    double target = u * total, running = 0;
+    int64_t found = 0;
+    for (int64_t block = 0; block < blocks; block++) {
+        if (sums[block] <= 0) continue;
+        found = block;
+        if (running + sums[block] > target) break;
+        running += sums[block];
+    }
+    int64_t start = found * BLOCK, place = -1;
+    // Added one by one the block may come out a little smaller: its last place with a weight stands in then.
+    over_row(std::min<int64_t>(BLOCK, n - start), [&](int64_t i, int count) {
+        f32x16 w = weights(start + i, count);
+        for (int lane = 0; lane < count && running <= target; lane++) {
+            if (w[lane] > 0) place = start + i + lane;
+            running += w[lane];
+        }
+    });
+    return place;
+}
+
+// -- drawing --------------------------------------------------------------------------------------------------------
+struct Settings {
+    float temperature;
+    int64_t top_k;
+    float top_p;
+    float min_p;
+    double uniform;
+};
+
+// The largest float32 that is surely not above `bound`.
+float rounded_down(double bound) { return bound > -FLT_MAX ? std::nextafter((float)bound, -INF) : -FLT_MAX; }
+
+template <class T> int64_t draw(const Row<T> &row, const Settings &s, Scratch &scratch) {
+    const float inverse = 1.0f / s.temperature;
+    const bool by_k = s.top_k > 0 && s.top_k < row.vocabulary, by_p = s.top_p < 1, by_min = s.min_p > 0;
+    auto weigh = [&](f32x16 v) { return vexp((v - row.highest) * inverse); };
+    auto weights_of_row = [&](int64_t i, int n) { return weigh(padded(load_n(row.logits + i, n), n)); };
+    if (!by_k && !by_p && !by_min) return locate(row.vocabulary, s.uniform, scratch.sums, weights_of_row);
+
+    // A bound in units of temperature below the highest, with room for rounding.
+    double total = 0, distance = LARGEST_EXPONENT;
+    if (by_min) distance = std::min(distance, -log((double)s.min_p) * 1.0001 + 1e-3);
+    if (by_p && !by_k) {
+        for (int64_t block = 0; block < row.blocks(); block++) {
+            Sum sum;
+            row.over_block(block, [&](int64_t, f32x16 v) {
+                f32x16 w = weigh(v);
+                sum.add(w >= s.min_p ? w : f32x16{});
+            });
+            total += sum.total();
+        }
+        // All tokens that weigh less than this weigh less than the share top_p drops, even together.
+        double negligible = (1 - (double)s.top_p) * total / row.vocabulary;
+        distance = std::min(distance, -log(negligible) * 1.0001 + 1e-3);
+    }
+    float bound = rounded_down(row.highest - distance * s.temperature);
+    if (by_k) bound = std::max(bound, kth_bound(row, s.top_k, scratch));
+
+    int64_t n = collect(row, bound, scratch);
+    auto keep_from = [&](float least) {
+        int64_t kept = 0;
+        for (int64_t i = 0; i < n; i++) {
+            const float x = scratch.x[i];
+            scratch.x[kept] = x;
+            scratch.weight[kept] = scratch.weight[i];
+            scratch.id[kept] = scratch.id[i];
+            kept += x >= least;
+        }
+        n = kept;
+    };
+    if (by_k && n > s.top_k) {
+        std::fill(scratch.weight, scratch.weight + n, 1.0f);
+        keep_from(run_end(scratch.x, scratch.weight, n, (double)s.top_k, scratch));
+    }
+    Sum sum;
+    over_row(n, [&](int64_t i, int count) {
+        f32x16 w = weigh(padded(load_n(scratch.x + i, count), count));
+        w = w >= s.min_p ? w : f32x16{};
+        sum.add(w);
+        store_n(scratch.weight + i, w, count);
+    });
+    if (by_p) {
+        if (by_k) total = sum.total();
+        keep_from(run_end(scratch.x, scratch.weight, n, s.top_p * total, scratch));
+    }
+    return scratch.id[locate(n, s.uniform, scratch.sums, [&](int64_t i, int count) { return load_n(scratch.weight + i, count); })];
+}
+
+struct Entries {
+    int64_t count;
+    const int64_t *token;
+    const float *repetition, *subtract;
+};
+
+template <class T> Row<float> penalize(const T *logits, int64_t vocabulary, const Entries &entries, Scratch &scratch) {
+    float *x = scratch.penalized;
+    over_row(vocabulary, [&](int64_t i, int n) { store_n(x + i, load_n(logits + i, n), n); });
+    for (int64_t i = 0; i < entries.count; i++) {
+        float &value = x[entries.token[i]];
+        value = value > 0 ? value / entries.repetition[i] : value * entries.repetition[i];
+        // A tiny repetition penalty can overflow; an infinite best logit would make the others' weights NaN.
+        value = std::min(value - entries.subtract[i], FLT_MAX);
+    }
+    return scan((const float *)x, vocabulary, scratch);
+}
+
+template <class T> int64_t choose(const Row<T> &row, const Settings &settings, Scratch &scratch) {
+    if (row.highest == -INF) return 0;
+    return settings.temperature > 0 ? draw(row, settings, scratch) : argmax(row, scratch);
+}
+
+// -- log-probabilities ----------------------------------------------------------------------------------------------
+template <class T>
+void row_logprobs(const Row<T> &row, int64_t token, int64_t count, int64_t *ids, float *values, float *token_value, int64_t *token_rank,
+                  Scratch &scratch) {
+    const float chosen = load_partial(row.logits + token, 1)[0];
+    Sum sum;
+    int64_t larger = 0;
+    for (int64_t block = 0; block < row.blocks(); block++)
+        row.over_block(block, [&](int64_t, f32x16 v) {
+            sum.add(vexp(v - row.highest));
+            larger += __builtin_popcount(at_least(v, splat(chosen)) & ~at_least(splat(chosen), v));
+        });
+    const double log_sum = log(sum.total());
+    auto logprob = [&](float x) { return (float)((double)x - row.highest - log_sum); };
+    *token_value = logprob(chosen);
+    *token_rank = larger + 1;
+    if (!count) return;
+
+    int64_t n = collect(row, std::max(kth_bound(row, count, scratch), -FLT_MAX), scratch);
+    // Candidates are in order of their ids: one that is not larger goes after those before it.
+    int32_t *order = (int32_t *)scratch.weight;
+    for (int64_t i = 0; i < n; i++) order[i] = (int32_t)i;
+    std::partial_sort(order, order + count, order + n,
+                      [&](int32_t a, int32_t b) { return scratch.x[a] != scratch.x[b] ? scratch.x[a] > scratch.x[b] : a < b; });
+    for (int64_t i = 0; i < count; i++) {
+        ids[i] = scratch.id[order[i]];
+        values[i] = logprob(scratch.x[order[i]]);
+    }
+}
+
+// Calls body(row, scratch) for each of so many rows, over threads.
+template <class F> void over_rows(int64_t rows, int64_t vocabulary, F body) {
+#pragma omp parallel if (rows > 1)
+    {
+        Scratch scratch(vocabulary);
+#pragma omp for schedule(dynamic)
+        for (int64_t r = 0; r < rows; r++) body(r, scratch);
+    }
+}
+
+}  // namespace
+
+// See `sample` in ops.py. A null temperature: all rows are greedy; a null row_start: no penalties.
+extern "C" void infer_sample(const void *logits, int64_t dtype, int64_t rows, int64_t vocabulary, int64_t stride, const float *temperature,
+                             const int64_t *top_k, const float *top_p, const float *min_p, const double *uniform,
+                             const int64_t *row_start, const int64_t *token, const float *repetition, const float *subtract,
+                             int64_t *tokens, bool *finite) {
+    INFER_DISPATCH(dtype, T, over_rows(rows, vocabulary, [&](int64_t r, Scratch &scratch) {
+        Settings settings{};
+        if (temperature) settings = {temperature[r], top_k[r], top_p[r], min_p[r], uniform[r]};
+        Row<T> row = scan((const T *)logits + r * stride, vocabulary, scratch);
+        finite[r] = row.finite;
+        int64_t first = row_start ? row_start[r] : 0, count = row_start ? row_start[r + 1] - first : 0;
+        if (!row.finite)
+            tokens[r] = 0;
+        else if (count)
+            tokens[r] = choose(penalize(row.logits, vocabulary, {count, token + first, repetition + first, subtract + first}, scratch),
+                               settings, scratch);
+        else
+            tokens[r] = choose(row, settings, scratch);
+    }))
+}
+
+// See `top_logprobs` in ops.py.
+extern "C" void infer_top_logprobs(const void *logits, int64_t dtype, int64_t vocabulary, int64_t stride, const int64_t *rows,
+                                   int64_t num_rows, const int64_t *tokens, int64_t count, int64_t *ids, float *values,
+                                   float *token_values, int64_t *token_ranks) {
+    INFER_DISPATCH(dtype, T, over_rows(num_rows, vocabulary, [&](int64_t r, Scratch &scratch) {
+        Row<T> row = scan((const T *)logits + rows[r] * stride, vocabulary, scratch);
+        row_logprobs(row, tokens[r], count, ids + r * count, values + r * count, token_values + r, token_ranks + r, scratch);
+    }))
+}

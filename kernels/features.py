@@ -1,0 +1,55 @@
+"""What the CPU can do, as Linux tells it. Imports no torch: a command that needs no engine may ask."""
+
+from __future__ import annotations
+
+import functools
+import platform
+from pathlib import Path
+
+_CPUINFO = Path("/proc/cpuinfo")
+
+#: Dot products of bfloat16: x86's two kinds, and Arm's.
+BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+#: Dot products of int8 that add up in 32 bits. Without them x86 CPUs add pairs in 16 bits, which saturates.
+INT8 = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "i8mm"})
+#: What `infer doctor` shows, weakest first.
+SHOWN = (
+    "sse4_2",
+    "avx",
+    "f16c",
+    "fma",
+    "avx2",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+)
+
+
+@functools.cache
+def features() -> frozenset[str]:
+    """Names of the CPU's instruction sets as in /proc/cpuinfo; empty where there is no such file."""
+    return frozenset(_field("flags", "Features").split())
+
+
+@functools.cache
+def model_name() -> str:
+    """What the CPU calls itself, or else its architecture."""
+    return _field("model name") or platform.processor() or platform.machine()
+
+
+def _field(*names: str) -> str:
+    """The first CPU's field under one of these names; empty if there is none."""
+    try:
+        lines = _CPUINFO.read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((value.strip() for name, _, value in (line.partition(":") for line in lines) if name.strip() in names), "")

@@ -1,0 +1,98 @@
+"""`--quantization`: which layers it changes, and where it is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from infer.core import models
+from infer.core.args import EngineArgs
+from infer.core.engine.loading import load_model
+from infer.core.errors import ConfigError
+from infer.core.models.decoder import Decoder
+from infer.core.quant import SCHEMES
+from infer.core.quant.int8 import Int8
+from infer.core.quant.plain import Plain
+from infer.core.weights.find import find
+from infer.kernels import available, load
+from infer.kernels.ops import ScaledRows
+from infer.kernels.reference import Ops
+
+
+def built(folder: Path, **settings: Any) -> Decoder:
+    source = find(str(folder))
+    hf = source.read_json("config.json")
+    assert hf is not None
+    config = EngineArgs.from_kwargs(model=str(folder), device="cpu", dtype="float32", kernels="reference", **settings).resolve(hf)
+    return load_model(config, source, load(config.kernels), torch.float32, torch.device("cpu"))
+
+
+def test_linear_layers_are_quantized_and_the_head_if_asked(tiny_llama: Path) -> None:
+    plain = built(tiny_llama)
+    assert {type(layer.method) for layer in [*plain.linears(), plain.head]} == {Plain}
+    model = built(tiny_llama, quantization="int8")
+    assert {type(layer.method) for layer in model.linears()} == {Int8}
+    assert len(list(model.linears())) == 4 * len(model.layers)
+    assert isinstance(model.head.method, Plain)
+    assert isinstance(built(tiny_llama, quantization="int8", quantize_lm_head=True).head.method, Int8)
+
+
+def test_no_plain_copy_of_a_weight_is_kept(tiny_llama: Path) -> None:
+    model = built(tiny_llama, quantization="int8", quantize_lm_head=True)
+    for layer in [*model.linears(), model.head]:
+        assert layer.weight.tensor.numel() == 0
+        floating = [t for t in layer.method._weight if isinstance(t, torch.Tensor) and t.is_floating_point()]  # type: ignore[attr-defined]
+        assert sum(t.numel() for t in floating) == layer.out_features
+
+
+@pytest.mark.parametrize("backend", available())
+def test_quantization_is_fused_into_what_comes_before(backend: str, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Norms and activations give quantized rows; only attention's are quantized by a pass of their own."""
+    ops = load(backend)
+    if not ops.supports_int8():
+        pytest.skip("no exact int8 dot products here")
+    given: list[bool] = []
+    apply = Int8.apply
+
+    def watched(self: Int8, x: Any, bias: Any) -> Any:
+        given.append(isinstance(x, ScaledRows))
+        return apply(self, x, bias)
+
+    monkeypatch.setattr(Int8, "apply", watched)
+    hf = find(str(tiny_llama)).read_json("config.json")
+    assert hf is not None
+    model = models.build(hf, ops)
+    layer = model.layers[0]
+    for linear in layer.linears():
+        linear.method = Int8(ops)
+        for part in linear.weight.parts:
+            linear.weight.fill(part, torch.randn(part.shape), torch.float32, torch.device("cpu"))
+    layer.input_norm.weight.tensor = torch.ones(model.config.hidden_size)
+    rows = torch.randn(16, model.config.hidden_size)
+    normed = layer.input_norm(rows, quantize=layer.attention.qkv.quantizes_input)
+    layer.attention.qkv(normed)
+    layer.mlp(normed)
+    layer.attention.out(torch.randn(16, layer.attention.out.in_features))
+    assert given == [True, True, True, False]
+
+
+def test_int8_is_refused_where_it_is_not_exact(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ops, "supports_int8", staticmethod(lambda: False))
+    with pytest.raises(ConfigError, match=r"quantization=int8: the CPU has no exact int8 dot products"):
+        built(tiny_llama, quantization="int8")
+    built(tiny_llama)
+
+
+def test_settings() -> None:
+    choices = EngineArgs.settings()["quantization"].choices
+    assert choices is not None
+    assert set(choices) == set(SCHEMES)
+    with pytest.raises(ConfigError, match=r"quantization.*awq.*not supported yet"):
+        EngineArgs(quantization="awq")
+    with pytest.raises(ConfigError, match=r"quantization.*int9"):
+        EngineArgs(quantization="int9")
+    config = EngineArgs(model="m", device="cpu", quantize_lm_head=True).resolve({"max_position_embeddings": 64})
+    assert "quantize_lm_head has no effect without quantization" in config.notes

@@ -1,0 +1,201 @@
+"""Paged attention of every backend against plain formulas in float64, and to the bit in any company, chunking and order."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from infer import kernels
+from infer.kernels.ops import NULL_BLOCK, ROW_MULTIPLE, AttentionConfig, AttentionMeta, KVCache, Ops
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+TOLERANCE = {
+    torch.float32: {"rtol": 1e-4, "atol": 1e-5},
+    torch.bfloat16: {"rtol": 2e-2, "atol": 1e-2},
+    torch.float16: {"rtol": 2e-3, "atol": 2e-3},
+}
+#: (query length, context length) of the sequences in most tests: decodes, prefills and chunks around the tile borders.
+LENGTHS = [(1, 1), (1, 64), (1, 65), (17, 17), (70, 200), (5, 300), (130, 130), (1, 191), (16, 129)]
+
+
+@pytest.fixture(params=kernels.available())
+def ops(request: pytest.FixtureRequest) -> Ops:
+    return kernels.load(request.param)
+
+
+class Paged:
+    """Random sequences in shuffled blocks of a cache whose every other slot is NaN."""
+
+    def __init__(self, ops: Ops, lengths: list[tuple[int, int]], config: AttentionConfig, block_size: int, dtype: torch.dtype) -> None:
+        g = torch.Generator().manual_seed(config.num_heads)
+        heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
+        most = max(-(-context // block_size) for _, context in lengths)
+        self.ops, self.lengths, self.config, self.block_size = ops, lengths, config, block_size
+        self.cache: KVCache = ops.new_kv_cache(len(lengths) * most + 1, block_size, kv_heads, dim, dtype, torch.device("cpu"))
+        self.cache.key[1:] = self.cache.value[1:] = float("nan")
+        self.keys = [torch.randn(c, kv_heads, dim, generator=g).to(dtype) for _, c in lengths]
+        self.values = [torch.randn(c, kv_heads, dim, generator=g).to(dtype) for _, c in lengths]
+        self.queries = [torch.randn(q, heads, dim, generator=g).to(dtype) for q, _ in lengths]
+        self.blocks = torch.randperm(len(lengths) * most, generator=g).view(len(lengths), most).int() + 1
+        for i, (_, context) in enumerate(lengths):
+            self.blocks[i, -(-context // block_size) :] = NULL_BLOCK
+            p = torch.arange(context)
+            slots = self.blocks[i, p // block_size].long() * block_size + p % block_size
+            qkv = torch.cat([torch.zeros(context, heads * dim, dtype=dtype), self.keys[i].flatten(1), self.values[i].flatten(1)], 1)
+            qkv = torch.cat([qkv, qkv.new_full((-context % ROW_MULTIPLE, qkv.shape[1]), 7.0)])
+            ops.rope_and_store(qkv, None, None, self.cache, self.meta([i], [(context, context)], slots), config)
+
+    def meta(self, which: list[int], lengths: list[tuple[int, int]], slots: Tensor) -> AttentionMeta:
+        starts = torch.tensor([0, *torch.tensor([q for q, _ in lengths]).cumsum(0).tolist()], dtype=torch.int32)
+        contexts = torch.tensor([c for _, c in lengths], dtype=torch.int32)
+        return AttentionMeta(starts, contexts, self.blocks[which], slots, self.block_size)
+
+    def attend(self, which: list[int], parts: list[tuple[int, int]] | None = None, *, strided: bool = False) -> Tensor:
+        """The rows of sequences `which`; of each only its query rows from parts[i][0] to parts[i][1], if given."""
+        parts = parts or [(0, self.lengths[i][0]) for i in which]
+        rows = torch.cat([self.queries[i][a:b] for i, (a, b) in zip(which, parts, strict=True)])
+        lengths = [(b - a, self.lengths[i][1] - self.lengths[i][0] + b) for i, (a, b) in zip(which, parts, strict=True)]
+        total = len(rows)
+        rows = torch.cat([rows, rows.new_zeros(-total % ROW_MULTIPLE, *rows.shape[1:])])
+        meta = self.meta(which, lengths, torch.zeros(total, dtype=torch.int64))
+        if strided:
+            wide = torch.full((len(which), meta.block_tables.shape[1] + 5), 10**6, dtype=torch.int32)
+            wide[:, : meta.block_tables.shape[1]] = meta.block_tables
+            meta.block_tables = wide[:, : meta.block_tables.shape[1]]
+        meta.plan = self.ops.plan_attention(meta, self.config.num_heads, self.config.num_kv_heads)
+        out = self.ops.attention(rows, self.cache, meta, self.config)
+        assert out.dtype == rows.dtype
+        assert out.shape == (len(rows), self.config.num_heads * self.config.head_dim)
+        assert not out[total:].any()
+        return out[:total].view(total, self.config.num_heads, self.config.head_dim)
+
+    def expected(self, i: int) -> Tensor:
+        """Sequence i by the formula, in float64."""
+        c, (query_len, context) = self.config, self.lengths[i]
+        group = c.num_heads // c.num_kv_heads
+        k, v = (x[i].double().repeat_interleave(group, 1) for x in (self.keys, self.values))
+        scores = torch.einsum("qhd,khd->hqk", self.queries[i].double(), k) * c.scale
+        if c.soft_cap:
+            scores = torch.tanh(scores / c.soft_cap) * c.soft_cap
+        position, key_position = torch.arange(context - query_len, context)[:, None], torch.arange(context)
+        if c.alibi_slopes is not None:
+            scores = scores + c.alibi_slopes.double()[:, None, None] * (key_position - position)
+        seen = key_position <= position
+        if c.sliding_window:
+            seen &= key_position > position - c.sliding_window
+        scores = scores.masked_fill(~seen, -math.inf)
+        if c.sinks is not None:
+            sinks = c.sinks.double()[:, None, None].expand(-1, query_len, 1)
+            scores = torch.cat([scores, sinks], -1)
+            v = torch.cat([v, torch.zeros_like(v[:1])])
+        return torch.einsum("hqk,khd->qhd", scores.softmax(-1), v).to(self.queries[i].dtype)
+
+
+def config(heads: int = 9, kv_heads: int = 3, dim: int = 64, **more: Any) -> AttentionConfig:
+    return AttentionConfig(heads, kv_heads, dim, 0.3, **more)
+
+
+def check(paged: Paged, dtype: torch.dtype) -> None:
+    """Every sequence against the formula, alone and among the others."""
+    whole = paged.attend(list(range(len(paged.lengths))))
+    row = 0
+    for i, (query_len, _) in enumerate(paged.lengths):
+        mine = whole[row : row + query_len]
+        torch.testing.assert_close(mine, paged.expected(i), **TOLERANCE[dtype])
+        assert torch.equal(paged.attend([i]), mine)
+        row += query_len
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(9, 3, 64), (4, 4, 16), (8, 1, 20), (5, 5, 128), (7, 1, 33), (2, 1, 80)])
+@pytest.mark.parametrize(("block_size", "window"), [(16, None), (1, None), (32, 50), (8, 1), (128, 70)])
+def test_against_the_formula(
+    ops: Ops, dtype: torch.dtype, heads: int, kv_heads: int, dim: int, block_size: int, window: int | None
+) -> None:
+    check(Paged(ops, LENGTHS, config(heads, kv_heads, dim, sliding_window=window), block_size, dtype), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"soft_cap": 2.0},
+        {"alibi_slopes": torch.linspace(0.01, 0.5, 6)},
+        {"sinks": torch.linspace(-3, 3, 6)},
+        {"sinks": torch.linspace(-3, 3, 6), "soft_cap": 5.0, "sliding_window": 20},
+        {"alibi_slopes": torch.linspace(0.01, 0.5, 6), "sliding_window": 64},
+    ],
+    ids="+".join,
+)
+def test_variants(ops: Ops, dtype: torch.dtype, more: dict[str, Any]) -> None:
+    check(Paged(ops, LENGTHS, config(6, 2, 32, **more), 16, dtype), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+@pytest.mark.parametrize("window", [None, 37])
+def test_a_chunk_gives_the_bits_of_the_whole(ops: Ops, dtype: torch.dtype, window: int | None) -> None:
+    paged = Paged(ops, [(230, 230), (90, 300)], config(6, 2, 32, sliding_window=window), 16, dtype)
+    for i, (query_len, _) in enumerate(paged.lengths):
+        whole = paged.attend([i])
+        for a, b in [(0, 1), (0, 64), (63, 65), (7, query_len), (query_len - 1, query_len), (16, 90), (30, 33)]:
+            assert torch.equal(paged.attend([i], [(a, b)]), whole[a:b]), f"rows {a} to {b} of sequence {i}"
+
+
+def test_block_size_and_table_stride_do_not_show(ops: Ops) -> None:
+    results = []
+    for block_size in (1, 4, 16, 64, 256):
+        paged = Paged(ops, LENGTHS, config(), block_size, torch.bfloat16)
+        results.append(paged.attend([0, 4, 6, 7]))
+        assert torch.equal(paged.attend([0, 4, 6, 7], strided=True), results[-1])
+    for other in results[1:]:
+        assert torch.equal(other, results[0])
+
+
+def test_threads_do_not_show(ops: Ops) -> None:
+    paged = Paged(ops, LENGTHS, config(), 16, torch.bfloat16)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(paged.attend(list(range(len(LENGTHS)))))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def test_a_row_of_nan_harms_itself_alone(ops: Ops) -> None:
+    paged = Paged(ops, LENGTHS, config(), 16, torch.bfloat16)
+    which = list(range(len(LENGTHS)))
+    before = paged.attend(which)
+    paged.queries[4][3] = float("nan")
+    after = paged.attend(which)
+    row = sum(q for q, _ in LENGTHS[:4]) + 3
+    assert after[row].isnan().all()
+    keep = torch.arange(len(after)) != row
+    assert torch.equal(after[keep], before[keep])
+
+
+def test_large_scores_do_not_overflow(ops: Ops) -> None:
+    paged = Paged(ops, [(1, 200), (150, 150)], replace(config(), scale=40.0), 16, torch.float32)
+    for i in (0, 1):
+        torch.testing.assert_close(paged.attend([i]), paged.expected(i), rtol=1e-3, atol=1e-3)
+
+
+def test_copy_blocks_reads_all_before_it_writes(ops: Ops) -> None:
+    cache = ops.new_kv_cache(6, 4, 2, 8, torch.float32, torch.device("cpu"))
+    assert not cache.key[NULL_BLOCK].any()
+    assert not cache.value[NULL_BLOCK].any()
+    for tensor in cache:
+        tensor[1:] = torch.randn(tensor[1:].shape)
+    before = [t.clone() for t in cache]
+    ops.copy_blocks(cache, torch.tensor([1, 2, 5]), torch.tensor([2, 3, 1]))
+    for old, new in zip(before, cache, strict=True):
+        assert torch.equal(new[[2, 3, 1]], old[[1, 2, 5]])
+        assert torch.equal(new[[4, 5]], old[[4, 5]])

@@ -1,0 +1,187 @@
+"""Multiplications of every backend: right, the same for every row in any company, and exact in int8."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+import torch
+
+from infer.kernels import available, load
+from infer.kernels.cpu import int8 as cpu_int8
+from infer.kernels.ops import INT8_ZERO, Ops, Rows, ScaledRows
+from infer.kernels.reference import int8 as exact
+
+cpu_linear = importlib.import_module("infer.kernels.cpu.linear")  # the package's own `linear` is the function
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+#: (out, in): of a small model, of none (no multiple of anything), long sums.
+SHAPES = [(96, 64), (33, 17), (40, 4096)]
+#: First row and number of rows.
+PARTS = [(0, 16), (16, 32), (112, 64), (160, 16), (0, 112)]
+
+
+@pytest.fixture(params=available())
+def ops(request: pytest.FixtureRequest) -> Ops:
+    return load(request.param)
+
+
+def made(out: int, size: int, dtype: torch.dtype, *, bias: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Rows [176, size], a weight [out, size] and its bias."""
+    g = torch.Generator().manual_seed(out)
+    x, w, b = torch.randn(176, size, generator=g), torch.randn(out, size, generator=g), torch.randn(out, generator=g)
+    return x.to(dtype), w.to(dtype), b.to(dtype) if bias else None
+
+
+def tensors(rows: Rows) -> tuple[torch.Tensor, ...]:
+    return (rows,) if isinstance(rows, torch.Tensor) else tuple(rows)
+
+
+def plain(rows: Rows) -> torch.Tensor:
+    return rows if isinstance(rows, torch.Tensor) else rows.values.float() * rows.scale[:, None]
+
+
+# -- in the model's dtype ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("out", "size"), SHAPES)
+@pytest.mark.parametrize("bias", [False, True])
+def test_linear(ops: Ops, out: int, size: int, dtype: torch.dtype, bias: bool) -> None:
+    x, w, b = made(out, size, dtype, bias=bias)
+    packed = ops.pack_weight(w.clone())
+    whole = ops.linear(x, packed, b)
+    expected = x.double() @ w.double().T + (b.double() if b is not None else 0)
+    assert whole.dtype == dtype
+    assert (whole - expected).norm() / expected.norm() < {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 5e-3}[dtype]
+    for first, rows in PARTS:
+        assert torch.equal(ops.linear(x[first : first + rows].clone(), packed, b), whole[first : first + rows])
+
+
+def test_linear_of_no_rows(ops: Ops) -> None:
+    for chunk in (0, 64):
+        ops.row_chunk = chunk
+        assert ops.linear(torch.empty(0, 64), ops.pack_weight(torch.randn(96, 64)), None).shape == (0, 96)
+
+
+def test_linear_in_fixed_chunks_gives_the_same(ops: Ops) -> None:
+    x, w, _ = made(96, 64, torch.float32, bias=False)
+    packed = ops.pack_weight(w)
+    whole = ops.linear(x, packed, None)
+    ops.row_chunk = 64
+    torch.testing.assert_close(ops.linear(x, packed, None), whole)
+
+
+def test_without_oneDNN_weights_stay_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(weight: torch.Tensor) -> torch.Tensor:
+        raise AttributeError("_reorder_linear_weight")
+
+    x, w, b = made(96, 64, torch.bfloat16, bias=True)
+    monkeypatch.setattr(cpu_linear, "_pack", missing)
+    cpu_linear._can_pack.cache_clear()
+    try:
+        packed = cpu_linear.pack_weight(w)
+    finally:
+        cpu_linear._can_pack.cache_clear()
+    assert packed is w
+    assert torch.equal(cpu_linear.linear(x, packed, b, 0), torch.nn.functional.linear(x, w, b))
+
+
+# -- int8 -------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("out", "size"), SHAPES)
+@pytest.mark.parametrize("bias", [False, True])
+def test_int8_is_exact_and_the_same_in_any_company(ops: Ops, out: int, size: int, dtype: torch.dtype, bias: bool) -> None:
+    if not ops.supports_int8():
+        pytest.skip("no exact int8 dot products here")
+    x, w, b = made(out, size, dtype, bias=bias)
+    rows = ops.quantize(x)
+    packed = ops.pack_int8(w.clone())
+    whole = ops.linear_int8(rows, packed, b, dtype)
+    expected = exact.linear_int8(rows, exact.pack_int8(w), b, dtype)
+    assert type(whole) is type(expected)
+    assert all(torch.equal(a, b) for a, b in zip(tensors(whole), tensors(expected), strict=True))
+    assert isinstance(whole, ScaledRows) == (not bias and dtype != torch.float16)
+    assert tensors(whole)[0].dtype == dtype
+    true = x.double() @ w.double().T + (b.double() if b is not None else 0)
+    assert (plain(whole) - true).norm() / true.norm() < 0.02
+    for first, count in PARTS:
+        part = ops.linear_int8(ScaledRows(*(t[first : first + count].clone() for t in rows)), packed, b, dtype)
+        assert all(torch.equal(a, b[first : first + count]) for a, b in zip(tensors(part), tensors(whole), strict=True))
+
+
+def test_int8_sums_of_the_largest_values(ops: Ops) -> None:
+    if not ops.supports_int8():
+        pytest.skip("no exact int8 dot products here")
+    size = 8192
+    weight = torch.full((16, size), 127.0)
+    weight[1::2] = -127
+    values = torch.full((16, size), INT8_ZERO + 127, dtype=torch.uint8)
+    values[1] = INT8_ZERO - 127
+    values[2] = INT8_ZERO
+    got = ops.linear_int8(ScaledRows(values, torch.ones(16)), ops.pack_int8(weight), None, torch.float32)
+    assert torch.equal(plain(got).double(), (values.double() - INT8_ZERO) @ weight.double().T)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_packing_leaves_the_weight_as_it_was(ops: Ops, dtype: torch.dtype) -> None:
+    """A tied embedding is packed for the head and looked up for the input."""
+    _, w, _ = made(96, 64, dtype, bias=False)
+    before = w.clone()
+    ops.pack_weight(w)
+    ops.pack_int8(w)
+    assert torch.equal(w, before)
+
+
+def test_int8_weights_keep_their_signs_and_sizes(ops: Ops) -> None:
+    """Rows of zeros, tiny and huge weights: one scale a row, and no row sees another's."""
+    if not ops.supports_int8():
+        pytest.skip("no exact int8 dot products here")
+    weight = torch.stack([torch.zeros(32), torch.full((32,), 1e-30), torch.full((32,), -1e30), torch.linspace(-1, 1, 32)])
+    x = torch.ones(16, 32)
+    got = plain(ops.linear_int8(ops.quantize(x), ops.pack_int8(weight), None, torch.float32))
+    torch.testing.assert_close(got[0], weight.sum(-1), rtol=1e-5, atol=0.02)
+
+
+def test_a_bad_row_stays_alone(ops: Ops) -> None:
+    if not ops.supports_int8():
+        pytest.skip("no exact int8 dot products here")
+    x, w, _ = made(96, 64, torch.float32, bias=False)
+    clean = plain(ops.linear_int8(ops.quantize(x), ops.pack_int8(w), None, torch.float32))
+    x[3, 5], x[9, 0] = float("nan"), float("inf")
+    got = plain(ops.linear_int8(ops.quantize(x), ops.pack_int8(w), None, torch.float32))
+    assert not got[[3, 9]].isfinite().any()
+    others = [i for i in range(len(x)) if i not in (3, 9)]
+    assert torch.equal(got[others], clean[others])
+
+
+def test_int8_without_oneDNN_sums_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not cpu_int8.supports_int8():
+        pytest.skip("no exact int8 dot products here")
+    x, w, _ = made(96, 64, torch.bfloat16, bias=False)
+    rows = load("cpu").quantize(x)
+    packed = cpu_int8.pack_int8(w)
+    unpacked = packed._replace(weight=exact.pack_int8(w).values, packed=False)
+    for a, b in zip(
+        tensors(cpu_int8.linear_int8(rows, packed, None, w.dtype)),
+        tensors(cpu_int8.linear_int8(rows, unpacked, None, w.dtype)),
+        strict=True,
+    ):
+        assert torch.equal(a, b)
+
+
+def test_int8_is_refused_where_the_cpu_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_int8.features, "features", lambda: frozenset({"avx2", "fma"}))
+    cpu_int8.supports_int8.cache_clear()
+    try:
+        assert not cpu_int8.supports_int8()
+    finally:
+        cpu_int8.supports_int8.cache_clear()
+
+
+def test_int8_is_refused_where_sums_saturate(monkeypatch: pytest.MonkeyPatch) -> None:
+    multiply = cpu_int8._multiply
+    monkeypatch.setattr(cpu_int8, "_multiply", lambda *args: multiply(*args).clamp(-(2**15), 2**15))
+    cpu_int8.supports_int8.cache_clear()
+    try:
+        assert not cpu_int8.supports_int8()
+    finally:
+        cpu_int8.supports_int8.cache_clear()
