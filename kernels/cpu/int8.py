@@ -1,4 +1,5 @@
-"""Multiplication of quantized rows by int8 weights: oneDNN's, which applies the weights' scales as it writes.
+"""Multiplication of quantized rows by int8 weights: our own kernel where the CPU has dot products for it, else oneDNN's. Both
+apply the weights' scales as they write.
 
 Rows are uint8 with INT8_ZERO for 0: signed rows would fall to a path many times slower. The operations are private to
 torch; where they are missing, `torch._int_mm` gives the same sums and scales are applied after it.
@@ -16,15 +17,17 @@ from .. import features
 from ..ops import INT8_ZERO, Rows, ScaledRows
 from ..reference import int8 as reference
 from ..reference.int8 import passes_scale, scaled
+from . import gemm
+from .gemm import Panels
 
 
 class PackedInt8(NamedTuple):
-    weight: Tensor
-    """int8 [out, in], in oneDNN's own layout if `packed`."""
+    weight: Panels | Tensor
+    """Ours, or int8 [out, in], in oneDNN's own layout if `packed`."""
     scale: Tensor
     """float32 [out]"""
-    zero: Tensor
-    """int32 [out] of 0"""
+    offset: Tensor
+    """int32 [out]: what INT8_ZERO in the rows adds to the sums of ours; 0 for oneDNN, which sees to it itself."""
     packed: bool
 
 
@@ -51,15 +54,20 @@ def linear_int8(x: ScaledRows, weight: PackedInt8, bias: Tensor | None, dtype: t
 
 
 def _pack(values: Tensor, scale: Tensor) -> PackedInt8:
-    zero = torch.zeros(len(scale), dtype=torch.int32)
+    if gemm.takes_int8(values):
+        offset = values.sum(-1, dtype=torch.int32) * INT8_ZERO
+        return PackedInt8(gemm.pack(values), scale, offset, True)
+    offset = torch.zeros(len(scale), dtype=torch.int32)
     try:
-        return PackedInt8(torch.ops.onednn.qlinear_prepack(values, None), scale, zero, True)
+        return PackedInt8(torch.ops.onednn.qlinear_prepack(values, None), scale, offset, True)
     except (AttributeError, RuntimeError):
-        return PackedInt8(values, scale, zero, False)
+        return PackedInt8(values, scale, offset, False)
 
 
 def _multiply(x: ScaledRows, weight: PackedInt8, dtype: torch.dtype) -> Tensor:
     """(values - INT8_ZERO) @ weight^T with the weight's scales applied, in float32 or bfloat16."""
+    if isinstance(weight.weight, Panels):
+        return gemm.multiply_int8(x.values, weight.weight, weight.scale, weight.offset, dtype)
     if not weight.packed:
         signed = (x.values ^ INT8_ZERO).view(torch.int8)
         return (torch._int_mm(signed, weight.weight.T).float() * weight.scale).to(dtype)

@@ -36,7 +36,7 @@ struct Problem {
 // 2^x for x <= 0, to about 1e-7; NaN for NaN. Below -126 it stays at 2^-126: far less than any sum it is added to.
 inline f32x16 exp2_below(f32x16 x) {
     const f32x16 lowest = splat(-126.0f), magic = splat(12582912.0f);
-    x = x < lowest ? lowest : x;
+    x = vmax(lowest, x);
     f32x16 k = (x + magic) - magic;
     f32x16 r = x - k;
     f32x16 p = splat(1.54035304e-4f);  // (ln 2)^n / n!
@@ -46,7 +46,7 @@ inline f32x16 exp2_below(f32x16 x) {
     p = vfma(p, r, splat(2.40226507e-1f));
     p = vfma(p, r, splat(6.93147181e-1f));
     p = vfma(p, r, splat(1.0f));
-    return (f32x16)((i32x16)p + (__builtin_convertvector(k, i32x16) << 23));
+    return as<f32x16>(as<i32x16>(p) + (convert<i32x16>(k) << 23));
 }
 
 inline float exp2_one(float x) { return exp2_below(splat(x))[0]; }
@@ -73,8 +73,6 @@ template <class T> struct Query {
     // out[r][t] = query r . key t: sums over even and over odd dims, added at the end.
     template <int R> static void scores(const Pair *query, const Tile<T> &tile, int64_t pairs, float *out) {
         constexpr int WIDE = 2;  // groups at a time: 2 * WIDE * R sums in registers
-        typedef double f64x8 __attribute__((vector_size(64)));
-        const i32x16 even = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
         for (int first = 0; first < GROUPS; first += WIDE) {
             f32x16 sum[R][2 * WIDE];
 #pragma GCC unroll 8
@@ -89,7 +87,7 @@ template <class T> struct Query {
                 for (int r = 0; r < R; r++) {
                     double both;
                     memcpy(&both, &query[r * pairs + p], sizeof both);
-                    f32x16 q = (f32x16)(f64x8{both, both, both, both, both, both, both, both});
+                    f32x16 q = as<f32x16>(splat_double(both));
 #pragma GCC unroll 4
                     for (int g = 0; g < 2 * WIDE; g++) sum[r][g] = vfma(q, k[g], sum[r][g]);
                 }
@@ -99,7 +97,7 @@ template <class T> struct Query {
 #pragma GCC unroll 2
                 for (int g = 0; g < WIDE; g++) {
                     f32x16 a = sum[r][2 * g], b = sum[r][2 * g + 1];
-                    store(out + r * TILE + (first + g) * LANES, __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, even + 1));
+                    store(out + r * TILE + (first + g) * LANES, add_neighbours(a, b));
                 }
         }
     }
@@ -232,7 +230,7 @@ void absorb(const Problem &a, const Tile<T> &tile, int64_t start, const Rows &ro
     if (from >= to) return;
     Query<T>::template scores<R>(s.query.data + (base + r0) * a.pairs(), tile, a.pairs(), score);
 
-    const i32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const i32x16 lane = lane_numbers();
     for (int r = 0; r < R; r++) {
         f32x16 x[GROUPS];
         for (int g = 0; g < GROUPS; g++) x[g] = load(score + r * TILE + g * LANES) * a.scale;
@@ -242,21 +240,21 @@ void absorb(const Problem &a, const Tile<T> &tile, int64_t start, const Rows &ro
             if (a.alibi)
                 for (int g = 0; g < GROUPS; g++) {
                     i32x16 distance = lane + (int32_t)(start + g * LANES - rows.position(r0 + r));
-                    x[g] += __builtin_convertvector(distance, f32x16) * a.alibi[head0 + (r0 + r) % rows.group];
+                    x[g] += convert<f32x16>(distance) * a.alibi[head0 + (r0 + r) % rows.group];
                 }
             for (int g = 0; g < GROUPS; g++) x[g] *= LOG2E;
         }
         // What a masked token's slot holds must not show: its score is replaced, its value never multiplied.
         if (partial)
             for (int g = 0; g < GROUPS; g++)
-                x[g] = ((lane + g * LANES >= low[r]) & (lane + g * LANES < high[r])) ? x[g] : splat(-INFINITY);
+                x[g] = select((lane + g * LANES >= low[r]) & (lane + g * LANES < high[r]), x[g], splat(-INFINITY));
         f32x16 top = vmax(vmax(x[0], x[1]), vmax(x[2], x[3]));
         const float before = s.best.data[base + r0 + r], now = std::max(before, reduce_max(top));
         const float shrink = before == -INFINITY ? 0.0f : exp2_one(before - now);
         f32x16 added = {};
         for (int g = 0; g < GROUPS; g++) {
             f32x16 w = exp2_below(x[g] - now);
-            if (partial) w = x[g] == -INFINITY ? splat(0.0f) : w;
+            if (partial) w = select(x[g] == -INFINITY, splat(0.0f), w);
             store(score + r * TILE + g * LANES, w);
             added += w;
         }

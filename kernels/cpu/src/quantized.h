@@ -13,8 +13,7 @@ struct Magnitude {
     i32x16 bits = {};
 
     void add(f32x16 v) {
-        i32x16 b = (i32x16)vabs(v);
-        bits = b > bits ? b : bits;
+        bits = vmax(as<i32x16>(vabs(v)), bits);
     }
 
     float largest() const {
@@ -38,8 +37,8 @@ struct Quantizer {
     // The first n lanes, to nearest, ties to even. Adding 1.5 * 2^23 leaves the rounded value in the low bits; there is no
     // number, NaN included, that this is undefined for.
     void store(uint8_t *p, f32x16 v, int n) const {
-        u32x16 shifted = (u32x16)(v * inverse + 12582912.0f) + 128u;
-        u8x16 bytes = __builtin_convertvector(shifted, u8x16);
+        u32x16 shifted = as<u32x16>(v * inverse + 12582912.0f) + 128u;
+        u8x16 bytes = low_bytes(shifted);
         memcpy(p, &bytes, n);
     }
 };

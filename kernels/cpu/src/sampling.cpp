@@ -23,8 +23,6 @@ constexpr int BUCKETS = 512;
 // Below this argument vexp gives 0.
 constexpr double LARGEST_EXPONENT = 87.4;
 
-typedef double f64x8 __attribute__((vector_size(64)));
-
 const float INF = __builtin_inff();
 
 // -- lanes ----------------------------------------------------------------------------------------------------------
@@ -33,16 +31,7 @@ inline uint32_t at_least(f32x16 a, f32x16 b) {
 #if defined(__AVX512F__)
     return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GE_OQ);
 #else
-    i32x16 mask = a >= b;
-    uint32_t bits = 0;
-#if defined(__AVX2__)
-    __m256 half[2];
-    memcpy(half, &mask, sizeof mask);
-    bits = (uint32_t)_mm256_movemask_ps(half[0]) | (uint32_t)_mm256_movemask_ps(half[1]) << 8;
-#else
-    for (int i = 0; i < LANES; i++) bits |= (uint32_t)(mask[i] & 1) << i;
-#endif
-    return bits;
+    return at_bits(a >= b);
 #endif
 }
 
@@ -56,7 +45,7 @@ inline int64_t append(uint32_t bits, f32x16 v, int64_t first, float *x, int32_t 
     return n + __builtin_popcount(bits);
 #else
     float values[LANES];
-    memcpy(values, &v, sizeof v);
+    store(values, v);
     for (; bits; bits &= bits - 1) {
         int lane = __builtin_ctz(bits);
         x[n] = values[lane];
@@ -67,18 +56,15 @@ inline int64_t append(uint32_t bits, f32x16 v, int64_t first, float *x, int32_t 
 }
 
 // With -inf in the lanes from n on: those are never the largest and weigh nothing.
-inline f32x16 padded(f32x16 v, int n) {
-    const i32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    return n == LANES ? v : lane < n ? v : splat(-INF);
-}
+inline f32x16 padded(f32x16 v, int n) { return n == LANES ? v : select(lane_numbers() < n, v, splat(-INF)); }
 
 // Sixteen float32 added up in double.
 struct Sum {
     f64x8 first = {}, second = {};
 
     void add(f32x16 v) {
-        first += __builtin_convertvector(low(v), f64x8);
-        second += __builtin_convertvector(high(v), f64x8);
+        first += to_double(low(v));
+        second += to_double(high(v));
     }
 
     double total() const {
@@ -219,7 +205,7 @@ float run_end(const float *x, const float *weight, int64_t n, double wanted, Scr
         if (!(scale > 0 && scale < INF)) break;  // numbers at either end of what float32 can hold
         over_row(n, [&](int64_t i, int count) {
             f32x16 place = vmin((high - load_n(x + i, count)) * scale, splat(BUCKETS - 1));
-            store_n(scratch.bucket + i, (f32x16)__builtin_convertvector(place, i32x16), count);
+            store_n(scratch.bucket + i, as<f32x16>(convert<i32x16>(place)), count);
         });
         const int32_t *bucket = (const int32_t *)scratch.bucket;
         double total[BUCKETS] = {};
@@ -302,7 +288,7 @@ template <class T> int64_t draw(const Row<T> &row, const Settings &s, Scratch &s
             Sum sum;
             row.over_block(block, [&](int64_t, f32x16 v) {
                 f32x16 w = weigh(v);
-                sum.add(w >= s.min_p ? w : f32x16{});
+                sum.add(select(w >= s.min_p, w, f32x16{}));
             });
             total += sum.total();
         }
@@ -332,7 +318,7 @@ template <class T> int64_t draw(const Row<T> &row, const Settings &s, Scratch &s
     Sum sum;
     over_row(n, [&](int64_t i, int count) {
         f32x16 w = weigh(padded(load_n(scratch.x + i, count), count));
-        w = w >= s.min_p ? w : f32x16{};
+        w = select(w >= s.min_p, w, f32x16{});
         sum.add(w);
         store_n(scratch.weight + i, w, count);
     });

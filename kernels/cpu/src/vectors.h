@@ -1,24 +1,14 @@
-// Sixteen float32 lanes, whatever the machine: GCC and Clang make one AVX-512, two AVX2 or four NEON/SSE registers of them.
+// float32 rows in sixteen lanes: loading, storing and arithmetic.
 // Everything that is reduced is reduced over these lanes in one fixed order, so a row's bits depend on nothing but the row
-// (and are the same on machines with and without wide registers, but for what the compiler fuses).
+// (and are the same on machines with and without wide registers, but for what vfma fuses).
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX512F__) || defined(__AVX2__)
-#include <immintrin.h>
-#endif
+#include "lanes.h"
 
 namespace infer {
-
-constexpr int LANES = 16;
-
-typedef float f32x16 __attribute__((vector_size(64)));
-typedef int32_t i32x16 __attribute__((vector_size(64)));
-typedef uint32_t u32x16 __attribute__((vector_size(64)));
-typedef uint16_t u16x16 __attribute__((vector_size(32)));
-typedef uint8_t u8x16 __attribute__((vector_size(16)));
 
 struct bf16 {
     uint16_t bits;
@@ -30,12 +20,10 @@ struct f16 {
 // Same numbers as in library.py.
 enum DType : int32_t { F32 = 0, BF16 = 1, F16 = 2 };
 
-inline f32x16 splat(float x) { return f32x16{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
-
 // -- loading and storing ------------------------------------------------------------------------------------------
 inline f32x16 load(const float *p) {
     f32x16 v;
-    memcpy(&v, p, sizeof v);
+    read(p, v);
     return v;
 }
 
@@ -44,8 +32,8 @@ inline f32x16 load(const bf16 *p) {
     return (f32x16)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
 #else
     u16x16 raw;
-    memcpy(&raw, p, sizeof raw);
-    return (f32x16)(__builtin_convertvector(raw, u32x16) << 16);
+    read(p, raw);
+    return as<f32x16>(widen(raw) << 16);
 #endif
 }
 
@@ -55,15 +43,15 @@ inline f32x16 load(const f16 *p) {
 #else
     // By hand: compilers without a half type are common, and those with one convert a lane at a time.
     u16x16 raw;
-    memcpy(&raw, p, sizeof raw);
-    u32x16 h = __builtin_convertvector(raw, u32x16), magnitude = (h & 0x7fff) << 13;
-    u32x16 scaled = (u32x16)((f32x16)magnitude * 5.192296858534828e33f);  // 2^112: the exponents' biases are 127 and 15
-    i32x16 finite = (i32x16)magnitude < 0x7c00 << 13;
-    return (f32x16)((finite ? scaled : scaled | 0x7f800000u) | (h & 0x8000) << 16);
+    read(p, raw);
+    u32x16 h = widen(raw), magnitude = (h & 0x7fff) << 13;
+    u32x16 scaled = as<u32x16>(as<f32x16>(magnitude) * 5.192296858534828e33f);  // 2^112: the exponents' biases are 127 and 15
+    i32x16 finite = as<i32x16>(magnitude) < 0x7c00 << 13;
+    return as<f32x16>(select(finite, scaled, scaled | 0x7f800000u) | (h & 0x8000) << 16);
 #endif
 }
 
-inline void store(float *p, f32x16 v) { memcpy(p, &v, sizeof v); }
+inline void store(float *p, f32x16 v) { write(p, v); }
 
 // To nearest, ties to even; NaN stays NaN.
 inline void store(bf16 *p, f32x16 v) {
@@ -71,12 +59,11 @@ inline void store(bf16 *p, f32x16 v) {
     __m256bh h = _mm512_cvtneps_pbh((__m512)v);
     memcpy(p, &h, sizeof h);
 #else
-    u32x16 u = (u32x16)v;
+    u32x16 u = as<u32x16>(v);
     u32x16 rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
     u32x16 nan = (u >> 16) | 0x40;
     i32x16 is_nan = v != v;
-    u16x16 h = __builtin_convertvector(is_nan ? nan : rounded, u16x16);
-    memcpy(p, &h, sizeof h);
+    write(p, convert<u16x16>(select(is_nan, nan, rounded)));
 #endif
 }
 
@@ -84,14 +71,13 @@ inline void store(f16 *p, f32x16 v) {
 #if defined(__AVX512F__)
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
 #else
-    u32x16 u = (u32x16)v, sign = u & 0x80000000u, a = u ^ sign;
+    u32x16 u = as<u32x16>(v), sign = u & 0x80000000u, a = u ^ sign;
     u32x16 normal = (a + 0xc8000fffu + ((a >> 13) & 1)) >> 13;                  // 15 - 127 into the exponent, ties to even
-    u32x16 subnormal = (u32x16)((f32x16)a + 0.5f) - 0x3f000000u;                // 0.5's last bit is a half's smallest value
-    u32x16 special = ((u32x16)((i32x16)a > 0x7f800000) & 0x0200u) | 0x7c00u;    // NaN or infinity
-    i32x16 large = (i32x16)a >= 143 << 23, small = (i32x16)a < 113 << 23;       // from 2^16 on; below 2^-14
-    u32x16 bits = (large ? special : small ? subnormal : normal) | sign >> 16;
-    u16x16 h = __builtin_convertvector(bits, u16x16);
-    memcpy(p, &h, sizeof h);
+    u32x16 subnormal = as<u32x16>(as<f32x16>(a) + 0.5f) - 0x3f000000u;          // 0.5's last bit is a half's smallest value
+    u32x16 special = (as<u32x16>(as<i32x16>(a) > 0x7f800000) & 0x0200u) | 0x7c00u;  // NaN or infinity
+    i32x16 large = as<i32x16>(a) >= 143 << 23, small = as<i32x16>(a) < 113 << 23;     // from 2^16 on; below 2^-14
+    u32x16 bits = select(large, special, select(small, subnormal, normal)) | sign >> 16;
+    write(p, convert<u16x16>(bits));
 #endif
 }
 
@@ -119,44 +105,12 @@ template <class T> inline f32x16 load_n(const T *p, int n) { return n == LANES ?
 template <class T> inline void store_n(T *p, f32x16 v, int n) { n == LANES ? store(p, v) : store_partial(p, v, n); }
 
 // -- arithmetic ---------------------------------------------------------------------------------------------------
-inline f32x16 vmin(f32x16 a, f32x16 b) { return a < b ? a : b; }
-inline f32x16 vmax(f32x16 a, f32x16 b) { return a > b ? a : b; }
-inline f32x16 vabs(f32x16 a) { return (f32x16)((u32x16)a & 0x7fffffffu); }
-
-// a * b + c, rounded once where the machine can. Compiled with -ffp-contract=off, so this is the only place that fuses: what is
-// rounded where never depends on how a loop happened to be unrolled.
-inline f32x16 vfma(f32x16 a, f32x16 b, f32x16 c) {
-#if defined(__AVX512F__)
-    return (f32x16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif defined(__FMA__)
-    __m256 x[2], y[2], z[2];
-    memcpy(x, &a, sizeof a);
-    memcpy(y, &b, sizeof b);
-    memcpy(z, &c, sizeof c);
-    z[0] = _mm256_fmadd_ps(x[0], y[0], z[0]);
-    z[1] = _mm256_fmadd_ps(x[1], y[1], z[1]);
-    memcpy(&c, z, sizeof c);
-    return c;
-#else
-    return a * b + c;
-#endif
-}
+inline f32x16 vabs(f32x16 a) { return as<f32x16>(as<u32x16>(a) & 0x7fffffffu); }
 
 // v with the lanes from n on zero.
-inline f32x16 first_lanes(f32x16 v, int n) {
-    const i32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    return lane < n ? v : splat(0.0f);
-}
+inline f32x16 first_lanes(f32x16 v, int n) { return select(lane_numbers() < n, v, splat(0.0f)); }
 
-// Lanes in halves: i with i + 8, then i + 4, 2 and 1. Written so that compilers see parts of registers, not memory.
-typedef float f32x8 __attribute__((vector_size(32)));
-typedef float f32x4 __attribute__((vector_size(16)));
-
-inline f32x8 low(f32x16 v) { return f32x8{v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]}; }
-inline f32x8 high(f32x16 v) { return f32x8{v[8], v[9], v[10], v[11], v[12], v[13], v[14], v[15]}; }
-inline f32x4 low(f32x8 v) { return f32x4{v[0], v[1], v[2], v[3]}; }
-inline f32x4 high(f32x8 v) { return f32x4{v[4], v[5], v[6], v[7]}; }
-
+// Lanes in halves: i with i + 8, then i + 4, 2 and 1.
 inline float reduce_add(f32x16 v) {
     f32x8 eight = low(v) + high(v);
     f32x4 four = low(eight) + high(eight);
@@ -164,8 +118,8 @@ inline float reduce_add(f32x16 v) {
 }
 
 inline float reduce_max(f32x16 v) {
-    f32x8 eight = low(v) > high(v) ? low(v) : high(v);
-    f32x4 four = low(eight) > high(eight) ? low(eight) : high(eight);
+    f32x8 eight = vmax(low(v), high(v));
+    f32x4 four = vmax(low(eight), high(eight));
     float a = four[0] > four[2] ? four[0] : four[2], b = four[1] > four[3] ? four[1] : four[3];
     return a > b ? a : b;
 }
@@ -178,7 +132,7 @@ inline f32x16 vexp(f32x16 x) {
     f32x16 clamped = (f32x16)_mm512_min_ps((__m512)splat(90.0f), (__m512)x);
 #else
     const f32x16 highest = splat(88.72284f);
-    f32x16 clamped = x > highest ? highest : x < lowest ? lowest : x;
+    f32x16 clamped = select(x > highest, highest, select(x < lowest, lowest, x));
 #endif
     // x = k ln 2 + r, |r| <= ln 2 / 2: adding 1.5 * 2^23 rounds to an integer.
     const f32x16 magic = splat(12582912.0f);
@@ -195,12 +149,12 @@ inline f32x16 vexp(f32x16 x) {
     __mmask16 above = _mm512_cmp_ps_mask((__m512)x, (__m512)lowest, _CMP_NLT_UQ);
     return (f32x16)_mm512_maskz_scalef_ps(above, (__m512)p, (__m512)k);
 #else
-    i32x16 exponent = __builtin_convertvector(k, i32x16);
+    i32x16 exponent = convert<i32x16>(k);
     // Two factors, so that k = 128 does not overflow the exponent on its own.
     i32x16 half = exponent >> 1;
-    f32x16 result = p * (f32x16)((half + 127) << 23) * (f32x16)((exponent - half + 127) << 23);
-    result = x < lowest ? splat(0.0f) : x > highest ? splat(__builtin_inff()) : result;
-    return x == x ? result : x;
+    f32x16 result = p * as<f32x16>((half + 127) << 23) * as<f32x16>((exponent - half + 127) << 23);
+    result = select(x < lowest, splat(0.0f), select(x > highest, splat(__builtin_inff()), result));
+    return select(x == x, result, x);
 #endif
 }
 
@@ -222,9 +176,9 @@ inline f32x16 verf(f32x16 x) {
     p = vfma(p, t, splat(-6.38225602e-1f));
     p = vfma(p, t, splat(-1.12704008f));
     f32x16 large = 1.0f - vexp(vfma(p, t, splat(-3.53708930e-4f)));
-    large = x < 0.0f ? -large : large;
-    large = x == x ? large : x;
-    return a < 1.0f ? small : large;
+    large = select(x < 0.0f, -large, large);
+    large = select(x == x, large, x);
+    return select(a < 1.0f, small, large);
 }
 
 }  // namespace infer

@@ -1,0 +1,82 @@
+"""Matrix multiplication of our own: float32 with AVX-512, bf16 and int8 where the CPU has dot products of them. See src/gemm.cpp."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import features
+from . import library
+
+#: Output features of a panel.
+PANEL = 32
+_INT8 = 2
+_KINDS = {torch.bfloat16: 1, torch.float32: 4}
+
+_kinds = library.function("infer_gemm_kinds", "p")
+_pack = library.function("infer_gemm_pack", "ppii")
+_gemm = library.function("infer_gemm", "ppppiiii")
+_int8 = library.function("infer_gemm_int8", "pppppiiii")
+
+
+@dataclass(frozen=True, slots=True)
+class Panels:
+    """A weight [out, in] as the kernel reads it."""
+
+    words: Tensor
+    """int32 [panels, words of a row, PANEL]"""
+    out_features: int
+    in_features: int
+
+
+@functools.cache
+def _compiled() -> int:
+    kinds = ctypes.c_int64()
+    _kinds(ctypes.addressof(kinds))
+    return kinds.value
+
+
+def takes(weight: Tensor) -> bool:
+    """Whether a weight that is not quantized is for this kernel. Where the CPU has tile registers, oneDNN's is faster."""
+    tiles = weight.dtype == torch.bfloat16 and "amx_bf16" in features.features()
+    whole = weight.shape[1] * weight.itemsize % 4 == 0
+    return whole and bool(_compiled() & _KINDS.get(weight.dtype, 0)) and not tiles
+
+
+def takes_int8(weight: Tensor) -> bool:
+    """The same of an int8 weight."""
+    return weight.shape[1] % 4 == 0 and bool(_compiled() & _INT8) and "amx_int8" not in features.features()
+
+
+def pack(weight: Tensor) -> Panels:
+    """A weight [out, in] for which `takes` or `takes_int8` holds."""
+    weight = weight.contiguous()
+    out_features, in_features = weight.shape
+    words = in_features * weight.itemsize // 4
+    panels = torch.empty((-(-out_features // PANEL), words, PANEL), dtype=torch.int32)
+    _pack(panels.data_ptr(), weight.data_ptr(), out_features, words)
+    return Panels(panels, out_features, in_features)
+
+
+def multiply(x: Tensor, weight: Panels, bias: Tensor | None) -> Tensor:
+    """x [N, in] @ weight^T + bias float32 [out] -> [N, out], all in x's dtype, which is the weight's."""
+    x = x.contiguous()
+    rows, words = x.shape[0], weight.words.shape[1]
+    out = torch.empty((rows, weight.out_features), dtype=x.dtype)
+    pointers = (library.pointer(tensor) for tensor in (out, x, weight.words, bias))
+    _gemm(*pointers, rows, weight.out_features, words, library.DTYPES[x.dtype])
+    return out
+
+
+def multiply_int8(x: Tensor, weight: Panels, scale: Tensor, sums: Tensor, dtype: torch.dtype) -> Tensor:
+    """scale [out] * (uint8 [N, in] @ weight^T - sums int32 [out]) -> [N, out] in bfloat16 or float32. Integer sums are exact."""
+    x = x.contiguous()
+    rows, words = x.shape[0], weight.words.shape[1]
+    out = torch.empty((rows, weight.out_features), dtype=dtype)
+    pointers = (tensor.data_ptr() for tensor in (out, x, weight.words, scale, sums))
+    _int8(*pointers, rows, weight.out_features, words, library.DTYPES[dtype])
+    return out

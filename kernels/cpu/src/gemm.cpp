@@ -1,0 +1,242 @@
+// Matrix multiplication x [rows][k] * weight [n][k]^T by the CPU's dot products of bf16 pairs and int8 quads, and of float32.
+//
+// The weight is laid out in panels of 32 output features, word by word: [panel][k word][32], a word being what one lane of a dot
+// product takes (a float32, 2 bf16 or 4 int8). A block of up to 12 rows goes through a panel with all its sums in registers; every element is one
+// sum over k in order, so a row's bits do not depend on the rows beside it. Threads share out panels and row blocks.
+//
+// Why not leave it to oneDNN: with weights that come from memory, as in a model they do, this is faster at every number of
+// rows (numbers in the commit that added it). CPUs with tile registers (AMX) are oneDNN's, see gemm.py.
+
+#include <algorithm>
+
+#include <omp.h>
+
+#include "vectors.h"
+
+#if defined(__AVX512F__)
+#define INFER_GEMM_F32 4
+#endif
+#if defined(__AVX512BF16__)
+#define INFER_GEMM_BF16 1
+#endif
+#if defined(__AVX512VNNI__)
+#define INFER_GEMM_INT8 2
+#endif
+
+namespace infer {
+namespace {
+
+constexpr int PANEL = 32;
+constexpr int MOST_ROWS = 12;
+// Bytes of x that stay in a core's L2 cache while panels go by.
+constexpr int64_t ROWS_BYTES = 384 << 10;
+
+struct Gemm {
+    void *out;
+    const char *x;
+    const char *weight;    // panels
+    const float *scale;    // [n], int8 only
+    const int32_t *sums;   // [n], int8 only: 128 times the sum of a feature's weights, what the offset of x adds
+    const float *bias;     // [n] or null; not int8
+    int64_t rows, n, words;
+    int64_t row_bytes() const { return words * 4; }
+};
+
+#if defined(INFER_GEMM_F32)
+
+inline void put(bf16 *out, __m512 a, __m512 b, int64_t left) {
+#if defined(__AVX512BF16__)
+    __m512i both = (__m512i)_mm512_cvtne2ps_pbh(b, a);
+    if (left >= PANEL) _mm512_storeu_si512(out, both);
+    else _mm512_mask_storeu_epi16(out, (__mmask32)((1u << left) - 1), both);
+#else
+    for (int half = 0; half < 2; half++)
+        if (left > half * LANES) store_n(out + half * LANES, (f32x16)(half ? b : a), (int)std::min<int64_t>(LANES, left - half * LANES));
+#endif
+}
+
+inline void put(float *out, __m512 a, __m512 b, int64_t left) {
+    for (int half = 0; half < 2; half++)
+        if (left > half * LANES) store_n(out + half * LANES, (f32x16)(half ? b : a), (int)std::min<int64_t>(LANES, left - half * LANES));
+}
+
+// The 16 values of a per-feature array from `column` on; zeros beyond n.
+inline __m512 features(const float *values, int64_t column, int64_t n) {
+    if (!values || column >= n) return _mm512_setzero_ps();
+    return (__m512)load_n(values + column, (int)std::min<int64_t>(LANES, n - column));
+}
+
+struct Float {
+    typedef __m512 Sum;
+    // Words that are summed before they join the rest: one long sum would lose a digit of float32.
+    static constexpr int64_t STRETCH = 256;
+    static Sum zero() { return _mm512_setzero_ps(); }
+    static Sum dot(Sum sum, __m512i x, __m512i w) { return _mm512_fmadd_ps((__m512)x, (__m512)w, sum); }
+    struct Finish {
+        __m512 bias[2];
+        Finish(const Gemm &g, int64_t column) : bias{features(g.bias, column, g.n), features(g.bias, column + LANES, g.n)} {}
+        __m512 operator()(Sum sum, int half) const { return _mm512_add_ps(sum, bias[half]); }
+    };
+};
+
+#if defined(INFER_GEMM_BF16)
+struct Bf16 : Float {
+    static constexpr int64_t STRETCH = 0;  // bf16 has no such digit
+    static Sum dot(Sum sum, __m512i x, __m512i w) { return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)w); }
+};
+#endif
+
+#if defined(INFER_GEMM_INT8)
+struct Int8 {
+    typedef __m512i Sum;
+    static constexpr int64_t STRETCH = 0;  // integers are exact
+    static Sum zero() { return _mm512_setzero_si512(); }
+    static Sum dot(Sum sum, __m512i x, __m512i w) {
+        // As assembly because GCC 12 spills the sums around its own intrinsic: 230 in place of 440 GOP/s.
+        asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
+        return sum;
+    }
+    struct Finish {
+        __m512 scale[2];
+        __m512i offset[2];
+        Finish(const Gemm &g, int64_t column) : scale{features(g.scale, column, g.n), features(g.scale, column + LANES, g.n)} {
+            for (int half = 0; half < 2; half++)
+                offset[half] = (__m512i)features((const float *)g.sums, column + half * LANES, g.n);  // bits, not numbers
+        }
+        __m512 operator()(Sum sum, int half) const {
+            return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(sum, offset[half])), scale[half]);
+        }
+    };
+};
+#endif
+
+// R rows by one panel. `ahead` is what to have fetched meanwhile: `lines` cache lines a word.
+template <class Kind, class Out, int R>
+void block(const Gemm &g, int64_t row, int64_t column, const char *panel, const char *ahead, int lines) {
+    const int64_t stride = g.row_bytes();
+    const char *x[(R + 2) / 3];
+#pragma GCC unroll 4
+    for (int i = 0; i < (R + 2) / 3; i++) x[i] = g.x + (row + 3 * i) * stride;
+    typename Kind::Sum sum[R][2], total[R][2];
+#pragma GCC unroll 12
+    for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = total[r][0] = total[r][1] = Kind::zero();
+    for (int64_t k = 0; k < g.words; k++, panel += PANEL * 4) {
+        if (Kind::STRETCH && k && k % std::max<int64_t>(1, Kind::STRETCH) == 0)
+#pragma GCC unroll 12
+            for (int r = 0; r < R; r++)
+                for (int half = 0; half < 2; half++) {
+                    total[r][half] = total[r][half] + sum[r][half];
+                    sum[r][half] = Kind::zero();
+                }
+        const __m512i w0 = _mm512_loadu_si512(panel), w1 = _mm512_loadu_si512(panel + 64);
+        for (int i = 0; i < lines; i++, ahead += 64) __builtin_prefetch(ahead, 0, 2);
+#pragma GCC unroll 12
+        for (int r = 0; r < R; r++) {
+            int word;
+            memcpy(&word, x[r / 3] + r % 3 * stride, sizeof word);
+            const __m512i v = _mm512_set1_epi32(word);
+            sum[r][0] = Kind::dot(sum[r][0], v, w0);
+            sum[r][1] = Kind::dot(sum[r][1], v, w1);
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < (R + 2) / 3; i++) x[i] += 4;
+    }
+    const typename Kind::Finish finish(g, column);
+    Out *out = (Out *)g.out + row * g.n + column;
+#pragma GCC unroll 12
+    for (int r = 0; r < R; r++) {
+        if (Kind::STRETCH)
+            for (int half = 0; half < 2; half++) sum[r][half] = total[r][half] + sum[r][half];
+        put(out + r * g.n, finish(sum[r][0], 0), finish(sum[r][1], 1), g.n - column);
+    }
+}
+
+template <class Kind, class Out> void block_of(int rows, const Gemm &g, int64_t row, int64_t column, const char *panel, const char *ahead, int lines) {
+    switch (rows) {
+#define INFER_ROWS(R) \
+    case R: return block<Kind, Out, R>(g, row, column, panel, ahead, lines);
+        INFER_ROWS(1) INFER_ROWS(2) INFER_ROWS(3) INFER_ROWS(4) INFER_ROWS(5) INFER_ROWS(6)
+        INFER_ROWS(7) INFER_ROWS(8) INFER_ROWS(9) INFER_ROWS(10) INFER_ROWS(11) INFER_ROWS(12)
+#undef INFER_ROWS
+    }
+}
+
+template <class Kind, class Out> void multiply(const Gemm &g) {
+    const int64_t panels = (g.n + PANEL - 1) / PANEL, panel_bytes = g.words * PANEL * 4;
+    const int64_t most = std::max<int64_t>(MOST_ROWS, ROWS_BYTES / g.row_bytes());
+    const int threads = omp_get_max_threads();
+    int64_t chunks = (g.rows + most - 1) / most;
+    // With more threads than panels to give them, rows are cut finer.
+    while (chunks * panels < 4 * threads && g.rows / (chunks + 1) >= MOST_ROWS) chunks++;
+#pragma omp parallel num_threads(threads)
+    {
+        const int64_t all = chunks * panels, id = omp_get_thread_num(), team = omp_get_num_threads();
+        const int64_t first = all * id / team, last = all * (id + 1) / team;
+        for (int64_t task = first; task < last; task++) {
+            const int64_t chunk = task / panels, p = task % panels;
+            const int64_t begin = g.rows * chunk / chunks, rows = g.rows * (chunk + 1) / chunks - begin;
+            const int64_t blocks = (rows + MOST_ROWS - 1) / MOST_ROWS;
+            const char *panel = g.weight + p * panel_bytes;
+            // The next panel comes from memory while this one is in the cache: its lines are spread over the first blocks.
+            const int64_t fetching = task + 1 < last && p + 1 < panels ? std::min<int64_t>(blocks, 2) : 0;
+            const int lines = fetching ? (int)(2 / fetching) : 0;
+            for (int64_t b = 0; b < blocks; b++) {
+                const int64_t from = rows * b / blocks, count = rows * (b + 1) / blocks - from;
+                const char *ahead = panel + panel_bytes + b * lines * g.words * 64;
+                block_of<Kind, Out>((int)count, g, begin + from, p * PANEL, panel, ahead, b < fetching ? lines : 0);
+            }
+        }
+    }
+}
+
+#endif
+
+}  // namespace
+}  // namespace infer
+
+// What this build multiplies: 1 bf16, 2 int8, 4 float32.
+extern "C" void infer_gemm_kinds(int64_t *kinds) {
+    *kinds = 0;
+#if defined(INFER_GEMM_F32)
+    *kinds |= INFER_GEMM_F32;
+#endif
+#if defined(INFER_GEMM_BF16)
+    *kinds |= INFER_GEMM_BF16;
+#endif
+#if defined(INFER_GEMM_INT8)
+    *kinds |= INFER_GEMM_INT8;
+#endif
+}
+
+// weight [n][words * 4 bytes] -> panels [ceil(n / 32)][words][32] words, zeros beyond n.
+extern "C" void infer_gemm_pack(uint32_t *panels, const uint32_t *weight, int64_t n, int64_t words) {
+    const int64_t count = (n + infer::PANEL - 1) / infer::PANEL;
+#pragma omp parallel for schedule(static)
+    for (int64_t p = 0; p < count; p++)
+        for (int64_t k = 0; k < words; k++)
+            for (int64_t i = 0; i < infer::PANEL; i++) {
+                const int64_t feature = p * infer::PANEL + i;
+                panels[(p * words + k) * infer::PANEL + i] = feature < n ? weight[feature * words + k] : 0;
+            }
+}
+
+// out [rows][n] = x [rows][words * 4 bytes] * weight + bias, all float32 or all (but the bias) bf16.
+extern "C" void infer_gemm(void *out, const void *x, const void *panels, const float *bias, int64_t rows, int64_t n, int64_t words, int64_t dtype) {
+#if defined(INFER_GEMM_F32)
+    const infer::Gemm g{out, (const char *)x, (const char *)panels, nullptr, nullptr, bias, rows, n, words};
+    if (dtype == infer::F32) infer::multiply<infer::Float, float>(g);
+#if defined(INFER_GEMM_BF16)
+    if (dtype == infer::BF16) infer::multiply<infer::Bf16, infer::bf16>(g);
+#endif
+#endif
+}
+
+// out [rows][n], bf16 or float32, = scale * (x uint8 [rows][4 * words] * weight - sums).
+extern "C" void infer_gemm_int8(void *out, const void *x, const void *panels, const float *scale, const int32_t *sums, int64_t rows, int64_t n,
+                                int64_t words, int64_t dtype) {
+#if defined(INFER_GEMM_INT8)
+    const infer::Gemm g{out, (const char *)x, (const char *)panels, scale, sums, nullptr, rows, n, words};
+    if (dtype == infer::BF16) infer::multiply<infer::Int8, infer::bf16>(g);
+    else infer::multiply<infer::Int8, float>(g);
+#endif
+}
