@@ -72,10 +72,10 @@ inline void store(f16 *p, f32x16 v) {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
 #else
     u32x16 u = as<u32x16>(v), sign = u & 0x80000000u, a = u ^ sign;
-    u32x16 normal = (a + 0xc8000fffu + ((a >> 13) & 1)) >> 13;                  // 15 - 127 into the exponent, ties to even
-    u32x16 subnormal = as<u32x16>(as<f32x16>(a) + 0.5f) - 0x3f000000u;          // 0.5's last bit is a half's smallest value
+    u32x16 normal = (a + 0xc8000fffu + ((a >> 13) & 1)) >> 13;                      // 15 - 127 into the exponent, ties to even
+    u32x16 subnormal = as<u32x16>(as<f32x16>(a) + 0.5f) - 0x3f000000u;              // 0.5's last bit is a half's smallest value
     u32x16 special = (as<u32x16>(as<i32x16>(a) > 0x7f800000) & 0x0200u) | 0x7c00u;  // NaN or infinity
-    i32x16 large = as<i32x16>(a) >= 143 << 23, small = as<i32x16>(a) < 113 << 23;     // from 2^16 on; below 2^-14
+    i32x16 large = as<i32x16>(a) >= 143 << 23, small = as<i32x16>(a) < 113 << 23;   // from 2^16 on; below 2^-14
     u32x16 bits = select(large, special, select(small, subnormal, normal)) | sign >> 16;
     write(p, convert<u16x16>(bits));
 #endif
