@@ -22,7 +22,7 @@ STOPS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 #: What a run may take to end. The promise is 10 s; more is given to a machine that is busy with other things.
 GRACE = 60
 
-COUNT = 400
+COUNT = 1500
 
 
 @pytest.fixture
