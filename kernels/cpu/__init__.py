@@ -1,6 +1,6 @@
 """C++ for the machine at hand (OpenMP, AVX-512 or AVX2 as the compiler finds them), compiled on first use.
 
-Matrix multiplication is oneDNN's, which no kernel of ours would beat; everything between two of them is here, fused.
+Matrix multiplication is ours too, but for dtypes and CPUs (AMX) that oneDNN serves better: see linear.py and int8.py.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 SOURCES = Path(__file__).parent / "src"
 SUFFIX = ".so"
 
-#: Products and sums are fused where the CPU can, by clang as by GCC; nothing may be reordered. -fopenmp only here: linking
-#: with it would bring in a second OpenMP runtime.
+#: No product and sum is fused but where the source says so (`vfma`): what is rounded where must not depend on how a compiler
+#: unrolled a loop. -fopenmp only here: linking with it would bring in a second OpenMP runtime.
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-ffp-contract=off", "-fvisibility-inlines-hidden")
 #: Of each row the first that the compiler takes.
 OPTIONAL_FLAGS = (("-march=native", "-mcpu=native"), ("-mprefer-vector-width=512",), ("-fno-semantic-interposition",))
