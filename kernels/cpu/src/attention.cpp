@@ -9,6 +9,7 @@
 // value cache  [block][kv head][token][dim]
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdlib>
 
@@ -20,6 +21,9 @@ namespace {
 constexpr int TILE = 64;
 constexpr int GROUPS = TILE / LANES;
 constexpr int ROWS = 6;
+// A decode step reads each key and value once, from memory. While a tile is worked on, line after line of the one so many steps
+// later is asked for: all at once they would wait for each other, and the work for them (9 in place of 18 GB/s a core).
+constexpr int AHEAD = 3;
 constexpr float LOG2E = 1.44269504f;
 
 struct Problem {
@@ -58,6 +62,9 @@ template <class T> struct Tile {
     int64_t pair_stride;  // elements from one dim pair to the next
 };
 
+// Asks for the line at `place` to be brought near.
+inline void soon(const void *place) { __builtin_prefetch(place, 0, 2); }
+
 // A query in the form its products with keys want, pair by pair, and those products of R rows with a tile.
 template <class T> struct Query {
     struct Pair {
@@ -71,7 +78,7 @@ template <class T> struct Query {
     }
 
     // out[r][t] = query r . key t: sums over even and over odd dims, added at the end.
-    template <int R> static void scores(const Pair *query, const Tile<T> &tile, int64_t pairs, float *out) {
+    template <int R> static void scores(const Pair *query, const Tile<T> &tile, const Tile<T> &next, int64_t pairs, float *out) {
         constexpr int WIDE = 2;  // groups at a time: 2 * WIDE * R sums in registers
         for (int first = 0; first < GROUPS; first += WIDE) {
             f32x16 sum[R][2 * WIDE];
@@ -82,7 +89,10 @@ template <class T> struct Query {
             for (int64_t p = 0; p < pairs; p++) {
                 f32x16 k[2 * WIDE];
 #pragma GCC unroll 4
-                for (int g = 0; g < 2 * WIDE; g++) k[g] = load(tile.key[first + g / 2] + p * tile.pair_stride + g % 2 * LANES);
+                for (int g = 0; g < 2 * WIDE; g++) {
+                    k[g] = load(tile.key[first + g / 2] + p * tile.pair_stride + g % 2 * LANES);
+                    soon(next.key[first + g / 2] + p * next.pair_stride + g % 2 * LANES);
+                }
 #pragma GCC unroll 8
                 for (int r = 0; r < R; r++) {
                     double both;
@@ -112,7 +122,7 @@ template <> struct Query<bf16> {
         memcpy(to, from, dim * sizeof(bf16));
     }
 
-    template <int R> static void scores(const Pair *query, const Tile<bf16> &tile, int64_t pairs, float *out) {
+    template <int R> static void scores(const Pair *query, const Tile<bf16> &tile, const Tile<bf16> &next, int64_t pairs, float *out) {
         __m512 sum[R][GROUPS];
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++)
@@ -121,7 +131,10 @@ template <> struct Query<bf16> {
         for (int64_t p = 0; p < pairs; p++) {
             __m512bh k[GROUPS];
 #pragma GCC unroll 4
-            for (int g = 0; g < GROUPS; g++) k[g] = (__m512bh)_mm512_loadu_si512(tile.key[g] + p * tile.pair_stride);
+            for (int g = 0; g < GROUPS; g++) {
+                k[g] = (__m512bh)_mm512_loadu_si512(tile.key[g] + p * tile.pair_stride);
+                soon(next.key[g] + p * next.pair_stride);
+            }
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++) {
                 __m512bh q = (__m512bh)_mm512_set1_epi32((int)query[r * pairs + p]);
@@ -139,7 +152,7 @@ template <> struct Query<bf16> {
 
 // sums[r] += weights[r][t] * value t for t in [first, last), in order; NV * 16 dims from `column` on, `tail` of them in the last 16.
 template <class T, int R, int NV, bool WHOLE>
-inline void values(const float *weights, const Tile<T> &tile, int first, int last, int64_t dim, int64_t column, int tail, float *sums, int64_t width) {
+inline void values(const float *weights, const Tile<T> &tile, const Tile<T> &next, int first, int last, int64_t dim, int64_t column, int tail, float *sums, int64_t width) {
     f32x16 sum[R][NV];
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
@@ -147,8 +160,11 @@ inline void values(const float *weights, const Tile<T> &tile, int first, int las
         for (int n = 0; n < NV; n++) sum[r][n] = load(sums + r * width + column + n * LANES);
     for (int t = first; t < last;) {
         const T *row = tile.value[t / LANES] + t % LANES * dim + column;
-        for (const int end = std::min(last, (t / LANES + 1) * LANES); t < end; t++, row += dim) {
+        const T *row_soon = next.value[t / LANES] + t % LANES * dim + column;
+        for (const int end = std::min(last, (t / LANES + 1) * LANES); t < end; t++, row += dim, row_soon += dim) {
             f32x16 v[NV];
+#pragma GCC unroll 4
+            for (int n = 0; n < NV; n += 64 / (LANES * (int)sizeof(T))) soon(row_soon + n * LANES);
 #pragma GCC unroll 4
             for (int n = 0; n < NV - 1; n++) v[n] = load(row + n * LANES);
             v[NV - 1] = WHOLE ? load(row + (NV - 1) * LANES) : load_partial(row + (NV - 1) * LANES, tail);
@@ -166,14 +182,14 @@ inline void values(const float *weights, const Tile<T> &tile, int first, int las
         for (int n = 0; n < NV; n++) store(sums + r * width + column + n * LANES, sum[r][n]);
 }
 
-template <class T, int R> void all_values(const float *weights, const Tile<T> &tile, int first, int last, int64_t dim, float *sums, int64_t width) {
+template <class T, int R> void all_values(const float *weights, const Tile<T> &tile, const Tile<T> &next, int first, int last, int64_t dim, float *sums, int64_t width) {
     if (first >= last) return;
     int64_t column = 0;
-    for (; column + 4 * LANES <= dim; column += 4 * LANES) values<T, R, 4, true>(weights, tile, first, last, dim, column, LANES, sums, width);
+    for (; column + 4 * LANES <= dim; column += 4 * LANES) values<T, R, 4, true>(weights, tile, next, first, last, dim, column, LANES, sums, width);
     for (; column < dim; column += LANES) {
         const int tail = (int)std::min<int64_t>(LANES, dim - column);
-        if (tail == LANES) values<T, R, 1, true>(weights, tile, first, last, dim, column, tail, sums, width);
-        else values<T, R, 1, false>(weights, tile, first, last, dim, column, tail, sums, width);
+        if (tail == LANES) values<T, R, 1, true>(weights, tile, next, first, last, dim, column, tail, sums, width);
+        else values<T, R, 1, false>(weights, tile, next, first, last, dim, column, tail, sums, width);
     }
 }
 
@@ -212,7 +228,7 @@ struct Rows {
 // The running softmax of R rows from r0 on, of which `base` rows of other heads stand before in the scratch, over one tile.
 // `low` and `high` bound the tile's tokens that a row sees.
 template <class T, bool SPECIAL, int R>
-void absorb(const Problem &a, const Tile<T> &tile, int64_t start, const Rows &rows, int64_t r0, int64_t base, int64_t head0, Scratch<T> &s,
+void absorb(const Problem &a, const Tile<T> &tile, const Tile<T> &next, int64_t start, const Rows &rows, int64_t r0, int64_t base, int64_t head0, Scratch<T> &s,
             int64_t width) {
     alignas(64) float score[R * TILE];
     int low[R], high[R];
@@ -224,11 +240,11 @@ void absorb(const Problem &a, const Tile<T> &tile, int64_t start, const Rows &ro
     int from = *std::max_element(low, low + R), to = *std::min_element(high, high + R);
     const bool partial = *std::max_element(low, low + R) > 0 || to < TILE;
     if (R > 1 && from >= to) {  // the rows share no token: one at a time
-        for (int r = 0; r < R; r++) absorb<T, SPECIAL, 1>(a, tile, start, rows, r0 + r, base, head0, s, width);
+        for (int r = 0; r < R; r++) absorb<T, SPECIAL, 1>(a, tile, next, start, rows, r0 + r, base, head0, s, width);
         return;
     }
     if (from >= to) return;
-    Query<T>::template scores<R>(s.query.data + (base + r0) * a.pairs(), tile, a.pairs(), score);
+    Query<T>::template scores<R>(s.query.data + (base + r0) * a.pairs(), tile, next, a.pairs(), score);
 
     const i32x16 lane = lane_numbers();
     for (int r = 0; r < R; r++) {
@@ -267,36 +283,70 @@ void absorb(const Problem &a, const Tile<T> &tile, int64_t start, const Rows &ro
     }
     float *sums = s.sums.data + (base + r0) * width;
     if (partial)
-        for (int r = 0; r < R; r++) all_values<T, 1>(score + r * TILE, tile, low[r], std::max(low[r], from), a.head_dim, sums + r * width, width);
-    all_values<T, R>(score, tile, from, to, a.head_dim, sums, width);
+        for (int r = 0; r < R; r++) all_values<T, 1>(score + r * TILE, tile, next, low[r], std::max(low[r], from), a.head_dim, sums + r * width, width);
+    all_values<T, R>(score, tile, next, from, to, a.head_dim, sums, width);
     if (partial)
-        for (int r = 0; r < R; r++) all_values<T, 1>(score + r * TILE, tile, to, high[r], a.head_dim, sums + r * width, width);
+        for (int r = 0; r < R; r++) all_values<T, 1>(score + r * TILE, tile, next, to, high[r], a.head_dim, sums + r * width, width);
 }
 
-template <class T> Tile<T> find_tile(const Problem &a, const int32_t *table, int64_t start, int64_t end, int64_t kv_head, Scratch<T> &s) {
+// -- where an item's tiles are --------------------------------------------------------------------------------------
+// Key/value heads h0 to h1 of neighbouring tokens of one sequence. Heads are next to each other in a block: all of them see a
+// tile before the next one, and each of these is a step.
+struct Item {
+    int64_t row, h0, h1;  // `row`: its first one in query and out
+    Rows rows;
+    int64_t start, end;  // positions: a multiple of TILE, and that after the last
+    const int32_t *table;
+
+    int64_t heads() const { return h1 - h0; }
+    int64_t steps() const { return (end - start + TILE - 1) / TILE * heads(); }
+    int64_t position(int64_t step) const { return start + step / heads() * TILE; }
+    int64_t head(int64_t step) const { return h0 + step % heads(); }
+};
+
+Item find_item(const Problem &a, int64_t number, int64_t heads_together) {
+    const int64_t parts = (a.num_kv_heads + heads_together - 1) / heads_together;
+    const int32_t *item = a.items + number / parts * 3;
+    const int64_t sequence = item[0], first = item[1], tokens = item[2], h0 = number % parts * heads_together;
+    const int64_t query_len = a.query_start[sequence + 1] - a.query_start[sequence], position = a.kv_lens[sequence] - query_len + first;
+    return {a.query_start[sequence] + first,
+            h0,
+            std::min(a.num_kv_heads, h0 + heads_together),
+            {tokens * a.group(), position, a.group()},
+            a.window > 0 ? std::max<int64_t>(0, position + 1 - a.window) / TILE * TILE : 0,
+            position + tokens,
+            a.tables + sequence * a.table_stride};
+}
+
+template <class T> Tile<T> find_tile(const Problem &a, const Item &item, int64_t step) {
     Tile<T> tile;
-    const int64_t size = a.block_size, pairs = a.pairs(), dim = a.head_dim;
-    const int64_t key_stride = pairs * size * 2, value_stride = size * dim;
-    const T *keys = (const T *)a.key, *values = (const T *)a.value;
-    if (size >= LANES) {
-        tile.pair_stride = size * 2;
-        for (int g = 0; g < GROUPS; g++) {
-            const int64_t position = start + g * LANES, offset = position % size;
-            const int64_t block = position < end ? table[position / size] : 0;  // block 0 is zeros
-            tile.key[g] = keys + (block * a.num_kv_heads + kv_head) * key_stride + (position < end ? offset : 0) * 2;
-            tile.value[g] = values + (block * a.num_kv_heads + kv_head) * value_stride + (position < end ? offset : 0) * dim;
-        }
-        return tile;
+    const int64_t size = a.block_size, start = item.position(step);
+    tile.pair_stride = size * 2;
+    for (int g = 0; g < GROUPS; g++) {
+        const int64_t position = start + g * LANES;
+        const bool inside = position < item.end;
+        const int64_t block = inside ? item.table[position / size] : 0, offset = inside ? position % size : 0;  // block 0 is zeros
+        const int64_t place = block * a.num_kv_heads + item.head(step);
+        tile.key[g] = (const T *)a.key + place * a.pairs() * size * 2 + offset * 2;
+        tile.value[g] = (const T *)a.value + (place * size + offset) * a.head_dim;
     }
+    return tile;
+}
+
+// The same of a cache whose blocks have fewer than 16 tokens.
+template <class T> Tile<T> copy_tile(const Problem &a, const Item &item, int64_t step, Scratch<T> &s) {
+    const int64_t size = a.block_size, pairs = a.pairs(), dim = a.head_dim, start = item.position(step);
     T *key = s.copy.room(TILE * (pairs * 2 + dim)), *value = key + TILE * pairs * 2;
     memset(key, 0, TILE * (pairs * 2 + dim) * sizeof(T));
+    Tile<T> tile;
     tile.pair_stride = LANES * 2;
-    for (int64_t t = 0; t < TILE && start + t < end; t++) {
-        const int64_t position = start + t, block = table[position / size], offset = position % size, g = t / LANES;
-        const T *k = keys + (block * a.num_kv_heads + kv_head) * key_stride + offset * 2;
+    for (int64_t t = 0; t < TILE && start + t < item.end; t++) {
+        const int64_t offset = (start + t) % size, g = t / LANES;
+        const int64_t place = item.table[(start + t) / size] * a.num_kv_heads + item.head(step);
+        const T *k = (const T *)a.key + place * pairs * size * 2 + offset * 2, *v = (const T *)a.value + (place * size + offset) * dim;
         T *to = key + g * LANES * pairs * 2 + t % LANES * 2;
         for (int64_t p = 0; p < pairs; p++) memcpy(to + p * LANES * 2, k + p * size * 2, 2 * sizeof(T));
-        memcpy(value + t * dim, values + (block * a.num_kv_heads + kv_head) * value_stride + offset * dim, dim * sizeof(T));
+        memcpy(value + t * dim, v, dim * sizeof(T));
     }
     for (int g = 0; g < GROUPS; g++) {
         tile.key[g] = key + g * LANES * pairs * 2;
@@ -305,29 +355,15 @@ template <class T> Tile<T> find_tile(const Problem &a, const int32_t *table, int
     return tile;
 }
 
-// A decode step reads each key and value once, from memory: have the next tile on its way while this one is worked on.
-template <class T> void fetch(const Problem &a, const int32_t *table, int64_t start, int64_t end, int64_t kv_head) {
-    const int64_t size = a.block_size, key_bytes = a.pairs() * size * 2 * sizeof(T), value_bytes = size * a.head_dim * sizeof(T);
-    if (size > TILE) return;  // such a block is long enough for the processor to see where this leads
-    for (int64_t position = start; position < std::min(end, start + TILE); position += size) {
-        const int64_t place = table[position / size] * a.num_kv_heads + kv_head;
-        const char *k = (const char *)a.key + place * key_bytes, *v = (const char *)a.value + place * value_bytes;
-        for (int64_t i = 0; i < key_bytes; i += 64) __builtin_prefetch(k + i, 0, 2);
-        for (int64_t i = 0; i < value_bytes; i += 64) __builtin_prefetch(v + i, 0, 2);
-    }
-}
-
-// Key/value heads h0 to h1 of one item. Heads are next to each other in a block: all of them see a tile before the next one.
-template <class T, bool SPECIAL> void attend(const Problem &a, const int32_t *item, int64_t h0, int64_t h1, Scratch<T> &s) {
-    const int64_t sequence = item[0], first = item[1], tokens = item[2];
+// -- one item -------------------------------------------------------------------------------------------------------
+// Computes `item`; the tiles that `then` begins with are on their way when it ends.
+template <class T, bool SPECIAL> void attend(const Problem &a, const Item &item, const Item &then, Scratch<T> &s) {
     const int64_t group = a.group(), dim = a.head_dim, pairs = a.pairs(), width = (dim + LANES - 1) / LANES * LANES;
-    const int64_t row0 = a.query_start[sequence] + first, query_len = a.query_start[sequence + 1] - a.query_start[sequence];
-    const Rows rows{tokens * group, a.kv_lens[sequence] - query_len + first, group};
-    const int64_t end = rows.first_position + tokens, all = rows.count * (h1 - h0);
-    const int32_t *table = a.tables + sequence * a.table_stride;
+    const Rows &rows = item.rows;
+    const int64_t all = rows.count * item.heads(), steps = item.steps();
     // Element offset of a row in query and out: rows are ordered by head of the item, token, head of the group.
     auto place = [&](int64_t r) {
-        return ((row0 + r % rows.count / group) * a.num_heads + (h0 + r / rows.count) * group + r % group) * dim;
+        return ((item.row + r % rows.count / group) * a.num_heads + (item.h0 + r / rows.count) * group + r % group) * dim;
     };
 
     s.query.room(all * pairs);
@@ -336,28 +372,27 @@ template <class T, bool SPECIAL> void attend(const Problem &a, const int32_t *it
     std::fill_n(s.sums.room(all * width), all * width, 0.0f);
     for (int64_t r = 0; r < all; r++) Query<T>::pack(s.query.data + r * pairs, (const T *)a.query + place(r), dim);
 
-    int64_t start = SPECIAL && a.window > 0 ? std::max<int64_t>(0, rows.first_position + 1 - a.window) / TILE * TILE : 0;
-    for (int64_t h = h0 + 1; h < h1; h++) fetch<T>(a, table, start, end, h);
-    for (; start < end; start += TILE)
-        for (int64_t h = h0; h < h1; h++) {
-            const Tile<T> tile = find_tile<T>(a, table, start, end, h, s);
-            fetch<T>(a, table, start + TILE, end, h);
-            const int64_t base = (h - h0) * rows.count, head0 = h * group;
-            int64_t r = std::max<int64_t>(0, start - rows.first_position) * group;  // earlier rows end before the tile
-            for (; r + ROWS <= rows.count; r += ROWS) absorb<T, SPECIAL, ROWS>(a, tile, start, rows, r, base, head0, s, width);
-            switch (rows.count - r) {
-            case 5: absorb<T, SPECIAL, 5>(a, tile, start, rows, r, base, head0, s, width); break;
-            case 4: absorb<T, SPECIAL, 4>(a, tile, start, rows, r, base, head0, s, width); break;
-            case 3: absorb<T, SPECIAL, 3>(a, tile, start, rows, r, base, head0, s, width); break;
-            case 2: absorb<T, SPECIAL, 2>(a, tile, start, rows, r, base, head0, s, width); break;
-            case 1: absorb<T, SPECIAL, 1>(a, tile, start, rows, r, base, head0, s, width); break;
-            }
+    const bool copied = a.block_size < LANES;
+    for (int64_t step = 0; step < steps; step++) {
+        const Tile<T> tile = copied ? copy_tile<T>(a, item, step, s) : find_tile<T>(a, item, step);
+        const int64_t later = step + AHEAD, over = std::min(later - steps, then.steps() - 1);
+        const Tile<T> next = copied ? tile : later < steps ? find_tile<T>(a, item, later) : find_tile<T>(a, then, over);
+        const int64_t start = item.position(step), base = step % item.heads() * rows.count, head0 = item.head(step) * group;
+        int64_t r = std::max<int64_t>(0, start - rows.first_position) * group;  // earlier rows end before the tile
+        for (; r + ROWS <= rows.count; r += ROWS) absorb<T, SPECIAL, ROWS>(a, tile, next, start, rows, r, base, head0, s, width);
+        switch (rows.count - r) {
+        case 5: absorb<T, SPECIAL, 5>(a, tile, next, start, rows, r, base, head0, s, width); break;
+        case 4: absorb<T, SPECIAL, 4>(a, tile, next, start, rows, r, base, head0, s, width); break;
+        case 3: absorb<T, SPECIAL, 3>(a, tile, next, start, rows, r, base, head0, s, width); break;
+        case 2: absorb<T, SPECIAL, 2>(a, tile, next, start, rows, r, base, head0, s, width); break;
+        case 1: absorb<T, SPECIAL, 1>(a, tile, next, start, rows, r, base, head0, s, width); break;
         }
+    }
 
     for (int64_t r = 0; r < all; r++) {
         float total = reduce_add(s.total.data[r]), factor = 1.0f;
         if (SPECIAL && a.sinks) {
-            const float sink = a.sinks[(h0 + r / rows.count) * group + r % group] * LOG2E, best = std::max(s.best.data[r], sink);
+            const float sink = a.sinks[(item.h0 + r / rows.count) * group + r % group] * LOG2E, best = std::max(s.best.data[r], sink);
             factor = exp2_one(s.best.data[r] - best);
             total = total * factor + exp2_one(sink - best);
         }
@@ -370,15 +405,16 @@ template <class T, bool SPECIAL> void attend(const Problem &a, const int32_t *it
 
 template <class T> void attend_all(const Problem &a, int64_t num_items, int64_t heads_together) {
     const bool special = a.window > 0 || a.soft_cap > 0 || a.alibi || a.sinks;
-    const int64_t parts = (a.num_kv_heads + heads_together - 1) / heads_together;
+    const int64_t count = num_items * ((a.num_kv_heads + heads_together - 1) / heads_together);
+    std::atomic<int64_t> taken{0};
 #pragma omp parallel
     {
         Scratch<T> s;
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t i = 0; i < num_items * parts; i++) {
-            const int32_t *item = a.items + i / parts * 3;
-            const int64_t h0 = i % parts * heads_together, h1 = std::min(a.num_kv_heads, h0 + heads_together);
-            special ? attend<T, true>(a, item, h0, h1, s) : attend<T, false>(a, item, h0, h1, s);
+        // A thread takes its next item while it has one, so that it knows what to ask memory for.
+        for (int64_t number = taken++, next; number < count; number = next) {
+            next = taken++;
+            const Item item = find_item(a, number, heads_together), then = next < count ? find_item(a, next, heads_together) : item;
+            special ? attend<T, true>(a, item, then, s) : attend<T, false>(a, item, then, s);
         }
     }
 }
