@@ -96,6 +96,7 @@ def throughput(
     from infer.core.bench.run import measure_throughput, random_workload
     from infer.core.bench.workload import RandomLengths, Workload
     from infer.core.jobs.build import make_plan
+    from infer.core.jobs.tasks import constraint
     from infer.core.jobs.tasks.base import TaskOptions
     from infer.core.jobs.tasks.generate import GenerateTask
     from infer.core.text.template import RecordTemplate
@@ -109,7 +110,8 @@ def throughput(
             lengths["num_prompts"] = num_prompts
         workload = random_workload(RandomLengths(**lengths), plan)
     elif force_sampling:
-        workload = workload.without(list(given_sampling()))
+        forced = given_sampling()
+        workload = workload.without([*forced, *(constraint.FIELDS if "structured_outputs" in forced else ())])
 
     def say(text: str, label: str = "") -> None:
         if not quiet:

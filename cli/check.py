@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .chat_options import chat_flags, chat_options
 from .findings import check_input
 from .job import prompt_options, read_text, task_options
 from .options import Command, IoOptions, engine_args, engine_options, input_options, sampling_options
@@ -33,8 +34,7 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
 @prompt_options
-@click.option("--system", metavar="TEXT", help="System message for conversations that have none.")
-@click.option("--chat-template", metavar="FILE", help="Use this jinja2 chat template, not the model's.")
+@chat_options
 @sampling_options
 @partial(engine_options, without=frozenset({"task"}))  # here --task is what the records are for
 def check(
@@ -45,8 +45,6 @@ def check(
     as_json: bool,
     prompt_field: str | None,
     template: str | None,
-    system: str | None,
-    chat_template: str | None,
 ) -> int:
     """Check a JSONL file without loading the model's weights: every line is parsed, templated and tokenized.
 
@@ -60,18 +58,16 @@ def check(
     """
     set_up_logging(quiet=io.quiet, verbose=io.verbose)
     args, origin = engine_args()
+    chat = chat_flags()
     template_text = None if template is None else read_text(template, "--template")
-    options = task_options(io, args.model, prompt_field=prompt_field, template_text=template_text, system=system)
-    override = None if chat_template is None else read_text(chat_template, "--chat-template")
+    options = task_options(io, args, prompt_field=prompt_field, template_text=template_text, system=chat.system)
 
     def task_for(options: TaskOptions, plan: Plan, record: Record) -> Task:
-        from infer.core.jobs.tasks.chat import ChatTask
         from infer.core.jobs.tasks.generate import GenerateTask
 
-        length = plan.config.max_model_len
         if kind == "chat" or (kind == "auto" and _is_chat(record)):
-            return ChatTask(options, plan.tokenizer, plan.chat_template(override), max_model_len=length)
-        return GenerateTask(options, plan.tokenizer, max_model_len=length)
+            return chat.make_task(options, plan)
+        return GenerateTask(options, plan.tokenizer, max_model_len=plan.config.max_model_len)
 
     return check_input(io, args, origin, options, task_for, as_json=as_json, tokens_per_second=tokens_per_second)
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from . import messages, streams
-from .options import IoOptions
+from .options import IoOptions, with_model_defaults
 from .progress import Progress
 from .signals import Signals
 from .table import clock, counted, table
@@ -71,7 +71,7 @@ def check_input(
         for note in plan.config.notes:
             once(note)
         reader = RecordReader(inputs.sources, io.max_line_bytes, selection=io.selection)
-        options = dataclasses.replace(options, warn=once)
+        options = dataclasses.replace(with_model_defaults(options, plan, once), warn=once)
 
         def show() -> None:
             if progress.due() or signals.status_wanted():

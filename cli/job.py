@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,22 +20,35 @@ from infer.core.jobs.stats import JobStats, write_json
 from infer.core.jobs.tasks.base import Task, TaskOptions
 
 from . import streams
-from .options import IoOptions, engine_args, given_sampling, sampling_params
+from .command import Option
+from .options import IoOptions, engine_args, given_sampling, sampling_params, with_model_defaults
 from .report import Report, set_up_logging
 from .signals import Interrupted, Signals
 
 if TYPE_CHECKING:
+    from infer.core.args import EngineArgs
     from infer.core.jobs.build import Plan
     from infer.core.text.template import RecordTemplate
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_PROMPT = "infer.prompt"
+
 
 def prompt_options(command: F) -> F:
-    """Adds --prompt-field and --template."""
+    """Adds --prompt-field and --template, which the command gets, and --literal-special-tokens, which `task_options` reads."""
     field = click.option("--prompt-field", metavar="NAME", help="Take the prompt from this field of the record.")
     template = click.option("--template", metavar="FILE", help="Make the prompt with this jinja2 template over the record's fields.")
-    return field(template(command))
+    literal = click.option(
+        "--literal-special-tokens",
+        cls=Option,
+        group="Options",
+        store=_PROMPT,
+        is_flag=True,
+        default=None,
+        help="Text of a record that spells a special token (<|im_end|>) is only text; a template's own are meant.",
+    )
+    return field(template(literal(command)))
 
 
 def run_job(
@@ -45,17 +58,17 @@ def run_job(
     prompt_field: str | None = None,
     template: str | None = None,
     system: str | None = None,
-    chat_template: str | None = None,
+    chat: Mapping[str, Any] | None = None,
 ) -> int:
     """Answers `io.inputs` into `io.output`; returns the exit code, 0 or 3.
 
+    `chat` is what else of the command's options can change an answer, for the fingerprint.
     What is cheap to find wrong is found before the model is loaded. Raises InferError, Interrupted, BrokenPipeError.
     """
     set_up_logging(quiet=io.quiet, verbose=io.verbose)
     args, origin = engine_args()
-    defaults = sampling_params()
     template_text = None if template is None else read_text(template, "--template")
-    options = task_options(io, args.model, prompt_field=prompt_field, template_text=template_text, system=system)
+    options = task_options(io, args, prompt_field=prompt_field, template_text=template_text, system=system)
     if io.dry_run:
         from .findings import check_input
 
@@ -85,6 +98,8 @@ def run_job(
                 settings.update(plan.config.to_dict())
                 for note in plan.config.notes:
                     report.once(note)
+                nonlocal options
+                options = with_model_defaults(options, plan, report.once)
                 job = {
                     "command": command,
                     **{name: getattr(io, name) for name in ("strict", "report_cache", "max_line_bytes", "retry_errors", "redo")},
@@ -92,9 +107,9 @@ def run_job(
                     "compression": io.compression,
                     "prompt_field": prompt_field,
                     "template": template_text,
-                    "system": system,
-                    "chat_template": chat_template,
-                    **asdict(defaults),
+                    "literal_special_tokens": options.literal_special_tokens,
+                    **(chat or {}),
+                    **asdict(options.defaults),
                 }
                 found = fingerprint(plan.config, plan.source, plan.tokenizer_source, job, verify=io.verify)
                 session.begin(found)
@@ -122,25 +137,29 @@ def run_job(
             raise
         finally:
             session.close()
-        report.summary(max_tokens=defaults.max_tokens)
+        report.summary(max_tokens=options.defaults.max_tokens)
     if io.stats is not None:
-        write_json(io.stats, stats.to_json(command=command, settings=settings, sampling=asdict(defaults)))
+        write_json(io.stats, stats.to_json(command=command, settings=settings, sampling=asdict(options.defaults)))
     return stats.exit_code
 
 
-def task_options(io: IoOptions, model: str, *, prompt_field: str | None, template_text: str | None, system: str | None) -> TaskOptions:
+def task_options(
+    io: IoOptions, args: EngineArgs, *, prompt_field: str | None, template_text: str | None, system: str | None
+) -> TaskOptions:
     """How the running command reads and writes records. Raises click.UsageError, ConfigError."""
     if prompt_field is not None and template_text is not None:
         raise click.UsageError("--prompt-field and --template both say where the prompt is; give one.", click.get_current_context())
     return TaskOptions(
         defaults=sampling_params(),
         max_tokens_given="max_tokens" in given_sampling(),
+        by_priority=args.scheduling_policy == "priority",
         prompt_field=prompt_field,
         template=_record_template(template_text),
         system=system,
+        literal_special_tokens=bool(click.get_current_context().meta.get(_PROMPT, {}).get("literal_special_tokens")),
         strict=io.strict,
         report_cache=io.report_cache,
-        model=model,
+        model=args.model,
     )
 
 

@@ -9,42 +9,64 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .args import EngineArgs
+    from .beam_params import BeamSearchParams
     from .config import EngineConfig
-    from .errors import ConfigError, EngineError, InferError, ModelError, OutputError, RecordError
+    from .errors import ConfigError, EngineError, InferError, ModelError, OutputError, RecordError, UnknownArgument
     from .llm import LLM
-    from .outputs import CompletionOutput, Logprob, RequestOutput
-    from .params import SamplingParams
+    from .outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
+    from .params import RequestOutputKind, SamplingParams
+    from .pooling_params import PoolingParams
+    from .prompts import TextPrompt, TokensPrompt
+    from .structured import GuidedDecodingParams, StructuredOutputsParams
 
 _HOME = {
     "LLM": "llm",
     "EngineArgs": "args",
     "EngineConfig": "config",
+    "RequestOutputKind": "params",
     "SamplingParams": "params",
+    "BeamSearchParams": "beam_params",
+    "PoolingParams": "pooling_params",
+    "TextPrompt": "prompts",
+    "TokensPrompt": "prompts",
+    "GuidedDecodingParams": "structured",
+    "StructuredOutputsParams": "structured",
     "RequestOutput": "outputs",
     "CompletionOutput": "outputs",
     "Logprob": "outputs",
+    "RequestMetrics": "outputs",
     "InferError": "errors",
     "ConfigError": "errors",
     "ModelError": "errors",
     "EngineError": "errors",
     "OutputError": "errors",
     "RecordError": "errors",
+    "UnknownArgument": "errors",
 }
 
 __all__ = [
     "LLM",
+    "BeamSearchParams",
     "CompletionOutput",
     "ConfigError",
     "EngineArgs",
     "EngineConfig",
     "EngineError",
+    "GuidedDecodingParams",
     "InferError",
     "Logprob",
     "ModelError",
     "OutputError",
+    "PoolingParams",
     "RecordError",
+    "RequestMetrics",
     "RequestOutput",
+    "RequestOutputKind",
     "SamplingParams",
+    "StructuredOutputsParams",
+    "TextPrompt",
+    "TokensPrompt",
+    "UnknownArgument",
 ]
 
 

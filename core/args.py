@@ -48,6 +48,27 @@ def _device_name(value: str) -> str:
     return f"must be auto, cpu, cuda or cuda:N, not {value!r}"
 
 
+#: Backends of structured output that vLLM has and we do not.
+_BACKENDS = ("guidance", "lm-format-enforcer", "outlines")
+
+
+def _structured_outputs(value: dict[str, Any]) -> str:
+    for name, given in value.items():
+        if name == "backend":
+            if given in _BACKENDS:
+                return f"backend={given} is not supported yet; for now: auto, xgrammar"
+            if given not in ("auto", "xgrammar"):
+                return f"backend must be auto or xgrammar, not {given!r}"
+        elif name in ("disable_any_whitespace", "disable_additional_properties"):
+            if not isinstance(given, bool):
+                return f"{name} must be true or false, not {given!r}"
+        elif name == "disable_fallback":
+            pass  # there is nothing to fall back to
+        else:
+            return f"has no {name!r}{nearest(name, ('backend', 'disable_any_whitespace', 'disable_additional_properties'))}"
+    return ""
+
+
 @dataclass
 class EngineArgs:
     """Every engine setting as the user gave it; construction checks types and ranges (ConfigError).
@@ -60,6 +81,14 @@ class EngineArgs:
     tokenizer: str | None = _model(None, "Take the tokenizer from another model.")
     tokenizer_mode: str = _model(
         "auto", "auto: the fast tokenizer; slow: transformers' slow one.", choices=("auto", "slow"), later=("mistral", "hf")
+    )
+    skip_tokenizer_init: bool = _model(False, "No tokenizer: token ids in, token ids out.")
+    trust_remote_code: bool = _model(False, "Run Python code that comes with the model, through transformers.")
+    model_impl: str = _model(
+        "auto",
+        "Whose model code runs; auto: ours, or transformers' where we have none.",
+        choices=("auto", "infer", "transformers"),
+        later=("vllm", "terratorch"),
     )
     revision: str | None = _model(None, "Branch, tag or commit on the hub.")
     tokenizer_revision: str | None = _model(None, "The same for the tokenizer; default: --revision.")
@@ -87,6 +116,20 @@ class EngineArgs:
     seed: int = _model(0, "Run seed: the noise of a record depends on it and the record's index.", low=0, high=2**63 - 1)
     max_model_len: int | None = _model(None, "Most tokens of prompt and output together; default: the model's.", low=1)
     max_logprobs: int = _model(20, "Most logprobs a record may ask for; -1: no limit.", low=-1)
+    logprobs_mode: str = _model(
+        "raw_logprobs",
+        "Logprobs of the model's own distribution, or after penalties, temperature and truncation.",
+        choices=("raw_logprobs", "processed_logprobs"),
+        later=("raw_logits", "processed_logits"),
+    )
+    generation_config: str = _model(
+        "auto", "Where default sampling parameters come from; auto: the model's generation_config.json; none; or a folder with one."
+    )
+    override_generation_config: dict[str, Any] | None = _model(None, "JSON over what generation_config.json says.")
+    structured_outputs_config: dict[str, Any] | None = _model(
+        None, 'JSON settings of structured output, such as {"backend": "xgrammar"}.', rule=_structured_outputs
+    )
+    guided_decoding_backend: str | None = _model(None, "The same, by its backend alone.", choices=("auto", "xgrammar"), later=_BACKENDS)
 
     # --- memory
     kv_cache_memory_bytes: int | None = _memory(
@@ -106,7 +149,11 @@ class EngineArgs:
     max_num_batched_tokens: int | None = _scheduling(None, "Most tokens in one step; default: 2048 on CPU, 8192 on CUDA.", low=1)
     enable_chunked_prefill: bool = _scheduling(True, "Split long prompts over several steps.")
     long_prefill_token_threshold: int = _scheduling(0, "Most tokens of one prompt in one step; 0: no such limit.", low=0)
-    scheduling_policy: str = _scheduling("fcfs", "Which record goes first.", choices=("fcfs",), later=("priority",))
+    scheduling_policy: str = _scheduling(
+        "fcfs",
+        "Which record goes first; priority: of those that are read, the one with the lowest `priority`.",
+        choices=("fcfs", "priority"),
+    )
     preemption_mode: str | None = _scheduling(None, "What happens to a record that must wait.", choices=("recompute",), later=("swap",))
 
     # --- device
@@ -133,22 +180,10 @@ class EngineArgs:
     pipeline_parallel_size: int = _later(1, "Ranks that share the stack of layers.", low=1)
     data_parallel_size: int = _later(1, "Engines that share the input.", low=1)
     kv_cache_dtype: str = _later("auto", "Type of the KV cache.", choices=("auto",), later=("fp8", "fp8_e4m3", "fp8_e5m2", "int8"))
-    skip_tokenizer_init: bool = _later(False, "Token ids in, token ids out.")
-    trust_remote_code: bool = _later(False, "Run Python code that comes with the model.")
     ignore_patterns: list[str] | None = _later(None, "Files not to load.")
     config_format: str = _later("auto", "Format of the model's config.")
     hf_config_path: str | None = _later(None, "Take config.json from another place.")
-    generation_config: str = _later("auto", "Where default sampling parameters come from.")
-    override_generation_config: dict[str, Any] | None = _later(None, "Values over generation_config.json.")
-    logprobs_mode: str = _later(
-        "raw_logprobs",
-        "Logprobs before or after penalties and temperature.",
-        choices=("raw_logprobs",),
-        later=("processed_logprobs", "raw_logits", "processed_logits"),
-    )
     logits_processors: list[str] | None = _later(None, "Logits processors for all records.")
-    guided_decoding_backend: str | None = _later(None, "Engine for structured output.")
-    structured_outputs_config: dict[str, Any] | None = _later(None, "Settings for structured output.")
     speculative_config: dict[str, Any] | None = _later(None, "Speculative decoding.")
     task: str = _later(
         "auto", "What the model is used for.", choices=("auto", "generate"), later=("embedding", "embed", "classify", "score", "reward")
@@ -156,7 +191,6 @@ class EngineArgs:
     runner: str = _later("auto", "What the model is run as.", choices=("auto", "generate"), later=("pooling", "draft"))
     convert: str = _later("auto", "Adapt the model to another task.", choices=("auto", "none"), later=("embed", "classify"))
     pooler_config: dict[str, Any] | None = _later(None, "Pooling of embedding models.")
-    model_impl: str = _later("auto", "Whose model code runs.", choices=("auto", "infer"), later=("transformers", "vllm"))
     disable_sliding_window: bool = _later(False, "Cap the length at the sliding window instead.")
     enable_lora: bool = _later(False, "Adapters.")
     max_loras: int = _later(1, "Adapters in one step.", low=1)
@@ -310,6 +344,8 @@ class EngineArgs:
                 "tokenizer": self.tokenizer or self.model,
                 "tokenizer_revision": self.tokenizer_revision or (None if self.tokenizer else self.revision),
                 "hf_overrides": dict(self.hf_overrides or {}),
+                "structured_outputs_config": dict(self.structured_outputs_config or {}),
+                "override_generation_config": dict(self.override_generation_config or {}),
                 "max_model_len_given": self.max_model_len is not None,
                 "chunked_prefill": self.enable_chunked_prefill,
                 "notes": tuple(notes),

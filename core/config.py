@@ -49,6 +49,12 @@ class EngineConfig:
     quantize_lm_head: bool
     load_format: str
     hf_overrides: dict[str, Any]  # what `apply_hf_overrides` merges into config.json
+    generation_config: str  # "auto", "none" or a folder: where default sampling parameters come from
+    override_generation_config: dict[str, Any]  # over what it says
+    structured_outputs_config: dict[str, Any]  # how JSON is written where a request does not say
+    skip_tokenizer_init: bool  # token ids in, token ids out
+    trust_remote_code: bool  # Python code that comes with the model may run
+    model_impl: str  # "auto", "infer" or "transformers": whose model code runs
     seed: int
 
     device: str  # "cpu", "cuda:0", ...
@@ -68,6 +74,7 @@ class EngineConfig:
     long_prefill_token_threshold: int  # 0: no such limit
     scheduling_policy: str
     max_logprobs: int  # -1: no limit
+    logprobs_mode: str  # "raw_logprobs" or "processed_logprobs"
 
     block_size: int
     num_gpu_blocks_override: int | None

@@ -2,7 +2,8 @@
 
     InferError                 shown as one message on stderr; ends the run with `exit_code`
     ├── ConfigError        2   a flag, environment variable, YAML key or argument is wrong or contradicts another
-    │   └── UnfinishedOutput  2   what another run left is neither to be resumed nor to be overwritten
+    │   ├── UnfinishedOutput  2   what another run left is neither to be resumed nor to be overwritten
+    │   └── UnknownArgument  2   `LLM(...)` has no such argument; also a TypeError
     ├── ModelError         1   the model cannot be found, read or is not supported
     ├── EngineError        1   the run cannot go on (out of memory, dead worker)
     ├── TooManyErrors      1   more records failed than --max-errors allows
@@ -56,6 +57,10 @@ class ConfigError(InferError, ValueError):
 
 class UnfinishedOutput(ConfigError):
     """What another run left is neither to be resumed nor to be overwritten."""
+
+
+class UnknownArgument(ConfigError, TypeError):
+    """A keyword argument that there is not: what Python itself would call a TypeError."""
 
 
 class ModelError(InferError):

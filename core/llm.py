@@ -2,112 +2,400 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import inspect
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from itertools import islice
+from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, TypeVar
 
 from .args import EngineArgs
-from .engine.request import Request
-from .errors import RecordError
-from .jobs.build import build_engine
+from .arguments import asked_of, conversations, copied, is_raising, paired, priorities_of, refuse_adapters
+from .bar import Bar
+from .beam_params import BeamSearchParams
+from .desk import Asked, Desk
+from .errors import ConfigError, RecordError, UnknownArgument, nearest
+from .jobs.build import make_plan
 from .outputs import RequestOutput
 from .params import SamplingParams
+from .pooling_params import PoolingParams
+from .prompts import Prompt, as_prompts
+from .text.chat import ChatTemplate, template_text
+from .threads import bound_spinning
 
-#: A prompt: text, token ids, {"prompt": text} or {"prompt_token_ids": ids}.
-Prompt = str | Sequence[int] | Mapping[str, Any]
+log = logging.getLogger("infer")
+
+#: One message: an object with `role` and `content`, as in OpenAI's API.
+Message = Mapping[str, Any]
+Conversation = Sequence[Message]
+Params = SamplingParams | Sequence[SamplingParams] | None
+OnError = Literal["raise", "return"]
+#: Whether there is a progress bar, or what makes one (called as `tqdm.tqdm` is).
+UseTqdm = bool | Callable[..., Any]
+
+#: Prompts of a stream that are tokenized in one go.
+_STREAM_BATCH = 256
+
+_Self = TypeVar("_Self", bound="LLM")
+_Args = ParamSpec("_Args")
+
+
+def _warns_of_positionals(init: Callable[Concatenate[_Self, _Args], None]) -> Callable[Concatenate[_Self, _Args], None]:
+    names = list(inspect.signature(init).parameters)[2:]  # without self and model
+
+    @wraps(init)
+    def wrapper(self: _Self, /, *args: _Args.args, **kwargs: _Args.kwargs) -> None:
+        more = names[: max(0, len(args) - 1)]
+        if more and self.DEPRECATE_INIT_POSARGS:
+            warnings.warn(f"LLM: give {', '.join(more)} by name; only model may be positional", DeprecationWarning, stacklevel=2)
+        init(self, *args, **kwargs)
+
+    return wrapper
 
 
 class LLM:
-    """A model held in memory, answering lists of prompts.
+    """A model held in memory, answering lists of prompts. Arguments and meanings are those of vLLM's class of this name.
 
     Args:
         model: alias, folder, .gguf file or hub id.
-        kwargs: any other field of `EngineArgs`; unknown names raise ConfigError.
+        tokenizer: where the tokenizer comes from; None: the model.
+        tokenizer_mode: "auto": the fast tokenizer; "slow": transformers' slow one.
+        skip_tokenizer_init: prompts are token ids, every `text` is empty, and what is about text (stop strings, bad words,
+            structured output, `chat`) is refused.
+        trust_remote_code: run Python code that comes with the model.
+        tensor_parallel_size: ranks that share each layer.
+        dtype: "auto", "float32", "float16", "bfloat16", or a torch.dtype.
+        quantization: how linear layers hold their weights; None: as they are.
+        revision, tokenizer_revision: branch, tag or commit on the hub.
+        seed: the run seed. With the number of a prompt (they are counted over the life of the object) it decides the draws of
+            prompts whose parameters have no seed of their own.
+        gpu_memory_utilization, swap_space, cpu_offload_gb, enforce_eager, max_seq_len_to_capture, disable_custom_all_reduce,
+            disable_async_output_proc: as in vLLM, where the device has such a thing; else without effect, which is logged.
+        max_context_len_to_capture: gone; raises and names its successor.
+        kwargs: any other field of `EngineArgs`. `disable_log_stats` is accepted: no statistics are logged.
+
+    Raises:
+        UnknownArgument (a ConfigError and a TypeError), ConfigError (a ValueError), ModelError, EngineError.
+
+    Attributes:
+        DEPRECATE_INIT_POSARGS: warn when more than the model is given by position.
+        DEPRECATE_LEGACY: warn when `prompt_token_ids` is used as an argument of its own.
     """
 
-    def __init__(self, model: str, **kwargs: Any) -> None:
-        built = build_engine(EngineArgs.from_kwargs(model=model, **kwargs))
-        self.engine = built.engine
-        self.tokenizer = built.tokenizer
-        self._num_requests = 0
+    DEPRECATE_LEGACY: ClassVar[bool] = False
+    DEPRECATE_INIT_POSARGS: ClassVar[bool] = True
 
+    @_warns_of_positionals
+    def __init__(
+        self,
+        model: str,
+        tokenizer: str | None = None,
+        tokenizer_mode: str = "auto",
+        skip_tokenizer_init: bool = False,
+        trust_remote_code: bool = False,
+        tensor_parallel_size: int = 1,
+        dtype: Any = "auto",
+        quantization: str | None = None,
+        revision: str | None = None,
+        tokenizer_revision: str | None = None,
+        seed: int | None = 0,
+        gpu_memory_utilization: float = 0.9,
+        swap_space: float = 4,
+        cpu_offload_gb: float = 0,
+        enforce_eager: bool | None = None,
+        max_context_len_to_capture: int | None = None,
+        max_seq_len_to_capture: int = 8192,
+        disable_custom_all_reduce: bool = False,
+        disable_async_output_proc: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        given = {name: value for name, value in locals().items() if name not in ("self", "kwargs")}
+        kwargs.pop("disable_log_stats", None)
+        for name in kwargs:
+            if name not in EngineArgs.settings():
+                raise UnknownArgument(f"LLM() has no argument {name!r}{nearest(name, EngineArgs.settings())}")
+        if "torch" not in sys.modules:
+            bound_spinning()
+        plan = make_plan(EngineArgs.from_kwargs(**given, **kwargs))
+        for note in plan.config.notes:
+            log.info(note)
+        self._plan = plan
+        self._defaults, told = plan.sampling_defaults()
+        if told:
+            log.info(told)
+        self.engine = plan.start()
+        self.tokenizer = plan.tokenizer
+        self._desk = Desk(self.engine, plan.tokenizer)
+        self._templates: dict[tuple[str | None, str], ChatTemplate] = {}
+
+    @classmethod
+    @contextmanager
+    def deprecate_legacy_api(cls) -> Iterator[None]:
+        """Warns of the legacy arguments inside the `with`."""
+        before, cls.DEPRECATE_LEGACY = cls.DEPRECATE_LEGACY, True
+        try:
+            yield
+        finally:
+            cls.DEPRECATE_LEGACY = before
+
+    # -- what it has ---------------------------------------------------------------------------------------------
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What prompts without parameters get: the values of generation_config.json over those of `SamplingParams()`. Where
+        parameters are given, none of these count.
+        """
+        return SamplingParams(**self._defaults)
+
+    def get_tokenizer(self) -> Any:
+        """The tokenizer as transformers has it, loaded when it is asked for; ours is the attribute `tokenizer`.
+
+        Raises ConfigError with skip_tokenizer_init.
+        """
+        if self.tokenizer is None:
+            raise ConfigError("there is no tokenizer: skip_tokenizer_init is set")
+        from .text.transformers_tokenizer import as_transformers
+
+        config, source = self._plan.config, self._plan.tokenizer_source
+        folder = source.path if source.path.is_dir() else None
+        slow, trust = config.tokenizer_mode == "slow", config.trust_remote_code
+        return as_transformers(source.read, folder, slow=slow, trust_remote_code=trust)
+
+    # -- generate ------------------------------------------------------------------------------------------------
     def generate(
         self,
-        prompts: Prompt | Sequence[Prompt],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        prompts: Prompt | Sequence[Prompt] | None = None,
+        sampling_params: Params = None,
+        prompt_token_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        use_tqdm: UseTqdm = True,
+        lora_request: Any = None,
+        prompt_adapter_request: Any = None,
+        priority: Sequence[int] | None = None,
         *,
-        use_tqdm: bool = True,
+        literal_special_tokens: bool = False,
+        on_error: OnError = "raise",
     ) -> list[RequestOutput]:
         """Answers in the order of the prompts.
 
         Args:
-            prompts: one prompt or a list of them.
-            sampling_params: one for all, or one a prompt; None is `SamplingParams()`.
-            use_tqdm: show a progress bar on stderr.
+            prompts: one prompt or many: text, token ids, `TextPrompt`, `TokensPrompt`.
+            sampling_params: one for all, or one a prompt; None is `get_default_sampling_params()`. They are copied.
+            prompt_token_ids: the older form of prompts that are token ids; without effect where `prompts` are given.
+            use_tqdm: show a progress bar on stderr; or a function that makes one.
+            lora_request, prompt_adapter_request: not supported yet, so refused.
+            priority: one a prompt, with scheduling_policy="priority"; lower ones go first. No answer depends on it.
+            literal_special_tokens: text that spells a special token is only text.
+            on_error: "raise": the first error is raised, and nothing is answered; "return": such a prompt's output has its
+                `error` and no choices.
 
-        Raises RecordError for the first prompt that cannot be answered; nothing is left in the engine then.
+        Raises ConfigError (a ValueError) for wrong arguments, RecordError (a ValueError) for a prompt or parameters that cannot
+        be answered. Nothing is left in the engine then.
         """
-        many = _as_list(prompts)
-        params = _as_params(sampling_params, len(many))
-        requests = [self._request(prompt, p) for prompt, p in zip(many, params, strict=True)]
-        added: list[str] = []
-        self.engine.expect_more(True)
+        self._warn_of_legacy(prompt_token_ids)
+        many = as_prompts(prompts, prompt_token_ids)
+        refuse_adapters(len(many), lora_request=lora_request, prompt_adapter_request=prompt_adapter_request)
+        params, priorities = self._params(sampling_params, len(many)), self._priorities(priority, len(many))
+        literal = literal_special_tokens
+        asked = [asked_of(prompt, p, rank, literal=literal) for prompt, p, rank in zip(many, params, priorities, strict=True)]
+        return self._answer(asked, use_tqdm, raising=is_raising(on_error))
+
+    def chat(
+        self,
+        messages: Conversation | Sequence[Conversation],
+        sampling_params: Params = None,
+        use_tqdm: UseTqdm = True,
+        lora_request: Any = None,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: list[dict[str, Any]] | None = None,
+        mm_processor_kwargs: Mapping[str, Any] | None = None,
+        *,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        chat_template_content_format: str = "auto",
+        literal_special_tokens: bool = False,
+        priority: Sequence[int] | None = None,
+        on_error: OnError = "raise",
+    ) -> list[RequestOutput]:
+        """The next message of each conversation.
+
+        Args:
+            messages: one conversation (a list of messages) or many.
+            chat_template: a file, jinja2 text, or the name of one of the model's templates; None is the model's.
+            add_generation_prompt: end the prompt with the beginning of an assistant's message.
+            continue_final_message: leave the last message open, for the model to go on; needs add_generation_prompt=False.
+            tools: JSON schemas of functions, for all conversations.
+            mm_processor_kwargs: not supported yet, so refused.
+            chat_template_kwargs: more variables for the template; they win over the arguments here, as in vLLM.
+            chat_template_content_format: whether the template gets a message's content as a "string" or as a list of parts ("openai");
+                "auto": as it takes it.
+            literal_special_tokens: what the messages spell is never a special token; those of the template are.
+
+        The other arguments, the order of the outputs and the errors are those of `generate`; also raises ModelError where there is
+        no usable template. The template writes the special tokens, so the tokenizer adds none.
+        """
+        many = conversations(messages)
+        refuse_adapters(len(many), lora_request=lora_request)
+        if mm_processor_kwargs:
+            raise ConfigError("mm_processor_kwargs is not supported yet")
+        params, priorities = self._params(sampling_params, len(many)), self._priorities(priority, len(many))
+        options: dict[str, Any] = {
+            "chat_template": chat_template,
+            "tools": tools,
+            "add_generation_prompt": add_generation_prompt,
+            "continue_final_message": continue_final_message,
+            **(chat_template_kwargs or {}),
+        }
+        template = self._template(options.pop("chat_template"), chat_template_content_format)
+        assert self.tokenizer is not None  # else there were no template
+        literal = self.tokenizer.literal if literal_special_tokens else None
+        template = template if literal is None else template.literally()
+        asked = []
+        for conversation, p, rank in zip(many, params, priorities, strict=True):
+            one = Asked(None, None, p, rank, add_special_tokens=False, literal=literal is not None)
+            try:
+                one.text = template.render(_plain(conversation), **options)
+                one.shown = None if literal is None else literal.plain(one.text)
+            except RecordError as error:
+                one.error = error
+            asked.append(one)
+        return self._answer(asked, use_tqdm, raising=is_raising(on_error))
+
+    def stream(
+        self,
+        prompts: Iterable[Prompt],
+        sampling_params: SamplingParams | Iterable[SamplingParams] | None = None,
+        *,
+        look_ahead: int | None = None,
+        on_error: OnError = "raise",
+    ) -> Iterator[RequestOutput]:
+        """Outputs as they finish, from prompts that are read as they are needed: neither need fit into memory.
+
+        Other calls may be made while a stream is open; `request_id` counts the prompts of all of them, in the order in which they
+        are read, and so tells which prompt an output answers. A stream that is closed early drops what it has not given.
+
+        Args:
+            prompts: any iterable.
+            sampling_params: one for all, or an iterable with one a prompt; None is `get_default_sampling_params()`.
+            look_ahead: most prompts read and not answered; None is as many as the engine needs to choose from.
+            on_error: "raise": the first error ends the stream; "return": an output has the `error`.
+
+        Raises ConfigError, RecordError; for what the arguments show at once, before the first output is asked for.
+        """
+        raising = is_raising(on_error)
+        if look_ahead is not None and look_ahead < 1:
+            raise ConfigError(f"look_ahead must be at least 1, not {look_ahead}")
+        if isinstance(prompts, (str, Mapping)):
+            prompts = [prompts]
+        asked = paired(prompts, self.get_default_sampling_params() if sampling_params is None else sampling_params)
+        return self._stream(asked, look_ahead or max(_STREAM_BATCH, 4 * self.engine.max_num_seqs), raising=raising)
+
+    def _stream(self, asked: Iterator[Asked], look_ahead: int, *, raising: bool) -> Iterator[RequestOutput]:
+        waiting: set[str] = set()
+        more = True
         try:
-            for request in requests:
-                self.engine.add(request)
-                added.append(request.request_id)
-            self.engine.expect_more(False)
-            outputs = self._run(len(requests), use_tqdm=use_tqdm)
-            if failed := next((o.error for o in outputs.values() if o.error), None):
-                raise failed
-        except BaseException:
-            for request_id in added:
-                if self.engine.is_open(request_id):
-                    self.engine.abort(request_id)
-            raise
-        return [outputs[r.request_id] for r in requests]
+            while more or waiting:
+                room = min(_STREAM_BATCH, look_ahead - len(waiting))
+                if more and room > 0:
+                    batch = list(islice(asked, room))
+                    more = len(batch) == room
+                    self._desk.number(batch)
+                    self._desk.tokenize(batch)
+                    for one in batch:
+                        self._desk.hand_in(one)
+                        if one.error is None:
+                            waiting.add(one.request_id)
+                    for one in batch:
+                        if one.error is not None:
+                            yield _checked(one.failed(), raising=raising)
+                if waiting:
+                    self.engine.expect_more(more)
+                    for output in self._desk.pick_up(waiting):
+                        waiting.discard(output.request_id)
+                        yield _checked(output, raising=raising)
+        finally:
+            self._desk.drop(waiting)
 
-    def _run(self, total: int, *, use_tqdm: bool) -> dict[str, RequestOutput]:
-        from tqdm import tqdm
-
+    def _answer(self, asked: list[Asked], use_tqdm: UseTqdm, *, raising: bool) -> list[RequestOutput]:
+        self._desk.number(asked)
+        self._desk.tokenize(asked)
         outputs: dict[str, RequestOutput] = {}
-        with tqdm(total=total, desc="Processed prompts", disable=not use_tqdm) as bar:
-            while self.engine.num_unfinished:
-                for output in self.engine.step():
-                    outputs[output.request_id] = output
-                    bar.update()
-        return outputs
+        waiting: set[str] = set()
+        try:
+            self.engine.expect_more(True)
+            for one in asked:
+                self._desk.hand_in(one)
+                if one.error is None:
+                    waiting.add(one.request_id)
+                else:
+                    outputs[one.request_id] = _checked(one.failed(), raising=raising)
+            self.engine.expect_more(False)
+            with Bar(len(asked), use_tqdm) as bar:
+                for output in outputs.values():
+                    bar.count(output)
+                while waiting:
+                    for output in self._desk.pick_up(waiting):
+                        waiting.discard(output.request_id)
+                        outputs[output.request_id] = _checked(output, raising=raising)
+                        bar.count(output)
+        finally:
+            self._desk.drop(waiting)
+        return [outputs[one.request_id] for one in asked]
 
-    def _request(self, prompt: Prompt, params: SamplingParams) -> Request:
-        index = self._num_requests
-        self._num_requests += 1
-        text, ids = _text_and_ids(prompt)
-        if text is not None:
-            ids = self.tokenizer.encode(text)
-        return Request(str(index), ids, params, index, text)
+    # -- to come -------------------------------------------------------------------------------------------------
+    def encode(
+        self,
+        prompts: Prompt | Sequence[Prompt] | None = None,
+        pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
+        prompt_token_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        use_tqdm: UseTqdm = True,
+        lora_request: Any = None,
+        prompt_adapter_request: Any = None,
+    ) -> list[Any]:
+        """Embeddings and other poolings of prompts: not supported yet. Raises ConfigError."""
+        self._warn_of_legacy(prompt_token_ids)
+        raise ConfigError("LLM.encode is not supported yet: embeddings come with a later version; generate and chat work")
+
+    def beam_search(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: BeamSearchParams,
+        lora_request: Any = None,
+        use_tqdm: UseTqdm = False,
+        concurrency_limit: int | None = None,
+    ) -> list[Any]:
+        """The most likely continuations by beam search: not supported yet. Raises ConfigError."""
+        raise ConfigError("LLM.beam_search is not supported yet: it comes with a later version; generate and chat work")
+
+    def _params(self, params: Params, count: int) -> list[SamplingParams]:
+        return copied(self.get_default_sampling_params() if params is None else params, count)
+
+    def _priorities(self, priority: Sequence[int] | None, count: int) -> list[int]:
+        return priorities_of(priority, count, wanted=self.engine.config.scheduling_policy == "priority")
+
+    def _template(self, given: str | None, content_format: str) -> ChatTemplate:
+        if (given, content_format) not in self._templates:
+            if self.tokenizer is None:
+                raise ConfigError("a conversation needs a tokenizer; skip_tokenizer_init is for prompts of token ids")
+            override = None if given is None else template_text(given)
+            read = self._plan.tokenizer_source.read
+            template = ChatTemplate.load(read, self.tokenizer, override=override, content_format=content_format)
+            template.require()
+            self._templates[given, content_format] = template
+        return self._templates[given, content_format]
+
+    def _warn_of_legacy(self, prompt_token_ids: Any) -> None:
+        if prompt_token_ids is not None and self.DEPRECATE_LEGACY:
+            warnings.warn("the argument prompt_token_ids is deprecated: give prompts of token ids", DeprecationWarning, stacklevel=3)
 
 
-def _text_and_ids(prompt: Prompt) -> tuple[str | None, list[int]]:
-    """A prompt's text, or its token ids. Raises RecordError for anything else."""
-    if isinstance(prompt, Mapping):
-        prompt = prompt["prompt"] if "prompt" in prompt else prompt.get("prompt_token_ids", prompt)
-    if isinstance(prompt, str):
-        return prompt, []
-    if isinstance(prompt, Sequence) and all(isinstance(token, int) for token in prompt):
-        return None, [int(token) for token in prompt]
-    what = 'a str, a list of token ids, {"prompt": str} or {"prompt_token_ids": list}'
-    raise RecordError("invalid_type", f"a prompt is {what}, not {type(prompt).__name__}", param="prompt")
+def _plain(conversation: Any) -> Any:
+    """Messages that are mappings of another kind as dicts."""
+    return [dict(m) if isinstance(m, Mapping) else m for m in conversation] if isinstance(conversation, (list, tuple)) else conversation
 
 
-def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    single = isinstance(prompts, (str, Mapping)) or (len(prompts) > 0 and isinstance(prompts[0], int))
-    return [prompts] if single else list(prompts)  # type: ignore[list-item,arg-type]
-
-
-def _as_params(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
-    if params is None:
-        params = SamplingParams()
-    if isinstance(params, SamplingParams):
-        return [params] * count
-    if len(params) != count:
-        raise ValueError(f"{count} prompts and {len(params)} sampling_params: there must be as many of both, or one of the latter")
-    return list(params)
+def _checked(output: RequestOutput, *, raising: bool) -> RequestOutput:
+    if raising and output.error is not None:
+        raise output.error
+    return output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from .errors import RecordError
 
@@ -14,6 +15,27 @@ class Logprob:
     logprob: float
     rank: int
     decoded_token: str | None = None
+
+
+@dataclass(slots=True)
+class RequestMetrics:
+    """When things happened to a request (seconds of `time.monotonic`), and how long it waited and was computed.
+
+    Times depend on the machine and the schedule, so no output line holds them.
+    """
+
+    arrival_time: float
+    first_scheduled_time: float | None = None
+    first_token_time: float | None = None
+    last_token_time: float = 0.0
+    time_in_queue: float | None = None
+    finished_time: float | None = None
+    scheduler_time: float | None = None
+    """Spent in scheduling and bookkeeping in the steps that it was part of."""
+    model_forward_time: float | None = None
+    """Spent in the model in those steps; they are shared with other requests."""
+    model_execute_time: float | None = None
+    """The same with sampling."""
 
 
 @dataclass(slots=True)
@@ -31,11 +53,19 @@ class CompletionOutput:
     stop_reason: int | str | None = None
     cumulative_logprob: float | None = None
     logprobs: list[dict[int, Logprob]] | None = None
+    lora_request: Any = None
+
+    def finished(self) -> bool:
+        """Whether it has ended (as in vLLM, a method)."""
+        return self.finish_reason is not None
 
 
 @dataclass(slots=True)
 class RequestOutput:
-    """The finished answer to one request, or its error. Choices are in order of their index."""
+    """The finished answer to one request, or its error. Choices are in order of their index.
+
+    `prompt_logprobs` has one entry a prompt token, like `CompletionOutput.logprobs`; the first is None.
+    """
 
     request_id: str
     prompt: str | None
@@ -44,3 +74,8 @@ class RequestOutput:
     finished: bool = True
     error: RecordError | None = None
     num_cached_tokens: int = 0
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+    metrics: RequestMetrics | None = None
+    lora_request: Any = None
+    encoder_prompt: str | None = None
+    encoder_prompt_token_ids: list[int] | None = None

@@ -130,10 +130,22 @@ class Penalties:
     """int64 [R + 1]"""
     token: Tensor
     """int64 [E]"""
+    bias: Tensor
+    """float32 [E]: added first; 0 is off."""
     repetition: Tensor
-    """float32 [E]: divides a positive logit, multiplies any other; 1 is off."""
+    """float32 [E], above 0: divides a logit that is then positive, multiplies any other; 1 is off."""
     subtract: Tensor
     """float32 [E]: taken off after that; infinity forbids the token."""
+
+
+@dataclass(slots=True)
+class TokenMask:
+    """The only tokens that some rows may draw."""
+
+    rows: Tensor
+    """int64 [R]: which of the M masks is the row's; -1 for none. Rows may share one."""
+    bits: Tensor
+    """int32 [M, ceil(V / 32)], contiguous: token v is allowed where bit v % 32 of word v // 32 is set."""
 
 
 class TopLogprobs(NamedTuple):
@@ -227,14 +239,26 @@ class Ops(Protocol):
         """
 
     # -- sampling ------------------------------------------------------------------------------------------------
-    def sample(self, logits: Tensor, rows: SamplingRows | None, penalties: Penalties | None) -> tuple[Tensor, Tensor]:
+    def sample(
+        self, logits: Tensor, rows: SamplingRows | None, penalties: Penalties | None, mask: TokenMask | None = None
+    ) -> tuple[Tensor, Tensor]:
         """(tokens int64 [R], finite bool [R]) of logits [R, V] in any floating dtype, computed in float32; rows may be strided.
 
-        Penalties, temperature, min_p (against the whole distribution), top_k, top_p (of what top_k left; equal logits at either
+        Mask, penalties, temperature, min_p (against the whole distribution), top_k, top_p (of what top_k left; equal logits at either
         border stay together), then inverse CDF in token order. `rows` None: all are greedy. Greedy ties go to the lowest id.
-        Where a logit is infinite or NaN before penalties, `finite` is false and the token is 0; where every token is forbidden, it
-        is 0 too.
+        Where a logit is infinite or NaN before all that, `finite` is false and the token is 0; where no token is left, it is -1.
+        """
+
+    def processed_logits(
+        self, logits: Tensor, places: Tensor, rows: SamplingRows | None, penalties: Penalties | None, mask: TokenMask | None
+    ) -> Tensor:
+        """float32 [A, V]: what `sample` draws from in rows `places` (int64 [A], finite) of logits [R, V]; tokens it would drop are -inf.
+
+        Logits of greedy rows are neither divided nor dropped. The other arguments are those of all R rows.
         """
 
     def top_logprobs(self, logits: Tensor, rows: Tensor, tokens: Tensor, count: int) -> TopLogprobs:
-        """log_softmax of rows `rows` (int64 [A], finite) of logits [R, V]: its `count` <= V largest, and those of `tokens` (int64 [A])."""
+        """log_softmax of rows `rows` (int64 [A]) of logits [R, V]: its `count` <= V largest, and those of `tokens` (int64 [A]).
+
+        The rows' logits are finite or -inf, and one at least is finite.
+        """

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,16 @@ from infer.core.engine.request import Request
 from infer.core.errors import RecordError
 from infer.core.outputs import CompletionOutput, Logprob, RequestOutput
 from infer.core.text.chat import ChatTemplate
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """A command that runs in this process sets up the logger "infer" for itself: the next test must not find that."""
+    logger = logging.getLogger("infer")
+    before = logger.level, logger.propagate, list(logger.handlers)
+    yield
+    logger.setLevel(before[0])
+    logger.propagate, logger.handlers = before[1:]
 
 
 class ByteTokenizer:

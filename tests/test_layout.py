@@ -26,12 +26,13 @@ HOUSE = ("kernels", "core", "cli")
 #: A part is a file or a folder of core/.
 CORE = (
     ("errors",),
-    ("params", "outputs", "settings", "yamlfile", "threads", "config", "args"),
-    ("text", "weights", "parallel"),
+    ("structured", "params", "beam_params", "pooling_params", "prompts", "truncation", "outputs"),
+    ("settings", "yamlfile", "threads", "config", "args"),
+    ("text", "weights", "parallel", "generation_config"),
     ("layers", "quant"),
     ("models",),
     ("engine",),
-    ("llm", "jobs"),
+    ("llm", "arguments", "bar", "desk", "jobs"),
     ("bench",),
 )
 #: Never import torch, at any depth: these test in milliseconds, and what they hold is plain data.

@@ -14,7 +14,7 @@ from .throughput import TimedPass
 LINEAR = frozenset({"linear", "linear_int8"})
 ATTENTION = frozenset({"plan_attention", "attention"})
 #: Operations of the sampler, whose time is a stage of its own.
-SAMPLING = frozenset({"sample", "top_logprobs"})
+SAMPLING = frozenset({"sample", "top_logprobs", "processed_logits"})
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ query_start   [ 0 . . . 4 5 . . . 9 ]        S + 1
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,17 @@ from .scheduler import Schedule
 
 #: Same as kernels.ops.ROW_MULTIPLE, which cannot be imported here without torch; a test compares them.
 ROW_MULTIPLE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSpan:
+    """Tokens of one sequence whose logits are wanted although nothing is drawn from them."""
+
+    row: int
+    """The sequence's row in the schedule."""
+    start: int
+    """The first token's position."""
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +48,14 @@ class Batch:
     slots: NDArray[np.int64]
     """[T] where keys and values go."""
     logit_rows: NDArray[np.int64]
-    """[R'] token rows whose logits are wanted, zeros from R on; padded too."""
+    """[W] token rows whose logits are wanted: those to draw from, zeros from R on, from `prompt_start` on those of prompt
+    tokens, and zeros again; padded too."""
     num_logits: int
     """R"""
+    prompt_start: int
+    """R padded to a multiple of ROW_MULTIPLE."""
+    num_prompt_logits: int
+    """P"""
     copies: NDArray[np.int64]
     """[C, 2] (source, target) block copies to make first."""
 
@@ -50,8 +67,12 @@ def padded_rows(count: int) -> int:
     return -(-count // step) * step
 
 
-def pack(schedule: Schedule, running: Running, block_size: int) -> Batch:
-    """The batch of a schedule. Its block tables are a view of `running`'s: good until the next schedule."""
+def pack(schedule: Schedule, running: Running, block_size: int, spans: Collection[PromptSpan] = ()) -> Batch:
+    """The batch of a schedule. Its block tables are a view of `running`'s: good until the next schedule.
+
+    Args:
+        spans: what is wanted of prompts, in the order in which their logits come.
+    """
     size, counts = len(schedule.counts), schedule.counts
     computed = running.computed[:size]
     query_start = np.zeros(size + 1, dtype=np.int32)
@@ -73,8 +94,13 @@ def pack(schedule: Schedule, running: Running, block_size: int) -> Batch:
     slots = tables[owner, place // block_size].astype(np.int64) * block_size + place % block_size
 
     wanted = newest[schedule.samples]
-    logit_rows = np.zeros(padded_rows(len(wanted)), dtype=np.int64)
+    prompt_start, num_prompt = padded_rows(len(wanted)), sum(span.count for span in spans)
+    logit_rows = np.zeros(padded_rows(prompt_start + num_prompt), dtype=np.int64)
     logit_rows[: len(wanted)] = wanted
+    if spans:
+        first = [int(query_start[span.row]) + span.start - int(computed[span.row]) for span in spans]
+        rows = [np.arange(start, start + span.count) for start, span in zip(first, spans, strict=True)]
+        logit_rows[prompt_start : prompt_start + num_prompt] = np.concatenate(rows)
     return Batch(
         tokens=tokens,
         positions=positions,
@@ -84,5 +110,7 @@ def pack(schedule: Schedule, running: Running, block_size: int) -> Batch:
         slots=slots,
         logit_rows=logit_rows,
         num_logits=len(wanted),
+        prompt_start=prompt_start,
+        num_prompt_logits=num_prompt,
         copies=np.array(schedule.copies, dtype=np.int64).reshape(-1, 2),
     )

@@ -3,8 +3,10 @@
 Knows block ids, reference counts and hashes; never tensors, never time. A block is
 
     held    ref > 0, in the block tables of `ref` sequences
-    free    ref == 0, in the free list, least recently used first; a free block that has a hash still holds what the
-            hash says and is handed out again when a prompt with that prefix comes, until something else needs it
+    idle    free, and findable: it holds what its hash says and is handed out again when a prompt with that prefix
+            comes, until something else needs it; least recently used first
+    blank   free, and what it holds is of no use
+    fresh   free, and never used: on a CPU its memory is not taken yet
     null    block 0: zeros that masked positions read; never handed out
 
 Content that a running sequence is about to compute is announced, so that another with the same prefix can wait for it.
@@ -29,22 +31,28 @@ class BlockManager:
         num_blocks: blocks of the cache, the null block included.
         block_size: tokens a block.
         prefix_caching: whether content is remembered and found again.
+        max_idle: idle blocks beyond so many, and beyond half of the most that were ever held, are used before fresh ones;
+            None is no limit. Content is lost a little earlier, and memory that was never needed at a time is not taken.
     """
 
-    def __init__(self, num_blocks: int, block_size: int, *, prefix_caching: bool) -> None:
+    def __init__(self, num_blocks: int, block_size: int, *, prefix_caching: bool, max_idle: int | None = None) -> None:
         assert num_blocks > 1, "a cache needs a block besides the null block"
         self.block_size = block_size
         self.prefix_caching = prefix_caching
         self.num_usable = num_blocks - 1
+        self._max_idle = num_blocks if max_idle is None else max_idle
+        self._num_held = 0
         self._refs = [0] * num_blocks
-        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(1, num_blocks))
+        self._next_fresh = 1
+        self._blank: list[int] = []
+        self._idle: OrderedDict[int, None] = OrderedDict()
         self._hash_of: dict[int, bytes] = {}
         self._by_hash: dict[bytes, int] = {}
         self._announced: dict[bytes, Sequence] = {}
 
     @property
     def num_free(self) -> int:
-        return len(self._free)
+        return self.num_usable - self._num_held
 
     @property
     def usage(self) -> float:
@@ -88,7 +96,8 @@ class BlockManager:
         assert not sequence.blocks
         for block in blocks:
             if self._refs[block] == 0:
-                del self._free[block]
+                del self._idle[block]
+                self._num_held += 1
             self._refs[block] += 1
         sequence.blocks = list(blocks)
 
@@ -125,9 +134,11 @@ class BlockManager:
         for block in reversed(sequence.blocks):
             self._refs[block] -= 1
             if self._refs[block] == 0:
-                self._free[block] = None
-                if block not in self._hash_of:
-                    self._free.move_to_end(block, last=False)
+                self._num_held -= 1
+                if block in self._hash_of:
+                    self._idle[block] = None
+                else:
+                    self._blank.append(block)
         sequence.blocks = []
 
     # -- remembering -----------------------------------------------------------------------------------------------
@@ -157,7 +168,8 @@ class BlockManager:
     def reset(self) -> None:
         """Forgets all content: the books are as they were when they were opened. No sequence may hold a block."""
         assert self.num_free == self.num_usable, "blocks are held"
-        self._free = OrderedDict.fromkeys(range(1, self.num_usable + 1))
+        self._blank += self._idle
+        self._idle.clear()
         self._hash_of.clear()
         self._by_hash.clear()
 
@@ -170,9 +182,18 @@ class BlockManager:
             del self._announced[digest]
 
     def _take(self) -> int:
-        block, _ = self._free.popitem(last=False)
-        self._drop_hash(block)
+        if self._blank:
+            block = self._blank.pop()
+        elif self._next_fresh <= self.num_usable and (not self._idle or len(self._idle) <= self._max_idle):
+            block = self._next_fresh
+            self._next_fresh += 1
+        else:
+            block, _ = self._idle.popitem(last=False)
+            self._drop_hash(block)
         self._refs[block] = 1
+        self._num_held += 1
+        if self._num_held > 2 * self._max_idle:
+            self._max_idle = self._num_held // 2
         return block
 
     def _drop_hash(self, block: int) -> None:
@@ -199,10 +220,15 @@ class BlockManager:
             for block in sequence.blocks:
                 held[block] = held.get(block, 0) + 1
         assert NULL_BLOCK not in held
-        assert NULL_BLOCK not in self._free
+        fresh = range(self._next_fresh, self.num_usable + 1)
+        assert len(self._blank) + len(self._idle) + len(fresh) == self.num_free
+        free = {*self._blank, *self._idle, *fresh}
+        assert len(free) == self.num_free, "a block is free twice"
+        assert NULL_BLOCK not in free
+        assert all((block in self._hash_of) == (block in self._idle) for block in free), "free blocks are idle if they are findable"
         for block, refs in enumerate(self._refs):
             assert refs == held.get(block, 0), f"block {block}: {refs} references, {held.get(block, 0)} holders"
-            assert (refs == 0) == (block in self._free or block == NULL_BLOCK), f"block {block}: {refs} references and free list disagree"
+            assert (refs == 0) == (block in free or block == NULL_BLOCK), f"block {block}: {refs} references and free list disagree"
         assert {b: h for h, b in self._by_hash.items()} == self._hash_of
         for digest, owner in self._announced.items():
             assert any(owner is s for s in sequences), "announced by a sequence that holds no blocks"

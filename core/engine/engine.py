@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from infer.kernels.ops import Ops
 
 from ..config import EngineConfig
 from ..errors import RecordError
-from ..outputs import CompletionOutput, Logprob, RequestOutput
+from ..generation_config import NONE, read_file
+from ..outputs import Logprob, RequestOutput
 from ..text.tokenizer import Tokenizer
 from ..weights.source import ModelSource
+from . import kv_cache
+from .answers import answer
 from .batch import pack
 from .blocks import BlockManager
+from .compiling import CompilingQueue
+from .grammar import Grammars
+from .lifetimes import Lifetimes
 from .limits import Limits
 from .loading import build_runner
+from .prompt_logprobs import PromptLogprobs
 from .request import Request, Sequence
 from .runner import Runner
 from .sampler import Sampler
@@ -24,6 +31,9 @@ from .stats import EngineStats, Stopwatch
 from .stopping import EndTokens
 from .transcript import Transcripts
 
+#: Seconds that a step waits for a grammar when there is nothing else to do.
+_PATIENCE = 0.1
+
 
 class Engine:
     """
@@ -31,10 +41,19 @@ class Engine:
         runner: computes steps.
         num_blocks: usable blocks of the runner's KV cache.
         tokenizer: makes text of tokens; None leaves every text empty.
+        max_idle_blocks: see `BlockManager`.
     """
 
     def __init__(
-        self, config: EngineConfig, runner: Runner, num_blocks: int, tokenizer: Tokenizer | None, ends: EndTokens, vocab_size: int
+        self,
+        config: EngineConfig,
+        runner: Runner,
+        num_blocks: int,
+        tokenizer: Tokenizer | None,
+        ends: EndTokens,
+        vocab_size: int,
+        *,
+        max_idle_blocks: int | None = None,
     ) -> None:
         self.config = config
         self.vocab_size = vocab_size
@@ -42,19 +61,27 @@ class Engine:
         self.tokenizer = tokenizer
         self.stats = EngineStats()
         self.scheduler = Scheduler(
-            BlockManager(num_blocks + 1, config.block_size, prefix_caching=config.enable_prefix_caching),
+            BlockManager(num_blocks + 1, config.block_size, prefix_caching=config.enable_prefix_caching, max_idle=max_idle_blocks),
             max_num_seqs=config.max_num_seqs,
             max_num_batched_tokens=config.max_num_batched_tokens,
             chunked_prefill=config.chunked_prefill,
             long_prefill_token_threshold=config.long_prefill_token_threshold,
             watermark=config.watermark,
+            policy=config.scheduling_policy,
         )
-        self._limits = Limits(vocab_size, config.max_model_len, config.max_logprobs, config.block_size, num_blocks)
+        self._limits = Limits(
+            vocab_size, config.max_model_len, config.max_logprobs, config.block_size, num_blocks, has_tokenizer=tokenizer is not None
+        )
         self._runner = runner
         self._ends = ends
-        self._sampler = Sampler(runner.ops, ends.all)
+        self._sampler = Sampler(runner.ops, ends.all, tokenizer, vocab_size, config.logprobs_mode)
         self._transcripts = Transcripts(tokenizer, ends)
+        self._prompt_logprobs = PromptLogprobs(self._sampler)
+        self._lifetimes = Lifetimes()
+        self._compiling: CompilingQueue | None = None
         self._open: dict[str, list[Sequence]] = {}
+        self._constrained: set[str] = set()
+        """Open requests with structured output."""
 
     @classmethod
     def create(
@@ -62,25 +89,48 @@ class Engine:
     ) -> Engine:
         """Loads the model and takes the memory; for `wrap_ops` see `build_runner`. Raises ModelError, ConfigError or EngineError."""
         runner, num_blocks = build_runner(config, source, wrap_ops)
-        return cls(config, runner, num_blocks, tokenizer, _end_tokens(source, tokenizer), runner.model.config.vocab_size)
+        ends, max_idle = _end_tokens(config, source, tokenizer), kv_cache.max_idle_blocks(runner.caches)
+        return cls(config, runner, num_blocks, tokenizer, ends, runner.model.config.vocab_size, max_idle_blocks=max_idle)
 
     # -- requests ------------------------------------------------------------------------------------------------
     def add(self, request: Request) -> None:
         """Queues a request. Raises RecordError if it can never be answered; the engine is then as it was."""
         self._limits.check(request)
+        self._sampler.check(request.params)
+        params = request.params
         assert request.request_id not in self._open, f"request id {request.request_id!r} is in use"
-        choices = [Sequence.of(request, i, self.config.seed, self.max_model_len) for i in range(request.params.n)]
-        ends = self._ends.of(request.params)
+        choices = [Sequence.of(request, i, self.config.seed, self.max_model_len) for i in range(params.num_choices)]
+        ends = self._ends.of(params)
         for choice in choices:
             choice.end_ids = ends
+        if params.structured_outputs is None:
+            self.scheduler.add(choices)
+        else:
+            self._compile(choices)
+        self._prompt_logprobs.add(choices[0])
+        self._lifetimes.arrived(request)
         self._open[request.request_id] = choices
-        self.scheduler.add(choices)
+
+    def _compile(self, choices: list[Sequence]) -> None:
+        if self._compiling is None:
+            assert self.tokenizer is not None, "the limits refuse it"
+            settings = self.config.structured_outputs_config
+            self._compiling = CompilingQueue(Grammars(self.tokenizer, self._ends.all, self.vocab_size, settings=settings))
+        self._compiling.add(choices)
+        self._constrained.add(choices[0].request.request_id)
 
     def abort(self, request_id: str) -> None:
         """Drops a request that has not been answered."""
-        for sequence in self._open.pop(request_id):
+        choices = self._open.pop(request_id)
+        request = choices[0].request
+        for sequence in choices:
             self._transcripts.drop(sequence)
-            self.scheduler.abort(sequence.request)
+        self._prompt_logprobs.drop(choices[0])
+        self._lifetimes.drop(request)
+        if request_id in self._constrained and self._compiling is not None:
+            self._constrained.discard(request_id)
+            self._compiling.remove(request)
+        self.scheduler.abort(request)
 
     def is_open(self, request_id: str) -> bool:
         """Whether the request was added and is not answered."""
@@ -104,27 +154,39 @@ class Engine:
     @property
     def num_waiting(self) -> int:
         """Sequences that are queued and not running."""
-        return len(self.scheduler.waiting)
+        return len(self.scheduler.waiting) + (self._compiling.num_sequences if self._compiling else 0)
 
     # -- the loop ------------------------------------------------------------------------------------------------
     def step(self) -> list[RequestOutput]:
-        """Computes one step; returns the requests it finished, answered or failed."""
+        """Computes one step; returns the requests it finished, answered or failed.
+
+        Where all that is left waits for its grammars, it waits a little for the first of them, and may return nothing.
+        """
+        outputs = self._start_compiled() if self._compiling else []
         watch = Stopwatch(self.stats.seconds)
         schedule = self.scheduler.schedule()
         if not schedule.sequences:
-            return []
+            if self._compiling and not outputs:
+                self._compiling.wait(_PATIENCE)
+            return outputs
+        self._lifetimes.scheduled(schedule.admitted, self.stats)
         watch.count("schedule")
-        batch = pack(schedule, self.scheduler.running, self.config.block_size)
+        spans = self._prompt_logprobs.plan(schedule)
+        batch = pack(schedule, self.scheduler.running, self.config.block_size, spans)
         watch.count("batch")
-        logits = self._runner.run(batch)
+        logits = self._runner.run(batch, self._prompt_logprobs.take) if spans else self._runner.run(batch)
         watch.count("model")
         drawing = schedule.drawing
         samples = self._sampler.sample(logits, drawing)
         watch.count("sample")
         self.scheduler.commit(schedule, samples.tokens)
-        failed = [drawing[row] for row in sorted(samples.failed)]
-        drawn = drawing if not failed else [s for row, s in enumerate(drawing) if row not in samples.failed]
+        failed = self._prompt_logprobs.failed()
+        failed.update((drawing[row], error) for row, error in samples.failed.items())
+        drawn = _without(drawing, failed)
         self._ends.check_all(drawn)
+        if self._constrained and (refused := self._follow_grammars(drawn)):
+            failed.update(refused)
+            drawn = _without(drawn, refused)
         watch.count("commit")
         for row, logprobs in samples.logprobs.items():
             self._keep_logprobs(drawing[row], logprobs)
@@ -133,27 +195,54 @@ class Engine:
         ended = [s for s in drawn if s.finish_reason is not None]
         self.scheduler.finish(ended)
         self._count(drawing)
-        outputs = [*self._fail(failed), *self._collect(ended)]
+        outputs += [*self._fail(failed), *self._collect(ended)]
         watch.count("commit")
         return outputs
 
-    def _keep_logprobs(self, sequence: Sequence, logprobs: dict[int, Logprob]) -> None:
-        assert sequence.logprobs is not None
-        if self.tokenizer is not None:
-            logprobs = {t: Logprob(p.logprob, p.rank, self.tokenizer.token_text(t)) for t, p in logprobs.items()}
-        sequence.logprobs.append(logprobs)
-        sequence.cumulative_logprob += logprobs[sequence.tokens[-1]].logprob
+    def _start_compiled(self) -> list[RequestOutput]:
+        assert self._compiling is not None
+        ready, failed = self._compiling.take_ready()
+        for choices in ready:
+            self.scheduler.add(choices)
+        return [self._failure(request, error) for request, error in failed]
 
-    def _fail(self, sequences: list[Sequence]) -> list[RequestOutput]:
+    def _follow_grammars(self, drawn: list[Sequence]) -> dict[Sequence, RecordError]:
+        """Moves grammars on by the tokens drawn; an output that is complete ends, whatever its length. Returns those whose token
+        does not fit, which is one that was drawn because none was allowed."""
+        refused: dict[Sequence, RecordError] = {}
+        for sequence in drawn:
+            grammar = sequence.grammar
+            if grammar is None:
+                continue
+            token = sequence.tokens[-1]
+            if not grammar.accept(token):
+                message = "no token fits structured_outputs and the record's other fields"
+                refused[sequence] = RecordError("grammar_error", message, param="structured_outputs")
+            elif grammar.finished and sequence.finish_reason != "stop":
+                sequence.finish_reason = "stop"
+                if token in self._ends.all:  # with ignore_eos too it is no part of the text
+                    sequence.end_ids |= {token}
+        return refused
+
+    def _keep_logprobs(self, sequence: Sequence, logprobs: dict[int, Logprob]) -> None:
+        sequence.cumulative_logprob += logprobs[sequence.tokens[-1]].logprob
+        if sequence.logprobs is not None:
+            sequence.logprobs.append(logprobs)
+
+    def _fail(self, failed: Mapping[Sequence, RecordError]) -> list[RequestOutput]:
         outputs = []
-        for sequence in sequences:
-            request = sequence.request
-            if request.request_id in self._open:  # another choice of it may have failed in the same step
-                self.scheduler.blocks.forget(sequence)
-                self.abort(request.request_id)
-                error = RecordError("non_finite_logits", "the model's logits for this record are not finite")
-                outputs.append(RequestOutput(request.request_id, request.prompt, request.prompt_token_ids, error=error))
+        for sequence, error in failed.items():
+            if sequence.request.request_id in self._open:  # another choice of it may have failed in the same step
+                if error.code == "non_finite_logits":
+                    self.scheduler.blocks.forget(sequence)
+                outputs.append(self._failure(sequence.request, error))
         return outputs
+
+    def _failure(self, request: Request, error: RecordError) -> RequestOutput:
+        """Drops a request; returns its answer."""
+        metrics = self._lifetimes.ended(request, self.stats)
+        self.abort(request.request_id)
+        return RequestOutput(request.request_id, request.prompt, request.prompt_token_ids, error=error, metrics=metrics)
 
     def _collect(self, ended: Iterable[Sequence]) -> list[RequestOutput]:
         outputs = []
@@ -162,18 +251,17 @@ class Engine:
             choices = self._open.get(request.request_id)
             if choices is not None and all(s.finished for s in choices):
                 del self._open[request.request_id]
-                output = _output(request, choices)
-                outputs.append(output)
+                self._constrained.discard(request.request_id)
+                outputs.append(answer(choices, self._lifetimes.ended(request, self.stats)))
         return outputs
 
     def _count(self, drawing: list[Sequence]) -> None:
         stats = self.stats
         stats.num_steps += 1
         stats.num_output_tokens += len(drawing)
-        for sequence in drawing:
-            if len(sequence.tokens) == sequence.num_prompt + 1 and not sequence.choice:
-                stats.num_prompt_tokens += sequence.num_prompt
-                stats.num_cached_tokens += sequence.num_cached
+        for sequence in self._lifetimes.first_tokens():
+            stats.num_prompt_tokens += sequence.num_prompt
+            stats.num_cached_tokens += sequence.num_cached
         stats.num_preemptions = self.scheduler.num_preemptions
         stats.num_running = len(self.scheduler.running)
         stats.kv_usage = self.scheduler.blocks.usage
@@ -182,27 +270,20 @@ class Engine:
             stats.first_token_at = time.monotonic()
 
 
-def _output(request: Request, choices: list[Sequence]) -> RequestOutput:
-    outputs = [
-        CompletionOutput(
-            index=s.choice,
-            text=s.text or "",
-            token_ids=s.output_ids,
-            finish_reason=s.finish_reason,
-            stop_reason=s.stop_reason,
-            cumulative_logprob=s.cumulative_logprob if s.logprobs is not None else None,
-            logprobs=s.logprobs,
-        )
-        for s in choices
-    ]
-    return RequestOutput(request.request_id, request.prompt, request.prompt_token_ids, outputs, num_cached_tokens=choices[0].num_cached)
+def _without(sequences: list[Sequence], some: Mapping[Sequence, RecordError]) -> list[Sequence]:
+    return [s for s in sequences if s not in some] if some else sequences
 
 
-def _end_tokens(source: ModelSource, tokenizer: Tokenizer | None) -> EndTokens:
-    """The tokenizer's end token is the primary one; those of generation_config.json and config.json count too."""
+def _end_tokens(config: EngineConfig, source: ModelSource, tokenizer: Tokenizer | None) -> EndTokens:
+    """The tokenizer's end token is the primary one; those of generation_config.json and config.json count too.
+
+    They say what the model's tokens mean and not how to draw them, so `generation_config=none` does not leave them out.
+    """
+    own = config.generation_config in ("auto", *NONE)
+    generation = read_file(source.read_json, "auto" if own else config.generation_config)
     stated: list[int] = []
-    for name in ("generation_config.json", "config.json"):
-        value = (source.read_json(name) or {}).get("eos_token_id")
+    for content in (generation, source.read_json("config.json")):
+        value = (content or {}).get("eos_token_id")
         stated += value if isinstance(value, list) else [] if value is None else [value]
     primary = tokenizer.eos_token_id if tokenizer is not None else None
     if primary is None and stated:

@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 
 #: Share of the free memory that the cache takes on a CPU when nothing is said. Pages are used only when written.
 CPU_SHARE = 0.25
+#: On a CPU: content that no running record uses is kept in so much memory, or half of what running ones ever used, before
+#: memory is taken that was never used.
+IDLE_BYTES = 256 << 20
 #: Bytes taken to be free where the system does not say.
 UNKNOWN_FREE = 4 << 30
 
@@ -76,6 +79,13 @@ def choose_num_blocks(config: EngineConfig, shape: KVShape, free_bytes: int) -> 
         config.max_model_len,
     )
     return blocks
+
+
+def max_idle_blocks(caches: list[KVCache]) -> int | None:
+    """`BlockManager`'s max_idle for these caches; None where their memory is taken from the start anyway."""
+    if caches[0].key.device.type != "cpu":
+        return None
+    return IDLE_BYTES // sum(cache.key[0].nbytes + cache.value[0].nbytes for cache in caches)
 
 
 def free_memory(device: torch.device) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import RecordError
+from ..params import SamplingParams
 from .request import Request
 
 
@@ -19,6 +20,7 @@ class Limits:
         max_model_len: most tokens of prompt and output together.
         max_logprobs: most logprobs a request may ask for; -1: no limit.
         block_size, num_blocks: the KV cache; None blocks if its size is not known.
+        has_tokenizer: whether there is one, which all that is about text needs.
     """
 
     vocab_size: int
@@ -26,6 +28,7 @@ class Limits:
     max_logprobs: int
     block_size: int
     num_blocks: int | None
+    has_tokenizer: bool = True
 
     def check(self, request: Request) -> None:
         """Raises RecordError for a request that can never be answered."""
@@ -41,13 +44,7 @@ class Limits:
                 f"the prompt has {len(prompt)} tokens; with max_model_len {self.max_model_len} it can have {self.max_model_len - 1}",
                 param="prompt",
             )
-        for token in params.stop_token_ids:
-            if token >= self.vocab_size:
-                raise RecordError(
-                    "invalid_value", f"stop token id {token} is not in the vocabulary of {self.vocab_size}", param="stop_token_ids"
-                )
-        if params.logprobs is not None and 0 <= self.max_logprobs < params.logprobs:
-            raise RecordError("invalid_value", f"logprobs {params.logprobs} is above max_logprobs {self.max_logprobs}", param="logprobs")
+        self._check_params(params)
         if self.num_blocks is not None and self.blocks_for(length := request.max_length(self.max_model_len)) > self.num_blocks:
             raise RecordError(
                 "kv_capacity",
@@ -59,3 +56,20 @@ class Limits:
     def blocks_for(self, num_tokens: int) -> int:
         """Blocks that so many tokens of one sequence take."""
         return -(-num_tokens // self.block_size)
+
+    def _check_params(self, params: SamplingParams) -> None:
+        for name, what in (("stop_token_ids", "stop token id"), ("allowed_token_ids", "allowed token id"), ("logit_bias", "token id")):
+            for token in getattr(params, name) or ():
+                if token >= self.vocab_size:
+                    raise RecordError("invalid_value", f"{what} {token} is not in the vocabulary of {self.vocab_size}", param=name)
+        for name in ("logprobs", "prompt_logprobs"):
+            asked = getattr(params, name)
+            if asked is not None and self.max_logprobs != -1:
+                number = self.vocab_size if asked == -1 else asked
+                if number > self.max_logprobs:
+                    all_of_them = f" (all {number} tokens)" if asked == -1 else ""
+                    raise RecordError("invalid_value", f"{name} {asked}{all_of_them} is above max_logprobs {self.max_logprobs}", param=name)
+        if not self.has_tokenizer:
+            for name in ("stop", "bad_words", "structured_outputs"):
+                if getattr(params, name):
+                    raise RecordError("unsupported", f"{name} needs a tokenizer, and there is none (skip_tokenizer_init)", param=name)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -14,8 +15,12 @@ from infer.kernels.ops import Ops
 from .. import models
 from ..config import EngineConfig, apply_hf_overrides
 from ..errors import ConfigError, EngineError, ModelError
-from ..models.decoder import Decoder
+from ..models.hf import loading as hf_loading
+from ..models.hf.model import HFModel
+from ..models.hf.trial import warn_if_rows_differ
+from ..models.language_model import LanguageModel
 from ..quant import SCHEMES
+from ..quant.base import LinearMethod
 from ..weights import loader
 from ..weights.source import ModelSource
 from . import kv_cache
@@ -41,6 +46,8 @@ def build_runner(config: EngineConfig, source: ModelSource, wrap_ops: Callable[[
     model = load_model(config, source, ops, dtype, device)
     with torch.inference_mode():
         make_rows_alike(backend, [*model.linears(), model.head], dtype, device)
+        if isinstance(model, HFModel):
+            warn_if_rows_differ(model, dtype)
     c = model.config
     shape = kv_cache.KVShape(c.num_layers, c.num_kv_heads, c.head_dim, dtype)
     num_blocks = kv_cache.choose_num_blocks(config, shape, kv_cache.free_memory(device))
@@ -48,32 +55,61 @@ def build_runner(config: EngineConfig, source: ModelSource, wrap_ops: Callable[[
     return Runner(model, ops, caches, config.block_size, device), num_blocks
 
 
-def load_model(config: EngineConfig, source: ModelSource, ops: Ops, dtype: torch.dtype, device: torch.device) -> Decoder:
-    """Raises ModelError if config.json or weights are not what they should be, EngineError if memory runs out."""
+def load_model(config: EngineConfig, source: ModelSource, ops: Ops, dtype: torch.dtype, device: torch.device) -> LanguageModel:
+    """The model with its weights: in our code, or in transformers' where `model_impl` says so or leaves it open and we have none.
+
+    Raises ModelError if config.json or weights are not what they should be, EngineError if memory runs out.
+    """
     started = time.monotonic()
     hf_config = source.read_json("config.json")
     if hf_config is None:
         raise ModelError(f"{source.name} has no config.json, so its architecture is unknown")
-    model = models.build(apply_hf_overrides(hf_config, config.hf_overrides), ops)
-    _choose_methods(model, config)
+    hf_config = apply_hf_overrides(hf_config, config.hf_overrides)
+    ours = config.model_impl == "infer" or (config.model_impl == "auto" and models.is_ours(hf_config))
     try:
-        if config.load_format == "dummy":
-            loader.load_dummy(model.parameters(), dtype, device, seed=config.seed)
-        else:
-            loader.load(model.parameters(), source, dtype, device, ignore=model.unused_tensors)
-        model.rope.allocate(config.max_model_len, device)
+        model = (_load_ours if ours else _load_through_transformers)(config, source, hf_config, ops, dtype, device)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise EngineError(f"no memory for the weights of {source.name} as {config.dtype}") from error
     log.info("weights: %s in %.1f s", config.dtype, time.monotonic() - started)
     return model
 
 
-def _choose_methods(model: Decoder, config: EngineConfig) -> None:
-    """Says how linear layers hold their weights, before there are any. Raises ConfigError if this machine cannot do it."""
-    if config.quantization is None:
-        return
+def _load_ours(
+    config: EngineConfig, source: ModelSource, hf_config: Mapping[str, Any], ops: Ops, dtype: torch.dtype, device: torch.device
+) -> LanguageModel:
+    model = models.build(hf_config, ops)
+    for linear in [*model.linears(), model.head]:
+        linear.method = _method(config, ops, is_head=linear is model.head) or linear.method
+    if config.load_format == "dummy":
+        loader.load_dummy(model.parameters(), dtype, device, seed=config.seed)
+    else:
+        loader.load(model.parameters(), source, dtype, device, ignore=model.unused_tensors)
+    model.rope.allocate(config.max_model_len, device)
+    return model
+
+
+def _load_through_transformers(
+    config: EngineConfig, source: ModelSource, hf_config: Mapping[str, Any], ops: Ops, dtype: torch.dtype, device: torch.device
+) -> LanguageModel:
+    log.info("model code: transformers' (model_type %s)", hf_config.get("model_type"))
+    return hf_loading.load(
+        source,
+        hf_config,
+        ops,
+        dtype,
+        device,
+        choose=lambda is_head: _method(config, ops, is_head=is_head),
+        max_model_len=config.max_model_len,
+        trust_remote_code=config.trust_remote_code,
+        dummy_seed=config.seed if config.load_format == "dummy" else None,
+    )
+
+
+def _method(config: EngineConfig, ops: Ops, *, is_head: bool) -> LinearMethod | None:
+    """How a linear layer holds its weight; None is plainly. Raises ConfigError if this machine cannot do it."""
+    if config.quantization is None or (is_head and not config.quantize_lm_head):
+        return None
     scheme = SCHEMES[config.quantization]
-    if why := scheme.refusal(model.ops):
+    if why := scheme.refusal(ops):
         raise ConfigError(f"quantization={config.quantization}: {why}")
-    for linear in [*model.linears(), *([model.head] if config.quantize_lm_head else [])]:
-        linear.method = scheme(model.ops)
+    return scheme(ops)

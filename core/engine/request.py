@@ -6,10 +6,14 @@ Plain data; never imports torch.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..outputs import Logprob
 from ..params import SamplingParams
 from .noise import noise_key
+
+if TYPE_CHECKING:
+    from .grammar import GrammarState
 
 
 @dataclass(slots=True, eq=False)
@@ -25,6 +29,8 @@ class Request:
     params: SamplingParams
     index: int
     prompt: str | None = None
+    priority: int = 0
+    """With the priority policy lower ones go first."""
 
     def max_length(self, max_model_len: int) -> int:
         """Tokens at which a choice ends with "length", prompt and output together."""
@@ -63,15 +69,25 @@ class Sequence:
     stop_reason: int | str | None = None
     text: str | None = None
     logprobs: list[dict[int, Logprob]] | None = None
+    """One entry an output token, if they are asked for."""
     cumulative_logprob: float = 0.0
+    """Of the output tokens, if their log-probabilities are asked for or choose the best choices."""
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+    """One entry a prompt token, as far as they are computed; only the first choice has them, if they are asked for."""
+    grammar: GrammarState | None = None
+    """Where it stands in what its output must look like."""
 
     @classmethod
     def of(cls, request: Request, choice: int, run_seed: int, max_model_len: int) -> Sequence:
         params = request.params
         prompt = request.prompt_token_ids
         key = noise_key(params.seed, run_seed, request.index, choice)
-        logprobs: list[dict[int, Logprob]] | None = [] if params.logprobs is not None else None
-        return cls(request, choice, key, list(prompt), request.max_length(max_model_len), len(prompt), logprobs=logprobs)
+        made = cls(request, choice, key, list(prompt), request.max_length(max_model_len), len(prompt))
+        if params.logprobs is not None:
+            made.logprobs = []
+        if params.prompt_logprobs is not None and choice == 0:
+            made.prompt_logprobs = [None]
+        return made
 
     @property
     def params(self) -> SamplingParams:
@@ -88,3 +104,13 @@ class Sequence:
     @property
     def finished(self) -> bool:
         return self.finish_reason is not None
+
+    @property
+    def lacks_prompt_logprobs(self) -> bool:
+        """Whether tokens of the prompt are still to be computed for their log-probabilities."""
+        return self.prompt_logprobs is not None and len(self.prompt_logprobs) < self.num_prompt
+
+    @property
+    def reads_prefix_cache(self) -> bool:
+        """Whether what the prefix cache has of it is used. What is found there is not computed, and so has no logits."""
+        return not (self.request.params.skip_reading_prefix_cache or self.lacks_prompt_logprobs)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..params import MIN_TEMPERATURE, SamplingParams
-from .penalties import is_penalized
+from .penalties import is_changed
 from .request import Sequence
 
 #: Temperatures above this are lowered to it: the draw is uniform long before, and float32 ends not far above.
@@ -17,7 +17,7 @@ MAX_TOP_K = 2**31
 CAPACITY = 4096
 
 #: Bits of `needs`: what a row asks for beyond the most likely token.
-DRAWS, PENALTIES, MIN_TOKENS, LOGPROBS = 1, 2, 4, 8
+DRAWS, CHANGES, MIN_TOKENS, LOGPROBS, BAD_WORDS, ALLOWED, STRUCTURED, PROCESSORS = (1 << bit for bit in range(8))
 
 SETTINGS = np.dtype([("temperature", "f4"), ("top_k", "i8"), ("top_p", "f4"), ("min_p", "f4"), ("needs", "u1")])
 """One row; the numbers are as in `SamplingRows`."""
@@ -59,9 +59,14 @@ def _settings(params: SamplingParams) -> tuple[float, int, float, float, int]:
     greedy = params.greedy
     needs = (
         DRAWS * (not greedy)
-        | PENALTIES * is_penalized(params)
+        | CHANGES * is_changed(params)
         | MIN_TOKENS * (params.min_tokens > 0)
-        | LOGPROBS * (params.logprobs is not None)
+        # The best of several choices are found by their log-probabilities.
+        | LOGPROBS * (params.logprobs is not None or params.num_choices > params.n)
+        | BAD_WORDS * bool(params.bad_words)
+        | ALLOWED * (params.allowed_token_ids is not None)
+        | STRUCTURED * (params.structured_outputs is not None)
+        | PROCESSORS * bool(params.logits_processors)
     )
     temperature = 0.0 if greedy else min(max(params.temperature, MIN_TEMPERATURE), MAX_TEMPERATURE)
     return temperature, min(max(params.top_k, 0), MAX_TOP_K), params.top_p, params.min_p, needs

@@ -1,6 +1,6 @@
 """The running sequences, and as arrays what a step needs of all of them at once. Kept in place, never made anew.
 
-                 row 0   row 1  ...     oldest first
+                 row 0   row 1  ...     oldest first, or as the scheduler orders them
     computed     [ 37    512    ... ]   tokens in the cache
     known        [ 38    530    ... ]   tokens there are; those that are not in the cache are computed next
     newest       [ 998   11     ... ]   the last of them
@@ -60,16 +60,23 @@ class Running:
         self.refresh_blocks(row, 0)
 
     def pop(self) -> Sequence:
-        """Takes out the youngest."""
+        """Takes out the last, which is the youngest unless they were reordered."""
         return self.sequences.pop()
 
     def remove(self, ended: Collection[Sequence]) -> None:
         """Takes out any; the others move up and stay in order."""
-        kept = [row for row, sequence in enumerate(self.sequences) if sequence not in ended]
+        self._take([row for row, sequence in enumerate(self.sequences) if sequence not in ended])
+
+    def reorder(self, order: list[int]) -> None:
+        """Puts row `order[i]` in place i; every row is in `order` once."""
+        assert len(order) == len(self)
+        self._take(order)
+
+    def _take(self, rows: list[int]) -> None:
         width = self.num_blocks[: len(self)].max(initial=0)
         for array in (self.computed, self.known, self.newest, self.num_blocks, self.blocks[:, :width]):
-            array[: len(kept)] = array[kept]
-        self.sequences = [self.sequences[row] for row in kept]
+            array[: len(rows)] = array[rows]
+        self.sequences = [self.sequences[row] for row in rows]
 
     # -- going on ------------------------------------------------------------------------------------------------
     def refresh_blocks(self, row: int, first: int) -> None:

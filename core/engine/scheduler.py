@@ -4,6 +4,10 @@ There are no phases: a running sequence has tokens that are not computed yet, on
 step computes up to `max_num_batched_tokens` of them over all sequences, the oldest first. When blocks run out, the latest
 running sequence gives its blocks back and is computed again later.
 
+With the policy "priority" the lowest `Request.priority` comes first, in starting, in its share of the step and in keeping
+its blocks; among equals everything is as above. A running sequence is not preempted because a more urgent one waits, only
+when running ones need its blocks (as in vLLM's current scheduler).
+
 What concerns all sequences is arithmetic on the arrays of `Running`; Python looks at those that need blocks, have filled
 one, begin or end.
 """
@@ -19,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .blocks import BlockManager
+from .priorities import PriorityQueues
 from .request import Request, Sequence
 from .running import Running
 from .waiting import WaitingQueue, expected_output
@@ -38,6 +43,8 @@ class Schedule:
     """[S] whether these are the last it has, so that the next one is drawn after them."""
     copies: list[tuple[int, int]]
     """(source, target) block copies to make first."""
+    admitted: list[Sequence]
+    """Those of the sequences that did not run before."""
 
     @property
     def drawing(self) -> list[Sequence]:
@@ -56,6 +63,7 @@ class Scheduler:
         long_prefill_token_threshold: most tokens of one prompt a step; 0 is no limit.
         watermark: share of the blocks kept free when a sequence is admitted while others run.
         look_ahead: see `WaitingQueue`.
+        policy: "fcfs" or "priority".
     """
 
     def __init__(
@@ -68,6 +76,7 @@ class Scheduler:
         long_prefill_token_threshold: int = 0,
         watermark: float = 0.0,
         look_ahead: int = 4096,
+        policy: str = "fcfs",
     ) -> None:
         self.blocks = blocks
         self.max_num_seqs = max_num_seqs
@@ -75,7 +84,8 @@ class Scheduler:
         self.chunked_prefill = chunked_prefill
         self.long_prefill_token_threshold = long_prefill_token_threshold
         self.reserve = int(watermark * blocks.num_usable)
-        self.waiting = WaitingQueue(look_ahead)
+        self._by_priority = policy == "priority"
+        self.waiting: WaitingQueue | PriorityQueues = PriorityQueues(look_ahead) if self._by_priority else WaitingQueue(look_ahead)
         self.running = Running(max_num_seqs)
         self.num_preemptions = 0
         self._expects_more = True
@@ -105,13 +115,18 @@ class Scheduler:
     def schedule(self) -> Schedule:
         """The next step's tokens; empty only when there is no work."""
         copies: list[tuple[int, int]] = []
+        admitted: list[Sequence] = []
         counts, preempted = self._continue_running(copies)
         if not preempted:
+            before = len(self.running)
             counts = self._admit_waiting(counts, copies)
+            admitted = self.running.sequences[before:]
+            if admitted and self._by_priority:
+                counts = self._sort(counts)
         size = len(counts)
         assert size or not self.has_work, "work is left but nothing can be scheduled"
         samples = self.running.computed[:size] + counts == self.running.known[:size]
-        return Schedule(self.running.sequences[:size], counts, samples, copies)
+        return Schedule(self.running.sequences[:size], counts, samples, copies, admitted)
 
     def _continue_running(self, copies: list[tuple[int, int]]) -> tuple[NDArray[np.int64], bool]:
         """How many tokens each of the first running sequences computes, and whether others were preempted for them."""
@@ -152,7 +167,7 @@ class Scheduler:
         while self.waiting and budget > 0 and len(self.running) < most and len(passed) < most:
             sequence = self.waiting.pop()
             shared, computed = self._reusable(sequence)
-            if self.blocks.is_announced(sequence, computed):
+            if sequence.reads_prefix_cache and self.blocks.is_announced(sequence, computed):
                 passed.append(sequence)  # after the step that computes its prefix it need not be computed again
                 continue
             count = min(len(sequence.tokens) - computed, self.long_prefill_token_threshold or budget, budget)
@@ -171,6 +186,12 @@ class Scheduler:
             budget -= count
         self.waiting.put_back(passed)
         return np.concatenate((counts, np.array(admitted, dtype=np.int64))) if admitted else counts
+
+    def _sort(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Puts the running sequences in order of priority; `counts` [S] of all of them become those of the new order."""
+        order = sorted(range(len(self.running)), key=lambda row: self.running[row].request.priority)
+        self.running.reorder(order)
+        return counts[order]
 
     def _most_at_a_time(self) -> int:
         """As many sequences as may run, or as keep all steps up to the last equally full.
@@ -202,7 +223,7 @@ class Scheduler:
         if source is not None and source.blocks and source.num_computed >= sequence.num_prompt:
             computed = sequence.num_prompt - 1  # the last prompt token is computed again, for its logits
             return source.blocks[: self.blocks.blocks_for(computed)], computed
-        found = self.blocks.cached_prefix(sequence)
+        found = self.blocks.cached_prefix(sequence) if sequence.reads_prefix_cache else []
         return found, len(found) * self.blocks.block_size
 
     def _preempt(self, sequence: Sequence) -> None:

@@ -51,7 +51,13 @@ class Transcripts:
             if self.ends.ended_by_token(sequence) and not params.include_stop_str_in_output:
                 ids = ids[:-1]
             prompt = sequence.tokens[: sequence.num_prompt]
-            sequence.text = decode_all(tokenizer, prompt, ids, skip_special_tokens=params.skip_special_tokens)
+            sequence.text = decode_all(
+                tokenizer,
+                prompt,
+                ids,
+                skip_special_tokens=params.skip_special_tokens,
+                spaces_between_special_tokens=params.spaces_between_special_tokens,
+            )
 
 
 class _Followed:
@@ -59,15 +65,15 @@ class _Followed:
 
     def __init__(self, tokenizer: Tokenizer, sequence: Sequence) -> None:
         prompt = sequence.tokens[: sequence.num_prompt]
-        self.detokenizer = Detokenizer(tokenizer, prompt, skip_special_tokens=sequence.params.skip_special_tokens)
+        params = sequence.params
+        self.detokenizer = Detokenizer(
+            tokenizer,
+            prompt,
+            skip_special_tokens=params.skip_special_tokens,
+            spaces_between_special_tokens=params.spaces_between_special_tokens,
+        )
         self.matcher = StopMatcher(sequence.params.stop)
         self.num_pushed = 0
-
-    def push_all(self, sequences: Iterable[Sequence]) -> None:
-        """`push` for those that it means something to."""
-        for sequence in sequences:
-            if sequence.finish_reason is not None or sequence.request.params.stop:
-                self.push(sequence)
 
     def push(self, sequence: Sequence) -> None:
         new_ids = sequence.tokens[sequence.num_prompt + self.num_pushed :]

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ..args import EngineArgs
 from ..config import apply_hf_overrides
 from ..engine.limits import Limits
-from ..errors import ModelError
+from ..errors import ConfigError, ModelError
+from ..generation_config import sampling_defaults
 from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
 from ..weights.find import find
@@ -29,18 +30,29 @@ _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything about a run but the weights. `tokenizer_source` is the model's own unless --tokenizer named another."""
+    """Everything about a run but the weights. `tokenizer_source` is the model's own unless --tokenizer named another; there is no
+    tokenizer with skip_tokenizer_init.
+    """
 
     config: EngineConfig
     source: ModelSource
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     tokenizer_source: ModelSource
 
-    def chat_template(self, override: str | None = None) -> ChatTemplate:
-        """The model's chat template, or another one. Raises ModelError if there is none, or none that can be used."""
-        template = ChatTemplate.load(self.tokenizer_source.read, self.tokenizer, override=override)
+    def chat_template(self, override: str | None = None, *, content_format: str = "auto") -> ChatTemplate:
+        """The model's chat template, or another one, see `ChatTemplate.load`. Raises ModelError if there is none, or none
+        that can be used; ConfigError for an unknown one, and without a tokenizer.
+        """
+        if self.tokenizer is None:
+            raise ConfigError("a conversation needs a tokenizer; skip_tokenizer_init is for prompts of token ids")
+        template = ChatTemplate.load(self.tokenizer_source.read, self.tokenizer, override=override, content_format=content_format)
         template.require()
         return template
+
+    def sampling_defaults(self) -> tuple[dict[str, Any], str]:
+        """Sampling parameters that generation_config.json sets, and a sentence about them. Raises ConfigError, ModelError."""
+        config = self.config
+        return sampling_defaults(self.source.read_json, source=config.generation_config, override=config.override_generation_config)
 
     def hf_config(self) -> dict[str, Any]:
         """The model's config.json, overrides counted."""
@@ -50,8 +62,15 @@ class Plan:
         """What the engine will hold requests to. The number of KV blocks is in it if it was given, not if it depends on the
         memory that is free. Raises ConfigError if the given size is too small for the given `max_model_len`.
         """
-        config, vocab_size = self.config, self.hf_config().get("vocab_size") or self.tokenizer.vocab_size
-        return Limits(vocab_size, config.max_model_len, config.max_logprobs, config.block_size, self._num_blocks())
+        config, hf = self.config, self.hf_config()
+        vocab_size = hf.get("vocab_size") or (hf.get("text_config") or {}).get("vocab_size")
+        if vocab_size is None:
+            if self.tokenizer is None:
+                raise ModelError(f"model {self.source.name!r}: config.json does not say how large the vocabulary is")
+            vocab_size = self.tokenizer.vocab_size
+        known = self._num_blocks()
+        has_tokenizer = self.tokenizer is not None
+        return Limits(vocab_size, config.max_model_len, config.max_logprobs, config.block_size, known, has_tokenizer=has_tokenizer)
 
     def kv_bytes_per_token(self) -> int | None:
         """What a token's keys and values take in the KV cache; None if config.json does not say."""
@@ -96,12 +115,14 @@ class Built:
     """An engine ready to take requests, and its tokenizer."""
 
     engine: Engine
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
 
 
 def find_model(args: EngineArgs) -> ModelSource:
     """Where the model is; cheap, without torch. Raises ModelError, ConfigError."""
-    return find(args.model, revision=args.revision, download_dir=args.download_dir, hf_token=args.hf_token)
+    return find(
+        args.model, revision=args.revision, download_dir=args.download_dir, hf_token=args.hf_token, with_code=args.trust_remote_code
+    )
 
 
 def make_plan(
@@ -123,11 +144,26 @@ def make_plan(
     if hf_config is None:
         raise ModelError(f"model {source.name!r} has no config.json in {str(source.path)!r}; is it a model folder?")
     tokenizer_source = source
-    if args.tokenizer and args.tokenizer != args.model:
-        revision = args.tokenizer_revision or args.revision
-        tokenizer_source = find(args.tokenizer, revision=revision, download_dir=args.download_dir, hf_token=args.hf_token)
-    folder = str(tokenizer_source.path) if tokenizer_source.path.is_dir() else None
-    tokenizer = Tokenizer.load(tokenizer_source.read, mode=args.tokenizer_mode, name=tokenizer_source.name, folder=folder)
+    name, revision = args.tokenizer or args.model, args.tokenizer_revision or args.revision
+    if (name, revision) != (args.model, args.revision):
+        tokenizer_source = find(
+            name,
+            revision=revision,
+            download_dir=args.download_dir,
+            hf_token=args.hf_token,
+            with_code=args.trust_remote_code,
+            tokenizer_only=True,
+        )
+    tokenizer = None
+    if not args.skip_tokenizer_init:
+        folder = str(tokenizer_source.path) if tokenizer_source.path.is_dir() else None
+        tokenizer = Tokenizer.load(
+            tokenizer_source.read,
+            mode=args.tokenizer_mode,
+            name=tokenizer_source.name,
+            folder=folder,
+            trust_remote_code=args.trust_remote_code,
+        )
     config = args.resolve(hf_config, given=given, compile_kernels=compile_kernels)
     return Plan(config, source, tokenizer, tokenizer_source)
 

@@ -57,7 +57,7 @@ class Findings:
     #: Prompt tokens of all records that could be tokenized, too long or not.
     prompt_buckets: Log2Buckets = field(default_factory=Log2Buckets)
     longest_prompt: int = 0
-    #: Most tokens, prompt and output, of each sequence: a record of n choices is n of them.
+    #: Most tokens, prompt and output, of each sequence: a record of n (or best_of) choices is so many of them.
     sequences: Histogram = field(default_factory=Histogram)
     #: The good record whose sequences are longest, and the tokens of one of them.
     largest: tuple[Place, int] | None = None
@@ -84,8 +84,8 @@ class Findings:
         assert pending.params is not None
         prompt, length = len(pending.prompt), pending.to_request().max_length(limits.max_model_len)
         self.prompts.add(prompt)
-        self.sequences.add(length, pending.params.n)
-        self.max_output_tokens += (length - prompt) * pending.params.n
+        self.sequences.add(length, pending.params.num_choices)
+        self.max_output_tokens += (length - prompt) * pending.params.num_choices
         self.distinct.add(hash(tuple(pending.prompt)))
         if self.largest is None or length > self.largest[1]:
             self.largest = Place(pending.line, pending.source), length

@@ -27,6 +27,11 @@ SETTINGS = (
     "seed",
     "max_model_len",
     "max_logprobs",
+    "logprobs_mode",
+    "model_impl",
+    "structured_outputs_config",
+    "trust_remote_code",
+    "skip_tokenizer_init",
     "quantization",
     "quantize_lm_head",
     "load_format",
@@ -36,7 +41,14 @@ SETTINGS = (
     "kv_cache_memory_bytes",
 )
 _MODEL_FILES = ("config.json", "generation_config.json")
-_TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json")
+_TEXT_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/tool_use.jinja",
+)
 
 
 def fingerprint(
@@ -58,7 +70,7 @@ def fingerprint(
     found["instruction set"] = instruction_set(config.device)
     # A record's own seed is another thing than the run's: one name must never hide another.
     found |= {f"default {name}" if name in found else name: value for name, value in job.items()}
-    return orjson.loads(orjson.dumps(found))  # as a journal gives it back
+    return orjson.loads(orjson.dumps(found, option=orjson.OPT_NON_STR_KEYS))  # as a journal gives it back
 
 
 def digest(found: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Architectures. The file's name is config.json's `model_type`: adding a file adds the architecture.
 
-Each defines `Model`, built as `Model(hf_config, ops)`; see `decoder.py` for what the engine uses of it.
+Each defines `Model`, built as `Model(hf_config, ops)`; see `language_model.py` for what the engine uses of it. What has no file
+here runs through transformers' code, see `hf/`.
 """
 
 from __future__ import annotations
@@ -16,12 +17,17 @@ from ..errors import ModelError, nearest
 from .decoder import Decoder
 
 #: Files of this folder that are not architectures.
-SHARED = frozenset({"__init__", "decoder"})
+SHARED = frozenset({"__init__", "decoder", "language_model"})
 
 
 def supported() -> list[str]:
     """The model types there are files for."""
     return sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in SHARED)
+
+
+def is_ours(hf_config: Mapping[str, Any]) -> bool:
+    """Whether there is a file for the model described by a config.json."""
+    return hf_config.get("model_type") in supported()
 
 
 def build(hf_config: Mapping[str, Any], ops: Ops) -> Decoder:

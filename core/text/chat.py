@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ModelError, RecordError
+from ..errors import ConfigError, ModelError, RecordError, nearest
 from .messages import prepare
 from .tokenizer import Reader, Tokenizer
 
 if TYPE_CHECKING:
     from .content import ContentFormat
+    from .literal import LiteralText
     from .template import Template
+
+#: Templates in files of their own, as transformers saves them.
+_FILES = {"default": "chat_template.jinja", "tool_use": "additional_chat_templates/tool_use.jinja"}
+
+#: What a user may say of the content a template takes.
+CONTENT_FORMATS = ("auto", "string", "openai")
+
+#: What a template's text has and a name has not.
+_JINJA = frozenset("{}\n")
 
 #: Marks where the last message ends when it is to be continued. The final space shows whether the template trims content.
 _TAG = "CONTINUE_FINAL_MESSAGE_TAG "
@@ -24,24 +36,51 @@ class ChatTemplate:
     Loading never fails for want of a template: `require()`, which `infer chat` calls at start, and `render` do.
     """
 
-    def __init__(self, sources: Mapping[str, str], tokenizer: Tokenizer, *, origin: str) -> None:
-        """`sources`: name -> jinja2 text ("default", "tool_use", ...); `origin`: where they come from, for messages."""
+    def __init__(self, sources: Mapping[str, str], tokenizer: Tokenizer, *, origin: str, content_format: str = "auto") -> None:
+        """`sources`: name -> jinja2 text ("default", "tool_use", ...); `origin`: where they come from, for messages.
+
+        `content_format`: whether the template gets a message's content as a "string" or as OpenAI's list of parts ("openai"); "auto"
+        reads from the template which of them it takes. Raises ConfigError for another one.
+        """
+        if content_format not in CONTENT_FORMATS:
+            raise ConfigError(f"unknown chat template content format {content_format!r}; available: {', '.join(CONTENT_FORMATS)}")
+        self._content_format = content_format
         self._sources = dict(sources)
         self._tokenizer = tokenizer
         self._origin = origin
         self._compiled: dict[str, tuple[Template, ContentFormat]] = {}
+        self._literal: LiteralText | None = None
 
     @classmethod
-    def load(cls, read: Reader, tokenizer: Tokenizer, *, override: str | None = None) -> ChatTemplate:
-        """The template to use: `override` (jinja2 text, or the name of one of the model's templates), else the model's
-        chat_template.jinja, tokenizer_config.json or chat_template.json, the first that has one.
+    def load(cls, read: Reader, tokenizer: Tokenizer, *, override: str | None = None, content_format: str = "auto") -> ChatTemplate:
+        """The template to use: `override` (jinja2 text as `template_text` gives it, or the name of one of the model's templates), else
+        the model's chat_template.jinja, tokenizer_config.json or chat_template.json, the first that has one. Of several, a
+        conversation with tools gets "tool_use", others "default".
+
+        Raises ConfigError for a name the model has no template of, and as the class does.
         """
         sources, origin = _find(read)
         if override is not None and override in sources:
-            return cls({"default": sources[override]}, tokenizer, origin=f"{origin} ({override})")
-        if override is not None:
-            return cls({"default": override}, tokenizer, origin="the given chat template")
-        return cls(sources, tokenizer, origin=origin)
+            sources, origin = {"default": sources[override]}, f"{origin} ({override})"
+        elif override is not None:
+            if _JINJA.isdisjoint(override):
+                there = f"it has: {', '.join(sorted(sources))}" if sources else "it has none"
+                raise ConfigError(
+                    f"chat template {override!r} is no file, no jinja2 text and none of the model's templates "
+                    f"({there}){nearest(override, sources)}"
+                )
+            sources, origin = {"default": override}, "the given chat template"
+        return cls(sources, tokenizer, origin=origin, content_format=content_format)
+
+    def literally(self) -> ChatTemplate:
+        """This template, with a `render` for which what messages, tools and documents spell is never a special token.
+
+        Its prompts are settled ones, for `Tokenizer.encode_literal`. Roles are the template's own words and stay as they are.
+        Raises ConfigError if the tokenizer cannot do it.
+        """
+        twin = copy.copy(self)
+        twin._literal = self._tokenizer.literal
+        return twin
 
     def require(self) -> None:
         """Raises ModelError if there is no template, or if it is no valid jinja2."""
@@ -84,6 +123,11 @@ class ChatTemplate:
             raise RecordError("invalid_value", "messages cannot be set by chat_template_kwargs", param="chat_template_kwargs")
         template, source, content = self._choose(tools=bool(tools))
         chat = prepare(messages, parts=content.parts, wrap=content.wrap, developer="developer" in source)
+        if (literal := self._literal) is not None:
+            chat = [{**literal.mark(message), "role": message["role"]} for message in chat]
+            tools = literal.mark(tools)
+            if "documents" in kwargs:
+                kwargs["documents"] = literal.mark(kwargs["documents"])
         final = _open_final(chat) if continue_final_message else ""
         variables = {
             **self._tokenizer.special_tokens,
@@ -94,11 +138,15 @@ class ChatTemplate:
             "add_generation_prompt": add_generation_prompt,
         }
         text = template.render(variables, what="chat template", param="messages")
-        return _cut_at_tag(text, final) if continue_final_message else text
+        text = _cut_at_tag(text, final) if continue_final_message else text
+        return text if literal is None else literal.settle(text)
 
     def encode(self, messages: list[dict[str, Any]], /, **options: Any) -> list[int]:
         """The token ids of `render(messages, **options)`. No special tokens are added: the template writes its own BOS."""
-        return self._tokenizer.encode(self.render(messages, **options), add_special_tokens=False)
+        text = self.render(messages, **options)
+        if self._literal is not None:
+            return self._tokenizer.encode_literal([text], add_special_tokens=False)[0]
+        return self._tokenizer.encode(text, add_special_tokens=False)
 
     def _choose(self, *, tools: bool) -> tuple[Template, str, ContentFormat]:
         """The compiled template for a conversation with or without tools, its text and the content it takes."""
@@ -120,19 +168,32 @@ class ChatTemplate:
                 template = Template(self._sources[name])
             except TemplateSourceError as e:
                 raise ModelError(f"{self._origin} is not a valid jinja2 template: {e}") from e
-            self._compiled[name] = (template, ContentFormat.of(template.parse()))
+            self._compiled[name] = (template, ContentFormat.named(self._content_format, template.parse()))
         template, content = self._compiled[name]
         return template, self._sources[name], content
 
 
+def template_text(given: str) -> str:
+    """What someone gave as a chat template, for `ChatTemplate.load`: the text of a file, if there is one of that name; else what was
+    given, jinja2 text or the name of one of the model's templates. The same order as vLLM's.
+
+    Raises ConfigError if the file cannot be read.
+    """
+    try:
+        text = Path(given).read_text(encoding="utf-8")
+        return text if not _JINJA.isdisjoint(text) else text + "\n"  # no name; jinja2 takes one newline off the end
+    except (OSError, UnicodeDecodeError, ValueError) as e:  # ValueError: a null character
+        missing = isinstance(e, (FileNotFoundError, NotADirectoryError))
+        if not _JINJA.isdisjoint(given) or (missing and "/" not in given and not given.endswith(".jinja")):
+            return given
+        raise ConfigError(f"chat template {given!r} cannot be read: {getattr(e, 'strerror', None) or e}") from None
+
+
 def _find(read: Reader) -> tuple[dict[str, str], str]:
     """The model's templates by name, and the file they are in."""
-    data = read("chat_template.jinja")
-    if data is not None:
-        try:
-            return {"default": data.decode("utf-8")}, "chat_template.jinja"
-        except UnicodeDecodeError as e:
-            raise ModelError(f"chat_template.jinja is not UTF-8: {e}") from e
+    found = {name: text for name, filename in _FILES.items() if (text := _text(read, filename)) is not None}
+    if "default" in found:
+        return found, _FILES["default"]
     for filename in ("tokenizer_config.json", "chat_template.json"):
         data = read(filename)
         if data is None:
@@ -145,6 +206,14 @@ def _find(read: Reader) -> tuple[dict[str, str], str]:
         if sources:
             return sources, filename
     return {}, "the model"
+
+
+def _text(read: Reader, filename: str) -> str | None:
+    data = read(filename)
+    try:
+        return None if data is None else data.decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise ModelError(f"{filename} is not UTF-8: {e}") from e
 
 
 def _named(value: Any) -> dict[str, str]:

@@ -19,6 +19,11 @@ class ContentFormat:
     wrap: bool
 
     @classmethod
+    def named(cls, name: str, tree: nodes.Template) -> ContentFormat:
+        """By what a user says of it: "openai" is parts whatever the template does, "string" none, "auto" what the template takes."""
+        return cls.of(tree) if name == "auto" else cls(parts=name == "openai", wrap=name == "openai")
+
+    @classmethod
     def of(cls, tree: nodes.Template) -> ContentFormat:
         names = _Names()
         while names.learn(tree):

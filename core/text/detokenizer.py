@@ -37,17 +37,20 @@ class Detokenizer:
         tokenizer: spells the ids.
         prompt_ids: what stands before the output; only its tail is looked at.
         skip_special_tokens: leave special tokens out of the text.
+        spaces_between_special_tokens: what a slow tokenizer writes around them; others are not asked.
     """
 
     __slots__ = ("_parts", "_stream")
 
-    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], *, skip_special_tokens: bool) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, prompt_ids: Sequence[int], *, skip_special_tokens: bool, spaces_between_special_tokens: bool = True
+    ) -> None:
         pieces = tokenizer.pieces(skip_special_tokens)
         self._stream: _ByteStream | _WindowStream
         if pieces is not None:
             self._stream = _ByteStream(pieces, prompt_ids)
         else:
-            self._stream = _WindowStream(tokenizer, prompt_ids, skip_special_tokens)
+            self._stream = _WindowStream(tokenizer, prompt_ids, skip_special_tokens, spaces_between_special_tokens)
         self._parts: list[str] = []
 
     def push(self, token_ids: Sequence[int]) -> str:
@@ -72,9 +75,21 @@ class Detokenizer:
         return self._parts[0] if self._parts else ""
 
 
-def decode_all(tokenizer: Tokenizer, prompt_ids: Sequence[int], output_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+def decode_all(
+    tokenizer: Tokenizer,
+    prompt_ids: Sequence[int],
+    output_ids: Sequence[int],
+    *,
+    skip_special_tokens: bool,
+    spaces_between_special_tokens: bool = True,
+) -> str:
     """The whole text of an output: what a Detokenizer gives for any split of it, in one go."""
-    whole = Detokenizer(tokenizer, prompt_ids, skip_special_tokens=skip_special_tokens)
+    whole = Detokenizer(
+        tokenizer,
+        prompt_ids,
+        skip_special_tokens=skip_special_tokens,
+        spaces_between_special_tokens=spaces_between_special_tokens,
+    )
     return whole.push(output_ids) + whole.finish()
 
 
@@ -127,10 +142,12 @@ class _WindowStream:
 
     __slots__ = ("_decode", "_ids", "_keep", "_known", "_read")
 
-    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], skip_special_tokens: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], skip_special_tokens: bool, spaces: bool) -> None:
         skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
         self._keep: Callable[[int], bool] = lambda t: t not in skipped and tokenizer.has(t)
-        self._decode: Callable[[list[int]], str] = lambda ids: tokenizer.decode(ids, skip_special_tokens=False)
+        self._decode: Callable[[list[int]], str] = lambda ids: tokenizer.decode(
+            ids, skip_special_tokens=False, spaces_between_special_tokens=spaces
+        )
         self._ids = self._tail(prompt_ids)
         self._read = len(self._ids)  # ids[:read] have been given out as text `known`
         self._known = self._decode(self._ids)

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, ModelError, RecordError
 from .pieces import ByteRules, Pieces
+from .slow import SlowBackend, load_slow
 
 if TYPE_CHECKING:
     import tokenizers
+
+    from .literal import LiteralText
 
 #: Reads one small file of the model by name; None if the model has no such file.
 Reader = Callable[[str], bytes | None]
@@ -32,6 +36,7 @@ class Tokenizer:
         special_tokens: name -> text, e.g. {"bos_token": "<s>"}; what chat templates see.
         bos_token, eos_token: texts, None if the model has none; `*_id` are their ids.
         special_ids: ids that `skip_special_tokens` leaves out.
+        is_slow: it is Python code of transformers, not a tokenizer.json.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, special_tokens: Mapping[str, str]) -> None:
@@ -47,11 +52,14 @@ class Tokenizer:
         self.bos_token_id = self._id_of(self.bos_token)
         self.eos_token_id = self._id_of(self.eos_token)
         self.pad_token_id = self._id_of(special_tokens.get("pad_token"))
+        self.is_slow = isinstance(backend, SlowBackend)
         self._pieces: dict[bool, Pieces] = {}
         self._rules = _byte_rules(backend)
 
     @classmethod
-    def load(cls, read: Reader, *, mode: str = "auto", name: str = "", folder: str | None = None) -> Tokenizer:
+    def load(
+        cls, read: Reader, *, mode: str = "auto", name: str = "", folder: str | None = None, trust_remote_code: bool = False
+    ) -> Tokenizer:
         """The tokenizer of a model.
 
         Args:
@@ -59,6 +67,7 @@ class Tokenizer:
             mode: "auto", or "slow": always through transformers.
             name: the model as the user knows it, for messages.
             folder: the model's folder, if it is one: where transformers looks when there is no tokenizer.json.
+            trust_remote_code: a tokenizer that is Python code in the folder may run.
 
         Raises ModelError for damaged or missing files, ConfigError for an unknown mode.
         """
@@ -66,9 +75,7 @@ class Tokenizer:
             raise ConfigError(f"unknown tokenizer_mode {mode!r}; available: {', '.join(TOKENIZER_MODES)}")
         data = read("tokenizer.json") if mode == "auto" else None
         if data is None:
-            from .slow import load_slow
-
-            return cls(*load_slow(folder, slow=mode == "slow", name=name))
+            return cls(*load_slow(folder, slow=mode == "slow", name=name, trust_remote_code=trust_remote_code))
         import tokenizers
 
         try:
@@ -93,9 +100,36 @@ class Tokenizer:
         except BaseException as e:
             raise _refusal(texts, e) from e
 
-    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
-        """The text of ids, as the tokenizers library gives it; ids outside the vocabulary have no text."""
-        return self._backend.decode([i for i in ids if 0 <= i <= _MAX_ID], skip_special_tokens=skip_special_tokens)
+    @cached_property
+    def literal(self) -> LiteralText:
+        """How text keeps from being taken for special tokens. Raises ConfigError for a slow tokenizer, which cannot."""
+        from .literal import LiteralText
+
+        return LiteralText(self._backend)
+
+    def encode_literal(self, texts: list[str], *, add_special_tokens: bool = True) -> list[list[int]]:
+        """`encode_batch` of texts in which a special token's spelling is only text, but where `literal.settle` named it.
+
+        Raises RecordError also where this tokenizer cannot write a text so (unsupported), ConfigError as `literal`.
+        """
+        literal = self.literal
+        try:
+            return literal.encode(texts, add_special_tokens=add_special_tokens)
+        except RecordError:
+            raise
+        except BaseException as e:
+            raise _refusal(texts, e) from e
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool, spaces_between_special_tokens: bool = True) -> str:
+        """The text of ids, as the tokenizers library gives it; ids outside the vocabulary have no text.
+
+        `spaces_between_special_tokens` means something to slow tokenizers alone.
+        """
+        known = [i for i in ids if 0 <= i <= _MAX_ID]
+        if self.is_slow and not spaces_between_special_tokens:
+            backend: Any = self._backend
+            return str(backend.decode(known, skip_special_tokens=skip_special_tokens, spaces_between_special_tokens=False))
+        return self._backend.decode(known, skip_special_tokens=skip_special_tokens)
 
     def has(self, token_id: int) -> bool:
         """Whether the id is in the vocabulary."""

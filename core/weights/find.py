@@ -10,27 +10,37 @@ from .aliases import aliases
 from .folder import FolderSource
 from .gguf import GgufSource
 from .gguf_file import MAGIC
-from .hub import is_hub_id, snapshot
+from .hub import TOKENIZERS, is_hub_id, snapshot
 from .source import ModelSource
 
 log = logging.getLogger(__name__)
 
 
-def find(model: str, *, revision: str | None = None, download_dir: str | None = None, hf_token: str | bool | None = None) -> ModelSource:
-    """Finds a model without reading its weights.
+def find(
+    model: str,
+    *,
+    revision: str | None = None,
+    download_dir: str | None = None,
+    hf_token: str | bool | None = None,
+    with_code: bool = False,
+    tokenizer_only: bool = False,
+) -> ModelSource:
+    """Finds a model without reading its weights; `tokenizer_only`: or a folder, here or on the hub, with nothing but a tokenizer.
 
     A short name goes first (write ./NAME for a folder of that name), then what is on the disk, then the hub.
-    `revision`, `download_dir` and `hf_token` are for the hub alone. Raises ModelError saying what to try next.
+    `revision`, `download_dir`, `hf_token` and `with_code` (the model's Python files too) are for the hub alone. Raises ModelError
+    saying what to try next.
     """
     if not model:
         raise ConfigError("no model is given; set --model to a short name (infer models list), a folder, a .gguf file or a hub id")
-    source = _local(model)
+    source = _local(model, tokenizer_only=tokenizer_only)
     if source is not None:
         if revision is not None:
             log.warning("revision %s has no effect: %s is not a hub model", revision, model)
         return source
     if is_hub_id(model):
-        return FolderSource(model, snapshot(model, revision=revision, cache_dir=download_dir, token=hf_token))
+        options = {"with_code": with_code, "tokenizer_only": tokenizer_only}
+        return FolderSource(model, snapshot(model, revision=revision, cache_dir=download_dir, token=hf_token, **options))
     if "/" in model or model.endswith(".gguf"):
         raise ModelError(f"there is no folder or .gguf file {model!r}")
     known = aliases()
@@ -38,7 +48,7 @@ def find(model: str, *, revision: str | None = None, download_dir: str | None = 
     raise ModelError(f"unknown model {model!r}{nearest(model, known)} ({names})")
 
 
-def _local(model: str) -> ModelSource | None:
+def _local(model: str, *, tokenizer_only: bool) -> ModelSource | None:
     if alias := aliases().get(model):
         if not alias.is_fetched():
             raise ModelError(f"{model} is not fetched yet; run: infer models get {model}")
@@ -46,7 +56,7 @@ def _local(model: str) -> ModelSource | None:
     try:
         path = Path(model).expanduser()
         if path.is_dir():
-            return _folder(model, path)
+            return _folder(model, path, tokenizer_only=tokenizer_only)
         if path.is_file():
             return _file(model, path)
     except (OSError, RuntimeError) as e:
@@ -54,9 +64,13 @@ def _local(model: str) -> ModelSource | None:
     return None
 
 
-def _folder(model: str, path: Path) -> ModelSource:
+def _folder(model: str, path: Path, *, tokenizer_only: bool) -> ModelSource:
     if (path / "config.json").is_file():
         return FolderSource(model, path)
+    if tokenizer_only:
+        if any((path / name).is_file() for name in (*TOKENIZERS, "tokenizer_config.json")):
+            return FolderSource(model, path)
+        raise ModelError(f"{path} is no tokenizer folder: it has neither tokenizer.json nor tokenizer_config.json")
     if ggufs := sorted(path.glob("*.gguf")):
         raise ModelError(f"{path} has no config.json, but GGUF files: give the one you mean, {ggufs[0]}")
     if (path / "adapter_config.json").is_file():

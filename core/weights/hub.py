@@ -10,10 +10,14 @@ from pathlib import Path
 
 from ..errors import ModelError, OutputError
 from .folder import INDEX, SINGLE
+from .remote_code import CONFIGS, named_code
 
 log = logging.getLogger(__name__)
 
-WANTED = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja", "*.txt"]
+WANTED = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+#: Python code that comes with a model, and what such tokenizers read; fetched only for who lets it run.
+CODE = ["*.py", "*.tiktoken"]
+WEIGHTS = ("*.safetensors",)
 #: Second copies of the weights in other layouts.
 UNWANTED = ["original/*", "consolidated*", "onnx/*", "openvino/*"]
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -25,21 +29,33 @@ def is_hub_id(name: str) -> bool:
     return _ID.fullmatch(name) is not None and not name.endswith(".gguf")
 
 
-def snapshot(repo: str, *, revision: str | None = None, cache_dir: str | None = None, token: str | bool | None = None) -> Path:
+def snapshot(
+    repo: str,
+    *,
+    revision: str | None = None,
+    cache_dir: str | None = None,
+    token: str | bool | None = None,
+    with_code: bool = False,
+    tokenizer_only: bool = False,
+) -> Path:
     """The folder of a hub model: from the local cache if it is whole there, else downloaded, unless told to stay offline.
 
-    `token` None means HF_TOKEN or the stored login. Raises ModelError for everything that can go wrong.
+    `token` None means HF_TOKEN or the stored login; `with_code` fetches the model's Python files too, `tokenizer_only` leaves its
+    weights out. Raises ModelError for everything that can go wrong.
     """
     import huggingface_hub
     from huggingface_hub import constants
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    options = {"revision": revision, "cache_dir": cache_dir, "token": token, "allow_patterns": WANTED, "ignore_patterns": UNWANTED}
+    wanted = [pattern for pattern in WANTED if not (tokenizer_only and pattern in WEIGHTS)] + (CODE if with_code else [])
+    options = {"revision": revision, "cache_dir": cache_dir, "token": token, "allow_patterns": wanted, "ignore_patterns": UNWANTED}
     where = f"{repo} (revision {revision})" if revision else repo
     lacking: str | None = "everything"
     try:
         cached = Path(huggingface_hub.snapshot_download(repo, local_files_only=True, **options))
-        if (lacking := _lacking(cached) or _lacking_tokenizer(cached)) is None:
+        model = None if tokenizer_only else _lacking(cached)
+        lacking = model or _lacking_tokenizer(cached) or (_lacking_code(cached) if with_code else None)
+        if lacking is None:
             return cached
     except LocalEntryNotFoundError:
         pass
@@ -55,7 +71,7 @@ def snapshot(repo: str, *, revision: str | None = None, cache_dir: str | None = 
         folder = Path(huggingface_hub.snapshot_download(repo, **options))
     except Exception as e:
         raise _explained(e, where, token) from e
-    if lacking := _lacking(folder):
+    if not tokenizer_only and (lacking := _lacking(folder)):
         raise ModelError(
             f"{where} has no {lacking} on the hub: only models with config.json and safetensors are read "
             "(pickle weights are refused; of a GGUF repository, download one file and give its path)"
@@ -80,6 +96,19 @@ def _lacking(folder: Path) -> str | None:
 
 def _lacking_tokenizer(folder: Path) -> str | None:
     return None if any((folder / name).exists() for name in TOKENIZERS) else "tokenizer.json"
+
+
+def _lacking_code(folder: Path) -> str | None:
+    """The first Python file that the model's configs name and the folder does not have."""
+    for filename, classes in CONFIGS.items():
+        try:
+            config = json.loads((folder / filename).read_bytes())
+            named = named_code(config, classes, folder.name)
+        except (OSError, ValueError, AttributeError, ModelError):
+            continue  # no such file, or code elsewhere: it is said when it is needed
+        if missing := [file for file in named if not (folder / file).exists()]:
+            return missing[0]
+    return None
 
 
 def _explained(e: Exception, where: str, token: str | bool | None) -> ModelError | OutputError:

@@ -16,7 +16,7 @@ from .linear import linear, pack_weight
 from .norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from .quantize import quantize
 from .rope import rope_and_store
-from .sampling import sample, top_logprobs
+from .sampling import processed_logits, sample, top_logprobs
 
 
 class Ops:
@@ -48,4 +48,5 @@ class Ops:
     pack_int8 = staticmethod(pack_int8)
     linear_int8 = staticmethod(linear_int8)
     sample = staticmethod(sample)
+    processed_logits = staticmethod(processed_logits)
     top_logprobs = staticmethod(top_logprobs)

@@ -5,20 +5,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..ops import Penalties, SamplingRows, TopLogprobs
+from ..ops import Penalties, SamplingRows, TokenMask, TopLogprobs
+
+_LARGEST = torch.finfo(torch.float32).max
 
 
-def sample(logits: Tensor, rows: SamplingRows | None, penalties: Penalties | None) -> tuple[Tensor, Tensor]:
+def sample(logits: Tensor, rows: SamplingRows | None, penalties: Penalties | None, mask: TokenMask | None = None) -> tuple[Tensor, Tensor]:
     """See `infer.kernels.ops.Ops.sample`."""
-    finite = torch.isfinite(logits).all(-1)
-    # Rows that are not finite go through the rest as zeros: what becomes of them is dropped at the end.
-    scores = torch.where(finite[:, None], logits.float(), 0.0)
-    if penalties is not None:
-        _penalize(scores, penalties)
+    scores, finite = _changed(logits, penalties, mask)
     tokens = scores.argmax(-1)
     if rows is not None:
         tokens = torch.where(rows.temperature > 0, _draw(scores, rows), tokens)
+    tokens = torch.where(scores.amax(-1) > float("-inf"), tokens, -1)
     return torch.where(finite, tokens, 0), finite
+
+
+def processed_logits(
+    logits: Tensor, places: Tensor, rows: SamplingRows | None, penalties: Penalties | None, mask: TokenMask | None
+) -> Tensor:
+    """See `infer.kernels.ops.Ops.processed_logits`."""
+    scores, _ = _changed(logits, penalties, mask)
+    if rows is not None:
+        drawing = (rows.temperature > 0)[:, None]
+        _, kept = _narrowed(scores, rows)
+        scores = torch.where(drawing & ~kept, float("-inf"), scores * _inverse(rows)[:, None])
+    return scores[places].clamp_(max=_LARGEST)
 
 
 def top_logprobs(logits: Tensor, rows: Tensor, tokens: Tensor, count: int) -> TopLogprobs:
@@ -30,32 +41,57 @@ def top_logprobs(logits: Tensor, rows: Tensor, tokens: Tensor, count: int) -> To
     return TopLogprobs(ids, logprobs.gather(-1, ids), logprobs.gather(-1, tokens[:, None])[:, 0], ranks)
 
 
+def _changed(logits: Tensor, penalties: Penalties | None, mask: TokenMask | None) -> tuple[Tensor, Tensor]:
+    """(float32 logits [R, V] as masks and penalties leave them, which rows were finite before)."""
+    finite = torch.isfinite(logits).all(-1)
+    # Rows that are not finite go through the rest as zeros: what becomes of them is dropped at the end.
+    scores = torch.where(finite[:, None], logits.float(), 0.0)
+    if mask is not None:
+        bits = (mask.bits[:, :, None] >> torch.arange(32, dtype=torch.int32, device=mask.bits.device)) & 1
+        allowed = bits.flatten(1)[:, : scores.shape[-1]].bool()[mask.rows]  # -1 gives some row, not looked at
+        scores = torch.where(allowed | (mask.rows < 0)[:, None], scores, float("-inf"))
+    if penalties is not None:
+        _penalize(scores, penalties)
+    return scores, finite
+
+
 def _penalize(scores: Tensor, penalties: Penalties) -> None:
     """In place on float32 [R, V]."""
     entries = penalties.row_start.diff()
     row = torch.repeat_interleave(torch.arange(len(entries), device=scores.device), entries)
-    values = scores[row, penalties.token]
+    before = scores[row, penalties.token]
+    values = before + penalties.bias
     values = torch.where(values > 0, values / penalties.repetition, values * penalties.repetition) - penalties.subtract
     # A tiny repetition penalty can overflow; an infinite best logit would make the others' weights NaN.
-    scores[row, penalties.token] = values.clamp_(max=torch.finfo(torch.float32).max)
+    values = torch.where(before.isinf() | penalties.subtract.isposinf(), float("-inf"), values.clamp_(max=_LARGEST))
+    scores[row, penalties.token] = values
 
 
-def _draw(scores: Tensor, rows: SamplingRows) -> Tensor:
+def _inverse(rows: SamplingRows) -> Tensor:
+    """[R]: what logits are multiplied by; greedy rows' stay."""
+    return 1.0 / torch.where(rows.temperature > 0, rows.temperature, 1.0)
+
+
+def _narrowed(scores: Tensor, rows: SamplingRows) -> tuple[Tensor, Tensor]:
+    """(weights, which tokens min_p, top_k and top_p leave), both [R, V]; other tokens weigh 0. Of greedy rows neither means anything."""
     highest = scores.amax(-1, keepdim=True)
     # Rows that are greedy, or have no token left, must not make NaN on the way.
     highest = torch.where(highest.isinf(), 0.0, highest)
-    temperature = torch.where(rows.temperature > 0, rows.temperature, 1.0)
     # Weights relative to the most likely token's, which is 1: nothing over- or underflows that matters.
-    weights = torch.exp((scores - highest) * (1.0 / temperature)[:, None])
-    weights = torch.where(weights >= rows.min_p[:, None], weights, 0.0)
-    weights = torch.where(scores >= _kth(scores, rows.top_k), weights, 0.0)
+    weights = torch.exp((scores - highest) * _inverse(rows)[:, None])
+    kept = (weights >= rows.min_p[:, None]) & (scores >= _kth(scores, rows.top_k))
+    weights = torch.where(kept, weights, 0.0)
     if bool((rows.top_p < 1).any()):
-        weights = torch.where(scores >= _nucleus(scores, weights, rows.top_p), weights, 0.0)
-    cumulative = torch.cumsum(weights.double(), dim=-1)
+        kept &= scores >= _nucleus(scores, weights, rows.top_p)
+        weights = torch.where(kept, weights, 0.0)
+    return weights, kept
+
+
+def _draw(scores: Tensor, rows: SamplingRows) -> Tensor:
+    cumulative = torch.cumsum(_narrowed(scores, rows)[0].double(), dim=-1)
     target = rows.uniform[:, None] * cumulative[:, -1:]
     # The first token whose cumulative weight exceeds the target; dropped tokens add none, so they are never it.
-    drawn = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
-    return torch.where(cumulative[:, -1] > 0, drawn.clamp_(max=scores.shape[-1] - 1), 0)
+    return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp_(max=scores.shape[-1] - 1)
 
 
 def _kth(scores: Tensor, top_k: Tensor) -> Tensor:

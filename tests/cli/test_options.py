@@ -11,12 +11,12 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from infer.cli import options, streams
-from infer.cli.options import Command, IoOptions, engine_args, engine_options, given_sampling, io_options, sampling_options, sampling_params
+from infer.cli import streams
+from infer.cli.options import Command, IoOptions, engine_args, engine_options, io_options, sampling_options
+from infer.cli.sampling_options import SAMPLING_HELP, STRUCTURED_GROUP
 from infer.core.args import GROUPS, EngineArgs
 from infer.core.errors import ModelError
 from infer.core.jobs.selection import Selection, Shard
-from infer.core.params import SamplingParams
 
 seen: dict[str, Any] = {}
 
@@ -37,7 +37,7 @@ def toy(io: IoOptions, body: str) -> int | None:
         print("noise")
         streams.stdout().write(b"data\n")
     args, origin = engine_args()
-    seen.update(args=args, origin={k: v for k, v in origin.items() if v != "default"}, params=sampling_params(), given=given_sampling())
+    seen.update(args=args, origin={k: v for k, v in origin.items() if v != "default"})
     return None
 
 
@@ -106,7 +106,13 @@ class TestEngine:
             (["-m", "x", "--config", "cpuu"], {}, "Error: no file or preset named 'cpuu'; did you mean 'cpu'? (presets: "),
             (["-m", "x"], {"INFER_SEED": "x"}, "Error: env INFER_SEED: seed must be an integer, not 'x'"),
             (["--max-num-seq", "3"], {}, "Error: No such option '--max-num-seq'"),
-            (["-m", "x", "--trust-remote-code"], {}, "Error: flag --trust-remote-code: trust_remote_code=True is not supported yet"),
+            (["-m", "x", "--enable-lora"], {}, "Error: flag --enable-lora: enable_lora=True is not supported yet"),
+            (
+                ["-m", "x", "--structured-outputs-config", '{"backend": "outlines"}'],
+                {},
+                "Error: Invalid value for '--structured-outputs-config': "
+                "structured_outputs_config backend=outlines is not supported yet; for now: auto, xgrammar",
+            ),
         ],
     )
     def test_wrong(self, argv: list[str], env: dict[str, str], message: str) -> None:
@@ -116,49 +122,6 @@ class TestEngine:
         note = "note: INFER_BLOCKSIZE is not a setting of infer and has no effect; did you mean 'INFER_BLOCK_SIZE'?\n"
         assert invoke("-m", "x", env={"INFER_BLOCKSIZE": "8"}).stderr == note
         assert invoke("-m", "x", "-q", env={"INFER_BLOCKSIZE": "8"}).stderr == ""
-
-
-class TestSampling:
-    def test_nothing_given(self) -> None:
-        invoke("-m", "x")
-        assert (seen["params"], seen["given"]) == (SamplingParams(), {})
-
-    def test_given(self) -> None:
-        argv = "-m x --n 2 --temperature 0.5 --top-k 5 --max-tokens none --logprobs 3 --ignore-eos --stop a --stop b --stop-token-ids 7"
-        assert invoke(*argv.split()).exit_code == 0
-        expected = {
-            "n": 2,
-            "temperature": 0.5,
-            "top_k": 5,
-            "max_tokens": None,
-            "logprobs": 3,
-            "ignore_eos": True,
-            "stop": ("a", "b"),
-            "stop_token_ids": (7,),
-        }
-        assert seen["given"] == expected
-        assert seen["params"] == SamplingParams(**expected)
-
-    @pytest.mark.parametrize(
-        ("argv", "message"),
-        [
-            ("--top-p 2", "Error: top_p must be above 0 and at most 1, not 2.0"),
-            ("--n 2 --temperature 0", "Error: n: greedy decoding (temperature 0) gives one output, not 2"),
-            ("--n two", "Error: Invalid value for '--n': 'two' is not an integer"),
-            ("--min-p none", "Error: Invalid value for '--min-p': 'none' is not a number"),
-        ],
-    )
-    def test_wrong(self, argv: str, message: str) -> None:
-        assert fails("-m", "x", *argv.split()) == message
-
-    def test_every_field_is_an_option_or_says_why_not(self) -> None:
-        names = {f.name for f in dataclasses.fields(SamplingParams)}
-        assert set(options.SAMPLING_HELP) | set(options.NOT_OPTIONS) == names
-        assert not set(options.SAMPLING_HELP) & set(options.NOT_OPTIONS)
-
-    def test_no_environment_for_sampling(self) -> None:
-        invoke("-m", "x", env={"INFER_TEMPERATURE": "0"})
-        assert seen["params"].temperature == 1.0
 
 
 def io_of(*argv: str) -> IoOptions:
@@ -317,7 +280,7 @@ class TestCommand:
         titles = re.findall(r"^(\S.*):$", text, re.MULTILINE)
         later = f"{GROUPS['later']} (refused unless left at their defaults)"
         rest = [title for name, title in GROUPS.items() if name != "later"]
-        assert titles == ["Options", "Sampling (a record's own fields win)", *rest, later]
+        assert titles == ["Options", *SAMPLING_HELP, STRUCTURED_GROUP, *rest, later]
 
     def test_help_shows_every_setting_with_its_variable_and_default(self) -> None:
         text = " ".join(invoke("--help").stdout.split())

@@ -107,12 +107,48 @@ def test_choices_that_do_not_work_yet_are_refused(one: Setting) -> None:
         ({"dtype": "int8"}, "dtype must be one of auto, float32, float16, bfloat16, float, half, not 'int8'"),
         ({"max_context_len_to_capture": 8192}, "max_context_len_to_capture is gone: use max_seq_len_to_capture"),
         ({"hf_overrides": "x"}, "hf_overrides must be a mapping, not str 'x'"),
+        ({"scheduling_policy": "lifo"}, "scheduling_policy must be one of fcfs, priority, not 'lifo'"),
+        ({"logprobs_mode": "raw_logits"}, "logprobs_mode=raw_logits is not supported yet; for now: raw_logprobs, processed_logprobs"),
+        ({"guided_decoding_backend": "outlines"}, "guided_decoding_backend=outlines is not supported yet; for now: auto, xgrammar"),
+        (
+            {"structured_outputs_config": {"backend": "outlines"}},
+            "structured_outputs_config backend=outlines is not supported yet; for now: auto, xgrammar",
+        ),
+        (
+            {"structured_outputs_config": {"backend": "xgramar"}},
+            "structured_outputs_config backend must be auto or xgrammar, not 'xgramar'",
+        ),
+        (
+            {"structured_outputs_config": {"disable_any_whitespace": 1}},
+            "structured_outputs_config disable_any_whitespace must be true or false, not 1",
+        ),
+        ({"structured_outputs_config": {"backends": 1}}, "structured_outputs_config has no 'backends'; did you mean 'backend'?"),
+        ({"override_generation_config": "x"}, "override_generation_config must be a mapping, not str 'x'"),
+        ({"model_impl": "vllm"}, "model_impl=vllm is not supported yet; for now: auto, infer, transformers"),
     ],
 )
 def test_wrong_arguments(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         EngineArgs.from_kwargs(model="m", **given)
     assert str(caught.value) == message
+
+
+def test_what_the_engine_is_told() -> None:
+    given: dict[str, Any] = {
+        "logprobs_mode": "processed_logprobs",
+        "generation_config": "none",
+        "override_generation_config": {"top_k": 5},
+        "structured_outputs_config": {"disable_any_whitespace": True},
+        "skip_tokenizer_init": True,
+        "trust_remote_code": True,
+        "model_impl": "transformers",
+        "scheduling_policy": "priority",
+        "max_logprobs": -1,
+    }
+    config = EngineArgs(model="m", device="cpu", dtype="float32", **given).resolve({}, compile_kernels=False)
+    assert {name: getattr(config, name) for name in given} == given
+    plain = EngineArgs(model="m", device="cpu", dtype="float32").resolve({}, compile_kernels=False)
+    assert (plain.override_generation_config, plain.structured_outputs_config) == ({}, {})
 
 
 def test_friendly_spellings() -> None:

@@ -23,8 +23,10 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "large chunks": {"max_num_batched_tokens": 2048},
     "no prefix cache": {"enable_prefix_caching": False},
     "preemption": {"num_gpu_blocks_override": 24},
+    "preemption of chunks": {"num_gpu_blocks_override": 24, "max_num_batched_tokens": 24},
     "other pages": {"block_size": 4},
     "capped prefills": {"long_prefill_token_threshold": 7},
+    "by priority": {"scheduling_policy": "priority", "num_gpu_blocks_override": 30},
 }
 TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness. " * 3
 
@@ -38,6 +40,7 @@ def records(kind: str) -> list[tuple[str, SamplingParams]]:
         "truncated": {"temperature": 1.1, "top_p": 0.9, "top_k": 40, "min_p": 0.02, "repetition_penalty": 1.1, "frequency_penalty": 0.2},
         "own seed": {"temperature": 0.8, "seed": 11},
         "choices": {"temperature": 0.9, "n": 3, "logprobs": 2},
+        "prompts": {"temperature": 0.9, "n": 2, "best_of": 3, "prompt_logprobs": 2},
     }[kind]
     return [(p, SamplingParams(max_tokens=10 + i % 5, min_tokens=i % 4, **params)) for i, p in enumerate(prompts)]  # type: ignore[arg-type]
 
@@ -46,7 +49,7 @@ def answers(engine: Engine, made: list[tuple[str, SamplingParams]], *, order: li
     assert engine.tokenizer is not None
     for i in order or range(len(made)):
         prompt, params = made[i]
-        engine.add(Request(str(i), engine.tokenizer.encode(prompt), params, i))
+        engine.add(Request(str(i), engine.tokenizer.encode(prompt), params, i, priority=i * 5 % 4))
     got: dict[str, RequestOutput] = {}
     while engine.num_unfinished:
         got.update({o.request_id: o for o in engine.step()})
@@ -67,7 +70,7 @@ ALL_INT8 = {"quantization": "int8", "quantize_lm_head": True}
     ids=["float32", "bfloat16", "int8", "float32, all int8"],
 )
 def test_no_schedule_changes_an_answer(tiny_llama: Path, dtype: str, more: dict[str, Any]) -> None:
-    kinds = ["greedy", "sampled", "truncated", "choices"]
+    kinds = ["greedy", "sampled", "truncated", "choices", "prompts"]
     base_engine = start(tiny_llama, dtype, **more)
     base = {kind: answers(base_engine, records(kind)) for kind in kinds}
     assert len({o.outputs[0].text for o in base["sampled"]}) > 10
@@ -76,7 +79,9 @@ def test_no_schedule_changes_an_answer(tiny_llama: Path, dtype: str, more: dict[
         for kind in kinds:
             for expected, got in zip(base[kind], answers(engine, records(kind)), strict=True):
                 assert got.outputs == expected.outputs, f"{kind}, {name}"
-        if name == "preemption":
+                assert got.prompt_logprobs == expected.prompt_logprobs, f"{kind}, {name}"
+                assert (got.prompt_logprobs is not None) == (kind == "prompts")
+        if "num_gpu_blocks_override" in settings:
             assert engine.stats.num_preemptions > 0
 
 

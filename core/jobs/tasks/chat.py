@@ -3,34 +3,95 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ...errors import RecordError
+from ...errors import ConfigError, RecordError
 from ...outputs import CompletionOutput
+from ...text.reasoning import ReasoningParser, reasoning_parser
+from ...text.tool_calls import ToolCallParser, tool_call_parser
 from ..jsonl import json_type
+from . import tools
 from .base import Task, TaskOptions
+from .constraint import constraint_of
+from .fields import flag
+from .pending import Pending
+from .replies import ReplyRules, count_calls, last_text, pattern_of
 from .rows import chat_logprobs
+from .tools import ToolUse
 
 if TYPE_CHECKING:
     from ...text.chat import ChatTemplate
     from ...text.tokenizer import Tokenizer
 
 _RENDER_FIELDS = frozenset({"messages", "tools", "chat_template_kwargs", "add_generation_prompt", "continue_final_message"})
-_TOOL_CHOICES = (None, "auto", "none")
+#: Fields of the OpenAI API that only the chat template knows what to do with.
+_TEMPLATE_FIELDS = frozenset({"reasoning_effort"})
+#: Text at the end of a prompt in which the start of a reasoning can be.
+_TAIL = 1000
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """What is particular to `infer chat`.
+
+    Args:
+        chat_template_kwargs: variables for the chat template, where a record has no own of that name.
+        tool_call_parser: name of the form in which the model calls functions; None leaves calls in the text.
+        reasoning_parser: name of the form in which it reasons; None leaves reasoning in the text.
+
+    Raises ConfigError for an unknown parser, and for a variable that is a field of records.
+    """
+
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
+
+    def __post_init__(self) -> None:
+        self.parsers()
+        for name in self.chat_template_kwargs:
+            if name in _RENDER_FIELDS:
+                raise ConfigError(f"chat_template_kwargs: {name} is no variable of the template but a field of the record")
+
+    def parsers(self) -> tuple[ToolCallParser | None, ReasoningParser | None]:
+        """The parsers of these names."""
+        tool, reasoning = self.tool_call_parser, self.reasoning_parser
+        return None if tool is None else tool_call_parser(tool), None if reasoning is None else reasoning_parser(reasoning)
 
 
 class ChatTask(Task):
-    """`messages` with `tools` and what steers the chat template; `--prompt-field` or `--template` make one user message instead."""
+    """`messages` with `tools` and what steers the chat template; `--prompt-field` or `--template` make one user message instead.
+
+    With a parser of calls or reasoning the answer is taken apart into OpenAI's `tool_calls` and vLLM's `reasoning_content`. Calls are
+    looked for where a record offers tools. A `tool_choice` that forces a call constrains the output to the JSON of one, and
+    needs no parser.
+    """
 
     command = "chat"
     add_special_tokens = False  # the chat template has written them
 
-    def __init__(self, options: TaskOptions, tokenizer: Tokenizer | None, chat: ChatTemplate, *, max_model_len: int) -> None:
+    def __init__(
+        self,
+        options: TaskOptions,
+        tokenizer: Tokenizer | None,
+        chat: ChatTemplate,
+        *,
+        max_model_len: int,
+        chat_options: ChatOptions | None = None,
+    ) -> None:
         super().__init__(options, tokenizer, max_model_len=max_model_len)
-        self._chat = chat
+        self._chat = chat.literally() if options.literal_special_tokens else chat
+        self._chat_options = chat_options or ChatOptions()
+        self._tool_calls, self._reasoning = self._chat_options.parsers()
+        self._literal = tokenizer.literal if options.literal_special_tokens and tokenizer is not None else None
+        special = set() if tokenizer is None else {tokenizer.token_text(i) for i in tokenizer.special_ids}
+        self._hidden = pattern_of(special)
+        # Parsers look for tokens that would be left out of the text if they are special ones.
+        self._keeps_for_calls = self._tool_calls is not None and not special.isdisjoint(self._tool_calls.markers)
+        self._keeps_for_reasoning = self._reasoning is not None and not special.isdisjoint((self._reasoning.start, self._reasoning.end))
 
     def own_fields(self) -> frozenset[str]:
-        own = _RENDER_FIELDS | {"tool_choice"}
+        own = _RENDER_FIELDS | _TEMPLATE_FIELDS | tools.FIELDS
         if self.options.template is not None:
             return own - {"messages"}
         if self.options.prompt_field is not None:
@@ -57,11 +118,56 @@ class ChatTask(Task):
         messages = fields["messages"] if text is None else [{"role": "user", "content": text}]
         if self.options.system is not None:
             messages = _with_system(messages, self.options.system)
-        go_on = _flag(fields, "continue_final_message", False)
-        answer = _flag(fields, "add_generation_prompt", not go_on)
+        go_on = flag(fields, "continue_final_message", False)
+        answer = flag(fields, "add_generation_prompt", not go_on)
         return self._chat.render(
-            messages, tools=_tools(fields), add_generation_prompt=answer, continue_final_message=go_on, **_template_kwargs(fields)
+            messages,
+            tools=ToolUse.of(fields).tools,
+            add_generation_prompt=answer,
+            continue_final_message=go_on,
+            **{**self._chat_options.chat_template_kwargs, **_template_kwargs(fields)},
         )
+
+    def look_ahead(self, pending: Pending, fields: Mapping[str, Any]) -> None:
+        use = ToolUse.of(fields)
+        if use.tools is None and self._reasoning is None:
+            return
+        assert pending.params is not None
+        changes: dict[str, Any] = {}
+        if use.forced:
+            if constraint_of(fields)[0]:
+                message = "tool_choice forces a call, and another field constrains the output: give one"
+                raise RecordError("invalid_value", message, param="tool_choice")
+            changes["structured_outputs"] = use.constraint()
+        # Of a constrained output all is content: it begins with what it is held to, not with reasoning.
+        constrained = use.forced or pending.params.structured_outputs is not None
+        reasoning = None if constrained else self._reasoning
+        calls = self._tool_calls if use.tools is not None else None
+        keep = (calls is not None and self._keeps_for_calls) or (reasoning is not None and self._keeps_for_reasoning)
+        hide = keep and pending.params.skip_special_tokens
+        if hide:
+            changes["skip_special_tokens"] = False
+        if changes:
+            pending.params = pending.params.override(changes)
+        messages = fields.get("messages")
+        pending.reply = ReplyRules(
+            pending.index,
+            use,
+            tool_calls=calls,
+            reasoning=reasoning,
+            inside=None if reasoning is None else self._inside(reasoning, pending.prompt, fields),
+            first_call=count_calls(messages),
+            hidden=self._hidden if hide else None,
+        )
+
+    def _inside(self, reasoning: ReasoningParser, prompt: str | list[int] | None, fields: Mapping[str, Any]) -> bool | None:
+        """Whether a record's prompt leaves the output inside its reasoning."""
+        if not isinstance(prompt, str):
+            return None
+        if fields.get("continue_final_message"):
+            return reasoning.left_open(last_text(fields.get("messages")))
+        tail = prompt[-_TAIL:]
+        return reasoning.opened_by(tail if self._literal is None else self._literal.plain(tail))
 
     def sampling_of(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """OpenAI's chat form of logprobs, `logprobs: true, top_logprobs: 5`, becomes `logprobs: 5`."""
@@ -75,8 +181,13 @@ class ChatTask(Task):
             raise RecordError("invalid_value", "top_logprobs needs logprobs: true", param="top_logprobs")
         return given
 
-    def choice_text(self, choice: CompletionOutput) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": choice.text}}
+    def choice_text(self, choice: CompletionOutput, pending: Pending) -> dict[str, Any]:
+        rules = pending.reply
+        if rules is None:
+            return {"message": {"role": "assistant", "content": choice.text}}
+        message = rules.message(choice)
+        choice.finish_reason = rules.finish_reason(choice, message)  # set there, so that the summary counts what the row says
+        return {"message": message}
 
     def choice_logprobs(self, choice: CompletionOutput, num_logprobs: int) -> dict[str, Any]:
         return chat_logprobs(choice, num_logprobs, self.token_text)
@@ -91,32 +202,15 @@ def _with_system(messages: Any, system: str) -> Any:
     return [{"role": "system", "content": system}, *messages]
 
 
-def _tools(fields: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    tools = fields.get("tools")
-    if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
-        raise RecordError("invalid_type", "tools must be a list of objects", param="tools")
-    choice = fields.get("tool_choice")
-    if choice not in _TOOL_CHOICES:
-        raise RecordError("unsupported", "tool_choice is not supported except auto and none", param="tool_choice")
-    return tools if tools and choice != "none" else None
-
-
 def _template_kwargs(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables a record has for the chat template. Raises RecordError."""
+    found = {name: fields[name] for name in _TEMPLATE_FIELDS if fields.get(name) is not None}
     kwargs = fields.get("chat_template_kwargs")
     if kwargs is None:
-        return {}
+        return found
     if not isinstance(kwargs, dict):
         raise RecordError("invalid_type", f"chat_template_kwargs must be an object, not {json_type(kwargs)}", param="chat_template_kwargs")
     for name in kwargs:
         if name in _RENDER_FIELDS:
             raise RecordError("invalid_value", f"{name} belongs on the line itself", param="chat_template_kwargs")
-    return kwargs
-
-
-def _flag(fields: Mapping[str, Any], name: str, default: bool) -> bool:
-    value = fields.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, bool):
-        raise RecordError("invalid_type", f"{name} must be true or false, not {json_type(value)}", param=name)
-    return value
+    return {**found, **kwargs}

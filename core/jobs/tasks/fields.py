@@ -9,9 +9,17 @@ from typing import Any
 
 from ...errors import RecordError
 from ...params import ALIASES, NOT_SUPPORTED_YET, SamplingParams
+from ..jsonl import json_type
+from . import constraint
 
 #: Sampling parameters, ours and those refused by name.
 SAMPLING = SamplingParams.field_names() | frozenset(ALIASES) | NOT_SUPPORTED_YET
+
+#: What else a record may say, whatever the task.
+COMMON = frozenset({"add_special_tokens", "priority"})
+
+#: Integers that JSON readers agree on are far below this.
+_MAX_PRIORITY = 2**63 - 1
 
 #: Accepted and dropped, whatever they say: the command line names the model, there is nothing to stream, and `_error` is ours
 #: (--errors writes it).
@@ -19,33 +27,22 @@ DROPPED = frozenset({"_error", "model", "stream_options", "user"})
 
 #: Known fields that ask for nothing when they are null or have one of these values, and are refused otherwise.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "add_special_tokens": (),
-    "bad_words": ([],),
-    "best_of": (1,),
     "chat_template": (),
     "echo": (False,),
     "function_call": ("auto", "none"),
     "functions": ([],),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "logit_bias": ({},),
     "logits_processors": ([],),
     "parallel_tool_calls": (True,),
-    "priority": (0,),
-    "response_format": ({"type": "text"},),
-    "spaces_between_special_tokens": (True,),
     "stream": (False,),
     "suffix": ("",),
     "use_beam_search": (False,),
 }
 
 #: Parameters that a misspelled field may have meant; not those whose names are everyday words.
-GUESSABLE = SAMPLING - {"echo", "priority", "suffix"}
+GUESSABLE = (SAMPLING | constraint.FIELDS | {"add_special_tokens"}) - {"echo", "suffix"}
 
 #: No field here is echoed in `extra`.
-KNOWN = SAMPLING | DROPPED | frozenset(NEUTRAL) | {"id"}
+KNOWN = SAMPLING | COMMON | constraint.FIELDS | DROPPED | frozenset(NEUTRAL) | {"id"}
 
 
 def refuse_unsupported(fields: Mapping[str, Any], own: frozenset[str]) -> None:
@@ -58,6 +55,28 @@ def refuse_unsupported(fields: Mapping[str, Any], own: frozenset[str]) -> None:
 def is_neutral(name: str, value: Any) -> bool:
     """Whether a known field asks for nothing."""
     return value is None or any(type(value) is type(known) and value == known for known in NEUTRAL.get(name, ()))
+
+
+def flag(fields: Mapping[str, Any], name: str, default: bool) -> bool:
+    """A field that is true or false. Raises RecordError."""
+    value = fields.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise RecordError("invalid_type", f"{name} must be true or false, not {json_type(value)}", param=name)
+    return value
+
+
+def priority_of(fields: Mapping[str, Any]) -> int:
+    """`priority`: with the priority policy records of lower ones go first. Raises RecordError."""
+    value = fields.get("priority")
+    if value is None:
+        return 0
+    if type(value) is not int:
+        raise RecordError("invalid_type", f"priority must be an integer, not {json_type(value)}", param="priority")
+    if abs(value) > _MAX_PRIORITY:
+        raise RecordError("invalid_value", f"priority must be at least {-_MAX_PRIORITY} and at most {_MAX_PRIORITY}", param="priority")
+    return value
 
 
 @lru_cache(maxsize=4096)

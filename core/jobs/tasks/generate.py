@@ -9,6 +9,7 @@ from ...errors import RecordError
 from ...outputs import CompletionOutput
 from ..jsonl import json_type
 from .base import Task
+from .pending import Pending
 from .rows import completion_logprobs
 
 
@@ -37,6 +38,9 @@ class GenerateTask(Task):
         raise RecordError("missing_field", f'no "prompt" and no "prompt_token_ids"{hint}', param="prompt")
 
     def prompt_of(self, fields: Mapping[str, Any]) -> str | list[int]:
+        if self.options.literal_special_tokens and self.options.template is not None and self.tokenizer is not None:
+            literal = self.tokenizer.literal  # the template's own special tokens are meant, the record's are not
+            return literal.settle(self.options.template.render(literal.mark(dict(fields))))
         text = self.text_from_record(fields)
         if text is not None:
             return text
@@ -59,7 +63,7 @@ class GenerateTask(Task):
             raise RecordError("unsupported", "top_logprobs belongs to infer chat; here logprobs is their number", param="top_logprobs")
         return given
 
-    def choice_text(self, choice: CompletionOutput) -> dict[str, Any]:
+    def choice_text(self, choice: CompletionOutput, pending: Pending) -> dict[str, Any]:
         return {"text": choice.text}
 
     def choice_logprobs(self, choice: CompletionOutput, num_logprobs: int) -> dict[str, Any]:

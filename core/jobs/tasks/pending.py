@@ -32,6 +32,9 @@ class Pending:
     batch: BatchLine | None = None  # if it is an OpenAI Batch line
     params: SamplingParams | None = None
     default_max_tokens: bool = False
+    priority: int = 0
+    add_special_tokens: bool = True  # the tokenizer's, to a prompt that is text
+    reply: Any = None  # how the task reads the answer, see Task.look_ahead
     prompt: str | list[int] | None = None  # text until it is tokenized; let go once it is in the engine
     error: RecordError | None = None
 
@@ -54,7 +57,7 @@ class Pending:
         """For a record without an error. The caller drops `prompt` afterwards, which the engine now holds."""
         assert isinstance(self.prompt, list)
         assert self.params is not None
-        return Request(request_id=str(self.index), prompt_token_ids=self.prompt, params=self.params, index=self.index)
+        return Request(str(self.index), self.prompt, self.params, self.index, priority=self.priority)
 
 
 class contained:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...errors import RecordError
-from ...outputs import CompletionOutput, RequestOutput
+from ...outputs import CompletionOutput, Logprob, RequestOutput
 from ..jsonl import dumps, loads
 from . import openai_batch
 from .pending import Pending
@@ -18,11 +18,15 @@ _NEVER = -9999.0
 TokenText = Callable[[int, "str | None"], str]
 
 
-def answer_row(pending: Pending, output: RequestOutput, choices: list[dict[str, Any]], *, report_cache: bool) -> dict[str, Any]:
+def answer_row(
+    pending: Pending, output: RequestOutput, choices: list[dict[str, Any]], token_text: TokenText, *, report_cache: bool
+) -> dict[str, Any]:
     """The line of an answered record."""
     answer: dict[str, Any] = {}
     if pending.params is not None and pending.params.return_token_ids:
         answer["prompt_token_ids"] = output.prompt_token_ids
+    if output.prompt_logprobs is not None:
+        answer["prompt_logprobs"] = prompt_logprobs(output.prompt_logprobs, token_text)
     answer["choices"] = choices
     num_prompt = len(output.prompt_token_ids)
     num_output = sum(len(choice.token_ids) for choice in output.outputs)
@@ -86,11 +90,22 @@ def completion_logprobs(choice: CompletionOutput, token_text: TokenText) -> dict
     return {"tokens": tokens, "token_logprobs": drawn, "top_logprobs": top, "text_offset": offsets}
 
 
+def prompt_logprobs(entries: list[dict[int, Logprob] | None], token_text: TokenText) -> list[dict[str, Any] | None]:
+    """vLLM's shape: one object a prompt token, token id -> {logprob, rank, decoded_token}; the first token has none."""
+    return [
+        None if one is None else {str(i): _entry(entry, token_text(i, entry.decoded_token)) for i, entry in one.items()} for one in entries
+    ]
+
+
+def _entry(entry: Logprob, text: str) -> dict[str, Any]:
+    return {"logprob": finite(entry.logprob), "rank": entry.rank, "decoded_token": text}
+
+
 def chat_logprobs(choice: CompletionOutput, num_top: int, token_text: TokenText) -> dict[str, Any]:
-    """OpenAI's chat shape; `num_top` entries a position beside the drawn token."""
+    """OpenAI's chat shape; `num_top` entries a position beside the drawn token, -1: all."""
     content = []
     for token_id, entries in zip(choice.token_ids, choice.logprobs or (), strict=True):
-        best = [_token(token_text(i, e.decoded_token), e.logprob) for i, e in list(entries.items())[:num_top]]
+        best = [_token(token_text(i, e.decoded_token), e.logprob) for i, e in list(entries.items())[: num_top if num_top >= 0 else None]]
         drawn = entries[token_id]
         content.append({**_token(token_text(token_id, drawn.decoded_token), drawn.logprob), "top_logprobs": best})
     return {"content": content}

@@ -1,265 +1,9 @@
-// One token a row, and the log-probabilities of a row's most likely tokens.
-//
-// A row is read once from memory: that pass keeps, of every block of 256 logits, the largest in each lane. From these
-// come the argmax and a bound below which no token can matter (the k-th largest block maximum is no larger than the
-// k-th largest logit), so that the few candidates above it are found by looking into few blocks. Nothing is sorted but
-// candidates, and probabilities are computed for candidates alone, or once over the row where all tokens stay.
-//
-// Weights are relative to the most likely token's, which is 1. All sums run in a fixed order within their row.
-#include <cfloat>
-#include <cmath>
-#include <cstdlib>
-
-#include <algorithm>
-
-#include "vectors.h"
+// One token a row, or what its distribution is once all settings have acted.
+#include "sampling.h"
 
 using namespace infer;
 
 namespace {
-
-constexpr int BLOCK = 16 * LANES;
-constexpr int BUCKETS = 512;
-// Below this argument vexp gives 0.
-constexpr double LARGEST_EXPONENT = 87.4;
-
-const float INF = __builtin_inff();
-
-// -- lanes ----------------------------------------------------------------------------------------------------------
-// As a number, bit i: lane i of a is at least that of b.
-inline uint32_t at_least(f32x16 a, f32x16 b) {
-#if defined(__AVX512F__)
-    return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GE_OQ);
-#else
-    return at_bits(a >= b);
-#endif
-}
-
-// Writes those lanes of v whose bits are set, and their places counted from `first`, to x[n], id[n] and on; returns the new n.
-// May overwrite LANES elements from n on.
-inline int64_t append(uint32_t bits, f32x16 v, int64_t first, float *x, int32_t *id, int64_t n) {
-#if defined(__AVX512F__)
-    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    _mm512_storeu_ps(x + n, _mm512_maskz_compress_ps(bits, (__m512)v));
-    _mm512_storeu_si512(id + n, _mm512_maskz_compress_epi32(bits, _mm512_add_epi32(lane, _mm512_set1_epi32((int)first))));
-    return n + __builtin_popcount(bits);
-#else
-    float values[LANES];
-    store(values, v);
-    for (; bits; bits &= bits - 1) {
-        int lane = __builtin_ctz(bits);
-        x[n] = values[lane];
-        id[n++] = (int32_t)(first + lane);
-    }
-    return n;
-#endif
-}
-
-// With -inf in the lanes from n on: those are never the largest and weigh nothing.
-inline f32x16 padded(f32x16 v, int n) { return n == LANES ? v : select(lane_numbers() < n, v, splat(-INF)); }
-
-// Sixteen float32 added up in double.
-struct Sum {
-    f64x8 first = {}, second = {};
-
-    void add(f32x16 v) {
-        first += to_double(low(v));
-        second += to_double(high(v));
-    }
-
-    double total() const {
-        f64x8 a = first + second;
-        return ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]));
-    }
-};
-
-// -- what is kept of a row ------------------------------------------------------------------------------------------
-struct Weighted {
-    float x;
-    float weight;
-};
-
-// One thread's memory, for rows of up to `vocabulary` logits.
-struct Scratch {
-    double *sums;         // [blocks]
-    Weighted *pairs;      // [vocabulary]
-    float *maxima;        // [blocks, LANES]: the largest of each lane
-    float *block_maxima;  // [blocks * LANES]
-    float *penalized;     // [vocabulary]
-    float *x;             // [vocabulary]: candidates' logits, in token order
-    float *weight;        // [vocabulary]
-    int32_t *id;          // [vocabulary]
-    float *kept_x;        // [vocabulary]
-    float *kept_weight;   // [vocabulary]
-    float *bucket;        // [vocabulary]: int32
-
-    explicit Scratch(int64_t vocabulary) {
-        const int64_t blocks = (vocabulary + BLOCK - 1) / BLOCK, logits = blocks * BLOCK + LANES;
-        // Pages that no row needs are never touched, so they cost nothing.
-        char *next = memory = (char *)malloc(blocks * (8 + 2 * 4 * LANES) + logits * (8 + 7 * 4));
-        if (!memory) abort();
-        auto take = [&](auto *&field, int64_t count) {
-            field = (std::remove_reference_t<decltype(field)>)next;
-            next += count * sizeof *field;
-        };
-        take(sums, blocks);
-        take(pairs, logits);
-        take(maxima, blocks * LANES);
-        take(block_maxima, blocks * LANES);
-        take(id, logits);
-        for (float **field : {&penalized, &x, &weight, &kept_x, &kept_weight, &bucket}) take(*field, logits);
-    }
-    ~Scratch() { free(memory); }
-    Scratch(const Scratch &) = delete;
-
-  private:
-    char *memory;
-};
-
-template <class T> struct Row {
-    const T *logits;
-    int64_t vocabulary;
-    float highest;
-    bool finite;
-
-    int64_t blocks() const { return (vocabulary + BLOCK - 1) / BLOCK; }
-
-    // Calls body(first token, logits) for each vector of a block, the last filled up with -inf.
-    template <class F> void over_block(int64_t block, F body) const {
-        int64_t start = block * BLOCK;
-        over_row(std::min<int64_t>(BLOCK, vocabulary - start),
-                 [&](int64_t i, int n) { body(start + i, padded(load_n(logits + start + i, n), n)); });
-    }
-};
-
-template <class T> Row<T> scan(const T *logits, int64_t vocabulary, Scratch &scratch) {
-    Row<T> row{logits, vocabulary, 0, false};
-    f32x16 highest = splat(-INF), poison = {};
-    for (int64_t block = 0; block < row.blocks(); block++) {
-        int64_t start = block * BLOCK;
-        f32x16 best = splat(-INF);
-        over_row(std::min<int64_t>(BLOCK, vocabulary - start), [&](int64_t i, int n) {
-            f32x16 v = load_n(logits + start + i, n);
-            poison += v * 0.0f;  // NaN from the first infinity or NaN on
-            best = vmax(padded(v, n), best);
-        });
-        store(scratch.maxima + block * LANES, best);
-        highest = vmax(best, highest);
-    }
-    row.highest = reduce_max(highest);
-    row.finite = reduce_add(poison) == 0;
-    return row;
-}
-
-template <class T> int64_t argmax(const Row<T> &row, const Scratch &scratch) {
-    int64_t block = 0;
-    while (!at_least(load(scratch.maxima + block * LANES), splat(row.highest))) block++;
-    int64_t found = -1;
-    row.over_block(block, [&](int64_t first, f32x16 v) {
-        uint32_t bits = at_least(v, splat(row.highest));
-        if (found < 0 && bits) found = first + __builtin_ctz(bits);
-    });
-    return found;
-}
-
-// Lists the tokens whose logits reach `bound` (above -inf), in order; returns how many.
-template <class T> int64_t collect(const Row<T> &row, float bound, Scratch &scratch) {
-    int64_t n = 0;
-    for (int64_t block = 0; block < row.blocks(); block++) {
-        if (!at_least(load(scratch.maxima + block * LANES), splat(bound))) continue;
-        row.over_block(block, [&](int64_t first, f32x16 v) {
-            if (uint32_t bits = at_least(v, splat(bound))) n = append(bits, v, first, scratch.x, scratch.id, n);
-        });
-    }
-    return n;
-}
-
-// No larger than the k-th largest logit; -inf where k is above the number of maxima.
-template <class T> float kth_bound(const Row<T> &row, int64_t k, Scratch &scratch) {
-    // Each maximum is another token's, so at least k tokens reach the k-th largest one.
-    int64_t n = row.blocks();
-    float *maxima = scratch.block_maxima;
-    if (k <= n) {
-        for (int64_t block = 0; block < n; block++) maxima[block] = reduce_max(load(scratch.maxima + block * LANES));
-    } else {
-        n *= LANES;
-        if (k > n) return -INF;
-        memcpy(maxima, scratch.maxima, n * sizeof(float));
-    }
-    std::nth_element(maxima, maxima + k - 1, maxima + n, [](float a, float b) { return a > b; });
-    return maxima[k - 1];
-}
-
-// The smallest of the shortest run of largest x whose weight reaches `wanted`; the smallest of all if none does.
-// Each round keeps the bucket of values that the run ends in.
-float run_end(const float *x, const float *weight, int64_t n, double wanted, Scratch &scratch) {
-    while (n > 64) {
-        f32x16 highest = splat(-INF), negated_lowest = splat(-INF);
-        over_row(n, [&](int64_t i, int count) {
-            f32x16 v = load_n(x + i, count);
-            highest = vmax(highest, padded(v, count));
-            negated_lowest = vmax(negated_lowest, padded(-v, count));
-        });
-        const float high = reduce_max(highest), low = -reduce_max(negated_lowest), scale = BUCKETS / (high - low);
-        if (low == high) return low;
-        if (!(scale > 0 && scale < INF)) break;  // numbers at either end of what float32 can hold
-        over_row(n, [&](int64_t i, int count) {
-            f32x16 place = vmin((high - load_n(x + i, count)) * scale, splat(BUCKETS - 1));
-            store_n(scratch.bucket + i, as<f32x16>(convert<i32x16>(place)), count);
-        });
-        const int32_t *bucket = (const int32_t *)scratch.bucket;
-        double total[BUCKETS] = {};
-        for (int64_t i = 0; i < n; i++) total[bucket[i]] += weight[i];
-        int end = 0;  // the last bucket holds `low`: a run that rounding has kept short of `wanted` ends there
-        while (end < BUCKETS - 1 && total[end] < wanted) wanted -= total[end++];
-        int64_t kept = 0;
-        for (int64_t i = 0; i < n; i++) {
-            scratch.kept_x[kept] = x[i];
-            scratch.kept_weight[kept] = weight[i];
-            kept += bucket[i] == end;
-        }
-        x = scratch.kept_x;
-        weight = scratch.kept_weight;
-        n = kept;
-    }
-    Weighted *pairs = scratch.pairs;
-    for (int64_t i = 0; i < n; i++) pairs[i] = {x[i], weight[i]};
-    std::sort(pairs, pairs + n, [](const Weighted &a, const Weighted &b) { return a.x > b.x; });
-    int64_t last = 0;
-    for (double sum = pairs[0].weight; sum < wanted && last < n - 1; sum += pairs[last].weight) last++;
-    return pairs[last].x;
-}
-
-// Inverse CDF: the first of n places whose cumulative weight exceeds u of the whole. weights(i, count) gives those of
-// places [i, i + count), 0 in the other lanes. At least one weight is positive.
-template <class F> int64_t locate(int64_t n, double u, double *sums, F weights) {
-    int64_t blocks = (n + BLOCK - 1) / BLOCK;
-    double total = 0;
-    for (int64_t block = 0; block < blocks; block++) {
-        Sum sum;
-        int64_t start = block * BLOCK;
-        over_row(std::min<int64_t>(BLOCK, n - start), [&](int64_t i, int count) { sum.add(weights(start + i, count)); });
-        total += sums[block] = sum.total();
-    }
-    double target = u * total, running = 0;
-    int64_t found = 0;
-    for (int64_t block = 0; block < blocks; block++) {
-        if (sums[block] <= 0) continue;
-        found = block;
-        if (running + sums[block] > target) break;
-        running += sums[block];
-    }
-    int64_t start = found * BLOCK, place = -1;
-    // Added one by one the block may come out a little smaller: its last place with a weight stands in then.
-    over_row(std::min<int64_t>(BLOCK, n - start), [&](int64_t i, int count) {
-        f32x16 w = weights(start + i, count);
-        for (int lane = 0; lane < count && running <= target; lane++) {
-            if (w[lane] > 0) place = start + i + lane;
-            running += w[lane];
-        }
-    });
-    return place;
-}
 
 // -- drawing --------------------------------------------------------------------------------------------------------
 struct Settings {
@@ -268,20 +12,64 @@ struct Settings {
     float top_p;
     float min_p;
     double uniform;
+
+    bool by_k(int64_t vocabulary) const { return top_k > 0 && top_k < vocabulary; }
+    bool by_p() const { return top_p < 1; }
+    bool by_min() const { return min_p > 0; }
+    bool narrows(int64_t vocabulary) const { return by_k(vocabulary) || by_p() || by_min(); }
 };
 
 // The largest float32 that is surely not above `bound`.
 float rounded_down(double bound) { return bound > -FLT_MAX ? std::nextafter((float)bound, -INF) : -FLT_MAX; }
 
-template <class T> int64_t draw(const Row<T> &row, const Settings &s, Scratch &scratch) {
+// Which rows change before they are drawn from, and how; null pointers where none does.
+struct Changes {
+    const int64_t *row_start, *token;
+    const float *bias, *repetition, *subtract;
+    const int64_t *mask_row;
+    const int32_t *mask;
+    int64_t mask_words;
+
+    int64_t first(int64_t r) const { return row_start ? row_start[r] : 0; }
+    int64_t count(int64_t r) const { return row_start ? row_start[r + 1] - row_start[r] : 0; }
+    const int32_t *bits(int64_t r) const { return mask_row && mask_row[r] >= 0 ? mask + mask_row[r] * mask_words : nullptr; }
+    bool any(int64_t r) const { return count(r) || bits(r); }
+};
+
+// The row with its changes; nothing stays of the logits of masked tokens.
+template <class T> Row<float> changed(const T *logits, int64_t vocabulary, const Changes &changes, int64_t r, Scratch &scratch) {
+    float *x = scratch.changed;
+    const int32_t *bits = changes.bits(r);
+    f32x16 poison = {};
+    over_row(vocabulary, [&](int64_t i, int n) {
+        f32x16 v = load_n(logits + i, n);
+        poison += v * 0.0f;
+        if (bits) v = where_set((uint32_t)bits[i / 32] >> i % 32, v, splat(-INF));
+        store_n(x + i, v, n);
+    });
+    const int64_t first = changes.first(r);
+    for (int64_t i = first; i < first + changes.count(r); i++) {
+        float &value = x[changes.token[i]];
+        if (value == -INF) continue;
+        value += changes.bias[i];
+        value = value > 0 ? value / changes.repetition[i] : value * changes.repetition[i];
+        // A tiny repetition penalty can overflow; an infinite best logit would make the others' weights NaN.
+        value = changes.subtract[i] == INF ? -INF : std::min(value - changes.subtract[i], FLT_MAX);
+    }
+    Row<float> row = scan((const float *)x, vocabulary, scratch);
+    row.finite = reduce_add(poison) == 0;
+    return row;
+}
+
+// Lists the tokens that min_p, top_k and top_p leave, in order, with their weights (0 where min_p drops one); returns how many.
+// At least one of the three is on, and a token is left. Tokens may be missing that are more than `distance` temperatures below the best.
+template <class T> int64_t narrow(const Row<T> &row, const Settings &s, double distance, Scratch &scratch) {
     const float inverse = 1.0f / s.temperature;
-    const bool by_k = s.top_k > 0 && s.top_k < row.vocabulary, by_p = s.top_p < 1, by_min = s.min_p > 0;
+    const bool by_k = s.by_k(row.vocabulary), by_p = s.by_p(), by_min = s.by_min();
     auto weigh = [&](f32x16 v) { return vexp((v - row.highest) * inverse); };
-    auto weights_of_row = [&](int64_t i, int n) { return weigh(padded(load_n(row.logits + i, n), n)); };
-    if (!by_k && !by_p && !by_min) return locate(row.vocabulary, s.uniform, scratch.sums, weights_of_row);
 
     // A bound in units of temperature below the highest, with room for rounding.
-    double total = 0, distance = LARGEST_EXPONENT;
+    double total = 0;
     if (by_min) distance = std::min(distance, -log((double)s.min_p) * 1.0001 + 1e-3);
     if (by_p && !by_k) {
         for (int64_t block = 0; block < row.blocks(); block++) {
@@ -326,101 +114,81 @@ template <class T> int64_t draw(const Row<T> &row, const Settings &s, Scratch &s
         if (by_k) total = sum.total();
         keep_from(run_end(scratch.x, scratch.weight, n, s.top_p * total, scratch));
     }
+    return n;
+}
+
+template <class T> int64_t draw(const Row<T> &row, const Settings &s, Scratch &scratch) {
+    if (!s.narrows(row.vocabulary)) {
+        const float inverse = 1.0f / s.temperature;
+        return locate(row.vocabulary, s.uniform, scratch.sums,
+                      [&](int64_t i, int n) { return vexp((padded(load_n(row.logits + i, n), n) - row.highest) * inverse); });
+    }
+    const int64_t n = narrow(row, s, LARGEST_EXPONENT, scratch);
     return scratch.id[locate(n, s.uniform, scratch.sums, [&](int64_t i, int count) { return load_n(scratch.weight + i, count); })];
 }
 
-struct Entries {
-    int64_t count;
-    const int64_t *token;
-    const float *repetition, *subtract;
-};
-
-template <class T> Row<float> penalize(const T *logits, int64_t vocabulary, const Entries &entries, Scratch &scratch) {
-    float *x = scratch.penalized;
-    over_row(vocabulary, [&](int64_t i, int n) { store_n(x + i, load_n(logits + i, n), n); });
-    for (int64_t i = 0; i < entries.count; i++) {
-        float &value = x[entries.token[i]];
-        value = value > 0 ? value / entries.repetition[i] : value * entries.repetition[i];
-        // A tiny repetition penalty can overflow; an infinite best logit would make the others' weights NaN.
-        value = std::min(value - entries.subtract[i], FLT_MAX);
-    }
-    return scan((const float *)x, vocabulary, scratch);
-}
-
+// -1 where no token is left.
 template <class T> int64_t choose(const Row<T> &row, const Settings &settings, Scratch &scratch) {
-    if (row.highest == -INF) return 0;
+    if (!row.finite) return 0;
+    if (row.highest == -INF) return -1;
     return settings.temperature > 0 ? draw(row, settings, scratch) : argmax(row, scratch);
 }
 
-// -- log-probabilities ----------------------------------------------------------------------------------------------
-template <class T>
-void row_logprobs(const Row<T> &row, int64_t token, int64_t count, int64_t *ids, float *values, float *token_value, int64_t *token_rank,
-                  Scratch &scratch) {
-    const float chosen = load_partial(row.logits + token, 1)[0];
-    Sum sum;
-    int64_t larger = 0;
-    for (int64_t block = 0; block < row.blocks(); block++)
-        row.over_block(block, [&](int64_t, f32x16 v) {
-            sum.add(vexp(v - row.highest));
-            larger += __builtin_popcount(at_least(v, splat(chosen)) & ~at_least(splat(chosen), v));
+// The logits that a draw is made from: divided by the temperature, -inf for tokens that cannot be drawn.
+template <class T> void process(const Row<T> &row, const Settings &s, float *out, Scratch &scratch) {
+    const float inverse = s.temperature > 0 ? 1.0f / s.temperature : 1.0f;
+    if (s.temperature > 0 && s.narrows(row.vocabulary) && row.finite && row.highest > -INF) {
+        const int64_t n = narrow(row, s, INF, scratch);
+        std::fill(out, out + row.vocabulary, -INF);
+        for (int64_t i = 0; i < n; i++)
+            if (!s.by_min() || scratch.weight[i] > 0) out[scratch.id[i]] = std::min(scratch.x[i] * inverse, FLT_MAX);
+    } else {
+        over_row(row.vocabulary, [&](int64_t i, int n) {
+            store_n(out + i, vmin(load_n(row.logits + i, n) * inverse, splat(FLT_MAX)), n);
         });
-    const double log_sum = log(sum.total());
-    auto logprob = [&](float x) { return (float)((double)x - row.highest - log_sum); };
-    *token_value = logprob(chosen);
-    *token_rank = larger + 1;
-    if (!count) return;
-
-    int64_t n = collect(row, std::max(kth_bound(row, count, scratch), -FLT_MAX), scratch);
-    // Candidates are in order of their ids: one that is not larger goes after those before it.
-    int32_t *order = (int32_t *)scratch.weight;
-    for (int64_t i = 0; i < n; i++) order[i] = (int32_t)i;
-    std::partial_sort(order, order + count, order + n,
-                      [&](int32_t a, int32_t b) { return scratch.x[a] != scratch.x[b] ? scratch.x[a] > scratch.x[b] : a < b; });
-    for (int64_t i = 0; i < count; i++) {
-        ids[i] = scratch.id[order[i]];
-        values[i] = logprob(scratch.x[order[i]]);
-    }
-}
-
-// Calls body(row, scratch) for each of so many rows, over threads.
-template <class F> void over_rows(int64_t rows, int64_t vocabulary, F body) {
-#pragma omp parallel if (rows > 1)
-    {
-        Scratch scratch(vocabulary);
-#pragma omp for schedule(dynamic)
-        for (int64_t r = 0; r < rows; r++) body(r, scratch);
     }
 }
 
 }  // namespace
 
-// See `sample` in ops.py. A null temperature: all rows are greedy; a null row_start: no penalties.
+// See `sample` in ops.py. A null temperature: all rows are greedy; a null row_start: no penalties; a null mask_row: no masks.
 extern "C" void infer_sample(const void *logits, int64_t dtype, int64_t rows, int64_t vocabulary, int64_t stride, const float *temperature,
                              const int64_t *top_k, const float *top_p, const float *min_p, const double *uniform,
-                             const int64_t *row_start, const int64_t *token, const float *repetition, const float *subtract,
-                             int64_t *tokens, bool *finite) {
+                             const int64_t *row_start, const int64_t *token, const float *bias, const float *repetition,
+                             const float *subtract, const int64_t *mask_row, const int32_t *mask, int64_t mask_words, int64_t *tokens,
+                             bool *finite) {
+    const Changes changes{row_start, token, bias, repetition, subtract, mask_row, mask, mask_words};
     INFER_DISPATCH(dtype, T, over_rows(rows, vocabulary, [&](int64_t r, Scratch &scratch) {
         Settings settings{};
         if (temperature) settings = {temperature[r], top_k[r], top_p[r], min_p[r], uniform[r]};
-        Row<T> row = scan((const T *)logits + r * stride, vocabulary, scratch);
-        finite[r] = row.finite;
-        int64_t first = row_start ? row_start[r] : 0, count = row_start ? row_start[r + 1] - first : 0;
-        if (!row.finite)
-            tokens[r] = 0;
-        else if (count)
-            tokens[r] = choose(penalize(row.logits, vocabulary, {count, token + first, repetition + first, subtract + first}, scratch),
-                               settings, scratch);
-        else
+        auto draw_from = [&](auto row) {
+            finite[r] = row.finite;
             tokens[r] = choose(row, settings, scratch);
+        };
+        const T *own = (const T *)logits + r * stride;
+        if (changes.any(r))
+            draw_from(changed(own, vocabulary, changes, r, scratch));
+        else
+            draw_from(scan(own, vocabulary, scratch));
     }))
 }
 
-// See `top_logprobs` in ops.py.
-extern "C" void infer_top_logprobs(const void *logits, int64_t dtype, int64_t vocabulary, int64_t stride, const int64_t *rows,
-                                   int64_t num_rows, const int64_t *tokens, int64_t count, int64_t *ids, float *values,
-                                   float *token_values, int64_t *token_ranks) {
-    INFER_DISPATCH(dtype, T, over_rows(num_rows, vocabulary, [&](int64_t r, Scratch &scratch) {
-        Row<T> row = scan((const T *)logits + rows[r] * stride, vocabulary, scratch);
-        row_logprobs(row, tokens[r], count, ids + r * count, values + r * count, token_values + r, token_ranks + r, scratch);
+// See `processed_logits` in ops.py; null pointers as above.
+extern "C" void infer_processed_logits(const void *logits, int64_t dtype, int64_t vocabulary, int64_t stride, const int64_t *places,
+                                       int64_t num_places, const float *temperature, const int64_t *top_k, const float *top_p,
+                                       const float *min_p, const int64_t *row_start, const int64_t *token, const float *bias,
+                                       const float *repetition, const float *subtract, const int64_t *mask_row, const int32_t *mask,
+                                       int64_t mask_words, float *out) {
+    const Changes changes{row_start, token, bias, repetition, subtract, mask_row, mask, mask_words};
+    INFER_DISPATCH(dtype, T, over_rows(num_places, vocabulary, [&](int64_t i, Scratch &scratch) {
+        const int64_t r = places[i];
+        Settings settings{};
+        if (temperature) settings = {temperature[r], top_k[r], top_p[r], min_p[r], 0};
+        float *processed = out + i * vocabulary;
+        const T *own = (const T *)logits + r * stride;
+        if (changes.any(r))
+            process(changed(own, vocabulary, changes, r, scratch), settings, processed, scratch);
+        else
+            process(scan(own, vocabulary, scratch), settings, processed, scratch);
     }))
 }

@@ -12,6 +12,7 @@ import torch
 from infer.core.args import EngineArgs
 from infer.core.engine.batch import Batch
 from infer.core.engine.engine import Engine
+from infer.core.engine.runner import TakePiece
 from infer.core.engine.stopping import EndTokens
 from infer.kernels import load
 
@@ -34,9 +35,11 @@ class PagedMemory:
         self.block_size = block_size
         self.cells = [-1] * ((num_blocks + 1) * block_size)
         self.num_tokens: list[int] = []
+        self.num_prompt_rows = 0
+        self.piece = 5
         self.poisoned: Callable[[list[int]], bool] = lambda context: False
 
-    def run(self, batch: Batch) -> torch.Tensor:
+    def run(self, batch: Batch, take_prompt: TakePiece | None = None) -> torch.Tensor:
         size = self.block_size
         read = {int(s): self.cells[s * size : (s + 1) * size] for s in batch.copies[:, 0]}
         for source, target in batch.copies.tolist():
@@ -47,15 +50,24 @@ class PagedMemory:
         assert 0 not in batch.slots // size, "the null block was written"
         for token, slot in zip(batch.tokens[:total].tolist(), batch.slots.tolist(), strict=True):
             self.cells[slot] = token
-        rows = []
-        for row in batch.logit_rows[: batch.num_logits].tolist():
-            sequence = int((batch.query_start[1:] <= row).sum())
-            length = int(batch.kv_lens[sequence])
-            assert batch.positions[row] == length - 1
-            table = batch.block_tables[sequence].tolist()
-            context = [self.cells[table[i // size] * size + i % size] for i in range(length)]
-            rows.append(torch.full((VOCABULARY,), float("nan")) if self.poisoned(context) else next_logits(context))
+        if take_prompt is not None:
+            wanted = batch.logit_rows[batch.prompt_start : batch.prompt_start + batch.num_prompt_logits].tolist()
+            self.num_prompt_rows += len(wanted)
+            for first in range(0, len(wanted), self.piece):
+                piece = [self.logits(batch, row) for row in wanted[first : first + self.piece]]
+                take_prompt(first, torch.stack(piece))
+        rows = [self.logits(batch, row, last=True) for row in batch.logit_rows[: batch.num_logits].tolist()]
         return torch.stack(rows) if rows else torch.empty(0, VOCABULARY)
+
+    def logits(self, batch: Batch, row: int, *, last: bool = False) -> torch.Tensor:
+        """What the model says at a token row, which may be the last of its sequence."""
+        sequence = int((batch.query_start[1:] <= row).sum())
+        length = int(batch.positions[row]) + 1
+        assert length <= batch.kv_lens[sequence]
+        assert length == batch.kv_lens[sequence] or not last
+        table = batch.block_tables[sequence].tolist()
+        context = [self.cells[table[i // self.block_size] * self.block_size + i % self.block_size] for i in range(length)]
+        return torch.full((VOCABULARY,), float("nan")) if self.poisoned(context) else next_logits(context)
 
 
 @pytest.fixture(scope="session")

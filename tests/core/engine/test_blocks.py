@@ -103,3 +103,38 @@ def test_random_use_keeps_the_books_balanced() -> None:
         for s in live:
             manager.free(s)
         assert manager.num_free == manager.num_usable
+
+
+def test_memory_that_was_never_needed_at_a_time_is_not_taken() -> None:
+    """One sequence after another, each with other content: with a limit for idle blocks the same few are used again."""
+
+    def highest_block(max_idle: int | None) -> int:
+        manager = BlockManager(1001, 2, prefix_caching=True, max_idle=max_idle)
+        highest = 0
+        for number in range(100):
+            s = sequence([number] * 9)
+            manager.grow(s, 9)
+            s.num_computed = 9
+            manager.remember(s, 0)
+            highest = max(highest, *s.blocks)
+            manager.free(s)
+            manager.check_integrity([])
+        return highest
+
+    assert highest_block(None) > 300
+    assert highest_block(8) <= 8 + 2 * 5
+    assert highest_block(0) <= 2 * 5
+
+
+def test_what_is_idle_within_the_limit_is_found_again() -> None:
+    manager = BlockManager(1001, 2, prefix_caching=True, max_idle=8)
+    for number in (1, 2, 1):
+        s = sequence([number] * 9)
+        found = manager.cached_prefix(s)
+        manager.share(s, found)
+        s.num_computed = 2 * len(found)
+        manager.grow(s, 9)
+        s.num_computed = 9
+        manager.remember(s, 0)
+        manager.free(s)
+    assert len(found) == 4

@@ -27,36 +27,48 @@ PARAMS = [
     {},
     {"min_tokens": 6, "max_tokens": 100, "stop_token_ids": (7, 8)},
     {"min_tokens": 6, "max_tokens": 100, "repetition_penalty": 1.1, "frequency_penalty": 0.3},
+    {"logit_bias": {3: 5.0, 17: -2.5, 2: 1.0}},
+    {"logit_bias": {i: i / 2 for i in range(0, VOCABULARY, 3)}, "repetition_penalty": 1.2, "presence_penalty": 0.1},
+    {"logit_bias": {4: 7.0, 1: 3.0}, "frequency_penalty": 0.4, "min_tokens": 3, "max_tokens": 100},
 ]
+
+#: (bias, repetition, subtract)
+Change = tuple[float, float, float]
 
 
 def new_sequence(prompt: list[int], choice: int = 0, **params: Any) -> Sequence:
     return Sequence.of(Request("a", prompt, SamplingParams(**params), 0), choice, 0, 4096)
 
 
-def from_scratch(sequence: Sequence) -> dict[int, tuple[float, float]]:
-    """token -> (repetition, subtract)."""
+def from_scratch(sequence: Sequence, banned: set[int] | None = None, *, may_end: bool = False) -> dict[int, Change]:
     p = sequence.params
     counts = Counter(sequence.output_ids)
     seen = set(sequence.tokens) if p.repetition_penalty != 1 else set(counts)
     if p.repetition_penalty == 1 and not p.frequency_penalty and not p.presence_penalty:
         seen = set()
-    entries = {t: (p.repetition_penalty, p.frequency_penalty * counts[t] + p.presence_penalty * (counts[t] > 0)) for t in seen}
-    if sequence.num_output < p.min_tokens:
-        entries |= {t: (p.repetition_penalty, math.inf) for t in {*ENDS, *p.stop_token_ids} if t < VOCABULARY}
+    biases = p.logit_bias or {}
+    forbidden = set(banned or ())
+    if sequence.num_output < p.min_tokens and not may_end:
+        forbidden |= {*ENDS, *p.stop_token_ids}
+    entries = {}
+    for t in seen | set(biases) | {t for t in forbidden if t < VOCABULARY}:
+        subtract = p.frequency_penalty * counts[t] + p.presence_penalty * (counts[t] > 0)
+        entries[t] = (biases.get(t, 0.0), p.repetition_penalty if t in seen else 1.0, math.inf if t in forbidden else subtract)
     return entries
 
 
-def gathered(book: PenaltyBook, sequences: list[Sequence], rows: list[int] | None = None) -> list[dict[int, tuple[float, float]]]:
-    penalties = book.gather(sequences, list(range(len(sequences))) if rows is None else rows, VOCABULARY, CPU)
+def gathered(book: PenaltyBook, sequences: list[Sequence], rows: list[int] | None = None, **how: Any) -> list[dict[int, Change]]:
+    penalties = book.gather(sequences, list(range(len(sequences))) if rows is None else rows, VOCABULARY, CPU, **how)
     if penalties is None:
         return [{} for _ in sequences]
     assert [t.dtype for t in (penalties.row_start, penalties.token)] == [torch.int64] * 2
-    assert [t.dtype for t in (penalties.repetition, penalties.subtract)] == [torch.float32] * 2
+    values = [penalties.bias, penalties.repetition, penalties.subtract]
+    assert [t.dtype for t in values] == [torch.float32] * 3
+    assert all(t.is_contiguous() for t in values)
     starts = penalties.row_start.tolist()
     assert len(starts) == len(sequences) + 1
-    assert starts[-1] == len(penalties.token) == len(penalties.repetition) == len(penalties.subtract)
-    changes = list(zip(penalties.repetition.tolist(), penalties.subtract.tolist(), strict=True))
+    assert {starts[-1]} == {len(t) for t in (penalties.token, *values)}
+    changes = list(zip(*(t.tolist() for t in values), strict=True))
     result = []
     for start, end in pairwise(starts):
         token = penalties.token[start:end].tolist()
@@ -65,12 +77,12 @@ def gathered(book: PenaltyBook, sequences: list[Sequence], rows: list[int] | Non
     return result
 
 
-def check(book: PenaltyBook, sequences: list[Sequence]) -> None:
-    for entries, sequence in zip(gathered(book, sequences), sequences, strict=True):
-        expected = from_scratch(sequence)
+def check(book: PenaltyBook, sequences: list[Sequence], banned: dict[int, set[int]], may_end: set[int]) -> None:
+    for row, entries in enumerate(gathered(book, sequences, banned=banned, may_end=may_end)):
+        expected = from_scratch(sequences[row], banned.get(row), may_end=row in may_end)
         assert entries.keys() == expected.keys()
-        for token, (repetition, subtract) in expected.items():
-            assert entries[token] == (pytest.approx(repetition), pytest.approx(subtract))
+        for token, change in expected.items():
+            assert entries[token] == pytest.approx(change)
 
 
 def test_counts_are_those_from_scratch_through_pauses_and_choices() -> None:
@@ -85,7 +97,9 @@ def test_counts_are_those_from_scratch_through_pauses_and_choices() -> None:
             alive += [new_sequence(prompt, choice, **params) for choice in range(rng.randrange(1, 3))]
         drawing = [s for s in alive if rng.random() < 0.8]
         rng.shuffle(drawing)
-        check(book, drawing)
+        rows = range(len(drawing))
+        banned = {row: {rng.randrange(VOCABULARY + 3) for _ in range(3)} for row in rows if rng.random() < 0.3}
+        check(book, drawing, banned, {row for row in rows if rng.random() < 0.2})
         assert len(book._seen) <= len(drawing)
         for sequence in alive:
             for _ in range(rng.randrange(3) if sequence not in drawing else 1):
@@ -99,15 +113,15 @@ def test_only_output_counts_but_for_repetition() -> None:
     plain, repeated = new_sequence([3, 3, 4], frequency_penalty=1.0), new_sequence([3, 3, 4], frequency_penalty=1.0, repetition_penalty=2.0)
     for sequence in (plain, repeated):
         sequence.tokens += [4, 4, 5]
-    assert gathered(book, [plain, repeated]) == [{4: (1, 2), 5: (1, 1)}, {3: (2, 0), 4: (2, 2), 5: (2, 1)}]
+    assert gathered(book, [plain, repeated]) == [{4: (0, 1, 2), 5: (0, 1, 1)}, {3: (0, 2, 0), 4: (0, 2, 2), 5: (0, 2, 1)}]
 
 
 def test_a_token_both_penalized_and_forbidden_is_one_entry() -> None:
     book = PenaltyBook(ENDS)
     sequence = new_sequence([1, 9], repetition_penalty=2.0, min_tokens=1, stop_token_ids=(11,))
-    assert gathered(book, [sequence]) == [{1: (2, math.inf), 9: (2, 0), 2: (2, math.inf), 11: (2, math.inf)}]
+    assert gathered(book, [sequence]) == [{1: (0, 2, math.inf), 9: (0, 2, 0), 2: (0, 1, math.inf), 11: (0, 1, math.inf)}]
     sequence.tokens.append(12)
-    assert gathered(book, [sequence]) == [{1: (2, 0), 9: (2, 0), 12: (2, 0)}]
+    assert gathered(book, [sequence]) == [{1: (0, 2, 0), 9: (0, 2, 0), 12: (0, 2, 0)}]
 
 
 def test_rows_without_anything_to_change() -> None:
@@ -116,11 +130,12 @@ def test_rows_without_anything_to_change() -> None:
     assert book.gather([fresh, other], [0, 1], VOCABULARY, CPU) is None  # nothing drawn yet
     other.tokens.append(6)
     plain = new_sequence([5])
-    assert gathered(book, [plain, fresh, other, plain], [1, 2]) == [{}, {}, {6: (1, 1)}, {}]
+    assert gathered(book, [plain, fresh, other, plain], [1, 2]) == [{}, {}, {6: (0, 1, 1)}, {}]
 
 
-def test_penalties_that_float32_cannot_hold() -> None:
-    assert gathered(PenaltyBook(ENDS), [new_sequence([3], repetition_penalty=1e300)]) == [{3: (torch.finfo(torch.float32).max, 0)}]
+@pytest.mark.parametrize(("given", "held"), [(1e300, torch.finfo(torch.float32).max), (1e-300, torch.finfo(torch.float32).tiny)])
+def test_penalties_that_float32_cannot_hold(given: float, held: float) -> None:
+    assert gathered(PenaltyBook(ENDS), [new_sequence([3], repetition_penalty=given)]) == [{3: (0, held, 0)}]
 
 
 def test_a_step_looks_at_new_tokens_alone() -> None:

@@ -16,7 +16,8 @@ from infer.core.engine.engine import Engine
 from infer.core.engine.noise import noise_key, uniforms
 from infer.core.engine.request import Request, Sequence
 from infer.core.engine.row_settings import CAPACITY, RowSettings
-from infer.core.engine.sampler import Sampler
+from infer.core.engine.sampler import PIECE, Sampler
+from infer.core.errors import RecordError
 from infer.core.params import SamplingParams
 
 ENDS = frozenset({1, 2})
@@ -50,7 +51,7 @@ def new_sequence(index: int, output: list[int] | None = None, **params: Any) -> 
 
 @pytest.fixture(params=kernels.available())
 def sampler(request: pytest.FixtureRequest) -> Sampler:
-    return Sampler(kernels.load(request.param), ENDS)
+    return Sampler(kernels.load(request.param), ENDS, None, VOCABULARY)
 
 
 def random_logits(rows: int, seed: int = 0) -> Tensor:
@@ -78,7 +79,7 @@ def test_rows_do_not_mix(sampler: Sampler, dtype: torch.dtype) -> None:
 def test_a_batch_that_asks_for_nothing(sampler: Sampler) -> None:
     logits = random_logits(9)
     samples = sampler.sample(logits, [new_sequence(i, temperature=0) for i in range(9)])
-    assert (samples.tokens, samples.failed, samples.logprobs) == (logits.argmax(-1).tolist(), set(), {})
+    assert (samples.tokens, samples.failed, samples.logprobs) == (logits.argmax(-1).tolist(), {}, {})
     assert sampler.sample(logits[:0], []).tokens == []
 
 
@@ -88,7 +89,7 @@ def test_failed_rows_have_no_logprobs_and_hurt_nobody(sampler: Sampler) -> None:
     whole = sampler.sample(logits, sequences)
     logits[1, 30], logits[3, 1] = math.nan, -math.inf
     broken = sampler.sample(logits, sequences)
-    assert broken.failed == {1, 3}
+    assert {row: error.code for row, error in broken.failed.items()} == dict.fromkeys((1, 3), "non_finite_logits")
     assert set(broken.logprobs) == {0, 2, 4}
     for row in (0, 2, 4):
         assert broken.tokens[row] == whole.tokens[row]
@@ -109,6 +110,86 @@ def test_logprobs_of_every_count_at_once(sampler: Sampler) -> None:
         for place, (t, entry) in enumerate(entries.items(), start=1):
             assert entry.logprob == pytest.approx(float(values[t]), abs=1e-5)
             assert entry.rank == (place if t in best else int((logits[row] > logits[row, token]).sum()) + 1)
+
+
+def test_all_logprobs(sampler: Sampler) -> None:
+    logits = random_logits(2)
+    samples = sampler.sample(logits, [new_sequence(0, logprobs=-1), new_sequence(1, logprobs=VOCABULARY)])
+    for row in range(2):
+        order = logits[row].sort(descending=True, stable=True).indices.tolist()
+        assert list(samples.logprobs[row]) == order
+        assert [entry.rank for entry in samples.logprobs[row].values()] == list(range(1, VOCABULARY + 1))
+
+
+def test_the_best_of_several_choices_are_scored(sampler: Sampler) -> None:
+    """Their drawn tokens have a log-probability, asked for or not; without best_of only who asks has them."""
+    wanted: list[dict[str, Any]] = [{"best_of": 3}, {"best_of": 3, "n": 3}, {"n": 2}, {"best_of": 2, "logprobs": 1}, {}]
+    logits = random_logits(len(wanted))
+    samples = sampler.sample(logits, [new_sequence(i, **params) for i, params in enumerate(wanted)])
+    assert sorted(samples.logprobs) == [0, 3]
+    assert list(samples.logprobs[0]) == [samples.tokens[0]]
+    value = float(torch.log_softmax(logits[0], -1)[samples.tokens[0]])
+    assert samples.logprobs[0][samples.tokens[0]].logprob == pytest.approx(value, abs=1e-5)
+
+
+class Texts:
+    """Names tokens; a word is one token."""
+
+    def token_text(self, token: int) -> str:
+        return f"<{token}>"
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return [len(text)]
+
+
+@pytest.mark.parametrize("backend", kernels.available())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("count", [0, 3, -1, 1000])
+def test_prompt_logprobs(backend: str, dtype: torch.dtype, count: int) -> None:
+    """Those of the model's own distribution whatever the mode, with rank and text; the same for any number of rows."""
+    logits, tokens = random_logits(7).to(dtype), [5, 1, 89, 0, 40, 41, 42]
+    sampler = Sampler(kernels.load(backend), ENDS, Texts(), VOCABULARY, "processed_logprobs")  # type: ignore[arg-type]
+    found = sampler.prompt_logprobs(logits, tokens, count)
+    asked = VOCABULARY if count < 0 else min(count, VOCABULARY)
+    for row, (token, entries) in enumerate(zip(tokens, found, strict=True)):
+        values = torch.log_softmax(logits[row].double(), -1)
+        best = logits[row].float().sort(descending=True, stable=True).indices[:asked].tolist()
+        assert list(entries) == (best if token in best else [*best, token])
+        for t, entry in entries.items():
+            assert entry.logprob == pytest.approx(float(values[t]), abs=1e-5)
+            assert entry.decoded_token == f"<{t}>"
+        if token not in best:
+            assert entries[token].rank == 1 + int((logits[row] > logits[row, token]).sum())
+        assert sampler.prompt_logprobs(logits[row : row + 1], [token], count) == [entries]
+    assert sampler.prompt_logprobs(logits[:0], [], count) == []
+
+
+@pytest.mark.parametrize("backend", kernels.available())
+def test_processed_logprobs_in_pieces(backend: str) -> None:
+    """Rows are looked at a few at a time; each is what it is alone."""
+    count = 2 * PIECE + 3
+    sequences = [new_sequence(i, temperature=0.5 + i / 50, top_k=1 + i % 9, logprobs=2) for i in range(count)]
+    logits = random_logits(count)
+    sampler = Sampler(kernels.load(backend), ENDS, None, VOCABULARY, "processed_logprobs")
+    samples = sampler.sample(logits, sequences)
+    for row in range(0, count, 13):
+        alone = sampler.sample(logits[row : row + 1], [sequences[row]])
+        assert alone.logprobs[0] == samples.logprobs[row]
+        kept = logits[row] / sequences[row].params.temperature
+        kept[kept < kept.topk(1 + row % 9).values[-1]] = -math.inf
+        for token, entry in samples.logprobs[row].items():
+            assert entry.logprob == pytest.approx(float(torch.log_softmax(kept, -1)[token]), abs=1e-5)
+
+
+def test_what_cannot_be_followed_is_said_beforehand() -> None:
+    with_texts = Sampler(kernels.load("reference"), ENDS, Texts(), VOCABULARY)  # type: ignore[arg-type]
+    without = Sampler(kernels.load("reference"), ENDS, None, VOCABULARY)
+    with_texts.check(SamplingParams(bad_words=["a", "b"]))
+    without.check(SamplingParams())
+    with pytest.raises(RecordError, match="more than 128 token sequences"):
+        with_texts.check(SamplingParams(bad_words=["x" * i for i in range(1, 400)]))
+    with pytest.raises(RecordError, match="need a tokenizer"):
+        without.check(SamplingParams(bad_words=["a"]))
 
 
 def test_settings_are_those_of_the_params_however_many_come_and_go() -> None:

@@ -69,6 +69,22 @@ def answer(make_engine: Any) -> Any:
         ("ababab", {"stop": "bab", "min_tokens": 3}, ("a", 4, "stop", "bab")),
         ("abc", {"detokenize": False}, ("", 3, "length", None)),
         ("caf" + "é", {"stop": "é"}, ("caf", 4, "stop", "é")),
+        # Which ending counts where several fall together, and what ignore_eos and min_tokens leave.
+        ("abc$", {}, ("abc", 4, "stop", None)),
+        ("abc%", {}, ("abc", 4, "stop", 2)),
+        ("abc$", {"stop_token_ids": [1]}, ("abc", 4, "stop", None)),
+        ("abc%d", {"stop_token_ids": [2]}, ("abc", 4, "stop", 2)),
+        ("abc$de", {"stop_token_ids": [1], "ignore_eos": True}, ("abc", 4, "stop", 1)),
+        ("abc%de", {"stop_token_ids": [2], "ignore_eos": True}, ("abc", 4, "stop", 2)),
+        ("abc%de", {"ignore_eos": True}, ("abcde", 6, "length", None)),
+        ("abcdabcd", {"stop_token_ids": [6], "min_tokens": 5}, ("abc?abc", 8, "stop", 6)),
+        ("abcd", {"stop_token_ids": [6]}, ("abc", 4, "stop", 6)),
+        ("abcdef", {"max_tokens": 3, "stop": "c"}, ("ab", 3, "stop", "c")),
+        ("abcdef", {"max_tokens": 3, "stop": "d"}, ("abc", 3, "length", None)),
+        ("abcdef", {"stop": ["def", "bcd", "cd"]}, ("a", 4, "stop", "bcd")),
+        ("abcdef", {"stop": ["abcdef", "ef", "f"]}, ("", 6, "stop", "abcdef")),
+        ("abcd$", {"stop": "cd", "stop_token_ids": [6]}, ("abc", 4, "stop", 6)),
+        ("xabyab", {"stop": "ab", "include_stop_str_in_output": True}, ("xab", 3, "stop", "ab")),
     ],
 )
 def test_text_and_ending(answer: Any, script: str, params: dict[str, Any], expected: Any) -> None:

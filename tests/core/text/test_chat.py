@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from infer.core.errors import ModelError, RecordError
-from infer.core.text.chat import ChatTemplate
+from infer.core.errors import ConfigError, ModelError, RecordError
+from infer.core.text.chat import ChatTemplate, template_text
 from infer.core.text.content import ContentFormat
 from infer.core.text.template import Template
 from infer.core.text.tokenizer import Tokenizer
@@ -283,6 +284,24 @@ def test_content_formats(toys: dict[str, Tokenizer]) -> None:
     assert "no<|im_end|>" in chat(toys, CHATML).render([refusal])
 
 
+def test_a_content_format_can_be_told(toys: dict[str, Tokenizer]) -> None:
+    parts = {"role": "user", "content": [{"type": "text", "text": "a"}, "b"]}
+    source = "{% for m in messages %}{% for part in m.content %}{{ part }};{% endfor %}{% endfor %}"
+
+    def render(message: dict[str, Any], content_format: str, source: str = source) -> str:
+        template = ChatTemplate.load(lambda filename: None, toys["byte_level"], override=source, content_format=content_format)
+        return template.render([message])
+
+    a, b = "{'type': 'text', 'text': 'a'};", "{'type': 'text', 'text': 'b'};"
+    assert render(parts, "auto") == render(parts, "openai") == a + b
+    assert render(parts, "string") == "a;\n;b;"
+    assert render({"role": "user", "content": "a"}, "openai") == a
+    assert render({"role": "user", "content": "a"}, "openai", "{{ messages[0].content }}") == f"[{a[:-1]}]"
+    assert render({"role": "user", "content": "a"}, "auto", "{{ messages[0].content }}") == "a"
+    with pytest.raises(ConfigError, match="'parts'; available: auto, string, openai"):
+        render(parts, "parts")
+
+
 @pytest.mark.parametrize(
     ("source", "parts", "wrap"),
     [
@@ -391,7 +410,7 @@ def test_bos_is_never_doubled(toys: dict[str, Tokenizer]) -> None:
     assert 1 not in chat(toys, "{{ messages[0].content }}").encode([USER])
 
 
-def test_where_the_template_comes_from(toys: dict[str, Tokenizer], model_files: Files) -> None:
+def test_where_the_template_comes_from(toys: dict[str, Tokenizer], model_files: Files, tmp_path: Path) -> None:
     t = toys["llama"]
 
     def text(read: Callable[[str], bytes | None], override: str | None = None, **options: Any) -> str:
@@ -409,6 +428,36 @@ def test_where_the_template_comes_from(toys: dict[str, Tokenizer], model_files: 
         assert text(read, "{{ 'own' }}") == "own"
     read = model_files(chat_template__jinja="é jinja\n")
     assert text(read) == "é jinja"
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates/tool_use.jinja").write_text("tools {{ (tools or []) | length }}")
+    assert (text(read), text(read, tools=TOOLS), text(read, "tool_use")) == ("é jinja", "tools 1", "tools 0")
+
+
+def test_what_someone_gives_as_a_template(toys: dict[str, Tokenizer], model_files: Files, tmp_path: Path) -> None:
+    """A file's text, then jinja2 text, then one of the model's by name."""
+    read = model_files(tokenizer_config__json={"chat_template": {"default": "plain", "rag": "rag", "short": "x"}})
+
+    def text(given: str) -> str:
+        return ChatTemplate.load(read, toys["llama"], override=template_text(given)).render([USER])
+
+    (tmp_path / "own.jinja").write_text("own {{ messages[0].role }}")
+    (tmp_path / "rag").write_text("rag")  # text that is also the name of a template
+    assert text(str(tmp_path / "own.jinja")) == "own user"
+    assert text("{{ messages[0].role }}") == "user"
+    assert text("two\nlines") == "two\nlines"
+    assert text("rag") == "rag"
+    (tmp_path / "plain").write_text("short")
+    assert text(str(tmp_path / "plain")) == "short"
+    with pytest.raises(ConfigError, match=r"'rage' is no file.*it has: default, rag, short\); did you mean 'rag'"):
+        text("rage")
+    with pytest.raises(ConfigError, match="it has none"):
+        ChatTemplate.load(lambda filename: None, toys["llama"], override="rag")
+    for missing in ("no/such/file", "own.jinja", str(tmp_path)):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            template_text(missing)
+    (tmp_path / "latin").write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        template_text(str(tmp_path / "latin"))
 
 
 def test_no_template_is_the_model_s_failure(toys: dict[str, Tokenizer], model_files: Files) -> None:

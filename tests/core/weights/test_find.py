@@ -90,7 +90,24 @@ def test_a_hub_id(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(find_module, "snapshot", lambda repo, **options: asked.append((repo, options)) or Path("/snapshot"))
     assert find("org/name", revision="v1", download_dir="/d", hf_token="t") == FolderSource("org/name", Path("/snapshot"))
-    assert asked == [("org/name", {"revision": "v1", "cache_dir": "/d", "token": "t"})]
+    find("org/name", with_code=True)
+    assert asked == [
+        ("org/name", {"revision": "v1", "cache_dir": "/d", "token": "t", "with_code": False, "tokenizer_only": False}),
+        ("org/name", {"revision": None, "cache_dir": None, "token": None, "with_code": True, "tokenizer_only": False}),
+    ]
+
+
+def test_a_tokenizer_needs_no_model_around_it() -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "spiece.model"):
+        folder = Path(f"with-{name}")
+        folder.mkdir()
+        (folder / name).touch()
+        assert find(str(folder), tokenizer_only=True).path == folder
+        with pytest.raises(ModelError, match=r"it has no config\.json"):
+            find(str(folder))
+    Path("bare").mkdir()
+    with pytest.raises(ModelError, match=r"bare is no tokenizer folder: it has neither tokenizer\.json nor"):
+        find("bare", tokenizer_only=True)
 
 
 def test_a_folder_goes_before_the_hub() -> None:

@@ -65,7 +65,33 @@ def test_what_is_not_cached_is_fetched(hub: Hub) -> None:
     assert snapshot("org/name", revision="v1", cache_dir="/d", token="t") == hub.folder
     (options,) = hub.asked
     assert (options["revision"], options["cache_dir"], options["token"]) == ("v1", "/d", "t")
-    assert {"*.json", "*.safetensors", "tokenizer.model", "*.jinja", "*.txt"} == set(options["allow_patterns"])
+    assert {"*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"} == set(options["allow_patterns"])
+
+
+def test_a_tokenizer_comes_without_weights(hub: Hub) -> None:
+    hub.remote = {"tokenizer.json": ""}
+    assert snapshot("org/name", tokenizer_only=True) == hub.folder
+    assert "*.safetensors" not in hub.asked[0]["allow_patterns"]
+    hub.cached = hub.remote
+    snapshot("org/name", tokenizer_only=True)
+    assert len(hub.asked) == 1
+    with pytest.raises(ModelError, match=r"no config\.json on the hub"):
+        snapshot("org/name")
+
+
+def test_code_is_fetched_only_for_who_lets_it_run(hub: Hub) -> None:
+    auto_map = {"auto_map": {"AutoModelForCausalLM": "modeling_x.X", "AutoModel": "other.X"}}
+    hub.cached = {**WHOLE, "config.json": json.dumps(auto_map)}
+    snapshot("org/name")
+    assert hub.asked == []
+    snapshot("org/name", with_code=True)
+    assert "*.py" in hub.asked[0]["allow_patterns"]
+    hub.cached["modeling_x.py"] = ""
+    snapshot("org/name", with_code=True)
+    assert len(hub.asked) == 1
+    hub.cached["config.json"] = json.dumps({"auto_map": {"AutoModelForCausalLM": "org/other--modeling_y.Y"}})
+    snapshot("org/name", with_code=True)
+    assert len(hub.asked) == 1  # what lies elsewhere is not fetched
 
 
 INDEX = json.dumps({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}})

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from infer.core.jobs.jsonl import dumps
+from infer.core.jobs.record import Record
 from infer.core.jobs.tasks.fields import GUESSABLE, NEUTRAL, intended, is_neutral
 
 KNOWN = GUESSABLE | {"prompt", "messages"}
@@ -24,6 +26,13 @@ KNOWN = GUESSABLE | {"prompt", "messages"}
         ("frequency_penality", "frequency_penalty"),
         ("respons_format", "response_format"),
         ("message", "messages"),
+        ("bestof", "best_of"),
+        ("logitbias", "logit_bias"),
+        ("badwords", "bad_words"),
+        ("structured_output", "structured_outputs"),
+        ("guidedJson", "guided_json"),
+        ("prompt_logprob", "prompt_logprobs"),
+        ("allowed_tokens_ids", "allowed_token_ids"),
     ],
 )
 def test_misspellings(name: str, meant: str) -> None:
@@ -34,7 +43,7 @@ def test_misspellings(name: str, meant: str) -> None:
 COLUMNS = [
     "topic", "category", "source", "question", "answer", "context", "prompt_id", "label", "N", "K", "tags", "note",
     "text", "step", "name", "document", "metadata", "title", "url", "split", "model_id", "min_k", "score", "image",
-    "reference", "priority_class", "echoes",
+    "reference", "priority_class", "echoes", "choices", "regexes", "schema", "format", "truncated", "best",
 ]
 # fmt: on
 
@@ -57,15 +66,12 @@ def test_neutral_values_ask_for_nothing(task: Any, prepare: Any) -> None:
     [
         ("stream", True),
         ("echo", True),
-        ("best_of", 2),
-        ("best_of", True),
-        ("logit_bias", {"5": 1}),
-        ("guided_json", {}),
-        ("add_special_tokens", False),
         ("suffix", "x"),
-        ("response_format", {"type": "json_object"}),
-        ("structured_outputs", {"regex": "a"}),
-        ("prompt_logprobs", 0),
+        ("chat_template", "{{ x }}"),
+        ("logits_processors", ["x"]),
+        ("output_kind", 2),
+        ("use_beam_search", True),
+        ("thinking_token_budget", 5),
         ("functions", [{}]),
         ("parallel_tool_calls", False),
     ],
@@ -73,3 +79,46 @@ def test_neutral_values_ask_for_nothing(task: Any, prepare: Any) -> None:
 def test_what_cannot_be_done_is_refused_by_name(task: Any, code_of: Any, name: str, value: Any) -> None:
     assert code_of(task(), prompt="a", **{name: value}) == ("unsupported", name)
     assert not is_neutral(name, value)
+
+
+class TestPriority:
+    def test_it_reaches_the_request(self, task: Any, prepare: Any) -> None:
+        t = task(by_priority=True)
+        assert prepare(t, prompt="a", priority=-3).to_request().priority == -3
+        assert [prepare(t, prompt="a", **more).to_request().priority for more in ({}, {"priority": None}, {"priority": 0})] == [0, 0, 0]
+
+    def test_without_the_policy_it_is_told_once(self, task: Any, prepare: Any) -> None:
+        said: list[str] = []
+        t = task(warn=said.append)
+        for priority in (0, 1, 2):
+            assert prepare(t, prompt="a", priority=priority).extra == {}
+        assert said == ["priority has no effect without --scheduling-policy priority"]
+
+    @pytest.mark.parametrize(
+        ("value", "code"), [("high", "invalid_type"), (1.0, "invalid_type"), (True, "invalid_type"), (2**63, "invalid_value")]
+    )
+    def test_wrong(self, task: Any, code_of: Any, value: Any, code: str) -> None:
+        assert code_of(task(by_priority=True), prompt="a", priority=value) == (code, "priority")
+
+
+class TestAddSpecialTokens:
+    def test_generate_adds_them_unless_told(self, task: Any, prepare: Any) -> None:
+        assert prepare(task(), prompt="ab").prompt == [256, 97, 98]
+        assert prepare(task(), prompt="ab", add_special_tokens=None).prompt == [256, 97, 98]
+        assert prepare(task(), prompt="ab", add_special_tokens=False).prompt == [97, 98]
+        assert prepare(task(), prompt=[97], add_special_tokens=True).prompt == [97]  # what is tokens already stays
+
+    def test_chat_adds_none_unless_told(self, task: Any, prepare: Any) -> None:
+        messages = [{"role": "user", "content": "a"}]
+        plain = prepare(task("chat"), messages=messages).prompt
+        assert 256 not in plain
+        assert prepare(task("chat"), messages=messages, add_special_tokens=True).prompt == [256, *plain]
+
+    def test_records_of_both_kinds_in_one_batch(self, task: Any) -> None:
+        lines = [{"prompt": "a"}, {"prompt": "b", "add_special_tokens": False}, {"prompt": "c"}, {"prompt": 5}]
+        prepared = task().prepare([Record.parse(i, i + 1, 1, dumps(line)) for i, line in enumerate(lines)])
+        assert [p.prompt for p in prepared[:3]] == [[256, 97], [98], [256, 99]]
+        assert prepared[3].error
+
+    def test_wrong(self, task: Any, code_of: Any) -> None:
+        assert code_of(task(), prompt="a", add_special_tokens="no") == ("invalid_type", "add_special_tokens")

@@ -1,0 +1,116 @@
+"""What the commands that read conversations share: the options of `infer chat` about messages and the chat template."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from infer.core.errors import ConfigError
+from infer.core.jobs.tasks.chat import ChatOptions, ChatTask
+from infer.core.text import reasoning, tool_calls
+from infer.core.text.chat import CONTENT_FORMATS, template_text
+
+from .command import Option
+
+if TYPE_CHECKING:
+    from infer.core.jobs.build import Plan
+    from infer.core.jobs.tasks.base import TaskOptions
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_CHAT = "infer.chat"
+_GROUP = "Conversations"
+
+
+def chat_options(command: F) -> F:
+    """Adds the options; read them with `chat_flags()`."""
+    options = [
+        _option("--system", metavar="TEXT", help="System message for conversations that have none."),
+        _option(
+            "--chat-template",
+            metavar="FILE|NAME|TEXT",
+            help="Use this chat template: a file, one of the model's several templates by its name, or jinja2 text.",
+        ),
+        _option(
+            "--chat-template-content-format",
+            type=click.Choice(CONTENT_FORMATS),
+            shown="auto",
+            help="What the template gets as a message's content: a string, or OpenAI's list of parts; auto: what it seems to take.",
+        ),
+        _option(
+            "--chat-template-kwargs",
+            metavar="JSON",
+            help="Variables for the template, an object; those of a record's chat_template_kwargs win.",
+        ),
+        _option(
+            "--tool-call-parser",
+            type=click.Choice(sorted(tool_calls.PARSERS)),
+            help="How the model writes function calls: they become the message's tool_calls where a record has tools.",
+        ),
+        _option(
+            "--reasoning-parser",
+            type=click.Choice(sorted(reasoning.PARSERS)),
+            help="How the model writes its reasoning: it becomes the message's reasoning_content.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _option(flag: str, **how: Any) -> Callable[[F], F]:
+    return click.option(flag, cls=Option, group=_GROUP, store=_CHAT, default=None, **how)
+
+
+@dataclass(frozen=True)
+class ChatFlags:
+    """What was given, checked as far as it can be without the model. `template` is jinja2 text, or a template's name."""
+
+    system: str | None = None
+    template: str | None = None
+    content_format: str = "auto"
+    options: ChatOptions = field(default_factory=ChatOptions)
+
+    def make_task(self, options: TaskOptions, plan: Plan) -> ChatTask:
+        """Raises ConfigError, ModelError."""
+        template = plan.chat_template(self.template, content_format=self.content_format)
+        return ChatTask(options, plan.tokenizer, template, max_model_len=plan.config.max_model_len, chat_options=self.options)
+
+    def to_json(self) -> dict[str, Any]:
+        """What of it can change an answer."""
+        return {
+            "system": self.system,
+            "chat_template": self.template,
+            "chat_template_content_format": self.content_format,
+            "chat_template_kwargs": dict(self.options.chat_template_kwargs),
+            "tool_call_parser": self.options.tool_call_parser,
+            "reasoning_parser": self.options.reasoning_parser,
+        }
+
+
+def chat_flags() -> ChatFlags:
+    """The options given on the running command's line. Raises ConfigError."""
+    given = dict(click.get_current_context().meta.get(_CHAT, {}))
+    template = given.get("chat_template")
+    return ChatFlags(
+        given.get("system"),
+        None if template is None else template_text(template),
+        given.get("chat_template_content_format") or "auto",
+        ChatOptions(_kwargs(given.get("chat_template_kwargs")), given.get("tool_call_parser"), given.get("reasoning_parser")),
+    )
+
+
+def _kwargs(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"--chat-template-kwargs is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError('--chat-template-kwargs must be a JSON object, such as {"enable_thinking": false}')
+    return value

@@ -1,0 +1,290 @@
+"""The options that set a command's default SamplingParams: one for each field a command line can set. Use them through `options.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from infer.core.errors import ConfigError, RecordError
+from infer.core.params import SamplingParams
+
+from .command import Option
+
+if TYPE_CHECKING:
+    from infer.core.jobs.build import Plan
+    from infer.core.jobs.tasks.base import TaskOptions
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_SAMPLING = "infer.sampling"
+
+#: Fields of SamplingParams that are no option, and why not.
+NOT_OPTIONS = {
+    "seed": "--seed is the run seed; a record's own seed is a field of the record",
+    "logits_processors": "Python functions",
+    "output_kind": "answers are written when they are finished",
+    "structured_outputs": "its parts are options: see STRUCTURED",
+    "guided_decoding": "the seed's name for structured_outputs",
+}
+
+#: Section of the help -> field -> what it does.
+SAMPLING_HELP: dict[str, dict[str, str]] = {
+    "Sampling (a record's own fields win)": {
+        "n": "Outputs per record.",
+        "best_of": "Compute so many outputs and write the --n likeliest of them.",
+        "temperature": "0 is greedy.",
+        "top_p": "Keep the most likely tokens whose probabilities reach this sum.",
+        "top_k": "Keep the K most likely tokens; -1 keeps all.",
+        "min_p": "Drop tokens less likely than this fraction of the most likely one.",
+    },
+    "Penalties and bans": {
+        "presence_penalty": "Subtracted from the logit of tokens already in the output.",
+        "frequency_penalty": "Subtracted from a token's logit once per occurrence in the output.",
+        "repetition_penalty": "Above 1: tokens in prompt or output become less likely.",
+        "logit_bias": "Added to the logits of these tokens: ID=BIAS, or a JSON object of them; may be repeated.",
+        "allowed_token_ids": "No other tokens are drawn: an id, or several with commas; may be repeated.",
+        "bad_words": "A text that is not produced; may be repeated.",
+    },
+    "Stopping": {
+        "stop": "End the output before this text; may be repeated.",
+        "stop_token_ids": "End the output after this token id; may be repeated.",
+        "include_stop_str_in_output": "Keep the stop text.",
+        "ignore_eos": "Do not end at the end-of-sequence token.",
+        "max_tokens": "Most output tokens; none: as many as --max-model-len leaves.",
+        "min_tokens": "No end before this many output tokens.",
+    },
+    "Long prompts": {
+        "truncate_prompt_tokens": "Cut prompts to this many tokens; -1: to what leaves room for one output token.",
+        "truncation_side": "Which end of the prompt is cut off.",
+        "skip_reading_prefix_cache": "Compute whole prompts, even where their beginnings are known.",
+    },
+    "Output": {
+        "logprobs": "Report the log-probabilities of the K most likely tokens; -1: of all.",
+        "prompt_logprobs": "The same for the tokens of the prompt.",
+        "skip_special_tokens": "Leave special tokens out of the text.",
+        "spaces_between_special_tokens": "Spaces around special tokens in the text, where a slow tokenizer writes them.",
+        "detokenize": "Make text of the tokens; without it answers hold token ids.",
+        "return_token_ids": "Write the token ids of prompt and output beside the text.",
+    },
+}
+
+STRUCTURED_GROUP = "Structured output (one of these; a record's own constraint wins)"
+
+#: Option -> field of StructuredOutputsParams, how its value is written, what it does.
+STRUCTURED: dict[str, tuple[str, str, str]] = {
+    "json_schema": ("json", "FILE|JSON", "Outputs are JSON that this schema allows."),
+    "json_object": ("json_object", "", "Outputs are JSON objects."),
+    "regex": ("regex", "REGEX", "The whole output matches this regular expression."),
+    "choice": ("choice", "TEXT", "Outputs are one of these; repeat it for each."),
+    "grammar": ("grammar", "FILE", "Outputs follow this EBNF grammar, from its rule root."),
+    "structural_tag": ("structural_tag", "FILE|JSON", "Parts of outputs between tags follow schemas, as xgrammar's structural tags say."),
+    "structured_outputs": ("", "JSON", "Any of these as one JSON object, with the fields of StructuredOutputsParams."),
+}
+
+#: What --truncate stands for.
+TRUNCATE: dict[str, dict[str, Any]] = {
+    "left": {"truncate_prompt_tokens": -1, "truncation_side": "left"},
+    "right": {"truncate_prompt_tokens": -1, "truncation_side": "right"},
+    "error": {"truncate_prompt_tokens": None},
+}
+
+
+class NumberType(click.ParamType):
+    """A number of SamplingParams; `none` where the field may be None. The range is SamplingParams' business."""
+
+    def __init__(self, kind: type, *, none: bool) -> None:
+        self.kind, self.none = kind, none
+        self.name = "int" if kind is int else "float"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if self.none and str(value).lower() == "none":
+            return None
+        try:
+            return self.kind(value)
+        except ValueError:
+            self.fail(f"{value!r} is not {'an integer' if self.kind is int else 'a number'}", param, ctx)
+
+
+class TokenIdsType(click.ParamType):
+    """Token ids with commas between them, as a tuple."""
+
+    name = "id[,id...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a token id, nor several with commas between them", param, ctx)
+
+
+class BiasType(click.ParamType):
+    """ID=BIAS, or a JSON object of token ids and numbers. What is wrong with ids and numbers is SamplingParams' to say."""
+
+    name = "id=bias|json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[Any, Any]:
+        if isinstance(value, dict):
+            return value
+        try:
+            if value.lstrip().startswith("{"):
+                return dict(json.loads(value))
+            token, _, bias = value.partition("=")
+            return {str(int(token)): float(bias)}
+        except ValueError:
+            self.fail(f"{value!r} is neither ID=BIAS, such as 42=-100, nor a JSON object of them", param, ctx)
+
+
+class TextOrFileType(click.ParamType):
+    """What a file holds, or JSON written out. Always text."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name.lower()
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if "json" in self.name and value.lstrip().startswith("{"):
+            return str(value)
+        try:
+            return Path(value).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            self.fail(f"{value!r} cannot be read: {getattr(error, 'strerror', None) or error}", param, ctx)
+
+
+def sampling_options(command: F) -> F:
+    """Adds an option for each field of SamplingParams a command line can set."""
+    by_name = {f.name: f for f in dataclasses.fields(SamplingParams)}
+    for name, (_, metavar, text) in reversed(STRUCTURED.items()):
+        command = _structured_option(name, metavar, text)(command)
+    for group, names in reversed(SAMPLING_HELP.items()):
+        if group == "Long prompts":
+            command = _truncate_option(group)(command)
+        for name, text in reversed(names.items()):
+            command = _sampling_option(by_name[name], group, text)(command)
+    return command
+
+
+def _sampling_option(f: dataclasses.Field[Any], group: str, text: str) -> Callable[[F], F]:
+    flag = "--" + f.name.replace("_", "-")
+    kind = str(f.type)
+    type_: Any
+    if kind == "bool":
+        flag, type_ = f"{flag}/--no-{flag[2:]}", click.BOOL
+    elif kind.startswith("tuple"):
+        type_ = TokenIdsType() if "int" in kind else click.STRING
+    elif kind.startswith("dict"):
+        type_ = BiasType()
+    elif "choices" in f.metadata:
+        type_ = click.Choice(f.metadata["choices"])
+    else:
+        type_ = NumberType(float if f.metadata["kind"] == "float" else int, none=f.metadata["none"])
+    return click.option(
+        flag,
+        f.name,
+        cls=Option,
+        group=group,
+        store=_SAMPLING,
+        type=type_,
+        multiple=kind.startswith(("tuple", "dict")),
+        default=None,
+        shown=f.default,
+        help=text,
+    )
+
+
+def _truncate_option(group: str) -> Callable[[F], F]:
+    return click.option(
+        "--truncate",
+        cls=Option,
+        group=group,
+        store=_SAMPLING,
+        type=click.Choice(list(TRUNCATE)),
+        shown="error",
+        help="What to do with a prompt that is too long: cut off an end of it, or make it the record's error.",
+    )
+
+
+def _structured_option(name: str, metavar: str, text: str) -> Callable[[F], F]:
+    kwargs: dict[str, Any]
+    if not metavar:
+        kwargs = {"is_flag": True}
+    else:
+        kwargs = {"type": TextOrFileType(metavar) if "FILE" in metavar else click.STRING, "metavar": metavar, "multiple": name == "choice"}
+    flag = "--" + name.replace("_", "-")
+    return click.option(flag, name, cls=Option, group=STRUCTURED_GROUP, store=_SAMPLING, default=None, help=text, **kwargs)
+
+
+def given_sampling() -> dict[str, Any]:
+    """The sampling fields given on the running command's line. Raises click.UsageError where two options contradict."""
+    given = dict(click.get_current_context().meta.get(_SAMPLING, {}))
+    structured = {name: given.pop(name) for name in STRUCTURED if name in given}
+    for name, value in given.items():
+        if name == "logit_bias":
+            given[name] = {token: bias for part in value for token, bias in part.items()}
+        elif isinstance(value, tuple):
+            given[name] = tuple(one for part in value for one in (part if isinstance(part, tuple) else (part,)))
+    if structured:
+        given["structured_outputs"] = _structured(structured)
+    truncate = given.pop("truncate", None)
+    if truncate is None:
+        return given
+    if truncate == "error" and "truncate_prompt_tokens" in given:
+        raise _usage("--truncate error and --truncate-prompt-tokens contradict each other; give one.")
+    if "truncation_side" in given:
+        raise _usage("--truncate and --truncation-side both say which end is cut off; give one.")
+    return {**TRUNCATE[truncate], **given}
+
+
+def _structured(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of StructuredOutputsParams."""
+    if "structured_outputs" not in given:
+        return {STRUCTURED[name][0]: value for name, value in given.items()}
+    if len(given) > 1:
+        other = next(name for name in given if name != "structured_outputs")
+        raise _usage(f"--structured-outputs and --{other.replace('_', '-')} contradict each other; give one.")
+    try:
+        fields = json.loads(given["structured_outputs"])
+    except ValueError as error:
+        raise _usage(f"--structured-outputs is not valid JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise _usage(f"--structured-outputs must be a JSON object, not {type(fields).__name__}")
+    return fields
+
+
+def sampling_params(**unless_given: Any) -> SamplingParams:
+    """The command's default SamplingParams. Raises click.UsageError for values out of range.
+
+    Args:
+        unless_given: fields of which this command has a default of its own.
+    """
+    try:
+        return SamplingParams(**{**unless_given, **given_sampling()})
+    except RecordError as error:
+        raise _usage(str(error)) from None
+
+
+def with_model_defaults(options: TaskOptions, plan: Plan, say: Callable[[str], None]) -> TaskOptions:
+    """The command's options with what the model's generation_config.json sets, where no flag does; `say` tells the user.
+
+    Raises ConfigError, ModelError.
+    """
+    given = given_sampling()
+    found, sentence = plan.sampling_defaults()
+    values = {name: value for name, value in found.items() if name not in given}
+    if not values:
+        return options
+    say(sentence)
+    try:
+        return dataclasses.replace(options, defaults=SamplingParams(**{**values, **given}))
+    except RecordError as error:
+        told = ", ".join(f"{name} {value}" for name, value in values.items())
+        raise ConfigError(f"{error} (generation_config.json sets {told}; --generation-config none leaves it out)") from None
+
+
+def _usage(message: str) -> click.UsageError:
+    return click.UsageError(message, click.get_current_context())

@@ -1,0 +1,106 @@
+"""The arguments of `LLM`'s calls, checked and paired: lists must be as long as the prompts, parameters are copied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from .desk import Asked
+from .errors import ConfigError, RecordError
+from .params import SamplingParams
+from .prompts import Parsed
+
+
+def asked_of(prompt: Any, params: SamplingParams, priority: int = 0, *, literal: bool = False) -> Asked:
+    """One prompt with its parameters; what is wrong with it is its `error`."""
+    try:
+        parsed = Parsed.of(prompt)
+    except RecordError as error:
+        return Asked(None, None, params, priority, error=error)
+    return Asked(parsed.text, parsed.ids, params, priority, literal=literal)
+
+
+def copied(params: SamplingParams | Sequence[SamplingParams], count: int) -> list[SamplingParams]:
+    """A copy for each prompt: what changes afterwards changes nothing here. What was one object is one copy.
+
+    Raises ConfigError unless there is one or as many as prompts, RecordError for values that are wrong.
+    """
+    many = [params] * count if isinstance(params, SamplingParams) else _sequence("sampling_params", params)
+    if len(many) != count:
+        raise ConfigError(f"{count} prompts and {len(many)} sampling_params: there must be as many of both, or one of the latter for all")
+    copies = {id(p): _copy(p) for p in many}
+    return [copies[id(p)] for p in many]
+
+
+def paired(prompts: Iterable[Any], params: SamplingParams | Iterable[SamplingParams]) -> Iterator[Asked]:
+    """Prompts with a copy of their parameters, as they are read. Raises ConfigError where there are not as many of both."""
+    if isinstance(params, SamplingParams):
+        one = _copy(params)
+        return (asked_of(prompt, one) for prompt in prompts)
+    if isinstance(params, (str, Mapping)) or not hasattr(params, "__iter__"):
+        raise ConfigError(f"sampling_params must be SamplingParams, one or an iterable, not {type(params).__name__}")
+    return _zipped(iter(prompts), iter(params))
+
+
+def _zipped(prompts: Iterator[Any], params: Iterator[Any]) -> Iterator[Asked]:
+    end = object()
+    last: Any = None
+    copy = SamplingParams()
+    while True:
+        prompt, p = next(prompts, end), next(params, end)
+        if prompt is end and p is end:
+            return
+        if prompt is end or p is end:
+            raise ConfigError("there must be as many prompts as sampling_params, or one of the latter for all")
+        if p is not last or p != copy:
+            copy, last = _copy(p), p
+        yield asked_of(prompt, copy)
+
+
+def priorities_of(priority: Sequence[int] | None, count: int, *, wanted: bool) -> list[int]:
+    """One a prompt. Raises ConfigError for other than integers, or where the engine does not look at them (`wanted`)."""
+    if priority is None:
+        return [0] * count
+    many = _sequence("priority", priority)
+    if len(many) != count:
+        raise ConfigError(f"{count} prompts and {len(many)} priorities: there must be as many of both")
+    if not all(isinstance(p, int) and not isinstance(p, bool) for p in many):
+        raise ConfigError("priority must be a list of integers")
+    if any(many) and not wanted:
+        raise ConfigError('priority needs LLM(scheduling_policy="priority")')
+    return many
+
+
+def conversations(messages: Any) -> list[Any]:
+    """One conversation or many, as a list of conversations. Raises ConfigError."""
+    many = _sequence("messages", messages)
+    return [many] if many and isinstance(many[0], Mapping) else many
+
+
+def refuse_adapters(count: int, **given: Any) -> None:
+    """Raises ConfigError for an adapter, and for a list of them that is not as long as the prompts."""
+    for name, value in given.items():
+        many = list(value) if isinstance(value, (list, tuple)) else [value] * count
+        if len(many) != count:
+            raise ConfigError(f"{count} prompts and {len(many)} {name}: there must be as many of both, or one of the latter for all")
+        if value is not None and any(v is not None for v in many or [value]):
+            raise ConfigError(f"{name} is not supported yet")
+
+
+def is_raising(on_error: str) -> bool:
+    """Whether an error is raised. Raises ConfigError for what is neither "raise" nor "return"."""
+    if on_error not in ("raise", "return"):
+        raise ConfigError(f"on_error must be 'raise' or 'return', not {on_error!r}")
+    return on_error == "raise"
+
+
+def _copy(params: Any) -> SamplingParams:
+    if not isinstance(params, SamplingParams):
+        raise ConfigError(f"sampling_params must be SamplingParams, one or a list, not {type(params).__name__}")
+    return params.clone()
+
+
+def _sequence(name: str, value: Any) -> list[Any]:
+    if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__iter__"):
+        raise ConfigError(f"{name} must be a list, not {type(value).__name__}")
+    return list(value)

@@ -1,0 +1,173 @@
+"""The desk of an `LLM`: prompts are handed in, answers are picked up. Several calls may be in progress at once (a stream that is
+read now and then, and `generate` in between); each gets its own answers, whoever turns the engine's crank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from .engine.request import Request
+from .errors import RecordError
+from .outputs import RequestOutput
+from .params import SamplingParams
+from .text.tokenizer import Tokenizer
+from .truncation import truncated
+
+#: Text tokenized in one call; bounds the memory of one call.
+_BATCH_CHARS = 1 << 20
+
+
+class DeskEngine(Protocol):
+    """The part of the engine that is needed here."""
+
+    max_model_len: int
+
+    @property
+    def num_unfinished(self) -> int:
+        """Requests added and not returned yet."""
+
+    def add(self, request: Request) -> None:
+        """Raises RecordError for a request that can never be answered."""
+
+    def abort(self, request_id: str) -> None:
+        """Drops a request that has not been answered."""
+
+    def is_open(self, request_id: str) -> bool:
+        """Whether the request was added and is not answered."""
+
+    def step(self) -> list[RequestOutput]:
+        """One scheduler step; the requests that finished or failed in it."""
+
+
+@dataclass(slots=True)
+class Asked:
+    """One prompt on its way to the engine. `ids` None: `text` is to be tokenized. Whatever goes wrong is its `error`.
+
+    `literal`: spellings of special tokens in the text are text (see text/literal.py). `shown`: what the output calls the prompt, if
+    not `text`.
+    """
+
+    text: str | None
+    ids: list[int] | None
+    params: SamplingParams
+    priority: int = 0
+    add_special_tokens: bool = True
+    literal: bool = False
+    shown: str | None = None
+    error: RecordError | None = None
+    index: int = -1
+
+    @property
+    def request_id(self) -> str:
+        return str(self.index)
+
+    @property
+    def prompt(self) -> str | None:
+        """The prompt as text, if it is text."""
+        return self.text if self.shown is None else self.shown
+
+    def failed(self) -> RequestOutput:
+        """The output of one that has an error."""
+        assert self.error is not None
+        return RequestOutput(self.request_id, self.prompt, self.ids or [], error=self.error)
+
+
+class Desk:
+    """
+    Args:
+        engine: computes.
+        tokenizer: None where prompts are token ids.
+    """
+
+    def __init__(self, engine: DeskEngine, tokenizer: Tokenizer | None) -> None:
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._count = 0
+        self._answers: dict[str, RequestOutput] = {}
+        self._expected: set[str] = set()
+
+    def number(self, asked: Sequence[Asked]) -> None:
+        """Gives each the next index; those that have an error count too, so that it never depends on the others."""
+        for one in asked:
+            one.index = self._count
+            self._count += 1
+
+    def tokenize(self, asked: Sequence[Asked]) -> None:
+        """Makes and cuts the token ids. What is wrong with one becomes its error."""
+        todo = [one for one in asked if one.error is None]
+        for one in todo:
+            if self._tokenizer is None and one.ids is None:
+                one.error = RecordError("unsupported", "without a tokenizer (skip_tokenizer_init) a prompt is token ids", param="prompt")
+        for batch in _batches(one for one in todo if one.ids is None and one.error is None):
+            self._encode(batch)
+        for one in todo:
+            if one.ids is not None:
+                one.ids = truncated(one.ids, one.params, self._engine.max_model_len)
+
+    def _encode(self, batch: list[Asked]) -> None:
+        assert self._tokenizer is not None
+        texts = [one.text or "" for one in batch]
+        special = batch[0].add_special_tokens
+        encode = self._tokenizer.encode_literal if batch[0].literal else self._tokenizer.encode_batch
+        try:
+            for one, ids in zip(batch, encode(texts, add_special_tokens=special), strict=True):
+                one.ids = ids
+        except RecordError:
+            for one, text in zip(batch, texts, strict=True):  # one by one, to find which it was
+                try:
+                    (one.ids,) = encode([text], add_special_tokens=special)
+                except RecordError as error:
+                    one.error = error
+
+    def hand_in(self, one: Asked) -> None:
+        """Adds it to the engine; a refusal becomes its error."""
+        if one.error is None:
+            assert one.ids is not None
+            try:
+                self._engine.add(Request(one.request_id, one.ids, one.params, one.index, one.prompt, one.priority))
+                self._expected.add(one.request_id)
+            except RecordError as error:
+                one.error = error
+
+    def pick_up(self, request_ids: Container[str]) -> list[RequestOutput]:
+        """Answers to some of these requests, in the order in which they came; turns the crank once if there are none."""
+        if not any(request_id in request_ids for request_id in self._answers):
+            self._step()
+        ready = [request_id for request_id in self._answers if request_id in request_ids]
+        return [self._answers.pop(request_id) for request_id in ready]
+
+    def drop(self, request_ids: Iterable[str]) -> None:
+        """Nobody wants these any more, answered or not."""
+        for request_id in list(request_ids):
+            self._answers.pop(request_id, None)
+            self._expected.discard(request_id)
+            if self._engine.is_open(request_id):
+                self._engine.abort(request_id)
+
+    def _step(self) -> None:
+        assert self._engine.num_unfinished, "answers are waited for that nobody computes"
+        for output in self._engine.step():
+            if output.request_id in self._expected:
+                self._expected.discard(output.request_id)
+                self._answers[output.request_id] = output
+
+
+def _batches(asked: Iterable[Asked]) -> Iterator[list[Asked]]:
+    """Lists of about `_BATCH_CHARS` characters, at least one prompt each, all tokenized in the same way."""
+    batch: list[Asked] = []
+    size = 0
+    for one in asked:
+        length = len(one.text or "")
+        if batch and (size + length > _BATCH_CHARS or _way(one) != _way(batch[0])):
+            yield batch
+            batch, size = [], 0
+        batch.append(one)
+        size += length
+    if batch:
+        yield batch
+
+
+def _way(one: Asked) -> tuple[bool, bool]:
+    return one.add_special_tokens, one.literal

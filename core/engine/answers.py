@@ -1,0 +1,35 @@
+"""From the sequences of a request that have all ended to its answer."""
+
+from __future__ import annotations
+
+from ..outputs import CompletionOutput, RequestMetrics, RequestOutput
+from .request import Sequence
+
+
+def answer(choices: list[Sequence], metrics: RequestMetrics) -> RequestOutput:
+    """The choices in their order; of more than `n` (best_of) the `n` that the model thinks most likely, best first."""
+    first = choices[0]
+    request = first.request
+    if len(choices) > request.params.n:
+        choices = sorted(choices, key=lambda s: -s.cumulative_logprob)[: request.params.n]  # stable: the lower choice first
+    outputs = [
+        CompletionOutput(
+            index=index,
+            text=s.text or "",
+            token_ids=s.output_ids,
+            finish_reason=s.finish_reason,
+            stop_reason=s.stop_reason,
+            cumulative_logprob=s.cumulative_logprob if s.logprobs is not None else None,
+            logprobs=s.logprobs,
+        )
+        for index, s in enumerate(choices)
+    ]
+    return RequestOutput(
+        request.request_id,
+        request.prompt,
+        request.prompt_token_ids,
+        outputs,
+        num_cached_tokens=first.num_cached,
+        prompt_logprobs=first.prompt_logprobs,
+        metrics=metrics,
+    )

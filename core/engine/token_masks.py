@@ -1,0 +1,79 @@
+"""Which tokens a row may draw at all: structured output, `allowed_token_ids`, and what logits processors left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from infer.kernels.ops import TokenMask
+
+from ..params import SamplingParams
+from .request import Sequence
+
+
+class TokenMasks:
+    """
+    Args:
+        vocab_size: of the model's logits.
+    """
+
+    def __init__(self, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+        self._allowed: dict[int, tuple[SamplingParams, Tensor]] = {}
+        """Bits of `allowed_token_ids`, by the identity of the parameters, of the rows that the last step drew for."""
+
+    def gather(self, sequences: list[Sequence], rows: list[int], left: Mapping[int, Tensor]) -> TokenMask:
+        """The masks of `sequences`, where only those at `rows` may have any.
+
+        Args:
+            left: row -> bits of the tokens that its logits processors left; only of rows in `rows`.
+        """
+        words = -(-self.vocab_size // 32)
+        bits = torch.full((len(rows), words), -1, dtype=torch.int32)
+        mask_of_row = np.full(len(sequences), -1, dtype=np.int64)
+        allowed_now: dict[int, tuple[SamplingParams, Tensor]] = {}
+        for place, row in enumerate(rows):
+            sequence = sequences[row]
+            params = sequence.request.params
+            if sequence.grammar is not None:
+                sequence.grammar.fill(bits, place)
+            if params.allowed_token_ids is not None:
+                key = id(params)
+                if key not in allowed_now:
+                    allowed_now[key] = self._allowed.get(key) or (params, pack(params.allowed_token_ids, self.vocab_size))
+                bits[place] &= allowed_now[key][1]
+            if row in left:
+                bits[place] &= left[row]
+            mask_of_row[row] = place
+        self._allowed = allowed_now
+        return TokenMask(torch.from_numpy(mask_of_row), bits)
+
+    def leaves_nothing_but(self, tokens: Iterable[int], mask: TokenMask, row: int) -> bool:
+        """Whether a row that has a mask may draw none but these tokens."""
+        others = mask.bits[int(mask.rows[row])].numpy() & ~pack(tokens, self.vocab_size).numpy()
+        return not bool((others & ~_beyond(self.vocab_size)).any())
+
+
+def pack(tokens: Iterable[int], vocab_size: int) -> Tensor:
+    """int32 [ceil(vocab_size / 32)] with the bits of these tokens set; those outside the vocabulary have none."""
+    chosen = np.zeros(-(-vocab_size // 32) * 32, dtype=bool)
+    ids = np.fromiter(tokens, dtype=np.int64)
+    chosen[ids[(ids >= 0) & (ids < vocab_size)]] = True
+    return pack_flags(chosen)
+
+
+def pack_flags(chosen: NDArray[np.bool_]) -> Tensor:
+    """The same from one flag a token."""
+    padded = np.zeros(-(-len(chosen) // 32) * 32, dtype=bool)
+    padded[: len(chosen)] = chosen
+    return torch.from_numpy(np.packbits(padded, bitorder="little").view("<i4").astype(np.int32))
+
+
+def _beyond(vocab_size: int) -> NDArray[np.int32]:
+    """Bits of the last word that stand for no token."""
+    flags = np.arange(-(-vocab_size // 32) * 32) >= vocab_size
+    return pack_flags(flags).numpy()

@@ -1,0 +1,73 @@
+"""The command's sampling parameters with a record's own on top."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from ...errors import ConfigError
+from ...params import SamplingParams
+from ...structured import StructuredOutputsParams
+
+#: Mixes of parameters that are remembered, each of at most so many bytes.
+_MAX_MIXES, _MAX_BYTES = 1024, 4096
+
+
+class Defaults:
+    """
+    Args:
+        params: the command's.
+        has_tokenizer: whether there is one. Without it answers hold token ids, and the engine refuses what needs text.
+
+    Records that ask for the same get the same object, so that the engine works out once what follows from it. Raises ConfigError
+    if the command's parameters cannot be had without a tokenizer.
+    """
+
+    def __init__(self, params: SamplingParams, *, has_tokenizer: bool) -> None:
+        self._has_tokenizer = has_tokenizer
+        for name in ("stop", "bad_words", "structured_outputs"):
+            if not has_tokenizer and getattr(params, name):
+                raise ConfigError(f"{name} needs a tokenizer, and with skip_tokenizer_init there is none")
+        self.params = self._fit(params)
+        self._mixes: dict[bytes, SamplingParams] = {}
+
+    def with_fields(
+        self, given: Mapping[str, Any], wanted: StructuredOutputsParams | None, *, unconstrained: bool = False
+    ) -> SamplingParams:
+        """A record's parameters. Raises RecordError.
+
+        Args:
+            given: its sampling fields.
+            wanted: what its output must look like, if it says so itself.
+            unconstrained: it says that its output is free.
+        """
+        if not given and wanted is None and not (unconstrained and self.params.structured_outputs):
+            return self.params
+        key = _key(given, wanted, unconstrained)
+        if key is not None and (known := self._mixes.get(key)) is not None:
+            return known
+        values = {**given, "structured_outputs": wanted} if wanted is not None else given
+        params = self.params.override(values)
+        if unconstrained and params.structured_outputs is not None:
+            params = replace(params, structured_outputs=None)
+        params = self._fit(params)
+        if key is not None and len(self._mixes) < _MAX_MIXES:
+            self._mixes[key] = params
+        return params
+
+    def _fit(self, params: SamplingParams) -> SamplingParams:
+        if params.return_token_ids or (params.detokenize and self._has_tokenizer):
+            return params
+        return replace(params, return_token_ids=True)  # or the answer would be empty
+
+
+def _key(given: Mapping[str, Any], wanted: StructuredOutputsParams | None, unconstrained: bool) -> bytes | None:
+    """The same for the same parameters; None where that would be much to remember."""
+    try:
+        key = orjson.dumps((given, wanted, unconstrained))
+    except TypeError:  # an integer of more than 64 bits: nothing we know is that large
+        return None
+    return key if len(key) <= _MAX_BYTES else None

@@ -1,0 +1,1 @@
+"""Architectures that have no file of ours, through transformers' model classes and our paged attention."""

@@ -1,0 +1,68 @@
+"""Takes the place of `torch.nn.Linear` in a model of transformers: our layer, row-wise and quantizable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from infer.kernels.ops import ROW_MULTIPLE, Ops
+
+from ...layers.linear import Linear, unscaled
+from ...quant.base import LinearMethod
+
+#: From a linear layer's place in the model (whether it is the head) and the backend to how it holds its weight; None: plainly.
+Choose = Callable[[bool], LinearMethod | None]
+
+
+class RowLinear(nn.Module):
+    """[..., in] -> [..., out] by a `Linear` of ours."""
+
+    def __init__(self, layer: Linear, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        self.layer = layer
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        # The packed weight has no such form; some code asks for its dtype or device.
+        self.register_buffer("weight", torch.empty(0, dtype=dtype, device=device), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != self.weight.dtype:
+            raise TypeError(f"rows are {x.dtype}, the weight they meet {self.weight.dtype}")
+        rows = x.reshape(-1, self.in_features)
+        count = rows.shape[0]
+        if not count:
+            return x.new_empty(*x.shape[:-1], self.out_features)
+        if count % ROW_MULTIPLE:
+            rows = F.pad(rows, (0, 0, 0, -count % ROW_MULTIPLE))
+        return unscaled(self.layer(rows.contiguous()))[:count].view(*x.shape[:-1], self.out_features)
+
+
+def swap_linears(model: nn.Module, ops: Ops, dtype: torch.dtype, choose: Choose, head: nn.Linear) -> tuple[list[Linear], Linear]:
+    """Puts ours in the place of every linear layer with a weight of `dtype`, one by one; gives the others, and that of `head`.
+
+    Subclasses of `nn.Linear` stay: they may compute something else.
+    """
+    swapped: list[Linear] = []
+    places = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
+    done: dict[nn.Linear, RowLinear] = {}
+    for parent, name, child in places:
+        if type(child) is not nn.Linear or child.weight.dtype != dtype:
+            continue
+        if child not in done:  # one module may stand in several places
+            done[child] = _swapped(child, ops, choose(child is head))
+            if child is not head:
+                swapped.append(done[child].layer)
+        setattr(parent, name, done[child])
+    return swapped, done[head].layer
+
+
+def _swapped(old: nn.Linear, ops: Ops, method: LinearMethod | None) -> RowLinear:
+    weight = old.weight.detach()
+    layer = Linear(ops, [""], old.in_features, [old.out_features], bias=old.bias is not None, method=method)
+    layer.weight.fill(layer.weight.parts[0], weight, weight.dtype, weight.device)
+    if layer.bias is not None:
+        layer.bias.fill(layer.bias.parts[0], old.bias.detach(), weight.dtype, weight.device)
+    old.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)  # or both would stay until all are swapped
+    return RowLinear(layer, weight.dtype, weight.device)

@@ -1,0 +1,199 @@
+"""From a model's folder to an `HFModel`: whose code runs, weights through transformers, our layers put in."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from infer.kernels.ops import Ops
+
+from ...errors import InferError, ModelError
+from ...weights.remote_code import allow, named_code, refusal
+from ...weights.source import ModelSource
+from . import experts
+from .attention import PagedAttention
+from .linear import Choose, swap_linears
+from .model import HFModel
+from .trial import check_against, tokens_to_try
+
+log = logging.getLogger(__name__)
+
+#: What `auto_map` calls the classes we need.
+CLASSES = ("AutoConfig", "AutoModelForCausalLM")
+#: Rotary embeddings whose frequencies transformers changes with the longest sequence of a step, and up to which length they stay.
+CHANGING = {"dynamic": "max_position_embeddings", "longrope": "original_max_position_embeddings"}
+
+
+def load(
+    source: ModelSource,
+    hf_config: Mapping[str, Any],
+    ops: Ops,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    choose: Choose,
+    max_model_len: int,
+    trust_remote_code: bool = False,
+    dummy_seed: int | None = None,
+) -> HFModel:
+    """The model with its weights.
+
+    Args:
+        source: a folder; transformers reads it without the network.
+        hf_config: its config.json, overrides counted.
+        choose: how linear layers hold their weights.
+        max_model_len: the longest sequence there will be.
+        trust_remote_code: Python code in the folder may run; what runs is logged.
+        dummy_seed: random weights by this seed instead of the checkpoint's.
+
+    Raises ModelError for what transformers cannot load, for code that may not run, and for models that do more than our paged
+    attention does (see `trial.check_against`).
+    """
+    if not source.path.is_dir():
+        raise ModelError(f"{source.name}: transformers can run a model in a Hugging Face folder only")
+    if quantized := hf_config.get("quantization_config"):
+        method = quantized.get("quant_method") if isinstance(quantized, Mapping) else quantized
+        raise ModelError(f"{source.name}: quantized checkpoints ({method}) are not supported yet through transformers")
+    if dummy_seed is None:
+        source.tensors()  # says what is wrong with the files better than transformers
+    with _quiet(), _explained(source), torch.no_grad():
+        config, trusted = _config(source, hf_config, trust_remote_code=trust_remote_code)
+        _check_rope(config, max_model_len)
+        attention = PagedAttention(ops)
+        whole = _whole(source, config, attention.name, dtype, dummy_seed, trust_remote_code=trusted)
+        whole = whole.eval().requires_grad_(False).to(device)
+        return _ours(whole, ops, attention, dtype, device, choose)
+
+
+def _ours(whole: Any, ops: Ops, attention: PagedAttention, dtype: torch.dtype, device: torch.device, choose: Choose) -> HFModel:
+    head = whole.get_output_embeddings()
+    if type(head) is not torch.nn.Linear or head.weight.dtype != dtype:
+        raise ModelError(f"its output layer is a {type(head).__name__}, not a linear layer of {dtype}")
+    tokens = tokens_to_try(whole.config, min(head.out_features, whole.get_input_embeddings().weight.shape[0]), device)
+    call = {"input_ids": tokens[None], "position_ids": torch.arange(len(tokens), device=device)[None], "use_cache": False}
+    with attention.looking():
+        whole(**call)
+    linears, ours = swap_linears(whole, ops, dtype, choose, head)
+    _attend_with(whole, "eager")
+    expected = whole(**call).logits[0]
+    _attend_with(whole, attention.name)
+    model = HFModel(whole, ops, attention, linears, ours, tokens)
+    check_against(model, expected, dtype)
+    return model
+
+
+def _config(source: ModelSource, hf_config: Mapping[str, Any], *, trust_remote_code: bool) -> tuple[Any, bool]:
+    """transformers' config, and whether Python code of the folder runs. Raises ModelError where it would have to and may not."""
+    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = hf_config.get("model_type")
+    known = kind in CONFIG_MAPPING
+    try:
+        code = named_code(hf_config, CLASSES, source.name)
+    except ModelError:
+        if not known:
+            raise
+        code = []  # it cannot be run, and transformers has code of its own
+    trusted = bool(code) and trust_remote_code
+    if trusted:
+        allow(source.path, code, source.name)
+    elif not known:
+        if code:
+            raise refusal(code, source.name, f"model_type {kind!r}")
+        raise ModelError(f"{source.name}: model_type {kind!r} is known neither to us nor to this version of transformers")
+    config = AutoConfig.from_pretrained(str(source.path), trust_remote_code=trusted, local_files_only=True)
+    if hf_config != source.read_json("config.json"):
+        config = type(config).from_dict(dict(hf_config))
+    return config, trusted
+
+
+def _whole(source: ModelSource, config: Any, attention: str, dtype: torch.dtype, seed: int | None, *, trust_remote_code: bool) -> Any:
+    """The `...ForCausalLM`. Raises ModelError if the checkpoint does not have all of its weights."""
+    from transformers import AutoModelForCausalLM
+
+    options = {"attn_implementation": attention, "trust_remote_code": trust_remote_code}
+    if experts.register():
+        options["experts_implementation"] = experts.NAME
+    if seed is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
+    whole, said = AutoModelForCausalLM.from_pretrained(
+        str(source.path), config=config, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
+    )
+    problems = [f"{len(keys)} {what}: {_some(keys)}" for what in ("missing", "mismatched") if (keys := said.get(f"{what}_keys"))]
+    if said.get("error_msgs"):
+        problems.append(_some(said["error_msgs"]))
+    if problems:
+        raise ModelError(f"the weights of {source.name} do not fit its config.json: {'; '.join(problems)}")
+    if unused := said.get("unexpected_keys"):
+        log.warning("%d weights of %s are not used by transformers' model: %s", len(unused), source.name, _some(unused))
+    return whole
+
+
+def _some(names: Any) -> str:
+    shown = sorted(str(name) for name in names)
+    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
+
+
+def _attend_with(whole: Any, implementation: str) -> None:
+    """Sets the attention of the model and all its parts, whose configs may be objects of their own."""
+    for module in whole.modules():
+        config = getattr(module, "config", None)
+        if config is not None and hasattr(config, "_attn_implementation"):
+            config._attn_implementation = implementation
+
+
+def _check_rope(config: Any, max_model_len: int) -> None:
+    """Raises ModelError where a record's answer would depend on how long its neighbours are."""
+    for one in (config, getattr(config, "text_config", None)):
+        found = getattr(one, "rope_parameters", None) or getattr(one, "rope_scaling", None) or {}
+        for rope in [found, *(found.values() if isinstance(found, Mapping) else ())]:
+            kind = (rope.get("rope_type") or rope.get("type")) if isinstance(rope, Mapping) else None
+            if kind not in CHANGING:
+                continue
+            limit = rope.get(CHANGING[kind]) or getattr(one, CHANGING[kind], None) or 0
+            if max_model_len > limit:
+                raise ModelError(
+                    f"rope scaling {kind!r} changes with the longest sequence of a step in transformers' code, beyond {limit} tokens; "
+                    f"set max_model_len={limit} (--max-model-len) or less"
+                )
+
+
+@contextlib.contextmanager
+def _explained(source: ModelSource) -> Iterator[None]:
+    """Whatever is raised in transformers' or the model's own code becomes a ModelError, but running out of memory."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except ModelError as error:
+        if source.name in str(error):
+            raise
+        raise ModelError(f"{source.name} cannot run through transformers: {error}") from error
+    except InferError:
+        raise
+    except Exception as error:
+        text = str(error).strip().splitlines()
+        raise ModelError(f"{source.name} cannot run through transformers: {type(error).__name__}: {text[0] if text else ''}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' own progress bars and messages; what matters is said by us."""
+    from transformers.utils import logging as hf_logging
+
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()

@@ -1,0 +1,43 @@
+"""What is made of a prompt's hidden states. Names and meanings are vLLM's; `LLM.encode` will take it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import RecordError
+
+
+@dataclass
+class PoolingParams:
+    """Raises RecordError (invalid_type, invalid_value) naming the field."""
+
+    additional_data: Any = None
+    """The seed's only field: whatever a model's own pooler wants."""
+    dimensions: int | None = None
+    """Length of the embedding, where the model was made for several."""
+    use_activation: bool | None = None
+    """Normalize embeddings, or apply the activation of a classifier; None is the model's own way."""
+    step_tag_id: int | None = None
+    """Reward models: the token whose positions are scored."""
+    returned_token_ids: list[int] | None = None
+    """Reward models: the tokens whose scores are returned."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("dimensions", 1), ("step_tag_id", 0)):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise RecordError("invalid_type", f"{name} must be an integer, not {type(value).__name__}", param=name)
+            if value < least:
+                raise RecordError("invalid_value", f"{name} must be at least {least}, not {value}", param=name)
+        if not isinstance(self.use_activation, (bool, type(None))):
+            raise RecordError("invalid_type", "use_activation must be true or false", param="use_activation")
+        ids = self.returned_token_ids
+        if ids is not None and not (isinstance(ids, list) and all(type(token) is int and token >= 0 for token in ids)):
+            raise RecordError("invalid_type", "returned_token_ids must be a list of token ids", param="returned_token_ids")
+
+    def clone(self) -> PoolingParams:
+        """A copy."""
+        return PoolingParams(self.additional_data, self.dimensions, self.use_activation, self.step_tag_id, self.returned_token_ids)

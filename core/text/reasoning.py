@@ -1,0 +1,63 @@
+"""Splits what a model thought from what it answered: `<think>…</think>` and its relatives. Plain text in, plain text out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..errors import ConfigError, nearest
+
+
+@dataclass(frozen=True)
+class ReasoningParser:
+    """One way of marking reasoning; the names are vLLM's.
+
+    Args:
+        start, end: around the reasoning.
+        always: an output without `start` is reasoning from its first character, as such a model's template or habit leaves it out.
+    """
+
+    start: str
+    end: str
+    always: bool = False
+
+    def opened_by(self, prompt: str) -> bool | None:
+        """Whether a prompt leaves the output inside the reasoning: True if it ends with the start, False with the end, else None."""
+        tail = prompt.rstrip()
+        return True if tail.endswith(self.start) else False if tail.endswith(self.end) else None
+
+    def left_open(self, text: str) -> bool:
+        """Whether a message to be continued stops inside its reasoning."""
+        return text.rfind(self.start) > text.rfind(self.end)
+
+    def split(self, text: str, *, inside: bool | None = None) -> tuple[str | None, str | None]:
+        """(reasoning, content) of an output, each as it was written (blank lines too), None where there is nothing.
+
+        Reasoning begins at `start`, if that is the first thing in the output; at once if the prompt opened it (`inside`, as
+        `opened_by` says). Where the prompt did not say, it also begins at once if the model is one that always reasons, or if there
+        is an `end` with no `start` before it. Reasoning that never ends, cut by max_tokens for example, is the whole output.
+        Everything else is content.
+        """
+        before, found, after = text.partition(self.start)
+        if found and not before.strip():
+            text = after
+        elif not (self.always or self.end in before if inside is None else inside):
+            return None, text
+        reasoning, _, content = text.partition(self.end)
+        return reasoning or None, content or None
+
+
+PARSERS: Mapping[str, ReasoningParser] = {
+    "deepseek_r1": ReasoningParser("<think>", "</think>", always=True),
+    "glm45": ReasoningParser("<think>", "</think>"),
+    "mistral": ReasoningParser("[THINK]", "[/THINK]"),
+    "qwen3": ReasoningParser("<think>", "</think>"),
+    "seed_oss": ReasoningParser("<seed:think>", "</seed:think>", always=True),
+}
+
+
+def reasoning_parser(name: str) -> ReasoningParser:
+    """The parser of that name. Raises ConfigError naming those there are."""
+    if name not in PARSERS:
+        raise ConfigError(f"unknown reasoning parser {name!r}{nearest(name, PARSERS)}; available: {', '.join(PARSERS)}")
+    return PARSERS[name]

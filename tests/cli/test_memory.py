@@ -1,0 +1,34 @@
+"""Memory is what the weights and the running records take, not what has ever gone through."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+MIB = 1 << 20
+
+
+def test_the_peak_is_weights_and_running_records_and_little_else(infer_program: list[str], tiny_llama: Path, tmp_path: Path) -> None:
+    """150 records of 192 tokens, each token with 32 KiB of keys and values, no more than 32 of them at a time."""
+    layers, heads, head_dim, records, at_a_time, length = 8, 8, 128, 150, 32, 192
+    overrides = {
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "head_dim": head_dim,
+        "max_position_embeddings": 256,
+    }
+    lines = [{"prompt_token_ids": [3 + i % 50, 3 + i // 50] * (length // 4), "ignore_eos": True} for i in range(records)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = [*infer_program, "generate", "--model", str(tiny_llama), "in.jsonl", "out.jsonl", "--stats", "stats.json"]
+    command += ["--load-format", "dummy", "--dtype", "bfloat16", "--hf-overrides", json.dumps(overrides)]
+    command += ["--max-num-seqs", str(at_a_time), "--max-tokens", str(length // 2), "--kv-cache-memory-bytes", "3GiB"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+
+    peak = json.loads((tmp_path / "stats.json").read_text())["memory"]["peak_bytes"]
+    bytes_per_token = 2 * layers * heads * head_dim * 2
+    in_use, gone_through = at_a_time * length * bytes_per_token, records * length * bytes_per_token
+    weights = 20 * MIB
+    assert gone_through > in_use + 600 * MIB, "or the test shows nothing"
+    assert peak <= weights + in_use + 600 * MIB, f"{peak / MIB:.0f} MiB"

@@ -1,0 +1,71 @@
+"""What is refused before anything is computed, and with which message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from infer.core.engine.limits import Limits
+from infer.core.engine.request import Request
+from infer.core.errors import RecordError
+from infer.core.params import SamplingParams
+
+
+def limits(**kwargs: Any) -> Limits:
+    return Limits(**{"vocab_size": 100, "max_model_len": 32, "max_logprobs": 20, "block_size": 4, "num_blocks": 6, **kwargs})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "params", "code", "param", "message"),
+    [
+        ([], {}, "invalid_value", "prompt", "the prompt is empty"),
+        ([3, 100], {}, "invalid_value", "prompt_token_ids", "token id 100 is not in the vocabulary of 100"),
+        ([3, -1], {}, "invalid_value", "prompt_token_ids", "token id -1 is not in the vocabulary of 100"),
+        ([3] * 32, {}, "prompt_too_long", "prompt", "the prompt has 32 tokens; with max_model_len 32 it can have 31"),
+        ([3], {"stop_token_ids": [5, 100]}, "invalid_value", "stop_token_ids", "stop token id 100 is not in the vocabulary of 100"),
+        ([3], {"allowed_token_ids": [777]}, "invalid_value", "allowed_token_ids", "allowed token id 777 is not in the vocabulary of 100"),
+        ([3], {"logit_bias": {"3": 1, "100": 1}}, "invalid_value", "logit_bias", "token id 100 is not in the vocabulary of 100"),
+        ([3], {"logprobs": 21}, "invalid_value", "logprobs", "logprobs 21 is above max_logprobs 20"),
+        ([3], {"prompt_logprobs": 21}, "invalid_value", "prompt_logprobs", "prompt_logprobs 21 is above max_logprobs 20"),
+        ([3], {"logprobs": -1}, "invalid_value", "logprobs", "logprobs -1 (all 100 tokens) is above max_logprobs 20"),
+        ([3], {"prompt_logprobs": -1}, "invalid_value", "prompt_logprobs", "prompt_logprobs -1 (all 100 tokens) is above max_logprobs 20"),
+        (
+            [3] * 20,
+            {"max_tokens": 12},
+            "kv_capacity",
+            "max_tokens",
+            "prompt and max_tokens are 32 tokens; the KV cache holds 24: lower max_tokens or raise --kv-cache-memory-bytes",
+        ),
+    ],
+)
+def test_refusals(prompt: list[int], params: dict[str, Any], code: str, param: str, message: str) -> None:
+    with pytest.raises(RecordError) as caught:
+        limits().check(Request("r", prompt, SamplingParams(**params), 0))
+    assert (caught.value.code, caught.value.param, caught.value.message) == (code, param, message)
+
+
+@pytest.mark.parametrize(
+    ("more", "params"),
+    [
+        ({}, {"logprobs": 20, "prompt_logprobs": 0}),
+        ({"max_logprobs": -1}, {"logprobs": -1, "prompt_logprobs": -1}),
+        ({"max_logprobs": -1}, {"logprobs": 500}),
+        ({"max_logprobs": 100}, {"logprobs": -1}),
+        ({}, {"stop_token_ids": [0, 99], "allowed_token_ids": [0, 99], "logit_bias": {0: 1, 99: -1}}),
+        ({"num_blocks": None}, {"max_tokens": None}),
+    ],
+)
+def test_what_is_just_allowed(more: dict[str, Any], params: dict[str, Any]) -> None:
+    limits(**more).check(Request("r", [0, 99], SamplingParams(**params), 0))
+
+
+@pytest.mark.parametrize(
+    "params", [{"stop": "a"}, {"bad_words": ["a"]}, {"structured_outputs": {"regex": "a"}}], ids=["stop", "bad_words", "structured_outputs"]
+)
+def test_without_a_tokenizer_there_is_no_text_to_ask_for(params: dict[str, Any]) -> None:
+    request = Request("r", [3], SamplingParams(**params), 0)
+    limits().check(request)
+    with pytest.raises(RecordError) as caught:
+        limits(has_tokenizer=False).check(request)
+    assert (caught.value.code, caught.value.param) == ("unsupported", next(iter(params)))

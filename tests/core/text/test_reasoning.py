@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+
+from infer.core.errors import ConfigError
+from infer.core.text.reasoning import reasoning_parser
+
+
+@pytest.mark.parametrize(
+    ("name", "inside", "text", "reasoning", "content"),
+    [
+        ("qwen3", None, "<think>\nhm\n</think>\n\nParis.", "\nhm\n", "\n\nParis."),
+        ("qwen3", None, "\n<think>hm</think>Paris.", "hm", "Paris."),
+        ("qwen3", None, "Paris.", None, "Paris."),
+        ("qwen3", None, "hm</think>Paris.", "hm", "Paris."),
+        ("qwen3", None, "<think>hm", "hm", None),
+        ("qwen3", None, "<think></think>Paris.", None, "Paris."),
+        ("qwen3", None, "<think>hm</think>", "hm", None),
+        ("qwen3", None, "One writes <think>so</think>.", None, "One writes <think>so</think>."),
+        ("qwen3", None, "", None, ""),
+        ("qwen3", True, "hm</think>Paris.", "hm", "Paris."),
+        ("qwen3", True, "hm", "hm", None),
+        ("qwen3", True, "<think>hm</think>Paris.", "hm", "Paris."),
+        ("qwen3", False, "Paris</think>.", None, "Paris</think>."),
+        ("deepseek_r1", None, "hm</think>Paris.", "hm", "Paris."),
+        ("deepseek_r1", None, "hm", "hm", None),
+        ("deepseek_r1", False, "Paris.", None, "Paris."),
+        ("deepseek_r1", True, "hm</think>a</think>b", "hm", "a</think>b"),
+        ("mistral", None, "[THINK]hm[/THINK]Paris.", "hm", "Paris."),
+        ("seed_oss", None, "<seed:think>hm</seed:think>Paris.", "hm", "Paris."),
+        ("glm45", None, "\n<think>hm</think>Paris.", "hm", "Paris."),
+    ],
+)
+def test_split(name: str, inside: bool | None, text: str, reasoning: str | None, content: str | None) -> None:
+    assert reasoning_parser(name).split(text, inside=inside) == (reasoning, content)
+
+
+def test_what_the_prompt_says() -> None:
+    parser = reasoning_parser("qwen3")
+    assert parser.opened_by("<|im_start|>assistant\n<think>\n") is True
+    assert parser.opened_by("<|im_start|>assistant\n<think>\n\n</think>\n\n") is False
+    assert parser.opened_by("What is <think>?<|im_end|>\n<|im_start|>assistant\n") is None
+    assert parser.left_open("<think>so")
+    assert not parser.left_open("<think>so</think>")
+    assert not parser.left_open("so")
+
+
+def test_an_unknown_parser_is_a_setting_s_mistake() -> None:
+    with pytest.raises(ConfigError, match=r"'qwen'; did you mean 'qwen3'\?; available: deepseek_r1, glm45"):
+        reasoning_parser("qwen")

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infer.core.errors import ConfigError
+from infer.core.text.tool_calls import PARSERS, Reply, ToolCall, call_id, parse_forced, tool_call_parser
+
+PARIS = ToolCall("weather", '{"city": "Paris"}')
+ROME = ToolCall("weather", '{"city": "Rome"}')
+NOW = ToolCall("now", "{}")
+
+CALLS = [
+    ("hermes", '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>', None, [PARIS]),
+    ("hermes", 'Let me see.\n<tool_call>{"name": "now", "arguments": {}}</tool_call>', "Let me see.\n", [NOW]),
+    (
+        "hermes",
+        '<tool_call>{"name": "weather", "arguments": {"city": "Paris"}}</tool_call>\n<tool_call>{"name": "now", "arguments": {}}',
+        None,
+        [PARIS, NOW],
+    ),
+    ("hermes", '<tool_call>{"name": "weather", "arguments": "{\\"city\\": \\"Paris\\"}"}</tool_call>', None, [PARIS]),
+    ("llama3_json", '{"name": "weather", "parameters": {"city": "Paris"}}', None, [PARIS]),
+    ("llama3_json", '<|python_tag|>{"name": "weather", "parameters": {"city": "Paris"}}', None, [PARIS]),
+    ("llama3_json", '{"name": "now", "arguments": {}}; {"name": "weather", "parameters": {"city": "Rome"}}', None, [NOW, ROME]),
+    ("llama3_json", 'I {think}: {"a": 1} {"name": "now", "parameters": {}} done', 'I {think}: {"a": 1} ', [NOW]),
+    ("llama4_json", '{"type": "function", "name": "now", "parameters": {}}', None, [NOW]),
+    ("mistral", '[TOOL_CALLS][{"name": "weather", "arguments": {"city": "Paris"}}, {"name": "now", "arguments": {}}]', None, [PARIS, NOW]),
+    ("mistral", 'Sure.[TOOL_CALLS] [{"name": "now", "arguments": {}}]', "Sure.", [NOW]),
+    ("mistral", '[TOOL_CALLS]weather{"city": "Paris"}[TOOL_CALLS]now{}', None, [PARIS, NOW]),
+    ("mistral", '[TOOL_CALLS]weather[ARGS]{"city": "Paris"}', None, [PARIS]),
+    ("mistral", '[TOOL_CALLS]weather[CALL_ID]abc123[ARGS]{"city": "Paris"}now{}', None, [PARIS, NOW]),
+    ("pythonic", '[weather(city="Paris"), now()]', None, [PARIS, NOW]),
+    ("pythonic", '<|python_start|>[weather(city="Rome")]<|python_end|>', None, [ROME]),
+    (
+        "pythonic",
+        "[a.b(x=[1, (2, None)], y={'z': -1.5, 'w': True})]",
+        None,
+        [ToolCall("a.b", '{"x": [1, [2, null]], "y": {"z": -1.5, "w": true}}')],
+    ),
+]
+
+#: What is no call in a form, and so stays text. Every one is also given to all other parsers.
+TEXT = [
+    ("hermes", "just words"),
+    ("hermes", "<tool_call>not json</tool_call>"),
+    ("hermes", '<tool_call>{"name": "now", "arguments": {}'),
+    ("hermes", '<tool_call>{"name": "now"}</tool_call>'),
+    ("hermes", '<tool_call>{"name": 5, "arguments": {}}</tool_call>'),
+    ("hermes", '<tool_call>{"name": "", "arguments": {}}</tool_call>'),
+    ("hermes", '<tool_call>{"name": "f", "arguments": [1]}</tool_call>'),
+    ("hermes", '<tool_call>{"name": "f", "arguments": {"x": NaN}}</tool_call>'),
+    ("hermes", '<tool_call>{"name": "f", "arguments": {"x": 1e999}}</tool_call>'),
+    ("hermes", '<tool_call>{"name": "\\ud800", "arguments": {}}</tool_call>'),
+    ("hermes", '<tool_call>{"name": "now", "arguments": {}}</tool_call><tool_call>oops</tool_call>'),
+    ("hermes", "<tool_call>" + "[" * 100_000),
+    ("llama3_json", '{"a": 1}'),
+    ("llama3_json", '{"function": {"name": "now", "parameters": {}}}'),
+    ("llama3_json", '{"name": "now", "parameters": {}'),
+    ("llama3_json", '{"a":' * 20_000),
+    ("mistral", "[TOOL_CALLS]"),
+    ("mistral", "[TOOL_CALLS][]"),
+    ("mistral", "[TOOL_CALLS]not one"),
+    ("mistral", '[TOOL_CALLS]f{"x": 1'),
+    ("mistral", '[TOOL_CALLS]f{"x": 1} and so on'),
+    ("pythonic", "[1, 2]"),
+    ("pythonic", "[f(1)]"),
+    ("pythonic", "[f(**{})]"),
+    ("pythonic", "[f(x=g())]"),
+    ("pythonic", "[f(x={1})]"),
+    ("pythonic", "[f(x=b'a')]"),
+    ("pythonic", "[(lambda: 1)()]"),
+    ("pythonic", "[__import__('os').system('true')]"),
+    ("pythonic", "[f(x='\\d'), 0]"),
+    ("pythonic", "[\0]"),
+    ("pythonic", "[" * 5000 + "]" * 5000),
+    ("pythonic", "[f(x=" + "9" * 5000 + ")]"),
+    ("pythonic", "[]"),
+    ("pythonic", ""),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "content", "calls"), CALLS)
+def test_calls(name: str, text: str, content: str | None, calls: list[ToolCall]) -> None:
+    assert tool_call_parser(name).parse(text) == Reply(content, tuple(calls))
+
+
+@pytest.mark.parametrize(("name", "text"), TEXT)
+def test_what_is_no_call_stays_text(name: str, text: str) -> None:
+    assert tool_call_parser(name).parse(text) == Reply(text)
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_no_text_is_too_much(name: str) -> None:
+    started = time.monotonic()
+    for _, text in TEXT:
+        reply = tool_call_parser(name).parse(text)
+        assert reply.calls or reply.content == text
+    for opening in ("{", '{"a":[', "<tool_call>", "[TOOL_CALLS]", "[f(x="):
+        tool_call_parser(name).parse(opening * 10_000)
+    assert time.monotonic() - started < 20
+
+
+@given(st.text(alphabet="{}[]()\"':,=<>/ \\nametoolcrgusTOL_CAS0123456789\n", max_size=200))
+def test_no_text_raises(text: str) -> None:
+    for parser in PARSERS.values():
+        for call in parser.parse(text).calls:
+            assert isinstance(json.loads(call.arguments), dict)
+
+
+def test_arguments_are_json_that_can_be_written() -> None:
+    text = '<tool_call>{"name": "f", "arguments": {"é": "\\ud83d"}}</tool_call>'
+    (call,) = tool_call_parser("hermes").parse(text).calls
+    assert call.arguments == '{"\\u00e9": "\\ud83d"}'
+    (call,) = tool_call_parser("hermes").parse('<tool_call>{"name": "f", "arguments": {"é": 1}}</tool_call>').calls
+    assert call.arguments == '{"é": 1}'
+
+
+def test_forced_calls() -> None:
+    assert parse_forced('{"city": "Paris"}', "weather") == Reply(None, (PARIS,))
+    assert parse_forced('[{"name": "now", "parameters": {}}, {"name": "weather", "parameters": {"city": "Rome"}}]', None).calls == (
+        NOW,
+        ROME,
+    )
+    for cut in ('{"city": "Par', "[1]", "5", ""):
+        assert parse_forced(cut, "weather") == Reply(cut)
+        assert parse_forced(cut, None) == Reply(cut)
+    assert parse_forced('{"name": "now", "parameters": {}}', None).calls == ()
+
+
+def test_ids_tell_calls_apart_and_never_change() -> None:
+    assert call_id(7, 0, 2) == "call_7_0_2"
+    assert tool_call_parser("hermes").call_id(7, 0, 2) == "call_7_0_2"
+    short = tool_call_parser("mistral").call_id
+    ids = [short(index, choice, number) for index in range(10) for choice in range(3) for number in range(3)]
+    assert len(set(ids)) == 90
+    assert all(len(i) == 9 and i.isalnum() for i in ids)  # what Mistral's templates ask for
+    assert ids[0] == "b18bc68a6"
+
+
+def test_an_entry_of_tool_calls() -> None:
+    assert PARIS.to_json("x") == {"id": "x", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}}
+
+
+def test_an_unknown_parser_is_a_setting_s_mistake() -> None:
+    with pytest.raises(ConfigError, match=r"'hermess'; did you mean 'hermes'\?; available: hermes, llama3_json"):
+        tool_call_parser("hermess")
