@@ -27,6 +27,7 @@ from .signals import Interrupted, Signals
 
 if TYPE_CHECKING:
     from infer.core.args import EngineArgs
+    from infer.core.beam_params import BeamSearchParams
     from infer.core.jobs.build import Plan
     from infer.core.text.template import RecordTemplate
 
@@ -59,16 +60,17 @@ def run_job(
     template: str | None = None,
     system: str | None = None,
     chat: Mapping[str, Any] | None = None,
+    beam: BeamSearchParams | None = None,
 ) -> int:
     """Answers `io.inputs` into `io.output`; returns the exit code, 0 or 3.
 
-    `chat` is what else of the command's options can change an answer, for the fingerprint.
+    `beam` is what the command searches with, if it does; `chat` what else of its options can change an answer, for the fingerprint.
     What is cheap to find wrong is found before the model is loaded. Raises InferError, Interrupted, BrokenPipeError.
     """
     set_up_logging(quiet=io.quiet, verbose=io.verbose)
     args, origin = engine_args()
     template_text = None if template is None else read_text(template, "--template")
-    options = task_options(io, args, prompt_field=prompt_field, template_text=template_text, system=system)
+    options = task_options(io, args, prompt_field=prompt_field, template_text=template_text, system=system, beam=beam)
     if io.dry_run:
         from .findings import check_input
 
@@ -99,7 +101,8 @@ def run_job(
                 for note in plan.config.notes:
                     report.once(note)
                 nonlocal options
-                options = with_model_defaults(options, plan, report.once)
+                if beam is None:
+                    options = with_model_defaults(options, plan, report.once)
                 job = {
                     "command": command,
                     **{name: getattr(io, name) for name in ("strict", "report_cache", "max_line_bytes", "retry_errors", "redo")},
@@ -109,7 +112,7 @@ def run_job(
                     "template": template_text,
                     "literal_special_tokens": options.literal_special_tokens,
                     **(chat or {}),
-                    **asdict(options.defaults),
+                    **asdict(beam or options.defaults),
                 }
                 found = fingerprint(plan.config, plan.source, plan.tokenizer_source, job, verify=io.verify)
                 session.begin(found)
@@ -139,18 +142,25 @@ def run_job(
             session.close()
         report.summary(max_tokens=options.defaults.max_tokens)
     if io.stats is not None:
-        write_json(io.stats, stats.to_json(command=command, settings=settings, sampling=asdict(options.defaults)))
+        write_json(io.stats, stats.to_json(command=command, settings=settings, sampling=asdict(beam or options.defaults)))
     return stats.exit_code
 
 
 def task_options(
-    io: IoOptions, args: EngineArgs, *, prompt_field: str | None, template_text: str | None, system: str | None
+    io: IoOptions,
+    args: EngineArgs,
+    *,
+    prompt_field: str | None,
+    template_text: str | None,
+    system: str | None,
+    beam: BeamSearchParams | None = None,
 ) -> TaskOptions:
     """How the running command reads and writes records. Raises click.UsageError, ConfigError."""
     if prompt_field is not None and template_text is not None:
         raise click.UsageError("--prompt-field and --template both say where the prompt is; give one.", click.get_current_context())
     return TaskOptions(
-        defaults=sampling_params(),
+        defaults=sampling_params() if beam is None else beam.sampling(),
+        beam=beam,
         max_tokens_given="max_tokens" in given_sampling(),
         by_priority=args.scheduling_policy == "priority",
         prompt_field=prompt_field,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -156,8 +156,13 @@ class TextOrFileType(click.ParamType):
             self.fail(f"{value!r} cannot be read: {getattr(error, 'strerror', None) or error}", param, ctx)
 
 
-def sampling_options(command: F) -> F:
-    """Adds an option for each field of SamplingParams a command line can set."""
+def sampling_options(command: F, *, only: Collection[str] | None = None, unless_given: Mapping[str, Any] | None = None) -> F:
+    """Adds an option for each field of SamplingParams a command line can set.
+
+    Args:
+        only: those of these fields alone.
+        unless_given: defaults to show, where the command has its own.
+    """
     by_name = {f.name: f for f in dataclasses.fields(SamplingParams)}
     for name, (_, metavar, text) in reversed(STRUCTURED.items()):
         command = _structured_option(name, metavar, text)(command)
@@ -165,11 +170,13 @@ def sampling_options(command: F) -> F:
         if group == "Long prompts":
             command = _truncate_option(group)(command)
         for name, text in reversed(names.items()):
-            command = _sampling_option(by_name[name], group, text)(command)
+            if only is None or name in only:
+                shown = {**(unless_given or {})}.get(name, by_name[name].default)
+                command = _sampling_option(by_name[name], group, text, shown)(command)
     return command
 
 
-def _sampling_option(f: dataclasses.Field[Any], group: str, text: str) -> Callable[[F], F]:
+def _sampling_option(f: dataclasses.Field[Any], group: str, text: str, shown: Any) -> Callable[[F], F]:
     flag = "--" + f.name.replace("_", "-")
     kind = str(f.type)
     type_: Any
@@ -192,7 +199,7 @@ def _sampling_option(f: dataclasses.Field[Any], group: str, text: str) -> Callab
         type=type_,
         multiple=kind.startswith(("tuple", "dict")),
         default=None,
-        shown=f.default,
+        shown=shown,
         help=text,
     )
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .config import EngineConfig
     from .errors import ConfigError, EngineError, InferError, ModelError, OutputError, RecordError, UnknownArgument
     from .llm import LLM
-    from .outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
+    from .outputs import BeamSearchOutput, BeamSearchSequence, CompletionOutput, Logprob, RequestMetrics, RequestOutput
     from .params import RequestOutputKind, SamplingParams
     from .pooling_params import PoolingParams
     from .prompts import TextPrompt, TokensPrompt
@@ -33,6 +33,8 @@ _HOME = {
     "StructuredOutputsParams": "structured",
     "RequestOutput": "outputs",
     "CompletionOutput": "outputs",
+    "BeamSearchOutput": "outputs",
+    "BeamSearchSequence": "outputs",
     "Logprob": "outputs",
     "RequestMetrics": "outputs",
     "InferError": "errors",
@@ -46,7 +48,9 @@ _HOME = {
 
 __all__ = [
     "LLM",
+    "BeamSearchOutput",
     "BeamSearchParams",
+    "BeamSearchSequence",
     "CompletionOutput",
     "ConfigError",
     "EngineArgs",

@@ -8,6 +8,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from .beam_params import BeamSearchParams
 from .engine.request import Request
 from .errors import RecordError
 from .outputs import RequestOutput
@@ -58,6 +59,8 @@ class Asked:
     shown: str | None = None
     error: RecordError | None = None
     index: int = -1
+    beam: BeamSearchParams | None = None
+    """What to search with; `params` is then a part of it."""
 
     @property
     def request_id(self) -> str:
@@ -126,7 +129,7 @@ class Desk:
         if one.error is None:
             assert one.ids is not None
             try:
-                self._engine.add(Request(one.request_id, one.ids, one.params, one.index, one.prompt, one.priority))
+                self._engine.add(Request(one.request_id, one.ids, one.params, one.index, one.prompt, one.priority, one.beam))
                 self._expected.add(one.request_id)
             except RecordError as error:
                 one.error = error

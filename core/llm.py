@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import wraps
 from itertools import islice
 from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, TypeVar
@@ -19,7 +20,7 @@ from .beam_params import BeamSearchParams
 from .desk import Asked, Desk
 from .errors import ConfigError, RecordError, UnknownArgument, nearest
 from .jobs.build import make_plan
-from .outputs import RequestOutput
+from .outputs import BeamSearchOutput, BeamSearchSequence, RequestOutput
 from .params import SamplingParams
 from .pooling_params import PoolingParams
 from .prompts import Prompt, as_prompts
@@ -343,6 +344,55 @@ class LLM:
             self._desk.drop(waiting)
         return [outputs[one.request_id] for one in asked]
 
+    def beam_search(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: BeamSearchParams,
+        lora_request: Any = None,
+        use_tqdm: UseTqdm = False,
+        concurrency_limit: int | None = None,
+        *,
+        on_error: OnError = "raise",
+    ) -> list[BeamSearchOutput]:
+        """The best continuations of each prompt, best first. What counts as best is in `BeamSearchParams`.
+
+        Args:
+            prompts: as in `generate`.
+            concurrency_limit: most prompts that are searched at a time; the engine needs no such limit.
+
+        The other arguments, the order of the outputs and the errors are those of `generate`.
+        """
+        many = as_prompts(prompts, None)
+        refuse_adapters(len(many), lora_request=lora_request)
+        if concurrency_limit is not None and concurrency_limit < 1:
+            raise ConfigError(f"concurrency_limit must be at least 1, not {concurrency_limit}")
+        beam, raising = replace(params), is_raising(on_error)
+        sampling, step = beam.sampling(), concurrency_limit or max(1, len(many))
+        outputs: list[BeamSearchOutput] = []
+        for start in range(0, len(many), step):
+            asked = [asked_of(prompt, sampling) for prompt in many[start : start + step]]
+            for one in asked:
+                one.beam = beam
+            outputs += [self._beams(output, beam) for output in self._answer(asked, use_tqdm, raising=raising)]
+        return outputs
+
+    def _beams(self, output: RequestOutput, beam: BeamSearchParams) -> BeamSearchOutput:
+        ids = output.prompt_token_ids
+        before = "" if self.tokenizer is None else self.tokenizer.decode(ids, skip_special_tokens=beam.skip_special_tokens)
+        sequences = [
+            BeamSearchSequence(
+                [*ids, *o.token_ids],
+                o.logprobs or [],
+                o.cumulative_logprob or 0.0,
+                before + o.text,
+                o.finish_reason,
+                o.stop_reason,
+                o.score,
+            )
+            for o in output.outputs
+        ]
+        return BeamSearchOutput(sequences, output.error)
+
     # -- to come -------------------------------------------------------------------------------------------------
     def encode(
         self,
@@ -356,17 +406,6 @@ class LLM:
         """Embeddings and other poolings of prompts: not supported yet. Raises ConfigError."""
         self._warn_of_legacy(prompt_token_ids)
         raise ConfigError("LLM.encode is not supported yet: embeddings come with a later version; generate and chat work")
-
-    def beam_search(
-        self,
-        prompts: Prompt | Sequence[Prompt],
-        params: BeamSearchParams,
-        lora_request: Any = None,
-        use_tqdm: UseTqdm = False,
-        concurrency_limit: int | None = None,
-    ) -> list[Any]:
-        """The most likely continuations by beam search: not supported yet. Raises ConfigError."""
-        raise ConfigError("LLM.beam_search is not supported yet: it comes with a later version; generate and chat work")
 
     def _params(self, params: Params, count: int) -> list[SamplingParams]:
         return copied(self.get_default_sampling_params() if params is None else params, count)

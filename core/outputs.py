@@ -54,10 +54,36 @@ class CompletionOutput:
     cumulative_logprob: float | None = None
     logprobs: list[dict[int, Logprob]] | None = None
     lora_request: Any = None
+    score: float | None = None
+    """Of a beam: what the search ranks by, see `BeamSearchParams`."""
 
     def finished(self) -> bool:
         """Whether it has ended (as in vLLM, a method)."""
         return self.finish_reason is not None
+
+
+@dataclass(slots=True)
+class BeamSearchSequence:
+    """One finished beam. `tokens` and `text` hold the prompt too, as in vLLM."""
+
+    tokens: list[int]
+    logprobs: list[dict[int, Logprob]]
+    """One entry an output token, if they were asked for."""
+    cum_logprob: float
+    text: str | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    score: float | None = None
+    """What the search ranks by, see `BeamSearchParams`."""
+    lora_request: Any = None
+
+
+@dataclass(slots=True)
+class BeamSearchOutput:
+    """The finished beams of one prompt, best first; or its error."""
+
+    sequences: list[BeamSearchSequence]
+    error: RecordError | None = None
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ def answer(choices: list[Sequence], metrics: RequestMetrics) -> RequestOutput:
     """The choices in their order; of more than `n` (best_of) the `n` that the model thinks most likely, best first."""
     first = choices[0]
     request = first.request
-    if len(choices) > request.params.n:
+    if request.beam is None and len(choices) > request.params.n:
         choices = sorted(choices, key=lambda s: -s.cumulative_logprob)[: request.params.n]  # stable: the lower choice first
     outputs = [
         CompletionOutput(
@@ -19,8 +19,9 @@ def answer(choices: list[Sequence], metrics: RequestMetrics) -> RequestOutput:
             token_ids=s.output_ids,
             finish_reason=s.finish_reason,
             stop_reason=s.stop_reason,
-            cumulative_logprob=s.cumulative_logprob if s.logprobs is not None else None,
+            cumulative_logprob=s.cumulative_logprob if s.logprobs is not None or request.beam is not None else None,
             logprobs=s.logprobs,
+            score=s.score,
         )
         for index, s in enumerate(choices)
     ]

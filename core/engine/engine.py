@@ -16,6 +16,7 @@ from ..weights.source import ModelSource
 from . import kv_cache
 from .answers import answer
 from .batch import pack
+from .beam_groups import BeamGroups
 from .blocks import BlockManager
 from .compiling import CompilingQueue
 from .grammar import Grammars
@@ -70,12 +71,21 @@ class Engine:
             policy=config.scheduling_policy,
         )
         self._limits = Limits(
-            vocab_size, config.max_model_len, config.max_logprobs, config.block_size, num_blocks, has_tokenizer=tokenizer is not None
+            vocab_size,
+            config.max_model_len,
+            config.max_logprobs,
+            config.block_size,
+            num_blocks,
+            has_tokenizer=tokenizer is not None,
+            max_num_seqs=config.max_num_seqs,
+            shares_prefixes=config.enable_prefix_caching,
         )
         self._runner = runner
         self._ends = ends
         self._sampler = Sampler(runner.ops, ends.all, tokenizer, vocab_size, config.logprobs_mode)
         self._transcripts = Transcripts(tokenizer, ends)
+        beam_sampler = Sampler(runner.ops, ends.all, tokenizer, vocab_size, config.logprobs_mode)
+        self._beams = BeamGroups(beam_sampler, self.scheduler, ends, self._transcripts)
         self._prompt_logprobs = PromptLogprobs(self._sampler)
         self._lifetimes = Lifetimes()
         self._compiling: CompilingQueue | None = None
@@ -103,6 +113,8 @@ class Engine:
         ends = self._ends.of(params)
         for choice in choices:
             choice.end_ids = ends
+        if request.beam is not None:
+            self._beams.open(choices[0])
         if params.structured_outputs is None:
             self.scheduler.add(choices)
         else:
@@ -123,6 +135,8 @@ class Engine:
         """Drops a request that has not been answered."""
         choices = self._open.pop(request_id)
         request = choices[0].request
+        if request.beam is not None:
+            self._beams.num_open -= 1
         for sequence in choices:
             self._transcripts.drop(sequence)
         self._prompt_logprobs.drop(choices[0])
@@ -176,10 +190,17 @@ class Engine:
         watch.count("batch")
         logits = self._runner.run(batch, self._prompt_logprobs.take) if spans else self._runner.run(batch)
         watch.count("model")
-        drawing = schedule.drawing
+        drawing, rows, moved = schedule.drawing, None, None
+        if self._beams.num_open and (beams := [row for row, s in enumerate(drawing) if s.group is not None]):
+            rows = [row for row, s in enumerate(drawing) if s.group is None]
+            beam_logits, beam_sequences = logits[beams], [drawing[row] for row in beams]
+            logits, drawing = logits[rows], [drawing[row] for row in rows]
         samples = self._sampler.sample(logits, drawing)
         watch.count("sample")
-        self.scheduler.commit(schedule, samples.tokens)
+        self.scheduler.commit(schedule, samples.tokens, rows)
+        if rows is not None:
+            moved = self._beams.step(beam_logits, beam_sequences)
+            watch.count("sample")
         failed = self._prompt_logprobs.failed()
         failed.update((drawing[row], error) for row, error in samples.failed.items())
         drawn = _without(drawing, failed)
@@ -194,7 +215,10 @@ class Engine:
         watch.count("detokenize")
         ended = [s for s in drawn if s.finish_reason is not None]
         self.scheduler.finish(ended)
-        self._count(drawing)
+        self._count(len(drawing) + (len(beam_sequences) if rows is not None else 0))
+        if moved is not None:
+            failed.update(moved.failed)
+            outputs += self._collect_beams(moved.ended)
         outputs += [*self._fail(failed), *self._collect(ended)]
         watch.count("commit")
         return outputs
@@ -244,6 +268,16 @@ class Engine:
         self.abort(request.request_id)
         return RequestOutput(request.request_id, request.prompt, request.prompt_token_ids, error=error, metrics=metrics)
 
+    def _collect_beams(self, searches: Iterable[list[Sequence]]) -> list[RequestOutput]:
+        outputs = []
+        for found in searches:
+            request = found[0].request
+            del self._open[request.request_id]
+            self._constrained.discard(request.request_id)
+            self._beams.num_open -= 1
+            outputs.append(answer(found, self._lifetimes.ended(request, self.stats)))
+        return outputs
+
     def _collect(self, ended: Iterable[Sequence]) -> list[RequestOutput]:
         outputs = []
         for sequence in ended:
@@ -255,10 +289,10 @@ class Engine:
                 outputs.append(answer(choices, self._lifetimes.ended(request, self.stats)))
         return outputs
 
-    def _count(self, drawing: list[Sequence]) -> None:
+    def _count(self, num_drawn: int) -> None:
         stats = self.stats
         stats.num_steps += 1
-        stats.num_output_tokens += len(drawing)
+        stats.num_output_tokens += num_drawn
         for sequence in self._lifetimes.first_tokens():
             stats.num_prompt_tokens += sequence.num_prompt
             stats.num_cached_tokens += sequence.num_cached
@@ -266,7 +300,7 @@ class Engine:
         stats.num_running = len(self.scheduler.running)
         stats.kv_usage = self.scheduler.blocks.usage
         stats.peak_kv_usage = max(stats.peak_kv_usage, stats.kv_usage)
-        if drawing and stats.first_token_at is None:
+        if num_drawn and stats.first_token_at is None:
             stats.first_token_at = time.monotonic()
 
 

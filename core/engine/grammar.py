@@ -383,6 +383,12 @@ class GrammarState:
         """The output is complete and can only end: an end token came, or nothing else could."""
         self._look()
 
+    def fork(self) -> GrammarState:
+        """Another state at the same place."""
+        twin = object.__new__(GrammarState)
+        twin._grammar, twin._matcher, twin._bits, twin.finished = self._grammar, self._matcher.fork(), self._bits, self.finished
+        return twin
+
     @property
     def is_dead(self) -> bool:
         """Whether no token at all is allowed."""

@@ -6,10 +6,14 @@ Knows lengths and numbers, never tensors or text.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..errors import RecordError
 from ..params import SamplingParams
 from .request import Request
+
+if TYPE_CHECKING:
+    from ..beam_params import BeamSearchParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,8 @@ class Limits:
         max_logprobs: most logprobs a request may ask for; -1: no limit.
         block_size, num_blocks: the KV cache; None blocks if its size is not known.
         has_tokenizer: whether there is one, which all that is about text needs.
+        max_num_seqs: most sequences running at a time; None: not known.
+        shares_prefixes: whether sequences with the same beginning share its blocks.
     """
 
     vocab_size: int
@@ -29,6 +35,8 @@ class Limits:
     block_size: int
     num_blocks: int | None
     has_tokenizer: bool = True
+    max_num_seqs: int | None = None
+    shares_prefixes: bool = True
 
     def check(self, request: Request) -> None:
         """Raises RecordError for a request that can never be answered."""
@@ -45,6 +53,8 @@ class Limits:
                 param="prompt",
             )
         self._check_params(params)
+        if request.beam is not None:
+            self._check_beam(request, request.beam)
         if self.num_blocks is not None and self.blocks_for(length := request.max_length(self.max_model_len)) > self.num_blocks:
             raise RecordError(
                 "kv_capacity",
@@ -56,6 +66,24 @@ class Limits:
     def blocks_for(self, num_tokens: int) -> int:
         """Blocks that so many tokens of one sequence take."""
         return -(-num_tokens // self.block_size)
+
+    def _check_beam(self, request: Request, beam: BeamSearchParams) -> None:
+        width = beam.beam_width
+        if self.max_num_seqs is not None and width > self.max_num_seqs:
+            raise RecordError("invalid_value", f"beam_width {width} is above max_num_seqs {self.max_num_seqs}", param="beam_width")
+        if width > self.vocab_size:
+            raise RecordError("invalid_value", f"beam_width {width} is above the vocabulary of {self.vocab_size}", param="beam_width")
+        if self.num_blocks is None:
+            return
+        whole, prompt = self.blocks_for(request.max_length(self.max_model_len)), len(request.prompt_token_ids) // self.block_size
+        shared = prompt if self.shares_prefixes and not request.params.skip_reading_prefix_cache else 0
+        if (needed := shared + width * (whole - shared)) > self.num_blocks:
+            raise RecordError(
+                "kv_capacity",
+                f"{width} beams can take {needed} KV blocks; there are {self.num_blocks}: "
+                "lower beam_width or max_tokens, or raise --kv-cache-memory-bytes",
+                param="beam_width",
+            )
 
     def _check_params(self, params: SamplingParams) -> None:
         for name, what in (("stop_token_ids", "stop token id"), ("allowed_token_ids", "allowed token id"), ("logit_bias", "token id")):

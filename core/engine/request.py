@@ -5,14 +5,15 @@ Plain data; never imports torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
 
 from ..outputs import Logprob
 from ..params import SamplingParams
 from .noise import noise_key
 
 if TYPE_CHECKING:
+    from ..beam_params import BeamSearchParams
     from .grammar import GrammarState
 
 
@@ -31,12 +32,29 @@ class Request:
     prompt: str | None = None
     priority: int = 0
     """With the priority policy lower ones go first."""
+    beam: BeamSearchParams | None = None
+    """A search for the best outputs in place of one draw after another; `params` is what it says of tokens and endings."""
 
     def max_length(self, max_model_len: int) -> int:
         """Tokens at which a choice ends with "length", prompt and output together."""
         room = max_model_len - len(self.prompt_token_ids)
         wanted = room if self.params.max_tokens is None else min(room, self.params.max_tokens)
         return len(self.prompt_token_ids) + wanted
+
+
+class Beams(Protocol):
+    """What a sequence may know of the beams it is one of; see beams.py."""
+
+    @property
+    def request(self) -> Request:
+        """Whose beams they are."""
+
+    @property
+    def width(self) -> int:
+        """Most of them at a time."""
+
+    def waits(self, sequence: Sequence) -> bool:
+        """Whether a beam has nothing to compute until the others have caught up."""
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +94,12 @@ class Sequence:
     """One entry a prompt token, as far as they are computed; only the first choice has them, if they are asked for."""
     grammar: GrammarState | None = None
     """Where it stands in what its output must look like."""
+    group: Beams | None = None
+    """The beams it is one of."""
+    order: int = 0
+    """Which request of the scheduler it belongs to, counted as they came; only set where there are beams."""
+    score: float | None = None
+    """Of a finished beam."""
 
     @classmethod
     def of(cls, request: Request, choice: int, run_seed: int, max_model_len: int) -> Sequence:
@@ -88,6 +112,18 @@ class Sequence:
         if params.prompt_logprobs is not None and choice == 0:
             made.prompt_logprobs = [None]
         return made
+
+    def fork(self) -> Sequence:
+        """A sequence with the same past and without blocks."""
+        return replace(
+            self,
+            tokens=list(self.tokens),
+            hashes=list(self.hashes),
+            blocks=[],
+            logprobs=None if self.logprobs is None else list(self.logprobs),
+            grammar=None if self.grammar is None else self.grammar.fork(),
+            group=None,
+        )
 
     @property
     def params(self) -> SamplingParams:

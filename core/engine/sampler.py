@@ -21,6 +21,7 @@ from ..errors import RecordError
 from ..outputs import Logprob
 from ..params import SamplingParams
 from .bad_words import BadWordBook
+from .beams import Candidates
 from .noise import uniforms
 from .penalties import PenaltyBook
 from .processors import process
@@ -110,7 +111,7 @@ class Sampler:
         drawn = tokens.tolist()
         if not bool(finite.all()):
             for row in (~finite).nonzero().flatten().tolist():
-                failed[row] = RecordError("non_finite_logits", "the model's logits for this record are not finite")
+                failed[row] = _not_finite()
         if min(drawn) < 0:
             for row in (row for row, token in enumerate(drawn) if token < 0):
                 failed.setdefault(row, _nothing_left(sequences[row]))
@@ -120,6 +121,29 @@ class Sampler:
             asking = [row for row in _rows_with(needs, LOGPROBS) if row not in failed]
             logprobs = self._logprobs(logits, draw, sequences, asking, tokens)
         return Samples(drawn, failed, logprobs)
+
+    @torch.inference_mode()
+    def candidates(self, logits: Tensor, sequences: list[Sequence], count: int) -> list[Candidates | RecordError]:
+        """The `count` likeliest next tokens of the beams `sequences` by the distribution that their parameters make of logits
+        [R, vocabulary]: everything but the draw counts, and with a temperature of 0 the logits are not divided."""
+        needs = self._settings.gather(sequences)["needs"]
+        any_needs = int(np.bitwise_or.reduce(needs))
+        draw = _Draw(logits, None, None, None)
+        if any_needs & DRAWS:
+            draw.rows = _sampling_rows(self._settings.gather(sequences), sequences, logits.device)
+        if any_needs & (ALLOWED | STRUCTURED):
+            draw.mask = self._masks.gather(sequences, _rows_with(needs, ALLOWED | STRUCTURED), {})
+        if any_needs & (CHANGES | MIN_TOKENS | BAD_WORDS):
+            draw.penalties = self._change(sequences, needs, draw.mask, logits.device)
+        places = torch.arange(len(sequences), device=logits.device)
+        finite = logits.isfinite().all(-1).tolist()
+        if draw.rows is None and draw.mask is None and draw.penalties is None:
+            final = logits if all(finite) else torch.where(logits.isfinite(), logits, 0)
+        else:
+            final = self.ops.processed_logits(logits, places, draw.rows, draw.penalties, draw.mask)
+        top = self.ops.top_logprobs(final, places, torch.zeros_like(places), min(count, self.vocab_size))
+        ids, values = top.ids.cpu().numpy(), top.values.cpu().numpy()
+        return [Candidates(ids[i], values[i]) if finite[i] else _not_finite() for i in range(len(sequences))]
 
     @torch.inference_mode()
     def prompt_logprobs(self, logits: Tensor, tokens: list[int], count: int) -> list[dict[int, Logprob]]:
@@ -208,6 +232,10 @@ def _processed(
             result = result.masked_fill(forbidden, 0.0)
         copy[row] = result
     return copy, left
+
+
+def _not_finite() -> RecordError:
+    return RecordError("non_finite_logits", "the model's logits for this record are not finite")
 
 
 def _nothing_left(sequence: Sequence) -> RecordError:

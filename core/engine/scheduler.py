@@ -8,13 +8,16 @@ With the policy "priority" the lowest `Request.priority` comes first, in startin
 its blocks; among equals everything is as above. A running sequence is not preempted because a more urgent one waits, only
 when running ones need its blocks (as in vLLM's current scheduler).
 
+The beams of a search hold the blocks of one request and lose them together. One that has nothing to compute until the others of
+its group catch up stays where it is with no share of the step; room for the beams that are still to come is kept free.
+
 What concerns all sequences is arithmetic on the arrays of `Running`; Python looks at those that need blocks, have filled
 one, begin or end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from itertools import chain
@@ -22,9 +25,10 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
+from .beams import Moves
 from .blocks import BlockManager
 from .priorities import PriorityQueues
-from .request import Request, Sequence
+from .request import Beams, Request, Sequence
 from .running import Running
 from .waiting import WaitingQueue, expected_output
 
@@ -90,11 +94,20 @@ class Scheduler:
         self.num_preemptions = 0
         self._expects_more = True
         self._siblings: dict[Sequence, list[Sequence]] = {}
+        self._num_orders = 0
+        self._groups: set[Beams] = set()
+        self._forked: set[Sequence] = set()
+        """Running sequences whose last block others may hold too, since they were last scheduled."""
         self._spread = (0, max_num_seqs)  # sequences left when it was worked out, and the result
 
     def add(self, choices: list[Sequence]) -> None:
         """Queues a request's choices. The first computes the prompt, then the others join and share its blocks."""
         first, *others = choices
+        self._num_orders += 1
+        for choice in choices:
+            choice.order = self._num_orders
+        if first.group is not None:
+            self._groups.add(first.group)
         self.waiting.add(first)
         if others:
             self._siblings[first] = others
@@ -116,6 +129,8 @@ class Scheduler:
         """The next step's tokens; empty only when there is no work."""
         copies: list[tuple[int, int]] = []
         admitted: list[Sequence] = []
+        if self._groups:
+            self._sort()
         counts, preempted = self._continue_running(copies)
         if not preempted:
             before = len(self.running)
@@ -123,6 +138,12 @@ class Scheduler:
             admitted = self.running.sequences[before:]
             if admitted and self._by_priority:
                 counts = self._sort(counts)
+        if self._groups:
+            counts = self._put_idle_last(counts)
+            if not len(counts) and self.has_work:
+                # Beams hold blocks while others of their groups wait for some: those of the latest group give theirs back.
+                self._preempt_group(self.running[-1])
+                return self.schedule()
         size = len(counts)
         assert size or not self.has_work, "work is left but nothing can be scheduled"
         samples = self.running.computed[:size] + counts == self.running.known[:size]
@@ -133,13 +154,23 @@ class Scheduler:
         running, preempted = self.running, False
         counts = self._share_out_budget()
         ends = running.computed[: len(counts)] + counts
-        for row in np.flatnonzero(ends > running.num_blocks[: len(counts)] * self.blocks.block_size).tolist():
+        growing = ends > running.num_blocks[: len(counts)] * self.blocks.block_size
+        if self._forked:
+            growing |= np.array([s in self._forked for s in running.sequences[: len(counts)]], dtype=bool)
+        for row in np.flatnonzero(growing & (counts > 0)).tolist():
             while row < len(running) and self.blocks.shortage(running[row], int(ends[row])) > 0:
-                self._preempt(running.pop())
                 preempted = True
+                if running[-1].group is None:
+                    self._preempt(running.pop())
+                    continue
+                lost = self._preempt_group(running[-1])
+                copies[:] = [(source, target) for source, target in copies if target not in lost]
+                again, _ = self._continue_running(copies)
+                return again, True
             if row >= len(running):
                 break
             copies += self.blocks.grow(running[row], int(ends[row]))
+            self._forked.discard(running[row])
             running.refresh_blocks(row, int(running.computed[row]) // self.blocks.block_size)
         return counts[: len(running)], preempted
 
@@ -163,9 +194,13 @@ class Scheduler:
         budget = self.max_num_batched_tokens - int(counts.sum())
         admitted: list[int] = []
         passed: list[Sequence] = []
-        most = self._most_at_a_time()
+        most = self.max_num_seqs if self._groups else self._most_at_a_time()
+        has_place = self._places()
         while self.waiting and budget > 0 and len(self.running) < most and len(passed) < most:
             sequence = self.waiting.pop()
+            if not has_place(sequence):
+                passed.append(sequence)
+                break
             shared, computed = self._reusable(sequence)
             if sequence.reads_prefix_cache and self.blocks.is_announced(sequence, computed):
                 passed.append(sequence)  # after the step that computes its prefix it need not be computed again
@@ -187,11 +222,88 @@ class Scheduler:
         self.waiting.put_back(passed)
         return np.concatenate((counts, np.array(admitted, dtype=np.int64))) if admitted else counts
 
-    def _sort(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Puts the running sequences in order of priority; `counts` [S] of all of them become those of the new order."""
-        order = sorted(range(len(self.running)), key=lambda row: self.running[row].request.priority)
+    def _sort(self, counts: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        """Puts the running sequences in order of priority, if that counts, and of age; `counts` [S] of all of them become those of
+        the new order."""
+        rows = range(len(self.running))
+        order = sorted(rows, key=lambda row: self._age(self.running[row]))
+        if order != [*rows]:
+            self.running.reorder(order)
+        return counts[order] if counts is not None else np.zeros(0, dtype=np.int64)
+
+    def _age(self, sequence: Sequence) -> tuple[int, int]:
+        return sequence.request.priority if self._by_priority else 0, sequence.order
+
+    # -- beams -----------------------------------------------------------------------------------------------------
+    def _places(self) -> Callable[[Sequence], bool]:
+        """What takes a place among the running for a waiting sequence, and for the beams that its group may still come to; False
+        if there are not so many."""
+        if not self._groups:
+            return lambda sequence: True
+        present = {s.group for s in self.running if s.group is not None}
+        single = sum(s.group is None for s in self.running)
+        free = self.max_num_seqs - single - sum(group.width for group in present)
+
+        def take(sequence: Sequence) -> bool:
+            nonlocal free
+            group = sequence.group
+            wanted = 0 if group in present else 1 if group is None else group.width
+            if wanted > free:
+                return False
+            free -= wanted
+            if group is not None:
+                present.add(group)
+            return True
+
+        return take
+
+    def _put_idle_last(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Moves running sequences without a share of the step behind those that have one; the latter's counts."""
+        if counts.all():
+            return counts
+        busy = np.flatnonzero(counts)
+        order = [*busy.tolist(), *np.flatnonzero(counts == 0).tolist(), *range(len(counts), len(self.running))]
         self.running.reorder(order)
-        return counts[order]
+        return counts[busy]
+
+    def _preempt_group(self, sequence: Sequence) -> set[int]:
+        """Takes the blocks of all running beams of a group; returns them. Beams that have nothing to compute are not queued: they
+        come back when the others have caught up."""
+        members = [s for s in self.running if s.group is sequence.group]
+        lost = {block for s in members for block in s.blocks}
+        self.running.remove(set(members))
+        for member in members:
+            self._forked.discard(member)
+            self.blocks.free(member)
+            member.num_computed = 0
+        self.waiting.put_back(s for s in members if s.group is not None and not s.group.waits(s))
+        self.num_preemptions += 1
+        return lost
+
+    def move_beams(self, moves: Moves) -> None:
+        """Books what became of the beams of one group after a step: beams that are dropped, forks, and everyone's next token. When
+        none is left the group is gone."""
+        for parent, fork in moves.forks:
+            if parent.blocks:
+                self.blocks.share(fork, parent.blocks)
+                fork.num_computed = parent.num_computed
+                self._forked.update((parent, fork))
+        self.finish(moves.dropped)
+        if not moves.extended and moves.dropped and moves.dropped[0].group is not None:
+            self._groups.discard(moves.dropped[0].group)
+        rows = {sequence: row for row, sequence in enumerate(self.running)}
+        revived = []
+        for sequence, token in moves.extended:
+            sequence.tokens.append(token)
+            row = rows.get(sequence)
+            if row is not None:
+                self.running.known[row] += 1
+                self.running.newest[row] = token
+            elif sequence.blocks:
+                self.running.append(sequence)
+            else:
+                revived.append(sequence)
+        self.waiting.put_back(revived)
 
     def _most_at_a_time(self) -> int:
         """As many sequences as may run, or as keep all steps up to the last equally full.
@@ -233,8 +345,11 @@ class Scheduler:
         self.num_preemptions += 1
 
     # -- commit --------------------------------------------------------------------------------------------------
-    def commit(self, step: Schedule, tokens: SequenceOf[int]) -> None:
+    def commit(self, step: Schedule, tokens: SequenceOf[int], drawn: SequenceOf[int] | None = None) -> None:
         """Books a computed step; `tokens` are the drawn ones, for the sequences that sample, in order.
+
+        Args:
+            drawn: which of these `tokens` are for, where there are beams too, whose tokens `move_beams` books.
 
         Whoever decides that a sequence has ended calls `finish`.
         """
@@ -243,7 +358,8 @@ class Scheduler:
         running.advance(step.counts)
         for row in np.flatnonzero(before // block_size != running.computed[:size] // block_size).tolist():
             self.blocks.remember(running[row], int(before[row]))
-        running.extend(np.flatnonzero(step.samples), tokens)
+        rows = np.flatnonzero(step.samples)
+        running.extend(rows if drawn is None else rows[list(drawn)], tokens)
         if self._siblings:
             self._join(step)
 
@@ -260,6 +376,7 @@ class Scheduler:
         ended = set(sequences)
         for sequence in ended:
             self.blocks.free(sequence)
+            self._forked.discard(sequence)
         if ended:
             self.running.remove(ended)
 
@@ -268,6 +385,7 @@ class Scheduler:
         for first in [s for s in self._siblings if s.request is request]:
             del self._siblings[first]
         self.waiting.remove(request)
+        self._groups = {group for group in self._groups if group.request is not request}
         self.finish(s for s in self.running if s.request is request)
 
     def check_integrity(self) -> None:
@@ -279,7 +397,9 @@ class Scheduler:
         assert not any(s.blocks or s.num_computed for s in waiting)
         assert not {*self.running} & waiting
         for sequence in self.running:
-            assert sequence.num_computed < len(sequence.tokens)
+            idle = sequence.group is not None and sequence.group.waits(sequence)
+            assert sequence.num_computed == len(sequence.tokens) if idle else sequence.num_computed < len(sequence.tokens)
             assert sequence.num_computed <= len(sequence.blocks) * self.blocks.block_size
             assert not sequence.finished
-            assert not self.blocks.shared_and_written(sequence)
+            assert sequence in self._forked or idle or not self.blocks.shared_and_written(sequence)
+        assert self._forked <= {*self.running}

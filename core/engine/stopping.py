@@ -34,14 +34,19 @@ class EndTokens:
 
     def check(self, sequence: Sequence) -> None:
         """Sets finish_reason and stop_reason if the newest token ends the sequence."""
-        params, token = sequence.params, sequence.tokens[-1]
-        if sequence.num_output >= params.min_tokens:
-            if token in params.stop_token_ids:
-                sequence.finish_reason, sequence.stop_reason = "stop", token
-            if not params.ignore_eos and (token == self.primary or token in self.extra):
-                sequence.finish_reason, sequence.stop_reason = "stop", None if token == self.primary else token
-        if not sequence.finished and len(sequence.tokens) >= sequence.max_length:
+        ending = self.ending(sequence.params, sequence.tokens[-1], sequence.num_output)
+        if ending is not None:
+            sequence.finish_reason, sequence.stop_reason = ending
+        elif not sequence.finished and len(sequence.tokens) >= sequence.max_length:
             sequence.finish_reason = "length"
+
+    def ending(self, params: SamplingParams, token: int, num_output: int) -> tuple[str, int | None] | None:
+        """(finish_reason, stop_reason) of an output of `num_output` tokens with `token` last, if that ends it."""
+        if num_output < params.min_tokens:
+            return None
+        if not params.ignore_eos and (token == self.primary or token in self.extra):
+            return "stop", None if token == self.primary else token
+        return ("stop", token) if token in params.stop_token_ids else None
 
     def ended_by_token(self, sequence: Sequence) -> bool:
         """Whether the last token is what ended the sequence, and so no part of its text."""

@@ -37,6 +37,29 @@ class Transcripts:
         if sequence.finished:
             self._finish(sequence, self.tokenizer)
 
+    def completed_stop(self, sequence: Sequence) -> str | None:
+        """The stop string that the newest token of a sequence completes, if it does; its text is then set, and cut there. Looks at
+        the whole output: for beams, which cannot be followed one token after another."""
+        if self.tokenizer is None or not sequence.params.stop:
+            return None
+        followed = _Followed(self.tokenizer, sequence)
+        if held_back := min(sequence.params.min_tokens, sequence.num_output):
+            beginning = sequence.fork()
+            del beginning.tokens[beginning.num_prompt + held_back :]
+            followed.push(beginning)
+        followed.push(sequence)
+        stop = sequence.stop_reason if sequence.finish_reason == "stop" else None
+        return stop if isinstance(stop, str) else None
+
+    def write(self, sequence: Sequence) -> None:
+        """Sets the text of a finished beam."""
+        if self.tokenizer is None or not sequence.params.detokenize:
+            return
+        if isinstance(sequence.stop_reason, str):
+            self.completed_stop(sequence)
+        else:
+            self._finish(sequence, self.tokenizer)
+
     def drop(self, sequence: Sequence) -> None:
         """Forgets a sequence that will not go on."""
         self._followed.pop(sequence, None)

@@ -576,5 +576,3 @@ def test_a_stream_copies_parameters_when_they_change(llm: LLM) -> None:
 def test_what_is_not_there_yet_says_so(llm: LLM) -> None:
     with pytest.raises(ConfigError, match="encode is not supported yet"):
         llm.encode("a")
-    with pytest.raises(ConfigError, match="beam_search is not supported yet"):
-        llm.beam_search(["a"], BeamSearchParams(beam_width=2, max_tokens=3))

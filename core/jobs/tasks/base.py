@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ...beam_params import BeamSearchParams
 from ...errors import RecordError
 from ...outputs import CompletionOutput, RequestOutput
 from ...params import SamplingParams
@@ -43,6 +44,7 @@ _MAX_WARNINGS = 20
 class TaskOptions:
     """How a command reads and writes records, whatever the model.
 
+    `beam`: what to search with, of which `defaults` is then a part.
     `max_tokens_given`: the user chose the default max_tokens, so outputs cut there are no surprise.
     `by_priority`: the engine looks at a record's `priority`.
     `literal_special_tokens`: text of a record that spells a special token is only text.
@@ -50,6 +52,7 @@ class TaskOptions:
     """
 
     defaults: SamplingParams = field(default_factory=SamplingParams)
+    beam: BeamSearchParams | None = None
     max_tokens_given: bool = False
     by_priority: bool = False
     prompt_field: str | None = None

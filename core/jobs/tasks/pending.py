@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...beam_params import BeamSearchParams
 from ...engine.request import Request
 from ...errors import InferError, RecordError
 from ...params import SamplingParams
@@ -31,6 +32,7 @@ class Pending:
     extra: dict[str, Any] = field(default_factory=dict)
     batch: BatchLine | None = None  # if it is an OpenAI Batch line
     params: SamplingParams | None = None
+    beam: BeamSearchParams | None = None  # if it is to be searched for
     default_max_tokens: bool = False
     priority: int = 0
     add_special_tokens: bool = True  # the tokenizer's, to a prompt that is text
@@ -57,7 +59,7 @@ class Pending:
         """For a record without an error. The caller drops `prompt` afterwards, which the engine now holds."""
         assert isinstance(self.prompt, list)
         assert self.params is not None
-        return Request(str(self.index), self.prompt, self.params, self.index, priority=self.priority)
+        return Request(str(self.index), self.prompt, self.params, self.index, priority=self.priority, beam=self.beam)
 
 
 class contained:

@@ -1,0 +1,41 @@
+"""`infer beam`: the best continuations of the prompts of a JSONL file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from .beam_options import beam_options, beam_params
+from .job import prompt_options, run_job
+from .options import Command, IoOptions, engine_options, io_options
+
+if TYPE_CHECKING:
+    from infer.core.jobs.build import Plan
+    from infer.core.jobs.tasks.base import Task, TaskOptions
+
+
+@click.command(cls=Command)
+@io_options
+@prompt_options
+@beam_options
+@engine_options
+def beam(*, io: IoOptions, prompt_field: str | None, template: str | None) -> int:
+    """Search for the best continuations of the prompts of a JSONL file; one answer line a record, in input order.
+
+    IN and OUT are files, or - for stdin and stdout (the default). Records are those of infer generate; `beam_width`,
+    `num_return`, `length_penalty`, `early_stopping`, `scoring` and the options below may stand in them too. Choices come
+    best first, each with its `score` and `cumulative_logprob`; `text` is what follows the prompt. What is wrong with a record
+    is told in its place, and the exit status is then 3.
+
+    \b
+    infer beam --model smollm2-135m --width 4 sample_data/beam.jsonl answers.jsonl
+    echo '{"prompt": "The capital of France is"}' | infer beam --model smollm2-135m --width 8 --num-return 2
+    infer beam --model smollm2-135m --scoring hf --length-penalty 0.8 --early-stopping true in.jsonl out.jsonl
+    """
+    from infer.core.jobs.tasks.beam import BeamTask
+
+    def make_task(options: TaskOptions, plan: Plan) -> Task:
+        return BeamTask(options, plan.tokenizer, max_model_len=plan.config.max_model_len)
+
+    return run_job(io, make_task, prompt_field=prompt_field, template=template, beam=beam_params())

@@ -1,0 +1,59 @@
+"""`infer beam`: text or token ids in, the best continuations out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ...beam_params import ALIASES, OF_TOKENS, BeamSearchParams
+from ...errors import RecordError
+from ...outputs import CompletionOutput
+from ...params import SamplingParams
+from . import constraint
+from . import fields as known
+from .generate import GenerateTask
+from .pending import Pending
+
+#: Fields of a record that only a search has.
+BEAM_FIELDS = (BeamSearchParams.field_names() | frozenset(ALIASES)) - frozenset(OF_TOKENS) - {"max_tokens", "max_completion_tokens"}
+#: Sampling parameters that ask for what every search does.
+_NEUTRAL = {"n": 1, "top_p": 1, "min_p": 0, "seed": None, "detokenize": True, "skip_reading_prefix_cache": False, "best_of": 1}
+
+
+class BeamTask(GenerateTask):
+    """Records of `infer generate`, with `beam_width`, `num_return`, `length_penalty`, `early_stopping` and `scoring` of their own."""
+
+    command = "beam"
+
+    def own_fields(self) -> frozenset[str]:
+        return super().own_fields() | BEAM_FIELDS | {"use_beam_search"}
+
+    def check_ours(self, fields: Mapping[str, Any]) -> None:
+        super().check_ours({name: value for name, value in fields.items() if name != "beam_width"})
+
+    def _set_params(self, pending: Pending, fields: Mapping[str, Any]) -> None:
+        default = self.options.beam
+        assert default is not None
+        given = self.sampling_of(fields)
+        for name in [name for name in given if name not in OF_TOKENS and name not in ("max_tokens", "max_completion_tokens")]:
+            value = given.pop(name)
+            if name == "n" and type(value) is int:
+                given["num_return"] = value  # OpenAI's name for how many to write
+            elif value is not None and (name not in _NEUTRAL or value != _NEUTRAL[name]):
+                raise RecordError("unsupported", f"{name} has no meaning in a beam search", param=name)
+        given.update({name: fields[name] for name in BEAM_FIELDS if fields.get(name) is not None})
+        says, wanted = constraint.constraint_of(fields)
+        if says:
+            default = replace(default, structured_outputs=wanted)
+        pending.beam = default.override(given)
+        pending.params = pending.beam.sampling()
+        chosen = any(given.get(name) is not None for name in ("max_tokens", "max_completion_tokens"))
+        pending.default_max_tokens = not (chosen or self.options.max_tokens_given)
+        pending.add_special_tokens = known.flag(fields, "add_special_tokens", self.add_special_tokens)
+        pending.priority = known.priority_of(fields)
+
+    def _choice(self, choice: CompletionOutput, pending: Pending, params: SamplingParams) -> dict[str, Any]:
+        row = super()._choice(choice, pending, params)
+        row["score"], row["cumulative_logprob"] = choice.score, choice.cumulative_logprob
+        return row
