@@ -72,7 +72,15 @@ class FakeEngine:
         self.vocab_size = self.tokenizer.vocab_size
         self.max_model_len = max_model_len
         self.stats = SimpleNamespace(
-            num_prompt_tokens=0, num_output_tokens=0, num_cached_tokens=0, num_steps=0, num_preemptions=0, kv_usage=0.0, first_token_at=None
+            num_prompt_tokens=0,
+            num_output_tokens=0,
+            num_cached_tokens=0,
+            num_steps=0,
+            num_preemptions=0,
+            kv_usage=0.0,
+            num_kv_blocks=50,
+            peak_kv_blocks=9,
+            first_token_at=None,
         )
         self.most_unfinished = 0
         self.told_of_the_end = False

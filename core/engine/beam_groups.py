@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import RecordError
 from .beam_search import BeamSearch, Ending
-from .beams import BeamGroup, Candidates
+from .beams import BeamGroup, Candidates, Moves
 from .request import Sequence
 from .sampler import Sampler
 from .scheduler import Scheduler
@@ -70,6 +70,7 @@ class BeamGroups:
             part = logits if len(rows) == len(beams) else logits[rows]
             found.update(zip(rows, self._sampler.candidates(part, [beams[row] for row in rows], count), strict=True))
         broken: set[BeamGroup] = set()
+        complete: list[BeamGroup] = []
         for row, sequence in enumerate(beams):
             group, candidates = sequence.group, found[row]
             assert isinstance(group, BeamGroup)
@@ -77,13 +78,13 @@ class BeamGroups:
                 moved.failed[sequence] = candidates
                 broken.add(group)
             elif group.offer(sequence, candidates) and group not in broken:
-                self._advance(group, moved)
+                complete.append(group)
+        self._scheduler.move_beams([self._advance(group, moved) for group in complete])
         return moved
 
-    def _advance(self, group: BeamGroup, moved: Moved) -> None:
+    def _advance(self, group: BeamGroup, moved: Moved) -> Moves:
         first = group.live[0]
         moves = group.advance(self._end_of)
-        self._scheduler.move_beams(moves)
         for sequence, token in moves.extended:
             if sequence.grammar is not None:
                 sequence.grammar.accept(token)
@@ -95,6 +96,7 @@ class BeamGroups:
                 moved.ended.append(found)
             else:
                 moved.failed[first] = RecordError("invalid_value", "no token may come next: the record's constraints forbid them all")
+        return moves
 
     def _end_of(self, sequence: Sequence, token: int) -> Ending | None:
         """What `token` would do to a beam."""

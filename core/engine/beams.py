@@ -83,9 +83,7 @@ class BeamGroup:
     def advance(self, end_of: EndOf) -> Moves:
         """One step of the search. To be called when `offer` said so."""
         rows = [self._seen[sequence] for sequence in self.live]
-        width = max(len(row.tokens) for row in rows)
-        tokens = np.stack([np.pad(row.tokens, (0, width - len(row.tokens))) for row in rows])
-        logprobs = np.stack([np.pad(row.logprobs, (0, width - len(row.tokens)), constant_values=-np.inf) for row in rows])
+        tokens, logprobs = np.stack([row.tokens for row in rows]), np.stack([row.logprobs for row in rows])
         before = self.live
         going, new = self.search.advance(tokens, logprobs, lambda beam, token: end_of(before[beam], token))
         self._keep(before, new, rows)

@@ -41,7 +41,8 @@ class BlockManager:
         self.prefix_caching = prefix_caching
         self.num_usable = num_blocks - 1
         self._max_idle = num_blocks if max_idle is None else max_idle
-        self._num_held = 0
+        self.num_held = 0
+        """Blocks that sequences hold."""
         self._refs = [0] * num_blocks
         self._next_fresh = 1
         self._blank: list[int] = []
@@ -52,7 +53,7 @@ class BlockManager:
 
     @property
     def num_free(self) -> int:
-        return self.num_usable - self._num_held
+        return self.num_usable - self.num_held
 
     @property
     def usage(self) -> float:
@@ -97,7 +98,7 @@ class BlockManager:
         for block in blocks:
             if self._refs[block] == 0:
                 del self._idle[block]
-                self._num_held += 1
+                self.num_held += 1
             self._refs[block] += 1
         sequence.blocks = list(blocks)
 
@@ -134,7 +135,7 @@ class BlockManager:
         for block in reversed(sequence.blocks):
             self._refs[block] -= 1
             if self._refs[block] == 0:
-                self._num_held -= 1
+                self.num_held -= 1
                 if block in self._hash_of:
                     self._idle[block] = None
                 else:
@@ -191,9 +192,9 @@ class BlockManager:
             block, _ = self._idle.popitem(last=False)
             self._drop_hash(block)
         self._refs[block] = 1
-        self._num_held += 1
-        if self._num_held > 2 * self._max_idle:
-            self._max_idle = self._num_held // 2
+        self.num_held += 1
+        if self.num_held > 2 * self._max_idle:
+            self._max_idle = self.num_held // 2
         return block
 
     def _drop_hash(self, block: int) -> None:

@@ -60,7 +60,7 @@ class Engine:
         self.vocab_size = vocab_size
         self.max_model_len = config.max_model_len
         self.tokenizer = tokenizer
-        self.stats = EngineStats()
+        self.stats = EngineStats(num_kv_blocks=num_blocks)
         self.scheduler = Scheduler(
             BlockManager(num_blocks + 1, config.block_size, prefix_caching=config.enable_prefix_caching, max_idle=max_idle_blocks),
             max_num_seqs=config.max_num_seqs,
@@ -193,7 +193,7 @@ class Engine:
         drawing, rows, moved = schedule.drawing, None, None
         if self._beams.num_open and (beams := [row for row, s in enumerate(drawing) if s.group is not None]):
             rows = [row for row, s in enumerate(drawing) if s.group is None]
-            beam_logits, beam_sequences = logits[beams], [drawing[row] for row in beams]
+            beam_logits, beam_sequences = logits if not rows else logits[beams], [drawing[row] for row in beams]
             logits, drawing = logits[rows], [drawing[row] for row in rows]
         samples = self._sampler.sample(logits, drawing)
         watch.count("sample")
@@ -300,6 +300,7 @@ class Engine:
         stats.num_running = len(self.scheduler.running)
         stats.kv_usage = self.scheduler.blocks.usage
         stats.peak_kv_usage = max(stats.peak_kv_usage, stats.kv_usage)
+        stats.peak_kv_blocks = max(stats.peak_kv_blocks, self.scheduler.blocks.num_held)
         if num_drawn and stats.first_token_at is None:
             stats.first_token_at = time.monotonic()
 

@@ -280,20 +280,21 @@ class Scheduler:
         self.num_preemptions += 1
         return lost
 
-    def move_beams(self, moves: Moves) -> None:
-        """Books what became of the beams of one group after a step: beams that are dropped, forks, and everyone's next token. When
-        none is left the group is gone."""
-        for parent, fork in moves.forks:
-            if parent.blocks:
-                self.blocks.share(fork, parent.blocks)
-                fork.num_computed = parent.num_computed
-                self._forked.update((parent, fork))
-        self.finish(moves.dropped)
-        if not moves.extended and moves.dropped and moves.dropped[0].group is not None:
-            self._groups.discard(moves.dropped[0].group)
+    def move_beams(self, all_moves: SequenceOf[Moves]) -> None:
+        """Books what became of the beams of some groups after a step: beams that are dropped, forks, and everyone's next token.
+        When none is left of a group it is gone."""
+        for moves in all_moves:
+            for parent, fork in moves.forks:
+                if parent.blocks:
+                    self.blocks.share(fork, parent.blocks)
+                    fork.num_computed = parent.num_computed
+                    self._forked.update((parent, fork))
+            if not moves.extended and moves.dropped and moves.dropped[0].group is not None:
+                self._groups.discard(moves.dropped[0].group)
+        self.finish(chain.from_iterable(moves.dropped for moves in all_moves))
         rows = {sequence: row for row, sequence in enumerate(self.running)}
         revived = []
-        for sequence, token in moves.extended:
+        for sequence, token in chain.from_iterable(moves.extended for moves in all_moves):
             sequence.tokens.append(token)
             row = rows.get(sequence)
             if row is not None:

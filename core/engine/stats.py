@@ -22,6 +22,10 @@ class EngineStats:
     kv_usage: float = 0.0
     """Share of the KV blocks in use after the last step, 0 to 1."""
     peak_kv_usage: float = 0.0
+    num_kv_blocks: int = 0
+    """Blocks of the KV cache."""
+    peak_kv_blocks: int = 0
+    """Most of them in use at a time."""
     num_running: int = 0
     first_token_at: float | None = None
     """time.monotonic() of the first drawn token."""

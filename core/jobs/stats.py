@@ -60,6 +60,8 @@ class EngineNumbers(Protocol):
     num_preemptions: int
     num_steps: int
     kv_usage: float
+    num_kv_blocks: int
+    peak_kv_blocks: int
     first_token_at: float | None
 
 
@@ -163,7 +165,12 @@ class JobStats(Tally):
                     first - self.admitted_at if first is not None and self.admitted_at is not None else None
                 ),
             },
-            "engine": {"steps": engine.num_steps if engine else 0, "preemptions": engine.num_preemptions if engine else 0},
+            "engine": {
+                "steps": engine.num_steps if engine else 0,
+                "preemptions": engine.num_preemptions if engine else 0,
+                "kv_blocks": engine.num_kv_blocks if engine else 0,
+                "peak_kv_blocks": engine.peak_kv_blocks if engine else 0,
+            },
             "memory": {"peak_bytes": peak_memory()},
             "settings": {name: value for name, value in settings.items() if name not in _SECRET},
             "sampling": dict(sampling),

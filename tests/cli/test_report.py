@@ -24,7 +24,15 @@ def make_stats(*, answered: int = 0, cut: int = 0, engine: bool = True) -> JobSt
         stats.add(Tally.of_answer(100, RequestOutput("0", None, [1] * 5, [choice]), default_max_tokens=True))
     if engine:
         stats.engine = SimpleNamespace(
-            num_prompt_tokens=0, num_output_tokens=0, num_cached_tokens=0, num_steps=0, num_preemptions=0, kv_usage=0.43, first_token_at=3.5
+            num_prompt_tokens=0,
+            num_output_tokens=0,
+            num_cached_tokens=0,
+            num_steps=0,
+            num_preemptions=0,
+            kv_usage=0.43,
+            num_kv_blocks=50,
+            peak_kv_blocks=9,
+            first_token_at=3.5,
         )
     return stats
 

@@ -47,7 +47,15 @@ def test_json() -> None:
     stats = JobStats(started_at=10.0, ready_at=12.0, admitted_at=12.5, finished_at=16.5)
     stats.prompt_tokens, stats.output_tokens = 40, 100
     stats.engine = SimpleNamespace(
-        num_prompt_tokens=40, num_output_tokens=100, num_cached_tokens=8, num_steps=9, num_preemptions=1, kv_usage=0.5, first_token_at=13.0
+        num_prompt_tokens=40,
+        num_output_tokens=100,
+        num_cached_tokens=8,
+        num_steps=9,
+        num_preemptions=1,
+        kv_usage=0.5,
+        num_kv_blocks=50,
+        peak_kv_blocks=9,
+        first_token_at=13.0,
     )
     row = stats.to_json(command="generate", settings={"seed": 0, "hf_token": "secret"}, sampling={"temperature": 1.0})
     assert row["timing"] == {
@@ -59,7 +67,7 @@ def test_json() -> None:
         "first_token_after_admission_s": 0.5,
     }
     assert row["tokens"] == {"prompt": 40, "output": 100, "cached": 8, "prompt_per_s": 10.0, "output_per_s": 25.0}
-    assert row["engine"] == {"steps": 9, "preemptions": 1}
+    assert row["engine"] == {"steps": 9, "preemptions": 1, "kv_blocks": 50, "peak_kv_blocks": 9}
     assert row["settings"] == {"seed": 0}
     assert row["exit_code"] == 0
     assert set(row["versions"]) == {"python", "infer", "torch", "tokenizers"} == set(versions())
