@@ -57,7 +57,8 @@ def beam_params() -> BeamSearchParams:
     given = dict(ctx.meta.get(_BEAM, {}))
     if "early_stopping" in given:
         given["early_stopping"] = _EARLY[given["early_stopping"]]
-    tokens = given_sampling()
+    known = BeamSearchParams.field_names()
+    tokens = {name: value for name, value in given_sampling().items() if name in known}  # infer check has options of other tasks too
     if tokens.get("max_tokens", 16) is None:
         raise click.UsageError("--max-tokens none: a beam search needs a number.", ctx)
     try:

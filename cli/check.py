@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
+from .beam_options import beam_params
 from .chat_options import chat_flags, chat_options
 from .findings import check_input
 from .job import prompt_options, read_text, task_options
@@ -24,10 +26,10 @@ if TYPE_CHECKING:
 @click.option(
     "--task",
     "kind",
-    type=click.Choice(["auto", "generate", "chat"]),
+    type=click.Choice(["auto", "generate", "chat", "beam"]),
     default="auto",
     show_default=True,
-    help="The command it is for; auto: chat if the first JSON object has messages.",
+    help="The command it is for; auto: chat if the first JSON object has messages, beam if beam_width.",
 )
 @click.option(
     "--tokens-per-second", metavar="N", type=click.FloatRange(min=0, min_open=True), help="Output speed to estimate the time with."
@@ -65,14 +67,18 @@ def check(
     def task_for(options: TaskOptions, plan: Plan, record: Record) -> Task:
         from infer.core.jobs.tasks.generate import GenerateTask
 
-        if kind == "chat" or (kind == "auto" and _is_chat(record)):
+        if kind == "chat" or (kind == "auto" and _has(record, "messages")):
             return chat.make_task(options, plan)
+        if kind == "beam" or (kind == "auto" and _has(record, "beam_width")):
+            from infer.core.jobs.tasks.beam import BeamTask
+
+            return BeamTask(replace(options, beam=beam_params()), plan.tokenizer, max_model_len=plan.config.max_model_len)
         return GenerateTask(options, plan.tokenizer, max_model_len=plan.config.max_model_len)
 
     return check_input(io, args, origin, options, task_for, as_json=as_json, tokens_per_second=tokens_per_second)
 
 
-def _is_chat(record: Record) -> bool:
-    """Whether a record, or the OpenAI Batch line it is, is a conversation."""
+def _has(record: Record, name: str) -> bool:
+    """Whether a record, or the OpenAI Batch line it is, has a field."""
     body = record.fields.get("body")
-    return "messages" in (body if isinstance(body, dict) else record.fields)
+    return name in (body if isinstance(body, dict) else record.fields)

@@ -70,16 +70,7 @@ class Engine:
             watermark=config.watermark,
             policy=config.scheduling_policy,
         )
-        self._limits = Limits(
-            vocab_size,
-            config.max_model_len,
-            config.max_logprobs,
-            config.block_size,
-            num_blocks,
-            has_tokenizer=tokenizer is not None,
-            max_num_seqs=config.max_num_seqs,
-            shares_prefixes=config.enable_prefix_caching,
-        )
+        self._limits = Limits.of(config, vocab_size, num_blocks, has_tokenizer=tokenizer is not None)
         self._runner = runner
         self._ends = ends
         self._sampler = Sampler(runner.ops, ends.all, tokenizer, vocab_size, config.logprobs_mode)

@@ -14,6 +14,7 @@ from .request import Request
 
 if TYPE_CHECKING:
     from ..beam_params import BeamSearchParams
+    from ..config import EngineConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,20 @@ class Limits:
     has_tokenizer: bool = True
     max_num_seqs: int | None = None
     shares_prefixes: bool = True
+
+    @classmethod
+    def of(cls, config: EngineConfig, vocab_size: int, num_blocks: int | None, *, has_tokenizer: bool) -> Limits:
+        """Those of an engine with these settings."""
+        return cls(
+            vocab_size,
+            config.max_model_len,
+            config.max_logprobs,
+            config.block_size,
+            num_blocks,
+            has_tokenizer=has_tokenizer,
+            max_num_seqs=config.max_num_seqs,
+            shares_prefixes=config.enable_prefix_caching,
+        )
 
     def check(self, request: Request) -> None:
         """Raises RecordError for a request that can never be answered."""

@@ -68,9 +68,7 @@ class Plan:
             if self.tokenizer is None:
                 raise ModelError(f"model {self.source.name!r}: config.json does not say how large the vocabulary is")
             vocab_size = self.tokenizer.vocab_size
-        known = self._num_blocks()
-        has_tokenizer = self.tokenizer is not None
-        return Limits(vocab_size, config.max_model_len, config.max_logprobs, config.block_size, known, has_tokenizer=has_tokenizer)
+        return Limits.of(config, vocab_size, self._num_blocks(), has_tokenizer=self.tokenizer is not None)
 
     def kv_bytes_per_token(self) -> int | None:
         """What a token's keys and values take in the KV cache; None if config.json does not say."""

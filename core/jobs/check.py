@@ -84,8 +84,9 @@ class Findings:
         assert pending.params is not None
         prompt, length = len(pending.prompt), pending.to_request().max_length(limits.max_model_len)
         self.prompts.add(prompt)
-        self.sequences.add(length, pending.params.num_choices)
-        self.max_output_tokens += (length - prompt) * pending.params.num_choices
+        choices = pending.params.num_choices if pending.beam is None else pending.beam.beam_width
+        self.sequences.add(length, choices)
+        self.max_output_tokens += (length - prompt) * choices
         self.distinct.add(hash(tuple(pending.prompt)))
         if self.largest is None or length > self.largest[1]:
             self.largest = Place(pending.line, pending.source), length

@@ -100,6 +100,10 @@ def test_a_given_kv_cache_is_held_against_the_records(call: Any, tiny_llama: Pat
         ({"messages": [{"role": "user", "content": "hi"}]}, ["--task", "generate"], 3),
         ({"prompt": "a"}, [], 0),
         ({"prompt": "a"}, ["--task", "chat"], 3),
+        ({"prompt": "a", "beam_width": 2}, [], 0),
+        ({"prompt": "a", "beam_width": 99}, [], 3),
+        ({"prompt": "a"}, ["--task", "beam", "--top-p", "0.5"], 0),
+        ({"prompt": "a", "beam_width": 2}, ["--task", "generate"], 3),
     ],
 )
 def test_what_the_records_are_for(call: Any, tiny_llama: Path, write_lines: Any, first: dict[str, Any], kind: list[str], code: int) -> None:

@@ -140,3 +140,32 @@ def test_what_is_wrong_is_raised_or_returned(llm: LLM) -> None:
     assert [s.tokens for s in outputs[2].sequences] == [s.tokens for s in search(llm)[1].sequences]
     with pytest.raises(ConfigError, match="lora_request"):
         llm.beam_search(["a"], params, lora_request=object())
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.parametrize(("early_stopping", "length_penalty"), [(False, 0.5), (True, 1.0), (False, 2.0)])
+def test_the_real_model_finds_what_transformers_finds(smollm2: Path, early_stopping: bool, length_penalty: float) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer, oracle = AutoTokenizer.from_pretrained(smollm2), AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32).eval()
+    llm = LLM(str(smollm2), dtype="float32", max_model_len=256)
+    prompts = ["The capital of France is", "Water boils at", "Once upon a time"]
+    params = BeamSearchParams(beam_width=4, max_tokens=16, scoring="hf", early_stopping=early_stopping, length_penalty=length_penalty)
+    for prompt, output in zip(prompts, llm.beam_search(prompts, params), strict=True):
+        inputs = tokenizer(prompt, return_tensors="pt")
+        with torch.inference_mode():
+            theirs = oracle.generate(
+                **inputs,
+                num_beams=4,
+                num_return_sequences=4,
+                max_new_tokens=16,
+                do_sample=False,
+                early_stopping=early_stopping,
+                length_penalty=length_penalty,
+                return_dict_in_generate=True,
+                output_scores=True,
+            )
+        for ours, tokens, score in zip(output.sequences, theirs.sequences.tolist(), theirs.sequences_scores.tolist(), strict=True):
+            assert ours.score == pytest.approx(score, abs=1e-3)
+            assert ours.tokens == tokens[: len(ours.tokens)]
