@@ -31,7 +31,7 @@ class BlockManager:
         num_blocks: blocks of the cache, the null block included.
         block_size: tokens a block.
         prefix_caching: whether content is remembered and found again.
-        max_idle: idle blocks beyond so many, and beyond half of the most that were ever held, are used before fresh ones;
+        max_idle: idle blocks beyond so many, and beyond a quarter of the most that were ever held, are used before fresh ones;
             None is no limit. Content is lost a little earlier, and memory that was never needed at a time is not taken.
     """
 
@@ -193,8 +193,8 @@ class BlockManager:
             self._drop_hash(block)
         self._refs[block] = 1
         self.num_held += 1
-        if self.num_held > 2 * self._max_idle:
-            self._max_idle = self.num_held // 2
+        if self.num_held > 4 * self._max_idle:
+            self._max_idle = self.num_held // 4
         return block
 
     def _drop_hash(self, block: int) -> None:

@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 
 #: Share of the free memory that the cache takes on a CPU when nothing is said. Pages are used only when written.
 CPU_SHARE = 0.25
-#: On a CPU: content that no running record uses is kept in so much memory, or half of what running ones ever used, before
+#: On a CPU: content that no running record uses is kept in so much memory, or a quarter of what running ones ever used, before
 #: memory is taken that was never used.
-IDLE_BYTES = 256 << 20
+IDLE_BYTES = 128 << 20
 #: Bytes taken to be free where the system does not say.
 UNKNOWN_FREE = 4 << 30
 
