@@ -4,7 +4,7 @@ read now and then, and `generate` in between); each gets its own answers, whoeve
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,11 +13,9 @@ from .engine.request import Request
 from .errors import RecordError
 from .outputs import RequestOutput
 from .params import SamplingParams
+from .text.batches import in_batches
 from .text.tokenizer import Tokenizer
 from .truncation import truncated
-
-#: Text tokenized in one call; bounds the memory of one call.
-_BATCH_CHARS = 1 << 20
 
 
 class DeskEngine(Protocol):
@@ -103,7 +101,8 @@ class Desk:
         for one in todo:
             if self._tokenizer is None and one.ids is None:
                 one.error = RecordError("unsupported", "without a tokenizer (skip_tokenizer_init) a prompt is token ids", param="prompt")
-        for batch in _batches(one for one in todo if one.ids is None and one.error is None):
+        texts = (one for one in todo if one.ids is None and one.error is None)
+        for batch in in_batches(texts, lambda one: len(one.text or ""), _way):
             self._encode(batch)
         for one in todo:
             if one.ids is not None:
@@ -155,21 +154,6 @@ class Desk:
             if output.request_id in self._expected:
                 self._expected.discard(output.request_id)
                 self._answers[output.request_id] = output
-
-
-def _batches(asked: Iterable[Asked]) -> Iterator[list[Asked]]:
-    """Lists of about `_BATCH_CHARS` characters, at least one prompt each, all tokenized in the same way."""
-    batch: list[Asked] = []
-    size = 0
-    for one in asked:
-        length = len(one.text or "")
-        if batch and (size + length > _BATCH_CHARS or _way(one) != _way(batch[0])):
-            yield batch
-            batch, size = [], 0
-        batch.append(one)
-        size += length
-    if batch:
-        yield batch
 
 
 def _way(one: Asked) -> tuple[bool, bool]:

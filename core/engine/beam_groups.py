@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import RecordError
 from .beam_search import BeamSearch, Ending
 from .beams import BeamGroup, Candidates, Moves
-from .request import Sequence
+from .request import Request, Sequence
 from .sampler import Sampler
 from .scheduler import Scheduler
 from .stopping import EndTokens
@@ -37,8 +37,11 @@ class BeamGroups:
         self._scheduler = scheduler
         self._ends = ends
         self._transcripts = transcripts
-        self.num_open = 0
-        """Searches that are not over; whoever ends one counts it off."""
+        self._open: set[Request] = set()
+
+    def __len__(self) -> int:
+        """Searches that are not over."""
+        return len(self._open)
 
     def open(self, prompt: Sequence) -> None:
         """Makes a sequence the first beam of its request's search."""
@@ -56,11 +59,17 @@ class BeamGroups:
             num_ends=len(prompt.end_ids),
         )
         prompt.group = BeamGroup(request, search, [prompt])
-        self.num_open += 1
+        self._open.add(request)
+
+    def close(self, request: Request) -> None:
+        """A request is answered, failed or dropped; it may be none of those that are searched for."""
+        self._open.discard(request)
 
     def step(self, logits: Tensor, beams: SequenceOf[Sequence]) -> Moved:
         """Takes logits [R, vocabulary] of the newest tokens of beams; moves on the searches that have all they waited for."""
         moved = Moved()
+        if not beams:
+            return moved
         by_count: dict[int, list[int]] = {}
         for row, sequence in enumerate(beams):
             assert isinstance(sequence.group, BeamGroup)

@@ -118,8 +118,8 @@ class BeamSearch:
         """(beam, column) of all candidates there are, best first."""
         beams = np.repeat(np.arange(len(tokens)), tokens.shape[1])
         order = np.lexsort((tokens.ravel(), beams, -total.ravel()))
-        width = tokens.shape[1]
-        return [(int(i) // width, int(i) % width) for i in order if total.ravel()[i] > -np.inf]
+        found = order[total.ravel()[order] > -np.inf]
+        return [divmod(i, tokens.shape[1]) for i in found.tolist()]
 
     def _vllm(
         self, order: list[tuple[int, int]], tokens: NDArray[np.int64], total: NDArray[np.float64], ends: Ends, last: bool

@@ -126,8 +126,7 @@ class Engine:
         """Drops a request that has not been answered."""
         choices = self._open.pop(request_id)
         request = choices[0].request
-        if request.beam is not None:
-            self._beams.num_open -= 1
+        self._beams.close(request)
         for sequence in choices:
             self._transcripts.drop(sequence)
         self._prompt_logprobs.drop(choices[0])
@@ -181,17 +180,16 @@ class Engine:
         watch.count("batch")
         logits = self._runner.run(batch, self._prompt_logprobs.take) if spans else self._runner.run(batch)
         watch.count("model")
-        drawing, rows, moved = schedule.drawing, None, None
-        if self._beams.num_open and (beams := [row for row, s in enumerate(drawing) if s.group is not None]):
-            rows = [row for row, s in enumerate(drawing) if s.group is None]
-            beam_logits, beam_sequences = logits if not rows else logits[beams], [drawing[row] for row in beams]
-            logits, drawing = logits[rows], [drawing[row] for row in rows]
-        samples = self._sampler.sample(logits, drawing)
+        everyone = schedule.drawing
+        beams = [row for row, s in enumerate(everyone) if s.group is not None] if self._beams else []
+        plain = [row for row, s in enumerate(everyone) if s.group is None] if beams else None
+        drawing = everyone if plain is None else [everyone[row] for row in plain]
+        samples = self._sampler.sample(logits if plain is None else logits[plain], drawing)
         watch.count("sample")
-        self.scheduler.commit(schedule, samples.tokens, rows)
-        if rows is not None:
-            moved = self._beams.step(beam_logits, beam_sequences)
-            watch.count("sample")
+        self.scheduler.commit(schedule, samples.tokens, plain)
+        watch.count("commit")
+        moved = self._beams.step(logits[beams] if plain else logits, [everyone[row] for row in beams])
+        watch.count("sample")
         failed = self._prompt_logprobs.failed()
         failed.update((drawing[row], error) for row, error in samples.failed.items())
         drawn = _without(drawing, failed)
@@ -206,11 +204,9 @@ class Engine:
         watch.count("detokenize")
         ended = [s for s in drawn if s.finish_reason is not None]
         self.scheduler.finish(ended)
-        self._count(len(drawing) + (len(beam_sequences) if rows is not None else 0))
-        if moved is not None:
-            failed.update(moved.failed)
-            outputs += self._collect_beams(moved.ended)
-        outputs += [*self._fail(failed), *self._collect(ended)]
+        self._count(len(everyone))
+        failed.update(moved.failed)
+        outputs += [*self._collect_beams(moved.ended), *self._fail(failed), *self._collect(ended)]
         watch.count("commit")
         return outputs
 
@@ -265,7 +261,7 @@ class Engine:
             request = found[0].request
             del self._open[request.request_id]
             self._constrained.discard(request.request_id)
-            self._beams.num_open -= 1
+            self._beams.close(request)
             outputs.append(answer(found, self._lifetimes.ended(request, self.stats)))
         return outputs
 

@@ -91,22 +91,8 @@ class Sampler:
         if not sequences:
             return Samples([], {}, {})
         settings = self._settings.gather(sequences)
-        needs = settings["needs"]
-        any_needs = int(np.bitwise_or.reduce(needs))
-        failed: dict[int, RecordError] = {}
-        draw = _Draw(logits, None, None, None)
-        left: dict[int, Tensor] = {}
-        if any_needs & PROCESSORS:
-            draw.logits, left = _processed(logits, sequences, _rows_with(needs, PROCESSORS), failed)
-        if any_needs & DRAWS:
-            draw.rows = _sampling_rows(settings, sequences, logits.device)
-        if any_needs & (ALLOWED | STRUCTURED) or left:
-            masked = sorted({*_rows_with(needs, ALLOWED | STRUCTURED), *left})
-            draw.mask = self._masks.gather(sequences, masked, left)
-        if any_needs & (CHANGES | MIN_TOKENS | BAD_WORDS):
-            draw.penalties = self._change(sequences, needs, draw.mask, logits.device)
-        if draw.mask is not None:
-            draw.mask = TokenMask(draw.mask.rows.to(logits.device), draw.mask.bits.to(logits.device))
+        needs, failed = settings["needs"], dict[int, RecordError]()
+        draw = self._draw(logits, sequences, settings, failed)
         tokens, finite = self.ops.sample(draw.logits, draw.rows, draw.penalties, draw.mask)
         drawn = tokens.tolist()
         if not bool(finite.all()):
@@ -117,7 +103,7 @@ class Sampler:
                 failed.setdefault(row, _nothing_left(sequences[row]))
                 drawn[row] = 0
         logprobs = {}
-        if any_needs & LOGPROBS:
+        if np.bitwise_or.reduce(needs) & LOGPROBS:
             asking = [row for row in _rows_with(needs, LOGPROBS) if row not in failed]
             logprobs = self._logprobs(logits, draw, sequences, asking, tokens)
         return Samples(drawn, failed, logprobs)
@@ -126,15 +112,7 @@ class Sampler:
     def candidates(self, logits: Tensor, sequences: list[Sequence], count: int) -> list[Candidates | RecordError]:
         """The `count` likeliest next tokens of the beams `sequences` by the distribution that their parameters make of logits
         [R, vocabulary]: everything but the draw counts, and with a temperature of 0 the logits are not divided."""
-        needs = self._settings.gather(sequences)["needs"]
-        any_needs = int(np.bitwise_or.reduce(needs))
-        draw = _Draw(logits, None, None, None)
-        if any_needs & DRAWS:
-            draw.rows = _sampling_rows(self._settings.gather(sequences), sequences, logits.device)
-        if any_needs & (ALLOWED | STRUCTURED):
-            draw.mask = self._masks.gather(sequences, _rows_with(needs, ALLOWED | STRUCTURED), {})
-        if any_needs & (CHANGES | MIN_TOKENS | BAD_WORDS):
-            draw.penalties = self._change(sequences, needs, draw.mask, logits.device)
+        draw = self._draw(logits, sequences, self._settings.gather(sequences), {})
         places = torch.arange(len(sequences), device=logits.device)
         finite = self.ops.sample(logits, None, None, None)[1].tolist()  # the quickest way to know
         if draw.rows is None and draw.mask is None and draw.penalties is None:
@@ -154,6 +132,24 @@ class Sampler:
         rows = torch.arange(len(tokens), device=logits.device)
         asked = torch.tensor(tokens, device=logits.device)
         return self._entries(self.ops.top_logprobs(logits, rows, asked, self._count(count)), tokens)
+
+    def _draw(self, logits: Tensor, sequences: list[Sequence], settings: NDArray[np.void], failed: dict[int, RecordError]) -> _Draw:
+        """What is drawn from, without the draw; rows that their logits processors make impossible go to `failed`."""
+        needs, device = settings["needs"], logits.device
+        any_needs = int(np.bitwise_or.reduce(needs))
+        draw = _Draw(logits, None, None, None)
+        left: dict[int, Tensor] = {}
+        if any_needs & PROCESSORS:
+            draw.logits, left = _processed(logits, sequences, _rows_with(needs, PROCESSORS), failed)
+        if any_needs & DRAWS:
+            draw.rows = _sampling_rows(settings, sequences, device)
+        mask = None
+        if any_needs & (ALLOWED | STRUCTURED) or left:
+            mask = self._masks.gather(sequences, sorted({*_rows_with(needs, ALLOWED | STRUCTURED), *left}), left)
+            draw.mask = TokenMask(mask.rows.to(device), mask.bits.to(device))
+        if any_needs & (CHANGES | MIN_TOKENS | BAD_WORDS):
+            draw.penalties = self._change(sequences, needs, mask, device)
+        return draw
 
     def _change(
         self, sequences: list[Sequence], needs: NDArray[np.unsignedinteger], mask: TokenMask | None, device: torch.device

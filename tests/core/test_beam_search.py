@@ -31,33 +31,24 @@ def search(llm: LLM, prompts: Any = PROMPTS, **params: Any) -> list[BeamSearchOu
     return llm.beam_search(prompts, BeamSearchParams(**{"beam_width": 4, "max_tokens": 10, **params}))
 
 
+def check_against(hf: Any, prompt: list[int], output: BeamSearchOutput, **params: Any) -> None:
+    """The same beams and scores as `hf.generate` finds with these parameters."""
+    ids = torch.tensor([prompt])
+    fixed = {"num_beams": 4, "num_return_sequences": 4, "do_sample": False, "return_dict_in_generate": True, "output_scores": True}
+    with torch.inference_mode():
+        theirs = hf.generate(ids, attention_mask=torch.ones_like(ids), **fixed, **params)
+    for ours, tokens, score in zip(output.sequences, theirs.sequences.tolist(), theirs.sequences_scores.tolist(), strict=True):
+        assert ours.score == pytest.approx(score, abs=1e-4, rel=1e-5)
+        assert ours.tokens == tokens[: len(ours.tokens)]
+        assert len(set(tokens[len(ours.tokens) :])) <= 1, "only padding follows"
+
+
 @pytest.mark.parametrize("early_stopping", [False, True, "never"])
 @pytest.mark.parametrize("length_penalty", [0.5, 1.0, 2.0, -1.0])
 def test_hf_scoring_finds_what_transformers_finds(llm: LLM, hf: Any, early_stopping: bool | str, length_penalty: float) -> None:
-    eos = llm.engine._ends.primary
-    for prompt, output in zip(
-        PROMPTS, search(llm, scoring="hf", early_stopping=early_stopping, length_penalty=length_penalty), strict=True
-    ):
-        ids = torch.tensor([prompt])
-        with torch.inference_mode():
-            theirs = hf.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                num_beams=4,
-                num_return_sequences=4,
-                max_new_tokens=10,
-                do_sample=False,
-                early_stopping=early_stopping,
-                length_penalty=length_penalty,
-                return_dict_in_generate=True,
-                output_scores=True,
-                eos_token_id=eos,
-                pad_token_id=0,
-            )
-        for ours, tokens, score in zip(output.sequences, theirs.sequences.tolist(), theirs.sequences_scores.tolist(), strict=True):
-            assert ours.score == pytest.approx(score, abs=1e-4, rel=1e-5)
-            assert ours.tokens == tokens[: len(ours.tokens)]
-            assert set(tokens[len(ours.tokens) :]) <= {0, eos}
+    params = {"early_stopping": early_stopping, "length_penalty": length_penalty}
+    for prompt, output in zip(PROMPTS, search(llm, scoring="hf", **params), strict=True):
+        check_against(hf, prompt, output, eos_token_id=llm.engine._ends.primary, pad_token_id=0, max_new_tokens=10, **params)
 
 
 def test_scores_are_sums_of_logprobs_over_length(llm: LLM) -> None:
@@ -150,22 +141,7 @@ def test_the_real_model_finds_what_transformers_finds(smollm2: Path, early_stopp
 
     tokenizer, oracle = AutoTokenizer.from_pretrained(smollm2), AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32).eval()
     llm = LLM(str(smollm2), dtype="float32", max_model_len=256)
-    prompts = ["The capital of France is", "Water boils at", "Once upon a time"]
-    params = BeamSearchParams(beam_width=4, max_tokens=16, scoring="hf", early_stopping=early_stopping, length_penalty=length_penalty)
-    for prompt, output in zip(prompts, llm.beam_search(prompts, params), strict=True):
-        inputs = tokenizer(prompt, return_tensors="pt")
-        with torch.inference_mode():
-            theirs = oracle.generate(
-                **inputs,
-                num_beams=4,
-                num_return_sequences=4,
-                max_new_tokens=16,
-                do_sample=False,
-                early_stopping=early_stopping,
-                length_penalty=length_penalty,
-                return_dict_in_generate=True,
-                output_scores=True,
-            )
-        for ours, tokens, score in zip(output.sequences, theirs.sequences.tolist(), theirs.sequences_scores.tolist(), strict=True):
-            assert ours.score == pytest.approx(score, abs=1e-3)
-            assert ours.tokens == tokens[: len(ours.tokens)]
+    prompts = [tokenizer(text).input_ids for text in ("The capital of France is", "Water boils at", "Once upon a time")]
+    params = {"early_stopping": early_stopping, "length_penalty": length_penalty}
+    for prompt, output in zip(prompts, search(llm, prompts, max_tokens=16, scoring="hf", **params), strict=True):
+        check_against(oracle, prompt, output, max_new_tokens=16, **params)

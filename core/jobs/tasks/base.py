@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from ...beam_params import BeamSearchParams
 from ...errors import RecordError
 from ...outputs import CompletionOutput, RequestOutput
 from ...params import SamplingParams
+from ...text.batches import in_batches
 from ...truncation import truncated
 from ..jsonl import json_type
 from ..record import Record
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("infer.jobs")
 
-#: Text tokenized in one call; bounds the memory of one call, whatever the records are.
-_BATCH_CHARS = 1 << 20
 #: More characters than this per token that fits is not a prompt that fits; saves tokenizing megabytes to find out.
 _CHARS_PER_TOKEN = 256
 #: Misspelled names that are told; after that the input is just strange.
@@ -137,7 +136,7 @@ class Task(ABC):
         pendings = [self._start(record) for record in records]
         texts = [p for p in pendings if p.error is None and isinstance(p.prompt, str)]
         for added in (True, False):
-            for batch in _batches(p for p in texts if p.add_special_tokens is added):
+            for batch in in_batches((p for p in texts if p.add_special_tokens is added), lambda p: len(p.prompt or "")):
                 self._tokenize(batch, add_special_tokens=added)
         for pending in pendings:
             if pending.params is not None and pending.params.truncate_prompt_tokens is not None and isinstance(pending.prompt, list):
@@ -284,18 +283,3 @@ class Task(ABC):
         if self.options.template is None and name is not None and name not in fields:
             raise RecordError("missing_field", f"no field {name!r}, which --prompt-field names", param=name)
         return self.options.template is not None or name is not None
-
-
-def _batches(pendings: Iterable[Pending]) -> Iterator[list[Pending]]:
-    """Lists of about `_BATCH_CHARS` characters of prompt, at least one prompt each."""
-    batch: list[Pending] = []
-    size = 0
-    for pending in pendings:
-        length = len(pending.prompt or "")
-        if batch and size + length > _BATCH_CHARS:
-            yield batch
-            batch, size = [], 0
-        batch.append(pending)
-        size += length
-    if batch:
-        yield batch

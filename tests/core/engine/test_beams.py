@@ -31,7 +31,7 @@ def run(engine: Engine, requests: list[Request]) -> dict[str, RequestOutput]:
         engine.scheduler.check_integrity()
     assert engine.scheduler.blocks.num_free == engine.scheduler.blocks.num_usable
     assert not engine.scheduler._groups
-    assert engine._beams.num_open == 0
+    assert not engine._beams
     return outputs
 
 
