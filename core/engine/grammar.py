@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RecordError
 from ..structured import StructuredOutputsParams
-from ..text.grammar import MAX_WHITESPACE, GrammarSource
+from ..text.grammar import GrammarSource
+from .grammar_compiler import GrammarCompiler
+from .grammar_state import CompiledGrammar
 
 if TYPE_CHECKING:
-    import torch
-
     from ..text.tokenizer import Tokenizer
 
 #: Seconds for one compilation.
@@ -40,11 +40,6 @@ _PARAM = "structured_outputs"
 _SWITCHES = ("disable_any_whitespace", "disable_additional_properties")
 #: How the library begins a message: time and source line, which are nobody's business and would differ from run to run.
 _ORIGIN = re.compile(r"^(\[\d\d:\d\d:\d\d\]\s*)?(\S+\.(cc|h):\d+:\s*)?(Check failed: .* is false:\s*)?", re.MULTILINE)
-
-#: How the library writes one character of a string whose characters a schema counts, and what it should be. (Escapes would be right
-#: too, but a choice within a counted repetition makes every step a thousand times slower.)
-_COUNTED = r"[^\"\\\r\n]"
-_CHARACTER = r"[^\0-\x1f\"\\\ud800-\udfff]"
 
 
 class Grammars:
@@ -69,7 +64,7 @@ class Grammars:
         max_bytes: int = MAX_CACHE_BYTES,
         max_lost: int = MAX_LOST,
     ) -> None:
-        self._compiler = _Compiler(tokenizer, end_ids, vocab_size)
+        self._compiler = GrammarCompiler(tokenizer, end_ids, vocab_size)
         self._switched_on: dict[str, Any] = {name: True for name in _SWITCHES if settings and settings.get(name)}
         self._time_limit = time_limit
         self._max_entries, self._max_bytes = max_entries, max_bytes
@@ -176,7 +171,7 @@ class _Pool:
     """One thread at a time, as long as there is work, that compiles what is queued, oldest first. It is replaced when it is lost
     to a compilation over its time."""
 
-    def __init__(self, compiler: _Compiler, time_limit: float, max_lost: int) -> None:
+    def __init__(self, compiler: GrammarCompiler, time_limit: float, max_lost: int) -> None:
         self._compiler = compiler
         self._time_limit = time_limit
         self._max_lost = max_lost
@@ -247,181 +242,3 @@ class _Pool:
             lines = [line.strip() for line in _ORIGIN.sub("", str(error)).splitlines() if line.strip()]
             message = lines[0] if lines else f"the grammar library failed ({type(error).__name__})"
             return RecordError("grammar_error", f"structured_outputs: {message[:_MAX_MESSAGE]}", param=_PARAM)
-
-
-class _Compiler:
-    """xgrammar, fitted to a tokenizer. Used by one thread at a time, or by one for each grammar that is over its time."""
-
-    def __init__(self, tokenizer: Tokenizer | None, end_ids: Iterable[int], vocab_size: int) -> None:
-        self._tokenizer = tokenizer
-        self._vocab_size = vocab_size
-        self._end_ids = sorted(i for i in end_ids if 0 <= i < vocab_size)
-        self._vocabulary: tuple[Any, frozenset[int]] | None = None
-
-    def compile(self, source: GrammarSource) -> CompiledGrammar:
-        """Raises RecordError, and what the library raises."""
-        info, silent = self._for(source)
-        try:
-            inner = self._compiled(info, source, sharing=True)
-        except Exception:  # sharing parts fails for some grammars that are all right
-            inner = self._compiled(info, source, sharing=False)
-        grammar = CompiledGrammar(inner, self._end_ids, self._vocab_size, silent)
-        if grammar.state().is_dead:
-            raise RecordError("grammar_error", "structured_outputs: no text satisfies it", param=_PARAM)
-        return grammar
-
-    def _compiled(self, info: Any, source: GrammarSource, *, sharing: bool) -> Any:
-        """With a compiler of its own, so that what one record asks for cannot reach another.
-
-        Args:
-            sharing: equal parts of the grammar are compiled once.
-        """
-        import xgrammar
-
-        # One thread: the cores are the model's.
-        compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=sharing)
-        if source.language == "json_schema":
-            return compiler.compile_grammar(_json_grammar(source))
-        compilers: dict[str, Any] = {
-            "regex": compiler.compile_regex,
-            "ebnf": compiler.compile_grammar,
-            "lark": compiler.compile_lark,
-            "structural_tag": compiler.compile_structural_tag,
-        }
-        return compilers[source.language](source.text)
-
-    def _for(self, source: GrammarSource) -> tuple[Any, frozenset[int]]:
-        """The vocabulary for a source, and the tokens without a text there.
-
-        Special tokens have none, so no grammar allows them: they would be left out of the text, which then would not be what the
-        grammar allowed. A structural tag that spells some asks for just these, and gets a vocabulary of its own.
-        """
-        if self._tokenizer is None:
-            raise _unsupported("it needs a tokenizer, and there is none (skip_tokenizer_init)")
-        pieces = self._tokenizer.pieces(False)
-        if pieces is None:
-            raise _unsupported("it is not there for this kind of tokenizer, whose tokens have no bytes of their own")
-        try:
-            import xgrammar
-        except ImportError as error:
-            raise _unsupported(f'it needs xgrammar: pip install "infer-jsonl[structured]" ({error})') from None
-        named: set[int] = set()
-        if source.language == "structural_tag":
-            named = {i for i in self._tokenizer.special_ids if (text := pieces[i].decode("utf-8", "replace")) and text in source.text}
-        if self._vocabulary is not None and not named:
-            return self._vocabulary
-        hidden = self._tokenizer.special_ids - named
-        spelled = [b"" if i in hidden else pieces[i] for i in range(self._vocab_size)]
-        info = xgrammar.TokenizerInfo(spelled, xgrammar.VocabType.RAW, vocab_size=self._vocab_size, stop_token_ids=self._end_ids)
-        vocabulary = info, frozenset(i for i, piece in enumerate(spelled) if not piece) - set(self._end_ids)
-        if not named:
-            self._vocabulary = vocabulary
-        return vocabulary
-
-
-def _json_grammar(source: GrammarSource) -> Any:
-    """The library's grammar of a JSON schema. Where a schema counts characters, it lets control characters into the string, which
-    is then no JSON, and surrogates, which are no text; its class for a character is replaced, in the grammar's text."""
-    import xgrammar
-
-    spaces = MAX_WHITESPACE if source.any_whitespace else None
-    grammar = xgrammar.Grammar.from_json_schema(source.text, any_whitespace=source.any_whitespace, max_whitespace_cnt=spaces)
-    if '"minLength"' not in source.text and '"maxLength"' not in source.text:
-        return grammar
-    return xgrammar.Grammar.from_ebnf(str(grammar).replace(_COUNTED, _CHARACTER))
-
-
-def _unsupported(message: str) -> RecordError:
-    return RecordError("unsupported", f"structured_outputs: {message}", param=_PARAM)
-
-
-class CompiledGrammar:
-    """A grammar for one vocabulary; its states are independent of each other."""
-
-    def __init__(self, inner: Any, end_ids: list[int], vocab_size: int, silent: frozenset[int]) -> None:
-        import torch
-
-        self.inner = inner
-        self.num_bytes: int = inner.memory_size_bytes
-        self.silent = silent
-        """Tokens without a text, which the library complains about on stderr."""
-        words = -(-vocab_size // 32)
-        chosen = torch.arange(words * 32) < vocab_size
-        self.real = _packed(chosen)
-        """The bits of all tokens, int32 [1, ceil(V/32)]."""
-        chosen[end_ids] = False
-        self.not_ending = _packed(chosen)
-        """The bits of all but those that end an output."""
-
-    def state(self) -> GrammarState:
-        """The state at the beginning of an output."""
-        return GrammarState(self)
-
-
-def _packed(chosen: torch.Tensor) -> torch.Tensor:
-    """Flags, a multiple of 32 of them, as the bits of int32 [1, n / 32]."""
-    import torch
-
-    weights = torch.tensor(1, dtype=torch.int64) << torch.arange(32)
-    words = (chosen.view(-1, 32) * weights).sum(dim=1)
-    return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32).view(1, -1)
-
-
-class GrammarState:
-    """Where an output stands in its grammar: a function of the tokens accepted, nothing else."""
-
-    __slots__ = ("_bits", "_grammar", "_matcher", "finished")
-
-    def __init__(self, grammar: CompiledGrammar) -> None:
-        import xgrammar
-
-        self._grammar = grammar
-        self._matcher = xgrammar.GrammarMatcher(grammar.inner)
-        self._bits: torch.Tensor | None = None
-        """What is allowed next, int32 [1, ceil(V/32)], if it had to be known already."""
-        self.finished = False
-        """The output is complete and can only end: an end token came, or nothing else could."""
-        self._look()
-
-    def fork(self) -> GrammarState:
-        """Another state at the same place."""
-        twin = object.__new__(GrammarState)
-        twin._grammar, twin._matcher, twin._bits, twin.finished = self._grammar, self._matcher.fork(), self._bits, self.finished
-        return twin
-
-    @property
-    def is_dead(self) -> bool:
-        """Whether no token at all is allowed."""
-        return not bool((self._next() & self._grammar.real).any())
-
-    def fill(self, bits: torch.Tensor, place: int) -> None:
-        """Writes what is allowed next into row `place` of int32 [M, ceil(V/32)]: bit v % 32 of word v // 32 for token v."""
-        if self._bits is not None:
-            bits[place] = self._bits[0]
-        elif not self._matcher.fill_next_token_bitmask(bits, place):
-            bits[place] = -1
-
-    def accept(self, token: int) -> bool:
-        """Moves on by a token that was drawn; False, and nothing happened, if it is not allowed."""
-        if self._matcher.is_terminated() or token in self._grammar.silent or not self._matcher.accept_token(token):
-            return False
-        self._bits = None
-        self._look()
-        return True
-
-    def _look(self) -> None:
-        """Where the text is complete it may still be able to go on, which only the next tokens tell."""
-        matcher = self._matcher
-        if matcher.is_terminated():
-            self.finished = True
-        elif matcher.is_completed():
-            self.finished = not bool((self._next() & self._grammar.not_ending).any())
-
-    def _next(self) -> torch.Tensor:
-        if self._bits is None:
-            import torch
-
-            bits = torch.empty_like(self._grammar.not_ending)
-            self.fill(bits, 0)
-            self._bits = bits
-        return self._bits

@@ -14,7 +14,7 @@ from .noise import noise_key
 
 if TYPE_CHECKING:
     from ..beam_params import BeamSearchParams
-    from .grammar import GrammarState
+    from .grammar_state import GrammarState
 
 
 @dataclass(slots=True, eq=False)

@@ -27,7 +27,8 @@ from .penalties import PenaltyBook
 from .processors import process
 from .request import Sequence
 from .row_settings import ALLOWED, BAD_WORDS, CHANGES, DRAWS, LOGPROBS, MIN_TOKENS, PROCESSORS, STRUCTURED, RowSettings
-from .token_masks import TokenMasks, pack_flags
+from .token_bits import pack_flags
+from .token_masks import TokenMasks
 
 if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from infer.kernels.ops import TokenMask
 
 from ..params import SamplingParams
 from .request import Sequence
+from .token_bits import beyond, pack
 
 
 class TokenMasks:
@@ -55,25 +55,4 @@ class TokenMasks:
     def leaves_nothing_but(self, tokens: Iterable[int], mask: TokenMask, row: int) -> bool:
         """Whether a row that has a mask may draw none but these tokens."""
         others = mask.bits[int(mask.rows[row])].numpy() & ~pack(tokens, self.vocab_size).numpy()
-        return not bool((others & ~_beyond(self.vocab_size)).any())
-
-
-def pack(tokens: Iterable[int], vocab_size: int) -> Tensor:
-    """int32 [ceil(vocab_size / 32)] with the bits of these tokens set; those outside the vocabulary have none."""
-    chosen = np.zeros(-(-vocab_size // 32) * 32, dtype=bool)
-    ids = np.fromiter(tokens, dtype=np.int64)
-    chosen[ids[(ids >= 0) & (ids < vocab_size)]] = True
-    return pack_flags(chosen)
-
-
-def pack_flags(chosen: NDArray[np.bool_]) -> Tensor:
-    """The same from one flag a token."""
-    padded = np.zeros(-(-len(chosen) // 32) * 32, dtype=bool)
-    padded[: len(chosen)] = chosen
-    return torch.from_numpy(np.packbits(padded, bitorder="little").view("<i4").astype(np.int32))
-
-
-def _beyond(vocab_size: int) -> NDArray[np.int32]:
-    """Bits of the last word that stand for no token."""
-    flags = np.arange(-(-vocab_size // 32) * 32) >= vocab_size
-    return pack_flags(flags).numpy()
+        return not bool((others & ~beyond(self.vocab_size)).any())

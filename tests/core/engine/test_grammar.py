@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
-from infer.core.engine.grammar import CompiledGrammar, Compiling, Grammars, GrammarState
+from infer.core.engine.grammar import Compiling, Grammars
+from infer.core.engine.grammar_state import CompiledGrammar, GrammarState
 from infer.core.errors import RecordError
 from infer.core.structured import StructuredOutputsParams
 from infer.core.text.tokenizer import Tokenizer

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from infer.core.engine.request import Request, Sequence
-from infer.core.engine.token_masks import TokenMasks, pack, pack_flags
+from infer.core.engine.token_bits import pack, pack_flags
+from infer.core.engine.token_masks import TokenMasks
 from infer.core.params import SamplingParams
 
 SIZES = [1, 31, 32, 33, 64, 100, 49152]
