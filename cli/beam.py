@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 import click
 
 from .beam_options import beam_options, beam_params
-from .job import prompt_options, run_job
+from .job import run_job
 from .options import Command, IoOptions, engine_options, io_options
+from .prompt_options import Prompts, prompt_options
+from .work import Completions
 
 if TYPE_CHECKING:
     from infer.core.jobs.build import Plan
-    from infer.core.jobs.tasks.base import Task, TaskOptions
+    from infer.core.jobs.tasks.base import Task
+    from infer.core.jobs.tasks.completion import TaskOptions
 
 
 @click.command(cls=Command)
@@ -38,4 +41,4 @@ def beam(*, io: IoOptions, prompt_field: str | None, template: str | None) -> in
     def make_task(options: TaskOptions, plan: Plan) -> Task:
         return BeamTask(options, plan.tokenizer, max_model_len=plan.config.max_model_len)
 
-    return run_job(io, make_task, prompt_field=prompt_field, template=template, beam=beam_params())
+    return run_job(Completions(io, make_task, Prompts.of(prompt_field, template), beam=beam_params()))

@@ -8,8 +8,8 @@ import click
 
 from . import messages, streams
 from .bench_report import kernels_table, pass_line, throughput_table
-from .job import prompt_options, read_text
 from .options import Command, engine_args, engine_options, given_sampling, sampling_options, sampling_params
+from .prompt_options import prompt_options, read_text
 from .report import set_up_logging
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def throughput(
     from infer.core.bench.workload import RandomLengths, Workload
     from infer.core.jobs.build import make_plan
     from infer.core.jobs.tasks import constraint
-    from infer.core.jobs.tasks.base import TaskOptions
+    from infer.core.jobs.tasks.completion import TaskOptions
     from infer.core.jobs.tasks.generate import GenerateTask
     from infer.core.text.template import RecordTemplate
 

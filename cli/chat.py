@@ -5,8 +5,10 @@ from __future__ import annotations
 import click
 
 from .chat_options import chat_flags, chat_options
-from .job import prompt_options, run_job
+from .job import run_job
 from .options import Command, IoOptions, engine_options, io_options, sampling_options
+from .prompt_options import Prompts, prompt_options
+from .work import Completions
 
 
 @click.command(cls=Command)
@@ -29,4 +31,5 @@ def chat(*, io: IoOptions, prompt_field: str | None, template: str | None) -> in
     infer chat --model smollm2-135m --prompt-field question questions.jsonl answers.jsonl
     """
     flags = chat_flags()
-    return run_job(io, flags.make_task, prompt_field=prompt_field, template=template, system=flags.system, chat=flags.to_json())
+    prompts = Prompts.of(prompt_field, template)
+    return run_job(Completions(io, flags.make_task, prompts, system=flags.system, chat=flags.to_json()))

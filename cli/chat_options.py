@@ -18,7 +18,7 @@ from .command import Option
 
 if TYPE_CHECKING:
     from infer.core.jobs.build import Plan
-    from infer.core.jobs.tasks.base import TaskOptions
+    from infer.core.jobs.tasks.completion import TaskOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 

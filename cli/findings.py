@@ -7,12 +7,11 @@ import glob
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from . import messages, streams
-from .options import IoOptions, with_model_defaults
 from .progress import Progress
 from .signals import Signals
 from .table import clock, counted, table
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
     from infer.core.engine.limits import Limits
     from infer.core.jobs.build import Plan
     from infer.core.jobs.check import Findings
-    from infer.core.jobs.record import Record
-    from infer.core.jobs.tasks.base import Task, TaskOptions
+
+    from .work import Work
 
 #: Where Linux shows GPUs (WSL's too).
 _GPUS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")
@@ -35,24 +34,22 @@ _MESSAGE = 160
 
 
 def check_input(
-    io: IoOptions,
-    args: EngineArgs,
-    origin: Mapping[str, str],
-    options: TaskOptions,
-    task_for: Callable[[TaskOptions, Plan, Record], Task],
+    work: Work,
     *,
+    for_plan: Callable[[Plan], Work] | None = None,
     as_json: bool = False,
     tokens_per_second: float | None = None,
 ) -> int:
-    """Reads all of `io.inputs`, says what a run would make of them and returns what its exit code would be, 0 or 3.
+    """Reads all of the inputs of `work`, says what a run would make of them and returns what its exit code would be, 0 or 3.
 
-    `task_for` makes the task, given the first record that is a JSON object. Raises InferError, Interrupted, BrokenPipeError.
+    `for_plan` gives the work that is meant where that follows from the model. Raises InferError, Interrupted, BrokenPipeError.
     """
     from infer.core.jobs.build import make_plan
     from infer.core.jobs.check import Findings, check
     from infer.core.jobs.inputs import Inputs
     from infer.core.jobs.reader import RecordReader
 
+    io = work.io
     said: set[str] = set()
 
     def once(text: str) -> None:
@@ -66,12 +63,14 @@ def check_input(
         inputs = Inputs(io.inputs)
         stack.callback(inputs.close)
         size = inputs.size
-        plan = make_plan(_without_torch(args), given=origin, compile_kernels=False)
-        limits = plan.limits()
+        plan = make_plan(_without_torch(work.args), given=work.origin, compile_kernels=False)
+        if for_plan is not None:
+            work = for_plan(plan)
+        limits = work.limits(plan)
         for note in plan.config.notes:
             once(note)
         reader = RecordReader(inputs.sources, io.max_line_bytes, selection=io.selection)
-        options = dataclasses.replace(with_model_defaults(options, plan, once), warn=once)
+        work.learn(plan, once)
 
         def show() -> None:
             if progress.due() or signals.status_wanted():
@@ -84,10 +83,10 @@ def check_input(
         started = time.monotonic()
         stack.callback(progress.close)
         progress.begin()
-        check(reader, lambda record: task_for(options, plan, record), limits, findings=findings, on_progress=show)
-    need = _kv_numbers(findings, plan, limits)
+        check(reader, lambda first: work.make_task(plan, warn=once, first=first), limits, findings=findings, on_progress=show)
+    need = None if work.pools else _kv_numbers(findings, plan, plan.limits())
     if as_json:
-        told = findings.to_json() | {"kv_cache": need, "time_s": _seconds(findings, tokens_per_second)}
+        told = findings.to_json() | {"kv_cache": need, "time_s": _seconds(findings, need, tokens_per_second)}
         streams.write(streams.to_json(told, indent=1) + "\n")
     else:
         streams.write("".join(_text(findings, need, plan.config, tokens_per_second)))
@@ -119,11 +118,13 @@ def _kv_numbers(findings: Findings, plan: Plan, limits: Limits) -> dict[str, Any
     }
 
 
-def _seconds(findings: Findings, tokens_per_second: float | None) -> float | None:
-    return None if tokens_per_second is None else round(findings.max_output_tokens / tokens_per_second, 1)
+def _seconds(findings: Findings, need: dict[str, Any] | None, tokens_per_second: float | None) -> float | None:
+    """Without a KV cache nothing is written: what takes the time is then to read."""
+    tokens = findings.prompts.total if need is None else findings.max_output_tokens
+    return None if tokens_per_second is None else round(tokens / tokens_per_second, 1)
 
 
-def _text(findings: Findings, need: dict[str, Any], config: EngineConfig, tokens_per_second: float | None) -> Iterator[str]:
+def _text(findings: Findings, need: dict[str, Any] | None, config: EngineConfig, tokens_per_second: float | None) -> Iterator[str]:
     """The sections of the report."""
     failed = findings.num_failed
     blank = f", {counted(findings.num_blank, 'blank line')} skipped" if findings.num_blank else ""
@@ -133,7 +134,8 @@ def _text(findings: Findings, need: dict[str, Any], config: EngineConfig, tokens
     if findings.errors["prompt_too_long"]:
         yield f"  the longest prompt has {findings.longest_prompt:,} tokens; max_model_len is {config.max_model_len:,}\n"
     if findings.prompt_buckets.rows():
-        yield f"\nprompt tokens: {findings.prompts.total:,} in {counted(findings.prompts.count, 'good record')}\n"
+        good = counted(findings.prompts.count, "good record" if need is not None else "text")
+        yield f"\nprompt tokens: {findings.prompts.total:,} in {good}\n"
         if findings.prompts.count:
             yield "  " + ", ".join(f"{name} {value:,}" for name, value in findings.prompts.to_json().items()) + "\n"
         yield _histogram(findings)
@@ -143,10 +145,14 @@ def _text(findings: Findings, need: dict[str, Any], config: EngineConfig, tokens
         about = "" if findings.distinct.exact else "about "
         prompts = "prompt repeats" if repeats == 1 else "prompts repeat"
         yield f"  {about}{repeats:,} {prompts} an earlier one ({repeats / findings.distinct.count:.1%})\n"
-    if findings.prompts.count:
+    if findings.num_truncated:
+        yield f"  {counted(findings.num_truncated, 'text')} would be cut off\n"
+    if need is None:
+        yield _time_text(_seconds(findings, need, tokens_per_second), tokens_per_second, "prompt")
+    elif findings.prompts.count:
         yield f"\noutput tokens: at most {findings.max_output_tokens:,} in {counted(findings.sequences.count, 'output')}\n"
         yield from _kv_text(need, config, str(findings.largest[0]) if findings.largest else "")
-        yield _time_text(_seconds(findings, tokens_per_second), tokens_per_second)
+        yield _time_text(_seconds(findings, need, tokens_per_second), tokens_per_second, "output")
 
 
 def _error_rows(findings: Findings) -> Iterator[tuple[str, str, str]]:
@@ -186,9 +192,9 @@ def _kv_text(need: dict[str, Any], config: EngineConfig, largest: str) -> Iterat
     yield table(rows, right=frozenset({1, 2}), indent="  ")
 
 
-def _time_text(seconds: float | None, speed: float | None) -> str:
+def _time_text(seconds: float | None, speed: float | None, what: str) -> str:
     if seconds is None or speed is None:
-        return "\ntime: unknown; --tokens-per-second N estimates it from the output speed that an earlier run's summary tells\n"
+        return f"\ntime: unknown; --tokens-per-second N estimates it from the {what} speed that an earlier run's summary tells\n"
     hours, minutes = divmod(math.ceil(seconds / 60), 60)
     took = f"{seconds:,.0f} s" if seconds < 120 else f"{hours:,} h {minutes} min" if hours else f"{minutes} min"
-    return f"\ntime: at most about {took}, at {speed:,g} output tokens a second\n"
+    return f"\ntime: at most about {took}, at {speed:,g} {what} tokens a second\n"

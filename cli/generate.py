@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .job import prompt_options, run_job
+from .job import run_job
 from .options import Command, IoOptions, engine_options, io_options, sampling_options
+from .prompt_options import Prompts, prompt_options
+from .work import Completions
 
 if TYPE_CHECKING:
     from infer.core.jobs.build import Plan
-    from infer.core.jobs.tasks.base import Task, TaskOptions
+    from infer.core.jobs.tasks.base import Task
+    from infer.core.jobs.tasks.completion import TaskOptions
 
 
 @click.command(cls=Command)
@@ -37,4 +40,4 @@ def generate(*, io: IoOptions, prompt_field: str | None, template: str | None) -
     def make_task(options: TaskOptions, plan: Plan) -> Task:
         return GenerateTask(options, plan.tokenizer, max_model_len=plan.config.max_model_len)
 
-    return run_job(io, make_task, prompt_field=prompt_field, template=template)
+    return run_job(Completions(io, make_task, Prompts.of(prompt_field, template)))

@@ -5,79 +5,41 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import click
+from typing import TYPE_CHECKING, Any
 
 from infer.core.errors import ConfigError, InferError, UnfinishedOutput
 from infer.core.jobs.opening import STDOUT
 from infer.core.jobs.run import JobEngine
 from infer.core.jobs.session import Session
 from infer.core.jobs.stats import JobStats, write_json
-from infer.core.jobs.tasks.base import Task, TaskOptions
+from infer.core.jobs.tasks.base import Task
 
 from . import streams
-from .command import Option
-from .options import IoOptions, engine_args, given_sampling, sampling_params, with_model_defaults
-from .report import Report, set_up_logging
+from .options import IoOptions
+from .report import Report
 from .signals import Interrupted, Signals
+from .work import Work
 
 if TYPE_CHECKING:
-    from infer.core.args import EngineArgs
-    from infer.core.beam_params import BeamSearchParams
     from infer.core.jobs.build import Plan
-    from infer.core.text.template import RecordTemplate
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-_PROMPT = "infer.prompt"
+#: Options of the job itself that can change a byte of its output.
+_FINGERPRINTED = ("strict", "report_cache", "max_line_bytes", "retry_errors", "redo")
 
 
-def prompt_options(command: F) -> F:
-    """Adds --prompt-field and --template, which the command gets, and --literal-special-tokens, which `task_options` reads."""
-    field = click.option("--prompt-field", metavar="NAME", help="Take the prompt from this field of the record.")
-    template = click.option("--template", metavar="FILE", help="Make the prompt with this jinja2 template over the record's fields.")
-    literal = click.option(
-        "--literal-special-tokens",
-        cls=Option,
-        group="Options",
-        store=_PROMPT,
-        is_flag=True,
-        default=None,
-        help="Text of a record that spells a special token (<|im_end|>) is only text; a template's own are meant.",
-    )
-    return field(template(literal(command)))
+def run_job(work: Work) -> int:
+    """Answers `work.io.inputs` into `work.io.output`; returns the exit code, 0 or 3.
 
-
-def run_job(
-    io: IoOptions,
-    make_task: Callable[[TaskOptions, Plan], Task],
-    *,
-    prompt_field: str | None = None,
-    template: str | None = None,
-    system: str | None = None,
-    chat: Mapping[str, Any] | None = None,
-    beam: BeamSearchParams | None = None,
-) -> int:
-    """Answers `io.inputs` into `io.output`; returns the exit code, 0 or 3.
-
-    `beam` is what the command searches with, if it does; `chat` what else of its options can change an answer, for the fingerprint.
     What is cheap to find wrong is found before the model is loaded. Raises InferError, Interrupted, BrokenPipeError.
     """
-    set_up_logging(quiet=io.quiet, verbose=io.verbose)
-    args, origin = engine_args()
-    template_text = None if template is None else read_text(template, "--template")
-    options = task_options(io, args, prompt_field=prompt_field, template_text=template_text, system=system, beam=beam)
+    io = work.io
     if io.dry_run:
         from .findings import check_input
 
-        return check_input(io, args, origin, options, lambda options, plan, _: make_task(options, plan))
+        return check_input(work)
     _check_stats_file(io)
-    command = click.get_current_context().command.name or ""
-    stats = JobStats()
+    stats = JobStats(pools=work.pools)
     settings: dict[str, Any] = {}
     report = Report(stats, quiet=io.quiet, interval=io.progress_interval)
     with Signals(on_second=report.close) as signals, report:
@@ -90,40 +52,27 @@ def run_job(
             if session.is_done:
                 return _already_done(session, report)
             from infer.core.jobs.build import find_model, make_plan
-            from infer.core.jobs.fingerprint import fingerprint
 
-            model = find_model(args)
+            model = find_model(work.args)
 
             def plan_job() -> tuple[Plan, Task]:
-                report.loading(args.model)
-                plan = make_plan(args, model, given=origin)
+                report.loading(work.args.model)
+                plan = make_plan(work.args, model, given=work.origin)
                 settings.update(plan.config.to_dict())
                 for note in plan.config.notes:
                     report.once(note)
-                nonlocal options
-                if beam is None:
-                    options = with_model_defaults(options, plan, report.once)
-                job = {
-                    "command": command,
-                    **{name: getattr(io, name) for name in ("strict", "report_cache", "max_line_bytes", "retry_errors", "redo")},
-                    "errors file": io.errors is not None,
-                    "compression": io.compression,
-                    "prompt_field": prompt_field,
-                    "template": template_text,
-                    "literal_special_tokens": options.literal_special_tokens,
-                    **(chat or {}),
-                    **asdict(beam or options.defaults),
-                }
-                found = fingerprint(plan.config, plan.source, plan.tokenizer_source, job, verify=io.verify)
-                session.begin(found)
-                return plan, make_task(replace(options, warn=report.once).with_fingerprint(session.fingerprint), plan)
+                work.learn(plan, report.once)
+                if (matrix := work.matrix(plan)) is not None:
+                    session.set_matrix(*matrix)
+                session.begin(_fingerprint(work, plan))
+                return plan, work.make_task(plan, warn=report.once, fingerprint=session.fingerprint)
 
             # A job that goes on is checked before anything else, even if nothing is left to answer.
             planned = plan_job() if session.has_work_before else None
 
             def start() -> tuple[JobEngine, Task]:
                 plan, task = planned or plan_job()
-                engine = plan.start()
+                engine = work.start(plan)
                 report.begin(bar=not session.output.is_terminal)
                 return engine, task
 
@@ -140,37 +89,24 @@ def run_job(
             raise
         finally:
             session.close()
-        report.summary(max_tokens=options.defaults.max_tokens)
+        report.summary(max_tokens=work.max_tokens)
     if io.stats is not None:
-        write_json(io.stats, stats.to_json(command=command, settings=settings, sampling=asdict(beam or options.defaults)))
+        write_json(io.stats, stats.to_json(command=work.command, settings=settings, defaults=work.defaults()))
     return stats.exit_code
 
 
-def task_options(
-    io: IoOptions,
-    args: EngineArgs,
-    *,
-    prompt_field: str | None,
-    template_text: str | None,
-    system: str | None,
-    beam: BeamSearchParams | None = None,
-) -> TaskOptions:
-    """How the running command reads and writes records. Raises click.UsageError, ConfigError."""
-    if prompt_field is not None and template_text is not None:
-        raise click.UsageError("--prompt-field and --template both say where the prompt is; give one.", click.get_current_context())
-    return TaskOptions(
-        defaults=sampling_params() if beam is None else beam.sampling(),
-        beam=beam,
-        max_tokens_given="max_tokens" in given_sampling(),
-        by_priority=args.scheduling_policy == "priority",
-        prompt_field=prompt_field,
-        template=_record_template(template_text),
-        system=system,
-        literal_special_tokens=bool(click.get_current_context().meta.get(_PROMPT, {}).get("literal_special_tokens")),
-        strict=io.strict,
-        report_cache=io.report_cache,
-        model=args.model,
-    )
+def _fingerprint(work: Work, plan: Plan) -> dict[str, Any]:
+    from infer.core.jobs.fingerprint import fingerprint
+
+    io = work.io
+    job = {
+        "command": work.command,
+        **{name: getattr(io, name) for name in _FINGERPRINTED},
+        "errors file": io.errors is not None,
+        "compression": io.compression,
+        **work.job(),
+    }
+    return fingerprint(plan.config, plan.source, plan.tokenizer_source, job, verify=io.verify)
 
 
 def command_with(flag: str) -> str:
@@ -188,24 +124,10 @@ def _program() -> list[str]:
     return [Path(called).name if shutil.which(Path(called).name) == called else called]
 
 
-def read_text(path: str, flag: str) -> str:
-    """The text of a file named by `flag`. Raises ConfigError."""
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{flag} {path!r} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-
-
 def _already_done(session: Session, report: Report) -> int:
     rows, failed = session.count_finished()
     report.say(f"{session.options.output} is finished already: {rows:,} records, {failed:,} failed; nothing to do")
     return 3 if failed else 0
-
-
-def _record_template(text: str | None) -> RecordTemplate | None:
-    from infer.core.text.template import RecordTemplate
-
-    return None if text is None else RecordTemplate.load(text)
 
 
 def _check_stats_file(io: IoOptions) -> None:

@@ -20,7 +20,7 @@ _SPEED_OVER = 10.0
 #: Say so when at least this share of outputs ended at a max_tokens nobody chose.
 _MANY_CUT = 0.1
 #: What --stats tells and the closing summary leaves out: it is known to whoever gave the command.
-_NOT_IN_SUMMARY = frozenset({"command", "settings", "sampling", "versions"})
+_NOT_IN_SUMMARY = frozenset({"command", "settings", "versions"})
 
 
 class Report:
@@ -58,7 +58,7 @@ class Report:
     def status(self) -> None:
         """One progress line now, whatever the interval: SIGUSR1 asked for it."""
         self._speed.note(self._stats)
-        say(progress_line(self._stats, self._done, *self._speed.per_second()), event="progress", share=self._done, **self._numbers())
+        say(progress_line(self._stats, self._done, self._speed.per_second()), event="progress", share=self._done, **self._numbers())
 
     def stopped(self, error: BaseException, command: str) -> None:
         """A run that did not get to its end: how far it got, and how to go on. Said even with -q: it is what to do next."""
@@ -95,7 +95,7 @@ class Report:
             return
         self._speed.note(self._stats)
         done = self._done
-        self._progress.show(progress_line(self._stats, done, *self._speed.per_second()), done, **self._numbers())
+        self._progress.show(progress_line(self._stats, done, self._speed.per_second()), done, **self._numbers())
 
     def summary(self, *, max_tokens: int | None) -> None:
         """The closing lines, or one object. `max_tokens` is the run's default."""
@@ -105,7 +105,7 @@ class Report:
             for line in lines:
                 self.say(line)
         elif not self._quiet:
-            told = self._stats.to_json(command="", settings={}, sampling={})
+            told = self._stats.to_json(command="", settings={}, defaults={})
             say("\n".join(lines), event="summary", **{name: told[name] for name in told if name not in _NOT_IN_SUMMARY})
 
     @property
@@ -115,10 +115,12 @@ class Report:
     def _numbers(self) -> dict[str, Any]:
         """The progress line's numbers, for programs."""
         stats = self._stats
-        prompt, output = self._speed.per_second()
+        prompt, output = (round(speed, 1) for speed in self._speed.per_second())
+        told = {"records": stats.num_records, "errors": stats.num_failed}
+        if stats.pools:
+            return told | {"prompt_tokens_per_s": prompt, "texts_per_s": output}
         kv_usage = round(stats.engine.kv_usage, 4) if stats.engine else None
-        speeds = {"prompt_tokens_per_s": round(prompt, 1), "output_tokens_per_s": round(output, 1)}
-        return {"records": stats.num_records, "errors": stats.num_failed, **speeds, "kv_usage": kv_usage}
+        return told | {"prompt_tokens_per_s": prompt, "output_tokens_per_s": output, "kv_usage": kv_usage}
 
 
 def share_done(stats: JobStats, size: int | None) -> float | None:
@@ -126,13 +128,19 @@ def share_done(stats: JobStats, size: int | None) -> float | None:
     return min(stats.bytes_done / size, 1.0) if size else None
 
 
-def progress_line(stats: JobStats, done: float | None, prompt_speed: float, output_speed: float) -> str:
-    """How far the run is, in one line; what matters most first, since a narrow terminal cuts the rest."""
+def progress_line(stats: JobStats, done: float | None, speeds: tuple[float, float]) -> str:
+    """How far the run is, in one line; what matters most first, since a narrow terminal cuts the rest.
+
+    `speeds` are prompt tokens a second and output tokens, or texts where they are only read.
+    """
     parts = [f"{stats.num_records:,} records" + (f" ({done:.0%})" if done is not None else "")]
     if done and stats.run_s:
         parts.append(f"ETA {clock(stats.run_s * (1 - done) / done)}")
     parts.append(counted(stats.num_failed, "error"))
-    parts.append(f"prompt {prompt_speed:,.0f}, output {output_speed:,.0f} tok/s")
+    if stats.pools:
+        parts.append(f"{speeds[1]:,.0f} texts/s, {speeds[0]:,.0f} tok/s")
+        return " | ".join(parts)
+    parts.append(f"prompt {speeds[0]:,.0f}, output {speeds[1]:,.0f} tok/s")
     if stats.engine:
         parts.append(f"KV {stats.engine.kv_usage:.0%}")
     return " | ".join(parts)
@@ -154,8 +162,15 @@ def summary_lines(stats: JobStats, *, max_tokens: int | None) -> list[str]:
     if stats.num_cut_by_default and stats.num_cut_by_default >= _MANY_CUT * stats.finish_reasons.total():
         cut = counted(stats.num_cut_by_default, "output")
         lines.append(f"note: {cut} ended at the default of {max_tokens} tokens; --max-tokens N gives longer ones")
-    lines.append("tokens: " + ", ".join(_tokens(stats)))
-    first = f"first token {stats.first_token_at - stats.started_at:.1f} s after start, " if stats.first_token_at is not None else ""
+    if stats.pools:
+        lines += _texts(stats)
+    else:
+        lines.append("tokens: " + ", ".join(_tokens(stats)))
+    first = (
+        f"{stats.first.replace('_', ' ')} {stats.first_token_at - stats.started_at:.1f} s after start, "
+        if stats.first_token_at is not None
+        else ""
+    )
     lines.append(f"{first}peak memory {peak_memory() / 2**20:,.0f} MiB")
     return lines
 
@@ -190,7 +205,8 @@ class _Speed:
 
     def note(self, stats: JobStats) -> None:
         now = time.monotonic()
-        counts = (stats.engine.num_prompt_tokens, stats.engine.num_output_tokens) if stats.engine else (0, 0)
+        output = stats.num_texts - stats.resumed_texts if stats.pools else stats.engine.num_output_tokens if stats.engine else 0
+        counts = (stats.engine.num_prompt_tokens if stats.engine else 0, output)
         self._notes.append((now, *counts))
         while len(self._notes) > 2 and now - self._notes[1][0] >= self._min:
             self._notes.popleft()
@@ -201,6 +217,18 @@ class _Speed:
         (before, *a), (now, *b) = self._notes[0], self._notes[-1]
         seconds = max(now - before, 1e-6)
         return (b[0] - a[0]) / seconds, (b[1] - a[1]) / seconds
+
+
+def _texts(stats: JobStats) -> list[str]:
+    """What was read, and that not all of it was."""
+    texts, tokens = stats.texts_per_second, stats.prompt_per_second
+    speeds = f" ({texts:,.0f} texts/s, {tokens:,.0f} tokens/s)" if texts is not None and tokens is not None else ""
+    lines = [f"{counted(stats.num_texts, 'text')}, {counted(stats.prompt_tokens, 'token')}{speeds}"]
+    if stats.num_truncated:
+        lines.append(
+            f"note: {counted(stats.num_truncated, 'text')} had too many tokens and {'was' if stats.num_truncated == 1 else 'were'} cut off"
+        )
+    return lines
 
 
 def _tokens(stats: JobStats) -> list[str]:

@@ -17,7 +17,7 @@ from .command import Option
 
 if TYPE_CHECKING:
     from infer.core.jobs.build import Plan
-    from infer.core.jobs.tasks.base import TaskOptions
+    from infer.core.jobs.tasks.completion import TaskOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -168,7 +168,7 @@ def sampling_options(command: F, *, only: Collection[str] | None = None, unless_
         command = _structured_option(name, metavar, text)(command)
     for group, names in reversed(SAMPLING_HELP.items()):
         if group == "Long prompts":
-            command = _truncate_option(group)(command)
+            command = truncate_option(command, group=group)
         for name, text in reversed(names.items()):
             if only is None or name in only:
                 shown = {**(unless_given or {})}.get(name, by_name[name].default)
@@ -204,7 +204,8 @@ def _sampling_option(f: dataclasses.Field[Any], group: str, text: str, shown: An
     )
 
 
-def _truncate_option(group: str) -> Callable[[F], F]:
+def truncate_option(command: F, *, group: str = "Texts (a record's own fields win)") -> F:
+    """Adds --truncate, which `sampling_params` reads, or `given_truncate`."""
     return click.option(
         "--truncate",
         cls=Option,
@@ -213,7 +214,7 @@ def _truncate_option(group: str) -> Callable[[F], F]:
         type=click.Choice(list(TRUNCATE)),
         shown="error",
         help="What to do with a prompt that is too long: cut off an end of it, or make it the record's error.",
-    )
+    )(command)
 
 
 def _structured_option(name: str, metavar: str, text: str) -> Callable[[F], F]:
@@ -224,6 +225,12 @@ def _structured_option(name: str, metavar: str, text: str) -> Callable[[F], F]:
         kwargs = {"type": TextOrFileType(metavar) if "FILE" in metavar else click.STRING, "metavar": metavar, "multiple": name == "choice"}
     flag = "--" + name.replace("_", "-")
     return click.option(flag, name, cls=Option, group=STRUCTURED_GROUP, store=_SAMPLING, default=None, help=text, **kwargs)
+
+
+def given_truncate() -> str | None:
+    """The end that --truncate says is cut off; None: nothing is."""
+    side = click.get_current_context().meta.get(_SAMPLING, {}).get("truncate")
+    return None if side == "error" else side
 
 
 def given_sampling() -> dict[str, Any]:

@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from .llm import LLM
     from .outputs import BeamSearchOutput, BeamSearchSequence, CompletionOutput, Logprob, RequestMetrics, RequestOutput
     from .params import RequestOutputKind, SamplingParams
+    from .pooling_outputs import (
+        ClassificationOutput,
+        ClassificationRequestOutput,
+        EmbeddingOutput,
+        EmbeddingRequestOutput,
+        PoolingOutput,
+        PoolingRequestOutput,
+        ScoringOutput,
+        ScoringRequestOutput,
+    )
     from .pooling_params import PoolingParams
     from .prompts import TextPrompt, TokensPrompt
     from .structured import GuidedDecodingParams, StructuredOutputsParams
@@ -36,6 +46,14 @@ _HOME = {
     "BeamSearchOutput": "outputs",
     "BeamSearchSequence": "outputs",
     "Logprob": "outputs",
+    "ClassificationOutput": "pooling_outputs",
+    "ClassificationRequestOutput": "pooling_outputs",
+    "EmbeddingOutput": "pooling_outputs",
+    "EmbeddingRequestOutput": "pooling_outputs",
+    "PoolingOutput": "pooling_outputs",
+    "PoolingRequestOutput": "pooling_outputs",
+    "ScoringOutput": "pooling_outputs",
+    "ScoringRequestOutput": "pooling_outputs",
     "RequestMetrics": "outputs",
     "InferError": "errors",
     "ConfigError": "errors",
@@ -51,8 +69,12 @@ __all__ = [
     "BeamSearchOutput",
     "BeamSearchParams",
     "BeamSearchSequence",
+    "ClassificationOutput",
+    "ClassificationRequestOutput",
     "CompletionOutput",
     "ConfigError",
+    "EmbeddingOutput",
+    "EmbeddingRequestOutput",
     "EngineArgs",
     "EngineConfig",
     "EngineError",
@@ -61,12 +83,16 @@ __all__ = [
     "Logprob",
     "ModelError",
     "OutputError",
+    "PoolingOutput",
     "PoolingParams",
+    "PoolingRequestOutput",
     "RecordError",
     "RequestMetrics",
     "RequestOutput",
     "RequestOutputKind",
     "SamplingParams",
+    "ScoringOutput",
+    "ScoringRequestOutput",
     "StructuredOutputsParams",
     "TextPrompt",
     "TokensPrompt",

@@ -13,14 +13,36 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
+from . import setting_rules as rules
 from .config import EngineConfig, apply_hf_overrides, choose_device, choose_dtype, choose_kernels, choose_limits, choose_max_model_len
 from .errors import ConfigError, nearest
 from .settings import Setting, setting, settings_of
+from .task import choose_task
 from .threads import choose_threads
 from .yamlfile import find_config, read_yaml
 
 #: INFER_* variables that are not settings.
 RESERVED_ENV = frozenset({"INFER_CONFIG", "INFER_DEBUG", "INFER_FAULT", "INFER_ALLOW_LONG_MAX_MODEL_LEN", "INFER_CACHE"})
+
+#: Settings that say something to a model that generates, and nothing to one that pools: it keeps no KV cache and draws no tokens.
+_ONLY_GENERATE = (
+    "kv_cache_memory_bytes",
+    "num_gpu_blocks_override",
+    "block_size",
+    "enable_prefix_caching",
+    "watermark",
+    "enable_chunked_prefill",
+    "long_prefill_token_threshold",
+    "scheduling_policy",
+    "preemption_mode",
+    "max_logprobs",
+    "logprobs_mode",
+    "generation_config",
+    "override_generation_config",
+    "structured_outputs_config",
+    "guided_decoding_backend",
+    "quantize_lm_head",
+)
 
 #: Section of the help -> its title, in order.
 GROUPS = {
@@ -37,38 +59,6 @@ _device, _parallel = partial(setting, group="device"), partial(setting, group="p
 _later = partial(setting, group="later", pending=True)
 
 
-def _power_of_two(value: int) -> str:
-    return f"must be a power of two, not {value}" if value & (value - 1) else ""
-
-
-def _device_name(value: str) -> str:
-    kind, _, index = value.partition(":")
-    if value in ("auto", "cpu", "cuda") or (kind == "cuda" and index.isdecimal()):
-        return ""
-    return f"must be auto, cpu, cuda or cuda:N, not {value!r}"
-
-
-#: Backends of structured output that vLLM has and we do not.
-_BACKENDS = ("guidance", "lm-format-enforcer", "outlines")
-
-
-def _structured_outputs(value: dict[str, Any]) -> str:
-    for name, given in value.items():
-        if name == "backend":
-            if given in _BACKENDS:
-                return f"backend={given} is not supported yet; for now: auto, xgrammar"
-            if given not in ("auto", "xgrammar"):
-                return f"backend must be auto or xgrammar, not {given!r}"
-        elif name in ("disable_any_whitespace", "disable_additional_properties"):
-            if not isinstance(given, bool):
-                return f"{name} must be true or false, not {given!r}"
-        elif name == "disable_fallback":
-            pass  # there is nothing to fall back to
-        else:
-            return f"has no {name!r}{nearest(name, ('backend', 'disable_any_whitespace', 'disable_additional_properties'))}"
-    return ""
-
-
 @dataclass
 class EngineArgs:
     """Every engine setting as the user gave it; construction checks types and ranges (ConfigError).
@@ -78,6 +68,24 @@ class EngineArgs:
 
     # --- model
     model: str = _model("", "Alias, folder, .gguf file or hub id.")
+    task: str = _model(
+        "auto",
+        "What the model is used for; auto: what it was made for.",
+        choices=("auto", "generate", "embed", "embedding", "classify", "score"),
+        later=("reward",),
+    )
+    runner: str = _model(
+        "auto",
+        "generate: text goes on; pooling: texts become vectors.",
+        choices=("auto", "generate", "pooling"),
+        later=("draft",),
+    )
+    convert: str = _model("auto", "Use the model for another task than its own.", choices=("auto", "none", "embed", "classify"))
+    pooler_config: dict[str, Any] | None = _model(
+        None,
+        'JSON over how the model itself pools, such as {"pooling_type": "MEAN"}.',
+        rule=rules.pooler_config,
+    )
     tokenizer: str | None = _model(None, "Take the tokenizer from another model.")
     tokenizer_mode: str = _model(
         "auto", "auto: the fast tokenizer; slow: transformers' slow one.", choices=("auto", "slow"), later=("mistral", "hf")
@@ -127,16 +135,18 @@ class EngineArgs:
     )
     override_generation_config: dict[str, Any] | None = _model(None, "JSON over what generation_config.json says.")
     structured_outputs_config: dict[str, Any] | None = _model(
-        None, 'JSON settings of structured output, such as {"backend": "xgrammar"}.', rule=_structured_outputs
+        None, 'JSON settings of structured output, such as {"backend": "xgrammar"}.', rule=rules.structured_outputs
     )
-    guided_decoding_backend: str | None = _model(None, "The same, by its backend alone.", choices=("auto", "xgrammar"), later=_BACKENDS)
+    guided_decoding_backend: str | None = _model(
+        None, "The same, by its backend alone.", choices=("auto", "xgrammar"), later=rules.BACKENDS
+    )
 
     # --- memory
     kv_cache_memory_bytes: int | None = _memory(
         None, "Memory for the KV cache, e.g. 4GiB; default: a share of what is free.", low=1, size=True
     )
     num_gpu_blocks_override: int | None = _memory(None, "Exact number of KV blocks, whatever memory there is.", low=1)
-    block_size: int = _memory(16, "Tokens per KV block; a power of two.", low=1, high=256, rule=_power_of_two)
+    block_size: int = _memory(16, "Tokens per KV block; a power of two.", low=1, high=256, rule=rules.power_of_two)
     gpu_memory_utilization: float = _memory(0.9, "Share of GPU memory to use in all.", low=0, high=1, open_low=True, no_effect=("cpu",))
     enable_prefix_caching: bool = _memory(True, "Compute shared beginnings of prompts once.")
     prefix_caching_hash_algo: str = _memory("blake2b", "Hash of a cached block.", choices=("blake2b",), later=("sha256", "builtin"))
@@ -157,7 +167,7 @@ class EngineArgs:
     preemption_mode: str | None = _scheduling(None, "What happens to a record that must wait.", choices=("recompute",), later=("swap",))
 
     # --- device
-    device: str = _device("auto", "auto, cpu, cuda or cuda:N.", rule=_device_name)
+    device: str = _device("auto", "auto, cpu, cuda or cuda:N.", rule=rules.device_name)
     kernels: str = _device("auto", "Kernel backend: auto, or the name of a folder in kernels/.")
     require_kernels: bool = _device(False, "Refuse to run where only the slow reference kernels can be had.")
     threads: int | None = _device(None, "CPU threads; default: one for each physical core there is for us.", low=1)
@@ -185,12 +195,6 @@ class EngineArgs:
     hf_config_path: str | None = _later(None, "Take config.json from another place.")
     logits_processors: list[str] | None = _later(None, "Logits processors for all records.")
     speculative_config: dict[str, Any] | None = _later(None, "Speculative decoding.")
-    task: str = _later(
-        "auto", "What the model is used for.", choices=("auto", "generate"), later=("embedding", "embed", "classify", "score", "reward")
-    )
-    runner: str = _later("auto", "What the model is run as.", choices=("auto", "generate"), later=("pooling", "draft"))
-    convert: str = _later("auto", "Adapt the model to another task.", choices=("auto", "none"), later=("embed", "classify"))
-    pooler_config: dict[str, Any] | None = _later(None, "Pooling of embedding models.")
     disable_sliding_window: bool = _later(False, "Cap the length at the sliding window instead.")
     enable_lora: bool = _later(False, "Adapters.")
     max_loras: int = _later(1, "Adapters in one step.", low=1)
@@ -291,6 +295,8 @@ class EngineArgs:
         *,
         given: Collection[str] | Mapping[str, str] | None = None,
         compile_kernels: bool = True,
+        task: str | None = None,
+        max_seq_length: int | None = None,
     ) -> EngineConfig:
         """Decides everything that was left open, once. Imports torch, and the first time on a machine compiles the kernels.
 
@@ -299,6 +305,8 @@ class EngineArgs:
             given: names of the fields the user gave (a given value is never changed); the mapping `load` returns will do.
                 None: those that differ from their default.
             compile_kernels: False where nothing will be computed; `kernels` is then what they would be if all goes well.
+            task: what `choose_task` found; None: found here, from config.json alone.
+            max_seq_length: of sentence_bert_config.json.
 
         Raises:
             ConfigError: two given values contradict each other, or one cannot be had on this machine.
@@ -307,6 +315,8 @@ class EngineArgs:
         names = self._given(given)
         notes: list[str] = []
         hf_config = self.apply_hf_overrides(hf_config)
+        task = task or choose_task(self.task, self.runner, self.convert, hf_config, None)
+        pools = task != "generate"
 
         device = choose_device(self.device, notes)
         kind = device.partition(":")[0]
@@ -316,12 +326,13 @@ class EngineArgs:
             notes.append(threads.note)
         self._check_effects(kind, names, notes)
         dtype = choose_dtype(self.dtype, hf_config, device, notes)
-        max_model_len = choose_max_model_len(self.max_model_len, hf_config, notes)
+        max_model_len = choose_max_model_len(self.max_model_len, hf_config, notes, max_seq_length if pools else None)
+        self._check_use(pools, names, notes)
         limits = choose_limits(
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,
             max_model_len=max_model_len,
-            chunked_prefill=self.enable_chunked_prefill,
+            chunked_prefill=self.enable_chunked_prefill or pools,  # a text longer than a step's tokens has a step of its own
             long_prefill_token_threshold=self.long_prefill_token_threshold,
             default_tokens=8192 if kind == "cuda" else 2048,
             given={name: str(origin.get(name, "")) for name in names},
@@ -341,13 +352,16 @@ class EngineArgs:
                 "kernel_build": kernel_build,
                 "threads": threads.count,
                 "dtype": dtype,
+                "task": task,
+                "pooler_config": dict(self.pooler_config or {}),
                 "tokenizer": self.tokenizer or self.model,
                 "tokenizer_revision": self.tokenizer_revision or (None if self.tokenizer else self.revision),
                 "hf_overrides": dict(self.hf_overrides or {}),
                 "structured_outputs_config": dict(self.structured_outputs_config or {}),
                 "override_generation_config": dict(self.override_generation_config or {}),
                 "max_model_len_given": self.max_model_len is not None,
-                "chunked_prefill": self.enable_chunked_prefill,
+                "chunked_prefill": self.enable_chunked_prefill and not pools,
+                "enable_prefix_caching": self.enable_prefix_caching and not pools,
                 "notes": tuple(notes),
             }
         )
@@ -369,6 +383,15 @@ class EngineArgs:
                 notes.append(f"{name} has no effect on {kind}" + ("" if kind == "cpu" else " yet"))
             elif name in ("cpu_offload_gb", "deterministic"):
                 raise ConfigError(f"{name}={getattr(self, name)} is not supported yet on {kind}")
+
+    def _check_use(self, pools: bool, given: list[str], notes: list[str]) -> None:
+        """Says which given settings do nothing for what the model is used for. Raises ConfigError where it cannot be had."""
+        if pools and self.model_impl == "transformers":
+            raise ConfigError("model_impl=transformers generates text only for now; leave it out to embed or classify")
+        idle = _ONLY_GENERATE if pools else ("pooler_config",)
+        for name in given:
+            if name in idle and getattr(self, name) != self.settings()[name].default:
+                notes.append(f"{name} has no effect when {'texts are embedded or classified' if pools else 'text is generated'}")
 
 
 _SETTINGS = settings_of(EngineArgs)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 from .desk import Asked
 from .errors import ConfigError, RecordError
 from .params import SamplingParams
+from .pooling_params import PoolingParams
 from .prompts import Parsed
+
+OnError = Literal["raise", "return"]
+#: Whether there is a progress bar, or what makes one (called as `tqdm.tqdm` is).
+UseTqdm = bool | Callable[..., Any]
+
+_Params = TypeVar("_Params", SamplingParams, PoolingParams)
 
 
 def asked_of(prompt: Any, params: SamplingParams, priority: int = 0, *, literal: bool = False) -> Asked:
@@ -20,22 +28,25 @@ def asked_of(prompt: Any, params: SamplingParams, priority: int = 0, *, literal:
     return Asked(parsed.text, parsed.ids, params, priority, literal=literal)
 
 
-def copied(params: SamplingParams | Sequence[SamplingParams], count: int) -> list[SamplingParams]:
+def copied(params: _Params | Sequence[_Params], count: int, kind: type[_Params], name: str) -> list[_Params]:
     """A copy for each prompt: what changes afterwards changes nothing here. What was one object is one copy.
+
+    Args:
+        kind, name: of the parameters.
 
     Raises ConfigError unless there is one or as many as prompts, RecordError for values that are wrong.
     """
-    many = [params] * count if isinstance(params, SamplingParams) else _sequence("sampling_params", params)
+    many = [params] * count if isinstance(params, kind) else _sequence(name, params)
     if len(many) != count:
-        raise ConfigError(f"{count} prompts and {len(many)} sampling_params: there must be as many of both, or one of the latter for all")
-    copies = {id(p): _copy(p) for p in many}
+        raise ConfigError(f"{count} prompts and {len(many)} {name}: there must be as many of both, or one of the latter for all")
+    copies = {id(p): _copy(p, kind, name) for p in many}
     return [copies[id(p)] for p in many]
 
 
 def paired(prompts: Iterable[Any], params: SamplingParams | Iterable[SamplingParams]) -> Iterator[Asked]:
     """Prompts with a copy of their parameters, as they are read. Raises ConfigError where there are not as many of both."""
     if isinstance(params, SamplingParams):
-        one = _copy(params)
+        one = _copy(params, SamplingParams, "sampling_params")
         return (asked_of(prompt, one) for prompt in prompts)
     if isinstance(params, (str, Mapping)) or not hasattr(params, "__iter__"):
         raise ConfigError(f"sampling_params must be SamplingParams, one or an iterable, not {type(params).__name__}")
@@ -53,7 +64,7 @@ def _zipped(prompts: Iterator[Any], params: Iterator[Any]) -> Iterator[Asked]:
         if prompt is end or p is end:
             raise ConfigError("there must be as many prompts as sampling_params, or one of the latter for all")
         if p is not last or p != copy:
-            copy, last = _copy(p), p
+            copy, last = _copy(p, SamplingParams, "sampling_params"), p
         yield asked_of(prompt, copy)
 
 
@@ -94,9 +105,15 @@ def is_raising(on_error: str) -> bool:
     return on_error == "raise"
 
 
-def _copy(params: Any) -> SamplingParams:
-    if not isinstance(params, SamplingParams):
-        raise ConfigError(f"sampling_params must be SamplingParams, one or a list, not {type(params).__name__}")
+def warn_of_legacy(prompt_token_ids: Any, *, wanted: bool) -> None:
+    """Warns the caller's caller where it uses the legacy argument."""
+    if prompt_token_ids is not None and wanted:
+        warnings.warn("the argument prompt_token_ids is deprecated: give prompts of token ids", DeprecationWarning, stacklevel=3)
+
+
+def _copy(params: Any, kind: type[_Params], name: str) -> _Params:
+    if not isinstance(params, kind):
+        raise ConfigError(f"{name} must be {kind.__name__}, one or a list, not {type(params).__name__}")
     return params.clone()
 
 

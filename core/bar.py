@@ -34,10 +34,14 @@ class Bar:
 
     def count(self, output: RequestOutput) -> None:
         """One more is answered."""
+        self.add(len(output.prompt_token_ids), sum(len(choice.token_ids) for choice in output.outputs))
+
+    def add(self, tokens_in: int, tokens_out: int) -> None:
+        """One more is answered: so many tokens were read and written."""
         if self._bar is None:
             return
-        self._tokens_in += len(output.prompt_token_ids)
-        self._tokens_out += sum(len(choice.token_ids) for choice in output.outputs)
+        self._tokens_in += tokens_in
+        self._tokens_out += tokens_out
         if hasattr(self._bar, "postfix"):
             self._bar.postfix = _speed(self._tokens_in, self._tokens_out, time.monotonic() - self._began)
         self._bar.update(1)

@@ -28,6 +28,8 @@ LENGTH_KEYS = (
 FALLBACK_MODEL_LEN = 2048
 #: Rope scalings whose `max_position_embeddings` is already the scaled length.
 ALREADY_SCALED = frozenset({"default", "su", "longrope", "llama3", "mrope"})
+#: Families that count positions from `pad_token_id` + 1.
+POSITIONS_AFTER_PADDING = frozenset({"roberta", "xlm-roberta"})
 #: Families whose activations leave float16's range.
 NOT_IN_FLOAT16 = ("gemma2", "gemma3", "glm4")
 
@@ -39,6 +41,8 @@ class EngineConfig:
     """Every decided setting, in plain types."""
 
     model: str
+    task: str  # "generate", "embed" or "classify"
+    pooler_config: dict[str, Any]  # what the user says of pooling over the model's files
     tokenizer: str
     tokenizer_mode: str
     revision: str | None
@@ -225,9 +229,16 @@ def _check_dtype(dtype: str, device: str, *, narrow: bool, fast: bool) -> None:
             raise ConfigError(f"dtype=float16: torch cannot multiply float16 on this CPU ({error}); use bfloat16 or float32") from None
 
 
-def choose_max_model_len(asked: int | None, hf_config: Mapping[str, Any], notes: list[str]) -> int:
-    """Most tokens of prompt and output together. Raises ConfigError if more is asked for than the model was made for."""
+def choose_max_model_len(asked: int | None, hf_config: Mapping[str, Any], notes: list[str], max_seq_length: int | None = None) -> int:
+    """Most tokens of prompt and output together. Raises ConfigError if more is asked for than the model was made for.
+
+    Args:
+        max_seq_length: what sentence_bert_config.json says: the length where none is asked for and the model can do more.
+    """
     derived = derive_max_model_len(hf_config)
+    if asked is None and max_seq_length is not None and (derived is None or max_seq_length < derived):
+        notes.append(f"max_model_len: {max_seq_length} (sentence_bert_config.json)")
+        return max_seq_length
     if derived is None:
         derived = asked or FALLBACK_MODEL_LEN
         notes.append(f"max_model_len: {derived} (config.json states no length)")
@@ -251,6 +262,8 @@ def derive_max_model_len(hf_config: Mapping[str, Any]) -> int | None:
     if not lengths:
         return None
     length: float = min(lengths)
+    if hf_config.get("model_type") in POSITIONS_AFTER_PADDING:  # their table begins with the padding token's unused rows
+        length -= int(hf_config.get("pad_token_id", 1) or 0) + 1
     scaling = _rope_scaling(hf_config)
     kind = str(scaling.get("rope_type") or scaling.get("type") or "default")
     factor = scaling.get("factor")

@@ -11,10 +11,21 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
 from itertools import islice
-from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 from .args import EngineArgs
-from .arguments import asked_of, conversations, copied, is_raising, paired, priorities_of, refuse_adapters
+from .arguments import (
+    OnError,
+    UseTqdm,
+    asked_of,
+    conversations,
+    copied,
+    is_raising,
+    paired,
+    priorities_of,
+    refuse_adapters,
+    warn_of_legacy,
+)
 from .bar import Bar
 from .beam_params import BeamSearchParams
 from .desk import Asked, Desk
@@ -22,10 +33,15 @@ from .errors import ConfigError, RecordError, UnknownArgument, nearest
 from .jobs.build import make_plan
 from .outputs import BeamSearchOutput, BeamSearchSequence, RequestOutput
 from .params import SamplingParams
-from .pooling_params import PoolingParams
+from .pooling_calls import PoolingCalls
+from .pooling_desk import PoolingDesk
 from .prompts import Prompt, as_prompts
 from .text.chat import ChatTemplate, template_text
 from .threads import bound_spinning
+
+if TYPE_CHECKING:
+    from .engine.engine import Engine
+    from .pooling.engine import PoolingEngine
 
 log = logging.getLogger("infer")
 
@@ -33,9 +49,6 @@ log = logging.getLogger("infer")
 Message = Mapping[str, Any]
 Conversation = Sequence[Message]
 Params = SamplingParams | Sequence[SamplingParams] | None
-OnError = Literal["raise", "return"]
-#: Whether there is a progress bar, or what makes one (called as `tqdm.tqdm` is).
-UseTqdm = bool | Callable[..., Any]
 
 #: Prompts of a stream that are tokenized in one go.
 _STREAM_BATCH = 256
@@ -57,8 +70,10 @@ def _warns_of_positionals(init: Callable[Concatenate[_Self, _Args], None]) -> Ca
     return wrapper
 
 
-class LLM:
-    """A model held in memory, answering lists of prompts. Arguments and meanings are those of vLLM's class of this name.
+class LLM(PoolingCalls):
+    """A model held in memory, answering lists of prompts: with text (`generate`, `chat`, `stream`, `beam_search`), or where it is one
+    for embeddings or a classifier with vectors and scores (`encode`, `embed`, `classify`, `score`: see pooling_calls.py). Arguments
+    and meanings are those of vLLM's class of this name.
 
     Args:
         model: alias, folder, .gguf file or hub id.
@@ -76,7 +91,8 @@ class LLM:
         gpu_memory_utilization, swap_space, cpu_offload_gb, enforce_eager, max_seq_len_to_capture, disable_custom_all_reduce,
             disable_async_output_proc: as in vLLM, where the device has such a thing; else without effect, which is logged.
         max_context_len_to_capture: gone; raises and names its successor.
-        kwargs: any other field of `EngineArgs`. `disable_log_stats` is accepted: no statistics are logged.
+        kwargs: any other field of `EngineArgs`, such as task="embed" for a model that can do both. `disable_log_stats` is accepted:
+            no statistics are logged.
 
     Raises:
         UnknownArgument (a ConfigError and a TypeError), ConfigError (a ValueError), ModelError, EngineError.
@@ -124,12 +140,18 @@ class LLM:
         for note in plan.config.notes:
             log.info(note)
         self._plan = plan
-        self._defaults, told = plan.sampling_defaults()
-        if told:
-            log.info(told)
-        self.engine = plan.start()
         self.tokenizer = plan.tokenizer
-        self._desk = Desk(self.engine, plan.tokenizer)
+        self.engine: Engine | PoolingEngine
+        if plan.recipe is None:
+            self._defaults, told = plan.sampling_defaults()
+            if told:
+                log.info(told)
+            self.engine = plan.start()
+            self._desk = Desk(self.engine, plan.tokenizer)
+        else:
+            self._defaults = {}
+            self.engine = plan.start_pooling()
+            self._pooling_desk = PoolingDesk(self.engine, plan.tokenizer)
         self._templates: dict[tuple[str | None, str], ChatTemplate] = {}
 
     @classmethod
@@ -193,7 +215,8 @@ class LLM:
         Raises ConfigError (a ValueError) for wrong arguments, RecordError (a ValueError) for a prompt or parameters that cannot
         be answered. Nothing is left in the engine then.
         """
-        self._warn_of_legacy(prompt_token_ids)
+        self._generates("generate")
+        warn_of_legacy(prompt_token_ids, wanted=self.DEPRECATE_LEGACY)
         many = as_prompts(prompts, prompt_token_ids)
         refuse_adapters(len(many), lora_request=lora_request, prompt_adapter_request=prompt_adapter_request)
         params, priorities = self._params(sampling_params, len(many)), self._priorities(priority, len(many))
@@ -236,6 +259,7 @@ class LLM:
         The other arguments, the order of the outputs and the errors are those of `generate`; also raises ModelError where there is
         no usable template. The template writes the special tokens, so the tokenizer adds none.
         """
+        self._generates("chat")
         many = conversations(messages)
         refuse_adapters(len(many), lora_request=lora_request)
         if mm_processor_kwargs:
@@ -284,6 +308,7 @@ class LLM:
 
         Raises ConfigError, RecordError; for what the arguments show at once, before the first output is asked for.
         """
+        self._generates("stream")
         raising = is_raising(on_error)
         if look_ahead is not None and look_ahead < 1:
             raise ConfigError(f"look_ahead must be at least 1, not {look_ahead}")
@@ -362,6 +387,7 @@ class LLM:
 
         The other arguments, the order of the outputs and the errors are those of `generate`.
         """
+        self._generates("beam_search")
         many = as_prompts(prompts, None)
         refuse_adapters(len(many), lora_request=lora_request)
         if concurrency_limit is not None and concurrency_limit < 1:
@@ -393,22 +419,8 @@ class LLM:
         ]
         return BeamSearchOutput(sequences, output.error)
 
-    # -- to come -------------------------------------------------------------------------------------------------
-    def encode(
-        self,
-        prompts: Prompt | Sequence[Prompt] | None = None,
-        pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
-        prompt_token_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
-        use_tqdm: UseTqdm = True,
-        lora_request: Any = None,
-        prompt_adapter_request: Any = None,
-    ) -> list[Any]:
-        """Embeddings and other poolings of prompts: not supported yet. Raises ConfigError."""
-        self._warn_of_legacy(prompt_token_ids)
-        raise ConfigError("LLM.encode is not supported yet: embeddings come with a later version; generate and chat work")
-
     def _params(self, params: Params, count: int) -> list[SamplingParams]:
-        return copied(self.get_default_sampling_params() if params is None else params, count)
+        return copied(self.get_default_sampling_params() if params is None else params, count, SamplingParams, "sampling_params")
 
     def _priorities(self, priority: Sequence[int] | None, count: int) -> list[int]:
         return priorities_of(priority, count, wanted=self.engine.config.scheduling_policy == "priority")
@@ -423,10 +435,6 @@ class LLM:
             template.require()
             self._templates[given, content_format] = template
         return self._templates[given, content_format]
-
-    def _warn_of_legacy(self, prompt_token_ids: Any) -> None:
-        if prompt_token_ids is not None and self.DEPRECATE_LEGACY:
-            warnings.warn("the argument prompt_token_ids is deprecated: give prompts of token ids", DeprecationWarning, stacklevel=3)
 
 
 def _plain(conversation: Any) -> Any:

@@ -1,16 +1,27 @@
-"""What is made of a prompt's hidden states. Names and meanings are vLLM's; `LLM.encode` will take it."""
+"""What is made of a prompt's hidden states. Names and meanings are vLLM's."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, fields
 from typing import Any
 
 from .errors import RecordError
 
+#: Fields that say something -> what is made of the prompt, as `LLM.encode` calls it.
+VALID = {
+    "embed": ("dimensions", "use_activation"),
+    "token_embed": ("dimensions", "use_activation"),
+    "classify": ("use_activation",),
+}
+
 
 @dataclass
 class PoolingParams:
-    """Raises RecordError (invalid_type, invalid_value) naming the field."""
+    """Raises RecordError (invalid_type, invalid_value) naming the field.
+
+    vLLM's former `normalize` is `use_activation`.
+    """
 
     additional_data: Any = None
     """The seed's only field: whatever a model's own pooler wants."""
@@ -39,5 +50,16 @@ class PoolingParams:
             raise RecordError("invalid_type", "returned_token_ids must be a list of token ids", param="returned_token_ids")
 
     def clone(self) -> PoolingParams:
-        """A copy."""
-        return PoolingParams(self.additional_data, self.dimensions, self.use_activation, self.step_tag_id, self.returned_token_ids)
+        """A copy, deep as vLLM's."""
+        return deepcopy(self)
+
+    def check(self, kind: str) -> None:
+        """Raises RecordError (unsupported) for a field that is set and says nothing to what is made of the prompt.
+
+        Args:
+            kind: "embed", "classify" or "token_embed".
+        """
+        valid = VALID[kind]
+        for one in fields(self):
+            if one.name not in valid and getattr(self, one.name) is not None:
+                raise RecordError("unsupported", f"{kind} takes {' and '.join(valid)}; {one.name} must be left out", param=one.name)

@@ -22,6 +22,15 @@ def available() -> list[str]:
     return sorted(p.parent.name for p in Path(__file__).parent.glob("*/__init__.py"))
 
 
+def usable(device: str) -> list[str]:
+    """Names of the backends that work on tensors of that kind of device ("cpu", "cuda"; a GPU of AMD is "cuda" to torch as well).
+
+    A backend named for a kind of device is for that one; `reference` is for any. Whether there is such a device, and whether the
+    backend can be built here, is another question.
+    """
+    return [name for name in available() if name in (device.partition(":")[0], "reference")]
+
+
 def load(name: str) -> Ops:
     """A new instance of backend `name`. Raises ValueError naming the backends there are."""
     if name not in available():

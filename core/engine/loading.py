@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -60,18 +61,33 @@ def load_model(config: EngineConfig, source: ModelSource, ops: Ops, dtype: torch
 
     Raises ModelError if config.json or weights are not what they should be, EngineError if memory runs out.
     """
-    started = time.monotonic()
+    hf_config = read_hf_config(config, source)
+    with told(config, source):
+        return (_load_ours if ours(config, hf_config) else load_through_transformers)(config, source, hf_config, ops, dtype, device)
+
+
+def read_hf_config(config: EngineConfig, source: ModelSource) -> dict[str, Any]:
+    """The model's config.json, overrides counted. Raises ModelError if there is none."""
     hf_config = source.read_json("config.json")
     if hf_config is None:
         raise ModelError(f"{source.name} has no config.json, so its architecture is unknown")
-    hf_config = apply_hf_overrides(hf_config, config.hf_overrides)
-    ours = config.model_impl == "infer" or (config.model_impl == "auto" and models.is_ours(hf_config))
+    return apply_hf_overrides(hf_config, config.hf_overrides)
+
+
+def ours(config: EngineConfig, hf_config: Mapping[str, Any]) -> bool:
+    """Whether a language model runs in our code."""
+    return config.model_impl == "infer" or (config.model_impl == "auto" and models.is_ours(hf_config))
+
+
+@contextmanager
+def told(config: EngineConfig, source: ModelSource) -> Iterator[None]:
+    """Around loading weights: says how long it took, and what memory ran out for."""
+    started = time.monotonic()
     try:
-        model = (_load_ours if ours else _load_through_transformers)(config, source, hf_config, ops, dtype, device)
+        yield
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise EngineError(f"no memory for the weights of {source.name} as {config.dtype}") from error
     log.info("weights: %s in %.1f s", config.dtype, time.monotonic() - started)
-    return model
 
 
 def _load_ours(
@@ -79,7 +95,7 @@ def _load_ours(
 ) -> LanguageModel:
     model = models.build(hf_config, ops)
     for linear in [*model.linears(), model.head]:
-        linear.method = _method(config, ops, is_head=linear is model.head) or linear.method
+        linear.method = linear_method(config, ops, is_head=linear is model.head) or linear.method
     if config.load_format == "dummy":
         loader.load_dummy(model.parameters(), dtype, device, seed=config.seed)
     else:
@@ -88,9 +104,10 @@ def _load_ours(
     return model
 
 
-def _load_through_transformers(
+def load_through_transformers(
     config: EngineConfig, source: ModelSource, hf_config: Mapping[str, Any], ops: Ops, dtype: torch.dtype, device: torch.device
-) -> LanguageModel:
+) -> HFModel:
+    """A language model in transformers' code. Raises what `hf.loading.load` does."""
     log.info("model code: transformers' (model_type %s)", hf_config.get("model_type"))
     return hf_loading.load(
         source,
@@ -98,14 +115,14 @@ def _load_through_transformers(
         ops,
         dtype,
         device,
-        choose=lambda is_head: _method(config, ops, is_head=is_head),
+        choose=lambda is_head: linear_method(config, ops, is_head=is_head),
         max_model_len=config.max_model_len,
         trust_remote_code=config.trust_remote_code,
         dummy_seed=config.seed if config.load_format == "dummy" else None,
     )
 
 
-def _method(config: EngineConfig, ops: Ops, *, is_head: bool) -> LinearMethod | None:
+def linear_method(config: EngineConfig, ops: Ops, *, is_head: bool) -> LinearMethod | None:
     """How a linear layer holds its weight; None is plainly. Raises ConfigError if this machine cannot do it."""
     if config.quantization is None or (is_head and not config.quantize_lm_head):
         return None

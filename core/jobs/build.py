@@ -14,6 +14,9 @@ from ..config import apply_hf_overrides
 from ..engine.limits import Limits
 from ..errors import ConfigError, ModelError
 from ..generation_config import sampling_defaults
+from ..pooling.recipe import Recipe
+from ..pooling.recipe_files import read_modules, read_recipe
+from ..task import ENCODERS, choose_task
 from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
 from ..weights.find import find
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
     from ..config import EngineConfig
     from ..engine.engine import Engine
+    from ..pooling.engine import PoolingEngine
+    from ..pooling.limits import PoolingLimits
 
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -31,18 +36,20 @@ _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 @dataclass(frozen=True)
 class Plan:
     """Everything about a run but the weights. `tokenizer_source` is the model's own unless --tokenizer named another; there is no
-    tokenizer with skip_tokenizer_init.
+    tokenizer with skip_tokenizer_init. `recipe` is how a model pools; None: it generates.
     """
 
     config: EngineConfig
     source: ModelSource
     tokenizer: Tokenizer | None
     tokenizer_source: ModelSource
+    recipe: Recipe | None = None
 
     def chat_template(self, override: str | None = None, *, content_format: str = "auto") -> ChatTemplate:
         """The model's chat template, or another one, see `ChatTemplate.load`. Raises ModelError if there is none, or none
         that can be used; ConfigError for an unknown one, and without a tokenizer.
         """
+        self._generates()
         if self.tokenizer is None:
             raise ConfigError("a conversation needs a tokenizer; skip_tokenizer_init is for prompts of token ids")
         template = ChatTemplate.load(self.tokenizer_source.read, self.tokenizer, override=override, content_format=content_format)
@@ -51,6 +58,7 @@ class Plan:
 
     def sampling_defaults(self) -> tuple[dict[str, Any], str]:
         """Sampling parameters that generation_config.json sets, and a sentence about them. Raises ConfigError, ModelError."""
+        self._generates()
         config = self.config
         return sampling_defaults(self.source.read_json, source=config.generation_config, override=config.override_generation_config)
 
@@ -60,15 +68,38 @@ class Plan:
 
     def limits(self) -> Limits:
         """What the engine will hold requests to. The number of KV blocks is in it if it was given, not if it depends on the
-        memory that is free. Raises ConfigError if the given size is too small for the given `max_model_len`.
+        memory that is free. Raises ConfigError if the given size is too small for the given `max_model_len`, and for a model that
+        pools.
         """
-        config, hf = self.config, self.hf_config()
+        self._generates()
+        return Limits.of(self.config, self._vocab_size(), self._num_blocks(), has_tokenizer=self.tokenizer is not None)
+
+    def pooling_limits(self) -> PoolingLimits:
+        """The same for a model that pools. Raises ConfigError for one that generates."""
+        from ..pooling.limits import PoolingLimits
+
+        return PoolingLimits(self._vocab_size(), self.config.max_model_len, self._pools())
+
+    def _vocab_size(self) -> int:
+        hf = self.hf_config()
         vocab_size = hf.get("vocab_size") or (hf.get("text_config") or {}).get("vocab_size")
         if vocab_size is None:
             if self.tokenizer is None:
                 raise ModelError(f"model {self.source.name!r}: config.json does not say how large the vocabulary is")
             vocab_size = self.tokenizer.vocab_size
-        return Limits.of(config, vocab_size, self._num_blocks(), has_tokenizer=self.tokenizer is not None)
+        return int(vocab_size)
+
+    def _generates(self) -> None:
+        if self.recipe is not None:
+            command = "infer embed" if self.recipe.kind == "embed" else "infer score, or LLM(...).classify"
+            what = "embeds texts" if self.recipe.kind == "embed" else "classifies texts"
+            other = "another model" if self.hf_config().get("model_type") in ENCODERS else "task=generate"
+            raise ConfigError(f"model {self.source.name!r} {what} here, it does not generate: use {command}, or {other}")
+
+    def _pools(self) -> Recipe:
+        if self.recipe is None:
+            raise ConfigError(f"model {self.source.name!r} is run to generate text: set task=embed to make embeddings with it")
+        return self.recipe
 
     def kv_bytes_per_token(self) -> int | None:
         """What a token's keys and values take in the KV cache; None if config.json does not say."""
@@ -85,14 +116,22 @@ class Plan:
         return choose_num_blocks(self.config, KVShape(*dims, DTYPES[self.config.dtype]), 0)
 
     def start(self, wrap_ops: Callable[[Ops], Ops] | None = None) -> Engine:
-        """Loads the weights and takes the memory. Raises ModelError, ConfigError, EngineError.
+        """Loads the weights and takes the memory. Raises ModelError, EngineError, ConfigError: also for a model that pools.
 
         Args:
             wrap_ops: puts something in the place of the kernel backend, as a stopwatch at each operation.
         """
+        self._generates()
         from ..engine.engine import Engine
 
         return Engine.create(self.config, self.source, self.tokenizer, wrap_ops=wrap_ops)
+
+    def start_pooling(self, wrap_ops: Callable[[Ops], Ops] | None = None) -> PoolingEngine:
+        """The same for a model that pools. Raises ModelError, EngineError, ConfigError: also for a model that generates."""
+        recipe = self._pools()
+        from ..pooling.engine import PoolingEngine
+
+        return PoolingEngine.create(self.config, self.source, recipe, wrap_ops=wrap_ops)
 
 
 def _kv_dims(hf: Mapping[str, Any]) -> tuple[int, int, int] | None:
@@ -135,12 +174,13 @@ def make_plan(
         compile_kernels: False where the plan will not be started.
 
     Raises:
-        ConfigError: contradicting settings. ModelError: the model's small files cannot be used.
+        ConfigError: contradicting settings. ModelError: the model's small files cannot be used, or it cannot do what `args.task` says.
     """
     source = source or find_model(args)
     hf_config = source.read_json("config.json")
     if hf_config is None:
         raise ModelError(f"model {source.name!r} has no config.json in {str(source.path)!r}; is it a model folder?")
+    task, recipe = _use(args, source, hf_config)
     tokenizer_source = source
     name, revision = args.tokenizer or args.model, args.tokenizer_revision or args.revision
     if (name, revision) != (args.model, args.revision):
@@ -162,8 +202,21 @@ def make_plan(
             folder=folder,
             trust_remote_code=args.trust_remote_code,
         )
-    config = args.resolve(hf_config, given=given, compile_kernels=compile_kernels)
-    return Plan(config, source, tokenizer, tokenizer_source)
+    longest = None if recipe is None else recipe.max_seq_length
+    config = args.resolve(hf_config, given=given, compile_kernels=compile_kernels, task=task, max_seq_length=longest)
+    return Plan(config, source, tokenizer, tokenizer_source, recipe)
+
+
+def _use(args: EngineArgs, source: ModelSource, hf_config: Mapping[str, Any]) -> tuple[str, Recipe | None]:
+    """What the model is used for, and if it pools, how. Raises ConfigError, ModelError."""
+    hf_config, modules = args.apply_hf_overrides(hf_config), read_modules(source)
+    task = choose_task(args.task, args.runner, args.convert, hf_config, modules)
+    if task == "generate":
+        return task, None
+    recipe = read_recipe(source, hf_config, task=task, pooler_config=args.pooler_config)
+    if args.task == "score" and task == "classify" and len(recipe.labels) != 1:
+        raise ModelError(f"model {source.name!r} has {len(recipe.labels)} labels; a score is made by a classifier of one, or by embeddings")
+    return task, recipe
 
 
 def build_engine(args: EngineArgs) -> Built:

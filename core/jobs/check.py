@@ -12,9 +12,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from ..engine.limits import Limits
 from ..errors import RecordError
 from .distinct import Distinct
 from .histogram import Histogram, Log2Buckets
@@ -27,6 +26,16 @@ from .tasks.pending import Pending, contained
 _BATCH, _BATCH_BYTES = 512, 2 << 20
 #: While one batch is in the tokenizer, which does not hold the interpreter lock, the next one is parsed and templated.
 _WORKERS = 2
+
+
+class RequestLimits(Protocol):
+    """What an engine would hold requests to."""
+
+    @property
+    def max_model_len(self) -> int: ...
+
+    def check(self, request: Any) -> None:
+        """Raises RecordError for one that can never be answered."""
 
 
 class Place(NamedTuple):
@@ -44,7 +53,10 @@ class Place(NamedTuple):
 
 @dataclass
 class Findings:
-    """What was counted. Tokens of failed records are in none of the numbers but `prompt_buckets` and `longest_prompt`."""
+    """What was counted. Tokens of failed records are in none of the numbers but `prompt_buckets` and `longest_prompt`.
+
+    A prompt is what the model reads at once: a record that asks for the vectors of several texts has as many.
+    """
 
     num_records: int = 0
     num_blank: int = 0
@@ -52,11 +64,13 @@ class Findings:
     #: Error code -> count, and the first record that had it with its message.
     errors: Counter[str] = field(default_factory=Counter)
     first_errors: dict[str, tuple[Place, str]] = field(default_factory=dict)
-    #: Prompt tokens of each good record.
+    #: Tokens of each prompt of the good records.
     prompts: Histogram = field(default_factory=Histogram)
-    #: Prompt tokens of all records that could be tokenized, too long or not.
+    #: Of all records that could be tokenized, too long or not.
     prompt_buckets: Log2Buckets = field(default_factory=Log2Buckets)
     longest_prompt: int = 0
+    #: Prompts of good records of which something is cut off.
+    num_truncated: int = 0
     #: Most tokens, prompt and output, of each sequence: a record of n (or best_of) choices is so many of them.
     sequences: Histogram = field(default_factory=Histogram)
     #: The good record whose sequences are longest, and the tokens of one of them.
@@ -78,18 +92,16 @@ class Findings:
         self.errors[error.code] += 1
         self.first_errors.setdefault(error.code, (Place(pending.line, pending.source), error.message))
 
-    def accept(self, pending: Pending, limits: Limits) -> None:
+    def accept(self, pending: Pending, limits: RequestLimits) -> None:
         """One record would be answered."""
-        assert isinstance(pending.prompt, list)
-        assert pending.params is not None
-        prompt, length = len(pending.prompt), pending.to_request().max_length(limits.max_model_len)
-        self.prompts.add(prompt)
-        choices = pending.params.num_choices if pending.beam is None else pending.beam.beam_width
-        self.sequences.add(length, choices)
-        self.max_output_tokens += (length - prompt) * choices
-        self.distinct.add(hash(tuple(pending.prompt)))
-        if self.largest is None or length > self.largest[1]:
-            self.largest = Place(pending.line, pending.source), length
+        self.num_truncated += pending.num_cut
+        for prompt, (length, choices) in zip(pending.asked(), pending.lengths(limits.max_model_len), strict=True):
+            self.prompts.add(len(prompt))
+            self.sequences.add(length, choices)
+            self.max_output_tokens += (length - len(prompt)) * choices
+            self.distinct.add(hash(tuple(prompt)))
+            if self.largest is None or length > self.largest[1]:
+                self.largest = Place(pending.line, pending.source), length
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able."""
@@ -108,6 +120,7 @@ class Findings:
             "prompt_tokens": {"total": self.prompts.total, **self.prompts.to_json()},
             "prompt_histogram": [{"from": low, "to": high, "records": count} for low, high, count in self.prompt_buckets.rows()],
             "longest_prompt": self.longest_prompt,
+            "truncated_prompts": self.num_truncated,
             "max_output_tokens": self.max_output_tokens,
             "repeated_prompts": {"count": self.distinct.repeats, "exact": self.distinct.exact},
         }
@@ -116,7 +129,7 @@ class Findings:
 def check(
     reader: RecordReader,
     task_for: Callable[[Record], Task],
-    limits: Limits,
+    limits: RequestLimits,
     *,
     findings: Findings | None = None,
     on_progress: Callable[[], None] = lambda: None,
@@ -142,13 +155,13 @@ def check(
     return findings
 
 
-def _count(findings: Findings, pending: Pending, limits: Limits) -> None:
+def _count(findings: Findings, pending: Pending, limits: RequestLimits) -> None:
     findings.num_records += 1
     findings.bytes_done += pending.size
     if pending.error is None:
-        assert isinstance(pending.prompt, list)
-        findings.prompt_buckets.add(len(pending.prompt))
-        findings.longest_prompt = max(findings.longest_prompt, len(pending.prompt))
+        for prompt in pending.asked():
+            findings.prompt_buckets.add(len(prompt))
+            findings.longest_prompt = max(findings.longest_prompt, len(prompt))
         with contained(pending):
             limits.check(pending.to_request())
     if pending.error is None:

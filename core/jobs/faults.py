@@ -7,7 +7,9 @@ import signal
 from collections import Counter
 
 #: Every place there is, in the order a run passes them.
-POINTS = ("begin", "write", "spill", "commit", "committed", "sync", "publish", "published", "cleaned")
+POINTS = ("begin", "write", "spill", "commit", "committed", "sync", "publish", "beside", "published", "cleaned")
+#: After `publish`, where OUT is made from the rows.
+MATRIX_POINTS = ("made", "told")
 
 _name, _, _count = os.environ.get("INFER_FAULT", "").partition(":")
 _passed: Counter[str] = Counter()

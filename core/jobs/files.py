@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
+
+_PIECE = 1 << 20
 
 
 class Files(Protocol):
@@ -70,3 +73,11 @@ class RealFiles:
 
     def close(self, fd: int) -> None:
         os.close(fd)
+
+
+def pieces(files: Files, fd: int, size: int, *, start: int = 0) -> Iterator[bytes]:
+    """The `size` bytes of a file from `start` on, a piece at a time; fewer if it is shorter."""
+    end = start + size
+    while start < end and (data := files.read(fd, min(_PIECE, end - start), start)):
+        yield data
+        start += len(data)

@@ -11,6 +11,7 @@ import orjson
 
 from ..config import instruction_set
 from ..errors import ConfigError
+from ..pooling.recipe_files import small_files
 from .stats import versions
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ SETTINGS = (
     "num_gpu_blocks_override",
     "kv_cache_memory_bytes",
 )
+#: More of them, where a model pools.
+_POOLING_SETTINGS = ("task", "pooler_config")
 _MODEL_FILES = ("config.json", "generation_config.json")
 _TEXT_FILES = (
     "tokenizer.json",
@@ -63,6 +66,9 @@ def fingerprint(
     """
     found: dict[str, Any] = {f"version of {name}": value for name, value in versions().items() if name != "python"}
     found |= {f"model's {name}": _hash(model.read(name)) for name in _MODEL_FILES}
+    if config.task != "generate":
+        found |= {f"model's {name}": _hash(model.read(name)) for name in small_files(model)}
+        found |= {name: getattr(config, name) for name in _POOLING_SETTINGS}
     found |= {f"tokenizer's {name}": _hash(tokenizer.read(name)) for name in _TEXT_FILES}
     if config.load_format != "dummy":
         found["model's weights"] = _weights(model, verify=verify)

@@ -3,6 +3,7 @@
     header    what the job is: everything that can change a byte of the output
     row       a finished row that is not in the output yet, because an earlier one is missing or its frame is not full
     commit    so many rows are in the output, which is so long and has this checksum; the input's chain after them
+    made      the finished file, which is not the output's rows as they are, has this size and checksum and is on disk
 
 An entry is a line: eight hex digits of CRC-32, a space, JSON. The first entry that is torn or wrong ends the journal. Of the
 commits, the last one whose part of the output is there, whole, counts: what a crash lost of the output is computed again.
@@ -10,10 +11,11 @@ commits, the last one whose part of the output is there, whole, counts: what a c
 
 from __future__ import annotations
 
+import base64
 import re
 import zlib
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -40,8 +42,8 @@ class Commit:
     out_crc: int = 0
     chain: bytes = b""
     """The input's chain after the record of the last of these rows."""
-    error_bytes: int = 0
-    error_crc: int = 0
+    sides: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """(bytes, checksum) of each file of lines beside the output, by its name ("errors", "ids")."""
     tally: dict[str, Any] = field(default_factory=dict)
     """Of these rows."""
     attempts: int = 1
@@ -102,6 +104,8 @@ class Recovered:
     """Of all rows, in the output or spilled."""
     size: int
     """Bytes of the journal that are whole; the rest is torn."""
+    made: tuple[int, str] | None
+    """(bytes, sha256) of the finished file, if it was made."""
     chain_of: Callable[[int], bytes]
     """The input's chain at a spilled row."""
 
@@ -134,13 +138,23 @@ class Journal:
 
     def spill(self, row: Row) -> tuple[int, int]:
         """Keeps a row; returns where: (offset, size). On disk with the next `write`."""
-        entry: dict[str, Any] = {"t": "row", "n": row.ordinal, "c": row.chain.hex(), "s": row.tally.to_entry(), "r": row.data.decode()}
+        entry: dict[str, Any] = {"t": "row", "n": row.ordinal, "c": row.chain.hex(), "s": row.tally.to_entry()}
+        try:
+            entry["r"] = row.data.decode()
+        except UnicodeDecodeError:  # a vector
+            entry["b"] = base64.b64encode(row.data).decode()
         if row.error_line is not None:
             entry["e"] = row.error_line.decode()
+        if row.side is not None:
+            entry["i"] = row.side.decode()
         return self._append(entry)
 
     def commit(self, commit: Commit) -> None:
         self._append({"t": "commit", **asdict(commit), "chain": commit.chain.hex()})
+
+    def made(self, num_bytes: int, sha256: str) -> None:
+        """Says what the finished file is; nothing comes after it but a new attempt."""
+        self._append({"t": "made", "bytes": num_bytes, "sha256": sha256})
 
     def write(self) -> None:
         """Hands everything appended so far to the system, in one piece."""
@@ -171,13 +185,15 @@ class Journal:
         return offset, len(line)
 
 
-def recover(files: Files, journal_fd: int, out_fd: int, error_fd: int | None) -> Recovered | None:
+def recover(files: Files, journal_fd: int, out_fd: int, sides: Mapping[str, int]) -> Recovered | None:
     """Reads an unfinished job's journal and finds how much of its output is good. None: there is no usable header.
 
-    Read twice, as a journal may hold more than memory does: which rows still count depends on the commit that does.
+    `sides` are the descriptors of the files beside it that count. The journal is read twice, as it may hold more than memory does:
+    which rows still count depends on the commit that does.
     """
     header: dict[str, Any] | None = None
-    marks = _Marks()
+    made: tuple[int, str] | None = None
+    marks = _Marks(sides)
     size = 0
     for offset, line in _lines(files, journal_fd):
         entry = _parse(line)
@@ -188,9 +204,12 @@ def recover(files: Files, journal_fd: int, out_fd: int, error_fd: int | None) ->
             header = entry
         elif entry["t"] == "commit":
             marks.add(entry, offset, len(line))
+            made = None  # of fewer rows
+        elif entry["t"] == "made":
+            made = entry["bytes"], entry["sha256"]
     if header is None or header.get("format") != FORMAT:
         return None
-    commit = marks.last_good(files, journal_fd, out_fd, error_fd)
+    commit = marks.last_good(files, journal_fd, out_fd)
     spilled, tally = SpillIndex(), Tally.from_entry(commit.tally)
     spilled.base = commit.rows
     for offset, line in _lines(files, journal_fd):
@@ -204,34 +223,44 @@ def recover(files: Files, journal_fd: int, out_fd: int, error_fd: int | None) ->
                 tally.add(Tally.from_entry(entry["s"]))
             spilled.put(entry["n"], offset, len(line))
     journal = Journal(files, journal_fd)
-    return Recovered(header, commit, spilled, tally, size, lambda ordinal: journal.read_row(*spilled.get(ordinal)).chain)
+    return Recovered(header, commit, spilled, tally, size, made, lambda ordinal: journal.read_row(*spilled.get(ordinal)).chain)
 
 
 class _Marks:
-    """What the commits of a journal say about the files, and where they are: 48 bytes a commit."""
+    """What the commits of a journal say about the files, and where they are: 16 bytes a commit and file, and 16 more."""
 
-    def __init__(self) -> None:
+    def __init__(self, sides: Mapping[str, int]) -> None:
+        self._sides = sides
         self._out = array("Q"), array("Q")  # sizes, checksums
-        self._errors = array("Q"), array("Q")
+        self._beside = {name: (array("Q"), array("Q")) for name in sides}
         self._places = array("Q"), array("Q")  # offsets and lengths in the journal
 
     def add(self, entry: dict[str, Any], offset: int, length: int) -> None:
-        pairs = (self._out, entry["out_bytes"], entry["out_crc"]), (self._errors, entry["error_bytes"], entry["error_crc"])
-        for (first, second), a, b in (*pairs, (self._places, offset, length)):
+        sides = _sides(entry)
+        pairs = [(self._out, (entry["out_bytes"], entry["out_crc"])), (self._places, (offset, length))]
+        pairs += [(self._beside[name], sides.get(name, (0, 0))) for name in self._sides]
+        for (first, second), (a, b) in pairs:
             first.append(a)
             second.append(b)
 
-    def last_good(self, files: Files, journal_fd: int, out_fd: int, error_fd: int | None) -> Commit:
+    def last_good(self, files: Files, journal_fd: int, out_fd: int) -> Commit:
         """The last commit that the files bear out; the empty one if none."""
-        good = _borne_out(files, out_fd, *self._out)
-        also = good if error_fd is None else _borne_out(files, error_fd, *self._errors)
-        for i in reversed(range(len(good))):
-            if good[i] and also[i]:
+        good = [_borne_out(files, out_fd, *self._out)]
+        good += [_borne_out(files, fd, *self._beside[name]) for name, fd in self._sides.items()]
+        for i in reversed(range(len(good[0]))):
+            if all(file[i] for file in good):
                 entry = _parse(files.read(journal_fd, self._places[1][i], self._places[0][i]))
                 assert entry is not None, "the journal changed under our feet"
-                values = {name: entry[name] for name in Commit.__dataclass_fields__}
-                return Commit(**{**values, "chain": bytes.fromhex(entry["chain"])})
+                values = {name: entry[name] for name in Commit.__dataclass_fields__ if name in entry}
+                return Commit(**{**values, "chain": bytes.fromhex(entry["chain"]), "sides": _sides(entry)})
         return Commit()
+
+
+def _sides(entry: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """A commit's files beside the output; journals once knew of one such file only."""
+    if "sides" not in entry:
+        return {"errors": (entry["error_bytes"], entry["error_crc"])}
+    return {name: (size, crc) for name, (size, crc) in entry["sides"].items()}
 
 
 def _borne_out(files: Files, fd: int, sizes: array[int], checksums: array[int]) -> bytearray:
@@ -271,6 +300,6 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 def _row(entry: dict[str, Any]) -> Row:
-    error = entry.get("e")
-    data, tally = entry["r"].encode(), Tally.from_entry(entry["s"])
-    return Row(entry["n"], data, bytes.fromhex(entry["c"]), tally, None if error is None else error.encode())
+    data = entry["r"].encode() if "r" in entry else base64.b64decode(entry["b"])
+    error, side = (None if entry.get(name) is None else entry[name].encode() for name in ("e", "i"))
+    return Row(entry["n"], data, bytes.fromhex(entry["c"]), Tally.from_entry(entry["s"]), error, side)

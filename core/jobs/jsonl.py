@@ -1,7 +1,7 @@
 """One line of JSON, in and out: bytes to a dict, a dict to bytes.
 
 orjson is fast and strict, but not in every case as an answer file needs it; the differences are settled here:
-depth (it reads 1024 levels and writes 254), integers over 64 bits (it makes them floats), NaN (it writes null).
+depth (it reads 1024 levels and writes 254), integers over 64 bits (it makes them floats), NaN (it writes null: nobody hands it one).
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def loads(line: bytes) -> dict[str, Any]:
 
 
 def dumps(row: dict[str, Any]) -> bytes:
-    """`row` as one line without its newline."""
+    """`row` as one line without its newline. Numpy arrays are lists of numbers; they must be finite, or null is written."""
     try:
-        return orjson.dumps(row)
+        return orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)
     except TypeError:  # an integer over 64 bits in what is echoed, or half a surrogate pair in the message of a template
-        return json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")
+        return json.dumps(row, default=_listed, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")
 
 
 def escape_for_terminal(line: bytes) -> bytes:
@@ -59,6 +59,16 @@ def json_type(value: object) -> str:
         return "null"
     names = {bool: "a boolean", int: "an integer", float: "a number", str: "a string", list: "a list", dict: "an object"}
     return names.get(type(value), type(value).__name__)
+
+
+def _listed(array: Any) -> Any:
+    """A numpy array as numbers with the digits that orjson gives them: the shortest of their own type."""
+    if not hasattr(array, "__array_interface__"):
+        raise TypeError(f"{type(array).__name__} is not JSON")
+    text = orjson.dumps(array.copy(), option=orjson.OPT_SERIALIZE_NUMPY)  # a copy is contiguous, as orjson wants them
+    if b"null" in text:
+        raise ValueError("NaN and infinity are not JSON")
+    return orjson.loads(text)
 
 
 def _deeper_than(line: bytes, limit: int) -> bool:

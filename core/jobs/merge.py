@@ -22,7 +22,7 @@ import orjson
 from ..errors import ConfigError, InferError
 from .compression import FRAME_BYTES
 from .decompress import Decompressed
-from .output import JobOutput
+from .output import IDS_SUFFIX, JobOutput
 from .row import Row
 from .shard_note import NOTE_SUFFIX, ShardNote, note_path
 from .source import InputFile
@@ -45,13 +45,18 @@ class ShardFile:
     """A finished shard: its note, and its rows read once."""
 
     def __init__(self, name: str) -> None:
-        """Raises ConfigError if there is no such finished shard."""
+        """Raises ConfigError if there is no such finished shard, or none of lines."""
         self.name = name
         path = Path(name)
         try:
             self.note = ShardNote.load(note_path(path))
         except FileNotFoundError:
             raise ConfigError(_unfinished(name, path)) from None
+        if self.note.output_format != "jsonl":
+            raise ConfigError(
+                f"shard {name!r} is a {self.note.output_format} matrix, and only JSONL outputs are merged; the place of each of its rows "
+                f"in the whole input is `index` in {name + IDS_SUFFIX!r}"
+            )
         if not path.is_file():
             raise ConfigError(_unfinished(name, path))
         self._source = _Hashed(name)

@@ -12,6 +12,8 @@ from typing import BinaryIO
 from ..errors import ConfigError, UnfinishedOutput
 from .compression import compression_of
 from .output import JobOutput
+from .sinks.matrix_sink import MatrixSink
+from .sinks.sink import LineSink, Sink
 from .source import same_file
 from .straight import StraightOutput
 
@@ -26,6 +28,8 @@ def open_output(
     overwrite: bool = False,
     resume: bool = False,
     redo: bool = False,
+    output_format: str = "jsonl",
+    embedding_dtype: str = "float32",
     compression: str = "auto",
     errors: str | None = None,
     fsync: str = "interval",
@@ -38,11 +42,17 @@ def open_output(
         inputs: `os.fstat` of the inputs, which are never written to.
         overwrite, resume: what may be done with what is there.
         redo: OUT is to be read and replaced.
+        output_format, embedding_dtype: see `JobOptions`.
         stdout: the stream behind `-`.
 
     Raises ConfigError (refused; UnfinishedOutput is one), LockedError (another run writes it), OutputError.
     """
+    matrix = output_format != "jsonl"
+    if matrix and redo:
+        raise ConfigError(f"a {output_format} output cannot be answered anew in part; start again with --overwrite")
     if name in STDOUT or _is_special(name):
+        if matrix:
+            raise ConfigError(f"{output_format} is made when all rows are there, so it needs an output file; {name!r} is none")
         if resume or redo:
             raise ConfigError(f"output {name!r} is no regular file: nothing of it is kept, so it cannot be resumed or redone")
         if compression not in ("auto", "none"):
@@ -58,18 +68,28 @@ def open_output(
             raise ConfigError(f"output {name!r} cannot be created: there is no folder {str(Path(name).parent)!r}")
         if errors is not None:
             _refuse_errors_file(errors)
-        output = JobOutput(name, compression=compression_of(name, compression), errors=errors, fsync=fsync, clock=clock)
+        sink = _matrix_sink(name, output_format, embedding_dtype, compression) if matrix else LineSink(compression_of(name, compression))
+        output = JobOutput(name, sink=sink, errors=errors, fsync=fsync, clock=clock)
         _refuse_inputs(output, inputs)
         output.tidy()
         if overwrite:
             output.discard()
         elif not resume:
             _refuse_leftovers(output, redo=redo)
+        elif not output.has_partial and not output.target.exists():
+            _refuse_files_in_the_way(output)
     except BaseException:
         if output is not None:
             output.close()
         raise
     return output
+
+
+def _matrix_sink(name: str, output_format: str, embedding_dtype: str, compression: str) -> Sink:
+    if (kind := compression_of(name, compression)) != "none":
+        why = f"{name!r} ends as {kind} files do" if compression == "auto" else f"--compression {compression}"
+        raise ConfigError(f"{why}, but {output_format} is not compressed: readers look things up in it; choose another name or format")
+    return MatrixSink(output_format, embedding_dtype)
 
 
 def _refuse_errors_file(name: str) -> None:
@@ -106,7 +126,8 @@ def _straight(name: str, inputs: list[os.stat_result], stdout: BinaryIO | None) 
 def _refuse_inputs(output: JobOutput, inputs: list[os.stat_result]) -> None:
     for path in output.own_paths:
         if any(same_file(one, path) for one in inputs):
-            raise ConfigError(f"output {output.name!r} and the input are the same file; choose another output")
+            what = f"output {output.name!r}" if path == output.target else f"{str(path)!r}, which belongs to output {output.name!r},"
+            raise ConfigError(f"{what} and the input are the same file; choose another output")
     if len(set(output.own_paths)) < len(output.own_paths):
         raise ConfigError("--errors names the output, or a file beside it that belongs to it; choose another file")
 
@@ -120,3 +141,11 @@ def _refuse_leftovers(output: JobOutput, *, redo: bool) -> None:
         output.discard()
     if output.target.exists() and not redo:
         raise ConfigError(f"output {output.name!r} exists; use --overwrite to replace it, or choose another output")
+    _refuse_files_in_the_way(output)
+
+
+def _refuse_files_in_the_way(output: JobOutput) -> None:
+    """A matrix has a second file, which may be somebody else's."""
+    ids = output.ids_path
+    if output.sink.is_matrix and ids.exists():
+        raise ConfigError(f"{str(ids)!r}, which belongs to the output, exists; use --overwrite to replace it, or choose another output")

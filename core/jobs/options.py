@@ -30,6 +30,8 @@ class JobOptions:
     resume: bool = False  # also when `resume_force`
     resume_force: bool = False
     verify: bool = False
+    output_format: str = "jsonl"  # or one of sinks.matrix_sink.FORMATS
+    embedding_dtype: str = "float32"  # of the values in them, one of sinks.vectors.DTYPES
     fsync: str = "interval"  # "interval", "always" or "never"
     # failures
     errors: str | None = None

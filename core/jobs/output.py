@@ -1,9 +1,11 @@
 """Where finished rows go. A regular file is a JobOutput: it can be lost at any instant and found again.
 
-    OUT.partial            always a prefix of OUT
+    OUT.partial            always a prefix of OUT; of a matrix, its rows so far
     OUT.partial.journal    what is finished and not in it yet, and how far it can be trusted (journal.py)
     OUT.partial.lock       held while a run writes
-    OUT                    appears whole, at the end
+    OUT.partial.made       OUT while it is made from the rows of a matrix
+    OUT.ids.jsonl          whose each row of a matrix is, and errors; grows as OUT.ids.jsonl.partial
+    OUT                    appears whole, at the end, after what belongs to it
 
 Anything else (`-`, a FIFO, /dev/…) is a StraightOutput: written through, nothing kept.
 """
@@ -19,20 +21,23 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import ConfigError, OutputError
-from .compression import encoder
 from .faults import fault
 from .files import Files, RealFiles
 from .journal import Commit, Journal, Recovered, SpillIndex, recover
 from .lock import OutputLock
+from .making import Making, is_whole, sha256_of
 from .row import Row
+from .side_file import PARTIAL_SUFFIX, SideFile, SideLines
+from .sinks.sink import LineSink, Sink, Stored
 from .tally import Tally
 
-PARTIAL_SUFFIX = ".partial"
 JOURNAL_SUFFIX = ".partial.journal"
 LOCK_SUFFIX = ".partial.lock"
+MADE_SUFFIX = ".partial.made"
+IDS_SUFFIX = ".ids.jsonl"
 
 #: Least seconds between commits; what finished since the last one is what a kill costs.
 COMMIT_EVERY = 0.2
@@ -43,38 +48,12 @@ SYNC_EVERY = 5.0
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
 
 
-class Output(Protocol):
-    """The writer's side of an output."""
-
-    spilled: SpillIndex
-    """Rows that can be fetched back: finished, not written, not held in memory."""
-
-    @property
-    def num_rows(self) -> int:
-        """Rows in it so far: the ordinal of the next."""
-
-    def write(self, rows: Sequence[Row]) -> None:
-        """The next rows, in order. Raises OutputError, or BrokenPipeError when nobody reads any more."""
-
-    def checkpoint(self, fresh: Iterable[Row], *, force: bool = False) -> bool:
-        """Makes what was finished survive, `fresh` rows included whether written or not; False if it is too early for that."""
-
-    def fetch(self, ordinal: int) -> Row:
-        """A spilled row."""
-
-    def finish(self) -> None:
-        """Nothing more comes: make the output what its name promises."""
-
-    def close(self) -> None:
-        """Let go of it, finished or not. Never raises."""
-
-
 class JobOutput:
     """The output of a job that can be resumed.
 
     Args:
         name: as the user gave it.
-        compression: none, gzip or zstd.
+        sink: how rows are written, and what OUT is made of.
         errors: file for the lines of failed records.
         fsync: interval, always or never.
         files: the file layer; tests put their own here.
@@ -86,45 +65,52 @@ class JobOutput:
         self,
         name: str,
         *,
-        compression: str = "none",
+        sink: Sink | None = None,
         errors: str | None = None,
         fsync: str = "interval",
         files: Files | None = None,
         clock: Callable[[], tuple[int, float]] = lambda: (1, 0.0),
     ) -> None:
         self.name = name
+        self.sink = sink or LineSink()
         self.target = Path(os.path.realpath(name))
         self.partial = self.target.with_name(self.target.name + PARTIAL_SUFFIX)
         self.journal_path = self.target.with_name(self.target.name + JOURNAL_SUFFIX)
-        self.errors = Path(os.path.realpath(errors)) if errors is not None else None
+        self.made = self.target.with_name(self.target.name + MADE_SUFFIX)
+        self.ids_path = self.target.with_name(self.target.name + IDS_SUFFIX)
         self.spilled = SpillIndex()
         self.is_terminal = False
         self.published = False
         self._begun = False
         self._resumed = False
         self._created: list[Path] = []
-        self._errors_published = False
+        self._making: Making | None = None
+        self._whole: Path | None = None  # what becomes OUT by its name alone
         self.sha256 = hashlib.sha256()
         self._files = files or RealFiles()
         self._clock = clock
         self._fsync = fsync
-        self._encode, self._frame_bytes = encoder(compression)
+        sides = []
+        if errors is not None:
+            sides.append(SideLines("errors", Path(os.path.realpath(errors)), lambda row: row.error_line))
+        if self.sink.is_matrix:
+            sides.append(SideLines("ids", self.ids_path, lambda row: row.side))
+        self._sides = [SideFile(lines, self._files) for lines in sides]
         self._unframed: list[Row] = []
         self._unframed_bytes = 0
         self._state = Commit()
         self._tally = Tally()
         self._changed = False
         self._next_commit = self._next_sync = 0.0
-        self._out = self._error = -1
-        self._journal_fd = -1
+        self._out = self._journal_fd = -1
         self._journal: Journal | None = None
         self._lock = OutputLock(self.target.with_name(self.target.name + LOCK_SUFFIX), name)
 
     @property
     def own_paths(self) -> list[Path]:
         """Every file it writes, or removes, or puts in place."""
-        theirs = [self.errors, self._error_partial]
-        return [self.target, self.partial, self.journal_path, self._lock.path, *(path for path in theirs if path is not None)]
+        own = [self.target, self.partial, self.journal_path, self._lock.path, *([self.made] if self.sink.is_matrix else [])]
+        return own + [path for side in self._sides for path in (side.path, side.partial)]
 
     # -- what is there -------------------------------------------------------------------------------------------
     @property
@@ -137,24 +123,13 @@ class JobOutput:
         return self.partial.exists() or self.journal_path.exists()
 
     def tidy(self) -> None:
-        """Removes the journal of a run that died when OUT was in place: it had finished."""
-        if self.partial.exists() or not self.journal_path.exists() or not self.target.is_file():
+        """Removes what is left of a run that died when OUT was in place: it had finished."""
+        not_yet = self.made if self.sink.is_matrix else self.partial
+        if not_yet.exists() or not self.journal_path.exists() or not self.target.is_file():
             return
         with self._telling():
-            journal = self._files.open(self.journal_path, 0o600)
-            try:
-                target = self._files.open(self.target, 0o666)
-                try:
-                    left = recover(self._files, journal, target, None)
-                finally:
-                    self._files.close(target)
-            finally:
-                self._files.close(journal)
-            whole = (
-                left is not None and left.holds_answers and not len(left.spilled) and left.commit.out_bytes == self.target.stat().st_size
-            )
-            if whole:
-                self._files.remove(self.journal_path)
+            if is_whole(self._files, self.target, self.journal_path, matrix=self.sink.is_matrix):
+                self._clean()
 
     def recover(self) -> Recovered | None:
         """What an unfinished run left; None if nothing of use. Raises ConfigError if it cannot be continued."""
@@ -162,7 +137,7 @@ class JobOutput:
             return None
         with self._telling():
             self._open()
-            recovered = recover(self._files, self._journal_fd, self._out, self._error if self.errors else None)
+            recovered = recover(self._files, self._journal_fd, self._out, {side.name: side.fd for side in self._sides})
             unknown = recovered is None and bool(self._files.read(self._out, 1, 0))
         if unknown:
             raise ConfigError(
@@ -174,9 +149,10 @@ class JobOutput:
         """Throws away what an unfinished run left."""
         self._close_files()
         with self._telling():
-            for path in (self.partial, self.journal_path, self._error_partial):
-                if path is not None:
-                    self._files.remove(path)
+            for path in (self.partial, self.journal_path, *(side.partial for side in self._sides)):
+                self._files.remove(path)
+            if self.sink.is_matrix:
+                self._files.remove(self.made)
 
     # -- begin ---------------------------------------------------------------------------------------------------
     def begin(self, header: dict[str, Any]) -> None:
@@ -194,18 +170,14 @@ class JobOutput:
         self._resumed = True
         with self._telling():
             assert self._journal is not None
-            self._take_errors_back(whole=recovered.commit.error_bytes > 0)
             self._journal.continue_from(recovered)
             self._state, self.spilled = recovered.commit, recovered.spilled
             self._tally = Tally.from_entry(recovered.commit.tally)
             self._files.truncate(self._out, self._state.out_bytes)
-            if self._error >= 0:
-                self._files.truncate(self._error, self._state.error_bytes)
-            offset = 0
-            while offset < self._state.out_bytes:
-                chunk = self._files.read(self._out, min(1 << 20, self._state.out_bytes - offset), offset)
-                self.sha256.update(chunk)
-                offset += len(chunk)
+            for side in self._sides:
+                side.cut(self._state.sides.get(side.name, (0, 0))[0])
+            if not self.sink.is_matrix:
+                self.sha256 = sha256_of(self._files, self._out, self._state.out_bytes)
 
     # -- Output --------------------------------------------------------------------------------------------------
     @property
@@ -221,9 +193,9 @@ class JobOutput:
         for row in rows:
             self._unframed.append(row)
             self._unframed_bytes += len(row.data) + 1
-            if self._frame_bytes and self._unframed_bytes >= self._frame_bytes:
+            if self.sink.frame_bytes and self._unframed_bytes >= self.sink.frame_bytes:
                 self._write_frame()
-        if not self._frame_bytes:
+        if not self.sink.frame_bytes:
             self._write_frame()
         self._changed = self._changed or bool(rows)
 
@@ -266,8 +238,8 @@ class JobOutput:
         with self._telling():
             return self._journal.read_row(*self.spilled.get(ordinal))
 
-    def finish(self, before_publishing: Callable[[], None] = lambda: None) -> None:
-        """Publishes. `before_publishing` is called when the bytes are all there and OUT is not yet."""
+    def make(self) -> None:
+        """Puts on disk all that OUT is to be. It may take a while and be interrupted; `finish` does it if nobody else has."""
         if not (self._begun or self._resumed):  # there was nothing to answer
             with self._telling():
                 self._open()
@@ -277,27 +249,39 @@ class JobOutput:
             self._write_frame()
             self._changed = True
         self.checkpoint([], force=True)
-        if self._frame_bytes and not self._state.out_bytes:  # no rows, but a compressed file is never empty
+        if self.sink.frame_bytes and not self._state.out_bytes:  # no rows, but a compressed file is never empty
             with self._telling():
-                self._files.write(self._out, self._encode(b""))
-            self.sha256.update(self._encode(b""))
-        with self._telling():
+                self._files.write(self._out, self.sink.frame([]))
+            self.sha256.update(self.sink.frame([]))
+        with self._telling(self._state.out_bytes if self.sink.is_matrix else 0):
             if self._fsync != "never":
                 self._sync_data()
                 if self._journal is not None:
                     self._journal.sync()  # whoever finds it beside OUT must see that it is finished
             fault("publish")
+            self._whole = self._make() if self.sink.is_matrix else self.partial
+
+    def finish(self, before_publishing: Callable[[], None] = lambda: None) -> None:
+        """Publishes. `before_publishing` is called when the bytes are all there and OUT is not yet."""
+        if self._whole is None:
+            self.make()
+        assert self._whole is not None
+        with self._telling():
             before_publishing()
-            if self.errors is not None and self._error_partial is not None:
-                self._files.rename(self._error_partial, self.errors)
-            self._files.rename(self.partial, self.target)
+            for side in self._sides:
+                side.publish()
+            fault("beside")
+            self._files.rename(self._whole, self.target)
             self.published = True
             fault("published")
-            self._files.remove(self.journal_path)
+            self._clean()
             fault("cleaned")
 
     def close(self) -> None:
         self._close_files()
+        if self._making and not self.published:
+            with contextlib.suppress(OSError):
+                self._files.remove(self._making.path)  # it can be made again, and may be what filled the disk
         if self._begun and not self.published and not self.holds_answers:
             with contextlib.suppress(OutputError):
                 self.discard()  # a run that ended before its first answer leaves nothing behind
@@ -308,54 +292,56 @@ class JobOutput:
         self._lock.release()
 
     # -- own -----------------------------------------------------------------------------------------------------
-    @property
-    def _error_partial(self) -> Path | None:
-        return None if self.errors is None else self.errors.with_name(self.errors.name + PARTIAL_SUFFIX)
-
     def _open(self) -> None:
         if self._journal is None:
-            errors = self._error_partial
-            # A run that died between publishing the errors and publishing the output.
-            self._errors_published = (
-                self.errors is not None and errors is not None and not errors.exists() and self.errors.is_file() and self.partial.exists()
-            )
+            has_output = self.partial.exists()
             self._journal_fd = self._open_or_create(self.journal_path, 0o600)
             self._journal = Journal(self._files, self._journal_fd)
             self._out = self._open_or_create(self.partial, 0o666)
-            if self.errors is not None and errors is not None:
-                self._error = self._open_or_create(self.errors if self._errors_published else errors, 0o666)
+            for side in self._sides:
+                side.open(self._open_or_create, has_output=has_output)
 
     def _open_or_create(self, path: Path, mode: int) -> int:
         if not path.exists():
             self._created.append(path)
         return self._files.open(path, mode)
 
-    def _take_errors_back(self, *, whole: bool) -> None:
-        """Makes the open errors file this run's own again: the published one if it is `whole`, else a new one."""
-        if not self._errors_published:
-            return
-        assert self.errors is not None
-        assert self._error_partial is not None
-        self._errors_published = False
-        if whole:
-            self._files.rename(self.errors, self._error_partial)
-        else:
-            self._files.close(self._error)
-            self._error = self._files.open(self._error_partial, 0o666)
-
     def _empty(self) -> None:
-        """Throws away the contents of output and errors file."""
+        """Throws away the contents of the output and of the files beside it."""
         self._files.truncate(self._out, 0)
-        self._take_errors_back(whole=False)
-        if self._error >= 0:
-            self._files.truncate(self._error, 0)
+        for side in self._sides:
+            side.cut(0)
+
+    def _clean(self) -> None:
+        """OUT is in place: removes what it was made of. The journal goes last, as it says so."""
+        if self.sink.is_matrix:
+            self._files.remove(self.partial)
+        self._files.remove(self.journal_path)
+
+    def _make(self) -> Path:
+        """Writes what is to become OUT beside it, and says so in the journal; returns where it is."""
+        assert self._journal is not None
+        ids = next(side.fd for side in self._sides if side.name == "ids")
+        self._making = making = Making(self._files, self.made)
+        making.make(self.sink, Stored(self._files, self._out, ids, self._state.rows, self._state.out_bytes), sync=self._fsync != "never")
+        fault("made")
+        self.sha256 = making.sha256
+        if self._state.rows:  # without any there is no journal to tell
+            self._journal.made(making.num_bytes, making.sha256.hexdigest())
+            self._journal.write()
+            if self._fsync != "never":
+                self._journal.sync()
+        fault("told")
+        return making.path
 
     def _close_files(self) -> None:
-        for fd in (self._out, self._error, self._journal_fd):
+        for side in self._sides:
+            side.close()
+        for fd in (self._out, self._journal_fd):
             if fd >= 0:
                 with contextlib.suppress(OSError):
                     self._files.close(fd)
-        self._out = self._error = self._journal_fd = -1
+        self._out = self._journal_fd = -1
         self._journal = None
 
     def _write_frame(self) -> None:
@@ -363,15 +349,14 @@ class JobOutput:
         if not self._unframed:
             return
         rows, self._unframed, self._unframed_bytes = self._unframed, [], 0
-        data = self._encode(b"".join([row.data + b"\n" for row in rows]))
-        errors = b"".join([row.error_line + b"\n" for row in rows if row.error_line is not None]) if self._error >= 0 else b""
+        data = self.sink.frame(rows)
         state = self._state
         with self._telling(len(data)):
             self._files.write(self._out, data)
-            if errors:
-                self._files.write(self._error, errors)
+            sides = {side.name: side.write(rows, state) for side in self._sides}
         fault("write")
-        self.sha256.update(data)
+        if not self.sink.is_matrix:
+            self.sha256.update(data)
         for row in rows:
             self._tally.add(row.tally)
         self._state = replace(
@@ -380,16 +365,15 @@ class JobOutput:
             out_bytes=state.out_bytes + len(data),
             out_crc=zlib.crc32(data, state.out_crc),
             chain=rows[-1].chain,
-            error_bytes=state.error_bytes + len(errors),
-            error_crc=zlib.crc32(errors, state.error_crc),
+            sides=sides,
             tally=self._tally.to_entry(),
         )
 
     def _sync_data(self) -> None:
         fault("sync")
         self._files.sync(self._out)
-        if self._error >= 0:
-            self._files.sync(self._error)
+        for side in self._sides:
+            side.sync()
 
     @contextlib.contextmanager
     def _telling(self, num_bytes: int = 0) -> Any:

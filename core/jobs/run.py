@@ -1,6 +1,6 @@
 """One job: records in, engine, rows out. `Job.run` is the loop that every command calls.
 
-    reader -> take -> task.prepare -> engine.add -> engine.step -> task.to_row -> writer.put -> writer.flush
+    reader -> take -> task.prepare -> engine.add -> engine.step -> task.rows.answer -> writer.put -> writer.flush
 
 Records between reader and writer are a window of bounded size, so memory does not grow with the input. Knows nothing of
 tokens, text or files.
@@ -9,16 +9,12 @@ tokens, text or files.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from ..engine.request import Request
 from ..errors import OutputError, RecordError, TooManyErrors
-from ..outputs import RequestOutput
-from .jsonl import dumps
-from .output import Output
 from .record import Record
 from .replay import Records
 from .row import Row
@@ -26,15 +22,26 @@ from .stats import EngineNumbers, JobStats
 from .tally import Tally
 from .tasks.base import Task
 from .tasks.pending import Pending, contained
-from .tasks.rows import error_line, error_row
-from .writer import OrderedWriter
+from .tasks.rows import error_line
+from .writer import OrderedWriter, Output
 
 #: Records after which a share of failed ones means something.
 _SOME = 100
 
 
+class Answer(Protocol):
+    """The part of an engine's answer a job needs."""
+
+    @property
+    def request_id(self) -> str: ...
+
+    @property
+    def error(self) -> RecordError | None:
+        """Why there is no answer."""
+
+
 class JobEngine(Protocol):
-    """The part of the engine a job needs."""
+    """The part of an engine a job needs: one that generates, or one that pools."""
 
     @property
     def num_unfinished(self) -> int:
@@ -52,13 +59,13 @@ class JobEngine(Protocol):
     def stats(self) -> EngineNumbers:
         """What the engine counted so far."""
 
-    def add(self, request: Request) -> None:
-        """Raises RecordError for a request that can never be answered."""
+    def add(self, request: Any) -> None:
+        """Takes what the task's records become (`Pending.to_request`). Raises RecordError for a request that can never be answered."""
 
     def expect_more(self, more: bool) -> None:
         """Says whether requests may be added to those that are there."""
 
-    def step(self) -> list[RequestOutput]:
+    def step(self) -> Sequence[Answer]:
         """One scheduler step; the requests that finished or failed in it."""
 
 
@@ -222,23 +229,24 @@ class Job:
             self._put(row)
         return row is not None
 
-    def _finish(self, output: RequestOutput) -> None:
+    def _finish(self, output: Answer) -> None:
         pending = self._in_engine[output.request_id]
         with contained(pending):
             if output.error is not None:
                 raise output.error
-            data = dumps(self._task.to_row(pending, output))
+            encoded = self._task.rows.answer(self._task, pending, output)
+            tally = self._task.tally(pending, output)
         if pending.error is not None:
             self._fail(pending, pending.error)
         else:
-            tally = Tally.of_answer(pending.size, output, default_max_tokens=pending.default_max_tokens)
-            self._put(Row(pending.ordinal, data, pending.chain, tally))
+            self._put(Row(pending.ordinal, encoded.data, pending.chain, tally, side=encoded.side))
         del self._in_engine[output.request_id]
         self._bytes_in_engine -= pending.size
 
     def _fail(self, pending: Pending, error: RecordError) -> None:
         tally = Tally.of_error(pending.size, pending.line, error)
-        self._put(Row(pending.ordinal, dumps(error_row(pending, error)), pending.chain, tally, error_line(pending.raw, error)))
+        data, side = self._task.rows.failure(pending, error)
+        self._put(Row(pending.ordinal, data, pending.chain, tally, error_line(pending.raw, error), side))
 
     def _put(self, row: Row) -> None:
         with self._hold():

@@ -2,6 +2,7 @@
 
 Session(options)          inputs opened, output locked; refuses what must not be written
 is_done                   there is a finished output already, and --resume asks for no more
+set_matrix(size, meta)    how long the vectors are, for outputs that are matrices
 begin(fingerprint)        new, or the same job as before; raises ConfigError naming what differs
 run(start, …)             the loop (run.py)
 publish()                 OUT appears
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,6 +29,7 @@ from .reader import RecordReader
 from .replay import Records, replay
 from .run import Job, JobEngine, MaxErrors
 from .shard_note import ShardNote, note_path
+from .sinks.matrix_sink import MatrixSink
 from .stats import JobStats
 from .tasks.base import Task
 
@@ -55,6 +57,8 @@ class Session:
                 overwrite=options.overwrite,
                 resume=options.resume,
                 redo=self._redo,
+                output_format=options.output_format,
+                embedding_dtype=options.embedding_dtype,
                 compression=options.compression,
                 errors=options.errors,
                 fsync=options.fsync,
@@ -96,7 +100,12 @@ class Session:
     def count_finished(self) -> tuple[int, int]:
         """(rows, failed rows) of the finished output."""
         assert isinstance(self.output, JobOutput)
-        return count_errors(str(self.output.target))
+        output = self.output
+        if not output.sink.is_matrix:
+            return count_errors(str(output.target))
+        if not output.ids_path.exists():
+            raise ConfigError(f"output {output.name!r} is there, but {str(output.ids_path)!r} is not; start again with --overwrite")
+        return count_errors(str(output.ids_path))
 
     def _look_back(self) -> None:
         output = self.output
@@ -110,6 +119,19 @@ class Session:
             self._old = FinishedOutput(str(output.target))
             self._previous = Previous(self._old, wants_again(errors=self.options.retry_errors, finish_reason=self.options.redo))
 
+    def set_matrix(self, size: int, meta: Mapping[str, str]) -> None:
+        """Values of a vector, and what readers of the file may want to know of how it was made. Called before `begin`.
+
+        Of no effect where the output is no matrix.
+        """
+        if self._matrix is not None:
+            self._matrix.describe(size, meta)
+
+    @property
+    def _matrix(self) -> MatrixSink | None:
+        sink = self.output.sink if isinstance(self.output, JobOutput) else None
+        return sink if isinstance(sink, MatrixSink) else None
+
     def begin(self, fingerprint: dict[str, Any]) -> None:
         """Starts the output of the job `fingerprint`, or goes on with it after checking that input and job are the same."""
         self.fingerprint = digest(fingerprint)
@@ -118,11 +140,18 @@ class Session:
             return
         selection = self.options.selection
         selected = {"offset": selection.offset, "limit": selection.limit, "shard": str(selection.shard)}
-        header = {"fingerprint": fingerprint, "selection": selected}
+        matrix = self._matrix
+        header: dict[str, Any] = {"fingerprint": fingerprint, "selection": selected}
+        if matrix is not None:
+            selected["output format"] = matrix.name
+            header["matrix"] = matrix.layout
         before = self._recovered
         if before is None or not before.holds_answers:
             output.begin(header)
             return
+        if before.header.get("matrix") != header.get("matrix"):  # one file cannot hold both, whatever the user wants
+            was, now = (_layout(one.get("matrix")) for one in (before.header, header))
+            raise ConfigError(f"cannot resume: the unfinished output holds {was}, this run writes {now}; start again with --overwrite")
         if not self.options.resume_force:
             refuse_differences(before.header["selection"] | before.header["fingerprint"], selected | fingerprint)
         self._records = replay(self.reader, before, force=self.options.resume_force)
@@ -156,6 +185,8 @@ class Session:
         job.run()
         if self._previous:
             self._previous.check_end(self.reader.num_selected)
+        if self._matrix is not None and isinstance(self.output, JobOutput):
+            self.output.make()
         with hold():
             self._publish()
 
@@ -188,6 +219,7 @@ class Session:
             input_chain=self.reader.chain.hex(),
             sha256=output.sha256.hexdigest(),
             errors=self.stats.num_failed,
+            output_format=output.sink.name,
         )
         path = note_path(output.target)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -203,3 +235,7 @@ class Session:
     def _clock(self) -> tuple[int, float]:
         """(attempts, seconds of all attempts) up to now, for the journal."""
         return self.stats.earlier_attempts + 1, self.stats.earlier_run_s + (self.stats.run_s or 0.0)
+
+
+def _layout(matrix: Mapping[str, Any] | None) -> str:
+    return "lines" if matrix is None else f"vectors of {matrix['size']:,} {matrix['dtype']} values"

@@ -29,6 +29,7 @@ class ShardNote:
         input_chain: hash over the whole input.
         sha256: of the shard's file.
         errors: failed records among its rows.
+        output_format: of the shard's file.
     """
 
     shard: int
@@ -39,6 +40,7 @@ class ShardNote:
     input_chain: str
     sha256: str
     errors: int
+    output_format: str = "jsonl"
 
     def to_bytes(self) -> bytes:
         """The file's content."""
@@ -57,6 +59,7 @@ class ShardNote:
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             found = value.get("format") if isinstance(value, dict) else None
             raise ConfigError(f"{str(path)!r} is no note of a shard in format {FORMAT} (format: {found!r})")
+        value.setdefault("output_format", "jsonl")  # notes did not always say
         return cls(**{f.name: _field(path, value, f.name, _TYPES[str(f.type)]) for f in fields(cls)})
 
 

@@ -80,6 +80,9 @@ class JobStats(Tally):
     earlier_run_s: float = 0.0
     #: Tokens of earlier attempts, which this one's speeds leave out.
     resumed_tokens: tuple[int, int] = (0, 0)
+    resumed_texts: int = 0
+    #: Texts are only read: there are no output tokens.
+    pools: bool = False
     #: SHA-256 of the output file, once it is finished.
     output_sha256: str | None = None
     #: Filled in by whoever starts the engine; None until then, and if no engine was needed.
@@ -90,6 +93,7 @@ class JobStats(Tally):
         self.add(tally)
         self.num_resumed, self.earlier_attempts, self.earlier_run_s = tally.num_records, attempts, run_s
         self.resumed_tokens = tally.prompt_tokens, tally.output_tokens
+        self.resumed_texts = tally.num_texts
 
     @property
     def exit_code(self) -> int:
@@ -120,16 +124,20 @@ class JobStats(Tally):
     def output_per_second(self) -> float | None:
         return self._per_second(self.output_tokens - self.resumed_tokens[1])
 
+    @property
+    def texts_per_second(self) -> float | None:
+        return self._per_second(self.num_texts - self.resumed_texts)
+
     def _per_second(self, tokens: int) -> float | None:
         return tokens / self.run_s if self.run_s else None
 
-    def to_json(self, *, command: str, settings: Mapping[str, Any], sampling: Mapping[str, Any]) -> dict[str, Any]:
+    def to_json(self, *, command: str, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
         """The run as `--stats` writes it. Seconds are rounded to milliseconds.
 
         Args:
             command: "generate", "chat"…
             settings: the resolved engine settings.
-            sampling: the run's default sampling parameters.
+            defaults: what was asked of every record, as {"sampling": …} or, where texts are only read, {"embedding": …}.
         """
         engine = self.engine
         first = self.first_token_at
@@ -146,35 +154,58 @@ class JobStats(Tally):
             "attempts": self.earlier_attempts + 1,
             "output_sha256": self.output_sha256,
             "errors": dict(self.errors),
-            "finish_reasons": dict(self.finish_reasons),
-            "cut_by_default_max_tokens": self.num_cut_by_default,
-            "tokens": {
-                "prompt": self.prompt_tokens,
-                "output": self.output_tokens,
-                "cached": engine.num_cached_tokens if engine else 0,
-                "prompt_per_s": _rounded(self.prompt_per_second),
-                "output_per_s": _rounded(self.output_per_second),
-            },
+            **(self._read_numbers() if self.pools else self._written_numbers()),
             "timing": {
                 "startup_s": _rounded(self.startup_s),
                 "run_s": _rounded(self.run_s),
                 "run_all_attempts_s": _rounded(self.earlier_run_s + (self.run_s or 0.0)),
                 "total_s": _rounded((self.finished_at or time.monotonic()) - self.started_at),
-                "first_token_s": _rounded(first - self.started_at if first is not None else None),
-                "first_token_after_admission_s": _rounded(
+                f"{self.first}_s": _rounded(first - self.started_at if first is not None else None),
+                f"{self.first}_after_admission_s": _rounded(
                     first - self.admitted_at if first is not None and self.admitted_at is not None else None
                 ),
             },
-            "engine": {
-                "steps": engine.num_steps if engine else 0,
-                "preemptions": engine.num_preemptions if engine else 0,
-                "kv_blocks": engine.num_kv_blocks if engine else 0,
-                "peak_kv_blocks": engine.peak_kv_blocks if engine else 0,
-            },
+            "engine": {"steps": engine.num_steps if engine else 0, **({} if self.pools else self._kv_numbers())},
             "memory": {"peak_bytes": peak_memory()},
             "settings": {name: value for name, value in settings.items() if name not in _SECRET},
-            "sampling": dict(sampling),
+            **({name: {**made, "truncated": self.num_truncated} for name, made in defaults.items()} if self.pools else defaults),
             "versions": versions(),
+        }
+
+    @property
+    def first(self) -> str:
+        """What the first thing is called that an engine makes."""
+        return "first_vector" if self.pools else "first_token"
+
+    def _written_numbers(self) -> dict[str, Any]:
+        return {
+            "finish_reasons": dict(self.finish_reasons),
+            "cut_by_default_max_tokens": self.num_cut_by_default,
+            "tokens": {
+                "prompt": self.prompt_tokens,
+                "output": self.output_tokens,
+                "cached": self.engine.num_cached_tokens if self.engine else 0,
+                "prompt_per_s": _rounded(self.prompt_per_second),
+                "output_per_s": _rounded(self.output_per_second),
+            },
+        }
+
+    def _read_numbers(self) -> dict[str, Any]:
+        return {
+            "texts": {"total": self.num_texts, "truncated": self.num_truncated, "per_s": _rounded(self.texts_per_second)},
+            "tokens": {
+                "prompt": self.prompt_tokens,
+                "repeated": self.engine.num_cached_tokens if self.engine else 0,
+                "prompt_per_s": _rounded(self.prompt_per_second),
+            },
+        }
+
+    def _kv_numbers(self) -> dict[str, int]:
+        engine = self.engine
+        return {
+            "preemptions": engine.num_preemptions if engine else 0,
+            "kv_blocks": engine.num_kv_blocks if engine else 0,
+            "peak_kv_blocks": engine.peak_kv_blocks if engine else 0,
         }
 
 

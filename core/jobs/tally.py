@@ -10,7 +10,16 @@ from typing import Any
 from ..errors import RecordError
 from ..outputs import RequestOutput
 
-_NUMBERS = ("num_answered", "num_failed", "bytes_done", "num_cut_by_default", "prompt_tokens", "output_tokens")
+_NUMBERS = (
+    "num_answered",
+    "num_failed",
+    "bytes_done",
+    "num_cut_by_default",
+    "prompt_tokens",
+    "output_tokens",
+    "num_texts",
+    "num_truncated",
+)
 
 
 @dataclass
@@ -28,6 +37,9 @@ class Tally:
     num_cut_by_default: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
+    #: Texts (or pairs of them) that were embedded or scored, and those of them of which something was cut off.
+    num_texts: int = 0
+    num_truncated: int = 0
 
     @classmethod
     def of_answer(cls, size: int, output: RequestOutput, *, default_max_tokens: bool) -> Tally:
@@ -41,6 +53,11 @@ class Tally:
             prompt_tokens=len(output.prompt_token_ids),
             output_tokens=sum(len(choice.token_ids) for choice in output.outputs),
         )
+
+    @classmethod
+    def of_texts(cls, size: int, *, tokens: int, texts: int, truncated: int) -> Tally:
+        """One record whose texts were embedded or scored."""
+        return cls(num_answered=1, bytes_done=size, prompt_tokens=tokens, num_texts=texts, num_truncated=truncated)
 
     @classmethod
     def of_error(cls, size: int, line: int, error: RecordError) -> Tally:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from .output import Output
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from .journal import SpillIndex
 from .row import Row
 
 #: Rows that wait for an earlier one are held in memory up to so many or so many bytes; beyond that only where they can be fetched from.
@@ -10,6 +13,32 @@ HELD_ROWS = 4096
 HELD_BYTES = 16 << 20
 #: Bytes handed to the output in one piece.
 _PIECE = 4 << 20
+
+
+class Output(Protocol):
+    """The writer's side of an output."""
+
+    spilled: SpillIndex
+    """Rows that can be fetched back: finished, not written, not held in memory."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in it so far: the ordinal of the next."""
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """The next rows, in order. Raises OutputError, or BrokenPipeError when nobody reads any more."""
+
+    def checkpoint(self, fresh: Iterable[Row], *, force: bool = False) -> bool:
+        """Makes what was finished survive, `fresh` rows included whether written or not; False if it is too early for that."""
+
+    def fetch(self, ordinal: int) -> Row:
+        """A spilled row."""
+
+    def finish(self) -> None:
+        """Nothing more comes: make the output what its name promises."""
+
+    def close(self) -> None:
+        """Let go of it, finished or not. Never raises."""
 
 
 class OrderedWriter:

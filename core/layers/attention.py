@@ -1,4 +1,4 @@
-"""Grouped-query self-attention over the paged cache."""
+"""Self-attention: causal over the paged cache, or in both directions within each text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from infer.kernels.ops import AttentionConfig, AttentionMeta, HeadNorm, KVCache, Ops, Rotation, Rows
+from infer.kernels.ops import AttentionConfig, AttentionMeta, HeadNorm, KVCache, Ops, Rotation, Rows, Segments
 
 from ..weights.parameter import Parameter
 from .linear import Linear
@@ -15,7 +15,7 @@ from .rope import Rope
 
 
 class Attention:
-    """hidden [N, size] -> [N, size].
+    """Causal, grouped-query, over the paged cache: hidden [N, size] -> [N, size].
 
     Args:
         name: checkpoint prefix ("model.layers.0.self_attn").
@@ -62,3 +62,44 @@ class Attention:
         for part in (self.qkv, self.out, self.q_norm, self.k_norm):
             if part is not None:
                 yield from part.parameters()
+
+
+class SegmentAttention:
+    """In both directions, within each text: hidden [N, size] -> [N, size].
+
+    Args:
+        qkv: checkpoint prefixes of queries, keys and values, or of one layer that is all three in this order.
+        out: checkpoint prefix.
+        rope: None: positions are no matter of attention.
+        sliding_window: w: a token sees those less than w away on either side; None is all.
+    """
+
+    def __init__(
+        self,
+        ops: Ops,
+        qkv: list[str],
+        out: str,
+        hidden_size: int,
+        num_heads: int,
+        head_dim: int,
+        rope: Rope | None,
+        *,
+        bias: bool,
+        sliding_window: int | None,
+    ) -> None:
+        self.ops = ops
+        self.config = AttentionConfig(num_heads, num_heads, head_dim, head_dim**-0.5, sliding_window)
+        self.rope = rope
+        width = num_heads * head_dim
+        self.qkv = Linear(ops, qkv, hidden_size, [3 * width // len(qkv)] * len(qkv), bias=bias)
+        self.out = Linear(ops, [out], width, [hidden_size], bias=bias)
+
+    def __call__(self, x: Rows, positions: Tensor, segments: Segments, rows: Tensor | None = None) -> Rows:
+        """`rows` int64 [R]: the token rows whose result is wanted, [R, size]; None is all."""
+        rotation = Rotation(positions, self.rope.cos, self.rope.sin) if self.rope is not None else None
+        seen = self.ops.segment_attention(self.qkv(x), rotation, segments, self.config)
+        return self.out(seen if rows is None else seen.index_select(0, rows))
+
+    def parameters(self) -> Iterator[Parameter]:
+        for part in (self.qkv, self.out):
+            yield from part.parameters()

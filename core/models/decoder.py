@@ -92,7 +92,8 @@ class DecoderLayer:
         name = f"model.layers.{index}"
         self.input_norm = RMSNorm(ops, f"{name}.input_layernorm", c.hidden_size, c.norm_eps)
         self.post_norm = RMSNorm(ops, f"{name}.post_attention_layernorm", c.hidden_size, c.norm_eps)
-        self.mlp = GatedMLP(ops, f"{name}.mlp", c.hidden_size, c.intermediate_size, c.activation, bias=c.mlp_bias)
+        gate_up = [f"{name}.mlp.gate_proj", f"{name}.mlp.up_proj"]
+        self.mlp = GatedMLP(ops, gate_up, f"{name}.mlp.down_proj", c.hidden_size, c.intermediate_size, c.activation, bias=c.mlp_bias)
         self.attention = Attention(
             ops,
             f"{name}.self_attn",
@@ -120,7 +121,7 @@ class DecoderLayer:
         x = self.attention(normed, positions, cache, meta, rows)
         if rows is not None:
             residual = residual.index_select(0, rows)
-        normed, residual = self.post_norm.add(x, residual, quantize=self.mlp.gate_up.quantizes_input)
+        normed, residual = self.post_norm.add(x, residual, quantize=self.mlp.quantizes_input)
         return self.mlp(normed), residual
 
     def linears(self) -> Iterator[Linear]:
@@ -147,11 +148,15 @@ class Decoder:
         self.head = Linear(ops, [head], config.hidden_size, [config.vocab_size], bias=False)
 
     def parameters(self) -> Iterator[Parameter]:
+        yield from self.body_parameters()
+        yield from self.head.parameters()
+
+    def body_parameters(self) -> Iterator[Parameter]:
+        """All but the head's: what hidden states need."""
         yield from self.embedding.parameters()
         for layer in self.layers:
             yield from layer.parameters()
         yield from self.norm.parameters()
-        yield from self.head.parameters()
 
     def linears(self) -> Iterator[Linear]:
         """Every linear layer but the head."""

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, RecordError
+from .fitting import Fitting, Piece
 
 if TYPE_CHECKING:
     import tokenizers
@@ -60,6 +61,8 @@ class LiteralText:
             for t in special.values()
         ]
         self._backend.add_tokens(named)
+        #: Texts and pairs as `encode` reads them, cut where they are too long.
+        self.fitting = Fitting(self._backend, self._ids)
         self._real_id = {self._backend.token_to_id(self._names[t.content]): i for i, t in special.items()}
 
     def mark(self, value: Any) -> Any:
@@ -91,12 +94,14 @@ class LiteralText:
         encodings = self._backend.encode_batch(list(texts), add_special_tokens=add_special_tokens)
         return [self._ids(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
 
-    def _ids(self, text: str, encoding: tokenizers.Encoding) -> list[int]:
+    def _ids(self, piece: Piece, encoding: tokenizers.Encoding) -> list[int]:
         # Some models (Unigram) have their special tokens among the pieces that text is made of.
         if not self._spellings.keys().isdisjoint(encoding.ids):
-            added = encoding.special_tokens_mask
+            texts = (piece,) if isinstance(piece, str) else piece
+            added, of = encoding.special_tokens_mask, encoding.sequence_ids
             for i, token_id in enumerate(encoding.ids):
                 start, end = encoding.offsets[i]
+                text = texts[of[i] or 0]
                 if not added[i] and token_id in self._spellings and text[start:end].strip() == self._spellings[token_id].strip():
                     raise RecordError("unsupported", f"this tokenizer cannot write {self._spellings[token_id]!r} as plain text")
         return [self._real_id.get(i, i) for i in encoding.ids]

@@ -73,6 +73,11 @@ class SlowBackend:
         #: Tokens that stand apart from the text around them. One in Rust beneath writes them as it likes.
         self._apart = frozenset() if tokenizer.is_fast else frozenset(tokenizer.get_added_vocab())
 
+    @property
+    def slow(self) -> Any:
+        """The tokenizer of transformers itself."""
+        return self._slow
+
     def no_truncation(self) -> None: ...
 
     def no_padding(self) -> None: ...

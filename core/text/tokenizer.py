@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, ModelError, RecordError
+from .fitting import Fitted, Fitting, Piece, SlowFitting
 from .pieces import ByteRules, Pieces
 from .slow import SlowBackend, load_slow
 
@@ -119,6 +120,28 @@ class Tokenizer:
             raise
         except BaseException as e:
             raise _refusal(texts, e) from e
+
+    def encode_fitted(
+        self, pieces: Sequence[Piece], *, limit: int | None = None, side: str = "right", literal: bool = False
+    ) -> list[Fitted]:
+        """Texts and pairs of texts with their special tokens, each cut to `limit` tokens, see `Fitting.encode`.
+
+        Args:
+            literal: a special token's spelling is only text, as in `encode_literal`.
+
+        One bad text raises its RecordError for all.
+        """
+        fitting = self.literal.fitting if literal else self._fitting
+        try:
+            return fitting.encode(pieces, limit=limit, side=side)
+        except RecordError:
+            raise
+        except BaseException as e:
+            raise _refusal([text for piece in pieces for text in ((piece,) if isinstance(piece, str) else piece)], e) from e
+
+    @cached_property
+    def _fitting(self) -> Fitting:
+        return SlowFitting(self._backend.slow) if isinstance(self._backend, SlowBackend) else Fitting(self._backend)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool, spaces_between_special_tokens: bool = True) -> str:
         """The text of ids, as the tokenizers library gives it; ids outside the vocabulary have no text.

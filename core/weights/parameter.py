@@ -25,12 +25,15 @@ class Parameter:
 
     Args:
         parts: name and shape of each.
+        dtype: the one it is kept in whatever the model's is; None is the model's.
         store: takes the tensor once its last part is there; the parameter then lets go of it. None: it stays in `tensor`.
     """
 
-    __slots__ = ("_missing", "_store", "parts", "shape", "tensor")
+    __slots__ = ("_missing", "_store", "dtype", "parts", "shape", "tensor")
 
-    def __init__(self, *parts: tuple[str, tuple[int, ...]], store: Callable[[Tensor], None] | None = None) -> None:
+    def __init__(
+        self, *parts: tuple[str, tuple[int, ...]], dtype: torch.dtype | None = None, store: Callable[[Tensor], None] | None = None
+    ) -> None:
         rows = 0
         placed = []
         for name, shape in parts:
@@ -39,11 +42,13 @@ class Parameter:
         self.parts = tuple(placed)
         self.shape = (rows, *parts[0][1][1:])
         self.tensor: Tensor = torch.empty(0)
+        self.dtype = dtype
         self._store = store
         self._missing = len(placed)
 
     def fill(self, part: Part, value: Tensor, dtype: torch.dtype, device: torch.device) -> None:
         """Takes a checkpoint tensor, each part once. What is of the right kind already is kept, not copied."""
+        dtype = self.dtype or dtype
         if len(self.parts) == 1:
             self.tensor = value.to(device, dtype)
         else:

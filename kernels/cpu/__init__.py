@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from . import library
-from .activation import gated_activation
+from .activation import activation, gated_activation
 from .attention import attention, plan_attention
 from .int8 import linear_int8, pack_int8, supports_int8
 from .kv import copy_blocks, new_kv_cache
@@ -17,6 +17,7 @@ from .norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from .quantize import quantize
 from .rope import rope_and_store
 from .sampling import processed_logits, sample, top_logprobs
+from .segments import plan_segments, segment_attention
 
 
 class Ops:
@@ -37,12 +38,15 @@ class Ops:
     copy_blocks = staticmethod(copy_blocks)
     plan_attention = staticmethod(plan_attention)
     attention = staticmethod(attention)
+    plan_segments = staticmethod(plan_segments)
+    segment_attention = staticmethod(segment_attention)
     pack_weight = staticmethod(pack_weight)
     rms_norm = staticmethod(rms_norm)
     add_rms_norm = staticmethod(add_rms_norm)
     layer_norm = staticmethod(layer_norm)
     add_layer_norm = staticmethod(add_layer_norm)
     gated_activation = staticmethod(gated_activation)
+    activation = staticmethod(activation)
     quantize = staticmethod(quantize)
     supports_int8 = staticmethod(supports_int8)
     pack_int8 = staticmethod(pack_int8)

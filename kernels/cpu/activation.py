@@ -1,4 +1,4 @@
-"""Gated activations, result quantized in the same pass."""
+"""Activations, gated or not, result quantized in the same pass."""
 
 from __future__ import annotations
 
@@ -7,17 +7,24 @@ from . import rows
 from .library import DTYPES, function, pointer
 
 #: Same numbers as `Kind` in src/activation.cpp.
-_KINDS = {"silu": 0, "gelu": 1, "gelu_tanh": 2}
+_KINDS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}
 
-_gated_activation = function("infer_gated_activation", "ppppiiii")
+_activation = function("infer_activation", "ppppiiiii")
 
 
 def gated_activation(x: Rows, kind: str, *, quantize: bool = False) -> Rows:
+    return _activate(x, kind, quantize, gated=True)
+
+
+def activation(x: Rows, kind: str, *, quantize: bool = False) -> Rows:
+    return _activate(x, kind, quantize, gated=False)
+
+
+def _activate(x: Rows, kind: str, quantize: bool, *, gated: bool) -> Rows:
     values, scale = rows.split(x)
     count, width = values.shape
-    size = width // 2
+    size = width // 2 if gated else width
     out, out_scale = rows.quantized((count, size)) if quantize else (values.new_empty((count, size)), None)
-    _gated_activation(
-        values.data_ptr(), pointer(scale), out.data_ptr(), pointer(out_scale), count, size, DTYPES[values.dtype], _KINDS[kind]
-    )
+    where = (values.data_ptr(), pointer(scale), out.data_ptr(), pointer(out_scale))
+    _activation(*where, count, size, DTYPES[values.dtype], _KINDS[kind], gated)
     return out if out_scale is None else ScaledRows(out, out_scale)

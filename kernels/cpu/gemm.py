@@ -19,7 +19,7 @@ _KINDS = {torch.bfloat16: 1, torch.float32: 4}
 
 _kinds = library.function("infer_gemm_kinds", "p")
 _pack = library.function("infer_gemm_pack", "ppii")
-_gemm = library.function("infer_gemm", "ppppiiii")
+_gemm = library.function("infer_gemm", "ppppiiiii")
 _int8 = library.function("infer_gemm_int8", "pppppiiii")
 
 
@@ -63,12 +63,13 @@ def pack(weight: Tensor) -> Panels:
 
 
 def multiply(x: Tensor, weight: Panels, bias: Tensor | None) -> Tensor:
-    """x [N, in] @ weight^T + bias float32 [out] -> [N, out], all in x's dtype, which is the weight's."""
+    """x [N, in] @ weight^T + bias [out] -> [N, out] in x's dtype, which is the weight's; the bias may be of another, as float32."""
     x = x.contiguous()
     rows, words = x.shape[0], weight.words.shape[1]
     out = torch.empty((rows, weight.out_features), dtype=x.dtype)
     pointers = (library.pointer(tensor) for tensor in (out, x, weight.words, bias))
-    _gemm(*pointers, rows, weight.out_features, words, library.DTYPES[x.dtype])
+    bias_dtype = 0 if bias is None else library.DTYPES[bias.dtype]
+    _gemm(*pointers, rows, weight.out_features, words, library.DTYPES[x.dtype], bias_dtype)
     return out
 
 

@@ -28,7 +28,7 @@ def pack_weight(weight: Tensor) -> Panels | Tensor:
 
 def linear(x: Tensor, weight: Panels | Tensor, bias: Tensor | None, row_chunk: int) -> Tensor:
     if isinstance(weight, Panels):  # row-wise by itself
-        return gemm.multiply(x, weight, None if bias is None else bias.float())
+        return gemm.multiply(x, weight, bias)
     return in_chunks(x, row_chunk, lambda part: _multiply(part, weight, bias))
 
 

@@ -1,4 +1,4 @@
-"""Gated activations, in float32.
+"""Activations, gated or not, in float32.
 
 silu is written out with `exp`: torch's own silu, sigmoid and gelu round the left-over elements at the end of a vector
 loop differently, so the same value gives other bits in another place. `exp`, `erf` and `tanh` do not.
@@ -27,10 +27,19 @@ def _gelu_tanh(x: Tensor) -> Tensor:
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
-ACTIVATIONS = {"silu": _silu, "gelu": _gelu, "gelu_tanh": _gelu_tanh}
+def _relu(x: Tensor) -> Tensor:
+    return torch.where(x < 0, 0.0, x)  # NaN stays NaN
+
+
+ACTIVATIONS = {"silu": _silu, "gelu": _gelu, "gelu_tanh": _gelu_tanh, "relu": _relu}
 
 
 def gated_activation(x: Rows, kind: str, *, quantize: bool = False) -> Rows:
     x32, dtype = to_float(x)
     gate, up = x32.chunk(2, dim=-1)
     return from_float(ACTIVATIONS[kind](gate) * up, dtype, quantize)
+
+
+def activation(x: Rows, kind: str, *, quantize: bool = False) -> Rows:
+    x32, dtype = to_float(x)
+    return from_float(ACTIVATIONS[kind](x32), dtype, quantize)

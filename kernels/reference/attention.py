@@ -1,4 +1,4 @@
-"""Paged attention on fixed tiles: 16 query rows by 64 keys, zero-padded and masked.
+"""Attention on fixed tiles: 16 query rows by 64 keys, zero-padded and masked.
 
 A matrix product of fixed shape gives a row the same bits wherever it stands, so cutting everything into equal tiles
 makes attention independent of batch, chunking and prefix-cache hits. Rows are (token, head of the group) pairs, so
@@ -32,7 +32,9 @@ class Plan:
     group: Tensor
     """int64 [Q, ROWS]: head within the group."""
     position: Tensor
-    """int64 [Q, ROWS]: the row's position; -1 for padding rows, which therefore see no key."""
+    """int64 [Q, ROWS]: the row's position; -1 for padding rows."""
+    last: Tensor
+    """int64 [Q, ROWS]: the last position that the row may see; -1 for padding rows, which therefore see no key."""
     sequence: Tensor
     """int64 [Q]"""
     slots: Tensor
@@ -42,8 +44,12 @@ class Plan:
 
 
 def plan_attention(meta: AttentionMeta, num_heads: int, num_kv_heads: int) -> Plan:
-    device = meta.slots.device
-    group_size = num_heads // num_kv_heads
+    return plan_tiles(meta, num_heads // num_kv_heads, causal=True)
+
+
+def plan_tiles(meta: AttentionMeta, group_size: int, *, causal: bool) -> Plan:
+    """`causal`: a row sees what is before it, else its whole sequence."""
+    device = meta.query_start.device
     query_start = meta.query_start.long()
     kv_lens = meta.kv_lens.long()
     query_lens = query_start[1:] - query_start[:-1]
@@ -57,8 +63,9 @@ def plan_attention(meta: AttentionMeta, num_heads: int, num_kv_heads: int) -> Pl
     local = row // group_size
     position = torch.where(real, (kv_lens - query_lens)[sequence][:, None] + local, -1)
     token = query_start[sequence][:, None] + local
+    last = position if causal else torch.where(real, kv_lens[sequence][:, None] - 1, -1)
 
-    context = position.amax(-1) + 1
+    context = last.amax(-1) + 1
     order = torch.argsort(context, descending=True, stable=True)
     key_tiles = ((context[order] + KEYS - 1) // KEYS).tolist()
     most = key_tiles[0] if key_tiles else 0
@@ -66,7 +73,8 @@ def plan_attention(meta: AttentionMeta, num_heads: int, num_kv_heads: int) -> Pl
     for count in key_tiles:
         for j in range(count):
             active[j] += 1
-    return Plan(token[order], (row % group_size)[order], position[order], sequence[order], _slot_map(meta, kv_lens, most * KEYS), active)
+    slots = _slot_map(meta, kv_lens, most * KEYS)
+    return Plan(token[order], (row % group_size)[order], position[order], last[order], sequence[order], slots, active)
 
 
 def _slot_map(meta: AttentionMeta, kv_lens: Tensor, length: int) -> Tensor:
@@ -77,7 +85,11 @@ def _slot_map(meta: AttentionMeta, kv_lens: Tensor, length: int) -> Tensor:
 
 
 def attention(query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig) -> Tensor:
-    plan: Plan = meta.plan
+    return attend(query, cache, meta.plan, config)
+
+
+def attend(query: Tensor, cache: KVCache, plan: Plan, config: AttentionConfig) -> Tensor:
+    """Attention of query [N, H, D] along the plan's tiles -> [N, H * D]; rows in no tile are zero."""
     step = max(1, GATHER_LIMIT // (config.num_kv_heads * KEYS * config.head_dim))
     out = torch.zeros_like(query)
     for start in range(0, len(plan.sequence), step):
@@ -88,7 +100,7 @@ def attention(query: Tensor, cache: KVCache, meta: AttentionMeta, config: Attent
 def _attend(query: Tensor, cache: KVCache, plan: Plan, part: slice, config: AttentionConfig, out: Tensor) -> None:
     """Attention of the tiles in `part`, written to their rows of `out`."""
     num_kv_heads, head_dim = cache.key.shape[2:]
-    token, group, position = plan.token[part], plan.group[part], plan.position[part]
+    token, group, position, last = plan.token[part], plan.group[part], plan.position[part], plan.last[part]
     count = len(token)
     grouped = query.unflatten(1, (num_kv_heads, -1))
     q = grouped[token, :, group].float() * config.scale  # [Q, ROWS, K, D]
@@ -108,11 +120,11 @@ def _attend(query: Tensor, cache: KVCache, plan: Plan, part: slice, config: Atte
         if config.soft_cap:
             scores = torch.tanh(scores / config.soft_cap) * config.soft_cap
         if config.alibi_slopes is not None:
-            distance = (key_position - position[:n, :, None])[:, None]  # [n, 1, ROWS, KEYS]
-            scores = scores + _by_head(config.alibi_slopes, num_kv_heads, group[:n]) * distance
-        seen = key_position <= position[:n, :, None]
+            distance = (key_position - position[:n, :, None]).abs()[:, None]  # [n, 1, ROWS, KEYS]
+            scores = scores - _by_head(config.alibi_slopes, num_kv_heads, group[:n]) * distance
+        seen = key_position <= last[:n, :, None]
         if config.sliding_window is not None:
-            seen &= key_position > position[:n, :, None] - config.sliding_window
+            seen &= (key_position - position[:n, :, None]).abs() < config.sliding_window
         scores = scores.masked_fill_(~seen[:, None], float("-inf")).flatten(0, 1)
         new_best = torch.maximum(best[:m], scores.amax(-1, keepdim=True))
         # Rows that have seen no key yet keep -inf; 0 stands in so that no -inf - -inf arises.

@@ -20,13 +20,13 @@ def rope_and_store(
     if norm is not None:
         query, key = rms_normalized(query, norm.query, norm.eps), rms_normalized(key, norm.key, norm.eps)
     if rotation is not None:
-        query, key = _rotate(query, rotation), _rotate(key, rotation)
+        query, key = rotated(query, rotation), rotated(key, rotation)
     store_kv(key, value, cache, meta)
     return query.to(dtype)
 
 
-def _rotate(x32: Tensor, rotation: Rotation) -> Tensor:
-    """[N, heads, D], halves paired (NeoX order)."""
+def rotated(x32: Tensor, rotation: Rotation) -> Tensor:
+    """float32 [N, heads, D], halves paired (NeoX order)."""
     half = rotation.cos.shape[-1]
     c = rotation.cos[rotation.positions].unsqueeze(1)
     s = rotation.sin[rotation.positions].unsqueeze(1)

@@ -100,7 +100,7 @@ def big_lines(write_lines: Any) -> Path:
 
 
 #: In this order each attempt gets further than the one before, and is far from the end until the last two.
-FAULTS = ["begin", "write:2", "spill:2", "commit:2", "committed", "sync", "write", "publish", "published"]
+FAULTS = ["begin", "write:2", "spill:2", "commit:2", "committed", "sync", "write", "publish", "beside", "published"]
 
 
 KINDS = [("", "sampled"), (".gz", "greedy"), (".zst", "sampled")]

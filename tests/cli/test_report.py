@@ -42,9 +42,9 @@ def test_progress_line() -> None:
     stats.add(Tally.of_error(0, 3, RecordError("invalid_json", "x")))
     assert share_done(stats, 20_000) == 0.25
     assert share_done(stats, None) is None
-    line = progress_line(stats, 0.25, 1234.0, 567.8)
+    line = progress_line(stats, 0.25, (1234.0, 567.8))
     assert line == "51 records (25%) | ETA 0:30 | 1 error | prompt 1,234, output 568 tok/s | KV 43%"
-    assert progress_line(make_stats(engine=False), None, 0, 0) == "0 records | 0 errors | prompt 0, output 0 tok/s"
+    assert progress_line(make_stats(engine=False), None, (0, 0)) == "0 records | 0 errors | prompt 0, output 0 tok/s"
 
 
 def test_summary() -> None:
@@ -171,3 +171,17 @@ def test_log_messages(capsys: pytest.CaptureFixture[str], quiet: bool, verbose: 
     lines = capsys.readouterr().err.splitlines()
     prefix: dict[str, Any] = {"error": "error: ", "warning": "warning: "}
     assert lines == [f"{prefix.get(level, '')}{level} \\x1b" for level in shown.split()]
+
+
+def test_a_run_that_only_reads() -> None:
+    stats = JobStats(started_at=0.0, ready_at=2.0, admitted_at=2.0, finished_at=12.0, pools=True)
+    for cut in (0, 1):
+        stats.add(Tally.of_texts(100, tokens=500, texts=5, truncated=cut))
+    assert progress_line(stats, 0.5, (1234.0, 56.0)) == "2 records (50%) | ETA 0:10 | 0 errors | 56 texts/s, 1,234 tok/s"
+    lines = summary_lines(stats, max_tokens=None)
+    assert lines[:3] == [
+        "2 of 2 records answered in 10.0 s",
+        "10 texts, 1,000 tokens (1 texts/s, 100 tokens/s)",
+        "note: 1 text had too many tokens and was cut off",
+    ]
+    assert lines[3].startswith("peak memory")

@@ -124,6 +124,21 @@ def test_choices_that_do_not_work_yet_are_refused(one: Setting) -> None:
         ),
         ({"structured_outputs_config": {"backends": 1}}, "structured_outputs_config has no 'backends'; did you mean 'backend'?"),
         ({"override_generation_config": "x"}, "override_generation_config must be a mapping, not str 'x'"),
+        ({"task": "reward"}, "task=reward is not supported yet; for now: auto, generate, embed, embedding, classify, score"),
+        ({"runner": "draft"}, "runner=draft is not supported yet; for now: auto, generate, pooling"),
+        ({"pooler_config": {"pooling": "CLS"}}, "pooler_config has no 'pooling'; did you mean 'pooling_type'?"),
+        ({"pooler_config": {"pooling_type": "step"}}, "pooler_config pooling_type=step is not supported yet; for now: CLS, MEAN, LAST"),
+        ({"pooler_config": {"pooling_type": "ALL"}}, "pooler_config pooling_type=ALL is not supported yet; for now: CLS, MEAN, LAST"),
+        ({"pooler_config": {"pooling_type": "max"}}, "pooler_config pooling_type must be CLS, MEAN or LAST, not 'max'"),
+        ({"pooler_config": {"pooling_type": 1}}, "pooler_config pooling_type must be CLS, MEAN or LAST, not 1"),
+        ({"pooler_config": {"normalize": 1}}, "pooler_config normalize must be true or false, not 1"),
+        ({"pooler_config": {"dimensions": 0}}, "pooler_config dimensions must be an integer of at least 1, not 0"),
+        ({"pooler_config": {"dimensions": True}}, "pooler_config dimensions must be an integer of at least 1, not True"),
+        ({"pooler_config": {"activation": "tanh"}}, "pooler_config activation must be identity, sigmoid or softmax, not 'tanh'"),
+        (
+            {"pooler_config": {"normalize": True, "use_activation": True}},
+            "pooler_config has both normalize and use_activation, which are two names of one thing; leave one of the two out",
+        ),
         ({"model_impl": "vllm"}, "model_impl=vllm is not supported yet; for now: auto, infer, transformers"),
     ],
 )
@@ -131,6 +146,19 @@ def test_wrong_arguments(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         EngineArgs.from_kwargs(model="m", **given)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"pooling_type": "cls", "normalize": False, "dimensions": 64},
+        {"seq_pooling_type": "MEAN", "pooling_type": None},
+        {"use_activation": True, "activation": "sigmoid"},
+        {},
+    ],
+)
+def test_pooler_config(given: dict[str, Any]) -> None:
+    assert EngineArgs(model="m", pooler_config=given).pooler_config == given
 
 
 def test_what_the_engine_is_told() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -254,6 +254,66 @@ class TestLimits:
     def test_two_ways_to_size_the_cache(self) -> None:
         notes = resolve(num_gpu_blocks_override=40, kv_cache_memory_bytes=1 << 20).notes
         assert notes[-1] == "num_gpu_blocks_override decides the KV size; kv_cache_memory_bytes is not looked at"
+
+
+class TestPooling:
+    BERT: ClassVar[dict[str, Any]] = {"model_type": "bert", "architectures": ["BertModel"]}
+
+    def test_what_a_model_that_pools_needs(self) -> None:
+        config = resolve(self.BERT, pooler_config={"pooling_type": "MEAN"})
+        assert (config.task, config.pooler_config) == ("embed", {"pooling_type": "MEAN"})
+        assert (config.chunked_prefill, config.enable_prefix_caching) == (False, False)
+        assert (config.max_model_len, config.max_num_batched_tokens, config.max_num_seqs) == (512, 2048, 256)
+        assert not any("no effect" in note for note in config.notes)
+        generating = resolve()
+        assert (generating.task, generating.pooler_config) == ("generate", {})
+
+    def test_a_text_may_be_longer_than_a_steps_tokens(self) -> None:
+        long = self.BERT | {"max_position_embeddings": 8192}
+        assert (resolve(long).max_model_len, resolve(long).max_num_batched_tokens) == (8192, 2048)
+        config = resolve(long, max_num_batched_tokens=300)
+        assert (config.max_model_len, config.max_num_batched_tokens) == (8192, 300)
+
+    @pytest.mark.parametrize(
+        ("hf_config", "max_seq_length", "given", "length"),
+        [
+            ({"max_position_embeddings": 512}, None, {}, 512),
+            ({"max_position_embeddings": 512}, 256, {}, 256),
+            ({"max_position_embeddings": 512}, 1024, {}, 512),
+            ({"max_position_embeddings": 512}, 256, {"max_model_len": 400}, 400),
+            ({"max_position_embeddings": None}, 100, {}, 100),
+            ({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}, None, {}, 512),
+            ({"model_type": "xlm-roberta", "max_position_embeddings": 514}, None, {}, 512),
+            ({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 0}, None, {}, 513),
+        ],
+    )
+    def test_length(self, hf_config: dict[str, Any], max_seq_length: int | None, given: dict[str, int], length: int) -> None:
+        args = EngineArgs.from_kwargs(model="m", **given)
+        config = args.resolve({**TINY, **self.BERT, **hf_config}, given=given, max_seq_length=max_seq_length)
+        assert config.max_model_len == length
+        assert ("max_model_len: 256 (sentence_bert_config.json)" in config.notes) == (length == 256)
+
+    def test_a_length_beyond_the_position_table(self) -> None:
+        with pytest.raises(ConfigError, match="max_model_len=513 is more than the 512"):
+            resolve({"model_type": "roberta", "max_position_embeddings": 514}, max_model_len=513)
+
+    def test_settings_that_say_nothing_here_are_told(self) -> None:
+        config = resolve(self.BERT, kv_cache_memory_bytes=1 << 20, max_logprobs=3, enable_chunked_prefill=False)
+        assert [note for note in config.notes if "no effect" in note] == [
+            "max_logprobs has no effect when texts are embedded or classified",
+            "kv_cache_memory_bytes has no effect when texts are embedded or classified",
+            "enable_chunked_prefill has no effect when texts are embedded or classified",
+        ]
+        assert "pooler_config has no effect when text is generated" in resolve(pooler_config={"normalize": True}).notes
+
+    def test_transformers_code_pools_nothing(self) -> None:
+        with pytest.raises(ConfigError, match="model_impl=transformers generates text only for now"):
+            resolve(self.BERT, model_impl="transformers")
+
+    def test_asked_for(self) -> None:
+        assert resolve(task="embed").task == "embed"
+        with pytest.raises(ConfigError, match="use infer embed or task=embed"):
+            resolve(self.BERT, task="generate")
 
 
 class TestEffects:

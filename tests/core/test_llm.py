@@ -570,9 +570,3 @@ def test_a_stream_copies_parameters_when_they_change(llm: LLM) -> None:
 
     outputs = sorted(llm.stream(["a"] * 4, changing()), key=lambda o: int(o.request_id))
     assert [len(t) for t in tokens(outputs)] == [1, 2, 2, 3]
-
-
-# -- to come -----------------------------------------------------------------------------------------------------------
-def test_what_is_not_there_yet_says_so(llm: LLM) -> None:
-    with pytest.raises(ConfigError, match="encode is not supported yet"):
-        llm.encode("a")

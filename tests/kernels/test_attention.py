@@ -23,7 +23,7 @@ TOLERANCE = {
 LENGTHS = [(1, 1), (1, 64), (1, 65), (17, 17), (70, 200), (5, 300), (130, 130), (1, 191), (16, 129)]
 
 
-@pytest.fixture(params=kernels.available())
+@pytest.fixture(params=kernels.usable("cpu"))
 def ops(request: pytest.FixtureRequest) -> Ops:
     return kernels.load(request.param)
 

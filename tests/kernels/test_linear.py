@@ -7,7 +7,7 @@ import importlib
 import pytest
 import torch
 
-from infer.kernels import available, load
+from infer.kernels import load, usable
 from infer.kernels.cpu import int8 as cpu_int8
 from infer.kernels.ops import INT8_ZERO, Ops, Rows, ScaledRows
 from infer.kernels.reference import int8 as exact
@@ -21,7 +21,7 @@ SHAPES = [(96, 64), (33, 17), (40, 4096)]
 PARTS = [(0, 16), (16, 32), (112, 64), (160, 16), (0, 112)]
 
 
-@pytest.fixture(params=available())
+@pytest.fixture(params=usable("cpu"))
 def ops(request: pytest.FixtureRequest) -> Ops:
     return load(request.param)
 

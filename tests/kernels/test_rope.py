@@ -21,7 +21,7 @@ TOLERANCE = {
 }
 
 
-@pytest.fixture(params=kernels.available())
+@pytest.fixture(params=kernels.usable("cpu"))
 def ops(request: pytest.FixtureRequest) -> Ops:
     return kernels.load(request.param)
 

@@ -22,13 +22,15 @@ TOLERANCE = {
 }
 ROWS = 48
 EPS = 1e-5
-NAMES = ["rms_norm", "add_rms_norm", "layer_norm", "layer_norm without bias", "add_layer_norm", "silu", "gelu", "gelu_tanh", "quantize"]
+NAMES = ["rms_norm", "add_rms_norm", "layer_norm", "layer_norm without bias", "add_layer_norm", "quantize"]
+ACTIVATIONS = ["silu", "gelu", "gelu_tanh", "relu"]
+NAMES += [f"gated {kind}" for kind in ACTIVATIONS] + ACTIVATIONS
 
 #: What an operation gives for rows [first, first + count): its results, one or two.
 Operation = Callable[[Rows, Tensor], tuple[Rows, ...]]
 
 
-@pytest.fixture(params=kernels.available())
+@pytest.fixture(params=kernels.usable("cpu"))
 def ops(request: pytest.FixtureRequest) -> Ops:
     return kernels.load(request.param)
 
@@ -51,7 +53,8 @@ def operation(ops: Ops, name: str, weight: Tensor, bias: Tensor, *, quantize: bo
                 return ops.add_layer_norm(x, residual, weight, bias, EPS, quantize=quantize)
             case "quantize":
                 return (ops.quantize(plain(x)),)
-        return (ops.gated_activation(x, name, quantize=quantize),)
+        gated, kind = name.startswith("gated "), name.removeprefix("gated ")
+        return ((ops.gated_activation if gated else ops.activation)(x, kind, quantize=quantize),)
 
     return apply
 
@@ -69,23 +72,30 @@ def formula(name: str, x: Rows, residual: Tensor, weight: Tensor, bias: Tensor) 
         factor = x.scale[:, None] if isinstance(x, ScaledRows) else 1.0
         totals = [(plain(x).float() * factor + residual.float()).to(residual.dtype).double()]
         rows = totals[0]
-    gate, up = rows.chunk(2, -1)
     match name:
         case "rms_norm" | "add_rms_norm":
             result = rows / (rows.square().mean(-1, keepdim=True) + EPS).sqrt() * weight.double()
-        case "silu":
-            result = gate * torch.sigmoid(gate) * up
-        case "gelu":
-            result = 0.5 * gate * torch.special.erfc(-gate * math.sqrt(0.5)) * up
-        case "gelu_tanh":
-            result = torch.nn.functional.gelu(gate, approximate="tanh") * up
         case "quantize":
             result = plain(x).double()
+        case _ if name.removeprefix("gated ") in ACTIVATIONS:
+            gate, up = rows.chunk(2, -1) if name.startswith("gated ") else (rows, 1.0)
+            result = activated(name.removeprefix("gated "), gate) * up
         case _:
             centered = rows - rows.mean(-1, keepdim=True)
             result = centered / (centered.square().mean(-1, keepdim=True) + EPS).sqrt() * weight.double()
             result += 0 if "without" in name else bias.double()
     return [result, *totals]
+
+
+def activated(kind: str, x: Tensor) -> Tensor:
+    match kind:
+        case "silu":
+            return x * torch.sigmoid(x)
+        case "gelu":
+            return 0.5 * x * torch.special.erfc(-x * math.sqrt(0.5))
+        case "gelu_tanh":
+            return torch.nn.functional.gelu(x, approximate="tanh")
+    return x.relu()
 
 
 class Inputs:
@@ -189,7 +199,7 @@ def test_a_row_that_is_not_finite_harms_itself_alone(ops: Ops, name: str, size: 
         after = apply(poisoned, data.residual)
         for rows in (slice(0, 7), slice(8, None)):
             assert same(tuple(take(x, rows) for x in after), tuple(take(x, rows) for x in before))
-        if name not in {"silu", "gelu", "gelu_tanh"} or math.isnan(poison) or poison > 0:  # activations are 0 at -infinity
+        if name.removeprefix("gated ") not in ACTIVATIONS or math.isnan(poison) or poison > 0:  # activations are 0 at -infinity
             result = after[0]
             seen = result.scale[7] if isinstance(result, ScaledRows) else plain(result)[7]
             assert not torch.isfinite(seen).all()
@@ -219,9 +229,11 @@ def test_halves_are_rounded_to_even(ops: Ops) -> None:
     assert (quantized.values[5].int() - INT8_ZERO).tolist() == [127, 0, 2, 2, 0, -2, -2, 126]
 
 
-@pytest.mark.parametrize("kind", ["silu", "gelu", "gelu_tanh"])
+@pytest.mark.parametrize("kind", ACTIVATIONS)
 def test_activations_over_their_whole_range(ops: Ops, kind: str) -> None:
     gate = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([-1e4, -200.0, -90.0, -1e-30, 0.0, 1e-30, 90.0, 200.0, 1e4])])
     x = torch.cat([gate, torch.ones_like(gate)]).repeat(16, 1)
-    expected = formula(kind, x, x, x, x)[0]
-    torch.testing.assert_close(ops.gated_activation(x, kind).double(), expected, rtol=1e-6, atol=2e-6)
+    expected = activated(kind, gate.double()).repeat(16, 1)
+    gated, alone = ops.gated_activation(x, kind), ops.activation(gate.repeat(16, 1), kind)
+    torch.testing.assert_close(gated.double(), expected, rtol=1e-6, atol=2e-6)
+    assert torch.equal(alone, gated)

@@ -19,7 +19,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SIZES = [1, 7, 16, 255, 256, 257, 1000, 49152, 151936]
 
 
-@pytest.fixture(params=kernels.available())
+@pytest.fixture(params=kernels.usable("cpu"))
 def ops(request: pytest.FixtureRequest) -> Ops:
     return kernels.load(request.param)
 

@@ -13,7 +13,7 @@ from ...params import SamplingParams
 from . import constraint
 from . import fields as known
 from .generate import GenerateTask
-from .pending import Pending
+from .pending import PendingPrompt
 
 #: Fields of a record that only a search has.
 BEAM_FIELDS = (BeamSearchParams.field_names() | frozenset(ALIASES)) - frozenset(OF_TOKENS) - {"max_tokens", "max_completion_tokens"}
@@ -32,7 +32,7 @@ class BeamTask(GenerateTask):
     def check_ours(self, fields: Mapping[str, Any]) -> None:
         super().check_ours({name: value for name, value in fields.items() if name != "beam_width"})
 
-    def _set_params(self, pending: Pending, fields: Mapping[str, Any]) -> None:
+    def _set_params(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
         default = self.options.beam
         assert default is not None
         given = self.sampling_of(fields)
@@ -53,7 +53,7 @@ class BeamTask(GenerateTask):
         pending.add_special_tokens = known.flag(fields, "add_special_tokens", self.add_special_tokens)
         pending.priority = known.priority_of(fields)
 
-    def _choice(self, choice: CompletionOutput, pending: Pending, params: SamplingParams) -> dict[str, Any]:
+    def _choice(self, choice: CompletionOutput, pending: PendingPrompt, params: SamplingParams) -> dict[str, Any]:
         row = super()._choice(choice, pending, params)
         row["score"], row["cumulative_logprob"] = choice.score, choice.cumulative_logprob
         return row

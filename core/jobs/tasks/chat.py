@@ -12,10 +12,10 @@ from ...text.reasoning import ReasoningParser, reasoning_parser
 from ...text.tool_calls import ToolCallParser, tool_call_parser
 from ..jsonl import json_type
 from . import tools
-from .base import Task, TaskOptions
+from .completion import CompletionTask, TaskOptions
 from .constraint import constraint_of
 from .fields import flag
-from .pending import Pending
+from .pending import PendingPrompt
 from .replies import ReplyRules, count_calls, last_text, pattern_of
 from .rows import chat_logprobs
 from .tools import ToolUse
@@ -59,7 +59,7 @@ class ChatOptions:
         return None if tool is None else tool_call_parser(tool), None if reasoning is None else reasoning_parser(reasoning)
 
 
-class ChatTask(Task):
+class ChatTask(CompletionTask):
     """`messages` with `tools` and what steers the chat template; `--prompt-field` or `--template` make one user message instead.
 
     With a parser of calls or reasoning the answer is taken apart into OpenAI's `tool_calls` and vLLM's `reasoning_content`. Calls are
@@ -128,7 +128,7 @@ class ChatTask(Task):
             **{**self._chat_options.chat_template_kwargs, **_template_kwargs(fields)},
         )
 
-    def look_ahead(self, pending: Pending, fields: Mapping[str, Any]) -> None:
+    def look_ahead(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
         use = ToolUse.of(fields)
         if use.tools is None and self._reasoning is None:
             return
@@ -181,7 +181,7 @@ class ChatTask(Task):
             raise RecordError("invalid_value", "top_logprobs needs logprobs: true", param="top_logprobs")
         return given
 
-    def choice_text(self, choice: CompletionOutput, pending: Pending) -> dict[str, Any]:
+    def choice_text(self, choice: CompletionOutput, pending: PendingPrompt) -> dict[str, Any]:
         rules = pending.reply
         if rules is None:
             return {"message": {"role": "assistant", "content": choice.text}}

@@ -8,12 +8,12 @@ from typing import Any
 from ...errors import RecordError
 from ...outputs import CompletionOutput
 from ..jsonl import json_type
-from .base import Task
-from .pending import Pending
+from .completion import CompletionTask
+from .pending import PendingPrompt
 from .rows import completion_logprobs
 
 
-class GenerateTask(Task):
+class GenerateTask(CompletionTask):
     """`prompt` (a string, or a list of token ids as OpenAI allows) or `prompt_token_ids`; `--prompt-field` or `--template` instead."""
 
     command = "generate"
@@ -34,6 +34,9 @@ class GenerateTask(Task):
             raise RecordError("unsupported", "a line with messages belongs to infer chat", param="messages")
         if "input" in fields:
             raise RecordError("unsupported", "a line with input belongs to infer embed (or give --prompt-field input)", param="input")
+        for name in ("documents", "text_1"):
+            if name in fields:
+                raise RecordError("unsupported", f"a line with {name} belongs to infer score", param=name)
         hint = ' ("text" is a field of infer embed; or give --prompt-field text)' if "text" in fields else ""
         raise RecordError("missing_field", f'no "prompt" and no "prompt_token_ids"{hint}', param="prompt")
 
@@ -63,7 +66,7 @@ class GenerateTask(Task):
             raise RecordError("unsupported", "top_logprobs belongs to infer chat; here logprobs is their number", param="top_logprobs")
         return given
 
-    def choice_text(self, choice: CompletionOutput, pending: Pending) -> dict[str, Any]:
+    def choice_text(self, choice: CompletionOutput, pending: PendingPrompt) -> dict[str, Any]:
         return {"text": choice.text}
 
     def choice_logprobs(self, choice: CompletionOutput, num_logprobs: int) -> dict[str, Any]:

@@ -18,9 +18,12 @@ COMMANDS = {
     "/v1/completions": "generate",
     "/v1/chat/completions": "chat",
     "/v1/embeddings": "embed",
+    "/v1/score": "score",
+    "/v1/rerank": "score",
+    "/v2/rerank": "score",
 }
 #: What the answer's body calls itself.
-_OBJECTS = {"generate": "text_completion", "chat": "chat.completion"}
+_OBJECTS = {"generate": "text_completion", "beam": "text_completion", "chat": "chat.completion", "embed": "list", "score": "list"}
 
 #: The fields of a Batch line itself.
 FIELDS = frozenset({"custom_id", "method", "url", "body"})
@@ -38,12 +41,14 @@ class BatchLine:
     Args:
         id: names the answer: `infer-<start of the run's fingerprint>-<index>`.
         object, model: of the answer's body.
+        url: what the line is asked of, whatever is written there.
         custom_id: the line's own id; None until it is known to be one.
     """
 
     id: str
     object: str
     model: str
+    url: Any = None
     custom_id: str | int | None = None
 
 
@@ -54,9 +59,9 @@ def is_batch(fields: Mapping[str, Any], own: frozenset[str]) -> bool:
     return isinstance(fields["body"], dict) or "custom_id" in fields or "method" in fields
 
 
-def batch_line(index: int, *, command: str, fingerprint: str, model: str) -> BatchLine:
+def batch_line(index: int, *, command: str, fingerprint: str, model: str, url: Any = None) -> BatchLine:
     """For the line of record `index`."""
-    return BatchLine(f"infer-{fingerprint[:_FINGERPRINT_DIGITS]}-{index}", _OBJECTS[command], model)
+    return BatchLine(f"infer-{fingerprint[:_FINGERPRINT_DIGITS]}-{index}", _OBJECTS[command], model, url)
 
 
 def body_of(fields: Mapping[str, Any], command: str) -> dict[str, Any]:
@@ -82,7 +87,12 @@ def answer_row(line: BatchLine, answer: dict[str, Any]) -> dict[str, Any]:
     """The line of an answered record; `answer` has what a native line says: choices, usage, prompt_token_ids."""
     for choice in answer["choices"]:
         choice.setdefault("logprobs", None)
-    return _row(line, 200, {"id": line.id, "object": line.object, "created": 0, "model": line.model, **answer}, None)
+    return body_row(line, {"id": line.id, "object": line.object, "created": 0, "model": line.model, **answer})
+
+
+def body_row(line: BatchLine, body: dict[str, Any]) -> dict[str, Any]:
+    """The line of a record whose answer is this body."""
+    return _row(line, 200, body, None)
 
 
 def error_row(line: BatchLine, error: RecordError) -> dict[str, Any]:

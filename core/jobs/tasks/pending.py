@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from ...beam_params import BeamSearchParams
 from ...engine.request import Request
 from ...errors import InferError, RecordError
 from ...params import SamplingParams
+from ...pooling.request import PoolingRequest, TextIds
+from ...pooling_params import PoolingParams
 from ..record import Record
 from .openai_batch import BatchLine
 
 log = logging.getLogger("infer.jobs")
 
+P = TypeVar("P", bound="Pending")
+
 
 @dataclass(slots=True)
 class Pending:
-    """What is kept of a record until its row is written. The fields it shares with `Record` mean what they mean there."""
+    """What is kept of a record until its row is written. The fields it shares with `Record` mean what they mean there.
+
+    What it asks of the engine is added by the task's own kind; of a record that is no JSON object nothing more is known.
+    """
 
     index: int
     line: int
@@ -31,13 +39,8 @@ class Pending:
     id: str | int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     batch: BatchLine | None = None  # if it is an OpenAI Batch line
-    params: SamplingParams | None = None
-    beam: BeamSearchParams | None = None  # if it is to be searched for
-    default_max_tokens: bool = False
-    priority: int = 0
-    add_special_tokens: bool = True  # the tokenizer's, to a prompt that is text
-    reply: Any = None  # how the task reads the answer, see Task.look_ahead
-    prompt: str | list[int] | None = None  # text until it is tokenized; let go once it is in the engine
+    prompt: Any = None  # text until it is tokenized; let go once it is in the engine
+    num_cut: int = 0  # prompts of which something was cut off, where that is counted
     error: RecordError | None = None
 
     def __post_init__(self) -> None:
@@ -45,7 +48,7 @@ class Pending:
             self.ordinal = self.index
 
     @classmethod
-    def of(cls, record: Record) -> Pending:
+    def of(cls: type[P], record: Record) -> P:
         """Of a record nothing is known about yet but where it stood."""
         r = record
         return cls(r.index, r.line, r.size, ordinal=r.ordinal, source=r.source, digest=r.digest, chain=r.chain, raw=r.raw)
@@ -55,11 +58,67 @@ class Pending:
         """How many records of the whole input have been seen after this one."""
         return self.index + 1
 
-    def to_request(self) -> Request:
+    def to_request(self) -> Any:
         """For a record without an error. The caller drops `prompt` afterwards, which the engine now holds."""
+        raise NotImplementedError
+
+    def asked(self) -> Sequence[Sequence[int]]:
+        """The token ids of each of its prompts, once it is tokenized."""
+        raise NotImplementedError
+
+    def lengths(self, max_model_len: int) -> Sequence[tuple[int, int]]:
+        """For each of them: most tokens of prompt and output together, and of how many outputs."""
+        raise NotImplementedError
+
+
+@dataclass(slots=True)
+class PendingPrompt(Pending):
+    """A prompt that the model goes on with."""
+
+    params: SamplingParams | None = None
+    beam: BeamSearchParams | None = None  # if it is to be searched for
+    default_max_tokens: bool = False
+    priority: int = 0
+    add_special_tokens: bool = True  # the tokenizer's, to a prompt that is text
+    reply: Any = None  # how the task reads the answer, see CompletionTask.look_ahead
+
+    def to_request(self) -> Request:
         assert isinstance(self.prompt, list)
         assert self.params is not None
         return Request(str(self.index), self.prompt, self.params, self.index, priority=self.priority, beam=self.beam)
+
+    def asked(self) -> Sequence[Sequence[int]]:
+        assert isinstance(self.prompt, list)
+        return [self.prompt]
+
+    def lengths(self, max_model_len: int) -> Sequence[tuple[int, int]]:
+        assert self.params is not None
+        choices = self.params.num_choices if self.beam is None else self.beam.beam_width
+        return [(self.to_request().max_length(max_model_len), choices)]
+
+
+@dataclass(slots=True)
+class PendingTexts(Pending):
+    """Texts that are pooled. `prompt` is a list of them: text, token ids, pairs of texts, and in the end TextIds."""
+
+    params: PoolingParams | None = None
+    kind: str = "embed"  # one of pooling.request.KINDS
+    encoder: Any = None  # the TextEncoder that tokenizes them
+    reply: Any = None  # how the task writes the answer
+
+    def to_request(self) -> PoolingRequest:
+        assert self.params is not None
+        return PoolingRequest(str(self.index), self._texts(), self.params, self.kind, self.index)
+
+    def asked(self) -> Sequence[Sequence[int]]:
+        return [text.ids for text in self._texts()]
+
+    def lengths(self, max_model_len: int) -> Sequence[tuple[int, int]]:
+        return [(len(text.ids), 1) for text in self._texts()]
+
+    def _texts(self) -> list[TextIds]:
+        assert isinstance(self.prompt, list)
+        return self.prompt
 
 
 class contained:

@@ -10,7 +10,7 @@ from ...errors import RecordError
 from ...outputs import CompletionOutput, Logprob, RequestOutput
 from ..jsonl import dumps, loads
 from . import openai_batch
-from .pending import Pending
+from .pending import Pending, PendingPrompt
 
 #: What is written for a log-probability of minus infinity, which JSON does not have (as OpenAI and vLLM do).
 _NEVER = -9999.0
@@ -19,7 +19,7 @@ TokenText = Callable[[int, "str | None"], str]
 
 
 def answer_row(
-    pending: Pending, output: RequestOutput, choices: list[dict[str, Any]], token_text: TokenText, *, report_cache: bool
+    pending: PendingPrompt, output: RequestOutput, choices: list[dict[str, Any]], token_text: TokenText, *, report_cache: bool
 ) -> dict[str, Any]:
     """The line of an answered record."""
     answer: dict[str, Any] = {}
@@ -35,14 +35,14 @@ def answer_row(
         answer["usage"]["prompt_tokens_details"] = {"cached_tokens": output.num_cached_tokens}
     if pending.batch is not None:
         return openai_batch.answer_row(pending.batch, answer)
-    return _native(pending, answer, None)
+    return native_row(pending, answer)
 
 
 def error_row(pending: Pending, error: RecordError) -> dict[str, Any]:
     """The line of a failed record: no choices, no usage."""
     if pending.batch is not None:
         return openai_batch.error_row(pending.batch, error)
-    return _native(pending, {}, error)
+    return native_row(pending, {}, error)
 
 
 def error_line(raw: bytes | None, error: RecordError) -> bytes | None:
@@ -59,7 +59,8 @@ def error_line(raw: bytes | None, error: RecordError) -> bytes | None:
     return dumps({**fields, "_error": error.to_json()})
 
 
-def _native(pending: Pending, answer: dict[str, Any], error: RecordError | None) -> dict[str, Any]:
+def native_row(pending: Pending, answer: dict[str, Any], error: RecordError | None = None) -> dict[str, Any]:
+    """A line in our own form: `answer` is what is particular to the task, empty beside an error."""
     row: dict[str, Any] = {"index": pending.index}
     if pending.id is not None:
         row["id"] = pending.id

@@ -1,7 +1,8 @@
-// act(gate) * up of rows that hold both side by side, into plain or quantized rows.
+// act(x), or act(gate) * up of rows that hold both side by side, into plain or quantized rows.
 #include <cstdlib>
 
 #include "parallel.h"
+#include "powers.h"
 #include "quantized.h"
 #include "vectors.h"
 
@@ -10,17 +11,32 @@ namespace {
 using namespace infer;
 
 // Same numbers as in activation.py.
-enum Kind : int32_t { SILU = 0, GELU = 1, GELU_TANH = 2 };
+enum Kind : int32_t { SILU = 0, GELU = 1, GELU_TANH = 2, RELU = 3 };
 
-template <int KIND> inline f32x16 activate(f32x16 x) {
+// x times the normal distribution, to 3e-4 of what it differs from max(x, 0) by: that is |x| times the distribution's tail beyond |x|.
+inline f32x16 gelu_rough(f32x16 x) {
+    const f32x16 t = vabs(x);
+    f32x16 p = splat(-2.77861699e-4f);  // minimax polynomial of its binary logarithm from 0 to 5; falls ever faster from there
+    p = vfma(p, t, splat(5.40531118e-3f));
+    p = vfma(p, t, splat(-4.68508709e-2f));
+    p = vfma(p, t, splat(-4.65769882e-1f));
+    p = vfma(p, t, splat(-1.14876992f));
+    p = vfma(p, t, splat(-1.0f));
+    return select(x < splat(0.0f), splat(0.0f), x) - t * exp2_rough(p);
+}
+
+// ROUGH: for results that are rounded to bf16.
+template <int KIND, bool ROUGH> inline f32x16 activate(f32x16 x) {
+    if (KIND == RELU) return select(x < splat(0.0f), splat(0.0f), x);
+    if (KIND == GELU && ROUGH) return gelu_rough(x);
     if (KIND == GELU) return 0.5f * x * (1.0f + verf(x * 0.70710678f));
     // silu is x * sigmoid(x); 1 + tanh(u) is 2 * sigmoid(2 u), so gelu_tanh is a sigmoid too.
     f32x16 u = KIND == SILU ? x : x * vfma(x * x, splat(0.07135481f), splat(1.59576912f));
     return x / (1.0f + vexp(-u));
 }
 
-struct Gated {
-    const void *x;         // [rows, 2 * size]
+struct Activated {
+    const void *x;         // [rows, size], or gated [rows, 2 * size]
     const float *x_scale;  // [rows] or null
     void *out;             // [rows, size], of x's type or uint8
     float *out_scale;      // [rows]; null: not quantized
@@ -28,42 +44,54 @@ struct Gated {
 };
 
 // `scratch` holds a row as float32: finding its largest value must not cost the activation twice.
-template <class T, int KIND> void gate_row(const Gated &g, int64_t row, float *scratch) {
-    const int64_t size = g.size;
-    const T *gate = (const T *)g.x + row * 2 * size, *up = gate + size;
-    const float factor = g.x_scale ? g.x_scale[row] : 1.0f;
-    auto value = [&](int64_t i, int n) { return activate<KIND>(load_n(gate + i, n) * factor) * (load_n(up + i, n) * factor); };
-    if (!g.out_scale) {
-        T *out = (T *)g.out + row * size;
-        over_row(size, [&](int64_t i, int n) { store_n(out + i, value(i, n), n); });
+template <class T, int KIND, bool GATED> void activate_row(const Activated &a, int64_t row, float *scratch) {
+    const int64_t size = a.size;
+    const T *x = (const T *)a.x + row * size * (GATED ? 2 : 1);
+    const float factor = a.x_scale ? a.x_scale[row] : 1.0f;
+    auto value = [&](int64_t i, int n, auto rough) {
+        f32x16 v = activate<KIND, decltype(rough)::value>(load_n(x + i, n) * factor);
+        return GATED ? v * (load_n(x + size + i, n) * factor) : v;
+    };
+    if (!a.out_scale) {
+        T *out = (T *)a.out + row * size;
+        over_row(size, [&](int64_t i, int n) { store_n(out + i, value(i, n, std::is_same<T, bf16>()), n); });
         return;
     }
     Magnitude magnitude;
     over_row(size, [&](int64_t i, int n) {
-        f32x16 v = value(i, n);
+        f32x16 v = value(i, n, std::false_type());
         store_n(scratch + i, v, n);
-        magnitude.add(v);  // lanes beyond the row are act(0) * 0
+        magnitude.add(v);  // lanes beyond the row are act(0) = 0
     });
     const Quantizer quantizer(magnitude.largest());
-    g.out_scale[row] = quantizer.scale;
-    uint8_t *out = (uint8_t *)g.out + row * size;
+    a.out_scale[row] = quantizer.scale;
+    uint8_t *out = (uint8_t *)a.out + row * size;
     over_row(size, [&](int64_t i, int n) { quantizer.store(out + i, load_n(scratch + i, n), n); });
 }
 
-template <class T, int KIND> void run(const Gated &g) {
-#pragma omp parallel if (worth_threads(g.rows * g.size * 2))
+template <class T, int KIND, bool GATED> void run(const Activated &a) {
+#pragma omp parallel if (worth_threads(a.rows * a.size * 2))
     {
-        float *scratch = g.out_scale ? (float *)malloc(g.size * sizeof(float)) : nullptr;
+        float *scratch = a.out_scale ? (float *)malloc(a.size * sizeof(float)) : nullptr;
 #pragma omp for schedule(static)
-        for (int64_t row = 0; row < g.rows; row++) gate_row<T, KIND>(g, row, scratch);
+        for (int64_t row = 0; row < a.rows; row++) activate_row<T, KIND, GATED>(a, row, scratch);
         free(scratch);
+    }
+}
+
+template <class T, bool GATED> void run(const Activated &a, int64_t kind) {
+    switch (kind) {
+    case SILU: return run<T, SILU, GATED>(a);
+    case GELU: return run<T, GELU, GATED>(a);
+    case GELU_TANH: return run<T, GELU_TANH, GATED>(a);
+    case RELU: return run<T, RELU, GATED>(a);
     }
 }
 
 }  // namespace
 
-extern "C" void infer_gated_activation(const void *x, const float *x_scale, void *out, float *out_scale, int64_t rows, int64_t size,
-                                       int64_t dtype, int64_t kind) {
-    const Gated g{x, x_scale, out, out_scale, rows, size};
-    INFER_DISPATCH(dtype, T, kind == SILU ? run<T, SILU>(g) : kind == GELU ? run<T, GELU>(g) : run<T, GELU_TANH>(g));
+extern "C" void infer_activation(const void *x, const float *x_scale, void *out, float *out_scale, int64_t rows, int64_t size, int64_t dtype,
+                                 int64_t kind, int64_t gated) {
+    const Activated a{x, x_scale, out, out_scale, rows, size};
+    INFER_DISPATCH(dtype, T, gated ? run<T, true>(a, kind) : run<T, false>(a, kind));
 }

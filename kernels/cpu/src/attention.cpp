@@ -10,21 +10,15 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
-#include <cstdlib>
 
-#include "vectors.h"
+#include "scores.h"
 
 namespace infer {
 namespace {
 
-constexpr int TILE = 64;
-constexpr int GROUPS = TILE / LANES;
-constexpr int ROWS = 6;
 // A decode step reads each key and value once, from memory. While a tile is worked on, line after line of the one so many steps
 // later is asked for: all at once they would wait for each other, and the work for them (9 in place of 18 GB/s a core).
 constexpr int AHEAD = 3;
-constexpr float LOG2E = 1.44269504f;
 
 struct Problem {
     void *out;
@@ -37,118 +31,11 @@ struct Problem {
     int64_t group() const { return num_heads / num_kv_heads; }
 };
 
-// 2^x for x <= 0, to about 1e-7; NaN for NaN. Below -126 it stays at 2^-126: far less than any sum it is added to.
-inline f32x16 exp2_below(f32x16 x) {
-    const f32x16 lowest = splat(-126.0f), magic = splat(12582912.0f);
-    x = vmax(lowest, x);
-    f32x16 k = (x + magic) - magic;
-    f32x16 r = x - k;
-    f32x16 p = splat(1.54035304e-4f);  // (ln 2)^n / n!
-    p = vfma(p, r, splat(1.33335581e-3f));
-    p = vfma(p, r, splat(9.61812911e-3f));
-    p = vfma(p, r, splat(5.55041087e-2f));
-    p = vfma(p, r, splat(2.40226507e-1f));
-    p = vfma(p, r, splat(6.93147181e-1f));
-    p = vfma(p, r, splat(1.0f));
-    return as<f32x16>(as<i32x16>(p) + (convert<i32x16>(k) << 23));
-}
-
-inline float exp2_one(float x) { return exp2_below(splat(x))[0]; }
-
 // -- one tile -----------------------------------------------------------------------------------------------------
 // Where the tile's tokens are, 16 by 16; rows of a group are consecutive tokens.
-template <class T> struct Tile {
-    const T *key[GROUPS], *value[GROUPS];
-    int64_t pair_stride;  // elements from one dim pair to the next
+template <class T> struct Tile : Keys<T> {
+    const T *value[GROUPS];
 };
-
-// Asks for the line at `place` to be brought near.
-inline void soon(const void *place) { __builtin_prefetch(place, 0, 2); }
-
-// A query in the form its products with keys want, pair by pair, and those products of R rows with a tile.
-template <class T> struct Query {
-    struct Pair {
-        float even, odd;
-    };
-
-    static void pack(Pair *to, const T *from, int64_t dim) {
-        float *flat = (float *)to;
-        over_row(dim, [&](int64_t i, int n) { store_n(flat + i, load_n(from + i, n), n); });
-        if (dim % 2) flat[dim] = 0.0f;
-    }
-
-    // out[r][t] = query r . key t: sums over even and over odd dims, added at the end.
-    template <int R> static void scores(const Pair *query, const Tile<T> &tile, const Tile<T> &next, int64_t pairs, float *out) {
-        constexpr int WIDE = 2;  // groups at a time: 2 * WIDE * R sums in registers
-        for (int first = 0; first < GROUPS; first += WIDE) {
-            f32x16 sum[R][2 * WIDE];
-#pragma GCC unroll 8
-            for (int r = 0; r < R; r++)
-#pragma GCC unroll 4
-                for (int g = 0; g < 2 * WIDE; g++) sum[r][g] = f32x16{};
-            for (int64_t p = 0; p < pairs; p++) {
-                f32x16 k[2 * WIDE];
-#pragma GCC unroll 4
-                for (int g = 0; g < 2 * WIDE; g++) {
-                    k[g] = load(tile.key[first + g / 2] + p * tile.pair_stride + g % 2 * LANES);
-                    soon(next.key[first + g / 2] + p * next.pair_stride + g % 2 * LANES);
-                }
-#pragma GCC unroll 8
-                for (int r = 0; r < R; r++) {
-                    double both;
-                    memcpy(&both, &query[r * pairs + p], sizeof both);
-                    f32x16 q = as<f32x16>(splat_double(both));
-#pragma GCC unroll 4
-                    for (int g = 0; g < 2 * WIDE; g++) sum[r][g] = vfma(q, k[g], sum[r][g]);
-                }
-            }
-#pragma GCC unroll 8
-            for (int r = 0; r < R; r++)
-#pragma GCC unroll 2
-                for (int g = 0; g < WIDE; g++) {
-                    f32x16 a = sum[r][2 * g], b = sum[r][2 * g + 1];
-                    store(out + r * TILE + (first + g) * LANES, add_neighbours(a, b));
-                }
-        }
-    }
-};
-
-#if defined(__AVX512BF16__)
-template <> struct Query<bf16> {
-    typedef uint32_t Pair;
-
-    static void pack(Pair *to, const bf16 *from, int64_t dim) {
-        to[(dim - 1) / 2] = 0;
-        memcpy(to, from, dim * sizeof(bf16));
-    }
-
-    template <int R> static void scores(const Pair *query, const Tile<bf16> &tile, const Tile<bf16> &next, int64_t pairs, float *out) {
-        __m512 sum[R][GROUPS];
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++)
-#pragma GCC unroll 4
-            for (int g = 0; g < GROUPS; g++) sum[r][g] = _mm512_setzero_ps();
-        for (int64_t p = 0; p < pairs; p++) {
-            __m512bh k[GROUPS];
-#pragma GCC unroll 4
-            for (int g = 0; g < GROUPS; g++) {
-                k[g] = (__m512bh)_mm512_loadu_si512(tile.key[g] + p * tile.pair_stride);
-                soon(next.key[g] + p * next.pair_stride);
-            }
-#pragma GCC unroll 8
-            for (int r = 0; r < R; r++) {
-                __m512bh q = (__m512bh)_mm512_set1_epi32((int)query[r * pairs + p]);
-#pragma GCC unroll 4
-                for (int g = 0; g < GROUPS; g++) sum[r][g] = _mm512_dpbf16_ps(sum[r][g], q, k[g]);
-            }
-        }
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++)
-#pragma GCC unroll 4
-            for (int g = 0; g < GROUPS; g++) _mm512_storeu_ps(out + r * TILE + g * LANES, sum[r][g]);
-    }
-};
-#endif
 
 // sums[r] += weights[r][t] * value t for t in [first, last), in order; NV * 16 dims from `column` on, `tail` of them in the last 16.
 template <class T, int R, int NV, bool WHOLE>
@@ -194,23 +81,6 @@ template <class T, int R> void all_values(const float *weights, const Tile<T> &t
 }
 
 // -- one item: neighbouring tokens of a sequence, one key/value head ------------------------------------------------
-template <class T> struct Buffer {
-    T *data = nullptr;
-    int64_t size = 0;
-    Buffer() = default;
-    Buffer(const Buffer &) = delete;
-    ~Buffer() { free(data); }
-    // Room for `count` elements; what was in it is lost.
-    T *room(int64_t count) {
-        if (count > size) {
-            free(data);
-            size = count;
-            data = (T *)aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64);
-        }
-        return data;
-    }
-};
-
 // One thread's memory; grows to its largest item.
 template <class T> struct Scratch {
     Buffer<typename Query<T>::Pair> query;  // [rows][pairs]
@@ -244,7 +114,7 @@ void absorb(const Problem &a, const Tile<T> &tile, const Tile<T> &next, int64_t 
         return;
     }
     if (from >= to) return;
-    Query<T>::template scores<R>(s.query.data + (base + r0) * a.pairs(), tile, next, a.pairs(), score);
+    Query<T>::template scores<R, GROUPS, true>(s.query.data + (base + r0) * a.pairs(), tile, next, a.pairs(), score, TILE);
 
     const i32x16 lane = lane_numbers();
     for (int r = 0; r < R; r++) {
@@ -252,7 +122,7 @@ void absorb(const Problem &a, const Tile<T> &tile, const Tile<T> &next, int64_t 
         for (int g = 0; g < GROUPS; g++) x[g] = load(score + r * TILE + g * LANES) * a.scale;
         if (SPECIAL) {
             if (a.soft_cap > 0)
-                for (int g = 0; g < GROUPS; g++) x[g] = (1.0f - 2.0f / (vexp(x[g] * (2.0f / a.soft_cap)) + 1.0f)) * a.soft_cap;
+                for (int g = 0; g < GROUPS; g++) x[g] = capped(x[g], a.soft_cap);
             if (a.alibi)
                 for (int g = 0; g < GROUPS; g++) {
                     i32x16 distance = lane + (int32_t)(start + g * LANES - rows.position(r0 + r));

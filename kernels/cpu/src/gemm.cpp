@@ -8,10 +8,12 @@
 // rows (numbers in the commit that added it). CPUs with tile registers (AMX) are oneDNN's, see gemm.py.
 
 #include <algorithm>
+#include <cstdlib>
 
 #include <omp.h>
 
 #include "vectors.h"
+#include "widen.h"
 
 #if defined(__AVX512F__)
 #define INFER_GEMM_F32 4
@@ -220,14 +222,18 @@ extern "C" void infer_gemm_pack(uint32_t *panels, const uint32_t *weight, int64_
             }
 }
 
-// out [rows][n] = x [rows][words * 4 bytes] * weight + bias, all float32 or all (but the bias) bf16.
-extern "C" void infer_gemm(void *out, const void *x, const void *panels, const float *bias, int64_t rows, int64_t n, int64_t words, int64_t dtype) {
+// out [rows][n] = x [rows][words * 4 bytes] * weight + bias, all float32 or all bf16; the bias of any type.
+extern "C" void infer_gemm(void *out, const void *x, const void *panels, const void *bias, int64_t rows, int64_t n, int64_t words, int64_t dtype,
+                           int64_t bias_dtype) {
 #if defined(INFER_GEMM_F32)
-    const infer::Gemm g{out, (const char *)x, (const char *)panels, nullptr, nullptr, bias, rows, n, words};
+    const bool narrow = bias && bias_dtype != infer::F32;
+    float *buffer = narrow ? (float *)malloc(n * sizeof(float)) : nullptr;
+    const infer::Gemm g{out, (const char *)x, (const char *)panels, nullptr, nullptr, infer::widened(bias, bias_dtype, n, buffer), rows, n, words};
     if (dtype == infer::F32) infer::multiply<infer::Float, float>(g);
 #if defined(INFER_GEMM_BF16)
     if (dtype == infer::BF16) infer::multiply<infer::Bf16, infer::bf16>(g);
 #endif
+    free(buffer);
 #endif
 }
 

@@ -1,5 +1,6 @@
 // From a qkv projection to queries and cache: per-head RMSNorm, rotation, storing keys and values, one pass over the rows.
 #include "parallel.h"
+#include "rotation.h"
 #include "vectors.h"
 #include "widen.h"
 
@@ -13,9 +14,7 @@ struct Step {
     const void *qkv;                // [rows, (heads + 2 kv_heads) * dim]
     const float *scale;             // [rows] or null
     int64_t stride;                 // elements from row to row
-    const int64_t *positions;       // [rows]; null: no rotation
-    const float *cos, *sin;         // [positions, rotated]
-    int64_t rotated;                // features [0, rotated) turn with the next `rotated`
+    Rotation rotation;
     const float *norm_q, *norm_k;   // [dim] or null
     float eps;
     void *query;                    // [rows, heads, dim], of qkv's type
@@ -37,20 +36,10 @@ template <class X, class O> inline void turn(const Step &s, int64_t row, const X
         });
         inverse = 1.0f / __builtin_sqrtf(reduce_add(squares) / s.dim + s.eps);
     }
-    auto value = [&](int64_t i, int n) {
+    s.rotation.turn(row, s.dim, out, [&](int64_t i, int n) {
         f32x16 v = load_n(x + i, n) * factor;
         return norm ? v * inverse * load_n(norm + i, n) : v;
-    };
-    const int64_t half = s.positions ? s.rotated : 0;
-    if (half) {
-        const float *cos = s.cos + s.positions[row] * half, *sin = s.sin + s.positions[row] * half;
-        over_row(half, [&](int64_t i, int n) {
-            f32x16 a = value(i, n), b = value(half + i, n), c = load_n(cos + i, n), d = load_n(sin + i, n);
-            store_n(out + i, vfma(a, c, -(b * d)), n);
-            store_n(out + half + i, vfma(b, c, a * d), n);
-        });
-    }
-    over_row(s.dim - 2 * half, [&](int64_t i, int n) { store_n(out + 2 * half + i, value(2 * half + i, n), n); });
+    });
 }
 
 // Puts `count` tokens' keys of one head, which follow each other in a block, into its columns.
@@ -107,7 +96,7 @@ extern "C" void infer_rope_and_store(const void *qkv, const float *scale, int64_
                                      int64_t kv_heads, int64_t dim, int64_t dtype, int64_t cache_dtype, int64_t norm_dtype, float eps) {
     float buffer[2 * dim];
     const float *q = widened(norm_q, norm_dtype, dim, buffer), *k = widened(norm_k, norm_dtype, dim, buffer + dim);
-    const Step s{qkv, scale, stride, positions, cos, sin, rotated, q, k, eps, query, key, value, slots,
+    const Step s{qkv, scale, stride, {positions, cos, sin, rotated}, q, k, eps, query, key, value, slots,
                  block_size, rows, stored, heads, kv_heads, dim};
     INFER_DISPATCH(dtype, X, INFER_DISPATCH(cache_dtype, C, run<X, C>(s)));
 }

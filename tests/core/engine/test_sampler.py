@@ -49,7 +49,7 @@ def new_sequence(index: int, output: list[int] | None = None, **params: Any) -> 
     return sequence
 
 
-@pytest.fixture(params=kernels.available())
+@pytest.fixture(params=kernels.usable("cpu"))
 def sampler(request: pytest.FixtureRequest) -> Sampler:
     return Sampler(kernels.load(request.param), ENDS, None, VOCABULARY)
 
@@ -142,7 +142,7 @@ class Texts:
         return [len(text)]
 
 
-@pytest.mark.parametrize("backend", kernels.available())
+@pytest.mark.parametrize("backend", kernels.usable("cpu"))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("count", [0, 3, -1, 1000])
 def test_prompt_logprobs(backend: str, dtype: torch.dtype, count: int) -> None:
@@ -164,7 +164,7 @@ def test_prompt_logprobs(backend: str, dtype: torch.dtype, count: int) -> None:
     assert sampler.prompt_logprobs(logits[:0], [], count) == []
 
 
-@pytest.mark.parametrize("backend", kernels.available())
+@pytest.mark.parametrize("backend", kernels.usable("cpu"))
 def test_processed_logprobs_in_pieces(backend: str) -> None:
     """Rows are looked at a few at a time; each is what it is alone."""
     count = 2 * PIECE + 3

@@ -8,16 +8,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from infer.core.jobs.journal import SpillIndex
 from infer.core.jobs.options import JobOptions
 from infer.core.jobs.reader import RecordReader
 from infer.core.jobs.row import Row
+from infer.core.jobs.row_format import MatrixRows
 from infer.core.jobs.run import Job, Window
 from infer.core.jobs.session import Session
 from infer.core.jobs.stats import JobStats
 from infer.core.jobs.tasks import ChatTask, GenerateTask, TaskOptions
+
+#: Values of a vector of `VectorTask`.
+SIZE = 5
+
+
+class VectorTask(GenerateTask):
+    """What is generated, as a vector: for outputs that are matrices."""
+
+    def __init__(self, *args: Any, dtype: str, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.rows = MatrixRows(SIZE, dtype)
+
+    def vector(self, pending: Any, output: Any) -> Any:
+        """float32 [SIZE], never zero."""
+        ids = [*output.prompt_token_ids, *(i for choice in output.outputs for i in choice.token_ids)]
+        return np.random.default_rng(ids).standard_normal(SIZE, dtype=np.float32)
+
+    def ids_row(self, pending: Any, output: Any) -> dict[str, Any]:
+        row = {"index": pending.index, "id": pending.id, "error": None}
+        return row if pending.batch is None else row | {"custom_id": pending.batch.custom_id}
 
 
 class MemorySource:
@@ -83,7 +105,8 @@ class Attempt:
 def attempt(fake_engine: Any, byte_tokenizer: Any) -> Callable[..., Attempt]:
     """attempt(inputs, out, resume=True, ..., engine={...}, job={...}): what `infer generate` does, with the fake engine.
 
-    `job` is the fingerprint; `task` goes to TaskOptions; everything else to JobOptions.
+    `job` is the fingerprint; `task` goes to TaskOptions; `size` is that of the vectors, where the output is a matrix; everything
+    else goes to JobOptions.
     """
 
     def run(
@@ -93,6 +116,7 @@ def attempt(fake_engine: Any, byte_tokenizer: Any) -> Callable[..., Attempt]:
         engine: dict[str, Any] | None = None,
         job: dict[str, Any] | None = None,
         task: dict[str, Any] | None = None,
+        size: int = SIZE,
         between_steps: Callable[[JobStats], None] = lambda stats: None,
         **options: Any,
     ) -> Attempt:
@@ -108,6 +132,7 @@ def attempt(fake_engine: Any, byte_tokenizer: Any) -> Callable[..., Attempt]:
                 return made
 
             def begin() -> TaskOptions:
+                session.set_matrix(size, {"model": "fake"})
                 session.begin(job or {"temperature": 0.0})
                 return TaskOptions(**(task or {})).with_fingerprint(session.fingerprint)
 
@@ -115,7 +140,10 @@ def attempt(fake_engine: Any, byte_tokenizer: Any) -> Callable[..., Attempt]:
 
             def start() -> Any:
                 made.engine = fake_engine(byte_tokenizer, **(engine or {}))
-                return made.engine, GenerateTask(begun or begin(), byte_tokenizer, max_model_len=made.engine.max_model_len)
+                given, length = begun or begin(), made.engine.max_model_len
+                if chosen.output_format == "jsonl":
+                    return made.engine, GenerateTask(given, byte_tokenizer, max_model_len=length)
+                return made.engine, VectorTask(given, byte_tokenizer, max_model_len=length, dtype=chosen.embedding_dtype)
 
             session.run(start, between_steps=lambda: between_steps(made.stats))
         finally:

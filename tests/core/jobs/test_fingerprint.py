@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +93,36 @@ def test_settings_that_cannot_change_a_byte_do_not_count(model: Path) -> None:
     assert differing(plain, made(model, seed=7)) == {"seed"}
     assert differing(plain, made(model, kernel_build="another")) == {"kernel_build"}  # it may round differently
     assert set(SETTINGS) <= set(plain)
+
+
+class TestPooling:
+    @pytest.fixture
+    def pools(self, bert_folder: Path, tmp_path: Path) -> Path:
+        return shutil.copytree(bert_folder, tmp_path / "model")
+
+    @pytest.mark.parametrize(
+        "name", ["modules.json", "1_Pooling/config.json", "sentence_bert_config.json", "config_sentence_transformers.json"]
+    )
+    def test_a_changed_recipe_is_named(self, pools: Path, name: str) -> None:
+        before = made(pools)
+        assert made(pools) == before
+        path = pools / name
+        path.write_text(json.dumps(json.loads(path.read_text()), indent=7))
+        assert differing(before, made(pools)) == {f"model's {name}"}
+
+    def test_weights_of_a_dense_module_are_seen(self, pools: Path) -> None:
+        listed = json.loads((pools / "modules.json").read_text())
+        listed.insert(2, {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
+        (pools / "modules.json").write_text(json.dumps(listed))
+        (pools / "2_Dense").mkdir()
+        (pools / "2_Dense/model.safetensors").write_bytes(b"a")
+        before = made(pools)
+        (pools / "2_Dense/model.safetensors").write_bytes(b"b")
+        assert differing(before, made(pools)) == {"model's 2_Dense/model.safetensors"}
+
+    @pytest.mark.parametrize("changed", [{"task": "classify"}, {"pooler_config": {"normalize": False}}])
+    def test_settings(self, pools: Path, changed: dict[str, Any]) -> None:
+        assert differing(made(pools), made(pools, **changed)) == set(changed)
+
+    def test_a_model_that_generates_has_none_of_it(self, model: Path) -> None:
+        assert not {"task", "pooler_config", "model's modules.json"} & made(model).keys()

@@ -31,7 +31,7 @@ class Place:
         self.journal = Journal(self.files, self.fd)
 
     def recover(self) -> Recovered | None:
-        return recover(self.files, self.fd, self.out, None)
+        return recover(self.files, self.fd, self.out, {})
 
     def found(self) -> Recovered:
         found = self.recover()
@@ -148,6 +148,46 @@ def test_a_journal_of_another_format_is_none_of_ours(place: Place, monkeypatch: 
     place.commit(b"a\n", 1)
     monkeypatch.setattr(journal_module, "FORMAT", journal_module.FORMAT + 1)
     assert place.recover() is None
+
+
+def test_a_journal_that_knows_of_one_file_beside_the_output(place: Place, tmp_path: Path) -> None:
+    """As they were written before outputs had several."""
+    place.journal.begin({})
+    place.files.write(place.out, b"a\n")
+    bad = place.files.open(tmp_path / "bad", 0o600)
+    for rows, errors in ((1, b"x\n"), (2, b"x\ny\n")):
+        old = {"t": "commit", "rows": rows, "out_bytes": 2, "out_crc": zlib.crc32(b"a\n"), "chain": "aa", "tally": {}, "attempts": 1}
+        place.journal._append({**old, "run_s": 0.5, "error_bytes": len(errors), "error_crc": zlib.crc32(errors)})
+    place.journal.write()
+    assert place.found().commit.rows == 2
+    for there, rows in ((b"x\ny\n", 2), (b"x\nz\n", 1), (b"", 0)):
+        place.files.truncate(bad, 0)
+        place.files.write(bad, there)
+        found = recover(place.files, place.fd, place.out, {"errors": bad})
+        assert found is not None
+        assert (found.commit.rows, found.commit.sides.get("errors", (0, 0))[0]) == (rows, 2 * rows)
+    os.close(bad)
+
+
+def test_rows_of_any_bytes_with_lines_beside_them(place: Place) -> None:
+    place.journal.begin({})
+    rows = [
+        Row(i, data, b"c", Tally(num_answered=1), side=b'{"id":"\xc3\xa9"}') for i, data in enumerate([b"\xff\x00\xc0\x7f", b"\0" * 8, b""])
+    ]
+    places = [place.journal.spill(row) for row in rows]
+    place.journal.write()
+    assert [place.journal.read_row(*at) for at in places] == rows
+
+
+def test_a_file_that_was_made_is_that_of_the_last_commit(place: Place) -> None:
+    place.journal.begin({})
+    place.commit(b"a\n", 1)
+    assert place.found().made is None
+    place.journal.made(5, "abc")
+    place.journal.write()
+    assert place.found().made == (5, "abc")
+    place.commit(b"b\n", 2)  # the input had grown
+    assert place.found().made is None
 
 
 def test_entries_longer_than_a_piece(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 
+import numpy as np
 import orjson
 import pytest
 from hypothesis import example, given
@@ -78,6 +79,23 @@ def test_integers_keep_their_value(number: str) -> None:
 def test_nan_is_never_written_as_null_by_the_fallback() -> None:
     with pytest.raises(ValueError):
         dumps({"a": 2**70, "b": float("nan")})
+    with pytest.raises(ValueError):
+        dumps({"a": 2**70, "b": np.float32([1, float("nan")])})
+
+
+@pytest.mark.parametrize("more", [{}, {"id": 2**70}])
+def test_numpy_arrays_are_lists_of_the_shortest_numbers(more: dict[str, int]) -> None:
+    """Also where an integer is too long for orjson."""
+    row = {"a": np.float32([0.1, 1e-8, -1 / 3, 3]), "b": np.int8([[1, -2], [3, 4]]), "c": np.float32([[1, 2], [3, 4]]).T, **more}
+    line = dumps(row)
+    assert json.loads(line) == {"a": [0.1, 1e-08, -0.33333334, 3.0], "b": [[1, -2], [3, 4]], "c": [[1, 3], [2, 4]], **more}
+    assert b"-0.33333334," in line
+
+
+def test_what_is_no_json_is_an_error_and_no_guess() -> None:
+    for value in ({1, 2}, object(), np.complex64(1)):
+        with pytest.raises(TypeError):
+            dumps({"a": value})
 
 
 def test_half_a_surrogate_pair_of_our_own_making_is_replaced() -> None:

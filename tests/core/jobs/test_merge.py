@@ -227,3 +227,23 @@ def test_nothing_reaches_a_pipe_from_a_damaged_shard(job: Job, tmp_path: Path) -
         with pytest.raises(InferError):
             merge(job.names, open_output("-", inputs=[], stdout=stream), open_shards(job.names))
         assert pipe.read_bytes() == b""
+
+
+def test_matrices_are_refused_by_name(tmp_path: Path) -> None:
+    """Whatever else a glob finds beside them."""
+    job = Job(tmp_path, [answer(i) for i in range(4)], 2)
+    for i in range(2):
+        job.note(i, output_format="parquet")
+        Path(job.names[i] + ".ids.jsonl").touch()
+    names = sorted(str(path) for path in tmp_path.iterdir() if not path.name.endswith(".shard.json"))
+    with pytest.raises(ConfigError, match=r"'.*part-0' is a parquet matrix.*part-0\.ids\.jsonl'"):
+        job.merge(names=names)
+
+
+def test_a_note_that_does_not_name_its_format_is_of_lines(tmp_path: Path) -> None:
+    job = Job(tmp_path, [answer(i) for i in range(4)], 2)
+    for name in job.names:
+        fields = json.loads(note_path(Path(name)).read_bytes())
+        assert fields.pop("output_format") == "jsonl"
+        note_path(Path(name)).write_bytes(json.dumps(fields).encode())
+    assert job.merge().records == 4

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def opened(path: Path, **options: Any) -> JobOutput:
-    output = open_output(str(path), inputs=[], **options)
+    output = open_output(str(path), **{"inputs": [], **options})
     assert isinstance(output, JobOutput)
     return output
 
@@ -143,3 +144,71 @@ def test_a_run_that_died_after_publishing_had_finished(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="exists"):
         opened(out)
     assert contents(tmp_path) == {"out": b"a\nb\n"}
+
+
+MATRIX = {"output_format": "npy"}
+
+
+@pytest.mark.parametrize("format", ["npy", "safetensors", "parquet"])
+def test_what_a_matrix_cannot_be(tmp_path: Path, format: str) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    before = contents(tmp_path)
+    out = str(tmp_path / "out")
+    for name, options, match in [
+        ("-", {}, "output file"),
+        ("/dev/null", {}, "output file"),
+        (str(tmp_path / "fifo"), {}, "output file"),
+        (out, {"compression": "gzip"}, "--compression gzip"),
+        (out, {"compression": "zstd"}, "--compression zstd"),
+        (out + ".gz", {}, "ends as gzip files do"),
+        (out, {"redo": True}, "--overwrite"),
+        (out, {"embedding_dtype": "float64"}, "'float16'"),
+    ]:
+        with pytest.raises(ConfigError, match=match):
+            open_output(name, inputs=[], output_format=format, **options)  # type: ignore[arg-type]
+    assert contents(tmp_path) == before
+
+
+def test_a_matrix_has_more_files_that_are_never_the_input(tmp_path: Path) -> None:
+    names = ["out.ids.jsonl", "out.ids.jsonl.partial", "out.partial.made"]
+    for name in names:
+        data = tmp_path / name
+        data.write_bytes(b"{}")
+        with pytest.raises(ConfigError, match=f"{name}', which belongs to .*same file"):
+            open_output(str(tmp_path / "out"), inputs=[data.stat()], overwrite=True, **MATRIX)
+        opened(tmp_path / "out", inputs=[data.stat()], overwrite=True).close()  # lines have no such files
+        with pytest.raises(ConfigError, match="--errors"):
+            opened(tmp_path / "out", errors=str(data), overwrite=True, **MATRIX)
+        assert contents(tmp_path) == {name: b"{}"}
+        data.unlink()
+
+
+def test_ids_of_others_are_refused_unless_told(tmp_path: Path) -> None:
+    ids = tmp_path / "out.ids.jsonl"
+    ids.write_bytes(b"mine")
+    for resume in (False, True):
+        with pytest.raises(ConfigError, match=r"out\.ids\.jsonl'.*exists.*--overwrite"):
+            opened(tmp_path / "out", resume=resume, **MATRIX)
+        assert contents(tmp_path) == {"out.ids.jsonl": b"mine"}
+    output = opened(tmp_path / "out", overwrite=True, **MATRIX)
+    output.begin({})
+    output.write([])
+    assert ids.read_bytes() == b"mine"  # until the new ones are whole
+    output.finish()
+    output.close()
+    assert set(contents(tmp_path)) == {"out", "out.ids.jsonl"}
+    assert ids.read_bytes() == b""
+    with pytest.raises(ConfigError, match=r"'.*out' exists"):
+        opened(tmp_path / "out", **MATRIX)
+
+
+def test_a_discarded_matrix_leaves_nothing(tmp_path: Path) -> None:
+    output = opened(tmp_path / "out", **MATRIX)
+    output.begin({})
+    output.write([Row(0, b"\xff", side=b"{}")])
+    output.checkpoint([], force=True)
+    output.close()
+    (tmp_path / "out.partial.made").touch()
+    assert set(contents(tmp_path)) == {"out.partial", "out.partial.journal", "out.ids.jsonl.partial", "out.partial.made"}
+    opened(tmp_path / "out", overwrite=True, **MATRIX).close()
+    assert contents(tmp_path) == {}

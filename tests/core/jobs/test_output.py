@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -17,6 +18,7 @@ from infer.core.jobs import compression
 from infer.core.jobs import output as output_module
 from infer.core.jobs.output import JobOutput
 from infer.core.jobs.row import Row
+from infer.core.jobs.sinks.sink import LineSink
 from infer.core.jobs.writer import OrderedWriter
 
 
@@ -28,8 +30,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-def begun(name: Path, **options: str | None) -> JobOutput:
-    output = JobOutput(str(name), **options)  # type: ignore[arg-type]
+def begun(name: Path, **options: Any) -> JobOutput:
+    output = JobOutput(str(name), **options)
     output.begin({})
     return output
 
@@ -100,7 +102,7 @@ def test_the_files_of_an_unfinished_job_are_the_users_own(tmp_path: Path) -> Non
 def test_an_empty_job_is_an_empty_file(tmp_path: Path) -> None:
     """Nothing to answer: the output was not even begun."""
     for suffix, kind in (("", "none"), (".gz", "gzip"), (".zst", "zstd")):
-        output = JobOutput(str(tmp_path / f"out{suffix}"), compression=kind, errors=str(tmp_path / "bad"))
+        output = JobOutput(str(tmp_path / f"out{suffix}"), sink=LineSink(kind), errors=str(tmp_path / "bad"))
         OrderedWriter(output).finish()
         output.finish()
         output.close()
@@ -156,7 +158,7 @@ def test_frames_do_not_depend_on_commits(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(compression, "FRAME_BYTES", 100)
     rows = [b"row %d" % i + b"x" * (i * 7 % 40) for i in range(60)]
     for every in (1, 2, 7, 60):
-        output = begun(tmp_path / f"out{every}", compression=kind)
+        output = begun(tmp_path / f"out{every}", sink=LineSink(kind))
         for start in range(0, 60, every):
             write(output, *rows[start : start + every])
         output.finish()

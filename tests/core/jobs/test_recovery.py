@@ -7,6 +7,7 @@ unbroken run. States that recovery makes equal are finished once: after recovery
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import zlib
@@ -17,14 +18,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from infer.core.errors import RecordError
+from infer.core.errors import ConfigError, RecordError
 from infer.core.jobs import compression
 from infer.core.jobs import journal as journal_module
 from infer.core.jobs import output as output_module
+from infer.core.jobs.faults import MATRIX_POINTS, POINTS
 from infer.core.jobs.files import RealFiles
 from infer.core.jobs.journal import recover
 from infer.core.jobs.row import Row
@@ -32,7 +35,11 @@ from infer.core.jobs.writer import OrderedWriter
 
 OUT, JOURNAL, PARTIAL = "out", "out.partial.journal", "out.partial"
 ERRORS, ERRORS_PARTIAL = "bad", "bad.partial"
-MUTABLE = (PARTIAL, JOURNAL, ERRORS_PARTIAL)
+IDS, IDS_PARTIAL = "out.ids.jsonl", "out.ids.jsonl.partial"
+MADE = "out.partial.made"
+MUTABLE = (PARTIAL, JOURNAL, ERRORS_PARTIAL, IDS_PARTIAL, MADE)
+#: Files beside the output: by their names in the journal, where they are before and after they are published.
+SIDES = {"errors": (ERRORS_PARTIAL, ERRORS), "ids": (IDS_PARTIAL, IDS)}
 
 
 def make_lines(count: int = 17) -> bytes:
@@ -174,13 +181,14 @@ def recovered_as(files: dict[str, bytes]) -> tuple[Any, int]:
     if PARTIAL not in files:
         return tuple(sorted(files.items())), 0
     out, journal = files[PARTIAL], files.get(JOURNAL, b"")
-    errors = files.get(ERRORS_PARTIAL, files.get(ERRORS))
-    found = recover(MemoryFiles(journal, out, errors or b""), 0, 1, None if errors is None else 2)
-    others = tuple(sorted((name, data) for name, data in files.items() if name not in MUTABLE)), ERRORS_PARTIAL in files
+    sides = {side: files.get(partial, files.get(final)) for side, (partial, final) in SIDES.items()}
+    there = {side: data for side, data in sides.items() if data is not None}
+    found = recover(MemoryFiles(journal, out, *there.values()), 0, 1, {side: 2 + i for i, side in enumerate(there)})
+    others = tuple(sorted((name, data) for name, data in files.items() if name not in MUTABLE)), *(n in files for n in MUTABLE[2:])
     if found is None:
         return (others, bool(out)), 0
     commit = found.commit
-    left = journal[: found.size], out[: commit.out_bytes], None if errors is None else errors[: commit.error_bytes]
+    left = journal[: found.size], out[: commit.out_bytes], *(data[: commit.sides.get(side, (0, 0))[0]] for side, data in there.items())
     return (others, left), commit.rows + len(found.spilled)
 
 
@@ -227,7 +235,11 @@ class Job:
         self.whole = {path.name: path.read_bytes() for path in folder.iterdir()}
         self.tally, self.num_blank = made.stats.to_entry(), made.stats.num_blank
         self.num_records = made.stats.num_records
-        assert set(self.whole) == {"in", OUT} | ({ERRORS} if self.options.get("errors") else set())
+        assert set(self.whole) == {"in", OUT} | ({ERRORS} if self.options.get("errors") else set()) | ({IDS} if self.is_matrix else set())
+
+    @property
+    def is_matrix(self) -> bool:
+        return "output_format" in self.options
 
     def check(self, state: dict[str, bytes], note: str = "") -> int:
         """Recovers a state, finishes the job, compares; returns the number of rows that were recovered."""
@@ -263,6 +275,11 @@ CASES: dict[str, dict[str, Any]] = {
     "zstd, errors": {"compression": "zstd", "errors": True},
     "plain, errors, always": {"errors": True, "fsync": "always"},
     "zstd, never": {"compression": "zstd", "fsync": "never"},
+    "npy": {"output_format": "npy"},
+    "safetensors, errors": {"output_format": "safetensors", "embedding_dtype": "int8", "errors": True},
+    "parquet": {"output_format": "parquet", "embedding_dtype": "float16"},
+    "parquet, always": {"output_format": "parquet", "fsync": "always"},
+    "npy, errors, never": {"output_format": "npy", "embedding_dtype": "binary", "errors": True, "fsync": "never"},
 }
 
 
@@ -304,7 +321,12 @@ def test_the_unbroken_run_is_worth_breaking(job: Job) -> None:
     assert kinds.count("row") >= 4
     assert sum((op.kind, op.name) == ("write", PARTIAL) for op in job.log) >= 4
     assert job.tally["num_failed"] >= 5
-    if "compression" not in job.options:
+    if job.is_matrix:
+        ids = [json.loads(line) for line in job.whole[IDS].splitlines()]
+        assert [row["index"] for row in ids] == list(range(job.num_records))
+        assert sum(row["error"] is not None for row in ids) == job.tally["num_failed"]
+        assert sum((op.kind, op.name) == ("write", MADE) for op in job.log) >= 2
+    elif "compression" not in job.options:
         assert [json.loads(row).get("index", i) for i, row in enumerate(job.whole[OUT].splitlines())] == list(range(job.num_records))
     if "errors" in job.options:
         assert job.whole[ERRORS].count(b"\n") == job.tally["num_failed"]
@@ -324,13 +346,13 @@ def test_after_every_operation(job: Job) -> None:
     assert len({rows[i] for i in commits}) > 4
 
 
-@parametrized("plain", "plain, errors", "gzip", "zstd, errors")
+@parametrized("plain", "plain, errors", "gzip", "zstd, errors", "npy")
 def test_within_every_write(job: Job) -> None:
     disk = Disk()
     for i, op in enumerate(job.log):
         if op.kind == "write":
             before = disk.files.get(op.name, b"")
-            for cut in range(len(op.data)):
+            for cut in range(0, len(op.data), 50 if op.name == MADE else 1):
                 job.check({**disk.files, op.name: before + op.data[:cut]}, f"byte {cut} of operation {i}")
         disk.apply(op)
     assert job.num_states > 3000
@@ -339,7 +361,7 @@ def test_within_every_write(job: Job) -> None:
 @all_cases
 def test_with_what_was_not_synced_lost(job: Job) -> None:
     for i, disk in states(job.log):
-        published = (OUT, ERRORS) if job.options.get("fsync") != "never" else ()
+        published = (OUT, ERRORS, IDS) if job.options.get("fsync") != "never" else ()
         there = [name for name in (*MUTABLE, *published) if len(disk.files.get(name, b"")) > disk.synced.get(name, 0)]
         for count in range(1, len(there) + 1):
             for names in itertools.combinations(there, count):
@@ -348,7 +370,7 @@ def test_with_what_was_not_synced_lost(job: Job) -> None:
     assert job.num_states > 50
 
 
-@parametrized("plain", "gzip, errors")
+@parametrized("plain", "gzip, errors", "npy", "safetensors, errors")
 def test_torn_and_unsynced_at_once(job: Job) -> None:
     """A write is cut while another file loses what was not synced."""
     disk = Disk()
@@ -363,7 +385,7 @@ def test_torn_and_unsynced_at_once(job: Job) -> None:
         disk.apply(op)
 
 
-@parametrized("plain", "gzip, errors")
+@parametrized("plain", "gzip, errors", "npy")
 def test_a_flipped_bit_in_the_journal(job: Job) -> None:
     """Whatever the disk does to an entry, it and what follows do not count. All but the header: without it nothing is known."""
     disk = Disk()
@@ -373,6 +395,83 @@ def test_a_flipped_bit_in_the_journal(job: Job) -> None:
     for place in range(journal.index(b"\n") + 1, len(journal), 5):
         flipped = journal[:place] + bytes([journal[place] ^ 0x10]) + journal[place + 1 :]
         job.check({**disk.files, JOURNAL: flipped}, f"byte {place} of the journal")
+
+
+matrices = parametrized("npy", "safetensors, errors", "parquet, always")
+
+
+@matrices
+def test_without_resume_nothing_is_touched_but_everything_told(job: Job) -> None:
+    """A plain rerun after a crash says how to go on, or that the output is there."""
+    folder = job.folder / "plain"
+    folder.mkdir()
+    said = set()
+    for i, disk in states(job.log):
+        rows = recovered_as(disk.files)[1]
+        if not rows and OUT not in disk.files:
+            continue  # there is nothing to lose
+        for path in folder.iterdir():
+            path.unlink()
+        for name, data in {**disk.files, "in": job.data}.items():
+            (folder / name).write_bytes(data)
+        with pytest.raises(ConfigError, match="--overwrite") as caught:
+            job.run(folder, RecordingFiles())
+        after = {path.name: path.read_bytes() for path in folder.iterdir()}
+        if OUT in disk.files:  # what is left of the run is tidied away
+            assert after == job.whole, f"after operation {i}"
+            said.add("exists" in str(caught.value))
+        else:
+            assert after == {**disk.files, "in": job.data}, f"after operation {i}"
+            said.add("--resume" in str(caught.value) and f"{rows} records" in str(caught.value))
+    assert said == {True}
+
+
+@matrices
+def test_over_an_older_output(job: Job) -> None:
+    """--overwrite, killed anywhere: until the new files are published the old ones are there, and --resume takes nothing of them."""
+    folder, old = job.folder / "over", {OUT: b"old", IDS: job.whole[IDS][:-7] + b"older}\n"}
+    folder.mkdir()
+    for i, disk in states(job.log):
+        for path in folder.iterdir():
+            path.unlink()
+        for name, data in {"in": job.data, **old, **disk.files}.items():
+            (folder / name).write_bytes(data)
+        if PARTIAL in disk.files or JOURNAL in disk.files:
+            job.run(folder, RecordingFiles(), schedule=1, resume=True)
+        after = {path.name: path.read_bytes() for path in folder.iterdir()}
+        assert after == job.whole, f"after operation {i}"
+
+
+@matrices
+@pytest.mark.parametrize("point", [*POINTS, *MATRIX_POINTS])
+def test_killed_at_a_named_point(job: Job, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = job.folder / "killed"
+    folder.mkdir()
+    (folder / "in").write_bytes(job.data)
+    passed = []
+
+    def fault(here: str) -> None:
+        passed.append(here)
+        if point in passed:
+            raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(output_module, "fault", fault)
+        patch.setattr(output_module.JobOutput, "close", lambda self: self._lock.release())  # who is killed tidies nothing
+        with pytest.raises(Crash):
+            job.run(folder, RecordingFiles())
+    assert point in passed
+    made = job.run(folder, RecordingFiles(), schedule=1, resume=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == job.whole
+    assert made.done == (point in ("published", "cleaned"))
+
+
+@parametrized("npy")
+def test_the_vectors_are_where_the_ids_say(job: Job) -> None:
+    """NaN for each that failed, and for no other."""
+    failed = [json.loads(line)["error"] is not None for line in job.whole[IDS].splitlines()]
+    assert np.isnan(np.load(io.BytesIO(job.whole[OUT]))).all(axis=1).tolist() == failed
+    assert 0 < sum(failed) < len(failed)
 
 
 crashes = st.lists(
@@ -387,7 +486,7 @@ crashes = st.lists(
 )
 
 
-@pytest.mark.parametrize("case", [name for name in CASES if "never" not in name])
+@pytest.mark.parametrize("case", [name for name in CASES if "never" not in name and name != "parquet, always"])
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(crashes=crashes, grows=st.booleans())
 def test_chains_of_crashes(
@@ -446,6 +545,6 @@ def test_a_checksum_is_more_than_a_length(small_frames: None) -> None:
     journal.commit(commit)
     journal.write()
     for out, rows in ((b"abc\n", 1), (b"abc\nmore", 1), (b"abc", 0), (b"abd\n", 0), (b"\0\0\0\0", 0), (b"", 0)):
-        found = recover(MemoryFiles(b"".join(written), out), 0, 1, None)
+        found = recover(MemoryFiles(b"".join(written), out), 0, 1, {})
         assert found is not None
         assert found.commit.rows == rows

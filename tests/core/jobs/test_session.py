@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors import safe_open
 
-from infer.core.errors import ConfigError, EngineError, RecordError, TooManyErrors
+from infer.core.errors import ConfigError, EngineError, OutputError, RecordError, TooManyErrors
 from infer.core.jobs import output as output_module
+from infer.core.jobs.options import JobOptions
 from infer.core.jobs.selection import Shard
+from infer.core.jobs.session import Session
+from infer.core.jobs.shard_note import ShardNote, note_path
+from infer.core.jobs.sinks import npy
+from infer.core.jobs.stats import JobStats
 
 NUM = 40
 
@@ -70,7 +80,7 @@ def test_a_stopped_job_goes_on(attempt: Any, stopped: Any, whole: Any, tmp_path:
     assert out.read_bytes() == whole(lines())
     assert made.stats.num_resumed > 10
     assert made.engine.stats.num_prompt_tokens < made.stats.prompt_tokens
-    assert made.stats.to_json(command="", settings={}, sampling={})["attempts"] == 2
+    assert made.stats.to_json(command="", settings={}, defaults={"sampling": {}})["attempts"] == 2
     assert {"out.partial", "out.partial.journal", "out.partial.lock"}.isdisjoint(contents(tmp_path))
 
 
@@ -322,6 +332,130 @@ def test_what_is_no_output_of_ours_cannot_be_redone(attempt: Any, tmp_path: Path
 def test_only_what_is_there_can_be_redone(attempt: Any, tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(lines())
     refuses(attempt, tmp_path, "not there", retry_errors=True)
+
+
+# -- matrices --------------------------------------------------------------------------------------------------------
+def test_a_finished_matrix_is_told_from_its_ids(attempt: Any, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(lines(5) + b"bad\n")
+    options = {"output_format": "npy"}
+    stats = attempt(tmp_path / "in", tmp_path / "out", **options).stats
+    assert stats.output_sha256 == hashlib.sha256((tmp_path / "out").read_bytes()).hexdigest()
+    before = contents(tmp_path)
+    assert attempt(tmp_path / "in", tmp_path / "out", resume=True, **options).done
+    assert contents(tmp_path) == before
+    told = {"overwrite": False, "stats": None, "quiet": True, "verbose": 0, "progress_interval": 1.0, "max_line_bytes": 1 << 20}
+    chosen = JobOptions((str(tmp_path / "in"),), str(tmp_path / "out"), **told, report_cache=False, strict=False, resume=True, **options)
+    session = Session(chosen, JobStats())
+    assert session.count_finished() == (6, 1)
+    (tmp_path / "out.ids.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"out\.ids\.jsonl' is not"):
+        session.count_finished()
+    session.close()
+
+
+@pytest.mark.parametrize("option", [{"retry_errors": True}, {"redo": "length"}])
+def test_a_matrix_is_not_answered_anew_in_part(attempt: Any, tmp_path: Path, option: dict[str, Any]) -> None:
+    (tmp_path / "in").write_bytes(lines(5))
+    attempt(tmp_path / "in", tmp_path / "out", output_format="npy")
+    refuses(attempt, tmp_path, "answered anew", output_format="npy", **option)
+
+
+def test_an_unfinished_matrix_goes_on_as_what_it_is(attempt: Any, stopped: Any, tmp_path: Path) -> None:
+    """Its rows fit into another format, with --resume-force, but not into another length or type."""
+    out = stopped(output_format="npy")
+    refuses(attempt, tmp_path, r'output format was "npy", is "parquet"', output_format="parquet", resume=True)
+    refuses(attempt, tmp_path, "holds vectors of 5 float32 values, this run writes lines", resume=True)
+    for force in (False, True):
+        how = {"resume": True, "resume_force": force, "output_format": "npy"}
+        refuses(attempt, tmp_path, "this run writes vectors of 6 float32 values", size=6, **how)
+        refuses(attempt, tmp_path, "this run writes vectors of 5 int8 values", embedding_dtype="int8", **how)
+    made = attempt(tmp_path / "in", out, output_format="safetensors", resume=True, resume_force=True)
+    assert made.stats.num_resumed > 10
+    attempt(tmp_path / "in", tmp_path / "npy", output_format="npy")
+    with safe_open(out, "np") as file:
+        np.testing.assert_array_equal(file.get_tensor("embeddings"), np.load(tmp_path / "npy"))
+
+
+def test_unfinished_lines_do_not_become_a_matrix(attempt: Any, stopped: Any, tmp_path: Path) -> None:
+    stopped()
+    for force in (False, True):
+        refuses(attempt, tmp_path, "holds lines, this run writes vectors", output_format="npy", resume=True, resume_force=force)
+
+
+def test_a_shard_of_a_matrix(attempt: Any, tmp_path: Path) -> None:
+    """Its note names the format and the finished file."""
+    (tmp_path / "in").write_bytes(lines(7) + b"bad\n")
+    attempt(tmp_path / "in", tmp_path / "whole", output_format="npy")
+    whole = np.load(tmp_path / "whole")
+    for i in range(2):
+        out = tmp_path / f"out{i}"
+        attempt(tmp_path / "in", out, output_format="npy", shard=Shard(i, 2))
+        np.testing.assert_array_equal(np.load(out), whole[i::2])
+        assert [row["index"] for row in rows(tmp_path / f"out{i}.ids.jsonl")] == list(range(i, 8, 2))
+        note = ShardNote.load(note_path(out))
+        assert (note.output_format, note.records, note.sha256) == ("npy", 4, hashlib.sha256(out.read_bytes()).hexdigest())
+
+
+def test_an_interrupt_while_the_matrix_is_made(attempt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not wait for all of it; what is half made is taken away, and made again."""
+    (tmp_path / "in").write_bytes(lines())
+    with monkeypatch.context() as patch:
+
+        def interrupted(matrix: Any, write: Any) -> None:
+            write(b"half of it")
+            assert (tmp_path / "out.partial.made").read_bytes() == b"half of it"
+            raise KeyboardInterrupt
+
+        patch.setattr(npy, "write_npy", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            attempt(tmp_path / "in", tmp_path / "out", output_format="npy")
+    assert set(contents(tmp_path)) == {"in", "out.partial", "out.partial.journal", "out.ids.jsonl.partial"}
+    made = attempt(tmp_path / "in", tmp_path / "out", output_format="npy", resume=True)
+    assert (made.engine, made.stats.num_resumed) == (None, NUM)
+    attempt(tmp_path / "in", tmp_path / "whole", output_format="npy")
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_an_older_matrix_is_not_taken_for_the_one_that_was_made(attempt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run over it that ends when the new one is whole and not in place yet."""
+    (tmp_path / "in").write_bytes(lines(7))
+    attempt(tmp_path / "in", tmp_path / "out", output_format="npy")
+    (tmp_path / "in").write_bytes(lines())
+    with monkeypatch.context() as patch:
+
+        def interrupted(point: str) -> None:
+            if point == "told":
+                raise KeyboardInterrupt
+
+        patch.setattr(output_module, "fault", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            attempt(tmp_path / "in", tmp_path / "out", output_format="npy", overwrite=True)
+    assert np.load(tmp_path / "out").shape == (7, 5)
+    assert not attempt(tmp_path / "in", tmp_path / "out", output_format="npy", resume=True).done
+    assert np.load(tmp_path / "out").shape == (NUM, 5)
+    assert len(rows(tmp_path / "out.ids.jsonl")) == NUM
+
+
+def test_a_disk_too_full_to_make_the_matrix(attempt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").write_bytes(lines())
+    with monkeypatch.context() as patch:
+
+        def full(matrix: Any, write: Any) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        patch.setattr(npy, "write_npy", full)
+        with pytest.raises(OutputError, match=r"No space left.*room for 800 more bytes"):
+            attempt(tmp_path / "in", tmp_path / "out", output_format="npy")
+    attempt(tmp_path / "in", tmp_path / "out", output_format="npy", resume=True)
+    assert np.load(tmp_path / "out").shape == (NUM, 5)
+
+
+def test_no_records_are_an_empty_matrix(attempt: Any, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(b"\n")
+    for kind in ("npy", "safetensors", "parquet"):
+        attempt(tmp_path / "in", tmp_path / kind, output_format=kind)
+        assert (tmp_path / f"{kind}.ids.jsonl").read_bytes() == b""
+    assert np.load(tmp_path / "npy").shape == (0, 0)
 
 
 # -- --max-errors ----------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def test_json() -> None:
         peak_kv_blocks=9,
         first_token_at=13.0,
     )
-    row = stats.to_json(command="generate", settings={"seed": 0, "hf_token": "secret"}, sampling={"temperature": 1.0})
+    row = stats.to_json(command="generate", settings={"seed": 0, "hf_token": "secret"}, defaults={"sampling": {"temperature": 1.0}})
     assert row["timing"] == {
         "startup_s": 2.0,
         "run_s": 4.0,
@@ -80,7 +80,7 @@ def test_totals_over_all_attempts() -> None:
     earlier.errors["internal"] = 1
     stats.resume(earlier, attempts=2, run_s=7.5)
     stats.add(Tally(num_answered=1, prompt_tokens=10, output_tokens=100))
-    row = stats.to_json(command="generate", settings={}, sampling={})
+    row = stats.to_json(command="generate", settings={}, defaults={"sampling": {}})
     assert row["records"] == {"total": 5, "answered": 4, "failed": 1, "blank_lines": 0, "from_earlier_attempts": 4}
     assert row["attempts"] == 3
     assert (row["timing"]["run_s"], row["timing"]["run_all_attempts_s"]) == (4.0, 11.5)
@@ -90,7 +90,7 @@ def test_totals_over_all_attempts() -> None:
 
 
 def test_json_of_a_run_that_needed_no_engine() -> None:
-    row = JobStats().to_json(command="chat", settings={}, sampling={})
+    row = JobStats().to_json(command="chat", settings={}, defaults={"sampling": {}})
     assert row["timing"]["startup_s"] is None
     assert row["timing"]["run_s"] is None
     assert row["records"]["total"] == 0
@@ -106,3 +106,16 @@ def test_write_json_is_whole_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="stats"):
         write_json(str(tmp_path / "no" / "stats.json"), {})
     write_json("/dev/null", {})
+
+
+def test_json_where_texts_are_only_read() -> None:
+    stats = JobStats(started_at=10.0, ready_at=12.0, admitted_at=12.0, finished_at=14.0, pools=True)
+    stats.resume(Tally.of_texts(5, tokens=10, texts=1, truncated=1), attempts=1, run_s=1.0)
+    stats.add(Tally.of_texts(5, tokens=60, texts=4, truncated=0))
+    row = stats.to_json(command="embed", settings={}, defaults={"embedding": {"size": 8}})
+    assert row["texts"] == {"total": 5, "truncated": 1, "per_s": 2.0}
+    assert row["tokens"] == {"prompt": 70, "repeated": 0, "prompt_per_s": 30.0}
+    assert row["embedding"] == {"size": 8, "truncated": 1}
+    assert row["engine"] == {"steps": 0}
+    assert "first_vector_s" in row["timing"]
+    assert not {"finish_reasons", "cut_by_default_max_tokens", "sampling"} & set(row)

@@ -74,3 +74,12 @@ def test_of_an_error() -> None:
     tally = Tally.of_error(10, 7, RecordError("internal", "oops"))
     assert (tally.num_failed, tally.num_records, tally.bytes_done) == (1, 1, 10)
     assert (tally.errors, tally.first_errors) == ({"internal": 1}, {"internal": (7, "oops")})
+
+
+def test_texts_that_were_read() -> None:
+    total = Tally()
+    total.add(Tally.of_texts(10, tokens=7, texts=2, truncated=1))
+    total.add(Tally.of_texts(20, tokens=5, texts=1, truncated=0))
+    assert (total.num_answered, total.bytes_done, total.prompt_tokens, total.output_tokens) == (2, 30, 12, 0)
+    assert (total.num_texts, total.num_truncated) == (3, 1)
+    assert Tally.from_entry(total.to_entry()) == total

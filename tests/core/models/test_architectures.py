@@ -13,8 +13,8 @@ from infer.core import models
 from infer.core.errors import ModelError
 from infer.core.quant.int8 import Int8
 from infer.core.weights.loader import load
-from infer.kernels import available
 from infer.kernels import load as load_kernels
+from infer.kernels import usable
 from infer.kernels.ops import ROW_MULTIPLE, AttentionMeta
 
 TINY: dict[str, Any] = {
@@ -143,7 +143,7 @@ def prompts_of(*lengths: int) -> list[list[int]]:
     return [torch.randint(0, 160, (n,), generator=generator).tolist() for n in lengths]
 
 
-@pytest.mark.parametrize("backend", available())
+@pytest.mark.parametrize("backend", usable("cpu"))
 @pytest.mark.parametrize(("kind", "changes"), ARCHITECTURES, ids=lambda v: v if isinstance(v, str) else ",".join(v) or "plain")
 def test_logits_equal_transformers(kind: str, changes: dict[str, Any], backend: str) -> None:
     oracle = reference_model(kind, changes)
@@ -157,7 +157,7 @@ def test_logits_equal_transformers(kind: str, changes: dict[str, Any], backend: 
 
 
 @pytest.mark.parametrize("int8", [False, True], ids=["plain", "int8"])
-@pytest.mark.parametrize("backend", available())
+@pytest.mark.parametrize("backend", usable("cpu"))
 def test_chunks_do_not_change_a_bit(backend: str, int8: bool) -> None:
     model = our_model(reference_model("llama", {}), backend, int8=int8)
     prompts = prompts_of(70, 1, 33, 129, 200)
@@ -171,7 +171,7 @@ def test_chunks_do_not_change_a_bit(backend: str, int8: bool) -> None:
 
 
 @pytest.mark.parametrize("int8", [False, True], ids=["plain", "int8"])
-@pytest.mark.parametrize("backend", available())
+@pytest.mark.parametrize("backend", usable("cpu"))
 def test_rows_that_are_asked_for_are_those_of_all(backend: str, int8: bool) -> None:
     model = our_model(reference_model("llama", {"mlp_bias": True}), backend, int8=int8)
     prompts = prompts_of(70, 1, 33, 129)
@@ -183,7 +183,7 @@ def test_rows_that_are_asked_for_are_those_of_all(backend: str, int8: bool) -> N
     assert torch.equal(some[3], torch.cat([whole[3][91:96], whole[3][124:129]]))
 
 
-@pytest.mark.parametrize("backend", available())
+@pytest.mark.parametrize("backend", usable("cpu"))
 @pytest.mark.parametrize(("kind", "changes"), [("llama", {}), ("qwen2", {"tie_word_embeddings": True}), ("qwen3", {"head_dim": 16})])
 def test_int8_stays_near_the_plain_model(kind: str, changes: dict[str, Any], backend: str) -> None:
     oracle = reference_model(kind, {**changes, "initializer_range": 0.1})

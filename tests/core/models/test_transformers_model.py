@@ -24,8 +24,8 @@ from infer.core.models.hf.trial import rows_are_alike, warn_if_rows_differ
 from infer.core.params import SamplingParams
 from infer.core.quant.int8 import Int8
 from infer.core.weights.folder import FolderSource
-from infer.kernels import available
 from infer.kernels import load as load_kernels
+from infer.kernels import usable
 
 from .test_architectures import prompts_of, run
 
@@ -97,7 +97,7 @@ def loaded(folder: Path, backend: str = "reference", *, dtype: torch.dtype = tor
     return load(source, {**hf, **how.pop("overrides", {})}, ops, dtype, torch.device("cpu"), **how)
 
 
-@pytest.mark.parametrize("backend", available())
+@pytest.mark.parametrize("backend", usable("cpu"))
 @pytest.mark.parametrize(("kind", "changes"), ARCHITECTURES, ids=lambda v: v if isinstance(v, str) else "")
 def test_logits_equal_transformers(kind: str, changes: dict[str, Any], backend: str, tmp_path: Path) -> None:
     oracle = saved(kind, changes, tmp_path)
@@ -116,7 +116,7 @@ DENSE_AND_MIXED = [row for row in ARCHITECTURES if row[0] in ("gpt_neox", "grani
 @pytest.mark.parametrize(("kind", "changes"), DENSE_AND_MIXED, ids=lambda v: v if isinstance(v, str) else "")
 def test_chunks_and_neighbours_do_not_change_a_bit(kind: str, changes: dict[str, Any], tmp_path: Path) -> None:
     saved(kind, changes, tmp_path)
-    model = loaded(tmp_path, available()[0])
+    model = loaded(tmp_path, usable("cpu")[0])
     prompts = prompts_of(70, 1, 33, 129)
     with torch.inference_mode():
         whole = run(model, prompts, chunk=512)
@@ -191,7 +191,7 @@ def step_of(model: HFModel, caches: list[Any], prompt: list[int]) -> torch.Tenso
 @pytest.mark.parametrize("tied", [False, True])
 def test_our_own_architectures_run_there_too(tied: bool, tmp_path: Path) -> None:
     oracle = saved("llama", {"tie_word_embeddings": tied, "head_dim": 20}, tmp_path)
-    model = loaded(tmp_path, available()[0])
+    model = loaded(tmp_path, usable("cpu")[0])
     (prompt,) = prompts_of(70)
     with torch.inference_mode():
         torch.testing.assert_close(run(model, [prompt], chunk=16)[0], oracle(torch.tensor([prompt])).logits[0], rtol=1e-4, atol=2e-4)

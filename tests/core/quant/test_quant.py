@@ -17,7 +17,7 @@ from infer.core.quant import SCHEMES
 from infer.core.quant.int8 import Int8
 from infer.core.quant.plain import Plain
 from infer.core.weights.find import find
-from infer.kernels import available, load
+from infer.kernels import load, usable
 from infer.kernels.ops import ScaledRows
 from infer.kernels.reference import Ops
 
@@ -48,7 +48,7 @@ def test_no_plain_copy_of_a_weight_is_kept(tiny_llama: Path) -> None:
         assert sum(t.numel() for t in floating) == layer.out_features
 
 
-@pytest.mark.parametrize("backend", available())
+@pytest.mark.parametrize("backend", usable("cpu"))
 def test_quantization_is_fused_into_what_comes_before(backend: str, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Norms and activations give quantized rows; only attention's are quantized by a pass of their own."""
     ops = load(backend)

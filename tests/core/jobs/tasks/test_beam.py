@@ -9,8 +9,8 @@ import pytest
 from infer.core.beam_params import BeamSearchParams
 from infer.core.jobs.jsonl import dumps
 from infer.core.jobs.record import Record
-from infer.core.jobs.tasks.base import TaskOptions
 from infer.core.jobs.tasks.beam import BeamTask
+from infer.core.jobs.tasks.completion import TaskOptions
 from infer.core.jobs.tasks.pending import Pending
 from infer.core.outputs import CompletionOutput, RequestOutput
 from infer.core.structured import StructuredOutputsParams

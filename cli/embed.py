@@ -1,0 +1,38 @@
+"""`infer embed`: the vectors of the texts of a JSONL file."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import click
+
+from .embed_options import EMBED, matrix_options, pooling_options
+from .job import run_job
+from .options import Command, IoOptions, engine_options, io_options
+from .pooling_work import EmbedWork
+from .prompt_options import Prompts, prompt_options
+from .sampling_options import truncate_option
+
+
+@click.command(cls=Command)
+@io_options
+@matrix_options
+@prompt_options
+@truncate_option
+@partial(pooling_options, only=EMBED)
+@partial(engine_options, without=frozenset({"task"}))
+def embed(*, io: IoOptions, prompt_field: str | None, template: str | None) -> int:
+    """Embed the texts of a JSONL file: one vector a record, in input order.
+
+    IN and OUT are files, or - for stdin and stdout (the default). A record is a JSON object with `input` (or `text`): a
+    string, or a list of token ids; of a list of these the answer has `embeddings`. It may have an `id`, `dimensions`,
+    `encoding_format`, `prompt_name` and `truncate` of its own; other fields come back in `extra`. OpenAI Batch lines
+    (/v1/embeddings) are answered in their own form. Vectors are made as the model's sentence-transformers files say: pooling,
+    prompts, dense layers, normalization. What is wrong with a record is told in its place, and the exit status is then 3.
+
+    \b
+    infer embed --model all-minilm-l6-v2 sample_data/embed.jsonl vectors.jsonl
+    infer embed --model all-minilm-l6-v2 --output-format npy sample_data/embed.jsonl vectors.npy
+    infer embed --model all-minilm-l6-v2 --truncate right --prompt-field body --encoding base64 pages.jsonl vectors.jsonl
+    """
+    return run_job(EmbedWork(io, Prompts.of(prompt_field, template)))

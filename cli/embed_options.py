@@ -1,0 +1,98 @@
+"""The options that say how `infer embed` and `infer score` make vectors of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
+
+import click
+
+from .command import Option
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_POOLING = "infer.pooling"
+
+_VECTORS = "Vectors (default: as the model's files say)"
+_TEXTS = "Texts (a record's own fields win)"
+_ROWS = "Rows"
+
+#: Flag -> name, section, how it is declared. `shown` is the default where there is one.
+_OPTIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
+    (
+        "--pooling",
+        "pooling",
+        _VECTORS,
+        {"type": click.Choice(["cls", "mean", "last"]), "help": "Which tokens a vector is made of: the first, all, or the last."},
+    ),
+    ("--normalize/--no-normalize", "normalize", _VECTORS, {"type": click.BOOL, "help": "Whether vectors get length 1."}),
+    (
+        "--dimensions",
+        "dimensions",
+        _VECTORS,
+        {"type": click.IntRange(min=1), "metavar": "N", "help": "Cut vectors to their first N values, if the model was made for that."},
+    ),
+    (
+        "--prompt-name",
+        "prompt_name",
+        _TEXTS,
+        {"metavar": "NAME", "help": "Put this prompt of the model's before texts; default: the one its files call the default."},
+    ),
+    ("--prefix", "prefix", _TEXTS, {"metavar": "TEXT", "help": "Put this before texts, in place of a prompt of the model's."}),
+    (
+        "--query-prefix",
+        "query_prefix",
+        _TEXTS,
+        {"metavar": "TEXT", "help": "Put this before query or text_1; default: the model's prompt for queries."},
+    ),
+    (
+        "--document-prefix",
+        "document_prefix",
+        _TEXTS,
+        {"metavar": "TEXT", "help": "Put this before documents or text_2; default: the model's prompt for documents."},
+    ),
+    (
+        "--encoding",
+        "encoding",
+        _ROWS,
+        {"type": click.Choice(["float", "base64"]), "shown": "float", "help": "Vectors in lines: numbers, or base64 of their bytes."},
+    ),
+)
+EMBED = frozenset({"pooling", "normalize", "dimensions", "prompt_name", "prefix", "encoding"})
+SCORE = frozenset({"pooling", "normalize", "dimensions", "query_prefix", "document_prefix"})
+
+
+def pooling_options(command: F, *, only: Collection[str]) -> F:
+    """Adds those of the options that are named; read them with `given_pooling()`."""
+    for flag, name, group, how in reversed(_OPTIONS):
+        if name in only:
+            command = click.option(flag, name, cls=Option, group=group, store=_POOLING, default=None, **how)(command)
+    return command
+
+
+def matrix_options(command: F) -> F:
+    """Adds --output-format and --embedding-dtype, which are fields of JobOptions."""
+    form = click.option(
+        "--output-format",
+        type=click.Choice(["jsonl", "npy", "safetensors", "parquet"]),
+        default="jsonl",
+        show_default=True,
+        help="Of OUT: lines, or one matrix with a row a record; ids and errors are then in OUT.ids.jsonl.",
+    )
+    dtype = click.option(
+        "--embedding-dtype",
+        type=click.Choice(["float32", "float16", "int8", "binary"]),
+        default="float32",
+        show_default=True,
+        help="Of the values: int8 scales each vector by itself, binary keeps the sign of each value as a bit.",
+    )
+    return form(dtype(command))
+
+
+def given_pooling() -> dict[str, Any]:
+    """What was given of these options. Raises click.UsageError where two contradict each other."""
+    ctx = click.get_current_context()
+    given = dict(ctx.meta.get(_POOLING, {}))
+    if "prefix" in given and "prompt_name" in given:
+        raise click.UsageError("--prefix and --prompt-name both say what is put before texts; give one.", ctx)
+    return given

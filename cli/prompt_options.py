@@ -1,0 +1,81 @@
+"""The options about where a record's prompt is: --prompt-field, --template, --literal-special-tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from infer.core.errors import ConfigError
+
+from .command import Option
+
+if TYPE_CHECKING:
+    from infer.core.text.template import RecordTemplate
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_PROMPT = "infer.prompt"
+
+
+def literal_option(command: F) -> F:
+    """Adds --literal-special-tokens, which `Prompts` reads."""
+    return click.option(
+        "--literal-special-tokens",
+        cls=Option,
+        group="Options",
+        store=_PROMPT,
+        is_flag=True,
+        default=None,
+        help="Text of a record that spells a special token (<|im_end|>) is only text; a template's own are meant.",
+    )(command)
+
+
+def prompt_options(command: F) -> F:
+    """Adds --prompt-field and --template, which the command gets and hands to `Prompts`, and --literal-special-tokens."""
+    field = click.option("--prompt-field", metavar="NAME", help="Take the prompt from this field of the record.")
+    template = click.option("--template", metavar="FILE", help="Make the prompt with this jinja2 template over the record's fields.")
+    return field(template(literal_option(command)))
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Where the running command finds the prompt of a record. `text` is the template's."""
+
+    field: str | None = None
+    text: str | None = None
+    template: RecordTemplate | None = None
+    literal: bool = False
+
+    @classmethod
+    def of(cls, field: str | None = None, template: str | None = None) -> Prompts:
+        """From the values of --prompt-field and --template. Raises click.UsageError, ConfigError."""
+        ctx = click.get_current_context()
+        if field is not None and template is not None:
+            raise click.UsageError("--prompt-field and --template both say where the prompt is; give one.", ctx)
+        literal = bool(ctx.meta.get(_PROMPT, {}).get("literal_special_tokens"))
+        if template is None:
+            return cls(field, literal=literal)
+        from infer.core.text.template import RecordTemplate
+
+        text = read_text(template, "--template")
+        return cls(field, text, RecordTemplate.load(text), literal)
+
+    def options(self) -> dict[str, Any]:
+        """These as fields of RecordOptions."""
+        return {"prompt_field": self.field, "template": self.template, "literal_special_tokens": self.literal}
+
+    def job(self) -> dict[str, Any]:
+        """What of them can change an answer."""
+        return {"prompt_field": self.field, "template": self.text, "literal_special_tokens": self.literal}
+
+
+def read_text(path: str, flag: str) -> str:
+    """The text of a file named by `flag`. Raises ConfigError."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{flag} {path!r} cannot be read: {getattr(error, 'strerror', None) or error}") from None

@@ -1,0 +1,37 @@
+"""`infer score`: how well the pairs of texts of a JSONL file go together."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import click
+
+from .embed_options import SCORE, pooling_options
+from .job import run_job
+from .options import Command, IoOptions, engine_options, io_options
+from .pooling_work import ScoreWork
+from .prompt_options import Prompts, literal_option
+from .sampling_options import truncate_option
+
+
+@click.command(cls=Command)
+@io_options
+@literal_option
+@truncate_option
+@partial(pooling_options, only=SCORE)
+@partial(engine_options, without=frozenset({"task"}))
+def score(*, io: IoOptions) -> int:
+    """Score pairs of texts of a JSONL file; one answer line a record, in input order.
+
+    IN and OUT are files, or - for stdin and stdout (the default). A record has `query` and `documents` (a list), answered by
+    `scores`, or `text_1` and `text_2`, answered by `score`. A cross-encoder (a classifier of one label) reads each pair at
+    once. Any other model embeds each text, and a score is the similarity its files name, or else the cosine. OpenAI-like
+    Batch lines (/v1/score, /v1/rerank) are answered in their own form. What is wrong with a record is told in its place, and
+    the exit status is then 3.
+
+    \b
+    infer score --model all-minilm-l6-v2 sample_data/score.jsonl scores.jsonl
+    echo '{"query": "a cat", "documents": ["a kitten", "a car"]}' | infer score --model all-minilm-l6-v2
+    infer score --model all-minilm-l6-v2 --truncate right --query-prefix "query: " pairs.jsonl scores.jsonl
+    """
+    return run_job(ScoreWork(io, Prompts.of()))

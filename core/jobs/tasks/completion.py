@@ -1,0 +1,176 @@
+"""What the tasks that have the model write have in common: a prompt and sampling parameters in, choices out."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ...beam_params import BeamSearchParams
+from ...errors import RecordError
+from ...outputs import CompletionOutput, RequestOutput
+from ...params import SamplingParams
+from ...truncation import truncated
+from ..record import Record
+from ..tally import Tally
+from . import constraint
+from . import fields as known
+from .base import RecordOptions, Task
+from .defaults import Defaults
+from .pending import PendingPrompt
+from .rows import answer_row
+
+if TYPE_CHECKING:
+    from ...text.tokenizer import Tokenizer
+
+#: More characters than this per token that fits is not a prompt that fits; saves tokenizing megabytes to find out.
+_CHARS_PER_TOKEN = 256
+
+
+@dataclass(frozen=True)
+class TaskOptions(RecordOptions):
+    """How records are completed.
+
+    `beam`: what to search with, of which `defaults` is then a part.
+    `max_tokens_given`: the user chose the default max_tokens, so outputs cut there are no surprise.
+    `by_priority`: the engine looks at a record's `priority`.
+    """
+
+    defaults: SamplingParams = field(default_factory=SamplingParams)
+    beam: BeamSearchParams | None = None
+    max_tokens_given: bool = False
+    by_priority: bool = False
+    system: str | None = None
+    report_cache: bool = False
+
+
+class CompletionTask(Task[PendingPrompt]):
+    """See `Task`."""
+
+    keeps = PendingPrompt
+    known_fields = known.KNOWN
+    guessable_fields = known.GUESSABLE
+    parameters = known.SAMPLING
+    options: TaskOptions
+    #: Whether the tokenizer adds its special tokens (BOS) to this task's text, unless the record says.
+    add_special_tokens = True
+
+    def __init__(self, options: TaskOptions, tokenizer: Tokenizer | None, *, max_model_len: int) -> None:
+        self._defaults = Defaults(options.defaults, has_tokenizer=tokenizer is not None)
+        self._max_chars = max(_CHARS_PER_TOKEN * max_model_len, 1 << 16)
+        super().__init__(options, tokenizer, max_model_len=max_model_len)
+        self._sampling = known.SAMPLING - constraint.FIELDS - self.fields
+
+    # --- what a task says about itself
+
+    @abstractmethod
+    def prompt_of(self, fields: Mapping[str, Any]) -> str | list[int]:
+        """The prompt, as text or token ids. Raises RecordError."""
+
+    @abstractmethod
+    def choice_text(self, choice: CompletionOutput, pending: PendingPrompt) -> dict[str, Any]:
+        """The part of a choice that carries its text: {"text": …} or {"message": …}. May set the choice's finish_reason."""
+
+    @abstractmethod
+    def choice_logprobs(self, choice: CompletionOutput, num_logprobs: int) -> dict[str, Any]:
+        """The `logprobs` object of a choice that has them."""
+
+    def sampling_of(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The sampling parameters in a record, by our names or aliases. Raises RecordError."""
+        return {n: v for n, v in fields.items() if n in self._sampling and not known.is_neutral(n, v)}
+
+    def look_ahead(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
+        """What the task wants to know of a record when it writes its row goes into `pending.reply`. Raises RecordError.
+
+        Called last, with the prompt as `prompt_of` gave it and the parameters, which may be changed here.
+        """
+
+    # --- in
+
+    def refuse(self, fields: Mapping[str, Any]) -> None:
+        known.refuse_unsupported(fields, self.fields)
+
+    def prepare(self, records: Sequence[Record]) -> list[PendingPrompt]:
+        pendings = super().prepare(records)
+        for pending in pendings:
+            if pending.params is not None and pending.params.truncate_prompt_tokens is not None and isinstance(pending.prompt, list):
+                pending.prompt = truncated(pending.prompt, pending.params, self.max_model_len)
+        return pendings
+
+    def read(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
+        self._set_params(pending, fields)
+        pending.prompt = self._checked_prompt(self.prompt_of(fields), pending)
+        self.look_ahead(pending, fields)
+
+    def untokenized(self, pending: PendingPrompt) -> int:
+        return len(pending.prompt) if isinstance(pending.prompt, str) else 0
+
+    def way(self, pending: PendingPrompt) -> Hashable:
+        return pending.add_special_tokens
+
+    def tokenize(self, batch: Sequence[PendingPrompt]) -> None:
+        texts = [p.prompt for p in batch if isinstance(p.prompt, str)]
+        for pending, ids in zip(batch, self.encode(texts, add_special_tokens=batch[0].add_special_tokens), strict=True):
+            pending.prompt = ids
+
+    def encode(self, texts: list[str], *, add_special_tokens: bool) -> list[list[int]]:
+        """The token ids of each text."""
+        assert self.tokenizer is not None
+        if self.options.literal_special_tokens:
+            return self.tokenizer.encode_literal(texts, add_special_tokens=add_special_tokens)
+        return self.tokenizer.encode_batch(texts, add_special_tokens=add_special_tokens)
+
+    def _set_params(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
+        given = self.sampling_of(fields)
+        says, wanted = constraint.constraint_of(fields)
+        pending.params = self._defaults.with_fields(given, wanted, unconstrained=says and wanted is None)
+        chosen = any(given.get(name) is not None for name in ("max_tokens", "max_completion_tokens"))
+        pending.default_max_tokens = not (chosen or self.options.max_tokens_given)
+        pending.add_special_tokens = known.flag(fields, "add_special_tokens", self.add_special_tokens)
+        pending.priority = known.priority_of(fields)
+        if pending.priority and not self.options.by_priority:
+            self.warn("priority", "priority has no effect without --scheduling-policy priority")
+
+    def _checked_prompt(self, prompt: str | list[int], pending: PendingPrompt) -> str | list[int]:
+        if not prompt:
+            raise RecordError("invalid_value", "the prompt is empty", param="prompt")
+        if isinstance(prompt, list):
+            return prompt
+        if self.tokenizer is None:
+            raise RecordError("unsupported", "without a tokenizer a prompt can only be prompt_token_ids", param="prompt")
+        if len(prompt) <= self._max_chars:
+            return prompt
+        assert pending.params is not None
+        if pending.params.truncate_prompt_tokens is None:
+            raise RecordError("prompt_too_long", f"{len(prompt):,} characters are far more than fit max_model_len", param="prompt")
+        # Where tokens are cut off anyway, those that far away cannot stay.
+        return prompt[-self._max_chars :] if pending.params.truncation_side == "left" else prompt[: self._max_chars]
+
+    # --- out
+
+    def tally(self, pending: PendingPrompt, output: RequestOutput) -> Tally:
+        return Tally.of_answer(pending.size, output, default_max_tokens=pending.default_max_tokens)
+
+    def to_row(self, pending: PendingPrompt, output: RequestOutput) -> dict[str, Any]:
+        assert pending.params is not None
+        choices = [self._choice(choice, pending, pending.params) for choice in output.outputs]
+        return answer_row(pending, output, choices, self.token_text, report_cache=self.options.report_cache)
+
+    def _choice(self, choice: CompletionOutput, pending: PendingPrompt, params: SamplingParams) -> dict[str, Any]:
+        row: dict[str, Any] = {"index": choice.index, **self.choice_text(choice, pending)}
+        row["finish_reason"] = choice.finish_reason
+        if choice.stop_reason is not None:
+            row["stop_reason"] = choice.stop_reason
+        if choice.logprobs is not None and params.logprobs is not None:
+            row["logprobs"] = self.choice_logprobs(choice, params.logprobs)
+            row["cumulative_logprob"] = choice.cumulative_logprob
+        if params.return_token_ids:
+            row["token_ids"] = choice.token_ids
+        return row
+
+    def token_text(self, token_id: int, decoded: str | None) -> str:
+        """What to call a token in `logprobs`."""
+        if decoded is not None:
+            return decoded
+        return self.tokenizer.token_text(token_id) if self.tokenizer else ""

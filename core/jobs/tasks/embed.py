@@ -1,0 +1,186 @@
+"""`infer embed`: texts or token ids in, vectors out."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import RecordError
+from ...pooling.recipe import Recipe
+from ...pooling.request import Pooled
+from ..jsonl import json_type
+from ..row_format import MatrixRows
+from ..sinks.vectors import decoded_dtype, encode_vector
+from . import openai_batch
+from .pending import PendingTexts
+from .pooling import PoolingOptions, PoolingTask, prefix_of, usage_of
+from .rows import native_row
+
+if TYPE_CHECKING:
+    from ...text.tokenizer import Tokenizer
+
+#: How a vector stands in a line.
+ENCODINGS = ("float", "base64")
+_OWN = frozenset({"dimensions", "encoding_format"})
+#: Where the texts are, where nothing else is said.
+_COLUMNS = ("input", "text")
+
+
+@dataclass(frozen=True)
+class EmbedOptions(PoolingOptions):
+    """How texts become vectors, and vectors rows.
+
+    `prefix` is put before texts; None: the prompt named `prompt_name`, or the model's default one, if it has one.
+    `embedding_dtype` is one of sinks.vectors.DTYPES. `matrix`: rows are vectors and no lines, all of the recipe's size.
+    """
+
+    prompt_name: str | None = None
+    prefix: str | None = None
+    encoding: str = "float"
+    embedding_dtype: str = "float32"
+    matrix: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """How a record's answer is written. `many`: it asked for a list of vectors."""
+
+    many: bool
+    encoding: str
+
+
+class EmbedTask(PoolingTask):
+    """`input` or `text` (a string, token ids, or a list of either), `dimensions`, `encoding_format`, `prompt_name`, `truncate`.
+
+    Raises ConfigError for a prompt the model does not have.
+    """
+
+    command = "embed"
+    options: EmbedOptions
+    known_fields = PoolingTask.known_fields | _OWN
+    parameters = PoolingTask.parameters | _OWN
+    guessable_fields = PoolingTask.guessable_fields | _OWN
+
+    def __init__(self, options: EmbedOptions, tokenizer: Tokenizer | None, recipe: Recipe, *, max_model_len: int) -> None:
+        super().__init__(options, tokenizer, recipe, max_model_len=max_model_len)
+        self.prefix = prefix_of(recipe, prompt_name=options.prompt_name, prefix=options.prefix)
+        if options.matrix:
+            self.rows = MatrixRows(recipe.output_size, options.embedding_dtype)
+
+    # --- in
+
+    def own_fields(self) -> frozenset[str]:
+        if self.options.template is not None:
+            return frozenset()
+        if self.options.prompt_field is not None:
+            return frozenset({self.options.prompt_field})
+        return frozenset(_COLUMNS)
+
+    def check_ours(self, fields: Mapping[str, Any]) -> None:
+        if self.check_column(fields) or any(fields.get(name) is not None for name in _COLUMNS):
+            return
+        owners = {"messages": "chat", "prompt": "generate", "prompt_token_ids": "generate", "documents": "score", "text_1": "score"}
+        for name, command in owners.items():
+            if name in fields:
+                hint = " (or give --prompt-field prompt)" if name == "prompt" else ""
+                raise RecordError("unsupported", f"a line with {name} belongs to infer {command}{hint}", param=name)
+        raise RecordError("missing_field", 'no "input" and no "text"', param="input")
+
+    def read(self, pending: PendingTexts, fields: Mapping[str, Any]) -> None:
+        pending.params = self.params_of(fields, dimensions=fields.get("dimensions"))
+        encoding = self.options.encoding if fields.get("encoding_format") is None else fields["encoding_format"]
+        if encoding not in ENCODINGS:
+            message = f'encoding_format must be "float" or "base64", not {json_type(encoding)}'
+            if isinstance(encoding, str):
+                message = f'encoding_format must be "float" or "base64", not {encoding[:100]!r}'
+            raise RecordError("invalid_value", message, param="encoding_format")
+        name, value = self._given(fields)
+        pending.prompt, many = self._texts(name, value)
+        if self.options.matrix:
+            self._check_matrix(pending, name, many)
+        asked = fields.get("prompt_name")
+        pending.encoder = self.encoder_for(fields, self.prefix if asked is None else self.named_prompt(asked))
+        for text in pending.prompt:
+            if isinstance(text, str):
+                pending.encoder.checked(text)
+        pending.reply = _Reply(many, encoding)
+
+    def _given(self, fields: Mapping[str, Any]) -> tuple[str, Any]:
+        """The field that holds the texts, and what is in it."""
+        if self.options.template is not None:
+            return "template", self.text_from_record(fields)
+        if self.options.prompt_field is not None:
+            return self.options.prompt_field, fields[self.options.prompt_field]
+        given = [name for name in _COLUMNS if fields.get(name) is not None]
+        if len(given) > 1:
+            raise RecordError("invalid_value", "give input or text, not both", param="text")
+        return given[0], fields[given[0]]
+
+    def _texts(self, name: str, value: Any) -> tuple[list[str | list[int]], bool]:
+        """The texts in a field, as text or token ids, and whether they are a list."""
+        if isinstance(value, str):
+            return [self.text(value, name)], False
+        if not isinstance(value, list):
+            raise RecordError(
+                "invalid_type", f"{name} must be a string, a list of token ids or a list of texts, not {json_type(value)}", param=name
+            )
+        if not value:
+            raise RecordError("invalid_value", f"{name} is an empty list: there is no text", param=name)
+        if type(value[0]) is int:
+            return [_token_ids(value, name)], False
+        return [self.text(one, name) if isinstance(one, str) else _token_ids(one, name) for one in value], True
+
+    def _check_matrix(self, pending: PendingTexts, name: str, many: bool) -> None:
+        if many:
+            message = "a list of texts has several vectors, and a row of this output format is one: give one text a line"
+            raise RecordError("invalid_value", message, param=name)
+        assert pending.params is not None
+        size = self.recipe.output_size
+        if pending.params.dimensions not in (None, size):
+            message = f"dimensions {pending.params.dimensions} would not fit: each row of this output format has {size}"
+            raise RecordError("invalid_value", message, param="dimensions")
+
+    # --- out
+
+    def to_row(self, pending: PendingTexts, output: Pooled) -> dict[str, Any]:
+        reply: _Reply = pending.reply
+        vectors = [self._written(vector, reply.encoding) for vector in output.values]
+        if pending.batch is not None:
+            data = [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(vectors)]
+            line = pending.batch
+            return openai_batch.body_row(line, {"object": line.object, "data": data, "model": line.model, "usage": usage_of(output)})
+        answer: dict[str, Any] = {"embeddings": vectors} if reply.many else {"embedding": vectors[0]}
+        return native_row(pending, {**answer, "usage": usage_of(output)})
+
+    def _written(self, vector: NDArray[np.float32], encoding: str) -> Any:
+        """A vector as it stands in a line: numbers, or base64 of its bytes. Raises RecordError."""
+        dtype = self.options.embedding_dtype
+        data = encode_vector(vector, dtype)
+        if encoding == "base64":
+            return base64.b64encode(data).decode()
+        values = np.frombuffer(data, decoded_dtype(dtype))
+        return values.astype(np.float32) if dtype == "float16" else values  # digits of the shortest float32
+
+    def vector(self, pending: PendingTexts, output: Pooled) -> NDArray[np.float32]:
+        """The one vector of a record: float32 [recipe.output_size]."""
+        return output.values[0]
+
+    def ids_row(self, pending: PendingTexts, output: Pooled) -> dict[str, Any]:
+        """The line beside it, which says whose it is."""
+        row = native_row(pending, {"usage": usage_of(output)})
+        if pending.batch is not None:
+            return {"index": row.pop("index"), "custom_id": pending.batch.custom_id, **row}
+        return row
+
+
+def _token_ids(value: Any, name: str) -> list[int]:
+    if not isinstance(value, list) or not all(type(token) is int for token in value):
+        raise RecordError("invalid_type", f"{name} must hold texts or lists of token ids, all of a kind", param=name)
+    if not value:
+        raise RecordError("invalid_value", f"{name} has an empty list of token ids", param=name)
+    return value

@@ -1,0 +1,194 @@
+"""What the tasks that read texts whole have in common: texts and what is made of them in, vectors or scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ConfigError, RecordError, nearest
+from ...pooling.recipe import Recipe
+from ...pooling.request import Pooled
+from ...pooling.texts import TextEncoder
+from ...pooling_params import PoolingParams
+from ...text.fitting import SIDES
+from ..jsonl import json_type
+from ..tally import Tally
+from . import constraint
+from . import fields as known
+from .base import RecordOptions, Task
+from .pending import PendingTexts
+
+if TYPE_CHECKING:
+    from ...text.tokenizer import Tokenizer
+
+#: Parameters of a record, whatever its texts are for. The second line is how vLLM says the same.
+PARAMETERS = frozenset({"prompt_name", "truncate", "use_activation"})
+_VLLM = frozenset({"normalize", "truncate_prompt_tokens", "truncation_side"})
+#: Known fields that ask for nothing when they are null or have one of these values, and are refused otherwise.
+_NEUTRAL: Mapping[str, tuple[Any, ...]] = {"add_special_tokens": (True,), "priority": (0,), "stream": (False,)}
+#: Fields of the tasks that write, which mean nothing here.
+_OF_OTHERS = (known.SAMPLING | constraint.FIELDS) - PARAMETERS - _VLLM
+#: Encoders that are kept; a record that needs one more gets one for itself.
+_MAX_ENCODERS = 256
+
+
+@dataclass(frozen=True)
+class PoolingOptions(RecordOptions):
+    """How texts are read.
+
+    `truncate`: the end that is cut off texts that are too long; None: they are errors.
+    """
+
+    truncate: str | None = None
+
+
+class PoolingTask(Task[PendingTexts]):
+    """See `Task`. `pending.encoder` is what tokenizes a record's texts: `encode_texts` is given that.
+
+    Args:
+        recipe: the model's.
+        max_model_len: most tokens of a text.
+    """
+
+    keeps = PendingTexts
+    known_fields = PARAMETERS | _VLLM | known.DROPPED | frozenset(_NEUTRAL) | {"id"}
+    guessable_fields = PARAMETERS | _VLLM
+    parameters = PARAMETERS | _VLLM
+    options: PoolingOptions
+
+    def __init__(self, options: PoolingOptions, tokenizer: Tokenizer | None, recipe: Recipe, *, max_model_len: int) -> None:
+        super().__init__(options, tokenizer, max_model_len=max_model_len)
+        self.recipe = recipe
+        self._encoders: dict[Hashable, TextEncoder] = {}
+
+    # --- in
+
+    def refuse(self, fields: Mapping[str, Any]) -> None:
+        for name, values in _NEUTRAL.items():
+            value = fields.get(name)
+            if value is not None and name not in self.fields and not any(type(value) is type(v) and value == v for v in values):
+                raise RecordError("unsupported", f"{name} is not supported for texts that are only read", param=name)
+
+    def _check_spelling(self, fields: Mapping[str, Any], pending: PendingTexts) -> None:
+        for name, value in fields.items():
+            if name in _OF_OTHERS and name not in self.fields and value is not None:
+                message = (
+                    f"field {name!r} is a parameter of infer generate, means nothing to infer {self.command}, and {self.fate(pending)}"
+                )
+                self.complain(name, message)
+        super()._check_spelling({name: value for name, value in fields.items() if name not in _OF_OTHERS}, pending)
+
+    def encoder_for(self, fields: Mapping[str, Any], prefix: str) -> TextEncoder:
+        """What tokenizes a record's texts, cut as it or else the command says. Raises RecordError."""
+        truncate, limit = self._truncation(fields)
+        key = prefix, truncate, limit
+        encoder = self._encoders.get(key)
+        if encoder is None:
+            literal = self.options.literal_special_tokens and self.tokenizer is not None
+            encoder = TextEncoder(self.tokenizer, self.recipe, limit, prefix=prefix, truncate=truncate, literal=literal)
+            if len(self._encoders) < _MAX_ENCODERS:
+                self._encoders[key] = encoder
+        return encoder
+
+    def _truncation(self, fields: Mapping[str, Any]) -> tuple[str | None, int]:
+        """The end that is cut off, if any, and what length is too long."""
+        asked, limit, side = (fields.get(name) for name in ("truncate", "truncate_prompt_tokens", "truncation_side"))
+        if asked is not None and asked not in (*SIDES, "error"):
+            raise RecordError("invalid_value", f'truncate must be "left", "right" or "error", not {_shown(asked)}', param="truncate")
+        if side is not None and side not in SIDES:
+            raise RecordError("invalid_value", f'truncation_side must be "left" or "right", not {_shown(side)}', param="truncation_side")
+        if limit is None:
+            chosen = self.options.truncate if asked is None else asked
+            return (None if chosen == "error" else chosen), self.max_model_len
+        if asked is not None:
+            raise RecordError("invalid_value", "give truncate or truncate_prompt_tokens, not both", param="truncate_prompt_tokens")
+        if type(limit) is not int:
+            message = f"truncate_prompt_tokens must be an integer, not {json_type(limit)}"
+            raise RecordError("invalid_type", message, param="truncate_prompt_tokens")
+        if limit < 1 and limit != -1:
+            raise RecordError("invalid_value", "truncate_prompt_tokens must be -1 or at least 1", param="truncate_prompt_tokens")
+        return side or self.options.truncate or "right", self.max_model_len if limit == -1 else limit
+
+    def params_of(self, fields: Mapping[str, Any], **more: Any) -> PoolingParams:
+        """Raises RecordError."""
+        use, alias = fields.get("use_activation"), fields.get("normalize")
+        if use is not None and alias is not None:
+            raise RecordError("invalid_value", "use_activation and normalize are the same: give one", param="normalize")
+        if alias is not None and not isinstance(alias, bool):
+            raise RecordError("invalid_type", f"normalize must be true or false, not {json_type(alias)}", param="normalize")
+        return PoolingParams(use_activation=alias if use is None else use, **more)
+
+    def named_prompt(self, name: Any) -> str:
+        """The text of a prompt of the recipe. Raises RecordError."""
+        if not isinstance(name, str):
+            raise RecordError("invalid_type", f"prompt_name must be a string, not {json_type(name)}", param="prompt_name")
+        if name not in self.recipe.prompts:
+            raise RecordError("invalid_value", unknown_prompt(name, self.recipe), param="prompt_name")
+        return self.recipe.prompts[name]
+
+    def text(self, value: Any, name: str) -> str:
+        """A text of the field `name`. Raises RecordError."""
+        if not isinstance(value, str):
+            raise RecordError("invalid_type", f"{name} must be a string, not {json_type(value)}", param=name)
+        if self.tokenizer is None:
+            raise RecordError("unsupported", "without a tokenizer a text can only be token ids", param=name)
+        return value
+
+    def untokenized(self, pending: PendingTexts) -> int:
+        return 1 + sum(len(text) if isinstance(text, str) else sum(map(len, text)) for text in pending.prompt if not _is_ids(text))
+
+    def way(self, pending: PendingTexts) -> Hashable:
+        return pending.encoder
+
+    def tokenize(self, batch: Sequence[PendingTexts]) -> None:
+        fitted = iter(self.encode_texts(batch[0].encoder, [text for pending in batch for text in pending.prompt]))
+        for pending in batch:
+            own = [next(fitted) for _ in pending.prompt]
+            pending.prompt, pending.num_cut = [text for text, _ in own], sum(cut for _, cut in own)
+
+    def encode_texts(self, encoder: TextEncoder, texts: list[Any]) -> list[Any]:
+        """TextIds, and whether something was cut off, of each of these texts, lists of token ids or pairs. Raises RecordError."""
+        as_text = iter(encoder.fit([text for text in texts if isinstance(text, str)]))
+        as_pair = iter(encoder.fit_pairs([text for text in texts if isinstance(text, tuple)]))
+        return [
+            next(as_text) if isinstance(text, str) else next(as_pair) if isinstance(text, tuple) else encoder.fit_ids(text)
+            for text in texts
+        ]
+
+    # --- out
+
+    def tally(self, pending: PendingTexts, output: Pooled) -> Tally:
+        return Tally.of_texts(pending.size, tokens=output.num_tokens, texts=len(output.values), truncated=pending.num_cut)
+
+
+def usage_of(output: Pooled) -> dict[str, int]:
+    """The `usage` of an answer."""
+    return {"prompt_tokens": output.num_tokens, "total_tokens": output.num_tokens}
+
+
+def unknown_prompt(name: str, recipe: Recipe) -> str:
+    """What is said of a prompt the recipe does not have."""
+    if not recipe.prompts:
+        return f"this model has no prompts, so none is named {name[:100]!r}"
+    return f"this model has no prompt {name[:100]!r}{nearest(name[:100], recipe.prompts)} (it has {', '.join(recipe.prompts)})"
+
+
+def prefix_of(recipe: Recipe, *, prompt_name: str | None, prefix: str | None) -> str:
+    """The text put before texts: `prefix`, or else the prompt of this name, or else the model's default one. Raises ConfigError."""
+    if prefix is not None:
+        return prefix
+    name = recipe.default_prompt_name if prompt_name is None else prompt_name
+    if name is None:
+        return ""
+    if name not in recipe.prompts:
+        raise ConfigError(unknown_prompt(name, recipe) + ("" if recipe.prompts else "; --prefix TEXT gives one"))
+    return recipe.prompts[name]
+
+
+def _is_ids(text: Any) -> bool:
+    return isinstance(text, list)
+
+
+def _shown(value: Any) -> str:
+    return repr(value[:100]) if isinstance(value, str) else json_type(value)

@@ -1,0 +1,82 @@
+"""A causal language model as a PoolingModel: whole texts go in, hidden states come out, and nothing is kept between steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from infer.kernels.ops import NULL_BLOCK, AttentionMeta, KVCache, Ops, Segments
+
+from ..layers.classifier import Classifier
+from ..layers.linear import Linear
+from ..weights.parameter import Parameter
+from .decoder import Decoder
+from .language_model import LanguageModel
+
+
+class FlatDecoder:
+    """Attention is causal and goes through the paged kernels, over pages laid out anew each step.
+
+    One cache serves all layers: a layer's keys and values are stored and read before the next layer runs, and as texts are
+    whole, none is wanted from an earlier step.
+
+    Args:
+        dtype: of the cache.
+        block_size: tokens of a page.
+    """
+
+    num_token_types = 0
+
+    def __init__(self, model: LanguageModel, dtype: torch.dtype, block_size: int, classifier: Classifier | None = None) -> None:
+        self.model = model
+        self.ops: Ops = model.ops
+        self.hidden_size = model.config.hidden_size
+        self.vocab_size = model.config.vocab_size
+        self.classifier: Callable[[Tensor], Tensor] | None = classifier
+        self._head = classifier
+        self._dtype = dtype
+        self._block_size = block_size
+        self._num_blocks = 0
+        self._cache: KVCache | None = None
+
+    def linears(self) -> Iterator[Linear]:
+        yield from self.model.linears()
+
+    def parameters(self) -> Iterator[Parameter]:
+        """None of transformers' models, which come with their weights; the language model's head is left out."""
+        if isinstance(self.model, Decoder):
+            yield from self.model.body_parameters()
+        if self._head is not None:
+            yield from self._head.parameters()
+
+    def forward(self, tokens: Tensor, positions: Tensor, types: Tensor | None, segments: Segments, rows: Tensor | None = None) -> Tensor:
+        """See `PoolingModel.forward`."""
+        meta, used = self._pages(segments.starts)
+        cache = self._room(used + 1, tokens.device)  # NULL_BLOCK is nobody's
+        return self.model.forward(tokens, positions, [cache] * self.model.config.num_layers, meta, rows)
+
+    def _pages(self, starts: Tensor) -> tuple[AttentionMeta, int]:
+        """Where the step's tokens are stored, text after text, and in how many blocks."""
+        size, device = self._block_size, starts.device
+        starts = starts.cpu()
+        lengths = starts.diff()
+        blocks = (lengths + size - 1) // size
+        ends = blocks.cumsum(0, dtype=torch.int32)
+        place = torch.arange(int(blocks.max()) if len(blocks) else 0, dtype=torch.int32)
+        tables = torch.where(place < blocks[:, None], (ends - blocks)[:, None] + place + NULL_BLOCK + 1, NULL_BLOCK).int()
+        owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        offset = torch.arange(len(owner)) - starts[owner]
+        slots = tables[owner, offset // size].long() * size + offset % size
+        meta = AttentionMeta(starts.to(device), lengths.int().to(device), tables.to(device), slots.to(device), size)
+        return meta, int(blocks.sum())
+
+    def _room(self, num_blocks: int, device: torch.device) -> KVCache:
+        """A cache of at least so many blocks; it grows and is kept."""
+        if self._cache is None or num_blocks > self._num_blocks:
+            c = self.model.config
+            self._cache = None  # not beside the new one
+            self._num_blocks = max(num_blocks, 2 * self._num_blocks)
+            self._cache = self.ops.new_kv_cache(self._num_blocks, self._block_size, c.num_kv_heads, c.head_dim, self._dtype, device)
+        return self._cache

@@ -1,0 +1,68 @@
+"""What config.json says of a classifier: its labels, what its scores go through, and which token it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import ModelError
+from ..task import ENCODERS
+from .modules import activation_class
+
+_ACTIVATIONS = {"Identity": "identity", "Sigmoid": "sigmoid", "Softmax": "softmax"}
+
+
+def labels_of(hf_config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The labels in order of their number; "LABEL_0"... where only their number is stated, two where nothing is, as in transformers.
+
+    Raises ModelError for labels that are not numbered from 0.
+    """
+    if hf_config.get("classifier_from_token"):
+        raise ModelError("config.json: classifier_from_token (a classifier made of a language model's head) is not supported yet")
+    names = hf_config.get("id2label")
+    if names:
+        numbers = {int(key): str(name) for key, name in names.items()} if isinstance(names, Mapping) and _numbered(names) else {}
+        if sorted(numbers) != list(range(len(names))):
+            raise ModelError(f"config.json: id2label does not number labels from 0: {names!r}")
+        return tuple(numbers[i] for i in range(len(numbers)))
+    count = hf_config.get("num_labels", 2)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ModelError(f"config.json: num_labels is {count!r}, not a number of labels")
+    return tuple(f"LABEL_{i}" for i in range(count))
+
+
+def activation_of(hf_config: Mapping[str, Any], saved: Mapping[str, Any], num_labels: int) -> str:
+    """What turns scores into probabilities: "identity", "sigmoid" or "softmax".
+
+    `problem_type` decides, then sentence-transformers' `activation_fn` (in config.json, or in `saved`, its own file), then the
+    number of labels: one is a sigmoid, more are a softmax. Raises ModelError for an activation that is none of the three.
+    """
+    by_number = "sigmoid" if num_labels < 2 else "softmax"
+    problem = hf_config.get("problem_type")
+    if problem:
+        known = {"regression": "identity", "single_label_classification": by_number, "multi_label_classification": "sigmoid"}
+        if problem not in known:
+            raise ModelError(f"config.json: problem_type {problem!r} is not supported; supported: {', '.join(known)}")
+        return known[problem]
+    inner = hf_config.get("sentence_transformers")
+    name = inner.get("activation_fn") if isinstance(inner, Mapping) else None
+    name = name or hf_config.get("sbert_ce_default_activation_function") or saved.get("activation_fn")
+    if not name:
+        return by_number
+    if activation_class(name) not in _ACTIVATIONS:
+        raise ModelError(f"config.json: activation_fn {name!r} is not supported; supported: torch.nn's {', '.join(_ACTIVATIONS)}")
+    return _ACTIVATIONS[activation_class(name)]
+
+
+def pooling_of(hf_config: Mapping[str, Any]) -> str:
+    """Which token's hidden state the classifier reads: the first of an encoder, the last of a decoder; ModernBERT says."""
+    if hf_config.get("model_type") == "modernbert":
+        pooling = hf_config.get("classifier_pooling", "cls")
+        if pooling not in ("cls", "mean"):
+            raise ModelError(f"config.json: classifier_pooling {pooling!r} is not supported; supported: cls, mean")
+        return str(pooling)
+    return "cls" if hf_config.get("model_type") in ENCODERS else "last"
+
+
+def _numbered(names: Mapping[Any, Any]) -> bool:
+    return all(isinstance(key, int) or (isinstance(key, str) and key.isdecimal()) for key in names)

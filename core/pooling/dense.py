@@ -1,0 +1,82 @@
+"""Dense layers of sentence-transformers: linear and activation over pooled vectors, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from infer.kernels.ops import Ops
+
+from ..config import EngineConfig
+from ..errors import ModelError
+from ..layers.linear import Linear
+from ..weights import loader
+from ..weights.folder import SINGLE, FolderSource
+from ..weights.source import ModelSource
+from .recipe import DenseSpec
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda x: x,
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "sigmoid": torch.sigmoid,
+}
+#: Elements that an activation is computed of at a time: fewer than torch shares among threads, and whole vectors of any CPU.
+_PIECE = 16384
+_VECTORS = 64
+
+
+class Dense:
+    """act(x @ weight^T + bias): float32 [R, in_features] -> [R, out_features], R a multiple of ROW_MULTIPLE."""
+
+    def __init__(self, ops: Ops, spec: DenseSpec) -> None:
+        self.linear = Linear(ops, ["linear"], spec.in_features, [spec.out_features], bias=spec.bias)
+        self._activation = spec.activation
+
+    @classmethod
+    def load(cls, spec: DenseSpec, config: EngineConfig, source: ModelSource, ops: Ops) -> Dense:
+        """With the weights of the model's folder `spec.folder`. Raises ModelError if they are not there or do not fit."""
+        dense = cls(ops, spec)
+        parameters, device = list(dense.linear.parameters()), torch.device(config.device)
+        if config.load_format == "dummy":
+            loader.load_dummy(parameters, torch.float32, device, seed=config.seed)
+        else:
+            loader.load(parameters, _folder(spec.folder, source), torch.float32, device)
+        return dense
+
+    def __call__(self, x: Tensor) -> Tensor:
+        product = self.linear(x)
+        assert isinstance(product, Tensor), "it is not quantized"
+        return activate(product, self._activation)
+
+
+def activate(x: Tensor, kind: str) -> Tensor:
+    """An activation of x, float32 of any shape. Torch computes what is left over at the end of a tensor, or of a thread's share of
+    it, by other code than the rest; here there is no such end, so an element's result depends on the element alone."""
+    if kind == "identity":
+        return x
+    function = ACTIVATIONS[kind]
+    flat = F.pad(x.reshape(-1), (0, -x.numel() % _VECTORS))
+    return torch.cat([function(piece) for piece in flat.split(_PIECE)])[: x.numel()].view(x.shape)
+
+
+def _folder(name: str, source: ModelSource) -> FolderSource:
+    """Where the weights of a module lie, in a form that is read."""
+    if not isinstance(source, FolderSource):
+        raise ModelError(f"{source.name} is one file, and the weights of its module {name} are not in it; use the model's folder")
+    folder = source.path / name
+    if not (folder / SINGLE).exists():
+        pickles = sorted(path.name for path in folder.glob("*.bin"))
+        what = (
+            f"only {pickles[0]}, and pickle files can run code when read, so they are refused; convert it once to safetensors "
+            "(sentence-transformers: SentenceTransformer(folder).save(new_folder))"
+            if pickles
+            else "fetch the model again"
+        )
+        raise ModelError(f"{folder} has no {SINGLE}: {what}")
+    return FolderSource(f"{source.name}/{name}", folder)

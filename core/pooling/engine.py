@@ -1,0 +1,212 @@
+"""The pooling engine: texts in, vectors out, in steps of take -> run -> hand out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from infer import kernels
+from infer.kernels.ops import Ops
+
+from ..config import EngineConfig
+from ..engine.loading import DTYPES
+from ..engine.probe import make_rows_alike
+from ..engine.stats import Stopwatch
+from ..errors import RecordError
+from ..models.pooling_model import PoolingModel
+from ..weights.source import ModelSource
+from .dense import Dense
+from .head import Head
+from .limits import PoolingLimits
+from .loading import load_pooling_model
+from .recipe import Recipe
+from .request import Pooled, PoolingRequest, TextIds
+from .runner import Runner
+from .setting import Setting
+from .stats import PoolingStats
+from .window import Waiting, Window
+
+
+@dataclass(slots=True, eq=False)
+class _Answer:
+    """A request on its way: `values` of texts that are not computed yet are None."""
+
+    request: PoolingRequest
+    setting: Setting
+    order: int
+    values: list[Any]
+    missing: int
+
+
+_order = attrgetter("order")
+#: Who wants a text: an answer, and the text's place in it.
+_Taker = tuple[_Answer, int]
+
+
+class PoolingEngine:
+    """
+    Args:
+        head: the model's own, float32.
+    """
+
+    def __init__(self, config: EngineConfig, recipe: Recipe, model: PoolingModel, head: Head) -> None:
+        self.config = config
+        self.recipe = recipe
+        self.vocab_size = model.vocab_size
+        self.max_model_len = config.max_model_len
+        self.stats = PoolingStats()
+        self._limits = PoolingLimits(model.vocab_size, config.max_model_len, recipe)
+        self._num_types = model.num_token_types
+        self._runner = Runner(model, recipe.pooling, torch.device(config.device))
+        self._head = head
+        self._window: Window[_Taker] = Window()
+        self._open: dict[str, _Answer] = {}
+        self._num_added = 0
+
+    @classmethod
+    def create(
+        cls, config: EngineConfig, source: ModelSource, recipe: Recipe, *, wrap_ops: Callable[[Ops], Ops] | None = None
+    ) -> PoolingEngine:
+        """Loads the model and its dense layers. Raises ModelError, ConfigError or EngineError.
+
+        Args:
+            wrap_ops: what takes the place of the loaded backend, made from it: to time or trace its operations.
+        """
+        device, dtype = torch.device(config.device), DTYPES[config.dtype]
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        backend = kernels.load(config.kernels)
+        ops = backend if wrap_ops is None else wrap_ops(backend)
+        model = load_pooling_model(config, source, ops, recipe, dtype, device)
+        head = Head([Dense.load(spec, config, source, ops) for spec in recipe.dense], model.classifier, recipe.activation)
+        with torch.inference_mode():
+            make_rows_alike(backend, model.linears(), dtype, device)
+            make_rows_alike(backend, head.linears(), torch.float32, device)
+        return cls(config, recipe, model, head)
+
+    # -- requests ------------------------------------------------------------------------------------------------
+    def add(self, request: PoolingRequest) -> None:
+        """Queues a request. Raises RecordError if it can never be answered; the engine is then as it was."""
+        self._limits.check(request)
+        if self._num_types > 1:
+            self._check_types(request.texts)
+        assert request.request_id not in self._open, f"request id {request.request_id!r} is in use"
+        texts, setting = request.texts, Setting.of(request, self.recipe)
+        answer = _Answer(request, setting, self._num_added, [None] * len(texts), len(texts))
+        for place, text in enumerate(texts):
+            self._window.add(text, setting, (answer, place))
+        self._open[request.request_id] = answer
+        self._num_added += 1
+
+    def _check_types(self, texts: list[TextIds]) -> None:
+        for text in texts:
+            assert not text.types or len(text.types) == len(text.ids), "each token has a type"
+            if text.types and not 0 <= min(text.types) <= max(text.types) < self._num_types:
+                raise RecordError("invalid_value", f"token types must be 0 to {self._num_types - 1} for this model", param="input")
+
+    def abort(self, request_id: str) -> None:
+        """Drops a request that has not been answered."""
+        answer = self._open.pop(request_id)
+        for place, text in enumerate(answer.request.texts):
+            if answer.values[place] is None:
+                self._window.drop(text, answer.setting, (answer, place))
+
+    def is_open(self, request_id: str) -> bool:
+        """Whether the request was added and is not answered."""
+        return request_id in self._open
+
+    def expect_more(self, more: bool) -> None:
+        """Says whether requests may be added to those that are there. Nothing here depends on it."""
+
+    @property
+    def num_unfinished(self) -> int:
+        """Requests added and not answered."""
+        return len(self._open)
+
+    @property
+    def max_num_seqs(self) -> int:
+        """Most texts in a step."""
+        return self.config.max_num_seqs
+
+    @property
+    def num_waiting(self) -> int:
+        """Texts to compute; those that are the same count once."""
+        return len(self._window)
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+    def step(self) -> list[Pooled]:
+        """Computes one step; returns the requests it finished, answered or failed, in the order in which they were added."""
+        watch = Stopwatch(self.stats.seconds)
+        taken = self._window.take(self.config.max_num_batched_tokens, self.config.max_num_seqs)
+        if not taken:
+            return []
+        watch.count("schedule")
+        texts, setting = [waiting.text for waiting in taken], taken[0].setting
+        batch = self._runner.pack(texts)
+        watch.count("batch")
+        if setting.kind == "token_embed":
+            hidden, ends = self._runner.tokens(batch), batch.starts[1:]
+            watch.count("model")
+            rows, finite_rows = self._head(hidden, int(ends[-1]), setting)
+            values = np.split(rows, ends[:-1])
+            finite = np.logical_and.reduceat(finite_rows, batch.starts[:-1])
+        else:
+            pooled = self._runner.pooled(texts, batch)
+            watch.count("model")
+            vectors, finite = self._head(pooled, len(texts), setting)
+            values = list(vectors)
+        watch.count("sample")
+        finished = self._hand_out(taken, values, finite)
+        self._count(taken)
+        watch.count("commit")
+        return finished
+
+    def _hand_out(self, taken: list[Waiting[_Taker]], values: list[NDArray[np.float32]], finite: NDArray[np.bool_]) -> list[Pooled]:
+        touched: dict[_Answer, int | None] = {}  # answers that are whole now, or the place of a text that makes them fail
+        for waiting, value, good in zip(taken, values, finite.tolist(), strict=True):
+            mine = value
+            for answer, place in waiting.takers:
+                answer.values[place] = mine
+                answer.missing -= 1
+                if not good:
+                    touched.setdefault(answer, place)
+                elif not answer.missing:
+                    touched.setdefault(answer, None)
+                mine = value.copy() if len(waiting.takers) > 1 else value  # whoever changes his leaves the others' alone
+        return [self._close(answer, touched[answer]) for answer in sorted(touched, key=_order)]
+
+    def _close(self, answer: _Answer, bad: int | None) -> Pooled:
+        request = answer.request
+        num_tokens = sum(len(text.ids) for text in request.texts)
+        if bad is not None:
+            self.abort(request.request_id)
+            return Pooled(request.request_id, num_tokens=num_tokens, error=_not_finite(request, bad))
+        del self._open[request.request_id]
+        return Pooled(request.request_id, answer.values, num_tokens)
+
+    def _count(self, taken: list[Waiting[_Taker]]) -> None:
+        stats = self.stats
+        stats.num_steps += 1
+        stats.num_running = len(taken)
+        for waiting in taken:
+            tokens, takers = len(waiting.text.ids), len(waiting.takers)
+            stats.num_prompt_tokens += tokens * takers
+            stats.num_texts += takers
+            if takers > 1:
+                stats.num_cached_tokens += tokens * (takers - 1)
+                stats.num_duplicates += takers - 1
+            waiting.takers.clear()  # the window may know it a little longer, and need not know the answers
+        if stats.first_token_at is None:
+            stats.first_token_at = time.monotonic()
+
+
+def _not_finite(request: PoolingRequest, place: int) -> RecordError:
+    which = f"text {place + 1} of {len(request.texts)}" if len(request.texts) > 1 else "the text"
+    return RecordError("non_finite_logits", f"the model gave infinity or NaN for {which}")

@@ -1,0 +1,67 @@
+"""What a pooling request must keep to: checked when it is added, and by `infer check` without an engine. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import RecordError
+from .recipe import Recipe
+from .request import KINDS, PoolingRequest, TextIds
+
+#: What a model whose head is for the one cannot do of the other, and the command that can.
+_OTHER = {
+    "embed": "this model's head gives the scores of a classifier, no embeddings; see infer score",
+    "classify": "this model gives embeddings; it has no classifier whose scores could be asked for",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PoolingLimits:
+    """
+    Args:
+        vocab_size: token ids are below it.
+        max_model_len: most tokens of a text, special ones included.
+    """
+
+    vocab_size: int
+    max_model_len: int
+    recipe: Recipe
+
+    def check(self, request: PoolingRequest) -> None:
+        """Raises RecordError (unsupported, invalid_value, prompt_too_long) for a request that can never be answered."""
+        assert request.kind in KINDS, request.kind
+        head = "classify" if request.kind == "classify" else "embed"
+        if head != self.recipe.kind:
+            raise RecordError("unsupported", _OTHER[head])
+        self._check_params(request)
+        if not request.texts:
+            raise RecordError("invalid_value", "there is no text", param="input")
+        for place, text in enumerate(request.texts):
+            if problem := self._problem(text):
+                code, message = problem
+                which = f"text {place + 1} of {len(request.texts)}" if len(request.texts) > 1 else "the text"
+                raise RecordError(code, f"{which} {message}", param="input")
+
+    def _problem(self, text: TextIds) -> tuple[str, str] | None:
+        """Code and message of what is wrong with a text."""
+        ids = text.ids
+        if not ids:
+            return "invalid_value", "is empty"
+        if len(ids) > self.max_model_len:
+            most = f"more than max_model_len {self.max_model_len}"
+            return "prompt_too_long", f"has {len(ids)} tokens, {most}: split it, or have it cut with --truncate left or right"
+        if min(ids) < 0 or max(ids) >= self.vocab_size:
+            worst = next(t for t in ids if not 0 <= t < self.vocab_size)
+            return "invalid_value", f"has token id {worst}, which is not in the vocabulary of {self.vocab_size}"
+        return None
+
+    def _check_params(self, request: PoolingRequest) -> None:
+        params, recipe = request.params, self.recipe
+        for name in ("step_tag_id", "returned_token_ids"):
+            if getattr(params, name) is not None:
+                raise RecordError("unsupported", f"{name} is for reward models, which are not supported", param=name)
+        asked = params.dimensions
+        if asked is None or (asked == recipe.size and request.kind != "classify"):
+            return
+        if why := recipe.wrong_dimensions(asked):
+            raise RecordError("invalid_value", f"dimensions {asked}: {why}", param="dimensions")

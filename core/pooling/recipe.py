@@ -1,0 +1,73 @@
+"""How a model's hidden states become a vector: what its files say, and what the user says over them. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+POOLINGS = ("cls", "mean", "last")
+
+
+@dataclass(frozen=True, slots=True)
+class DenseSpec:
+    """A Dense module of sentence-transformers: act(x @ weight^T + bias). `folder` is where its weights lie ("2_Dense")."""
+
+    folder: str
+    in_features: int
+    out_features: int
+    bias: bool
+    activation: str  # "identity", "tanh", "relu", "gelu", "silu" or "sigmoid"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What makes a vector of a text: pooling -> dense layers -> first `dimensions` -> normalize; all in float32."""
+
+    kind: str  # "embed" or "classify": what the model's own head is for
+    pooling: str  # one of POOLINGS
+    normalize: bool
+    hidden_size: int
+    dense: tuple[DenseSpec, ...] = ()
+    prompts: dict[str, str] = field(default_factory=dict)  # name -> text put before each text
+    default_prompt_name: str | None = None
+    lower_case: bool = False
+    include_prompt: bool = True  # whether tokens of the prompt take part in mean pooling
+    matryoshka: bool | tuple[int, ...] = False  # lengths a vector may be cut to: any, or these
+    dimensions: int | None = None  # the run's own choice among them
+    max_seq_length: int | None = None  # sentence_bert_config.json's; the model's limit is in EngineConfig.max_model_len
+    labels: tuple[str, ...] = ()  # of a classifier, in order
+    activation: str = "identity"  # of a classifier's scores: "identity", "sigmoid" or "softmax"
+    similarity: str = "cosine"  # how two embeddings are compared: "cosine", "dot", "euclidean" or "manhattan"
+
+    @property
+    def size(self) -> int:
+        """Length of a vector before `dimensions` cuts it; for a classifier the number of its labels."""
+        if self.kind == "classify":
+            return len(self.labels)
+        return self.dense[-1].out_features if self.dense else self.hidden_size
+
+    @property
+    def output_size(self) -> int:
+        """Length of the vectors of a request that asks for no other."""
+        return self.dimensions or self.size
+
+    @property
+    def prefix(self) -> str:
+        """What the model wants before each text where the user asks for nothing."""
+        return "" if self.default_prompt_name is None else self.prompts[self.default_prompt_name]
+
+    def wrong_dimensions(self, dimensions: int) -> str:
+        """Why vectors cannot be cut to so many numbers, or an empty string."""
+        if self.kind != "embed":
+            return "a classifier's scores are not cut"
+        if dimensions == self.size:
+            return ""
+        if not self.matryoshka:
+            return (
+                f"this model was not made for other vectors than those of {self.size}: its config.json has neither is_matryoshka nor "
+                "matryoshka_dimensions (hf_overrides can set them)"
+            )
+        if not 1 <= dimensions <= self.size:
+            return f"its vectors have {self.size} numbers"
+        if not isinstance(self.matryoshka, bool) and dimensions not in self.matryoshka:
+            return f"this model was made for {', '.join(map(str, self.matryoshka))}"
+        return ""

@@ -1,0 +1,149 @@
+"""A Recipe from what lies in a model's folder: sentence-transformers' small files, config.json, and what the user says over them.
+
+The user comes first, then sentence-transformers' files, then what models of the kind do: encoders take the first token and
+normalize, causal decoders take the last one and normalize. Where there are modules, there is no normalizing without a Normalize module.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import ConfigError, ModelError
+from ..task import ENCODERS
+from ..weights.source import ModelSource
+from . import classifier
+from .modules import MODULES_FILE, Modules, files_of
+from .recipe import Recipe
+
+PROMPTS_FILE = "config_sentence_transformers.json"
+#: Names that sentence-transformers has given the file, the first that is there counts.
+TEXT_FILES = tuple(
+    f"sentence_{name}_config.json" for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+_SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+
+
+def read_modules(source: ModelSource) -> list[dict[str, Any]] | None:
+    """What modules.json lists; None without such a file. Raises ModelError if it is not a list of objects."""
+    content = source.read(MODULES_FILE)
+    if content is None:
+        return None
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{source.path / MODULES_FILE} is not valid JSON ({error}); fetch the model again") from error
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise ModelError(f"{source.path / MODULES_FILE} is not a list of modules; fetch the model again")
+    return found
+
+
+def small_files(source: ModelSource) -> list[str]:
+    """Names of the files that can change a vector, beside config.json and the model's own weights, whether they are there or not."""
+    return [MODULES_FILE, PROMPTS_FILE, *TEXT_FILES, *files_of(source, read_modules(source) or [])]
+
+
+def read_recipe(source: ModelSource, hf_config: Mapping[str, Any], *, task: str, pooler_config: Mapping[str, Any] | None = None) -> Recipe:
+    """How this model makes a vector of a text, or the scores of a classifier.
+
+    Args:
+        hf_config: config.json, overrides counted.
+        task: "embed" or "classify", as `choose_task` gives it.
+        pooler_config: as in `EngineArgs`.
+
+    Raises:
+        ModelError: the files are damaged, or ask for what is not supported; it is named.
+        ConfigError: `pooler_config` asks for what the model does not have.
+    """
+    assert task in ("embed", "classify"), task
+    asked = {name: value for name, value in (pooler_config or {}).items() if value is not None}
+    text, hidden = _text_settings(source), _hidden_size(hf_config)
+    pooling = asked.get("pooling_type") or asked.get("seq_pooling_type")
+    activation = asked.get("use_activation", asked.get("normalize"))
+    if task == "classify":
+        if "dimensions" in asked:
+            raise ConfigError("pooler_config dimensions is for embeddings; a classifier's scores are not cut")
+        labels = classifier.labels_of(hf_config)
+        own = classifier.activation_of(hf_config, source.read_json(PROMPTS_FILE) or {}, len(labels))
+        return Recipe(
+            kind=task,
+            pooling=(pooling or classifier.pooling_of(hf_config)).lower(),
+            normalize=False,
+            hidden_size=hidden,
+            labels=labels,
+            activation=asked.get("activation") or ("identity" if activation is False else own),
+            **text,
+        )
+    if "activation" in asked:
+        raise ConfigError("pooler_config activation is for classifiers; embeddings have normalize")
+    listed = read_modules(source)
+    modules = None if listed is None else Modules.of(source, listed)
+    default = "cls" if hf_config.get("model_type") in ENCODERS else "last"
+    own = (pooling or default) if modules is None else pooling or modules.pooling()  # the user can replace one that is not supported
+    recipe = Recipe(
+        kind=task,
+        pooling=own.lower(),
+        normalize=activation if activation is not None else modules is None or modules.normalize,
+        hidden_size=hidden,
+        dense=() if modules is None else modules.dense(hidden),
+        include_prompt=modules is None or modules.include_prompt,
+        matryoshka=_matryoshka(hf_config),
+        dimensions=asked.get("dimensions"),
+        **text,
+        **_prompts(source),
+    )
+    if recipe.dimensions is not None and (wrong := recipe.wrong_dimensions(recipe.dimensions)):
+        raise ConfigError(f"dimensions={recipe.dimensions}: {wrong}")
+    return recipe
+
+
+def _hidden_size(hf_config: Mapping[str, Any]) -> int:
+    text = hf_config.get("text_config")
+    inner = text if isinstance(text, Mapping) else {}
+    for name in ("hidden_size", "n_embd", "d_model"):  # nomic_bert says n_embd
+        value = inner.get(name) or hf_config.get(name)
+        if isinstance(value, int) and value > 0:
+            return value
+    raise ModelError("config.json has no hidden_size; fetch the model again")
+
+
+def _text_settings(source: ModelSource) -> dict[str, Any]:
+    """`max_seq_length` and `lower_case`."""
+    for name in TEXT_FILES:
+        found = source.read_json(name)
+        if found is None:
+            continue
+        length = found.get("max_seq_length")
+        if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 1):
+            raise ModelError(f"{source.path / name}: max_seq_length is {length!r}, not a number of tokens")
+        return {"max_seq_length": length, "lower_case": found.get("do_lower_case") is True}
+    return {}
+
+
+def _prompts(source: ModelSource) -> dict[str, Any]:
+    found = source.read_json(PROMPTS_FILE) or {}
+    path = source.path / PROMPTS_FILE
+    prompts = found.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(value, str) for value in prompts.values() if value is not None):
+        raise ModelError(f"{path}: prompts is not a mapping of names to texts")
+    name = found.get("default_prompt_name")
+    if name is not None and name not in prompts:
+        raise ModelError(f"{path}: default_prompt_name {name!r} is none of its prompts ({', '.join(prompts) or 'there are none'})")
+    similarity = found.get("similarity_fn_name") or "cosine"
+    if similarity not in _SIMILARITIES:
+        raise ModelError(f"{path}: similarity_fn_name {similarity!r} is not supported; supported: {', '.join(_SIMILARITIES)}")
+    return {
+        "prompts": {key: value or "" for key, value in prompts.items()},
+        "default_prompt_name": name,
+        "similarity": similarity,
+    }
+
+
+def _matryoshka(hf_config: Mapping[str, Any]) -> bool | tuple[int, ...]:
+    lengths = hf_config.get("matryoshka_dimensions")
+    if lengths is None or lengths == []:
+        return hf_config.get("is_matryoshka") is True
+    if not isinstance(lengths, (list, tuple)) or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in lengths):
+        raise ModelError(f"config.json: matryoshka_dimensions is {lengths!r}, not a list of lengths")
+    return tuple(lengths)

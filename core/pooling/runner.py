@@ -1,0 +1,79 @@
+"""One step on one device: a batch of ints in, pooled float32 vectors out. Knows tensors; never requests or text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from infer.kernels.ops import Segments
+
+from ..models.pooling_model import PoolingModel
+from .batch import Bags, TextBatch, bags, pack, single_rows
+from .request import TextIds
+
+
+class Runner:
+    """
+    Args:
+        pooling: how the tokens of a text become one vector, one of POOLINGS.
+    """
+
+    def __init__(self, model: PoolingModel, pooling: str, device: torch.device) -> None:
+        self.model = model
+        self.pooling = pooling
+        self.device = device
+        self._kept: Tensor | None = None
+
+    def pack(self, texts: Sequence[TextIds]) -> TextBatch:
+        """The batch of texts, whose token types are left out where the model knows none."""
+        batch = pack(texts)
+        if batch.types is None or self.model.num_token_types > 1:
+            return batch
+        return TextBatch(batch.tokens, batch.positions, None, batch.starts)
+
+    @torch.inference_mode()
+    def tokens(self, batch: TextBatch) -> Tensor:
+        """Hidden states of all tokens, float32 [N, hidden_size]; from T on they mean nothing."""
+        return self._forward(batch, None).float()
+
+    @torch.inference_mode()
+    def pooled(self, texts: Sequence[TextIds], batch: TextBatch) -> Tensor:
+        """One vector a text, float32 [R, hidden_size], R a multiple of ROW_MULTIPLE; from S on they mean nothing.
+
+        The mean is that of sentence-transformers: the sum, in float32 and in the order of the tokens, by their number.
+        """
+        if self.pooling != "mean":
+            return self._forward(batch, self._tensor(single_rows(batch, self.pooling))).float()
+        return mean(self._floats(self._forward(batch, None)), bags(texts, batch))
+
+    def _floats(self, hidden: Tensor) -> Tensor:
+        """hidden in float32, good until the next step: memory that is kept costs no page faults, a fifth of a millisecond a step."""
+        if hidden.dtype == torch.float32:
+            return hidden
+        if self._kept is None or len(self._kept) < len(hidden):
+            self._kept = torch.empty(hidden.shape, dtype=torch.float32, device=hidden.device)
+        return self._kept[: len(hidden)].copy_(hidden)
+
+    def _forward(self, batch: TextBatch, rows: Tensor | None) -> Tensor:
+        types = None if batch.types is None else self._tensor(batch.types)
+        segments = Segments(self._tensor(batch.starts))
+        return self.model.forward(self._tensor(batch.tokens), self._tensor(batch.positions), types, segments, rows)
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        """The array itself on a CPU, a copy elsewhere."""
+        return torch.from_numpy(array).to(self.device)
+
+
+def mean(hidden: Tensor, which: Bags) -> Tensor:
+    """Means [R, hidden_size] of some of the rows of hidden [N, hidden_size], both float32; 0 of none.
+
+    `embedding_bag` adds up rows one after the other for each bag, so what comes out depends on the bag alone (its neighbours and
+    the number of threads change how torch's sums are ordered); and it takes an eighth of the time of a sum for each text.
+    """
+    rows, offsets, counts = (torch.from_numpy(a).to(hidden.device) for a in (which.rows, which.offsets, which.counts))
+    return F.embedding_bag(rows, hidden, offsets, mode="sum") / counts.clamp_min(1e-9)

@@ -1,0 +1,27 @@
+"""What is asked of a text, decided: texts of one setting go through the model and its head together. No torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .recipe import Recipe
+from .request import PoolingRequest
+
+
+class Setting(NamedTuple):
+    """A request's `kind` and parameters over the recipe's own."""
+
+    kind: str
+    """One of KINDS."""
+    size: int
+    """Length of a vector."""
+    activate: bool
+    """Whether vectors are normalized, or scores go through the classifier's activation."""
+
+    @classmethod
+    def of(cls, request: PoolingRequest, recipe: Recipe) -> Setting:
+        params = request.params
+        if request.kind == "classify":
+            return cls("classify", recipe.size, params.use_activation is not False)
+        activate = recipe.normalize if params.use_activation is None else params.use_activation
+        return cls(request.kind, params.dimensions or recipe.output_size, activate)

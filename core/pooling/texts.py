@@ -1,0 +1,112 @@
+"""Texts as a pooling model reads them: prefix, lower case, special tokens, and what becomes of those that are too long. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ..errors import RecordError
+from ..text.fitting import SIDES, Fitted, Piece
+from .recipe import Recipe
+from .request import TextIds
+
+if TYPE_CHECKING:
+    from ..text.tokenizer import Tokenizer
+
+#: More characters than this per token that fits is not a text that fits; saves tokenizing megabytes to find out.
+_CHARS_PER_TOKEN = 256
+#: But texts up to this long are always looked at.
+_FEW_CHARS = 1 << 16
+
+
+class TextEncoder:
+    """
+    Args:
+        tokenizer: None where texts can only be token ids.
+        max_len: most tokens of a text or pair, special ones included.
+        prefix: text put before each text; not before those of pairs.
+        truncate: the end ("left" or "right") that is cut off what is longer than `max_len`; None: it stays as it is, and who
+            computes with it refuses it.
+        literal: text that spells a special token is only text; that of `prefix` is meant.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None,
+        recipe: Recipe,
+        max_len: int,
+        *,
+        prefix: str = "",
+        truncate: str | None = None,
+        literal: bool = False,
+    ) -> None:
+        assert truncate is None or truncate in SIDES
+        self.max_len = max_len
+        self.truncate = truncate
+        self._tokenizer = tokenizer
+        self._lower_case = recipe.lower_case
+        self._literal = literal
+        self._max_chars = max(_CHARS_PER_TOKEN * max_len, _FEW_CHARS)
+        self._prefix = tokenizer.literal.settle(prefix) if literal and tokenizer is not None else prefix
+        self._skips = bool(prefix) and not recipe.include_prompt
+
+    def encode(self, texts: Sequence[str]) -> list[TextIds]:
+        """The tokens of each text; "" is its special tokens alone.
+
+        One bad text raises its RecordError for all (prompt_too_long for more characters than can be tokens, invalid_encoding for
+        a lone surrogate).
+        """
+        return [text for text, _ in self.fit(texts)]
+
+    def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[TextIds]:
+        """The tokens of two texts that are read together, as `encode`."""
+        return [text for text, _ in self.fit_pairs(pairs)]
+
+    def fit(self, texts: Sequence[str]) -> list[tuple[TextIds, bool]]:
+        """As `encode`, each with whether something was cut off."""
+        fitted = self._fit([self._prefix + self.checked(text) for text in texts])
+        if self._skips:
+            return [(replace(text, skip=min(self._prefix_length, len(text.ids) - 1)), cut) for text, cut in fitted]
+        return fitted
+
+    def fit_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[TextIds, bool]]:
+        """As `encode_pairs`, each with whether something was cut off."""
+        return self._fit([(self.checked(first), self.checked(second)) for first, second in pairs])
+
+    def fit_ids(self, ids: Sequence[int]) -> tuple[TextIds, bool]:
+        """A text that came as token ids: nothing is put around it, and what is cut off is whatever tokens are there."""
+        if self.truncate is None or len(ids) <= self.max_len:
+            return TextIds(tuple(ids)), False
+        return TextIds(tuple(ids[-self.max_len :] if self.truncate == "left" else ids[: self.max_len])), True
+
+    def checked(self, text: str) -> str:
+        """`text`, or of one that cannot fit the end that matters. Raises RecordError (prompt_too_long) where nothing may be cut."""
+        if len(text) <= self._max_chars:
+            return text
+        if self.truncate is None:
+            message = f"{len(text):,} characters are far more than fit {self.max_len} tokens; --truncate right cuts texts off"
+            raise RecordError("prompt_too_long", message, param="input")
+        return text[-self._max_chars :] if self.truncate == "left" else text[: self._max_chars]
+
+    @cached_property
+    def _prefix_length(self) -> int:
+        """Tokens of the prefix and of the special ones before it, as sentence-transformers counts them: in the prefix alone."""
+        ((prefix, _),) = self._fit([self._prefix])
+        ends = self._tokenizer is not None and bool(prefix.ids) and prefix.ids[-1] in self._tokenizer.special_ids
+        return len(prefix.ids) - ends
+
+    def _fit(self, pieces: Sequence[Piece]) -> list[tuple[TextIds, bool]]:
+        if not pieces:
+            return []
+        assert self._tokenizer is not None
+        if self._lower_case:
+            pieces = [piece.lower() if isinstance(piece, str) else (piece[0].lower(), piece[1].lower()) for piece in pieces]
+        limit = None if self.truncate is None else self.max_len
+        fitted = self._tokenizer.encode_fitted(pieces, limit=limit, side=self.truncate or "right", literal=self._literal)
+        return [(_text(one), one.cut) for one in fitted]
+
+
+def _text(one: Fitted) -> TextIds:
+    return TextIds(tuple(one.ids), tuple(one.types) if any(one.types) else ())

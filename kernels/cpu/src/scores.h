@@ -1,0 +1,138 @@
+// What both attentions do with a query: its products with keys, sixteen tokens at once.
+//
+// Keys lie in groups of 16 tokens, [dim pair][token][2]: a dot product covers a group without horizontal sums. Each product is one
+// sum over the pairs in order, so its bits depend on the query and the key alone, not on which rows and groups are done beside it.
+#pragma once
+
+#include <cmath>
+#include <cstdlib>
+
+#include "powers.h"
+
+namespace infer {
+
+constexpr int TILE = 64;
+constexpr int GROUPS = TILE / LANES;
+constexpr int ROWS = 6;  // at a time: ROWS * GROUPS sums in registers
+constexpr float LOG2E = 1.44269504f;
+
+// soft_cap * tanh(x / soft_cap)
+inline f32x16 capped(f32x16 x, float soft_cap) { return (1.0f - 2.0f / (vexp(x * (2.0f / soft_cap)) + 1.0f)) * soft_cap; }
+
+// Asks for the line at `place` to be brought near.
+inline void soon(const void *place) { __builtin_prefetch(place, 0, 2); }
+
+template <class T> struct Keys {
+    const T *key[GROUPS];
+    int64_t pair_stride;  // elements from one dim pair to the next
+};
+
+// A query in the form its products with keys want, pair by pair, and those products of R rows with G groups of keys.
+template <class T> struct Query {
+    struct Pair {
+        float even, odd;
+    };
+
+    static void pack(Pair *to, const T *from, int64_t dim) {
+        float *flat = (float *)to;
+        over_row(dim, [&](int64_t i, int n) { store_n(flat + i, load_n(from + i, n), n); });
+        if (dim % 2) flat[dim] = 0.0f;
+    }
+
+    // out[r * stride + t] = query r . key t: sums over even and over odd dims, added at the end. With AHEAD, `next` is asked for meanwhile.
+    template <int R, int G, bool AHEAD> static void scores(const Pair *query, const Keys<T> &keys, const Keys<T> &next, int64_t pairs, float *out, int64_t stride) {
+        constexpr int WIDE = 2;  // groups at a time: 2 * WIDE * R sums in registers
+        for (int first = 0; first + WIDE <= G; first += WIDE) part<R, WIDE, AHEAD>(query, keys, next, pairs, out, stride, first);
+        if (G % WIDE) part<R, 1, AHEAD>(query, keys, next, pairs, out, stride, G - 1);
+    }
+
+    template <int R, int WIDE, bool AHEAD>
+    static void part(const Pair *query, const Keys<T> &keys, const Keys<T> &next, int64_t pairs, float *out, int64_t stride, int first) {
+        f32x16 sum[R][2 * WIDE];
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+            for (int g = 0; g < 2 * WIDE; g++) sum[r][g] = f32x16{};
+        for (int64_t p = 0; p < pairs; p++) {
+            f32x16 k[2 * WIDE];
+#pragma GCC unroll 4
+            for (int g = 0; g < 2 * WIDE; g++) {
+                k[g] = load(keys.key[first + g / 2] + p * keys.pair_stride + g % 2 * LANES);
+                if (AHEAD) soon(next.key[first + g / 2] + p * next.pair_stride + g % 2 * LANES);
+            }
+#pragma GCC unroll 8
+            for (int r = 0; r < R; r++) {
+                double both;
+                memcpy(&both, &query[r * pairs + p], sizeof both);
+                f32x16 q = as<f32x16>(splat_double(both));
+#pragma GCC unroll 4
+                for (int g = 0; g < 2 * WIDE; g++) sum[r][g] = vfma(q, k[g], sum[r][g]);
+            }
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+            for (int g = 0; g < WIDE; g++) {
+                f32x16 a = sum[r][2 * g], b = sum[r][2 * g + 1];
+                store(out + r * stride + (first + g) * LANES, add_neighbours(a, b));
+            }
+    }
+};
+
+#if defined(__AVX512BF16__)
+template <> struct Query<bf16> {
+    typedef uint32_t Pair;
+
+    static void pack(Pair *to, const bf16 *from, int64_t dim) {
+        to[(dim - 1) / 2] = 0;
+        over_row(dim, [&](int64_t i, int n) { memcpy((bf16 *)to + i, from + i, n == LANES ? LANES * sizeof(bf16) : n * sizeof(bf16)); });
+    }
+
+    template <int R, int G, bool AHEAD>
+    static void scores(const Pair *query, const Keys<bf16> &keys, const Keys<bf16> &next, int64_t pairs, float *out, int64_t stride) {
+        __m512 sum[R][G];
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+            for (int g = 0; g < G; g++) sum[r][g] = _mm512_setzero_ps();
+        for (int64_t p = 0; p < pairs; p++) {
+            __m512bh k[G];
+#pragma GCC unroll 4
+            for (int g = 0; g < G; g++) {
+                k[g] = (__m512bh)_mm512_loadu_si512(keys.key[g] + p * keys.pair_stride);
+                if (AHEAD) soon(next.key[g] + p * next.pair_stride);
+            }
+#pragma GCC unroll 8
+            for (int r = 0; r < R; r++) {
+                __m512bh q = (__m512bh)_mm512_set1_epi32((int)query[r * pairs + p]);
+#pragma GCC unroll 4
+                for (int g = 0; g < G; g++) sum[r][g] = _mm512_dpbf16_ps(sum[r][g], q, k[g]);
+            }
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+            for (int g = 0; g < G; g++) _mm512_storeu_ps(out + r * stride + g * LANES, sum[r][g]);
+    }
+};
+#endif
+
+// Memory that grows to the largest use of it.
+template <class T> struct Buffer {
+    T *data = nullptr;
+    int64_t size = 0;
+    Buffer() = default;
+    Buffer(const Buffer &) = delete;
+    ~Buffer() { free(data); }
+    // Room for `count` elements; what was in it is lost.
+    T *room(int64_t count) {
+        if (count > size) {
+            free(data);
+            size = count;
+            data = (T *)aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64);
+        }
+        return data;
+    }
+};
+
+}  // namespace infer
