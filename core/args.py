@@ -180,15 +180,18 @@ class EngineArgs:
     disable_async_output_proc: bool = _device(False, "Do not overlap output with the next step.", no_effect=("cpu", "cuda"))
 
     # --- parallel
+    tensor_parallel_size: int = _parallel(1, "Ranks (processes, each with its GPU) that share each layer.", low=1)
+    data_parallel_size: int = _parallel(1, "Engines (processes, each with its GPUs) that share the input.", low=1)
+    stall_timeout: float = _parallel(
+        300.0, "Seconds that a rank may keep the others waiting before the run is given up.", low=0, open_low=True
+    )
     distributed_executor_backend: str | None = _parallel(
         None, "How ranks are run.", choices=("uni",), later=("mp", "ray", "external_launcher")
     )
     disable_custom_all_reduce: bool = _parallel(False, "Plain NCCL all-reduce.", no_effect=("cpu", "cuda"))
 
     # --- not supported yet: refused unless left at the default
-    tensor_parallel_size: int = _later(1, "Ranks that share each layer.", low=1)
     pipeline_parallel_size: int = _later(1, "Ranks that share the stack of layers.", low=1)
-    data_parallel_size: int = _later(1, "Engines that share the input.", low=1)
     kv_cache_dtype: str = _later("auto", "Type of the KV cache.", choices=("auto",), later=("fp8", "fp8_e4m3", "fp8_e5m2", "int8"))
     ignore_patterns: list[str] | None = _later(None, "Files not to load.")
     config_format: str = _later("auto", "Format of the model's config.")
@@ -355,7 +358,7 @@ class EngineArgs:
                 "task": task,
                 "pooler_config": dict(self.pooler_config or {}),
                 "tokenizer": self.tokenizer or self.model,
-                "tokenizer_revision": self.tokenizer_revision or (None if self.tokenizer else self.revision),
+                "tokenizer_revision": self.tokenizer_revision or self.revision,
                 "hf_overrides": dict(self.hf_overrides or {}),
                 "structured_outputs_config": dict(self.structured_outputs_config or {}),
                 "override_generation_config": dict(self.override_generation_config or {}),

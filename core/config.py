@@ -80,6 +80,10 @@ class EngineConfig:
     max_logprobs: int  # -1: no limit
     logprobs_mode: str  # "raw_logprobs" or "processed_logprobs"
 
+    tensor_parallel_size: int  # ranks that share the model
+    data_parallel_size: int  # engines that share the input
+    stall_timeout: float  # seconds that a rank may keep the others waiting
+
     block_size: int
     num_gpu_blocks_override: int | None
     kv_cache_memory_bytes: int | None

@@ -41,6 +41,7 @@ from .threads import bound_spinning
 
 if TYPE_CHECKING:
     from .engine.engine import Engine
+    from .engine.fleet import Fleet
     from .pooling.engine import PoolingEngine
 
 log = logging.getLogger("infer")
@@ -141,13 +142,13 @@ class LLM(PoolingCalls):
             log.info(note)
         self._plan = plan
         self.tokenizer = plan.tokenizer
-        self.engine: Engine | PoolingEngine
+        self.engine: Engine | Fleet | PoolingEngine
         if plan.recipe is None:
             self._defaults, told = plan.sampling_defaults()
             if told:
                 log.info(told)
-            self.engine = plan.start()
-            self._desk = Desk(self.engine, plan.tokenizer)
+            self.engine = engine = plan.start()
+            self._desk = Desk(engine, plan.tokenizer)
         else:
             self._defaults = {}
             self.engine = plan.start_pooling()

@@ -71,7 +71,7 @@ class Throughput:
         started = time.monotonic()
         self.plan = plan
         self.timed_ops: TimedOps
-        self.engine: Engine = plan.start(self._wrap)
+        self.engine: Engine = plan.start_one(self._wrap)
         self.task = make_task(plan)
         self.ready_at = time.monotonic()
         self.load_s = self.ready_at - started

@@ -7,8 +7,9 @@ query_start   [ 0 . . . 4 5 . . . 9 ]        S + 1
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,25 @@ class Batch:
     """P"""
     copies: NDArray[np.int64]
     """[C, 2] (source, target) block copies to make first."""
+
+    def arrays(self) -> list[NDArray[Any]]:
+        """Everything in it, as `from_arrays` takes it."""
+        numbers = np.array([self.num_logits, self.prompt_start, self.num_prompt_logits], dtype=np.int64)
+        return [*(getattr(self, name) for name in _ARRAYS), numbers]
+
+    @classmethod
+    def from_arrays(cls, arrays: Sequence[NDArray[Any]]) -> Batch:
+        """The batch that `arrays` was called of."""
+        num_logits, prompt_start, num_prompt_logits = arrays[-1].tolist()
+        return cls(
+            **dict(zip(_ARRAYS, arrays[:-1], strict=True)),
+            num_logits=num_logits,
+            prompt_start=prompt_start,
+            num_prompt_logits=num_prompt_logits,
+        )
+
+
+_ARRAYS = ("tokens", "positions", "query_start", "kv_lens", "block_tables", "slots", "logit_rows", "copies")
 
 
 def padded_rows(count: int) -> int:

@@ -22,10 +22,10 @@ from .compiling import CompilingQueue
 from .grammar import Grammars
 from .lifetimes import Lifetimes
 from .limits import Limits
-from .loading import build_runner
 from .prompt_logprobs import PromptLogprobs
 from .request import Request, Sequence
 from .runner import Runner
+from .runners import build_runner
 from .sampler import Sampler
 from .scheduler import Scheduler
 from .stats import EngineStats, Stopwatch

@@ -1,4 +1,4 @@
-"""From a resolved configuration and a found model to what runs a step: kernels, weights, cache."""
+"""From a resolved configuration and a found model to what one rank has in memory: kernels, weights, and then its cache."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from ..models.hf import loading as hf_loading
 from ..models.hf.model import HFModel
 from ..models.hf.trial import warn_if_rows_differ
 from ..models.language_model import LanguageModel
+from ..parallel.group import Group, current, sharding
+from ..parallel.sizes import check_size, kv_share
 from ..quant import SCHEMES
 from ..quant.base import LinearMethod
 from ..weights import loader
@@ -33,27 +36,45 @@ log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def build_runner(config: EngineConfig, source: ModelSource, wrap_ops: Callable[[Ops], Ops] | None = None) -> tuple[Runner, int]:
-    """The runner with weights and cache in memory, and its number of usable KV blocks.
+@dataclass(frozen=True)
+class Loaded:
+    """What one rank has in memory before its KV cache, and how many blocks that could have."""
 
-    Args:
-        wrap_ops: what takes the place of the loaded backend, made from it: to time or trace its operations.
-    """
-    device, dtype = torch.device(config.device), DTYPES[config.dtype]
+    model: LanguageModel
+    ops: Ops
+    shape: kv_cache.KVShape
+    num_blocks: int
+    device: torch.device
+
+    def runner(self, config: EngineConfig, num_blocks: int) -> Runner:
+        """Takes the memory of the cache."""
+        caches = kv_cache.allocate(self.ops, self.shape, num_blocks, config.block_size, self.device)
+        return Runner(self.model, self.ops, caches, config.block_size, self.device)
+
+
+def load(config: EngineConfig, source: ModelSource, group: Group, wrap_ops: Callable[[Ops], Ops] | None = None) -> Loaded:
+    """The weights of one rank of `group`, on its device."""
+    device, dtype = device_of(config, group.rank), DTYPES[config.dtype]
     if config.threads:
-        torch.set_num_threads(config.threads)
+        torch.set_num_threads(max(1, config.threads // group.size) if device.type == "cpu" else config.threads)
     backend = kernels.load(config.kernels)
     ops = backend if wrap_ops is None else wrap_ops(backend)
-    model = load_model(config, source, ops, dtype, device)
+    with sharding(group):
+        model = load_model(config, source, ops, dtype, device)
     with torch.inference_mode():
         make_rows_alike(backend, [*model.linears(), model.head], dtype, device)
         if isinstance(model, HFModel):
             warn_if_rows_differ(model, dtype)
     c = model.config
-    shape = kv_cache.KVShape(c.num_layers, c.num_kv_heads, c.head_dim, dtype)
-    num_blocks = kv_cache.choose_num_blocks(config, shape, kv_cache.free_memory(device))
-    caches = kv_cache.allocate(ops, shape, num_blocks, config.block_size, device)
-    return Runner(model, ops, caches, config.block_size, device), num_blocks
+    shape = kv_cache.KVShape(c.num_layers, kv_share(c.num_kv_heads, group.rank, group.size)[1], c.head_dim, dtype)
+    sharers = group.size * config.data_parallel_size if device.type == "cpu" else 1  # processes in one machine's memory
+    return Loaded(model, ops, shape, kv_cache.choose_num_blocks(config, shape, kv_cache.free_memory(device) // sharers), device)
+
+
+def device_of(config: EngineConfig, rank: int) -> torch.device:
+    """The device of a rank: GPUs are taken in order from the configured one."""
+    device = torch.device(config.device)
+    return device if device.type == "cpu" else torch.device(device.type, (device.index or 0) + rank)
 
 
 def load_model(config: EngineConfig, source: ModelSource, ops: Ops, dtype: torch.dtype, device: torch.device) -> LanguageModel:
@@ -93,6 +114,7 @@ def told(config: EngineConfig, source: ModelSource) -> Iterator[None]:
 def _load_ours(
     config: EngineConfig, source: ModelSource, hf_config: Mapping[str, Any], ops: Ops, dtype: torch.dtype, device: torch.device
 ) -> LanguageModel:
+    check_size(hf_config, current().size)
     model = models.build(hf_config, ops)
     for linear in [*model.linears(), model.head]:
         linear.method = linear_method(config, ops, is_head=linear is model.head) or linear.method
@@ -108,6 +130,9 @@ def load_through_transformers(
     config: EngineConfig, source: ModelSource, hf_config: Mapping[str, Any], ops: Ops, dtype: torch.dtype, device: torch.device
 ) -> HFModel:
     """A language model in transformers' code. Raises what `hf.loading.load` does."""
+    if current().size > 1:
+        kind = hf_config.get("model_type")
+        raise ConfigError(f"tensor_parallel_size: {kind} models run through transformers' code, which ranks cannot share; leave it at 1")
     log.info("model code: transformers' (model_type %s)", hf_config.get("model_type"))
     return hf_loading.load(
         source,

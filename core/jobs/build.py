@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..args import EngineArgs
 from ..config import apply_hf_overrides
+from ..engine.files import find_model, find_tokenizer
 from ..engine.limits import Limits
 from ..errors import ConfigError, ModelError
 from ..generation_config import sampling_defaults
+from ..parallel.sizes import check_size
 from ..pooling.recipe import Recipe
 from ..pooling.recipe_files import read_modules, read_recipe
 from ..task import ENCODERS, choose_task
 from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
-from ..weights.find import find
 from ..weights.source import ModelSource
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from ..config import EngineConfig
     from ..engine.engine import Engine
+    from ..engine.fleet import Fleet
     from ..pooling.engine import PoolingEngine
     from ..pooling.limits import PoolingLimits
 
@@ -115,8 +117,20 @@ class Plan:
 
         return choose_num_blocks(self.config, KVShape(*dims, DTYPES[self.config.dtype]), 0)
 
-    def start(self, wrap_ops: Callable[[Ops], Ops] | None = None) -> Engine:
-        """Loads the weights and takes the memory. Raises ModelError, EngineError, ConfigError: also for a model that pools.
+    def start(self) -> Engine | Fleet:
+        """Loads the weights and takes the memory, in this process or (data parallel) in several.
+
+        Raises ModelError, ConfigError, EngineError.
+        """
+        self._generates()
+        if self.config.data_parallel_size == 1:
+            return self.start_one()
+        from ..engine.fleet import Fleet
+
+        return Fleet(self.config, has_tokenizer=self.tokenizer is not None)
+
+    def start_one(self, wrap_ops: Callable[[Ops], Ops] | None = None) -> Engine:
+        """The same for one engine in this process.
 
         Args:
             wrap_ops: puts something in the place of the kernel backend, as a stopwatch at each operation.
@@ -129,6 +143,9 @@ class Plan:
     def start_pooling(self, wrap_ops: Callable[[Ops], Ops] | None = None) -> PoolingEngine:
         """The same for a model that pools. Raises ModelError, EngineError, ConfigError: also for a model that generates."""
         recipe = self._pools()
+        for name in ("tensor_parallel_size", "data_parallel_size"):
+            if getattr(self.config, name) > 1:
+                raise ConfigError(f"{name}: models that pool run in one process for now; leave it at 1, or use --shard")
         from ..pooling.engine import PoolingEngine
 
         return PoolingEngine.create(self.config, self.source, recipe, wrap_ops=wrap_ops)
@@ -155,13 +172,6 @@ class Built:
     tokenizer: Tokenizer | None
 
 
-def find_model(args: EngineArgs) -> ModelSource:
-    """Where the model is; cheap, without torch. Raises ModelError, ConfigError."""
-    return find(
-        args.model, revision=args.revision, download_dir=args.download_dir, hf_token=args.hf_token, with_code=args.trust_remote_code
-    )
-
-
 def make_plan(
     args: EngineArgs, source: ModelSource | None = None, *, given: Mapping[str, str] | None = None, compile_kernels: bool = True
 ) -> Plan:
@@ -181,27 +191,9 @@ def make_plan(
     if hf_config is None:
         raise ModelError(f"model {source.name!r} has no config.json in {str(source.path)!r}; is it a model folder?")
     task, recipe = _use(args, source, hf_config)
-    tokenizer_source = source
-    name, revision = args.tokenizer or args.model, args.tokenizer_revision or args.revision
-    if (name, revision) != (args.model, args.revision):
-        tokenizer_source = find(
-            name,
-            revision=revision,
-            download_dir=args.download_dir,
-            hf_token=args.hf_token,
-            with_code=args.trust_remote_code,
-            tokenizer_only=True,
-        )
-    tokenizer = None
-    if not args.skip_tokenizer_init:
-        folder = str(tokenizer_source.path) if tokenizer_source.path.is_dir() else None
-        tokenizer = Tokenizer.load(
-            tokenizer_source.read,
-            mode=args.tokenizer_mode,
-            name=tokenizer_source.name,
-            folder=folder,
-            trust_remote_code=args.trust_remote_code,
-        )
+    if task == "generate":
+        check_size(apply_hf_overrides(hf_config, args.hf_overrides), args.tensor_parallel_size)
+    tokenizer_source, tokenizer = find_tokenizer(args, source)
     longest = None if recipe is None else recipe.max_seq_length
     config = args.resolve(hf_config, given=given, compile_kernels=compile_kernels, task=task, max_seq_length=longest)
     return Plan(config, source, tokenizer, tokenizer_source, recipe)
@@ -222,4 +214,4 @@ def _use(args: EngineArgs, source: ModelSource, hf_config: Mapping[str, Any]) ->
 def build_engine(args: EngineArgs) -> Built:
     """Both steps at once. Raises InferError."""
     plan = make_plan(args)
-    return Built(plan.start(), plan.tokenizer)
+    return Built(plan.start_one(), plan.tokenizer)

@@ -25,6 +25,7 @@ SETTINGS = (
     "kernels",
     "kernel_build",
     "deterministic",
+    "tensor_parallel_size",
     "seed",
     "max_model_len",
     "max_logprobs",

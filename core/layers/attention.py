@@ -8,8 +8,11 @@ from torch import Tensor
 
 from infer.kernels.ops import AttentionConfig, AttentionMeta, HeadNorm, KVCache, Ops, Rotation, Rows, Segments
 
+from ..parallel.group import current
+from ..parallel.sizes import kv_share, share
+from ..weights.cut import Cut
 from ..weights.parameter import Parameter
-from .linear import Linear
+from .linear import Linear, shared_in, shared_out, summed
 from .norm import RMSNorm
 from .rope import Rope
 
@@ -40,11 +43,17 @@ class Attention:
         sliding_window: int | None,
     ) -> None:
         self.ops = ops
-        self.config = AttentionConfig(num_heads, num_kv_heads, head_dim, scale, sliding_window)
+        self.group = group = current()
+        first_kv, held_kv = kv_share(num_kv_heads, group.rank, group.size)
+        self.config = AttentionConfig(share(num_heads, group.size), held_kv, head_dim, scale, sliding_window)
         self.rope = rope
-        widths = [num_heads * head_dim, num_kv_heads * head_dim, num_kv_heads * head_dim]
-        self.qkv = Linear(ops, [f"{name}.{p}_proj" for p in "qkv"], hidden_size, widths, bias=qkv_bias)
-        self.out = Linear(ops, [f"{name}.o_proj"], num_heads * head_dim, [hidden_size], bias=o_bias)
+        width, kv_width = num_heads * head_dim, num_kv_heads * head_dim
+        kv_cut = Cut(0, first_kv * head_dim, (first_kv + held_kv) * head_dim)
+        out = shared_out(width)
+        qkv_cuts = None if out is None else [*out, kv_cut, kv_cut]
+        heads = [f"{name}.{p}_proj" for p in "qkv"]
+        self.qkv = Linear(ops, heads, hidden_size, [width, kv_width, kv_width], bias=qkv_bias, cuts=qkv_cuts)
+        self.out = Linear(ops, [f"{name}.o_proj"], width, [hidden_size], bias=o_bias, cuts=shared_in(width))
         self.q_norm = RMSNorm(ops, f"{name}.q_norm", head_dim, qk_norm) if qk_norm is not None else None
         self.k_norm = RMSNorm(ops, f"{name}.k_norm", head_dim, qk_norm) if qk_norm is not None else None
 
@@ -56,7 +65,7 @@ class Attention:
         rotation = Rotation(positions, self.rope.cos, self.rope.sin)
         query = self.ops.rope_and_store(self.qkv(x), rotation, norm, cache, meta, self.config)
         seen = self.ops.attention(query, cache, meta, self.config)
-        return self.out(seen if rows is None else seen[rows])
+        return summed(self.out(seen if rows is None else seen[rows]), self.group)
 
     def parameters(self) -> Iterator[Parameter]:
         for part in (self.qkv, self.out, self.q_norm, self.k_norm):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
 from infer.kernels.ops import Ops, Rows, ScaledRows
 
+from ..parallel.group import Group, current
+from ..parallel.sizes import padded_share
 from ..quant.base import LinearMethod
 from ..quant.plain import Plain
+from ..weights.cut import Cut
 from ..weights.parameter import Parameter
 
 
@@ -19,20 +22,30 @@ class Linear:
     Args:
         names: checkpoint prefixes ("model.layers.0.self_attn.q_proj"), stacked in this order.
         outs: output features of each.
+        cuts: what this rank holds of each weight; None is all. Of output features (dimension 0) it holds the biases of, too;
+            where it holds some of the input features (dimension 1) the sum over ranks is the product, and rank 0 adds the bias.
         method: how the weight is stored and applied. It can be replaced until weights are loaded.
     """
 
     def __init__(
-        self, ops: Ops, names: list[str], in_features: int, outs: list[int], *, bias: bool, method: LinearMethod | None = None
+        self,
+        ops: Ops,
+        names: list[str],
+        in_features: int,
+        outs: list[int],
+        *,
+        bias: bool,
+        cuts: Sequence[Cut] | None = None,
+        method: LinearMethod | None = None,
     ) -> None:
-        self.in_features = in_features
-        self.out_features = sum(outs)
         self.method = method or Plain(ops)
-        self.weight = Parameter(
-            *((f"{name}.weight", (out, in_features)) for name, out in zip(names, outs, strict=True)),
-            store=self._store,
-        )
-        self.bias = Parameter(*((f"{name}.bias", (out,)) for name, out in zip(names, outs, strict=True))) if bias else None
+        weights = [(f"{name}.weight", (out, in_features)) for name, out in zip(names, outs, strict=True)]
+        self.weight = Parameter(*weights, cuts=cuts, store=self._store)
+        self.out_features, self.in_features = self.weight.shape
+        by_input = cuts is not None and cuts[0].dim == 1
+        self.adds_bias = not by_input or current().rank == 0
+        biases = [(f"{name}.bias", (out,)) for name, out in zip(names, outs, strict=True)]
+        self.bias = Parameter(*biases, cuts=None if by_input else cuts) if bias else None
 
     @property
     def quantizes_input(self) -> bool:
@@ -40,7 +53,7 @@ class Linear:
         return self.method.quantizes_input
 
     def __call__(self, x: Rows) -> Rows:
-        return self.method.apply(x, self.bias.tensor if self.bias is not None else None)
+        return self.method.apply(x, self.bias.tensor if self.bias is not None and self.adds_bias else None)
 
     def _store(self, weight: Tensor) -> None:
         self.method.store(weight)
@@ -49,6 +62,27 @@ class Linear:
         yield self.weight
         if self.bias is not None:
             yield self.bias
+
+
+def shared_out(*sizes: int) -> list[Cut] | None:
+    """What this rank holds of weights with `sizes` output features, each shared evenly; None where it is alone."""
+    return _parts(0, sizes)
+
+
+def shared_in(size: int) -> list[Cut] | None:
+    """The same of one weight's input features."""
+    return _parts(1, (size,))
+
+
+def _parts(dim: int, sizes: Sequence[int]) -> list[Cut] | None:
+    group = current()
+    counts = [padded_share(size, group.size) for size in sizes]
+    return None if group.size == 1 else [Cut(dim, group.rank * count, (group.rank + 1) * count) for count in counts]
+
+
+def summed(rows: Rows, group: Group) -> Rows:
+    """What a layer that is cut by its input features gives, over all ranks."""
+    return rows if group.size == 1 else group.all_reduce(unscaled(rows))
 
 
 def unscaled(rows: Rows) -> Tensor:

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from infer.kernels.ops import Ops, Rows
 
 from ..errors import ModelError
+from ..parallel.group import current
 from ..weights.parameter import Parameter
-from .linear import Linear
+from .linear import Linear, shared_in, shared_out, summed
 
 #: config.json's hidden_act -> the kind of `Ops.gated_activation`.
 ACTIVATIONS = {
@@ -37,8 +38,10 @@ class GatedMLP:
     ) -> None:
         self.ops = ops
         self.kind = activation_kind(activation, ACTIVATIONS)
-        self.gate_up = Linear(ops, gate_up, hidden_size, [2 * intermediate_size // len(gate_up)] * len(gate_up), bias=bias)
-        self.down = Linear(ops, [down], intermediate_size, [hidden_size], bias=bias)
+        self.group = current()
+        widths = [2 * intermediate_size // len(gate_up)] * len(gate_up)
+        self.gate_up = Linear(ops, gate_up, hidden_size, widths, bias=bias, cuts=shared_out(*widths))
+        self.down = Linear(ops, [down], intermediate_size, [hidden_size], bias=bias, cuts=shared_in(intermediate_size))
 
     @property
     def quantizes_input(self) -> bool:
@@ -46,7 +49,7 @@ class GatedMLP:
         return self.gate_up.quantizes_input
 
     def __call__(self, x: Rows) -> Rows:
-        return self.down(self.ops.gated_activation(self.gate_up(x), self.kind, quantize=self.down.quantizes_input))
+        return summed(self.down(self.ops.gated_activation(self.gate_up(x), self.kind, quantize=self.down.quantizes_input)), self.group)
 
     def linears(self) -> Iterator[Linear]:
         yield self.gate_up

@@ -13,10 +13,11 @@ from infer.kernels.ops import AttentionMeta, KVCache, Ops, Rows
 from ..errors import ModelError
 from ..layers.attention import Attention
 from ..layers.embedding import Embedding
-from ..layers.linear import Linear, unscaled
+from ..layers.linear import Linear, shared_out, unscaled
 from ..layers.mlp import GatedMLP
 from ..layers.norm import RMSNorm
 from ..layers.rope import Rope, RopeConfig
+from ..parallel.group import current
 from ..weights.parameter import Parameter
 
 
@@ -145,7 +146,8 @@ class Decoder:
         self.norm = RMSNorm(ops, "model.norm", config.hidden_size, config.norm_eps)
         # A tied weight is held twice, plain to look up and packed to multiply by.
         head = "model.embed_tokens" if config.tie_embeddings else "lm_head"
-        self.head = Linear(ops, [head], config.hidden_size, [config.vocab_size], bias=False)
+        self.group = current()
+        self.head = Linear(ops, [head], config.hidden_size, [config.vocab_size], bias=False, cuts=shared_out(config.vocab_size))
 
     def parameters(self) -> Iterator[Parameter]:
         yield from self.body_parameters()
@@ -177,7 +179,8 @@ class Decoder:
             rows: int64 [R], the rows that are wanted, R a multiple of ROW_MULTIPLE or 0; None is all. The last layer
                 computes no others.
         """
-        meta.plan = self.ops.plan_attention(meta, self.config.num_heads, self.config.num_kv_heads)
+        attention = self.layers[0].attention.config
+        meta.plan = self.ops.plan_attention(meta, attention.num_heads, attention.num_kv_heads)
         x: Rows | None = None
         residual = self.embedding(tokens)
         for layer, cache in zip(self.layers, caches, strict=True):
@@ -187,5 +190,8 @@ class Decoder:
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [R, vocab_size], in the model's dtype, of hidden states [R, hidden_size]; R a multiple of ROW_MULTIPLE."""
-        return unscaled(self.head(hidden))
+        """Logits [R, vocab_size], in the model's dtype, of hidden states [R, hidden_size]; R a multiple of ROW_MULTIPLE.
+
+        Where ranks share the model, rank 0 gets them; what the others get means nothing.
+        """
+        return self.group.gather(unscaled(self.head(hidden)))[:, : self.config.vocab_size]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,12 @@ from .source import ModelSource, TensorInfo, parse_json
 if TYPE_CHECKING:
     import torch
 
+    from .cut import Cut
+
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+#: Bytes read at a time of a tensor of which a part of each row is wanted.
+PIECE_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,12 @@ class FolderSource(ModelSource):
     def tensors(self) -> dict[str, TensorInfo]:
         return {name: entry.info for shard in self._shards.values() for name, entry in shard.items()}
 
-    def stream(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def stream(self, cuts: Mapping[str, Cut] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
         for path, entries in self._shards.items():
             try:
                 with path.open("rb", buffering=0) as f:
                     for name, entry in entries.items():
-                        yield name, _read_tensor(f.fileno(), entry, path)
+                        yield name, _read_tensor(f.fileno(), entry, path, (cuts or {}).get(name))
             except OSError as e:
                 raise ModelError(f"cannot read {path}: {e.strerror}") from e
 
@@ -107,7 +111,7 @@ def _pick(path: Path, names: list[str], index: Path) -> dict[str, Entry]:
     return {name: entry for name, entry in entries.items() if name in wanted}
 
 
-def _read_tensor(fd: int, entry: Entry, path: Path) -> torch.Tensor:
+def _read_tensor(fd: int, entry: Entry, path: Path, cut: Cut | None = None) -> torch.Tensor:
     """Reads rather than maps: the tensor's own memory is then all the memory it costs (see header.py)."""
     import torch
 
@@ -115,13 +119,36 @@ def _read_tensor(fd: int, entry: Entry, path: Path) -> torch.Tensor:
     dtype = getattr(torch, DTYPES[info.dtype].torch_name, None)
     if dtype is None:
         raise ModelError(f"{path}: tensor {info.name!r} has dtype {info.dtype}, which this version of torch cannot hold")
-    tensor = torch.empty(info.shape, dtype=dtype)
-    if entry.end > entry.start:
-        buffer = tensor.view(-1).view(torch.uint8).numpy().data
-        position = entry.start
-        while position < entry.end:  # one call reads 2 GiB at most
-            count = os.preadv(fd, [buffer[position - entry.start :]], position)
-            if count == 0:
-                raise ModelError(f"{path} became shorter while it was read: expected {entry.end} bytes, it has {position}")
-            position += count
-    return tensor
+    if cut is None:
+        tensor = torch.empty(info.shape, dtype=dtype)
+        _read_into(fd, tensor, entry.start, path)
+        return tensor
+    first, last = cut.within(info.shape[cut.dim])
+    count = last - first
+    if cut.dim == 0:  # whole rows lie together
+        row = (entry.end - entry.start) // max(1, info.shape[0])
+        part = torch.empty((count, *info.shape[1:]), dtype=dtype)
+        _read_into(fd, part, entry.start + first * row, path)
+        return cut.padded(part)
+    part = torch.empty((info.shape[0], count, *info.shape[2:]), dtype=dtype)
+    step = max(1, PIECE_BYTES * info.shape[0] // max(1, entry.end - entry.start))
+    for row0 in range(0, info.shape[0], step):  # of every row a piece: rows are read whole, a few at a time
+        rows = torch.empty((min(step, info.shape[0] - row0), *info.shape[1:]), dtype=dtype)
+        _read_into(fd, rows, entry.start + row0 * rows[0].nbytes, path)
+        part[row0 : row0 + len(rows)] = rows[:, first:last]
+    return cut.padded(part)
+
+
+def _read_into(fd: int, tensor: torch.Tensor, start: int, path: Path) -> None:
+    """Fills a contiguous tensor with the bytes from `start`."""
+    import torch
+
+    if not tensor.nbytes:
+        return
+    buffer = tensor.view(-1).view(torch.uint8).numpy().data
+    done = 0
+    while done < tensor.nbytes:  # one call reads 2 GiB at most
+        count = os.preadv(fd, [buffer[done:]], start + done)
+        if count == 0:
+            raise ModelError(f"{path} became shorter while it was read: expected {start + tensor.nbytes} bytes, it has {start + done}")
+        done += count

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,8 @@ from .source import ModelSource, TensorInfo
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+    from .cut import Cut
 
 #: What tensors of each ggml type are streamed as. Plain floats keep their dtype (norms stay float32). Quantized ones become
 #: bfloat16, the dtype such models were trained and are run in: measured on normal weights, the rounding adds 5 % to the error
@@ -50,7 +52,7 @@ class GgufSource(ModelSource):
             found[hf_name(block.name)] = TensorInfo(hf_name(block.name), block.shape, PLAIN.get(block.quant, "BF16"), self.path.name)
         return found
 
-    def stream(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def stream(self, cuts: Mapping[str, Cut] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
         self.tensors()
         heads = self._meta.need(".attention.head_count")
         num_heads = {"q": heads, "k": self._meta.integer(".attention.head_count_kv") or heads}
@@ -62,7 +64,8 @@ class GgufSource(ModelSource):
                     tensor = self._load(f.fileno(), block)
                     if which := permuted(self._meta.architecture, block.name):
                         tensor = _unpermute(tensor, num_heads[which], block, self._meta)
-                    yield hf_name(block.name), tensor
+                    name = hf_name(block.name)
+                    yield name, tensor if cuts is None or name not in cuts else cuts[name].of(tensor)
         except OSError as e:
             raise ModelError(f"cannot read {self.path}: {e.strerror}") from e
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import ModelError
+from .cut import Cut
 from .parameter import Parameter, Part
 
 if TYPE_CHECKING:
@@ -48,9 +49,10 @@ def load(
         shown = "; ".join(problems[:NAMED]) + (f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else "")
         raise ModelError(f"the weights of {source.name} do not fit its config.json: {shown}")
 
-    for name, tensor in source.stream():
+    cuts = {name: _common_cut(users) for name, users in places.items()}
+    for name, tensor in source.stream({name: cut for name, cut in cuts.items() if cut is not None}):
         for parameter, part in places.get(name, ()):
-            parameter.fill(part, tensor, dtype, device)
+            parameter.fill(part, tensor if part.cut == cuts[name] or part.cut is None else part.cut.of(tensor), dtype, device)
         del tensor  # or it would stay while the next one is read
 
 
@@ -64,7 +66,13 @@ def load_dummy(parameters: Iterable[Parameter], dtype: torch.dtype, device: torc
         else:
             tensor = torch.empty(shape).normal_(0, 1 / math.sqrt(shape[-1]), generator=generator)
         for parameter, part in users:
-            parameter.fill(part, tensor, dtype, device)
+            parameter.fill(part, tensor if part.cut is None else part.cut.of(tensor), dtype, device)
+
+
+def _common_cut(users: list[tuple[Parameter, Part]]) -> Cut | None:
+    """What all users of a tensor take of it, if it is the same; None: read it whole."""
+    first = users[0][1].cut
+    return first if all(part.cut == first for _, part in users) else None
 
 
 def _places(parameters: Iterable[Parameter]) -> dict[str, list[tuple[Parameter, Part]]]:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .cut import Cut
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A checkpoint tensor `name` of `shape` that fills the rows from `start` of a Parameter."""
+    """A checkpoint tensor `name` of `shape`, or a cut of it, that fills the rows from `start` of a Parameter."""
 
     name: str
     shape: tuple[int, ...]
     start: int = 0
+    cut: Cut | None = None
+
+    @property
+    def held(self) -> tuple[int, ...]:
+        """The shape of what is taken of it."""
+        return self.shape if self.cut is None else self.cut.shape(self.shape)
 
 
 class Parameter:
@@ -24,7 +32,8 @@ class Parameter:
     Fused weights (q, k and v; gate and up) are several parts stacked along the first dimension.
 
     Args:
-        parts: name and shape of each.
+        parts: name and shape of each, as the checkpoint has it.
+        cuts: what is taken of each; None: all of it, or of all parts.
         dtype: the one it is kept in whatever the model's is; None is the model's.
         store: takes the tensor once its last part is there; the parameter then lets go of it. None: it stays in `tensor`.
     """
@@ -32,29 +41,33 @@ class Parameter:
     __slots__ = ("_missing", "_store", "dtype", "parts", "shape", "tensor")
 
     def __init__(
-        self, *parts: tuple[str, tuple[int, ...]], dtype: torch.dtype | None = None, store: Callable[[Tensor], None] | None = None
+        self,
+        *parts: tuple[str, tuple[int, ...]],
+        cuts: Sequence[Cut | None] | None = None,
+        dtype: torch.dtype | None = None,
+        store: Callable[[Tensor], None] | None = None,
     ) -> None:
         rows = 0
-        placed = []
-        for name, shape in parts:
-            placed.append(Part(name, shape, rows))
-            rows += shape[0]
+        placed: list[Part] = []
+        for (name, shape), cut in zip(parts, cuts or [None] * len(parts), strict=True):
+            placed.append(Part(name, shape, rows, cut))
+            rows += placed[-1].held[0]
         self.parts = tuple(placed)
-        self.shape = (rows, *parts[0][1][1:])
+        self.shape = (rows, *placed[0].held[1:])
         self.tensor: Tensor = torch.empty(0)
         self.dtype = dtype
         self._store = store
         self._missing = len(placed)
 
     def fill(self, part: Part, value: Tensor, dtype: torch.dtype, device: torch.device) -> None:
-        """Takes a checkpoint tensor, each part once. What is of the right kind already is kept, not copied."""
+        """Takes what is held of a checkpoint tensor, each part once. What is of the right kind already is kept, not copied."""
         dtype = self.dtype or dtype
         if len(self.parts) == 1:
             self.tensor = value.to(device, dtype)
         else:
             if self._missing == len(self.parts):
                 self.tensor = torch.empty(self.shape, dtype=dtype, device=device)
-            self.tensor[part.start : part.start + part.shape[0]].copy_(value)
+            self.tensor[part.start : part.start + value.shape[0]].copy_(value)
         self._missing -= 1
         if not self._missing and self._store is not None:
             self._store(self.tensor)

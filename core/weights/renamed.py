@@ -11,6 +11,8 @@ from .source import ModelSource, TensorInfo
 if TYPE_CHECKING:
     import torch
 
+    from .cut import Cut
+
 #: Heads for other tasks, and buffers, by how their names begin once the base model's prefix is off. A base model alone needs none.
 OTHER_HEADS = ("pooler.", "cls.", "lm_head.", "classifier.", "score.", "head.", "decoder.", "qa_outputs.", "pre_classifier.")
 BUFFERS = ("position_ids", "token_type_ids")
@@ -84,11 +86,14 @@ class RenamedSource(ModelSource):
                 infos[piece] = replace(info, name=piece, shape=shape)
         return infos
 
-    def stream(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for name, tensor in self.source.stream():
+    def stream(self, cuts: Mapping[str, Cut] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
+        cuts = cuts or {}
+        theirs = {name: cuts[pieces[0]] for name, pieces in self.names.items() if len(pieces) == 1 and pieces[0] in cuts}
+        for name, tensor in self.source.stream(theirs):
             pieces = self.names.get(name, ())
             if len(pieces) == 1:
                 yield pieces[0], tensor
             elif pieces:
-                yield from zip(pieces, tensor.chunk(len(pieces)), strict=True)
+                for piece, part in zip(pieces, tensor.chunk(len(pieces)), strict=True):
+                    yield piece, cuts[piece].of(part) if piece in cuts else part
             del tensor  # or it would stay while the next one is read

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ from ..errors import ModelError
 
 if TYPE_CHECKING:
     import torch
+
+    from .cut import Cut
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,11 @@ class ModelSource(ABC):
         """
 
     @abstractmethod
-    def stream(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def stream(self, cuts: Mapping[str, Cut] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor on the CPU, one at a time; each owns its memory and nothing else stays allocated.
 
-        The dtype is the one in `tensors()`. Raises ModelError as `tensors()` does.
+        Of those in `cuts` only that part, and no more is read for it than the form of the file needs. The dtype is the one in
+        `tensors()`. Raises ModelError as `tensors()` does.
         """
 
 

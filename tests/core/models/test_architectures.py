@@ -71,7 +71,7 @@ class StateDict:
     def tensors(self) -> dict[str, torch.Tensor]:
         return self.tensors_
 
-    def stream(self) -> Any:
+    def stream(self, cuts: Any = None) -> Any:
         return iter(self.tensors_.items())
 
 

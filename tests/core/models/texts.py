@@ -58,7 +58,7 @@ class Tensors(ModelSource):
     def tensors(self) -> dict[str, TensorInfo]:
         return {name: TensorInfo(name, tuple(tensor.shape), "F32", "memory") for name, tensor in self.found.items()}
 
-    def stream(self) -> Iterator[tuple[str, Tensor]]:
+    def stream(self, cuts: object = None) -> Iterator[tuple[str, Tensor]]:
         yield from self.found.items()
 
 

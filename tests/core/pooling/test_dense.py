@@ -73,7 +73,7 @@ def test_a_single_file_has_no_modules(folder: Path, make_config: Callable[..., E
         def tensors(self) -> Any:
             return {}
 
-        def stream(self) -> Any:
+        def stream(self, cuts: Any = None) -> Any:
             return iter(())
 
     with pytest.raises(ModelError, match=r"model\.gguf is one file"):

@@ -24,7 +24,7 @@ class Source:
     def tensors(self) -> dict[str, torch.Tensor]:
         return self.weights
 
-    def stream(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def stream(self, cuts: object = None) -> Iterator[tuple[str, torch.Tensor]]:
         yield from self.weights.items()
 
 
@@ -84,7 +84,7 @@ def test_a_parameter_is_finished_with_its_last_part_and_let_go() -> None:
         return stored
 
     class Watched(Source):
-        def stream(self) -> Iterator[tuple[str, torch.Tensor]]:
+        def stream(self, cuts: object = None) -> Iterator[tuple[str, torch.Tensor]]:
             for i in range(3):
                 for part, rows in (("q", 4), ("k", 2)):
                     assert finished == [str(j) for j in range(i)], "a layer waits for another"

@@ -1,0 +1,94 @@
+"""Requests and answers as JSON, for the wire between engines of one job: plain data of known classes comes back as it was.
+
+None, bool, int, finite float, str      themselves
+a list of such                          itself
+anything else                           {"": tag, "v": ...}
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from enum import Enum
+from typing import Any
+
+import orjson
+
+from ..beam_params import BeamSearchParams
+from ..errors import RecordError
+from ..outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
+from ..params import RequestOutputKind, SamplingParams
+from ..structured import GuidedDecodingParams, StructuredOutputsParams
+from .request import Request
+
+_CLASSES: dict[str, type[Any]] = {
+    c.__name__: c
+    for c in (
+        BeamSearchParams,
+        CompletionOutput,
+        GuidedDecodingParams,
+        Logprob,
+        Request,
+        RequestMetrics,
+        RequestOutput,
+        SamplingParams,
+        StructuredOutputsParams,
+    )
+}
+_FIELDS = {name: tuple(f.name for f in fields(c) if f.init) for name, c in _CLASSES.items()}
+_PLAIN = frozenset({type(None), bool, int, str})
+
+
+def dumps(value: Any) -> bytes:
+    """Raises TypeError for what is of no known class (a logits processor is a function: it stays where it is)."""
+    return orjson.dumps(_encode(value))
+
+
+def loads(data: bytes) -> Any:
+    return _decode(orjson.loads(data))
+
+
+def _encode(value: Any) -> Any:
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else {"": "float", "v": repr(value)}
+    if kind is list:
+        return value if _is_plain(value) else [_encode(item) for item in value]
+    if kind is tuple:
+        return {"": "tuple", "v": [_encode(item) for item in value]}
+    if kind is dict:
+        return {"": "dict", "v": [[_encode(key), _encode(item)] for key, item in value.items()]}
+    if kind is RecordError:
+        return {"": "RecordError", "v": value.to_json()}
+    if isinstance(value, Enum):
+        assert kind is RequestOutputKind
+        return {"": "RequestOutputKind", "v": value.value}
+    if kind.__name__ in _CLASSES:
+        return {"": kind.__name__, "v": [_encode(getattr(value, name)) for name in _FIELDS[kind.__name__]]}
+    raise TypeError(f"a {kind.__name__} cannot be sent to another engine")
+
+
+def _decode(value: Any) -> Any:
+    if type(value) is list:
+        return value if _is_plain(value) else [_decode(item) for item in value]
+    if type(value) is not dict:
+        return value
+    tag, inner = value[""], value["v"]
+    if tag == "float":
+        return float(inner)
+    if tag == "tuple":
+        return tuple(_decode(item) for item in inner)
+    if tag == "dict":
+        return {_decode(key): _decode(item) for key, item in inner}
+    if tag == "RecordError":
+        return RecordError(inner["code"], inner["message"], param=inner["param"], retryable=inner["retryable"])
+    if tag == "RequestOutputKind":
+        return RequestOutputKind(inner)
+    return _CLASSES[tag](**dict(zip(_FIELDS[tag], map(_decode, inner), strict=True)))
+
+
+def _is_plain(values: list[Any]) -> bool:
+    """Token ids, mostly: nothing to look into."""
+    return _PLAIN.issuperset(map(type, values))

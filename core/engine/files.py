@@ -1,0 +1,71 @@
+"""Where settings say that a model and its tokenizer are. No torch."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ..text.tokenizer import Tokenizer
+from ..weights.find import find
+from ..weights.source import ModelSource
+
+
+class Settings(Protocol):
+    """What EngineArgs and EngineConfig both have."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def tokenizer(self) -> str | None: ...
+    @property
+    def tokenizer_mode(self) -> str: ...
+    @property
+    def skip_tokenizer_init(self) -> bool: ...
+    @property
+    def revision(self) -> str | None: ...
+    @property
+    def tokenizer_revision(self) -> str | None: ...
+    @property
+    def download_dir(self) -> str | None: ...
+    @property
+    def hf_token(self) -> str | None: ...
+    @property
+    def trust_remote_code(self) -> bool: ...
+
+
+def find_model(settings: Settings) -> ModelSource:
+    """Where the model is; cheap. Raises ModelError, ConfigError."""
+    return find(
+        settings.model,
+        revision=settings.revision,
+        download_dir=settings.download_dir,
+        hf_token=settings.hf_token,
+        with_code=settings.trust_remote_code,
+    )
+
+
+def find_tokenizer(settings: Settings, model: ModelSource) -> tuple[ModelSource, Tokenizer | None]:
+    """Where the tokenizer is, the model's own unless another is named, and the tokenizer; None with skip_tokenizer_init.
+
+    Raises ModelError, ConfigError.
+    """
+    source = model
+    name, revision = settings.tokenizer or settings.model, settings.tokenizer_revision or settings.revision
+    if (name, revision) != (settings.model, settings.revision):
+        source = find(
+            name,
+            revision=revision,
+            download_dir=settings.download_dir,
+            hf_token=settings.hf_token,
+            with_code=settings.trust_remote_code,
+            tokenizer_only=True,
+        )
+    if settings.skip_tokenizer_init:
+        return source, None
+    tokenizer = Tokenizer.load(
+        source.read,
+        mode=settings.tokenizer_mode,
+        name=source.name,
+        folder=str(source.path) if source.path.is_dir() else None,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    return source, tokenizer

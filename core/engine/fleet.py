@@ -1,0 +1,141 @@
+"""Several engines, each in a process of its own, that look like one: data parallel.
+
+Requests go to the engine that has least to do, answers come back as they finish; the job's writer puts them in order. What a
+request gets does not depend on which engine it meets, nor on what else that one does (promise 4).
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections import deque
+from dataclasses import asdict
+
+from ..config import EngineConfig
+from ..outputs import RequestOutput
+from ..parallel.ranks import Ranks, Worker
+from . import codec
+from .limits import Limits
+from .replica import COUNTED, devices
+from .request import Request
+from .stats import EngineStats
+
+#: Sequences that wait in an engine for each one that it can run: enough to choose from.
+_AHEAD = 2
+#: Requests in one frame.
+_FRAME = 64
+
+
+class Fleet:
+    """The interface of `Engine` that jobs and `LLM` use. Raises EngineError when one of the engines is lost.
+
+    Attributes:
+        max_num_seqs: of all engines together.
+    """
+
+    def __init__(self, config: EngineConfig, *, has_tokenizer: bool) -> None:
+        self.config = config
+        self.max_model_len = config.max_model_len
+        self.max_num_seqs = config.max_num_seqs * config.data_parallel_size
+        self.stats = EngineStats()
+        payloads = [{"config": asdict(one)} for one in devices(config)]
+        self._ranks = Ranks("infer.core.engine.replica", payloads, noun="engine", stall_timeout=config.stall_timeout)
+        told = self._ranks.receive_json()
+        self.vocab_size = told[0]["vocab_size"]
+        self.stats.num_kv_blocks = sum(one["num_blocks"] for one in told)
+        num_blocks = min(one["num_blocks"] for one in told)
+        self._limits = Limits.of(config, self.vocab_size, num_blocks, has_tokenizer=has_tokenizer)
+        self._queue: deque[Request] = deque()
+        self._at: dict[str, Worker] = {}
+        """Where the requests are that were sent."""
+        self._loads: dict[str, int] = {worker.name: 0 for worker in self._ranks.workers}
+        """Sequences that each engine has."""
+        self._weights: dict[str, int] = {}
+        self._numbers: dict[str, list[int]] = {}
+        self._heard: dict[str, float] = {}
+        self._more = True
+
+    def add(self, request: Request) -> None:
+        """Queues a request. Raises RecordError for one that no engine could answer."""
+        self._limits.check(request)
+        self._weights[request.request_id] = request.params.num_choices if request.beam is None else request.beam.beam_width
+        self._queue.append(request)
+
+    def abort(self, request_id: str) -> None:
+        """Drops a request that has not been answered."""
+        del self._weights[request_id]
+        worker = self._at.pop(request_id, None)
+        if worker is None:
+            self._queue = deque(request for request in self._queue if request.request_id != request_id)
+        else:
+            self._ranks.send_to(worker, codec.dumps(["abort", request_id]))
+
+    def is_open(self, request_id: str) -> bool:
+        """Whether the request was added and is not answered."""
+        return request_id in self._weights
+
+    def expect_more(self, more: bool) -> None:
+        """As in `Engine`."""
+        self._more = more
+
+    @property
+    def num_unfinished(self) -> int:
+        """Requests added and not answered."""
+        return len(self._weights)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that no engine can have begun with."""
+        queued = sum(self._weights[request.request_id] for request in self._queue)
+        return queued + sum(max(0, load - self.config.max_num_seqs) for load in self._loads.values())
+
+    def step(self) -> list[RequestOutput]:
+        """Shares out what is queued and waits for the next answers."""
+        self._share_out()
+        busy = {worker.wire.fileno(): worker for worker in self._ranks.workers if self._loads[worker.name]}
+        assert busy, "there is nothing to wait for"
+        ready, _, _ = select.select(list(busy), [], [], min(1.0, self.config.stall_timeout))
+        outputs: list[RequestOutput] = []
+        now = time.monotonic()
+        for number, worker in busy.items():
+            if number in ready:
+                outputs += self._hear(worker)
+                self._heard[worker.name] = now
+            elif now - self._heard.setdefault(worker.name, now) > self.config.stall_timeout:
+                self._ranks.stalled(worker)
+        return outputs
+
+    def _share_out(self) -> None:
+        most = self.config.max_num_seqs * (1 + _AHEAD)
+        while self._queue:
+            worker = min(self._ranks.workers, key=lambda worker: self._loads[worker.name])
+            if self._loads[worker.name] >= most:
+                break
+            # As many at a time as keep the engines level; never so many that the last of a job all meet one of them.
+            level = -(-len(self._queue) // len(self._ranks.workers))
+            frame: list[Request] = []
+            while self._queue and len(frame) < min(level, _FRAME) and self._loads[worker.name] < most:
+                request = self._queue.popleft()
+                self._at[request.request_id] = worker
+                self._loads[worker.name] += self._weights[request.request_id]
+                frame.append(request)
+            self._heard[worker.name] = time.monotonic()
+            self._ranks.send_to(worker, codec.dumps(["add", frame]))
+        if not self._more and not self._queue:
+            self._ranks.send(codec.dumps(["more", False]))
+            self._more = True  # it is told once
+
+    def _hear(self, worker: Worker) -> list[RequestOutput]:
+        outputs, numbers, first = codec.loads(self._ranks.receive_from(worker))
+        self._numbers[worker.name] = numbers
+        for name, values in zip(COUNTED, zip(*self._numbers.values(), strict=True), strict=True):
+            if name != "num_kv_blocks":
+                setattr(self.stats, name, sum(values))
+        if first is not None:
+            self.stats.first_token_at = min(first, self.stats.first_token_at or first)
+        wanted = []
+        for output in outputs:
+            if self._at.pop(output.request_id, None) is not None:  # else it was aborted meanwhile
+                self._loads[worker.name] -= self._weights.pop(output.request_id)
+                wanted.append(output)
+        return wanted

@@ -1,0 +1,48 @@
+"""What a rank other than 0 does: loads its part of the model, then every batch that rank 0 sends. See runners.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..config import EngineConfig
+from ..parallel import group
+from ..parallel.wire import Wire, unpack_arrays
+from ..weights.find import find
+from .batch import Batch
+from .loading import device_of, load
+
+
+def serve(wire: Wire, payload: Mapping[str, Any]) -> None:
+    """Ends with Closed, when rank 0 wants no more; raises InferError where this rank fails by itself."""
+    config = EngineConfig(**{**payload["config"], "notes": tuple(payload["config"]["notes"])})
+    rank, device = payload["rank"], device_of(config, payload["rank"])
+    wire.send_json("started")
+    joined = group.join(
+        payload["folder"],
+        rank,
+        config.tensor_parallel_size,
+        device=device,
+        stall_timeout=config.stall_timeout,
+        deterministic=config.deterministic,
+    )
+    source = find(
+        config.model,
+        revision=config.revision,
+        download_dir=config.download_dir,
+        hf_token=config.hf_token,
+        with_code=config.trust_remote_code,
+    )
+    loaded = load(config, source, joined)
+    wire.send_json(loaded.num_blocks)
+    runner = loaded.runner(config, wire.receive_json())
+    wire.send_json("ready")
+    while True:
+        batch = Batch.from_arrays(unpack_arrays(wire.receive()))
+        runner.run(batch, _drop if batch.num_prompt_logits else None)
+
+
+def _drop(first: int, logits: Tensor) -> None:
+    """Rank 0 alone looks at logits; this one only has to take part in making them."""

@@ -1,0 +1,94 @@
+"""What runs a step: a model in this process, or one that ranks share. This process is then rank 0; the others run `rank.py` and do
+what it does, step for step."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from infer.kernels.ops import KVCache, Ops
+
+from ..config import EngineConfig
+from ..models.language_model import LanguageModel
+from ..parallel import group
+from ..parallel.group import Lost
+from ..parallel.ranks import Ranks
+from ..parallel.wire import pack_arrays
+from ..weights.source import ModelSource
+from .batch import Batch
+from .loading import Loaded, device_of, load
+from .runner import Runner, TakePiece
+
+
+class ShardedRunner(Runner):
+    """Rank 0's runner: every batch goes to the others first."""
+
+    def __init__(self, model: LanguageModel, ops: Ops, caches: list[KVCache], block_size: int, device: torch.device, ranks: Ranks) -> None:
+        super().__init__(model, ops, caches, block_size, device)
+        self.ranks = ranks
+
+    def run(self, batch: Batch, take_prompt: TakePiece | None = None) -> Tensor:
+        self.ranks.send(pack_arrays(batch.arrays()))
+        try:
+            return super().run(batch, take_prompt)
+        except Lost as error:
+            self.ranks.mourn(error)
+
+
+def build_runner(config: EngineConfig, source: ModelSource, wrap_ops: Callable[[Ops], Ops] | None = None) -> tuple[Runner, int]:
+    """The runner with weights and cache in memory, and its number of usable KV blocks.
+
+    Args:
+        wrap_ops: what takes the place of the loaded backend, made from it: to time or trace its operations.
+
+    Raises ModelError, ConfigError, EngineError.
+    """
+    if config.tensor_parallel_size > 1:
+        return _build_sharded(config, source, wrap_ops)
+    loaded = load(config, source, group.SINGLE, wrap_ops)
+    return loaded.runner(config, loaded.num_blocks), loaded.num_blocks
+
+
+def _build_sharded(config: EngineConfig, source: ModelSource, wrap_ops: Callable[[Ops], Ops] | None) -> tuple[Runner, int]:
+    """Starts the other ranks, loads this one's part meanwhile, and agrees with them on the size of the KV cache.
+
+    Raises what any of them raises; then none is left.
+    """
+    size = config.tensor_parallel_size
+    folder = tempfile.mkdtemp(prefix="infer-ranks-")  # for its owner alone
+    try:
+        payloads = [{"config": _plain(config), "rank": rank, "folder": folder} for rank in range(1, size)]
+        ranks = Ranks("infer.core.engine.rank", payloads, noun="rank", first=1, stall_timeout=config.stall_timeout)
+        try:
+            ranks.receive_json()  # they have imported all they need
+            joined = group.join(
+                folder, 0, size, device=device_of(config, 0), stall_timeout=config.stall_timeout, deterministic=config.deterministic
+            )
+            loaded = load(config, source, joined, wrap_ops)
+            num_blocks = min(loaded.num_blocks, *ranks.receive_json())
+            ranks.send_json(num_blocks)
+            runner = _runner(loaded, config, num_blocks, ranks)
+            ranks.receive_json()  # they have taken their memory
+        except Lost as error:
+            ranks.mourn(error)
+        except BaseException:
+            ranks.close(grace=0)
+            raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return runner, num_blocks
+
+
+def _runner(loaded: Loaded, config: EngineConfig, num_blocks: int, ranks: Ranks) -> ShardedRunner:
+    plain = loaded.runner(config, num_blocks)
+    return ShardedRunner(plain.model, plain.ops, plain.caches, plain.block_size, plain.device, ranks)
+
+
+def _plain(config: EngineConfig) -> dict[str, object]:
+    """All settings, JSON-able; unlike `to_dict` with the token, which goes through a wire that nobody else sees."""
+    return asdict(config)

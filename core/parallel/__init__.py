@@ -1,0 +1,8 @@
+"""Several processes that compute one model together (tensor parallel), or one job with several engines (data parallel).
+
+group.py    the ranks as a layer sees them: all_reduce, gather; one rank is the trivial case
+sizes.py    which numbers of ranks a model can be shared by, and what each rank holds
+wire.py     frames of bytes and of ints between the parent and its processes
+worker.py   what such a process runs: `python -m infer.core.parallel.worker`
+ranks.py    the parent's side: starts processes, watches them, ends them
+"""

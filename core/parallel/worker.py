@@ -1,0 +1,73 @@
+"""What a process beside the caller's runs: `python -m infer.core.parallel.worker FD`.
+
+It belongs to its parent alone: keyboard and terminal signals are the parent's to answer, stdout is not its to write to, and it
+ends when the parent does, however that ends. The caller's main module is never imported, so a script needs no `__main__` guard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from ..errors import InferError
+from .wire import Closed, Wire
+
+#: Left to the parent, which ends its processes itself.
+_IGNORED = ("SIGINT", "SIGHUP", "SIGTERM")
+_PR_SET_PDEATHSIG = 1
+
+
+class Entry(Protocol):
+    """A module that can be served from: the first frame names it."""
+
+    def serve(self, wire: Wire, payload: Mapping[str, Any]) -> None:
+        """Answers the parent until it closes the wire (Closed)."""
+
+
+def main() -> int:
+    for name in _IGNORED:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    os.dup2(2, 1)
+    wire = Wire(socket.socket(fileno=int(sys.argv[1])))
+    try:
+        hello = wire.receive_json()
+        _die_with(hello["parent"])
+        logging.basicConfig(level=hello["log_level"], format=f"{hello['name']}: %(message)s")
+        entry: Entry = importlib.import_module(hello["entry"])
+        entry.serve(wire, hello["payload"])
+    except Closed:
+        return 0
+    except Exception as error:
+        if not isinstance(error, InferError) and hello["log_level"] <= logging.DEBUG:
+            logging.getLogger("infer").exception("failed")
+        kind = type(error).__name__ if isinstance(error, InferError) else "EngineError"
+        text = str(error) if isinstance(error, InferError) else f"{type(error).__name__}: {error}"
+        with contextlib.suppress(Closed, TimeoutError):
+            wire.send_json({"error": text, "kind": kind}, timeout=1.0)
+        return 1
+    return 0
+
+
+def _die_with(parent: int) -> None:
+    """Ends this process when the parent dies, even where it is stuck in a computation and does not look at the wire."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it died before we asked
+        raise Closed("the parent is gone")
+
+
+if __name__ == "__main__":
+    if not getattr(sys.flags, "safe_path", False):  # before Python 3.11
+        sys.path.remove(sys.path[0])  # the folder the command was called in: nothing of ours is imported from there
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)  # threads of torch.distributed may still wait for ranks that are gone

@@ -1,0 +1,63 @@
+"""Triton for CUDA GPUs, and for AMD's through ROCm (which torch calls "cuda" too).
+
+Compiled by Triton on first use and kept in its cache. How each kernel is launched is data: see configs.py. Importing this needs no GPU:
+the same code runs in Triton's interpreter (TRITON_INTERPRET=1) on CPU tensors, and is compiled ahead of time by aot.py.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Triton 3.9 warns where this is left to it. A product is fused with a sum where a kernel says so and nowhere else.
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "0")
+
+from torch import Tensor
+
+from .activation import activation, gated_activation
+from .attention import attention, plan_attention
+from .int8 import linear_int8, pack_int8, supports_int8
+from .kv import copy_blocks, new_kv_cache
+from .linear import linear, pack_weight
+from .logprobs import top_logprobs
+from .norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
+from .quantize import quantize
+from .rope import rope_and_store
+from .sampling import processed_logits, sample
+from .segments import plan_segments, segment_attention
+
+
+class Ops:
+    """See `infer.kernels.ops.Ops` for what each operation means."""
+
+    name = "cuda"
+
+    def __init__(self) -> None:
+        self.row_chunk = 0
+        self.deterministic = False
+        """Whether a row's results are the same to the bit in any company. The GEMM library's matrix products are faster and do not see
+        to it; everything else does either way."""
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return linear(x, weight, bias, self.row_chunk, deterministic=self.deterministic)
+
+    new_kv_cache = staticmethod(new_kv_cache)
+    rope_and_store = staticmethod(rope_and_store)
+    copy_blocks = staticmethod(copy_blocks)
+    plan_attention = staticmethod(plan_attention)
+    attention = staticmethod(attention)
+    plan_segments = staticmethod(plan_segments)
+    segment_attention = staticmethod(segment_attention)
+    pack_weight = staticmethod(pack_weight)
+    rms_norm = staticmethod(rms_norm)
+    add_rms_norm = staticmethod(add_rms_norm)
+    layer_norm = staticmethod(layer_norm)
+    add_layer_norm = staticmethod(add_layer_norm)
+    gated_activation = staticmethod(gated_activation)
+    activation = staticmethod(activation)
+    quantize = staticmethod(quantize)
+    supports_int8 = staticmethod(supports_int8)
+    pack_int8 = staticmethod(pack_int8)
+    linear_int8 = staticmethod(linear_int8)
+    sample = staticmethod(sample)
+    processed_logits = staticmethod(processed_logits)
+    top_logprobs = staticmethod(top_logprobs)

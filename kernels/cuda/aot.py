@@ -1,0 +1,174 @@
+"""Kernels compiled ahead of time, for machines that are not here: what each takes of its processor, and whether it fits.
+
+`python -m infer.kernels.cuda.aot [--quick] [NAME...]` compiles every signature (or those whose name holds one of NAME) for each target and
+prints a table in markdown; `--json` prints the same as JSON. No GPU is needed: Triton brings its own assemblers. Run it in a
+process without TRITON_INTERPRET, since Triton chooses between compiler and interpreter when a kernel is declared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from .signature import TARGETS, Signature, Target
+
+__all__ = ["TARGETS", "Signature", "Target", "all_signatures", "check", "reports", "some_of"]
+
+#: Modules of this folder that have kernels: each has `signatures() -> list[Signature]`.
+MODULES = ("activation", "attention", "int8", "kv", "linear", "logprobs", "norm", "quantize", "rope", "sampling", "segments")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a signature takes on a target."""
+
+    name: str
+    target: str
+    registers: int
+    """Vector registers of a thread (gfx942: accumulation registers among them)."""
+    spills: int
+    """Bytes a thread spills (loads and stores; gfx942: spilled registers * 4)."""
+    shared: int
+    """Bytes of shared memory of a block."""
+    uses_matrix_instructions: bool
+    problems: list[str] = field(default_factory=list)
+    """What is not within limits, in words."""
+
+
+def all_signatures() -> list[Signature]:
+    """Of every module of this folder."""
+    # By name: the modules import this one.
+    package = __package__ or "infer.kernels.cuda"
+    return [signature for name in MODULES for signature in importlib.import_module(f"{package}.{name}").signatures()]
+
+
+def some_of(signatures: Iterable[Signature]) -> list[Signature]:
+    """Each kernel's first signature for sm_90, and for every other target where tensor cores are used."""
+    first: dict[tuple[Any, str], Signature] = {}
+    for signature in signatures:
+        for target in signature.targets:
+            if target == "sm_90" or signature.uses_tensor_cores:
+                first.setdefault((signature.kernel, target), replace(signature, targets=(target,)))
+    return list(first.values())
+
+
+def check(signature: Signature, target: Target) -> Report:
+    """Compiles one signature for one target. Triton's own errors pass through."""
+    compiled = _compile(signature, target)
+    registers, spills, shared = _nvidia_figures(compiled, target) if target.backend == "cuda" else _amd_figures(compiled)
+    text = compiled.asm["ptx" if target.backend == "cuda" else "amdgcn"]
+    matrix = re.search(target.matrix_instruction, text) is not None
+    problems = []
+    if spills > signature.spill_limit:
+        problems.append(f"spills {spills} bytes, may spill {signature.spill_limit}")
+    if shared > target.shared_limit:
+        problems.append(f"{shared} bytes of shared memory, {target.shared_limit} are there")
+    if signature.uses_tensor_cores and not matrix:
+        problems.append("no tensor core instruction")
+    return Report(signature.name, target.name, registers, spills, shared, matrix, problems)
+
+
+def reports(signatures: Iterable[Signature]) -> Iterator[Report]:
+    """Of each signature on each of its targets; what cannot be compiled is a problem too."""
+    for signature in signatures:
+        for target in TARGETS:
+            if target.name in signature.targets:
+                try:
+                    yield check(signature, target)
+                except Exception as error:
+                    yield Report(signature.name, target.name, 0, 0, 0, False, [f"{type(error).__name__}: {error}"])
+
+
+def _compile(signature: Signature, target: Target) -> Any:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = signature.kernel.arg_names
+    types, attributes = {}, {}
+    for place, name in enumerate(names):
+        kind, _, multiple = signature.types.get(name, "constexpr").partition(":")
+        types[name] = kind
+        if kind.startswith("*") or multiple:
+            attributes[(place,)] = [["tt.divisibility", int(multiple or 16)]]
+    unknown = (set(signature.types) | set(signature.constexprs)) - set(names)
+    missing = set(names) - set(signature.types) - set(signature.constexprs)
+    assert not unknown | missing, f"{signature.name}: unknown {sorted(unknown)}, missing {sorted(missing)}"
+    source = ASTSource(signature.kernel, types, signature.constexprs, attributes)
+    options = {"num_warps": signature.num_warps, "num_stages": signature.num_stages}
+    return triton.compile(source, target=GPUTarget(target.backend, target.arch, target.warp_size), options=options)
+
+
+def _nvidia_figures(compiled: Any, target: Target) -> tuple[int, int, int]:
+    """(registers, spilled bytes, shared bytes). ptxas knows the first two; shared memory is asked for at the launch."""
+    from triton.backends.nvidia.compiler import get_ptxas, sm_arch_from_capability
+
+    assert isinstance(target.arch, int)
+    with tempfile.TemporaryDirectory() as folder:
+        ptx = Path(folder, "kernel.ptx")
+        ptx.write_text(compiled.asm["ptx"])
+        command = [get_ptxas(target.arch).path, "-v", f"--gpu-name={sm_arch_from_capability(target.arch)}", str(ptx)]
+        told = subprocess.run([*command, "-o", str(Path(folder, "kernel.cubin"))], capture_output=True, text=True, check=True).stderr
+    spilled = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", told)
+    used = re.search(r"Used (\d+) registers", told)
+    assert spilled, told
+    assert used, told
+    return int(used[1]), int(spilled[1]) + int(spilled[2]), compiled.metadata.shared
+
+
+def _amd_figures(compiled: Any) -> tuple[int, int, int]:
+    """(vector registers, spilled bytes, shared bytes) from the metadata at the end of the assembly."""
+
+    def figure(name: str) -> int:
+        found = re.search(rf"^\s+\.{name}:\s+(\d+)", compiled.asm["amdgcn"], re.MULTILINE)
+        assert found, name
+        return int(found[1])
+
+    return figure("vgpr_count"), 4 * figure("vgpr_spill_count"), max(figure("group_segment_fixed_size"), compiled.metadata.shared)
+
+
+def markdown(found: Iterable[Report]) -> Iterator[str]:
+    """Lines of a table."""
+    yield "| kernel | target | registers | spills (B) | shared (B) | tensor cores | |"
+    yield "|---|---|---:|---:|---:|---|---|"
+    for r in found:
+        cores = "yes" if r.uses_matrix_instructions else ""
+        yield f"| {r.name} | {r.target} | {r.registers} | {r.spills} | {r.shared} | {cores} | {'; '.join(r.problems)} |"
+
+
+def main() -> int:
+    """Prints the table on stdout; 1 where something is not within limits."""
+    parser = argparse.ArgumentParser(prog="python -m infer.kernels.cuda.aot", description="Compiles every kernel for every target.")
+    parser.add_argument("names", nargs="*", help="only signatures whose name holds one of these")
+    parser.add_argument("--quick", action="store_true", help="one signature of each kernel, on one target where that will do")
+    parser.add_argument("--json", action="store_true", help="a JSON array in place of a table")
+    arguments = parser.parse_args()
+    chosen = [s for s in all_signatures() if not arguments.names or any(name in s.name for name in arguments.names)]
+    if arguments.quick:
+        chosen = some_of(chosen)
+    found = []
+
+    def seen() -> Iterator[Report]:
+        for report in reports(chosen):
+            found.append(report)
+            yield report
+
+    if arguments.json:
+        print(json.dumps([asdict(report) for report in seen()]))
+    else:
+        for line in markdown(seen()):
+            print(line, flush=True)
+    return 1 if any(report.problems for report in found) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

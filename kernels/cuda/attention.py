@@ -1,0 +1,206 @@
+"""Paged attention: how a step is cut into tiles and pieces, and the kernels' calls. See attend.py and tiles.py.
+
+Sequences with one query token (decodes) and all others go through the same kernel in two launches. How many programs there are
+hangs on the shapes of the step's tensors alone, never on lengths: nothing waits for the device, and a step of decodes can be
+captured in a CUDA graph and replayed for other lengths. Programs with nothing to do end at once.
+
+Decodes of a small batch are cut into pieces, for there would be too few programs otherwise; a second kernel merges the pieces in
+order. Where `deterministic` is asked for, everything is cut into pieces, prompts too, with the same tiles for both, and merged in
+the same order: what a row gets is then decided by its own query and keys, to the bit, whatever brings it there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..ops import AttentionConfig, AttentionMeta, KVCache
+from .aot import Signature
+from .attend import attend_paged, merge_pieces
+from .attention_configs import ARCHITECTURES, Launch, architecture, launch
+from .narrow import readable
+from .tiles import LOG2_E, count_pieces
+
+#: Programs that keep a device busy: with so many, decodes are not cut into pieces (but for `deterministic`).
+ENOUGH_PROGRAMS = 256
+#: Programs among which the pieces of a small batch are shared out.
+MOST_PROGRAMS = 1024
+POINTERS = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.float8_e4m3fn: "*fp8e4nv",
+    torch.float8_e5m2: "*fp8e5",
+}
+TRITON_DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+
+
+@dataclass(slots=True)
+class Plan:
+    """What the shapes of a step decide."""
+
+    decodes_alone: bool
+    """As many tokens as sequences: each has one."""
+    pieces: int
+    """That the longest context the block tables have room for would be cut into."""
+    deterministic: bool
+
+
+def plan_attention(meta: AttentionMeta, num_heads: int, num_kv_heads: int, *, deterministic: bool = False) -> Plan:
+    """Reads no tensor's content. Sequences may have no tokens or an empty context: their rows, if any, become zeros.
+
+    A step of no more tokens than sequences must not have two of one sequence: it is taken for one of decodes.
+    """
+    most = count_pieces(meta.block_tables.shape[1] * meta.block_size)
+    return Plan(meta.slots.shape[0] <= meta.kv_lens.shape[0], most, deterministic)
+
+
+def attention(query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig) -> Tensor:
+    plan: Plan = meta.plan
+    query = query.contiguous()
+    rows, total = query.shape[0], meta.slots.shape[0]
+    out = query.new_empty(rows, config.num_heads * config.head_dim)
+    out[total:].zero_()
+    if total:
+        _decode(out, query, cache, meta, config, plan)
+        if not plan.decodes_alone:
+            _prefill(out, query, cache, meta, config, plan)
+    return out
+
+
+def _decode(out: Tensor, query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig, plan: Plan) -> None:
+    """The rows of sequences with one query token."""
+    shape = _shape("fixed" if plan.deterministic else "decode", query, cache)
+    kv_heads, sequences = config.num_kv_heads, meta.kv_lens.shape[0]
+    tiles = sequences * triton.cdiv(config.num_heads // kv_heads, shape.blocks["BLOCK_M"])
+    shared_by = 1
+    if tiles * kv_heads < ENOUGH_PROGRAMS:
+        shared_by = min(plan.pieces, triton.cdiv(MOST_PROGRAMS, tiles * kv_heads))
+    if shared_by == 1:
+        return _attend(out, None, query, cache, meta, config, (tiles, kv_heads, 1), shape, decode=True)
+    counts = (sequences, config.num_heads, plan.pieces)
+    partial = tuple(torch.empty((*counts, n), dtype=torch.float32, device=query.device) for n in (config.head_dim, 2))
+    _attend(out, partial, query, cache, meta, config, (tiles, kv_heads, shared_by), shape, decode=True)
+    merge_pieces[(sequences, config.num_heads)](
+        *(out, *partial, meta.query_start, meta.kv_lens, _or(config.sinks, out), config.sliding_window or 0, plan.pieces),
+        HEADS=config.num_heads,
+        D=config.head_dim,
+        D_PAD=padded(config.head_dim),
+        ROWS=1,
+        HAS_WINDOW=config.sliding_window is not None,
+        HAS_SINKS=config.sinks is not None,
+        num_warps=1,
+        enable_fp_fusion=False,
+    )
+    return None
+
+
+def _prefill(out: Tensor, query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig, plan: Plan) -> None:
+    """The rows of all other sequences."""
+    shape = _shape("fixed" if plan.deterministic else "prefill", query, cache)
+    rows = meta.slots.shape[0] * (config.num_heads // config.num_kv_heads)
+    tiles = rows // shape.blocks["BLOCK_M"] + meta.kv_lens.shape[0]
+    _attend(out, None, query, cache, meta, config, (tiles, config.num_kv_heads, 1), shape, decode=False)
+
+
+def _attend(
+    out: Tensor,
+    partial: tuple[Tensor, ...] | None,
+    query: Tensor,
+    cache: KVCache,
+    meta: AttentionMeta,
+    config: AttentionConfig,
+    grid: tuple[int, int, int],
+    shape: Launch,
+    *,
+    decode: bool,
+) -> None:
+    """The kernel's call; `partial` takes the states of the pieces [S, H, pieces, D] and [S, H, pieces, 2]."""
+    plan: Plan = meta.plan
+    scale, soft_cap = folded(config)
+    attend_paged[grid](
+        *(out, *(partial or (query, query)), query, readable(cache.key), readable(cache.value)),
+        *(meta.query_start, meta.kv_lens, meta.block_tables, _or(config.alibi_slopes, query), _or(config.sinks, query)),
+        *(scale, soft_cap, config.sliding_window or 0, meta.kv_lens.shape[0], meta.block_tables.stride(0), plan.pieces),
+        BLOCK_SIZE=meta.block_size,
+        DOT=TRITON_DTYPES[operand_dtype(query.dtype, cache.key.dtype)],
+        DECODE=decode,
+        PIECES=plan.deterministic or partial is not None,
+        PARTIAL=partial is not None,
+        **of_config(config),
+        **shape.blocks,
+        num_warps=shape.num_warps,
+        num_stages=shape.num_stages,
+        enable_fp_fusion=False,  # tiles.py fuses by hand
+    )
+
+
+def _shape(kernel: str, query: Tensor, cache: KVCache) -> Launch:
+    return launch(kernel, architecture(query.device), operand_dtype(query.dtype, cache.key.dtype), query.shape[2], cache.key.dtype)
+
+
+def folded(config: AttentionConfig) -> tuple[float, float]:
+    """(factor of q k^T, factor of the tanh of that): scores come out times log2(e)."""
+    if config.soft_cap:
+        return config.scale / config.soft_cap, config.soft_cap * LOG2_E
+    return config.scale * LOG2_E, 0.0
+
+
+def of_config(config: AttentionConfig) -> dict[str, Any]:
+    """Constants of the kernels that a layer decides."""
+    return {
+        "HEADS": config.num_heads,
+        "KV_HEADS": config.num_kv_heads,
+        "D": config.head_dim,
+        "D_PAD": padded(config.head_dim),
+        "HAS_WINDOW": config.sliding_window is not None,
+        "HAS_CAP": bool(config.soft_cap),
+        "HAS_SLOPES": config.alibi_slopes is not None,
+        "HAS_SINKS": config.sinks is not None,
+    }
+
+
+def padded(head_dim: int) -> int:
+    """Features of a tile: a power of two, and what tensor cores take at least."""
+    return max(16, triton.next_power_of_2(head_dim))
+
+
+def operand_dtype(query: torch.dtype, cache: torch.dtype) -> torch.dtype:
+    """What queries and the cache's numbers are multiplied as: float8 as the queries' type."""
+    return query if cache.itemsize == 1 else torch.promote_types(query, cache)
+
+
+def signatures() -> list[Signature]:
+    """Prompts, decodes in pieces and with fixed tiles, each as the table launches it on each architecture."""
+    bf16, fp16, fp32, e4m3 = torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn
+    half = [(bf16, bf16, 64), (bf16, bf16, 128), (fp16, fp16, 256), (bf16, e4m3, 128)]
+    cases = {"prefill": [*half, (fp32, fp32, 128)], "decode": [*half, (fp32, fp32, 128), (fp16, torch.float8_e5m2, 80)], "fixed": half}
+    found = [_signature(kind, arch, *case) for arch in ARCHITECTURES for kind in cases for case in cases[kind]]
+    types = dict.fromkeys(("query_start", "kv_lens"), "*i32") | dict.fromkeys(("partial_acc", "partial_stats", "sinks"), "*fp32")
+    types |= {"out": "*bf16", "window": "i32", "pieces_at_most": "i32"}
+    constants = {"HEADS": 32, "D": 128, "D_PAD": 128, "ROWS": 1, "HAS_WINDOW": True, "HAS_SINKS": True}
+    return [*found, Signature(merge_pieces, "merge_pieces bf16 128", types, constants, num_warps=1)]
+
+
+def _signature(kind: str, arch: str, query: torch.dtype, cache: torch.dtype, dim: int) -> Signature:
+    shape = launch(kind, arch, query, dim, cache)
+    stored = "*u8" if cache == torch.float8_e4m3fn and arch == "sm_80" else POINTERS[cache]
+    types = dict.fromkeys(("query_start", "kv_lens", "tables"), "*i32") | dict.fromkeys(("slopes", "sinks"), "*fp32")
+    types |= dict.fromkeys(("partial_acc", "partial_stats"), "*fp32" if kind == "decode" else POINTERS[query])
+    types |= {"out": POINTERS[query], "query": POINTERS[query], "key": stored, "value": stored, "scale": "fp32", "soft_cap": "fp32"}
+    types |= dict.fromkeys(("window", "num_sequences", "table_stride", "pieces_at_most"), "i32")
+    constants = of_config(AttentionConfig(32, 8, dim, 1.0)) | shape.blocks | {"BLOCK_SIZE": 16, "DOT": TRITON_DTYPES[query]}
+    constants |= {"DECODE": kind == "decode", "PIECES": kind != "prefill", "PARTIAL": kind == "decode"}
+    name = f"attend_paged {kind} {POINTERS[query][1:]} {POINTERS[cache][1:]} {dim}"
+    cores = query.itemsize == 2
+    return Signature(attend_paged, name, types, constants, shape.num_warps, shape.num_stages, cores, targets=(arch,))
+
+
+def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
+    """Kernels take a tensor, if one they do not look at."""
+    return other if tensor is None else tensor

@@ -1,0 +1,72 @@
+"""Tile shapes of the attention kernels, as data: nothing is tuned at start-up.
+
+- prefill: many query rows share each key tile; as large as registers hold without spilling.
+- decode: the heads of one group, with tensor cores' smallest tile; keys in flight are what counts.
+- fixed: prompts and decodes alike, where results must not depend on which of the two a row is part of.
+- segments: prefill over texts that keep no cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+#: (BLOCK_M, BLOCK_N, num_warps, num_stages).
+Row = tuple[int, int, int, int]
+#: By (kernel, architecture, bits of an operand; 8: of 16 bits, made of a float8 cache), for head sizes up to 64, 128 and 256. What an
+#: architecture lacks is sm_80's; a kernel without rows for 8 bits has the same as for 16. Loads go from block table to keys to product:
+#: on NVIDIA's it takes 5 stages to have two tiles of keys on their way.
+_TABLE: dict[tuple[str, str, int], tuple[Row, Row, Row]] = {
+    ("prefill", "sm_80", 16): ((128, 64, 8, 5), (64, 64, 8, 5), (64, 32, 8, 3)),
+    ("prefill", "sm_90", 16): ((128, 64, 4, 3), (128, 64, 8, 5), (64, 64, 8, 3)),
+    ("prefill", "gfx942", 16): ((128, 64, 4, 2), (128, 64, 8, 1), (64, 32, 4, 1)),
+    ("prefill", "sm_80", 8): ((64, 32, 8, 2), (64, 32, 8, 2), (32, 32, 8, 2)),
+    ("prefill", "sm_90", 8): ((128, 64, 4, 3), (128, 64, 8, 3), (64, 64, 8, 2)),
+    ("prefill", "gfx942", 8): ((128, 64, 4, 2), (128, 64, 8, 1), (64, 32, 4, 1)),
+    ("prefill", "sm_80", 32): ((32, 16, 4, 2), (32, 16, 4, 2), (16, 16, 4, 2)),
+    ("decode", "sm_80", 16): ((16, 64, 4, 5), (16, 64, 4, 5), (16, 32, 8, 5)),
+    ("decode", "sm_90", 16): ((16, 64, 4, 5), (16, 64, 4, 5), (16, 64, 4, 3)),
+    ("decode", "gfx942", 16): ((16, 64, 4, 2), (16, 64, 4, 2), (16, 32, 4, 2)),
+    ("decode", "sm_80", 32): ((16, 32, 4, 2), (16, 32, 4, 2), (16, 16, 4, 2)),
+    ("fixed", "sm_80", 16): ((32, 64, 4, 3), (32, 32, 4, 5), (32, 32, 8, 3)),
+    ("fixed", "sm_90", 16): ((32, 64, 4, 5), (32, 64, 8, 5), (32, 32, 8, 3)),
+    ("fixed", "gfx942", 16): ((32, 64, 4, 2), (32, 64, 4, 1), (32, 32, 4, 1)),
+    ("fixed", "sm_80", 8): ((32, 64, 8, 3), (32, 64, 8, 3), (32, 32, 8, 2)),
+    ("fixed", "sm_90", 8): ((32, 64, 8, 3), (32, 64, 8, 3), (32, 32, 8, 2)),
+    ("fixed", "gfx942", 8): ((32, 64, 4, 2), (32, 64, 4, 1), (32, 32, 4, 1)),
+    ("fixed", "sm_80", 32): ((16, 32, 4, 2), (16, 32, 4, 2), (16, 16, 8, 1)),
+    ("segments", "sm_80", 16): ((128, 64, 8, 3), (128, 32, 8, 3), (64, 32, 8, 2)),
+    ("segments", "sm_90", 16): ((128, 64, 4, 3), (128, 64, 8, 3), (64, 64, 8, 2)),
+    ("segments", "gfx942", 16): ((128, 64, 4, 2), (128, 64, 8, 1), (64, 32, 4, 1)),
+    ("segments", "sm_80", 32): ((32, 16, 4, 2), (32, 16, 4, 2), (16, 16, 4, 2)),
+}
+_HEAD_CLASSES = (64, 128, 256)
+ARCHITECTURES = ("sm_80", "sm_90", "gfx942")
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    blocks: dict[str, int]
+    """BLOCK_M and BLOCK_N."""
+    num_warps: int
+    num_stages: int
+
+
+def architecture(device: torch.device) -> str:
+    """The row of the table that a device goes by: the newest architecture that is not newer than it."""
+    if device.type != "cuda":
+        return "sm_80"  # the interpreter
+    if torch.version.hip is not None:
+        return "gfx942"
+    return "sm_90" if torch.cuda.get_device_capability(device) >= (9, 0) else "sm_80"
+
+
+def launch(kernel: str, arch: str, dtype: torch.dtype, head_dim: int, cache_dtype: torch.dtype | None = None) -> Launch:
+    """How `kernel` is launched for operands of `dtype`, made of a cache of `cache_dtype`. Heads over 256 get the narrowest tiles."""
+    bits = dtype.itemsize * 8
+    widths = [8, bits] if bits == 16 and cache_dtype is not None and cache_dtype.itemsize == 1 else [bits]
+    rows = next(_TABLE[key] for key in ((kernel, name, width) for width in widths for name in (arch, "sm_80")) if key in _TABLE)
+    size = next((i for i, most in enumerate(_HEAD_CLASSES) if head_dim <= most), len(_HEAD_CLASSES) - 1)
+    block_m, block_n, warps, stages = rows[size] if head_dim <= _HEAD_CLASSES[-1] else (16, 16, 8, 1)
+    return Launch({"BLOCK_M": block_m, "BLOCK_N": block_n}, warps, stages)

@@ -1,0 +1,64 @@
+"""How kernels are launched, by architecture: data, so that nothing is tuned at start-up and a run launches what the last one did.
+
+Of a matrix product the tile decides in which order a row's sums are made: it depends on architecture and dtype, never on the rows.
+Attention's tables are in attention_configs.py.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import torch
+
+
+class Product(NamedTuple):
+    """Tile of a matrix product: rows by outputs, `depth` inputs at a time."""
+
+    rows: int
+    outputs: int
+    depth: int
+    num_warps: int
+    num_stages: int
+
+
+class Pass(NamedTuple):
+    """Elements a program works on at a time as it goes along a row."""
+
+    block: int
+    num_warps: int
+
+
+#: (architecture, bytes of an element) -> tile. Shared memory holds num_stages of (rows + outputs) * depth elements, and has
+#: 163 KiB on sm_80, 227 KiB on sm_90 and 64 KiB on gfx942. Narrow outputs keep all processors busy where rows are few.
+PRODUCTS = {
+    ("sm_80", 1): Product(64, 64, 128, 4, 4),
+    ("sm_80", 2): Product(64, 64, 64, 4, 4),
+    ("sm_80", 4): Product(64, 64, 16, 4, 3),
+    ("sm_90", 1): Product(64, 64, 128, 4, 4),
+    ("sm_90", 2): Product(64, 64, 128, 4, 4),
+    ("sm_90", 4): Product(64, 64, 16, 4, 3),
+    ("gfx942", 1): Product(64, 64, 128, 4, 2),
+    ("gfx942", 2): Product(64, 64, 64, 4, 2),
+    ("gfx942", 4): Product(64, 64, 16, 4, 2),
+}
+
+#: Passes over rows of logits. A block's largest elements bound a row's top_k, if it is no larger than the block.
+LOGITS = {"sm_80": Pass(4096, 8), "sm_90": Pass(4096, 8), "gfx942": Pass(4096, 8)}
+#: Activations, and quantization of rows too wide for one block.
+ELEMENTS = {"sm_80": Pass(1024, 4), "sm_90": Pass(2048, 4), "gfx942": Pass(1024, 4)}
+
+
+@functools.cache
+def architecture(device: torch.device) -> str:
+    """The row of the tables for this device; the interpreter goes by the one with least shared memory, an unknown GPU by its elder."""
+    if device.type != "cuda":
+        return "gfx942"
+    if torch.version.hip is not None:
+        return "gfx942"
+    return "sm_90" if torch.cuda.get_device_capability(device) >= (9, 0) else "sm_80"
+
+
+def row_warps(block: int) -> int:
+    """Warps of a program that holds a whole row of `block` elements in registers: 8 to 32 elements a thread."""
+    return min(max(block // 1024, 1), 16)

@@ -1,0 +1,69 @@
+"""Attention within texts side by side, in both directions: rotation first (rope.py), then the kernel (attend.py).
+
+A text's tiles start at its own first token: what a row gets is the same to the bit in any company.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..ops import AttentionConfig, Rotation, Rows, Segments
+from .aot import Signature
+from .attend import attend_texts
+from .attention import POINTERS, TRITON_DTYPES, folded, of_config
+from .attention_configs import ARCHITECTURES, architecture, launch
+from .rope import rotated
+
+
+@dataclass(slots=True)
+class Plan:
+    texts: int
+    """How many there are."""
+
+
+def plan_segments(segments: Segments, num_heads: int, num_kv_heads: int, *, deterministic: bool = False) -> Plan:
+    """Reads no tensor's content. `deterministic` changes nothing: results never depend on the company."""
+    return Plan(segments.starts.shape[0] - 1)
+
+
+def segment_attention(qkv: Rows, rotation: Rotation | None, segments: Segments, config: AttentionConfig) -> Tensor:
+    plan: Plan = segments.plan
+    x = rotated(qkv, rotation, config)
+    heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
+    # Zeros beyond the last text, whose end only the device knows.
+    out = torch.zeros((x.shape[0], heads * dim), dtype=x.dtype, device=x.device)
+    if not plan.texts or not len(x):
+        return out
+    shape = launch("segments", architecture(x.device), x.dtype, dim)
+    tiles = x.shape[0] * (heads // kv_heads) // shape.blocks["BLOCK_M"] + plan.texts
+    scale, soft_cap = folded(config)
+    attend_texts[(tiles, kv_heads)](
+        *(out, x, x[:, heads * dim :], x[:, (heads + kv_heads) * dim :], segments.starts),
+        *(x if config.alibi_slopes is None else config.alibi_slopes, x if config.sinks is None else config.sinks),
+        *(scale, soft_cap, config.sliding_window or 0, plan.texts, x.stride(0)),
+        DOT=TRITON_DTYPES[x.dtype],
+        **of_config(config),
+        **shape.blocks,
+        num_warps=shape.num_warps,
+        num_stages=shape.num_stages,
+        enable_fp_fusion=False,
+    )
+    return out
+
+
+def signatures() -> list[Signature]:
+    """Heads of every class, as the table launches them on each architecture."""
+    found = []
+    for arch in ARCHITECTURES:
+        for dtype, dim in [(torch.bfloat16, 64), (torch.bfloat16, 128), (torch.float16, 256), (torch.float32, 64)]:
+            shape = launch("segments", arch, dtype, dim)
+            types = dict.fromkeys(("out", "query", "key", "value"), POINTERS[dtype]) | dict.fromkeys(("slopes", "sinks"), "*fp32")
+            types |= {"starts": "*i32", "scale": "fp32", "soft_cap": "fp32", "window": "i32", "num_texts": "i32", "row_stride": "i32:16"}
+            constants = of_config(AttentionConfig(12, 12, dim, 1.0)) | shape.blocks | {"DOT": TRITON_DTYPES[dtype]}
+            name = f"attend_texts {POINTERS[dtype][1:]} {dim}"
+            cores = dtype.itemsize == 2
+            found.append(Signature(attend_texts, name, types, constants, shape.num_warps, shape.num_stages, cores, targets=(arch,)))
+    return found

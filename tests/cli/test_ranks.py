@@ -1,0 +1,105 @@
+"""Runs of several processes: one that dies or hangs ends the run in good order, and none is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+ARGS = ["--device", "cpu", "--dtype", "float32", "--temperature", "0", "--max-tokens", "60", "--max-num-seqs", "3", "--ignore-eos"]
+
+
+@pytest.fixture
+def job(tiny: list[str], launch: Any, write_lines: Callable[..., Path]) -> Callable[..., subprocess.Popen[bytes]]:
+    """job(out, *flags): a running job of 60 records."""
+    lines = write_lines(*({"prompt": "abcdefg"[i % 5 :], "id": i} for i in range(60)))
+
+    def start(out: Path, *flags: str) -> subprocess.Popen[bytes]:
+        child: subprocess.Popen[bytes] = launch("generate", *tiny, *ARGS, *flags, "--resume", lines, out)
+        return child
+
+    return start
+
+
+def helpers_of(child: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return [p for p in psutil.Process(child.pid).children(recursive=True) if "infer.core.parallel.worker" in p.cmdline()]
+
+
+def begun(out: Path) -> bool:
+    partial = out.with_name(out.name + ".partial")
+    return partial.exists() and partial.read_bytes().count(b"\n") >= 3
+
+
+def gone(processes: list[psutil.Process], *, seconds: float = 10) -> bool:
+    return not psutil.wait_procs(processes, timeout=seconds)[1]
+
+
+def ended(child: subprocess.Popen[bytes], *, seconds: float = 10) -> tuple[int, str]:
+    started = time.monotonic()
+    _, said = child.communicate(timeout=60)
+    assert time.monotonic() - started < seconds
+    return child.returncode, said.decode()
+
+
+KINDS = {"ranks": ["--tensor-parallel-size", "2"], "engines": ["--data-parallel-size", "2"]}
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_killed_one_ends_the_run_and_resume_gives_the_same_bytes(
+    job: Callable[..., subprocess.Popen[bytes]], wait_for: Callable[..., None], tmp_path: Path, kind: str
+) -> None:
+    unbroken, out = tmp_path / "unbroken.jsonl", tmp_path / "out.jsonl"
+    assert job(unbroken, *KINDS[kind]).wait(120) == 0
+    child = job(out, *KINDS[kind])
+    wait_for(lambda: begun(out), child)
+    helpers = helpers_of(child)
+    assert len(helpers) == (1 if kind == "ranks" else 2)
+    helpers[-1].send_signal(signal.SIGKILL)
+    code, said = ended(child)
+    assert code == 1
+    assert "was killed by SIGKILL" in said
+    assert "--resume" in said
+    assert gone(helpers)
+    assert job(out, *KINDS[kind]).wait(120) == 0
+    assert out.read_bytes() == unbroken.read_bytes()
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_stopped_one_is_noticed(
+    job: Callable[..., subprocess.Popen[bytes]], wait_for: Callable[..., None], tmp_path: Path, kind: str
+) -> None:
+    out = tmp_path / "out.jsonl"
+    child = job(out, *KINDS[kind], "--stall-timeout", "3")
+    wait_for(lambda: begun(out), child)
+    helpers = helpers_of(child)
+    helpers[-1].send_signal(signal.SIGSTOP)
+    code, said = ended(child, seconds=20)
+    assert code == 1
+    assert f"(process {helpers[-1].pid}) does not answer" in said
+    assert gone(helpers)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_they_end_with_the_parent(
+    job: Callable[..., subprocess.Popen[bytes]], wait_for: Callable[..., None], tmp_path: Path, kind: str, number: int, code: int
+) -> None:
+    out = tmp_path / "out.jsonl"
+    child = job(out, *KINDS[kind])
+    wait_for(lambda: begun(out), child)
+    helpers = helpers_of(child)
+    if number == signal.SIGINT:  # as a terminal does: to the whole group, so helpers must not mind
+        for helper in helpers:
+            helper.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        assert all(helper.is_running() for helper in helpers)
+    os.kill(child.pid, number)
+    assert ended(child)[0] == code
+    assert gone(helpers)
