@@ -65,7 +65,7 @@ def examine() -> dict[str, Any]:
 def _device() -> dict[str, Any]:
     import torch
 
-    from infer.core.config import choose_device, has_bfloat16
+    from infer.core.config import choose_device, choose_kernels, has_bfloat16
     from infer.core.engine.kv_cache import free_memory
 
     try:
@@ -73,8 +73,12 @@ def _device() -> dict[str, Any]:
     except (ConfigError, RuntimeError) as error:
         device, warnings = "cpu", [f"the GPU cannot be used: {error}"]
     memory = {"total": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "free": free_memory(torch.device("cpu"))}
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if device != "cpu" else []
-    return {"device": device, "gpus": gpus, "memory": memory, "bfloat16": has_bfloat16(device), "warnings": warnings}
+    found: dict[str, Any] = {"device": device, "gpus": [], "gpu_kernels": None, "memory": memory, "bfloat16": has_bfloat16(device)}
+    if device != "cpu":
+        found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        backend, build = choose_kernels("auto", device, warnings, require=False, build=False)
+        found["gpu_kernels"] = {"backend": backend, "build": build}
+    return found | {"warnings": warnings}
 
 
 def _compiled() -> dict[str, Any]:
@@ -120,6 +124,8 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "compiler", f"{compiler['command']}: {compiler['version']}" if compiler else "none"
         yield "CPU kernels", _kernels(found["kernels"])
         yield "kernel cache", found["kernels"]["cache"] or "none"
+        if found["gpu_kernels"]:
+            yield "GPU kernels", found["gpu_kernels"]["build"] or "reference (plain torch)"
     yield from found["versions"].items()
 
 

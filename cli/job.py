@@ -136,6 +136,11 @@ def _check_stats_file(io: IoOptions) -> None:
     stats = Path(io.stats)
     if not stats.parent.is_dir():
         raise ConfigError(f"--stats {io.stats!r}: there is no folder {str(stats.parent)!r}")
-    taken = [*io.inputs, io.output, *([io.errors] if io.errors else [])]
+    taken = [
+        *io.inputs,
+        io.output,
+        *([io.errors] if io.errors else []),
+        *([f"{io.output}.ids.jsonl"] if io.output_format != "jsonl" else []),
+    ]
     if any(name != "-" and stats.resolve() == Path(name).resolve() for name in taken):
         raise ConfigError(f"--stats {io.stats!r} is the input or the output; choose another file")

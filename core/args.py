@@ -14,8 +14,18 @@ from functools import partial
 from typing import Any
 
 from . import setting_rules as rules
-from .config import EngineConfig, apply_hf_overrides, choose_device, choose_dtype, choose_kernels, choose_limits, choose_max_model_len
+from .config import (
+    EngineConfig,
+    apply_hf_overrides,
+    check_gpus,
+    choose_device,
+    choose_dtype,
+    choose_kernels,
+    choose_limits,
+    choose_max_model_len,
+)
 from .errors import ConfigError, nearest
+from .host_memory import choose_swap_space, total_memory
 from .settings import Setting, setting, settings_of
 from .task import choose_task
 from .threads import choose_threads
@@ -31,6 +41,8 @@ _ONLY_GENERATE = (
     "block_size",
     "enable_prefix_caching",
     "watermark",
+    "gpu_memory_utilization",
+    "swap_space",
     "enable_chunked_prefill",
     "long_prefill_token_threshold",
     "scheduling_policy",
@@ -42,6 +54,9 @@ _ONLY_GENERATE = (
     "structured_outputs_config",
     "guided_decoding_backend",
     "quantize_lm_head",
+    "cpu_offload_gb",
+    "enforce_eager",
+    "max_seq_len_to_capture",
 )
 
 #: Section of the help -> its title, in order.
@@ -53,6 +68,9 @@ GROUPS = {
     "parallel": "Parallel",
     "later": "Not supported yet",
 }
+
+#: Texts that a model which pools takes in one step where nothing is said: they keep nothing from step to step, so many short ones go.
+MOST_TEXTS = 1024
 
 _model, _memory, _scheduling = (partial(setting, group=group) for group in ("model", "memory", "scheduling"))
 _device, _parallel = partial(setting, group="device"), partial(setting, group="parallel")
@@ -151,12 +169,16 @@ class EngineArgs:
     enable_prefix_caching: bool = _memory(True, "Compute shared beginnings of prompts once.")
     prefix_caching_hash_algo: str = _memory("blake2b", "Hash of a cached block.", choices=("blake2b",), later=("sha256", "builtin"))
     watermark: float = _memory(0.0, "Share of KV blocks kept free when a record is admitted.", low=0, high=0.5)
-    swap_space: float = _memory(4.0, "GiB of CPU memory per GPU for preempted records.", low=0, no_effect=("cpu", "cuda"))
-    cpu_offload_gb: float = _memory(0.0, "GiB of weights kept in CPU memory.", low=0, no_effect=("cpu",))
+    swap_space: float = _memory(4.0, "GiB of CPU memory per GPU for preempted records.", low=0, no_effect=("cpu",))
+    cpu_offload_gb: float = _memory(
+        0.0, "GiB of weights that each GPU leaves in CPU memory; they travel to it in every step.", low=0, no_effect=("cpu",)
+    )
 
     # --- scheduling
-    max_num_seqs: int = _scheduling(256, "Most sequences in one step.", low=1)
-    max_num_batched_tokens: int | None = _scheduling(None, "Most tokens in one step; default: 2048 on CPU, 8192 on CUDA.", low=1)
+    max_num_seqs: int = _scheduling(256, "Most sequences in one step; for embeddings 1024 unless given.", low=1)
+    max_num_batched_tokens: int | None = _scheduling(
+        None, "Most tokens in one step; default: 2048 on CPU (4096 for embeddings), 8192 on CUDA.", low=1
+    )
     enable_chunked_prefill: bool = _scheduling(True, "Split long prompts over several steps.")
     long_prefill_token_threshold: int = _scheduling(0, "Most tokens of one prompt in one step; 0: no such limit.", low=0)
     scheduling_policy: str = _scheduling(
@@ -164,7 +186,11 @@ class EngineArgs:
         "Which record goes first; priority: of those that are read, the one with the lowest `priority`.",
         choices=("fcfs", "priority"),
     )
-    preemption_mode: str | None = _scheduling(None, "What happens to a record that must wait.", choices=("recompute",), later=("swap",))
+    preemption_mode: str | None = _scheduling(
+        None,
+        "What a record that lost its KV blocks comes back by: recompute, or swap (see --swap-space); default: what is quicker.",
+        choices=("recompute", "swap"),
+    )
 
     # --- device
     device: str = _device("auto", "auto, cpu, cuda or cuda:N.", rule=rules.device_name)
@@ -172,12 +198,12 @@ class EngineArgs:
     require_kernels: bool = _device(False, "Refuse to run where only the slow reference kernels can be had.")
     threads: int | None = _device(None, "CPU threads; default: one for each physical core there is for us.", low=1)
     deterministic: bool = _device(False, "Same bytes whatever the batch, on CUDA too (on CPU it is always so).", no_effect=("cpu",))
-    enforce_eager: bool = _device(False, "No CUDA graphs.", no_effect=("cpu", "cuda"))
-    max_seq_len_to_capture: int = _device(8192, "Longest sequence covered by CUDA graphs.", low=1, no_effect=("cpu", "cuda"))
+    enforce_eager: bool = _device(False, "No CUDA graphs.", no_effect=("cpu",))
+    max_seq_len_to_capture: int = _device(8192, "Longest sequence covered by CUDA graphs.", low=1, no_effect=("cpu",))
     max_context_len_to_capture: int | None = _device(
         None, "Gone: see --max-seq-len-to-capture.", rule=lambda _: "is gone: use max_seq_len_to_capture"
     )
-    disable_async_output_proc: bool = _device(False, "Do not overlap output with the next step.", no_effect=("cpu", "cuda"))
+    disable_async_output_proc: bool = _device(False, "Do not begin a step before the one before it is done with.", no_effect=("cpu",))
 
     # --- parallel
     tensor_parallel_size: int = _parallel(1, "Ranks (processes, each with its GPU) that share each layer.", low=1)
@@ -188,10 +214,12 @@ class EngineArgs:
     distributed_executor_backend: str | None = _parallel(
         None, "How ranks are run.", choices=("uni",), later=("mp", "ray", "external_launcher")
     )
-    disable_custom_all_reduce: bool = _parallel(False, "Plain NCCL all-reduce.", no_effect=("cpu", "cuda"))
+    disable_custom_all_reduce: bool = _parallel(False, "NCCL's all-reduce; there is no other so far.", no_effect=("cpu", "cuda"))
 
     # --- not supported yet: refused unless left at the default
-    pipeline_parallel_size: int = _later(1, "Ranks that share the stack of layers.", low=1)
+    pipeline_parallel_size: int = _later(
+        1, "Ranks that share the stack of layers.", low=1, instead="to share a model, use tensor_parallel_size"
+    )
     kv_cache_dtype: str = _later("auto", "Type of the KV cache.", choices=("auto",), later=("fp8", "fp8_e4m3", "fp8_e5m2", "int8"))
     ignore_patterns: list[str] | None = _later(None, "Files not to load.")
     config_format: str = _later("auto", "Format of the model's config.")
@@ -323,6 +351,7 @@ class EngineArgs:
 
         device = choose_device(self.device, notes)
         kind = device.partition(":")[0]
+        check_gpus(device, self.tensor_parallel_size, self.data_parallel_size)
         kernels, kernel_build = choose_kernels(self.kernels, device, notes, require=self.require_kernels, build=compile_kernels)
         threads = choose_threads(self.threads)
         if threads.note:
@@ -332,12 +361,12 @@ class EngineArgs:
         max_model_len = choose_max_model_len(self.max_model_len, hf_config, notes, max_seq_length if pools else None)
         self._check_use(pools, names, notes)
         limits = choose_limits(
-            max_num_seqs=self.max_num_seqs,
+            max_num_seqs=MOST_TEXTS if pools and "max_num_seqs" not in names else self.max_num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,
             max_model_len=max_model_len,
             chunked_prefill=self.enable_chunked_prefill or pools,  # a text longer than a step's tokens has a step of its own
             long_prefill_token_threshold=self.long_prefill_token_threshold,
-            default_tokens=8192 if kind == "cuda" else 2048,
+            default_tokens=8192 if kind == "cuda" else 4096 if pools else 2048,
             given={name: str(origin.get(name, "")) for name in names},
             notes=notes,
         )
@@ -345,6 +374,12 @@ class EngineArgs:
             notes.append("num_gpu_blocks_override decides the KV size; kv_cache_memory_bytes is not looked at")
         if self.quantize_lm_head and self.quantization is None:
             notes.append("quantize_lm_head has no effect without quantization")
+        swap_space = 0.0
+        if kind == "cuda" and not pools:
+            ranks = self.tensor_parallel_size * self.data_parallel_size
+            swap_space = choose_swap_space(self.swap_space, is_given="swap_space" in names, ranks=ranks, total=total_memory(), notes=notes)
+        if self.preemption_mode == "swap" and not swap_space and not pools:
+            notes.append(f"preemption_mode=swap has no effect {'on cpu' if kind == 'cpu' else 'without swap_space'}")
         same = {f.name: getattr(self, f.name) for f in fields(EngineConfig) if f.name in self.settings()}
         return EngineConfig(
             **{
@@ -363,6 +398,7 @@ class EngineArgs:
                 "structured_outputs_config": dict(self.structured_outputs_config or {}),
                 "override_generation_config": dict(self.override_generation_config or {}),
                 "max_model_len_given": self.max_model_len is not None,
+                "swap_space": swap_space,
                 "chunked_prefill": self.enable_chunked_prefill and not pools,
                 "enable_prefix_caching": self.enable_prefix_caching and not pools,
                 "notes": tuple(notes),
@@ -377,15 +413,13 @@ class EngineArgs:
         return [name for name in self.settings() if name in given]
 
     def _check_effects(self, kind: str, given: list[str], notes: list[str]) -> None:
-        """Says which given settings do nothing on this kind of device; refuses what would be a lie to accept."""
+        """Says which given settings do nothing on this kind of device."""
         for name in given:
             one = self.settings()[name]
             if getattr(self, name) == one.default:
                 continue
             if kind in one.no_effect:
                 notes.append(f"{name} has no effect on {kind}" + ("" if kind == "cpu" else " yet"))
-            elif name in ("cpu_offload_gb", "deterministic"):
-                raise ConfigError(f"{name}={getattr(self, name)} is not supported yet on {kind}")
 
     def _check_use(self, pools: bool, given: list[str], notes: list[str]) -> None:
         """Says which given settings do nothing for what the model is used for. Raises ConfigError where it cannot be had."""

@@ -69,6 +69,7 @@ class EngineConfig:
     deterministic: bool
     enforce_eager: bool
     max_seq_len_to_capture: int
+    disable_async_output_proc: bool  # a step is not begun before the one before it is done
 
     max_model_len: int
     max_model_len_given: bool  # the user asked for it, so it is refused rather than cut when it does not fit
@@ -88,9 +89,12 @@ class EngineConfig:
     num_gpu_blocks_override: int | None
     kv_cache_memory_bytes: int | None
     gpu_memory_utilization: float
+    cpu_offload_gb: float  # of weights that each GPU leaves in CPU memory
     enable_prefix_caching: bool
     prefix_caching_hash_algo: str
     watermark: float
+    swap_space: float  # GiB of CPU memory for preempted records on each rank; 0 where they are computed again
+    preemption_mode: str | None  # "recompute", "swap", or what takes less time
 
     notes: tuple[str, ...] = ()  # said once, when the run starts
 
@@ -128,39 +132,70 @@ def choose_device(device: str, notes: list[str]) -> str:
     return f"cuda:{index}"
 
 
+def check_gpus(device: str, tensor_parallel_size: int, data_parallel_size: int) -> None:
+    """Raises ConfigError if there are too few GPUs: each rank takes one, in order from `device`."""
+    needed = tensor_parallel_size * data_parallel_size
+    if device == "cpu" or needed == 1:
+        return
+    import torch
+
+    there = torch.cuda.device_count() - int(device.partition(":")[2])
+    if needed > there:
+        sizes = f"tensor_parallel_size={tensor_parallel_size} and data_parallel_size={data_parallel_size}"
+        raise ConfigError(f"{sizes} take {needed} GPUs, and from {device} on there are {there}; lower them, or take device=cpu")
+
+
 def choose_kernels(kernels: str, device: str, notes: list[str], *, require: bool, build: bool) -> tuple[str, str | None]:
     """The kernel backend, and which build of it where it is compiled (two builds may round differently).
 
     Args:
         require: the slow reference kernels will not do.
-        build: compile if need be, and take the reference kernels if that cannot be done; else `auto` is a guess.
+        build: compile the CPU's if need be, and take the reference kernels if that cannot be done; else `auto` is a guess.
 
     Raises ConfigError for a backend there is not, or that cannot be had here.
     """
-    from infer.kernels import available
+    from infer.kernels import available, usable
 
     known = available()
     if kernels not in ("auto", *known):
         raise ConfigError(f"unknown kernels {kernels!r}{nearest(kernels, known)}; available: {', '.join(known)}")
-    if kernels == "cpu" and device != "cpu":
-        raise ConfigError(f"kernels=cpu cannot run on {device}; leave it out, or take device=cpu")
+    kind = device.partition(":")[0]
+    if kernels not in ("auto", *usable(kind)):
+        raise ConfigError(f"kernels={kernels} cannot run on {device}; leave it out, or take device={kernels}")
     if require and kernels == "reference":
         raise ConfigError("require_kernels contradicts kernels=reference; leave one of the two out")
-    if kernels == "reference" or device != "cpu":
-        if require:
-            raise ConfigError(f"require_kernels: there are no other kernels than the reference ones for {device} yet")
+    if kernels == "reference":
+        return kernels, None
+    found, why = _triton(device) if kind == "cuda" else _compiled() if build else (None, "")
+    if why:
+        if require or kernels != "auto":
+            raise ConfigError(f"{'require_kernels' if require else f'kernels={kernels}'}: {why}")
+        notes.append(f"kernels: reference, which is much slower ({why})")
         return "reference", None
-    if not build:
-        return "cpu", None
+    return kind, found
+
+
+def _compiled() -> tuple[str | None, str]:
+    """(which build of the CPU kernels, why there is none), made now if need be."""
     from infer.kernels.cpu.library import BuildError, library
 
     try:
-        return "cpu", library().digest
+        return library().digest, ""
     except BuildError as error:
-        if require or kernels == "cpu":
-            raise ConfigError(f"{'require_kernels' if require else 'kernels=cpu'}: {error}") from error
-        notes.append(f"kernels: reference, which is much slower ({error})")
-        return "reference", None
+        return None, str(error)
+
+
+def _triton(device: str) -> tuple[str | None, str]:
+    """(which compiler makes the kernels of that GPU, why none can). They are made as they are met, in seconds all together."""
+    import torch
+
+    if not torch.version.hip and (capability := torch.cuda.get_device_capability(device)) < (8, 0):
+        return None, f"this GPU has compute capability {capability[0]}.{capability[1]}, and the Triton kernels need 8.0"
+    try:
+        from infer.kernels.cuda.build import digest
+    except Exception as error:  # whatever a broken installation raises
+        return None, f"triton cannot be used: {error}; pip install 'triton>=3.4'"
+    return digest(), ""
 
 
 def choose_dtype(dtype: str, hf_config: Mapping[str, Any], device: str, notes: list[str]) -> str:

@@ -47,6 +47,7 @@ class Setting:
     open_low: bool = False  # the value must be above `low`, not at it
     size: bool = False  # an int that may be written "4GiB"
     pending: bool = False  # only the default works for now
+    instead: str = ""  # what to do until then, where there is something
     rule: Callable[[Any], str] | None = None  # what is wrong with a value otherwise fine, or ""
     no_effect: tuple[str, ...] = ()  # device types on which it does nothing, for now or for good
 
@@ -71,7 +72,7 @@ class Setting:
         if self.rule is not None and (wrong := self.rule(value)):
             raise ConfigError(f"{self.name} {wrong}")
         if self.pending and not self.choices and value != self.default:
-            raise ConfigError(f"{self.name}={_shown(value)} is not supported yet")
+            raise ConfigError(f"{self.name}={_shown(value)} is not supported yet" + (f"; {self.instead}" if self.instead else ""))
         return value
 
     def parse(self, text: str) -> Any:
@@ -166,7 +167,7 @@ def presets() -> dict[str, Path]:
     spec = find_spec("infer.configs")
     folders = list(spec.submodule_search_locations or ()) if spec else []
     found = (p for folder in folders for p in Path(folder).glob("*.yaml") if p.stem != "models")
-    return {p.stem: p for p in sorted(found)}
+    return {p.stem: p for p in sorted(found, key=lambda p: p.stem)}
 
 
 def _shown(value: Any) -> str:

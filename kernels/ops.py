@@ -4,7 +4,8 @@ Shapes: N token rows of a step (padded to a multiple of ROW_MULTIPLE), T <= N re
 K key/value heads, D head size, R sampled rows, V vocabulary size, B blocks of `block_size` tokens.
 
 Every operation is row-wise: what it computes for one row depends on that row's own inputs alone, bit for bit, however
-many rows there are and wherever the row stands (design promise 4). Backends may assume N is a multiple of ROW_MULTIPLE.
+many rows there are and wherever the row stands (design promise 4); on a GPU where `deterministic` asks for it. Backends may
+assume N is a multiple of ROW_MULTIPLE.
 """
 
 from __future__ import annotations
@@ -179,6 +180,10 @@ class Ops(Protocol):
     row_chunk: int
     """0, or the fixed number of rows `linear` works on at a time where the GEMM library is not row-wise by itself."""
 
+    deterministic: bool
+    """Whether a row's bits in any company are asked for where they cost something, as on a GPU. A backend that always gives them does
+    not look at it; with one that cannot, `row_chunk` has to do."""
+
     # -- KV cache ------------------------------------------------------------------------------------------------
     def new_kv_cache(
         self, num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
@@ -193,6 +198,20 @@ class Ops(Protocol):
 
     def copy_blocks(self, cache: KVCache, source: Tensor, target: Tensor) -> None:
         """Copies whole blocks source[i] -> target[i] (int64 [C] each); all sources are read before a target is written."""
+
+    def new_host_cache(self, num_blocks: int, like: KVCache) -> KVCache:
+        """Room in CPU memory for `num_blocks` blocks of a cache, of any content; pinned if `like` is on a GPU. No block of it is null."""
+
+    def swap_out(self, cache: KVCache, host: KVCache, source: Tensor, target: Tensor) -> None:
+        """Copies blocks source[i] of `cache` to blocks target[i] of `host`, a `new_host_cache` of it. Both are int64 [C] on the CPU, and
+        no target is there twice.
+
+        On a GPU copies are queued on the current stream and may be under way when this returns: what they read or write is another
+        stream's, or the CPU's, after an event or a synchronization only.
+        """
+
+    def swap_in(self, cache: KVCache, host: KVCache, source: Tensor, target: Tensor) -> None:
+        """Copies blocks source[i] of `host` to blocks target[i] of `cache`, otherwise as `swap_out`."""
 
     # -- attention -----------------------------------------------------------------------------------------------
     def plan_attention(self, meta: AttentionMeta, num_heads: int, num_kv_heads: int) -> Any:

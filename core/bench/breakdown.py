@@ -12,7 +12,7 @@ from .throughput import TimedPass
 
 #: Operations that are linear layers or attention; what else runs in the model is row-wise (norms, rotation, activation...).
 LINEAR = frozenset({"linear", "linear_int8"})
-ATTENTION = frozenset({"plan_attention", "attention"})
+ATTENTION = frozenset({"plan_attention", "attention", "plan_segments", "segment_attention"})
 #: Operations of the sampler, whose time is a stage of its own.
 SAMPLING = frozenset({"sample", "top_logprobs", "processed_logits"})
 
@@ -74,7 +74,7 @@ def achieved(timed: TimedPass, peaks: Peaks, dtype: str, vocab_size: int) -> dic
     for key, time in timed.ops.items():
         if key.name in LINEAR:
             groups["lm_head" if is_head(key, vocab_size) else "linear"].append((key, time))
-        elif key.name == "attention":
+        elif key.name in ("attention", "segment_attention"):
             groups["attention"].append((key, time))
     return {name: _achieved(group, peaks, dtype) for name, group in groups.items() if group}
 

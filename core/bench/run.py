@@ -9,10 +9,8 @@ from typing import Any
 
 import torch
 
-from infer import kernels
-
 from ..args import EngineArgs
-from ..engine.loading import DTYPES
+from ..engine.loading import DTYPES, load_kernels
 from ..errors import ConfigError, ModelError
 from ..jobs.build import Plan, find_model
 from ..jobs.stats import peak_memory, process_start, versions
@@ -102,7 +100,7 @@ def measure_kernels(args: EngineArgs, rows: Sequence[int] = (), *, given: Mappin
     if config.threads:
         torch.set_num_threads(config.threads)
     device, dtype = torch.device(config.device), DTYPES[config.dtype]
-    ops = kernels.load(config.kernels)
+    ops = load_kernels(config, device)
     times = list(measure(ops, hf_config, dtype, device, rows or ROWS))
     peaks = measure_peaks(ops, {config.dtype: dtype}, device)
     return {

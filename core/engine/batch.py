@@ -8,14 +8,14 @@ query_start   [ 0 . . . 4 5 . . . 9 ]        S + 1
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .running import Running
-from .scheduler import Schedule
+from .schedule import Schedule
 
 #: Same as kernels.ops.ROW_MULTIPLE, which cannot be imported here without torch; a test compares them.
 ROW_MULTIPLE = 16
@@ -37,7 +37,7 @@ class Batch:
     """Ints only: this is what is sent to other ranks."""
 
     tokens: NDArray[np.int64]
-    """[N] token ids, zeros from T on."""
+    """[N] token ids, zeros from T on. -1 - i stands for the i-th token that the step before draws, which only the device has yet."""
     positions: NDArray[np.int64]
     """[N] places in their sequences."""
     query_start: NDArray[np.int32]
@@ -58,7 +58,11 @@ class Batch:
     num_prompt_logits: int
     """P"""
     copies: NDArray[np.int64]
-    """[C, 2] (source, target) block copies to make first."""
+    """[C, 2] (source, target) block copies to make after the swaps and before all else."""
+    swap_out: NDArray[np.int64] = field(default_factory=lambda: _pairs([]))
+    """[O, 2] (device, CPU) block copies to make first."""
+    swap_in: NDArray[np.int64] = field(default_factory=lambda: _pairs([]))
+    """[I, 2] (CPU, device) block copies to make then."""
 
     def arrays(self) -> list[NDArray[Any]]:
         """Everything in it, as `from_arrays` takes it."""
@@ -77,7 +81,12 @@ class Batch:
         )
 
 
-_ARRAYS = ("tokens", "positions", "query_start", "kv_lens", "block_tables", "slots", "logit_rows", "copies")
+_ARRAYS = ("tokens", "positions", "query_start", "kv_lens", "block_tables", "slots", "logit_rows", "copies", "swap_out", "swap_in")
+
+
+def _pairs(pairs: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+    """int64 [n, 2]"""
+    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
 def padded_rows(count: int) -> int:
@@ -132,5 +141,7 @@ def pack(schedule: Schedule, running: Running, block_size: int, spans: Collectio
         num_logits=len(wanted),
         prompt_start=prompt_start,
         num_prompt_logits=num_prompt,
-        copies=np.array(schedule.copies, dtype=np.int64).reshape(-1, 2),
+        copies=_pairs(schedule.copies),
+        swap_out=_pairs(schedule.swap_out),
+        swap_in=_pairs(schedule.swap_in),
     )

@@ -91,6 +91,15 @@ class BlockManager:
         copied = num_computed // self.block_size < len(shared)
         return revived + copied + self.blocks_for(num_tokens) - len(shared) - self.num_free
 
+    def num_kept(self, sequence: Sequence) -> int:
+        """How many of the sequence's first computed tokens are in blocks that others hold too."""
+        count = 0
+        for block in sequence.blocks[: sequence.num_computed // self.block_size]:
+            if self._refs[block] < 2:
+                break
+            count += 1
+        return count * self.block_size
+
     # -- holding ---------------------------------------------------------------------------------------------------
     def share(self, sequence: Sequence, blocks: list[int]) -> None:
         """Starts the sequence's empty table with blocks that others may hold too."""
@@ -130,7 +139,7 @@ class BlockManager:
     def free(self, sequence: Sequence) -> None:
         """Gives the sequence's blocks back, its last first, so that prefixes outlive their endings."""
         if self._announced:
-            for digest in sequence.hashes[sequence.num_computed // self.block_size :]:
+            for digest in sequence.hashes:
                 self._withdraw(digest, sequence)
         for block in reversed(sequence.blocks):
             self._refs[block] -= 1

@@ -1,4 +1,4 @@
-"""The engine: requests in, finished answers out, in steps of schedule -> run -> commit."""
+"""The engine: requests in, finished answers out, in steps of schedule -> run -> commit. How steps overlap is told in overlap.py."""
 
 from __future__ import annotations
 
@@ -13,23 +13,27 @@ from ..generation_config import NONE, read_file
 from ..outputs import Logprob, RequestOutput
 from ..text.tokenizer import Tokenizer
 from ..weights.source import ModelSource
-from . import kv_cache
+from . import kv_cache, overlap
 from .answers import answer
 from .batch import pack
-from .beam_groups import BeamGroups
+from .beam_groups import BeamGroups, Moved
 from .blocks import BlockManager
 from .compiling import CompilingQueue
 from .grammar import Grammars
 from .lifetimes import Lifetimes
 from .limits import Limits
+from .overlap import Step, may_go_ahead
+from .promise import Promise, schedule_ahead
 from .prompt_logprobs import PromptLogprobs
 from .request import Request, Sequence
 from .runner import Runner
 from .runners import build_runner
 from .sampler import Sampler
+from .schedule import Schedule
 from .scheduler import Scheduler
 from .stats import EngineStats, Stopwatch
 from .stopping import EndTokens
+from .swap import SwapSpace
 from .transcript import Transcripts
 
 #: Seconds that a step waits for a grammar when there is nothing else to do.
@@ -43,6 +47,7 @@ class Engine:
         num_blocks: usable blocks of the runner's KV cache.
         tokenizer: makes text of tokens; None leaves every text empty.
         max_idle_blocks: see `BlockManager`.
+        swap: the books of the runner's blocks in CPU memory, if it has some.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class Engine:
         vocab_size: int,
         *,
         max_idle_blocks: int | None = None,
+        swap: SwapSpace | None = None,
     ) -> None:
         self.config = config
         self.vocab_size = vocab_size
@@ -69,6 +75,7 @@ class Engine:
             long_prefill_token_threshold=config.long_prefill_token_threshold,
             watermark=config.watermark,
             policy=config.scheduling_policy,
+            swap=swap,
         )
         self._limits = Limits.of(config, vocab_size, num_blocks, has_tokenizer=tokenizer is not None)
         self._runner = runner
@@ -80,6 +87,9 @@ class Engine:
         self._prompt_logprobs = PromptLogprobs(self._sampler)
         self._lifetimes = Lifetimes()
         self._compiling: CompilingQueue | None = None
+        self._overlaps = overlap.wanted(config)
+        self._step: Step | None = None
+        """Begun in the last call of `step`, to be finished in the next."""
         self._open: dict[str, list[Sequence]] = {}
         self._constrained: set[str] = set()
         """Open requests with structured output."""
@@ -91,7 +101,8 @@ class Engine:
         """Loads the model and takes the memory; for `wrap_ops` see `build_runner`. Raises ModelError, ConfigError or EngineError."""
         runner, num_blocks = build_runner(config, source, wrap_ops)
         ends, max_idle = _end_tokens(config, source, tokenizer), kv_cache.max_idle_blocks(runner.caches)
-        return cls(config, runner, num_blocks, tokenizer, ends, runner.model.config.vocab_size, max_idle_blocks=max_idle)
+        swap = None if runner.swapper is None else runner.swapper.books(config)
+        return cls(config, runner, num_blocks, tokenizer, ends, runner.model.config.vocab_size, max_idle_blocks=max_idle, swap=swap)
 
     # -- requests ------------------------------------------------------------------------------------------------
     def add(self, request: Request) -> None:
@@ -124,6 +135,10 @@ class Engine:
 
     def abort(self, request_id: str) -> None:
         """Drops a request that has not been answered."""
+        self._drop(request_id)
+        self._drop_overruns()
+
+    def _drop(self, request_id: str) -> None:
         choices = self._open.pop(request_id)
         request = choices[0].request
         self._beams.close(request)
@@ -168,29 +183,76 @@ class Engine:
         """
         outputs = self._start_compiled() if self._compiling else []
         watch = Stopwatch(self.stats.seconds)
-        schedule = self.scheduler.schedule()
-        if not schedule.sequences:
+        if self._step is None:
+            self._step = self._begin(self.scheduler.schedule(), watch)
+        step = self._step
+        if step is None:
             if self._compiling and not outputs:
                 self._compiling.wait(_PATIENCE)
             return outputs
+        ahead = self._begin_ahead(step, watch) if self._overlaps else None
+        self.scheduler.in_flight = frozenset(ahead.schedule.sequences) if ahead is not None else frozenset()
+        outputs += self._finish(step, watch)
+        self._step = ahead
+        self._drop_overruns()
+        watch.count("commit")
+        return outputs
+
+    def _begin_ahead(self, step: Step, watch: Stopwatch) -> Step | None:
+        """Begins with the step after one that is not finished, if that can be."""
+        if self._beams or not may_go_ahead(step):
+            return None
+        if step.promise is None:
+            step.promise = Promise(self.scheduler, step.schedule, step.drawing, step.rows)
+        return self._begin(schedule_ahead(self.scheduler), watch, after=step)
+
+    def _begin(self, schedule: Schedule | None, watch: Stopwatch, *, after: Step | None = None) -> Step | None:
+        """Gives a scheduled step to the device; None if there is nothing in it.
+
+        Args:
+            after: the step before, if it is not finished.
+        """
+        if schedule is None or not schedule.sequences:
+            watch.count("schedule")
+            return None
         self._lifetimes.scheduled(schedule.admitted, self.stats)
         watch.count("schedule")
         spans = self._prompt_logprobs.plan(schedule)
         batch = pack(schedule, self.scheduler.running, self.config.block_size, spans)
         watch.count("batch")
+        self._runner.drawn = None if after is None else after.draws.tokens
         logits = self._runner.run(batch, self._prompt_logprobs.take) if spans else self._runner.run(batch)
         watch.count("model")
-        everyone = schedule.drawing
+        everyone, broken = schedule.drawing, self._prompt_logprobs.failed()
         beams = [row for row, s in enumerate(everyone) if s.group is not None] if self._beams else []
-        plain = [row for row, s in enumerate(everyone) if s.group is None] if beams else None
-        drawing = everyone if plain is None else [everyone[row] for row in plain]
-        samples = self._sampler.sample(logits if plain is None else logits[plain], drawing)
+        if not beams:
+            draws = self._sampler.begin(logits, everyone, ahead=self._overlaps)
+            step = Step(schedule, draws, everyone, list(range(len(everyone))), broken)
+        else:
+            plain = [row for row, s in enumerate(everyone) if s.group is None]
+            drawing = [everyone[row] for row in plain]
+            draws = self._sampler.begin(logits[plain], drawing)
+            step = Step(schedule, draws, drawing, list(range(len(plain))), broken, plain)
+            step.beams, step.beam_logits = [everyone[row] for row in beams], logits[beams] if plain else logits
         watch.count("sample")
-        self.scheduler.commit(schedule, samples.tokens, plain)
+        return step
+
+    def _finish(self, step: Step, watch: Stopwatch) -> list[RequestOutput]:
+        """Waits for what a step draws, books it, and returns the requests that it finished."""
+        samples = self._sampler.finish(step.draws)
+        watch.count("sample")
+        if step.promise is None:
+            self.scheduler.free_apart()
+            samples = samples.of(step.rows)
+            self.scheduler.commit(step.schedule, samples.tokens, step.plain)
+        else:
+            self.scheduler.free_apart(but=step.promise.leaving)
+            step.promise.keep(samples.tokens)
+            samples = samples.of(step.rows)
         watch.count("commit")
-        moved = self._beams.step(logits[beams] if plain else logits, [everyone[row] for row in beams])
+        moved = self._beams.step(step.beam_logits, step.beams) if step.beam_logits is not None else Moved()
         watch.count("sample")
-        failed = self._prompt_logprobs.failed()
+        drawing, failed = step.drawing, step.broken
         failed.update((drawing[row], error) for row, error in samples.failed.items())
         drawn = _without(drawing, failed)
         self._ends.check_all(drawn)
@@ -204,11 +266,21 @@ class Engine:
         watch.count("detokenize")
         ended = [s for s in drawn if s.finish_reason is not None]
         self.scheduler.finish(ended)
-        self._count(len(everyone))
+        self._count(step.num_drawn)
         failed.update(moved.failed)
-        outputs += [*self._collect_beams(moved.ended), *self._fail(failed), *self._collect(ended)]
-        watch.count("commit")
-        return outputs
+        return [*self._collect_beams(moved.ended), *self._fail(failed), *self._collect(ended)]
+
+    def _drop_overruns(self) -> None:
+        """Takes what has ended out of the step that is begun; if that leaves nobody in it, it is waited for and forgotten."""
+        step = self._step
+        if step is None:
+            return
+        step.drop(self.scheduler.apart)
+        if step.schedule.sequences and self._open:
+            return
+        self._sampler.finish(step.draws)
+        self._step, self.scheduler.in_flight = None, frozenset()
+        self.scheduler.free_apart()
 
     def _start_compiled(self) -> list[RequestOutput]:
         assert self._compiling is not None
@@ -252,7 +324,7 @@ class Engine:
     def _failure(self, request: Request, error: RecordError) -> RequestOutput:
         """Drops a request; returns its answer."""
         metrics = self._lifetimes.ended(request, self.stats)
-        self.abort(request.request_id)
+        self._drop(request.request_id)
         return RequestOutput(request.request_id, request.prompt, request.prompt_token_ids, error=error, metrics=metrics)
 
     def _collect_beams(self, searches: Iterable[list[Sequence]]) -> list[RequestOutput]:

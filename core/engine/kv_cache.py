@@ -12,6 +12,7 @@ from infer.kernels.ops import KVCache, Ops
 
 from ..config import EngineConfig
 from ..errors import ConfigError, EngineError
+from .device_memory import Usage, no_room
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,8 @@ CPU_SHARE = 0.25
 IDLE_BYTES = 128 << 20
 #: Bytes taken to be free where the system does not say.
 UNKNOWN_FREE = 4 << 30
+#: Kernels count a cache's tokens in 32 bits.
+MOST_TOKENS = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,23 +41,37 @@ class KVShape:
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype.itemsize
 
 
-def choose_num_blocks(config: EngineConfig, shape: KVShape, free_bytes: int) -> int:
+def size_is_given(config: EngineConfig) -> bool:
+    """Whether the number of blocks does not depend on the memory that is free."""
+    return config.num_gpu_blocks_override is not None or config.kv_cache_memory_bytes is not None
+
+
+def choose_num_blocks(config: EngineConfig, shape: KVShape, free_bytes: int, usage: Usage | None = None) -> int:
     """Blocks for tokens (the null block not counted).
 
-    Raises ConfigError, naming the largest length that fits, if `max_model_len` was given and does not.
+    Args:
+        free_bytes: of main memory; what a CPU's cache takes a share of.
+        usage: of a GPU's memory; what is left of it the cache takes whole.
+
+    Raises ConfigError, naming the largest length that fits, if `max_model_len` was given and does not; and for no block at all.
     """
     block_bytes = config.block_size * shape.bytes_per_token
+    whole = -(-config.max_model_len // config.block_size)
+    raise_it = f"raise kv_cache_memory_bytes to {whole * block_bytes}"
     if config.num_gpu_blocks_override is not None:
         blocks, reason = config.num_gpu_blocks_override, "num_gpu_blocks_override"
+        raise_it = f"raise num_gpu_blocks_override to {whole}"
     elif config.kv_cache_memory_bytes is not None:
         blocks, reason = config.kv_cache_memory_bytes // block_bytes, "kv_cache_memory_bytes"
+    elif usage is not None:
+        blocks, reason = min(usage.left // block_bytes, MOST_TOKENS // config.block_size) - 1, "gpu_memory_utilization"
+        if blocks < 1:
+            raise ConfigError(f"the KV cache has no room for one block of {block_bytes} bytes: {no_room(usage)}")
+        raise_it = "raise gpu_memory_utilization"
     else:
         useful = config.max_num_seqs * -(-config.max_model_len // config.block_size)
-        share = CPU_SHARE if config.device == "cpu" else config.gpu_memory_utilization
-        blocks, reason = (
-            min(useful, int(free_bytes * share) // block_bytes),
-            f"{share:.0%} of the free {free_bytes / 2**30:.1f} GiB at most",
-        )
+        blocks = min(useful, int(free_bytes * CPU_SHARE) // block_bytes)
+        reason = f"{CPU_SHARE:.0%} of the free {free_bytes / 2**30:.1f} GiB at most"
     if blocks < 1:
         raise ConfigError(f"the KV cache ({reason}) has no room for one block of {block_bytes} bytes; raise kv_cache_memory_bytes")
     tokens = blocks * config.block_size
@@ -62,12 +79,13 @@ def choose_num_blocks(config: EngineConfig, shape: KVShape, free_bytes: int) -> 
         if config.max_model_len_given:
             raise ConfigError(
                 f"max_model_len={config.max_model_len} does not fit the KV cache: {blocks} blocks ({reason}) hold {tokens} tokens; "
-                f"lower it to {tokens}, or raise kv_cache_memory_bytes to {-(-config.max_model_len // config.block_size) * block_bytes}"
+                f"lower it to {tokens}, or {raise_it}"
             )
         log.warning(
-            "the KV cache holds %d tokens, the model could %d: longer records fail with kv_capacity; raise --kv-cache-memory-bytes",
+            "the KV cache holds %d tokens, the model could %d: longer records fail with kv_capacity; raise --%s",
             tokens,
             config.max_model_len,
+            "kv-cache-memory-bytes" if usage is None else "gpu-memory-utilization",
         )
     log.info(
         "KV cache: %d blocks of %d tokens, %.2f GiB (%s); %.1f records of %d tokens at a time",
@@ -79,6 +97,16 @@ def choose_num_blocks(config: EngineConfig, shape: KVShape, free_bytes: int) -> 
         config.max_model_len,
     )
     return blocks
+
+
+def choose_num_host_blocks(config: EngineConfig, shape: KVShape) -> int:
+    """Blocks in CPU memory for preempted sequences. No more than the running ones could ever leave there."""
+    tensors = 2 * shape.num_layers
+    each = config.block_size * shape.bytes_per_token // tensors
+    size = int(config.swap_space * 2**30) // tensors
+    if config.device != "cpu" and size:
+        size = 1 << size.bit_length() - 1  # pinned memory is taken in powers of two
+    return min(size // each, config.max_num_seqs * -(-config.max_model_len // config.block_size))
 
 
 def max_idle_blocks(caches: list[KVCache]) -> int | None:

@@ -7,16 +7,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 
 from infer import kernels
-from infer.kernels.ops import Ops
+from infer.kernels.ops import KVCache, Ops
 
 from .. import models
 from ..config import EngineConfig, apply_hf_overrides
 from ..errors import ConfigError, EngineError, ModelError
+from ..models.decoder import Decoder
 from ..models.hf import loading as hf_loading
 from ..models.hf.model import HFModel
 from ..models.hf.trial import warn_if_rows_differ
@@ -28,8 +30,14 @@ from ..quant.base import LinearMethod
 from ..weights import loader
 from ..weights.source import ModelSource
 from . import kv_cache
+from .device_memory import MemoryPlan, memory_of
+from .graphs import CudaRecorder, DecodeGraphs, graph_sizes
+from .offload import CudaCopier, Offload, plan_offload
 from .probe import make_rows_alike
+from .profile import run_largest_steps
 from .runner import Runner
+from .static_inputs import StaticInputs
+from .swapper import Swapper
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +52,39 @@ class Loaded:
     ops: Ops
     shape: kv_cache.KVShape
     num_blocks: int
+    num_host_blocks: int
+    """How many CPU memory could have."""
     device: torch.device
+    ops_are_plain: bool
+    """Nothing stands in the place of the backend."""
 
-    def runner(self, config: EngineConfig, num_blocks: int) -> Runner:
+    def runner(self, config: EngineConfig, num_blocks: int, num_host_blocks: int) -> Runner:
         """Takes the memory of the cache."""
         caches = kv_cache.allocate(self.ops, self.shape, num_blocks, config.block_size, self.device)
-        return Runner(self.model, self.ops, caches, config.block_size, self.device)
+        runner = Runner(self.model, self.ops, caches, config.block_size, self.device)
+        if num_host_blocks:
+            runner.swapper = Swapper(self.ops, caches, num_host_blocks)
+        if self.device.type == "cuda" and not config.enforce_eager:
+            runner.graphs = self._graphs(config, caches)
+        return runner
+
+    def _graphs(self, config: EngineConfig, caches: list[KVCache]) -> DecodeGraphs | None:
+        """Recorded steps of decodes, on a GPU. None, which is told, where steps cannot be recorded."""
+        if why := self._unrecordable(config):
+            log.info("no CUDA graphs: %s", why)
+            return None
+        sizes, longest = graph_sizes(config.max_num_seqs), min(config.max_seq_len_to_capture, config.max_model_len)
+        inputs = StaticInputs(sizes[-1], longest, config.block_size, self.device, spare_slot=-1)
+        return DecodeGraphs(self.model, caches, inputs, sizes, CudaRecorder(self.device))
+
+    def _unrecordable(self, config: EngineConfig) -> str:
+        if not isinstance(self.model, Decoder):
+            return "the model runs in transformers' code"
+        if self.ops.name != "cuda":
+            return f"the {self.ops.name} kernels read lengths from the device"
+        if config.cpu_offload_gb:
+            return "cpu_offload_gb moves weights"
+        return "" if self.ops_are_plain else "operations are timed one by one"
 
 
 def load(config: EngineConfig, source: ModelSource, group: Group, wrap_ops: Callable[[Ops], Ops] | None = None) -> Loaded:
@@ -57,18 +92,33 @@ def load(config: EngineConfig, source: ModelSource, group: Group, wrap_ops: Call
     device, dtype = device_of(config, group.rank), DTYPES[config.dtype]
     if config.threads:
         torch.set_num_threads(max(1, config.threads // group.size) if device.type == "cpu" else config.threads)
-    backend = kernels.load(config.kernels)
+    backend = load_kernels(config, device)
     ops = backend if wrap_ops is None else wrap_ops(backend)
+    memory = None if kv_cache.size_is_given(config) else memory_of(device)
+    plan = None if memory is None else MemoryPlan(memory, config.gpu_memory_utilization)
     with sharding(group):
         model = load_model(config, source, ops, dtype, device)
     with torch.inference_mode():
-        make_rows_alike(backend, [*model.linears(), model.head], dtype, device)
+        make_rows_alike(backend, chain(model.linears(), [model.head]), dtype, device)
         if isinstance(model, HFModel):
             warn_if_rows_differ(model, dtype)
     c = model.config
     shape = kv_cache.KVShape(c.num_layers, kv_share(c.num_kv_heads, group.rank, group.size)[1], c.head_dim, dtype)
     sharers = group.size * config.data_parallel_size if device.type == "cpu" else 1  # processes in one machine's memory
-    return Loaded(model, ops, shape, kv_cache.choose_num_blocks(config, shape, kv_cache.free_memory(device) // sharers), device)
+    usage = None
+    if plan is not None:
+        usage = plan.measure(lambda: run_largest_steps(model, ops, shape, config, device, draws=group.rank == 0))
+    num_blocks = kv_cache.choose_num_blocks(config, shape, kv_cache.free_memory(device) // sharers, usage)
+    return Loaded(model, ops, shape, num_blocks, kv_cache.choose_num_host_blocks(config, shape), device, wrap_ops is None)
+
+
+def load_kernels(config: EngineConfig, device: torch.device) -> Ops:
+    """The backend, set as the configuration says. On a GPU the device becomes the thread's current one, where kernels are launched."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    ops = kernels.load(config.kernels)
+    ops.deterministic = config.deterministic
+    return ops
 
 
 def device_of(config: EngineConfig, rank: int) -> torch.device:
@@ -83,6 +133,9 @@ def load_model(config: EngineConfig, source: ModelSource, ops: Ops, dtype: torch
     Raises ModelError if config.json or weights are not what they should be, EngineError if memory runs out.
     """
     hf_config = read_hf_config(config, source)
+    if config.cpu_offload_gb and device.type == "cuda" and not ours(config, hf_config):
+        kind = hf_config.get("model_type")
+        raise ConfigError(f"cpu_offload_gb: {kind} models run through transformers' code, which keeps its weights on the GPU; leave it out")
     with told(config, source):
         return (_load_ours if ours(config, hf_config) else load_through_transformers)(config, source, hf_config, ops, dtype, device)
 
@@ -118,12 +171,23 @@ def _load_ours(
     model = models.build(hf_config, ops)
     for linear in [*model.linears(), model.head]:
         linear.method = linear_method(config, ops, is_head=linear is model.head) or linear.method
+    offload = _offload(config, model, dtype, device)
     if config.load_format == "dummy":
         loader.load_dummy(model.parameters(), dtype, device, seed=config.seed)
     else:
         loader.load(model.parameters(), source, dtype, device, ignore=model.unused_tensors)
     model.rope.allocate(config.max_model_len, device)
+    if offload is not None:
+        offload.start(model)
     return model
+
+
+def _offload(config: EngineConfig, model: Decoder, dtype: torch.dtype, device: torch.device) -> Offload | None:
+    """What keeps weights in CPU memory, if they are to be; nothing is to be gained where they are anyway."""
+    if device.type != "cuda" or not config.cpu_offload_gb:
+        return None
+    free = kv_cache.free_memory(torch.device("cpu")) // (current().size * config.data_parallel_size)
+    return plan_offload(config, model, dtype, device, CudaCopier(device), free)
 
 
 def load_through_transformers(

@@ -17,6 +17,7 @@ from infer.kernels.ops import Penalties
 
 from ..params import SamplingParams
 from .request import Sequence
+from .transfers import to_device
 
 _FLOAT32 = np.finfo(np.float32)
 #: Rows of a table of changes; the numbers are as in `Penalties`.
@@ -146,10 +147,10 @@ class PenaltyBook:
         self._seen = seen_now
         if not lengths.any():
             return None
-        bias, repetition, subtract = torch.from_numpy(np.concatenate(changes, axis=1)).to(device)
+        bias, repetition, subtract = to_device(torch.from_numpy(np.concatenate(changes, axis=1)), device)
         return Penalties(
-            row_start=torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])).to(device),
-            token=torch.from_numpy(np.concatenate(tokens)).to(device),
+            row_start=to_device(torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])), device),
+            token=to_device(torch.from_numpy(np.concatenate(tokens)), device),
             bias=bias,
             repetition=repetition,
             subtract=subtract,

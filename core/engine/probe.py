@@ -30,7 +30,13 @@ PLACES_OF_WIDE = (ROWS_OF_WIDE - CHUNK,)
 
 
 def make_rows_alike(ops: Ops, layers: Iterable[Linear], dtype: torch.dtype, device: torch.device) -> None:
-    """Sets `ops.row_chunk` if any of these layers is not row-wise. Layers of one shape and method are tried once."""
+    """Sets `ops.row_chunk` if any of these layers is not row-wise. Layers of one shape and method are tried once.
+
+    Not on a GPU unless `ops.deterministic`: its library's rows do differ with the batch, which is allowed there, and chunks would be
+    slow. Where it is asked for, kernels of one fixed tile see to it (kernels/cuda/linear.py), and this is the proof.
+    """
+    if device.type == "cuda" and not ops.deterministic:
+        return
     seen = set()
     for layer in layers:
         kind = (type(layer.method), layer.in_features, layer.out_features)

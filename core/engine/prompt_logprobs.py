@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import RecordError
 from .batch import PromptSpan
 from .request import Sequence
-from .scheduler import Schedule
+from .schedule import Schedule
 
 if TYPE_CHECKING:
     from .sampler import Sampler

@@ -36,8 +36,8 @@ def serve(wire: Wire, payload: Mapping[str, Any]) -> None:
         with_code=config.trust_remote_code,
     )
     loaded = load(config, source, joined)
-    wire.send_json(loaded.num_blocks)
-    runner = loaded.runner(config, wire.receive_json())
+    wire.send_json([loaded.num_blocks, loaded.num_host_blocks])
+    runner = loaded.runner(config, *wire.receive_json())
     wire.send_json("ready")
     while True:
         batch = Batch.from_arrays(unpack_arrays(wire.receive()))

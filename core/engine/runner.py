@@ -13,6 +13,9 @@ from infer.kernels.ops import ROW_MULTIPLE, AttentionMeta, KVCache, Ops
 
 from ..models.language_model import LanguageModel
 from .batch import Batch
+from .graphs import DecodeGraphs
+from .swapper import Swapper
+from .transfers import to_device
 
 #: Prompt tokens whose logits are held at a time: [256, vocabulary] and not [prompt, vocabulary].
 PIECE = 256
@@ -28,6 +31,12 @@ class Runner:
         self.caches = caches
         self.block_size = block_size
         self.device = device
+        self.swapper: Swapper | None = None
+        """Blocks in CPU memory, if there are any."""
+        self.graphs: DecodeGraphs | None = None
+        """Recorded steps, where there are any."""
+        self.drawn: Tensor | None = None
+        """int64 [R], on the device: what the step before drew, where a batch may ask for it. See `Batch.tokens`."""
 
     @torch.inference_mode()
     def run(self, batch: Batch, take_prompt: TakePiece | None = None) -> Tensor:
@@ -36,10 +45,21 @@ class Runner:
         Args:
             take_prompt: is called with the logits of the batch's prompt tokens, if it has any that are wanted.
         """
+        if self.swapper is not None:
+            self.swapper.move(batch.swap_out, batch.swap_in)
         if len(batch.copies):
             source, target = self._tensor(batch.copies).unbind(1)
             for cache in self.caches:
                 self.ops.copy_blocks(cache, source, target)
+        hidden = self._forward(batch) if self.graphs is None or not self.graphs.take(batch) else self.graphs.run(batch, self._complete)
+        if take_prompt is not None:
+            self._read_prompt(hidden[batch.prompt_start :], batch.num_prompt_logits, take_prompt)
+        if not batch.num_logits:
+            return hidden.new_empty(0, self.model.config.vocab_size)
+        return self.model.logits(hidden[: batch.prompt_start])[: batch.num_logits]
+
+    def _forward(self, batch: Batch) -> Tensor:
+        """Hidden states of the batch's `logit_rows`."""
         meta = AttentionMeta(
             query_start=self._tensor(batch.query_start),
             kv_lens=self._tensor(batch.kv_lens),
@@ -48,12 +68,7 @@ class Runner:
             block_size=self.block_size,
         )
         tokens, positions, rows = map(self._tensor, (batch.tokens, batch.positions, batch.logit_rows))
-        hidden = self.model.forward(tokens, positions, self.caches, meta, rows)
-        if take_prompt is not None:
-            self._read_prompt(hidden[batch.prompt_start :], batch.num_prompt_logits, take_prompt)
-        if not batch.num_logits:
-            return hidden.new_empty(0, self.model.config.vocab_size)
-        return self.model.logits(hidden[: batch.prompt_start])[: batch.num_logits]
+        return self.model.forward(self._complete(tokens), positions, self.caches, meta, rows)
 
     def _read_prompt(self, hidden: Tensor, count: int, take: TakePiece) -> None:
         for first in range(0, count, PIECE):
@@ -61,6 +76,13 @@ class Runner:
             padded = -(-size // ROW_MULTIPLE) * ROW_MULTIPLE
             take(first, self.model.logits(hidden[first : first + padded])[:size])
 
+    def _complete(self, tokens: Tensor) -> Tensor:
+        """A batch's token ids with those of the step before filled in. One that could not be drawn (-1) becomes token 0: its sequence
+        fails."""
+        if self.drawn is None or not len(self.drawn):
+            return tokens
+        return torch.where(tokens < 0, self.drawn[(-1 - tokens).clamp(min=0)].clamp(min=0), tokens)
+
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         """The array itself on a CPU, a copy elsewhere."""
-        return torch.from_numpy(array).to(self.device)
+        return to_device(torch.from_numpy(array), self.device)

@@ -51,7 +51,7 @@ def build_runner(config: EngineConfig, source: ModelSource, wrap_ops: Callable[[
     if config.tensor_parallel_size > 1:
         return _build_sharded(config, source, wrap_ops)
     loaded = load(config, source, group.SINGLE, wrap_ops)
-    return loaded.runner(config, loaded.num_blocks), loaded.num_blocks
+    return loaded.runner(config, loaded.num_blocks, loaded.num_host_blocks), loaded.num_blocks
 
 
 def _build_sharded(config: EngineConfig, source: ModelSource, wrap_ops: Callable[[Ops], Ops] | None) -> tuple[Runner, int]:
@@ -70,9 +70,10 @@ def _build_sharded(config: EngineConfig, source: ModelSource, wrap_ops: Callable
                 folder, 0, size, device=device_of(config, 0), stall_timeout=config.stall_timeout, deterministic=config.deterministic
             )
             loaded = load(config, source, joined, wrap_ops)
-            num_blocks = min(loaded.num_blocks, *ranks.receive_json())
-            ranks.send_json(num_blocks)
-            runner = _runner(loaded, config, num_blocks, ranks)
+            sizes = [[loaded.num_blocks, loaded.num_host_blocks], *ranks.receive_json()]
+            num_blocks, num_host_blocks = map(min, zip(*sizes, strict=True))
+            ranks.send_json([num_blocks, num_host_blocks])
+            runner = _runner(loaded, config, num_blocks, num_host_blocks, ranks)
             ranks.receive_json()  # they have taken their memory
         except Lost as error:
             ranks.mourn(error)
@@ -84,9 +85,11 @@ def _build_sharded(config: EngineConfig, source: ModelSource, wrap_ops: Callable
     return runner, num_blocks
 
 
-def _runner(loaded: Loaded, config: EngineConfig, num_blocks: int, ranks: Ranks) -> ShardedRunner:
-    plain = loaded.runner(config, num_blocks)
-    return ShardedRunner(plain.model, plain.ops, plain.caches, plain.block_size, plain.device, ranks)
+def _runner(loaded: Loaded, config: EngineConfig, num_blocks: int, num_host_blocks: int, ranks: Ranks) -> ShardedRunner:
+    plain = loaded.runner(config, num_blocks, num_host_blocks)
+    runner = ShardedRunner(plain.model, plain.ops, plain.caches, plain.block_size, plain.device, ranks)
+    runner.swapper, runner.graphs = plain.swapper, plain.graphs
+    return runner
 
 
 def _plain(config: EngineConfig) -> dict[str, object]:

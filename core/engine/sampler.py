@@ -6,7 +6,8 @@ are given the whole of it, do by themselves).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ from .request import Sequence
 from .row_settings import ALLOWED, BAD_WORDS, CHANGES, DRAWS, LOGPROBS, MIN_TOKENS, PROCESSORS, STRUCTURED, RowSettings
 from .token_bits import pack_flags
 from .token_masks import TokenMasks
+from .transfers import ToHost, to_device
 
 if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
@@ -46,6 +48,37 @@ class Samples:
     """Row -> why nothing could be drawn for it; its token means nothing."""
     logprobs: dict[int, dict[int, Logprob]]
     """Row -> token id -> Logprob, most likely first, for the rows that asked, and those whose best choices are sought."""
+
+    def of(self, rows: SequenceOf[int]) -> Samples:
+        """Those of some rows, which then count from 0 in this order."""
+        if len(rows) == len(self.tokens):
+            return self
+        failed = {new: self.failed[row] for new, row in enumerate(rows) if row in self.failed}
+        logprobs = {new: self.logprobs[row] for new, row in enumerate(rows) if row in self.logprobs}
+        return Samples([self.tokens[row] for row in rows], failed, logprobs)
+
+
+@dataclass(slots=True)
+class Draws:
+    """The draws of one step that the device has begun with: R rows, whose tokens may be used there before the host has them."""
+
+    tokens: Tensor
+    """int64 [R] on the device; -1 where none is left."""
+    needs: NDArray[np.unsignedinteger]
+    """[R] what the rows ask for; see row_settings.py."""
+    sequences: list[Sequence]
+    _failed: dict[int, RecordError]
+    _arriving: ToHost
+    """Tokens, and which rows were finite."""
+    _tops: Iterable[_Tops]
+
+
+@dataclass(slots=True)
+class _Tops:
+    """Log-probabilities of some rows, on their way to the host."""
+
+    rows: list[int]
+    arriving: ToHost
 
 
 @dataclass(slots=True)
@@ -86,27 +119,49 @@ class Sampler:
         if params.bad_words:
             self._bad_words.of(params.bad_words)
 
-    @torch.inference_mode()
     def sample(self, logits: Tensor, sequences: list[Sequence]) -> Samples:
         """Draws one token a row of logits [R, vocabulary] in any floating dtype; they stay as they are."""
+        return self.finish(self.begin(logits, sequences))
+
+    @torch.inference_mode()
+    def begin(self, logits: Tensor, sequences: list[Sequence], *, ahead: bool = False) -> Draws:
+        """The first half of `sample`: nothing here waits for the device.
+
+        Args:
+            ahead: the device gets other work before `finish` is called, which is not to wait for that.
+        """
+        settings, failed = self._settings.gather(sequences), dict[int, RecordError]()
         if not sequences:
-            return Samples([], {}, {})
-        settings = self._settings.gather(sequences)
-        needs, failed = settings["needs"], dict[int, RecordError]()
+            return Draws(torch.empty(0, dtype=torch.int64, device=logits.device), settings["needs"], sequences, failed, ToHost([]), [])
         draw = self._draw(logits, sequences, settings, failed)
         tokens, finite = self.ops.sample(draw.logits, draw.rows, draw.penalties, draw.mask)
-        drawn = tokens.tolist()
+        needs = settings["needs"]
+        tops: Iterable[_Tops] = ()
+        if asking := _rows_with(needs, LOGPROBS):
+            if ahead:
+                tops = list(self._tops(logits, draw, sequences, asking, tokens, finite))
+            else:  # made when it is known which rows can have some
+                tops = self._tops(logits, draw, sequences, asking, tokens, failed)
+        return Draws(tokens, needs, sequences, failed, ToHost([tokens, finite]), tops)
+
+    @torch.inference_mode()
+    def finish(self, draws: Draws) -> Samples:
+        """The second half: waits for the draws."""
+        if not draws.sequences:
+            return Samples([], {}, {})
+        tokens, finite = draws._arriving.wait()
+        drawn, failed = tokens.tolist(), draws._failed
         if not bool(finite.all()):
             for row in (~finite).nonzero().flatten().tolist():
                 failed[row] = _not_finite()
         if min(drawn) < 0:
             for row in (row for row, token in enumerate(drawn) if token < 0):
-                failed.setdefault(row, _nothing_left(sequences[row]))
+                failed.setdefault(row, _nothing_left(draws.sequences[row]))
                 drawn[row] = 0
-        logprobs = {}
-        if np.bitwise_or.reduce(needs) & LOGPROBS:
-            asking = [row for row in _rows_with(needs, LOGPROBS) if row not in failed]
-            logprobs = self._logprobs(logits, draw, sequences, asking, tokens)
+        logprobs: dict[int, dict[int, Logprob]] = {}
+        for top in draws._tops:
+            entries = self._entries(TopLogprobs(*top.arriving.wait()), [drawn[row] for row in top.rows])
+            logprobs.update((row, entry) for row, entry in zip(top.rows, entries, strict=True) if row not in failed)
         return Samples(drawn, failed, logprobs)
 
     @torch.inference_mode()
@@ -147,7 +202,7 @@ class Sampler:
         mask = None
         if any_needs & (ALLOWED | STRUCTURED) or left:
             mask = self._masks.gather(sequences, sorted({*_rows_with(needs, ALLOWED | STRUCTURED), *left}), left)
-            draw.mask = TokenMask(mask.rows.to(device), mask.bits.to(device))
+            draw.mask = TokenMask(to_device(mask.rows, device), to_device(mask.bits, device))
         if any_needs & (CHANGES | MIN_TOKENS | BAD_WORDS):
             draw.penalties = self._change(sequences, needs, mask, device)
         return draw
@@ -167,25 +222,39 @@ class Sampler:
         return self._penalties.gather(sequences, changing, self.vocab_size, device, banned=banned, may_end=may_end)
 
     # -- log-probabilities ---------------------------------------------------------------------------------------
-    def _logprobs(
-        self, logits: Tensor, draw: _Draw, sequences: list[Sequence], asking: list[int], tokens: Tensor
-    ) -> dict[int, dict[int, Logprob]]:
+    def _tops(
+        self,
+        logits: Tensor,
+        draw: _Draw,
+        sequences: list[Sequence],
+        asking: list[int],
+        tokens: Tensor,
+        broken: Tensor | dict[int, RecordError],
+    ) -> Iterator[_Tops]:
+        """Log-probabilities of the rows `asking`.
+
+        Args:
+            broken: the rows that have none; or, where the host does not know them yet, which rows are finite: bool [R].
+        """
         by_count: dict[int, list[int]] = {}
         for row in asking:
-            by_count.setdefault(self._count(sequences[row].params.logprobs or 0), []).append(row)
-        result: dict[int, dict[int, Logprob]] = {}
+            if isinstance(broken, Tensor) or row not in broken:
+                by_count.setdefault(self._count(sequences[row].params.logprobs or 0), []).append(row)
         for count, rows in by_count.items():
-            for start in range(0, len(rows), PIECE if self._processed else len(rows)):
-                piece = rows[start : start + PIECE] if self._processed else rows
-                places = torch.tensor(piece, device=logits.device)
-                drawn = tokens[places]
+            step = PIECE if self._processed else len(rows)
+            for piece in (rows[start : start + step] for start in range(0, len(rows), step)):
+                places = in_scores = to_device(torch.tensor(piece), tokens.device)
+                scores = logits
                 if self._processed:
-                    processed = self.ops.processed_logits(draw.logits, places, draw.rows, draw.penalties, draw.mask)
-                    top = self.ops.top_logprobs(processed, torch.arange(len(piece), device=logits.device), drawn, count)
-                else:
-                    top = self.ops.top_logprobs(logits, places, drawn, count)
-                result.update(zip(piece, self._entries(top, drawn.tolist()), strict=True))
-        return result
+                    scores = self.ops.processed_logits(draw.logits, places, draw.rows, draw.penalties, draw.mask)
+                    in_scores = torch.arange(len(piece), device=tokens.device)
+                if isinstance(broken, Tensor):
+                    # Nobody reads what becomes of rows without a token, but it must come out of numbers.
+                    sound = broken[places] & (tokens[places] >= 0)
+                    scores = torch.where(sound[:, None], scores[in_scores], 0)
+                    in_scores = torch.arange(len(piece), device=tokens.device)
+                drawn = tokens[places].clamp(min=0)
+                yield _Tops(piece, ToHost(self.ops.top_logprobs(scores, in_scores, drawn, count)))
 
     def _count(self, asked: int) -> int:
         return self.vocab_size if asked < 0 else min(asked, self.vocab_size)
@@ -248,6 +317,8 @@ def _sampling_rows(settings: NDArray[np.void], sequences: list[Sequence], device
     noise = uniforms([s.noise_key for s in sequences], [len(s.tokens) - s.num_prompt for s in sequences])
 
     def column(name: str) -> Tensor:
-        return torch.from_numpy(settings[name].copy()).to(device)
+        return to_device(torch.from_numpy(settings[name].copy()), device)
 
-    return SamplingRows(column("temperature"), column("top_k"), column("top_p"), column("min_p"), torch.from_numpy(noise).to(device))
+    return SamplingRows(
+        column("temperature"), column("top_k"), column("top_p"), column("min_p"), to_device(torch.from_numpy(noise), device)
+    )

@@ -2,7 +2,7 @@
 
 There are no phases: a running sequence has tokens that are not computed yet, one (decode) or many (prefill), and each
 step computes up to `max_num_batched_tokens` of them over all sequences, the oldest first. When blocks run out, the latest
-running sequence gives its blocks back and is computed again later.
+running sequence gives its blocks back and is computed again later, or its blocks are kept in CPU memory (`SwapSpace`).
 
 With the policy "priority" the lowest `Request.priority` comes first, in starting, in its share of the step and in keeping
 its blocks; among equals everything is as above. A running sequence is not preempted because a more urgent one waits, only
@@ -17,45 +17,24 @@ one, begin or end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
 from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .beam_places import places
 from .beams import Moves
 from .blocks import BlockManager
 from .priorities import PriorityQueues
 from .request import Beams, Request, Sequence
 from .running import Running
-from .waiting import WaitingQueue, expected_output
-
-#: A step with so many sequences takes about as long as with one: it reads all weights, and rows are padded.
-_FEW = 16
-
-
-@dataclass(slots=True)
-class Schedule:
-    """One step. Its S sequences are the first running ones, each with its next tokens that are not computed."""
-
-    sequences: list[Sequence]
-    counts: NDArray[np.int64]
-    """[S] how many tokens of each."""
-    samples: NDArray[np.bool_]
-    """[S] whether these are the last it has, so that the next one is drawn after them."""
-    copies: list[tuple[int, int]]
-    """(source, target) block copies to make first."""
-    admitted: list[Sequence]
-    """Those of the sequences that did not run before."""
-
-    @property
-    def drawing(self) -> list[Sequence]:
-        """The sequences that sample."""
-        if self.samples.all():
-            return self.sequences
-        return [self.sequences[row] for row in np.flatnonzero(self.samples).tolist()]
+from .schedule import Schedule
+from .spread import Spread
+from .swap import Stored, SwapSpace
+from .waiting import WaitingQueue
 
 
 class Scheduler:
@@ -68,6 +47,7 @@ class Scheduler:
         watermark: share of the blocks kept free when a sequence is admitted while others run.
         look_ahead: see `WaitingQueue`.
         policy: "fcfs" or "priority".
+        swap: room for preempted sequences in CPU memory. The beams of a search are computed again whether it is there or not.
     """
 
     def __init__(
@@ -81,8 +61,10 @@ class Scheduler:
         watermark: float = 0.0,
         look_ahead: int = 4096,
         policy: str = "fcfs",
+        swap: SwapSpace | None = None,
     ) -> None:
         self.blocks = blocks
+        self.swap = swap
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
         self.chunked_prefill = chunked_prefill
@@ -98,7 +80,11 @@ class Scheduler:
         self._groups: set[Beams] = set()
         self._forked: set[Sequence] = set()
         """Running sequences whose last block others may hold too, since they were last scheduled."""
-        self._spread = (0, max_num_seqs)  # sequences left when it was worked out, and the result
+        self.in_flight: frozenset[Sequence] = frozenset()
+        """Sequences of a step that was begun before the one before it was done: what it writes to is not given away."""
+        self.apart: set[Sequence] = set()
+        """Sequences that hold blocks and do not run any more: of `in_flight`, or `Promise.leaving`."""
+        self._spread = Spread(max_num_seqs)
 
     def add(self, choices: list[Sequence]) -> None:
         """Queues a request's choices. The first computes the prompt, then the others join and share its blocks."""
@@ -117,7 +103,7 @@ class Scheduler:
         is spread over the steps that its longest output takes anyway."""
         if self._expects_more and not more:
             self.waiting.gather()
-            self._spread = (0, self.max_num_seqs)
+            self._spread.forget()
         self._expects_more = more
 
     @property
@@ -145,14 +131,18 @@ class Scheduler:
                 self._preempt_group(self.running[-1])
                 return self.schedule()
         size = len(counts)
-        assert size or not self.has_work, "work is left but nothing can be scheduled"
+        assert size or self.apart or not self.has_work, "work is left but nothing can be scheduled"
         samples = self.running.computed[:size] + counts == self.running.known[:size]
-        return Schedule(self.running.sequences[:size], counts, samples, copies, admitted)
+        made = Schedule(self.running.sequences[:size], counts, samples, copies, admitted)
+        if self.swap is not None and size:
+            made.swap_out, made.swap_in = self.swap.hand_over()
+            made.began = self.swap.costs.clock()
+        return made
 
     def _continue_running(self, copies: list[tuple[int, int]]) -> tuple[NDArray[np.int64], bool]:
         """How many tokens each of the first running sequences computes, and whether others were preempted for them."""
         running, preempted = self.running, False
-        counts = self._share_out_budget()
+        counts = self.share_out_budget()
         ends = running.computed[: len(counts)] + counts
         growing = ends > running.num_blocks[: len(counts)] * self.blocks.block_size
         if self._forked:
@@ -174,7 +164,7 @@ class Scheduler:
             running.refresh_blocks(row, int(running.computed[row]) // self.blocks.block_size)
         return counts[: len(running)], preempted
 
-    def _share_out_budget(self) -> NDArray[np.int64]:
+    def share_out_budget(self) -> NDArray[np.int64]:
         """[S] the tokens that are left of each running sequence, from the oldest on while the budget lasts."""
         size, budget = len(self.running), self.max_num_batched_tokens
         counts = self._limited(self.running.known[:size] - self.running.computed[:size])
@@ -195,14 +185,17 @@ class Scheduler:
         admitted: list[int] = []
         passed: list[Sequence] = []
         most = self.max_num_seqs if self._groups else self._most_at_a_time()
-        has_place = self._places()
+        has_place = places(self.running, self.max_num_seqs) if self._groups else None
         while self.waiting and budget > 0 and len(self.running) < most and len(passed) < most:
             sequence = self.waiting.pop()
-            if not has_place(sequence):
+            if has_place is not None and not has_place(sequence):
                 passed.append(sequence)
                 break
             shared, computed = self._reusable(sequence)
-            if sequence.reads_prefix_cache and self.blocks.is_announced(sequence, computed):
+            stored = None if self.swap is None else self.swap.find(sequence)
+            if stored is not None and stored.num_computed > computed:
+                shared, computed = shared[: computed // self.blocks.block_size], stored.num_computed
+            elif sequence.reads_prefix_cache and self.blocks.is_announced(sequence, computed):
                 passed.append(sequence)  # after the step that computes its prefix it need not be computed again
                 continue
             count = min(len(sequence.tokens) - computed, self.long_prefill_token_threshold or budget, budget)
@@ -211,11 +204,13 @@ class Scheduler:
                 break
             self.blocks.share(sequence, shared)
             sequence.num_computed = computed
-            if not sequence.num_output:
+            if not sequence.num_output and stored is None:
                 sequence.num_cached = computed
             # The whole prompt's blocks at once: a prefill that has begun is not undone by another's.
             copies += self.blocks.grow(sequence, len(sequence.tokens))
             self.blocks.announce(sequence)
+            if stored is not None:
+                self._bring_back(sequence, stored, len(shared))
             self.running.append(sequence)
             admitted.append(count)
             budget -= count
@@ -235,28 +230,6 @@ class Scheduler:
         return sequence.request.priority if self._by_priority else 0, sequence.order
 
     # -- beams -----------------------------------------------------------------------------------------------------
-    def _places(self) -> Callable[[Sequence], bool]:
-        """What takes a place among the running for a waiting sequence, and for the beams that its group may still come to; False
-        if there are not so many."""
-        if not self._groups:
-            return lambda sequence: True
-        present = {s.group for s in self.running if s.group is not None}
-        single = sum(s.group is None for s in self.running)
-        free = self.max_num_seqs - single - sum(group.width for group in present)
-
-        def take(sequence: Sequence) -> bool:
-            nonlocal free
-            group = sequence.group
-            wanted = 0 if group in present else 1 if group is None else group.width
-            if wanted > free:
-                return False
-            free -= wanted
-            if group is not None:
-                present.add(group)
-            return True
-
-        return take
-
     def _put_idle_last(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
         """Moves running sequences without a share of the step behind those that have one; the latter's counts."""
         if counts.all():
@@ -307,20 +280,11 @@ class Scheduler:
         self.waiting.put_back(revived)
 
     def _most_at_a_time(self) -> int:
-        """As many sequences as may run, or as keep all steps up to the last equally full.
-
-        If the longest output takes 500 steps and all of them together are 30,000 tokens, 60 at a time are done as early as 256
-        would be, without leaving the longest alone in hundreds of steps that are no cheaper for it.
-        """
+        """As many sequences as may run, or as keep all steps up to the last equally full, see `Spread`."""
         if self._expects_more or not self.waiting:
             return self.max_num_seqs
-        num_left = len(self.waiting) + len(self.running)
-        if self._spread[0] != num_left:
-            others = chain.from_iterable(self._siblings.values())
-            left = [max(1, expected_output(s) - s.num_output) for s in chain(self.running, self.waiting, others)]
-            even = -(-sum(left) // max(left))
-            self._spread = num_left, min(self.max_num_seqs, -(-even // _FEW) * _FEW)
-        return self._spread[1]
+        left = chain(self.running, self.waiting, chain.from_iterable(self._siblings.values()))
+        return self._spread.width(len(self.waiting) + len(self.running), left)
 
     def _has_room(self, sequence: Sequence, shared: list[int], computed: int, count: int) -> bool:
         """Whether a sequence can start with `count` tokens after those that are computed."""
@@ -340,10 +304,21 @@ class Scheduler:
         return found, len(found) * self.blocks.block_size
 
     def _preempt(self, sequence: Sequence) -> None:
+        if self.swap is not None and self.swap.suits(sequence, self.blocks.num_kept(sequence)):
+            self.swap.take_out(sequence)
         self.blocks.free(sequence)
         sequence.num_computed = 0
         self.waiting.put_back([sequence])
         self.num_preemptions += 1
+
+    def _bring_back(self, sequence: Sequence, stored: Stored, num_shared: int) -> None:
+        """Gives a sequence that has its blocks what it had in them, if that is more than the first `num_shared` hold."""
+        assert self.swap is not None
+        if stored.num_computed == sequence.num_computed:
+            self.swap.bring_back(sequence, num_shared)
+            self.blocks.remember(sequence, 0)
+        else:
+            self.swap.drop(sequence)
 
     # -- commit --------------------------------------------------------------------------------------------------
     def commit(self, step: Schedule, tokens: SequenceOf[int], drawn: SequenceOf[int] | None = None) -> None:
@@ -354,18 +329,31 @@ class Scheduler:
 
         Whoever decides that a sequence has ended calls `finish`.
         """
+        filled = self.advance(step)
+        rows = np.flatnonzero(step.samples)
+        self.running.extend(rows if drawn is None else rows[list(drawn)], tokens)
+        self.join(step)
+        self.succeeded(step, filled)
+
+    def advance(self, step: Schedule) -> list[tuple[Sequence, int]]:
+        """Counts a step's tokens as computed; the sequences that filled blocks with that, and what they had computed before."""
         running, size, block_size = self.running, len(step.counts), self.blocks.block_size
         before = running.computed[:size].copy()
         running.advance(step.counts)
-        for row in np.flatnonzero(before // block_size != running.computed[:size] // block_size).tolist():
-            self.blocks.remember(running[row], int(before[row]))
-        rows = np.flatnonzero(step.samples)
-        running.extend(rows if drawn is None else rows[list(drawn)], tokens)
-        if self._siblings:
-            self._join(step)
+        rows = np.flatnonzero(before // block_size != running.computed[:size] // block_size)
+        return [(running[row], int(before[row])) for row in rows.tolist()]
 
-    def _join(self, step: Schedule) -> None:
+    def succeeded(self, step: Schedule, filled: Iterable[tuple[Sequence, int]]) -> None:
+        """A step is done: what `advance` said it filled is findable from now on."""
+        for sequence, before in filled:
+            self.blocks.remember(sequence, before)
+        if self.swap is not None:
+            self.swap.costs.computed(int(step.counts.sum()), step.began)
+
+    def join(self, step: Schedule) -> None:
         """Sends the other choices of prompts that are computed after the first."""
+        if not self._siblings:
+            return
         for first in [s for s in step.sequences if s in self._siblings and s.num_computed >= s.num_prompt]:
             others = self._siblings.pop(first)
             for other in others:
@@ -373,30 +361,55 @@ class Scheduler:
             self.waiting.put_back(others)
 
     def finish(self, sequences: Iterable[Sequence]) -> None:
-        """Takes ended sequences out and frees their blocks."""
+        """Takes ended sequences out and frees their blocks; those of a step in flight keep them until `free_apart`."""
         ended = set(sequences)
         for sequence in ended:
-            self.blocks.free(sequence)
             self._forked.discard(sequence)
-        if ended:
-            self.running.remove(ended)
+            if self.swap is not None:
+                self.swap.drop(sequence)
+        self.set_apart(ended & self.in_flight)
+        self._free(ended - self.in_flight)
+
+    def set_apart(self, sequences: AbstractSet[Sequence]) -> None:
+        """Takes sequences out that keep their blocks for now."""
+        self.apart |= sequences
+        if sequences:
+            self.running.remove(sequences)
+
+    def free_apart(self, but: AbstractSet[Sequence] = frozenset()) -> None:
+        """Frees the blocks of those set apart, `but` some."""
+        if self.apart:
+            self._free(self.apart - but)
+
+    def _free(self, sequences: AbstractSet[Sequence]) -> None:
+        for sequence in sequences:
+            self.blocks.free(sequence)
+        self.apart -= sequences
+        if sequences:
+            self.running.remove(sequences)
 
     def abort(self, request: Request) -> None:
         """Drops every choice of a request, wherever it is."""
         for first in [s for s in self._siblings if s.request is request]:
             del self._siblings[first]
         self.waiting.remove(request)
+        if self.swap is not None:
+            self.swap.drop_request(request)
         self._groups = {group for group in self._groups if group.request is not request}
-        self.finish(s for s in self.running if s.request is request)
+        self.finish([s for s in chain(self.running, self.apart) if s.request is request])
 
     def check_integrity(self) -> None:
         """Proves that the books balance. For tests."""
-        self.blocks.check_integrity(self.running)
+        self.blocks.check_integrity([*self.running, *self.apart])
         self.running.check_integrity()
+        assert self.apart <= self.in_flight
+        assert not self.apart & {*self.running}
         waiting = set(self.waiting)
         assert len(waiting) == len(self.waiting)
         assert not any(s.blocks or s.num_computed for s in waiting)
         assert not {*self.running} & waiting
+        if self.swap is not None:
+            self.swap.check_integrity(waiting)
         for sequence in self.running:
             idle = sequence.group is not None and sequence.group.waits(sequence)
             assert sequence.num_computed == len(sequence.tokens) if idle else sequence.num_computed < len(sequence.tokens)

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from infer.kernels.ops import AttentionConfig, AttentionMeta, KVCache, Ops, ScaledRows
+from infer.kernels.ops import AttentionConfig, AttentionMeta, KVCache, Ops, Rotation, Rows, ScaledRows, Segments
+
+M = TypeVar("M", AttentionMeta, Segments)
 
 
 @dataclass(slots=True)
@@ -23,7 +26,7 @@ class OpTime:
     calls: int = 0
     seconds: float = 0.0
     flops: int = 0
-    """Additions and multiplications, of matrix multiplications and attention alone."""
+    """Additions and multiplications, of matrix multiplications and both attentions alone."""
     bytes: int = 0
     """Weights (linear layers), keys and values (attention), or rows in and out (the rest)."""
 
@@ -64,6 +67,15 @@ class TimedOps:
     def row_chunk(self, value: int) -> None:
         self.plain.row_chunk = value
 
+    @property
+    def deterministic(self) -> bool:
+        """See `Ops`; set while the model is loaded."""
+        return self.plain.deterministic
+
+    @deterministic.setter
+    def deterministic(self, value: bool) -> None:
+        self.plain.deterministic = value
+
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.plain, name)
         if callable(found):
@@ -97,6 +109,8 @@ class TimedOps:
             return linear_work(name, args[0], result)
         if name == "attention":
             return self._reach.attention_work(*args)
+        if name == "segment_attention":
+            return self._reach.segments_work(*args)
         return Work(OpKey(name), 0, row_bytes(args) + row_bytes(result))
 
 
@@ -120,19 +134,27 @@ class Reach:
     """What attention looks at in a step, worked out once for all layers that look alike."""
 
     def __init__(self) -> None:
-        self._meta: AttentionMeta | None = None
+        self._meta: AttentionMeta | Segments | None = None
         self._seen: dict[int | None, tuple[int, int]] = {}
 
     def attention_work(self, query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig) -> Work:
         """Each sequence's visible keys and values read once; two multiplications for each pair of query and key."""
-        if meta is not self._meta:
-            self._meta, self._seen = meta, {}
-        window = config.sliding_window
-        if window not in self._seen:
-            self._seen[window] = _tokens_and_pairs(meta, window)
-        tokens, pairs = self._seen[window]
+        tokens, pairs = self._of(meta, config.sliding_window, _tokens_and_pairs)
         token_bytes = config.num_kv_heads * config.head_dim * (cache.key.element_size() + cache.value.element_size())
         return Work(OpKey("attention"), 4 * pairs * config.num_heads * config.head_dim, tokens * token_bytes)
+
+    def segments_work(self, qkv: Rows, rotation: Rotation | None, segments: Segments, config: AttentionConfig) -> Work:
+        """Each text's keys and values read once; two multiplications for each pair of tokens of a text that see each other."""
+        tokens, pairs = self._of(segments, config.sliding_window, _texts_and_pairs)
+        token_bytes = 2 * config.num_kv_heads * config.head_dim * _values(qkv).element_size()
+        return Work(OpKey("segment_attention"), 4 * pairs * config.num_heads * config.head_dim, tokens * token_bytes)
+
+    def _of(self, meta: M, window: int | None, count: Callable[[M, int | None], tuple[int, int]]) -> tuple[int, int]:
+        if meta is not self._meta:
+            self._meta, self._seen = meta, {}
+        if window not in self._seen:
+            self._seen[window] = count(meta, window)
+        return self._seen[window]
 
 
 def _tokens_and_pairs(meta: AttentionMeta, window: int | None) -> tuple[int, int]:
@@ -145,6 +167,15 @@ def _tokens_and_pairs(meta: AttentionMeta, window: int | None) -> tuple[int, int
     if window is not None:
         lens, sees = np.minimum(lens, window + counts - 1), np.minimum(sees, window)
     return int(lens.sum()), int(sees.sum())
+
+
+def _texts_and_pairs(segments: Segments, window: int | None) -> tuple[int, int]:
+    """How many tokens the texts have, and how many pairs of them see each other: those less than `window` apart, in both directions."""
+    starts: NDArray[np.int64] = segments.starts.cpu().numpy().astype(np.int64)
+    lens = starts[1:] - starts[:-1]
+    # L pairs of a token with itself, and for each distance d below `reach` L - d pairs in either direction.
+    reach = lens if window is None else np.minimum(lens, window)
+    return int(lens.sum()), int((reach * (2 * lens - reach + 1) - lens).sum())
 
 
 def _values(rows: Tensor | ScaledRows) -> Tensor:

@@ -74,8 +74,8 @@ class Window:
     """How far reading may run ahead of writing.
 
     `records` and `num_bytes` (of input lines and of rows that wait for their turn) bound what is held in memory;
-    up to `batch` more records are read before a step when fewer than `low_water` sequences wait. None is as many as the engine
-    needs to choose from: a few times those it runs.
+    up to `batch` more records (or as many as an engine runs at a time, if that is more) are read before a step when fewer than
+    `low_water` sequences wait. None is as many as the engine needs to choose from: a few times those it runs.
     """
 
     records: int = 8192
@@ -140,6 +140,7 @@ class Job:
         self._max_errors = max_errors
         self._between_steps = between_steps
         self._hold = hold
+        self._batch = self._window.batch
         self._in_engine: dict[str, Pending] = {}
         self._bytes_in_engine = 0
 
@@ -153,6 +154,7 @@ class Job:
         first = self._take(wait=False)
         if first or not self._reader.at_end:
             self._engine, self._task = self._start()
+            self._batch = max(self._batch, self._engine.max_num_seqs)
             self.stats.engine = self._engine.stats
             self.stats.ready_at = time.monotonic()
             try:
@@ -203,7 +205,7 @@ class Job:
 
     def _take(self, *, wait: bool) -> list[Record]:
         held = len(self._in_engine) + self._writer.num_held
-        room = min(self._window.batch, self._window.records - held)
+        room = min(self._batch, self._window.records - held)
         room_bytes = self._window.num_bytes - self._bytes_in_engine - self._writer.bytes_held
         return self._reader.take(room, room_bytes, wait=wait)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,6 +143,8 @@ class Decoder:
         self.rope = Rope(config.rope)
         self.embedding = Embedding("model.embed_tokens", config.vocab_size, config.hidden_size)
         self.layers = [DecoderLayer(ops, config, i, self.rope) for i in range(config.num_layers)]
+        self.visit: Callable[[Sequence[DecoderLayer]], Iterable[DecoderLayer]] = iter
+        """Gives the layers one by one: each may be used until the next is asked for."""
         self.norm = RMSNorm(ops, "model.norm", config.hidden_size, config.norm_eps)
         # A tied weight is held twice, plain to look up and packed to multiply by.
         head = "model.embed_tokens" if config.tie_embeddings else "lm_head"
@@ -161,8 +163,8 @@ class Decoder:
         yield from self.norm.parameters()
 
     def linears(self) -> Iterator[Linear]:
-        """Every linear layer but the head."""
-        for layer in self.layers:
+        """Every linear layer but the head. Each may be used until the next is asked for."""
+        for layer in self.visit(self.layers):
             yield from layer.linears()
 
     @property
@@ -183,7 +185,7 @@ class Decoder:
         meta.plan = self.ops.plan_attention(meta, attention.num_heads, attention.num_kv_heads)
         x: Rows | None = None
         residual = self.embedding(tokens)
-        for layer, cache in zip(self.layers, caches, strict=True):
+        for layer, cache in zip(self.visit(self.layers), caches, strict=True):
             x, residual = layer(x, residual, positions, cache, meta, rows if layer is self.layers[-1] else None)
         hidden = self.norm(residual) if x is None else self.norm.add(x, residual)[0]
         assert isinstance(hidden, Tensor), "asked for without quantization"

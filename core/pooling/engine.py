@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from infer import kernels
 from infer.kernels.ops import Ops
 
 from ..config import EngineConfig
-from ..engine.loading import DTYPES
+from ..engine.loading import DTYPES, load_kernels
 from ..engine.probe import make_rows_alike
 from ..engine.stats import Stopwatch
 from ..errors import RecordError
@@ -82,7 +81,7 @@ class PoolingEngine:
         device, dtype = torch.device(config.device), DTYPES[config.dtype]
         if config.threads:
             torch.set_num_threads(config.threads)
-        backend = kernels.load(config.kernels)
+        backend = load_kernels(config, device)
         ops = backend if wrap_ops is None else wrap_ops(backend)
         model = load_pooling_model(config, source, ops, recipe, dtype, device)
         head = Head([Dense.load(spec, config, source, ops) for spec in recipe.dense], model.classifier, recipe.activation)

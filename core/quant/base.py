@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from infer.kernels.ops import Ops, Rows
+
+from .packed import tensors_of, with_tensors
+
+#: Takes the tensors of a weight, in their order, and gives those that stand for them from then on.
+Place = Callable[[list[Tensor]], Sequence[Tensor]]
 
 
 class LinearMethod(ABC):
@@ -17,16 +25,37 @@ class LinearMethod(ABC):
 
     def __init__(self, ops: Ops) -> None:
         self.ops = ops
+        self.place: Place | None = None
+        """Says where a weight's tensors go as soon as it is packed; None leaves them where they are."""
+        self._weight: Any = None
 
     @classmethod
     def refusal(cls, ops: Ops) -> str:
         """Why this backend cannot do it, or nothing."""
         return ""
 
-    @abstractmethod
     def store(self, weight: Tensor) -> None:
         """Takes the whole weight [out, in] and keeps only what `apply` needs of it."""
+        self._weight = self._pack(weight)
+        if self.place is not None:
+            self.replace(self.place(self.tensors()))
+
+    def tensors(self) -> list[Tensor]:
+        """All that is kept of the weight, in an order that stays."""
+        return list(tensors_of(self._weight))
+
+    def replace(self, tensors: Sequence[Tensor]) -> None:
+        """Works from now on with these, which hold what `tensors()` hold, on another device perhaps. `apply` needs them on its rows'."""
+        self._weight = with_tensors(self._weight, tensors)
+
+    @abstractmethod
+    def num_bytes(self, out_features: int, in_features: int, dtype: torch.dtype) -> int:
+        """What is kept of a weight [out, in] in `dtype`, before there is one. A backend may pad it."""
 
     @abstractmethod
     def apply(self, x: Rows, bias: Tensor | None) -> Rows:
         """x [N, in] @ weight^T + bias [out] -> [N, out]."""
+
+    @abstractmethod
+    def _pack(self, weight: Tensor) -> Any:
+        """What is kept of the weight: a tensor, or tuples and dataclasses of tensors and other things."""

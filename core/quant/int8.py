@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from infer.kernels.ops import Ops, Rows
@@ -20,10 +21,13 @@ class Int8(LinearMethod):
             return ""
         return "the CPU has no exact int8 dot products (VNNI or AMX), so sums could saturate; leave it out, or use kernels=reference (slow)"
 
-    def store(self, weight: Tensor) -> None:
-        self._dtype = weight.dtype
-        self._weight: Any = self.ops.pack_int8(weight)
+    def num_bytes(self, out_features: int, in_features: int, dtype: torch.dtype) -> int:
+        return out_features * (in_features + torch.float32.itemsize)
 
     def apply(self, x: Rows, bias: Tensor | None) -> Rows:
         rows = self.ops.quantize(x) if isinstance(x, Tensor) else x
         return self.ops.linear_int8(rows, self._weight, bias, self._dtype)
+
+    def _pack(self, weight: Tensor) -> Any:
+        self._dtype = weight.dtype
+        return self.ops.pack_int8(weight)

@@ -11,7 +11,7 @@ from . import library
 from .activation import activation, gated_activation
 from .attention import attention, plan_attention
 from .int8 import linear_int8, pack_int8, supports_int8
-from .kv import copy_blocks, new_kv_cache
+from .kv import copy_blocks, new_host_cache, new_kv_cache, swap_in, swap_out
 from .linear import linear, pack_weight
 from .norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from .quantize import quantize
@@ -28,6 +28,7 @@ class Ops:
     def __init__(self) -> None:
         """Raises BuildError where the kernels cannot be compiled."""
         self.row_chunk = 0
+        self.deterministic = False
         library.load()
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -36,6 +37,9 @@ class Ops:
     new_kv_cache = staticmethod(new_kv_cache)
     rope_and_store = staticmethod(rope_and_store)
     copy_blocks = staticmethod(copy_blocks)
+    new_host_cache = staticmethod(new_host_cache)
+    swap_out = staticmethod(swap_out)
+    swap_in = staticmethod(swap_in)
     plan_attention = staticmethod(plan_attention)
     attention = staticmethod(attention)
     plan_segments = staticmethod(plan_segments)

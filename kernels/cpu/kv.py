@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ..ops import NULL_BLOCK, KVCache
-from ..reference.kv import copy_blocks
+from ..reference.kv import copy_blocks, new_host_cache, swap_in, swap_out
 
-__all__ = ["copy_blocks", "new_kv_cache"]
+__all__ = ["copy_blocks", "new_host_cache", "new_kv_cache", "swap_in", "swap_out"]
 
 
 def new_kv_cache(num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> KVCache:

@@ -11,12 +11,15 @@ import os
 # Triton 3.9 warns where this is left to it. A product is fused with a sum where a kernel says so and nowhere else.
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "0")
 
+from typing import Any
+
 from torch import Tensor
 
+from ..ops import AttentionMeta, Segments
 from .activation import activation, gated_activation
 from .attention import attention, plan_attention
 from .int8 import linear_int8, pack_int8, supports_int8
-from .kv import copy_blocks, new_kv_cache
+from .kv import copy_blocks, new_host_cache, new_kv_cache, swap_in, swap_out
 from .linear import linear, pack_weight
 from .logprobs import top_logprobs
 from .norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
@@ -35,17 +38,24 @@ class Ops:
         self.row_chunk = 0
         self.deterministic = False
         """Whether a row's results are the same to the bit in any company. The GEMM library's matrix products are faster and do not see
-        to it; everything else does either way."""
+        to it, nor does attention that splits the contexts of few sequences among more programs; everything else does either way."""
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return linear(x, weight, bias, self.row_chunk, deterministic=self.deterministic)
 
+    def plan_attention(self, meta: AttentionMeta, num_heads: int, num_kv_heads: int) -> Any:
+        return plan_attention(meta, num_heads, num_kv_heads, deterministic=self.deterministic)
+
+    def plan_segments(self, segments: Segments, num_heads: int, num_kv_heads: int) -> Any:
+        return plan_segments(segments, num_heads, num_kv_heads, deterministic=self.deterministic)
+
     new_kv_cache = staticmethod(new_kv_cache)
     rope_and_store = staticmethod(rope_and_store)
     copy_blocks = staticmethod(copy_blocks)
-    plan_attention = staticmethod(plan_attention)
+    new_host_cache = staticmethod(new_host_cache)
+    swap_out = staticmethod(swap_out)
+    swap_in = staticmethod(swap_in)
     attention = staticmethod(attention)
-    plan_segments = staticmethod(plan_segments)
     segment_attention = staticmethod(segment_attention)
     pack_weight = staticmethod(pack_weight)
     rms_norm = staticmethod(rms_norm)

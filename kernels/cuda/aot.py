@@ -1,8 +1,9 @@
 """Kernels compiled ahead of time, for machines that are not here: what each takes of its processor, and whether it fits.
 
-`python -m infer.kernels.cuda.aot [--quick] [NAME...]` compiles every signature (or those whose name holds one of NAME) for each target and
-prints a table in markdown; `--json` prints the same as JSON. No GPU is needed: Triton brings its own assemblers. Run it in a
-process without TRITON_INTERPRET, since Triton chooses between compiler and interpreter when a kernel is declared.
+`python -m infer.kernels.cuda.aot [--quick] [--target TARGET] [NAME...]` compiles every signature (or those whose name holds one of
+NAME) for each target (or that one) and prints a table in markdown; `--json` prints the same as JSON. No GPU is needed: Triton brings
+its own assemblers. Run it in a process without TRITON_INTERPRET, since Triton chooses between compiler and interpreter when a kernel
+is declared.
 """
 
 from __future__ import annotations
@@ -52,13 +53,14 @@ def all_signatures() -> list[Signature]:
 
 
 def some_of(signatures: Iterable[Signature]) -> list[Signature]:
-    """Each kernel's first signature for sm_90, and for every other target where tensor cores are used."""
-    first: dict[tuple[Any, str], Signature] = {}
+    """Those marked `always`; of every other kernel the first, for sm_90 and where it uses tensor cores for all targets."""
+    chosen: dict[tuple[Any, ...], Signature] = {}
     for signature in signatures:
         for target in signature.targets:
-            if target == "sm_90" or signature.uses_tensor_cores:
-                first.setdefault((signature.kernel, target), replace(signature, targets=(target,)))
-    return list(first.values())
+            if signature.always or target == "sm_90" or signature.uses_tensor_cores:
+                key = (signature.kernel, target, signature.name if signature.always else "")
+                chosen.setdefault(key, replace(signature, targets=(target,)))
+    return list(chosen.values())
 
 
 def check(signature: Signature, target: Target) -> Report:
@@ -77,11 +79,11 @@ def check(signature: Signature, target: Target) -> Report:
     return Report(signature.name, target.name, registers, spills, shared, matrix, problems)
 
 
-def reports(signatures: Iterable[Signature]) -> Iterator[Report]:
-    """Of each signature on each of its targets; what cannot be compiled is a problem too."""
+def reports(signatures: Iterable[Signature], target_name: str | None = None) -> Iterator[Report]:
+    """Of each signature on each of its targets, or on that one; what cannot be compiled is a problem too."""
     for signature in signatures:
         for target in TARGETS:
-            if target.name in signature.targets:
+            if target.name in signature.targets and target_name in (None, target.name):
                 try:
                     yield check(signature, target)
                 except Exception as error:
@@ -149,7 +151,8 @@ def main() -> int:
     """Prints the table on stdout; 1 where something is not within limits."""
     parser = argparse.ArgumentParser(prog="python -m infer.kernels.cuda.aot", description="Compiles every kernel for every target.")
     parser.add_argument("names", nargs="*", help="only signatures whose name holds one of these")
-    parser.add_argument("--quick", action="store_true", help="one signature of each kernel, on one target where that will do")
+    parser.add_argument("--quick", action="store_true", help="only what a usual test run compiles")
+    parser.add_argument("--target", choices=[target.name for target in TARGETS], help="only for this processor")
     parser.add_argument("--json", action="store_true", help="a JSON array in place of a table")
     arguments = parser.parse_args()
     chosen = [s for s in all_signatures() if not arguments.names or any(name in s.name for name in arguments.names)]
@@ -158,7 +161,7 @@ def main() -> int:
     found = []
 
     def seen() -> Iterator[Report]:
-        for report in reports(chosen):
+        for report in reports(chosen, arguments.target):
             found.append(report)
             yield report
 

@@ -20,10 +20,10 @@ import triton.language as tl
 from torch import Tensor
 
 from ..ops import AttentionConfig, AttentionMeta, KVCache
-from .aot import Signature
 from .attend import attend_paged, merge_pieces
 from .attention_configs import ARCHITECTURES, Launch, architecture, launch
 from .narrow import readable
+from .signature import Signature
 from .tiles import LOG2_E, count_pieces
 
 #: Programs that keep a device busy: with so many, decodes are not cut into pieces (but for `deterministic`).
@@ -176,10 +176,17 @@ def operand_dtype(query: torch.dtype, cache: torch.dtype) -> torch.dtype:
 
 
 def signatures() -> list[Signature]:
-    """Prompts, decodes in pieces and with fixed tiles, each as the table launches it on each architecture."""
+    """Prompts, decodes in pieces, and both with fixed tiles, plain and with options, each as the table launches it on each architecture."""
     bf16, fp16, fp32, e4m3 = torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn
     half = [(bf16, bf16, 64), (bf16, bf16, 128), (fp16, fp16, 256), (bf16, e4m3, 128)]
-    cases = {"prefill": [*half, (fp32, fp32, 128)], "decode": [*half, (fp32, fp32, 128), (fp16, torch.float8_e5m2, 80)], "fixed": half}
+    cases = {
+        "prefill": [*half, (fp32, fp32, 128)],
+        "decode": [*half, (fp32, fp32, 128), (fp16, torch.float8_e5m2, 80)],
+        "fixed": [*half, (fp16, fp16, 80)],
+        "fixed decode": [(bf16, bf16, 64), (bf16, bf16, 128)],
+        "prefill with options": [(bf16, bf16, 64), (bf16, bf16, 128), (bf16, bf16, 256), (bf16, e4m3, 64)],
+        "fixed with options": [(bf16, bf16, 64), (bf16, bf16, 128)],
+    }
     found = [_signature(kind, arch, *case) for arch in ARCHITECTURES for kind in cases for case in cases[kind]]
     types = dict.fromkeys(("query_start", "kv_lens"), "*i32") | dict.fromkeys(("partial_acc", "partial_stats", "sinks"), "*fp32")
     types |= {"out": "*bf16", "window": "i32", "pieces_at_most": "i32"}
@@ -188,17 +195,20 @@ def signatures() -> list[Signature]:
 
 
 def _signature(kind: str, arch: str, query: torch.dtype, cache: torch.dtype, dim: int) -> Signature:
-    shape = launch(kind, arch, query, dim, cache)
+    table, decode = kind.split(maxsplit=1)[0], "decode" in kind
+    shape = launch(table, arch, query, dim, cache)
     stored = "*u8" if cache == torch.float8_e4m3fn and arch == "sm_80" else POINTERS[cache]
     types = dict.fromkeys(("query_start", "kv_lens", "tables"), "*i32") | dict.fromkeys(("slopes", "sinks"), "*fp32")
-    types |= dict.fromkeys(("partial_acc", "partial_stats"), "*fp32" if kind == "decode" else POINTERS[query])
+    types |= dict.fromkeys(("partial_acc", "partial_stats"), "*fp32" if decode else POINTERS[query])
     types |= {"out": POINTERS[query], "query": POINTERS[query], "key": stored, "value": stored, "scale": "fp32", "soft_cap": "fp32"}
     types |= dict.fromkeys(("window", "num_sequences", "table_stride", "pieces_at_most"), "i32")
     constants = of_config(AttentionConfig(32, 8, dim, 1.0)) | shape.blocks | {"BLOCK_SIZE": 16, "DOT": TRITON_DTYPES[query]}
-    constants |= {"DECODE": kind == "decode", "PIECES": kind != "prefill", "PARTIAL": kind == "decode"}
+    constants |= {"DECODE": decode, "PIECES": decode or table == "fixed", "PARTIAL": decode}
+    if "with options" in kind:
+        constants |= dict.fromkeys(("HAS_WINDOW", "HAS_CAP", "HAS_SINKS"), True)
     name = f"attend_paged {kind} {POINTERS[query][1:]} {POINTERS[cache][1:]} {dim}"
-    cores = query.itemsize == 2
-    return Signature(attend_paged, name, types, constants, shape.num_warps, shape.num_stages, cores, targets=(arch,))
+    launched = (shape.num_warps, shape.num_stages, query.itemsize == 2, (arch,))
+    return Signature(attend_paged, name, types, constants, *launched, always=query == cache == torch.bfloat16)
 
 
 def _or(tensor: Tensor | None, other: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ..ops import AttentionConfig, AttentionMeta, HeadNorm, KVCache, Rotation, Rows, ScaledRows
-from .aot import Signature
 from .narrow import readable, store_as
+from .signature import Signature
 
 #: Elements of a program's tile: heads of one token, as many as fit.
 ELEMENTS = 2048

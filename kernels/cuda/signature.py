@@ -45,5 +45,7 @@ class Signature:
     uses_tensor_cores: bool = False
     targets: tuple[str, ...] = ("sm_80", "sm_90", "gfx942")
     """Names of the targets it is for: another configuration may be another's, and not every dtype is everywhere."""
+    always: bool = False
+    """Whether `--quick` compiles it on each of its targets, and not only where it is a kernel's first."""
     spill_limit: int = 0
     """Most bytes of registers that one thread may spill. Say why where it is not 0."""

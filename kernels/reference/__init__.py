@@ -7,7 +7,7 @@ from torch import Tensor
 from .activation import activation, gated_activation
 from .attention import attention, plan_attention
 from .int8 import linear_int8, pack_int8, supports_int8
-from .kv import copy_blocks, new_kv_cache
+from .kv import copy_blocks, new_host_cache, new_kv_cache, swap_in, swap_out
 from .linear import linear, pack_weight
 from .norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from .quantize import quantize
@@ -23,6 +23,7 @@ class Ops:
 
     def __init__(self) -> None:
         self.row_chunk = 0
+        self.deterministic = False
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return linear(x, weight, bias, self.row_chunk)
@@ -30,6 +31,9 @@ class Ops:
     new_kv_cache = staticmethod(new_kv_cache)
     rope_and_store = staticmethod(rope_and_store)
     copy_blocks = staticmethod(copy_blocks)
+    new_host_cache = staticmethod(new_host_cache)
+    swap_out = staticmethod(swap_out)
+    swap_in = staticmethod(swap_in)
     plan_attention = staticmethod(plan_attention)
     attention = staticmethod(attention)
     plan_segments = staticmethod(plan_segments)

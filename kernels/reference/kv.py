@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -27,3 +29,33 @@ def store_kv(key: Tensor, value: Tensor, cache: KVCache, meta: AttentionMeta) ->
 def copy_blocks(cache: KVCache, source: Tensor, target: Tensor) -> None:
     for tensor in cache:
         tensor.index_copy_(0, target, tensor.index_select(0, source))
+
+
+def new_host_cache(num_blocks: int, like: KVCache) -> KVCache:
+    # Of any layout that has blocks in its first dimension, here and below. Copies from and to pinned memory need not wait.
+    pinned = like.key.device.type == "cuda"
+    return KVCache(*(torch.empty((num_blocks, *t.shape[1:]), dtype=t.dtype, pin_memory=pinned) for t in like))
+
+
+def swap_out(cache: KVCache, host: KVCache, source: Tensor, target: Tensor) -> None:
+    _swap(cache, host, source, target)
+
+
+def swap_in(cache: KVCache, host: KVCache, source: Tensor, target: Tensor) -> None:
+    _swap(host, cache, source, target)
+
+
+def _swap(giver: KVCache, taker: KVCache, source: Tensor, target: Tensor) -> None:
+    runs = list(_runs(source.tolist(), target.tolist()))
+    for mine, other in zip(giver, taker, strict=True):
+        for first, to, count in runs:
+            other[to : to + count].copy_(mine[first : first + count], non_blocking=True)
+
+
+def _runs(source: list[int], target: list[int]) -> Iterator[tuple[int, int, int]]:
+    """(first source, first target, blocks) of the stretches in which both count up: each is one copy."""
+    start = 0
+    for i in range(1, len(source) + 1):
+        if i == len(source) or source[i] != source[i - 1] + 1 or target[i] != target[i - 1] + 1:
+            yield source[start], target[start], i - start
+            start = i

@@ -73,6 +73,29 @@ class TestDoctor:
             "CXX=no-such-compiler is not a program; set it to a C++ compiler, or not at all\n"
         )
 
+    @pytest.mark.parametrize("capability", [(9, 0), (7, 5)])
+    def test_a_gpu(self, call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> None:
+        monkeypatch.setattr(library, "library", fake_library(None))
+        for name, answer in {
+            "is_available": True,
+            "device_count": 2,
+            "current_device": 0,
+            "get_device_name": "Toy GPU",
+            "get_device_capability": capability,
+        }.items():
+            monkeypatch.setattr(f"torch.cuda.{name}", lambda *_, answer=answer: answer)
+        result = call("doctor")
+        assert "device            cuda:0, Toy GPU, Toy GPU\n" in result.stdout
+        told = json.loads(call("doctor", "--json").stdout)["gpu_kernels"]
+        if capability >= (8, 0):
+            assert told["backend"] == "cuda"
+            assert f"GPU kernels       {told['build']}\n" in result.stdout
+            assert told["build"].startswith("triton-")
+        else:
+            assert told == {"backend": "reference", "build": None}
+            assert "GPU kernels       reference (plain torch)\n" in result.stdout
+            assert "this GPU has compute capability 7.5, and the Triton kernels need 8.0" in result.stderr
+
     def test_without_torch_nothing_would_run(self, call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "torch", None)
         result = call("doctor", "--json")

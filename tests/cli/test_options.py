@@ -99,9 +99,10 @@ class TestEngine:
                 "Error: Invalid value for '--max-num-seqs': max_num_seqs must be at least 1, not 0",
             ),
             (
-                ["--tensor-parallel-size", "2"],
+                ["--pipeline-parallel-size", "2"],
                 {},
-                "Error: Invalid value for '--tensor-parallel-size': tensor_parallel_size=2 is not supported yet",
+                "Error: Invalid value for '--pipeline-parallel-size': pipeline_parallel_size=2 is not supported yet; "
+                "to share a model, use tensor_parallel_size",
             ),
             (["-m", "x", "--config", "cpuu"], {}, "Error: no file or preset named 'cpuu'; did you mean 'cpu'? (presets: "),
             (["-m", "x"], {"INFER_SEED": "x"}, "Error: env INFER_SEED: seed must be an integer, not 'x'"),
@@ -291,4 +292,4 @@ class TestCommand:
         assert "[default: 256; env: INFER_MAX_NUM_SEQS]" in text
         assert "--enable-prefix-caching / --no-enable-prefix-caching" in text
         assert "[default: true; env: INFER_ENABLE_PREFIX_CACHING]" in text
-        assert "or a preset: cpu, gpu, low-memory, throughput." in text
+        assert "or a preset: cpu, gpu, gpu-tp4, low-memory, throughput." in text

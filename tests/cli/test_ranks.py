@@ -86,8 +86,10 @@ def test_a_stopped_one_is_noticed(
     assert gone(helpers)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize(
+    ("kind", "number", "code"),
+    [("ranks", signal.SIGKILL, -9), ("engines", signal.SIGKILL, -9), ("ranks", signal.SIGINT, 130), ("engines", signal.SIGTERM, 143)],
+)
 def test_they_end_with_the_parent(
     job: Callable[..., subprocess.Popen[bytes]], wait_for: Callable[..., None], tmp_path: Path, kind: str, number: int, code: int
 ) -> None:

@@ -78,7 +78,7 @@ def test_every_setting_is_described_and_its_default_is_valid(one: Setting) -> No
 
 @pytest.mark.parametrize("one", [s for s in SETTINGS.values() if s.pending and not s.choices], ids=lambda s: s.name)
 def test_what_does_not_work_yet_is_refused_unless_it_asks_for_nothing(one: Setting) -> None:
-    with pytest.raises(ConfigError, match=rf"^{one.name}=.* is not supported yet$"):
+    with pytest.raises(ConfigError, match=rf"^{one.name}=.* is not supported yet{'; ' * bool(one.instead)}{one.instead}$"):
         EngineArgs.from_kwargs(model="m", **{one.name: other_value(one)})
     EngineArgs.from_kwargs(model="m", **{one.name: one.default})
 
@@ -222,7 +222,12 @@ class TestLoad:
             ("max_num_seq: 3", {}, {}, "run.yaml: unknown setting 'max_num_seq'; did you mean 'max_num_seqs'?"),
             ("max_num_seqs: many", {}, {}, "run.yaml: max_num_seqs must be an integer, not str 'many'"),
             ("revision: 123", {}, {}, "run.yaml: revision must be a string, not int 123"),
-            ("tensor_parallel_size: 2", {}, {}, "run.yaml: tensor_parallel_size=2 is not supported yet"),
+            (
+                "pipeline_parallel_size: 2",
+                {},
+                {},
+                "run.yaml: pipeline_parallel_size=2 is not supported yet; to share a model, use tensor_parallel_size",
+            ),
             ("", {"INFER_SEED": "x"}, {}, "env INFER_SEED: seed must be an integer, not 'x'"),
             ("", {"INFER_ENABLE_LORA": "yes"}, {}, "env INFER_ENABLE_LORA: enable_lora=True is not supported yet"),
             ("", {}, {"block_size": 7}, "flag --block-size: block_size must be a power of two, not 7"),

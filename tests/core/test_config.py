@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -49,6 +50,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Toy GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
 
 
 def resolve(hf_config: dict[str, Any] | None = None, **given: Any) -> EngineConfig:
@@ -79,7 +81,7 @@ def test_the_tokenizer_is_the_models_unless_given() -> None:
     config = resolve(revision="v2")
     assert (config.tokenizer, config.tokenizer_revision) == ("m", "v2")
     config = resolve(revision="v2", tokenizer="t")
-    assert (config.tokenizer, config.tokenizer_revision) == ("t", None)
+    assert (config.tokenizer, config.tokenizer_revision) == ("t", "v2")
 
 
 class TestDevice:
@@ -96,6 +98,16 @@ class TestDevice:
         assert resolve(device="cpu").device == "cpu"
         with pytest.raises(ConfigError, match="device=cuda:2: there are 2 GPUs"):
             resolve(device="cuda:2")
+
+    def test_too_few_gpus(self, gpu: None) -> None:
+        assert resolve(tensor_parallel_size=2).tensor_parallel_size == 2
+        assert resolve(device="cpu", tensor_parallel_size=2, data_parallel_size=2).data_parallel_size == 2
+        with pytest.raises(
+            ConfigError, match="tensor_parallel_size=2 and data_parallel_size=2 take 4 GPUs, and from cuda:0 on there are 2"
+        ):
+            resolve(tensor_parallel_size=2, data_parallel_size=2)
+        with pytest.raises(ConfigError, match="take 2 GPUs, and from cuda:1 on there are 1"):
+            resolve(device="cuda:1", data_parallel_size=2)
 
 
 class TestDtype:
@@ -263,14 +275,14 @@ class TestPooling:
         config = resolve(self.BERT, pooler_config={"pooling_type": "MEAN"})
         assert (config.task, config.pooler_config) == ("embed", {"pooling_type": "MEAN"})
         assert (config.chunked_prefill, config.enable_prefix_caching) == (False, False)
-        assert (config.max_model_len, config.max_num_batched_tokens, config.max_num_seqs) == (512, 2048, 256)
+        assert (config.max_model_len, config.max_num_batched_tokens, config.max_num_seqs) == (512, 4096, 1024)
         assert not any("no effect" in note for note in config.notes)
         generating = resolve()
         assert (generating.task, generating.pooler_config) == ("generate", {})
 
     def test_a_text_may_be_longer_than_a_steps_tokens(self) -> None:
         long = self.BERT | {"max_position_embeddings": 8192}
-        assert (resolve(long).max_model_len, resolve(long).max_num_batched_tokens) == (8192, 2048)
+        assert (resolve(long).max_model_len, resolve(long).max_num_batched_tokens) == (8192, 4096)
         config = resolve(long, max_num_batched_tokens=300)
         assert (config.max_model_len, config.max_num_batched_tokens) == (8192, 300)
 
@@ -327,11 +339,16 @@ class TestEffects:
         ]
 
     def test_on_a_gpu(self, gpu: None) -> None:
-        assert "enforce_eager has no effect on cuda yet" in resolve(enforce_eager=True).notes
+        assert resolve(enforce_eager=True, max_seq_len_to_capture=99, cpu_offload_gb=2).cpu_offload_gb == 2
         assert resolve(gpu_memory_utilization=0.5).gpu_memory_utilization == 0.5
-        for given in ({"deterministic": True}, {"cpu_offload_gb": 2}):
-            with pytest.raises(ConfigError, match="is not supported yet on cuda"):
-                resolve(**given)
+        config = resolve(deterministic=True, disable_custom_all_reduce=True)
+        assert config.deterministic
+        assert [note for note in config.notes if "no effect" in note] == ["disable_custom_all_reduce has no effect on cuda yet"]
+
+    def test_stages_of_a_pipeline(self) -> None:
+        assert resolve(pipeline_parallel_size=1).tensor_parallel_size == 1
+        with pytest.raises(ConfigError, match=r"pipeline_parallel_size=2 is not supported yet; to share a model, use tensor_parallel_size"):
+            resolve(pipeline_parallel_size=2)
 
 
 class TestKernels:
@@ -364,11 +381,33 @@ class TestKernels:
         assert (config.kernels, config.kernel_build) == ("cpu", None)
 
     def test_on_a_gpu(self, gpu: None) -> None:
-        assert resolve().kernels == "reference"
-        with pytest.raises(ConfigError, match="require_kernels: there are no other kernels than the reference ones for cuda:0 yet"):
-            resolve(require_kernels=True)
-        with pytest.raises(ConfigError, match="kernels=cpu cannot run on cuda:0"):
+        config = resolve(require_kernels=True)
+        assert config.kernels == "cuda"
+        assert str(config.kernel_build).startswith("triton-")
+        assert resolve(kernels="cuda") == resolve()
+        assert (resolve(kernels="reference").kernels, resolve(kernels="reference").kernel_build) == ("reference", None)
+        with pytest.raises(ConfigError, match=r"^kernels=cpu cannot run on cuda:0; leave it out, or take device=cpu$"):
             resolve(kernels="cpu")
+
+    def test_those_of_a_gpu_on_a_cpu(self) -> None:
+        with pytest.raises(ConfigError, match=r"^kernels=cuda cannot run on cpu; leave it out, or take device=cuda$"):
+            resolve(kernels="cuda")
+
+    def test_a_gpu_too_old_for_them(self, gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
+        why = "this GPU has compute capability 7.5, and the Triton kernels need 8.0"
+        config = resolve()
+        assert (config.kernels, config.kernel_build) == ("reference", None)
+        assert f"kernels: reference, which is much slower ({why})" in config.notes
+        for given in ({"kernels": "cuda"}, {"require_kernels": True}):
+            with pytest.raises(ConfigError, match=why):
+                resolve(**given)
+
+    def test_without_triton(self, gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "infer.kernels.cuda.build", None)
+        config = resolve()
+        assert config.kernels == "reference"
+        assert any("triton cannot be used" in note and "pip install 'triton>=3.4'" in note for note in config.notes)
 
 
 def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -386,7 +425,8 @@ def test_hf_overrides_merge_mappings_within_mappings() -> None:
 
 
 @pytest.mark.parametrize("name", presets())
-def test_presets_load_and_resolve(name: str, gpu: None) -> None:
+def test_presets_load_and_resolve(name: str, gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     args, origin = EngineArgs.load(config=name, env={}, flags={"model": "m"})
     assert f"{name}.yaml" in origin.values()
     config = args.resolve(TINY, given=origin)

@@ -102,7 +102,7 @@ def test_the_signatures_are_the_seeds() -> None:
         ({"quantization": "awq"}, ConfigError, "quantization=awq is not supported yet"),
         ({"quantization": "gptq"}, ConfigError, "not supported yet"),
         ({"quantization": "fp8"}, ConfigError, "not supported yet"),
-        ({"tensor_parallel_size": 2}, ConfigError, "tensor_parallel_size=2 is not supported yet"),
+        ({"tensor_parallel_size": 3}, ConfigError, "tensor_parallel_size=3: .* sizes that work: 1, 2, 4"),
         ({"enable_lora": True}, ConfigError, "enable_lora=True is not supported yet"),
         ({"generation_config": "/nowhere"}, ConfigError, "cannot be read"),
         ({"override_generation_config": {"top_p": 2}}, ConfigError, "top_p must be"),

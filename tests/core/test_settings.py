@@ -165,7 +165,7 @@ class TestYaml:
         path = self.write(tmp_path, "a: 1\n")
         assert find_config(str(path)) == path
         assert find_config("cpu").name == "cpu.yaml"
-        assert set(presets()) == {"cpu", "gpu", "throughput", "low-memory"}
+        assert set(presets()) == {"cpu", "gpu", "gpu-tp4", "throughput", "low-memory"}
         with pytest.raises(ConfigError, match=r"no file or preset named 'cpuu'; did you mean 'cpu'\? \(presets: cpu, gpu, "):
             find_config("cpuu")
         with pytest.raises(ConfigError, match="is a folder"):

@@ -34,6 +34,8 @@ def stored(ops: Ops, cache: KVCache, slots: Tensor, head_dim: int) -> tuple[Tens
         key = cache.key[block, :, :, offset].flatten(2)
         assert not key[..., head_dim:].any()
         return key[..., :head_dim], cache.value[block, :, offset]
+    if ops.name == "cuda":
+        return tuple(t[slots // t.shape[2], :, slots % t.shape[2]] for t in cache)
     return cache.key.flatten(0, 1)[slots], cache.value.flatten(0, 1)[slots]
 
 

@@ -14,6 +14,7 @@ from infer.core.engine.batch import Batch
 from infer.core.engine.engine import Engine
 from infer.core.engine.runner import TakePiece
 from infer.core.engine.stopping import EndTokens
+from infer.core.engine.swap import SwapCosts, SwapSpace
 from infer.kernels import load
 
 VOCABULARY = 64
@@ -34,13 +35,22 @@ class PagedMemory:
         self.ops = load("reference")
         self.block_size = block_size
         self.cells = [-1] * ((num_blocks + 1) * block_size)
+        self.host_cells: dict[int, list[int]] = {}
         self.num_tokens: list[int] = []
         self.num_prompt_rows = 0
         self.piece = 5
         self.poisoned: Callable[[list[int]], bool] = lambda context: False
+        self.drawn: torch.Tensor | None = None
+        self.num_handed = 0
+        self.written: set[int] = set()
+        """Blocks that the last step wrote to."""
 
     def run(self, batch: Batch, take_prompt: TakePiece | None = None) -> torch.Tensor:
         size = self.block_size
+        for source, target in batch.swap_out.tolist():
+            self.host_cells[target] = self.cells[source * size : (source + 1) * size]
+        for source, target in batch.swap_in.tolist():
+            self.cells[target * size : (target + 1) * size] = self.host_cells[source]
         read = {int(s): self.cells[s * size : (s + 1) * size] for s in batch.copies[:, 0]}
         for source, target in batch.copies.tolist():
             self.cells[target * size : (target + 1) * size] = read[source]
@@ -48,8 +58,13 @@ class PagedMemory:
         self.num_tokens.append(total)
         assert len(set(batch.slots.tolist())) == total, "two tokens were stored in one place"
         assert 0 not in batch.slots // size, "the null block was written"
+        self.written = {slot // size for slot in batch.slots.tolist()}
         for token, slot in zip(batch.tokens[:total].tolist(), batch.slots.tolist(), strict=True):
             self.cells[slot] = token
+            if token < 0:
+                assert self.drawn is not None, "a token is asked for that is not on the device"
+                self.cells[slot] = max(int(self.drawn[-1 - token]), 0)
+                self.num_handed += 1
         if take_prompt is not None:
             wanted = batch.logit_rows[batch.prompt_start : batch.prompt_start + batch.num_prompt_logits].tolist()
             self.num_prompt_rows += len(wanted)
@@ -72,14 +87,19 @@ class PagedMemory:
 
 @pytest.fixture(scope="session")
 def make_engine() -> Callable[..., Engine]:
-    """make_engine(num_blocks=..., block_size=..., any other EngineArgs) -> Engine over PagedMemory."""
+    """make_engine(num_blocks=..., block_size=..., any other EngineArgs) -> Engine over PagedMemory.
+
+    swap_blocks: blocks in CPU memory for preempted sequences; `preemption_mode` says when they are used.
+    """
 
     def make(num_blocks: int = 64, block_size: int = 4, tokenizer: Any = None, **kwargs: Any) -> Engine:
         hf = {"model_type": "llama", "max_position_embeddings": kwargs.pop("length", 512)}
+        swap = None
+        if swap_blocks := kwargs.pop("swap_blocks", 0):
+            swap = SwapSpace(swap_blocks, block_size, SwapCosts(1), kwargs.get("preemption_mode"))
         args = EngineArgs.from_kwargs(model="fake", device="cpu", dtype="float32", block_size=block_size, **kwargs)
-        return Engine(
-            args.resolve(hf), PagedMemory(num_blocks, block_size), num_blocks, tokenizer, EndTokens(EOS, frozenset({2})), VOCABULARY
-        )  # type: ignore[arg-type]
+        config, memory, ends = args.resolve(hf), PagedMemory(num_blocks, block_size), EndTokens(EOS, frozenset({2}))
+        return Engine(config, memory, num_blocks, tokenizer, ends, VOCABULARY, swap=swap)  # type: ignore[arg-type]
 
     return make
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from infer.core.engine.blocks import BlockManager
 from infer.core.engine.priorities import PriorityQueues
 from infer.core.engine.request import Request, Sequence
-from infer.core.engine.scheduler import Schedule, Scheduler
+from infer.core.engine.schedule import Schedule
+from infer.core.engine.scheduler import Scheduler
 from infer.core.params import SamplingParams
 
 

@@ -13,7 +13,8 @@ import pytest
 from infer.core.engine.batch import pack
 from infer.core.engine.blocks import BlockManager
 from infer.core.engine.request import Request, Sequence
-from infer.core.engine.scheduler import Schedule, Scheduler
+from infer.core.engine.schedule import Schedule
+from infer.core.engine.scheduler import Scheduler
 from infer.core.params import SamplingParams
 
 SIZE = 4

@@ -9,7 +9,7 @@ import torch
 
 from infer import kernels
 from infer.core.engine.timing import OpKey, TimedOps, linear_work
-from infer.kernels.ops import AttentionConfig, AttentionMeta, Ops, ScaledRows
+from infer.kernels.ops import AttentionConfig, AttentionMeta, Ops, ScaledRows, Segments
 
 BLOCK = 16
 
@@ -33,6 +33,9 @@ def test_off_it_counts_nothing(timed: TimedOps) -> None:
 def test_settings_reach_the_backend(timed: TimedOps) -> None:
     timed.row_chunk = 64
     assert timed.plain.row_chunk == timed.row_chunk == 64
+    timed.deterministic = True
+    assert timed.plain.deterministic
+    assert timed.deterministic
 
 
 def test_linear_layers_by_shape(timed: TimedOps) -> None:
@@ -95,3 +98,18 @@ def test_attention_within_a_window(timed: TimedOps) -> None:
     tokens = 2 + 4  # the three queries together see four
     assert time.flops == 2 * 4 * pairs * 4 * 8
     assert time.bytes == 2 * tokens * 2 * 8 * (4 + 4)
+
+
+@pytest.mark.parametrize("window", [None, 1, 2, 3, 99])
+def test_segment_attention_counts_the_pairs_of_a_text(timed: TimedOps, window: int | None) -> None:
+    ops = as_ops(timed)
+    config = AttentionConfig(4, 2, 8, 1.0, sliding_window=window)
+    lens = [5, 0, 1, 3]
+    segments = Segments(torch.tensor([0, *lens]).cumsum(0).to(torch.int32))
+    timed.on = True
+    segments.plan = ops.plan_segments(segments, 4, 2)
+    for _ in range(2):
+        ops.segment_attention(torch.randn(16, 8 * 8), None, segments, config)
+    pairs = sum(abs(i - j) < (window or 99) for n in lens for i in range(n) for j in range(n))
+    time = timed.times[OpKey("segment_attention")]
+    assert (time.calls, time.flops, time.bytes) == (2, 2 * 4 * pairs * 4 * 8, 2 * sum(lens) * 2 * 2 * 8 * 4)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from infer.core.args import EngineArgs
+from infer.core.engine import files
 from infer.core.errors import ConfigError, ModelError, RecordError
-from infer.core.jobs import build
 from infer.core.jobs.build import Plan, make_plan
 from infer.core.params import SamplingParams
 from infer.core.pooling.recipe import Recipe
@@ -39,14 +39,14 @@ class TestWhichTokenizer:
     def test_it_is_looked_for_where_the_settings_say(
         self, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, str], asked: list[Any]
     ) -> None:
-        found = build.find(str(tiny_llama))
+        found = files.find(str(tiny_llama))
         seen: list[Any] = []
 
         def find(name: str, *, revision: str | None, **options: Any) -> Any:
             seen.append((name, revision))
             return found
 
-        monkeypatch.setattr(build, "find", find)
+        monkeypatch.setattr(files, "find", find)
         make_plan(EngineArgs(model="model", device="cpu", dtype="float32", **more), found, compile_kernels=False)  # type: ignore[arg-type]
         assert seen == asked
 

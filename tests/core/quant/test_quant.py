@@ -44,7 +44,7 @@ def test_no_plain_copy_of_a_weight_is_kept(tiny_llama: Path) -> None:
     model = built(tiny_llama, quantization="int8", quantize_lm_head=True)
     for layer in [*model.linears(), model.head]:
         assert layer.weight.tensor.numel() == 0
-        floating = [t for t in layer.method._weight if isinstance(t, torch.Tensor) and t.is_floating_point()]  # type: ignore[attr-defined]
+        floating = [t for t in layer.method.tensors() if t.is_floating_point()]
         assert sum(t.numel() for t in floating) == layer.out_features
 
 

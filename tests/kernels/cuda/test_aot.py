@@ -7,8 +7,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,36 +17,35 @@ from infer.kernels.cuda import aot
 MODULES = sorted(Path(aot.__file__).parent.glob("*.py"))
 
 
-def compiled(folder: Path, *arguments: str) -> list[dict[str, Any]]:
-    """What the command tells of these signatures."""
+TARGETS = [target.name for target in aot.TARGETS]
+
+
+@pytest.fixture(scope="module")
+def compilers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """The command, running for each target: side by side, where there are processors for it."""
+    folder = tmp_path_factory.mktemp("triton")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(folder)}
-    command = [sys.executable, "-m", "infer.kernels.cuda.aot", "--json", *arguments]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert result.stdout, result.stderr
-    reports: list[dict[str, Any]] = json.loads(result.stdout)
-    assert result.returncode == (1 if any(r["problems"] for r in reports) else 0)
-    return reports
-
-
-def is_within_limits(reports: list[dict[str, Any]]) -> None:
-    assert [(r["name"], r["target"], r["problems"]) for r in reports if r["problems"]] == []
-    for r in reports:
-        assert 0 < r["registers"] <= (512 if r["target"] == "gfx942" else 255)
+    command = [sys.executable, "-m", "infer.kernels.cuda.aot", "--json", *request.param, "--target"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    running = {target: subprocess.Popen([*command, target], **pipes) for target in TARGETS}
+    yield running
+    for process in running.values():
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.slow
-def test_every_kernel_fits(tmp_path: Path) -> None:
-    """One signature of each; those with tensor cores on every target."""
-    reports = compiled(tmp_path, "--quick")
-    is_within_limits(reports)
-    assert {r["target"] for r in reports} == {"sm_80", "sm_90", "gfx942"}
-    assert {(r["name"], r["target"]) for r in reports} == {(s.name, *s.targets) for s in aot.some_of(aot.all_signatures())}
-
-
-@pytest.mark.grid
-@pytest.mark.timeout(3600)
-def test_every_signature_fits(tmp_path: Path) -> None:
-    is_within_limits(compiled(tmp_path))
+@pytest.mark.parametrize("compilers", [["--quick"], pytest.param([], marks=pytest.mark.grid)], ids=["some", "all"], indirect=True)
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_kernel_fits(compilers: dict[str, subprocess.Popen[str]], target: str) -> None:
+    out, told = compilers[target].communicate()
+    assert out, told
+    reports = json.loads(out)
+    assert [(r["name"], r["problems"]) for r in reports if r["problems"]] == []
+    assert compilers[target].returncode == 0
+    signatures = aot.some_of(aot.all_signatures()) if "--quick" in compilers[target].args else aot.all_signatures()
+    assert {(r["name"], r["target"]) for r in reports} == {(s.name, target) for s in signatures if target in s.targets}
+    assert all(0 < r["registers"] <= (512 if target == "gfx942" else 255) for r in reports)
 
 
 def test_what_does_not_fit_is_told(tmp_path: Path) -> None:

@@ -145,14 +145,14 @@ def test_variants(device: torch.device, more: dict[str, Any], deterministic: boo
     Paged(config_of(2, 1, 32, device, **more), [(1, 1), (40, 150), (1, 200)], device, torch.float32).check(deterministic=deterministic)
 
 
+def grid() -> list[tuple[Any, ...]]:
+    """Every seventh of all combinations: seven divides no number of choices, so that each two choices meet."""
+    choices = ([64, 80, 96, 128, 256], [1, 2, 3, 4, 8], TOLERANCE, [16, 32], [{}, ALL_OPTIONS, {"alibi": True}], [MIXED, DECODES], [0, 1])
+    return list(itertools.product(*choices))[::7]
+
+
 @pytest.mark.grid
-@pytest.mark.parametrize("deterministic", [False, True])
-@pytest.mark.parametrize("lengths", [MIXED, DECODES], ids=["mixed", "decodes"])
-@pytest.mark.parametrize("more", [{}, ALL_OPTIONS, {"alibi": True}], ids="+".join)
-@pytest.mark.parametrize("block_size", [16, 32])
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("group", [1, 2, 3, 4, 8])
-@pytest.mark.parametrize("dim", [64, 80, 96, 128, 256])
+@pytest.mark.parametrize(("dim", "group", "dtype", "block_size", "more", "lengths", "deterministic"), grid())
 def test_grid(
     device: torch.device,
     dim: int,

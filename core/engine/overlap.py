@@ -1,0 +1,90 @@
+"""Steps that overlap: the next one is begun while the device computes this one, whose tokens reach it without seeing the host.
+
+    device   | step 1 ........ | step 2 ........ | step 3 ........
+    host     | begin 2 | finish 1  | begin 3 | finish 2  | ...
+
+To begin is to schedule a step and to give it to the device; to finish is to wait for its tokens, to book them and to see who is
+done. So what ends is known one step late: a sequence that ended has one more token computed, the overrun, which is dropped, and
+its blocks are kept until the step that writes there is done. One whose length ends it is known before, and has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from ..config import EngineConfig
+from ..errors import RecordError
+from .promise import Promise, without
+from .request import Sequence
+from .row_settings import BAD_WORDS, CHANGES, PROCESSORS, STRUCTURED
+from .sampler import Draws
+from .schedule import Schedule
+
+
+@dataclass(slots=True, eq=False)
+class Step:
+    """A step that was begun and is not finished."""
+
+    schedule: Schedule
+    draws: Draws
+    drawing: list[Sequence]
+    """The sequences that want a token of `draws`, in its order."""
+    rows: list[int]
+    """Which rows of `draws` are theirs: all until some are dropped."""
+    broken: dict[Sequence, RecordError]
+    """Sequences whose prompt's logits were no numbers."""
+    plain: list[int] | None = None
+    """Where there are beams: which of the sequences that sample are none."""
+    beams: list[Sequence] = field(default_factory=list)
+    beam_logits: Tensor | None = None
+    """[beams, vocabulary]"""
+    promise: Promise | None = None
+    """Set when the next step was scheduled, or could have been."""
+
+    @property
+    def num_drawn(self) -> int:
+        """Tokens that it gives to outputs; overruns are not among them."""
+        return len(self.drawing) + len(self.beams)
+
+    def drop(self, gone: Collection[Sequence]) -> None:
+        """Leaves sequences out that ended since it was begun."""
+        if not gone:
+            return
+        self.schedule = without(self.schedule, gone)
+        left = [place for place, sequence in enumerate(self.drawing) if sequence not in gone]
+        self.drawing, self.rows = [self.drawing[place] for place in left], [self.rows[place] for place in left]
+        self.broken = {sequence: error for sequence, error in self.broken.items() if sequence not in gone}
+
+
+def wanted(config: EngineConfig) -> bool:
+    """Whether steps are to overlap.
+
+    A CPU computes in the thread that calls, so there is nothing beside it. The other ranks of a tensor parallel engine get their
+    token ids from the host.
+    """
+    return config.device != "cpu" and config.tensor_parallel_size == 1 and not config.disable_async_output_proc
+
+
+def may_go_ahead(step: Step) -> bool:
+    """Whether the next step can be begun before the host has seen the tokens of this one.
+
+    Not where it works on them before the sequence's next draw: structured output, bad words, logits processors, penalties for
+    tokens that the output has, and beams. Log-probabilities, stop strings, `min_tokens`, `allowed_token_ids` and biases do not need
+    that; nor do prompts, whose tokens are known.
+    """
+    if step.beams:
+        return False
+    needs = step.draws.needs
+    if (needs & (BAD_WORDS | STRUCTURED | PROCESSORS)).any():
+        return False
+    changed = np.flatnonzero(needs & CHANGES).tolist()
+    return not any(_counts_output(step.draws.sequences[row]) for row in changed)
+
+
+def _counts_output(sequence: Sequence) -> bool:
+    params = sequence.request.params
+    return params.repetition_penalty != 1 or bool(params.frequency_penalty or params.presence_penalty)

@@ -1,0 +1,39 @@
+"""What the scheduler decided on for one step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .request import Sequence
+from .swap import Pairs
+
+
+@dataclass(slots=True)
+class Schedule:
+    """One step. Its S sequences are the first running ones, each with its next tokens that are not computed."""
+
+    sequences: list[Sequence]
+    counts: NDArray[np.int64]
+    """[S] how many tokens of each."""
+    samples: NDArray[np.bool_]
+    """[S] whether these are the last it has, so that the next one is drawn after them."""
+    copies: list[tuple[int, int]]
+    """(source, target) block copies to make first."""
+    admitted: list[Sequence]
+    """Those of the sequences that did not run before."""
+    swap_out: Pairs = field(default_factory=list)
+    """(device, CPU) block copies to make before all else."""
+    swap_in: Pairs = field(default_factory=list)
+    """(CPU, device) block copies to make then, before `copies`."""
+    began: float = 0.0
+    """When it was made, by the clock of `SwapCosts`; where there is one."""
+
+    @property
+    def drawing(self) -> list[Sequence]:
+        """The sequences that sample."""
+        if self.samples.all():
+            return self.sequences
+        return [self.sequences[row] for row in np.flatnonzero(self.samples).tolist()]

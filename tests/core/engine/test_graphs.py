@@ -1,0 +1,383 @@
+"""Recorded steps: what is replayed gives what the plain step gives, and padding touches nothing.
+
+A recording here is the Python function itself. That it may be one on a GPU rests on what is checked about it: it is called with the
+same memory at every replay, whatever the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from infer.core.args import EngineArgs
+from infer.core.config import EngineConfig
+from infer.core.engine.batch import Batch
+from infer.core.engine.engine import Engine
+from infer.core.engine.graphs import CudaRecorder, DecodeGraphs, graph_sizes
+from infer.core.engine.kv_cache import KVShape
+from infer.core.engine.loading import Loaded
+from infer.core.engine.request import Request
+from infer.core.engine.runner import Runner
+from infer.core.engine.static_inputs import StaticInputs
+from infer.core.engine.stopping import EndTokens
+from infer.core.errors import EngineError
+from infer.core.params import SamplingParams
+from infer.kernels import load as load_kernels
+from infer.kernels.ops import NULL_BLOCK
+
+from . import stacks
+from .stacks import BLOCK_SIZE, LENGTH
+
+CPU = torch.device("cpu")
+NUM_BLOCKS = 100
+SPARE = NUM_BLOCKS + 1
+MAX_CONTEXT = 24
+
+
+class FakeRecorder:
+    """Replays by calling; a recording that is made is not run, as with CUDA."""
+
+    def __init__(self) -> None:
+        self.recorded = 0
+        self.replayed = 0
+
+    def record(self, compute: Callable[[], None]) -> Callable[[], None]:
+        compute()
+        self.recorded += 1
+
+        def replay() -> None:
+            self.replayed += 1
+            compute()
+
+        return replay
+
+
+def recorded(runner: Runner, most: int, *, spare_slot: int = SPARE * BLOCK_SIZE) -> FakeRecorder:
+    """Gives the runner graphs of batches up to `most`."""
+    recorder = FakeRecorder()
+    sizes = graph_sizes(most)
+    inputs = StaticInputs(sizes[-1], MAX_CONTEXT, BLOCK_SIZE, CPU, spare_slot=spare_slot)
+    runner.graphs = DecodeGraphs(runner.model, runner.caches, inputs, sizes, recorder)
+    return recorder
+
+
+def pair(most: int, backend: str = "reference", **described: Any) -> tuple[Runner, Runner, FakeRecorder]:
+    """Two runners of one model: without graphs and with them."""
+    model = stacks.load(stacks.described(load_kernels(backend), **{"num_layers": 2, **described}))
+    eager, replaying = (stacks.runner_of(model, NUM_BLOCKS + 1) for _ in range(2))
+    return eager, replaying, recorded(replaying, most)
+
+
+def prompts(count: int) -> list[tuple[list[int], int, list[int]]]:
+    """Prompts of 1 to 20 tokens, each with blocks of its own and room for more."""
+    lengths = [1 + i * 7 % 20 for i in range(count)]
+    tables = np.random.default_rng(0).permutation(np.arange(1, NUM_BLOCKS + 1))
+    starts = np.cumsum([0, *(length // BLOCK_SIZE + 2 for length in lengths)])
+    return [
+        ([(i * 5 + j) % stacks.VOCABULARY for j in range(length)], 0, tables[starts[i] : starts[i + 1]].tolist())
+        for i, length in enumerate(lengths)
+    ]
+
+
+def following(sequences: list[tuple[list[int], int, list[int]]], token: int) -> list[tuple[list[int], int, list[int]]]:
+    return [([(token + i) % stacks.VOCABULARY], before + len(tokens), blocks) for i, (tokens, before, blocks) in enumerate(sequences)]
+
+
+def content(runner: Runner) -> Tensor:
+    """Everything in the caches but the spare block."""
+    return torch.stack([tensor[:SPARE] for cache in runner.caches for tensor in cache])
+
+
+def test_sizes() -> None:
+    assert graph_sizes(1) == [1]
+    assert graph_sizes(3) == [1, 2, 4]
+    assert graph_sizes(8) == [1, 2, 4, 8]
+    assert graph_sizes(17) == [1, 2, 4, 8, 16, 24]
+    assert graph_sizes(256)[-2:] == graph_sizes(10_000)[-2:] == [248, 256]
+    assert len(graph_sizes(256)) == 35
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_every_batch_size_gives_what_the_plain_step_gives(quantization: str | None) -> None:
+    """Sizes go down and up again, so that each padded row held another sequence before."""
+    eager, replaying, recorder = pair(17, quantization=quantization)
+    everyone = prompts(17)
+    for runner in (eager, replaying):
+        runner.run(stacks.step(*everyone))
+    assert recorder.replayed == 0
+    for number, count in enumerate([*range(17, 0, -1), 2, 9, 16]):
+        batch = stacks.step(*following(everyone[:count], 3 + number))
+        want, got = eager.run(batch), replaying.run(batch)
+        assert recorder.replayed == number + 1
+        assert want.shape == (count, stacks.VOCABULARY)
+        assert torch.equal(got, want), count
+        assert torch.equal(content(replaying), content(eager)), count
+
+
+def test_padding_stores_nothing() -> None:
+    _, replaying, recorder = pair(16)
+    sequences = following(prompts(3), 5)
+    before = [tensor.clone() for cache in replaying.caches for tensor in cache]
+    batch = stacks.step(*sequences)
+    replaying.run(batch)
+    assert recorder.replayed == 1
+    written = {slot: slot // BLOCK_SIZE for slot in batch.slots.tolist()}
+    for old, new in zip(before, (tensor for cache in replaying.caches for tensor in cache), strict=True):
+        changed = (old != new).flatten(2).any(-1).nonzero().tolist()
+        assert NULL_BLOCK not in {block for block, _ in changed}
+        assert {block * BLOCK_SIZE + place for block, place in changed} - {SPARE * BLOCK_SIZE} == set(written)
+
+
+def test_what_stands_for_nobody() -> None:
+    """Rows that held sequences before: no tokens, no context, nowhere to store."""
+    inputs = StaticInputs(8, MAX_CONTEXT, BLOCK_SIZE, CPU, spare_slot=-1)
+    everyone = prompts(8)
+    for count, size in ((8, 8), (3, 4), (5, 8)):
+        batch = stacks.step(*following(everyone[:count], 3))
+        inputs.fill(batch, size)
+        meta = inputs.meta(size)
+        assert inputs.tokens(size).tolist() == batch.tokens[:count].tolist() + [0] * (16 - count)
+        assert inputs.positions(size).tolist() == batch.positions[:count].tolist() + [0] * (16 - count)
+        assert meta.query_start.tolist() == list(range(size + 1))
+        assert meta.kv_lens.tolist() == batch.kv_lens.tolist() + [0] * (size - count)
+        assert meta.slots.tolist() == batch.slots.tolist() + [-1] * (size - count)
+        width = batch.block_tables.shape[1]
+        want = np.full((size, meta.block_tables.shape[1]), NULL_BLOCK)
+        want[:count, :width] = batch.block_tables[:, : want.shape[1]]
+        assert meta.block_tables.tolist() == want.tolist()
+
+
+def test_what_a_null_block_or_a_freed_one_holds_reaches_nobody() -> None:
+    eager, replaying, _ = pair(8)
+    everyone = prompts(5)
+    used = {block for _, _, blocks in everyone for block in blocks}
+    for runner in (eager, replaying):
+        for cache in runner.caches:
+            for tensor in cache:
+                tensor[[block for block in range(1, SPARE + 1) if block not in used]] = float("nan")
+        runner.run(stacks.step(*everyone))
+    for count in (5, 3):
+        batch = stacks.step(*following(everyone[:count], 8))
+        got = replaying.run(batch)
+        assert got.isfinite().all()
+        assert torch.equal(got, eager.run(batch))
+
+
+def test_nothing_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the batch, a size's recording meets the memory it was recorded with."""
+    calls: dict[int, set[tuple[Any, ...]]] = {}
+    given: list[int] = []
+    model = stacks.load(stacks.described(load_kernels("reference"), num_layers=2))
+    forward = model.forward
+
+    def watched(tokens: Tensor, positions: Tensor, caches: Any, meta: Any, rows: Tensor | None = None) -> Tensor:
+        tensors = [tokens, positions, meta.query_start, meta.kv_lens, meta.block_tables, meta.slots, *(t for c in caches for t in c)]
+        key = tuple((t.data_ptr(), t.shape, t.stride(), t.dtype) for t in tensors)
+        assert all(t.data_ptr() % 16 == 0 for t in tensors)
+        calls.setdefault(len(meta.kv_lens), set()).add(key)
+        given.append(len(meta.kv_lens))
+        assert rows is None
+        return forward(tokens, positions, caches, meta, rows)
+
+    monkeypatch.setattr(model, "forward", watched)
+    runner = stacks.runner_of(model, NUM_BLOCKS + 1)
+    recorder = recorded(runner, 16)
+    assert given == [16, 8, 4, 2, 1], "largest first: smaller ones fit into its memory"
+    everyone = prompts(16)
+    addresses = set()
+    assert runner.graphs is not None
+    for count in (1, 2, 3, 5, 8, 11, 16, 4, 7, 1):
+        batch = stacks.step(*following(everyone[:count], count))
+        assert runner.graphs.take(batch)
+        with torch.inference_mode():
+            addresses.add(runner.graphs.run(batch).data_ptr())
+    assert recorder.recorded == 5
+    assert given[5:] == [1, 2, 4, 8, 8, 16, 16, 4, 8, 1], "each runs in the least size that it fits"
+    assert all(len(keys) == 1 for keys in calls.values()), "recorded and replayed on the same memory"
+    assert len(addresses) == 1
+
+
+def test_which_steps_are_replayed() -> None:
+    _, replaying, _ = pair(8)
+    graphs = replaying.graphs
+    assert graphs is not None
+    decode = ([4], 9, [1, 2, 3])
+    assert graphs.take(stacks.step(decode))
+    assert graphs.take(stacks.step(*[decode] * 8))
+    assert not graphs.take(stacks.step(*[decode] * 9))
+    assert not graphs.take(stacks.step(decode, ([4, 5], 9, [1, 2, 3])))
+    assert not graphs.take(stacks.step(([4, 5, 6], 0, [1])))
+    long = list(range(1, 9))
+    assert graphs.take(stacks.step(decode, ([4], MAX_CONTEXT - 1, long)))
+    assert not graphs.take(stacks.step(decode, ([4], MAX_CONTEXT, long)))
+    wanted = stacks.step(decode)
+    prompt = Batch.from_arrays([*wanted.arrays()[:-1], np.array([wanted.num_logits, wanted.prompt_start, 1])])
+    assert not graphs.take(prompt)
+
+
+@pytest.mark.parametrize("draw", [[True, False, True, False, True], [False, True, True, True, True], [False] * 5])
+def test_sequences_that_do_not_draw(draw: list[bool]) -> None:
+    """A prompt's last chunk but one may be of one token."""
+    eager, replaying, recorder = pair(8)
+    everyone = prompts(5)
+    for runner in (eager, replaying):
+        runner.run(stacks.step(*everyone))
+    batch = stacks.step(*following(everyone, 9), draw=draw)
+    want, got = eager.run(batch), replaying.run(batch)
+    assert want.shape == (sum(draw), stacks.VOCABULARY)
+    assert torch.equal(got, want)
+    assert torch.equal(content(replaying), content(eager))
+    assert recorder.replayed == 1
+
+
+def test_tokens_that_only_the_device_has() -> None:
+    eager, replaying, recorder = pair(8)
+    everyone = prompts(3)
+    for runner in (eager, replaying):
+        runner.run(stacks.step(*everyone))
+    known = following(everyone, 20)
+    drawn = torch.tensor([99, 22, -1, 20])
+    asked = [([token], before, blocks) for token, (_, before, blocks) in zip((-4, 21, -2), known, strict=True)]
+    want = eager.run(stacks.step(*known))
+    replaying.drawn = drawn
+    assert torch.equal(replaying.run(stacks.step(*asked)), want)
+    assert recorder.replayed == 1
+    # One that could not be drawn is computed as token 0.
+    zero = stacks.step(*[([0], before, blocks) for _, before, blocks in known[:1]])
+    assert torch.equal(replaying.run(stacks.step(([-3], *known[0][1:]))), eager.run(zero))
+
+
+def test_copies_come_before_a_replay() -> None:
+    eager, replaying, recorder = pair(4)
+    everyone = prompts(2)
+    for runner in (eager, replaying):
+        runner.run(stacks.step(*everyone))
+    first = everyone[0][2][0]
+    batch = stacks.step(*following([(everyone[0][0], 0, [50, *everyone[0][2][1:]])], 9))
+    arrays = batch.arrays()
+    arrays[7] = np.array([[first, 50]])
+    batch = Batch.from_arrays(arrays)
+    assert len(batch.copies) == 1
+    assert torch.equal(replaying.run(batch), eager.run(batch))
+    assert recorder.replayed == 1
+
+
+def test_triton_kernels_store_nothing_at_slot_minus_one() -> None:
+    """As graphs are used with them: no spare block."""
+    pytest.importorskip("triton")
+    if torch.cuda.is_available():
+        pytest.skip("the test on the GPU does it")
+    model = stacks.load(stacks.described(load_kernels("cuda"), num_layers=1, hidden_size=64, num_attention_heads=4))
+    eager, replaying = (stacks.runner_of(model, 8) for _ in range(2))
+    recorder = FakeRecorder()
+    inputs = StaticInputs(4, 8, BLOCK_SIZE, CPU, spare_slot=-1)
+    replaying.graphs = DecodeGraphs(model, replaying.caches, inputs, [4], recorder)
+    sequences: list[tuple[list[int], int, list[int]]] = [([3, 4, 5], 0, [6]), ([7], 0, [2]), ([9, 8, 7, 6, 5], 0, [5, 3])]
+    for runner in (eager, replaying):
+        runner.run(stacks.step(*sequences))
+    for count in (3, 2):
+        batch = stacks.step(*following(sequences[:count], 11))
+        want, got = eager.run(batch), replaying.run(batch)
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)  # the table's width decides how contexts are cut
+        for cache, other in zip(eager.caches, replaying.caches, strict=True):
+            for mine, its in zip(cache, other, strict=True):
+                assert torch.equal(mine, its)
+    assert recorder.replayed == 2
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"num_blocks": 14}, {"max_num_seqs": 3, "max_num_batched_tokens": 6}])
+def test_a_whole_engine_gives_the_same(kwargs: dict[str, Any]) -> None:
+    """With chunks, choices that share blocks, preemption and contexts that grow out of what is recorded."""
+    config = {"max_num_seqs": 8, "max_num_batched_tokens": 32, **kwargs}
+    num_blocks = config.pop("num_blocks", NUM_BLOCKS)
+
+    def outputs(*, graphs: bool) -> tuple[dict[str, Any], int, int]:
+        model = stacks.load(stacks.described(load_kernels("reference"), num_layers=2))
+        runner = stacks.runner_of(model, NUM_BLOCKS + 1)
+        recorder = recorded(runner, 6) if graphs else FakeRecorder()
+        args = EngineArgs.from_kwargs(model="fake", device="cpu", dtype="float32", kernels="reference", block_size=BLOCK_SIZE, **config)
+        resolved = args.resolve({"model_type": "llama", "max_position_embeddings": LENGTH})
+        engine = Engine(resolved, runner, num_blocks, None, EndTokens(None, frozenset()), stacks.VOCABULARY)
+        for index in range(9):
+            prompt = [(index * 11 + i) % stacks.VOCABULARY for i in range(1 + index * 2)]
+            params = SamplingParams(max_tokens=4 + index * 2, temperature=0.8 * (index % 2), n=1 + (index == 3), logprobs=1)
+            engine.add(Request(str(index), prompt, params, index))
+        found = {}
+        while engine.num_unfinished:
+            for output in engine.step():
+                assert output.error is None
+                found[output.request_id] = [(o.token_ids, o.logprobs) for o in output.outputs]
+        return found, recorder.replayed, engine.stats.num_preemptions
+
+    plain, _, preemptions = outputs(graphs=False)
+    replayed, replays, _ = outputs(graphs=True)
+    assert replayed == plain
+    assert replays > 5
+    assert bool(preemptions) == (num_blocks < NUM_BLOCKS)
+
+
+def test_what_goes_wrong_names_the_flag() -> None:
+    model = stacks.load(stacks.described(load_kernels("reference"), num_layers=1))
+    runner = stacks.runner_of(model)
+
+    class Full(FakeRecorder):
+        def record(self, compute: Callable[[], None]) -> Callable[[], None]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    class Refusing(FakeRecorder):
+        def record(self, compute: Callable[[], None]) -> Callable[[], None]:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    inputs = StaticInputs(1, 8, BLOCK_SIZE, CPU, spare_slot=-1)
+    with pytest.raises(EngineError, match="lower --gpu-memory-utilization, or --enforce-eager"):
+        DecodeGraphs(model, runner.caches, inputs, [1], Full())
+    with pytest.raises(EngineError, match="cannot be recorded: operation not permitted when stream is capturing; --enforce-eager"):
+        DecodeGraphs(model, runner.caches, inputs, [1], Refusing())
+
+
+def config_of(**settings: Any) -> EngineConfig:
+    args = EngineArgs.from_kwargs(model="fake", device="cpu", dtype="float32", kernels="reference", block_size=BLOCK_SIZE, **settings)
+    return args.resolve({"model_type": "llama", "max_position_embeddings": LENGTH})
+
+
+def test_where_nothing_is_recorded() -> None:
+    """A CPU has nothing to gain; of a GPU it is told."""
+    model = stacks.load(stacks.described(load_kernels("reference"), num_layers=1))
+    shape = KVShape(1, 2, 8, torch.float32)
+    loaded = Loaded(model, model.ops, shape, 4, 0, CPU, ops_are_plain=True)
+    assert loaded.runner(config_of(), 4, 0).graphs is None
+    assert loaded._unrecordable(config_of()) == "the reference kernels read lengths from the device"
+    ops = load_kernels("reference")
+    ops.name = "cuda"
+    timed = Loaded(model, ops, shape, 4, 0, CPU, ops_are_plain=False)
+    assert timed._unrecordable(config_of()) == "operations are timed one by one"
+    assert timed._unrecordable(config_of(cpu_offload_gb=1)) == "cpu_offload_gb moves weights"
+    assert not Loaded(model, ops, shape, 4, 0, CPU, ops_are_plain=True)._unrecordable(config_of())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_on_a_gpu(quantization: str | None) -> None:
+    device, ops = torch.device("cuda"), load_kernels("cuda")
+    ops.deterministic = True
+    sizes = {"num_layers": 4, "hidden_size": 256, "intermediate_size": 512}
+    model = stacks.load(stacks.described(ops, quantization=quantization, **sizes), torch.bfloat16, "cuda")
+    eager, replaying = (stacks.runner_of(model, NUM_BLOCKS, torch.bfloat16, "cuda") for _ in range(2))
+    chosen = graph_sizes(17)
+    inputs = StaticInputs(chosen[-1], MAX_CONTEXT, BLOCK_SIZE, device, spare_slot=-1)
+    replaying.graphs = DecodeGraphs(model, replaying.caches, inputs, chosen, CudaRecorder(device))
+    everyone = prompts(17)
+    for runner in (eager, replaying):
+        runner.run(stacks.step(*everyone))
+    for number, count in enumerate([*range(17, 0, -1), 2, 9, 16]):
+        batch = stacks.step(*following(everyone[:count], 3 + number))
+        assert replaying.graphs.take(batch)
+        assert torch.equal(replaying.run(batch), eager.run(batch)), count
+        for cache, other in zip(eager.caches, replaying.caches, strict=True):
+            assert all(torch.equal(mine, its) for mine, its in zip(cache, other, strict=True)), count

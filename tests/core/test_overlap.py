@@ -1,0 +1,141 @@
+"""Promise 4 once more, with steps that overlap: on a real, if tiny, model each record gets what it gets without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from infer.core.args import EngineArgs
+from infer.core.beam_params import BeamSearchParams
+from infer.core.engine.engine import Engine
+from infer.core.engine.request import Request
+from infer.core.jobs.build import build_engine
+from infer.core.params import SamplingParams
+
+from . import test_mixed_parameters as mixed
+from .test_schedule_independence import SCHEDULES, TEXT, answers, records, start
+
+
+def overlapping(engine: Engine) -> tuple[Engine, Callable[[], int]]:
+    """The engine with steps that overlap, and how many were begun before the one before was done."""
+    engine._overlaps = True
+    begun: list[Any] = []
+    ahead = engine._begin_ahead
+
+    def counted(*args: Any) -> Any:
+        begun.append(ahead(*args))
+        return begun[-1]
+
+    engine._begin_ahead = counted  # type: ignore[method-assign]
+    return engine, lambda: sum(step is not None for step in begun)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_no_schedule_changes_an_answer(tiny_llama: Path, dtype: str) -> None:
+    """All schedules; and also stop strings, which are found when one token too many is on its way."""
+    kinds = {kind: records(kind) for kind in ("greedy", "sampled", "truncated", "choices", "prompts")}
+    kinds["stops"] = [(p, replace(params, max_tokens=40, stop=["e", "th", "\x11"], temperature=1.0)) for p, params in records("sampled")]
+    base_engine = start(tiny_llama, dtype)
+    base = {kind: answers(base_engine, made) for kind, made in kinds.items()}
+    assert len({o.outputs[0].stop_reason for o in base["stops"]}) > 2
+    for name, settings in SCHEDULES.items():
+        engine, num_ahead = overlapping(start(tiny_llama, dtype, **settings))
+        for kind, made in kinds.items():
+            before, done = num_ahead(), engine.stats.num_output_tokens
+            for expected, got in zip(base[kind], answers(engine, made), strict=True):
+                assert got.outputs == expected.outputs, f"{kind}, {name}"
+                assert got.prompt_logprobs == expected.prompt_logprobs, f"{kind}, {name}"
+            if kind != "truncated":  # it has penalties
+                assert num_ahead() > before + 5, f"{kind}, {name}"
+            if kind != "prompts":  # not all choices are in its answers
+                tokens = sum(len(c.token_ids) for o in base[kind] for c in o.outputs)
+                assert engine.stats.num_output_tokens - done == tokens
+        if "num_gpu_blocks_override" in settings:
+            assert engine.stats.num_preemptions > 0
+
+
+def needs_host(params: SamplingParams) -> bool:
+    p = params
+    penalized = p.presence_penalty or p.frequency_penalty or p.repetition_penalty != 1
+    return bool(penalized or p.bad_words or p.logits_processors or p.structured_outputs)
+
+
+@pytest.mark.parametrize("mode", ["raw_logprobs", "processed_logprobs"])
+def test_every_mix_of_parameters(tiny_llama: Path, mode: str) -> None:
+    drawn = [r for seed in (11, 12, 13) for r in mixed.records(seed)]
+    heavy, light = [r for r in drawn if needs_host(r.params)], [r for r in drawn if not needs_host(r.params)]
+    assert len(light) > 12
+    made = [r for i, r in enumerate(light) for r in ([r, heavy[i]] if i % 4 == 3 else [r])]
+    made = [Request(str(i), r.prompt_token_ids, r.params, i, priority=r.priority) for i, r in enumerate(made)]
+    plain = mixed.start(tiny_llama, "float32", logprobs_mode=mode)
+    for request in made:
+        plain.add(request)
+    expected = mixed.drain(plain)
+    engine, num_ahead = overlapping(mixed.start(tiny_llama, "float32", logprobs_mode=mode, num_gpu_blocks_override=40, max_num_seqs=4))
+    # One after another, so that steps with and without work for the host take turns.
+    got = {}
+    for request in made:
+        engine.add(request)
+        got.update({o.request_id: o for o in engine.step()})
+    got.update(mixed.drain(engine))
+    assert not [r.params for r in made if not mixed.same(got[r.request_id], expected[r.request_id])]
+    assert num_ahead() > 20
+
+
+def test_searches_come_and_go(tiny_llama: Path) -> None:
+    """While beams are searched for nothing overlaps; before and after it does."""
+    outputs = []
+    for engine, num_ahead in (overlapping(start(tiny_llama, "float32", max_num_seqs=8)), (start(tiny_llama, "float32"), lambda: 99)):
+        assert engine.tokenizer is not None
+        for i in range(3):
+            prompt = engine.tokenizer.encode(TEXT[i : 20 + i])
+            engine.add(Request(str(i), prompt, SamplingParams(temperature=0.8, max_tokens=50, ignore_eos=True), i))
+        got = {}
+        for _ in range(4):
+            got.update({o.request_id: o for o in engine.step()})
+        assert num_ahead() > 3
+        beam = BeamSearchParams(beam_width=3, max_tokens=6)
+        engine.add(Request("beam", engine.tokenizer.encode(TEXT[:30]), beam.sampling(), 3, beam=beam))
+        while engine.is_open("beam"):
+            before = num_ahead()
+            got.update({o.request_id: o for o in engine.step()})
+            assert num_ahead() == before
+        got.update(mixed.drain(engine))
+        assert num_ahead() > 20
+        outputs.append({i: o.outputs for i, o in got.items()})
+    assert outputs[0] == outputs[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu(tiny_llama: Path) -> None:
+    """Same answers with and without, and the host waits for nothing while it begins a step."""
+    kinds = {kind: records(kind) for kind in ("greedy", "sampled", "choices")}
+    engines = []
+    for off in (True, False):
+        args = EngineArgs.from_kwargs(
+            model=str(tiny_llama), dtype="float32", device="cuda", seed=3, deterministic=True, disable_async_output_proc=off
+        )
+        engines.append(build_engine(args).engine)
+    plain, engine = engines
+    assert (plain._overlaps, engine._overlaps) == (False, True)
+    for kind, made in kinds.items():
+        # The first time kernels are compiled and memory is taken, which may wait.
+        assert [o.outputs for o in answers(engine, made)] == [o.outputs for o in answers(plain, made)], kind
+    ahead = engine._begin_ahead
+
+    def watched(*args: Any) -> Any:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return ahead(*args)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    engine._begin_ahead = watched  # type: ignore[method-assign]
+    for kind in ("greedy", "sampled"):
+        answers(engine, kinds[kind])

@@ -1,0 +1,67 @@
+"""Blocks of the cache that are copied, go to CPU memory and come back, in every backend's own layout. See cuda/test_kv.py for GPUs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from infer import kernels
+from infer.kernels.ops import NULL_BLOCK, KVCache, Ops
+
+CPU = torch.device("cpu")
+BLOCKS = 9
+
+
+@pytest.fixture(params=kernels.usable("cpu"))
+def ops(request: pytest.FixtureRequest) -> Ops:
+    return kernels.load(request.param)
+
+
+def filled(ops: Ops, dtype: torch.dtype) -> KVCache:
+    """Random bytes, but for the null block."""
+    cache = ops.new_kv_cache(BLOCKS, 4, 2, 7, dtype, CPU)
+    for tensor in cache:
+        tensor.view(torch.uint8)[1:] = torch.randint(256, tensor.view(torch.uint8)[1:].shape, dtype=torch.uint8)
+    return cache
+
+
+def bits(cache: KVCache) -> list[Tensor]:
+    return [tensor.view(torch.uint8).clone() for tensor in cache]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_copies_read_all_before_they_write(ops: Ops, dtype: torch.dtype) -> None:
+    cache = filled(ops, dtype)
+    before = bits(cache)
+    ops.copy_blocks(cache, torch.tensor([1, 2, 5]), torch.tensor([2, 3, 1]))
+    for old, new in zip(before, bits(cache), strict=True):
+        assert not new[NULL_BLOCK].any()
+        assert torch.equal(new[[2, 3, 1]], old[[1, 2, 5]])
+        assert torch.equal(new[4:], old[4:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("blocks", "places"),
+    [([3, 4, 5], [0, 1, 2]), ([7, 1, 2, 8], [5, 2, 3, 0]), ([4, 3, 2], [1, 2, 3]), ([6], [4]), ([], [])],
+    ids=["one run", "several", "backwards", "one block", "none"],
+)
+def test_blocks_come_back_as_they_were(ops: Ops, dtype: torch.dtype, blocks: list[int], places: list[int]) -> None:
+    """To other blocks than they left, the others untouched."""
+    cache = filled(ops, dtype)
+    host = ops.new_host_cache(6, cache)
+    before, kept = bits(cache), bits(host)
+    out, there = torch.tensor(blocks, dtype=torch.int64), torch.tensor(places, dtype=torch.int64)
+    ops.swap_out(cache, host, out, there)
+    others = [i for i in range(6) if i not in places]
+    for old, same, was, now in zip(before, bits(cache), kept, bits(host), strict=True):
+        assert torch.equal(old, same)
+        assert torch.equal(now[places], old[blocks])
+        assert torch.equal(now[others], was[others])
+    back = [BLOCKS - block for block in blocks]
+    ops.swap_in(cache, host, there, torch.tensor(back, dtype=torch.int64))
+    rest = [i for i in range(BLOCKS) if i not in back]
+    for old, new in zip(before, bits(cache), strict=True):
+        assert torch.equal(new[back], old[blocks])
+        assert torch.equal(new[rest], old[rest])
