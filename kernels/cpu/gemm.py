@@ -20,7 +20,7 @@ _KINDS = {torch.bfloat16: 1, torch.float32: 4}
 _kinds = library.function("infer_gemm_kinds", "p")
 _pack = library.function("infer_gemm_pack", "ppii")
 _gemm = library.function("infer_gemm", "ppppiiiii")
-_int8 = library.function("infer_gemm_int8", "pppppiiii")
+_int8 = library.function("infer_gemm_int8", "pppppppiiiii")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +73,24 @@ def multiply(x: Tensor, weight: Panels, bias: Tensor | None) -> Tensor:
     return out
 
 
-def multiply_int8(x: Tensor, weight: Panels, scale: Tensor, sums: Tensor, dtype: torch.dtype) -> Tensor:
-    """scale [out] * (uint8 [N, in] @ weight^T - sums int32 [out]) -> [N, out] in bfloat16 or float32. Integer sums are exact."""
+def multiply_int8(
+    x: Tensor,
+    weight: Panels,
+    scale: Tensor,
+    sums: Tensor,
+    dtype: torch.dtype,
+    row_scale: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """scale [out] * (uint8 [N, in] @ weight^T - sums int32 [out]) -> [N, out] in bfloat16 or float32. Integer sums are exact.
+
+    With `row_scale` float32 [N]: that * row_scale + bias [out] (of any dtype, or None).
+    """
+    assert bias is None or row_scale is not None
     x = x.contiguous()
     rows, words = x.shape[0], weight.words.shape[1]
     out = torch.empty((rows, weight.out_features), dtype=dtype)
-    pointers = (tensor.data_ptr() for tensor in (out, x, weight.words, scale, sums))
-    _int8(*pointers, rows, weight.out_features, words, library.DTYPES[dtype])
+    pointers = map(library.pointer, (out, x, weight.words, scale, sums, row_scale, bias))
+    bias_dtype = 0 if bias is None else library.DTYPES[bias.dtype]
+    _int8(*pointers, rows, weight.out_features, words, library.DTYPES[dtype], bias_dtype)
     return out

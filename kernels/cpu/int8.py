@@ -50,6 +50,8 @@ def pack_int8(weight: Tensor) -> PackedInt8:
 def linear_int8(x: ScaledRows, weight: PackedInt8, bias: Tensor | None, dtype: torch.dtype) -> Rows:
     if passes_scale(bias, dtype):
         return ScaledRows(_multiply(x, weight, dtype), x.scale)
+    if isinstance(weight.weight, Panels) and dtype != torch.float16:  # all in one pass
+        return gemm.multiply_int8(x.values, weight.weight, weight.scale, weight.offset, dtype, x.scale, bias)
     return scaled(_multiply(x, weight, torch.float32), x.scale, bias, dtype)
 
 

@@ -39,7 +39,8 @@ struct Gemm {
     const char *weight;    // panels
     const float *scale;    // [n], int8 only
     const int32_t *sums;   // [n], int8 only: 128 times the sum of a feature's weights, what the offset of x adds
-    const float *bias;     // [n] or null; not int8
+    const float *bias;     // [n] or null; with int8 only beside row_scale
+    const float *row_scale;  // [rows] or null: what a row of int8 products is still to be multiplied by
     int64_t rows, n, words;
     int64_t row_bytes() const { return words * 4; }
 };
@@ -77,7 +78,7 @@ struct Float {
     struct Finish {
         __m512 bias[2];
         Finish(const Gemm &g, int64_t column) : bias{features(g.bias, column, g.n), features(g.bias, column + LANES, g.n)} {}
-        __m512 operator()(Sum sum, int half) const { return _mm512_add_ps(sum, bias[half]); }
+        __m512 operator()(Sum sum, int half, int64_t) const { return _mm512_add_ps(sum, bias[half]); }
     };
 };
 
@@ -99,14 +100,20 @@ struct Int8 {
         return sum;
     }
     struct Finish {
-        __m512 scale[2];
+        __m512 scale[2], bias[2];
         __m512i offset[2];
-        Finish(const Gemm &g, int64_t column) : scale{features(g.scale, column, g.n), features(g.scale, column + LANES, g.n)} {
-            for (int half = 0; half < 2; half++)
+        const float *row_scale;
+        Finish(const Gemm &g, int64_t column) : row_scale(g.row_scale) {
+            for (int half = 0; half < 2; half++) {
+                scale[half] = features(g.scale, column + half * LANES, g.n);
+                bias[half] = features(g.bias, column + half * LANES, g.n);
                 offset[half] = (__m512i)features((const float *)g.sums, column + half * LANES, g.n);  // bits, not numbers
+            }
         }
-        __m512 operator()(Sum sum, int half) const {
-            return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(sum, offset[half])), scale[half]);
+        __m512 operator()(Sum sum, int half, int64_t row) const {
+            const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(sum, offset[half])), scale[half]);
+            // Two roundings, as in the reference.
+            return row_scale ? _mm512_add_ps(_mm512_mul_ps(product, _mm512_set1_ps(row_scale[row])), bias[half]) : product;
         }
     };
 };
@@ -149,7 +156,7 @@ void block(const Gemm &g, int64_t row, int64_t column, const char *panel, const 
     for (int r = 0; r < R; r++) {
         if (Kind::STRETCH)
             for (int half = 0; half < 2; half++) sum[r][half] = total[r][half] + sum[r][half];
-        put(out + r * g.n, finish(sum[r][0], 0), finish(sum[r][1], 1), g.n - column);
+        put(out + r * g.n, finish(sum[r][0], 0, row + r), finish(sum[r][1], 1, row + r), g.n - column);
     }
 }
 
@@ -228,7 +235,7 @@ extern "C" void infer_gemm(void *out, const void *x, const void *panels, const v
 #if defined(INFER_GEMM_F32)
     const bool narrow = bias && bias_dtype != infer::F32;
     float *buffer = narrow ? (float *)malloc(n * sizeof(float)) : nullptr;
-    const infer::Gemm g{out, (const char *)x, (const char *)panels, nullptr, nullptr, infer::widened(bias, bias_dtype, n, buffer), rows, n, words};
+    const infer::Gemm g{out, (const char *)x, (const char *)panels, nullptr, nullptr, infer::widened(bias, bias_dtype, n, buffer), nullptr, rows, n, words};
     if (dtype == infer::F32) infer::multiply<infer::Float, float>(g);
 #if defined(INFER_GEMM_BF16)
     if (dtype == infer::BF16) infer::multiply<infer::Bf16, infer::bf16>(g);
@@ -237,12 +244,16 @@ extern "C" void infer_gemm(void *out, const void *x, const void *panels, const v
 #endif
 }
 
-// out [rows][n], bf16 or float32, = scale * (x uint8 [rows][4 * words] * weight - sums).
-extern "C" void infer_gemm_int8(void *out, const void *x, const void *panels, const float *scale, const int32_t *sums, int64_t rows, int64_t n,
-                                int64_t words, int64_t dtype) {
+// out [rows][n], bf16 or float32, = scale * (x uint8 [rows][4 * words] * weight - sums), or that * row_scale + bias.
+extern "C" void infer_gemm_int8(void *out, const void *x, const void *panels, const float *scale, const int32_t *sums, const float *row_scale,
+                                const void *bias, int64_t rows, int64_t n, int64_t words, int64_t dtype, int64_t bias_dtype) {
 #if defined(INFER_GEMM_INT8)
-    const infer::Gemm g{out, (const char *)x, (const char *)panels, scale, sums, nullptr, rows, n, words};
+    const bool narrow = bias && bias_dtype != infer::F32;
+    float *buffer = narrow ? (float *)malloc(n * sizeof(float)) : nullptr;
+    const float *wide = infer::widened(bias, bias_dtype, n, buffer);
+    const infer::Gemm g{out, (const char *)x, (const char *)panels, scale, sums, wide, row_scale, rows, n, words};
     if (dtype == infer::BF16) infer::multiply<infer::Int8, infer::bf16>(g);
     else infer::multiply<infer::Int8, float>(g);
+    free(buffer);
 #endif
 }
