@@ -53,7 +53,8 @@ class Fleet:
         self._weights: dict[str, int] = {}
         self._numbers: dict[str, list[int]] = {}
         self._heard: dict[str, float] = {}
-        self._more = True
+        self._more = self._told = True
+        """Whether more requests may come: what is known here, and what the engines were told."""
 
     def add(self, request: Request) -> None:
         """Queues a request. Raises RecordError for one that no engine could answer."""
@@ -121,9 +122,10 @@ class Fleet:
                 frame.append(request)
             self._heard[worker.name] = time.monotonic()
             self._ranks.send_to(worker, codec.dumps(["add", frame]))
-        if not self._more and not self._queue:
-            self._ranks.send(codec.dumps(["more", False]))
-            self._more = True  # it is told once
+        more = self._more or bool(self._queue)
+        if more != self._told:
+            self._ranks.send(codec.dumps(["more", more]))
+            self._told = more
 
     def _hear(self, worker: Worker) -> list[RequestOutput]:
         outputs, numbers, first = codec.loads(self._ranks.receive_from(worker))

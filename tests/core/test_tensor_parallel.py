@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from infer.core import LLM, SamplingParams
 from infer.core.errors import ConfigError, ModelError
@@ -39,6 +39,16 @@ def six_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, 0, 0.3)
     model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def four_kv_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("four")
+    torch.manual_seed(2)
+    sizes = {"vocab_size": 250, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "max_position_embeddings": 256}
+    config = LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=4, initializer_range=0.3, tie_word_embeddings=False)
+    LlamaForCausalLM(config).eval().save_pretrained(folder)
     return folder
 
 
@@ -85,6 +95,11 @@ def test_three_ranks_biases_and_a_padded_vocabulary(six_heads: Path) -> None:
     alone = answers(six_heads, 1)
     assert_same_but_for_ties(alone, answers(six_heads, 3))
     assert {o.outputs[0].token_ids[0] for o in alone} > {alone[0].outputs[0].token_ids[0]}
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_as_many_key_heads_as_query_heads(four_kv_heads: Path, size: int) -> None:
+    assert_same_but_for_ties(answers(four_kv_heads, 1), answers(four_kv_heads, size))
 
 
 def test_int8_is_shared_too(six_heads: Path) -> None:
