@@ -7,17 +7,22 @@ anything else                           {"": tag, "v": ...}
 
 from __future__ import annotations
 
+import base64
 import math
 from dataclasses import fields
 from enum import Enum
 from typing import Any
 
+import numpy as np
 import orjson
 
 from ..beam_params import BeamSearchParams
 from ..errors import RecordError
 from ..outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
 from ..params import RequestOutputKind, SamplingParams
+from ..pooling.recipe import DenseSpec, Recipe
+from ..pooling.request import Pooled, PoolingRequest, TextIds
+from ..pooling_params import PoolingParams
 from ..structured import GuidedDecodingParams, StructuredOutputsParams
 from .request import Request
 
@@ -26,13 +31,19 @@ _CLASSES: dict[str, type[Any]] = {
     for c in (
         BeamSearchParams,
         CompletionOutput,
+        DenseSpec,
         GuidedDecodingParams,
         Logprob,
+        Pooled,
+        PoolingParams,
+        PoolingRequest,
+        Recipe,
         Request,
         RequestMetrics,
         RequestOutput,
         SamplingParams,
         StructuredOutputsParams,
+        TextIds,
     )
 }
 _FIELDS = {name: tuple(f.name for f in fields(c) if f.init) for name, c in _CLASSES.items()}
@@ -60,6 +71,9 @@ def _encode(value: Any) -> Any:
         return {"": "tuple", "v": [_encode(item) for item in value]}
     if kind is dict:
         return {"": "dict", "v": [[_encode(key), _encode(item)] for key, item in value.items()]}
+    if kind is np.ndarray:
+        assert value.dtype == np.float32
+        return {"": "array", "v": [base64.b64encode(value.tobytes()).decode("ascii"), *value.shape]}
     if kind is RecordError:
         return {"": "RecordError", "v": value.to_json()}
     if isinstance(value, Enum):
@@ -82,6 +96,8 @@ def _decode(value: Any) -> Any:
         return tuple(_decode(item) for item in inner)
     if tag == "dict":
         return {_decode(key): _decode(item) for key, item in inner}
+    if tag == "array":
+        return np.frombuffer(base64.b64decode(inner[0]), np.float32).reshape(inner[1:]).copy()  # or it could not be written to
     if tag == "RecordError":
         return RecordError(inner["code"], inner["message"], param=inner["param"], retryable=inner["retryable"])
     if tag == "RequestOutputKind":

@@ -10,13 +10,17 @@ import select
 import time
 from collections import deque
 from dataclasses import asdict
+from typing import Any
 
 from ..config import EngineConfig
-from ..outputs import RequestOutput
 from ..parallel.ranks import Ranks, Worker
+from ..pooling.limits import PoolingLimits
+from ..pooling.recipe import Recipe
+from ..pooling.request import PoolingRequest
+from ..pooling.stats import PoolingStats
 from . import codec
 from .limits import Limits
-from .replica import COUNTED, devices
+from .replica import COUNTED, COUNTED_OF_TEXTS, devices
 from .request import Request
 from .stats import EngineStats
 
@@ -29,23 +33,33 @@ _FRAME = 64
 class Fleet:
     """The interface of `Engine` that jobs and `LLM` use. Raises EngineError when one of the engines is lost.
 
+    Args:
+        recipe: how the model pools; None: it generates.
+
     Attributes:
         max_num_seqs: of all engines together.
     """
 
-    def __init__(self, config: EngineConfig, *, has_tokenizer: bool) -> None:
+    def __init__(self, config: EngineConfig, *, has_tokenizer: bool = False, recipe: Recipe | None = None) -> None:
         self.config = config
+        self.recipe = recipe
         self.max_model_len = config.max_model_len
         self.max_num_seqs = config.max_num_seqs * config.data_parallel_size
-        self.stats = EngineStats()
-        payloads = [{"config": asdict(one)} for one in devices(config)]
+        payloads = [{"config": asdict(one), "recipe": codec.dumps(recipe).decode()} for one in devices(config)]
         self._ranks = Ranks("infer.core.engine.replica", payloads, noun="engine", stall_timeout=config.stall_timeout)
         told = self._ranks.receive_json()
         self.vocab_size = told[0]["vocab_size"]
-        self.stats.num_kv_blocks = sum(one["num_blocks"] for one in told)
         num_blocks = min(one["num_blocks"] for one in told)
-        self._limits = Limits.of(config, self.vocab_size, num_blocks, has_tokenizer=has_tokenizer)
-        self._queue: deque[Request] = deque()
+        self.stats: EngineStats
+        self._counted: tuple[str, ...]
+        self._limits: Limits | PoolingLimits
+        if recipe is None:
+            self.stats, self._counted = EngineStats(num_kv_blocks=sum(one["num_blocks"] for one in told)), COUNTED
+            self._limits = Limits.of(config, self.vocab_size, num_blocks, has_tokenizer=has_tokenizer)
+        else:
+            self.stats, self._counted = PoolingStats(), COUNTED_OF_TEXTS
+            self._limits = PoolingLimits(self.vocab_size, config.max_model_len, recipe)
+        self._queue: deque[Any] = deque()
         self._at: dict[str, Worker] = {}
         """Where the requests are that were sent."""
         self._loads: dict[str, int] = {worker.name: 0 for worker in self._ranks.workers}
@@ -56,10 +70,10 @@ class Fleet:
         self._more = self._told = True
         """Whether more requests may come: what is known here, and what the engines were told."""
 
-    def add(self, request: Request) -> None:
-        """Queues a request. Raises RecordError for one that no engine could answer."""
+    def add(self, request: Any) -> None:
+        """Queues a Request, or a PoolingRequest where the engines pool. Raises RecordError for one that no engine could answer."""
         self._limits.check(request)
-        self._weights[request.request_id] = request.params.num_choices if request.beam is None else request.beam.beam_width
+        self._weights[request.request_id] = _weight(request)
         self._queue.append(request)
 
     def abort(self, request_id: str) -> None:
@@ -90,13 +104,13 @@ class Fleet:
         queued = sum(self._weights[request.request_id] for request in self._queue)
         return queued + sum(max(0, load - self.config.max_num_seqs) for load in self._loads.values())
 
-    def step(self) -> list[RequestOutput]:
+    def step(self) -> list[Any]:
         """Shares out what is queued and waits for the next answers."""
         self._share_out()
         busy = {worker.wire.fileno(): worker for worker in self._ranks.workers if self._loads[worker.name]}
         assert busy, "there is nothing to wait for"
         ready, _, _ = select.select(list(busy), [], [], min(1.0, self.config.stall_timeout))
-        outputs: list[RequestOutput] = []
+        outputs: list[Any] = []
         now = time.monotonic()
         for number, worker in busy.items():
             if number in ready:
@@ -114,7 +128,7 @@ class Fleet:
                 break
             # As many at a time as keep the engines level; never so many that the last of a job all meet one of them.
             level = -(-len(self._queue) // len(self._ranks.workers))
-            frame: list[Request] = []
+            frame: list[Any] = []
             while self._queue and len(frame) < min(level, _FRAME) and self._loads[worker.name] < most:
                 request = self._queue.popleft()
                 self._at[request.request_id] = worker
@@ -127,12 +141,11 @@ class Fleet:
             self._ranks.send(codec.dumps(["more", more]))
             self._told = more
 
-    def _hear(self, worker: Worker) -> list[RequestOutput]:
+    def _hear(self, worker: Worker) -> list[Any]:
         outputs, numbers, first = codec.loads(self._ranks.receive_from(worker))
         self._numbers[worker.name] = numbers
-        for name, values in zip(COUNTED, zip(*self._numbers.values(), strict=True), strict=True):
-            if name != "num_kv_blocks":
-                setattr(self.stats, name, sum(values))
+        for name, values in zip(self._counted, zip(*self._numbers.values(), strict=True), strict=True):
+            setattr(self.stats, name, sum(values))
         if first is not None:
             self.stats.first_token_at = min(first, self.stats.first_token_at or first)
         wanted = []
@@ -141,3 +154,10 @@ class Fleet:
                 self._loads[worker.name] -= self._weights.pop(output.request_id)
                 wanted.append(output)
         return wanted
+
+
+def _weight(request: Request | PoolingRequest) -> int:
+    """The sequences, or texts, that it is."""
+    if isinstance(request, PoolingRequest):
+        return len(request.texts)
+    return request.params.num_choices if request.beam is None else request.beam.beam_width

@@ -7,44 +7,60 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import EngineConfig
 from ..errors import RecordError
 from ..outputs import RequestOutput
 from ..parallel.wire import Closed, Wire
+from ..pooling.recipe import Recipe
+from ..pooling.request import Pooled, PoolingRequest
 from . import codec
 from .engine import Engine
 from .files import find_model, find_tokenizer
 from .request import Request
 
+if TYPE_CHECKING:
+    from ..pooling.engine import PoolingEngine
+
 #: Seconds after which a replica that computes says that it is alive.
 _HEARTBEAT = 1.0
 #: What the fleet adds up of a replica's statistics.
-COUNTED = ("num_prompt_tokens", "num_output_tokens", "num_cached_tokens", "num_steps", "num_preemptions", "num_kv_blocks", "peak_kv_blocks")
+COUNTED = ("num_prompt_tokens", "num_output_tokens", "num_cached_tokens", "num_steps", "num_preemptions", "peak_kv_blocks")
+#: The same of an engine that pools.
+COUNTED_OF_TEXTS = ("num_prompt_tokens", "num_cached_tokens", "num_steps", "num_texts", "num_duplicates")
 
 
 def serve(wire: Wire, payload: Mapping[str, Any]) -> None:
     """Ends with Closed, when the fleet wants no more."""
     config = EngineConfig(**{**payload["config"], "notes": tuple(payload["config"]["notes"])})
-    source = find_model(config)
-    _, tokenizer = find_tokenizer(config, source)
-    engine = Engine.create(config, source, tokenizer)
+    recipe = codec.loads(payload["recipe"].encode())
+    engine = _engine(config, recipe)
+    counted = COUNTED if recipe is None else COUNTED_OF_TEXTS
     wire.send_json({"num_blocks": engine.stats.num_kv_blocks, "vocab_size": engine.vocab_size})
     commands: SimpleQueue[Any] = SimpleQueue()
     # Frames are taken as they come: if both sides waited for the other to take theirs, both would wait for ever.
     threading.Thread(target=_listen, args=(wire, commands), daemon=True).start()
     said = time.monotonic()
     while True:
-        outputs: list[RequestOutput] = []
+        outputs: list[Any] = []
         while not commands.empty() or not (engine.num_unfinished or outputs):
             outputs += _obey(engine, commands.get())
         if engine.num_unfinished:
             outputs += engine.step()
         if outputs or time.monotonic() > said + _HEARTBEAT:
-            numbers = [getattr(engine.stats, name) for name in COUNTED]
+            numbers = [getattr(engine.stats, name) for name in counted]
             wire.send(codec.dumps([outputs, numbers, engine.stats.first_token_at]))
             said = time.monotonic()
+
+
+def _engine(config: EngineConfig, recipe: Recipe | None) -> Engine | PoolingEngine:
+    source = find_model(config)
+    if recipe is None:
+        return Engine.create(config, source, find_tokenizer(config, source)[1])
+    from ..pooling.engine import PoolingEngine
+
+    return PoolingEngine.create(config, source, recipe)
 
 
 def _listen(wire: Wire, commands: SimpleQueue[Any]) -> None:
@@ -55,8 +71,8 @@ def _listen(wire: Wire, commands: SimpleQueue[Any]) -> None:
         commands.put(error)
 
 
-def _obey(engine: Engine, command: Any) -> list[RequestOutput]:
-    """Does what one frame says; gives the requests that it refuses. Raises Closed where that is what was heard."""
+def _obey(engine: Any, command: Any) -> list[Any]:
+    """Does what one frame says; gives the answers to requests that it refuses. Raises Closed where that is what was heard."""
     if isinstance(command, Closed):
         raise command
     verb, value = command
@@ -69,10 +85,12 @@ def _obey(engine: Engine, command: Any) -> list[RequestOutput]:
     return []
 
 
-def _add(engine: Engine, request: Request) -> RequestOutput | None:
+def _add(engine: Any, request: Request | PoolingRequest) -> RequestOutput | Pooled | None:
     try:
         engine.add(request)
     except RecordError as error:
+        if isinstance(request, PoolingRequest):
+            return Pooled(request.request_id, error=error)
         return RequestOutput(request.request_id, request.prompt, request.prompt_token_ids, error=error)
     return None
 

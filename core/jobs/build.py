@@ -140,12 +140,15 @@ class Plan:
 
         return Engine.create(self.config, self.source, self.tokenizer, wrap_ops=wrap_ops)
 
-    def start_pooling(self, wrap_ops: Callable[[Ops], Ops] | None = None) -> PoolingEngine:
+    def start_pooling(self, wrap_ops: Callable[[Ops], Ops] | None = None) -> PoolingEngine | Fleet:
         """The same for a model that pools. Raises ModelError, EngineError, ConfigError: also for a model that generates."""
         recipe = self._pools()
-        for name in ("tensor_parallel_size", "data_parallel_size"):
-            if getattr(self.config, name) > 1:
-                raise ConfigError(f"{name}: models that pool run in one process for now; leave it at 1, or use --shard")
+        if self.config.tensor_parallel_size > 1:
+            raise ConfigError("tensor_parallel_size: models that pool are not shared yet; leave it at 1, or set data_parallel_size")
+        if self.config.data_parallel_size > 1 and wrap_ops is None:
+            from ..engine.fleet import Fleet
+
+            return Fleet(self.config, recipe=recipe)
         from ..pooling.engine import PoolingEngine
 
         return PoolingEngine.create(self.config, self.source, recipe, wrap_ops=wrap_ops)

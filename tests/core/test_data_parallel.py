@@ -59,6 +59,19 @@ def test_streams_beams_and_refusals(engines: list[LLM]) -> None:
         engines[1].generate([[10**6]], use_tqdm=False)
 
 
+def test_models_that_pool(tiny_bert: Path) -> None:
+    def got(count: int) -> Any:
+        llm = LLM(str(tiny_bert), device="cpu", data_parallel_size=count, max_num_seqs=3)
+        asked = [*PROMPTS, [3, 4], [10**6]]
+        outputs = llm.embed(asked, use_tqdm=False, on_error="return", tokenization_kwargs={"truncate_prompt_tokens": -1})
+        return [(o.outputs.embedding, o.prompt_token_ids, o.error and o.error.to_json()) for o in outputs]
+
+    alone, two = map(got, (1, 2))
+    assert alone == two
+    assert [error and error["code"] for _, _, error in two[-2:]] == [None, "invalid_value"]
+    assert len(two[0][0]) == 32
+
+
 def test_a_lost_engine_is_told(tiny_llama: Path) -> None:
     with pytest.raises(ConfigError, match="unknown kernels"):  # found by this process
         LLM(str(tiny_llama), device="cpu", data_parallel_size=2, kernels="none")
