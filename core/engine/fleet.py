@@ -78,11 +78,12 @@ class Fleet:
 
     def abort(self, request_id: str) -> None:
         """Drops a request that has not been answered."""
-        del self._weights[request_id]
+        weight = self._weights.pop(request_id)
         worker = self._at.pop(request_id, None)
         if worker is None:
             self._queue = deque(request for request in self._queue if request.request_id != request_id)
         else:
+            self._loads[worker.name] -= weight
             self._ranks.send_to(worker, codec.dumps(["abort", request_id]))
 
     def is_open(self, request_id: str) -> bool:
