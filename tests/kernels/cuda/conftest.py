@@ -13,9 +13,15 @@ if not torch.cuda.is_available():
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if item.get_closest_marker("grid"):
+        item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked `grid` run where the marker is asked for, whatever else is."""
-    if "grid" not in config.option.markexpr:
+    """Tests marked `grid` run where they are asked for, as that or as slow ones."""
+    if not {"grid", "slow"} & set(config.option.markexpr.split()):
         left_out = [item for item in items if item.get_closest_marker("grid")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]
