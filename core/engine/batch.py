@@ -64,6 +64,11 @@ class Batch:
     swap_in: NDArray[np.int64] = field(default_factory=lambda: _pairs([]))
     """[I, 2] (CPU, device) block copies to make then."""
 
+    @property
+    def asks_back(self) -> bool:
+        """Whether it has tokens that only the device knows yet."""
+        return bool((self.tokens < 0).any())
+
     def arrays(self) -> list[NDArray[Any]]:
         """Everything in it, as `from_arrays` takes it."""
         numbers = np.array([self.num_logits, self.prompt_start, self.num_prompt_logits], dtype=np.int64)

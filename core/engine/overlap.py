@@ -63,10 +63,9 @@ class Step:
 def wanted(config: EngineConfig) -> bool:
     """Whether steps are to overlap.
 
-    A CPU computes in the thread that calls, so there is nothing beside it. The other ranks of a tensor parallel engine get their
-    token ids from the host.
+    A CPU computes in the thread that calls, so there is nothing beside it.
     """
-    return config.device != "cpu" and config.tensor_parallel_size == 1 and not config.disable_async_output_proc
+    return config.device != "cpu" and not config.disable_async_output_proc
 
 
 def may_go_ahead(step: Step) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..config import EngineConfig
@@ -39,8 +40,12 @@ def serve(wire: Wire, payload: Mapping[str, Any]) -> None:
     wire.send_json([loaded.num_blocks, loaded.num_host_blocks])
     runner = loaded.runner(config, *wire.receive_json())
     wire.send_json("ready")
+    num_drawn = 0  # by rank 0 in the step before
     while True:
         batch = Batch.from_arrays(unpack_arrays(wire.receive()))
+        if batch.asks_back:
+            runner.drawn = joined.broadcast(torch.empty(num_drawn, dtype=torch.int64, device=device))
+        num_drawn = batch.num_logits
         runner.run(batch, _drop if batch.num_prompt_logits else None)
 
 

@@ -21,20 +21,33 @@ from ..parallel.ranks import Ranks
 from ..parallel.wire import pack_arrays
 from ..weights.source import ModelSource
 from .batch import Batch
-from .loading import Loaded, device_of, load
+from .loading import device_of, load
 from .runner import Runner, TakePiece
 
 
 class ShardedRunner(Runner):
     """Rank 0's runner: every batch goes to the others first."""
 
-    def __init__(self, model: LanguageModel, ops: Ops, caches: list[KVCache], block_size: int, device: torch.device, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        ops: Ops,
+        caches: list[KVCache],
+        block_size: int,
+        device: torch.device,
+        ranks: Ranks,
+        joined: group.Group,
+    ) -> None:
         super().__init__(model, ops, caches, block_size, device)
         self.ranks = ranks
+        self.group = joined
 
     def run(self, batch: Batch, take_prompt: TakePiece | None = None) -> Tensor:
         self.ranks.send(pack_arrays(batch.arrays()))
         try:
+            if batch.asks_back:  # this rank drew them
+                assert self.drawn is not None
+                self.drawn = self.group.broadcast(self.drawn)
             return super().run(batch, take_prompt)
         except Lost as error:
             self.ranks.mourn(error)
@@ -73,7 +86,9 @@ def _build_sharded(config: EngineConfig, source: ModelSource, wrap_ops: Callable
             sizes = [[loaded.num_blocks, loaded.num_host_blocks], *ranks.receive_json()]
             num_blocks, num_host_blocks = map(min, zip(*sizes, strict=True))
             ranks.send_json([num_blocks, num_host_blocks])
-            runner = _runner(loaded, config, num_blocks, num_host_blocks, ranks)
+            plain = loaded.runner(config, num_blocks, num_host_blocks)
+            runner = ShardedRunner(plain.model, plain.ops, plain.caches, plain.block_size, plain.device, ranks, joined)
+            runner.swapper, runner.graphs = plain.swapper, plain.graphs
             ranks.receive_json()  # they have taken their memory
         except Lost as error:
             ranks.mourn(error)
@@ -83,13 +98,6 @@ def _build_sharded(config: EngineConfig, source: ModelSource, wrap_ops: Callable
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return runner, num_blocks
-
-
-def _runner(loaded: Loaded, config: EngineConfig, num_blocks: int, num_host_blocks: int, ranks: Ranks) -> ShardedRunner:
-    plain = loaded.runner(config, num_blocks, num_host_blocks)
-    runner = ShardedRunner(plain.model, plain.ops, plain.caches, plain.block_size, plain.device, ranks)
-    runner.swapper, runner.graphs = plain.swapper, plain.graphs
-    return runner
 
 
 def _plain(config: EngineConfig) -> dict[str, object]:

@@ -38,6 +38,10 @@ class Group:
         """The columns of all ranks' x [N, F] side by side, [N, size * F], on rank 0; elsewhere x."""
         return x
 
+    def broadcast(self, x: Tensor) -> Tensor:
+        """Rank 0's x, on every rank. The others' is of the same shape and dtype, and may be overwritten."""
+        return x
+
 
 class Lost(EngineError):
     """A rank is gone, or does not answer. Called `wire.LOST` between processes."""
@@ -76,6 +80,13 @@ class TorchGroup(Group):
         options.rootRank = 0
         _wait(lambda: self._backend.gather([[_bytes(part) for part in parts]] if parts else [], [_bytes(x)], options))
         return torch.cat(parts, dim=1) if parts else x
+
+    def broadcast(self, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        options = dist.BroadcastOptions()
+        options.rootRank = 0
+        _wait(lambda: self._backend.broadcast([x], options))
+        return x
 
 
 def _wait(begin: Callable[[], Any]) -> None:

@@ -407,7 +407,7 @@ def test_who_wants_it(make_engine: Any) -> None:
     gpu = replace(config, device="cuda:0")
     assert wanted(gpu)
     assert not wanted(replace(gpu, disable_async_output_proc=True))
-    assert not wanted(replace(gpu, tensor_parallel_size=2))
+    assert wanted(replace(gpu, tensor_parallel_size=2))
 
 
 def test_switching_off_what_is_off_is_told(make_engine: Any) -> None:
