@@ -17,7 +17,7 @@ from infer.kernels.ops import Ops
 from ..engine.engine import Engine
 from ..engine.stats import EngineStats
 from ..engine.timing import OpKey, OpTime, TimedOps
-from ..errors import InferError
+from ..errors import ConfigError, InferError
 from ..jobs.build import Plan
 from ..jobs.run import Job
 from ..jobs.stats import JobStats
@@ -68,6 +68,8 @@ class Throughput:
     """
 
     def __init__(self, plan: Plan, make_task: Callable[[Plan], Task]) -> None:
+        if plan.config.data_parallel_size > 1:
+            raise ConfigError("infer bench measures one engine: leave data_parallel_size at 1")
         started = time.monotonic()
         self.plan = plan
         self.timed_ops: TimedOps

@@ -163,6 +163,7 @@ def test_all_records_fail(call: Any, tiny: list[str], write_lines: Any) -> None:
         (["missing.jsonl"], "does not exist"),
         (["EMPTY"], "nothing to measure"),
         (["IN", "OUT"], "unexpected extra argument"),
+        (["--data-parallel-size", "2", "--num-prompts", "2"], "measures one engine"),
     ],
 )
 def test_refused(call: Any, tiny: list[str], write_lines: Any, argv: list[str], why: str) -> None:
