@@ -50,6 +50,8 @@ class GrammarSource:
             return cls._of(spec)
         except RecordError as error:
             raise RecordError(error.code, f"{_PARAM}: {error.message}", param=_PARAM) from None
+        except (TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:  # of a schema that is none
+            raise RecordError("grammar_error", f"{_PARAM}: it cannot be read ({type(error).__name__})", param=_PARAM) from None
 
     @classmethod
     def _of(cls, spec: StructuredOutputsParams) -> GrammarSource:

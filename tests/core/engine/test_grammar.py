@@ -429,18 +429,19 @@ def test_without_end_tokens_an_output_ends_where_it_is_complete(tokenizer: Token
 
 
 @pytest.mark.parametrize(
-    ("spec", "words"),
+    "spec",
     [
-        ({"grammar": "root ::= [a-"}, "Unterminated character class"),
-        ({"grammar": "root ::= nowhere"}, '"nowhere" is not defined'),
-        ({"grammar": "start: @"}, "structured_outputs"),
-        ({"json": {"$ref": "#"}}, "no text satisfies it"),
-        ({"json": {"type": "integer", "minimum": 3, "maximum": 2}}, "minimum greater than maximum"),
-        ({"structural_tag": {"type": "structural_tag", "format": {"type": "nope"}}}, "Format type not recognized: nope"),
-        ({"structural_tag": {}}, "must have a format field"),
+        {"grammar": "root ::= [a-"},
+        {"grammar": "root ::= nowhere"},
+        {"grammar": "start: @"},
+        {"json": {"$ref": "#"}},
+        {"json": {"type": "integer", "minimum": 3, "maximum": 2}},
+        {"json": {"type": "string", "format": []}},
+        {"structural_tag": {"type": "structural_tag", "format": {"type": "nope"}}},
+        {"structural_tag": {}},
     ],
 )
-def test_what_cannot_be_compiled(grammars: Grammars, spec: dict[str, Any], words: str) -> None:
+def test_what_cannot_be_compiled(grammars: Grammars, spec: dict[str, Any]) -> None:
     compiling = grammars.begin(StructuredOutputsParams(**spec))
     assert compiling.wait(60)
     messages = []
@@ -449,7 +450,7 @@ def test_what_cannot_be_compiled(grammars: Grammars, spec: dict[str, Any], words
             compiling.result()
         messages.append(str(error.value))
     assert (error.value.code, error.value.param, error.value.retryable) == ("grammar_error", "structured_outputs", False)
-    assert words in messages[0]
+    assert messages[0].startswith("structured_outputs: ") and messages[0] == messages[1]
     assert not re.search(r"\d\d:\d\d:\d\d|\.cc", messages[0]), "would differ from run to run"
 
 
