@@ -18,6 +18,7 @@ from infer.core.engine.request import Request
 from infer.core.errors import RecordError
 from infer.core.outputs import CompletionOutput, Logprob, RequestOutput
 from infer.core.text.chat import ChatTemplate
+from infer.core.text.pieces import ByteRules, Pieces, name_of
 
 
 def sees_gpu() -> bool:
@@ -61,8 +62,21 @@ class ByteTokenizer:
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         return bytes(i for i in ids if i < 256).decode(errors="replace")
 
+    def token_bytes(self, token_id: int) -> bytes:
+        return bytes([token_id]) if token_id < 256 else (b"<s>", b"</s>")[token_id - 256]
+
     def token_text(self, token_id: int) -> str:
-        return bytes([token_id]).decode(errors="replace") if token_id < 256 else ("<s>", "</s>")[token_id - 256]
+        return self.token_bytes(token_id).decode(errors="replace")
+
+    def token_name(self, token_id: int) -> str:
+        return name_of(self.token_bytes(token_id))
+
+    def pieces(self, skip_special_tokens: bool) -> Pieces:
+        class Bytes(Pieces):
+            def __missing__(_, token_id: int) -> bytes:
+                return b"" if skip_special_tokens and token_id in self.special_ids else self.token_bytes(token_id)
+
+        return Bytes(ByteRules(), str, frozenset())
 
 
 class FakeEngine:
@@ -164,7 +178,7 @@ class FakeEngine:
         if request.params.logprobs is not None:
             best = range(97, 97 + request.params.logprobs)
             choice.logprobs = [
-                {t: Logprob(-0.5 * (r + 1), r + 1, self.tokenizer.token_text(t)) for r, t in enumerate([*best, i])} for i in ids
+                {t: Logprob(-0.5 * (r + 1), r + 1, self.tokenizer.token_name(t)) for r, t in enumerate([*best, i])} for i in ids
             ]
             choice.cumulative_logprob = sum(entries[i].logprob for i, entries in zip(ids, choice.logprobs, strict=True))
         return choice

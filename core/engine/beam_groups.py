@@ -73,7 +73,7 @@ class BeamGroups:
         by_count: dict[int, list[int]] = {}
         for row, sequence in enumerate(beams):
             assert isinstance(sequence.group, BeamGroup)
-            by_count.setdefault(sequence.group.search.num_candidates, []).append(row)
+            by_count.setdefault(sequence.group.num_candidates(logits.shape[-1]), []).append(row)
         found: dict[int, Candidates | RecordError] = {}
         for count, rows in by_count.items():
             part = logits if len(rows) == len(beams) else logits[rows]

@@ -23,7 +23,7 @@ EndOf = Callable[[Sequence, int], "Ending | None"]
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The likeliest next tokens of one beam, most likely first."""
+    """The likeliest next tokens of one beam, most likely first: those that the search wants to see, and those to be reported."""
 
     tokens: NDArray[np.int64]
     logprobs: NDArray[np.float32]
@@ -70,6 +70,11 @@ class BeamGroup:
     def width(self) -> int:
         return self.search.width
 
+    def num_candidates(self, vocab_size: int) -> int:
+        """Likeliest tokens that `offer` wants of each live beam."""
+        asked = self.request.params.logprobs or 0
+        return max(self.search.num_candidates, vocab_size if asked < 0 else asked)
+
     def offer(self, sequence: Sequence, candidates: Candidates) -> bool:
         """Takes what comes next of one live beam; returns whether all have theirs now."""
         assert sequence not in self._seen
@@ -82,8 +87,8 @@ class BeamGroup:
 
     def advance(self, end_of: EndOf) -> Moves:
         """One step of the search. To be called when `offer` said so."""
-        rows = [self._seen[sequence] for sequence in self.live]
-        tokens, logprobs = np.stack([row.tokens for row in rows]), np.stack([row.logprobs for row in rows])
+        rows, count = [self._seen[sequence] for sequence in self.live], self.search.num_candidates
+        tokens, logprobs = np.stack([row.tokens[:count] for row in rows]), np.stack([row.logprobs[:count] for row in rows])
         before = self.live
         going, new = self.search.advance(tokens, logprobs, lambda beam, token: end_of(before[beam], token))
         self._keep(before, new, rows)
@@ -128,6 +133,7 @@ class BeamGroup:
 def _note_logprob(sequence: Sequence, row: Candidates, token: int) -> None:
     if sequence.logprobs is not None:
         rank = int(np.flatnonzero(row.tokens == token)[0])
-        wanted = max(sequence.request.params.logprobs or 0, 0)
-        shown = [*range(min(wanted, len(row.tokens))), *([rank] if rank >= wanted else [])]
+        asked = sequence.request.params.logprobs or 0
+        wanted = len(row.tokens) if asked < 0 else min(asked, len(row.tokens))
+        shown = [*range(wanted), *([rank] if rank >= wanted else [])]
         sequence.logprobs.append({int(row.tokens[i]): Logprob(float(row.logprobs[i]), i + 1) for i in shown})

@@ -260,7 +260,7 @@ class Sampler:
         return self.vocab_size if asked < 0 else min(asked, self.vocab_size)
 
     def _entries(self, top: TopLogprobs, tokens: list[int]) -> list[dict[int, Logprob]]:
-        text = self._tokenizer.token_text if self._tokenizer is not None else lambda token: None
+        text = self._tokenizer.token_name if self._tokenizer is not None else lambda token: None
         result = []
         for ids, values, token, value, rank in zip(*(t.tolist() for t in top[:2]), tokens, *(t.tolist() for t in top[2:]), strict=True):
             best = {t: Logprob(v, place, text(t)) for place, (t, v) in enumerate(zip(ids, values, strict=True), start=1)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ..text.detokenizer import Detokenizer, decode_all
 from ..text.stop import StopMatcher
@@ -52,8 +53,15 @@ class Transcripts:
         return stop if isinstance(stop, str) else None
 
     def write(self, sequence: Sequence) -> None:
-        """Sets the text of a finished beam."""
-        if self.tokenizer is None or not sequence.params.detokenize:
+        """Sets the text of a finished beam, and the names of tokens in its log-probabilities."""
+        if self.tokenizer is None:
+            return
+        name = self.tokenizer.token_name
+        if sequence.logprobs is not None:
+            sequence.logprobs = [
+                {token: replace(entry, decoded_token=name(token)) for token, entry in entries.items()} for entries in sequence.logprobs
+            ]
+        if not sequence.params.detokenize:
             return
         if isinstance(sequence.stop_reason, str):
             self.completed_stop(sequence)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .tokenizer import Tokenizer
 
 _REPLACEMENT = "\ufffd"
-_UTF8 = codecs.getincrementaldecoder("utf-8")
+UTF8 = codecs.getincrementaldecoder("utf-8")
 
 #: Kept tokens of context before the ones being decoded (general way).
 _CONTEXT = 5
@@ -93,6 +93,18 @@ def decode_all(
     return whole.push(output_ids) + whole.finish()
 
 
+def unfinished_bytes(pieces: Pieces, prompt_ids: Sequence[int]) -> bytes:
+    """The bytes of the character that a prompt ends inside of; none where it ends with a whole one."""
+    tail = b""
+    for token_id in reversed(prompt_ids):
+        if len(tail) >= 3:  # an incomplete character is at most 3 bytes long
+            break
+        tail = pieces[token_id] + tail
+    decoder = UTF8("replace")
+    decoder.decode(tail)
+    return decoder.getstate()[0]
+
+
 class _ByteStream:
     """Additive decoders: tokens are bytes, text is their UTF-8."""
 
@@ -101,15 +113,11 @@ class _ByteStream:
     def __init__(self, pieces: Pieces, prompt_ids: Sequence[int]) -> None:
         self._pieces = pieces
         self._at_start = pieces.rules.treats_start and not any(pieces[t] for t in reversed(prompt_ids))
-        self._decoder = _UTF8("replace")
-        tail = b""
-        for token_id in reversed(prompt_ids):
-            if len(tail) >= 3:  # an incomplete character is at most 3 bytes long
-                break
-            tail = pieces[token_id] + tail
-        self._decoder.decode(tail)
+        self._decoder = UTF8("replace")
+        before = unfinished_bytes(pieces, prompt_ids)
+        self._decoder.decode(before)
         #: The prompt ends inside a character; if the output does not complete it, its U+FFFD is the prompt's.
-        self._half_prompt = bool(self._decoder.getstate()[0])
+        self._half_prompt = bool(before)
 
     def push(self, token_ids: Sequence[int]) -> str:
         data = self._open(token_ids) if self._at_start else b"".join(map(self._pieces.__getitem__, token_ids))

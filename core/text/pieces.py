@@ -26,6 +26,24 @@ def _byte_level_alphabet() -> dict[str, int]:
 _BYTE_OF = _byte_level_alphabet()
 
 
+def byte_of(token: str) -> bytes | None:
+    """The byte that a byte fallback token (`<0xF0>`) stands for; None for other tokens."""
+    return bytes([int(token[3:5], 16)]) if _BYTE_TOKEN.match(token) else None
+
+
+def name_of(data: bytes) -> str:
+    """Bytes as text, and those that are no UTF-8 as OpenAI's API spells them, see `escaped`."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return escaped(data)
+
+
+def escaped(data: bytes) -> str:
+    r"""Any bytes as `bytes:` and an escape for each: `bytes:\xf0\x9f`."""
+    return "bytes:" + "".join([f"\\x{byte:02x}" for byte in data])
+
+
 @dataclass(frozen=True)
 class ByteRules:
     """How one decoder spells a token, read from its JSON."""
@@ -85,9 +103,8 @@ class ByteRules:
                 return token.encode("utf-8", "replace")
         for old, new in self.replacements:
             token = token.replace(old, new)
-        if self.byte_fallback and _BYTE_TOKEN.match(token):
-            return bytes([int(token[3:5], 16)])
-        return token.encode("utf-8", "replace")
+        byte = byte_of(token) if self.byte_fallback else None
+        return token.encode("utf-8", "replace") if byte is None else byte
 
     def spell_first(self, token: str) -> bytes:
         """The bytes of a token at the beginning of a text."""

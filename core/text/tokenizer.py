@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, ModelError, RecordError
 from .fitting import Fitted, Fitting, Piece, SlowFitting
-from .pieces import ByteRules, Pieces
+from .pieces import ByteRules, Pieces, byte_of, name_of
 from .slow import SlowBackend, load_slow
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class Tokenizer:
         self.pad_token_id = self._id_of(special_tokens.get("pad_token"))
         self.is_slow = isinstance(backend, SlowBackend)
         self._pieces: dict[bool, Pieces] = {}
+        self._names: dict[int, str] = {}
         self._rules = _byte_rules(backend)
 
     @classmethod
@@ -168,7 +169,18 @@ class Tokenizer:
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token in the middle of a text: `token_text` without loss where a token is part of a character."""
         pieces = self.pieces(False)
-        return self.token_text(token_id).encode("utf-8", "replace") if pieces is None else pieces[token_id]
+        if pieces is not None:
+            return pieces[token_id]
+        text = self.token_text(token_id)
+        byte = byte_of(self._token(token_id) or "") if "\ufffd" in text else None
+        return text.encode("utf-8", "replace") if byte is None else byte
+
+    def token_name(self, token_id: int) -> str:
+        r"""What to call one token by its text: as `token_text`, but `bytes:\xf0\x9f` where that is no UTF-8."""
+        name = self._names.get(token_id)
+        if name is None:
+            name = self._names[token_id] = name_of(self.token_bytes(token_id))
+        return name
 
     def pieces(self, skip_special_tokens: bool) -> Pieces | None:
         """Token id -> bytes, or None if this tokenizer's decoder is not additive. Made once and shared."""

@@ -148,7 +148,7 @@ class TestWithoutTokenizer:
         row, text, stop = answers(*lines, flags=self.FLAGS, code=3)
         (choice,) = row["choices"]
         assert (choice["text"], len(choice["token_ids"]), row["prompt_token_ids"]) == ("", 4, [70, 71, 72])
-        assert choice["logprobs"]["tokens"] == [""] * 4
+        assert choice["logprobs"]["tokens"] == [f"token_id:{i}" for i in choice["token_ids"]]
         assert text["error"]["code"] == stop["error"]["code"] == "unsupported"
         (with_text,) = answers({**lines[0], "return_token_ids": True})
         assert with_text["choices"][0]["token_ids"] == choice["token_ids"]

@@ -53,7 +53,7 @@ def compare(folder: Path, tolerance: float) -> int:
                     assert got.logprob == pytest.approx(float(row[token]), abs=tolerance)
                     higher = int((row > row[token] + tolerance).sum())
                     assert higher < got.rank <= 1 + int((row > row[token] - tolerance).sum())
-                    assert got.decoded_token == engine.tokenizer.token_text(token)
+                    assert got.decoded_token == engine.tokenizer.token_name(token)
                 best = sorted(entry.values(), key=lambda e: e.rank)[:COUNT]
                 values = torch.topk(row, COUNT).values.tolist()
                 assert [e.logprob for e in best] == pytest.approx(values, abs=tolerance)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -53,7 +53,9 @@ class BeamTask(GenerateTask):
         pending.add_special_tokens = known.flag(fields, "add_special_tokens", self.add_special_tokens)
         pending.priority = known.priority_of(fields)
 
-    def _choice(self, choice: CompletionOutput, pending: PendingPrompt, params: SamplingParams) -> dict[str, Any]:
-        row = super()._choice(choice, pending, params)
+    def _choice(
+        self, choice: CompletionOutput, pending: PendingPrompt, params: SamplingParams, prompt_ids: Sequence[int]
+    ) -> dict[str, Any]:
+        row = super()._choice(choice, pending, params, prompt_ids)
         row["score"], row["cumulative_logprob"] = choice.score, choice.cumulative_logprob
         return row

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import ConfigError, RecordError
 from ...outputs import CompletionOutput
 from ...text.reasoning import ReasoningParser, reasoning_parser
+from ...text.spelling import Spelling
 from ...text.tool_calls import ToolCallParser, tool_call_parser
 from ..jsonl import json_type
 from . import tools
@@ -189,8 +190,8 @@ class ChatTask(CompletionTask):
         choice.finish_reason = rules.finish_reason(choice, message)  # set there, so that the summary counts what the row says
         return {"message": message}
 
-    def choice_logprobs(self, choice: CompletionOutput, num_logprobs: int) -> dict[str, Any]:
-        return chat_logprobs(choice, num_logprobs, self.token_text)
+    def choice_logprobs(self, choice: CompletionOutput, num_logprobs: int, spelling: Spelling) -> dict[str, Any]:
+        return chat_logprobs(choice, num_logprobs, spelling)
 
 
 def _with_system(messages: Any, system: str) -> Any:

@@ -11,6 +11,7 @@ from ...beam_params import BeamSearchParams
 from ...errors import RecordError
 from ...outputs import CompletionOutput, RequestOutput
 from ...params import SamplingParams
+from ...text.spelling import Spelling
 from ...truncation import truncated
 from ..record import Record
 from ..tally import Tally
@@ -73,7 +74,7 @@ class CompletionTask(Task[PendingPrompt]):
         """The part of a choice that carries its text: {"text": …} or {"message": …}. May set the choice's finish_reason."""
 
     @abstractmethod
-    def choice_logprobs(self, choice: CompletionOutput, num_logprobs: int) -> dict[str, Any]:
+    def choice_logprobs(self, choice: CompletionOutput, num_logprobs: int, spelling: Spelling) -> dict[str, Any]:
         """The `logprobs` object of a choice that has them."""
 
     def sampling_of(self, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,23 +155,36 @@ class CompletionTask(Task[PendingPrompt]):
 
     def to_row(self, pending: PendingPrompt, output: RequestOutput) -> dict[str, Any]:
         assert pending.params is not None
-        choices = [self._choice(choice, pending, pending.params) for choice in output.outputs]
-        return answer_row(pending, output, choices, self.token_text, report_cache=self.options.report_cache)
+        choices = [self._choice(choice, pending, pending.params, output.prompt_token_ids) for choice in output.outputs]
+        return answer_row(pending, output, choices, self.token_name, report_cache=self.options.report_cache)
 
-    def _choice(self, choice: CompletionOutput, pending: PendingPrompt, params: SamplingParams) -> dict[str, Any]:
+    def _choice(
+        self, choice: CompletionOutput, pending: PendingPrompt, params: SamplingParams, prompt_ids: Sequence[int]
+    ) -> dict[str, Any]:
         row: dict[str, Any] = {"index": choice.index, **self.choice_text(choice, pending)}
         row["finish_reason"] = choice.finish_reason
         if choice.stop_reason is not None:
             row["stop_reason"] = choice.stop_reason
         if choice.logprobs is not None and params.logprobs is not None:
-            row["logprobs"] = self.choice_logprobs(choice, params.logprobs)
+            row["logprobs"] = self.choice_logprobs(choice, params.logprobs, self._spelling(choice, params, prompt_ids))
             row["cumulative_logprob"] = choice.cumulative_logprob
         if params.return_token_ids:
             row["token_ids"] = choice.token_ids
         return row
 
-    def token_text(self, token_id: int, decoded: str | None) -> str:
-        """What to call a token in `logprobs`."""
+    def _spelling(self, choice: CompletionOutput, params: SamplingParams, prompt_ids: Sequence[int]) -> Spelling:
+        return Spelling(
+            self.tokenizer,
+            prompt_ids,
+            choice.token_ids,
+            text=choice.text if params.detokenize else None,
+            ended=choice.finish_reason == "stop" and not isinstance(choice.stop_reason, str),
+            skip_special_tokens=params.skip_special_tokens,
+            spaces_between_special_tokens=params.spaces_between_special_tokens,
+        )
+
+    def token_name(self, token_id: int, decoded: str | None) -> str:
+        """What to call a token of the prompt in `prompt_logprobs`."""
         if decoded is not None:
             return decoded
-        return self.tokenizer.token_text(token_id) if self.tokenizer else ""
+        return self.tokenizer.token_name(token_id) if self.tokenizer else ""

@@ -7,6 +7,7 @@ from typing import Any
 
 from ...errors import RecordError
 from ...outputs import CompletionOutput
+from ...text.spelling import Spelling
 from ..jsonl import json_type
 from .completion import CompletionTask
 from .pending import PendingPrompt
@@ -69,8 +70,8 @@ class GenerateTask(CompletionTask):
     def choice_text(self, choice: CompletionOutput, pending: PendingPrompt) -> dict[str, Any]:
         return {"text": choice.text}
 
-    def choice_logprobs(self, choice: CompletionOutput, num_logprobs: int) -> dict[str, Any]:
-        return completion_logprobs(choice, self.token_text)
+    def choice_logprobs(self, choice: CompletionOutput, num_logprobs: int, spelling: Spelling) -> dict[str, Any]:
+        return completion_logprobs(choice, spelling)
 
 
 def _token_ids(name: str, value: Any) -> list[int]:

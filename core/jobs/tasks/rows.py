@@ -8,6 +8,7 @@ from typing import Any
 
 from ...errors import RecordError
 from ...outputs import CompletionOutput, Logprob, RequestOutput
+from ...text.spelling import Spelling
 from ..jsonl import dumps, loads
 from . import openai_batch
 from .pending import Pending, PendingPrompt
@@ -15,18 +16,18 @@ from .pending import Pending, PendingPrompt
 #: What is written for a log-probability of minus infinity, which JSON does not have (as OpenAI and vLLM do).
 _NEVER = -9999.0
 
-TokenText = Callable[[int, "str | None"], str]
+TokenName = Callable[[int, "str | None"], str]
 
 
 def answer_row(
-    pending: PendingPrompt, output: RequestOutput, choices: list[dict[str, Any]], token_text: TokenText, *, report_cache: bool
+    pending: PendingPrompt, output: RequestOutput, choices: list[dict[str, Any]], token_name: TokenName, *, report_cache: bool
 ) -> dict[str, Any]:
     """The line of an answered record."""
     answer: dict[str, Any] = {}
     if pending.params is not None and pending.params.return_token_ids:
         answer["prompt_token_ids"] = output.prompt_token_ids
     if output.prompt_logprobs is not None:
-        answer["prompt_logprobs"] = prompt_logprobs(output.prompt_logprobs, token_text)
+        answer["prompt_logprobs"] = prompt_logprobs(output.prompt_logprobs, token_name)
     answer["choices"] = choices
     num_prompt = len(output.prompt_token_ids)
     num_output = sum(len(choice.token_ids) for choice in output.outputs)
@@ -71,30 +72,24 @@ def native_row(pending: Pending, answer: dict[str, Any], error: RecordError | No
     return row
 
 
-def completion_logprobs(choice: CompletionOutput, token_text: TokenText) -> dict[str, Any]:
-    """OpenAI's completions shape. `text_offset` counts the characters of the tokens before."""
+def completion_logprobs(choice: CompletionOutput, spelling: Spelling) -> dict[str, Any]:
+    """OpenAI's completions shape. `top_logprobs` has an entry for each token, the drawn one under its name in `tokens`;
+    `text_offset` is where in the text a token begins."""
     tokens: list[str] = []
     drawn: list[float] = []
     top: list[dict[str, float]] = []
-    offsets: list[int] = []
-    offset = 0
-    for token_id, entries in zip(choice.token_ids, choice.logprobs or (), strict=True):
-        text = token_text(token_id, entries[token_id].decoded_token)
-        tokens.append(text)
-        drawn.append(finite(entries[token_id].logprob))
-        best: dict[str, float] = {}
-        for i, entry in entries.items():  # pieces of characters may look alike: the likeliest keeps the name
-            best.setdefault(token_text(i, entry.decoded_token), finite(entry.logprob))
-        top.append(best)
-        offsets.append(offset)
-        offset += len(text)
-    return {"tokens": tokens, "token_logprobs": drawn, "top_logprobs": top, "text_offset": offsets}
+    for place, (token, entries) in enumerate(zip(choice.token_ids, choice.logprobs or (), strict=True)):
+        names = spelling.names(place, entries)
+        tokens.append(names[token])
+        drawn.append(finite(entries[token].logprob))
+        top.append({names[i]: finite(entry.logprob) for i, entry in entries.items()})
+    return {"tokens": tokens, "token_logprobs": drawn, "top_logprobs": top, "text_offset": spelling.offsets}
 
 
-def prompt_logprobs(entries: list[dict[int, Logprob] | None], token_text: TokenText) -> list[dict[str, Any] | None]:
+def prompt_logprobs(entries: list[dict[int, Logprob] | None], token_name: TokenName) -> list[dict[str, Any] | None]:
     """vLLM's shape: one object a prompt token, token id -> {logprob, rank, decoded_token}; the first token has none."""
     return [
-        None if one is None else {str(i): _entry(entry, token_text(i, entry.decoded_token)) for i, entry in one.items()} for one in entries
+        None if one is None else {str(i): _entry(entry, token_name(i, entry.decoded_token)) for i, entry in one.items()} for one in entries
     ]
 
 
@@ -102,18 +97,20 @@ def _entry(entry: Logprob, text: str) -> dict[str, Any]:
     return {"logprob": finite(entry.logprob), "rank": entry.rank, "decoded_token": text}
 
 
-def chat_logprobs(choice: CompletionOutput, num_top: int, token_text: TokenText) -> dict[str, Any]:
-    """OpenAI's chat shape; `num_top` entries a position beside the drawn token, -1: all."""
+def chat_logprobs(choice: CompletionOutput, num_top: int, spelling: Spelling) -> dict[str, Any]:
+    """OpenAI's chat shape; `num_top` entries a position beside the drawn token, -1: all. The `bytes` of the drawn tokens, joined,
+    are those of the text; a token that is left out of it has none."""
     content = []
-    for token_id, entries in zip(choice.token_ids, choice.logprobs or (), strict=True):
-        best = [_token(token_text(i, e.decoded_token), e.logprob) for i, e in list(entries.items())[: num_top if num_top >= 0 else None]]
-        drawn = entries[token_id]
-        content.append({**_token(token_text(token_id, drawn.decoded_token), drawn.logprob), "top_logprobs": best})
+    for place, (token, entries) in enumerate(zip(choice.token_ids, choice.logprobs or (), strict=True)):
+        names = spelling.names(place, entries)
+        told = {i: _token(names[i], spelling.adds(place, i), entry.logprob) for i, entry in entries.items()}
+        best = list(told.values())[: num_top if num_top >= 0 else None]
+        content.append({**told[token], "top_logprobs": best})
     return {"content": content}
 
 
-def _token(text: str, logprob: float) -> dict[str, Any]:
-    return {"token": text, "logprob": finite(logprob), "bytes": list(text.encode("utf-8", "replace"))}
+def _token(name: str, data: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": name, "logprob": finite(logprob), "bytes": list(data)}
 
 
 def finite(logprob: float) -> float:

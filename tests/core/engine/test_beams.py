@@ -123,6 +123,23 @@ def test_the_schedule_has_no_say(make_engine: MakeEngine, oracle: Any, settings:
         assert outputs[request.request_id].outputs == alone[request.request_id].outputs
 
 
+@pytest.mark.parametrize("scoring", ["vllm", "hf"])
+@pytest.mark.parametrize("asked", [0, 1, 3, 12, -1])
+def test_logprobs_are_as_many_as_asked(make_engine: MakeEngine, oracle: Any, byte_tokenizer: Any, scoring: str, asked: int) -> None:
+    request = beam_request(0, [5, 6, 7], beam_width=2, scoring=scoring, logprobs=asked)
+    output = run(make_engine(num_blocks=400, tokenizer=byte_tokenizer, max_logprobs=-1), [request])["b0"]
+    check(oracle, request, output)
+    for choice in output.outputs:
+        context = list(request.prompt_token_ids)
+        for token, entries in zip(choice.token_ids, choice.logprobs or [], strict=True):
+            expected = torch.log_softmax(oracle(context), -1)
+            best = torch.argsort(-expected, stable=True)[: len(expected) if asked < 0 else asked].tolist()
+            assert list(entries) == [*best, *([token] if token not in best else [])]
+            assert [e.logprob for e in entries.values()] == pytest.approx(expected[list(entries)].tolist(), abs=1e-5)
+            assert [e.decoded_token for e in entries.values()] == [byte_tokenizer.token_name(t) for t in entries]
+            context.append(token)
+
+
 def test_groups_are_preempted_in_that(make_engine: MakeEngine, oracle: Any) -> None:
     engine = make_engine(num_blocks=40, block_size=2)
     requests = [beam_request(i, [5 + i, 6, 7], ignore_eos=True, max_tokens=14) for i in range(6)]

@@ -76,7 +76,7 @@ def make(make_engine: Any, steps: int = 0, **kwargs: Any) -> Any:
     class Tokenizer:
         special_ids = frozenset({0, 1, 2})
 
-        def token_text(self, token: int) -> str:
+        def token_name(self, token: int) -> str:
             return str(token)
 
         def has(self, token: int) -> bool:

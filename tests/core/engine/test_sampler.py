@@ -135,7 +135,7 @@ def test_the_best_of_several_choices_are_scored(sampler: Sampler) -> None:
 class Texts:
     """Names tokens; a word is one token."""
 
-    def token_text(self, token: int) -> str:
+    def token_name(self, token: int) -> str:
         return f"<{token}>"
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:

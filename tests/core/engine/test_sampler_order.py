@@ -143,7 +143,7 @@ class Letters:
                 space = False
         return [*tokens, *[9] * space]
 
-    def token_text(self, token: int) -> str:
+    def token_name(self, token: int) -> str:
         return f"<{token}>"
 
 

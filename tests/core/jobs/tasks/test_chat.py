@@ -88,9 +88,16 @@ def test_logprobs_false_switches_a_default_off(task: Any, prepare: Any) -> None:
 def test_rows(task: Any, prepare: Any) -> None:
     t = task("chat")
     pending = prepare(t, messages=[USER], logprobs=True, top_logprobs=1)
-    logprobs = [{98: Logprob(-0.1, 1, "b"), 233: Logprob(-3.0, 2, "é")}, {98: Logprob(-0.2, 1, "b"), 233: Logprob(-4.0, 5, "é")}]
-    output = RequestOutput("0", None, [1, 2], [CompletionOutput(0, "bé", [98, 233], "stop", None, -4.1, logprobs)])
+    logprobs = [
+        {98: Logprob(-0.1, 1, "b"), 195: Logprob(-3.0, 2)},
+        {98: Logprob(-0.2, 1, "b"), 195: Logprob(-4.0, 5)},
+        {169: Logprob(-0.3, 1), 257: Logprob(-0.4, 2)},
+        {257: Logprob(0.0, 1, "</s>"), 168: Logprob(-9.0, 2)},
+    ]
+    output = RequestOutput("0", None, [1, 2], [CompletionOutput(0, "bé", [98, 195, 169, 257], "stop", None, -4.1, logprobs)])
     b = {"token": "b", "bytes": [98]}
+    half = {"token": "bytes:\\xa9", "logprob": -0.3, "bytes": [169]}
+    end = {"token": "</s>", "logprob": 0.0, "bytes": []}
     assert t.to_row(pending, output)["choices"] == [
         {
             "index": 0,
@@ -99,7 +106,9 @@ def test_rows(task: Any, prepare: Any) -> None:
             "logprobs": {
                 "content": [
                     {**b, "logprob": -0.1, "top_logprobs": [{**b, "logprob": -0.1}]},
-                    {"token": "é", "logprob": -4.0, "bytes": [195, 169], "top_logprobs": [{**b, "logprob": -0.2}]},
+                    {"token": "bytes:\\xc3", "logprob": -4.0, "bytes": [195], "top_logprobs": [{**b, "logprob": -0.2}]},
+                    {**half, "top_logprobs": [half]},
+                    {**end, "top_logprobs": [end]},
                 ]
             },
             "cumulative_logprob": -4.1,

@@ -123,12 +123,38 @@ def test_logprobs_in_the_completions_shape(task: Any, prepare: Any) -> None:
             "logprobs": {
                 "tokens": ["b", "d"],
                 "token_logprobs": [-0.1, -9999.0],
-                "top_logprobs": [{"b": -0.1, "c": -3.0}, {"\ufffd": -0.5, "d": -9999.0}],
+                "top_logprobs": [{"b": -0.1, "c": -3.0}, {"bytes:\\xc3": -0.5, "bytes:\\xa9": -1.0, "d": -9999.0}],
                 "text_offset": [0, 1],
             },
             "cumulative_logprob": -3.1,
         }
     ]
+
+
+def test_text_offsets_are_places_in_the_text(task: Any, prepare: Any) -> None:
+    t = task()
+    ids = [0xC3, 0xA9, 256, 0xF0, 0x9F, 98, 0xFF, 0xE2, 0x82, 0xAC, 257]
+    entries = [{i: Logprob(-1.0, 1)} for i in ids]
+    choice = CompletionOutput(0, "é\ufffdb\ufffd€", ids, "stop", None, -11.0, entries)
+    (row,) = answer(t, prepare(t, prompt="a", logprobs=0), choice)["choices"]
+    assert row["logprobs"]["text_offset"] == [0, 0, 1, 1, 1, 2, 3, 4, 4, 4, 5]
+    assert row["logprobs"]["tokens"][1:5] == ["bytes:\\xa9", "<s>", "bytes:\\xf0", "bytes:\\x9f"]
+    # A character that the prompt left half written is the output's first one, if it completes it.
+    for ids, text, offsets in (([0xA9, 98], "éb", [0, 1]), ([98, 99], "bc", [0, 1])):
+        choice = CompletionOutput(0, text, ids, "length", None, -2.0, [{i: Logprob(-1.0, 1)} for i in ids])
+        (row,) = answer(t, prepare(t, prompt=[97, 0xC3], logprobs=0), choice)["choices"]
+        assert row["logprobs"]["text_offset"] == offsets
+
+
+def test_no_two_tokens_have_one_name(prepare: Any) -> None:
+    from infer.core.jobs.tasks import GenerateTask, TaskOptions
+
+    without = GenerateTask(TaskOptions(), None, max_model_len=100)
+    pending = prepare(without, prompt_token_ids=[1], logprobs=2)
+    choice = CompletionOutput(0, "", [7], "length", None, -1.0, [{7: Logprob(-1.0, 1), 8: Logprob(-2.0, 2), 9: Logprob(-3.0, 3)}])
+    (row,) = answer(without, pending, choice)["choices"]
+    assert row["logprobs"]["tokens"] == ["token_id:7"]
+    assert row["logprobs"]["top_logprobs"] == [{"token_id:7": -1.0, "token_id:8": -2.0, "token_id:9": -3.0}]
 
 
 def test_nan_never_becomes_null() -> None:
