@@ -122,7 +122,15 @@ class ChatTemplate:
         if "messages" in kwargs:
             raise RecordError("invalid_value", "messages cannot be set by chat_template_kwargs", param="chat_template_kwargs")
         template, source, content = self._choose(tools=bool(tools))
-        chat = prepare(messages, parts=content.parts, wrap=content.wrap, developer="developer" in source)
+        chat = prepare(
+            messages,
+            parts=content.parts,
+            wrap=content.wrap,
+            developer="developer" in source,
+            text_arguments=content.text_arguments,
+        )
+        if continue_final_message and messages[-1].get("content") is None:
+            raise RecordError("invalid_value", "continue_final_message: the last message has no content to continue", param="messages")
         if (literal := self._literal) is not None:
             chat = [{**literal.mark(message), "role": message["role"]} for message in chat]
             tools = literal.mark(tools)
@@ -234,13 +242,13 @@ def _check_objects(name: str, value: Any) -> None:
 
 def _open_final(chat: list[dict[str, Any]]) -> str:
     """Puts the tag after the text of the last message; returns that text."""
-    content = chat[-1].get("content")
-    if isinstance(content, list) and content:
-        text = content[-1]["text"]
+    content: str | list[dict[str, Any]] = chat[-1]["content"]
+    if isinstance(content, list):
+        if not content:
+            raise RecordError("invalid_value", "continue_final_message: the last message has no content to continue", param="messages")
+        text: str = content[-1]["text"]
         chat[-1]["content"] = [*content[:-1], {"type": "text", "text": text + _TAG}]
         return text
-    if not isinstance(content, str):
-        raise RecordError("invalid_value", "continue_final_message: the last message has no content to continue", param="messages")
     chat[-1]["content"] = content + _TAG
     return content
 

@@ -1,4 +1,4 @@
-"""What shape of content a chat template expects, read from its syntax tree.
+"""What shape of content, and of calls' arguments, a chat template expects, read from its syntax tree.
 
 A template that loops over `message['content']` takes a list of parts (vLLM calls it the "openai" format); one that does not,
 takes a string. The same names are followed as in vLLM: lists made of `messages`, messages taken from those, contents of these.
@@ -13,15 +13,19 @@ from jinja2 import nodes
 
 @dataclass(frozen=True)
 class ContentFormat:
-    """`parts`: the template loops over a message's content. `wrap`: it does so without asking whether it is a string."""
+    """`parts`: the template loops over a message's content. `wrap`: it does so without asking whether it is a string.
+    `text_arguments`: see `takes_text_arguments`."""
 
     parts: bool
     wrap: bool
+    text_arguments: bool = False
 
     @classmethod
     def named(cls, name: str, tree: nodes.Template) -> ContentFormat:
         """By what a user says of it: "openai" is parts whatever the template does, "string" none, "auto" what the template takes."""
-        return cls.of(tree) if name == "auto" else cls(parts=name == "openai", wrap=name == "openai")
+        if name == "auto":
+            return cls.of(tree)
+        return cls(parts=name == "openai", wrap=name == "openai", text_arguments=takes_text_arguments(tree))
 
     @classmethod
     def of(cls, tree: nodes.Template) -> ContentFormat:
@@ -30,7 +34,45 @@ class ContentFormat:
             pass
         parts = any(names.is_content(loop.iter) for loop in tree.find_all(nodes.For))
         asks = any(test.name == "string" for test in tree.find_all(nodes.Test))
-        return cls(parts=parts, wrap=parts and not asks)
+        return cls(parts=parts, wrap=parts and not asks, text_arguments=takes_text_arguments(tree))
+
+
+#: Filters that leave a text a text.
+_OF_TEXT = frozenset({"default", "d", "e", "escape", "replace", "safe", "string", "trim"})
+
+
+def takes_text_arguments(tree: nodes.Template) -> bool:
+    """Whether a template writes the `arguments` of a call as they are, so that they must be the text of JSON (DeepSeek's do).
+
+    One that asks for their type, walks through them or makes JSON of them takes objects.
+    """
+    names: set[str] = set()
+
+    def is_arguments(node: nodes.Node | None) -> bool:
+        while isinstance(node, nodes.Filter) and node.name in _OF_TEXT:
+            node = node.node
+        if isinstance(node, nodes.Getattr):
+            return node.attr == "arguments"
+        if isinstance(node, nodes.Getitem):
+            return isinstance(node.arg, nodes.Const) and node.arg.value == "arguments"
+        return _variable(node) in names
+
+    for assign in tree.find_all(nodes.Assign):
+        if is_arguments(assign.node) and (name := _variable(assign.target)) is not None:
+            names.add(name)
+    walked = (
+        any(is_arguments(test.node) for test in tree.find_all(nodes.Test))
+        or any(is_arguments(filter_.node) for filter_ in tree.find_all(nodes.Filter) if filter_.name not in _OF_TEXT)
+        or any(is_arguments(loop.iter) for loop in tree.find_all(nodes.For))
+        or any(is_arguments(part.node) for part in tree.find_all(nodes.Getattr))
+        or any(is_arguments(part.node) for part in tree.find_all(nodes.Getitem))
+    )
+    written = (
+        any(is_arguments(node) for output in tree.find_all(nodes.Output) for node in output.nodes)
+        or any(is_arguments(node) for joined in tree.find_all(nodes.Concat) for node in joined.nodes)
+        or any(is_arguments(node) for added in tree.find_all(nodes.Add) for node in (added.left, added.right))
+    )
+    return written and not walked
 
 
 class _Names:

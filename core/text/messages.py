@@ -13,14 +13,18 @@ _MEDIA = ("audio", "file", "image", "video", "prompt_embeds")
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
-def prepare(messages: Any, *, parts: bool, wrap: bool, developer: bool) -> list[dict[str, Any]]:
+def prepare(messages: Any, *, parts: bool, wrap: bool, developer: bool, text_arguments: bool = False) -> list[dict[str, Any]]:
     """Checked copies of the messages, ready for a template.
+
+    Content that is null, or that an assistant's message lacks (OpenAI's form of one that only calls functions), is empty, as in
+    vLLM: many templates add it to other text.
 
     Args:
         messages: a record's `messages`, of any type.
         parts: the template takes content as a list of parts; else text parts are joined by newlines.
         wrap: the template takes nothing but lists: a string becomes a list of one text part.
         developer: the template knows the role "developer"; else it becomes "system".
+        text_arguments: the template takes the arguments of calls as the text of JSON; else as objects.
 
     Raises RecordError (invalid_type, missing_field, invalid_value, unsupported), param "messages".
     """
@@ -28,7 +32,13 @@ def prepare(messages: Any, *, parts: bool, wrap: bool, developer: bool) -> list[
         raise _error("invalid_type", f"messages must be a list, not {type(messages).__name__}")
     if not messages:
         raise _error("invalid_value", "messages is empty; give at least one message")
-    return [_message(message, f"messages[{i}]", parts, wrap, developer) for i, message in enumerate(messages)]
+    prepared = []
+    for i, message in enumerate(messages):
+        clean = _message(message, where := f"messages[{i}]", parts, wrap, developer)
+        if "tool_calls" in clean:
+            clean["tool_calls"] = _tool_calls(clean["tool_calls"], f"{where}.tool_calls", as_text=text_arguments)
+        prepared.append(clean)
+    return prepared
 
 
 def _message(message: Any, where: str, parts: bool, wrap: bool, developer: bool) -> dict[str, Any]:
@@ -41,16 +51,17 @@ def _message(message: Any, where: str, parts: bool, wrap: bool, developer: bool)
         raise _error("invalid_type", f"{where}.role must be a string, not {type(role).__name__}")
     if "content" not in message and role != "assistant":
         raise _error("missing_field", f"{where} has no content")
-    # A null is left out: many templates would write "None", and all of them know a missing key.
-    clean = {key: value for key, value in message.items() if value is not None}
+    # Another null is left out: many templates would write "None", and all of them know a missing key.
+    clean = {"role": role, "content": None, **message}
+    clean = {key: value for key, value in clean.items() if value is not None or key == "content"}
     if role == "developer" and not developer:
         clean["role"] = "system"
-    if "content" in clean:
+    if clean["content"] is None:
+        clean["content"] = [] if wrap else ""
+    else:
         clean["content"] = _content(clean["content"], f"{where}.content", parts and role != "tool")
         if wrap and isinstance(clean["content"], str):
             clean["content"] = [{"type": "text", "text": clean["content"]}]
-    if "tool_calls" in clean:
-        clean["tool_calls"] = _tool_calls(clean["tool_calls"], f"{where}.tool_calls")
     reasoning = next((clean[key] for key in _REASONING if key in clean), None)
     if reasoning is not None:
         clean = {"thinking": reasoning, **clean, "reasoning_content": reasoning}
@@ -87,27 +98,35 @@ def _part_text(part: Any, where: str) -> str:
     return part[key]
 
 
-def _tool_calls(calls: Any, where: str) -> list[dict[str, Any]]:
-    """Copies whose arguments are objects: OpenAI's clients send them as JSON text, templates want to write them themselves."""
+def _tool_calls(calls: Any, where: str, *, as_text: bool) -> list[dict[str, Any]]:
+    """Copies whose arguments are objects, as templates want to write them themselves; OpenAI's clients send them as JSON text."""
     if not isinstance(calls, list):
         raise _error("invalid_type", f"{where} must be a list, not {type(calls).__name__}")
-    return [_tool_call(call, f"{where}[{i}]") for i, call in enumerate(calls)]
+    return [_tool_call(call, f"{where}[{i}]", as_text=as_text) for i, call in enumerate(calls)]
 
 
-def _tool_call(call: Any, where: str) -> dict[str, Any]:
+def _tool_call(call: Any, where: str, *, as_text: bool) -> dict[str, Any]:
     if not isinstance(call, dict):
         raise _error("invalid_type", f"{where} must be an object, not {type(call).__name__}")
     function = call.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+    if not isinstance(function, dict):
         return call
-    return {**call, "function": {**function, "arguments": _arguments(function["arguments"], f"{where}.function.arguments")}}
+    arguments = function.get("arguments")
+    value = _arguments(arguments, f"{where}.function.arguments")
+    if as_text:
+        value = arguments if isinstance(arguments, str) and arguments.strip() else json.dumps(value, ensure_ascii=False)
+    return {**call, "function": {**function, "arguments": value}}
 
 
-def _arguments(text: str, where: str) -> Any:
-    if not text.strip():
+def _arguments(given: Any, where: str) -> Any:
+    if given is None:
+        return {}
+    if not isinstance(given, str):
+        return given
+    if not given.strip():
         return {}
     try:
-        return json.loads(text)
+        return json.loads(given)
     except (ValueError, RecursionError) as e:
         raise _error("invalid_value", f"{where} is not valid JSON: {e}") from e
 

@@ -249,7 +249,8 @@ def test_same_as_transformers(toys: dict[str, Tokenizer], hf: Any, name: str, co
     hf_options = {"chat_template": TEMPLATES[name], "tokenize": False, "add_generation_prompt": True, **options}
     theirs, refused = "", ""
     try:
-        theirs = hf.apply_chat_template(json.loads(before), **hf_options)
+        given = [{**m, "content": m.get("content") or ""} for m in json.loads(before)]  # as vLLM hands a null to a template
+        theirs = hf.apply_chat_template(given, **hf_options)
     except Exception as e:
         refused = str(e)
     if refused:
@@ -270,6 +271,57 @@ def test_arguments_in_json_text_become_objects(toys: dict[str, Tokenizer]) -> No
     assert isinstance(call["function"]["arguments"], str)
     empty = {"type": "function", "function": {"name": "f", "arguments": ""}}
     assert '"arguments": {}' in ours.render([USER, {"role": "assistant", "tool_calls": [empty]}])
+
+
+@pytest.mark.parametrize("message", [{"content": None}, {}, {"content": ""}, {"content": []}])
+@pytest.mark.parametrize("name", [name for name in TEMPLATES if name != "mistral"])  # which knows no tools
+def test_a_message_that_only_calls_has_empty_content(toys: dict[str, Tokenizer], name: str, message: dict[str, Any]) -> None:
+    ours = chat(toys, TEMPLATES[name])
+    calling = {"role": "assistant", "tool_calls": [CALL]}
+    text = ours.render([USER, {**calling, **message}, {"role": "tool", "content": [{"type": "text", "text": "warm"}]}])
+    assert text == ours.render([USER, {"content": "", **calling}, {"role": "tool", "content": "warm"}])
+    assert "None" not in text
+    assert "[]" not in text
+    plain = [USER, {"role": "assistant", **message}, USER]
+    assert ours.render(plain) == ours.render([USER, {"role": "assistant", "content": ""}, USER])
+
+
+@pytest.mark.parametrize(
+    ("source", "as_text"),
+    [
+        ("{{ '```json\n' + call['function']['arguments'] + '\n```' }}", True),
+        ("{{ call.function.name ~ call.function.arguments }}", True),
+        ("{{ call.function.arguments }}", True),
+        ("{{ call.function.arguments | trim }}", True),
+        ("{% set arguments = call.function['arguments'] %}{{ arguments }}", True),
+        ("{{ call.function.arguments | tojson }}", False),
+        ("{% if call.function.arguments is string %}{{ call.function.arguments }}{% else %}{{ call.function | tojson }}{% endif %}", False),
+        ("{% for name in call.function.arguments %}{{ name }}={{ call.function.arguments[name] }}{% endfor %}", False),
+        ("{% for k, v in call.function.arguments.items() %}{{ k }}={{ v }}{% endfor %}", False),
+        ("{% for k, v in call.function.arguments | dictsort %}{{ k }}={{ v }}{% endfor %}", False),
+        ("{{ call.function | tojson }}", False),
+        ("", False),
+    ],
+)
+def test_arguments_are_what_the_template_takes(toys: dict[str, Tokenizer], source: str, as_text: bool) -> None:
+    ours = chat(toys, "{% for m in messages %}{% for call in m.tool_calls %}" + source + "{% endfor %}{% endfor %}")
+    objects = {"city": "Zürich", "days": 2}
+    texts = [json.dumps(objects, ensure_ascii=False), objects]
+    calls = [[{"type": "function", "function": {"name": "f", "arguments": a}}] for a in texts]
+    one, other = (ours.render([{"role": "assistant", "tool_calls": call}]) for call in calls)
+    assert one == other
+    if as_text:
+        assert texts[0] in one
+    elif source:
+        assert "Zürich" in one
+        assert "'city'" not in one
+
+
+def test_calls_without_arguments(toys: dict[str, Tokenizer]) -> None:
+    for source in ("{{ m.tool_calls[0].function.arguments | tojson }}", "{{ '' + m.tool_calls[0].function.arguments }}"):
+        ours = chat(toys, "{% for m in messages %}" + source + "{% endfor %}")
+        for function in ({"name": "f"}, {"name": "f", "arguments": None}, {"name": "f", "arguments": " "}, {"name": "f", "arguments": {}}):
+            assert ours.render([{"role": "assistant", "tool_calls": [{"function": function}]}]) == "{}"
 
 
 def test_content_formats(toys: dict[str, Tokenizer]) -> None:
