@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..errors import ConfigError, nearest
+from .json_spans import outside
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class ReasoningParser:
 
     def left_open(self, text: str) -> bool:
         """Whether a message to be continued stops inside its reasoning."""
-        return text.rfind(self.start) > text.rfind(self.end)
+        return max(outside(text, self.start), default=-1) > max(outside(text, self.end), default=-1)
 
     def split(self, text: str, *, inside: bool | None = None) -> tuple[str | None, str | None]:
         """(reasoning, content) of an output, each as it was written (blank lines too), None where there is nothing.
@@ -36,15 +37,18 @@ class ReasoningParser:
         Reasoning begins at `start`, if that is the first thing in the output; at once if the prompt opened it (`inside`, as
         `opened_by` says). Where the prompt did not say, it also begins at once if the model is one that always reasons, or if there
         is an `end` with no `start` before it. Reasoning that never ends, cut by max_tokens for example, is the whole output.
-        Everything else is content.
+        Everything else is content. An `end` in a string of JSON, or in quotation marks of its own, ends nothing.
         """
-        before, found, after = text.partition(self.start)
-        if found and not before.strip():
-            text = after
-        elif not (self.always or self.end in before if inside is None else inside):
+        if text.lstrip().startswith(self.start):
+            text = text.lstrip().removeprefix(self.start)
+        elif inside is None and not self.always:
+            first = next(outside(text, self.end), -1)
+            if first < 0 or self.start in text[:first]:
+                return None, text
+        elif inside is False:
             return None, text
-        reasoning, _, content = text.partition(self.end)
-        return reasoning or None, content or None
+        end = next(outside(text, self.end), len(text))
+        return text[:end] or None, text[end + len(self.end) :] or None
 
 
 PARSERS: Mapping[str, ReasoningParser] = {

@@ -1,27 +1,28 @@
 """Reads the function calls a model wrote into its answer. Plain text in, plain data out; nothing here ever raises for a text.
 
 Models write calls in the form of their own chat template, so each form has a parser of the name vLLM gives it. What does
-not parse as that form is no call: it stays text, all of it, so that nothing a model wrote is lost.
+not parse as that form is no call: it stays text, so that nothing a model wrote is lost, and the calls beside it stay calls.
+Where a call ends is found by reading its JSON, never by looking for a delimiter that a string in it may hold.
 """
 
 from __future__ import annotations
 
 import ast
-import contextlib
 import hashlib
 import json
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError, nearest
+from .json_spans import MOST_MISSES, after_broken, after_space, loads, value_at
 
-#: Braces that begin no JSON before a text is taken for something else: each costs a look at all that follows.
-_MOST_MISSES = 256
 #: Longer Python text is not parsed: its syntax tree takes many times the memory.
 _LONGEST_PYTHON = 100_000
+#: What parsing raises: JSON's and Python's errors, and ours.
+_NO_CALL = (ValueError, RecursionError, MemoryError, SyntaxError)
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer taken apart: the text around the calls (None where there is none) and the calls, in order."""
+    """An answer taken apart: the text before, between and after the calls (None where there is none) and the calls, in order."""
 
     content: str | None
     calls: tuple[ToolCall, ...] = ()
@@ -48,27 +49,36 @@ class NotACallError(ValueError):
     """The text is not what it was parsed as."""
 
 
+#: What a text is made of: calls, and text that is none.
+Parts = Iterator["str | ToolCall"]
+
+
 @dataclass(frozen=True)
 class ToolCallParser:
     """One form of writing calls.
 
     Args:
-        read: the reply in a text. Raises NotACallError, RecursionError, or ValueError.
+        read: takes a text apart.
         markers: what such a text may contain as special tokens, which must not be left out of it.
+        separators: characters that between calls mean nothing.
+        dropped: a marker that is no part of the text around calls.
         short_ids: ids of calls are nine letters or digits, as Mistral's templates want them.
     """
 
-    read: Callable[[str], Reply]
+    read: Callable[[str], Parts]
     markers: tuple[str, ...] = ()
+    separators: str = ""
+    dropped: str = ""
     short_ids: bool = False
 
     def parse(self, text: str) -> Reply:
         """The calls in an output and the text beside them; without a (whole, well-formed) call the text is all content."""
-        try:
-            reply = self.read(text)
-        except (ValueError, RecursionError, MemoryError, SyntaxError):  # JSON's and Python's errors, ours
+        parts = list(self.read(text))
+        calls = tuple(part for part in parts if isinstance(part, ToolCall))
+        if not calls:
             return Reply(text)
-        return reply if reply.calls else Reply(text)
+        texts = [part.replace(self.dropped, "") if self.dropped else part for part in parts if isinstance(part, str)]
+        return Reply("".join([t for t in texts if t.strip().strip(self.separators).strip()]) or None, calls)
 
     def call_id(self, index: int, choice: int, number: int) -> str:
         """The id of a call: of its record, its choice, and its number in the conversation. The same in every run."""
@@ -92,31 +102,17 @@ def tool_call_parser(name: str) -> ToolCallParser:
 def parse_forced(text: str, name: str | None) -> Reply:
     """The calls in the output of a forced choice: `name`'s arguments, or (None) a list of {name, parameters}.
 
-    An output that was cut off, and so is not JSON, is all content.
+    What of an output was cut off, and so is not JSON, is content.
     """
+    if name is None:
+        return _FORCED.parse(text)
     try:
-        value = _loads(text)
-        if name is not None:
-            return Reply(None, (_call({"name": name, "arguments": value}),))
-        if not isinstance(value, list):
-            raise NotACallError
-        return Reply(None, tuple(map(_call, value)))
-    except (ValueError, RecursionError):
+        return Reply(None, (_call({"name": name, "arguments": loads(text)}),))
+    except _NO_CALL:
         return Reply(text)
 
 
 # --- JSON
-
-
-def _refuse_constant(name: str) -> Any:
-    raise NotACallError(name)
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)  # NaN and Infinity are not JSON
-
-
-def _loads(text: str) -> Any:
-    return _DECODER.decode(text)
 
 
 def _call(value: Any) -> ToolCall:
@@ -128,7 +124,7 @@ def _call(value: Any) -> ToolCall:
 
 def _tool_call(name: Any, arguments: Any) -> ToolCall:
     if isinstance(arguments, str):
-        arguments = _loads(arguments)
+        arguments = loads(arguments)
     if not isinstance(name, str) or not name or not isinstance(arguments, dict):
         raise NotACallError
     name.encode()  # half a surrogate pair, escaped, cannot be written: a UnicodeEncodeError is a ValueError
@@ -140,91 +136,189 @@ def _tool_call(name: Any, arguments: Any) -> ToolCall:
     return ToolCall(name, text)
 
 
-def _content(text: str) -> str | None:
-    return text if text.strip() else None
+def _call_or(text: str, make: Callable[..., ToolCall], *given: Any) -> str | ToolCall:
+    """The call that is made of what is given, or the text that it was read from."""
+    try:
+        return make(*given)
+    except _NO_CALL:
+        return text
+
+
+def _list_at(text: str, start: int) -> tuple[list[str | ToolCall], int]:
+    """The items of the JSON list that begins at `start`, and where it ends or cannot be read any further."""
+    items: list[str | ToolCall] = []
+    at = after_space(text, start + 1)
+    while at < len(text) and text[at] != "]":
+        try:
+            value, end = value_at(text, at)
+        except (ValueError, RecursionError) as error:
+            end = after_broken(text, at, error)
+            if text[at] not in "[{" or text[end - 1] not in "]}":
+                return items, at
+            value = None
+        items.append(_call_or(text[at:end], _call, value))
+        at = after_space(text, end)
+        if text[at : at + 1] == ",":
+            at = after_space(text, at + 1)
+        elif text[at : at + 1] != "]":
+            return items, at
+    return items, min(at + 1, len(text))
 
 
 # --- the forms
 
-_HERMES = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
+_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
 
-def _hermes(text: str) -> Reply:
+def _hermes(text: str) -> Parts:
     """`<tool_call>{"name": …, "arguments": {…}}</tool_call>`, any number of them; the last need not be closed (Qwen, Hermes)."""
-    calls = tuple(_call(_loads(match.group(1).strip())) for match in _HERMES.finditer(text))
-    return Reply(_content(text[: text.find("<tool_call>")]), calls) if calls else Reply(text)
+    done = at = misses = 0
+    while misses < MOST_MISSES and (opening := text.find(_OPEN, at)) >= 0:
+        start = at = after_space(text, opening + len(_OPEN))
+        try:
+            value, at = value_at(text, start)
+            call = _call(value)
+        except _NO_CALL as error:
+            if at == start and text.startswith(("{", "["), start):
+                at = after_broken(text, start, error)
+            misses += 1
+            continue
+        end = after_space(text, at)
+        if text.startswith(_CLOSE, end):
+            at = end + len(_CLOSE)
+        elif end < len(text) and not text.startswith(_OPEN, end):
+            continue
+        yield text[done:opening]
+        yield call
+        done = at
+    yield text[done:]
 
 
 _PYTHON_TAG = "<|python_tag|>"
 
 
-def _llama3_json(text: str) -> Reply:
-    """JSON objects with `name` and `parameters`, wherever they stand; what else is an object, or between calls, is passed over.
-
-    The text before the first call is content.
-    """
-    calls: list[ToolCall] = []
-    first = at = misses = 0
-    while misses < _MOST_MISSES and (start := text.find("{", at)) >= 0:
+def _llama3_json(text: str) -> Parts:
+    """JSON objects with `name` and `parameters`, wherever they stand; they may be items of a list, or have semicolons between them."""
+    done = at = misses = 0
+    while misses < MOST_MISSES and (start := text.find("{", at)) >= 0:
         try:
-            value, at = _DECODER.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            at = start + 1
+            value, at = value_at(text, start)
+        except (ValueError, RecursionError) as error:
+            at = after_broken(text, start, error)
             misses += 1
             continue
-        with contextlib.suppress(ValueError, RecursionError):
+        try:
             call = _call(value)
-            first = first if calls else start
-            calls.append(call)
-    return Reply(_content(text[:first].replace(_PYTHON_TAG, "")), tuple(calls))
+        except _NO_CALL:
+            continue
+        yield text[done:start]
+        yield call
+        done = at
+    yield text[done:]
 
 
 _MISTRAL = "[TOOL_CALLS]"
 _MISTRAL_NAME = re.compile(r"\s*([\w.-]+)(?:\[CALL_ID\][\w-]*)?(?:\[ARGS\])?\s*(?=\{)")
 
 
-def _mistral(text: str) -> Reply:
+def _mistral(text: str) -> Parts:
     """`[TOOL_CALLS][{"name": …, "arguments": {…}}, …]`, or `[TOOL_CALLS]name{…}` and `[TOOL_CALLS]name[ARGS]{…}`, repeated."""
-    content, marker, rest = text.partition(_MISTRAL)
-    if not marker:
-        return Reply(text)
-    calls: list[ToolCall] = []
-    for part in rest.split(_MISTRAL):
-        stripped = part.strip()
-        if stripped.startswith(("[", "{")):
-            values = _loads(stripped)
-            calls += map(_call, values if isinstance(values, list) else [values])
-        else:
-            calls += _mistral_named(stripped)
-    return Reply(_content(content), tuple(calls))
+    done = at = misses = 0
+    while misses < MOST_MISSES and (marker := text.find(_MISTRAL, at)) >= 0:
+        at = marker + len(_MISTRAL)
+        items, end = _mistral_items(text, after_space(text, at))
+        if not any(isinstance(item, ToolCall) for item in items):
+            misses += 1
+            continue
+        yield text[done:marker]
+        yield from items
+        done = at = end
+    yield text[done:]
 
 
-def _mistral_named(text: str) -> list[ToolCall]:
-    calls = []
-    at = 0
-    while at < len(text):
-        match = _MISTRAL_NAME.match(text, at)
+def _mistral_items(text: str, start: int) -> tuple[list[str | ToolCall], int]:
+    """What stands behind a marker, and where that ends."""
+    if text.startswith("[", start):
+        return _list_at(text, start)
+    items: list[str | ToolCall] = []
+    at = start
+    while True:
+        match = None if text.startswith("{", at) else _MISTRAL_NAME.match(text, at)
+        begins = match.end() if match is not None else at
+        if not text.startswith("{", begins):
+            return items, at
+        try:
+            value, end = value_at(text, begins)
+        except (ValueError, RecursionError) as error:
+            end = after_broken(text, begins, error)
+            if text[end - 1] != "}":
+                return items, at
+            value = None
         if match is None:
-            raise NotACallError
-        arguments, at = _DECODER.raw_decode(text, match.end())
-        calls.append(_tool_call(match.group(1), arguments))
-    return calls
+            items.append(_call_or(text[at:end], _call, value))
+        else:
+            items.append(_call_or(text[at:end], _tool_call, match.group(1), value))
+        at = end
+        if match is None:
+            return items, at
 
 
-def _pythonic(text: str) -> Reply:
-    """`[name(argument="value", …), …]`: a Python list of calls, whose arguments are literals with names (Llama 3.2 and 4)."""
-    stripped = text.strip().removeprefix("<|python_start|>").removesuffix("<|python_end|>").strip()
-    if not (stripped.startswith("[") and stripped.endswith("]")) or len(stripped) > _LONGEST_PYTHON:
-        return Reply(text)
+_PYTHON_CLOSER = {"(": ")", "[": "]", "{": "}"}
+_PYTHON_START, _PYTHON_END = "<|python_start|>", "<|python_end|>"
+#: A string, a bracket or a comma.
+_PYTHON_TOKEN = re.compile(
+    r"'''(?:[^\\]|\\.)*?'''"
+    r'|"""(?:[^\\]|\\.)*?"""'
+    r"|'(?:[^'\\\n]|\\.)*'"
+    r'|"(?:[^"\\\n]|\\.)*"'
+    r"|[()\[\]{},]",
+    re.DOTALL,
+)
+
+
+def _pythonic(text: str) -> Parts:
+    """`[name(argument="value", …), …]`: a Python list of calls, whose arguments are literals with names (Llama 3.2 and 4).
+
+    It begins the text, or follows `<|python_start|>`.
+    """
+    done, marker, start = 0, -1, after_space(text, 0)
+    if not text.startswith("[", start):
+        marker = text.find(_PYTHON_START)
+        start = after_space(text, marker + len(_PYTHON_START)) if marker >= 0 else start
+    if text.startswith("[", start) and len(text) <= _LONGEST_PYTHON:
+        items, end = _python_list_at(text, start)
+        if any(isinstance(item, ToolCall) for item in items):
+            yield text[: max(marker, 0)]
+            yield from items
+            after = after_space(text, end)
+            done = after + len(_PYTHON_END) if text.startswith(_PYTHON_END, after) else end
+    yield text[done:]
+
+
+def _python_list_at(text: str, start: int) -> tuple[list[str | ToolCall], int]:
+    """The items of the Python list that begins at `start`, and where it ends or cannot be read any further."""
+    items: list[str | ToolCall] = []
+    closers: list[str] = []
+    begins = start + 1
+    for match in _PYTHON_TOKEN.finditer(text, start):
+        token = match.group()
+        if token in _PYTHON_CLOSER:
+            closers.append(_PYTHON_CLOSER[token])
+        elif token in _PYTHON_CLOSER.values() and token != closers.pop():
+            break
+        if not closers or (token == "," and len(closers) == 1):
+            if item := text[begins : match.start()].strip():
+                items.append(_call_or(item, _python_call, item))
+            begins = match.end()
+        if not closers:
+            break
+    return items, begins
+
+
+def _python_call(text: str) -> ToolCall:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd backslashes
-        tree = ast.parse(stripped, mode="eval").body
-    if not isinstance(tree, ast.List):
-        raise NotACallError
-    return Reply(None, tuple(map(_python_call, tree.elts)))
-
-
-def _python_call(node: ast.expr) -> ToolCall:
+        node = ast.parse(text, mode="eval").body
     if not isinstance(node, ast.Call) or node.args or any(keyword.arg is None for keyword in node.keywords):
         raise NotACallError
     arguments = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
@@ -234,12 +328,21 @@ def _python_call(node: ast.expr) -> ToolCall:
         raise NotACallError from None
 
 
-_LLAMA3 = ToolCallParser(_llama3_json, (_PYTHON_TAG,))
+def _forced(text: str) -> Parts:
+    """A JSON list of calls and nothing else; an output that was cut off ends in the midst of it."""
+    start = after_space(text, 0)
+    items, end = _list_at(text, start) if text.startswith("[", start) else ([], 0)
+    yield from items
+    yield text[end:]
+
+
+_FORCED = ToolCallParser(_forced)
+_LLAMA3 = ToolCallParser(_llama3_json, (_PYTHON_TAG,), separators=";,[]", dropped=_PYTHON_TAG)
 
 PARSERS: Mapping[str, ToolCallParser] = {
-    "hermes": ToolCallParser(_hermes, ("<tool_call>", "</tool_call>")),
+    "hermes": ToolCallParser(_hermes, (_OPEN, _CLOSE)),
     "llama3_json": _LLAMA3,
     "llama4_json": _LLAMA3,
     "mistral": ToolCallParser(_mistral, (_MISTRAL, "[ARGS]", "[CALL_ID]"), short_ids=True),
-    "pythonic": ToolCallParser(_pythonic, ("<|python_start|>", "<|python_end|>")),
+    "pythonic": ToolCallParser(_pythonic, (_PYTHON_START, _PYTHON_END)),
 }

@@ -49,6 +49,8 @@ class ReplyRules:
         content = reply.content if reply is not None else text
         message: dict[str, Any] = {"role": "assistant", "content": self._shown(content)}
         if reply is not None and reply.calls:
+            if not (message["content"] or "").strip():  # around the calls there were special tokens only
+                message["content"] = None
             calls = reply.calls if self.use.parallel else reply.calls[:1]
             message["tool_calls"] = [call.to_json(self._id(choice.index, i)) for i, call in enumerate(calls)]
         if reasoning is not None:

@@ -28,6 +28,13 @@ from infer.core.text.reasoning import reasoning_parser
         ("deepseek_r1", True, "hm</think>a</think>b", "hm", "a</think>b"),
         ("mistral", None, "[THINK]hm[/THINK]Paris.", "hm", "Paris."),
         ("seed_oss", None, "<seed:think>hm</seed:think>Paris.", "hm", "Paris."),
+        ("qwen3", None, '{"html": "</think>"}', None, '{"html": "</think>"}'),
+        ("qwen3", None, '<tool_call>{"a": ["</think>"]}</tool_call>', None, '<tool_call>{"a": ["</think>"]}</tool_call>'),
+        ("qwen3", None, '<think>as {"a": "</think>"} or so</think>{"b": "</think>"}', 'as {"a": "</think>"} or so', '{"b": "</think>"}'),
+        ("qwen3", True, 'I end with "</think>" or `</think>`.</think>Paris.', 'I end with "</think>" or `</think>`.', "Paris."),
+        ("qwen3", True, 'said "yes"</think>"Paris"', 'said "yes"', '"Paris"'),
+        ("qwen3", True, 'it begins {"a": </think>{"a": 1}', 'it begins {"a": ', '{"a": 1}'),
+        ("deepseek_r1", None, '["</think>", {"x": "</think>"}] hm</think>Paris.', '["</think>", {"x": "</think>"}] hm', "Paris."),
         ("glm45", None, "\n<think>hm</think>Paris.", "hm", "Paris."),
     ],
 )
@@ -43,6 +50,8 @@ def test_what_the_prompt_says() -> None:
     assert parser.left_open("<think>so")
     assert not parser.left_open("<think>so</think>")
     assert not parser.left_open("so")
+    assert not parser.left_open('{"a": "<think>"}')
+    assert parser.left_open('<think>as {"a": "</think>"}')
 
 
 def test_an_unknown_parser_is_a_setting_s_mistake() -> None:
