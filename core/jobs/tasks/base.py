@@ -19,6 +19,7 @@ from ..record import Record
 from ..row_format import JsonRows, RowFormat
 from ..tally import Tally
 from . import fields as known
+from . import refused
 from .openai_batch import batch_line, body_of, is_batch
 from .pending import Pending, contained, one_records_fault
 
@@ -86,6 +87,7 @@ class Task(ABC, Generic[P]):
         self.fields = self.own_fields()
         self._consumed = self.known_fields | self.fields
         self._guessable = self.guessable_fields | self.fields
+        self._has_columns = options.template is not None or options.prompt_field is not None
         self._warned: set[str] = set()
 
     # --- what a task says about itself
@@ -148,6 +150,7 @@ class Task(ABC, Generic[P]):
             fields = self._open(record, pending)
             self.check_ours(fields)
             self.refuse(fields)
+            refused.refuse(fields, self.command, self._consumed, columns=self._has_columns)
             self._check_spelling(fields, pending)
             self.read(pending, fields)
         return pending

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from ...text.tokenizer import Tokenizer
 
 _RENDER_FIELDS = frozenset({"messages", "tools", "chat_template_kwargs", "add_generation_prompt", "continue_final_message"})
-#: Fields of the OpenAI API that only the chat template knows what to do with.
-_TEMPLATE_FIELDS = frozenset({"reasoning_effort"})
+#: Fields of OpenAI's and vLLM's API that only the chat template knows what to do with.
+_TEMPLATE_FIELDS = frozenset({"documents", "reasoning_effort"})
+#: Names that are a column's where a template or --prompt-field makes the message.
+_COLUMNS = frozenset({"documents", "messages"})
 #: Text at the end of a prompt in which the start of a reasoning can be.
 _TAIL = 1000
 
@@ -94,9 +96,9 @@ class ChatTask(CompletionTask):
     def own_fields(self) -> frozenset[str]:
         own = _RENDER_FIELDS | _TEMPLATE_FIELDS | tools.FIELDS
         if self.options.template is not None:
-            return own - {"messages"}
+            return own - _COLUMNS
         if self.options.prompt_field is not None:
-            return (own - {"messages"}) | {self.options.prompt_field}
+            return (own - _COLUMNS) | {self.options.prompt_field}
         return own
 
     def check_ours(self, fields: Mapping[str, Any]) -> None:
@@ -126,8 +128,23 @@ class ChatTask(CompletionTask):
             tools=ToolUse.of(fields).tools,
             add_generation_prompt=answer,
             continue_final_message=go_on,
-            **{**self._chat_options.chat_template_kwargs, **_template_kwargs(fields)},
+            **{**self._chat_options.chat_template_kwargs, **self._template_kwargs(fields)},
         )
+
+    def _template_kwargs(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The variables a record has for the chat template. Raises RecordError."""
+        found = {name: fields[name] for name in _TEMPLATE_FIELDS & self.fields if fields.get(name) is not None}
+        kwargs = fields.get("chat_template_kwargs")
+        if kwargs is None:
+            return found
+        if not isinstance(kwargs, dict):
+            raise RecordError(
+                "invalid_type", f"chat_template_kwargs must be an object, not {json_type(kwargs)}", param="chat_template_kwargs"
+            )
+        for name in kwargs:
+            if name in _RENDER_FIELDS:
+                raise RecordError("invalid_value", f"{name} belongs on the line itself", param="chat_template_kwargs")
+        return {**found, **kwargs}
 
     def look_ahead(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
         use = ToolUse.of(fields)
@@ -201,17 +218,3 @@ def _with_system(messages: Any, system: str) -> Any:
     if any(isinstance(m, dict) and m.get("role") in ("system", "developer") for m in messages):
         return messages
     return [{"role": "system", "content": system}, *messages]
-
-
-def _template_kwargs(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The variables a record has for the chat template. Raises RecordError."""
-    found = {name: fields[name] for name in _TEMPLATE_FIELDS if fields.get(name) is not None}
-    kwargs = fields.get("chat_template_kwargs")
-    if kwargs is None:
-        return found
-    if not isinstance(kwargs, dict):
-        raise RecordError("invalid_type", f"chat_template_kwargs must be an object, not {json_type(kwargs)}", param="chat_template_kwargs")
-    for name in kwargs:
-        if name in _RENDER_FIELDS:
-            raise RecordError("invalid_value", f"{name} belongs on the line itself", param="chat_template_kwargs")
-    return {**found, **kwargs}

@@ -6,7 +6,10 @@ import pytest
 
 from infer.core.jobs.jsonl import dumps
 from infer.core.jobs.record import Record
+from infer.core.jobs.tasks import ChatTask, TaskOptions
 from infer.core.jobs.tasks.fields import GUESSABLE, NEUTRAL, intended, is_neutral
+from infer.core.text.chat import ChatTemplate
+from infer.core.text.template import RecordTemplate
 
 KNOWN = GUESSABLE | {"prompt", "messages"}
 
@@ -79,6 +82,104 @@ def test_neutral_values_ask_for_nothing(task: Any, prepare: Any) -> None:
 def test_what_cannot_be_done_is_refused_by_name(task: Any, code_of: Any, name: str, value: Any) -> None:
     assert code_of(task(), prompt="a", **{name: value}) == ("unsupported", name)
     assert not is_neutral(name, value)
+
+
+ASKING: dict[str, Any] = {
+    "prompt_embeds": "AAAA",
+    "multi_modal_data": {"image": "x"},
+    "multi_modal_uuids": {"image": ["x"]},
+    "mm_processor_kwargs": {"num_crops": 4},
+    "media_io_kwargs": {"video": {"num_frames": 4}},
+    "images": ["cat.png"],
+    "image_url": {"url": "http://x"},
+    "audio": {"voice": "alloy", "format": "mp3"},
+    "modalities": ["text", "audio"],
+    "cache_salt": "x",
+    "lora": "a",
+    "lora_request": {"lora_name": "a"},
+    "prompt_adapter": "a",
+    "prompt_adapter_request": {"prompt_adapter_id": 1},
+    "prediction": {"type": "content", "content": "x"},
+    "web_search_options": {"search_context_size": "low"},
+    "verbosity": "low",
+    "enable_thinking": False,
+    "include_reasoning": False,
+    "kv_transfer_params": {"a": 1},
+    "vllm_xargs": {"a": 1},
+    "return_tokens_as_token_ids": True,
+    "token_type_ids": [0],
+    "length_penalty": 2.0,
+    "num_beams": 4,
+    "use_beam_search": True,
+    "echo": True,
+    "suffix": "x",
+    "stream": True,
+}
+OF_CHAT: dict[str, Any] = {
+    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "tool_choice": "required",
+    "chat_template_kwargs": {"a": 1},
+    "reasoning_effort": "low",
+    "parallel_tool_calls": False,
+    "continue_final_message": True,
+    "add_generation_prompt": False,
+}
+NOT_ASKING: dict[str, Any] = {
+    "prompt_embeds": None,
+    "images": [],
+    "multi_modal_data": {},
+    "modalities": ["text"],
+    "length_penalty": 1.0,
+    "prediction": "positive",
+    "reasoning": "because",
+    "verbosity": 3,
+    "enable_thinking": None,
+    "include_reasoning": True,
+    "lora": "",
+    "metadata": {"a": 1},
+    "store": True,
+    "service_tier": "flex",
+    "safety_identifier": "s",
+    "prompt_cache_key": "k",
+    "request_id": "r",
+    "image": "cat.png",
+}
+
+
+class TestFieldsOfTheApis:
+    @pytest.mark.parametrize("name", ASKING)
+    def test_what_no_command_does_is_refused_by_name(self, task: Any, code_of: Any, name: str) -> None:
+        asked = {name: ASKING[name]}
+        assert code_of(task(), prompt="a", **asked) == ("unsupported", name)
+        assert code_of(task("chat"), messages=[{"role": "user", "content": "a"}], **asked) == ("unsupported", name)
+        batch = {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "a", **asked}}
+        assert code_of(task(), **batch) == ("unsupported", name)
+
+    @pytest.mark.parametrize("name", OF_CHAT)
+    def test_what_chat_does_is_refused_elsewhere(self, task: Any, prepare: Any, code_of: Any, name: str) -> None:
+        asked = {name: OF_CHAT[name]}
+        assert code_of(task(), prompt="a", **asked) == ("unsupported", name)
+        more = {"tools": OF_CHAT["tools"]} if name == "tool_choice" else {}
+        more |= {"add_generation_prompt": False} if name == "continue_final_message" else {}
+        prepare(task("chat"), messages=[{"role": "user", "content": "a"}], **{**asked, **more})
+
+    def test_what_asks_for_nothing_travels_through(self, task: Any, prepare: Any) -> None:
+        for t, fields in ((task(), {"prompt": "a"}), (task("chat"), {"messages": [{"role": "user", "content": "a"}]})):
+            assert prepare(t, **fields, **NOT_ASKING).extra == NOT_ASKING
+
+    def test_columns_that_a_template_reads(self, task: Any, prepare: Any) -> None:
+        t = task(prompt_field="q")
+        assert prepare(t, q="a", images=["x"], audio="y", tools=["z"]).extra == {"images": ["x"], "audio": "y", "tools": ["z"]}
+        t = task("chat", template=RecordTemplate.load("{{ images[0] }} {{ documents[0] }}"))
+        assert prepare(t, images=["x"], documents=["y"]).extra == {"images": ["x"], "documents": ["y"]}
+
+    def test_documents_reach_the_chat_template(self, byte_tokenizer: Any, prepare: Any, code_of: Any) -> None:
+        chat = ChatTemplate({"default": "{% for d in documents %}{{ d.text }}{% endfor %}"}, byte_tokenizer, origin="test")
+        t = ChatTask(TaskOptions(), byte_tokenizer, chat, max_model_len=256)
+        asked = {"messages": [{"role": "user", "content": "a"}], "documents": [{"text": "xyz"}]}
+        pending = prepare(t, **asked)
+        assert (bytes(pending.prompt), pending.extra) == (b"xyz", {})
+        assert code_of(t, **{**asked, "documents": ["xyz"]}) == ("invalid_type", "documents")
 
 
 class TestPriority:
