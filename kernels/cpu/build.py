@@ -6,12 +6,14 @@ file, and a build that is there is used without asking the compiler anything.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -38,6 +40,17 @@ TIME_LIMIT = 300.0
 
 #: Lines of the compiler's messages that are passed on.
 _LINES = 3
+
+#: Runs a command in a process group that ends with us, however we end: `g++` is but the parent of what compiles, and a signal
+#: reaches one process. The guard waits for the end of standard input, whose other end is ours alone, and kills the group.
+_GUARDED = """
+exec 3<&0
+"$@" </dev/null 3<&- & work=$!
+(read -r _ <&3; kill -KILL 0) & guard=$!
+wait $work; code=$?
+kill $guard
+exit $code
+"""
 
 
 class BuildError(RuntimeError):
@@ -163,7 +176,7 @@ def _compile(compiler: Compiler, sources: dict[str, bytes], work: Path) -> Path:
 
 def _run_all(compiler: Compiler, calls: Sequence[Sequence[str]], work: Path) -> None:
     """Calls the compiler in `work`, as many times at once as there are CPUs. Raises BuildError for the first that fails;
-    the others are then killed, as they are if we are interrupted."""
+    the others are then killed with all that they started, as they are if we are interrupted or killed ourselves."""
     waiting = list(calls)
     running: list[tuple[subprocess.Popen[bytes], Path]] = []
     deadline = time.monotonic() + TIME_LIMIT * len(calls)
@@ -173,13 +186,16 @@ def _run_all(compiler: Compiler, calls: Sequence[Sequence[str]], work: Path) -> 
             while waiting and len(running) < len(os.sched_getaffinity(0)):
                 messages = work / f"messages-{len(waiting)}"
                 with messages.open("wb") as file:
-                    call = [*compiler.command, *waiting.pop(0)]
-                    child = subprocess.Popen(call, cwd=work, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment)
+                    call = ["/bin/sh", "-c", _GUARDED, "sh", *compiler.command, *waiting.pop(0)]
+                    child = subprocess.Popen(
+                        call, cwd=work, stdin=subprocess.PIPE, stdout=file, stderr=file, env=environment, start_new_session=True
+                    )
                 running.append((child, messages))
             for child, messages in list(running):
                 if child.poll() is None:
                     continue
                 running.remove((child, messages))
+                _let_go(child)
                 if child.returncode:
                     raise BuildError(f"{compiler.name} failed: {_first_errors(messages.read_text(errors='replace'), child.returncode)}")
             if time.monotonic() > deadline:
@@ -189,8 +205,16 @@ def _run_all(compiler: Compiler, calls: Sequence[Sequence[str]], work: Path) -> 
         raise BuildError(f"{compiler.name} does not run: {error.strerror or error}") from error
     finally:
         for child, _ in running:
-            child.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
             child.wait()
+            _let_go(child)
+
+
+def _let_go(child: subprocess.Popen[bytes]) -> None:
+    """Closes the pipe that a guarded command's guard waits on."""
+    assert child.stdin is not None
+    child.stdin.close()
 
 
 def _first_errors(text: str, code: int) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -211,8 +213,62 @@ esac
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
         with pytest.raises(BuildError, match="failed: error: no"):
             made()
-        with pytest.raises(ProcessLookupError):
-            os.kill(int(started.read_text()), 0)
+        until(lambda: not runs(int(started.read_text())))
+
+
+COMPILING = """
+import signal, sys
+from pathlib import Path
+from infer.kernels.cpu import build
+from infer.kernels.cpu.cache import Cache
+
+def stop(number, frame):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGTERM, stop)
+build.SOURCES = Path(sys.argv[1])
+build.find_or_build(Cache.open(), gnu_only=True)
+"""
+
+
+def runs(pid: int) -> bool:
+    """Whether a process runs: one that ended may be there until somebody asks for its exit status."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_a_compiler_started_ends_with_us(
+    sources: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As with `g++`, the process that compiles is a child of the one that was called."""
+    script, started = tmp_path / "compiler", tmp_path / "started"
+    script.write_text(f"""#!/bin/sh
+case "$*" in
+*"-c "*) sleep 3600 & echo $! >> {started}; wait;;
+esac
+""")
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    with subprocess.Popen([sys.executable, "-c", COMPILING, str(sources)], stderr=subprocess.DEVNULL) as child:
+        try:
+            until(lambda: started.exists() and started.read_text().endswith("\n"))
+            child.send_signal(number)
+            child.wait(60)
+        finally:
+            child.kill()
+    pids = [int(line) for line in started.read_text().split()]
+    assert pids
+    until(lambda: not any(map(runs, pids)))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 class TestFolder:
