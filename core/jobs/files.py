@@ -1,21 +1,38 @@
-"""The few things a job does to files, in one place, so that a test can stand between and record, tear or lose them."""
+"""The few things a job does to files, in one place, so that a test can stand between and record, tear or lose them.
+
+A job writes to files of its own alone: what has a name of ours and is a link, a device, or a file with a second name is
+somebody else's, and is refused rather than followed.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from ..errors import ConfigError
+
 _PIECE = 1 << 20
+_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+#: What file systems say that cannot sync a file, or a folder (SMB, FUSE): what is in it is as safe there as it can be.
+_CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY})
+#: And that cannot open one, or not for us.
+_CANNOT_OPEN_FOLDER = _CANNOT_SYNC | {errno.EACCES, errno.EPERM, errno.EISDIR}
 
 
 class Files(Protocol):
     """Descriptors are ints as the system's. All methods raise OSError."""
 
     def open(self, path: Path, mode: int) -> int:
-        """Opens for reading and writing, creating it with `mode`."""
+        """Opens a file of the job's own for reading and writing, creating it with `mode`. Raises ConfigError for what is none."""
+
+    def look(self, path: Path) -> int:
+        """Opens a file that is there for reading."""
 
     def write(self, fd: int, data: bytes) -> None:
         """Appends all of `data` at the file's position."""
@@ -42,7 +59,10 @@ class RealFiles:
     """The operating system's files."""
 
     def open(self, path: Path, mode: int) -> int:
-        return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), mode)
+        return open_own(path, mode)
+
+    def look(self, path: Path) -> int:
+        return os.open(path, os.O_RDONLY | _CLOEXEC)
 
     def write(self, fd: int, data: bytes) -> None:
         view = memoryview(data)
@@ -57,22 +77,119 @@ class RealFiles:
         return os.pread(fd, size, offset)
 
     def sync(self, fd: int) -> None:
-        os.fsync(fd)
+        with _allowed(_CANNOT_SYNC):
+            os.fsync(fd)
 
     def rename(self, source: Path, target: Path) -> None:
         source.replace(target)
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(target.parent)
 
     def remove(self, path: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
 
     def close(self, fd: int) -> None:
+        with _allowed({errno.EINTR}):  # it is closed
+            os.close(fd)
+
+
+def open_own(path: Path, mode: int) -> int:
+    """Opens a file of ours for reading and writing, creating it with `mode`.
+
+    Raises OSError; ConfigError if what has the name is not a plain file with this name alone.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        _refuse_others(path, path.lstat())
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | _CLOEXEC | _NO_FOLLOW, mode)
+    try:
+        _refuse_others(path, os.fstat(fd))
+    except BaseException:
         os.close(fd)
+        raise
+    return fd
+
+
+def _refuse_others(path: Path, status: os.stat_result) -> None:
+    if stat.S_ISLNK(status.st_mode):
+        what = "a link"
+    elif not stat.S_ISREG(status.st_mode):
+        what = "no regular file"
+    elif status.st_nlink > 1:
+        what = "a file with another name besides (a hard link)"
+    else:
+        return
+    raise ConfigError(f"{str(path)!r} is needed for a file of this run and is {what}, which is left alone; move it away")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Puts `data` in place as `path`, all of it or nothing, durable on return. Raises OSError."""
+    for number in range(1000):
+        # Short, whatever the name: it must fit where the name does.
+        temporary = path.with_name(f".{os.getpid()}-{number}.tmp")
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CLOEXEC, 0o666)
+        except FileExistsError:  # somebody else's, or of a process that died
+            continue
+        break
+    else:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(temporary))
+    files = RealFiles()
+    try:
+        try:
+            files.write(fd, data)
+            files.sync(fd)
+        finally:
+            files.close(fd)
+        files.rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """The names in a folder survive a power cut from here on, where the file system can promise that. Raises OSError."""
+    with _allowed(_CANNOT_OPEN_FOLDER):
+        fd = os.open(folder, os.O_RDONLY | _CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def _allowed(numbers: Collection[int]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in numbers:
+            raise
+
+
+def is_there(path: Path) -> bool:
+    """Whether something has this name, be it a link that leads nowhere."""
+    return os.path.lexists(path)
+
+
+def is_file(path: Path) -> bool:
+    """Whether it is (or leads to) a regular file; false where nobody can say, as of a name that is too long."""
+    return os.path.isfile(path)  # noqa: PTH113 (Path.is_file raises)
+
+
+def is_folder(path: Path) -> bool:
+    """The same of a folder."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def refuse_long_name(path: Path, output: str) -> None:
+    """Raises ConfigError if a file cannot be named so."""
+    try:
+        path.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            name = os.fsencode(path.name)
+            why = f"it needs a file named {path.name!r}, whose {len(name)} bytes are too many here"
+            raise ConfigError(f"output {output!r} cannot be written: {why}; choose a shorter name") from None
 
 
 def pieces(files: Files, fd: int, size: int, *, start: int = 0) -> Iterator[bytes]:

@@ -25,10 +25,13 @@ from .files import Files
 from .row import Row
 from .tally import Tally
 
+JOURNAL_SUFFIX = ".partial.journal"
 #: Bumped whenever a journal of before cannot be continued.
 FORMAT = 1
 
 _CHUNK = 1 << 20
+#: How a journal begins, after the checksum.
+_BEGINNING = b' {"t":"header"'
 #: How an entry of a row begins: after the checksum, with its ordinal.
 _ROW = re.compile(rb'[0-9a-f]{8} \{"t":"row","n":([0-9]+),')
 
@@ -183,6 +186,13 @@ class Journal:
         self._due.append(line)
         self.size += len(line)
         return offset, len(line)
+
+
+def is_journal(files: Files, fd: int) -> bool:
+    """Whether a file can be a journal: one whose first entry was torn, or lost to zeros, counts too, and so does an empty one."""
+    head = files.read(fd, 8 + len(_BEGINNING), 0).rstrip(b"\0")
+    digits, beginning = head[:8], head[8:]
+    return all(digit in b"0123456789abcdef" for digit in digits) and _BEGINNING.startswith(beginning)
 
 
 def recover(files: Files, journal_fd: int, out_fd: int, sides: Mapping[str, int]) -> Recovered | None:

@@ -49,9 +49,9 @@ def sha256_of(files: Files, fd: int, size: int) -> hashlib._Hash:
 def is_whole(files: Files, target: Path, journal: Path, *, matrix: bool) -> bool:
     """Whether `target` is all that the job of the journal beside it was to write. Raises OSError."""
     with contextlib.ExitStack() as stack:
-        journal_fd = files.open(journal, 0o600)
+        journal_fd = files.look(journal)
         stack.callback(files.close, journal_fd)
-        fd = files.open(target, 0o666)
+        fd = files.look(target)
         stack.callback(files.close, fd)
         left, size = recover(files, journal_fd, fd, {}), target.stat().st_size
         if left is None:

@@ -11,7 +11,13 @@ from typing import BinaryIO
 
 from ..errors import ConfigError, UnfinishedOutput
 from .compression import compression_of
-from .output import JobOutput
+from .errors_file import is_errors_file
+from .files import is_file, is_folder
+from .journal import JOURNAL_SUFFIX
+from .lock import LOCK_SUFFIX
+from .output import MADE_SUFFIX, JobOutput
+from .shard_note import NOTE_SUFFIX
+from .side_file import PARTIAL_SUFFIX
 from .sinks.matrix_sink import MatrixSink
 from .sinks.sink import LineSink, Sink
 from .source import same_file
@@ -19,6 +25,9 @@ from .straight import StraightOutput
 
 #: Names of standard output. Descriptor 1 itself points elsewhere in the program, so these cannot be opened as files.
 STDOUT = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
+
+#: Endings of what lies beside outputs. A file of such a name may be in the way of another run one day, and is not locked by it.
+RESERVED = (PARTIAL_SUFFIX, JOURNAL_SUFFIX, LOCK_SUFFIX, MADE_SUFFIX, NOTE_SUFFIX)
 
 
 def open_output(
@@ -62,22 +71,25 @@ def open_output(
         return _straight(name, inputs, stdout)
     output = None
     try:
-        if Path(name).is_dir():
+        _refuse_reserved(name, f"output {name!r}")
+        if is_folder(Path(name)):
             raise ConfigError(f"output {name!r} is a folder; name a file")
-        if not Path(os.path.realpath(name)).parent.is_dir():
+        if not is_folder(Path(os.path.realpath(name)).parent):
             raise ConfigError(f"output {name!r} cannot be created: there is no folder {str(Path(name).parent)!r}")
         if errors is not None:
+            _refuse_reserved(errors, f"--errors {errors!r}")
             _refuse_errors_file(errors)
         sink = _matrix_sink(name, output_format, embedding_dtype, compression) if matrix else LineSink(compression_of(name, compression))
         output = JobOutput(name, sink=sink, errors=errors, fsync=fsync, clock=clock)
         _refuse_inputs(output, inputs)
         output.tidy()
         if overwrite:
+            output.refuse_files_in_the_way(overwrite=True)
             output.discard()
         elif not resume:
             _refuse_leftovers(output, redo=redo)
-        elif not output.has_partial and not output.target.exists():
-            _refuse_files_in_the_way(output)
+        elif not output.has_partial and (redo or not output.has_target):
+            _refuse_files_in_the_way(output, redo=redo)
     except BaseException:
         if output is not None:
             output.close()
@@ -94,15 +106,24 @@ def _matrix_sink(name: str, output_format: str, embedding_dtype: str, compressio
 
 def _refuse_errors_file(name: str) -> None:
     """It is replaced when the output appears; a device must never be."""
-    if Path(name).is_dir() or _is_special(name):
+    if is_folder(Path(name)) or _is_special(name):
         raise ConfigError(f"--errors {name!r} is no regular file; name a file")
-    if not Path(os.path.realpath(name)).parent.is_dir():
+    if not is_folder(Path(os.path.realpath(name)).parent):
         raise ConfigError(f"--errors {name!r} cannot be created: there is no folder {str(Path(name).parent)!r}")
 
 
+def _refuse_reserved(name: str, what: str) -> None:
+    """Raises ConfigError for a name that a file of another run may have one day."""
+    if ending := next((ending for ending in RESERVED if os.path.realpath(name).endswith(ending)), None):
+        raise ConfigError(f"{what} ends in {ending}, as files that belong to outputs do; choose another name")
+
+
 def _is_special(name: str) -> bool:
-    path = Path(name)
-    return path.exists() and not path.is_file() and not path.is_dir()
+    try:
+        mode = Path(name).stat().st_mode
+    except OSError:  # nothing, or nothing that can be looked at: opening it says why
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def _straight(name: str, inputs: list[os.stat_result], stdout: BinaryIO | None) -> StraightOutput:
@@ -128,8 +149,6 @@ def _refuse_inputs(output: JobOutput, inputs: list[os.stat_result]) -> None:
         if any(same_file(one, path) for one in inputs):
             what = f"output {output.name!r}" if path == output.target else f"{str(path)!r}, which belongs to output {output.name!r},"
             raise ConfigError(f"{what} and the input are the same file; choose another output")
-    if len(set(output.own_paths)) < len(output.own_paths):
-        raise ConfigError("--errors names the output, or a file beside it that belongs to it; choose another file")
 
 
 def _refuse_leftovers(output: JobOutput, *, redo: bool) -> None:
@@ -139,13 +158,12 @@ def _refuse_leftovers(output: JobOutput, *, redo: bool) -> None:
             held = f"{str(output.partial)!r} holds {recovered.tally.num_records:,} records of a run that did not finish"
             raise UnfinishedOutput(f"{held}; go on with --resume, or start again with --overwrite")
         output.discard()
-    if output.target.exists() and not redo:
+    if output.has_target and not redo:
         raise ConfigError(f"output {output.name!r} exists; use --overwrite to replace it, or choose another output")
-    _refuse_files_in_the_way(output)
+    _refuse_files_in_the_way(output, redo=redo)
 
 
-def _refuse_files_in_the_way(output: JobOutput) -> None:
-    """A matrix has a second file, which may be somebody else's."""
-    ids = output.ids_path
-    if output.sink.is_matrix and ids.exists():
-        raise ConfigError(f"{str(ids)!r}, which belongs to the output, exists; use --overwrite to replace it, or choose another output")
+def _refuse_files_in_the_way(output: JobOutput, *, redo: bool) -> None:
+    errors = output.errors_path
+    belongs = redo and errors is not None and is_file(errors) and is_file(output.target) and is_errors_file(errors, output.target)
+    output.refuse_files_in_the_way(replace_errors=belongs)

@@ -2,7 +2,7 @@
 
     OUT.partial            always a prefix of OUT; of a matrix, its rows so far
     OUT.partial.journal    what is finished and not in it yet, and how far it can be trusted (journal.py)
-    OUT.partial.lock       held while a run writes
+    OUT.partial.lock       held while a run writes; so is FILE.partial.lock of each file beside it
     OUT.partial.made       OUT while it is made from the rows of a matrix
     OUT.ids.jsonl          whose each row of a matrix is, and errors; grows as OUT.ids.jsonl.partial
     OUT                    appears whole, at the end, after what belongs to it
@@ -25,17 +25,15 @@ from typing import Any
 
 from ..errors import ConfigError, OutputError
 from .faults import fault
-from .files import Files, RealFiles
-from .journal import Commit, Journal, Recovered, SpillIndex, recover
-from .lock import OutputLock
+from .files import Files, RealFiles, is_file, is_there, refuse_long_name
+from .journal import JOURNAL_SUFFIX, Commit, Journal, Recovered, SpillIndex, is_journal, recover
+from .lock import LOCK_SUFFIX, FileLock
 from .making import Making, is_whole, sha256_of
 from .row import Row
 from .side_file import PARTIAL_SUFFIX, SideFile, SideLines
 from .sinks.sink import LineSink, Sink, Stored
 from .tally import Tally
 
-JOURNAL_SUFFIX = ".partial.journal"
-LOCK_SUFFIX = ".partial.lock"
 MADE_SUFFIX = ".partial.made"
 IDS_SUFFIX = ".ids.jsonl"
 
@@ -43,9 +41,6 @@ IDS_SUFFIX = ".ids.jsonl"
 COMMIT_EVERY = 0.2
 #: Seconds between syncs with --fsync interval.
 SYNC_EVERY = 5.0
-
-#: The disk's fault, not the command line's.
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
 
 
 class JobOutput:
@@ -92,9 +87,10 @@ class JobOutput:
         self._fsync = fsync
         sides = []
         if errors is not None:
-            sides.append(SideLines("errors", Path(os.path.realpath(errors)), lambda row: row.error_line))
+            sides.append(SideLines("errors", Path(os.path.realpath(errors)), lambda row: row.error_line, f"--errors {errors!r}"))
         if self.sink.is_matrix:
-            sides.append(SideLines("ids", self.ids_path, lambda row: row.side))
+            what = f"{str(self.ids_path)!r}, which belongs to output {name!r},"
+            sides.append(SideLines("ids", self.ids_path, lambda row: row.side, what))
         self._sides = [SideFile(lines, self._files) for lines in sides]
         self._unframed: list[Row] = []
         self._unframed_bytes = 0
@@ -104,28 +100,70 @@ class JobOutput:
         self._next_commit = self._next_sync = 0.0
         self._out = self._journal_fd = -1
         self._journal: Journal | None = None
-        self._lock = OutputLock(self.target.with_name(self.target.name + LOCK_SUFFIX), name)
+        self._lock_path = self.target.with_name(self.target.name + LOCK_SUFFIX)
+        self._lock: FileLock | None = None
+        self._take_locks()
 
     @property
     def own_paths(self) -> list[Path]:
         """Every file it writes, or removes, or puts in place."""
-        own = [self.target, self.partial, self.journal_path, self._lock.path, *([self.made] if self.sink.is_matrix else [])]
-        return own + [path for side in self._sides for path in (side.path, side.partial)]
+        own = [self.target, self.partial, self.journal_path, self._lock_path, *([self.made] if self.sink.is_matrix else [])]
+        return own + [path for side in self._sides for path in (side.path, side.partial, side.lock_path)]
+
+    def _take_locks(self) -> None:
+        own = self.own_paths
+        if len(set(own)) < len(own):
+            raise ConfigError("--errors names the output, or a file beside it that belongs to it; choose another file")
+        for path in own:
+            refuse_long_name(path, self.name)
+        self._lock = FileLock(self._lock_path, f"output {self.name!r}")
+        try:
+            for side in self._sides:
+                side.lock()
+        except BaseException:
+            self._unlock()
+            raise
+
+    def _unlock(self) -> None:
+        for side in self._sides:
+            side.unlock()
+        if self._lock is not None:
+            self._lock.release()
 
     # -- what is there -------------------------------------------------------------------------------------------
     @property
     def is_finished(self) -> bool:
         """A whole OUT is there and no unfinished one beside it."""
-        return self.target.exists() and not self.has_partial
+        return self.has_target and not self.has_partial
+
+    @property
+    def has_target(self) -> bool:
+        return is_there(self.target)
 
     @property
     def has_partial(self) -> bool:
-        return self.partial.exists() or self.journal_path.exists()
+        return is_there(self.partial) or is_there(self.journal_path)
+
+    @property
+    def errors_path(self) -> Path | None:
+        return next((side.path for side in self._sides if side.name == "errors"), None)
+
+    def refuse_files_in_the_way(self, *, replace_errors: bool = False, overwrite: bool = False) -> None:
+        """Raises ConfigError for files of others that have names of ours: nothing here is to be gone on with.
+
+        Args:
+            replace_errors: the file of failed lines may be replaced.
+            overwrite: all of them may, but for the output of another run.
+        """
+        for side in self._sides:
+            side.refuse_others(replace=overwrite or (replace_errors and side.name == "errors"), partial=overwrite)
+        if self.sink.is_matrix and is_there(self.made) and not overwrite:
+            raise ConfigError(f"{str(self.made)!r} is needed for output {self.name!r} and is there; move it away, or use --overwrite")
 
     def tidy(self) -> None:
         """Removes what is left of a run that died when OUT was in place: it had finished."""
         not_yet = self.made if self.sink.is_matrix else self.partial
-        if not_yet.exists() or not self.journal_path.exists() or not self.target.is_file():
+        if is_there(not_yet) or not is_file(self.journal_path) or not is_file(self.target):
             return
         with self._telling():
             if is_whole(self._files, self.target, self.journal_path, matrix=self.sink.is_matrix):
@@ -139,6 +177,13 @@ class JobOutput:
             self._open()
             recovered = recover(self._files, self._journal_fd, self._out, {side.name: side.fd for side in self._sides})
             unknown = recovered is None and bool(self._files.read(self._out, 1, 0))
+            strange = recovered is None and not is_journal(self._files, self._journal_fd)
+            told = (recovered.header.get("sides") or {}) if recovered else {}
+            for side in self._sides:
+                borne_out, _ = recovered.commit.sides.get(side.name, (0, 0)) if recovered else (0, 0)
+                side.refuse_strange(told.get(side.name), borne_out, self.target)
+        if strange:
+            raise ConfigError(f"{str(self.journal_path)!r} is needed for output {self.name!r} and is another file; move it away")
         if unknown:
             raise ConfigError(
                 f"{str(self.partial)!r} has no journal that can be read, so it cannot be resumed; start again with --overwrite"
@@ -161,7 +206,7 @@ class JobOutput:
             self._open()
             self._begun = True  # what is there is this run's own
             assert self._journal is not None
-            self._journal.begin(header)
+            self._journal.begin({**header, "sides": {side.name: side.place(self.target) for side in self._sides}})
             self._empty()
         fault("begin")
 
@@ -259,7 +304,9 @@ class JobOutput:
                 if self._journal is not None:
                     self._journal.sync()  # whoever finds it beside OUT must see that it is finished
             fault("publish")
-            self._whole = self._make() if self.sink.is_matrix else self.partial
+            whole = self._make() if self.sink.is_matrix else self.partial
+            self._close_data()
+            self._whole = whole
 
     def finish(self, before_publishing: Callable[[], None] = lambda: None) -> None:
         """Publishes. `before_publishing` is called when the bytes are all there and OUT is not yet."""
@@ -289,12 +336,12 @@ class JobOutput:
             for path in self._created:  # nothing was there, and we only looked
                 with contextlib.suppress(OSError):
                     self._files.remove(path)
-        self._lock.release()
+        self._unlock()
 
     # -- own -----------------------------------------------------------------------------------------------------
     def _open(self) -> None:
         if self._journal is None:
-            has_output = self.partial.exists()
+            has_output = is_there(self.partial)
             self._journal_fd = self._open_or_create(self.journal_path, 0o600)
             self._journal = Journal(self._files, self._journal_fd)
             self._out = self._open_or_create(self.partial, 0o666)
@@ -302,7 +349,7 @@ class JobOutput:
                 side.open(self._open_or_create, has_output=has_output)
 
     def _open_or_create(self, path: Path, mode: int) -> int:
-        if not path.exists():
+        if not is_there(path):
             self._created.append(path)
         return self._files.open(path, mode)
 
@@ -334,15 +381,25 @@ class JobOutput:
         fault("told")
         return making.path
 
-    def _close_files(self) -> None:
+    def _close_data(self) -> None:
+        """All but the journal. Raises OSError: some systems say only now that writing failed."""
         for side in self._sides:
-            side.close()
-        for fd in (self._out, self._journal_fd):
-            if fd >= 0:
-                with contextlib.suppress(OSError):
-                    self._files.close(fd)
-        self._out = self._journal_fd = -1
-        self._journal = None
+            side.close_file()
+        fd, self._out = self._out, -1
+        if fd >= 0:
+            self._files.close(fd)
+
+    def _close_files(self) -> None:
+        """What is not published may be incomplete, whatever closing says."""
+        for side in self._sides:
+            with contextlib.suppress(OSError):
+                side.close_file()
+        with contextlib.suppress(OSError):
+            self._close_data()
+        fd, self._journal_fd, self._journal = self._journal_fd, -1, None
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                self._files.close(fd)
 
     def _write_frame(self) -> None:
         """Encodes and writes all unframed rows."""
@@ -381,7 +438,8 @@ class JobOutput:
         try:
             yield
         except OSError as error:
-            kind = OutputError if error.errno in _NO_ROOM or self.holds_answers else ConfigError
             due = num_bytes or (self._journal.bytes_due if self._journal else 0)
             needed = f" (it needs room for {due:,} more bytes at least)" if due and error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-            raise kind(f"output {self.name!r} cannot be written: {error.strerror}{needed}") from None
+            where = f": {error.filename!r}" if error.filename is not None else ""
+            done = f"output {self.name!r} is whole and in its place, but" if self.published else f"output {self.name!r} cannot be written:"
+            raise OutputError(f"{done} {error.strerror}{needed}{where}") from None

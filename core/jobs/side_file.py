@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .files import Files
-from .journal import Commit
+from ..errors import ConfigError
+from .files import Files, is_file, is_there
+from .journal import JOURNAL_SUFFIX, Commit
+from .lock import LOCK_SUFFIX, FileLock
 from .row import Row
 
 PARTIAL_SUFFIX = ".partial"
@@ -23,29 +25,77 @@ class SideLines:
         name: in the journal.
         path: the published file.
         line_of: a row's line without its newline; None if it has none.
+        what: what messages call the file.
     """
 
     name: str
     path: Path
     line_of: Callable[[Row], bytes | None]
+    what: str
 
 
 class SideFile:
-    """The file of `lines`, which lies at `partial` until it is published."""
+    """The file of `lines`, which lies at `partial` until it is published. One run at a time has it: see `lock`."""
 
     def __init__(self, lines: SideLines, files: Files) -> None:
         self.name = lines.name
         self.path = lines.path
         self.partial = lines.path.with_name(lines.path.name + PARTIAL_SUFFIX)
+        self.lock_path = lines.path.with_name(lines.path.name + LOCK_SUFFIX)
+        self.what = lines.what
         self.fd = -1
         self._line_of = lines.line_of
         self._files = files
         self._published = False
+        self._lock: FileLock | None = None
+
+    def lock(self) -> None:
+        """Until `close`. Raises LockedError, OutputError, ConfigError."""
+        self._lock = FileLock(self.lock_path, self.what)
+
+    def refuse_others(self, *, replace: bool, partial: bool) -> None:
+        """Raises ConfigError if what is there is not to be written over.
+
+        Args:
+            replace: a published file may be replaced.
+            partial: so may an unfinished one.
+        """
+        if is_there(self.path.with_name(self.path.name + JOURNAL_SUFFIX)):
+            raise ConfigError(f"{self.what} is the output of a run that did not finish; choose another file")
+        if is_there(self.path) and not replace:
+            raise ConfigError(f"{self.what} exists; use --overwrite to replace it, or choose another file")
+        if is_there(self.partial) and not partial:
+            raise ConfigError(
+                f"{str(self.partial)!r} is needed for {self.what} and is there, of no run that is gone on with; "
+                "use --overwrite to replace it, or choose another file"
+            )
+
+    def place(self, output: Path) -> dict[str, str]:
+        """Where it is, for the journal of `output`: of folders that were moved together the second still holds."""
+        return {"path": str(self.path), "from_output": os.path.relpath(self.path, output.parent)}
+
+    def refuse_strange(self, told: Mapping[str, str] | None, borne_out: int, output: Path) -> None:
+        """Raises ConfigError if a file that is there is not the one of an unfinished run.
+
+        Args:
+            told: what the run's journal says of its place; None where it says nothing.
+            borne_out: how many bytes of it the journal knows and found.
+        """
+        here = self.place(output)
+        if borne_out or (told is not None and any(told.get(name) == place for name, place in here.items())):
+            return
+        if told is not None:
+            was = f"an unfinished run has its {self.name} in {told.get('path')!r}, not in {here['path']!r}"
+            raise ConfigError(f"{was}; go on there with --resume, or start again with --overwrite")
+        if self.fd >= 0 and self._files.read(self.fd, 1, 0):
+            raise ConfigError(
+                f"{str(self.partial)!r} is not known to be of the unfinished run; move it away, or start again with --overwrite"
+            )
 
     def open(self, open_file: Callable[[Path, int], int], *, has_output: bool) -> None:
         """`has_output`: whether there is an unfinished output."""
         # A run that died between publishing this and publishing the output.
-        self._published = not self.partial.exists() and self.path.is_file() and has_output
+        self._published = not is_there(self.partial) and is_file(self.path) and has_output
         self.fd = open_file(self.path if self._published else self.partial, 0o666)
 
     def cut(self, size: int) -> None:
@@ -71,11 +121,16 @@ class SideFile:
     def sync(self) -> None:
         self._files.sync(self.fd)
 
+    def close_file(self) -> None:
+        """Raises OSError: some systems say only now that writing failed."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            self._files.close(fd)
+
     def publish(self) -> None:
         self._files.rename(self.partial, self.path)
 
-    def close(self) -> None:
-        if self.fd >= 0:
-            with contextlib.suppress(OSError):
-                self._files.close(self.fd)
-        self.fd = -1
+    def unlock(self) -> None:
+        """Lets others have it."""
+        if self._lock is not None:
+            self._lock.release()

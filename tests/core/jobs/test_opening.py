@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from infer.core.errors import ConfigError
-from infer.core.jobs.opening import open_output
+from infer.core.errors import ConfigError, LockedError
+from infer.core.jobs.opening import RESERVED, open_output
 from infer.core.jobs.output import JobOutput
 from infer.core.jobs.row import Row
 from infer.core.jobs.tally import Tally
@@ -63,7 +63,7 @@ def test_an_unfinished_run_is_refused_with_both_ways_on(tmp_path: Path) -> None:
 
 def test_an_unfinished_run_without_answers_is_in_nobodys_way(tmp_path: Path) -> None:
     (tmp_path / "out.partial").touch()
-    (tmp_path / "out.partial.journal").write_bytes(b"00000000 torn")
+    (tmp_path / "out.partial.journal").write_bytes(b'00000000 {"t":"hea')
     run(tmp_path / "out", b"a")
     assert contents(tmp_path) == {"out": b"a\n"}
 
@@ -99,7 +99,7 @@ def test_the_input_is_never_the_output(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("out", "errors"), [("a", "a"), ("a", "a.partial"), ("a", "a.partial.journal"), ("a", "a.partial.lock"), ("a.partial", "a")]
+    ("out", "errors"), [("a", "a"), ("a", "a.partial"), ("a", "a.partial.journal"), ("a", "a.partial.lock"), ("a", "b.shard.json")]
 )
 def test_the_errors_file_is_none_of_the_outputs_own(tmp_path: Path, out: str, errors: str) -> None:
     with pytest.raises(ConfigError, match="--errors"):
@@ -212,3 +212,160 @@ def test_a_discarded_matrix_leaves_nothing(tmp_path: Path) -> None:
     assert set(contents(tmp_path)) == {"out.partial", "out.partial.journal", "out.ids.jsonl.partial", "out.partial.made"}
     opened(tmp_path / "out", overwrite=True, **MATRIX).close()
     assert contents(tmp_path) == {}
+
+
+# -- files beside the output -----------------------------------------------------------------------------------------
+def failing(path: Path, errors: Path, *, finish: bool, **options: Any) -> None:
+    """A run with a good and a failed row."""
+    output = opened(path, errors=str(errors), **options)
+    output.begin({})
+    answer = b'{"index":0,"choices":[],"error":null}'
+    error = b'{"code":"invalid_json","message":"no","param":null,"retryable":false}'
+    rows = [(answer, None), (b'{"index":1,"error":' + error + b"}", b'{"_line":"bad","_error":' + error + b"}")]
+    output.write([Row(i, row, error_line=line) for i, (row, line) in enumerate(rows)])
+    output.checkpoint([], force=True)
+    if finish:
+        output.finish()
+    output.close()
+
+
+def test_the_errors_file_is_under_the_overwrite_rule(tmp_path: Path) -> None:
+    out, bad = tmp_path / "out", tmp_path / "bad"
+    bad.write_bytes(b"mine")
+    for options in ({}, {"resume": True}):
+        with pytest.raises(ConfigError, match=r"--errors '.*bad' exists.*--overwrite"):
+            opened(out, errors=str(bad), **options)
+        assert contents(tmp_path) == {"bad": b"mine"}
+    (tmp_path / "link").symlink_to(bad)
+    with pytest.raises(ConfigError, match=r"--errors '.*link' exists"):
+        opened(out, errors=str(tmp_path / "link"))
+    failing(out, bad, finish=True, overwrite=True)
+    assert bad.read_bytes().startswith(b'{"_line":"bad"')
+
+
+def test_a_redo_replaces_the_errors_file_of_its_output_alone(tmp_path: Path) -> None:
+    out, bad, other = tmp_path / "out", tmp_path / "bad", tmp_path / "other"
+    failing(out, bad, finish=True)
+    opened(out, errors=str(bad), redo=True).close()
+    opened(out, errors=str(bad), redo=True, resume=True).close()
+    opened(out, errors=str(tmp_path / "fresh"), redo=True).close()
+    good = bad.read_bytes()
+    for data in (b"", b"mine\n", good + good, good.replace(b'"no"', b'"yes"'), b"{}\n", b"[]\n"):
+        other.write_bytes(data)
+        for resume in (False, True):
+            with pytest.raises(ConfigError, match=r"--errors '.*other' exists"):
+                opened(out, errors=str(other), redo=True, resume=resume)
+        assert other.read_bytes() == data
+    assert bad.read_bytes() == good
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_strange_partial_file_is_left_alone(tmp_path: Path, link: bool) -> None:
+    """Of the errors, of the ids, of the rows of a matrix."""
+    out, mine = tmp_path / "out", tmp_path / "mine"
+    names = {"bad.partial": {}, "out.ids.jsonl.partial": MATRIX, "out.partial.made": MATRIX, "out.partial.journal": {}, "out.partial": {}}
+    for name, options in names.items():
+        path = tmp_path / name
+        mine.write_bytes(b"mine")
+        if link:
+            path.symlink_to(mine)
+        else:
+            path.write_bytes(b"mine")
+        before = contents(tmp_path)
+        for resume in (False, True):
+            with pytest.raises(ConfigError, match=name):  # noqa: PT012
+                output = opened(out, errors=str(tmp_path / "bad"), resume=resume, **options)
+                try:
+                    output.recover()
+                finally:
+                    output.close()
+            assert contents(tmp_path) == before
+        if link:
+            output = opened(out, errors=str(tmp_path / "bad"), overwrite=True, **options)
+            output.begin({})
+            output.close()
+            assert mine.read_bytes() == b"mine"
+        for left in tmp_path.iterdir():
+            left.unlink()
+
+
+def test_an_unfinished_run_has_its_errors_in_one_file(tmp_path: Path) -> None:
+    out, bad = tmp_path / "out", tmp_path / "bad"
+    failing(out, bad, finish=False)
+    before = contents(tmp_path)
+    for strange in (b"mine", b""):
+        (tmp_path / "other.partial").write_bytes(strange)
+        for resume in (False, True):
+            with pytest.raises(ConfigError, match=r"errors in '.*bad', not in '.*other'.*--resume.*--overwrite"):  # noqa: PT012
+                output = opened(out, errors=str(tmp_path / "other"), resume=resume)
+                try:
+                    output.recover()
+                finally:
+                    output.close()
+            assert contents(tmp_path) == {**before, "other.partial": strange}
+    (tmp_path / "other.partial").unlink()
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for path in [*tmp_path.glob("*.*")]:
+        path.rename(moved / path.name)
+    output = opened(moved / "out", errors=str(moved / "bad"), resume=True)
+    recovered = output.recover()
+    assert recovered is not None
+    assert recovered.commit.rows == 2
+    output.close()
+
+
+def test_the_unfinished_output_of_another_run_is_no_errors_file(tmp_path: Path) -> None:
+    run(tmp_path / "other", b"a", finish=False)
+    before = contents(tmp_path)
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match="output of a run that did not finish"):
+            opened(tmp_path / "out", errors=str(tmp_path / "other"), overwrite=overwrite)
+        assert contents(tmp_path) == before
+
+
+def test_a_file_beside_the_output_is_locked_too(tmp_path: Path) -> None:
+    first = opened(tmp_path / "a", errors=str(tmp_path / "bad"))
+    matrix = opened(tmp_path / "m", **MATRIX)
+    (tmp_path / "link").symlink_to(tmp_path / "bad")
+    taken: list[tuple[str, dict[str, Any]]] = [
+        ("b", {"errors": str(tmp_path / "bad")}),
+        ("b", {"errors": str(tmp_path / "link")}),
+        ("b", {"errors": str(tmp_path / "a")}),
+        ("bad", {}),
+        ("m.ids.jsonl", {}),
+        ("b", {"errors": str(tmp_path / "m.ids.jsonl")}),
+    ]
+    for name, options in taken:
+        for overwrite in (False, True):
+            with pytest.raises(LockedError, match="written by another run"):
+                opened(tmp_path / name, overwrite=overwrite, **options)
+    for output in (first, matrix):
+        output.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+    opened(tmp_path / "b", errors=str(tmp_path / "bad")).close()
+
+
+@pytest.mark.parametrize("ending", RESERVED)
+def test_names_of_files_beside_outputs_are_not_for_outputs(tmp_path: Path, ending: str) -> None:
+    for name, options in ((f"x{ending}", {}), ("out", {"errors": str(tmp_path / f"x{ending}")})):
+        with pytest.raises(ConfigError, match=f"ends in {ending}"):
+            opened(tmp_path / name, overwrite=True, **options)
+    assert contents(tmp_path) == {}
+
+
+def test_names_that_are_too_long(tmp_path: Path) -> None:
+    """In bytes, with all that is put beside them, and whole paths too."""
+    longest = os.pathconf(tmp_path, "PC_NAME_MAX")
+    for name in ("x" * (longest + 1), "x" * longest, "é" * (longest // 2), "x" * (longest - len(".partial.lock") + 1)):
+        for options in ({}, {"overwrite": True}, {"resume": True}):
+            with pytest.raises(ConfigError, match=r"bytes are too many here.*shorter name"):
+                opened(tmp_path / name, **options)
+            with pytest.raises(ConfigError, match="too many"):
+                opened(tmp_path / "out", errors=str(tmp_path / name), **options)
+    with pytest.raises(ConfigError):
+        opened(tmp_path / "/".join(["x" * 200] * 30))
+    assert contents(tmp_path) == {}
+    with pytest.raises(ConfigError):
+        opened(tmp_path / ("x" * (longest - len(".partial.journal") + 1)))
+    run(tmp_path / ("x" * (longest - len(".partial.journal"))), b"a")

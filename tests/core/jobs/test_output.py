@@ -123,7 +123,7 @@ def test_an_empty_job_takes_nothing_over(tmp_path: Path) -> None:
     from infer.core.jobs.journal import Journal
 
     fd = os.open(journal, os.O_RDWR | os.O_CREAT)
-    Journal(RealFiles(), fd).begin({})
+    Journal(RealFiles(), fd).begin({"sides": {"errors": {"path": str(tmp_path / "bad")}}})
     os.close(fd)
     output = JobOutput(str(tmp_path / "out"), errors=str(tmp_path / "bad"))
     recovered = output.recover()

@@ -1,0 +1,36 @@
+"""The file of --errors beside a finished output."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+
+from .lines import LineReader
+from .previous import FinishedOutput
+from .source import InputFile
+
+
+def is_errors_file(path: Path, output: Path) -> bool:
+    """Whether `path` is what a run with --errors left beside its finished `output`: a line for each failed row, with its error.
+
+    Raises ConfigError for an output that is none.
+    """
+    lines = LineReader(InputFile(str(path)))
+    finished = FinishedOutput(str(output))
+    try:
+        for _, row in finished:
+            if row["error"] is not None and not _has(lines, row["error"]):
+                return False
+        return lines.next() is None
+    finally:
+        finished.close()
+
+
+def _has(lines: LineReader, error: dict[str, object]) -> bool:
+    line = lines.next()
+    try:
+        told = orjson.loads(line.data or b"")["_error"] if line is not None else {}
+        return all(told[name] == value for name, value in error.items())
+    except (ValueError, LookupError, TypeError):
+        return False
