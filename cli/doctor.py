@@ -11,7 +11,7 @@ import click
 from infer.core.errors import ConfigError
 
 from . import messages, streams
-from .main import library_versions
+from .commands import library_versions
 from .options import Command
 from .report import set_up_logging
 from .table import counted, table

@@ -17,6 +17,8 @@ from infer.core.jobs.options import JobOptions as IoOptions
 from infer.core.jobs.selection import Shard
 from infer.core.settings import parse_bytes
 
+from . import streams
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Why an output can have ended.
@@ -197,6 +199,10 @@ def _paths(paths: tuple[str, ...], inputs: tuple[str, ...], *, outputs: int = 1)
         names = (source,)
     if names.count("-") > 1:
         raise _usage("--input - (stdin) can be read only once.")
+    for name in names:
+        streams.require_input(name)
+    if outputs:
+        streams.require_output(output)
     if "-" in names and sys.stdin is not None and sys.stdin.isatty():
         raise _usage("No input: give a file as IN, or pipe JSONL lines into the command.")
     return names, output

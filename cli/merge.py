@@ -46,6 +46,7 @@ def merge(*, output: str, shards: tuple[str, ...], overwrite: bool, compression:
     from infer.core.jobs.opening import STDOUT, open_output
 
     names = [name for name in shards if not name.endswith(".shard.json")]  # a glob finds the notes too
+    streams.require_output(output)
     stdout = streams.stdout() if output in STDOUT else None
     with Signals():
         parts = open_shards(names)

@@ -11,6 +11,7 @@ import click
 
 from infer.core.errors import ConfigError
 
+from . import streams
 from .command import Option
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Prompts:
 
 def read_text(path: str, flag: str) -> str:
     """The text of a file named by `flag`. Raises ConfigError."""
+    streams.require_input(path)
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

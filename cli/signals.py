@@ -1,8 +1,11 @@
-"""What a run does when it is told to stop.
+"""What the program does when it is told to stop.
 
-The first SIGINT, SIGTERM or SIGHUP raises Interrupted in the main thread as soon as nothing is held; what is finished is then
-made safe and the program says how to go on. The second one ends the process at once, which a resumed run survives like any
-other death. SIGUSR1 asks for a status line.
+The first SIGINT, SIGTERM or SIGHUP raises Interrupted in the main thread as soon as nothing is held and no module is being imported;
+what is finished is then made safe and the program says how to go on. The second one ends the process at once, which a resumed run
+survives like any other death. SIGUSR1 asks for a status line.
+
+Imports are not interrupted since extension modules (torch, numpy) call back into Python while they are set up: an exception that
+is raised there ends the process in C++, or comes out as an ImportError.
 """
 
 from __future__ import annotations
@@ -10,10 +13,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-_STOP = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+from infer.core.children import STOPS
+
+#: Seconds after which a signal that came during an import looks whether it is over.
+_AGAIN = 0.02
+_ALARM = getattr(signal, "SIGALRM", None)
+#: The file of the frames that every import runs in.
+_IMPORTING = "<frozen importlib._bootstrap>"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -28,63 +38,103 @@ class Interrupted(KeyboardInterrupt):
         return 128 + self.number
 
 
+class _State:
+    """What has been heard, shared by Signals within Signals."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.waiting: int | None = None
+        self.raised = False
+        self.status = False
+
+
 class Signals:
-    """A context: the handlers are ours within it.
+    """A context: the handlers are ours within it. One may be within another: the program's own, and a job's.
 
     Args:
         on_second: called before the process ends at once, to leave a clean terminal.
     """
 
+    _innermost: Signals | None = None
+
     def __init__(self, on_second: Callable[[], None] = lambda: None) -> None:
         self._on_second = on_second
-        self._held = 0
-        self._stop: int | None = None
-        self._status = False
+        self._outer = Signals._innermost
+        self._state: _State = self._outer._state if self._outer else _State()
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Signals:
+        self.take()
+        return self
+
+    def take(self) -> None:
+        """As a context does at its beginning: for a program, whose handlers stay to its end."""
         with contextlib.suppress(ValueError):  # not the main thread: whoever runs us handles signals
-            for number in _STOP:
+            for number in STOPS:
                 if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT:
                     self._before[number] = signal.signal(number, self._on_stop)
             if hasattr(signal, "SIGUSR1"):
                 self._before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._on_status)
-        return self
+            Signals._innermost = self
 
     def __exit__(self, *error: object) -> None:
+        if _ALARM in self._before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+        Signals._innermost = self._outer
+        if self._outer is not None:
+            self._outer._deliver()
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
         """Nothing is interrupted within it; a signal that came meanwhile counts at its end."""
-        self._held += 1
+        self._state.held += 1
         try:
             yield
         finally:
-            self._held -= 1
-        if self._stop is not None and not self._held:
-            self._raise()
+            self._state.held -= 1
+        if self._state.waiting is not None:
+            self._deliver()
+
+    def over(self) -> None:
+        """Nothing is left to be made safe: from now on a signal ends the process at once."""
+        self._state.raised = True
 
     def status_wanted(self) -> bool:
         """Whether SIGUSR1 came since the last call."""
-        wanted, self._status = self._status, False
+        wanted, self._state.status = self._state.status, False
         return wanted
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
-        if self._stop is not None or self._raised:
+        if self._state.waiting is not None or self._state.raised:
             self._on_second()
             os._exit(128 + number)
-        self._stop = number
-        if not self._held:
-            self._raise()
+        self._state.waiting = number
+        self._deliver()
 
-    _raised = False
-
-    def _raise(self) -> None:
-        assert self._stop is not None
-        number, self._stop, self._raised = self._stop, None, True
+    def _deliver(self, *_: object) -> None:
+        """Raises Interrupted for the signal that waits, or sees to it that it is raised later."""
+        state = self._state
+        if state.held or state.waiting is None:
+            return
+        if _ALARM is not None and _importing():
+            self._before.setdefault(_ALARM, signal.signal(_ALARM, self._deliver))
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+            return
+        number, state.waiting, state.raised = state.waiting, None, True
         raise Interrupted(number)
 
     def _on_status(self, number: int, frame: FrameType | None) -> None:
-        self._status = True
+        self._state.status = True
+
+
+def _importing() -> bool:
+    """Whether any thread is importing a module. (One that is not the main one would be caught in it by the end of the process.)"""
+    for top in sys._current_frames().values():
+        frame: FrameType | None = top
+        while frame is not None:
+            if frame.f_code.co_filename == _IMPORTING:
+                return True
+            frame = frame.f_back
+    return False

@@ -19,26 +19,27 @@ import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from infer.core.errors import OutputError
+from infer.core import descriptors
+from infer.core.errors import ConfigError, OutputError
 
 _data: BinaryIO | None = None
+_closed: frozenset[int] = frozenset()
 _guarded = False
 
 
 def claim() -> None:
     """Moves the real stdout aside. `sys.stdout` stays connected to it, so that help and version reach it."""
-    global _data  # noqa: PLW0603 (a process has one stdout)
+    global _data, _closed  # noqa: PLW0603 (a process has one stdout)
     if _data is not None:
         return
+    _closed = descriptors.open_missing()
+    if 2 in _closed:  # libraries write to it unasked
+        sys.stderr = os.fdopen(2, "w", closefd=False, errors="backslashreplace")
     if sys.stdout is not None:
         sys.stdout.flush()
         _data = os.fdopen(os.dup(1), "wb", buffering=1 << 16)
         sys.stdout = io.TextIOWrapper(_data, encoding=sys.stdout.encoding, errors=sys.stdout.errors, write_through=True)
-    try:
-        os.dup2(2, 1)
-    except OSError:  # stderr is closed
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
+    os.dup2(2, 1)
 
 
 @contextlib.contextmanager
@@ -64,6 +65,28 @@ def stdout() -> BinaryIO:
         raise OutputError("standard output is closed; give a file name for OUT")
     sys.stdout.flush()
     return sys.stdout.buffer
+
+
+def flush() -> None:
+    """Of what help and version wrote."""
+    if sys.stdout is not None:  # None: the program was started without one
+        sys.stdout.flush()
+
+
+def require_input(name: str) -> None:
+    """Raises ConfigError for a file that is stdin (or another of the three) if the program was started without it."""
+    if _is_closed(name, dash=0):
+        raise ConfigError(f"{'standard input' if name == '-' else name} is closed; give the name of a file to read")
+
+
+def require_output(name: str) -> None:
+    """Raises OutputError for a file that is stdout (or another of the three) if the program was started without it."""
+    if _is_closed(name, dash=1):
+        raise OutputError(f"{'standard output' if name == '-' else name} is closed; give a file name for OUT")
+
+
+def _is_closed(name: str, *, dash: int) -> bool:
+    return any(name in descriptors.NAMES[fd] or (name == "-" and fd == dash) for fd in _closed)
 
 
 def write(text: str) -> None:

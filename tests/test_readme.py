@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from infer.cli.main import COMMANDS, infer
+from infer.cli.commands import COMMANDS, infer
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 import weakref
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,8 @@ from typing import Any, NoReturn
 
 import orjson
 
-from .. import errors
+from .. import descriptors, errors
+from ..children import environment, python_module, signals_kept_off
 from ..errors import EngineError, InferError
 from .wire import LOST, Closed, Wire
 
@@ -61,6 +61,7 @@ class Ranks:
     def __init__(
         self, entry: str, payloads: Sequence[Mapping[str, Any]], *, noun: str, first: int = 0, stall_timeout: float | None = None
     ) -> None:
+        descriptors.open_missing()  # a socket that became descriptor 2 would be the processes' stderr
         self.stall_timeout = stall_timeout
         self.workers: list[Worker] = []
         self._bereaved: set[str] = set()
@@ -169,10 +170,11 @@ class Ranks:
 def _start(name: str) -> Worker:
     ours, theirs = socket.socketpair()
     with theirs:
-        command = [sys.executable, "-m", "infer.core.parallel.worker", str(theirs.fileno())]
-        env = {**os.environ, "PYTHONSAFEPATH": "1", "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo")}
+        command = [*python_module("infer.core.parallel.worker"), str(theirs.fileno())]
+        env = environment(GLOO_SOCKET_IFNAME=os.environ.get("GLOO_SOCKET_IFNAME", "lo"))
         try:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2, pass_fds=[theirs.fileno()], env=env)
+            with signals_kept_off():
+                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2, pass_fds=[theirs.fileno()], env=env)
         except OSError as error:
             ours.close()
             raise EngineError(f"{name} cannot be started: {error.strerror}") from None

