@@ -15,6 +15,7 @@ from typing import Any
 
 from . import setting_rules as rules
 from .config import (
+    Caution,
     EngineConfig,
     apply_hf_overrides,
     check_gpus,
@@ -371,15 +372,15 @@ class EngineArgs:
             notes=notes,
         )
         if self.num_gpu_blocks_override is not None and self.kv_cache_memory_bytes is not None:
-            notes.append("num_gpu_blocks_override decides the KV size; kv_cache_memory_bytes is not looked at")
+            notes.append(Caution("num_gpu_blocks_override decides the KV size; kv_cache_memory_bytes is not looked at"))
         if self.quantize_lm_head and self.quantization is None:
-            notes.append("quantize_lm_head has no effect without quantization")
+            notes.append(Caution("quantize_lm_head has no effect without quantization"))
         swap_space = 0.0
         if kind == "cuda" and not pools:
             ranks = self.tensor_parallel_size * self.data_parallel_size
             swap_space = choose_swap_space(self.swap_space, is_given="swap_space" in names, ranks=ranks, total=total_memory(), notes=notes)
         if self.preemption_mode == "swap" and not swap_space and not pools:
-            notes.append(f"preemption_mode=swap has no effect {'on cpu' if kind == 'cpu' else 'without swap_space'}")
+            notes.append(Caution(f"preemption_mode=swap has no effect {'on cpu' if kind == 'cpu' else 'without swap_space'}"))
         same = {f.name: getattr(self, f.name) for f in fields(EngineConfig) if f.name in self.settings()}
         return EngineConfig(
             **{
@@ -419,7 +420,7 @@ class EngineArgs:
             if getattr(self, name) == one.default:
                 continue
             if kind in one.no_effect:
-                notes.append(f"{name} has no effect on {kind}" + ("" if kind == "cpu" else " yet"))
+                notes.append(Caution(f"{name} has no effect on {kind}" + ("" if kind == "cpu" else " yet")))
 
     def _check_use(self, pools: bool, given: list[str], notes: list[str]) -> None:
         """Says which given settings do nothing for what the model is used for. Raises ConfigError where it cannot be had."""
@@ -428,7 +429,7 @@ class EngineArgs:
         idle = _ONLY_GENERATE if pools else ("pooler_config",)
         for name in given:
             if name in idle and getattr(self, name) != self.settings()[name].default:
-                notes.append(f"{name} has no effect when {'texts are embedded or classified' if pools else 'text is generated'}")
+                notes.append(Caution(f"{name} has no effect when {'texts are embedded or classified' if pools else 'text is generated'}"))
 
 
 _SETTINGS = settings_of(EngineArgs)

@@ -6,6 +6,7 @@ torch is imported inside them, never when this file is.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -34,6 +35,12 @@ POSITIONS_AFTER_PADDING = frozenset({"roberta", "xlm-roberta"})
 NOT_IN_FLOAT16 = ("gemma2", "gemma3", "glm4")
 
 _DTYPE_NAMES = {"half": "float16", "float": "float32", "double": "float32", "float64": "float32"}
+
+
+class Caution(str):
+    """A note of something that is not as it was asked for, or as one would expect: a warning, where others are information."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,11 @@ class EngineConfig:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {**values, "hf_token": "***" if self.hf_token else None, "notes": list(self.notes)}
 
+    def tell(self, log: logging.Logger) -> None:
+        """Logs the notes: cautions as warnings, which Python shows unless told otherwise."""
+        for note in self.notes:
+            log.log(logging.WARNING if isinstance(note, Caution) else logging.INFO, note)
+
 
 def apply_hf_overrides(hf_config: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> dict[str, Any]:
     """A copy of `hf_config` with `overrides` merged in, mappings within mappings."""
@@ -170,7 +182,7 @@ def choose_kernels(kernels: str, device: str, notes: list[str], *, require: bool
     if why:
         if require or kernels != "auto":
             raise ConfigError(f"{'require_kernels' if require else f'kernels={kernels}'}: {why}")
-        notes.append(f"kernels: reference, which is much slower ({why})")
+        notes.append(Caution(f"kernels: reference, which is much slower ({why})"))
         return "reference", None
     return kind, found
 
@@ -208,7 +220,7 @@ def choose_dtype(dtype: str, hf_config: Mapping[str, Any], device: str, notes: l
         chosen = _DTYPE_NAMES.get(dtype, dtype)
         _check_dtype(chosen, device, narrow=narrow, fast=fast)
         if chosen == "bfloat16" and not fast:
-            notes.append("dtype: bfloat16 is slow on this CPU, which has no bfloat16 dot products")
+            notes.append(Caution("dtype: bfloat16 is slow on this CPU, which has no bfloat16 dot products"))
         if chosen != stated:
             notes.append(f"dtype: {chosen} (the checkpoint has {stated or 'no dtype'})")
         return chosen
@@ -287,7 +299,7 @@ def choose_max_model_len(asked: int | None, hf_config: Mapping[str, Any], notes:
     if isinstance(stated, (int, float)) and asked <= stated:
         return asked
     if os.environ.get("INFER_ALLOW_LONG_MAX_MODEL_LEN", "").lower() in ("1", "true", "yes", "on"):
-        notes.append(f"max_model_len: {asked} is beyond the {derived} this model was made for; outputs may be nonsense")
+        notes.append(Caution(f"max_model_len: {asked} is beyond the {derived} this model was made for; outputs may be nonsense"))
         return asked
     raise ConfigError(
         f"max_model_len={asked} is more than the {derived} this model was made for "

@@ -13,6 +13,7 @@ from .engine.request import Request
 from .errors import RecordError
 from .outputs import RequestOutput
 from .params import SamplingParams
+from .remarks import Remarks
 from .text.batches import in_batches
 from .text.tokenizer import Tokenizer
 from .truncation import truncated
@@ -80,11 +81,13 @@ class Desk:
     Args:
         engine: computes.
         tokenizer: None where prompts are token ids.
+        remarks: told of prompts, if anybody is to be.
     """
 
-    def __init__(self, engine: DeskEngine, tokenizer: Tokenizer | None) -> None:
+    def __init__(self, engine: DeskEngine, tokenizer: Tokenizer | None, remarks: Remarks | None = None) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
+        self.remarks = remarks or Remarks(None, lambda message: None)
         self._count = 0
         self._answers: dict[str, RequestOutput] = {}
         self._expected: set[str] = set()
@@ -101,12 +104,18 @@ class Desk:
         for one in todo:
             if self._tokenizer is None and one.ids is None:
                 one.error = RecordError("unsupported", "without a tokenizer (skip_tokenizer_init) a prompt is token ids", param="prompt")
-        texts = (one for one in todo if one.ids is None and one.error is None)
+        texts = [one for one in todo if one.ids is None and one.error is None]
         for batch in in_batches(texts, lambda one: len(one.text or ""), _way):
             self._encode(batch)
+        for one in texts:
+            if one.ids is not None and one.add_special_tokens:
+                self.remarks.of_ids(one.ids)
         for one in todo:
             if one.ids is not None:
-                one.ids = truncated(one.ids, one.params, self._engine.max_model_len)
+                whole = one.ids
+                one.ids = truncated(whole, one.params, self._engine.max_model_len)
+                self.remarks.of_cut(whole, one.ids)
+                self.remarks.of_stops(one.params)
 
     def _encode(self, batch: list[Asked]) -> None:
         assert self._tokenizer is not None

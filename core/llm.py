@@ -36,6 +36,7 @@ from .params import SamplingParams
 from .pooling_calls import PoolingCalls
 from .pooling_desk import PoolingDesk
 from .prompts import Prompt, as_prompts
+from .remarks import Remarks
 from .text.chat import ChatTemplate, template_text
 from .threads import bound_spinning
 
@@ -138,8 +139,7 @@ class LLM(PoolingCalls):
         if "torch" not in sys.modules:
             bound_spinning()
         plan = make_plan(EngineArgs.from_kwargs(**given, **kwargs))
-        for note in plan.config.notes:
-            log.info(note)
+        plan.config.tell(log)
         self._plan = plan
         self.tokenizer = plan.tokenizer
         self.engine: Engine | Fleet | PoolingEngine
@@ -148,7 +148,7 @@ class LLM(PoolingCalls):
             if told:
                 log.info(told)
             self.engine = engine = plan.start()
-            self._desk = Desk(engine, plan.tokenizer)
+            self._desk = Desk(engine, plan.tokenizer, Remarks(plan.tokenizer, log.warning, otherwise="give token ids"))
         else:
             self._defaults = {}
             self.engine = plan.start_pooling()
@@ -282,6 +282,7 @@ class LLM(PoolingCalls):
             one = Asked(None, None, p, rank, add_special_tokens=False, literal=literal is not None)
             try:
                 one.text = template.render(_plain(conversation), **options)
+                self._desk.remarks.of_ignored(template.ignored(tools, chat_template_kwargs or {}))
                 one.shown = None if literal is None else literal.plain(one.text)
             except RecordError as error:
                 one.error = error

@@ -31,7 +31,7 @@ CORE = (
     ("text", "weights", "parallel", "generation_config"),
     ("layers", "quant"),
     ("models",),
-    ("engine", "pooling"),
+    ("engine", "pooling", "remarks"),
     ("llm", "pooling_arguments", "pooling_calls", "pooling_desk", "arguments", "bar", "desk", "jobs"),
     ("bench",),
 )

@@ -149,6 +149,12 @@ class ChatTemplate:
         text = _cut_at_tag(text, final) if continue_final_message else text
         return text if literal is None else literal.settle(text)
 
+    def ignored(self, tools: list[dict[str, Any]] | None, variables: Mapping[str, Any]) -> list[str]:
+        """Which of tools and variables the template for them never looks at."""
+        names = self._choose(tools=bool(tools))[2].names
+        given = {**variables, "tools": tools}
+        return [name for name, value in given.items() if value not in (None, [], {}) and name not in names]
+
     def encode(self, messages: list[dict[str, Any]], /, **options: Any) -> list[int]:
         """The token ids of `render(messages, **options)`. No special tokens are added: the template writes its own BOS."""
         text = self.render(messages, **options)

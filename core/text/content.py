@@ -6,7 +6,7 @@ takes a string. The same names are followed as in vLLM: lists made of `messages`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jinja2 import nodes
 
@@ -14,18 +14,20 @@ from jinja2 import nodes
 @dataclass(frozen=True)
 class ContentFormat:
     """`parts`: the template loops over a message's content. `wrap`: it does so without asking whether it is a string.
-    `text_arguments`: see `takes_text_arguments`."""
+    `text_arguments`: see `takes_text_arguments`. `names`: of the variables that the template looks at."""
 
     parts: bool
     wrap: bool
     text_arguments: bool = False
+    names: frozenset[str] = frozenset()
 
     @classmethod
     def named(cls, name: str, tree: nodes.Template) -> ContentFormat:
         """By what a user says of it: "openai" is parts whatever the template does, "string" none, "auto" what the template takes."""
         if name == "auto":
             return cls.of(tree)
-        return cls(parts=name == "openai", wrap=name == "openai", text_arguments=takes_text_arguments(tree))
+        found = cls.of(tree)
+        return replace(found, parts=name == "openai", wrap=name == "openai")
 
     @classmethod
     def of(cls, tree: nodes.Template) -> ContentFormat:
@@ -34,7 +36,8 @@ class ContentFormat:
             pass
         parts = any(names.is_content(loop.iter) for loop in tree.find_all(nodes.For))
         asks = any(test.name == "string" for test in tree.find_all(nodes.Test))
-        return cls(parts=parts, wrap=parts and not asks, text_arguments=takes_text_arguments(tree))
+        used = frozenset(node.name for node in tree.find_all(nodes.Name))
+        return cls(parts=parts, wrap=parts and not asks, text_arguments=takes_text_arguments(tree), names=used)
 
 
 #: Filters that leave a text a text.

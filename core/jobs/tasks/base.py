@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ...errors import RecordError
+from ...remarks import Remarks
 from ...text.batches import in_batches
 from ..jsonl import json_type
+from ..recent import Recent
 from ..record import Record
 from ..row_format import JsonRows, RowFormat
 from ..tally import Tally
@@ -89,6 +91,8 @@ class Task(ABC, Generic[P]):
         self._guessable = self.guessable_fields | self.fields
         self._has_columns = options.template is not None or options.prompt_field is not None
         self._warned: set[str] = set()
+        self._ids = Recent()
+        self.remarks = Remarks(tokenizer, options.warn)
 
     # --- what a task says about itself
 
@@ -161,16 +165,26 @@ class Task(ABC, Generic[P]):
         if not is_batch(fields, self.fields):
             pending.extra = {name: value for name, value in fields.items() if name not in self._consumed}
             pending.id = record.take_id()
+            self._note_id("id", pending.id, record)
             return fields
         options = self.options
         pending.batch = batch_line(
             record.index, command=self.command, fingerprint=options.fingerprint, model=options.model, url=fields["url"]
         )
         pending.batch.custom_id = record.take_id("custom_id")
+        self._note_id("custom_id", pending.batch.custom_id, record)
         for name in fields:
             if name in self.parameters:
                 self.complain(name, f"field {name!r} beside body has no effect; put it into body")
         return body_of(fields, self.command)
+
+    def _note_id(self, name: str, value: str | int | None, record: Record) -> None:
+        """Tells once of an id that an earlier record has too."""
+        if value is not None and self._ids.add(repr(value)):
+            message = (
+                f"line {record.line} has the {name} of an earlier one, {str(value)[:100]!r}: only their order tells such answers apart"
+            )
+            self.warn(f"repeated {name}", message)
 
     def _tokenize(self, batch: list[P]) -> None:
         try:

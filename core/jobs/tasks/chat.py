@@ -115,21 +115,19 @@ class ChatTask(CompletionTask):
         raise RecordError("missing_field", 'no "messages"', param="messages")
 
     def prompt_of(self, fields: Mapping[str, Any]) -> str:
-        text = self.text_from_record(fields)
-        if text is not None and not text:
+        column = self.text_from_record(fields)
+        if column is not None and not column:
             raise RecordError("invalid_value", "the user message is empty", param=self.options.prompt_field)
-        messages = fields["messages"] if text is None else [{"role": "user", "content": text}]
+        messages = fields["messages"] if column is None else [{"role": "user", "content": column}]
         if self.options.system is not None:
             messages = _with_system(messages, self.options.system)
         go_on = flag(fields, "continue_final_message", False)
         answer = flag(fields, "add_generation_prompt", not go_on)
-        return self._chat.render(
-            messages,
-            tools=ToolUse.of(fields).tools,
-            add_generation_prompt=answer,
-            continue_final_message=go_on,
-            **{**self._chat_options.chat_template_kwargs, **self._template_kwargs(fields)},
-        )
+        tools = ToolUse.of(fields).tools
+        variables = {**self._chat_options.chat_template_kwargs, **self._template_kwargs(fields)}
+        text = self._chat.render(messages, tools=tools, add_generation_prompt=answer, continue_final_message=go_on, **variables)
+        self.remarks.of_ignored(self._chat.ignored(tools, variables))
+        return text
 
     def _template_kwargs(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """The variables a record has for the chat template. Raises RecordError."""

@@ -96,13 +96,17 @@ class CompletionTask(Task[PendingPrompt]):
         pendings = super().prepare(records)
         for pending in pendings:
             if pending.params is not None and pending.params.truncate_prompt_tokens is not None and isinstance(pending.prompt, list):
-                pending.prompt = truncated(pending.prompt, pending.params, self.max_model_len)
+                whole = pending.prompt
+                pending.prompt = truncated(whole, pending.params, self.max_model_len)
+                self.remarks.of_cut(whole, pending.prompt)
         return pendings
 
     def read(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
         self._set_params(pending, fields)
         pending.prompt = self._checked_prompt(self.prompt_of(fields), pending)
         self.look_ahead(pending, fields)
+        assert pending.params is not None
+        self.remarks.of_stops(pending.params)
 
     def untokenized(self, pending: PendingPrompt) -> int:
         return len(pending.prompt) if isinstance(pending.prompt, str) else 0
@@ -114,6 +118,8 @@ class CompletionTask(Task[PendingPrompt]):
         texts = [p.prompt for p in batch if isinstance(p.prompt, str)]
         for pending, ids in zip(batch, self.encode(texts, add_special_tokens=batch[0].add_special_tokens), strict=True):
             pending.prompt = ids
+            if batch[0].add_special_tokens:
+                self.remarks.of_ids(ids)
 
     def encode(self, texts: list[str], *, add_special_tokens: bool) -> list[list[int]]:
         """The token ids of each text."""

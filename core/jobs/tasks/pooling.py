@@ -145,6 +145,9 @@ class PoolingTask(Task[PendingTexts]):
         fitted = iter(self.encode_texts(batch[0].encoder, [text for pending in batch for text in pending.prompt]))
         for pending in batch:
             own = [next(fitted) for _ in pending.prompt]
+            for text, (fit, _) in zip(pending.prompt, own, strict=True):
+                if isinstance(text, str):
+                    self.remarks.of_ids(fit.ids)
             pending.prompt, pending.num_cut = [text for text, _ in own], sum(cut for _, cut in own)
 
     def encode_texts(self, encoder: TextEncoder, texts: list[Any]) -> list[Any]:

@@ -376,7 +376,8 @@ def test_a_content_format_can_be_told(toys: dict[str, Tokenizer]) -> None:
     ],
 )
 def test_content_format_is_read_from_the_template(source: str, parts: bool, wrap: bool) -> None:
-    assert ContentFormat.of(Template(source).parse()) == ContentFormat(parts, wrap)
+    found = ContentFormat.of(Template(source).parse())
+    assert (found.parts, found.wrap) == (parts, wrap)
 
 
 def test_developer_role(toys: dict[str, Tokenizer]) -> None:

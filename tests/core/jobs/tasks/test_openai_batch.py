@@ -178,8 +178,8 @@ def test_native_and_batch_lines_mix(task: Any) -> None:
 def test_misspellings(task: Any, prepare: Any, code_of: Any) -> None:
     said: list[str] = []
     t = task(warn=said.append)
-    for _ in range(3):
-        pending = prepare(t, **line(body={"prompt": "a", "max_token": 5, "colour": 1}))
+    for i in range(3):
+        pending = prepare(t, **line(custom_id=i, body={"prompt": "a", "max_token": 5, "colour": 1}))
         assert pending.extra == {}
     assert said == ["field 'max_token' is not a parameter and is ignored; did you mean 'max_tokens'?"]
     prepare(t, **line(max_tokens=5, metadata={}))

@@ -1,0 +1,28 @@
+"""Which of very many things came before, in bounded memory."""
+
+from __future__ import annotations
+
+from array import array
+
+_BUCKETS, _WAYS = 1 << 18, 4
+_64_BITS = (1 << 64) - 1
+
+
+class Recent:
+    """Knows the last few hundred thousand things by their hashes; older ones are forgotten little by little. 8 MiB, once there is one."""
+
+    def __init__(self) -> None:
+        self._table = array("Q")
+
+    def add(self, key: str) -> bool:
+        """Whether the same came before, as far as is known."""
+        if not self._table:
+            self._table = array("Q", bytes(8 * _BUCKETS * _WAYS))
+        hashed = hash(key) & _64_BITS or 1  # 0 is an empty place
+        start = hashed % _BUCKETS * _WAYS
+        bucket = self._table[start : start + _WAYS]
+        if hashed in bucket:
+            return True
+        self._table[start + 1 : start + _WAYS] = bucket[:-1]
+        self._table[start] = hashed
+        return False
