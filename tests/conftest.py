@@ -20,18 +20,39 @@ from infer.core.outputs import CompletionOutput, Logprob, RequestOutput
 from infer.core.text.chat import ChatTemplate
 from infer.core.text.pieces import ByteRules, Pieces, name_of
 
+#: What the drivers of GPUs put there: NVIDIA's, those of its small boards, AMD's, and Windows' for a Linux inside it.
+GPU_FILES = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/kfd", "/dev/dxg")
 
-def sees_gpu() -> bool:
-    if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")):
-        return False
+
+def unused_gpu(files: Iterable[str], usable: Callable[[], bool]) -> str | None:
+    """ "" where there is no GPU, its file where there is one that torch cannot use, None where it can."""
+    found = next((file for file in files if Path(file).exists()), "")
+    return None if found and usable() else found
+
+
+def _torch_uses_it() -> bool:
     import torch  # only here: many tests need none
 
     return torch.cuda.is_available()
 
 
 # Triton runs its interpreter where there is no GPU. It chooses when its own functions are declared, and transformers imports it.
-if not sees_gpu():
+UNUSED = unused_gpu(GPU_FILES, _torch_uses_it)
+if UNUSED is not None:
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Nobody shall believe that a GPU was tried which was not."""
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if interpreted and UNUSED:
+        why = f"there is a GPU ({UNUSED}), which this installation of torch cannot use"
+    elif interpreted and UNUSED is None:
+        why = "TRITON_INTERPRET=1 is set; there is a GPU"
+    else:
+        return
+    terminalreporter.section("GPU not tested", red=True)
+    terminalreporter.line(f"Triton's kernels ran in its interpreter, and tests marked gpu did not run: {why}.")
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,7 @@ import os
 import pytest
 import torch
 
-# tests/conftest.py has done so before, if it was there: this folder may be tested alone.
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
+#: tests/conftest.py decides.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 

@@ -1,4 +1,5 @@
-"""Triton's interpreter as these tests need it: bfloat16 rounded as processors do it, and less time spent on preparing each call."""
+"""Triton's interpreter as these tests need it: bfloat16 rounded as processors do it, products that do not hang on this machine's BLAS,
+and less time spent on preparing each call."""
 
 from __future__ import annotations
 
@@ -12,10 +13,30 @@ from triton.runtime import interpreter
 
 def mend() -> None:
     """Once a process. By Triton 3.9 float32 is cut off, not rounded, on its way to bfloat16, and every call of a function from a kernel
-    looks through all of the language for names to replace that are replaced already."""
+    looks through all of the language for names to replace that are replaced already. Its products are numpy's, whose BLAS gives a row
+    other bits in another place of a tile, on some processors: what tests say of a row's company they say of our kernels alone."""
     interpreter._convert_float = _rounding(interpreter._convert_float)
+    interpreter.InterpreterBuilder.create_dot = _dot_in_order
     if hasattr(interpreter, "_LangPatchScope"):
         interpreter._patch_lang = _once_a_launch(interpreter._patch_lang)
+
+
+def _dot_in_order(builder: Any, a: Any, b: Any, acc: Any, input_precision: Any, max_num_imprecise_acc: Any) -> Any:
+    """a [M, K] @ b [K, N] + acc [M, N], as every element by itself: its products are added up in the order of K, one after the other."""
+    dtype = acc.data.dtype
+    parts = [_exact(x).astype(dtype, copy=False) for x in (a, b)]
+    total = np.zeros_like(acc.data)
+    for column, row in zip(np.moveaxis(parts[0], -1, 0), np.moveaxis(parts[1], -2, 0), strict=True):
+        total += column[..., :, None] * row[..., None, :]
+    return interpreter.TensorHandle(total + acc.data, acc.dtype.scalar)
+
+
+def _exact(x: Any) -> np.ndarray:
+    """The numbers of an operand, those of float8 as float16."""
+    if x.dtype.primitive_bitwidth == 8 and x.dtype.is_floating():
+        return interpreter._convert_float(x.data, x.dtype, tl.float16, None).view(np.float16)
+    data: np.ndarray = x.data
+    return data
 
 
 def _rounding(convert: Any) -> Any:
