@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import json
 import re
 import subprocess
@@ -118,7 +119,9 @@ def _nvidia_figures(compiled: Any, target: Target) -> tuple[int, int, int]:
     with tempfile.TemporaryDirectory() as folder:
         ptx = Path(folder, "kernel.ptx")
         ptx.write_text(compiled.asm["ptx"])
-        command = [get_ptxas(target.arch).path, "-v", f"--gpu-name={sm_arch_from_capability(target.arch)}", ptx.name, "-o", "kernel.cubin"]
+        # Triton 3.4 has one assembler for all.
+        assembler = get_ptxas(target.arch) if inspect.signature(get_ptxas).parameters else get_ptxas()
+        command = [assembler.path, "-v", f"--gpu-name={sm_arch_from_capability(target.arch)}", ptx.name, "-o", "kernel.cubin"]
         told = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True).stderr
     spilled = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", told)
     used = re.search(r"Used (\d+) registers", told)

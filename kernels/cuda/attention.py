@@ -21,9 +21,10 @@ from torch import Tensor
 
 from ..ops import AttentionConfig, AttentionMeta, KVCache
 from .attend import attend_paged, merge_pieces
-from .attention_configs import ARCHITECTURES, Launch, architecture, launch
+from .attention_configs import Launch, launch
+from .configs import architecture
 from .narrow import readable
-from .signature import Signature
+from .signature import TARGETS, Signature, Target
 from .tiles import LOG2_E, count_pieces
 
 #: Programs that keep a device busy: with so many, decodes are not cut into pieces (but for `deterministic`).
@@ -176,7 +177,7 @@ def operand_dtype(query: torch.dtype, cache: torch.dtype) -> torch.dtype:
 
 
 def signatures() -> list[Signature]:
-    """Prompts, decodes in pieces, and both with fixed tiles, plain and with options, each as the table launches it on each architecture."""
+    """Prompts, decodes in pieces, and both with fixed tiles, plain and with options, each as the table launches it on each target."""
     bf16, fp16, fp32, e4m3 = torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn
     half = [(bf16, bf16, 64), (bf16, bf16, 128), (fp16, fp16, 256), (bf16, e4m3, 128)]
     cases = {
@@ -187,17 +188,17 @@ def signatures() -> list[Signature]:
         "prefill with options": [(bf16, bf16, 64), (bf16, bf16, 128), (bf16, bf16, 256), (bf16, e4m3, 64)],
         "fixed with options": [(bf16, bf16, 64), (bf16, bf16, 128)],
     }
-    found = [_signature(kind, arch, *case) for arch in ARCHITECTURES for kind in cases for case in cases[kind]]
+    found = [_signature(kind, target, *case) for target in TARGETS for kind in cases for case in cases[kind]]
     types = dict.fromkeys(("query_start", "kv_lens"), "*i32") | dict.fromkeys(("partial_acc", "partial_stats", "sinks"), "*fp32")
     types |= {"out": "*bf16", "window": "i32", "pieces_at_most": "i32"}
     constants = {"HEADS": 32, "D": 128, "D_PAD": 128, "ROWS": 1, "HAS_WINDOW": True, "HAS_SINKS": True}
     return [*found, Signature(merge_pieces, "merge_pieces bf16 128", types, constants, num_warps=1)]
 
 
-def _signature(kind: str, arch: str, query: torch.dtype, cache: torch.dtype, dim: int) -> Signature:
+def _signature(kind: str, target: Target, query: torch.dtype, cache: torch.dtype, dim: int) -> Signature:
     table, decode = kind.split(maxsplit=1)[0], "decode" in kind
-    shape = launch(table, arch, query, dim, cache)
-    stored = "*u8" if cache == torch.float8_e4m3fn and arch == "sm_80" else POINTERS[cache]
+    shape = launch(table, target.row, query, dim, cache)
+    stored = "*u8" if cache == torch.float8_e4m3fn and not target.converts_e4m3 else POINTERS[cache]
     types = dict.fromkeys(("query_start", "kv_lens", "tables"), "*i32") | dict.fromkeys(("slopes", "sinks"), "*fp32")
     types |= dict.fromkeys(("partial_acc", "partial_stats"), "*fp32" if decode else POINTERS[query])
     types |= {"out": POINTERS[query], "query": POINTERS[query], "key": stored, "value": stored, "scale": "fp32", "soft_cap": "fp32"}
@@ -207,7 +208,7 @@ def _signature(kind: str, arch: str, query: torch.dtype, cache: torch.dtype, dim
     if "with options" in kind:
         constants |= dict.fromkeys(("HAS_WINDOW", "HAS_CAP", "HAS_SINKS"), True)
     name = f"attend_paged {kind} {POINTERS[query][1:]} {POINTERS[cache][1:]} {dim}"
-    launched = (shape.num_warps, shape.num_stages, query.itemsize == 2, (arch,))
+    launched = (shape.num_warps, shape.num_stages, query.itemsize == 2, (target.name,))
     return Signature(attend_paged, name, types, constants, *launched, always=query == cache == torch.bfloat16)
 
 

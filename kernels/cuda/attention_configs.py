@@ -46,7 +46,6 @@ _TABLE: dict[tuple[str, str, int], tuple[Row, Row, Row]] = {
     ("segments", "sm_80", 32): ((32, 16, 4, 2), (32, 16, 4, 2), (16, 16, 4, 2)),
 }
 _HEAD_CLASSES = (64, 128, 256)
-ARCHITECTURES = ("sm_80", "sm_90", "gfx942")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +54,6 @@ class Launch:
     """BLOCK_M and BLOCK_N."""
     num_warps: int
     num_stages: int
-
-
-def architecture(device: torch.device) -> str:
-    """The row of the table that a device goes by: the newest architecture that is not newer than it."""
-    if device.type != "cuda":
-        return "sm_80"  # the interpreter
-    if torch.version.hip is not None:
-        return "gfx942"
-    return "sm_90" if torch.cuda.get_device_capability(device) >= (9, 0) else "sm_80"
 
 
 def launch(kernel: str, arch: str, dtype: torch.dtype, head_dim: int, cache_dtype: torch.dtype | None = None) -> Launch:

@@ -29,12 +29,18 @@ class Pass(NamedTuple):
     num_warps: int
 
 
-#: (architecture, bytes of an element) -> tile. Shared memory holds num_stages of (rows + outputs) * depth elements, and has
-#: 163 KiB on sm_80, 227 KiB on sm_90 and 64 KiB on gfx942. Narrow outputs keep all processors busy where rows are few.
+#: Rows of the tables, by the bytes of shared memory that a program of theirs may take.
+SHARED = {"sm_80": 163 * 1024, "sm_86": 99 * 1024, "sm_90": 227 * 1024, "gfx942": 64 * 1024}
+
+#: (architecture, bytes of an element) -> tile. Shared memory holds num_stages of (rows + outputs) * depth elements. Narrow outputs keep
+#: all processors busy where rows are few.
 PRODUCTS = {
     ("sm_80", 1): Product(64, 64, 128, 4, 4),
     ("sm_80", 2): Product(64, 64, 64, 4, 4),
     ("sm_80", 4): Product(64, 64, 16, 4, 3),
+    ("sm_86", 1): Product(64, 64, 128, 4, 4),
+    ("sm_86", 2): Product(64, 64, 64, 4, 4),
+    ("sm_86", 4): Product(64, 64, 16, 4, 3),
     ("sm_90", 1): Product(64, 64, 128, 4, 4),
     ("sm_90", 2): Product(64, 64, 128, 4, 4),
     ("sm_90", 4): Product(64, 64, 16, 4, 3),
@@ -44,19 +50,31 @@ PRODUCTS = {
 }
 
 #: Passes over rows of logits. A block's largest elements bound a row's top_k, if it is no larger than the block.
-LOGITS = {"sm_80": Pass(4096, 8), "sm_90": Pass(4096, 8), "gfx942": Pass(4096, 8)}
+LOGITS = {"sm_80": Pass(4096, 8), "sm_86": Pass(4096, 8), "sm_90": Pass(4096, 8), "gfx942": Pass(4096, 8)}
 #: Activations, and quantization of rows too wide for one block.
-ELEMENTS = {"sm_80": Pass(1024, 4), "sm_90": Pass(2048, 4), "gfx942": Pass(1024, 4)}
+ELEMENTS = {"sm_80": Pass(1024, 4), "sm_86": Pass(1024, 4), "sm_90": Pass(2048, 4), "gfx942": Pass(1024, 4)}
 
 
 @functools.cache
 def architecture(device: torch.device) -> str:
-    """The row of the tables for this device; the interpreter goes by the one with least shared memory, an unknown GPU by its elder."""
-    if device.type != "cuda":
+    """The row of the tables for this device; the interpreter goes by the one with least shared memory."""
+    if device.type != "cuda" or torch.version.hip is not None:
         return "gfx942"
-    if torch.version.hip is not None:
-        return "gfx942"
-    return "sm_90" if torch.cuda.get_device_capability(device) >= (9, 0) else "sm_80"
+    properties = torch.cuda.get_device_properties(device)
+    return row_of((properties.major, properties.minor), properties.shared_memory_per_block_optin)  # type: ignore[attr-defined]
+
+
+def row_of(capability: tuple[int, int], shared: int) -> str:
+    """The row for an NVIDIA GPU by what it can and by the bytes of shared memory a block may have: newer ones may have less of it than
+    their elders. A100 (8.0) has 163 KiB, 8.6, 8.9 and 12.x have 99, 9.0 and 10.x have 227."""
+    if capability >= (9, 0) and shared >= SHARED["sm_90"]:
+        return "sm_90"
+    return "sm_80" if shared >= SHARED["sm_80"] else "sm_86"
+
+
+def product(x: torch.Tensor) -> Product:
+    """The tile of products with rows of this kind."""
+    return PRODUCTS[architecture(x.device), x.element_size()]
 
 
 def row_warps(block: int) -> int:

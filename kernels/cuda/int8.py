@@ -33,7 +33,7 @@ def linear_int8(x: ScaledRows, weight: Int8Weight, bias: Tensor | None, dtype: t
     passes = passes_scale(bias, dtype)
     out = torch.empty(count, outputs, dtype=dtype, device=values.device)
     if out.numel():
-        tile = configs.PRODUCTS[configs.architecture(values.device), 1]
+        tile = configs.product(values)
         int8_kernel[grid_of(tile, count, outputs)](
             values, x.scale, weight.values, weight.scale, bias, out, count, outputs, depth, SCALE=not passes, BIAS=bias is not None,
             ROWS=tile.rows, OUTPUTS=tile.outputs, DEPTH=tile.depth, num_warps=tile.num_warps, num_stages=tile.num_stages,
@@ -60,7 +60,7 @@ def int8_kernel(
         a = tl.load(x_tile, mask=k[None, :] < left, other=128)
         b = tl.load(w_tile, mask=k[:, None] < left, other=0)
         # Taking 128 off a uint8, as an int8, is turning its highest bit round.
-        acc = tl.dot((a ^ 0x80).to(tl.int8, bitcast=True), b, acc)
+        acc = tl.dot((a ^ 0x80).to(tl.int8, bitcast=True), b, acc, out_dtype=tl.int32)
         x_tile += DEPTH
         w_tile += DEPTH
     product = acc.to(tl.float32) * tl.load(weight_scale + own_output)[None, :]
@@ -76,7 +76,7 @@ def signatures() -> list[Signature]:
     """Without a bias, the rows' scales passed on, and with one."""
     made = []
     for target in TARGETS:
-        tile = configs.PRODUCTS[target.name, 1]
+        tile = configs.PRODUCTS[target.row, 1]
         for dtype, bias in (("bf16", False), ("fp16", True)):
             types = {
                 "x": "*u8", "x_scale": "*fp32", "weight": "*i8", "weight_scale": "*fp32", "out": f"*{dtype}",

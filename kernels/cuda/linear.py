@@ -38,7 +38,7 @@ def invariant_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     outputs = weight.shape[0]
     out = torch.empty(count, outputs, dtype=x.dtype, device=x.device)
     if out.numel():
-        tile = configs.PRODUCTS[configs.architecture(x.device), x.element_size()]
+        tile = configs.product(x)
         linear_kernel[grid_of(tile, count, outputs)](
             x, x.stride(0), weight, weight.stride(0), bias, out, count, outputs, depth, BIAS=bias is not None,
             ROWS=tile.rows, OUTPUTS=tile.outputs, DEPTH=tile.depth, num_warps=tile.num_warps, num_stages=tile.num_stages,
@@ -83,7 +83,7 @@ def signatures() -> list[Signature]:
     made = []
     for target in TARGETS:
         for dtype, size in (("bf16", 2), ("fp16", 2), ("fp32", 4)):
-            tile = configs.PRODUCTS[target.name, size]
+            tile = configs.PRODUCTS[target.row, size]
             types = {
                 "x": f"*{dtype}", "x_stride": "i32:16", "weight": f"*{dtype}", "weight_stride": "i32:16", "bias": f"*{dtype}",
                 "out": f"*{dtype}", "count": "i32:16", "outputs": "i32:16", "depth": "i32:16",

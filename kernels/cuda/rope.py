@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..ops import AttentionConfig, AttentionMeta, HeadNorm, KVCache, Rotation, Rows, ScaledRows
 from .narrow import readable, store_as
-from .signature import Signature
+from .signature import ALL, TARGETS, Signature
 
 #: Elements of a program's tile: heads of one token, as many as fit.
 ELEMENTS = 2048
@@ -183,21 +183,20 @@ def head_parts(dim: int, half: int) -> dict[str, int]:
 
 def signatures() -> list[Signature]:
     """With and without a cache, head norm and scales; caches of float8 by their bits too."""
+    converting = tuple(target.name for target in TARGETS if target.converts_e4m3)
     return [
         _signature("store bf16", "*bf16", "*bf16", 128, 64),
         _signature("norm store bf16", "*bf16", "*bf16", 128, 64, NORMED=True),
         _signature("scaled store fp16", "*fp16", "*fp16", 80, 16, SCALED=True),
-        _signature("store fp8e4nv", "*bf16", "*fp8e4nv", 128, 64, targets=("sm_90", "gfx942")),
-        _signature("store fp8e4nv by bits", "*bf16", "*u8", 128, 64, targets=("sm_80",)),
+        _signature("store fp8e4nv", "*bf16", "*fp8e4nv", 128, 64, targets=converting),
+        _signature("store fp8e4nv by bits", "*bf16", "*u8", 128, 64, targets=tuple(t for t in ALL if t not in converting)),
         _signature("store fp8e5", "*fp16", "*fp8e5", 128, 64),
         _signature("store fp32", "*fp32", "*fp32", 64, 32),
         _signature("rotate bf16", "*bf16", "*bf16", 64, 32, PAGED=False),
     ]
 
 
-def _signature(
-    name: str, rows: str, cache: str, dim: int, half: int, *, targets: tuple[str, ...] = ("sm_80", "sm_90", "gfx942"), **more: bool
-) -> Signature:
+def _signature(name: str, rows: str, cache: str, dim: int, half: int, *, targets: tuple[str, ...] = ALL, **more: bool) -> Signature:
     types = dict.fromkeys(("out", "x", "norm_query", "norm_key"), rows) | {"key": cache, "value": cache, "scales": "*fp32"}
     types |= {"positions": "*i64", "slots": "*i64", "cos": "*fp32", "sin": "*fp32", "x_stride": "i32:16", "num_slots": "i32", "eps": "fp32"}
     constants = {"QUERIES": 32, "KV_HEADS": 8, "BLOCK_SIZE": 16, "TILE": ELEMENTS // triton.next_power_of_2(dim)} | head_parts(dim, half)

@@ -13,9 +13,10 @@ from torch import Tensor
 from ..ops import AttentionConfig, Rotation, Rows, Segments
 from .attend import attend_texts
 from .attention import POINTERS, TRITON_DTYPES, folded, of_config
-from .attention_configs import ARCHITECTURES, architecture, launch
+from .attention_configs import launch
+from .configs import architecture
 from .rope import rotated
-from .signature import Signature
+from .signature import TARGETS, Signature
 
 
 @dataclass(slots=True)
@@ -55,18 +56,18 @@ def segment_attention(qkv: Rows, rotation: Rotation | None, segments: Segments, 
 
 
 def signatures() -> list[Signature]:
-    """Heads of every class, as the table launches them on each architecture."""
+    """Heads of every class, as the table launches them on each target."""
     found = []
     plain = [(torch.bfloat16, 64, False), (torch.bfloat16, 128, False), (torch.float16, 256, False), (torch.float32, 64, False)]
-    for arch in ARCHITECTURES:
+    for target in TARGETS:
         for dtype, dim, window in [*plain, (torch.bfloat16, 64, True), (torch.bfloat16, 128, True)]:
-            shape = launch("segments", arch, dtype, dim)
+            shape = launch("segments", target.row, dtype, dim)
             types = dict.fromkeys(("out", "query", "key", "value"), POINTERS[dtype]) | dict.fromkeys(("slopes", "sinks"), "*fp32")
             types |= {"starts": "*i32", "scale": "fp32", "soft_cap": "fp32", "window": "i32", "num_texts": "i32", "row_stride": "i32:16"}
             constants = of_config(AttentionConfig(12, 12, dim, 1.0)) | shape.blocks | {"DOT": TRITON_DTYPES[dtype]}
             constants["HAS_WINDOW"] = window
             name = f"attend_texts {POINTERS[dtype][1:]} {dim}" + " with window" * window
             cores = dtype.itemsize == 2
-            launched = (shape.num_warps, shape.num_stages, cores, (arch,))
+            launched = (shape.num_warps, shape.num_stages, cores, (target.name,))
             found.append(Signature(attend_texts, name, types, constants, *launched, always=dtype == torch.bfloat16))
     return found

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .configs import SHARED
+
 
 @dataclass(frozen=True)
 class Target:
@@ -14,18 +16,32 @@ class Target:
     backend: str
     arch: int | str
     warp_size: int
-    shared_limit: int
-    """Bytes of shared memory one block may have."""
     matrix_instruction: str
     """What the assembly holds where tensor cores are used, as a regular expression."""
+    row: str
+    """Of the tables of configurations: the one that this processor goes by."""
+
+    @property
+    def shared_limit(self) -> int:
+        """Bytes of shared memory one block may have."""
+        return SHARED[self.row]
+
+    @property
+    def converts_e4m3(self) -> bool:
+        """See `narrow.converts_e4m3`."""
+        return not isinstance(self.arch, int) or self.arch >= 89
 
 
 #: Limits: CUDA C++ programming guide, table of technical specifications by compute capability; CDNA 3 ISA guide, LDS.
 TARGETS = (
-    Target("sm_80", "cuda", 80, 32, 163 * 1024, r"\bmma\.sync"),
-    Target("sm_90", "cuda", 90, 32, 227 * 1024, r"\b(mma\.sync|wgmma\.mma_async)"),
-    Target("gfx942", "hip", "gfx942", 64, 64 * 1024, r"\bv_mfma_"),
+    Target("sm_80", "cuda", 80, 32, r"\bmma\.sync", "sm_80"),
+    Target("sm_86", "cuda", 86, 32, r"\bmma\.sync", "sm_86"),
+    Target("sm_90", "cuda", 90, 32, r"\b(mma\.sync|wgmma\.mma_async)", "sm_90"),
+    Target("sm_120", "cuda", 120, 32, r"\bmma\.sync", "sm_86"),
+    Target("gfx942", "hip", "gfx942", 64, r"\bv_mfma_", "gfx942"),
 )
+#: Their names.
+ALL = tuple(target.name for target in TARGETS)
 
 
 @dataclass(frozen=True)
@@ -43,7 +59,7 @@ class Signature:
     num_warps: int = 4
     num_stages: int = 2
     uses_tensor_cores: bool = False
-    targets: tuple[str, ...] = ("sm_80", "sm_90", "gfx942")
+    targets: tuple[str, ...] = ALL
     """Names of the targets it is for: another configuration may be another's, and not every dtype is everywhere."""
     always: bool = False
     """Whether `--quick` compiles it on each of its targets, and not only where it is a kernel's first."""
