@@ -16,7 +16,8 @@ def is_errors_file(path: Path, output: Path) -> bool:
 
     Raises ConfigError for an output that is none.
     """
-    lines = LineReader(InputFile(str(path)))
+    source = InputFile(str(path))
+    lines = LineReader(source)
     finished = FinishedOutput(str(output))
     try:
         for _, row in finished:
@@ -25,6 +26,7 @@ def is_errors_file(path: Path, output: Path) -> bool:
         return lines.next() is None
     finally:
         finished.close()
+        source.close()
 
 
 def _has(lines: LineReader, error: dict[str, object]) -> bool:

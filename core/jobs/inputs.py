@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..errors import ConfigError
 from .decompress import Decompressed, is_compressed
 from .source import InputFile, Source, same_file
 
@@ -18,6 +19,7 @@ class Inputs:
     """
 
     def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
         self._files = [InputFile(name) for name in names]
         self.statuses = [file.status for file in self._files]
         self.sources: list[Source] = [Decompressed(file, file.name) for file in self._files]
@@ -36,6 +38,27 @@ class Inputs:
         """Whether `other` is one of the files that are read (under whatever name)."""
         return any(same_file(status, other) for status in self.statuses)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each input that is a file, by its path."""
+        return {_place(name): file.size for name, file in zip(self._names, self._files, strict=True) if file.size is not None}
+
+    def refuse_shorter(self, before: Mapping[str, int]) -> None:
+        """Raises ConfigError for a file that had more bytes `before`: it was cut off, though not in what was answered."""
+        for name, size in self.sizes.items():
+            if size < before.get(name, 0):
+                how = f"{name!r} has {size:,} bytes, and had {before[name]:,} when the run that is resumed began"
+                raise ConfigError(f"the input changed: {how}; start again with --overwrite, or go on all the same with --resume-force")
+
+    def check(self) -> None:
+        """Raises InferError naming a file of which what was read is there no more."""
+        for file in self._files:
+            file.check()
+
     def close(self) -> None:
         for file in self._files:
             file.close()
+
+
+def _place(name: str) -> str:
+    return name if name == "-" else os.fsdecode(os.path.realpath(name)).encode(errors="backslashreplace").decode()

@@ -141,7 +141,7 @@ class Session:
         selection = self.options.selection
         selected = {"offset": selection.offset, "limit": selection.limit, "shard": str(selection.shard)}
         matrix = self._matrix
-        header: dict[str, Any] = {"fingerprint": fingerprint, "selection": selected}
+        header: dict[str, Any] = {"fingerprint": fingerprint, "selection": selected, "inputs": self.inputs.sizes}
         if matrix is not None:
             selected["output format"] = matrix.name
             header["matrix"] = matrix.layout
@@ -154,6 +154,7 @@ class Session:
             raise ConfigError(f"cannot resume: the unfinished output holds {was}, this run writes {now}; start again with --overwrite")
         if not self.options.resume_force:
             refuse_differences(before.header["selection"] | before.header["fingerprint"], selected | fingerprint)
+            self.inputs.refuse_shorter(before.header.get("inputs") or {})
         self._records = replay(self.reader, before, force=self.options.resume_force)
         output.resume(before)
         self.stats.resume(before.tally, attempts=before.commit.attempts, run_s=before.commit.run_s)
@@ -187,6 +188,7 @@ class Session:
             self._previous.check_end(self.reader.num_selected)
         if self._matrix is not None and isinstance(self.output, JobOutput):
             self.output.make()
+        self.inputs.check()
         with hold():
             self._publish()
 

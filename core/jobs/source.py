@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 from ..errors import ConfigError, InferError
+from .consumed import Consumed
 
 _READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
 #: On Linux a FIFO nobody writes to yet is opened at once and then waited for; elsewhere it would look as if it had ended.
@@ -33,7 +36,7 @@ class InputFile:
     """A file, a pipe or stdin (`-`) as a Source.
 
     It is looked at when made, so that a wrong name is an error before anything is loaded, opened when it is first read and
-    closed at its end, so that there may be many.
+    closed at its end, so that there may be many. A file that changes meanwhile is an InferError (see `Consumed`).
 
     Attributes:
         name: for messages.
@@ -47,6 +50,8 @@ class InputFile:
         self._path = name
         self._fd = 0 if name == "-" else -1  # -1: not open
         self._ended = False
+        self._failure: InferError | None = None
+        self._begun = False
         if name == "-" and os.isatty(0):
             raise ConfigError("reading from the terminal: name an input file, or pipe lines in (IN is -, and stdin is a terminal)")
         try:
@@ -62,6 +67,7 @@ class InputFile:
             raise ConfigError(f"input {self.name!r} cannot be opened: {error.strerror}") from None
         if stat.S_ISDIR(self.status.st_mode):
             raise ConfigError(f"input {name!r} is a folder; name a JSONL file")
+        self._consumed = Consumed(self.name, None if name == "-" else name, self.status) if self._regular else None
 
     @property
     def size(self) -> int | None:
@@ -69,22 +75,38 @@ class InputFile:
         return self.status.st_size if self._regular else None
 
     def read(self, size: int) -> bytes:
+        if self._failure is not None:
+            raise self._failure
         if self._ended:
             return b""
-        try:
-            if self._fd < 0:
+        with self._telling():
+            if not self._begun:
                 self._open()
             data = self._read(size)
-        except OSError as error:
-            raise InferError(f"input {self.name!r} cannot be read: {error.strerror}") from None
         if not data:
             self.close()
         return data
 
+    def check(self) -> None:
+        """Raises InferError if what was read of a file is not there any more."""
+        if self._consumed is not None and self._begun:
+            with self._telling():
+                self._consumed.check(self._fd)
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InferError(f"input {self.name!r} cannot be read: {error.strerror}") from None
+        except InferError as error:
+            self._failure = error
+            raise
+
     def ready(self) -> bool:
         if self._regular or self._ended:
             return True
-        if self._fd < 0:
+        if not self._begun:
             if not _AT_ONCE:
                 return False  # opening might wait for a writer
             try:
@@ -96,17 +118,26 @@ class InputFile:
     def close(self) -> None:
         """Nothing more is read."""
         self._ended = True
-        if self._fd > 0:
-            os.close(self._fd)
-        self._fd = -1
+        if self._path != "-":
+            fd, self._fd = self._fd, -1
+            if fd >= 0:
+                with contextlib.suppress(OSError):  # it was only read
+                    os.close(fd)
 
     def _open(self) -> None:
-        self._fd = os.open(self._path, _READ | _AT_ONCE)
+        if self._path != "-":
+            self._fd = os.open(self._path, _READ | _AT_ONCE)
+        self._begun = True
+        if self._consumed is not None:
+            self._consumed.begin(self._fd)
 
     def _read(self, size: int) -> bytes:
+        if self._consumed is not None:
+            data = os.read(self._fd, room) if (room := self._consumed.room(size)) else b""
+            self._consumed.take(self._fd, data)
+            return data
         while True:
-            if not self._regular:
-                select.select([self._fd], [], [])  # some pipes do not wait: this one was opened so, or somebody made it so
+            select.select([self._fd], [], [])  # some pipes do not wait: this one was opened so, or somebody made it so
             try:
                 return os.read(self._fd, size)
             except BlockingIOError:
