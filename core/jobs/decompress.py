@@ -21,6 +21,8 @@ _ZSTD = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = tuple(bytes([low]) + b"\x2a\x4d\x18" for low in range(0x50, 0x60))
 _ZSTD_MAGIC = (_ZSTD, *_ZSTD_SKIPPABLE)
 _MAGIC = (_GZIP, *_ZSTD_MAGIC)
+#: Most memory for what a zstd frame refers back to, in bytes: as much as `zstd` itself takes unless told otherwise.
+_WINDOW_BITS = 27
 #: The kind of zstd block that is one byte repeated.
 _RUN = 1
 
@@ -268,7 +270,9 @@ class _Zstd:
         flags = descriptor[0]
         single_segment = flags >> 5 & 1
         length = (1 - single_segment) + (0, 1, 2, 4)[flags & 3] + (single_segment, 2, 4, 8)[flags >> 6]
-        self._decompress(frame, (yield length))
+        rest = yield length
+        _refuse_long_window(self._position - 5, descriptor, rest)  # from its magic number on
+        self._decompress(frame, rest)
         last = 0
         while not last:
             header = yield 3
@@ -289,3 +293,20 @@ class _Zstd:
             self._out += frame.decompress(part)
         except zstandard.ZstdError as error:
             raise Damaged(self._position, str(error)) from None
+
+
+def _refuse_long_window(position: int, descriptor: bytes, rest: bytes) -> None:
+    """Raises Damaged for a frame that takes too much memory to decompress; `rest` is its header after the descriptor."""
+    flags = descriptor[0]
+    if flags >> 5 & 1:  # one segment: the window is all there is
+        size = rest[(0, 1, 2, 4)[flags & 3] :]
+        window = int.from_bytes(size, "little") + (256 if len(size) == 2 else 0)
+    else:
+        base = 1 << (10 + (rest[0] >> 3))
+        window = base + base // 8 * (rest[0] & 7)
+    if window > 1 << _WINDOW_BITS:
+        bits = (window - 1).bit_length()
+        needs = (
+            f"its window is {window / 2**20:,.0f} MiB, and at most {2**_WINDOW_BITS / 2**20:,.0f} MiB are given (it was made with --long)"
+        )
+        raise Damaged(position, f"{needs}; decompress it in front: zstd -dc --long={bits} FILE | infer ... -")

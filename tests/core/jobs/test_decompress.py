@@ -224,3 +224,25 @@ def test_kinds_do_not_mix() -> None:
         out, message = read(a + b)
         assert out == b"{}\n"
         assert message is not None
+
+
+@pytest.mark.parametrize("bits", [28, 31])
+def test_a_window_that_takes_too_much_memory(bits: int) -> None:
+    """Said with what to do; the largest window that is taken is `zstd`'s own limit."""
+    try:
+        params = zstandard.ZstdCompressionParameters(window_log=bits)
+    except zstandard.ZstdError:
+        pytest.skip("this zstd has no such windows")
+    good = zstd(LINES)
+    limit = stream(LINES, compression_params=zstandard.ZstdCompressionParameters(window_log=27))
+    assert read(limit) == (LINES, None)
+    # What is told of a window is in the header: none of its memory is needed here.
+    header = b"\x28\xb5\x2f\xfd\x04" + bytes([(bits - 10) << 3])
+    assert params.window_log == bits
+    data, said = read(good + header)
+    assert data == LINES
+    assert said is not None
+    assert f"from byte {len(good):,} on: its window is {2 ** (bits - 20):,} MiB, and at most 128 MiB are given" in said
+    assert f"zstd -dc --long={bits} FILE | infer" in said
+    one_segment = b"\x28\xb5\x2f\xfd\xe4" + (1 << bits).to_bytes(8, "little")
+    assert f"{2 ** (bits - 20):,} MiB" in str(read(one_segment)[1])
