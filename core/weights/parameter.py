@@ -35,7 +35,8 @@ class Parameter:
         parts: name and shape of each, as the checkpoint has it.
         cuts: what is taken of each; None: all of it, or of all parts.
         dtype: the one it is kept in whatever the model's is; None is the model's.
-        store: takes the tensor once its last part is there; the parameter then lets go of it. None: it stays in `tensor`.
+        store: takes the tensor once its last part is there; the parameter then lets go of both, so that who stores it does not live in
+            a circle with it until memory is next looked through. None: it stays in `tensor`.
     """
 
     __slots__ = ("_missing", "_store", "dtype", "parts", "shape", "tensor")
@@ -70,5 +71,6 @@ class Parameter:
             self.tensor[part.start : part.start + value.shape[0]].copy_(value)
         self._missing -= 1
         if not self._missing and self._store is not None:
-            self._store(self.tensor)
+            store, self._store = self._store, None
+            store(self.tensor)
             self.tensor = torch.empty(0)
