@@ -450,7 +450,8 @@ def test_what_cannot_be_compiled(grammars: Grammars, spec: dict[str, Any]) -> No
             compiling.result()
         messages.append(str(error.value))
     assert (error.value.code, error.value.param, error.value.retryable) == ("grammar_error", "structured_outputs", False)
-    assert messages[0].startswith("structured_outputs: ") and messages[0] == messages[1]
+    assert messages[0].startswith("structured_outputs: ")
+    assert messages[0] == messages[1]
     assert not re.search(r"\d\d:\d\d:\d\d|\.cc", messages[0]), "would differ from run to run"
 
 
