@@ -11,6 +11,7 @@ import orjson
 
 from ..errors import ConfigError, OutputError
 from .files import is_folder, is_special, is_there, write_whole
+from .jsonl import spelled
 from .lock import LOCK_SUFFIX, FileLock
 from .opening import reserved_ending
 
@@ -86,27 +87,3 @@ class StatsFile:
 def place_of(output: str) -> str:
     """An output's path, as text."""
     return output if output == "-" else spelled(os.path.realpath(output))
-
-
-def spelled(value: Any) -> Any:
-    """The same with names that are not UTF-8 in a form that is: JSON has no other."""
-    if isinstance(value, str):
-        try:
-            value.encode()
-            return value
-        except UnicodeEncodeError:
-            return _bytes_of(value).decode(errors="backslashreplace")
-    if isinstance(value, Path):
-        return spelled(str(value))
-    if isinstance(value, Mapping):
-        return {spelled(key): spelled(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [spelled(one) for one in value]
-    return value
-
-
-def _bytes_of(text: str) -> bytes:
-    try:
-        return text.encode(errors="surrogateescape")  # a name
-    except UnicodeEncodeError:
-        return text.encode(errors="backslashreplace")

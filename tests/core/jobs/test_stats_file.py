@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from infer.core.errors import ConfigError, LockedError, OutputError
-from infer.core.jobs.stats_file import StatsFile, spelled
+from infer.core.jobs.jsonl import spelled
+from infer.core.jobs.stats_file import StatsFile
 
 STATS = {"command": "generate", "exit_code": 0, "records": {"total": 1}, "versions": {}}
 
