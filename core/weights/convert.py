@@ -1,4 +1,4 @@
-"""Writes any model as a plain Hugging Face folder in bfloat16."""
+"""Writes any model as a plain Hugging Face folder in bfloat16: what is run of it in float32 then has weights rounded to that."""
 
 from __future__ import annotations
 

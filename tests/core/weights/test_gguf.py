@@ -17,7 +17,11 @@ import torch
 from gguf.quants import dequantize, quantize
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config, Qwen3Config
 
+from infer.core.args import EngineArgs
+from infer.core.engine.request import Request
 from infer.core.errors import ModelError
+from infer.core.jobs.build import build_engine
+from infer.core.params import SamplingParams
 from infer.core.weights.convert import write_folder
 from infer.core.weights.folder import FolderSource
 from infer.core.weights.gguf import GgufSource
@@ -439,3 +443,56 @@ def test_small_files_are_made_once(tmp_path: Path, whole: bytes) -> None:
     read = source(tmp_path / "m.gguf")
     assert read.read("tokenizer.json") is read.read("tokenizer.json")
     assert json.loads(read.read("tokenizer_config.json") or b"")["chat_template"] == "{{ messages }}"
+
+
+QUANTS = sorted(kind.name for kind in gguf.quants._type_traits if kind.name != "BF16")
+
+
+@pytest.mark.parametrize("quant", QUANTS)
+def test_every_type_is_exact_for_who_computes_in_float32(tmp_path: Path, quant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random blocks, since the gguf package quantizes few of the types that it dequantizes."""
+    monkeypatch.setattr("infer.core.weights.gguf.CHUNK", 1000)
+    kind = gguf.GGMLQuantizationType[quant]
+    size, num_bytes = gguf.GGML_QUANT_SIZES[kind]
+    raw = np.random.default_rng(0).integers(0, 256, (96, -(-256 // size) * num_bytes), dtype=np.uint8)
+    name = "blk.0.ffn_up.weight"
+    model = random_model(CONFIGS["qwen3"]())
+    path = write_gguf(tmp_path / "m.gguf", model, more=lambda writer: writer.add_tensor(name + "_", raw, raw_dtype=kind))
+    with np.errstate(all="ignore"):
+        want = torch.from_numpy(dequantize(raw, kind))
+        exact = source(path).exact()
+        got = dict(exact.stream())[name + "_"]
+        rounded = dict(source(path).stream())[name + "_"]
+    assert exact.tensors()[name + "_"].dtype == "F32"
+    assert got.dtype == torch.float32
+    assert torch.equal(got.view(torch.int32), want.view(torch.int32))
+    assert torch.equal(rounded.view(torch.int16), want.bfloat16().view(torch.int16))
+
+
+@pytest.mark.parametrize("quant", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"])
+def test_a_run_in_float32_has_every_bit(tmp_path: Path, quant: str) -> None:
+    """Logits of a run against transformers over the weights as the gguf package dequantizes them."""
+    kind = gguf.GGMLQuantizationType[quant]
+    model = random_model(CONFIGS["llama"]())
+    path = write_gguf(tmp_path / "m.gguf", model, quant=quant)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                data = parameter.numpy()
+                heads = {"q_proj": 4, "k_proj": 2}.get(name.split(".")[-2])
+                stored = dequantize(quantize(permute(data, heads) if heads else data, kind), kind)
+                parameter.copy_(torch.from_numpy(permute_back(stored, heads) if heads else stored))
+        want = model(torch.arange(3, 40)[None]).logits[0].log_softmax(-1)
+    settings = {"device": "cpu", "dtype": "float32", "kernels": "reference", "skip_tokenizer_init": True}
+    engine = build_engine(EngineArgs.from_kwargs(model=str(path), num_gpu_blocks_override=20, **settings)).engine
+    prompt = list(range(3, 40))
+    engine.add(Request("0", prompt, SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0), 0))
+    outputs: list[Any] = []
+    while engine.num_unfinished:
+        outputs += engine.step()
+    got = [entry[token].logprob for entry, token in zip(outputs[0].prompt_logprobs[1:], prompt[1:], strict=True)]
+    torch.testing.assert_close(torch.tensor(got), want[:-1].gather(1, torch.tensor(prompt[1:])[:, None])[:, 0], rtol=1e-5, atol=1e-5)
+
+
+def permute_back(weights: np.ndarray, num_heads: int) -> np.ndarray:
+    return weights.reshape(num_heads, weights.shape[0] // num_heads // 2, 2, -1).swapaxes(1, 2).reshape(weights.shape)
