@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from infer.core.errors import ConfigError
+from infer.core.jobs.options import CHANGED
 from infer.core.jobs.options import JobOptions as IoOptions
 from infer.core.jobs.selection import Shard
 from infer.core.settings import parse_bytes
@@ -71,15 +72,17 @@ class MaxErrorsType(click.ParamType):
 
 
 class RedoType(click.ParamType):
-    """finish_reason=VALUE, as VALUE."""
+    """finish_reason=VALUE, as VALUE, or CHANGED."""
 
     name = "field=value"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value == CHANGED:
+            return CHANGED
         name, _, wanted = value.partition("=")
         if name != "finish_reason" or wanted not in FINISH_REASONS:
             forms = " or ".join(f"finish_reason={reason}" for reason in FINISH_REASONS)
-            self.fail(f"{value!r} is not {forms}", param, ctx)
+            self.fail(f"{value!r} is not {forms} or {CHANGED}", param, ctx)
         return str(wanted)
 
 
@@ -126,7 +129,12 @@ _OUTPUT: list[Callable[[Any], Any]] = [
     click.option("--verify", is_flag=True, help="Hash the whole model, so that --resume notices any change of it."),
     click.option("--fsync", help="When finished answers must be safe from a power cut.", **_choice("interval", "always", "never")),
     click.option("--retry-errors", is_flag=True, help="Answer the failed records of a finished OUT anew."),
-    click.option("--redo", metavar="finish_reason=VALUE", type=RedoType(), help="Answer those records of a finished OUT anew."),
+    click.option(
+        "--redo",
+        metavar="finish_reason=VALUE|changed",
+        type=RedoType(),
+        help="Answer those records of a finished OUT anew; changed: those whose input line is another than it was.",
+    ),
     click.option("--errors", metavar="FILE", type=_file, help="Copy the input lines that failed here, each with its error."),
     click.option("--max-errors", metavar="N|P%", type=MaxErrorsType(), help="Stop when more records than that failed."),
     click.option("--dry-run", is_flag=True, help="Check the input as `infer check` does; answer nothing."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,21 +13,21 @@ from infer.core.errors import ConfigError, InferError, UnfinishedOutput
 from infer.core.jobs.opening import STDOUT
 from infer.core.jobs.run import JobEngine
 from infer.core.jobs.session import Session
-from infer.core.jobs.stats import JobStats
-from infer.core.jobs.stats_file import StatsFile
+from infer.core.jobs.stats import JobStats, write_json
 from infer.core.jobs.tasks.base import Task
 
 from . import streams
 from .options import IoOptions
 from .report import Report
 from .signals import Interrupted, Signals
+from .table import counted
 from .work import Work
 
 if TYPE_CHECKING:
     from infer.core.jobs.build import Plan
 
 #: Options of the job itself that can change a byte of its output.
-_FINGERPRINTED = ("strict", "report_cache", "max_line_bytes", "retry_errors", "redo")
+_FINGERPRINTED = ("strict", "report_cache", "max_line_bytes")
 
 
 def run_job(work: Work) -> int:
@@ -40,12 +40,7 @@ def run_job(work: Work) -> int:
         from .findings import check_input
 
         return check_input(work)
-    with _stats_file(io) as stats_file:
-        return _run(work, stats_file)
-
-
-def _run(work: Work, stats_file: StatsFile | None) -> int:
-    io = work.io
+    _check_stats_file(io)
     stats = JobStats(pools=work.pools)
     settings: dict[str, Any] = {}
     report = Report(stats, quiet=io.quiet, interval=io.progress_interval)
@@ -56,8 +51,6 @@ def _run(work: Work, stats_file: StatsFile | None) -> int:
             raise ConfigError(f"{error}\n  {command_with('--resume')}\n  {command_with('--overwrite')}") from None
         report.set_input_size(session.inputs.size)
         try:
-            if session.is_done:
-                return _already_done(session, report)
             from infer.core.jobs.build import find_model, make_plan
 
             model = find_model(work.args)
@@ -71,14 +64,14 @@ def _run(work: Work, stats_file: StatsFile | None) -> int:
                 work.learn(plan, report.once)
                 if (matrix := work.matrix(plan)) is not None:
                     session.set_matrix(*matrix)
-                session.begin(_fingerprint(work, plan))
+                work.now = session.now
+                session.begin(_fingerprint(work, plan, session.now))
                 return plan, work.make_task(plan, warn=report.once, fingerprint=session.fingerprint)
 
-            # A job that goes on is checked before anything else, even if nothing is left to answer.
-            planned = plan_job() if session.has_work_before else None
+            # What is there already is looked at before anything else, even if nothing is left to answer.
+            plan, task = plan_job()
 
             def start() -> tuple[JobEngine, Task]:
-                plan, task = planned or plan_job()
                 engine = work.start(plan)
                 report.begin(bar=not session.output.is_terminal)
                 return engine, task
@@ -88,7 +81,11 @@ def _run(work: Work, stats_file: StatsFile | None) -> int:
                     report.status()
                 report.update()
 
-            session.run(start, between_steps=between_steps, hold=signals.hold)
+            if session.is_done:
+                done, failed = stats.num_records, stats.num_failed
+                report.say(f"{io.output} is finished already: {counted(done, 'record')}, {failed:,} failed; nothing to do")
+            else:
+                session.run(start, between_steps=between_steps, hold=signals.hold)
         except (InferError, Interrupted) as error:
             report.close()
             if session.resumable and (session.holds_answers or isinstance(error, Interrupted)) and not isinstance(error, ConfigError):
@@ -96,23 +93,24 @@ def _run(work: Work, stats_file: StatsFile | None) -> int:
             raise
         finally:
             session.close()
-        report.summary(max_tokens=work.max_tokens)
-    if stats_file is not None:
-        stats_file.write(stats.to_json(command=work.command, settings=settings, defaults=work.defaults()))
+        if not session.is_done:
+            report.summary(max_tokens=work.max_tokens)
+    if io.stats is not None:
+        write_json(io.stats, stats.to_json(command=work.command, settings=settings, defaults=work.defaults()))
     return stats.exit_code
 
 
-def _fingerprint(work: Work, plan: Plan) -> dict[str, Any]:
+def _fingerprint(work: Work, plan: Plan, now: datetime) -> dict[str, Any]:
     from infer.core.jobs.fingerprint import fingerprint
 
     io = work.io
     job = {
         "command": work.command,
         **{name: getattr(io, name) for name in _FINGERPRINTED},
-        "errors file": io.errors is not None,
-        "compression": io.compression,
         **work.job(),
     }
+    if told := work.clock(plan, now):
+        job["strftime_now"] = told
     return fingerprint(plan.config, plan.source, plan.tokenizer_source, job, verify=io.verify)
 
 
@@ -131,15 +129,17 @@ def _program() -> list[str]:
     return [Path(called).name if shutil.which(Path(called).name) == called else called]
 
 
-def _already_done(session: Session, report: Report) -> int:
-    rows, failed = session.count_finished()
-    report.say(f"{session.options.output} is finished already: {rows:,} records, {failed:,} failed; nothing to do")
-    return 3 if failed else 0
-
-
-def _stats_file(io: IoOptions) -> AbstractContextManager[StatsFile | None]:
+def _check_stats_file(io: IoOptions) -> None:
     if io.stats is None:
-        return nullcontext()
-    taken = [*io.inputs, *([io.errors] if io.errors else []), *([f"{io.output}.ids.jsonl"] if io.output_format != "jsonl" else [])]
-    goes_on = io.resume or io.retry_errors or io.redo is not None
-    return StatsFile(io.stats, output=io.output, taken=taken, overwrite=io.overwrite, goes_on=goes_on)
+        return
+    stats = Path(io.stats)
+    if not stats.parent.is_dir():
+        raise ConfigError(f"--stats {io.stats!r}: there is no folder {str(stats.parent)!r}")
+    taken = [
+        *io.inputs,
+        io.output,
+        *([io.errors] if io.errors else []),
+        *([f"{io.output}.ids.jsonl"] if io.output_format != "jsonl" else []),
+    ]
+    if any(name != "-" and stats.resolve() == Path(name).resolve() for name in taken):
+        raise ConfigError(f"--stats {io.stats!r} is the input or the output; choose another file")

@@ -35,24 +35,26 @@ def merge(*, output: str, shards: tuple[str, ...], overwrite: bool, compression:
 
     The shards are the finished outputs of one command run with --shard 0/N to --shard N-1/N, in any order; each has a
     SHARD.shard.json beside it. One that is missing, given twice, of another job or input, unfinished or changed since is
-    refused. OUT may be - for stdout. The exit status is 3 if any row is an error.
+    refused. OUT may be - for stdout. A merge that was stopped is simply run again. The exit status is 3 if any row is an error.
 
     \b
     for i in 0 1 2; do infer generate --model smollm2-135m --shard $i/3 in.jsonl part-$i.jsonl; done
     infer merge out.jsonl part-*.jsonl
     """
+    from infer.core.jobs.job_note import SUFFIXES
     from infer.core.jobs.merge import merge as merge_shards
     from infer.core.jobs.merge import open_shards
     from infer.core.jobs.opening import STDOUT, open_output
 
-    names = [name for name in shards if not name.endswith(".shard.json")]  # a glob finds the notes too
+    names = [name for name in shards if not name.endswith(SUFFIXES)]  # a glob finds the notes too
     streams.require_output(output)
     stdout = streams.stdout() if output in STDOUT else None
     with Signals():
         parts = open_shards(names)
-        target = open_output(output, inputs=[part.status for part in parts], overwrite=overwrite, compression=compression, stdout=stdout)
+        inputs = [part.status for part in parts]
+        target = open_output(output, inputs=inputs, overwrite=overwrite, merge=True, compression=compression, stdout=stdout)
         try:
-            done = merge_shards(names, target, parts)
+            done = merge_shards(names, target, parts, overwrite=overwrite)
         finally:
             target.close()
     if not quiet:

@@ -43,7 +43,7 @@ class Pooling(Work):
         self.given = given_pooling()
         self.truncate = given_truncate()
         super().__init__(io, prompts)
-        for flag, given in (("--redo", io.redo), ("--report-cache", io.report_cache)):
+        for flag, given in (("--redo finish_reason", io.again.finish_reason), ("--report-cache", io.report_cache)):
             if given:
                 raise click.UsageError(f"{flag} is about the outputs of a model that writes; leave it out.", click.get_current_context())
         self._recipe: Recipe | None = None
@@ -80,7 +80,7 @@ class Pooling(Work):
 
     def _common(self) -> dict[str, Any]:
         """Fields of PoolingOptions."""
-        return {**self.prompts.options(), "strict": self.io.strict, "model": self.args.model, "truncate": self.truncate}
+        return {**self.prompts.options(), "strict": self.io.strict, "now": self.now, "truncate": self.truncate}
 
 
 class EmbedWork(Pooling):
@@ -96,6 +96,7 @@ class EmbedWork(Pooling):
             **self._common(),
             warn=warn,
             fingerprint=fingerprint,
+            model=plan.name,
             prompt_name=self.given.get("prompt_name"),
             prefix=self.given.get("prefix"),
             encoding=self._encoding,
@@ -108,7 +109,6 @@ class EmbedWork(Pooling):
         return {
             "prefix": self._prefix(),
             "encoding": self._encoding,
-            "output_format": self.io.output_format,
             "embedding_dtype": self.io.embedding_dtype,
         }
 
@@ -135,7 +135,7 @@ class EmbedWork(Pooling):
             return None
         made = self.defaults()["embedding"]
         told = {name: made[name] for name in ("pooling", "normalized", "prefix", "similarity", "truncate")}
-        return self.recipe.output_size, {name: _as_text(value) for name, value in {"model": self.args.model, **told}.items()}
+        return self.recipe.output_size, {name: _as_text(value) for name, value in {"model": plan.name, **told}.items()}
 
     def _prefix(self) -> str:
         from infer.core.jobs.tasks.pooling import prefix_of
@@ -160,7 +160,7 @@ class ScoreWork(Pooling):
     def make_task(self, plan: Plan, *, warn: Say, fingerprint: str = "", first: Record | None = None) -> Task:
         from infer.core.jobs.tasks.score import ScoreOptions, ScoreTask
 
-        options = ScoreOptions(**self._common(), warn=warn, fingerprint=fingerprint, **self.own_job())
+        options = ScoreOptions(**self._common(), warn=warn, fingerprint=fingerprint, model=plan.name, **self.own_job())
         return ScoreTask(options, plan.tokenizer, self.recipe, max_model_len=plan.config.max_model_len)
 
     def own_job(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -41,11 +42,13 @@ class Work(ABC):
         command: its name.
         args, origin: the engine's settings and where each came from.
         pools: whether texts are only read.
+        now: the job's time, for templates that tell it; None: that of each rendering.
 
     Raises click.UsageError, ConfigError: all that is wrong with the options is found when a Work is made.
     """
 
     pools = False
+    now: datetime | None = None
 
     def __init__(self, io: IoOptions, prompts: Prompts) -> None:
         set_up_logging(quiet=io.quiet, verbose=io.verbose)
@@ -76,6 +79,10 @@ class Work(ABC):
     @abstractmethod
     def job(self) -> dict[str, Any]:
         """What of the command's own options can change an answer, for the fingerprint. After `learn`."""
+
+    def clock(self, plan: Plan, now: datetime) -> dict[str, str]:
+        """What the templates in use can tell of the time `now`, see `Template.readings`. Raises ConfigError, ModelError."""
+        return {} if self.prompts.template is None else self.prompts.template.readings(now)
 
     @abstractmethod
     def defaults(self) -> dict[str, Any]:
@@ -121,7 +128,6 @@ class Completions(Work):
             system=system,
             strict=io.strict,
             report_cache=io.report_cache,
-            model=self.args.model,
             **prompts.options(),
         )
 
@@ -130,7 +136,8 @@ class Completions(Work):
             self.options = with_model_defaults(self.options, plan, say)
 
     def make_task(self, plan: Plan, *, warn: Say, fingerprint: str = "", first: Record | None = None) -> Task:
-        return self._make(replace(self.options, warn=warn, fingerprint=fingerprint), plan)
+        options = replace(self.options, warn=warn, fingerprint=fingerprint, model=plan.name, now=self.now)
+        return self._make(options, plan)
 
     def limits(self, plan: Plan) -> RequestLimits:
         return plan.limits()
@@ -140,6 +147,10 @@ class Completions(Work):
 
     def job(self) -> dict[str, Any]:
         return {**self.prompts.job(), **self._chat, **self._params}
+
+    def clock(self, plan: Plan, now: datetime) -> dict[str, str]:
+        told = super().clock(plan, now)
+        return told | plan.chat_template(self._chat["chat_template"]).readings(now) if self._chat else told
 
     def defaults(self) -> dict[str, Any]:
         return {"sampling": self._params}

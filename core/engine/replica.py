@@ -10,12 +10,11 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from ..config import EngineConfig
-from ..containment import own_error
 from ..errors import RecordError
 from ..outputs import RequestOutput
-from ..parallel.wire import Wire
+from ..parallel.wire import Closed, Wire
 from ..pooling.recipe import Recipe
-from ..pooling.request import Pooled
+from ..pooling.request import Pooled, PoolingRequest
 from . import codec
 from .engine import Engine
 from .files import find_model, find_tokenizer
@@ -23,8 +22,6 @@ from .request import Request
 
 if TYPE_CHECKING:
     from ..pooling.engine import PoolingEngine
-
-Answer = RequestOutput | Pooled
 
 #: Seconds after which a replica that computes says that it is alive.
 _HEARTBEAT = 1.0
@@ -46,15 +43,14 @@ def serve(wire: Wire, payload: Mapping[str, Any]) -> None:
     threading.Thread(target=_listen, args=(wire, commands), daemon=True).start()
     said = time.monotonic()
     while True:
-        outputs: list[Answer] = []
+        outputs: list[Any] = []
         while not commands.empty() or not (engine.num_unfinished or outputs):
-            outputs += _obey(engine, commands.get(), pools=recipe is not None)
+            outputs += _obey(engine, commands.get())
         if engine.num_unfinished:
             outputs += engine.step()
         if outputs or time.monotonic() > said + _HEARTBEAT:
             numbers = [getattr(engine.stats, name) for name in counted]
-            answers = [(output.request_id, _encoded(output)) for output in outputs]
-            wire.send(codec.frame([numbers, engine.stats.first_token_at], answers))
+            wire.send(codec.dumps([outputs, numbers, engine.stats.first_token_at]))
             said = time.monotonic()
 
 
@@ -70,47 +66,33 @@ def _engine(config: EngineConfig, recipe: Recipe | None) -> Engine | PoolingEngi
 def _listen(wire: Wire, commands: SimpleQueue[Any]) -> None:
     try:
         while True:
-            commands.put(codec.unframe(wire.receive()))
-    except BaseException as error:  # Closed, mostly: who obeys is to know
+            commands.put(codec.loads(wire.receive()))
+    except Closed as error:
         commands.put(error)
 
 
-def _obey(engine: Any, command: Any, *, pools: bool) -> list[Answer]:
-    """Does what one frame says; gives the answers to requests that it refuses. Raises what was heard in place of one (Closed)."""
-    if isinstance(command, BaseException):
+def _obey(engine: Any, command: Any) -> list[Any]:
+    """Does what one frame says; gives the answers to requests that it refuses. Raises Closed where that is what was heard."""
+    if isinstance(command, Closed):
         raise command
-    (verb, value), requests = command
+    verb, value = command
+    if verb == "add":
+        return [refused for request in value if (refused := _add(engine, request)) is not None]
     if verb == "more":
         engine.expect_more(value)
     elif verb == "abort" and engine.is_open(value):
         engine.abort(value)
-    return [refused for name, encoded in requests if (refused := _add(engine, name, encoded, pools=pools)) is not None]
+    return []
 
 
-def _add(engine: Any, request_id: str, encoded: Any, *, pools: bool) -> Answer | None:
-    request = None
+def _add(engine: Any, request: Request | PoolingRequest) -> RequestOutput | Pooled | None:
     try:
-        request = codec.decode(encoded)
         engine.add(request)
-    except BaseException as error:
-        refused = failure(request_id, own_error(error, f"request {request_id}"), pools=pools)
-        if isinstance(request, Request) and isinstance(refused, RequestOutput):
-            refused.prompt, refused.prompt_token_ids = request.prompt, request.prompt_token_ids
-        return refused
+    except RecordError as error:
+        if isinstance(request, PoolingRequest):
+            return Pooled(request.request_id, error=error)
+        return RequestOutput(request.request_id, request.prompt, request.prompt_token_ids, error=error)
     return None
-
-
-def _encoded(output: Answer) -> bytes:
-    try:
-        return codec.dumps(output)
-    except BaseException as error:
-        error = own_error(error, f"request {output.request_id}")
-        return codec.dumps(failure(output.request_id, error, pools=isinstance(output, Pooled)))
-
-
-def failure(request_id: str, error: RecordError, *, pools: bool) -> Answer:
-    """The answer to a request that has none."""
-    return Pooled(request_id, error=error) if pools else RequestOutput(request_id, None, [], error=error)
 
 
 def devices(config: EngineConfig) -> list[EngineConfig]:

@@ -14,14 +14,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from ..containment import contained
 from ..errors import RecordError
 from .distinct import Distinct
 from .histogram import Histogram, Log2Buckets
 from .reader import RecordReader
 from .record import Record
 from .tasks.base import Task
-from .tasks.pending import Pending
+from .tasks.pending import Pending, contained
 
 #: Records prepared at once, and about how many bytes of them; two such batches are in work at a time.
 _BATCH, _BATCH_BYTES = 512, 2 << 20

@@ -1,16 +1,24 @@
-"""What a job is: everything that can change a byte of its output, by name, so that a difference can be named."""
+"""What can change a byte of a row, by name, so that a difference can be named: model, settings, options, versions.
+
+What only decides how fast, where or in what file rows are written is not in it, nor which records are answered: see `identity.py`.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from ..config import instruction_set
-from ..errors import ConfigError
+from ..errors import ModelError
+from ..generation_config import FILE as GENERATION_CONFIG
+from ..generation_config import NONE
 from ..pooling.recipe_files import small_files
 from .stats import versions
 
@@ -24,35 +32,52 @@ SETTINGS = (
     "device",
     "kernels",
     "kernel_build",
-    "deterministic",
     "tensor_parallel_size",
-    "seed",
     "max_model_len",
-    "max_logprobs",
-    "logprobs_mode",
-    "model_impl",
-    "structured_outputs_config",
-    "trust_remote_code",
     "skip_tokenizer_init",
     "quantization",
     "quantize_lm_head",
-    "load_format",
     "hf_overrides",
     "tokenizer_mode",
+)
+#: More of them, where a model writes,
+_WRITING_SETTINGS = (
+    "seed",
+    "max_logprobs",
+    "logprobs_mode",
+    "structured_outputs_config",
     "num_gpu_blocks_override",
     "kv_cache_memory_bytes",
 )
-#: More of them, where a model pools.
+#: and where it pools.
 _POOLING_SETTINGS = ("task", "pooler_config")
-_MODEL_FILES = ("config.json", "generation_config.json")
-_TEXT_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
+
+#: What a tokenizer.json is read with.
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+#: Ends of the names of the files that a tokenizer without one may read: transformers chooses.
+_VOCABULARIES = (".json", ".txt", ".model", ".tiktoken", ".vocab", ".bpe", ".codes", ".spm")
+#: In such a folder, but about the weights or about training.
+_NO_VOCABULARIES = (
+    ".index.json",
+    "generation_config.json",
+    "trainer_state.json",
+    "infer-source.json",
+    "requirements.txt",
+    "README.txt",
+    "LICENSE.txt",
+)
+_CHAT_FILES = (
     "chat_template.jinja",
     "chat_template.json",
+    "tokenizer_config.json",
     "additional_chat_templates/tool_use.jinja",
 )
+
+#: Every byte of the weights, which is known where --verify was given: it is compared where both know it.
+VERIFIED = "model's weights, every byte"
+#: Without it so much of them is looked at, evenly: models of one shape, as those of two checkpoints, differ all over.
+_SAMPLES = 256
+_SAMPLE_BYTES = 4096
 
 
 def fingerprint(
@@ -62,62 +87,147 @@ def fingerprint(
 
     Args:
         model, tokenizer: where the small files and the weights are.
-        job: what the command itself decides (its name, sampling defaults, template…).
-        verify: hash the weights, not only their headers and sizes.
+        job: what the command itself decides (its name as "command", sampling defaults, template…).
+        verify: hash the weights whole too.
+
+    Raises ModelError where a file cannot be read.
     """
-    found: dict[str, Any] = {f"version of {name}": value for name, value in versions().items() if name != "python"}
-    found |= {f"model's {name}": _hash(model.read(name)) for name in _MODEL_FILES}
-    if config.task != "generate":
+    from ..weights.find import own_name
+
+    writes, chats = config.task == "generate", job.get("command") == "chat"
+    theirs, slow = _runs_in_transformers(config, model), _is_slow(config, tokenizer)
+    found: dict[str, Any] = {"model's name": own_name(model), "model's code": "transformers" if theirs else "infer"}
+    found["model's config.json"] = _hash(model.read("config.json"))
+    if writes:
+        found |= _generation_config(config, model)
+    else:
         found |= {f"model's {name}": _hash(model.read(name)) for name in small_files(model)}
-        found |= {name: getattr(config, name) for name in _POOLING_SETTINGS}
-    found |= {f"tokenizer's {name}": _hash(tokenizer.read(name)) for name in _TEXT_FILES}
+    if not config.skip_tokenizer_init:
+        names = _vocabularies(tokenizer) if slow else _TOKENIZER_FILES
+        found |= {f"tokenizer's {name}": _hash(tokenizer.read(name)) for name in names}
+    if chats:
+        found |= {f"tokenizer's {name}": _hash(tokenizer.read(name)) for name in _CHAT_FILES}
+    if config.trust_remote_code:
+        found |= {f"model's {name}": _hash(model.read(name)) for name in _code(model)}
+        found |= {f"tokenizer's {name}": _hash(tokenizer.read(name)) for name in _code(tokenizer)}
+    found["dummy weights"] = config.seed if config.load_format == "dummy" else None
     if config.load_format != "dummy":
-        found["model's weights"] = _weights(model, verify=verify)
+        found["model's weights"] = _weights(model)
+        if verify:
+            found[VERIFIED] = _weights(model, whole=True)
     found |= {name: getattr(config, name) for name in SETTINGS}
+    found |= {name: getattr(config, name) for name in (_WRITING_SETTINGS if writes else _POOLING_SETTINGS)}
+    if writes and (config.num_gpu_blocks_override is not None or config.kv_cache_memory_bytes is not None):
+        found["block_size"] = config.block_size  # what is too long for the cache is told in the record's row
+    if config.device != "cpu":  # there nothing depends on it
+        found["deterministic"] = config.deterministic
     found["instruction set"] = instruction_set(config.device)
+    found |= _versions(
+        "torch",
+        "orjson",
+        *(() if config.skip_tokenizer_init else ("tokenizers",)),
+        *(("transformers",) if theirs or slow else ()),
+        *(("sentencepiece", "tiktoken") if slow else ()),
+        *(("jinja2",) if chats or job.get("template") is not None else ()),
+        *(("llguidance", "xgrammar") if writes else ()),
+        *(("gguf", "numpy") if model.path.is_file() else ()),
+    )
     # A record's own seed is another thing than the run's: one name must never hide another.
     found |= {f"default {name}" if name in found else name: value for name, value in job.items()}
     return orjson.loads(orjson.dumps(found, option=orjson.OPT_NON_STR_KEYS))  # as a journal gives it back
 
 
-def digest(found: Mapping[str, Any]) -> str:
-    """One hash of a fingerprint, in hex."""
-    return hashlib.blake2b(orjson.dumps(found, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
+def library_version(name: str) -> str | None:
+    """Of an installed distribution, which is not imported; None if it is not there."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
-def refuse_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises ConfigError naming what is not as it was."""
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    if not names:
-        return
-    shown = "; ".join(f"{name} was {_short(before.get(name))}, is {_short(now.get(name))}" for name in names[:5])
-    more = f"; and {len(names) - 5} more" if len(names) > 5 else ""
-    advice = "start again with --overwrite, or mix both with --resume-force"
-    raise ConfigError(f"cannot resume, this is not the same job: {shown}{more}; {advice}")
+def _versions(*libraries: str) -> dict[str, Any]:
+    """Of what makes the bytes of rows; of Python the part that new Unicode tables and other words in messages come with."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    found = {"infer": versions()["infer"], "python": python, **{name: library_version(name) for name in libraries}}
+    return {f"version of {name}": value for name, value in found.items()}
 
 
-def _short(value: Any) -> str:
-    text = "not set" if value is None else orjson.dumps(value).decode()
-    return text if len(text) <= 60 else text[:57] + "…"
+def _runs_in_transformers(config: EngineConfig, model: ModelSource) -> bool:
+    """Whether the model's code is that of transformers, or the folder's own."""
+    from .. import models
+    from ..config import apply_hf_overrides
+
+    if config.model_impl != "auto":
+        return config.model_impl == "transformers"
+    hf_config = apply_hf_overrides(model.read_json("config.json") or {}, config.hf_overrides)
+    return not (models.is_ours(hf_config) or models.is_encoder(hf_config))
+
+
+def _is_slow(config: EngineConfig, tokenizer: ModelSource) -> bool:
+    """Whether the tokenizer is made by transformers from whatever lies in its folder."""
+    if config.skip_tokenizer_init:
+        return False
+    return config.tokenizer_mode == "slow" or tokenizer.read("tokenizer.json") is None
+
+
+def _generation_config(config: EngineConfig, model: ModelSource) -> dict[str, Any]:
+    """The file that end tokens, and unless it is left out sampling defaults, come from."""
+    if config.generation_config in ("auto", *NONE):
+        return {f"model's {GENERATION_CONFIG}": _hash(model.read(GENERATION_CONFIG))}
+    try:
+        content = (Path(config.generation_config) / GENERATION_CONFIG).read_bytes()
+    except OSError:
+        content = None  # whoever needs it says so
+    return {f"{GENERATION_CONFIG} of --generation-config": _hash(content)}
+
+
+def _vocabularies(tokenizer: ModelSource) -> list[str]:
+    if not tokenizer.path.is_dir():
+        return list(_TOKENIZER_FILES)
+    names = sorted(path.name for path in tokenizer.path.iterdir() if path.is_file())
+    return [name for name in names if name.endswith(_VOCABULARIES) and not name.endswith(_NO_VOCABULARIES)]
+
+
+def _code(source: ModelSource) -> list[str]:
+    """The Python files of a folder, which may import each other."""
+    if not source.path.is_dir():
+        return []
+    return sorted(path.relative_to(source.path).as_posix() for path in source.path.rglob("*.py") if path.is_file())
 
 
 def _hash(data: bytes | None) -> str | None:
     return None if data is None else hashlib.blake2b(data, digest_size=12).hexdigest()
 
 
-def _weights(model: ModelSource, *, verify: bool) -> str:
-    """Hash of names, shapes, dtypes and file sizes; with `verify` of the files' bytes."""
+def _weights(model: ModelSource, *, whole: bool = False) -> str:
+    """Hash of names, shapes and dtypes, and of the files' sizes and samples of their bytes; `whole`: of all their bytes."""
     tensors = model.tensors()
     hasher = hashlib.blake2b(digest_size=12)
     for name in sorted(tensors):
         info = tensors[name]
         hasher.update(f"{name} {tuple(info.shape)} {info.dtype}\n".encode())
     folder = model.path if model.path.is_dir() else model.path.parent
-    for file in sorted({info.file for info in tensors.values()}):
-        path = folder / Path(file).name
-        hasher.update(f"{path.stat().st_size}\n".encode())
-        if verify:
-            with path.open("rb") as opened:
-                while chunk := opened.read(1 << 22):
-                    hasher.update(chunk)
-    return hasher.hexdigest() + (" (verified)" if verify else "")
+    paths = [folder / file for file in sorted({Path(info.file).name for info in tensors.values()})]
+    try:
+        for path in paths:
+            with path.open("rb", buffering=0) as opened:
+                size = os.fstat(opened.fileno()).st_size
+                hasher.update(f"{size}\n".encode())
+                for start, count in _everything(size) if whole else _samples(size, max(_SAMPLES // len(paths), 4)):
+                    hasher.update(os.pread(opened.fileno(), count, start))
+    except OSError as error:
+        raise ModelError(f"cannot read {error.filename or folder}: {error.strerror}") from error
+    return hasher.hexdigest()
+
+
+def _everything(size: int) -> Iterator[tuple[int, int]]:
+    step = 1 << 22
+    return ((start, step) for start in range(0, size, step))
+
+
+def _samples(size: int, count: int) -> Iterator[tuple[int, int]]:
+    """(start, bytes) of `count` pieces spread over a file, its first and its last bytes among them."""
+    if size <= count * _SAMPLE_BYTES:
+        return iter([(0, size)])
+    last = size - _SAMPLE_BYTES
+    return ((last * i // (count - 1), _SAMPLE_BYTES) for i in range(count))

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from .decompress import Decompressed, is_compressed
-from .jsonl import spelled
 from .source import InputFile, Source, same_file
 
 
@@ -34,6 +33,11 @@ class Inputs:
                 return None
             total += file.size
         return total
+
+    @property
+    def can_be_read_again(self) -> bool:
+        """Whether what is read now is there for another reader too: no pipes, not stdin."""
+        return all(file.size is not None and file.name != "stdin" for file in self._files)
 
     def has(self, other: os.stat_result | Path) -> bool:
         """Whether `other` is one of the files that are read (under whatever name)."""
@@ -62,4 +66,4 @@ class Inputs:
 
 
 def _place(name: str) -> str:
-    return name if name == "-" else spelled(os.path.realpath(name))
+    return name if name == "-" else os.fsdecode(os.path.realpath(name)).encode(errors="backslashreplace").decode()

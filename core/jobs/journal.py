@@ -22,13 +22,12 @@ from typing import Any
 import orjson
 
 from .files import Files
-from .jsonl import spelled
 from .row import Row
 from .tally import Tally
 
 JOURNAL_SUFFIX = ".partial.journal"
 #: Bumped whenever a journal of before cannot be continued.
-FORMAT = 1
+FORMAT = 2
 
 _CHUNK = 1 << 20
 #: How a journal begins, after the checksum.
@@ -131,7 +130,7 @@ class Journal:
         """Starts over with a header, which is on disk when this returns."""
         self._files.truncate(self._fd, 0)
         self.size = 0
-        self._append({"t": "header", "format": FORMAT, **spelled(header)})
+        self._append({"t": "header", "format": FORMAT, **header})
         self.write()
         self._files.sync(self._fd)
 

@@ -17,6 +17,8 @@ DEFAULT_MAX_LINE_BYTES = 64 << 20
 
 _BOM = b"\xef\xbb\xbf"
 _DIGEST_BYTES = 16
+#: As much of a line's digest is kept of every record of a finished output: enough to tell that a line is another one.
+SHORT_DIGEST_BYTES = 4
 
 
 def digest(data: bytes) -> bytes:

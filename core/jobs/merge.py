@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +21,19 @@ import orjson
 from ..errors import ConfigError, InferError
 from .compression import FRAME_BYTES
 from .decompress import Decompressed
-from .output import IDS_SUFFIX, JobOutput
+from .identity import Identity
+from .job_note import SHARD_SUFFIX, JobNote, find_note
+from .lines import SHORT_DIGEST_BYTES
+from .opening import is_there
+from .output import IDS_SUFFIX, PARTIAL_SUFFIX, JobOutput
+from .previous import index_of
 from .row import Row
-from .shard_note import NOTE_SUFFIX, ShardNote, note_path
+from .selection import Shard
 from .source import InputFile
 from .straight import StraightOutput
+from .tally import Tally
 
 _CHUNK = 1 << 20
-#: The place of a record in the id of an OpenAI Batch row: infer-<fingerprint>-<index>.
-_BATCH_ID = re.compile(r"infer-[0-9a-f]+-([0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,11 @@ class ShardFile:
     def __init__(self, name: str) -> None:
         """Raises ConfigError if there is no such finished shard, or none of lines."""
         self.name = name
-        path = Path(name)
-        try:
-            self.note = ShardNote.load(note_path(path))
-        except FileNotFoundError:
-            raise ConfigError(_unfinished(name, path)) from None
+        path = Path(os.path.realpath(name))
+        note = find_note(path)
+        if note is None:
+            raise ConfigError(_unfinished(name, path))
+        self.note = note
         if self.note.output_format != "jsonl":
             raise ConfigError(
                 f"shard {name!r} is a {self.note.output_format} matrix, and only JSONL outputs are merged; the place of each of its rows "
@@ -80,7 +83,7 @@ class ShardFile:
             raise ConfigError(f"shard {self.name!r} is damaged: {error}") from None
         if any(rest) or count != self.note.records or self._source.sha256.hexdigest() != self.note.sha256:
             raise ConfigError(
-                f"shard {self.name!r} is not the file that its {NOTE_SUFFIX} describes: it has {count:,} rows, there were "
+                f"shard {self.name!r} is not the file that its note describes: it has {count:,} rows, there were "
                 f"{self.note.records:,}" + ("" if count != self.note.records else ", and its sha256 is another")
             )
 
@@ -113,22 +116,23 @@ def open_shards(names: Sequence[str]) -> list[ShardFile]:
     for shard in shards:
         if difference := _foreign(shard.note, first.note):
             raise ConfigError(f"shard {shard.name!r} does not belong together with {first.name!r}: {difference}")
-        if (other := place.setdefault(shard.note.shard, shard)) is not shard:
-            raise ConfigError(f"{shard.name!r} and {other.name!r} are both shard {_part(shard.note)}; give one of them")
-    if missing := [f"{i}/{first.note.of}" for i in range(first.note.of) if i not in place]:
+        if (other := place.setdefault(shard.note.shard.index, shard)) is not shard:
+            raise ConfigError(f"{shard.name!r} and {other.name!r} are both shard {shard.note.shard}; give one of them")
+    count = first.note.shard.count
+    if missing := [f"{i}/{count}" for i in range(count) if i not in place]:
         raise ConfigError(f"{'shards' if len(missing) > 1 else 'shard'} {', '.join(missing)} not given: every part is needed")
-    ordered = [place[i] for i in range(first.note.of)]
+    ordered = [place[i] for i in range(count)]
     for shard, expected in zip(ordered, _expected(ordered), strict=True):
         if shard.note.records != expected:
             raise ConfigError(
                 f"shard {shard.name!r} says it has {shard.note.records:,} of {first.note.total_seen:,} records; "
-                f"as part {_part(shard.note)} it should have {expected:,}"
+                f"as part {shard.note.shard} it should have {expected:,}"
             )
     return ordered
 
 
-def merge(names: Sequence[str], output: JobOutput | StraightOutput, shards: Sequence[ShardFile]) -> Merged:
-    """Writes the rows of all shards into `output`, in order, and publishes it.
+def merge(names: Sequence[str], output: JobOutput | StraightOutput, shards: Sequence[ShardFile], *, overwrite: bool = False) -> Merged:
+    """Writes the rows of all shards into `output`, in order, and publishes it; does nothing if it is there, made of them.
 
     Raises ConfigError for a shard that is not what its note says; then nothing is published, and nothing of it stays. Where
     rows cannot be taken back (a pipe), everything is read once before the first is written.
@@ -138,8 +142,12 @@ def merge(names: Sequence[str], output: JobOutput | StraightOutput, shards: Sequ
         for _ in _rows(shards):
             pass
         return _write(output, open_shards(names))
+    if output.is_finished and not overwrite:
+        if not _is_merged(shards, output):
+            raise ConfigError(is_there(output))
+        return Merged(sum(shard.note.records for shard in shards), sum(shard.note.errors for shard in shards))
     try:
-        output.begin({"merge": [shard.note.sha256 for shard in shards]})
+        output.begin({"merge": _merged(shards)})
         return _write(output, shards)
     except BaseException:
         output.discard()
@@ -159,8 +167,60 @@ def _write(output: JobOutput | StraightOutput, shards: Sequence[ShardFile]) -> M
             due, size, pieces = [], 0, pieces + 1
     if due:
         output.write([Row(pieces, b"\n".join(due))])
-    output.finish()
+    if isinstance(output, JobOutput):
+        output.finish(lambda files: _note(shards, output.sha256.hexdigest(), output.sink.compression).write(output.target, files))
+    else:
+        output.finish()
     return Merged(records, errors)
+
+
+def _is_merged(shards: Sequence[ShardFile], output: JobOutput) -> bool:
+    """Whether the output is there already, whole and made of these very shards."""
+    note = find_note(output.target)
+    if note is None or note.merged != _merged(shards):
+        return False
+    file = _Hashed(str(output.target))
+    try:
+        while file.read(_CHUNK):
+            pass
+    finally:
+        file.close()
+    return file.sha256.hexdigest() == note.sha256
+
+
+def _merged(shards: Sequence[ShardFile]) -> list[str]:
+    return [shard.note.sha256 for shard in shards]
+
+
+def _note(shards: Sequence[ShardFile], sha256: str, compression: str) -> JobNote:
+    """What a single run would say of the output."""
+    first, records, tally = shards[0].note, sum(shard.note.records for shard in shards), Tally()
+    digests = bytearray(records * SHORT_DIGEST_BYTES)
+    for shard in shards:
+        tally.add(Tally.from_entry(shard.note.tally))
+        place = (shard.note.shard.index - first.offset) % len(shards)
+        for byte in range(SHORT_DIGEST_BYTES):
+            digests[place * SHORT_DIGEST_BYTES + byte :: len(shards) * SHORT_DIGEST_BYTES] = shard.note.digests[byte::SHORT_DIGEST_BYTES]
+    identity = first.identity
+    return JobNote(
+        Identity(
+            identity.fingerprint,
+            {**identity.place, "shard": str(Shard(0, 1))},
+            {**identity.file, "compression": compression},
+            {**identity.frames, "errors file": False},
+        ),
+        records=records,
+        total_seen=first.total_seen,
+        input_chain=first.input_chain,
+        sha256=sha256,
+        tally=tally.to_entry(),
+        time=first.time,
+        attempts=max(shard.note.attempts for shard in shards),
+        run_s=round(sum(shard.note.run_s for shard in shards), 3),
+        limit=first.limit,
+        merged=_merged(shards),
+        digests=bytes(digests),
+    )
 
 
 def _rows(shards: Sequence[ShardFile]) -> Iterator[tuple[bytes, bool]]:
@@ -177,7 +237,7 @@ def _rows(shards: Sequence[ShardFile]) -> Iterator[tuple[bytes, bool]]:
         for _ in rest:  # reads on to the end, where the file is held against its note
             pass
         if errors != shard.note.errors:
-            raise ConfigError(f"shard {shard.name!r} has {errors:,} error rows; its {NOTE_SUFFIX} says {shard.note.errors:,}")
+            raise ConfigError(f"shard {shard.name!r} has {errors:,} error rows; its note says {shard.note.errors:,}")
 
 
 def _allow_open_files(count: int) -> None:
@@ -193,10 +253,12 @@ def _check_row(row: bytes, index: int, name: str) -> bool:
     """Whether it is an error row. Raises ConfigError if it is not the row of record `index`."""
     try:
         fields: dict[str, Any] = orjson.loads(row)
-        place: int = fields["index"] if "index" in fields else int(_BATCH_ID.fullmatch(fields["id"])[1])  # type: ignore[index]
+        place = index_of(fields)
         failed: bool = fields["error"] is not None
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        raise ConfigError(f"shard {name!r}: the row where record {index:,} should be is no answer") from None
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
+        place = None
+    if place is None:
+        raise ConfigError(f"shard {name!r}: the row where record {index:,} should be is no answer")
     if place != index:
         raise ConfigError(f"shard {name!r}: record {place} is where record {index:,} should be")
     return failed
@@ -204,35 +266,33 @@ def _check_row(row: bytes, index: int, name: str) -> bool:
 
 def _start(shards: Sequence[ShardFile]) -> int:
     """Index of the first selected record: under --offset the ones before it were seen, and are in no shard."""
-    return shards[0].note.total_seen - sum(shard.note.records for shard in shards)
+    return min(shards[0].note.offset, shards[0].note.total_seen)
 
 
 def _expected(shards: Sequence[ShardFile]) -> list[int]:
     """Rows that each shard should have, given how many there are in all."""
-    start, n = max(_start(shards), 0), len(shards)
+    start, n = _start(shards), len(shards)
     return [len(range(start + (i - start) % n, shards[0].note.total_seen, n)) for i in range(n)]
 
 
-def _foreign(a: ShardNote, b: ShardNote) -> str:
+def _foreign(a: JobNote, b: JobNote) -> str:
     """How two shards differ that must be of one job; empty if they do not."""
-    if a.of != b.of:
-        return f"one is of {a.of} parts, the other of {b.of}"
-    if not 0 <= a.shard < a.of:
-        return f"there is no part {_part(a)}"
-    if a.fingerprint != b.fingerprint:
-        return "they are of different jobs (model, settings or versions)"
-    if (a.input_chain, a.total_seen) != (b.input_chain, b.total_seen):
-        return "their inputs differ"
-    return ""
-
-
-def _part(note: ShardNote) -> str:
-    return f"{note.shard}/{note.of}"
+    if a.shard.count != b.shard.count:
+        return f"one is of {a.shard.count} parts, the other of {b.shard.count}"
+    if differences := b.identity.differences(a.identity, shards=True):
+        advice = "; with the same SOURCE_DATE_EPOCH all shards tell the same time" if "strftime_now" in differences[0] else ""
+        return f"they are of different jobs: {'; '.join(differences[:3])}{advice}"
+    if a.total_seen != b.total_seen:
+        return (
+            f"one is of the first {a.total_seen:,} records of the input, the other of {b.total_seen:,}; run the command of the one "
+            "that has seen less again with --resume"
+        )
+    return "" if a.input_chain == b.input_chain else "their inputs differ"
 
 
 def _unfinished(name: str, path: Path) -> str:
-    if path.with_name(path.name + ".partial").exists():
+    if path.with_name(path.name + PARTIAL_SUFFIX).exists():
         return f"shard {name!r} is not finished; run its command again with --resume"
     if path.exists():
-        return f"{name!r} has no {path.name + NOTE_SUFFIX!r} beside it: it is not the finished output of a run with --shard"
+        return f"{name!r} has no {path.name + SHARD_SUFFIX!r} beside it: it is not the finished output of a run with --shard"
     return f"shard {name!r} does not exist"

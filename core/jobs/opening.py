@@ -12,11 +12,11 @@ from typing import BinaryIO
 from ..errors import ConfigError, UnfinishedOutput
 from .compression import compression_of
 from .errors_file import is_errors_file
-from .files import is_file, is_folder, is_special
-from .journal import JOURNAL_SUFFIX
+from .files import is_file, is_folder
+from .job_note import SUFFIXES as NOTE_SUFFIXES
+from .journal import JOURNAL_SUFFIX, Recovered
 from .lock import LOCK_SUFFIX
 from .output import MADE_SUFFIX, JobOutput
-from .shard_note import NOTE_SUFFIX
 from .side_file import PARTIAL_SUFFIX
 from .sinks.matrix_sink import MatrixSink
 from .sinks.sink import LineSink, Sink
@@ -27,7 +27,7 @@ from .straight import StraightOutput
 STDOUT = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
 
 #: Endings of what lies beside outputs. A file of such a name may be in the way of another run one day, and is not locked by it.
-RESERVED = (PARTIAL_SUFFIX, JOURNAL_SUFFIX, LOCK_SUFFIX, MADE_SUFFIX, NOTE_SUFFIX)
+RESERVED = (PARTIAL_SUFFIX, JOURNAL_SUFFIX, LOCK_SUFFIX, MADE_SUFFIX, *NOTE_SUFFIXES)
 
 
 def open_output(
@@ -37,6 +37,7 @@ def open_output(
     overwrite: bool = False,
     resume: bool = False,
     redo: bool = False,
+    merge: bool = False,
     output_format: str = "jsonl",
     embedding_dtype: str = "float32",
     compression: str = "auto",
@@ -51,6 +52,7 @@ def open_output(
         inputs: `os.fstat` of the inputs, which are never written to.
         overwrite, resume: what may be done with what is there.
         redo: OUT is to be read and replaced.
+        merge: shards are put together: that is done from the start, whatever was left of it. The caller looks at an OUT that is there.
         output_format, embedding_dtype: see `JobOptions`.
         stdout: the stream behind `-`.
 
@@ -59,7 +61,7 @@ def open_output(
     matrix = output_format != "jsonl"
     if matrix and redo:
         raise ConfigError(f"a {output_format} output cannot be answered anew in part; start again with --overwrite")
-    if name in STDOUT or is_special(name):
+    if name in STDOUT or _is_special(name):
         if matrix:
             raise ConfigError(f"{output_format} is made when all rows are there, so it needs an output file; {name!r} is none")
         if resume or redo:
@@ -87,9 +89,9 @@ def open_output(
             output.refuse_files_in_the_way(overwrite=True)
             output.discard()
         elif not resume:
-            _refuse_leftovers(output, redo=redo)
+            _refuse_leftovers(output, redo=redo, merge=merge)
         elif not output.has_partial and (redo or not output.has_target):
-            _refuse_files_in_the_way(output, redo=redo)
+            refuse_files_in_the_way(output, redo=redo)
     except BaseException:
         if output is not None:
             output.close()
@@ -106,7 +108,7 @@ def _matrix_sink(name: str, output_format: str, embedding_dtype: str, compressio
 
 def _refuse_errors_file(name: str) -> None:
     """It is replaced when the output appears; a device must never be."""
-    if is_folder(Path(name)) or is_special(name):
+    if is_folder(Path(name)) or _is_special(name):
         raise ConfigError(f"--errors {name!r} is no regular file; name a file")
     if not is_folder(Path(os.path.realpath(name)).parent):
         raise ConfigError(f"--errors {name!r} cannot be created: there is no folder {str(Path(name).parent)!r}")
@@ -114,13 +116,16 @@ def _refuse_errors_file(name: str) -> None:
 
 def _refuse_reserved(name: str, what: str) -> None:
     """Raises ConfigError for a name that a file of another run may have one day."""
-    if ending := reserved_ending(name):
+    if ending := next((ending for ending in RESERVED if os.path.realpath(name).endswith(ending)), None):
         raise ConfigError(f"{what} ends in {ending}, as files that belong to outputs do; choose another name")
 
 
-def reserved_ending(name: str) -> str | None:
-    """The ending that makes it a name for files beside outputs, if it is one."""
-    return next((ending for ending in RESERVED if os.path.realpath(name).endswith(ending)), None)
+def _is_special(name: str) -> bool:
+    try:
+        mode = Path(name).stat().st_mode
+    except OSError:  # nothing, or nothing that can be looked at: opening it says why
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def _straight(name: str, inputs: list[os.stat_result], stdout: BinaryIO | None) -> StraightOutput:
@@ -148,19 +153,42 @@ def _refuse_inputs(output: JobOutput, inputs: list[os.stat_result]) -> None:
             raise ConfigError(f"{what} and the input are the same file; choose another output")
 
 
-def _refuse_leftovers(output: JobOutput, *, redo: bool) -> None:
+def _refuse_leftovers(output: JobOutput, *, redo: bool, merge: bool) -> None:
     if output.has_partial:
-        recovered = output.recover()
-        if recovered is not None and recovered.holds_answers:
-            held = f"{str(output.partial)!r} holds {recovered.tally.num_records:,} records of a run that did not finish"
-            raise UnfinishedOutput(f"{held}; go on with --resume, or start again with --overwrite")
+        _refuse_unfinished(output, output.recover(), merge=merge)
         output.discard()
-    if output.has_target and not redo:
-        raise ConfigError(f"output {output.name!r} exists; use --overwrite to replace it, or choose another output")
-    _refuse_files_in_the_way(output, redo=redo)
+    if output.has_target and not (redo or merge):
+        raise ConfigError(is_there(output))
+    if not merge or not output.has_target:
+        refuse_files_in_the_way(output, redo=redo)
 
 
-def _refuse_files_in_the_way(output: JobOutput, *, redo: bool) -> None:
+def _refuse_unfinished(output: JobOutput, left: Recovered | None, *, merge: bool) -> None:
+    """Answers are not thrown away unasked; what a merge left is, by a merge: the shards have all of it."""
+    if left is None or not left.holds_answers:
+        return
+    if left.header.get("merge") is not None:
+        if not merge:
+            raise ConfigError(merge_left(output))
+        return
+    held = f"{str(output.partial)!r} holds {left.tally.num_records:,} records of a run that did not finish"
+    if merge:
+        raise ConfigError(f"{held}; finish it with its own command and --resume, choose another output, or throw it away with --overwrite")
+    raise UnfinishedOutput(f"{held}; go on with --resume, or start again with --overwrite")
+
+
+def is_there(output: JobOutput) -> str:
+    """What to say of an output that nobody said to replace."""
+    return f"output {output.name!r} exists; use --overwrite to replace it, or choose another output"
+
+
+def merge_left(output: JobOutput) -> str:
+    """What to say of an output that a merge did not finish."""
+    return f"{str(output.partial)!r} is what an infer merge left that did not finish; run it again, or start here with --overwrite"
+
+
+def refuse_files_in_the_way(output: JobOutput, *, redo: bool) -> None:
+    """Raises ConfigError for files of others that have names of ours. `redo`: the file of failed lines that belongs to OUT is ours."""
     errors = output.errors_path
     belongs = redo and errors is not None and is_file(errors) and is_file(output.target) and is_errors_file(errors, output.target)
     output.refuse_files_in_the_way(replace_errors=belongs)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .previous import Again
 from .selection import Selection, Shard
+
+#: What --redo may say beside a finish_reason.
+CHANGED = "changed"
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,16 @@ class JobOptions:
     errors: str | None = None
     max_errors: int | float | None = None  # an int is a number of records, a float a share of them (0.05 for 5%)
     retry_errors: bool = False
-    redo: str | None = None  # the finish_reason of the records to answer anew
+    redo: str | None = None  # the finish_reason of the records to answer anew; or CHANGED: those that are other lines than they were
     # what is said
     log_format: str = "text"  # or "json"
     dry_run: bool = False
+
+    @property
+    def again(self) -> Again:
+        """Which rows of a finished output are answered anew."""
+        reason = self.redo if self.redo != CHANGED else None
+        return Again(errors=self.retry_errors, finish_reason=reason, changed=self.redo == CHANGED)
 
     @property
     def selection(self) -> Selection:

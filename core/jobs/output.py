@@ -26,6 +26,7 @@ from typing import Any
 from ..errors import ConfigError, OutputError
 from .faults import fault
 from .files import Files, RealFiles, is_file, is_there, refuse_long_name
+from .job_note import note_paths, refuse_other_notes
 from .journal import JOURNAL_SUFFIX, Commit, Journal, Recovered, SpillIndex, is_journal, recover
 from .lock import LOCK_SUFFIX, FileLock
 from .making import Making, is_whole, sha256_of
@@ -108,7 +109,7 @@ class JobOutput:
     def own_paths(self) -> list[Path]:
         """Every file it writes, or removes, or puts in place."""
         own = [self.target, self.partial, self.journal_path, self._lock_path, *([self.made] if self.sink.is_matrix else [])]
-        return own + [path for side in self._sides for path in (side.path, side.partial, side.lock_path)]
+        return own + note_paths(self.target) + [path for side in self._sides for path in (side.path, side.partial, side.lock_path)]
 
     def _take_locks(self) -> None:
         own = self.own_paths
@@ -157,6 +158,8 @@ class JobOutput:
         """
         for side in self._sides:
             side.refuse_others(replace=overwrite or (replace_errors and side.name == "errors"), partial=overwrite)
+        if not overwrite:
+            refuse_other_notes(self.target, self.name)
         if self.sink.is_matrix and is_there(self.made) and not overwrite:
             raise ConfigError(f"{str(self.made)!r} is needed for output {self.name!r} and is there; move it away, or use --overwrite")
 
@@ -165,7 +168,7 @@ class JobOutput:
         not_yet = self.made if self.sink.is_matrix else self.partial
         if is_there(not_yet) or not is_file(self.journal_path) or not is_file(self.target):
             return
-        with self._telling():
+        with self.telling():
             if is_whole(self._files, self.target, self.journal_path, matrix=self.sink.is_matrix):
                 self._clean()
 
@@ -173,7 +176,7 @@ class JobOutput:
         """What an unfinished run left; None if nothing of use. Raises ConfigError if it cannot be continued."""
         if not self.has_partial:
             return None
-        with self._telling():
+        with self.telling():
             self._open()
             recovered = recover(self._files, self._journal_fd, self._out, {side.name: side.fd for side in self._sides})
             unknown = recovered is None and bool(self._files.read(self._out, 1, 0))
@@ -193,7 +196,7 @@ class JobOutput:
     def discard(self) -> None:
         """Throws away what an unfinished run left."""
         self._close_files()
-        with self._telling():
+        with self.telling():
             for path in (self.partial, self.journal_path, *(side.partial for side in self._sides)):
                 self._files.remove(path)
             if self.sink.is_matrix:
@@ -202,7 +205,7 @@ class JobOutput:
     # -- begin ---------------------------------------------------------------------------------------------------
     def begin(self, header: dict[str, Any]) -> None:
         """Starts an empty output of the job `header`."""
-        with self._telling():
+        with self.telling():
             self._open()
             self._begun = True  # what is there is this run's own
             assert self._journal is not None
@@ -213,7 +216,7 @@ class JobOutput:
     def resume(self, recovered: Recovered) -> None:
         """Goes on where an unfinished run ended: its torn ends are cut off."""
         self._resumed = True
-        with self._telling():
+        with self.telling():
             assert self._journal is not None
             self._journal.continue_from(recovered)
             self._state, self.spilled = recovered.commit, recovered.spilled
@@ -252,7 +255,7 @@ class JobOutput:
             return True  # there was nothing to answer
         assert self._journal is not None
         journal, rows = self._journal, self._state.rows
-        with self._telling():
+        with self.telling():
             for row in fresh:
                 if row.ordinal >= rows and row.ordinal not in self.spilled:
                     self.spilled.put(row.ordinal, *journal.spill(row))
@@ -280,13 +283,13 @@ class JobOutput:
 
     def fetch(self, ordinal: int) -> Row:
         assert self._journal is not None
-        with self._telling():
+        with self.telling():
             return self._journal.read_row(*self.spilled.get(ordinal))
 
     def make(self) -> None:
         """Puts on disk all that OUT is to be. It may take a while and be interrupted; `finish` does it if nobody else has."""
         if not (self._begun or self._resumed):  # there was nothing to answer
-            with self._telling():
+            with self.telling():
                 self._open()
                 self._begun = True
                 self._empty()
@@ -295,10 +298,10 @@ class JobOutput:
             self._changed = True
         self.checkpoint([], force=True)
         if self.sink.frame_bytes and not self._state.out_bytes:  # no rows, but a compressed file is never empty
-            with self._telling():
+            with self.telling():
                 self._files.write(self._out, self.sink.frame([]))
             self.sha256.update(self.sink.frame([]))
-        with self._telling(self._state.out_bytes if self.sink.is_matrix else 0):
+        with self.telling(self._state.out_bytes if self.sink.is_matrix else 0):
             if self._fsync != "never":
                 self._sync_data()
                 if self._journal is not None:
@@ -308,13 +311,13 @@ class JobOutput:
             self._close_data()
             self._whole = whole
 
-    def finish(self, before_publishing: Callable[[], None] = lambda: None) -> None:
-        """Publishes. `before_publishing` is called when the bytes are all there and OUT is not yet."""
+    def finish(self, before_publishing: Callable[[Files], None] = lambda files: None) -> None:
+        """Publishes. `before_publishing` is called, with the file layer, when the bytes are all there and OUT is not yet."""
         if self._whole is None:
             self.make()
         assert self._whole is not None
-        with self._telling():
-            before_publishing()
+        with self.telling():
+            before_publishing(self._files)
             for side in self._sides:
                 side.publish()
             fault("beside")
@@ -408,7 +411,7 @@ class JobOutput:
         rows, self._unframed, self._unframed_bytes = self._unframed, [], 0
         data = self.sink.frame(rows)
         state = self._state
-        with self._telling(len(data)):
+        with self.telling(len(data)):
             self._files.write(self._out, data)
             sides = {side.name: side.write(rows, state) for side in self._sides}
         fault("write")
@@ -433,7 +436,7 @@ class JobOutput:
             side.sync()
 
     @contextlib.contextmanager
-    def _telling(self, num_bytes: int = 0) -> Any:
+    def telling(self, num_bytes: int = 0) -> Any:
         """Turns the system's errors into ours."""
         try:
             yield

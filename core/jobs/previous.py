@@ -1,15 +1,19 @@
-"""The rows of a finished output that is answered anew in part: --retry-errors and --redo."""
+"""The rows of a finished output that is gone on with, or answered anew in part: --resume, --retry-errors and --redo."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import orjson
 
 from ..errors import RECORD_ERROR_CODES, ConfigError, RecordError
 from .decompress import Decompressed
-from .lines import LineReader
+from .identity import changed_input
+from .job_note import JobNote
+from .lines import SHORT_DIGEST_BYTES, LineReader
 from .record import Record
 from .row import Row
 from .source import InputFile
@@ -18,6 +22,8 @@ from .tasks.rows import error_line
 
 #: No row of ours is longer: what a row may hold is bounded by the input line and the output tokens.
 _MAX_ROW = 1 << 30
+#: The place of a record in the id of an OpenAI Batch row: infer-<fingerprint>-<index>.
+_BATCH_ID = re.compile(r"infer-[0-9a-f]+-([0-9]+)")
 
 
 class FinishedOutput:
@@ -56,46 +62,120 @@ def count_errors(name: str) -> tuple[int, int]:
         output.close()
 
 
-class Previous:
-    """Keeps the rows of a finished output but those that `again` asks for.
+@dataclass(frozen=True)
+class Again:
+    """Which rows of a finished output are answered anew: none, unless it says so.
 
     Args:
-        again: whether a row's record is to be answered anew.
+        errors: those that failed.
+        finish_reason: those with a choice that ended so.
+        changed: those whose record is another line than it was.
     """
 
-    def __init__(self, output: FinishedOutput, again: Callable[[dict[str, Any]], bool]) -> None:
+    errors: bool = False
+    finish_reason: str | None = None
+    changed: bool = False
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether there may be any."""
+        return self.errors or self.changed or self.finish_reason is not None
+
+    def wants(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row is asked for, whatever its record is now."""
+        if row["error"] is not None:
+            return self.errors
+        reason = self.finish_reason
+        return reason is not None and any(c.get("finish_reason") == reason for c in _body(row).get("choices") or ())
+
+    def __str__(self) -> str:
+        asked = ["failed records"] * self.errors + ["changed records"] * self.changed
+        asked += [] if self.finish_reason is None else [f"records that ended by {self.finish_reason}"]
+        return f"{' and '.join(asked)} anew" if asked else "new records alone"
+
+    def to_json(self) -> dict[str, Any]:
+        """For a journal."""
+        return asdict(self)
+
+
+class Previous:
+    """Keeps the rows of a finished output but those that are to be answered anew.
+
+    Args:
+        output: its rows.
+        note: what it says of itself; None: only ids and places tell whose a row is.
+        again: which rows are answered anew.
+        force: keep rows though their records changed.
+    """
+
+    def __init__(self, output: FinishedOutput, note: JobNote | None, again: Again, *, force: bool = False) -> None:
         self._output = output
         self._rows = enumerate(output)
+        self._note = note
         self._again = again
+        self._force = force
+        self._kept = Tally()
+
+    def close(self) -> None:
+        """Reads no more."""
+        self._output.close()
 
     def row_of(self, record: Record) -> Row | None:
         """The row to keep for a record; None if it is answered anew. Records come in order.
 
-        Raises ConfigError if the rows belong to another input.
+        Raises ConfigError if the row is of another record than it.
         """
         for ordinal, (data, row) in self._rows:
             if ordinal < record.ordinal:
                 continue
-            if row.get("index", record.index) != record.index:
-                raise ConfigError(f"{self._output.name!r} is not the output of this input: row {ordinal:,} has index {row['index']}")
-            return None if self._again(row) else _kept(record, data, row)
+            if index_of(row) not in (None, record.index):
+                raise changed_input(f"row {ordinal + 1:,} of {self._output.name!r} is of record {index_of(row)}, not {record.index}")
+            changed = self._is_changed(record, row)
+            if self._again.wants(row) or (changed and self._again.changed):
+                return None
+            if changed and not self._force:
+                raise changed_input(f"line {record.line:,}{_named(record)} is not what it was when {self._output.name!r} answered it")
+            return self._keep(kept_row(record, data, row))
         return None  # the input has grown since
 
     def check_end(self, num_records: int) -> None:
         """Raises ConfigError if there are more rows than records; not all rows need have been asked for."""
         if any(ordinal >= num_records for ordinal, _ in self._rows):
-            raise ConfigError(f"{self._output.name!r} has more rows than the input has records; is it the output of another input?")
+            raise too_many_rows(self._output.name, num_records)
+
+    def _is_changed(self, record: Record, row: Mapping[str, Any]) -> bool:
+        if self._note is not None:
+            return self._note.digest_of(record.ordinal) != record.digest[:SHORT_DIGEST_BYTES]
+        theirs = row.get("custom_id") if "response" in row else row.get("id")
+        ours = [record.fields.get(name) for name in ("custom_id", "id")]
+        return theirs is not None and theirs not in ours
+
+    def _keep(self, row: Row) -> Row:
+        """The row; the last one brings what the note counted and rows do not tell, if all are kept."""
+        self._kept.add(row.tally)
+        if self._note is not None and row.ordinal == self._note.records - 1:
+            whole = Tally.from_entry(self._note.tally)
+            if whole.num_records == self._kept.num_records:
+                row.tally.add(whole.less(self._kept))
+        return row
 
 
-def wants_again(*, errors: bool, finish_reason: str | None) -> Callable[[dict[str, Any]], bool]:
-    """For `Previous`: rows that failed, rows with a choice that ended for `finish_reason`."""
+def too_many_rows(name: str, num_records: int) -> ConfigError:
+    """What to raise where an output has more rows than there are records for."""
+    return changed_input(f"{name!r} has more rows than the {num_records:,} records that are selected")
 
-    def again(row: dict[str, Any]) -> bool:
-        if row["error"] is not None:
-            return errors
-        return finish_reason is not None and any(c.get("finish_reason") == finish_reason for c in _body(row).get("choices") or ())
 
-    return again
+def index_of(row: Mapping[str, Any]) -> int | None:
+    """Which record of the input a row says it is of; None where it says nothing."""
+    index = row.get("index")
+    if index is None and isinstance(name := row.get("id"), str) and (found := _BATCH_ID.fullmatch(name)):
+        return int(found[1])
+    return index if isinstance(index, int) else None
+
+
+def _named(record: Record) -> str:
+    name = record.fields.get("custom_id", record.fields.get("id"))
+    return f" (id {str(name)[:60]!r})" if isinstance(name, (str, int)) else ""
 
 
 def _is_row(row: Any) -> bool:
@@ -115,14 +195,15 @@ def _is_row(row: Any) -> bool:
     )
 
 
-def _body(row: dict[str, Any]) -> dict[str, Any]:
+def _body(row: Mapping[str, Any]) -> dict[str, Any]:
     """The part with choices and usage; OpenAI Batch lines wrap it."""
     response = row.get("response")
     body = response.get("body") if isinstance(response, dict) else row
     return body if isinstance(body, dict) else {}
 
 
-def _kept(record: Record, data: bytes, row: dict[str, Any]) -> Row:
+def kept_row(record: Record, data: bytes, row: dict[str, Any]) -> Row:
+    """A row of a finished output, for a new one; it is the record's."""
     error = row["error"]
     if error is not None:
         known = RecordError(error["code"], error["message"], param=error.get("param"), retryable=bool(error.get("retryable")))

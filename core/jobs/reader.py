@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..errors import InferError, RecordError
-from .lines import DEFAULT_MAX_LINE_BYTES, Line, LineReader, digest
+from .lines import DEFAULT_MAX_LINE_BYTES, SHORT_DIGEST_BYTES, Line, LineReader, digest
 from .record import Record
 from .selection import Selection
 from .source import Source
@@ -28,6 +28,7 @@ class RecordReader:
         num_selected: of those, the selected ones.
         num_blank, bytes_read: blank lines and bytes so far.
         chain: running hash of the non-blank lines so far, selected or not: chain = digest(chain + line's digest), at first b"".
+        digests: the first SHORT_DIGEST_BYTES of the hash of each selected line so far.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class RecordReader:
         self.num_blank = 0
         self.bytes_read = 0
         self.chain = b""
+        self.digests = bytearray()
 
     @property
     def at_end(self) -> bool:
@@ -112,6 +114,7 @@ class RecordReader:
             self.chain = digest(self.chain + line.digest)
             if self.num_records - 1 in self._selection:
                 self.num_selected += 1
+                self.digests += line.digest[:SHORT_DIGEST_BYTES]
                 return line
         return None
 

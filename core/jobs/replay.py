@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Protocol
 
-from ..errors import ConfigError
+from .identity import changed_input
 from .journal import Recovered
 from .reader import RecordReader
 from .record import Record
@@ -58,23 +58,19 @@ def replay(reader: RecordReader, recovered: Recovered, *, force: bool = False) -
     commit = recovered.commit
     there = reader.skip(commit.rows)
     if there < commit.rows:
-        raise ConfigError(_changed(f"it has {there:,} records; the run that is resumed had answered {commit.rows:,}"))
+        raise changed_input(f"{there:,} records of it are selected; the run that is resumed had answered {commit.rows:,}")
     if not force and commit.rows and reader.chain != commit.chain:
-        raise ConfigError(_changed(f"something in its first {commit.rows:,} records is not what it was"))
+        raise changed_input(f"something in its first {commit.rows:,} records is not what it was")
     backlog: list[Record] = []
     ordinal, last = commit.rows - 1, max(recovered.spilled.ordinals(), default=-1)
     while ordinal < last:
         records = reader.take(1, 1, wait=True)
         if not records:
-            raise ConfigError(_changed("it is shorter than it was"))
+            raise changed_input("fewer of its records are selected than were answered")
         record = records[0]
         ordinal = record.ordinal
         if ordinal not in recovered.spilled:
             backlog.append(record)
         elif not force and record.chain != recovered.chain_of(ordinal):
-            raise ConfigError(_changed(f"something up to line {record.line:,} is not what it was"))
+            raise changed_input(f"something up to line {record.line:,} is not what it was")
     return Backlog(reader, backlog)
-
-
-def _changed(how: str) -> str:
-    return f"the input changed: {how}; start again with --overwrite, or go on all the same with --resume-force"

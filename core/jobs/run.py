@@ -9,12 +9,11 @@ tokens, text or files.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..containment import contained, own_error
 from ..errors import OutputError, RecordError, TooManyErrors
 from .record import Record
 from .replay import Records
@@ -22,7 +21,7 @@ from .row import Row
 from .stats import EngineNumbers, JobStats
 from .tally import Tally
 from .tasks.base import Task
-from .tasks.pending import Pending
+from .tasks.pending import Pending, contained
 from .tasks.rows import error_line
 from .writer import OrderedWriter, Output
 
@@ -152,20 +151,15 @@ class Job:
         finished is safe before they are raised.
         """
         # An empty input is answered without a model. A pipe that has nothing yet is no reason to wait with loading it.
-        first = self._take(wait=False)
+        first = self._first()
         if first or not self._reader.at_end:
             self._engine, self._task = self._start()
             self._batch = max(self._batch, self._engine.max_num_seqs)
             self.stats.engine = self._engine.stats
             self.stats.ready_at = time.monotonic()
-            try:
+            with self._saving():
                 self._admit(first)
                 self._loop()
-            except BaseException as error:
-                if not isinstance(error, (BrokenPipeError, OutputError)):
-                    with self._hold():
-                        self._writer.flush(force=True)  # not all that could be written, but all that is not safe yet
-                raise
         elif self._max_errors:
             self._max_errors.check(self.stats, at_end=True)  # of rows an earlier attempt finished
         self._flush()
@@ -174,6 +168,27 @@ class Job:
         self.stats.finished_at = time.monotonic()
         self.stats.num_blank = self._reader.num_blank
         return self.stats
+
+    def _first(self) -> list[Record]:
+        """The first records to answer. Rows that are kept go by without an engine."""
+        if self._previous is None:
+            return self._take(wait=False)
+        with self._saving():
+            while not (records := self._take(wait=True)) and not self._reader.at_end:
+                self._flush()
+                self._between_steps()
+        return records
+
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Whatever ends the run inside, what is finished is safe."""
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, (BrokenPipeError, OutputError)):
+                with self._hold():
+                    self._writer.flush(force=True)  # not all that could be written, but all that is not safe yet
+            raise
 
     def _loop(self) -> None:
         while True:
@@ -208,14 +223,15 @@ class Job:
         held = len(self._in_engine) + self._writer.num_held
         room = min(self._batch, self._window.records - held)
         room_bytes = self._window.num_bytes - self._bytes_in_engine - self._writer.bytes_held
-        return self._reader.take(room, room_bytes, wait=wait)
+        records = self._reader.take(room, room_bytes, wait=wait)
+        if self._previous is not None:
+            records = [record for record in records if not self._keep(record, self._previous(record))]
+        return records
 
     def _admit(self, records: list[Record]) -> None:
         if records and self.stats.admitted_at is None:
             self.stats.admitted_at = time.monotonic()
         self.stats.num_blank = self._reader.num_blank
-        if self._previous is not None:
-            records = [record for record in records if not self._keep(record, self._previous(record))]
         for pending in self._task.prepare(records):
             if pending.error is None:
                 with contained(pending):
@@ -247,18 +263,9 @@ class Job:
         self._bytes_in_engine -= pending.size
 
     def _fail(self, pending: Pending, error: RecordError) -> None:
-        try:
-            row = self._failed_row(pending, error)
-        except BaseException as more:
-            # What the record says of itself cannot be written: the row says no more than which one it is.
-            error = own_error(more, pending.called)
-            row = self._failed_row(replace(pending, id=None, extra={}, batch=None, raw=None), error)
-        self._put(row)
-
-    def _failed_row(self, pending: Pending, error: RecordError) -> Row:
-        data, side = self._task.rows.failure(pending, error)
         tally = Tally.of_error(pending.size, pending.line, error)
-        return Row(pending.ordinal, data, pending.chain, tally, error_line(pending.raw, error), side)
+        data, side = self._task.rows.failure(pending, error)
+        self._put(Row(pending.ordinal, data, pending.chain, tally, error_line(pending.raw, error), side))
 
     def _put(self, row: Row) -> None:
         with self._hold():

@@ -77,6 +77,14 @@ class Tally:
             if code not in self.first_errors or line < self.first_errors[code][0]:
                 self.first_errors[code] = (line, message)
 
+    def less(self, other: Tally) -> Tally:
+        """What is counted here and not in `other`; first errors all of them."""
+        rest = Tally(**{name: getattr(self, name) - getattr(other, name) for name in _NUMBERS})
+        rest.errors = self.errors - other.errors
+        rest.finish_reasons = self.finish_reasons - other.finish_reasons
+        rest.first_errors = dict(self.first_errors)
+        return rest
+
     def to_entry(self) -> dict[str, Any]:
         """For the journal; what is zero is left out."""
         values: dict[str, Any] = {name: getattr(self, name) for name in _NUMBERS}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,7 @@ class ChatTemplate:
         self._origin = origin
         self._compiled: dict[str, tuple[Template, ContentFormat]] = {}
         self._literal: LiteralText | None = None
+        self._now: datetime | None = None
 
     @classmethod
     def load(cls, read: Reader, tokenizer: Tokenizer, *, override: str | None = None, content_format: str = "auto") -> ChatTemplate:
@@ -81,6 +83,19 @@ class ChatTemplate:
         twin = copy.copy(self)
         twin._literal = self._tokenizer.literal
         return twin
+
+    def at(self, now: datetime) -> ChatTemplate:
+        """This template at that time, whenever it is rendered."""
+        twin = copy.copy(self)
+        twin._now, twin._compiled = now, {}
+        return twin
+
+    def readings(self, now: datetime) -> dict[str, str]:
+        """What its templates can tell of the time, see `Template.readings`. Raises ModelError as `require`."""
+        found: dict[str, str] = {}
+        for tools in (False, True):
+            found |= self._choose(tools=tools)[0].readings(now)
+        return found
 
     def require(self) -> None:
         """Raises ModelError if there is no template, or if it is no valid jinja2."""
@@ -179,7 +194,7 @@ class ChatTemplate:
             from .template import Template, TemplateSourceError
 
             try:
-                template = Template(self._sources[name])
+                template = Template(self._sources[name], now=self._now)
             except TemplateSourceError as e:
                 raise ModelError(f"{self._origin} is not a valid jinja2 template: {e}") from e
             self._compiled[name] = (template, ContentFormat.named(self._content_format, template.parse()))

@@ -97,11 +97,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     Args:
         strict: whether using a missing variable is an error (else it renders as nothing, as chat templates expect).
+        now: the time that `strftime_now` tells; None: that of each rendering.
     """
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
-    def __init__(self, *, strict: bool = False) -> None:
+    def __init__(self, *, strict: bool = False, now: datetime | None = None) -> None:
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
@@ -111,7 +112,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             optimized=False,  # no constant folding: nothing of a template runs before it is rendered
         )
         self.globals["raise_exception"] = _raise_exception
-        self.globals["strftime_now"] = _strftime_now
+        self.globals["strftime_now"] = _Clock(now)
         self.globals["dict"] = _Dict()
         self.globals["namespace"] = _Namespace
         self.globals.pop("lipsum", None)  # this and `random` would give a record another prompt in every run
@@ -331,9 +332,14 @@ def _raise_exception(message: Any = "") -> None:
     raise TemplateError(str(message))
 
 
-def _strftime_now(pattern: str) -> str:
-    """Today's date as the template wants it: the machine's, so such a template makes outputs depend on the day."""
-    return datetime.now().strftime(pattern)
+class _Clock:
+    """`strftime_now(pattern)`: the time as the template wants it."""
+
+    def __init__(self, now: datetime | None) -> None:
+        self._now = now
+
+    def __call__(self, pattern: str) -> str:
+        return (self._now or datetime.now()).strftime(pattern)
 
 
 class _Dict:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, RecordError
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from jinja2 import nodes
 
 _LONGEST_MESSAGE = 2000
+#: What templates call to tell the time.
+_CLOCK = "strftime_now"
 
 
 class TemplateSourceError(ValueError):
@@ -27,17 +30,18 @@ class Template:
     Args:
         source: jinja2 text.
         strict: whether using a missing variable is an error.
+        now: the time it may tell; None: that of each rendering.
 
     Raises TemplateSourceError.
     """
 
-    def __init__(self, source: str, *, strict: bool = False) -> None:
+    def __init__(self, source: str, *, strict: bool = False, now: datetime | None = None) -> None:
         from jinja2 import TemplateSyntaxError
 
         from .sandbox import Sandbox
 
-        self._environment = Sandbox(strict=strict)
-        self._source = source
+        self._environment = Sandbox(strict=strict, now=now)
+        self._source, self._strict = source, strict
         try:
             self._template = self._environment.from_string(source)
         except TemplateSyntaxError as e:
@@ -48,6 +52,30 @@ class Template:
     def parse(self) -> nodes.Template:
         """The syntax tree, as written."""
         return self._environment.parse(self._source)
+
+    def at(self, now: datetime) -> Template:
+        """This template at that time."""
+        return Template(self._source, strict=self._strict, now=now)
+
+    def readings(self, now: datetime) -> dict[str, str]:
+        """What it can tell of the time: pattern -> text; under "" the whole of it where a pattern is made while rendering."""
+        from jinja2 import nodes
+
+        tree = self.parse()
+        patterns: set[str] = set()
+        known: set[int] = set()  # the uses of the name that were understood
+        for call in tree.find_all(nodes.Call):
+            if isinstance(call.node, nodes.Name) and call.node.name == _CLOCK and len(call.args) == 1:
+                pattern = call.args[0]
+                if isinstance(pattern, nodes.Const) and isinstance(pattern.value, str) and not call.kwargs:
+                    patterns.add(pattern.value)
+                    known.add(id(call.node))
+        for test in tree.find_all(nodes.Test):
+            if test.name == "defined":
+                known.add(id(test.node))
+        if any(name.name == _CLOCK and id(name) not in known for name in tree.find_all(nodes.Name)):
+            return {"": now.isoformat()}
+        return {pattern: now.strftime(pattern) for pattern in sorted(patterns)}
 
     def render(self, variables: Mapping[str, Any], *, what: str = "template", param: str | None = None) -> str:
         """The text for these variables, which stay as they are.
@@ -83,6 +111,14 @@ class RecordTemplate:
             return cls(Template(source, strict=True))
         except TemplateSourceError as e:
             raise ConfigError(f"--template: {e}") from e
+
+    def at(self, now: datetime) -> RecordTemplate:
+        """This template at that time."""
+        return RecordTemplate(self._template.at(now))
+
+    def readings(self, now: datetime) -> dict[str, str]:
+        """See `Template`."""
+        return self._template.readings(now)
 
     def render(self, record: Mapping[str, Any]) -> str:
         """The prompt for one record. Raises RecordError (template_error) naming a missing field or saying what went wrong."""

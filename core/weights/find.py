@@ -48,6 +48,17 @@ def find(
     raise ModelError(f"unknown model {model!r}{nearest(model, known)} ({names})")
 
 
+def own_name(source: ModelSource) -> str:
+    """What answers call a model, however it was spelled: a short name, a hub id, or the name of its folder or file."""
+    path = source.path.resolve()
+    for name, alias in aliases().items():
+        if path == alias.path.resolve():
+            return name
+    if path.parent.name == "snapshots" and path.parent.parent.name.startswith("models--"):  # the hub's cache
+        return path.parent.parent.name.removeprefix("models--").replace("--", "/")
+    return path.name
+
+
 def _local(model: str, *, tokenizer_only: bool) -> ModelSource | None:
     if alias := aliases().get(model):
         if not alias.is_fetched():

@@ -67,7 +67,7 @@ def test_refusals(call: Any, tmp_path: Path, sharded: Any) -> None:
     for argv, said in (
         ([tmp_path / "out", a, b], "2/3 not given"),
         ([tmp_path / "out", a, b, c, b], "are both shard 1/3"),
-        ([tmp_path / "out", a, b, single], "single.shard.json"),
+        ([tmp_path / "out", a, b, single], "one is of 1 parts, the other of 3"),
         ([tmp_path / "out", a, b, tmp_path / "none"], "'" + str(tmp_path / "none") + "' does not exist"),
         ([other, a, b, c], "--overwrite"),
         ([a, a, b, c, "--overwrite"], "same file"),
@@ -96,16 +96,35 @@ def test_messages_as_objects(call: Any, tmp_path: Path, sharded: Any) -> None:
     shards, _ = sharded(2)
     told = json.loads(call("merge", "--log-format", "json", tmp_path / "out", *shards).stderr)
     assert (told["event"], told["records"], told["errors"], told["shards"]) == ("summary", 24, 2, 2)
-    told = json.loads(call("merge", "--log-format", "json", tmp_path / "out", *shards).stderr)
+    told = json.loads(call("merge", "--log-format", "json", tmp_path / "out", *shards[:1]).stderr)
     assert (told["event"], told["level"], told["exit_code"]) == ("error", "error", 2)
 
 
-@pytest.mark.parametrize("point", ["begin", "write"])
-def test_a_killed_merge_is_begun_again(program: Any, tmp_path: Path, sharded: Any, point: str) -> None:
+def test_a_killed_merge_is_begun_again(program: Any, tmp_path: Path, sharded: Any) -> None:
+    """Wherever it was killed, and when it had finished too. Nothing else takes what it left for its own."""
     shards, single = sharded(2)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("INFER_")}
-    assert program("merge", tmp_path / "out", *shards, env={**clean, "INFER_FAULT": point}).returncode == -9
-    assert not (tmp_path / "out").exists()
-    assert program("merge", tmp_path / "out", *shards).returncode == 3
-    assert (tmp_path / "out").read_bytes() == single.read_bytes()
-    assert not list(tmp_path.glob("out.*"))
+    for point in ("begin", "write", "committed", "publish", "beside", "published", "cleaned"):
+        out = tmp_path / point
+        assert program("merge", out, *shards, env={**clean, "INFER_FAULT": point}).returncode == -9
+        assert out.exists() == (point in ("published", "cleaned"))
+        if point == "committed":
+            for more in ([], ["--resume"], ["--retry-errors"]):
+                refused = program("generate", "-m", "none", tmp_path / "in.jsonl", out, *more)
+                assert refused.returncode == 2
+                assert b"infer merge" in refused.stderr or (more == ["--retry-errors"] and b"is not there" in refused.stderr), refused
+        done = program("merge", out, *shards)
+        assert (done.returncode, done.stderr) == (3, b"24 records of 2 shards, 2 failed\n"), point
+        assert out.read_bytes() == single.read_bytes()
+        assert sorted(path.name for path in tmp_path.glob(f"{point}*")) == [point, f"{point}.job.json"]
+
+
+def test_a_merge_throws_no_answers_away(program: Any, tmp_path: Path, sharded: Any, tiny_llama: Path) -> None:
+    shards, _ = sharded(2)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("INFER_")}
+    argv = ["generate", "-m", tiny_llama, tmp_path / "in.jsonl", tmp_path / "out"]
+    assert program(*argv, env={**clean, "INFER_FAULT": "committed"}).returncode == -9
+    refused = program("merge", tmp_path / "out", *shards)
+    assert refused.returncode == 2
+    assert b"finish it with its own command and --resume" in refused.stderr
+    assert program("merge", "--overwrite", tmp_path / "out", *shards).returncode == 3

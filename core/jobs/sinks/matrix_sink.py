@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from ...errors import ConfigError, nearest
-from ..jsonl import spelled
 from ..row import Row
 from .sink import Stored
 
@@ -23,6 +22,7 @@ class MatrixSink:
     """
 
     frame_bytes = 0
+    compression = "none"
     is_matrix = True
 
     def __init__(self, name: str, dtype: str) -> None:
@@ -43,7 +43,7 @@ class MatrixSink:
 
     def describe(self, size: int, meta: Mapping[str, str]) -> None:
         """Values of a vector, and what else readers may want to know."""
-        self.size, self._meta = size, spelled(dict(meta))
+        self.size, self._meta = size, dict(meta)
 
     @property
     def layout(self) -> dict[str, str | int]:

@@ -29,6 +29,8 @@ class Sink(Protocol):
     """Of --output-format."""
     frame_bytes: int
     """Rows are framed together until they have so many bytes, with the one that reaches them; 0: as they come."""
+    compression: str
+    """Of OUT.partial and OUT."""
     is_matrix: bool
     """Rows do not say whose they are: their side lines go to OUT.ids.jsonl. OUT is made from them at the end."""
 
@@ -50,6 +52,7 @@ class LineSink:
     is_matrix = False
 
     def __init__(self, compression: str = "none") -> None:
+        self.compression = compression
         self._encode, self.frame_bytes = encoder(compression)
 
     def frame(self, rows: Sequence[Row]) -> bytes:

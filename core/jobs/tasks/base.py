@@ -10,9 +10,9 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ...containment import all_contained, contained
 from ...errors import RecordError
 from ...remarks import Remarks
 from ...text.batches import in_batches
@@ -24,7 +24,7 @@ from ..tally import Tally
 from . import fields as known
 from . import refused
 from .openai_batch import batch_line, body_of, is_batch
-from .pending import Pending
+from .pending import Pending, contained, one_records_fault
 
 if TYPE_CHECKING:
     from ...text.template import RecordTemplate
@@ -44,7 +44,8 @@ class RecordOptions:
     """How a command reads and writes records, whatever the model and whatever it does with them.
 
     `literal_special_tokens`: text of a record that spells a special token is only text.
-    `warn` shows the user a message. `fingerprint` (hex) and `model` are named in answers to OpenAI Batch lines.
+    `warn` shows the user a message. `fingerprint` (hex) and `model` are named in answers to OpenAI Batch lines. `now` is the time
+    that templates tell, the same for all records of a job; None: that of each rendering.
     """
 
     prompt_field: str | None = None
@@ -53,6 +54,7 @@ class RecordOptions:
     strict: bool = False
     fingerprint: str = ""
     model: str = ""
+    now: datetime | None = None
     warn: Callable[[str], None] = log.warning
 
     def with_fingerprint(self: O, fingerprint: str) -> O:
@@ -82,6 +84,8 @@ class Task(ABC, Generic[P]):
     parameters: frozenset[str]
 
     def __init__(self, options: RecordOptions, tokenizer: Tokenizer | None, *, max_model_len: int) -> None:
+        if options.template is not None and options.now is not None:
+            options = replace(options, template=options.template.at(options.now))
         self.options = options
         self.tokenizer = tokenizer
         self.max_model_len = max_model_len
@@ -140,12 +144,11 @@ class Task(ABC, Generic[P]):
         pendings = [self._start(record) for record in records]
         by_way: dict[Hashable, list[P]] = {}
         for pending in pendings:
-            with contained(pending):
-                if pending.error is None and self.untokenized(pending):
-                    by_way.setdefault(self.way(pending), []).append(pending)
+            if pending.error is None and self.untokenized(pending):
+                by_way.setdefault(self.way(pending), []).append(pending)
         for of_one_way in by_way.values():
             for batch in in_batches(of_one_way, self.untokenized):
-                all_contained(self.tokenize, batch)
+                self._tokenize(batch)
         return pendings
 
     def _start(self, record: Record) -> P:
@@ -187,6 +190,16 @@ class Task(ABC, Generic[P]):
                 f"line {record.line} has the {name} of an earlier one, {str(value)[:100]!r}: only their order tells such answers apart"
             )
             self.warn(f"repeated {name}", message)
+
+    def _tokenize(self, batch: list[P]) -> None:
+        try:
+            self.tokenize(batch)
+        except BaseException as error:
+            if not one_records_fault(error):
+                raise
+            for pending in batch:  # one by one, to find which it was
+                with contained(pending):
+                    self.tokenize([pending])
 
     def _check_spelling(self, fields: Mapping[str, Any], pending: P) -> None:
         for name in fields:

@@ -83,6 +83,7 @@ class ChatTask(CompletionTask):
         chat_options: ChatOptions | None = None,
     ) -> None:
         super().__init__(options, tokenizer, max_model_len=max_model_len)
+        chat = chat if options.now is None else chat.at(options.now)
         self._chat = chat.literally() if options.literal_special_tokens else chat
         self._chat_options = chat_options or ChatOptions()
         self._tool_calls, self._reasoning = self._chat_options.parsers()

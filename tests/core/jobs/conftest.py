@@ -127,20 +127,16 @@ def attempt(fake_engine: Any, byte_tokenizer: Any) -> Callable[..., Attempt]:
         made = Attempt(JobStats(started_at=0.0))
         session = Session(chosen, made.stats)
         try:
+            session.set_matrix(size, {"model": "fake"})
+            session.begin(job or {"temperature": 0.0})
             if session.is_done:
                 made.done = True
                 return made
-
-            def begin() -> TaskOptions:
-                session.set_matrix(size, {"model": "fake"})
-                session.begin(job or {"temperature": 0.0})
-                return TaskOptions(**(task or {})).with_fingerprint(session.fingerprint)
-
-            begun = begin() if session.has_work_before else None
+            given = TaskOptions(**(task or {})).with_fingerprint(session.fingerprint)
 
             def start() -> Any:
                 made.engine = fake_engine(byte_tokenizer, **(engine or {}))
-                given, length = begun or begin(), made.engine.max_model_len
+                length = made.engine.max_model_len
                 if chosen.output_format == "jsonl":
                     return made.engine, GenerateTask(given, byte_tokenizer, max_model_len=length)
                 return made.engine, VectorTask(given, byte_tokenizer, max_model_len=length, dtype=chosen.embedding_dtype)

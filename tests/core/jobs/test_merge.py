@@ -15,9 +15,12 @@ import zstandard
 
 from infer.core.errors import ConfigError, InferError
 from infer.core.jobs import output as output_module
+from infer.core.jobs.identity import Identity
+from infer.core.jobs.job_note import JobNote, find_note, note_path
 from infer.core.jobs.merge import Merged, merge, open_shards
 from infer.core.jobs.opening import open_output
-from infer.core.jobs.shard_note import ShardNote, note_path
+from infer.core.jobs.selection import Selection, Shard
+from infer.core.jobs.tally import Tally
 
 
 def answer(index: int, text: str = "x", *, failed: bool = False) -> bytes:
@@ -46,20 +49,36 @@ class Job:
 
     def note(self, i: int, **changes: Any) -> None:
         """Writes the note of shard `i`, or changes it."""
-        path = note_path(Path(self.names[i]))
-        sha256 = hashlib.sha256(Path(self.names[i]).read_bytes()).hexdigest()
-        if path.exists():
-            note = dataclasses.replace(ShardNote.load(path), **changes)
-        else:
-            note = ShardNote(i, self.n, total_seen=self.offset + len(self.rows), fingerprint="f", input_chain="c", sha256=sha256, **changes)
-        path.write_bytes(note.to_bytes())
+        path = Path(self.names[i])
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        note = find_note(path)
+        if note is None:
+            records, errors = changes.pop("records"), changes.pop("errors")
+            digests = b"".join(b"%04d" % k for k in range(self.offset, self.offset + len(self.rows)) if k % self.n == i)
+            tally = Tally(num_answered=records - errors, num_failed=errors).to_entry()
+            total_seen = self.offset + len(self.rows)
+            note = JobNote(self.identity(i), records, total_seen, "c", sha256, tally, "2026-01-01T00:00:00", digests=digests)
+        if (told := changes.pop("fingerprint", None)) is not None:
+            changes["identity"] = dataclasses.replace(note.identity, fingerprint=told)
+        if (part := changes.pop("shard", None)) is not None:
+            changes["identity"] = dataclasses.replace(note.identity, place={**note.identity.place, "shard": part})
+        if "errors" in changes:
+            errors = changes.pop("errors")
+            changes["tally"] = Tally(num_answered=note.records - errors, num_failed=errors).to_entry()
+        if (format := changes.pop("output_format", None)) is not None:
+            changes["identity"] = dataclasses.replace(note.identity, file={**note.identity.file, "output format": format})
+        dataclasses.replace(note, **changes).write(path)
+
+    def identity(self, i: int) -> Identity:
+        selection = Selection(self.offset, None, Shard(i, self.n))
+        return Identity.of({"temperature": 0}, selection, output_format="jsonl", compression="none", errors=False)
 
     def merge(self, name: str = "out", names: Sequence[str] | None = None, **options: Any) -> Merged:
         given = list(self.names if names is None else names)
         shards = open_shards(given)
-        target = open_output(str(self.folder / name), inputs=[shard.status for shard in shards], **options)
+        target = open_output(str(self.folder / name), inputs=[shard.status for shard in shards], merge=True, **options)
         try:
-            return merge(given, target, shards)
+            return merge(given, target, shards, overwrite=options.get("overwrite", False))
         finally:
             target.close()
 
@@ -81,7 +100,7 @@ def test_rows_come_back_in_order(tmp_path: Path, n: int, count: int, offset: int
     job = Job(tmp_path, [answer(k) for k in range(offset, offset + count)], n, offset=offset)
     assert job.merge() == Merged(count, 0)
     assert (tmp_path / "out").read_bytes() == b"".join(job.rows)
-    assert job.files == {"out"}
+    assert job.files == {"out", "out.job.json"}
 
 
 def test_the_order_in_which_shards_are_named_does_not_matter(job: Job) -> None:
@@ -132,17 +151,16 @@ class TestRefusals:
 
     def test_doubled(self, job: Job) -> None:
         self.refused(job, "part-1' and .*part-1' are both shard 1/3", [*job.names, job.names[1]])
-        job.note(2, shard=1)
+        job.note(2, shard="1/3")
         self.refused(job, "part-2' and .*part-1' are both shard 1/3")
 
     @pytest.mark.parametrize(
         ("changes", "said"),
         [
-            ({"of": 4}, "one is of 4 parts, the other of 3"),
-            ({"fingerprint": "g"}, "they are of different jobs"),
+            ({"shard": "1/4"}, "one is of 4 parts, the other of 3"),
+            ({"fingerprint": {"temperature": 1}}, "they are of different jobs: temperature was 0, is 1"),
             ({"input_chain": "d"}, "their inputs differ"),
-            ({"total_seen": 12}, "their inputs differ"),
-            ({"shard": 3}, "there is no part 3/3"),
+            ({"total_seen": 12}, "one is of the first 12 records of the input, the other of 11; .*--resume"),
         ],
     )
     def test_foreign(self, job: Job, changes: dict[str, Any], said: str) -> None:
@@ -153,25 +171,25 @@ class TestRefusals:
         path = Path(job.names[1])
         path.rename(path.with_name("part-1.partial"))
         self.refused(job, "part-1' is not finished; .*--resume")
-        note_path(path).unlink()
+        note_path(path, is_shard=True).unlink()
         self.refused(job, "part-1' is not finished; .*--resume")
         path.with_name("part-1.partial").unlink()
         self.refused(job, "part-1' does not exist")
         path.write_bytes(b"")
         self.refused(job, "part-1' has no 'part-1.shard.json' beside it")
 
-    @pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"format":2}', b'{"format":1}'])
+    @pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"format":3}', b'{"format":2}'])
     def test_a_note_that_makes_no_sense(self, job: Job, content: bytes) -> None:
-        note_path(Path(job.names[1])).write_bytes(content)
+        note_path(Path(job.names[1]), is_shard=True).write_bytes(content)
         self.refused(job, "part-1.shard.json")
 
-    @pytest.mark.parametrize("changes", [{"errors": True}, {"records": -1}, {"sha256": 7}])
+    @pytest.mark.parametrize("changes", [{"total_seen": True}, {"records": -1}, {"sha256": 7}, {"digests": b""}])
     def test_a_note_with_a_wrong_value(self, job: Job, changes: dict[str, Any]) -> None:
         job.note(1, **changes)
         self.refused(job, f"part-1.shard.json' is damaged: {next(iter(changes))}")
 
     def test_counts_that_do_not_add_up(self, job: Job) -> None:
-        job.note(1, records=9)
+        job.note(1, records=9, digests=bytes(36), tally=Tally(num_answered=9).to_entry())
         self.refused(job, "of 11 records; as part ./3 it should have")
 
     def test_another_number_of_errors(self, job: Job) -> None:
@@ -238,12 +256,3 @@ def test_matrices_are_refused_by_name(tmp_path: Path) -> None:
     names = sorted(str(path) for path in tmp_path.iterdir() if not path.name.endswith(".shard.json"))
     with pytest.raises(ConfigError, match=r"'.*part-0' is a parquet matrix.*part-0\.ids\.jsonl'"):
         job.merge(names=names)
-
-
-def test_a_note_that_does_not_name_its_format_is_of_lines(tmp_path: Path) -> None:
-    job = Job(tmp_path, [answer(i) for i in range(4)], 2)
-    for name in job.names:
-        fields = json.loads(note_path(Path(name)).read_bytes())
-        assert fields.pop("output_format") == "jsonl"
-        note_path(Path(name)).write_bytes(json.dumps(fields).encode())
-    assert job.merge().records == 4

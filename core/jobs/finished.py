@@ -1,0 +1,110 @@
+"""A finished OUT, and what its note says of it: whether it is this job's, and the rows that a new attempt keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import ConfigError
+from .files import RealFiles
+from .identity import Identity
+from .job_note import JOB_SUFFIX, JobNote, find_note
+from .making import sha256_of
+from .output import JobOutput
+from .previous import Again, FinishedOutput, Previous, count_errors
+from .tally import Tally
+
+
+class Finished:
+    """The OUT that is there. Raises ConfigError if its note makes no sense."""
+
+    def __init__(self, output: JobOutput) -> None:
+        self._output = output
+        self._sha256: str | None = None
+        self.note: JobNote | None = find_note(output.target)
+
+    @property
+    def time(self) -> str | None:
+        """The job's."""
+        return None if self.note is None else self.note.time
+
+    @property
+    def attempts(self) -> int:
+        """How often it was started."""
+        return 1 if self.note is None else self.note.attempts
+
+    @property
+    def run_s(self) -> float:
+        """How many seconds it ran."""
+        return 0.0 if self.note is None else self.note.run_s
+
+    @property
+    def sha256(self) -> str:
+        """Of the file as it is."""
+        if self._sha256 is None:
+            files = RealFiles()
+            with self._output.target.open("rb") as file:
+                self._sha256 = sha256_of(files, file.fileno(), self._output.target.stat().st_size).hexdigest()
+        return self._sha256
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether it is the file that its note describes."""
+        return self.note is not None and self.note.sha256 == self.sha256
+
+    @property
+    def has_errors_file(self) -> bool:
+        """Whether its failed lines were copied to a file."""
+        return self.note is not None and bool(self.note.identity.frames.get("errors file"))
+
+    @property
+    def tally(self) -> Tally:
+        """Of its rows."""
+        if self.note is not None:
+            return Tally.from_entry(self.note.tally)
+        rows, failed = count_errors(str(self._rows))
+        return Tally(num_answered=rows - failed, num_failed=failed)
+
+    def is_of(self, identity: Identity) -> bool:
+        """Whether it is the output of the job `identity`, as that left it."""
+        return self.note is not None and not self.note.identity.differences(identity) and self.is_intact
+
+    def check(self, identity: Identity, *, force: bool, changed: bool) -> None:
+        """Raises ConfigError unless it is the output of the job `identity`, as that left it. `force`: whatever it is of.
+
+        Args:
+            changed: rows of changed records are to be told from others.
+        """
+        name = self._output.name
+        if self._output.sink.is_matrix and not self._output.ids_path.exists():
+            raise ConfigError(f"output {name!r} is there, but {str(self._output.ids_path)!r} is not; start again with --overwrite")
+        if self.note is None and (not force or changed):
+            raise ConfigError(
+                f"output {name!r} is there, but not {self._output.target.name + JOB_SUFFIX!r} beside it, which says what job it is of; "
+                "put it back, start again with --overwrite, choose another output, or take it for this job's with --resume-force"
+            )
+        if self.note is None:
+            return
+        if not force:
+            self.note.identity.refuse(identity)
+            if not self.is_intact:
+                raise ConfigError(
+                    f"output {name!r} is not the file that the note beside it describes: it was changed after its job finished; "
+                    "start again with --overwrite, choose another output, or take it as it is with --resume-force"
+                )
+
+    def refuse_matrix(self) -> None:
+        """Raises ConfigError where rows cannot be taken over."""
+        if self._output.sink.is_matrix:
+            raise ConfigError(
+                f"the input has grown, and rows cannot be added to {self._output.name!r}, a finished {self._output.sink.name} file; "
+                "answer the new records with --offset into another output, or all of them with --overwrite"
+            )
+
+    def previous(self, again: Again, *, force: bool) -> Previous:
+        """Its rows for a new output."""
+        return Previous(FinishedOutput(str(self._rows)), self.note, again, force=force)
+
+    @property
+    def _rows(self) -> Path:
+        """The file that has a line for each row."""
+        return self._output.ids_path if self._output.sink.is_matrix else self._output.target
