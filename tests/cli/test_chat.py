@@ -78,7 +78,7 @@ def test_a_model_without_a_template_says_so(call: Any, tiny_llama: Path, tmp_pat
 
 @pytest.mark.real
 def test_the_capital_of_france(call: Any, tmp_path: Path, read_rows: Any) -> None:
-    result = call("chat", "-m", "smollm2-135m", "--temperature", "0", SAMPLES / "chat.jsonl", tmp_path / "out")
+    result = call("chat", "-m", "smollm2-135m", "--dtype", "float32", "--temperature", "0", SAMPLES / "chat.jsonl", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
     answers = {row["id"]: row["choices"][0]["message"]["content"] for row in read_rows(tmp_path / "out")}
     assert "Paris" in answers["paris"]
