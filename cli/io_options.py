@@ -137,6 +137,11 @@ _OUTPUT: list[Callable[[Any], Any]] = [
     ),
     click.option("--errors", metavar="FILE", type=_file, help="Copy the input lines that failed here, each with its error."),
     click.option("--max-errors", metavar="N|P%", type=MaxErrorsType(), help="Stop when more records than that failed."),
+    click.option(
+        "--error-format",
+        help="Of rows: `error` is an object or null; or flat, error_code and more in rows of one shape, for readers of tables.",
+        **_choice("object", "flat"),
+    ),
     click.option("--dry-run", is_flag=True, help="Check the input as `infer check` does; answer nothing."),
     click.option("--stats", metavar="FILE", type=_file, help="Write the closing summary as JSON."),
     click.option("--report-cache", is_flag=True, help="Write cached_tokens; depends on the schedule."),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from infer.core.jobs.build import Plan
 
 #: Options of the job itself that can change a byte of its output.
-_FINGERPRINTED = ("strict", "report_cache", "max_line_bytes")
+_FINGERPRINTED = ("strict", "report_cache", "error_format", "max_line_bytes")
 
 
 def run_job(work: Work) -> int:

@@ -80,7 +80,8 @@ class Pooling(Work):
 
     def _common(self) -> dict[str, Any]:
         """Fields of PoolingOptions."""
-        return {**self.prompts.options(), "strict": self.io.strict, "now": self.now, "truncate": self.truncate}
+        own = {"strict": self.io.strict, "error_format": self.io.error_format, "now": self.now, "truncate": self.truncate}
+        return {**self.prompts.options(), **own}
 
 
 class EmbedWork(Pooling):

@@ -127,6 +127,7 @@ class Completions(Work):
             by_priority=self.args.scheduling_policy == "priority",
             system=system,
             strict=io.strict,
+            error_format=io.error_format,
             report_cache=io.report_cache,
             **prompts.options(),
         )

@@ -28,6 +28,7 @@ from .opening import is_there
 from .output import IDS_SUFFIX, PARTIAL_SUFFIX, JobOutput
 from .previous import index_of
 from .row import Row
+from .row_format import with_error
 from .selection import Shard
 from .source import InputFile
 from .straight import StraightOutput
@@ -252,7 +253,7 @@ def _allow_open_files(count: int) -> None:
 def _check_row(row: bytes, index: int, name: str) -> bool:
     """Whether it is an error row. Raises ConfigError if it is not the row of record `index`."""
     try:
-        fields: dict[str, Any] = orjson.loads(row)
+        fields: dict[str, Any] = with_error(orjson.loads(row))
         place = index_of(fields)
         failed: bool = fields["error"] is not None
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):

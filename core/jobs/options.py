@@ -36,6 +36,7 @@ class JobOptions:
     verify: bool = False
     output_format: str = "jsonl"  # or one of sinks.matrix_sink.FORMATS
     embedding_dtype: str = "float32"  # of the values in them, one of sinks.vectors.DTYPES
+    error_format: str = "object"  # of rows: "object" or "flat", see row_format.py
     fsync: str = "interval"  # "interval", "always" or "never"
     # failures
     errors: str | None = None

@@ -16,6 +16,7 @@ from .job_note import JobNote
 from .lines import SHORT_DIGEST_BYTES, LineReader
 from .record import Record
 from .row import Row
+from .row_format import with_error
 from .source import InputFile
 from .tally import Tally
 from .tasks.rows import error_line
@@ -40,7 +41,7 @@ class FinishedOutput:
         while (line := self._lines.next()) is not None:
             number += 1
             try:
-                row = orjson.loads(line.data or b"")
+                row = with_error(orjson.loads(line.data or b""))
                 if not _is_row(row):
                     raise ValueError
             except ValueError:

@@ -242,6 +242,18 @@ def test_truncation_is_counted(embed: Any, call: Any, model: list[str], write_li
     assert (stats["embedding"]["truncate"], stats["embedding"]["truncated"]) == ("right", 2)
 
 
+@pytest.mark.parametrize(("flags", "empty"), [([], []), (["--encoding", "base64"], "")])
+def test_rows_of_one_shape(
+    call: Any, model: list[str], write_lines: Any, read_rows: Any, tmp_path: Path, flags: list[str], empty: Any
+) -> None:
+    done = call("embed", *model, "--error-format", "flat", *flags, write_lines({"input": 5}, {"input": "the cat"}), tmp_path / "o")
+    assert done.exit_code == 3, done.stderr
+    failed, good = read_rows(tmp_path / "o")
+    assert list(failed) == list(good)
+    assert (failed["embedding"], failed["error_code"], failed["usage"]) == (empty, "invalid_type", {"prompt_tokens": 0, "total_tokens": 0})
+    assert (good["error_code"], good["error_message"], good["error_param"], good["error_retryable"]) == ("", "", "", False)
+
+
 def test_what_is_said_at_the_end(call: Any, model: list[str], write_lines: Any, tmp_path: Path) -> None:
     done = call("embed", *model, "--prompt-name", "query", "--stats", tmp_path / "stats", write_lines(*many(5)), tmp_path / "o")
     assert "5 of 5 records answered" in done.stderr

@@ -162,6 +162,7 @@ class TestIo:
             ("--max-errors 0.1%", {"max_errors": 0.001}),
             ("--max-errors 100%", {"max_errors": 1.0}),
             ("--max-errors 0%", {"max_errors": 0.0}),
+            ("--error-format flat", {"error_format": "flat"}),
             ("--retry-errors", {"retry_errors": True}),
             ("--redo finish_reason=length", {"redo": "length"}),
             ("--redo finish_reason=stop --retry-errors", {"redo": "stop", "retry_errors": True}),

@@ -130,6 +130,7 @@ def test_a_job_that_is_not_the_same_is_refused(
         (["--shard", "0/2", path], "shard"),
         (["--errors", tmp_path / "errors", path], "errors file"),
         (["--compression", "gzip", path], "compression"),
+        (["--error-format", "flat", path], 'error_format was "object", is "flat"'),
         ([first], "the input changed"),
         ([short], "the input changed"),
     ]

@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 from ...errors import ConfigError
+from ..row_format import with_error
 from .matrix import Matrix
 
 #: A row group has as many rows as fit here, a power of two of them.
@@ -64,7 +65,7 @@ def _columns(ids: Iterable[dict[str, Any]]) -> tuple[list[int], list[str | None]
     index: list[int] = []
     names: list[str | None] = []
     errors: list[str | None] = []
-    for row in ids:
+    for row in map(with_error, ids):
         name, error = row.get("id", row.get("custom_id")), row.get("error")
         index.append(row["index"])
         names.append(None if name is None else str(name))

@@ -19,7 +19,7 @@ from ...text.batches import in_batches
 from ..jsonl import json_type
 from ..recent import Recent
 from ..record import Record
-from ..row_format import JsonRows, RowFormat
+from ..row_format import FlatRows, JsonRows, RowFormat
 from ..tally import Tally
 from . import fields as known
 from . import refused
@@ -44,6 +44,7 @@ class RecordOptions:
     """How a command reads and writes records, whatever the model and whatever it does with them.
 
     `literal_special_tokens`: text of a record that spells a special token is only text.
+    `error_format`: how rows tell of errors, "object" or "flat", see `row_format`.
     `warn` shows the user a message. `fingerprint` (hex) and `model` are named in answers to OpenAI Batch lines. `now` is the time
     that templates tell, the same for all records of a job; None: that of each rendering.
     """
@@ -51,6 +52,7 @@ class RecordOptions:
     prompt_field: str | None = None
     template: RecordTemplate | None = None
     literal_special_tokens: bool = False
+    error_format: str = "object"
     strict: bool = False
     fingerprint: str = ""
     model: str = ""
@@ -96,6 +98,8 @@ class Task(ABC, Generic[P]):
         self._guessable = self.guessable_fields | self.fields
         self._has_columns = options.template is not None or options.prompt_field is not None
         self._warned: set[str] = set()
+        if options.error_format == "flat":
+            self.rows = FlatRows(self.empty_answer())
         self._ids = Recent()
         self.remarks = Remarks(tokenizer, options.warn)
 
@@ -132,6 +136,10 @@ class Task(ABC, Generic[P]):
     @abstractmethod
     def tally(self, pending: P, output: Any) -> Tally:
         """What an answered record counts for."""
+
+    @abstractmethod
+    def empty_answer(self) -> dict[str, Any]:
+        """What stands in a failed row where an answered one has its answer, if all rows are to have one shape."""
 
     def way(self, pending: P) -> Hashable:
         """How a record is to be tokenized: only those of one way are tokenized together."""

@@ -206,6 +206,9 @@ class ChatTask(CompletionTask):
         choice.finish_reason = rules.finish_reason(choice, message)  # set there, so that the summary counts what the row says
         return {"message": message}
 
+    def empty_choice(self) -> dict[str, Any]:
+        return {"message": {"role": "assistant", "content": ""}}
+
     def choice_logprobs(self, choice: CompletionOutput, num_logprobs: int, spelling: Spelling) -> dict[str, Any]:
         return chat_logprobs(choice, num_logprobs, spelling)
 

@@ -164,6 +164,14 @@ class CompletionTask(Task[PendingPrompt]):
         choices = [self._choice(choice, pending, pending.params, output.prompt_token_ids) for choice in output.outputs]
         return answer_row(pending, output, choices, self.token_name, report_cache=self.options.report_cache)
 
+    def empty_answer(self) -> dict[str, Any]:
+        choice = {"index": 0, **self.empty_choice(), "finish_reason": "error"}
+        return {"choices": [choice], "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}}
+
+    def empty_choice(self) -> dict[str, Any]:
+        """What `choice_text` gives for a choice that says nothing."""
+        return {"text": ""}
+
     def _choice(
         self, choice: CompletionOutput, pending: PendingPrompt, params: SamplingParams, prompt_ids: Sequence[int]
     ) -> dict[str, Any]:

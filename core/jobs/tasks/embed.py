@@ -70,7 +70,7 @@ class EmbedTask(PoolingTask):
         super().__init__(options, tokenizer, recipe, max_model_len=max_model_len)
         self.prefix = prefix_of(recipe, prompt_name=options.prompt_name, prefix=options.prefix)
         if options.matrix:
-            self.rows = MatrixRows(recipe.output_size, options.embedding_dtype)
+            self.rows = MatrixRows(recipe.output_size, options.embedding_dtype, flat=options.error_format == "flat")
 
     # --- in
 
@@ -146,6 +146,9 @@ class EmbedTask(PoolingTask):
             raise RecordError("invalid_value", message, param="dimensions")
 
     # --- out
+
+    def empty_answer(self) -> dict[str, Any]:
+        return {"embedding": "" if self.options.encoding == "base64" else [], **super().empty_answer()}
 
     def to_row(self, pending: PendingTexts, output: Pooled) -> dict[str, Any]:
         reply: _Reply = pending.reply

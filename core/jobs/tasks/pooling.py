@@ -161,6 +161,9 @@ class PoolingTask(Task[PendingTexts]):
 
     # --- out
 
+    def empty_answer(self) -> dict[str, Any]:
+        return {"usage": {"prompt_tokens": 0, "total_tokens": 0}}
+
     def tally(self, pending: PendingTexts, output: Pooled) -> Tally:
         return Tally.of_texts(pending.size, tokens=output.num_tokens, texts=len(output.values), truncated=pending.num_cut)
 

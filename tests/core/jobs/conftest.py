@@ -30,7 +30,7 @@ class VectorTask(GenerateTask):
 
     def __init__(self, *args: Any, dtype: str, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.rows = MatrixRows(SIZE, dtype)
+        self.rows = MatrixRows(SIZE, dtype, flat=self.options.error_format == "flat")
 
     def vector(self, pending: Any, output: Any) -> Any:
         """float32 [SIZE], never zero."""
