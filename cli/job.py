@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ from infer.core.errors import ConfigError, InferError, UnfinishedOutput
 from infer.core.jobs.opening import STDOUT
 from infer.core.jobs.run import JobEngine
 from infer.core.jobs.session import Session
-from infer.core.jobs.stats import JobStats, write_json
+from infer.core.jobs.stats import JobStats
+from infer.core.jobs.stats_file import StatsFile
 from infer.core.jobs.tasks.base import Task
 
 from . import streams
@@ -40,7 +42,12 @@ def run_job(work: Work) -> int:
         from .findings import check_input
 
         return check_input(work)
-    _check_stats_file(io)
+    with _stats_file(io) as stats_file:
+        return _run(work, stats_file)
+
+
+def _run(work: Work, stats_file: StatsFile | None) -> int:
+    io = work.io
     stats = JobStats(pools=work.pools)
     settings: dict[str, Any] = {}
     report = Report(stats, quiet=io.quiet, interval=io.progress_interval)
@@ -95,8 +102,8 @@ def run_job(work: Work) -> int:
             session.close()
         if not session.is_done:
             report.summary(max_tokens=work.max_tokens)
-    if io.stats is not None:
-        write_json(io.stats, stats.to_json(command=work.command, settings=settings, defaults=work.defaults()))
+    if stats_file is not None:
+        stats_file.write(stats.to_json(command=work.command, settings=settings, defaults=work.defaults()))
     return stats.exit_code
 
 
@@ -129,17 +136,9 @@ def _program() -> list[str]:
     return [Path(called).name if shutil.which(Path(called).name) == called else called]
 
 
-def _check_stats_file(io: IoOptions) -> None:
+def _stats_file(io: IoOptions) -> AbstractContextManager[StatsFile | None]:
     if io.stats is None:
-        return
-    stats = Path(io.stats)
-    if not stats.parent.is_dir():
-        raise ConfigError(f"--stats {io.stats!r}: there is no folder {str(stats.parent)!r}")
-    taken = [
-        *io.inputs,
-        io.output,
-        *([io.errors] if io.errors else []),
-        *([f"{io.output}.ids.jsonl"] if io.output_format != "jsonl" else []),
-    ]
-    if any(name != "-" and stats.resolve() == Path(name).resolve() for name in taken):
-        raise ConfigError(f"--stats {io.stats!r} is the input or the output; choose another file")
+        return nullcontext()
+    taken = [*io.inputs, *([io.errors] if io.errors else []), *([f"{io.output}.ids.jsonl"] if io.output_format != "jsonl" else [])]
+    goes_on = io.resume or io.retry_errors or io.redo is not None
+    return StatsFile(io.stats, output=io.output, taken=taken, overwrite=io.overwrite, goes_on=goes_on)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from infer.core.bounds import bounds_of
 from infer.core.errors import ConfigError, RecordError
 from infer.core.params import SamplingParams
 
@@ -189,7 +190,9 @@ def _sampling_option(f: dataclasses.Field[Any], group: str, text: str, shown: An
     elif "choices" in f.metadata:
         type_ = click.Choice(f.metadata["choices"])
     else:
-        type_ = NumberType(float if f.metadata["kind"] == "float" else int, none=f.metadata["none"])
+        bounds = bounds_of(f)
+        assert bounds is not None
+        type_ = NumberType(float if bounds.kind == "float" else int, none=bounds.none)
     return click.option(
         flag,
         f.name,

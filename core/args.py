@@ -17,7 +17,6 @@ from . import setting_rules as rules
 from .config import (
     Caution,
     EngineConfig,
-    apply_hf_overrides,
     check_gpus,
     choose_device,
     choose_dtype,
@@ -26,6 +25,7 @@ from .config import (
     choose_max_model_len,
 )
 from .errors import ConfigError, nearest
+from .hf_config import effective
 from .host_memory import choose_swap_space, total_memory
 from .settings import Setting, setting, settings_of
 from .task import choose_task
@@ -317,10 +317,6 @@ class EngineArgs:
         strange = sorted(name for name in env if name.startswith("INFER_") and name not in names | RESERVED_ENV)
         return [f"{name} is not a setting of infer and has no effect{nearest(name, names)}" for name in strange]
 
-    def apply_hf_overrides(self, hf_config: Mapping[str, Any]) -> dict[str, Any]:
-        """The model's config.json with `hf_overrides` merged in, mappings within mappings."""
-        return apply_hf_overrides(hf_config, self.hf_overrides)
-
     def resolve(
         self,
         hf_config: Mapping[str, Any],
@@ -333,7 +329,7 @@ class EngineArgs:
         """Decides everything that was left open, once. Imports torch, and the first time on a machine compiles the kernels.
 
         Args:
-            hf_config: the model's config.json.
+            hf_config: the model's config.json, without overrides.
             given: names of the fields the user gave (a given value is never changed); the mapping `load` returns will do.
                 None: those that differ from their default.
             compile_kernels: False where nothing will be computed; `kernels` is then what they would be if all goes well.
@@ -346,7 +342,7 @@ class EngineArgs:
         origin = {name: source for name, source in given.items() if isinstance(source, str)} if isinstance(given, Mapping) else {}
         names = self._given(given)
         notes: list[str] = []
-        hf_config = self.apply_hf_overrides(hf_config)
+        hf_config = effective(hf_config, self.hf_overrides)
         task = task or choose_task(self.task, self.runner, self.convert, hf_config, None)
         pools = task != "generate"
 

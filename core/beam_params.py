@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from .bounds import Bounds, bounded, bounds_of
 from .errors import RecordError, nearest
 from .params import SamplingParams
 from .structured import StructuredOutputsParams
 
 #: Most beams: what a search keeps per step grows with the square of it.
 MAX_WIDTH = 64
+#: Furthest from 0 that a length penalty may be: a length of 31 bits to this power, and a sum of log-probabilities by it, is a float.
+MAX_PENALTY = 30
 SCORINGS = ("vllm", "hf")
 #: Other spellings of our fields.
 ALIASES = {"width": "beam_width", "num_beams": "beam_width", "max_completion_tokens": "max_tokens", "num_return_sequences": "num_return"}
@@ -48,15 +50,15 @@ class BeamSearchParams:
     length ** length_penalty. Ties go to the beam that was ahead before, then to the lower token id.
     """
 
-    beam_width: int
+    beam_width: int = bounded(Bounds("int", 1, MAX_WIDTH))
     """Beams kept at each step; at most 64."""
-    max_tokens: int
+    max_tokens: int = bounded(Bounds("int", 1))
     """Most output tokens. A beam also ends, with "length", where `max_model_len` does."""
     ignore_eos: bool = False
     """Do not end a beam at the end-of-sequence token."""
     temperature: float = 0.0
     """Divides the logits; 0 leaves them as they are."""
-    length_penalty: float = 1.0
+    length_penalty: float = bounded(Bounds("float", -MAX_PENALTY, MAX_PENALTY), default=1.0)
     """Above 0 favours long outputs, below 0 short ones; 0 ranks by the sum alone."""
     include_stop_str_in_output: bool = False
     """Keep the stop string (or stop token's text) at the end of the text."""
@@ -70,7 +72,7 @@ class BeamSearchParams:
     """What counts as length. "vllm": prompt and output, without the token that ended it; all endings among the 2 * beam_width likeliest
     tokens of a beam are kept, and beams that run out of tokens compete with them. "hf": the output, the ending included; only the
     best beam_width candidates of a step may finish."""
-    num_return: int | None = None
+    num_return: int | None = bounded(Bounds("int", 1, none=True), default=None)
     """Outputs to return, best first; at most beam_width, which None means."""
     stop: tuple[str, ...] = ()
     """A beam ends before the first of these strings. Its tokens are whole, and all of them count in the score."""
@@ -103,23 +105,11 @@ class BeamSearchParams:
     """Write the token ids of prompt and output beside the text."""
 
     def __post_init__(self) -> None:
-        for name in ("beam_width", "max_tokens", "num_return"):
-            value = getattr(self, name)
-            if value is None and name == "num_return":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise RecordError("invalid_type", f"{name} must be an integer, not {type(value).__name__}", param=name)
-            if value < 1:
-                raise _invalid(name, f"must be at least 1, not {value}")
-        if self.beam_width > MAX_WIDTH:
-            raise _invalid("beam_width", f"must be at most {MAX_WIDTH}, not {self.beam_width}")
+        for f in fields(self):
+            if (bounds := bounds_of(f)) is not None:
+                setattr(self, f.name, bounds.check(f.name, getattr(self, f.name)))
         if self.num_return is not None and self.num_return > self.beam_width:
             raise _invalid("num_return", f"must be at most beam_width {self.beam_width}, not {self.num_return}")
-        value = self.length_penalty
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise RecordError("invalid_type", f"length_penalty must be a number, not {type(value).__name__}", param="length_penalty")
-        if not math.isfinite(value):
-            raise _invalid("length_penalty", f"must be finite, not {value}")
         if self.scoring not in SCORINGS:
             raise _invalid("scoring", f"must be {' or '.join(SCORINGS)}, not {self.scoring!r}")
         if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":

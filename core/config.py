@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .errors import ConfigError, nearest
+from .hf_config import rope_of
 
 #: Keys of config.json that bound the length; the smallest one counts.
 LENGTH_KEYS = (
@@ -30,7 +31,7 @@ FALLBACK_MODEL_LEN = 2048
 #: Rope scalings whose `max_position_embeddings` is already the scaled length.
 ALREADY_SCALED = frozenset({"default", "su", "longrope", "llama3", "mrope"})
 #: Families that count positions from `pad_token_id` + 1.
-POSITIONS_AFTER_PADDING = frozenset({"roberta", "xlm-roberta"})
+POSITIONS_AFTER_PADDING = frozenset({"roberta", "xlm-roberta", "camembert"})
 #: Families whose activations leave float16's range.
 NOT_IN_FLOAT16 = ("gemma2", "gemma3", "glm4")
 
@@ -59,7 +60,7 @@ class EngineConfig:
     quantization: str | None  # a scheme of quant/
     quantize_lm_head: bool
     load_format: str
-    hf_overrides: dict[str, Any]  # what `apply_hf_overrides` merges into config.json
+    hf_overrides: dict[str, Any]  # merged into config.json, see hf_config.py
     generation_config: str  # "auto", "none" or a folder: where default sampling parameters come from
     override_generation_config: dict[str, Any]  # over what it says
     structured_outputs_config: dict[str, Any]  # how JSON is written where a request does not say
@@ -114,15 +115,6 @@ class EngineConfig:
         """Logs the notes: cautions as warnings, which Python shows unless told otherwise."""
         for note in self.notes:
             log.log(logging.WARNING if isinstance(note, Caution) else logging.INFO, note)
-
-
-def apply_hf_overrides(hf_config: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A copy of `hf_config` with `overrides` merged in, mappings within mappings."""
-    merged = dict(hf_config)
-    for key, value in (overrides or {}).items():
-        old = merged.get(key)
-        merged[key] = apply_hf_overrides(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
 
 
 def choose_device(device: str, notes: list[str]) -> str:
@@ -327,10 +319,9 @@ def derive_max_model_len(hf_config: Mapping[str, Any]) -> int | None:
 
 
 def _rope_scaling(hf_config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The rope scaling; transformers 5 calls it rope_parameters and may hold one for each kind of layer."""
-    found = _get(hf_config, "rope_scaling") or _get(hf_config, "rope_parameters") or {}
-    if not isinstance(found, Mapping):
-        return {}
+    """The rope scaling; there may be one for each kind of layer."""
+    text = hf_config.get("text_config")
+    found = (rope_of(text) if isinstance(text, Mapping) else {}) or rope_of(hf_config)
     return found.get("full_attention", found) if isinstance(found.get("full_attention"), Mapping) else found
 
 

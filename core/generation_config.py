@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError, ModelError, RecordError, nearest
+from .hf_values import TOKEN
 from .params import SamplingParams
 from .weights.source import parse_json
 
@@ -78,6 +79,15 @@ def read_file(read_json: ReadJson, source: str) -> dict[str, Any] | None:
         what = f"auto, none or a folder with a {FILE}"
         raise ConfigError(f"generation_config={source}: {path} cannot be read ({error.strerror}); give {what}") from None
     return parse_json(content, path)
+
+
+def end_tokens(stated: Mapping[str, Any] | None, path: Path | str = FILE) -> list[int]:
+    """The ids that `eos_token_id` names. Raises ModelError if it is none, one or a list of them."""
+    value = (stated or {}).get("eos_token_id")
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(TOKEN.fits(one) for one in ids):
+        raise ModelError(f"{path}: eos_token_id is {value!r}; it must be a token id, a list of them, or null")
+    return ids
 
 
 def _values(config: Mapping[str, Any]) -> dict[str, Any]:

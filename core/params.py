@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import Any
 
+from .bounds import Bounds, bounded, bounds_of, is_finite
 from .errors import RecordError, nearest
 from .structured import GuidedDecodingParams, StructuredOutputsParams
 
@@ -36,6 +36,8 @@ NOT_SUPPORTED_YET = frozenset(
 
 #: Biases are cut to this in either direction, as in OpenAI's API.
 MAX_BIAS = 100.0
+#: A token id that is text has fewer digits.
+_ID_DIGITS = 100
 
 
 class RequestOutputKind(Enum):
@@ -44,11 +46,6 @@ class RequestOutputKind(Enum):
     CUMULATIVE = 0
     DELTA = 1
     FINAL_ONLY = 2
-
-
-def _bounds(kind: str, low: float, high: float | None = None, *, open_low: bool = False, none: bool = False) -> Any:
-    """Field metadata read by `SamplingParams.validate`."""
-    return {"kind": kind, "low": low, "high": high, "open_low": open_low, "none": none}
 
 
 @dataclass
@@ -63,25 +60,25 @@ class SamplingParams:
     Fields may be set after construction, as in vLLM; who adds a request checks them again and keeps a copy.
     """
 
-    n: int = field(default=1, metadata=_bounds("int", 1, 16384))
+    n: int = bounded(Bounds("int", 1, 16384), default=1)
     """Outputs per prompt; greedy decoding allows one."""
-    best_of: int | None = field(default=None, metadata=_bounds("int", 1, 16384, none=True))
+    best_of: int | None = bounded(Bounds("int", 1, 16384, none=True), default=None)
     """Compute so many outputs and return the `n` with the highest cumulative log-probability, best first; None is n."""
-    presence_penalty: float = field(default=0.0, metadata=_bounds("float", -2, 2))
+    presence_penalty: float = bounded(Bounds("float", -2, 2), default=0.0)
     """Subtracted from the logit of every token already in the output."""
-    frequency_penalty: float = field(default=0.0, metadata=_bounds("float", -2, 2))
+    frequency_penalty: float = bounded(Bounds("float", -2, 2), default=0.0)
     """Subtracted from a token's logit once per occurrence in the output."""
-    repetition_penalty: float = field(default=1.0, metadata=_bounds("float", 0, None, open_low=True))
+    repetition_penalty: float = bounded(Bounds("float", 0, None, open_low=True), default=1.0)
     """Divides positive and multiplies negative logits of tokens in the prompt or output."""
-    temperature: float = field(default=1.0, metadata=_bounds("float", 0, None))
+    temperature: float = bounded(Bounds("float", 0, None), default=1.0)
     """Divides the logits; 0 is greedy."""
-    top_p: float = field(default=1.0, metadata=_bounds("float", 0, 1, open_low=True))
+    top_p: float = bounded(Bounds("float", 0, 1, open_low=True), default=1.0)
     """Keep the most likely tokens whose probabilities reach this sum; ties at the border are kept."""
-    top_k: int = field(default=-1, metadata=_bounds("int", -1, None))
+    top_k: int = bounded(Bounds("int", -1, None), default=-1)
     """Keep the k most likely tokens (ties are kept); 0 or -1 keeps all."""
-    min_p: float = field(default=0.0, metadata=_bounds("float", 0, 1))
+    min_p: float = bounded(Bounds("float", 0, 1), default=0.0)
     """Drop tokens less likely than this fraction of the most likely one."""
-    seed: int | None = field(default=None, metadata=_bounds("int", -1, 2**63 - 1, none=True))
+    seed: int | None = bounded(Bounds("int", -1, 2**63 - 1, none=True), default=None)
     """Makes the record's draws independent of its place in the input; choice i draws as seed + i. -1 means none."""
     stop: tuple[str, ...] = ()
     """The output ends before the first of these strings."""
@@ -94,13 +91,13 @@ class SamplingParams:
     """Keep the stop string (or stop token's text) at the end of the text."""
     ignore_eos: bool = False
     """Do not end at the end-of-sequence token(s)."""
-    max_tokens: int | None = field(default=16, metadata=_bounds("int", 1, None, none=True))
+    max_tokens: int | None = bounded(Bounds("int", 1, None, none=True), default=16)
     """Most output tokens; None is as many as `max_model_len` leaves."""
-    min_tokens: int = field(default=0, metadata=_bounds("int", 0, None))
+    min_tokens: int = bounded(Bounds("int", 0, None), default=0)
     """End-of-sequence and stop tokens cannot be drawn, and stop strings do not act, before this many tokens."""
-    logprobs: int | None = field(default=None, metadata=_bounds("int", -1, None, none=True))
+    logprobs: int | None = bounded(Bounds("int", -1, None, none=True), default=None)
     """Report the log-probabilities of this many most likely tokens, and of the drawn one, at every position; -1: of all tokens."""
-    prompt_logprobs: int | None = field(default=None, metadata=_bounds("int", -1, None, none=True))
+    prompt_logprobs: int | None = bounded(Bounds("int", -1, None, none=True), default=None)
     """The same for the tokens of the prompt; its first has none. Such a prompt is computed whole, without the prefix cache."""
     detokenize: bool = True
     """Make text of the tokens."""
@@ -110,7 +107,7 @@ class SamplingParams:
     """Spaces around special tokens in the text, where a slow tokenizer writes them at all."""
     logits_processors: tuple[Callable[..., Any], ...] = ()
     """Python functions (output ids, logits [vocabulary] float32) -> logits, or with the prompt ids in front; not from files."""
-    truncate_prompt_tokens: int | None = field(default=None, metadata=_bounds("int", -1, None, none=True))
+    truncate_prompt_tokens: int | None = bounded(Bounds("int", -1, None, none=True), default=None)
     """Most prompt tokens, the rest is cut off; -1: as many as leave room for one output token."""
     truncation_side: str = field(default="left", metadata={"choices": ("left", "right")})
     """Which end of the prompt `truncate_prompt_tokens` cuts off."""
@@ -173,8 +170,8 @@ class SamplingParams:
         """Raises RecordError (invalid_type, invalid_value) naming the field."""
         for f in fields(self):
             value = getattr(self, f.name)
-            if "kind" in f.metadata:
-                _check_number(f.name, value, f.metadata)
+            if (bounds := bounds_of(f)) is not None:
+                setattr(self, f.name, bounds.check(f.name, value))
             elif "choices" in f.metadata and value not in f.metadata["choices"]:
                 raise _invalid(f.name, f"must be {' or '.join(f.metadata['choices'])}, not {value!r}")
             elif f.type == "bool" and not isinstance(value, bool):
@@ -188,7 +185,8 @@ class SamplingParams:
             value = getattr(self, name)
             if value is None and name == "allowed_token_ids":
                 continue
-            _check_list(name, value, kind, what)
+            value = _plain_list(name, value, kind, what)
+            setattr(self, name, value)
             if kind is str and not all(value):
                 raise _invalid(name, f"a {'stop string' if name == 'stop' else 'bad word'} cannot be empty")
             if kind is int and any(t < 0 for t in value):
@@ -246,25 +244,14 @@ class SamplingParams:
         return replace(self, **changes) if changes else self
 
 
-def _check_number(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
-    if value is None and bounds["none"]:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float) if bounds["kind"] == "float" else int):
-        raise _wrong_type(name, "an integer" if bounds["kind"] == "int" else "a number", value)
-    low, high = bounds["low"], bounds["high"]
-    below = value <= low if bounds["open_low"] else value < low
-    if below or (high is not None and value > high) or not math.isfinite(value):
-        left = "above" if bounds["open_low"] else "at least"
-        limit = f"{left} {low}" + (f" and at most {high}" if high is not None else "")
-        raise RecordError("invalid_value", f"{name} must be {limit}, not {value}", param=name)
-
-
-def _check_list(name: str, value: Any, kind: type, what: str) -> None:
+def _plain_list(name: str, value: Any, kind: type, what: str) -> tuple[Any, ...]:
+    """`value` with each of its items a plain str or int, not of a class derived from it."""
     if not isinstance(value, tuple):
         raise _wrong_type(name, f"a list of {what}", value)
     for v in value:
         if not isinstance(v, kind) or isinstance(v, bool):
             raise RecordError("invalid_type", f"{name} must be a list of {what}; one is {type(v).__name__}", param=name)
+    return tuple(map(str.__str__ if kind is str else int.__int__, value))
 
 
 def _biases(value: Any) -> dict[int, float]:
@@ -273,16 +260,22 @@ def _biases(value: Any) -> dict[int, float]:
         raise _wrong_type("logit_bias", "an object of token ids and numbers", value)
     result = {}
     for key, bias in value.items():
-        if isinstance(key, bool) or not (isinstance(key, int) or (isinstance(key, str) and key.isascii() and key.isdigit())):
+        if not _is_token_id(key):
             raise _invalid("logit_bias", f"{key!r} is no token id")
         if isinstance(bias, bool) or not isinstance(bias, (int, float)):
             raise _wrong_type("logit_bias", "an object of token ids and numbers", bias)
-        if not math.isfinite(bias):
+        if not is_finite(bias):
             raise _invalid("logit_bias", f"the bias of token {key} is not finite")
         result[int(key)] = min(MAX_BIAS, max(-MAX_BIAS, float(bias)))
     if any(token < 0 for token in result):
         raise _invalid("logit_bias", "token ids cannot be negative")
     return result
+
+
+def _is_token_id(key: Any) -> bool:
+    if isinstance(key, str):
+        return len(key) < _ID_DIGITS and key.isascii() and key.isdigit()
+    return isinstance(key, int) and not isinstance(key, bool)
 
 
 def _invalid(name: str, message: str) -> RecordError:

@@ -6,6 +6,7 @@ from copy import deepcopy
 from dataclasses import dataclass, fields
 from typing import Any
 
+from .bounds import Bounds, bounded, bounds_of
 from .errors import RecordError
 
 #: Fields that say something -> what is made of the prompt, as `LLM.encode` calls it.
@@ -25,24 +26,19 @@ class PoolingParams:
 
     additional_data: Any = None
     """The seed's only field: whatever a model's own pooler wants."""
-    dimensions: int | None = None
+    dimensions: int | None = bounded(Bounds("int", 1, none=True), default=None)
     """Length of the embedding, where the model was made for several."""
     use_activation: bool | None = None
     """Normalize embeddings, or apply the activation of a classifier; None is the model's own way."""
-    step_tag_id: int | None = None
+    step_tag_id: int | None = bounded(Bounds("int", 0, none=True), default=None)
     """Reward models: the token whose positions are scored."""
     returned_token_ids: list[int] | None = None
     """Reward models: the tokens whose scores are returned."""
 
     def __post_init__(self) -> None:
-        for name, least in (("dimensions", 1), ("step_tag_id", 0)):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise RecordError("invalid_type", f"{name} must be an integer, not {type(value).__name__}", param=name)
-            if value < least:
-                raise RecordError("invalid_value", f"{name} must be at least {least}, not {value}", param=name)
+        for f in fields(self):
+            if (bounds := bounds_of(f)) is not None:
+                setattr(self, f.name, bounds.check(f.name, getattr(self, f.name)))
         if not isinstance(self.use_activation, (bool, type(None))):
             raise RecordError("invalid_type", "use_activation must be true or false", param="use_activation")
         ids = self.returned_token_ids

@@ -8,7 +8,7 @@ from typing import Any
 from .errors import ConfigError, ModelError
 
 #: `model_type` of the bidirectional models we have code for; none of them generates.
-ENCODERS = frozenset({"bert", "modernbert", "nomic_bert", "roberta", "xlm-roberta"})
+ENCODERS = frozenset({"bert", "camembert", "modernbert", "nomic_bert", "roberta", "xlm-roberta"})
 #: Other spellings of a task, as in vLLM's seed.
 ALIASES = {"embedding": "embed"}
 
@@ -49,11 +49,11 @@ def choose_task(task: str, runner: str, convert: str, hf_config: Mapping[str, An
 
 def is_classifier(hf_config: Mapping[str, Any]) -> bool:
     """Whether config.json names a class with a classifier over whole texts."""
-    return any(name.endswith("ForSequenceClassification") for name in _architectures(hf_config))
+    return any(name.endswith("ForSequenceClassification") for name in architectures(hf_config))
 
 
 def _own_task(hf_config: Mapping[str, Any], modules: Sequence[Mapping[str, Any]] | None) -> str:
-    names = _architectures(hf_config)
+    names = architectures(hf_config)
     if any(str(module.get("type", "")).endswith("Pooling") for module in modules or ()):
         return "embed"
     if is_classifier(hf_config):
@@ -81,7 +81,7 @@ def _refuse_contradictions(task: str, runner: str, convert: str) -> None:
 
 
 def _check(chosen: str, convert: str, hf_config: Mapping[str, Any], modules: Sequence[Mapping[str, Any]] | None, own: str) -> None:
-    kind, names = hf_config.get("model_type"), _architectures(hf_config)
+    kind, names = hf_config.get("model_type"), architectures(hf_config)
     called = names[0] if names else f"a {kind} model"
     if chosen == "generate" and kind in ENCODERS:
         right = "infer score or task=classify" if own == "classify" else "infer embed or task=embed"
@@ -95,6 +95,7 @@ def _check(chosen: str, convert: str, hf_config: Mapping[str, Any], modules: Seq
         raise ConfigError(f"{called} generates text; convert=none keeps it from being used for embeddings: leave that out")
 
 
-def _architectures(hf_config: Mapping[str, Any]) -> list[str]:
+def architectures(hf_config: Mapping[str, Any]) -> list[str]:
+    """The classes that config.json names."""
     found = hf_config.get("architectures")
     return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []

@@ -26,8 +26,10 @@ HOUSE = ("kernels", "core", "cli")
 #: A part is a file or a folder of core/.
 CORE = (
     ("errors",),
+    ("bounds", "containment"),
     ("structured", "params", "beam_params", "pooling_params", "prompts", "truncation", "outputs", "pooling_outputs"),
-    ("settings", "setting_rules", "yamlfile", "threads", "children", "descriptors", "host_memory", "task", "config", "args"),
+    ("settings", "setting_rules", "yamlfile", "threads", "children", "descriptors", "host_memory"),
+    ("hf_values", "hf_config", "task", "support", "config", "args"),
     ("text", "weights", "parallel", "generation_config"),
     ("layers", "quant"),
     ("models",),

@@ -11,7 +11,7 @@ import torch
 
 from ..args import EngineArgs
 from ..engine.loading import DTYPES, load_kernels
-from ..errors import ConfigError, ModelError
+from ..errors import ConfigError
 from ..jobs.build import Plan, find_model
 from ..jobs.stats import peak_memory, process_start, versions
 from ..jobs.tasks.base import Task
@@ -90,13 +90,11 @@ def measure_kernels(args: EngineArgs, rows: Sequence[int] = (), *, given: Mappin
     Raises InferError.
     """
     hf_config: Mapping[str, Any] = SHAPES
+    raw: Mapping[str, Any] | None = SHAPES
     if args.model:
         source = find_model(args)
-        found = source.read_json("config.json")
-        if found is None:
-            raise ModelError(f"model {source.name!r} has no config.json in {str(source.path)!r}; is it a model folder?")
-        hf_config = args.apply_hf_overrides(found)
-    config = args.resolve(hf_config, given=given)
+        hf_config, raw = source.hf_config(args.hf_overrides), source.read_json("config.json")
+    config = args.resolve(raw or {}, given=given)
     if config.threads:
         torch.set_num_threads(config.threads)
     device, dtype = torch.device(config.device), DTYPES[config.dtype]

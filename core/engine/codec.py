@@ -8,7 +8,9 @@ anything else                           {"": tag, "v": ...}
 from __future__ import annotations
 
 import base64
+import json
 import math
+from collections.abc import Iterable
 from dataclasses import fields
 from enum import Enum
 from typing import Any
@@ -52,11 +54,28 @@ _PLAIN = frozenset({type(None), bool, int, str})
 
 def dumps(value: Any) -> bytes:
     """Raises TypeError for what is of no known class (a logits processor is a function: it stays where it is)."""
-    return orjson.dumps(_encode(value))
+    encoded = _encode(value)
+    try:
+        return orjson.dumps(encoded)
+    except TypeError:  # integers of more than 64 bits, half a surrogate pair: the standard library writes both
+        return orjson.dumps({"": "json", "v": json.dumps(encoded)})
 
 
 def loads(data: bytes) -> Any:
-    return _decode(orjson.loads(data))
+    return decode(orjson.loads(data))
+
+
+def frame(head: Any, values: Iterable[tuple[str, bytes]] = ()) -> bytes:
+    """What goes over a wire at once: `head`, which is JSON, and values that `dumps` gave, each with the request it is about. They
+    stay apart: what is wrong with one is that request's error, for whoever writes them and whoever reads them."""
+    pieces = b",".join(b"[%b,%b]" % (orjson.dumps(name), data) for name, data in values)
+    return b"[%b,[%b]]" % (orjson.dumps(head), pieces)
+
+
+def unframe(data: bytes) -> tuple[Any, list[tuple[str, Any]]]:
+    """The head, and the values for `decode`."""
+    head, values = orjson.loads(data)
+    return head, [(name, value) for name, value in values]
 
 
 def _encode(value: Any) -> Any:
@@ -84,25 +103,28 @@ def _encode(value: Any) -> Any:
     raise TypeError(f"a {kind.__name__} cannot be sent to another engine")
 
 
-def _decode(value: Any) -> Any:
+def decode(value: Any) -> Any:
+    """A value as `unframe` gives it."""
     if type(value) is list:
-        return value if _is_plain(value) else [_decode(item) for item in value]
+        return value if _is_plain(value) else [decode(item) for item in value]
     if type(value) is not dict:
         return value
     tag, inner = value[""], value["v"]
+    if tag == "json":
+        return decode(json.loads(inner))
     if tag == "float":
         return float(inner)
     if tag == "tuple":
-        return tuple(_decode(item) for item in inner)
+        return tuple(decode(item) for item in inner)
     if tag == "dict":
-        return {_decode(key): _decode(item) for key, item in inner}
+        return {decode(key): decode(item) for key, item in inner}
     if tag == "array":
         return np.frombuffer(base64.b64decode(inner[0]), np.float32).reshape(inner[1:]).copy()  # or it could not be written to
     if tag == "RecordError":
         return RecordError(inner["code"], inner["message"], param=inner["param"], retryable=inner["retryable"])
     if tag == "RequestOutputKind":
         return RequestOutputKind(inner)
-    return _CLASSES[tag](**dict(zip(_FIELDS[tag], map(_decode, inner), strict=True)))
+    return _CLASSES[tag](**dict(zip(_FIELDS[tag], map(decode, inner), strict=True)))
 
 
 def _is_plain(values: list[Any]) -> bool:

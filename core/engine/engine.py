@@ -9,7 +9,9 @@ from infer.kernels.ops import Ops
 
 from ..config import EngineConfig
 from ..errors import RecordError
-from ..generation_config import NONE, read_file
+from ..generation_config import FILE as GENERATION
+from ..generation_config import NONE, end_tokens, read_file
+from ..hf_config import DEFAULT_END_TOKENS
 from ..outputs import Logprob, RequestOutput
 from ..text.tokenizer import Tokenizer
 from ..weights.source import ModelSource
@@ -369,16 +371,18 @@ def _without(sequences: list[Sequence], some: Mapping[Sequence, RecordError]) ->
 
 
 def _end_tokens(config: EngineConfig, source: ModelSource, tokenizer: Tokenizer | None) -> EndTokens:
-    """The tokenizer's end token is the primary one; those of generation_config.json and config.json count too.
+    """The tokenizer's end token is the primary one; those of generation_config.json and config.json (overrides counted) count too.
 
-    They say what the model's tokens mean and not how to draw them, so `generation_config=none` does not leave them out.
+    They say what the model's tokens mean and not how to draw them, so `generation_config=none` does not leave them out. Where
+    neither file names one, it is the default of the model's kind, as in transformers.
     """
     own = config.generation_config in ("auto", *NONE)
     generation = read_file(source.read_json, "auto" if own else config.generation_config)
-    stated: list[int] = []
-    for content in (generation, source.read_json("config.json")):
-        value = (content or {}).get("eos_token_id")
-        stated += value if isinstance(value, list) else [] if value is None else [value]
+    hf_config = source.hf_config(config.hf_overrides)
+    stated = [*end_tokens(generation, source.path / GENERATION), *end_tokens(hf_config)]
+    kind = hf_config.get("model_type")
+    if generation is None and "eos_token_id" not in hf_config and kind in DEFAULT_END_TOKENS:
+        stated = [DEFAULT_END_TOKENS[kind]]
     primary = tokenizer.eos_token_id if tokenizer is not None else None
     if primary is None and stated:
         primary = stated[0]

@@ -13,6 +13,8 @@ from dataclasses import asdict
 from typing import Any
 
 from ..config import EngineConfig
+from ..containment import own_error
+from ..errors import RecordError
 from ..parallel.ranks import Ranks, Worker
 from ..pooling.limits import PoolingLimits
 from ..pooling.recipe import Recipe
@@ -20,7 +22,7 @@ from ..pooling.request import PoolingRequest
 from ..pooling.stats import PoolingStats
 from . import codec
 from .limits import Limits
-from .replica import COUNTED, COUNTED_OF_TEXTS, devices
+from .replica import COUNTED, COUNTED_OF_TEXTS, devices, failure
 from .request import Request
 from .stats import EngineStats
 
@@ -59,7 +61,8 @@ class Fleet:
         else:
             self.stats, self._counted = PoolingStats(), COUNTED_OF_TEXTS
             self._limits = PoolingLimits(self.vocab_size, config.max_model_len, recipe)
-        self._queue: deque[Any] = deque()
+        self._queue: deque[tuple[str, bytes]] = deque()
+        """Requests that were not sent yet, encoded."""
         self._at: dict[str, Worker] = {}
         """Where the requests are that were sent."""
         self._loads: dict[str, int] = {worker.name: 0 for worker in self._ranks.workers}
@@ -71,20 +74,25 @@ class Fleet:
         """Whether more requests may come: what is known here, and what the engines were told."""
 
     def add(self, request: Any) -> None:
-        """Queues a Request, or a PoolingRequest where the engines pool. Raises RecordError for one that no engine could answer."""
+        """Queues a Request, or a PoolingRequest where the engines pool. Raises RecordError for one that no engine could answer, or that
+        cannot be sent to one; nothing is then left of it."""
         self._limits.check(request)
+        try:
+            encoded = codec.dumps(request)
+        except TypeError as error:
+            raise RecordError("unsupported", f"{error}; leave data_parallel_size at 1") from None
         self._weights[request.request_id] = _weight(request)
-        self._queue.append(request)
+        self._queue.append((request.request_id, encoded))
 
     def abort(self, request_id: str) -> None:
         """Drops a request that has not been answered."""
         weight = self._weights.pop(request_id)
         worker = self._at.pop(request_id, None)
         if worker is None:
-            self._queue = deque(request for request in self._queue if request.request_id != request_id)
+            self._queue = deque((name, encoded) for name, encoded in self._queue if name != request_id)
         else:
             self._loads[worker.name] -= weight
-            self._ranks.send_to(worker, codec.dumps(["abort", request_id]))
+            self._ranks.send_to(worker, codec.frame(["abort", request_id]))
 
     def is_open(self, request_id: str) -> bool:
         """Whether the request was added and is not answered."""
@@ -102,7 +110,7 @@ class Fleet:
     @property
     def num_waiting(self) -> int:
         """Sequences that no engine can have begun with."""
-        queued = sum(self._weights[request.request_id] for request in self._queue)
+        queued = sum(self._weights[request_id] for request_id, _ in self._queue)
         return queued + sum(max(0, load - self.config.max_num_seqs) for load in self._loads.values())
 
     def step(self) -> list[Any]:
@@ -129,32 +137,38 @@ class Fleet:
                 break
             # As many at a time as keep the engines level; never so many that the last of a job all meet one of them.
             level = -(-len(self._queue) // len(self._ranks.workers))
-            frame: list[Any] = []
+            frame: list[tuple[str, bytes]] = []
             while self._queue and len(frame) < min(level, _FRAME) and self._loads[worker.name] < most:
-                request = self._queue.popleft()
-                self._at[request.request_id] = worker
-                self._loads[worker.name] += self._weights[request.request_id]
-                frame.append(request)
+                request_id, encoded = self._queue.popleft()
+                self._at[request_id] = worker
+                self._loads[worker.name] += self._weights[request_id]
+                frame.append((request_id, encoded))
             self._heard[worker.name] = time.monotonic()
-            self._ranks.send_to(worker, codec.dumps(["add", frame]))
+            self._ranks.send_to(worker, codec.frame(["add", None], frame))
         more = self._more or bool(self._queue)
         if more != self._told:
-            self._ranks.send(codec.dumps(["more", more]))
+            self._ranks.send(codec.frame(["more", more]))
             self._told = more
 
     def _hear(self, worker: Worker) -> list[Any]:
-        outputs, numbers, first = codec.loads(self._ranks.receive_from(worker))
+        (numbers, first), outputs = codec.unframe(self._ranks.receive_from(worker))
         self._numbers[worker.name] = numbers
         for name, values in zip(self._counted, zip(*self._numbers.values(), strict=True), strict=True):
             setattr(self.stats, name, sum(values))
         if first is not None:
             self.stats.first_token_at = min(first, self.stats.first_token_at or first)
         wanted = []
-        for output in outputs:
-            if self._at.pop(output.request_id, None) is not None:  # else it was aborted meanwhile
-                self._loads[worker.name] -= self._weights.pop(output.request_id)
-                wanted.append(output)
+        for request_id, encoded in outputs:
+            if self._at.pop(request_id, None) is not None:  # else it was aborted meanwhile
+                self._loads[worker.name] -= self._weights.pop(request_id)
+                wanted.append(self._decoded(request_id, encoded))
         return wanted
+
+    def _decoded(self, request_id: str, encoded: Any) -> Any:
+        try:
+            return codec.decode(encoded)
+        except BaseException as error:
+            return failure(request_id, own_error(error, f"request {request_id}"), pools=self.recipe is not None)
 
 
 def _weight(request: Request | PoolingRequest) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -16,9 +17,9 @@ from infer import kernels
 from infer.kernels.ops import KVCache, Ops
 
 from .. import models
-from ..config import EngineConfig, apply_hf_overrides
-from ..errors import ConfigError, EngineError, ModelError
-from ..models.decoder import Decoder
+from ..config import EngineConfig
+from ..errors import ConfigError, EngineError
+from ..models.decoder import EMBEDDING, HEAD, Decoder
 from ..models.hf import loading as hf_loading
 from ..models.hf.model import HFModel
 from ..models.hf.trial import warn_if_rows_differ
@@ -28,6 +29,7 @@ from ..parallel.sizes import check_size, kv_share
 from ..quant import SCHEMES
 from ..quant.base import LinearMethod
 from ..weights import loader
+from ..weights.renamed import RenamedSource
 from ..weights.source import ModelSource
 from . import kv_cache
 from .device_memory import MemoryPlan, memory_of
@@ -41,6 +43,8 @@ from .swapper import Swapper
 
 log = logging.getLogger(__name__)
 
+#: A tensor of a layer, by its number.
+_LAYER = re.compile(r"model\.layers\.(\d+)\.")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -132,20 +136,12 @@ def load_model(config: EngineConfig, source: ModelSource, ops: Ops, dtype: torch
 
     Raises ModelError if config.json or weights are not what they should be, EngineError if memory runs out.
     """
-    hf_config = read_hf_config(config, source)
+    hf_config = source.hf_config(config.hf_overrides)
     if config.cpu_offload_gb and device.type == "cuda" and not ours(config, hf_config):
         kind = hf_config.get("model_type")
         raise ConfigError(f"cpu_offload_gb: {kind} models run through transformers' code, which keeps its weights on the GPU; leave it out")
     with told(config, source):
         return (_load_ours if ours(config, hf_config) else load_through_transformers)(config, source, hf_config, ops, dtype, device)
-
-
-def read_hf_config(config: EngineConfig, source: ModelSource) -> dict[str, Any]:
-    """The model's config.json, overrides counted. Raises ModelError if there is none."""
-    hf_config = source.read_json("config.json")
-    if hf_config is None:
-        raise ModelError(f"{source.name} has no config.json, so its architecture is unknown")
-    return apply_hf_overrides(hf_config, config.hf_overrides)
 
 
 def ours(config: EngineConfig, hf_config: Mapping[str, Any]) -> bool:
@@ -168,18 +164,47 @@ def _load_ours(
     config: EngineConfig, source: ModelSource, hf_config: Mapping[str, Any], ops: Ops, dtype: torch.dtype, device: torch.device
 ) -> LanguageModel:
     check_size(hf_config, current().size)
-    model = models.build(hf_config, ops)
+    source = source if dtype == torch.bfloat16 else source.exact()
+    stored = {} if config.load_format == "dummy" else source.tensors()
+    model = models.build(untied(hf_config, stored), ops)
     for linear in [*model.linears(), model.head]:
         linear.method = linear_method(config, ops, is_head=linear is model.head) or linear.method
     offload = _offload(config, model, dtype, device)
     if config.load_format == "dummy":
         loader.load_dummy(model.parameters(), dtype, device, seed=config.seed)
     else:
-        loader.load(model.parameters(), source, dtype, device, ignore=model.unused_tensors)
+        ignore = beyond_layers(config, model.config.num_layers, stored)
+        loader.load(model.parameters(), with_embedding(hf_config, source), dtype, device, ignore=ignore, frequencies=model.rope.frequencies)
     model.rope.allocate(config.max_model_len, device)
     if offload is not None:
         offload.start(model)
     return model
+
+
+def untied(hf_config: Mapping[str, Any], stored: Collection[str]) -> Mapping[str, Any]:
+    """`hf_config` without its tie where the checkpoint has both weights: each is then used for what it is, as in transformers."""
+    if hf_config.get("tie_word_embeddings") and {f"{EMBEDDING}.weight", f"{HEAD}.weight"} <= set(stored):
+        log.info("config.json ties output and input embeddings, but the weights have both: each is used")
+        return {**hf_config, "tie_word_embeddings": False}
+    return hf_config
+
+
+def with_embedding(hf_config: Mapping[str, Any], source: ModelSource) -> ModelSource:
+    """A tied checkpoint that has its one weight under the head's name, seen with the embedding's; others as they are."""
+    names = {name: (name,) for name in source.tensors()}
+    if not hf_config.get("tie_word_embeddings") or f"{EMBEDDING}.weight" in names or f"{HEAD}.weight" not in names:
+        return source
+    return RenamedSource(source.name, source.path, source, {**names, f"{HEAD}.weight": (f"{EMBEDDING}.weight",)})
+
+
+def beyond_layers(config: EngineConfig, num_layers: int, stored: Collection[str]) -> frozenset[str]:
+    """Tensors of the layers that `hf_overrides` leaves out; it is said how many. Without the override they are too many."""
+    if "num_hidden_layers" not in config.hf_overrides:
+        return frozenset()
+    left = frozenset(name for name in stored if (match := _LAYER.match(name)) and int(match[1]) >= num_layers)
+    if left:
+        log.warning("hf_overrides: num_hidden_layers %d leaves %d tensors of later layers unused", num_layers, len(left))
+    return left
 
 
 def _offload(config: EngineConfig, model: Decoder, dtype: torch.dtype, device: torch.device) -> Offload | None:

@@ -10,11 +10,12 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from ..config import EngineConfig
+from ..containment import own_error
 from ..errors import RecordError
 from ..outputs import RequestOutput
-from ..parallel.wire import Closed, Wire
+from ..parallel.wire import Wire
 from ..pooling.recipe import Recipe
-from ..pooling.request import Pooled, PoolingRequest
+from ..pooling.request import Pooled
 from . import codec
 from .engine import Engine
 from .files import find_model, find_tokenizer
@@ -22,6 +23,8 @@ from .request import Request
 
 if TYPE_CHECKING:
     from ..pooling.engine import PoolingEngine
+
+Answer = RequestOutput | Pooled
 
 #: Seconds after which a replica that computes says that it is alive.
 _HEARTBEAT = 1.0
@@ -43,14 +46,15 @@ def serve(wire: Wire, payload: Mapping[str, Any]) -> None:
     threading.Thread(target=_listen, args=(wire, commands), daemon=True).start()
     said = time.monotonic()
     while True:
-        outputs: list[Any] = []
+        outputs: list[Answer] = []
         while not commands.empty() or not (engine.num_unfinished or outputs):
-            outputs += _obey(engine, commands.get())
+            outputs += _obey(engine, commands.get(), pools=recipe is not None)
         if engine.num_unfinished:
             outputs += engine.step()
         if outputs or time.monotonic() > said + _HEARTBEAT:
             numbers = [getattr(engine.stats, name) for name in counted]
-            wire.send(codec.dumps([outputs, numbers, engine.stats.first_token_at]))
+            answers = [(output.request_id, _encoded(output)) for output in outputs]
+            wire.send(codec.frame([numbers, engine.stats.first_token_at], answers))
             said = time.monotonic()
 
 
@@ -66,33 +70,47 @@ def _engine(config: EngineConfig, recipe: Recipe | None) -> Engine | PoolingEngi
 def _listen(wire: Wire, commands: SimpleQueue[Any]) -> None:
     try:
         while True:
-            commands.put(codec.loads(wire.receive()))
-    except Closed as error:
+            commands.put(codec.unframe(wire.receive()))
+    except BaseException as error:  # Closed, mostly: who obeys is to know
         commands.put(error)
 
 
-def _obey(engine: Any, command: Any) -> list[Any]:
-    """Does what one frame says; gives the answers to requests that it refuses. Raises Closed where that is what was heard."""
-    if isinstance(command, Closed):
+def _obey(engine: Any, command: Any, *, pools: bool) -> list[Answer]:
+    """Does what one frame says; gives the answers to requests that it refuses. Raises what was heard in place of one (Closed)."""
+    if isinstance(command, BaseException):
         raise command
-    verb, value = command
-    if verb == "add":
-        return [refused for request in value if (refused := _add(engine, request)) is not None]
+    (verb, value), requests = command
     if verb == "more":
         engine.expect_more(value)
     elif verb == "abort" and engine.is_open(value):
         engine.abort(value)
-    return []
+    return [refused for name, encoded in requests if (refused := _add(engine, name, encoded, pools=pools)) is not None]
 
 
-def _add(engine: Any, request: Request | PoolingRequest) -> RequestOutput | Pooled | None:
+def _add(engine: Any, request_id: str, encoded: Any, *, pools: bool) -> Answer | None:
+    request = None
     try:
+        request = codec.decode(encoded)
         engine.add(request)
-    except RecordError as error:
-        if isinstance(request, PoolingRequest):
-            return Pooled(request.request_id, error=error)
-        return RequestOutput(request.request_id, request.prompt, request.prompt_token_ids, error=error)
+    except BaseException as error:
+        refused = failure(request_id, own_error(error, f"request {request_id}"), pools=pools)
+        if isinstance(request, Request) and isinstance(refused, RequestOutput):
+            refused.prompt, refused.prompt_token_ids = request.prompt, request.prompt_token_ids
+        return refused
     return None
+
+
+def _encoded(output: Answer) -> bytes:
+    try:
+        return codec.dumps(output)
+    except BaseException as error:
+        error = own_error(error, f"request {output.request_id}")
+        return codec.dumps(failure(output.request_id, error, pools=isinstance(output, Pooled)))
+
+
+def failure(request_id: str, error: RecordError, *, pools: bool) -> Answer:
+    """The answer to a request that has none."""
+    return Pooled(request_id, error=error) if pools else RequestOutput(request_id, None, [], error=error)
 
 
 def devices(config: EngineConfig) -> list[EngineConfig]:

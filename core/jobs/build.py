@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..args import EngineArgs
-from ..config import apply_hf_overrides
 from ..engine.files import find_model, find_tokenizer
 from ..engine.limits import Limits
 from ..errors import ConfigError, ModelError
@@ -18,10 +17,12 @@ from ..generation_config import sampling_defaults
 from ..parallel.sizes import check_size
 from ..pooling.recipe import Recipe
 from ..pooling.recipe_files import read_modules, read_recipe
+from ..support import refuse_unsupported
 from ..task import ENCODERS, choose_task
 from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
 from ..weights.find import own_name
+from ..weights.fit import check_random, check_weights
 from ..weights.source import ModelSource
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Plan:
 
     def hf_config(self) -> dict[str, Any]:
         """The model's config.json, overrides counted."""
-        return apply_hf_overrides(self.source.read_json("config.json") or {}, self.config.hf_overrides)
+        return self.source.hf_config(self.config.hf_overrides)
 
     def limits(self) -> Limits:
         """What the engine will hold requests to. The number of KV blocks is in it if it was given, not if it depends on the
@@ -196,22 +197,26 @@ def make_plan(
         ConfigError: contradicting settings. ModelError: the model's small files cannot be used, or it cannot do what `args.task` says.
     """
     source = source or find_model(args)
-    hf_config = source.read_json("config.json")
-    if hf_config is None:
-        raise ModelError(f"model {source.name!r} has no config.json in {str(source.path)!r}; is it a model folder?")
+    hf_config = source.hf_config(args.hf_overrides)
     task, recipe = _use(args, source, hf_config)
+    if args.load_format == "dummy":
+        check_random(source, hf_config)
+    elif source.has_weights:  # `infer check` needs none
+        check_weights(source, hf_config)
     if task == "generate":
-        check_size(apply_hf_overrides(hf_config, args.hf_overrides), args.tensor_parallel_size)
+        check_size(hf_config, args.tensor_parallel_size)
     tokenizer_source, tokenizer = find_tokenizer(args, source)
     longest = None if recipe is None else recipe.max_seq_length
-    config = args.resolve(hf_config, given=given, compile_kernels=compile_kernels, task=task, max_seq_length=longest)
+    raw = source.read_json("config.json") or {}  # the overrides are merged in there
+    config = args.resolve(raw, given=given, compile_kernels=compile_kernels, task=task, max_seq_length=longest)
     return Plan(config, source, tokenizer, tokenizer_source, recipe)
 
 
 def _use(args: EngineArgs, source: ModelSource, hf_config: Mapping[str, Any]) -> tuple[str, Recipe | None]:
     """What the model is used for, and if it pools, how. Raises ConfigError, ModelError."""
-    hf_config, modules = args.apply_hf_overrides(hf_config), read_modules(source)
+    modules = read_modules(source)
     task = choose_task(args.task, args.runner, args.convert, hf_config, modules)
+    refuse_unsupported(hf_config, source.name, task=task, model_impl=args.model_impl)
     if task == "generate":
         return task, None
     recipe = read_recipe(source, hf_config, task=task, pooler_config=args.pooler_config)

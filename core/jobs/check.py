@@ -14,13 +14,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from ..containment import contained
 from ..errors import RecordError
 from .distinct import Distinct
 from .histogram import Histogram, Log2Buckets
 from .reader import RecordReader
 from .record import Record
 from .tasks.base import Task
-from .tasks.pending import Pending, contained
+from .tasks.pending import Pending
 
 #: Records prepared at once, and about how many bytes of them; two such batches are in work at a time.
 _BATCH, _BATCH_BYTES = 512, 2 << 20

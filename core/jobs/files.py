@@ -181,6 +181,15 @@ def is_folder(path: Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112
 
 
+def is_special(name: str) -> bool:
+    """Whether it is a pipe or a device."""
+    try:
+        mode = Path(name).stat().st_mode
+    except OSError:  # nothing, or nothing that can be looked at: opening it says why
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
 def refuse_long_name(path: Path, output: str) -> None:
     """Raises ConfigError if a file cannot be named so."""
     try:

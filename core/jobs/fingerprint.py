@@ -155,7 +155,7 @@ def _versions(*libraries: str) -> dict[str, Any]:
 def _runs_in_transformers(config: EngineConfig, model: ModelSource) -> bool:
     """Whether the model's code is that of transformers, or the folder's own."""
     from .. import models
-    from ..config import apply_hf_overrides
+    from ..hf_config import apply_hf_overrides
 
     if config.model_impl != "auto":
         return config.model_impl == "transformers"

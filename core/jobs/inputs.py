@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from .decompress import Decompressed, is_compressed
+from .jsonl import spelled
 from .source import InputFile, Source, same_file
 
 
@@ -66,4 +67,4 @@ class Inputs:
 
 
 def _place(name: str) -> str:
-    return name if name == "-" else os.fsdecode(os.path.realpath(name)).encode(errors="backslashreplace").decode()
+    return name if name == "-" else spelled(os.path.realpath(name))

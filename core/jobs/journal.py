@@ -22,6 +22,7 @@ from typing import Any
 import orjson
 
 from .files import Files
+from .jsonl import spelled
 from .row import Row
 from .tally import Tally
 
@@ -130,7 +131,7 @@ class Journal:
         """Starts over with a header, which is on disk when this returns."""
         self._files.truncate(self._fd, 0)
         self.size = 0
-        self._append({"t": "header", "format": FORMAT, **header})
+        self._append({"t": "header", "format": FORMAT, **spelled(header)})
         self.write()
         self._files.sync(self._fd)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 import orjson
@@ -120,3 +121,27 @@ def _finite(number: str) -> float:
     if value in (float("inf"), float("-inf")):
         raise ValueError("a number too large for a double")
     return value
+
+
+def spelled(value: Any) -> Any:
+    """The same with names that are not UTF-8 in a form that is: JSON has no other."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+            return value
+        except UnicodeEncodeError:
+            return _bytes_of(value).decode(errors="backslashreplace")
+    if isinstance(value, Path):
+        return spelled(str(value))
+    if isinstance(value, Mapping):
+        return {spelled(key): spelled(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [spelled(one) for one in value]
+    return value
+
+
+def _bytes_of(text: str) -> bytes:
+    try:
+        return text.encode(errors="surrogateescape")  # a name
+    except UnicodeEncodeError:
+        return text.encode(errors="backslashreplace")

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from ..errors import ConfigError, UnfinishedOutput
 from .compression import compression_of
 from .errors_file import is_errors_file
-from .files import is_file, is_folder
+from .files import is_file, is_folder, is_special
 from .job_note import SUFFIXES as NOTE_SUFFIXES
 from .journal import JOURNAL_SUFFIX, Recovered
 from .lock import LOCK_SUFFIX
@@ -61,7 +61,7 @@ def open_output(
     matrix = output_format != "jsonl"
     if matrix and redo:
         raise ConfigError(f"a {output_format} output cannot be answered anew in part; start again with --overwrite")
-    if name in STDOUT or _is_special(name):
+    if name in STDOUT or is_special(name):
         if matrix:
             raise ConfigError(f"{output_format} is made when all rows are there, so it needs an output file; {name!r} is none")
         if resume or redo:
@@ -108,7 +108,7 @@ def _matrix_sink(name: str, output_format: str, embedding_dtype: str, compressio
 
 def _refuse_errors_file(name: str) -> None:
     """It is replaced when the output appears; a device must never be."""
-    if is_folder(Path(name)) or _is_special(name):
+    if is_folder(Path(name)) or is_special(name):
         raise ConfigError(f"--errors {name!r} is no regular file; name a file")
     if not is_folder(Path(os.path.realpath(name)).parent):
         raise ConfigError(f"--errors {name!r} cannot be created: there is no folder {str(Path(name).parent)!r}")
@@ -116,16 +116,13 @@ def _refuse_errors_file(name: str) -> None:
 
 def _refuse_reserved(name: str, what: str) -> None:
     """Raises ConfigError for a name that a file of another run may have one day."""
-    if ending := next((ending for ending in RESERVED if os.path.realpath(name).endswith(ending)), None):
+    if ending := reserved_ending(name):
         raise ConfigError(f"{what} ends in {ending}, as files that belong to outputs do; choose another name")
 
 
-def _is_special(name: str) -> bool:
-    try:
-        mode = Path(name).stat().st_mode
-    except OSError:  # nothing, or nothing that can be looked at: opening it says why
-        return False
-    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+def reserved_ending(name: str) -> str | None:
+    """The ending that makes it a name for files beside outputs, if it is one."""
+    return next((ending for ending in RESERVED if os.path.realpath(name).endswith(ending)), None)
 
 
 def _straight(name: str, inputs: list[os.stat_result], stdout: BinaryIO | None) -> StraightOutput:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..containment import contained
 from ..errors import RecordError
 from .jsonl import json_type, loads
 
@@ -48,6 +49,11 @@ class Record:
         """How many records of the whole input have been seen after this one."""
         return self.index + 1
 
+    @property
+    def called(self) -> str:
+        """What messages call it."""
+        return f"record {self.index} (line {self.line})"
+
     @classmethod
     def parse(cls, index: int, line: int, size: int, data: bytes) -> Record:
         """The record on the line `data`."""
@@ -57,10 +63,8 @@ class Record:
 
     def read(self, data: bytes) -> None:
         """Sets `fields` or `error` from the line `data`."""
-        try:
+        with contained(self):
             self.fields = loads(data)
-        except RecordError as error:
-            self.error = error
 
     def take_id(self, name: str = "id") -> str | int | None:
         """The record's own id; None when it has none (or null). Raises RecordError for what is no faithful id."""

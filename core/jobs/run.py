@@ -11,9 +11,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from ..containment import contained, own_error
 from ..errors import OutputError, RecordError, TooManyErrors
 from .record import Record
 from .replay import Records
@@ -21,7 +22,7 @@ from .row import Row
 from .stats import EngineNumbers, JobStats
 from .tally import Tally
 from .tasks.base import Task
-from .tasks.pending import Pending, contained
+from .tasks.pending import Pending
 from .tasks.rows import error_line
 from .writer import OrderedWriter, Output
 
@@ -263,9 +264,18 @@ class Job:
         self._bytes_in_engine -= pending.size
 
     def _fail(self, pending: Pending, error: RecordError) -> None:
-        tally = Tally.of_error(pending.size, pending.line, error)
+        try:
+            row = self._failed_row(pending, error)
+        except BaseException as more:
+            # What the record says of itself cannot be written: the row says no more than which one it is.
+            error = own_error(more, pending.called)
+            row = self._failed_row(replace(pending, id=None, extra={}, batch=None, raw=None), error)
+        self._put(row)
+
+    def _failed_row(self, pending: Pending, error: RecordError) -> Row:
         data, side = self._task.rows.failure(pending, error)
-        self._put(Row(pending.ordinal, data, pending.chain, tally, error_line(pending.raw, error), side))
+        tally = Tally.of_error(pending.size, pending.line, error)
+        return Row(pending.ordinal, data, pending.chain, tally, error_line(pending.raw, error), side)
 
     def _put(self, row: Row) -> None:
         with self._hold():

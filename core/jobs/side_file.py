@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import ConfigError
 from .files import Files, is_file, is_there
 from .journal import JOURNAL_SUFFIX, Commit
+from .jsonl import spelled
 from .lock import LOCK_SUFFIX, FileLock
 from .row import Row
 
@@ -72,7 +73,7 @@ class SideFile:
 
     def place(self, output: Path) -> dict[str, str]:
         """Where it is, for the journal of `output`: of folders that were moved together the second still holds."""
-        return {"path": str(self.path), "from_output": os.path.relpath(self.path, output.parent)}
+        return spelled({"path": str(self.path), "from_output": os.path.relpath(self.path, output.parent)})
 
     def refuse_strange(self, told: Mapping[str, str] | None, borne_out: int, output: Path) -> None:
         """Raises ConfigError if a file that is there is not the one of an unfinished run.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError, nearest
+from ..hf_config import rope_of
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class RopeConfig:
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], head_dim: int) -> RopeConfig:
-        """Reads `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before)."""
-        scaling = dict(hf.get("rope_parameters") or hf.get("rope_scaling") or {})
+        """Reads `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before). Raises ModelError."""
+        scaling = dict(rope_of(hf))
         kind = scaling.pop("rope_type", None) or scaling.pop("type", None) or "default"
         theta = scaling.pop("rope_theta", None) or hf.get("rope_theta") or 10000.0
         partial = scaling.pop("partial_rotary_factor", None) or hf.get("partial_rotary_factor") or 1.0
@@ -51,6 +52,11 @@ class Rope:
     def __init__(self, config: RopeConfig) -> None:
         self.config = config
         self.cos = self.sin = torch.empty(0)
+
+    @property
+    def frequencies(self) -> Tensor:
+        """float32 [rotary_dim / 2], radians a position."""
+        return _INVERSE_FREQUENCIES[self.config.kind](self.config)[0]
 
     def allocate(self, num_positions: int, device: torch.device) -> None:
         frequencies, factor = _INVERSE_FREQUENCIES[self.config.kind](self.config)

@@ -20,6 +20,11 @@ from ..layers.rope import Rope, RopeConfig
 from ..parallel.group import current
 from ..weights.parameter import Parameter
 
+#: Checkpoint prefixes of what may be one weight.
+EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
+#: Kinds of layers in config.json's layer_types.
+FULL, SLIDING = "full_attention", "sliding_attention"
+
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
@@ -61,26 +66,33 @@ class DecoderConfig:
             "rope": RopeConfig.from_hf(hf, head_dim),
             "tie_embeddings": bool(hf.get("tie_word_embeddings", False)),
         }
+        if not head_dim:
+            raise ModelError(f"config.json: {heads} attention heads cannot share {hf['hidden_size']} features")
         config = cls(**{**values, **differences})
         if config.num_heads % config.num_kv_heads:
             raise ModelError(f"config.json: {config.num_heads} attention heads cannot share {config.num_kv_heads} key/value heads")
         return config
 
 
-def sliding_windows(hf: Mapping[str, Any], *, default_full: bool) -> tuple[int | None, ...]:
-    """One window a layer from `sliding_window`, `layer_types`, `use_sliding_window` and `max_window_layers`.
+def sliding_windows(hf: Mapping[str, Any], *, switched: bool) -> tuple[int | None, ...]:
+    """One window a layer from `sliding_window`, `layer_types`, `use_sliding_window` and `max_window_layers`, as transformers has them.
 
     Args:
-        default_full: what layers are when `layer_types` is absent and nothing switches windows on.
+        switched: windows are there only where `use_sliding_window` says so, and only from layer `max_window_layers` on.
+
+    Raises ModelError for layers of other kinds, and where layers have windows and there is no size of one.
     """
-    window, layers = hf.get("sliding_window"), hf["num_hidden_layers"]
-    if not window or not hf.get("use_sliding_window", not default_full):
-        return ()
-    kinds = hf.get("layer_types")
+    layers, kinds = hf["num_hidden_layers"], hf.get("layer_types")
+    window = hf.get("sliding_window") if not switched or hf.get("use_sliding_window", False) else None
     if kinds is None:
-        first = hf.get("max_window_layers", 0) if default_full else 0
-        kinds = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
-    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+        first = 0 if window is not None and not switched else hf.get("max_window_layers", 0) if window is not None else layers
+        kinds = [SLIDING if i >= first else FULL for i in range(layers)]
+    if unknown := sorted({kind for kind in kinds if kind not in (FULL, SLIDING)}):
+        raise ModelError(f"config.json: layer_types has {', '.join(unknown)}, which is not supported here (known: {FULL}, {SLIDING})")
+    if SLIDING in kinds and not window:
+        off = ", since use_sliding_window is false" if switched and not hf.get("use_sliding_window") else ""
+        raise ModelError(f"config.json: layer_types has layers of {SLIDING}, and there is no sliding_window{off}")
+    return tuple(window if kind == SLIDING else None for kind in kinds) if SLIDING in kinds else ()
 
 
 class DecoderLayer:
@@ -141,13 +153,13 @@ class Decoder:
         self.config = config
         self.ops = ops
         self.rope = Rope(config.rope)
-        self.embedding = Embedding("model.embed_tokens", config.vocab_size, config.hidden_size)
+        self.embedding = Embedding(EMBEDDING, config.vocab_size, config.hidden_size)
         self.layers = [DecoderLayer(ops, config, i, self.rope) for i in range(config.num_layers)]
         self.visit: Callable[[Sequence[DecoderLayer]], Iterable[DecoderLayer]] = iter
         """Gives the layers one by one: each may be used until the next is asked for."""
         self.norm = RMSNorm(ops, "model.norm", config.hidden_size, config.norm_eps)
         # A tied weight is held twice, plain to look up and packed to multiply by.
-        head = "model.embed_tokens" if config.tie_embeddings else "lm_head"
+        head = EMBEDDING if config.tie_embeddings else HEAD
         self.group = current()
         self.head = Linear(ops, [head], config.hidden_size, [config.vocab_size], bias=False, cuts=shared_out(config.vocab_size))
 
@@ -166,11 +178,6 @@ class Decoder:
         """Every linear layer but the head. Each may be used until the next is asked for."""
         for layer in self.visit(self.layers):
             yield from layer.linears()
-
-    @property
-    def unused_tensors(self) -> frozenset[str]:
-        """Checkpoint tensors that may be there without being needed."""
-        return frozenset({"lm_head.weight"}) if self.config.tie_embeddings else frozenset()
 
     def forward(self, tokens: Tensor, positions: Tensor, caches: list[KVCache], meta: AttentionMeta, rows: Tensor | None = None) -> Tensor:
         """Hidden states [R, hidden_size] after the last layer and the final norm.

@@ -12,4 +12,4 @@ from .decoder import Decoder, DecoderConfig, sliding_windows
 
 class Model(Decoder):
     def __init__(self, hf: Mapping[str, Any], ops: Ops) -> None:
-        super().__init__(DecoderConfig.from_hf(hf, sliding_windows=sliding_windows(hf, default_full=False)), ops)
+        super().__init__(DecoderConfig.from_hf(hf, sliding_windows=sliding_windows(hf, switched=False)), ops)

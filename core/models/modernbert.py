@@ -68,7 +68,8 @@ def _rope(hf: Mapping[str, Any], kind: str, theta: float, head_dim: int) -> Rope
     """Of one kind of layer: transformers 5 has `rope_parameters` by kind, before there was a base each and one scaling."""
     parameters = hf.get("rope_parameters") or {}
     one = parameters.get(kind) or {}
-    return RopeConfig.from_hf({**hf, "rope_parameters": {"rope_theta": theta, **(hf.get("rope_scaling") or {}), **one}}, head_dim)
+    merged = {"rope_theta": theta, **one, **(hf.get("rope_scaling") or {})}
+    return RopeConfig.from_hf({**hf, "rope_scaling": None, "rope_parameters": merged}, head_dim)
 
 
 def _classifier(hf: Mapping[str, Any], ops: Ops, c: EncoderConfig, labels: int) -> Classifier:

@@ -12,4 +12,4 @@ from .decoder import Decoder, DecoderConfig, sliding_windows
 
 class Model(Decoder):
     def __init__(self, hf: Mapping[str, Any], ops: Ops) -> None:
-        super().__init__(DecoderConfig.from_hf(hf, qkv_bias=True, sliding_windows=sliding_windows(hf, default_full=True)), ops)
+        super().__init__(DecoderConfig.from_hf(hf, qkv_bias=True, sliding_windows=sliding_windows(hf, switched=True)), ops)

@@ -13,5 +13,5 @@ from .decoder import Decoder, DecoderConfig, sliding_windows
 class Model(Decoder):
     def __init__(self, hf: Mapping[str, Any], ops: Ops) -> None:
         bias = bool(hf.get("attention_bias", False))
-        windows = sliding_windows(hf, default_full=True)
+        windows = sliding_windows(hf, switched=True)
         super().__init__(DecoderConfig.from_hf(hf, qk_norm=True, qkv_bias=bias, o_bias=bias, sliding_windows=windows), ops)

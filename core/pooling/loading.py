@@ -12,7 +12,7 @@ from infer.kernels.ops import Ops
 
 from .. import models
 from ..config import EngineConfig
-from ..engine.loading import linear_method, load_through_transformers, ours, read_hf_config, told
+from ..engine.loading import linear_method, load_through_transformers, ours, told
 from ..engine.probe import rows_are_alike
 from ..errors import ConfigError, ModelError
 from ..layers.classifier import Classifier
@@ -20,6 +20,7 @@ from ..models.encoder import Encoder
 from ..models.flat_decoder import FlatDecoder
 from ..models.hf.trial import warn_if_rows_differ
 from ..models.pooling_model import PoolingModel
+from ..support import refuse_unsupported
 from ..weights import loader
 from ..weights.renamed import Naming
 from ..weights.source import ModelSource
@@ -41,7 +42,7 @@ def load_pooling_model(
     Raises ModelError if config.json or weights are not what they should be or the model is none of those that are supported,
     ConfigError for settings it cannot have, EngineError if memory runs out.
     """
-    hf_config = read_hf_config(config, source)
+    hf_config = source.hf_config(config.hf_overrides)
     labels = len(recipe.labels) if recipe.kind == "classify" else 0
     with told(config, source):
         if models.is_encoder(hf_config):
@@ -110,11 +111,7 @@ def _load_through_transformers(
     dtype: torch.dtype,
     device: torch.device,
 ) -> FlatDecoder:
-    known = f"supported: {', '.join(sorted(models.ENCODERS))}, and language models"
-    if labels:
-        raise ModelError(f"{source.name}: a classifier of model_type {hf_config.get('model_type')!r} is not supported ({known} of our own)")
-    if not _writes(hf_config):
-        raise ModelError(f"{source.name}: model_type {hf_config.get('model_type')!r} is not supported for embeddings ({known})")
+    refuse_unsupported(hf_config, source.name, task="classify" if labels else "embed", model_impl=config.model_impl)
     _check_causal(hf_config, source.name)
     model = load_through_transformers(config, source, hf_config, ops, dtype, device)
     with torch.inference_mode():
@@ -128,20 +125,12 @@ def _fill(
     for linear in model.linears():
         linear.method = linear_method(config, model.ops, is_head=False) or linear.method
     parameters = list(model.parameters())
+    source = source if dtype == torch.bfloat16 else source.exact()
     if config.load_format == "dummy":
         loader.load_dummy(parameters, dtype, device, seed=config.seed)
         return
     wanted = {part.name for parameter in parameters for part in parameter.parts}
     loader.load(parameters, naming.fit(source, wanted), dtype, device)
-
-
-def _writes(hf_config: Mapping[str, Any]) -> bool:
-    """Whether transformers has, or the folder brings, a causal language model of this type."""
-    if "AutoModelForCausalLM" in (hf_config.get("auto_map") or {}):
-        return True
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    return hf_config.get("model_type") in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 
 def _check_causal(hf_config: Mapping[str, Any], name: str) -> None:

@@ -38,6 +38,10 @@ class FolderSource(ModelSource):
         except OSError as e:
             raise ModelError(f"cannot read {path}: {e.strerror}") from e
 
+    @property
+    def has_weights(self) -> bool:
+        return (self.path / SINGLE).exists() or (self.path / INDEX).exists()
+
     def tensors(self) -> dict[str, TensorInfo]:
         return {name: entry.info for shard in self._shards.values() for name, entry in shard.items()}
 

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from .cut import Cut
 
 #: What tensors of each ggml type are streamed as. Plain floats keep their dtype (norms stay float32). Quantized ones become
-#: bfloat16, the dtype such models were trained and are run in: measured on normal weights, the rounding adds 5 % to the error
-#: Q8_0 already has, 0.1 % to Q5_1's and 0.02 % to Q4's, and float32 would double the memory for that.
+#: bfloat16, the dtype such models were trained and are run in (measured on normal weights, the rounding adds 5 % to the error
+#: Q8_0 already has, 0.1 % to Q5_1's and 0.02 % to Q4's), or float32, which has every bit of them, for who runs in another dtype.
 PLAIN = {"F32": "F32", "F16": "F16", "BF16": "BF16", "F64": "F64"}
 #: Values dequantized at a time, so that the float32 copy stays small beside the tensor.
 CHUNK = 1 << 22
@@ -34,7 +34,18 @@ ROPE_FACTORS = "rope_freqs.weight"
 
 @dataclass(frozen=True)
 class GgufSource(ModelSource):
-    """Reads a .gguf file of a llama (and so mistral), qwen2 or qwen3 model."""
+    """Reads a .gguf file of a llama (and so mistral), qwen2 or qwen3 model.
+
+    Args:
+        exact_weights: quantized weights become float32.
+    """
+
+    exact_weights: bool = False
+
+    def exact(self) -> GgufSource:
+        made = replace(self, exact_weights=True)
+        made.__dict__["_file"] = self._file  # parsed once
+        return made
 
     def read(self, filename: str) -> bytes | None:
         if filename not in self._files:
@@ -49,7 +60,9 @@ class GgufSource(ModelSource):
             if block.name == ROPE_FACTORS and self._rope_factors is not None:
                 continue  # in config.json as rope_scaling
             self._check_quant(block)
-            found[hf_name(block.name)] = TensorInfo(hf_name(block.name), block.shape, PLAIN.get(block.quant, "BF16"), self.path.name)
+            found[hf_name(block.name)] = TensorInfo(
+                hf_name(block.name), block.shape, PLAIN.get(block.quant, "F32" if self.exact_weights else "BF16"), self.path.name
+            )
         return found
 
     def stream(self, cuts: Mapping[str, Cut] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
@@ -132,7 +145,7 @@ class GgufSource(ModelSource):
         if block.quant in PLAIN:
             dtype = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}[block.quant]
             return torch.from_numpy(_read(fd, block, 0, block.end - block.start)).view(dtype).reshape(block.shape)
-        tensor = torch.empty(num_rows, block.shape[-1], dtype=torch.bfloat16)
+        tensor = torch.empty(num_rows, block.shape[-1], dtype=torch.float32 if self.exact_weights else torch.bfloat16)
         step = max(CHUNK // block.shape[-1], 1)
         for row in range(0, num_rows, step):
             rows = min(step, num_rows - row)

@@ -103,8 +103,10 @@ def _entry(path: Path, name: str, value: Any, base: int) -> Entry:
     numbers = [*shape, start, end] if isinstance(shape, list) else [None]
     if not all(type(n) is int and n >= 0 for n in numbers):
         raise _damaged(path, f"the header's shape or offsets of tensor {name!r} are not whole numbers: {shape}, [{start}, {end}]")
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ModelError(f"{path}: tensor {name!r} has dtype {dtype!r}, which is not known; known: {', '.join(DTYPES)}")
+    if any("\ud800" <= character <= "\udfff" for character in name):
+        raise _damaged(path, f"the name of tensor {name!r} is not text")
     bits = math.prod(shape) * DTYPES[dtype].bits
     if bits % 8 or bits // 8 != end - start:
         raise _damaged(path, f"tensor {name!r} of shape {shape} and dtype {dtype} needs {bits // 8} bytes, but has {end - start}")

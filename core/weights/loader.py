@@ -6,6 +6,7 @@ most memory held is that of the finished weights and one tensor more.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterable
@@ -20,16 +21,31 @@ from .parameter import Parameter, Part
 if TYPE_CHECKING:
     from .source import ModelSource
 
-#: Tensors some checkpoints carry that are computed, not learned.
-COMPUTED = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
+log = logging.getLogger(__name__)
+
+#: Tensors some checkpoints carry that are computed, not learned: by config.json, as in transformers, and not read.
+INVERSE_FREQUENCIES = "rotary_emb.inv_freq"
+COMPUTED = (INVERSE_FREQUENCIES, "rotary_emb.cos_cached", "rotary_emb.sin_cached")
+#: Relative distance of frequencies that a checkpoint's dtype explains.
+_FAR = 0.02
 #: How many names an error message lists.
 NAMED = 5
 
 
 def load(
-    parameters: Iterable[Parameter], source: ModelSource, dtype: torch.dtype, device: torch.device, *, ignore: frozenset[str] = frozenset()
+    parameters: Iterable[Parameter],
+    source: ModelSource,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    ignore: frozenset[str] = frozenset(),
+    frequencies: torch.Tensor | None = None,
 ) -> None:
-    """Fills `parameters` from `source`. `ignore` names tensors that may be there without being used.
+    """Fills `parameters` from `source`.
+
+    Args:
+        ignore: names of tensors that may be there without being used.
+        frequencies: what config.json makes of rotation, to compare with where the file has its own.
 
     Raises ModelError naming tensors that are missing, unexpected or of another shape.
     """
@@ -53,7 +69,18 @@ def load(
     for name, tensor in source.stream({name: cut for name, cut in cuts.items() if cut is not None}):
         for parameter, part in places.get(name, ()):
             parameter.fill(part, tensor if part.cut == cuts[name] or part.cut is None else part.cut.of(tensor), dtype, device)
+        if frequencies is not None and name.endswith(INVERSE_FREQUENCIES):
+            frequencies = _compared(frequencies, tensor, name, source)
         del tensor  # or it would stay while the next one is read
+
+
+def _compared(frequencies: torch.Tensor, stored: torch.Tensor, name: str, source: ModelSource) -> torch.Tensor | None:
+    """Says so if the file's frequencies are others than config.json's, once: None, there is no more to compare."""
+    ours, theirs = frequencies.cpu(), stored.float().flatten()
+    if ours.shape == theirs.shape and torch.allclose(theirs, ours, rtol=_FAR, atol=0):
+        return frequencies
+    log.warning("%s: %s has other frequencies than config.json makes; config.json's are used, as in transformers", source.name, name)
+    return None
 
 
 def load_dummy(parameters: Iterable[Parameter], dtype: torch.dtype, device: torch.device, *, seed: int = 0) -> None:

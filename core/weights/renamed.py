@@ -77,6 +77,10 @@ class RenamedSource(ModelSource):
     def read(self, filename: str) -> bytes | None:
         return self.source.read(filename)
 
+    @property
+    def has_weights(self) -> bool:
+        return self.source.has_weights
+
     def tensors(self) -> dict[str, TensorInfo]:
         infos = {}
         for name, info in self.source.tensors().items():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
+from ..hf_config import FILE, effective
 
 if TYPE_CHECKING:
     import torch
@@ -52,12 +53,28 @@ class ModelSource(ABC):
         content = self.read(filename)
         return None if content is None else parse_json(content, self.path / filename)
 
+    def hf_config(self, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """config.json as `hf_config.effective` has it. Raises ModelError also where there is none."""
+        raw = self.read_json(FILE)
+        if raw is None:
+            raise ModelError(f"model {self.name!r} has no {FILE} in {str(self.path)!r}; is it a model folder?")
+        return effective(raw, overrides, self.path / FILE if self.path.is_dir() else self.path)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there are any, in a form that is read."""
+        return True
+
     @abstractmethod
     def tensors(self) -> dict[str, TensorInfo]:
         """Every tensor by name, from headers alone: no weights are read.
 
         Raises ModelError for files that are missing, cut short, damaged or of a kind that is not read.
         """
+
+    def exact(self) -> ModelSource:
+        """The same with no bit of a quantized weight lost as it is read; itself where none is."""
+        return self
 
     @abstractmethod
     def stream(self, cuts: Mapping[str, Cut] | None = None) -> Iterator[tuple[str, torch.Tensor]]:

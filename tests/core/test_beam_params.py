@@ -21,14 +21,14 @@ def test_defaults_are_vllms() -> None:
 @pytest.mark.parametrize(
     ("cls", "values", "code", "message"),
     [
-        (BeamSearchParams, {"beam_width": 0}, "invalid_value", "beam_width must be at least 1, not 0"),
+        (BeamSearchParams, {"beam_width": 0}, "invalid_value", "beam_width must be at least 1 and at most 64, not 0"),
         (BeamSearchParams, {"max_tokens": 0}, "invalid_value", "max_tokens must be at least 1, not 0"),
         (BeamSearchParams, {"max_tokens": 1.5}, "invalid_type", "max_tokens must be an integer, not float"),
         (BeamSearchParams, {"beam_width": True}, "invalid_type", "beam_width must be an integer, not bool"),
         (BeamSearchParams, {"temperature": -1}, "invalid_value", "temperature must be at least 0, not -1"),
-        (BeamSearchParams, {"length_penalty": float("inf")}, "invalid_value", "length_penalty must be finite, not inf"),
+        (BeamSearchParams, {"length_penalty": 31}, "invalid_value", "length_penalty must be at least -30 and at most 30, not 31"),
         (BeamSearchParams, {"length_penalty": "1"}, "invalid_type", "length_penalty must be a number, not str"),
-        (BeamSearchParams, {"beam_width": 65}, "invalid_value", "beam_width must be at most 64, not 65"),
+        (BeamSearchParams, {"beam_width": 65}, "invalid_value", "beam_width must be at least 1 and at most 64, not 65"),
         (BeamSearchParams, {"num_return": 3}, "invalid_value", "num_return must be at most beam_width 2, not 3"),
         (BeamSearchParams, {"scoring": "sum"}, "invalid_value", "scoring must be vllm or hf, not 'sum'"),
         (BeamSearchParams, {"early_stopping": "yes"}, "invalid_value", "early_stopping must be true, false or \"never\", not 'yes'"),

@@ -13,8 +13,9 @@ import torch
 from infer.core import args as args_module
 from infer.core import config as configs
 from infer.core.args import EngineArgs
-from infer.core.config import EngineConfig, apply_hf_overrides, checkpoint_dtype, derive_max_model_len
+from infer.core.config import EngineConfig, checkpoint_dtype, derive_max_model_len
 from infer.core.errors import ConfigError
+from infer.core.hf_config import apply_hf_overrides
 from infer.core.settings import presets
 from infer.core.threads import Threads
 from infer.kernels.cpu import library
@@ -207,8 +208,11 @@ class TestMaxModelLen:
         assert derive_max_model_len(hf_config) == length
 
     def test_none_stated(self) -> None:
-        assert "max_model_len: 2048 (config.json states no length)" in resolve({"max_position_embeddings": None}).notes
-        assert resolve({"max_position_embeddings": None}, max_model_len=9000).max_model_len == 9000
+        assert (
+            "max_model_len: 2048 (config.json states no length)"
+            in resolve({"model_type": "gpt_neox", "max_position_embeddings": None}).notes
+        )
+        assert resolve({"model_type": "gpt_neox", "max_position_embeddings": None}, max_model_len=9000).max_model_len == 9000
 
     def test_given(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("INFER_ALLOW_LONG_MAX_MODEL_LEN", raising=False)
@@ -293,7 +297,7 @@ class TestPooling:
             ({"max_position_embeddings": 512}, 256, {}, 256),
             ({"max_position_embeddings": 512}, 1024, {}, 512),
             ({"max_position_embeddings": 512}, 256, {"max_model_len": 400}, 400),
-            ({"max_position_embeddings": None}, 100, {}, 100),
+            ({"model_type": "gpt_neox", "max_position_embeddings": None}, 100, {}, 100),
             ({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}, None, {}, 512),
             ({"model_type": "xlm-roberta", "max_position_embeddings": 514}, None, {}, 512),
             ({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 0}, None, {}, 513),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from ...errors import ConfigError, nearest
+from ..jsonl import spelled
 from ..row import Row
 from .sink import Stored
 
@@ -43,7 +44,7 @@ class MatrixSink:
 
     def describe(self, size: int, meta: Mapping[str, str]) -> None:
         """Values of a vector, and what else readers may want to know."""
-        self.size, self._meta = size, dict(meta)
+        self.size, self._meta = size, spelled(dict(meta))
 
     @property
     def layout(self) -> dict[str, str | int]:

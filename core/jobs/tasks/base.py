@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from ...containment import all_contained, contained
 from ...errors import RecordError
 from ...remarks import Remarks
 from ...text.batches import in_batches
@@ -24,7 +25,7 @@ from ..tally import Tally
 from . import fields as known
 from . import refused
 from .openai_batch import batch_line, body_of, is_batch
-from .pending import Pending, contained, one_records_fault
+from .pending import Pending
 
 if TYPE_CHECKING:
     from ...text.template import RecordTemplate
@@ -152,11 +153,12 @@ class Task(ABC, Generic[P]):
         pendings = [self._start(record) for record in records]
         by_way: dict[Hashable, list[P]] = {}
         for pending in pendings:
-            if pending.error is None and self.untokenized(pending):
-                by_way.setdefault(self.way(pending), []).append(pending)
+            with contained(pending):
+                if pending.error is None and self.untokenized(pending):
+                    by_way.setdefault(self.way(pending), []).append(pending)
         for of_one_way in by_way.values():
             for batch in in_batches(of_one_way, self.untokenized):
-                self._tokenize(batch)
+                all_contained(self.tokenize, batch)
         return pendings
 
     def _start(self, record: Record) -> P:
@@ -198,16 +200,6 @@ class Task(ABC, Generic[P]):
                 f"line {record.line} has the {name} of an earlier one, {str(value)[:100]!r}: only their order tells such answers apart"
             )
             self.warn(f"repeated {name}", message)
-
-    def _tokenize(self, batch: list[P]) -> None:
-        try:
-            self.tokenize(batch)
-        except BaseException as error:
-            if not one_records_fault(error):
-                raise
-            for pending in batch:  # one by one, to find which it was
-                with contained(pending):
-                    self.tokenize([pending])
 
     def _check_spelling(self, fields: Mapping[str, Any], pending: P) -> None:
         for name in fields:

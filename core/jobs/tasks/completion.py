@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...beam_params import BeamSearchParams
+from ...containment import contained
 from ...errors import RecordError
 from ...outputs import CompletionOutput, RequestOutput
 from ...params import SamplingParams
@@ -95,10 +96,11 @@ class CompletionTask(Task[PendingPrompt]):
     def prepare(self, records: Sequence[Record]) -> list[PendingPrompt]:
         pendings = super().prepare(records)
         for pending in pendings:
-            if pending.params is not None and pending.params.truncate_prompt_tokens is not None and isinstance(pending.prompt, list):
-                whole = pending.prompt
-                pending.prompt = truncated(whole, pending.params, self.max_model_len)
-                self.remarks.of_cut(whole, pending.prompt)
+            with contained(pending):
+                if pending.params is not None and pending.params.truncate_prompt_tokens is not None and isinstance(pending.prompt, list):
+                    whole = pending.prompt
+                    pending.prompt = truncated(whole, pending.params, self.max_model_len)
+                    self.remarks.of_cut(whole, pending.prompt)
         return pendings
 
     def read(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:

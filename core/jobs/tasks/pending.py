@@ -1,22 +1,19 @@
-"""A record on its way, and the wall around it: what goes wrong with it stays with it."""
+"""A record on its way, from its line to its row."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ...beam_params import BeamSearchParams
 from ...engine.request import Request
-from ...errors import InferError, RecordError
+from ...errors import RecordError
 from ...params import SamplingParams
 from ...pooling.request import PoolingRequest, TextIds
 from ...pooling_params import PoolingParams
 from ..record import Record
 from .openai_batch import BatchLine
-
-log = logging.getLogger("infer.jobs")
 
 P = TypeVar("P", bound="Pending")
 
@@ -57,6 +54,11 @@ class Pending:
     def position(self) -> int:
         """How many records of the whole input have been seen after this one."""
         return self.index + 1
+
+    @property
+    def called(self) -> str:
+        """What messages call it."""
+        return f"record {self.index} (line {self.line})"
 
     def to_request(self) -> Any:
         """For a record without an error. The caller drops `prompt` afterwards, which the engine now holds."""
@@ -119,39 +121,3 @@ class PendingTexts(Pending):
     def _texts(self) -> list[TextIds]:
         assert isinstance(self.prompt, list)
         return self.prompt
-
-
-class contained:
-    """`with contained(pending):` whatever goes wrong inside becomes the error of that record alone."""
-
-    def __init__(self, pending: Pending) -> None:
-        self._pending = pending
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, RecordError):
-            self._pending.error = error
-        elif error is not None and one_records_fault(error):
-            self._pending.error = internal_error(self._pending, error)
-        else:
-            return False
-        return True
-
-
-def one_records_fault(error: BaseException) -> bool:
-    """Whether an exception may be put down to one record: not the end of the run, nor the user's wish to end it.
-
-    A panic in a Rust library is a BaseException that derives from nothing else.
-    """
-    if isinstance(error, RecordError):
-        return True
-    return not isinstance(error, (InferError, KeyboardInterrupt, SystemExit, GeneratorExit, BrokenPipeError))
-
-
-def internal_error(pending: Pending, error: BaseException) -> RecordError:
-    """The error of a record on which our own code failed."""
-    log.warning("record %d (line %d): internal error, please report it: %r", pending.index, pending.line, error)
-    log.debug("record %d", pending.index, exc_info=error)
-    return RecordError("internal", f"internal error: {type(error).__name__}")

@@ -122,8 +122,12 @@ class PagedAttention:
         """What transformers asks for a mask: none is needed, but while looking it is found out what it would be."""
         if not self._looking:
             return None
-        window = _window(mask_function, local_size)
-        self._windows.add(window)
+        window: int | ModelError | None
+        try:
+            window = _window(mask_function, local_size)
+            self._windows.add(window)
+        except ModelError as error:  # raised where a layer attends with it: some models make masks that no layer uses
+            window = error
         marked = torch.ones(1, 1, kv_length, kv_length, dtype=torch.bool)
         marked.infer_window = window  # type: ignore[attr-defined]
         return marked
@@ -139,6 +143,8 @@ class PagedAttention:
         if not (getattr(module, "is_causal", True) if causal is None else causal):
             raise ModelError("its attention is not causal, so it is no model to generate with")
         window = getattr(mask, "infer_window", options.get("sliding_window"))
+        if isinstance(window, ModelError):
+            raise window
         if mask is not None and not hasattr(mask, "infer_window") and self._windows - {None, window}:
             raise ModelError("it changes the mask of its sliding windows, which cannot be followed")
         scale, sinks = options.get("scaling"), options.get("s_aux")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 from infer.kernels.ops import Ops
 
 from ...errors import InferError, ModelError
+from ...support import refuse_quantized
+from ...weights.fit import check_weights
 from ...weights.remote_code import allow, named_code, refusal
 from ...weights.source import ModelSource
 from . import experts
@@ -55,11 +58,9 @@ def load(
     """
     if not source.path.is_dir():
         raise ModelError(f"{source.name}: transformers can run a model in a Hugging Face folder only")
-    if quantized := hf_config.get("quantization_config"):
-        method = quantized.get("quant_method") if isinstance(quantized, Mapping) else quantized
-        raise ModelError(f"{source.name}: quantized checkpoints ({method}) are not supported yet through transformers")
+    refuse_quantized(hf_config, source.name)
     if dummy_seed is None:
-        source.tensors()  # says what is wrong with the files better than transformers
+        check_weights(source, hf_config)  # says what is wrong with the files better than transformers
     with _quiet(), _explained(source), torch.no_grad():
         config, trusted = _config(source, hf_config, trust_remote_code=trust_remote_code)
         _check_rope(config, max_model_len)
@@ -106,10 +107,12 @@ def _config(source: ModelSource, hf_config: Mapping[str, Any], *, trust_remote_c
         if code:
             raise refusal(code, source.name, f"model_type {kind!r}")
         raise ModelError(f"{source.name}: model_type {kind!r} is known neither to us nor to this version of transformers")
-    config = AutoConfig.from_pretrained(str(source.path), trust_remote_code=trusted, local_files_only=True)
-    if hf_config != source.read_json("config.json"):
-        config = type(config).from_dict(dict(hf_config))
-    return config, trusted
+    if trusted:
+        found = AutoConfig.from_pretrained(str(source.path), trust_remote_code=True, local_files_only=True)
+        return type(found).from_dict(copy.deepcopy(dict(hf_config))), True
+    if kind == "mistral" and "layer_types" in hf_config and "ministral" in CONFIG_MAPPING:  # as AutoConfig does
+        kind = "ministral"
+    return CONFIG_MAPPING[kind].from_dict(copy.deepcopy(dict(hf_config))), False  # it changes the mappings within
 
 
 def _whole(source: ModelSource, config: Any, attention: str, dtype: torch.dtype, seed: int | None, *, trust_remote_code: bool) -> Any:

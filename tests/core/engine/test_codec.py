@@ -50,3 +50,23 @@ def test_an_error_and_what_cannot_be_sent() -> None:
     assert error.to_json() == {"code": "kv_capacity", "message": "too long", "param": "prompt", "retryable": True}
     with pytest.raises(TypeError, match="function"):
         codec.dumps(SamplingParams(logits_processors=(lambda ids, logits: logits,)))
+
+
+def test_what_json_libraries_do_not_hold() -> None:
+    """No number and no text ends a run because of how it travels."""
+    request = Request("7", [2**63 - 1, 10**30], SamplingParams(stop=("\ud800",)), 7, "half a pair: \udfff", 10**30)
+    got = codec.loads(codec.dumps(request))
+    assert [getattr(got, name) for name in Request.__slots__] == [getattr(request, name) for name in Request.__slots__]
+
+
+def test_values_of_a_frame_stay_apart() -> None:
+    good = RequestOutput("1", "text", [1, 2])
+    frame = codec.frame(["add", None], [("1", codec.dumps(good)), ("2", b'{"":"NoSuchClass","v":[]}'), ("3", codec.dumps(10**30))])
+    head, values = codec.unframe(frame)
+    assert head == ["add", None]
+    assert [name for name, _ in values] == ["1", "2", "3"]
+    assert codec.decode(values[0][1]) == good
+    with pytest.raises(KeyError):
+        codec.decode(values[1][1])
+    assert codec.decode(values[2][1]) == 10**30
+    assert codec.unframe(codec.frame([[1, 2], None])) == ([[1, 2], None], [])

@@ -516,3 +516,18 @@ def test_max_errors_stops_early(attempt: Any, tmp_path: Path) -> None:
         with pytest.raises(TooManyErrors):
             attempt(tmp_path / "in", tmp_path / f"out{i}", max_errors=limit)
         assert len((tmp_path / f"out{i}.partial").read_bytes().splitlines()) < 1000
+
+
+@pytest.mark.parametrize("format", ["jsonl", "npy", "safetensors"])
+def test_names_that_are_no_text(attempt: Any, tmp_path: Path, format: str) -> None:
+    """Files may be named by any bytes."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / "in").write_bytes(lines() + b"bad\n")
+    options = {"output_format": format, "errors": str(folder / "errors")}
+    with pytest.raises(EngineError):
+        attempt(folder / "in", folder / "out", engine={"fail": {30: EngineError("dead")}, "fail_in": "step"}, **options)
+    attempt(folder / "in", folder / "out", resume=True, **options)
+    attempt(folder / "in", tmp_path / "whole", **{**options, "errors": str(tmp_path / "errors")})
+    for name in ("out", "errors"):
+        assert (folder / name).read_bytes() == (tmp_path / name.replace("out", "whole")).read_bytes()

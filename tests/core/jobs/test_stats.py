@@ -4,13 +4,10 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
-
-from infer.core.errors import OutputError, RecordError
-from infer.core.jobs.stats import JobStats, peak_memory, process_start, versions, write_json
+from infer.core.errors import RecordError
+from infer.core.jobs.stats import JobStats, peak_memory, process_start, versions
 from infer.core.jobs.tally import Tally
 from infer.core.outputs import CompletionOutput, RequestOutput
 
@@ -94,18 +91,6 @@ def test_json_of_a_run_that_needed_no_engine() -> None:
     assert row["timing"]["startup_s"] is None
     assert row["timing"]["run_s"] is None
     assert row["records"]["total"] == 0
-
-
-def test_write_json_is_whole_or_not_there(tmp_path: Path) -> None:
-    path = tmp_path / "stats.json"
-    write_json(str(path), {"a": 1})
-    assert json.loads(path.read_text()) == {"a": 1}
-    write_json(str(path), {"a": 2})
-    assert json.loads(path.read_text()) == {"a": 2}
-    assert [p.name for p in tmp_path.iterdir()] == ["stats.json"]
-    with pytest.raises(OutputError, match="stats"):
-        write_json(str(tmp_path / "no" / "stats.json"), {})
-    write_json("/dev/null", {})
 
 
 def test_json_where_texts_are_only_read() -> None:

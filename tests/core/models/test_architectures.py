@@ -91,7 +91,7 @@ def our_model(oracle: Any, backend: str = "reference", *, int8: bool = False) ->
     for linear in [*model.linears(), model.head] if int8 else []:
         linear.method = Int8(model.ops)
     weights = {name: tensor for name, tensor in oracle.state_dict().items() if not (hf["tie_word_embeddings"] and name == "lm_head.weight")}
-    load(model.parameters(), StateDict(weights), torch.float32, torch.device("cpu"), ignore=model.unused_tensors)  # type: ignore[arg-type]
+    load(model.parameters(), StateDict(weights), torch.float32, torch.device("cpu"))  # type: ignore[arg-type]
     model.rope.allocate(512, torch.device("cpu"))
     return model
 

@@ -192,3 +192,12 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, kind: str) -> None:
     small, large = peak(100_000 if kind == "parquet" else 10_000), peak(250_000)
     assert (tmp_path / f"{kind}250000").stat().st_size > 95_000_000
     assert large - small < (35 if kind == "parquet" else 10), (small, large)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_model_whose_name_is_no_text(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files may be named by any bytes; what is told of a file is text."""
+    monkeypatch.setitem(META, "model", os.fsdecode(b"caf\xe9"))
+    written(tmp_path / "out", kind)
+    data = (tmp_path / "out").read_bytes()
+    assert (b"caf\\\\xe9" in data or b"caf\\xe9" in data) == (kind != "npy")

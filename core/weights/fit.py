@@ -1,0 +1,70 @@
+"""What the headers of the weights say against config.json, before anything is made of either. No weights are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError
+from ..support import quantized_weights
+from .source import ModelSource, TensorInfo
+
+#: Names that quantized checkpoints give to what they keep beside or in place of weights.
+_QUANTIZED_NAMES = (
+    *(".qweight", ".qzeros", ".scales", ".g_idx", ".SCB", ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".quant_scale"),
+    *(".weight_packed", ".weight_scale", ".weight_scale_inv", ".weight_scale_2", ".weight_zero_point", ".weight_global_scale"),
+    *(".input_scale", ".input_global_scale", ".activation_scale", ".k_scale", ".v_scale", "_proj_blocks", "_proj_scales"),
+    *("_proj_scale_inv", "_proj_weight_scale", ".weight_format"),
+)
+_QUANTIZED_DTYPES = ("F8_", "F6_", "F4")
+#: Integers are weights only where they are quantized; of vectors, and of these, some buffers are made.
+_INTEGERS = frozenset({"I8", "U8", "I16", "U16", "I32", "U32"})
+_BUFFERS = ("bias", "ids", "mask")
+#: Sizes that a tensor has a dimension of, or several of.
+_SIZES = ("vocab_size", "hidden_size", "n_embd", "d_model", "num_attention_heads", "n_head", "num_key_value_heads")
+_LAYERS = ("num_hidden_layers", "n_layer")
+#: Layers of a model of random weights, which nothing else bounds.
+_MOST_LAYERS = 10_000
+
+
+def check_weights(source: ModelSource, hf_config: Mapping[str, Any]) -> None:
+    """Raises ModelError for quantized weights, and for sizes of config.json that are far beyond what the headers have.
+
+    Whether every tensor has its shape is checked by `loader.load`; this keeps a model of ten million layers from being made first.
+    """
+    tensors = source.tensors()
+    for info in tensors.values():
+        if what := _quantized(info):
+            raise quantized_weights(source.name, what)
+    largest = max((size for info in tensors.values() for size in info.shape), default=0)
+    _check_sizes(hf_config, _path(source), len(tensors), largest)
+
+
+def check_random(source: ModelSource, hf_config: Mapping[str, Any]) -> None:
+    """The same for a model of random weights: raises ModelError for more layers than any model has."""
+    _check_sizes(hf_config, _path(source), _MOST_LAYERS, None)
+
+
+def _quantized(info: TensorInfo) -> str:
+    """Why a tensor is taken for one of a quantized checkpoint, or an empty string."""
+    if info.name.endswith(_QUANTIZED_NAMES) or ".quant_state." in info.name:
+        return f"its weights have {info.name}"
+    integer = info.dtype in _INTEGERS and len(info.shape) > 1 and not info.name.endswith(_BUFFERS)
+    return f"{info.name} is stored as {info.dtype}" if integer or info.dtype.startswith(_QUANTIZED_DTYPES) else ""
+
+
+def _check_sizes(hf_config: Mapping[str, Any], path: Path, num_tensors: int, largest: int | None) -> None:
+    text = hf_config.get("text_config")
+    for within, config in (("", hf_config), ("text_config.", text if isinstance(text, Mapping) else {})):
+        for key in _LAYERS:
+            if isinstance(layers := config.get(key), int) and layers > num_tensors:
+                what = f"the weights have {num_tensors} tensors in all" if largest is not None else f"at most {num_tensors} are made"
+                raise ModelError(f"{path}: {within}{key} is {layers}, but {what}")
+        for key in _SIZES if largest is not None else ():
+            if isinstance(size := config.get(key), int) and size > (largest or 0):
+                raise ModelError(f"{path}: {within}{key} is {size}, but no tensor of the weights has a dimension above {largest}")
+
+
+def _path(source: ModelSource) -> Path:
+    return source.path / "config.json" if source.path.is_dir() else source.path
