@@ -216,7 +216,12 @@ class Job:
     def _refill(self) -> None:
         """Reads and admits records if too few wait in the engine: no more than one batch, so that no step waits long for it."""
         if not self._reader.at_end and self._window.wants_more(self._engine):
-            records = self._take(wait=not self._engine.num_unfinished)
+            records = self._take(wait=False)
+            if not records and not self._engine.num_unfinished:
+                # Nobody knows how long a pipe is silent: what was finished is made safe before.
+                with self._hold():
+                    self._writer.flush(force=True)
+                records = self._take(wait=True)
             if records:
                 self._admit(records)
 

@@ -92,6 +92,75 @@ def wait_for() -> Callable[..., None]:
     return wait
 
 
+class Gate:
+    """An input that a test keeps open, so that a job that reads it cannot end, however fast it is.
+
+    Args:
+        path: a file of lines. It is a FIFO from now on, in which the first `count` of them are.
+    """
+
+    def __init__(self, path: Path, count: int) -> None:
+        self.path = path
+        self._whole = path.read_bytes()
+        lines = self._whole.splitlines(keepends=True)
+        self._rest = b"".join(lines[count:])
+        path.unlink()
+        os.mkfifo(path)
+        self._fd = os.open(path, os.O_RDWR)  # waits for no reader
+        self._write(b"".join(lines[:count]))
+
+    def open(self) -> None:
+        """The other lines come, and the end."""
+        self._write(self._rest)
+        self.close()
+
+    def lift(self) -> None:
+        """All lines are there, in a plain file."""
+        self.close()
+        self.path.unlink()
+        self.path.write_bytes(self._whole)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+    def _write(self, data: bytes) -> None:
+        assert len(data) < 1 << 16, "a FIFO holds no more, and nobody may be reading"
+        assert os.write(self._fd, data) == len(data)
+
+
+@pytest.fixture
+def hold() -> Iterator[Callable[[Path, int], Gate]]:
+    """hold(path, count): a Gate before the lines of a file."""
+    gates: list[Gate] = []
+
+    def make(path: Path, count: int) -> Gate:
+        gates.append(Gate(path, count))
+        return gates[-1]
+
+    yield make
+    for gate in gates:
+        gate.close()
+
+
+def num_committed(out: Path) -> int:
+    """How many rows of an unfinished run a kill would not cost."""
+    journal = out.with_name(out.name + ".partial.journal")
+    rows, early = 0, set()
+    for line in journal.read_bytes().splitlines(keepends=True) if journal.exists() else []:
+        if line.endswith(b"}\n"):
+            entry = json.loads(line[9:])
+            rows = entry.get("rows", rows)
+            early.add(entry.get("n", -1))
+    return rows + sum(n >= rows for n in early)
+
+
+@pytest.fixture
+def committed() -> Callable[[Path], int]:
+    return num_committed
+
+
 @pytest.fixture
 def on_terminal(infer_program: list[str]) -> Callable[..., tuple[int, bytes]]:
     """on_terminal("generate", ..., TERM="xterm"): exit code, and all that stdout and stderr wrote to the one terminal."""

@@ -10,9 +10,10 @@ import pytest
 
 
 @pytest.fixture
-def slow(write_lines: Any) -> Path:
-    """A job of some seconds."""
-    path: Path = write_lines(*({"prompt": f"{i}", "max_tokens": 200, "ignore_eos": True} for i in range(400)), name="slow.jsonl")
+def slow(write_lines: Any, hold: Any) -> Path:
+    """A job that does not end."""
+    path: Path = write_lines({"prompt": "a"}, name="slow.jsonl")
+    hold(path, 0)
     return path
 
 
