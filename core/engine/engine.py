@@ -137,8 +137,9 @@ class Engine:
 
     def abort(self, request_id: str) -> None:
         """Drops a request that has not been answered."""
-        self._drop(request_id)
-        self._drop_overruns()
+        with self._runner.at_work():
+            self._drop(request_id)
+            self._drop_overruns()
 
     def _drop(self, request_id: str) -> None:
         choices = self._open.pop(request_id)
@@ -183,6 +184,10 @@ class Engine:
 
         Where all that is left waits for its grammars, it waits a little for the first of them, and may return nothing.
         """
+        with self._runner.at_work():
+            return self._advance()
+
+    def _advance(self) -> list[RequestOutput]:
         outputs = self._start_compiled() if self._compiling else []
         watch = Stopwatch(self.stats.seconds)
         if self._step is None:

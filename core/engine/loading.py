@@ -117,9 +117,7 @@ def load(config: EngineConfig, source: ModelSource, group: Group, wrap_ops: Call
 
 
 def load_kernels(config: EngineConfig, device: torch.device) -> Ops:
-    """The backend, set as the configuration says. On a GPU the device becomes the thread's current one, where kernels are launched."""
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    """The backend, set as the configuration says."""
     ops = kernels.load(config.kernels)
     ops.deterministic = config.deterministic
     return ops

@@ -14,21 +14,28 @@ from ..parallel.wire import Wire, unpack_arrays
 from ..weights.find import find
 from .batch import Batch
 from .loading import device_of, load
+from .transfers import on
 
 
 def serve(wire: Wire, payload: Mapping[str, Any]) -> None:
     """Ends with Closed, when rank 0 wants no more; raises InferError where this rank fails by itself."""
     config = EngineConfig(**{**payload["config"], "notes": tuple(payload["config"]["notes"])})
-    rank, device = payload["rank"], device_of(config, payload["rank"])
+    device = device_of(config, payload["rank"])
+    with on(device):
+        _serve(wire, payload, config, device)
+
+
+def _serve(wire: Wire, payload: Mapping[str, Any], config: EngineConfig, device: torch.device) -> None:
     wire.send_json("started")
     joined = group.join(
         payload["folder"],
-        rank,
+        payload["rank"],
         config.tensor_parallel_size,
         device=device,
         stall_timeout=config.stall_timeout,
         deterministic=config.deterministic,
     )
+    joined.greet(device)
     source = find(
         config.model,
         revision=config.revision,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from ..models.language_model import LanguageModel
 from .batch import Batch
 from .graphs import DecodeGraphs
 from .swapper import Swapper
-from .transfers import to_device
+from .transfers import on, to_device
 
 #: Prompt tokens whose logits are held at a time: [256, vocabulary] and not [prompt, vocabulary].
 PIECE = 256
@@ -37,6 +38,10 @@ class Runner:
         """Recorded steps, where there are any."""
         self.drawn: Tensor | None = None
         """int64 [R], on the device: what the step before drew, where a batch may ask for it. See `Batch.tokens`."""
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """Around a step: whatever is computed on the device or waited for."""
+        return on(self.device)
 
     @torch.inference_mode()
     def run(self, batch: Batch, take_prompt: TakePiece | None = None) -> Tensor:

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,11 +20,13 @@ from ..models.language_model import LanguageModel
 from ..parallel import group
 from ..parallel.group import Lost
 from ..parallel.ranks import Ranks
+from ..parallel.watch import Watch
 from ..parallel.wire import pack_arrays
 from ..weights.source import ModelSource
 from .batch import Batch
 from .loading import device_of, load
 from .runner import Runner, TakePiece
+from .transfers import on
 
 
 class ShardedRunner(Runner):
@@ -37,10 +41,21 @@ class ShardedRunner(Runner):
         device: torch.device,
         ranks: Ranks,
         joined: group.Group,
+        watch: Watch | None = None,
     ) -> None:
         super().__init__(model, ops, caches, block_size, device)
         self.ranks = ranks
         self.group = joined
+        self.watch = watch
+        """Where waiting for the device may have no end by itself."""
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        try:
+            with super().at_work(), nullcontext() if self.watch is None else self.watch.waiting():
+                yield
+        except Lost as error:
+            self.ranks.mourn(error)
 
     def run(self, batch: Batch, take_prompt: TakePiece | None = None) -> Tensor:
         self.ranks.send(pack_arrays(batch.arrays()))
@@ -61,10 +76,11 @@ def build_runner(config: EngineConfig, source: ModelSource, wrap_ops: Callable[[
 
     Raises ModelError, ConfigError, EngineError.
     """
-    if config.tensor_parallel_size > 1:
-        return _build_sharded(config, source, wrap_ops)
-    loaded = load(config, source, group.SINGLE, wrap_ops)
-    return loaded.runner(config, loaded.num_blocks, loaded.num_host_blocks), loaded.num_blocks
+    with on(device_of(config, 0)):
+        if config.tensor_parallel_size > 1:
+            return _build_sharded(config, source, wrap_ops)
+        loaded = load(config, source, group.SINGLE, wrap_ops)
+        return loaded.runner(config, loaded.num_blocks, loaded.num_host_blocks), loaded.num_blocks
 
 
 def _build_sharded(config: EngineConfig, source: ModelSource, wrap_ops: Callable[[Ops], Ops] | None) -> tuple[Runner, int]:
@@ -77,26 +93,33 @@ def _build_sharded(config: EngineConfig, source: ModelSource, wrap_ops: Callable
     try:
         payloads = [{"config": _plain(config), "rank": rank, "folder": folder} for rank in range(1, size)]
         ranks = Ranks("infer.core.engine.rank", payloads, noun="rank", first=1, stall_timeout=config.stall_timeout)
-        try:
-            ranks.receive_json()  # they have imported all they need
-            joined = group.join(
-                folder, 0, size, device=device_of(config, 0), stall_timeout=config.stall_timeout, deterministic=config.deterministic
-            )
-            loaded = load(config, source, joined, wrap_ops)
-            sizes = [[loaded.num_blocks, loaded.num_host_blocks], *ranks.receive_json()]
-            num_blocks, num_host_blocks = map(min, zip(*sizes, strict=True))
-            ranks.send_json([num_blocks, num_host_blocks])
-            plain = loaded.runner(config, num_blocks, num_host_blocks)
-            runner = ShardedRunner(plain.model, plain.ops, plain.caches, plain.block_size, plain.device, ranks, joined)
-            runner.swapper, runner.graphs = plain.swapper, plain.graphs
-            ranks.receive_json()  # they have taken their memory
-        except Lost as error:
-            ranks.mourn(error)
-        except BaseException:
-            ranks.close(grace=0)
-            raise
-    finally:
+    except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
+        raise
+    ranks.at_end(partial(shutil.rmtree, folder, ignore_errors=True))
+    try:
+        ranks.receive_json()  # they have imported all they need
+        device = device_of(config, 0)
+        joined = group.join(folder, 0, size, device=device, stall_timeout=config.stall_timeout, deterministic=config.deterministic)
+        watch = None
+        if device.type == "cuda":  # a CPU's collectives notice by themselves what becomes of the others
+            ranks.at_end(joined.abort)
+            watch = Watch(ranks.workers, joined.abort, stall_timeout=config.stall_timeout)
+            ranks.at_end(watch.stop)
+        joined.greet(device)
+        loaded = load(config, source, joined, wrap_ops)
+        sizes = [[loaded.num_blocks, loaded.num_host_blocks], *ranks.receive_json()]
+        num_blocks, num_host_blocks = map(min, zip(*sizes, strict=True))
+        ranks.send_json([num_blocks, num_host_blocks])
+        plain = loaded.runner(config, num_blocks, num_host_blocks)
+        runner = ShardedRunner(plain.model, plain.ops, plain.caches, plain.block_size, plain.device, ranks, joined, watch)
+        runner.swapper, runner.graphs = plain.swapper, plain.graphs
+        ranks.receive_json()  # they have taken their memory
+    except Lost as error:
+        ranks.mourn(error)
+    except BaseException:
+        ranks.close(grace=0)
+        raise
     return runner, num_blocks
 
 

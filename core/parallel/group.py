@@ -42,6 +42,9 @@ class Group:
         """Rank 0's x, on every rank. The others' is of the same shape and dtype, and may be overwritten."""
         return x
 
+    def abort(self) -> None:
+        """Ends what waits for other ranks, from any thread; the group is of no use after that."""
+
 
 class Lost(EngineError):
     """A rank is gone, or does not answer. Called `wire.LOST` between processes."""
@@ -60,6 +63,19 @@ class TorchGroup(Group):
         self.rank = backend.rank()
         self.size = backend.size()
         self._ordered = ordered
+
+    def greet(self, device: torch.device) -> None:
+        """One sum, which all ranks must take part in: backends connect only when they are first used, which must not be when a step is
+        recorded, or when whoever was met with is gone. Raises EngineError."""
+        try:
+            met = int(self.all_reduce(torch.ones(1, device=device)).item())
+        except (Lost, RuntimeError) as error:
+            raise EngineError(f"the {self.size} ranks cannot meet: {str(error).splitlines()[0]}") from error
+        if met != self.size:
+            raise EngineError(f"the {self.size} ranks cannot meet: {met} came")
+
+    def abort(self) -> None:
+        self._backend.abort()
 
     def all_reduce(self, x: Tensor) -> Tensor:
         x = x.contiguous()
@@ -101,8 +117,13 @@ def _bytes(x: Tensor) -> Tensor:
     return x.view(-1).view(torch.uint8)
 
 
+#: torch's own watchers of NCCL would end this process, which is the caller's on rank 0: they are to end collectives alone, after which
+#: waiting has an end and `Watch` says why.
+_NCCL = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "2", "TORCH_NCCL_ENABLE_MONITORING": "0"}
+
+
 def join(folder: str, rank: int, size: int, *, device: torch.device, stall_timeout: float, deterministic: bool) -> TorchGroup:
-    """Meets the other ranks through a file in `folder`. Raises EngineError where they cannot be met.
+    """Meets the other ranks through a file in `folder`, which must stay as long as any of them. Raises EngineError where it cannot.
 
     On a CPU the exchange goes through this machine's loopback alone (GLOO_SOCKET_IFNAME), and always in the order of ranks.
     """
@@ -112,7 +133,8 @@ def join(folder: str, rank: int, size: int, *, device: torch.device, stall_timeo
         store = dist.FileStore(f"{folder}/ranks", size)
         store.set_timeout(timeout)
         if cuda:
-            torch.cuda.set_device(device)
+            for name, value in _NCCL.items():
+                os.environ.setdefault(name, value)
             options = dist.ProcessGroupNCCL.Options()
             options._timeout = timeout
             backend: Any = dist.ProcessGroupNCCL(store, rank, size, options)

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -19,6 +19,8 @@ from .. import descriptors, errors
 from ..children import environment, python_module, signals_kept_off
 from ..errors import EngineError, InferError
 from .wire import LOST, Closed, Wire
+
+log = logging.getLogger(__name__)
 
 #: Seconds that processes get to end by themselves.
 _GRACE = 1.0
@@ -65,13 +67,19 @@ class Ranks:
         self.stall_timeout = stall_timeout
         self.workers: list[Worker] = []
         self._bereaved: set[str] = set()
-        self._finalizer = weakref.finalize(self, _end, self.workers)
+        self._last: list[Callable[[], object]] = []
+        self._finalizer = weakref.finalize(self, _end, self.workers, self._last)
         for number, payload in enumerate(payloads, first):
             worker = _start(f"{noun} {number}")
             self.workers.append(worker)
             level = logging.getLogger("infer").getEffectiveLevel()
             hello = {"entry": entry, "name": worker.name, "parent": os.getpid(), "log_level": level, "payload": payload}
             self._send(worker, lambda wire, hello=hello: wire.send_json(hello, timeout=self.stall_timeout))
+
+    def at_end(self, act: Callable[[], object]) -> None:
+        """Has something done when all have ended, however that comes about; what was given last is done first. It must not know this
+        object, or that would not end."""
+        self._last.append(act)
 
     def send(self, data: bytes) -> None:
         """A frame to each. Raises EngineError if one is gone or does not take it."""
@@ -164,7 +172,7 @@ class Ranks:
         """Ends all of them; those that do not within `grace` seconds are killed. May be called again."""
         if self._finalizer.alive:
             self._finalizer.detach()
-            _end(self.workers, grace)
+            _end(self.workers, self._last, grace)
 
 
 def _start(name: str) -> Worker:
@@ -181,7 +189,7 @@ def _start(name: str) -> Worker:
     return Worker(name, process, Wire(ours))
 
 
-def _end(workers: Sequence[Worker], grace: float = _GRACE) -> None:
+def _end(workers: Sequence[Worker], last: Sequence[Callable[[], object]], grace: float = _GRACE) -> None:
     for worker in workers:
         worker.wire.close()
     deadline = time.monotonic() + grace
@@ -192,6 +200,11 @@ def _end(workers: Sequence[Worker], grace: float = _GRACE) -> None:
             worker.process.kill()
     for worker in workers:
         worker.process.wait()
+    for act in reversed(last):
+        try:
+            act()
+        except Exception as error:  # the others are to be done all the same
+            log.debug("at the end of the processes: %s", error)
 
 
 def _checked(frame: Any) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor
 from infer.kernels.ops import Ops
 
 from ..config import EngineConfig
+from ..engine.loading import device_of
 from ..errors import ModelError
 from ..layers.linear import Linear
 from ..weights import loader
@@ -42,7 +43,7 @@ class Dense:
     def load(cls, spec: DenseSpec, config: EngineConfig, source: ModelSource, ops: Ops) -> Dense:
         """With the weights of the model's folder `spec.folder`. Raises ModelError if they are not there or do not fit."""
         dense = cls(ops, spec)
-        parameters, device = list(dense.linear.parameters()), torch.device(config.device)
+        parameters, device = list(dense.linear.parameters()), device_of(config, 0)
         if config.load_format == "dummy":
             loader.load_dummy(parameters, torch.float32, device, seed=config.seed)
         else:

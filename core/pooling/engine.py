@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from infer.kernels.ops import Ops
 
 from ..config import EngineConfig
-from ..engine.loading import DTYPES, load_kernels
+from ..engine.loading import DTYPES, device_of, load_kernels
 from ..engine.probe import make_rows_alike
 from ..engine.stats import Stopwatch
+from ..engine.transfers import on
 from ..errors import RecordError
 from ..models.pooling_model import PoolingModel
 from ..weights.source import ModelSource
@@ -63,7 +64,7 @@ class PoolingEngine:
         self.stats = PoolingStats()
         self._limits = PoolingLimits(model.vocab_size, config.max_model_len, recipe)
         self._num_types = model.num_token_types
-        self._runner = Runner(model, recipe.pooling, torch.device(config.device))
+        self._runner = Runner(model, recipe.pooling, device_of(config, 0))
         self._head = head
         self._window: Window[_Taker] = Window()
         self._open: dict[str, _Answer] = {}
@@ -78,16 +79,17 @@ class PoolingEngine:
         Args:
             wrap_ops: what takes the place of the loaded backend, made from it: to time or trace its operations.
         """
-        device, dtype = torch.device(config.device), DTYPES[config.dtype]
+        device, dtype = device_of(config, 0), DTYPES[config.dtype]
         if config.threads:
             torch.set_num_threads(config.threads)
-        backend = load_kernels(config, device)
-        ops = backend if wrap_ops is None else wrap_ops(backend)
-        model = load_pooling_model(config, source, ops, recipe, dtype, device)
-        head = Head([Dense.load(spec, config, source, ops) for spec in recipe.dense], model.classifier, recipe.activation)
-        with torch.inference_mode():
-            make_rows_alike(backend, model.linears(), dtype, device)
-            make_rows_alike(backend, head.linears(), torch.float32, device)
+        with on(device):
+            backend = load_kernels(config, device)
+            ops = backend if wrap_ops is None else wrap_ops(backend)
+            model = load_pooling_model(config, source, ops, recipe, dtype, device)
+            head = Head([Dense.load(spec, config, source, ops) for spec in recipe.dense], model.classifier, recipe.activation)
+            with torch.inference_mode():
+                make_rows_alike(backend, model.linears(), dtype, device)
+                make_rows_alike(backend, head.linears(), torch.float32, device)
         return cls(config, recipe, model, head)
 
     # -- requests ------------------------------------------------------------------------------------------------
@@ -142,6 +144,10 @@ class PoolingEngine:
     # -- the loop ------------------------------------------------------------------------------------------------
     def step(self) -> list[Pooled]:
         """Computes one step; returns the requests it finished, answered or failed, in the order in which they were added."""
+        with on(self._runner.device):
+            return self._advance()
+
+    def _advance(self) -> list[Pooled]:
         watch = Stopwatch(self.stats.seconds)
         taken = self._window.take(self.config.max_num_batched_tokens, self.config.max_num_seqs)
         if not taken:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from infer.kernels.ops import Segments
 
+from ..engine.transfers import to_device
 from ..models.pooling_model import PoolingModel
 from .batch import Bags, TextBatch, bags, pack, single_rows
 from .request import TextIds
@@ -66,7 +67,7 @@ class Runner:
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         """The array itself on a CPU, a copy elsewhere."""
-        return torch.from_numpy(array).to(self.device)
+        return to_device(torch.from_numpy(array), self.device)
 
 
 def mean(hidden: Tensor, which: Bags) -> Tensor:
@@ -75,5 +76,5 @@ def mean(hidden: Tensor, which: Bags) -> Tensor:
     `embedding_bag` adds up rows one after the other for each bag, so what comes out depends on the bag alone (its neighbours and
     the number of threads change how torch's sums are ordered); and it takes an eighth of the time of a sum for each text.
     """
-    rows, offsets, counts = (torch.from_numpy(a).to(hidden.device) for a in (which.rows, which.offsets, which.counts))
+    rows, offsets, counts = (to_device(torch.from_numpy(a), hidden.device) for a in (which.rows, which.offsets, which.counts))
     return F.embedding_bag(rows, hidden, offsets, mode="sum") / counts.clamp_min(1e-9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,17 @@ def test_int8_is_shared_too(six_heads: Path) -> None:
         for token in (one or {}).keys() & (other or {}).keys()
     ]
     assert sum(close) / len(close) < 0.15  # other scales, hence other roundings, but the same model
+
+
+def test_where_ranks_meet_stays_as_long_as_they_do(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend may connect to more of them later, and looks there how. With the `LLM` all of it goes."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    llm = LLM(str(tiny_llama), device="cpu", tensor_parallel_size=2, skip_tokenizer_init=True, num_gpu_blocks_override=20)
+    assert len(list(tmp_path.glob("infer-ranks-*/ranks"))) == 1
+    processes = [worker.process for worker in llm.engine._runner.ranks.workers]  # type: ignore[union-attr]
+    del llm
+    assert list(tmp_path.iterdir()) == []
+    assert all(process.returncode is not None for process in processes)
 
 
 def test_what_cannot_be_shared_is_refused_before_anything_starts(tiny_llama: Path, six_heads: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -44,6 +45,9 @@ class PagedMemory:
         self.num_handed = 0
         self.written: set[int] = set()
         """Blocks that the last step wrote to."""
+
+    def at_work(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def run(self, batch: Batch, take_prompt: TakePiece | None = None) -> torch.Tensor:
         size = self.block_size

@@ -1,0 +1,25 @@
+"""Where kernels are launched: Triton takes the thread's current device, which need not be the one that the tensors are on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+import torch
+
+Result = TypeVar("Result")
+
+
+def on_its_device(operation: Callable[..., Result]) -> Callable[..., Result]:
+    """The operation, with the device of its first argument (a tensor, or a tuple that begins with one) as the current one meanwhile."""
+
+    @wraps(operation)
+    def wrapper(first: Any, *args: Any, **kwargs: Any) -> Result:
+        device = (first[0] if isinstance(first, tuple) else first).device
+        if device.type != "cuda" or device.index == torch.cuda.current_device():
+            return operation(first, *args, **kwargs)
+        with torch.cuda.device(device):
+            return operation(first, *args, **kwargs)
+
+    return wrapper

@@ -1,0 +1,65 @@
+"""Kernels are launched on the device of their tensors, whichever is the current one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from infer.kernels.cuda import Ops
+from infer.kernels.cuda.devices import on_its_device
+from infer.kernels.ops import Ops as Contract
+
+#: They launch nothing.
+PLANS = {"new_kv_cache", "new_host_cache", "plan_attention", "plan_segments", "supports_int8"}
+
+
+@pytest.fixture
+def current(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The current devices, one within another."""
+    devices = [0]
+
+    @contextmanager
+    def device(one: torch.device) -> Iterator[None]:
+        assert one.index is not None
+        devices.append(one.index)
+        yield
+        devices.pop()
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: devices[-1])
+    monkeypatch.setattr(torch.cuda, "device", device)
+    return devices
+
+
+def test_every_operation_is_launched_on_its_tensors_device(current: list[int]) -> None:
+    """Two models on two devices take turns in one thread."""
+    seen = []
+    launch = on_its_device(lambda first: seen.append(list(current)))
+    for device in ("cuda:0", "cuda:1", "cuda:0", "cpu"):
+        tensor: Any = SimpleNamespace(device=torch.device(device))
+        launch(tensor)
+        launch((tensor, "scales"))
+    assert seen == [[0]] * 2 + [[0, 1]] * 2 + [[0]] * 4
+    assert current == [0]
+
+
+def test_no_operation_is_left_out() -> None:
+    names = {name for name in vars(Contract) if not name.startswith("_") and callable(getattr(Contract, name))}
+    assert {"linear", "sample", "attention"} < names
+    bare = {name for name in names - PLANS - {"linear"} if not hasattr(getattr(Ops, name), "__wrapped__")}
+    assert bare == set()
+
+
+def test_the_product_is_one_of_them(current: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def product(x: Any, *args: Any, **kwargs: Any) -> None:
+        seen.append(list(current))
+
+    monkeypatch.setattr("infer.kernels.cuda._linear", on_its_device(product))
+    Ops().linear(SimpleNamespace(device=torch.device("cuda:1")), None, None)  # type: ignore[arg-type]
+    assert seen == [[0, 1]]
