@@ -27,6 +27,7 @@ def serve(wire: Wire, payload: Mapping[str, Any]) -> None:
 
 def _serve(wire: Wire, payload: Mapping[str, Any], config: EngineConfig, device: torch.device) -> None:
     wire.send_json("started")
+    wire.receive_json()  # the others have too: none waits for another's start when they meet
     joined = group.join(
         payload["folder"],
         payload["rank"],

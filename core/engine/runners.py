@@ -99,6 +99,7 @@ def _build_sharded(config: EngineConfig, source: ModelSource, wrap_ops: Callable
     ranks.at_end(partial(shutil.rmtree, folder, ignore_errors=True))
     try:
         ranks.receive_json()  # they have imported all they need
+        ranks.send_json("meet")
         device = device_of(config, 0)
         joined = group.join(folder, 0, size, device=device, stall_timeout=config.stall_timeout, deterministic=config.deterministic)
         watch = None

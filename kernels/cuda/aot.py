@@ -101,7 +101,10 @@ def _compile(signature: Signature, target: Target) -> Any:
     for place, name in enumerate(names):
         kind, _, multiple = signature.types.get(name, "constexpr").partition(":")
         types[name] = kind
-        if kind.startswith("*") or multiple:
+        parameter = signature.kernel.params[place]
+        aligned = not (parameter.do_not_specialize or parameter.do_not_specialize_on_alignment)
+        assert aligned or not multiple, f"{signature.name}: {name} is compiled for any number"
+        if aligned and (kind.startswith("*") or multiple):
             attributes[(place,)] = [["tt.divisibility", int(multiple or 16)]]
     unknown = (set(signature.types) | set(signature.constexprs)) - set(names)
     missing = set(names) - set(signature.types) - set(signature.constexprs)

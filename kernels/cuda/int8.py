@@ -41,7 +41,7 @@ def linear_int8(x: ScaledRows, weight: Int8Weight, bias: Tensor | None, dtype: t
     return ScaledRows(out, x.scale) if passes else out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def int8_kernel(
     x, x_scale, weight, weight_scale, bias, out, count, outputs, depth,
     SCALE: tl.constexpr, BIAS: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr,
@@ -80,7 +80,7 @@ def signatures() -> list[Signature]:
         for dtype, bias in (("bf16", False), ("fp16", True)):
             types = {
                 "x": "*u8", "x_scale": "*fp32", "weight": "*i8", "weight_scale": "*fp32", "out": f"*{dtype}",
-                "count": "i32:16", "outputs": "i32:16", "depth": "i32:16", **({"bias": f"*{dtype}"} if bias else {}),
+                "count": "i32", "outputs": "i32:16", "depth": "i32:16", **({"bias": f"*{dtype}"} if bias else {}),
             }  # fmt: skip
             constexprs: dict[str, Any] = {"SCALE": bias, "BIAS": bias, "ROWS": tile.rows, "OUTPUTS": tile.outputs, "DEPTH": tile.depth}
             constexprs |= {} if bias else {"bias": None}

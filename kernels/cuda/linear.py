@@ -51,7 +51,7 @@ def grid_of(tile: configs.Product, count: int, outputs: int) -> tuple[int]:
     return (triton.cdiv(count, tile.rows) * triton.cdiv(outputs, tile.outputs),)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def linear_kernel(
     x, x_stride, weight, weight_stride, bias, out, count, outputs, depth,
     BIAS: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr,
@@ -86,7 +86,7 @@ def signatures() -> list[Signature]:
             tile = configs.PRODUCTS[target.row, size]
             types = {
                 "x": f"*{dtype}", "x_stride": "i32:16", "weight": f"*{dtype}", "weight_stride": "i32:16", "bias": f"*{dtype}",
-                "out": f"*{dtype}", "count": "i32:16", "outputs": "i32:16", "depth": "i32:16",
+                "out": f"*{dtype}", "count": "i32", "outputs": "i32:16", "depth": "i32:16",
             }  # fmt: skip
             constexprs = {"BIAS": True, "ROWS": tile.rows, "OUTPUTS": tile.outputs, "DEPTH": tile.depth}
             name = f"linear {dtype}"

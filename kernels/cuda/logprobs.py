@@ -24,8 +24,7 @@ def top_logprobs(logits: Tensor, rows: Tensor, tokens: Tensor, count: int) -> To
     logits = readable(logits)
     asked, size, device = len(rows), logits.shape[1], logits.device
     keys = torch.empty(asked, count, dtype=torch.int64, device=device)
-    highest, log_total = torch.empty(2, asked, dtype=torch.float32, device=device)
-    token_values = torch.empty(asked, dtype=torch.float32, device=device)
+    highest, log_total, token_values = (torch.empty(asked, dtype=torch.float32, device=device) for _ in range(3))
     ranks = torch.empty(asked, dtype=torch.int64, device=device)
     if asked:
         block, num_warps = launch(size, device)
@@ -39,7 +38,7 @@ def top_logprobs(logits: Tensor, rows: Tensor, tokens: Tensor, count: int) -> To
     return TopLogprobs(0xFFFFFFFF - (keys & 0xFFFFFFFF), (scores - highest[:, None]) - log_total[:, None], token_values, ranks)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def logprobs_kernel(logits, stride, size, rows, tokens, count, keys, highest_ptr, log_total_ptr, token_values, ranks, BLOCK: tl.constexpr):
     """One program a row asked about. keys [A, count]: in no order; the upper half orders by logit, the lower by falling id."""
     asked = tl.program_id(0).to(tl.int64)

@@ -28,6 +28,8 @@ from .signature import Signature
 
 #: Most float32 logits written out at a time.
 WORKSPACE = 1 << 24
+#: So many rows of anything begin where a vector of 16 bytes may, as kernels are compiled for: parts are of a multiple of it.
+ALIGNED_ROWS = 16
 #: Entries of penalties that a program sees to.
 ENTRIES = 256
 
@@ -48,7 +50,7 @@ def sample(logits: Tensor, rows: SamplingRows | None, penalties: Penalties | Non
     if penalties is None and mask is None:
         _draw(logits, rows, drawn, check=True)
         return drawn.tokens, drawn.finite
-    step = max(1, WORKSPACE // max(logits.shape[1], 1))
+    step = max(1, WORKSPACE // max(logits.shape[1], 1) // ALIGNED_ROWS) * ALIGNED_ROWS
     for part in _parts(logits.shape[0], step):
         scores, finite = _changed(logits, part, penalties, mask)
         own = Drawn(drawn.tokens[part], drawn.finite[part], drawn.lowest[part])
@@ -81,8 +83,10 @@ def processed_logits(
 
 
 def readable(logits: Tensor) -> Tensor:
-    """Rows may be strided, what is in them not."""
-    return logits if logits.stride(1) == 1 else logits.contiguous()
+    """Rows may be strided, what is in them not; and they begin where a vector may, or a kernel would be compiled for those that do not."""
+    if logits.stride(1) != 1:
+        return logits.contiguous()
+    return logits if logits.data_ptr() % 16 == 0 else logits.clone(memory_format=torch.contiguous_format)
 
 
 def launch(size: int, device: torch.device) -> tuple[int, int]:

@@ -31,7 +31,10 @@ def change_kernel(logits, stride, bad, mask_rows, mask_bits, mask_words, scores,
     tl.store(scores + row * size + at, x, mask=at < size)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["first_row", "rows", "num_rows", "entries", "steps"],
+    do_not_specialize_on_alignment=["row_start", "token", "bias", "repetition", "subtract"],
+)
 def penalize_kernel(
     scores, size, first_row, rows, row_start, num_rows, token, bias, repetition, subtract, entries, steps, BLOCK: tl.constexpr
 ):

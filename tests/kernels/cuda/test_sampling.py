@@ -128,20 +128,20 @@ def test_ties_at_every_border(ops: Ops, device: torch.device) -> None:
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
 def test_penalties_and_masks(ops: Ops, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Written out a few rows at a time; rows without entries beside rows with many; masks shared and none."""
-    monkeypatch.setattr(sampling, "WORKSPACE", 7 * 333)
+    monkeypatch.setattr(sampling, "WORKSPACE", sampling.ALIGNED_ROWS * 333)
     g = torch.Generator().manual_seed(5)
-    rows, logits = mixed_rows(12, g), mixed_logits(12, 333, g, spread=3.0).bfloat16()
+    rows, logits = mixed_rows(20, g), mixed_logits(20, 333, g, spread=3.0).bfloat16()
     entries: list[dict[int, tuple[float, ...]]] = []
-    for i in range(12):
-        tokens = torch.randperm(333, generator=g)[: 17 * i].tolist() if i % 3 else []
+    for i in range(20):
+        tokens = torch.randperm(333, generator=g)[: 17 * (i % 12)].tolist() if i % 3 else []
         entries.append({t: (0.2 + 0.1 * (t % 20), 0.25 * (t % 5), (t % 3 - 1) * 0.5) for t in tokens})
     entries[4][9] = (1e-38, 0.0, 50.0)  # overflows
     entries[5][logits[5].argmax().item()] = (1.0, math.inf, 0.0)  # type: ignore[index]
-    allowed = [None if i % 4 == 0 else {*range(i % 2, 333, 2 + i % 2)} for i in range(12)]
+    allowed = [None if i % 4 == 0 else {*range(i % 2, 333, 2 + i % 2)} for i in range(20)]
     penalties, mask = penalties_of(entries), mask_of(allowed, 333)
     for changes in ((penalties, None), (None, mask), (penalties, mask)):
         assert draw(ops, logits, rows, device, *changes) == expected(logits, rows, *changes)
-    greedy = [Row(temperature=0)] * 12
+    greedy = [Row(temperature=0)] * 20
     assert draw(ops, logits, None, device, penalties, mask) == expected(logits, greedy, penalties, mask)
 
 
