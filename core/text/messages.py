@@ -9,6 +9,8 @@ from ..errors import RecordError
 
 _TEXT_KEY = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 _MEDIA = ("audio", "file", "image", "video", "prompt_embeds")
+#: Where some APIs put media beside a message's content.
+_MEDIA_KEYS = ("images", "audio", "videos")
 #: Names a message's reasoning comes under; templates read one of the first two.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
@@ -54,6 +56,11 @@ def _message(message: Any, where: str, parts: bool, wrap: bool, developer: bool)
     # Another null is left out: many templates would write "None", and all of them know a missing key.
     clean = {"role": role, "content": None, **message}
     clean = {key: value for key, value in clean.items() if value is not None or key == "content"}
+    for medium in _MEDIA_KEYS:
+        if clean.get(medium):
+            raise _error("unsupported", f"{where}.{medium} is not supported: only text is read")
+    if clean.get("tool_calls") == []:
+        del clean["tool_calls"]  # as if it were not there: some templates ask no more than that
     if role == "developer" and not developer:
         clean["role"] = "system"
     if clean["content"] is None:

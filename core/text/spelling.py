@@ -87,6 +87,14 @@ class Spelling:
         """
         names: dict[int, str] = {}
         taken: set[str] = set()
+        if self._bytes is not None and place >= self._first:  # what a token adds is what it is alone, or nothing
+            assert self._tokenizer is not None
+            name_of_token = self._tokenizer.token_name
+            names = {token: name_of_token(token) for token in tokens}
+            taken = {"", *names.values()}
+            if len(taken) > len(names):
+                return names
+            tokens, names, taken = list(names), {}, set()
         for token in tokens:
             data = self.adds(place, token) or self._alone(token)
             name = name_of(data) if data else f"token_id:{token}"
@@ -172,6 +180,14 @@ def _offsets(pieces: Iterable[bytes], before: bytes) -> list[int]:
     count, offsets = 0, []
     for piece in pieces:
         start = count
+        if not inside:
+            try:
+                count += len(piece.decode("utf-8"))
+            except UnicodeDecodeError:
+                pass
+            else:
+                offsets.append(start)
+                continue
         for i, byte in enumerate(piece):
             made, is_open = len(decoder.decode(bytes((byte,)))), bool(decoder.getstate()[0])
             broken = inside and made > (not is_open)  # what was begun before is no character, and this byte begins the next

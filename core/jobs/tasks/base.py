@@ -196,9 +196,8 @@ class Task(ABC, Generic[P]):
     def _note_id(self, name: str, value: str | int | None, record: Record) -> None:
         """Tells once of an id that an earlier record has too."""
         if value is not None and self._ids.add(repr(value)):
-            message = (
-                f"line {record.line} has the {name} of an earlier one, {str(value)[:100]!r}: only their order tells such answers apart"
-            )
+            where = f"{record.source} line {record.line}" if record.source else f"line {record.line}"
+            message = f"{where} has the {name} of an earlier one, {str(value)[:100]!r}: only their order tells such answers apart"
             self.warn(f"repeated {name}", message)
 
     def _check_spelling(self, fields: Mapping[str, Any], pending: P) -> None:

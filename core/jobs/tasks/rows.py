@@ -103,7 +103,8 @@ def chat_logprobs(choice: CompletionOutput, num_top: int, spelling: Spelling) ->
     content = []
     for place, (token, entries) in enumerate(zip(choice.token_ids, choice.logprobs or (), strict=True)):
         names = spelling.names(place, entries)
-        told = {i: _token(names[i], spelling.adds(place, i), entry.logprob) for i, entry in entries.items()}
+        adds = spelling.adds
+        told = {i: _token(names[i], adds(place, i), entry.logprob) for i, entry in entries.items()}
         best = list(told.values())[: num_top if num_top >= 0 else None]
         content.append({**told[token], "top_logprobs": best})
     return {"content": content}

@@ -282,6 +282,10 @@ def test_a_message_that_only_calls_has_empty_content(toys: dict[str, Tokenizer],
     assert text == ours.render([USER, {"content": "", **calling}, {"role": "tool", "content": "warm"}])
     assert "None" not in text
     assert "[]" not in text
+    for nothing in ([], None):
+        assert ours.render([USER, {"role": "assistant", "content": "x", "tool_calls": nothing}]) == ours.render(
+            [USER, {"role": "assistant", "content": "x"}]
+        )
     plain = [USER, {"role": "assistant", **message}, USER]
     assert ours.render(plain) == ours.render([USER, {"role": "assistant", "content": ""}, USER])
 
@@ -411,6 +415,8 @@ def test_developer_role(toys: dict[str, Tokenizer]) -> None:
         ([{"role": "user", "content": [{"image_url": "file:///x"}]}], "unsupported", "image_url"),
         ([{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}], "unsupported", "input_audio"),
         ([{"role": "user", "content": [{"type": "video"}]}], "unsupported", "video"),
+        ([{"role": "user", "content": "x", "images": ["a.png"]}], "unsupported", r"messages\[0\].images is not supported"),
+        ([USER, {"role": "assistant", "content": None, "audio": {"id": "a"}}], "unsupported", r"messages\[1\].audio"),
         ([{"role": "assistant", "tool_calls": {}}], "invalid_type", r"tool_calls must be a list"),
         ([{"role": "assistant", "tool_calls": [1]}], "invalid_type", r"tool_calls\[0\] must be an object"),
         ([{"role": "assistant", "tool_calls": [{"function": {"arguments": "{"}}]}], "invalid_value", "not valid JSON"),

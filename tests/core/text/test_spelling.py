@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from infer.cli.main import infer
+from infer.cli.commands import infer
 from infer.core.text.detokenizer import decode_all
 from infer.core.text.spelling import Spelling
 from infer.core.text.tokenizer import Tokenizer
