@@ -86,7 +86,9 @@ def test_the_capital_of_france(call: Any, tmp_path: Path, read_rows: Any) -> Non
 
 @pytest.mark.real
 def test_the_sample_prompts(call: Any, tmp_path: Path, read_rows: Any) -> None:
-    result = call("generate", "-m", "smollm2-135m", "--temperature", "0", SAMPLES / "generate.jsonl", tmp_path / "out")
+    result = call(
+        "generate", "-m", "smollm2-135m", "--dtype", "float32", "--temperature", "0", SAMPLES / "generate.jsonl", tmp_path / "out"
+    )
     assert result.exit_code == 0, result.stderr
     rows = {row["id"]: row for row in read_rows(tmp_path / "out")}
     assert "Paris" in rows["france"]["choices"][0]["text"]
