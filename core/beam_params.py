@@ -122,6 +122,10 @@ class BeamSearchParams:
         """What it says of tokens and endings. Raises RecordError."""
         return SamplingParams(max_tokens=self.max_tokens, **{name: getattr(self, name) for name in OF_TOKENS})
 
+    def clone(self) -> BeamSearchParams:
+        """A copy, checked again. Raises RecordError."""
+        return replace(self)
+
     @classmethod
     def field_names(cls) -> frozenset[str]:
         return frozenset(f.name for f in fields(cls))

@@ -25,7 +25,8 @@ class Bounds:
     """
     Args:
         kind: "int", or "float", which integers are too.
-        low, high: the range; None as `high` is as much as 64 bits hold.
+        low, high: the range. None as `high` is no limit: an integer that 64 bits do not hold then is the largest that they do, which
+            means the same (so many tokens there never are); a float must be finite.
         open_low: the number must be above `low`, not at it.
         none: None may stand in its place.
     """
@@ -45,18 +46,18 @@ class Bounds:
             raise RecordError("invalid_type", f"{name} must be {wanted}, not {type_name(value)}", param=name)
         if not self._holds(value):
             raise RecordError("invalid_value", f"{name} must be {self._limit(value)}, not {_shown(value)}", param=name)
-        return int(value) if self.kind == "int" else float(value)
+        return min(int(value), MOST) if self.kind == "int" else float(value)
 
     def _holds(self, value: float) -> bool:
         above = value > self.low if self.open_low else value >= self.low  # neither is true of NaN
         if not above or (self.high is not None and value > self.high):
             return False
-        return value <= MOST if self.kind == "int" else is_finite(value)
+        return self.kind == "int" or is_finite(value)
 
     def _limit(self, value: float) -> str:
-        """The range in words: a limit of 64 bits is only told to those who passed it."""
+        """The range in words; what a float holds is only told to those who passed it."""
         if self.high is None and isinstance(value, int) and value > self.low:
-            return f"at most {MOST if self.kind == 'int' else sys.float_info.max}"
+            return f"at most {sys.float_info.max}"
         low = f"{'above' if self.open_low else 'at least'} {self.low}"
         return low if self.high is None else f"{low} and at most {self.high}"
 

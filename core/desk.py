@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .beam_params import BeamSearchParams
+from .containment import all_contained, contained
 from .engine.request import Request
 from .errors import RecordError
 from .outputs import RequestOutput
@@ -66,6 +67,11 @@ class Asked:
         return str(self.index)
 
     @property
+    def called(self) -> str:
+        """What messages call it."""
+        return f"prompt {self.index}"
+
+    @property
     def prompt(self) -> str | None:
         """The prompt as text, if it is text."""
         return self.text if self.shown is None else self.shown
@@ -106,41 +112,33 @@ class Desk:
                 one.error = RecordError("unsupported", "without a tokenizer (skip_tokenizer_init) a prompt is token ids", param="prompt")
         texts = [one for one in todo if one.ids is None and one.error is None]
         for batch in in_batches(texts, lambda one: len(one.text or ""), _way):
-            self._encode(batch)
+            all_contained(self._encode, batch)
         for one in texts:
             if one.ids is not None and one.add_special_tokens:
                 self.remarks.of_ids(one.ids)
         for one in todo:
-            if one.ids is not None:
-                whole = one.ids
-                one.ids = truncated(whole, one.params, self._engine.max_model_len)
-                self.remarks.of_cut(whole, one.ids)
-                self.remarks.of_stops(one.params)
+            with contained(one):
+                if one.ids is not None:
+                    whole = one.ids
+                    one.ids = truncated(whole, one.params, self._engine.max_model_len)
+                    self.remarks.of_cut(whole, one.ids)
+                    self.remarks.of_stops(one.params)
 
-    def _encode(self, batch: list[Asked]) -> None:
+    def _encode(self, batch: Sequence[Asked]) -> None:
         assert self._tokenizer is not None
         texts = [one.text or "" for one in batch]
         special = batch[0].add_special_tokens
         encode = self._tokenizer.encode_literal if batch[0].literal else self._tokenizer.encode_batch
-        try:
-            for one, ids in zip(batch, encode(texts, add_special_tokens=special), strict=True):
-                one.ids = ids
-        except RecordError:
-            for one, text in zip(batch, texts, strict=True):  # one by one, to find which it was
-                try:
-                    (one.ids,) = encode([text], add_special_tokens=special)
-                except RecordError as error:
-                    one.error = error
+        for one, ids in zip(batch, encode(texts, add_special_tokens=special), strict=True):
+            one.ids = ids
 
     def hand_in(self, one: Asked) -> None:
         """Adds it to the engine; a refusal becomes its error."""
         if one.error is None:
-            assert one.ids is not None
-            try:
+            with contained(one):
+                assert one.ids is not None
                 self._engine.add(Request(one.request_id, one.ids, one.params, one.index, one.prompt, one.priority, one.beam))
                 self._expected.add(one.request_id)
-            except RecordError as error:
-                one.error = error
 
     def pick_up(self, request_ids: Container[str]) -> list[RequestOutput]:
         """Answers to some of these requests, in the order in which they came; turns the crank once if there are none."""

@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import wraps
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypeVar
@@ -18,6 +17,7 @@ from .arguments import (
     OnError,
     UseTqdm,
     asked_of,
+    asked_with,
     conversations,
     copied,
     is_raising,
@@ -28,6 +28,7 @@ from .arguments import (
 )
 from .bar import Bar
 from .beam_params import BeamSearchParams
+from .containment import contained
 from .desk import Asked, Desk
 from .errors import ConfigError, RecordError, UnknownArgument, nearest
 from .jobs.build import make_plan
@@ -220,10 +221,11 @@ class LLM(PoolingCalls):
         warn_of_legacy(prompt_token_ids, wanted=self.DEPRECATE_LEGACY)
         many = as_prompts(prompts, prompt_token_ids)
         refuse_adapters(len(many), lora_request=lora_request, prompt_adapter_request=prompt_adapter_request)
-        params, priorities = self._params(sampling_params, len(many)), self._priorities(priority, len(many))
+        raising = is_raising(on_error)
+        params, priorities = self._params(sampling_params, len(many), raising=raising), self._priorities(priority, len(many))
         literal = literal_special_tokens
         asked = [asked_of(prompt, p, rank, literal=literal) for prompt, p, rank in zip(many, params, priorities, strict=True)]
-        return self._answer(asked, use_tqdm, raising=is_raising(on_error))
+        return self._answer(asked, use_tqdm, raising=raising)
 
     def chat(
         self,
@@ -265,7 +267,8 @@ class LLM(PoolingCalls):
         refuse_adapters(len(many), lora_request=lora_request)
         if mm_processor_kwargs:
             raise ConfigError("mm_processor_kwargs is not supported yet")
-        params, priorities = self._params(sampling_params, len(many)), self._priorities(priority, len(many))
+        raising = is_raising(on_error)
+        params, priorities = self._params(sampling_params, len(many), raising=raising), self._priorities(priority, len(many))
         options: dict[str, Any] = {
             "chat_template": chat_template,
             "tools": tools,
@@ -279,15 +282,13 @@ class LLM(PoolingCalls):
         template = template if literal is None else template.literally()
         asked = []
         for conversation, p, rank in zip(many, params, priorities, strict=True):
-            one = Asked(None, None, p, rank, add_special_tokens=False, literal=literal is not None)
-            try:
+            one = asked_with(p, rank, literal=literal is not None, add_special_tokens=False)
+            with contained(one):
                 one.text = template.render(_plain(conversation), **options)
                 self._desk.remarks.of_ignored(template.ignored(tools, chat_template_kwargs or {}))
                 one.shown = None if literal is None else literal.plain(one.text)
-            except RecordError as error:
-                one.error = error
             asked.append(one)
-        return self._answer(asked, use_tqdm, raising=is_raising(on_error))
+        return self._answer(asked, use_tqdm, raising=raising)
 
     def stream(
         self,
@@ -316,7 +317,7 @@ class LLM(PoolingCalls):
             raise ConfigError(f"look_ahead must be at least 1, not {look_ahead}")
         if isinstance(prompts, (str, Mapping)):
             prompts = [prompts]
-        asked = paired(prompts, self.get_default_sampling_params() if sampling_params is None else sampling_params)
+        asked = paired(prompts, self.get_default_sampling_params() if sampling_params is None else sampling_params, raising=raising)
         return self._stream(asked, look_ahead or max(_STREAM_BATCH, 4 * self.engine.max_num_seqs), raising=raising)
 
     def _stream(self, asked: Iterator[Asked], look_ahead: int, *, raising: bool) -> Iterator[RequestOutput]:
@@ -394,17 +395,21 @@ class LLM(PoolingCalls):
         refuse_adapters(len(many), lora_request=lora_request)
         if concurrency_limit is not None and concurrency_limit < 1:
             raise ConfigError(f"concurrency_limit must be at least 1, not {concurrency_limit}")
-        beam, raising = replace(params), is_raising(on_error)
-        sampling, step = beam.sampling(), concurrency_limit or max(1, len(many))
+        raising = is_raising(on_error)
+        (beam,) = copied(params, 1, BeamSearchParams, "params", raising=raising)
+        sampling = beam if isinstance(beam, RecordError) else beam.sampling()
+        step = concurrency_limit or max(1, len(many))
         outputs: list[BeamSearchOutput] = []
         for start in range(0, len(many), step):
             asked = [asked_of(prompt, sampling) for prompt in many[start : start + step]]
             for one in asked:
-                one.beam = beam
-            outputs += [self._beams(output, beam) for output in self._answer(asked, use_tqdm, raising=raising)]
+                one.beam = None if isinstance(beam, RecordError) else beam
+            outputs += [self._beams(output, params) for output in self._answer(asked, use_tqdm, raising=raising)]
         return outputs
 
     def _beams(self, output: RequestOutput, beam: BeamSearchParams) -> BeamSearchOutput:
+        if output.error is not None:
+            return BeamSearchOutput([], output.error)
         ids = output.prompt_token_ids
         before = "" if self.tokenizer is None else self.tokenizer.decode(ids, skip_special_tokens=beam.skip_special_tokens)
         sequences = [
@@ -419,10 +424,11 @@ class LLM(PoolingCalls):
             )
             for o in output.outputs
         ]
-        return BeamSearchOutput(sequences, output.error)
+        return BeamSearchOutput(sequences)
 
-    def _params(self, params: Params, count: int) -> list[SamplingParams]:
-        return copied(self.get_default_sampling_params() if params is None else params, count, SamplingParams, "sampling_params")
+    def _params(self, params: Params, count: int, *, raising: bool) -> list[SamplingParams | RecordError]:
+        given = self.get_default_sampling_params() if params is None else params
+        return copied(given, count, SamplingParams, "sampling_params", raising=raising)
 
     def _priorities(self, priority: Sequence[int] | None, count: int) -> list[int]:
         return priorities_of(priority, count, wanted=self.engine.config.scheduling_policy == "priority")

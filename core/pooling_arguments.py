@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .containment import contained
 from .errors import ConfigError, RecordError, nearest
 from .pooling_desk import ToPool
 from .pooling_params import PoolingParams
@@ -41,24 +42,30 @@ def truncation(limit: Any, more: dict[str, Any], longest: int) -> tuple[int | No
     return None, side
 
 
-def to_pool(prompt: Any, params: PoolingParams, kind: str) -> ToPool:
-    """One prompt with its parameters; what is wrong with it is its `error`."""
-    try:
+def to_pool(prompt: Any, params: PoolingParams | RecordError, kind: str) -> ToPool:
+    """One prompt with its parameters, as `arguments.copied` gives them; what is wrong with either is its `error`."""
+    one = _with(params, kind)
+    with contained(one):
         parsed = Parsed.of(prompt)
-    except RecordError as error:
-        return ToPool(None, None, params, kind, error)
-    return ToPool(parsed.text if parsed.ids is None else None, parsed.ids, params, kind)
+        one.text, one.ids = (parsed.text, None) if parsed.ids is None else (None, parsed.ids)
+    return one
 
 
-def pair(one: Any, other: Any, params: PoolingParams) -> ToPool:
+def pair(one: Any, other: Any, params: PoolingParams | RecordError) -> ToPool:
     """Two texts that a classifier reads together."""
-    try:
+    both = _with(params, "classify")
+    with contained(both):
         texts = [Parsed.of(prompt) for prompt in (one, other)]
         if texts[0].text is None or texts[1].text is None:
             raise RecordError("invalid_type", "a classifier scores pairs of texts, not of token ids", param="prompt")
-    except RecordError as error:
-        return ToPool(None, None, params, "classify", error)
-    return ToPool((texts[0].text, texts[1].text), None, params, "classify")
+        both.text = texts[0].text, texts[1].text
+    return both
+
+
+def _with(params: PoolingParams | RecordError, kind: str) -> ToPool:
+    if isinstance(params, RecordError):
+        return ToPool(None, None, PoolingParams(), kind, params)
+    return ToPool(None, None, params, kind)
 
 
 def paired(text_1: Any, text_2: Any) -> tuple[list[Any], list[Any]]:

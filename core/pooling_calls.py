@@ -82,10 +82,11 @@ class PoolingCalls:
         kind = self._kind(pooling_task)
         many = as_prompts(prompts, prompt_token_ids)
         refuse_adapters(len(many), lora_request=lora_request, prompt_adapter_request=prompt_adapter_request)
-        params = copied(PoolingParams() if pooling_params is None else pooling_params, len(many), PoolingParams, "pooling_params")
+        raising, given = is_raising(on_error), PoolingParams() if pooling_params is None else pooling_params
+        params = copied(given, len(many), PoolingParams, "pooling_params", raising=raising)
         encoder = self._encoder(truncate_prompt_tokens, tokenization_kwargs, prompt_name, prefix)
         asked = [to_pool(prompt, p, kind) for prompt, p in zip(many, params, strict=True)]
-        return self._pooling_desk.answer(asked, encoder, use_tqdm, raising=is_raising(on_error))
+        return self._pooling_desk.answer(asked, encoder, use_tqdm, raising=raising)
 
     def embed(
         self,
@@ -172,8 +173,9 @@ class PoolingCalls:
             raise ConfigError(f"pooling_params of score must be one PoolingParams, not {type(pooling_params).__name__}")
         first, second = paired(text_1, text_2)
         refuse_adapters(len(second), lora_request=lora_request)
-        params = PoolingParams() if pooling_params is None else pooling_params.clone()
-        encoder, raising = self._encoder(truncate_prompt_tokens, tokenization_kwargs, prompt_name, prefix), is_raising(on_error)
+        raising, given = is_raising(on_error), PoolingParams() if pooling_params is None else pooling_params
+        (params,) = copied(given, 1, PoolingParams, "pooling_params", raising=raising)
+        encoder = self._encoder(truncate_prompt_tokens, tokenization_kwargs, prompt_name, prefix)
         if recipe.kind == "classify":
             pairs = first * len(second) if len(first) == 1 else first
             asked = [pair(one, other, params) for one, other in zip(pairs, second, strict=True)]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
 from .arguments import UseTqdm
 from .bar import Bar
+from .containment import all_contained, contained
 from .errors import RecordError
 from .pooling.request import Pooled, PoolingRequest, TextIds
 from .pooling.texts import TextEncoder
@@ -59,6 +61,11 @@ class ToPool:
     @property
     def request_id(self) -> str:
         return str(self.index)
+
+    @property
+    def called(self) -> str:
+        """What messages call it."""
+        return f"prompt {self.index}"
 
 
 class PoolingDesk:
@@ -120,33 +127,24 @@ class PoolingDesk:
                 texts.append(one)
             elif one.ids is None:
                 one.error = RecordError("unsupported", "without a tokenizer (skip_tokenizer_init) a prompt is token ids", param="prompt")
-            elif encoder is None:
-                one.read = TextIds(tuple(one.ids))
             else:
-                one.read, _ = encoder.fit_ids(one.ids)
+                with contained(one):
+                    one.read = TextIds(tuple(one.ids)) if encoder is None else encoder.fit_ids(one.ids)[0]
         for batch in in_batches(texts, lambda one: sum(map(len, one.text or "")), lambda one: isinstance(one.text, tuple)):
             assert encoder is not None
-            self._encode(batch, encoder)
-
-    def _encode(self, batch: list[ToPool], encoder: TextEncoder) -> None:
-        try:
-            for one, read in zip(batch, _encoded(batch, encoder), strict=True):
-                one.read = read
-        except RecordError:
-            for one in batch:  # one by one, to find which it was
-                try:
-                    (one.read,) = _encoded([one], encoder)
-                except RecordError as error:
-                    one.error = error
+            all_contained(partial(_encode, encoder), batch)
 
     def _hand_in(self, one: ToPool) -> None:
         if one.error is not None:
             return
-        try:
+        with contained(one):
             one.params.check(one.kind)
             self._engine.add(PoolingRequest(one.request_id, [one.read], one.params, one.kind, one.index))
-        except RecordError as error:
-            one.error = error
+
+
+def _encode(encoder: TextEncoder, batch: Sequence[ToPool]) -> None:
+    for one, read in zip(batch, _encoded(batch, encoder), strict=True):
+        one.read = read
 
 
 def _encoded(batch: Sequence[ToPool], encoder: TextEncoder) -> list[TextIds]:

@@ -46,8 +46,10 @@ class PoolingParams:
             raise RecordError("invalid_type", "returned_token_ids must be a list of token ids", param="returned_token_ids")
 
     def clone(self) -> PoolingParams:
-        """A copy, deep as vLLM's."""
-        return deepcopy(self)
+        """A copy, deep as vLLM's, checked again. Raises RecordError."""
+        made = deepcopy(self)
+        made.__post_init__()
+        return made
 
     def check(self, kind: str) -> None:
         """Raises RecordError (unsupported) for a field that is set and says nothing to what is made of the prompt.

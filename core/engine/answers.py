@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..outputs import CompletionOutput, RequestMetrics, RequestOutput
+from ..outputs import CompletionOutput, RequestOutput
 from .request import Sequence
 
 
-def answer(choices: list[Sequence], metrics: RequestMetrics) -> RequestOutput:
+def answer(choices: list[Sequence]) -> RequestOutput:
     """The choices in their order; of more than `n` (best_of) the `n` that the model thinks most likely, best first."""
     first = choices[0]
     request = first.request
@@ -32,5 +32,4 @@ def answer(choices: list[Sequence], metrics: RequestMetrics) -> RequestOutput:
         outputs,
         num_cached_tokens=first.num_cached,
         prompt_logprobs=first.prompt_logprobs,
-        metrics=metrics,
     )

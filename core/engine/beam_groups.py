@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from ..containment import own_error
 from ..errors import RecordError
 from .beam_search import BeamSearch, Ending
 from .beams import BeamGroup, Candidates, Moves
@@ -88,7 +89,14 @@ class BeamGroups:
                 broken.add(group)
             elif group.offer(sequence, candidates) and group not in broken:
                 complete.append(group)
-        self._scheduler.move_beams([self._advance(group, moved) for group in complete])
+        moves = []
+        for group in complete:
+            first = group.live[0]
+            try:
+                moves.append(self._advance(group, moved))
+            except BaseException as error:
+                moved.failed[first] = own_error(error, f"request {group.request.request_id}")
+        self._scheduler.move_beams(moves)
         return moved
 
     def _advance(self, group: BeamGroup, moved: Moved) -> Moves:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from infer.kernels.ops import Ops
 
 from ..config import EngineConfig
+from ..containment import own_error
 from ..errors import RecordError
 from ..generation_config import FILE as GENERATION
 from ..generation_config import NONE, end_tokens, read_file
@@ -79,7 +80,7 @@ class Engine:
             policy=config.scheduling_policy,
             swap=swap,
         )
-        self._limits = Limits.of(config, vocab_size, num_blocks, has_tokenizer=tokenizer is not None)
+        self._limits = Limits.of(config, vocab_size, num_blocks, tokenizer)
         self._runner = runner
         self._ends = ends
         self._sampler = Sampler(runner.ops, ends.all, tokenizer, vocab_size, config.logprobs_mode)
@@ -110,10 +111,17 @@ class Engine:
     def add(self, request: Request) -> None:
         """Queues a request. Raises RecordError if it can never be answered; the engine is then as it was."""
         self._limits.check(request)
-        self._sampler.check(request.params)
-        params = request.params
         assert request.request_id not in self._open, f"request id {request.request_id!r} is in use"
-        choices = [Sequence.of(request, i, self.config.seed, self.max_model_len) for i in range(params.num_choices)]
+        choices = [Sequence.of(request, i, self.config.seed, self.max_model_len) for i in range(request.params.num_choices)]
+        self._open[request.request_id] = choices
+        try:
+            self._queue(choices)
+        except BaseException:
+            self._drop(request.request_id)
+            raise
+
+    def _queue(self, choices: list[Sequence]) -> None:
+        request, params = choices[0].request, choices[0].request.params
         ends = self._ends.of(params)
         for choice in choices:
             choice.end_ids = ends
@@ -125,7 +133,6 @@ class Engine:
             self._compile(choices)
         self._prompt_logprobs.add(choices[0])
         self._lifetimes.arrived(request)
-        self._open[request.request_id] = choices
 
     def _compile(self, choices: list[Sequence]) -> None:
         if self._compiling is None:
@@ -269,7 +276,9 @@ class Engine:
         watch.count("commit")
         for row, logprobs in samples.logprobs.items():
             self._keep_logprobs(drawing[row], logprobs)
-        self._transcripts.push_all(drawn)
+        if untold := self._transcripts.push_all(drawn):
+            failed.update(untold)
+            drawn = _without(drawn, untold)
         watch.count("detokenize")
         ended = [s for s in drawn if s.finish_reason is not None]
         self.scheduler.finish(ended)
@@ -337,11 +346,8 @@ class Engine:
     def _collect_beams(self, searches: Iterable[list[Sequence]]) -> list[RequestOutput]:
         outputs = []
         for found in searches:
-            request = found[0].request
-            del self._open[request.request_id]
-            self._constrained.discard(request.request_id)
-            self._beams.close(request)
-            outputs.append(answer(found, self._lifetimes.ended(request, self.stats)))
+            self._beams.close(found[0].request)
+            outputs.append(self._answer(found))
         return outputs
 
     def _collect(self, ended: Iterable[Sequence]) -> list[RequestOutput]:
@@ -350,10 +356,20 @@ class Engine:
             request = sequence.request
             choices = self._open.get(request.request_id)
             if choices is not None and all(s.finished for s in choices):
-                del self._open[request.request_id]
-                self._constrained.discard(request.request_id)
-                outputs.append(answer(choices, self._lifetimes.ended(request, self.stats)))
+                outputs.append(self._answer(choices))
         return outputs
+
+    def _answer(self, choices: list[Sequence]) -> RequestOutput:
+        """Closes a request whose choices have all ended."""
+        request = choices[0].request
+        try:
+            made = answer(choices)
+        except BaseException as error:
+            return self._failure(request, own_error(error, f"request {request.request_id}"))
+        made.metrics = self._lifetimes.ended(request, self.stats)
+        del self._open[request.request_id]
+        self._constrained.discard(request.request_id)
+        return made
 
     def _count(self, num_drawn: int) -> None:
         stats = self.stats

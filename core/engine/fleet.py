@@ -10,7 +10,7 @@ import select
 import time
 from collections import deque
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import EngineConfig
 from ..containment import own_error
@@ -26,6 +26,9 @@ from .replica import COUNTED, COUNTED_OF_TEXTS, devices, failure
 from .request import Request
 from .stats import EngineStats
 
+if TYPE_CHECKING:
+    from ..text.tokenizer import Tokenizer
+
 #: Sequences that wait in an engine for each one that it can run: enough to choose from.
 _AHEAD = 2
 #: Requests in one frame.
@@ -36,13 +39,14 @@ class Fleet:
     """The interface of `Engine` that jobs and `LLM` use. Raises EngineError when one of the engines is lost.
 
     Args:
+        tokenizer: what requests that generate are checked with.
         recipe: how the model pools; None: it generates.
 
     Attributes:
         max_num_seqs: of all engines together.
     """
 
-    def __init__(self, config: EngineConfig, *, has_tokenizer: bool = False, recipe: Recipe | None = None) -> None:
+    def __init__(self, config: EngineConfig, tokenizer: Tokenizer | None = None, *, recipe: Recipe | None = None) -> None:
         self.config = config
         self.recipe = recipe
         self.max_model_len = config.max_model_len
@@ -57,7 +61,7 @@ class Fleet:
         self._limits: Limits | PoolingLimits
         if recipe is None:
             self.stats, self._counted = EngineStats(num_kv_blocks=sum(one["num_blocks"] for one in told)), COUNTED
-            self._limits = Limits.of(config, self.vocab_size, num_blocks, has_tokenizer=has_tokenizer)
+            self._limits = Limits.of(config, self.vocab_size, num_blocks, tokenizer)
         else:
             self.stats, self._counted = PoolingStats(), COUNTED_OF_TEXTS
             self._limits = PoolingLimits(self.vocab_size, config.max_model_len, recipe)

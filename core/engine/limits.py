@@ -1,6 +1,6 @@
 """What a request must keep to, whatever else is going on: checked when it is added, and by `infer check` without an engine.
 
-Knows lengths and numbers, never tensors or text.
+A search has no more to keep to than one of its beams: those that find no room at a time are computed one after the other.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from ..errors import RecordError
 from ..params import SamplingParams
+from .bad_words import BadWordBook
 from .request import Request
 
 if TYPE_CHECKING:
-    from ..beam_params import BeamSearchParams
     from ..config import EngineConfig
+    from ..text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,7 @@ class Limits:
         max_logprobs: most logprobs a request may ask for; -1: no limit.
         block_size, num_blocks: the KV cache; None blocks if its size is not known.
         has_tokenizer: whether there is one, which all that is about text needs.
-        max_num_seqs: most sequences running at a time; None: not known.
-        shares_prefixes: whether sequences with the same beginning share its blocks.
+        bad_words: tokenizes lists of them; None: they are not looked at.
     """
 
     vocab_size: int
@@ -36,11 +36,10 @@ class Limits:
     block_size: int
     num_blocks: int | None
     has_tokenizer: bool = True
-    max_num_seqs: int | None = None
-    shares_prefixes: bool = True
+    bad_words: BadWordBook | None = None
 
     @classmethod
-    def of(cls, config: EngineConfig, vocab_size: int, num_blocks: int | None, *, has_tokenizer: bool) -> Limits:
+    def of(cls, config: EngineConfig, vocab_size: int, num_blocks: int | None, tokenizer: Tokenizer | None) -> Limits:
         """Those of an engine with these settings."""
         return cls(
             vocab_size,
@@ -48,9 +47,8 @@ class Limits:
             config.max_logprobs,
             config.block_size,
             num_blocks,
-            has_tokenizer=has_tokenizer,
-            max_num_seqs=config.max_num_seqs,
-            shares_prefixes=config.enable_prefix_caching,
+            has_tokenizer=tokenizer is not None,
+            bad_words=BadWordBook(tokenizer),
         )
 
     def check(self, request: Request) -> None:
@@ -68,8 +66,8 @@ class Limits:
                 param="prompt",
             )
         self._check_params(params)
-        if request.beam is not None:
-            self._check_beam(request, request.beam)
+        if request.beam is not None and (width := request.beam.beam_width) > self.vocab_size:
+            raise RecordError("invalid_value", f"beam_width {width} is above the vocabulary of {self.vocab_size}", param="beam_width")
         if self.num_blocks is not None and self.blocks_for(length := request.max_length(self.max_model_len)) > self.num_blocks:
             raise RecordError(
                 "kv_capacity",
@@ -81,24 +79,6 @@ class Limits:
     def blocks_for(self, num_tokens: int) -> int:
         """Blocks that so many tokens of one sequence take."""
         return -(-num_tokens // self.block_size)
-
-    def _check_beam(self, request: Request, beam: BeamSearchParams) -> None:
-        width = beam.beam_width
-        if self.max_num_seqs is not None and width > self.max_num_seqs:
-            raise RecordError("invalid_value", f"beam_width {width} is above max_num_seqs {self.max_num_seqs}", param="beam_width")
-        if width > self.vocab_size:
-            raise RecordError("invalid_value", f"beam_width {width} is above the vocabulary of {self.vocab_size}", param="beam_width")
-        if self.num_blocks is None:
-            return
-        whole, prompt = self.blocks_for(request.max_length(self.max_model_len)), len(request.prompt_token_ids) // self.block_size
-        shared = prompt if self.shares_prefixes and not request.params.skip_reading_prefix_cache else 0
-        if (needed := shared + width * (whole - shared)) > self.num_blocks:
-            raise RecordError(
-                "kv_capacity",
-                f"{width} beams can take {needed} KV blocks; there are {self.num_blocks}: "
-                "lower beam_width or max_tokens, or raise --kv-cache-memory-bytes",
-                param="beam_width",
-            )
 
     def _check_params(self, params: SamplingParams) -> None:
         for name, what in (("stop_token_ids", "stop token id"), ("allowed_token_ids", "allowed token id"), ("logit_bias", "token id")):
@@ -116,3 +96,5 @@ class Limits:
             for name in ("stop", "bad_words", "structured_outputs"):
                 if getattr(params, name):
                     raise RecordError("unsupported", f"{name} needs a tokenizer, and there is none (skip_tokenizer_init)", param=name)
+        if params.bad_words and self.bad_words is not None:
+            self.bad_words.of(params.bad_words)

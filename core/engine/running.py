@@ -21,23 +21,18 @@ from numpy.typing import NDArray
 from .blocks import NULL_BLOCK
 from .request import Sequence
 
-#: Blocks a row has room for at first; doubled as sequences need more.
-_WIDTH = 64
+#: Rows there are at first, and blocks a row has room for; doubled as there are more.
+_ROWS, _WIDTH = 64, 64
 
 
 class Running:
-    """
-    Args:
-        capacity: most sequences.
-    """
-
-    def __init__(self, capacity: int) -> None:
+    def __init__(self) -> None:
         self.sequences: list[Sequence] = []
-        self.computed: NDArray[np.int64] = np.zeros(capacity, dtype=np.int64)
-        self.known: NDArray[np.int64] = np.zeros(capacity, dtype=np.int64)
-        self.newest: NDArray[np.int64] = np.zeros(capacity, dtype=np.int64)
-        self.num_blocks: NDArray[np.int64] = np.zeros(capacity, dtype=np.int64)
-        self.blocks: NDArray[np.int32] = np.full((capacity, _WIDTH), NULL_BLOCK, dtype=np.int32)
+        self.computed: NDArray[np.int64] = np.zeros(_ROWS, dtype=np.int64)
+        self.known: NDArray[np.int64] = np.zeros(_ROWS, dtype=np.int64)
+        self.newest: NDArray[np.int64] = np.zeros(_ROWS, dtype=np.int64)
+        self.num_blocks: NDArray[np.int64] = np.zeros(_ROWS, dtype=np.int64)
+        self.blocks: NDArray[np.int32] = np.full((_ROWS, _WIDTH), NULL_BLOCK, dtype=np.int32)
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -52,12 +47,19 @@ class Running:
     def append(self, sequence: Sequence) -> None:
         """Adds a sequence that has its blocks, as the youngest."""
         row = len(self.sequences)
+        if row == len(self.known):
+            self._make_room(max(2 * row, _ROWS))
         self.sequences.append(sequence)
         self.computed[row] = sequence.num_computed
         self.known[row] = len(sequence.tokens)
         self.newest[row] = sequence.tokens[-1]
         self.blocks[row] = NULL_BLOCK
         self.refresh_blocks(row, 0)
+
+    def _make_room(self, capacity: int) -> None:
+        for name in ("computed", "known", "newest", "num_blocks", "blocks"):
+            array = getattr(self, name)
+            setattr(self, name, np.concatenate((array, np.zeros((capacity - len(array), *array.shape[1:]), array.dtype))))
 
     def pop(self) -> Sequence:
         """Takes out the last, which is the youngest unless they were reordered."""

@@ -20,7 +20,6 @@ from infer.kernels.ops import Ops, Penalties, SamplingRows, TokenMask, TopLogpro
 
 from ..errors import RecordError
 from ..outputs import Logprob
-from ..params import SamplingParams
 from .bad_words import BadWordBook
 from .beams import Candidates
 from .noise import uniforms
@@ -114,11 +113,6 @@ class Sampler:
         self._bad_words = BadWordBook(tokenizer)
         self._masks = TokenMasks(vocab_size)
 
-    def check(self, params: SamplingParams) -> None:
-        """Raises RecordError for parameters that cannot be followed here: bad words that are too many, or without a tokenizer."""
-        if params.bad_words:
-            self._bad_words.of(params.bad_words)
-
     def sample(self, logits: Tensor, sequences: list[Sequence]) -> Samples:
         """Draws one token a row of logits [R, vocabulary] in any floating dtype; they stay as they are."""
         return self.finish(self.begin(logits, sequences))
@@ -168,7 +162,8 @@ class Sampler:
     def candidates(self, logits: Tensor, sequences: list[Sequence], count: int) -> list[Candidates | RecordError]:
         """The `count` likeliest next tokens of the beams `sequences` by the distribution that their parameters make of logits
         [R, vocabulary]: everything but the draw counts, and with a temperature of 0 the logits are not divided."""
-        draw = self._draw(logits, sequences, self._settings.gather(sequences), {})
+        failed: dict[int, RecordError] = {}
+        draw = self._draw(logits, sequences, self._settings.gather(sequences), failed)
         places = torch.arange(len(sequences), device=logits.device)
         finite = self.ops.sample(logits, None, None, None)[1].tolist()  # the quickest way to know
         if draw.rows is None and draw.mask is None and draw.penalties is None:
@@ -177,7 +172,8 @@ class Sampler:
             final = self.ops.processed_logits(logits, places, draw.rows, draw.penalties, draw.mask)
         top = self.ops.top_logprobs(final, places, torch.zeros_like(places), min(count, self.vocab_size))
         ids, values = top.ids.cpu().numpy(), top.values.cpu().numpy()
-        return [Candidates(ids[i], values[i]) if finite[i] else _not_finite() for i in range(len(sequences))]
+        failed.update({row: _not_finite() for row, good in enumerate(finite) if not good})
+        return [failed.get(row) or Candidates(ids[row], values[row]) for row in range(len(sequences))]
 
     @torch.inference_mode()
     def prompt_logprobs(self, logits: Tensor, tokens: list[int], count: int) -> list[dict[int, Logprob]]:
@@ -190,7 +186,7 @@ class Sampler:
         return self._entries(self.ops.top_logprobs(logits, rows, asked, self._count(count)), tokens)
 
     def _draw(self, logits: Tensor, sequences: list[Sequence], settings: NDArray[np.void], failed: dict[int, RecordError]) -> _Draw:
-        """What is drawn from, without the draw; rows that their logits processors make impossible go to `failed`."""
+        """What is drawn from, without the draw; rows that their logits processors or grammars make impossible go to `failed`."""
         needs, device = settings["needs"], logits.device
         any_needs = int(np.bitwise_or.reduce(needs))
         draw = _Draw(logits, None, None, None)
@@ -201,7 +197,7 @@ class Sampler:
             draw.rows = _sampling_rows(settings, sequences, device)
         mask = None
         if any_needs & (ALLOWED | STRUCTURED) or left:
-            mask = self._masks.gather(sequences, sorted({*_rows_with(needs, ALLOWED | STRUCTURED), *left}), left)
+            mask = self._masks.gather(sequences, sorted({*_rows_with(needs, ALLOWED | STRUCTURED), *left}), left, failed)
             draw.mask = TokenMask(to_device(mask.rows, device), to_device(mask.bits, device))
         if any_needs & (CHANGES | MIN_TOKENS | BAD_WORDS):
             draw.penalties = self._change(sequences, needs, mask, device)

@@ -9,7 +9,8 @@ its blocks; among equals everything is as above. A running sequence is not preem
 when running ones need its blocks (as in vLLM's current scheduler).
 
 The beams of a search hold the blocks of one request and lose them together. One that has nothing to compute until the others of
-its group catch up stays where it is with no share of the step; room for the beams that are still to come is kept free.
+its group catch up stays where it is with no share of the step; room for the beams that are still to come is kept free. Beams of
+one search that are more than a step takes, or than there are blocks for, take turns.
 
 What concerns all sequences is arithmetic on the arrays of `Running`; Python looks at those that need blocks, have filled
 one, begin or end.
@@ -40,7 +41,7 @@ from .waiting import WaitingQueue
 class Scheduler:
     """
     Args:
-        max_num_seqs: most sequences running at a time.
+        max_num_seqs: most sequences in one step, and running at a time, but for the beams of one search that are more.
         max_num_batched_tokens: most tokens a step.
         chunked_prefill: whether a prompt may be computed over several steps.
         long_prefill_token_threshold: most tokens of one prompt a step; 0 is no limit.
@@ -72,7 +73,7 @@ class Scheduler:
         self.reserve = int(watermark * blocks.num_usable)
         self._by_priority = policy == "priority"
         self.waiting: WaitingQueue | PriorityQueues = PriorityQueues(look_ahead) if self._by_priority else WaitingQueue(look_ahead)
-        self.running = Running(max_num_seqs)
+        self.running = Running()
         self.num_preemptions = 0
         self._expects_more = True
         self._siblings: dict[Sequence, list[Sequence]] = {}
@@ -128,7 +129,8 @@ class Scheduler:
             counts = self._put_idle_last(counts)
             if not len(counts) and self.has_work:
                 # Beams hold blocks while others of their groups wait for some: those of the latest group give theirs back.
-                self._preempt_group(self.running[-1])
+                if len(self.running):
+                    self._preempt_group(self.running[-1])
                 return self.schedule()
         size = len(counts)
         assert size or self.apart or not self.has_work, "work is left but nothing can be scheduled"
@@ -168,6 +170,8 @@ class Scheduler:
         """[S] the tokens that are left of each running sequence, from the oldest on while the budget lasts."""
         size, budget = len(self.running), self.max_num_batched_tokens
         counts = self._limited(self.running.known[:size] - self.running.computed[:size])
+        if size > self.max_num_seqs:
+            counts[np.flatnonzero(counts)[self.max_num_seqs :]] = 0
         total = np.cumsum(counts)
         if size and total[-1] > budget:
             last = int(np.searchsorted(total, budget))
@@ -184,9 +188,10 @@ class Scheduler:
         budget = self.max_num_batched_tokens - int(counts.sum())
         admitted: list[int] = []
         passed: list[Sequence] = []
-        most = self.max_num_seqs if self._groups else self._most_at_a_time()
+        most = max((self.max_num_seqs, *(g.width for g in self._groups))) if self._groups else self._most_at_a_time()
+        places_left = self.max_num_seqs - int(np.count_nonzero(counts))  # in this step
         has_place = places(self.running, self.max_num_seqs) if self._groups else None
-        while self.waiting and budget > 0 and len(self.running) < most and len(passed) < most:
+        while self.waiting and budget > 0 and len(self.running) < most and len(passed) < most and len(admitted) < places_left:
             sequence = self.waiting.pop()
             if has_place is not None and not has_place(sequence):
                 passed.append(sequence)

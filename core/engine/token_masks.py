@@ -10,6 +10,8 @@ from torch import Tensor
 
 from infer.kernels.ops import TokenMask
 
+from ..containment import own_error
+from ..errors import RecordError
 from ..params import SamplingParams
 from .request import Sequence
 from .token_bits import beyond, pack
@@ -26,11 +28,12 @@ class TokenMasks:
         self._allowed: dict[int, tuple[SamplingParams, Tensor]] = {}
         """Bits of `allowed_token_ids`, by the identity of the parameters, of the rows that the last step drew for."""
 
-    def gather(self, sequences: list[Sequence], rows: list[int], left: Mapping[int, Tensor]) -> TokenMask:
+    def gather(self, sequences: list[Sequence], rows: list[int], left: Mapping[int, Tensor], failed: dict[int, RecordError]) -> TokenMask:
         """The masks of `sequences`, where only those at `rows` may have any.
 
         Args:
             left: row -> bits of the tokens that its logits processors left; only of rows in `rows`.
+            failed: takes the rows whose grammars fail; their masks mean nothing.
         """
         words = -(-self.vocab_size // 32)
         bits = torch.full((len(rows), words), -1, dtype=torch.int32)
@@ -40,7 +43,10 @@ class TokenMasks:
             sequence = sequences[row]
             params = sequence.request.params
             if sequence.grammar is not None:
-                sequence.grammar.fill(bits, place)
+                try:
+                    sequence.grammar.fill(bits, place)
+                except BaseException as error:
+                    failed[row] = own_error(error, f"request {sequence.request.request_id}")
             if params.allowed_token_ids is not None:
                 key = id(params)
                 if key not in allowed_now:

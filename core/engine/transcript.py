@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from ..containment import own_error
+from ..errors import RecordError
 from ..text.detokenizer import Detokenizer, decode_all
 from ..text.stop import StopMatcher
 from ..text.tokenizer import Tokenizer
@@ -18,11 +20,16 @@ class Transcripts:
         self.ends = ends
         self._followed: dict[Sequence, _Followed] = {}
 
-    def push_all(self, sequences: Iterable[Sequence]) -> None:
-        """`push` for those that it means something to."""
+    def push_all(self, sequences: Iterable[Sequence]) -> dict[Sequence, RecordError]:
+        """`push` for those that it means something to; returns those for which it failed."""
+        failed = {}
         for sequence in sequences:
             if sequence.finish_reason is not None or sequence.request.params.stop:
-                self.push(sequence)
+                try:
+                    self.push(sequence)
+                except BaseException as error:
+                    failed[sequence] = own_error(error, f"request {sequence.request.request_id}")
+        return failed
 
     def push(self, sequence: Sequence) -> None:
         """Looks at the newest token: a completed stop string ends the sequence, and sets its text when it ends."""

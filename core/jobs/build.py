@@ -81,7 +81,7 @@ class Plan:
         pools.
         """
         self._generates()
-        return Limits.of(self.config, self._vocab_size(), self._num_blocks(), has_tokenizer=self.tokenizer is not None)
+        return Limits.of(self.config, self._vocab_size(), self._num_blocks(), self.tokenizer)
 
     def pooling_limits(self) -> PoolingLimits:
         """The same for a model that pools. Raises ConfigError for one that generates."""
@@ -134,7 +134,7 @@ class Plan:
             return self.start_one()
         from ..engine.fleet import Fleet
 
-        return Fleet(self.config, has_tokenizer=self.tokenizer is not None)
+        return Fleet(self.config, self.tokenizer)
 
     def start_one(self, wrap_ops: Callable[[Ops], Ops] | None = None) -> Engine:
         """The same for one engine in this process.

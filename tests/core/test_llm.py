@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,67 @@ def test_a_bad_prompt_raises_or_comes_back(llm: LLM, bad: Any) -> None:
     assert (failed.outputs, failed.finished, int(failed.request_id)) == ([], True, int(good.request_id) + 1)
     assert good.error is None
     assert tokens([good]) == tokens([last]) == tokens(llm.generate("good", SEEDED, use_tqdm=False))
+
+
+def changed(**values: Any) -> SamplingParams:
+    """Parameters that were right when they were made."""
+    params = replace(SEEDED)
+    for name, value in values.items():
+        setattr(params, name, value)
+    return params
+
+
+class Raising:
+    """A prompt that is wrong in a way nobody thought of."""
+
+    def __iter__(self) -> Any:
+        raise ZeroDivisionError
+
+
+WRONG: list[tuple[Any, SamplingParams, str]] = [
+    ("a", changed(temperature=-1), "invalid_value"),
+    ("a", changed(temperature=float("nan")), "invalid_value"),
+    ("a", changed(n="2"), "invalid_type"),
+    ("a", changed(seed=2**200), "invalid_value"),
+    ("a", changed(logit_bias={2**70: 1}), "invalid_value"),
+    ("a", changed(bad_words=["x" * i for i in range(1, 200)]), "invalid_value"),
+    ([10**30], SEEDED, "invalid_value"),
+    ([-(10**30)], SEEDED, "invalid_value"),
+    ([1.0], SEEDED, "invalid_type"),
+    ([True], SEEDED, "invalid_type"),
+    (Raising(), SEEDED, "internal"),
+    ({"prompt_token_ids": Raising()}, SEEDED, "internal"),
+]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_is_wrong_with_one_prompt_or_its_parameters_comes_back_as_its_error(llm: LLM, tiny_llama: Path, count: int) -> None:
+    engine = llm if count == 1 else LLM(str(tiny_llama), **SETTINGS, data_parallel_size=2)
+    prompts = [prompt for wrong, _, _ in WRONG for prompt in (wrong, "good")]
+    params = [p for _, wrong, _ in WRONG for p in (wrong, SEEDED)]
+    outputs = engine.generate(prompts, params, use_tqdm=False, on_error="return")
+    assert [output.error and output.error.code for output in outputs[::2]] == [code for _, _, code in WRONG]
+    streamed = {int(o.request_id): o for o in engine.stream(iter(prompts), iter(params), on_error="return")}
+    assert [output.error and output.error.code for _, output in sorted(streamed.items())][::2] == [code for _, _, code in WRONG]
+    expected = tokens(llm.generate("good", SEEDED, use_tqdm=False))
+    assert all(tokens([good]) == expected for good in outputs[1::2])
+    for prompt, wrong, code in WRONG:
+        with pytest.raises(RecordError) as error:
+            engine.generate([prompt, "good"], [wrong, SEEDED], use_tqdm=False)
+        assert error.value.code == code
+    assert engine.engine.num_unfinished == 0
+
+
+@pytest.mark.parametrize("bad", [[10**30], [-1], Raising(), "x" * 500])
+def test_a_search_for_what_is_no_prompt_comes_back_too(llm: LLM, bad: Any) -> None:
+    good, failed = llm.beam_search([{"prompt_token_ids": [3, 4]}, {"prompt_token_ids": bad}], BeamSearchParams(2, 3), on_error="return")
+    assert failed.error is not None
+    assert (len(good.sequences), failed.sequences) == (2, [])
+    params = BeamSearchParams(2, 3)
+    params.length_penalty = 1e308
+    (failed,) = llm.beam_search("a", params, on_error="return")
+    assert failed.error is not None
+    assert failed.error.param == "length_penalty"
 
 
 def test_a_record_that_fails_on_the_way(llm: LLM) -> None:

@@ -102,6 +102,13 @@ def test_beams_are_those_of_the_plain_search(make_engine: MakeEngine, oracle: An
         {"num_blocks": 400, "max_num_batched_tokens": 9, "max_num_seqs": 9},
         {"num_blocks": 70, "max_num_batched_tokens": 11, "max_num_seqs": 11},
         {"num_blocks": 60, "scheduling_policy": "priority"},
+        # Beams that have to take turns: for places in a step, for blocks, for both.
+        {"num_blocks": 400, "max_num_seqs": 1},
+        {"num_blocks": 70, "max_num_seqs": 3},
+        {"num_blocks": 15, "block_size": 2},
+        {"num_blocks": 15, "block_size": 2, "max_num_seqs": 2, "max_num_batched_tokens": 5},
+        {"num_blocks": 29, "block_size": 1, "max_num_seqs": 5, "scheduling_policy": "priority"},
+        {"num_blocks": 8, "block_size": 4, "enable_prefix_caching": False, "watermark": 0.4},
     ],
 )
 def test_the_schedule_has_no_say(make_engine: MakeEngine, oracle: Any, settings: dict[str, Any]) -> None:
@@ -173,6 +180,21 @@ def test_a_search_can_be_dropped(make_engine: MakeEngine) -> None:
     engine.scheduler.check_integrity()
     assert engine.scheduler.blocks.num_free == engine.scheduler.blocks.num_usable
     assert not engine.scheduler.has_work
+
+
+def test_a_mistake_in_one_search_is_its_own_error(make_engine: MakeEngine, oracle: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A number that is let in nowhere, put behind the door."""
+    requests = [beam_request(i, [5 + i, 6, 7], max_tokens=9) for i in range(4)]
+    for request, penalty in zip(requests[1:3], (5000, -400.0), strict=True):
+        assert request.beam is not None
+        request.beam.length_penalty = penalty
+    engine = make_engine(num_blocks=60)
+    outputs = run(engine, requests)
+    assert [outputs[r.request_id].error and outputs[r.request_id].error.code for r in requests] == [None, "internal", "internal", None]
+    assert "request b1: internal error" in caplog.text
+    for request in (requests[0], requests[3]):
+        check(oracle, request, outputs[request.request_id])
+    assert engine.scheduler.blocks.num_free == engine.scheduler.blocks.num_usable
 
 
 def test_logits_that_are_no_numbers_fail_one_search(make_engine: MakeEngine, oracle: Any) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from infer.core.beam_params import BeamSearchParams
+from infer.core.engine.bad_words import BadWordBook
 from infer.core.engine.limits import Limits
 from infer.core.engine.request import Request
 from infer.core.errors import RecordError
@@ -69,3 +71,21 @@ def test_without_a_tokenizer_there_is_no_text_to_ask_for(params: dict[str, Any])
     with pytest.raises(RecordError) as caught:
         limits(has_tokenizer=False).check(request)
     assert (caught.value.code, caught.value.param) == ("unsupported", next(iter(params)))
+
+
+def test_bad_words_are_counted_as_they_are_tokenized(byte_tokenizer: Any) -> None:
+    book = BadWordBook(byte_tokenizer)
+    limits(bad_words=book).check(Request("r", [3], SamplingParams(bad_words=["a", "b"]), 0))
+    with pytest.raises(RecordError, match="more than 128 token sequences"):
+        limits(bad_words=book).check(Request("r", [3], SamplingParams(bad_words=["x" * i for i in range(1, 400)]), 0))
+
+
+def test_a_search_is_held_to_what_one_of_its_beams_needs() -> None:
+    """Neither the places in a step nor the blocks are counted for all of its beams."""
+    beam = BeamSearchParams(64, 20)
+    limits(num_blocks=6).check(Request("r", [3] * 4, beam.sampling(), 0, beam=beam))
+    with pytest.raises(RecordError) as caught:
+        limits(num_blocks=5).check(Request("r", [3] * 4, beam.sampling(), 0, beam=beam))
+    assert caught.value.code == "kv_capacity"
+    with pytest.raises(RecordError, match="beam_width 64 is above the vocabulary of 60"):
+        limits(vocab_size=60).check(Request("r", [3] * 4, beam.sampling(), 0, beam=beam))

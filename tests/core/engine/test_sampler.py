@@ -17,7 +17,6 @@ from infer.core.engine.noise import noise_key, uniforms
 from infer.core.engine.request import Request, Sequence
 from infer.core.engine.row_settings import CAPACITY, RowSettings
 from infer.core.engine.sampler import PIECE, Sampler
-from infer.core.errors import RecordError
 from infer.core.params import SamplingParams
 
 ENDS = frozenset({1, 2})
@@ -179,17 +178,6 @@ def test_processed_logprobs_in_pieces(backend: str) -> None:
         kept[kept < kept.topk(1 + row % 9).values[-1]] = -math.inf
         for token, entry in samples.logprobs[row].items():
             assert entry.logprob == pytest.approx(float(torch.log_softmax(kept, -1)[token]), abs=1e-5)
-
-
-def test_what_cannot_be_followed_is_said_beforehand() -> None:
-    with_texts = Sampler(kernels.load("reference"), ENDS, Texts(), VOCABULARY)  # type: ignore[arg-type]
-    without = Sampler(kernels.load("reference"), ENDS, None, VOCABULARY)
-    with_texts.check(SamplingParams(bad_words=["a", "b"]))
-    without.check(SamplingParams())
-    with pytest.raises(RecordError, match="more than 128 token sequences"):
-        with_texts.check(SamplingParams(bad_words=["x" * i for i in range(1, 400)]))
-    with pytest.raises(RecordError, match="need a tokenizer"):
-        without.check(SamplingParams(bad_words=["a"]))
 
 
 def test_settings_are_those_of_the_params_however_many_come_and_go() -> None:

@@ -61,7 +61,7 @@ def test_each_row_has_its_own(vocabulary: int) -> None:
     ]
     masks = TokenMasks(vocabulary)
     left = {4: pack([6], vocabulary), 5: pack([6, 7], vocabulary)}
-    mask = masks.gather(sequences, [1, 2, 3, 4, 5], left)
+    mask = masks.gather(sequences, [1, 2, 3, 4, 5], left, {})
     assert mask.rows.dtype == torch.int64
     assert mask.bits.is_contiguous()
     assert int(mask.rows[0]) == -1
@@ -73,9 +73,9 @@ def test_each_row_has_its_own(vocabulary: int) -> None:
 def test_allowed_tokens_are_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     params = [SamplingParams(allowed_token_ids=[i]) for i in range(3)]
     masks = TokenMasks(64)
-    masks.gather([sequence_of(p) for p in params], [0, 1, 2], {})
+    masks.gather([sequence_of(p) for p in params], [0, 1, 2], {}, {})
     kept = {key: bits for key, (_, bits) in masks._allowed.items()}
-    masks.gather([sequence_of(p) for p in params[:2]], [0, 1], {})
+    masks.gather([sequence_of(p) for p in params[:2]], [0, 1], {}, {})
     assert masks._allowed.keys() == {id(p) for p in params[:2]}  # those of the last step alone
     assert all(masks._allowed[key][1] is kept[key] for key in masks._allowed)
 
@@ -90,5 +90,5 @@ def test_nothing_but(vocabulary: int, allowed: set[int], tokens: set[int], only:
     grammar = Allowing(allowed, vocabulary)
     grammar.bits |= pack(range(vocabulary, -(-vocabulary // 32) * 32), -(-vocabulary // 32) * 32)
     masks = TokenMasks(vocabulary)
-    mask = masks.gather([sequence_of(SamplingParams()), sequence_of(SamplingParams(), grammar)], [1], {})
+    mask = masks.gather([sequence_of(SamplingParams()), sequence_of(SamplingParams(), grammar)], [1], {}, {})
     assert masks.leaves_nothing_but(tokens, mask, 1) == only
