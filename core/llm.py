@@ -32,7 +32,7 @@ from .containment import contained
 from .desk import Asked, Desk
 from .errors import ConfigError, RecordError, UnknownArgument, nearest
 from .jobs.build import make_plan
-from .outputs import BeamSearchOutput, BeamSearchSequence, RequestOutput
+from .outputs import BeamSearchOutput, RequestOutput
 from .params import SamplingParams
 from .pooling_calls import PoolingCalls
 from .pooling_desk import PoolingDesk
@@ -408,23 +408,10 @@ class LLM(PoolingCalls):
         return outputs
 
     def _beams(self, output: RequestOutput, beam: BeamSearchParams) -> BeamSearchOutput:
-        if output.error is not None:
-            return BeamSearchOutput([], output.error)
-        ids = output.prompt_token_ids
-        before = "" if self.tokenizer is None else self.tokenizer.decode(ids, skip_special_tokens=beam.skip_special_tokens)
-        sequences = [
-            BeamSearchSequence(
-                [*ids, *o.token_ids],
-                o.logprobs or [],
-                o.cumulative_logprob or 0.0,
-                before + o.text,
-                o.finish_reason,
-                o.stop_reason,
-                o.score,
-            )
-            for o in output.outputs
-        ]
-        return BeamSearchOutput(sequences)
+        ids, before = output.prompt_token_ids, ""
+        if self.tokenizer is not None and output.error is None:
+            before = self.tokenizer.decode(ids, skip_special_tokens=beam.skip_special_tokens)
+        return BeamSearchOutput.of(output, before)
 
     def _params(self, params: Params, count: int, *, raising: bool) -> list[SamplingParams | RecordError]:
         given = self.get_default_sampling_params() if params is None else params

@@ -85,6 +85,26 @@ class BeamSearchOutput:
     sequences: list[BeamSearchSequence]
     error: RecordError | None = None
 
+    @classmethod
+    def of(cls, output: RequestOutput, prompt: str) -> BeamSearchOutput:
+        """The same in the form of a beam search; `prompt` is the text before each output's."""
+        ids = output.prompt_token_ids
+        return cls(
+            [
+                BeamSearchSequence(
+                    [*ids, *o.token_ids],
+                    o.logprobs or [],
+                    o.cumulative_logprob or 0.0,
+                    prompt + o.text,
+                    o.finish_reason,
+                    o.stop_reason,
+                    o.score,
+                )
+                for o in output.outputs
+            ],
+            output.error,
+        )
+
 
 @dataclass(slots=True)
 class RequestOutput:
