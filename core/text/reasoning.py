@@ -22,6 +22,11 @@ class ReasoningParser:
     end: str
     always: bool = False
 
+    @property
+    def markers(self) -> tuple[str, str]:
+        """What its texts may contain as special tokens."""
+        return self.start, self.end
+
     def opened_by(self, prompt: str) -> bool | None:
         """Whether a prompt leaves the output inside the reasoning: True if it ends with the start, False with the end, else None."""
         tail = prompt.rstrip()

@@ -46,6 +46,7 @@ class Spelling:
         self._tokenizer = tokenizer
         self._prompt = prompt_ids
         self._ids = token_ids
+        self._text = text
         self._skip, self._spaces = skip_special_tokens, spaces_between_special_tokens
         self._bytes = None if tokenizer is None else tokenizer.pieces(skip_special_tokens)
         #: Output tokens before which nothing of the text is written, where a text's beginning is spelled in another way.
@@ -59,6 +60,13 @@ class Spelling:
         """For each token the place in the text, in characters, of the character in which it begins."""
         before = b"" if self._bytes is None else unfinished_bytes(self._bytes, self._prompt)
         return _offsets(self.pieces, before)
+
+    def without(self, tokens: frozenset[int]) -> str:
+        """The text without what some tokens wrote. Text that only looks like them stays."""
+        assert self._text is not None
+        ends = [*self.offsets[1:], len(self._text)]
+        spans = zip(self._ids, self.offsets, ends, strict=True)
+        return "".join([self._text[start:end] for token, start, end in spans if token not in tokens])
 
     def adds(self, place: int, token: int) -> bytes:
         """The bytes that `token` adds, or would have added, at a place of the output."""

@@ -168,6 +168,8 @@ def _list_at(text: str, start: int) -> tuple[list[str | ToolCall], int]:
 # --- the forms
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+#: The end of a call and the beginning of the next.
+_BETWEEN = re.compile(r"</tool_call>\s*(?=<tool_call>)")
 
 
 def _hermes(text: str) -> Parts:
@@ -181,6 +183,8 @@ def _hermes(text: str) -> Parts:
         except _NO_CALL as error:
             if at == start and text.startswith(("{", "["), start):
                 at = after_broken(text, start, error)
+                between = _BETWEEN.search(text, start, at)  # brackets that do not match must not take the next call with them
+                at = between.end() if between else at
             misses += 1
             continue
         end = after_space(text, at)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -88,11 +88,14 @@ class ChatTask(CompletionTask):
         self._chat_options = chat_options or ChatOptions()
         self._tool_calls, self._reasoning = self._chat_options.parsers()
         self._literal = tokenizer.literal if options.literal_special_tokens and tokenizer is not None else None
-        special = set() if tokenizer is None else {tokenizer.token_text(i) for i in tokenizer.special_ids}
-        self._hidden = pattern_of(special)
+        special = {} if tokenizer is None else {i: tokenizer.token_text(i) for i in tokenizer.special_ids}
+        markers = {*(self._tool_calls.markers if self._tool_calls else ()), *(self._reasoning.markers if self._reasoning else ())}
         # Parsers look for tokens that would be left out of the text if they are special ones.
-        self._keeps_for_calls = self._tool_calls is not None and not special.isdisjoint(self._tool_calls.markers)
-        self._keeps_for_reasoning = self._reasoning is not None and not special.isdisjoint((self._reasoning.start, self._reasoning.end))
+        texts = set(special.values())
+        self._keeps_for_calls = self._tool_calls is not None and not texts.isdisjoint(self._tool_calls.markers)
+        self._keeps_for_reasoning = self._reasoning is not None and not texts.isdisjoint(self._reasoning.markers)
+        self._hidden = pattern_of(texts & markers)
+        self._hidden_ids = frozenset(i for i, text in special.items() if text not in markers)
 
     def own_fields(self) -> frozenset[str]:
         own = _RENDER_FIELDS | _TEMPLATE_FIELDS | tools.FIELDS
@@ -198,11 +201,15 @@ class ChatTask(CompletionTask):
             raise RecordError("invalid_value", "top_logprobs needs logprobs: true", param="top_logprobs")
         return given
 
-    def choice_text(self, choice: CompletionOutput, pending: PendingPrompt) -> dict[str, Any]:
-        rules = pending.reply
+    def choice_text(self, choice: CompletionOutput, pending: PendingPrompt, prompt_ids: Sequence[int]) -> dict[str, Any]:
+        rules: ReplyRules | None = pending.reply
         if rules is None:
             return {"message": {"role": "assistant", "content": choice.text}}
-        message = rules.message(choice)
+        text = choice.text
+        if rules.hidden is not None and text:
+            assert pending.params is not None
+            text = self.spelling(choice, pending.params, prompt_ids).without(self._hidden_ids)
+        message = rules.message(choice, text)
         choice.finish_reason = rules.finish_reason(choice, message)  # set there, so that the summary counts what the row says
         return {"message": message}
 

@@ -71,7 +71,7 @@ class CompletionTask(Task[PendingPrompt]):
         """The prompt, as text or token ids. Raises RecordError."""
 
     @abstractmethod
-    def choice_text(self, choice: CompletionOutput, pending: PendingPrompt) -> dict[str, Any]:
+    def choice_text(self, choice: CompletionOutput, pending: PendingPrompt, prompt_ids: Sequence[int]) -> dict[str, Any]:
         """The part of a choice that carries its text: {"text": …} or {"message": …}. May set the choice's finish_reason."""
 
     @abstractmethod
@@ -177,18 +177,19 @@ class CompletionTask(Task[PendingPrompt]):
     def _choice(
         self, choice: CompletionOutput, pending: PendingPrompt, params: SamplingParams, prompt_ids: Sequence[int]
     ) -> dict[str, Any]:
-        row: dict[str, Any] = {"index": choice.index, **self.choice_text(choice, pending)}
+        row: dict[str, Any] = {"index": choice.index, **self.choice_text(choice, pending, prompt_ids)}
         row["finish_reason"] = choice.finish_reason
         if choice.stop_reason is not None:
             row["stop_reason"] = choice.stop_reason
         if choice.logprobs is not None and params.logprobs is not None:
-            row["logprobs"] = self.choice_logprobs(choice, params.logprobs, self._spelling(choice, params, prompt_ids))
+            row["logprobs"] = self.choice_logprobs(choice, params.logprobs, self.spelling(choice, params, prompt_ids))
             row["cumulative_logprob"] = choice.cumulative_logprob
         if params.return_token_ids:
             row["token_ids"] = choice.token_ids
         return row
 
-    def _spelling(self, choice: CompletionOutput, params: SamplingParams, prompt_ids: Sequence[int]) -> Spelling:
+    def spelling(self, choice: CompletionOutput, params: SamplingParams, prompt_ids: Sequence[int]) -> Spelling:
+        """The tokens of a choice where they stand."""
         return Spelling(
             self.tokenizer,
             prompt_ids,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import RecordError
@@ -67,7 +67,7 @@ class GenerateTask(CompletionTask):
             raise RecordError("unsupported", "top_logprobs belongs to infer chat; here logprobs is their number", param="top_logprobs")
         return given
 
-    def choice_text(self, choice: CompletionOutput, pending: PendingPrompt) -> dict[str, Any]:
+    def choice_text(self, choice: CompletionOutput, pending: PendingPrompt, prompt_ids: Sequence[int]) -> dict[str, Any]:
         return {"text": choice.text}
 
     def choice_logprobs(self, choice: CompletionOutput, num_logprobs: int, spelling: Spelling) -> dict[str, Any]:

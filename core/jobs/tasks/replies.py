@@ -24,7 +24,7 @@ class ReplyRules:
         reasoning: splits it off; None: nobody asked, or the output is constrained to something else.
         inside: whether the prompt left the output inside its reasoning, see `ReasoningParser.opened_by`.
         first_call: number of the calls made earlier in the conversation.
-        hidden: special tokens that stayed in the output for the parsers' sake only, and are left out of what they leave.
+        hidden: markers of the parsers that are special tokens, and are left out of what they leave.
     """
 
     index: int
@@ -35,12 +35,12 @@ class ReplyRules:
     first_call: int = 0
     hidden: re.Pattern[str] | None = None
 
-    def message(self, choice: CompletionOutput) -> dict[str, Any]:
-        """The message of a choice: role, content (null where there is none), and tool_calls and reasoning_content if it has them."""
+    def message(self, choice: CompletionOutput, text: str | None) -> dict[str, Any]:
+        """The message of a choice with this text: role, content (null where there is none), and tool_calls and reasoning_content if
+        it has them."""
         reasoning, content = None, None
-        text: str | None = choice.text
-        if self.reasoning is not None:
-            reasoning, text = self.reasoning.split(choice.text, inside=self.inside)
+        if self.reasoning is not None and text is not None:
+            reasoning, text = self.reasoning.split(text, inside=self.inside)
         reply = None
         if text is not None and self.use.forced:
             reply = parse_forced(text, self.use.name)

@@ -60,6 +60,12 @@ AMONG_OTHERS = [
     ),
     ("hermes", f'{HERMES}<tool_call>{{"name": "f", "argu', '<tool_call>{"name": "f", "argu', [PARIS]),
     ("hermes", '<tool_call>{"name": "now", "arguments": {}}\n<tool_call>{"name": "now", "arguments": {}}', None, [NOW, NOW]),
+    (
+        "hermes",
+        f'<tool_call>{{"name": "f", "arguments": {{</tool_call>{HERMES_NOW} and }}}}',
+        '<tool_call>{"name": "f", "arguments": {</tool_call> and }}',
+        [NOW],
+    ),
     ("llama3_json", '{"name": "now", "parameters": {}} and {"name": "f", "par', ' and {"name": "f", "par', [NOW]),
     ("llama3_json", '{"name": "f", "parameters": oops} {"name": "now", "parameters": {}}', '{"name": "f", "parameters": oops} ', [NOW]),
     ("llama3_json", '[{"name": "now", "parameters": {}}, {"name": "weather", "parameters": {"city": "Rome"}}]', None, [NOW, ROME]),

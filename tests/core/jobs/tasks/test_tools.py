@@ -139,8 +139,9 @@ def test_constrained_output_is_all_content(chat_task: Any, answer: Answer) -> No
 
 
 def test_special_tokens_stay_where_a_parser_needs_them(byte_tokenizer: Any, prepare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    spelled = {256: "[TOOL_CALLS]", 257: "</s>"}
-    monkeypatch.setattr(byte_tokenizer, "token_text", lambda i: spelled.get(i, "?"), raising=False)
+    plain = type(byte_tokenizer).token_bytes
+    spelled = {256: b"[TOOL_CALLS]", 257: b"</s>"}
+    monkeypatch.setattr(byte_tokenizer, "token_bytes", lambda i: spelled.get(i) or plain(byte_tokenizer, i), raising=False)
     chat = ChatTemplate({"default": "x"}, byte_tokenizer, origin="test")
     made = {}
     for name in ("mistral", "hermes"):
@@ -151,14 +152,18 @@ def test_special_tokens_stay_where_a_parser_needs_them(byte_tokenizer: Any, prep
     pending = prepare(made["mistral"], messages=[USER], tools=TOOLS)
     assert not pending.params.skip_special_tokens
 
-    def content(text: str, **fields: Any) -> Any:
+    def content(*parts: int | str, **fields: Any) -> Any:
+        ids = [i for part in parts for i in ([part] if isinstance(part, int) else part.encode())]
+        text = b"".join(map(byte_tokenizer.token_bytes, ids)).decode()
         pending = prepare(made["mistral"], messages=[USER], tools=TOOLS, **fields)
-        row = made["mistral"].to_row(pending, RequestOutput("0", None, [1], [CompletionOutput(0, text, [1], "stop")]))
+        row = made["mistral"].to_row(pending, RequestOutput("0", None, [1], [CompletionOutput(0, text, ids, "length")]))
         return row["choices"][0]["message"]
 
-    assert content("a</s>[TOOL_CALLS]now{}")["content"] == "a"
-    assert content("a</s>[TOOL_CALLS]now{")["content"] == "anow{"
-    assert content("a</s>[TOOL_CALLS]now{", skip_special_tokens=False)["content"] == "a</s>[TOOL_CALLS]now{"
+    assert content("a", 257, 256, "now{}")["content"] == "a"
+    assert content("a", 257, 256, "now{")["content"] == "anow{"
+    assert content("é", 257, "</s> ends", 257, 256, "now{}", 257)["content"] == "é</s> ends"  # what only looks like a token stays
+    assert content(257, 256, "now{}", 257)["content"] is None
+    assert content("a", 257, 256, "now{", skip_special_tokens=False)["content"] == "a</s>[TOOL_CALLS]now{"
 
 
 # --- forced calls
