@@ -196,10 +196,10 @@ def _triton(device: str) -> tuple[str | None, str]:
     if not torch.version.hip and (capability := torch.cuda.get_device_capability(device)) < (8, 0):
         return None, f"this GPU has compute capability {capability[0]}.{capability[1]}, and the Triton kernels need 8.0"
     try:
-        from infer.kernels.cuda.build import digest
+        from infer.kernels.cuda.build import digest, lacking
     except Exception as error:  # whatever a broken installation raises
         return None, f"triton cannot be used: {error}; pip install 'triton>=3.4'"
-    return digest(), ""
+    return (None, why) if (why := lacking()) else (digest(), "")
 
 
 def choose_dtype(dtype: str, hf_config: Mapping[str, Any], device: str, notes: list[str]) -> str:

@@ -52,6 +52,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Toy GPU")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    monkeypatch.setattr("infer.kernels.cuda.build.lacking", lambda: "")
 
 
 def resolve(hf_config: dict[str, Any] | None = None, **given: Any) -> EngineConfig:
@@ -405,6 +406,16 @@ class TestKernels:
         assert f"kernels: reference, which is much slower ({why})" in config.notes
         for given in ({"kernels": "cuda"}, {"require_kernels": True}):
             with pytest.raises(ConfigError, match=why):
+                resolve(**given)
+
+    def test_without_what_triton_builds_its_launchers_with(self, gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        why = "triton 3.6.0 needs Python's headers (python3-dev) to launch kernels; install it"
+        monkeypatch.setattr("infer.kernels.cuda.build.lacking", lambda: why)
+        config = resolve()
+        assert (config.kernels, config.kernel_build) == ("reference", None)
+        assert f"kernels: reference, which is much slower ({why})" in config.notes
+        for given in ({"kernels": "cuda"}, {"require_kernels": True}):
+            with pytest.raises(ConfigError, match=r"needs Python's headers \(python3-dev\)"):
                 resolve(**given)
 
     def test_without_triton(self, gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
