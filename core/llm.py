@@ -143,17 +143,18 @@ class LLM(PoolingCalls):
         plan.config.tell(log)
         self._plan = plan
         self.tokenizer = plan.tokenizer
+        remarks = Remarks(plan.tokenizer, log.warning, otherwise="give token ids")
         self.engine: Engine | Fleet | PoolingEngine
         if plan.recipe is None:
             self._defaults, told = plan.sampling_defaults()
             if told:
                 log.info(told)
             self.engine = engine = plan.start()
-            self._desk = Desk(engine, plan.tokenizer, Remarks(plan.tokenizer, log.warning, otherwise="give token ids"))
+            self._desk = Desk(engine, plan.tokenizer, remarks)
         else:
             self._defaults = {}
             self.engine = plan.start_pooling()
-            self._pooling_desk = PoolingDesk(self.engine, plan.tokenizer)
+            self._pooling_desk = PoolingDesk(self.engine, plan.tokenizer, remarks)
         self._templates: dict[tuple[str | None, str], ChatTemplate] = {}
 
     @classmethod

@@ -17,6 +17,7 @@ from .pooling.request import Pooled, PoolingRequest, TextIds
 from .pooling.texts import TextEncoder
 from .pooling_outputs import PoolingOutput, PoolingRequestOutput
 from .pooling_params import PoolingParams
+from .remarks import Remarks
 from .text.batches import in_batches
 from .text.tokenizer import Tokenizer
 
@@ -73,10 +74,12 @@ class PoolingDesk:
     Args:
         engine: computes.
         tokenizer: None where prompts are token ids.
+        remarks: told of prompts, if anybody is to be.
     """
 
-    def __init__(self, engine: PoolingDeskEngine, tokenizer: Tokenizer | None) -> None:
+    def __init__(self, engine: PoolingDeskEngine, tokenizer: Tokenizer | None, remarks: Remarks | None = None) -> None:
         self._engine = engine
+        self._remarks = remarks or Remarks(None, lambda message: None)
         self._tokenizer = tokenizer
         self._count = 0
 
@@ -130,9 +133,13 @@ class PoolingDesk:
             else:
                 with contained(one):
                     one.read = TextIds(tuple(one.ids)) if encoder is None else encoder.fit_ids(one.ids)[0]
+                    self._remarks.of_cut(one.ids, one.read.ids)
         for batch in in_batches(texts, lambda one: sum(map(len, one.text or "")), lambda one: isinstance(one.text, tuple)):
             assert encoder is not None
             all_contained(partial(_encode, encoder), batch)
+        for one in texts:
+            if one.error is None and isinstance(one.text, str):
+                self._remarks.of_ids(one.read.ids)
 
     def _hand_in(self, one: ToPool) -> None:
         if one.error is not None:

@@ -49,6 +49,11 @@ def pairs(pair_folder: Path) -> LLM:
     return made(pair_folder)
 
 
+def test_a_text_that_spells_the_beginning_is_told_of_once(bert: LLM, caplog: pytest.LogCaptureFixture) -> None:
+    bert.embed(["[CLS] the cat", "[CLS] the dog"], use_tqdm=False)
+    assert [record.levelname for record in caplog.records if "a prompt begins with [CLS]" in record.getMessage()] == ["WARNING"]
+
+
 @pytest.fixture(scope="module")
 def labels(labels_folder: Path) -> LLM:
     return made(labels_folder)

@@ -148,6 +148,8 @@ class PoolingTask(Task[PendingTexts]):
             for text, (fit, _) in zip(pending.prompt, own, strict=True):
                 if isinstance(text, str):
                     self.remarks.of_ids(fit.ids)
+                elif isinstance(text, list):
+                    self.remarks.of_cut(text, fit.ids)
             pending.prompt, pending.num_cut = [text for text, _ in own], sum(cut for _, cut in own)
 
     def encode_texts(self, encoder: TextEncoder, texts: list[Any]) -> list[Any]:

@@ -1,4 +1,5 @@
 """Fields of OpenAI's and vLLM's requests that ask for what the command at hand does not do: refused by name, never passed over.
+So are objects in which other tools (clients, Ray Data, Ollama) expect parameters.
 
 Every field of these APIs is one of three: honoured (see fields.py and the tasks' own fields), without a say in the answer
 (`HARMLESS`, which travel through like any column), or here. A column of a file may have such a name by chance, so values that ask
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...errors import RecordError
+from .fields import SAMPLING
 
 #: Fields that change no answer: whose request it is, how it is billed, stored, cached or named.
 HARMLESS = frozenset(
@@ -27,6 +29,7 @@ HARMLESS = frozenset(
 
 _MEDIA = "only text is read; images, audio and video are not supported yet"
 _ADAPTER = "adapters are not supported yet"
+_LINE = "its fields belong on the line itself"
 _REASONING = "what a chat template knows of reasoning goes into chat_template_kwargs"
 
 #: Field -> why it is refused.
@@ -56,6 +59,7 @@ _NOWHERE: Mapping[str, str] = {
         ("lora", "lora_int_id", "lora_name", "lora_path", "lora_request", "prompt_adapter", "prompt_adapter_request"), _ADAPTER
     ),
     **dict.fromkeys(("enable_thinking", "include_reasoning", "reasoning", "thinking"), _REASONING),
+    **dict.fromkeys(("extra_body", "options", "parameters", "sampling_params"), _LINE),
     "cache_salt": "the prefix cache is one for the whole job",
     "data_parallel_rank": "",
     "decoder_prompt": "",
@@ -104,6 +108,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 #: Names that a column may well have, and whether they hold what the API puts there.
 _IS_THE_APIS: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("prediction", "reasoning", "thinking"), lambda value: isinstance(value, dict) and bool(value)),
+    **dict.fromkeys(("options", "parameters"), lambda value: isinstance(value, dict) and not SAMPLING.isdisjoint(value)),
     "tools": lambda value: isinstance(value, list) and any(isinstance(tool, dict) for tool in value),
     "verbosity": lambda value: value in ("low", "high"),
 }

@@ -67,6 +67,19 @@ def row_of(task: EmbedTask, vectors: list[list[float]], **fields: Any) -> dict[s
     return row
 
 
+def test_a_text_that_spells_the_beginning_is_told_of(make: Make) -> None:
+    said: list[str] = []
+    task = make(warn=said.append, truncate="left", max_model_len=4)
+    assert ids(task, input="the cat")[0][0] == CLS
+    assert said == []
+    assert ids(task, input="[CLS] a")[0][:2] == [CLS, CLS]
+    assert ids(task, input=[CLS, 7, 8, 9, SEP]) == [[7, 8, 9, SEP]]
+    assert [message.split(":")[0].split(",")[0] for message in said] == [
+        "a prompt begins with [CLS]",
+        "truncation on the left cuts off [CLS]",
+    ]
+
+
 def test_texts_and_token_ids(make: Make, tokenizer: Tokenizer) -> None:
     cat = words(tokenizer, "the cat")
     assert ids(make(), input="the cat") == [[CLS, *cat, SEP]]
