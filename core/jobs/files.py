@@ -10,11 +10,11 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from ..errors import ConfigError
+from ..errors import ConfigError, OutputError
 
 _PIECE = 1 << 20
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
@@ -167,27 +167,36 @@ def _allowed(numbers: Collection[int]) -> Iterator[None]:
 
 
 def is_there(path: Path) -> bool:
-    """Whether something has this name, be it a link that leads nowhere."""
-    return os.path.lexists(path)
+    """Whether something has this name, be it a link that leads nowhere. Raises OutputError where that cannot be found out."""
+    return _mode(path, os.lstat) is not None
 
 
 def is_file(path: Path) -> bool:
-    """Whether it is (or leads to) a regular file; false where nobody can say, as of a name that is too long."""
-    return os.path.isfile(path)  # noqa: PTH113 (Path.is_file raises)
+    """Whether it is (or leads to) a regular file. Raises OutputError."""
+    mode = _mode(path, os.stat)
+    return mode is not None and stat.S_ISREG(mode)
 
 
 def is_folder(path: Path) -> bool:
     """The same of a folder."""
-    return os.path.isdir(path)  # noqa: PTH112
+    mode = _mode(path, os.stat)
+    return mode is not None and stat.S_ISDIR(mode)
 
 
-def is_special(name: str) -> bool:
+def is_special(path: Path) -> bool:
     """Whether it is a pipe or a device."""
+    mode = _mode(path, os.stat)
+    return mode is not None and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _mode(path: Path, look: Callable[[Path], os.stat_result]) -> int | None:
+    """None: nothing has this name, or can have it. To take another failure for that would cost what is there."""
     try:
-        mode = Path(name).stat().st_mode
-    except OSError:  # nothing, or nothing that can be looked at: opening it says why
-        return False
-    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+        return look(path).st_mode
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+            return None
+        raise OutputError(f"{str(path)!r} cannot be looked at: {error.strerror}") from None
 
 
 def refuse_long_name(path: Path, output: str) -> None:

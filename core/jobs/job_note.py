@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from ..errors import ConfigError
+from ..errors import ConfigError, OutputError
 from .files import Files, RealFiles
 from .identity import Identity
 from .lines import SHORT_DIGEST_BYTES
@@ -102,8 +102,10 @@ class JobNote:
             value = orjson.loads(path.read_bytes())
         except FileNotFoundError:
             raise
-        except (OSError, orjson.JSONDecodeError) as error:
-            raise ConfigError(f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        except OSError as error:
+            raise OutputError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+        except orjson.JSONDecodeError as error:
+            raise ConfigError(f"{str(path)!r} cannot be read: {error}") from None
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             found = value.get("format") if isinstance(value, dict) else None
             raise ConfigError(f"{str(path)!r} is no note of an output in format {FORMAT} (format: {found!r})")

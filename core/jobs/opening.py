@@ -61,7 +61,7 @@ def open_output(
     matrix = output_format != "jsonl"
     if matrix and redo:
         raise ConfigError(f"a {output_format} output cannot be answered anew in part; start again with --overwrite")
-    if name in STDOUT or is_special(name):
+    if name in STDOUT or is_special(Path(name)):
         if matrix:
             raise ConfigError(f"{output_format} is made when all rows are there, so it needs an output file; {name!r} is none")
         if resume or redo:
@@ -108,7 +108,7 @@ def _matrix_sink(name: str, output_format: str, embedding_dtype: str, compressio
 
 def _refuse_errors_file(name: str) -> None:
     """It is replaced when the output appears; a device must never be."""
-    if is_folder(Path(name)) or is_special(name):
+    if is_folder(Path(name)) or is_special(Path(name)):
         raise ConfigError(f"--errors {name!r} is no regular file; name a file")
     if not is_folder(Path(os.path.realpath(name)).parent):
         raise ConfigError(f"--errors {name!r} cannot be created: there is no folder {str(Path(name).parent)!r}")

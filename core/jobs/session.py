@@ -181,7 +181,8 @@ class Session:
             was.refuse(self._identity, unfinished=True)
             self.inputs.refuse_shorter(header.get("inputs") or {})
         self._keep_as_before(output, header["keeps"])
-        self._records = replay(self.reader, before, force=force)
+        with output.telling():  # it reads the journal too
+            self._records = replay(self.reader, before, force=force)
         output.resume(before)
         self.stats.resume(before.tally, attempts=before.commit.attempts, run_s=before.commit.run_s)
 

@@ -95,10 +95,12 @@ class InputFile:
 
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:
+        """What failed once fails from then on: nobody knows how far it had got."""
         try:
             yield
         except OSError as error:
-            raise InferError(f"input {self.name!r} cannot be read: {error.strerror}") from None
+            self._failure = InferError(f"input {self.name!r} cannot be read: {error.strerror}")
+            raise self._failure from None
         except InferError as error:
             self._failure = error
             raise

@@ -38,7 +38,7 @@ class StatsFile:
         self._output = place_of(output)
         self._path = Path(os.path.realpath(name))
         self._lock: FileLock | None = None
-        self._straight = is_special(name)  # a pipe, /dev/null
+        self._straight = is_special(Path(name))  # a pipe, /dev/null
         if self._straight:
             return
         if is_folder(self._path) or not is_folder(self._path.parent):
