@@ -28,6 +28,7 @@ from .errors import ConfigError, nearest
 from .hf_config import effective
 from .host_memory import choose_swap_space, total_memory
 from .settings import Setting, setting, settings_of
+from .structured import BACKENDS
 from .task import choose_task
 from .threads import choose_threads
 from .yamlfile import find_config, read_yaml
@@ -154,11 +155,9 @@ class EngineArgs:
     )
     override_generation_config: dict[str, Any] | None = _model(None, "JSON over what generation_config.json says.")
     structured_outputs_config: dict[str, Any] | None = _model(
-        None, 'JSON settings of structured output, such as {"backend": "xgrammar"}.', rule=rules.structured_outputs
+        None, 'JSON settings of structured output, such as {"disable_any_whitespace": true}.', rule=rules.structured_outputs
     )
-    guided_decoding_backend: str | None = _model(
-        None, "The same, by its backend alone.", choices=("auto", "xgrammar"), later=rules.BACKENDS
-    )
+    guided_decoding_backend: str | None = _model(None, "The same, by its backend alone.", choices=BACKENDS, later=rules.OTHER_BACKENDS)
 
     # --- memory
     kv_cache_memory_bytes: int | None = _memory(

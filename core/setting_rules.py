@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from .errors import nearest
+from .structured import BACKENDS
 
 
 def power_of_two(value: int) -> str:
@@ -22,16 +23,16 @@ def device_name(value: str) -> str:
 
 
 #: Backends of structured output that vLLM has and we do not.
-BACKENDS = ("guidance", "lm-format-enforcer", "outlines")
+OTHER_BACKENDS = ("lm-format-enforcer", "outlines")
 
 
 def structured_outputs(value: dict[str, Any]) -> str:
     for name, given in value.items():
         if name == "backend":
-            if given in BACKENDS:
-                return f"backend={given} is not supported yet; for now: auto, xgrammar"
-            if given not in ("auto", "xgrammar"):
-                return f"backend must be auto or xgrammar, not {given!r}"
+            if given in OTHER_BACKENDS:
+                return f"backend={given} is not supported yet; for now: {', '.join(BACKENDS)}"
+            if given not in BACKENDS:
+                return f"backend must be one of {', '.join(BACKENDS)}, not {given!r}"
         elif name in ("disable_any_whitespace", "disable_additional_properties"):
             if not isinstance(given, bool):
                 return f"{name} must be true or false, not {given!r}"

@@ -11,6 +11,8 @@ from .errors import RecordError, nearest
 
 #: The fields of which exactly one is given.
 CONSTRAINTS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
+#: Backends that may be named, in vLLM's words; "xgrammar" so that files written for it go on working.
+BACKENDS = ("auto", "guidance", "xgrammar")
 #: Deepest nesting of a JSON schema.
 MAX_SCHEMA_DEPTH = 64
 
@@ -41,7 +43,7 @@ class StructuredOutputsParams:
     whitespace_pattern: str | None = None
     """A regular expression for the whitespace between parts of JSON."""
     backend: str | None = None
-    """None, "auto" or "xgrammar"."""
+    """None, or one of BACKENDS, which all mean the same here."""
 
     def __post_init__(self) -> None:
         for name in ("json", "structural_tag"):
@@ -79,8 +81,8 @@ class StructuredOutputsParams:
                 raise _wrong_type("choice", "a list of strings", self.choice)
             if not self.choice or "" in self.choice:
                 raise _invalid("choice is empty" if not self.choice else "a choice cannot be empty")
-        if self.backend not in (None, "auto", "xgrammar"):
-            raise _invalid(f"backend {self.backend!r} is not there; structured output is xgrammar's")
+        if self.backend is not None and self.backend not in BACKENDS:
+            raise _invalid(f"backend {str(self.backend)[:100]!r} is not there; structured output is llguidance's: {', '.join(BACKENDS)}")
 
     @classmethod
     def of(cls, value: Any) -> StructuredOutputsParams:

@@ -10,9 +10,6 @@ from infer.kernels.ops import Ops
 from ..config import EngineConfig
 from ..containment import own_error
 from ..errors import RecordError
-from ..generation_config import FILE as GENERATION
-from ..generation_config import NONE, end_tokens, read_file
-from ..hf_config import DEFAULT_END_TOKENS
 from ..outputs import Logprob, RequestOutput
 from ..text.tokenizer import Tokenizer
 from ..weights.source import ModelSource
@@ -21,7 +18,8 @@ from .answers import answer
 from .batch import pack
 from .beam_groups import BeamGroups, Moved
 from .blocks import BlockManager
-from .compiling import CompilingQueue
+from .constrained import Constrained
+from .end_tokens import end_tokens_of
 from .grammar import Grammars
 from .lifetimes import Lifetimes
 from .limits import Limits
@@ -38,9 +36,6 @@ from .stats import EngineStats, Stopwatch
 from .stopping import EndTokens
 from .swap import SwapSpace
 from .transcript import Transcripts
-
-#: Seconds that a step waits for a grammar when there is nothing else to do.
-_PATIENCE = 0.1
 
 
 class Engine:
@@ -80,7 +75,8 @@ class Engine:
             policy=config.scheduling_policy,
             swap=swap,
         )
-        self._limits = Limits.of(config, vocab_size, num_blocks, tokenizer)
+        grammars = Grammars(tokenizer, ends.all, vocab_size, settings=config.structured_outputs_config)
+        self._limits = Limits.of(config, vocab_size, num_blocks, tokenizer, grammars)
         self._runner = runner
         self._ends = ends
         self._sampler = Sampler(runner.ops, ends.all, tokenizer, vocab_size, config.logprobs_mode)
@@ -89,13 +85,11 @@ class Engine:
         self._beams = BeamGroups(beam_sampler, self.scheduler, ends, self._transcripts)
         self._prompt_logprobs = PromptLogprobs(self._sampler)
         self._lifetimes = Lifetimes()
-        self._compiling: CompilingQueue | None = None
+        self._constrained = Constrained(grammars, self.scheduler.add)
         self._overlaps = overlap.wanted(config)
         self._step: Step | None = None
         """Begun in the last call of `step`, to be finished in the next."""
         self._open: dict[str, list[Sequence]] = {}
-        self._constrained: set[str] = set()
-        """Open requests with structured output."""
 
     @classmethod
     def create(
@@ -103,7 +97,7 @@ class Engine:
     ) -> Engine:
         """Loads the model and takes the memory; for `wrap_ops` see `build_runner`. Raises ModelError, ConfigError or EngineError."""
         runner, num_blocks = build_runner(config, source, wrap_ops)
-        ends, max_idle = _end_tokens(config, source, tokenizer), kv_cache.max_idle_blocks(runner.caches)
+        ends, max_idle = end_tokens_of(config, source, tokenizer), kv_cache.max_idle_blocks(runner.caches)
         swap = None if runner.swapper is None else runner.swapper.books(config)
         return cls(config, runner, num_blocks, tokenizer, ends, runner.model.config.vocab_size, max_idle_blocks=max_idle, swap=swap)
 
@@ -130,17 +124,9 @@ class Engine:
         if params.structured_outputs is None:
             self.scheduler.add(choices)
         else:
-            self._compile(choices)
+            self._constrained.add(choices)
         self._prompt_logprobs.add(choices[0])
         self._lifetimes.arrived(request)
-
-    def _compile(self, choices: list[Sequence]) -> None:
-        if self._compiling is None:
-            assert self.tokenizer is not None, "the limits refuse it"
-            settings = self.config.structured_outputs_config
-            self._compiling = CompilingQueue(Grammars(self.tokenizer, self._ends.all, self.vocab_size, settings=settings))
-        self._compiling.add(choices)
-        self._constrained.add(choices[0].request.request_id)
 
     def abort(self, request_id: str) -> None:
         """Drops a request that has not been answered."""
@@ -156,10 +142,8 @@ class Engine:
             self._transcripts.drop(sequence)
         self._prompt_logprobs.drop(choices[0])
         self._lifetimes.drop(request)
-        if request_id in self._constrained and self._compiling is not None:
-            self._constrained.discard(request_id)
-            self._compiling.remove(request)
         self.scheduler.abort(request)
+        self._constrained.remove(request)
 
     def is_open(self, request_id: str) -> bool:
         """Whether the request was added and is not answered."""
@@ -183,30 +167,24 @@ class Engine:
     @property
     def num_waiting(self) -> int:
         """Sequences that are queued and not running."""
-        return len(self.scheduler.waiting) + (self._compiling.num_sequences if self._compiling else 0)
+        return len(self.scheduler.waiting) + self._constrained.num_held
 
     # -- the loop ------------------------------------------------------------------------------------------------
     def step(self) -> list[RequestOutput]:
-        """Computes one step; returns the requests it finished, answered or failed.
-
-        Where all that is left waits for its grammars, it waits a little for the first of them, and may return nothing.
-        """
+        """Computes one step; returns the requests it finished, answered or failed."""
         with self._runner.at_work():
             return self._advance()
 
     def _advance(self) -> list[RequestOutput]:
-        outputs = self._start_compiled() if self._compiling else []
         watch = Stopwatch(self.stats.seconds)
         if self._step is None:
             self._step = self._begin(self.scheduler.schedule(), watch)
         step = self._step
         if step is None:
-            if self._compiling and not outputs:
-                self._compiling.wait(_PATIENCE)
-            return outputs
+            return []
         ahead = self._begin_ahead(step, watch) if self._overlaps else None
         self.scheduler.in_flight = frozenset(ahead.schedule.sequences) if ahead is not None else frozenset()
-        outputs += self._finish(step, watch)
+        outputs = self._finish(step, watch)
         self._step = ahead
         self._drop_overruns()
         watch.count("commit")
@@ -230,6 +208,7 @@ class Engine:
             watch.count("schedule")
             return None
         self._lifetimes.scheduled(schedule.admitted, self.stats)
+        self._constrained.start(schedule.admitted)
         watch.count("schedule")
         spans = self._prompt_logprobs.plan(schedule)
         batch = pack(schedule, self.scheduler.running, self.config.block_size, spans)
@@ -270,7 +249,7 @@ class Engine:
         failed.update((drawing[row], error) for row, error in samples.failed.items())
         drawn = _without(drawing, failed)
         self._ends.check_all(drawn)
-        if self._constrained and (refused := self._follow_grammars(drawn)):
+        if self._constrained and (refused := self._constrained.follow(drawn)):
             failed.update(refused)
             drawn = _without(drawn, refused)
         watch.count("commit")
@@ -281,6 +260,10 @@ class Engine:
             drawn = _without(drawn, untold)
         watch.count("detokenize")
         ended = [s for s in drawn if s.finish_reason is not None]
+        if self._constrained:
+            failed.update(self._constrained.judge([*ended, *(s for search in moved.ended for s in search)]))
+            ended = _without(ended, failed)
+            moved.ended = [search for search in moved.ended if not any(s in failed for s in search)]
         self.scheduler.finish(ended)
         self._count(step.num_drawn)
         failed.update(moved.failed)
@@ -297,31 +280,6 @@ class Engine:
         self._sampler.finish(step.draws)
         self._step, self.scheduler.in_flight = None, frozenset()
         self.scheduler.free_apart()
-
-    def _start_compiled(self) -> list[RequestOutput]:
-        assert self._compiling is not None
-        ready, failed = self._compiling.take_ready()
-        for choices in ready:
-            self.scheduler.add(choices)
-        return [self._failure(request, error) for request, error in failed]
-
-    def _follow_grammars(self, drawn: list[Sequence]) -> dict[Sequence, RecordError]:
-        """Moves grammars on by the tokens drawn; an output that is complete ends, whatever its length. Returns those whose token
-        does not fit, which is one that was drawn because none was allowed."""
-        refused: dict[Sequence, RecordError] = {}
-        for sequence in drawn:
-            grammar = sequence.grammar
-            if grammar is None:
-                continue
-            token = sequence.tokens[-1]
-            if not grammar.accept(token):
-                message = "no token fits structured_outputs and the record's other fields"
-                refused[sequence] = RecordError("grammar_error", message, param="structured_outputs")
-            elif grammar.finished and sequence.finish_reason != "stop":
-                sequence.finish_reason = "stop"
-                if token in self._ends.all:  # with ignore_eos too it is no part of the text
-                    sequence.end_ids |= {token}
-        return refused
 
     def _keep_logprobs(self, sequence: Sequence, logprobs: dict[int, Logprob]) -> None:
         sequence.cumulative_logprob += logprobs[sequence.tokens[-1]].logprob
@@ -368,7 +326,7 @@ class Engine:
             return self._failure(request, own_error(error, f"request {request.request_id}"))
         made.metrics = self._lifetimes.ended(request, self.stats)
         del self._open[request.request_id]
-        self._constrained.discard(request.request_id)
+        self._constrained.remove(request)
         return made
 
     def _count(self, num_drawn: int) -> None:
@@ -389,22 +347,3 @@ class Engine:
 
 def _without(sequences: list[Sequence], some: Mapping[Sequence, RecordError]) -> list[Sequence]:
     return [s for s in sequences if s not in some] if some else sequences
-
-
-def _end_tokens(config: EngineConfig, source: ModelSource, tokenizer: Tokenizer | None) -> EndTokens:
-    """The tokenizer's end token is the primary one; those of generation_config.json and config.json (overrides counted) count too.
-
-    They say what the model's tokens mean and not how to draw them, so `generation_config=none` does not leave them out. Where
-    neither file names one, it is the default of the model's kind, as in transformers.
-    """
-    own = config.generation_config in ("auto", *NONE)
-    generation = read_file(source.read_json, "auto" if own else config.generation_config)
-    hf_config = source.hf_config(config.hf_overrides)
-    stated = [*end_tokens(generation, source.path / GENERATION), *end_tokens(hf_config)]
-    kind = hf_config.get("model_type")
-    if generation is None and "eos_token_id" not in hf_config and kind in DEFAULT_END_TOKENS:
-        stated = [DEFAULT_END_TOKENS[kind]]
-    primary = tokenizer.eos_token_id if tokenizer is not None else None
-    if primary is None and stated:
-        primary = stated[0]
-    return EndTokens(primary, frozenset(stated) - {primary})

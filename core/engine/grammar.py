@@ -1,49 +1,48 @@
-"""Structured output: constraints become grammars beside the engine's steps, and a grammar says which tokens may come next.
+"""Structured output: constraints become grammars when their sequences are first scheduled, and a grammar says which tokens may come next.
 
-xgrammar does the work, and is imported when the first constraint comes (with transformers behind it, some seconds): all that is
-slow happens in a thread of its own, which leaves the interpreter's lock while it compiles. A compilation cannot be stopped from
-outside. Sizes and depths are bounded before it starts (`text/grammar`); one that outlasts the time limit all the same is left to
-itself, its record fails and may be tried again, and a fresh thread goes on with the next. Only so many threads are ever left.
+llguidance does the work: it compiles in milliseconds what the engine may then wait for, and bounds its own work by counting it. What
+it would recurse into deeply (a chain of a thousand definitions) it compiles on a stack that is deep enough for all that fits
+`text/grammar`'s bounds.
 """
 
 from __future__ import annotations
 
-import re
 import threading
-import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import RecordError
 from ..structured import StructuredOutputsParams
 from ..text.grammar import GrammarSource
-from .grammar_compiler import GrammarCompiler
-from .grammar_state import CompiledGrammar
 
 if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
 
-#: Seconds for one compilation.
-TIME_LIMIT = 60.0
-#: Compiled grammars that are kept, by number and by memory.
+#: Compiled grammars that are kept, by number and by the characters they are made of: some 100 to 300 bytes of memory for each.
 MAX_ENTRIES = 1_000
-MAX_CACHE_BYTES = 256 * 2**20
-#: Threads left to compilations over their time.
-MAX_LOST = 4
+MAX_CACHED = 2**20
+#: Sources up to this size cannot lead deep enough to need more stack than a thread has.
+_SHALLOW = 8 * 1024
+_STACK = 512 * 2**20
+#: Of the library, in counted work: rows of its parser are wide where many properties may come next.
+_LIMITS = {"max_items_in_row": 16_000, "step_max_items": 200_000}
+_NO_TEXT = "no text satisfies it"
 #: Most characters of the library's messages, which may quote the whole constraint.
 _MAX_MESSAGE = 500
 
 _PARAM = "structured_outputs"
 #: Fields of a constraint that the engine's settings can switch on for all.
 _SWITCHES = ("disable_any_whitespace", "disable_additional_properties")
-#: How the library begins a message: time and source line, which are nobody's business and would differ from run to run.
-_ORIGIN = re.compile(r"^(\[\d\d:\d\d:\d\d\]\s*)?(\S+\.(cc|h):\d+:\s*)?(Check failed: .* is false:\s*)?", re.MULTILINE)
+_stack_lock = threading.Lock()
 
 
 class Grammars:
-    """Compiles constraints for one tokenizer, and remembers what it compiled.
+    """Compiles constraints for one tokenizer, and remembers some of what it compiled. Needs no model and no torch.
 
     Args:
         tokenizer: spells the tokens; None (and one whose tokens have no bytes of their own) cannot have structured output.
@@ -59,186 +58,169 @@ class Grammars:
         vocab_size: int,
         *,
         settings: Mapping[str, Any] | None = None,
-        time_limit: float = TIME_LIMIT,
         max_entries: int = MAX_ENTRIES,
-        max_bytes: int = MAX_CACHE_BYTES,
-        max_lost: int = MAX_LOST,
+        max_cached: int = MAX_CACHED,
     ) -> None:
-        self._compiler = GrammarCompiler(tokenizer, end_ids, vocab_size)
+        self._tokenizer = tokenizer
+        self._end_ids = frozenset(i for i in end_ids if 0 <= i < vocab_size)
+        self._vocab_size = vocab_size
         self._switched_on: dict[str, Any] = {name: True for name in _SWITCHES if settings and settings.get(name)}
-        self._time_limit = time_limit
-        self._max_entries, self._max_bytes = max_entries, max_bytes
-        self._pool = _Pool(self._compiler, time_limit, max_lost)
-        self._known: OrderedDict[StructuredOutputsParams, Compiling] = OrderedDict()
-        self._by_key: OrderedDict[str, Compiling] = OrderedDict()
+        self._max_entries, self._max_cached = max_entries, max_cached
+        self._vocabulary: Vocabulary | None = None
+        self._known: OrderedDict[StructuredOutputsParams, CompiledGrammar] = OrderedDict()
+        self._num_cached = 0
 
-    def begin(self, spec: StructuredOutputsParams) -> Compiling:
-        """Starts a compilation, or finds one of the same content; never waits and never raises."""
-        compiling = self._known.get(spec)  # to look a constraint up is far cheaper than to read it
-        if compiling is None:
-            compiling = self._begin(spec)
-            self._known[spec] = compiling
-            while len(self._known) > self._max_entries:
-                self._known.popitem(last=False)
-        if compiling.key in self._by_key:
-            self._by_key.move_to_end(compiling.key)
-        return compiling
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end an output."""
+        return self._end_ids
 
-    def _begin(self, spec: StructuredOutputsParams) -> Compiling:
-        try:
-            source = GrammarSource.of(replace(spec, **self._switched_on))
-        except RecordError as error:
-            return Compiling.failed(error, self._pool)
-        compiling = self._by_key.get(source.key)
-        if compiling is None:
-            compiling = self._by_key[source.key] = Compiling(source, self._pool)
-            self._forget()
-            self._pool.put(compiling)
-        return compiling
+    def compile(self, spec: StructuredOutputsParams) -> CompiledGrammar:
+        """Raises RecordError: grammar_error for what cannot be compiled or has no text, unsupported for what cannot be enforced."""
+        grammar = self._known.get(spec)
+        if grammar is not None:
+            self._known.move_to_end(spec)
+            return grammar
+        if self._vocabulary is None:
+            self._vocabulary = Vocabulary(self._tokenizer, self._end_ids, self._vocab_size)
+        source = GrammarSource.of(replace(spec, **self._switched_on), self._vocabulary.specials)
+        grammar = CompiledGrammar(source, self._vocabulary)
+        self._known[spec] = grammar
+        self._num_cached += source.size
+        while len(self._known) > 1 and (len(self._known) > self._max_entries or self._num_cached > self._max_cached):
+            _, oldest = self._known.popitem(last=False)
+            self._num_cached -= oldest.source.size
+        return grammar
 
-    def _forget(self) -> None:
-        """Drops what was longest unused and is done, down to the bounds."""
-        total = sum(c.num_bytes for c in self._by_key.values())
-        for key, compiling in list(self._by_key.items()):
-            if len(self._by_key) <= self._max_entries and total <= self._max_bytes:
-                break
-            if compiling.done():
-                total -= compiling.num_bytes
-                compiling.forgotten = True
-                del self._by_key[key]
-        self._known = OrderedDict((spec, c) for spec, c in self._known.items() if not c.forgotten)
+    def text_of(self, ids: Iterable[int]) -> str:
+        """What tokens spell in the middle of a text."""
+        pieces = self._tokenizer.pieces(False) if self._tokenizer is not None else None
+        assert pieces is not None, "nothing was compiled"
+        return b"".join(pieces[i] for i in ids).decode("utf-8", "replace")
 
 
-class Compiling:
-    """One constraint on its way to a grammar; requests with equal constraints share it."""
+class Vocabulary:
+    """Tokens as the library sees them.
 
-    def __init__(self, source: GrammarSource | None, pool: _Pool) -> None:
+    Special tokens are no text: no grammar allows them, but where it names one. They would be left out of the text, which then would
+    not be what the grammar allowed.
+
+    Attributes:
+        end_ids: tokens that end an output.
+        specials: text of a special token -> its id; without those that end an output.
+        silent: tokens without a text.
+        num_tokens: of the model.
+        tokens: the library's own object. It has one token more where nothing ends an output, which stands for the end.
+        known, not_ending: one bit for each of the model's tokens, and for those that do not end an output, in as many words as the
+            library fills.
+
+    Raises RecordError (unsupported).
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None, end_ids: frozenset[int], vocab_size: int) -> None:
+        if tokenizer is None:
+            raise _error("unsupported", "it needs a tokenizer, and there is none (skip_tokenizer_init)")
+        pieces = tokenizer.pieces(False)
+        if pieces is None:
+            raise _error("unsupported", "it is not there for this kind of tokenizer, whose tokens have no bytes of their own")
+        import llguidance
+
+        self.end_ids = end_ids
+        self.num_tokens = vocab_size
+        spelled = [pieces[i] for i in range(vocab_size)]
+        special = {i for i in tokenizer.special_ids if i < vocab_size} | end_ids
+        self.specials = {text: i for i in sorted(special - end_ids) if (text := spelled[i].decode("utf-8", "replace"))}
+        self.silent = frozenset(i for i, piece in enumerate(spelled) if not piece)
+        ends = sorted(end_ids)
+        if not ends:
+            spelled, ends = [*spelled, b""], [vocab_size]
+            special.add(vocab_size)
+        self.known = _bits(range(vocab_size), len(spelled))
+        self.not_ending = self.known & ~_bits(ends, len(spelled))
+        wrapper = llguidance.TokenizerWrapper(_Spelled(spelled, sorted(special), ends[0]))
+        self.tokens = llguidance.LLTokenizer(wrapper, eos_token=ends)
+
+
+class _Spelled:
+    """What the library asks of a tokenizer. It is told never to force tokens, so it never asks for the tokens of a text."""
+
+    bos_token_id = None
+
+    def __init__(self, tokens: list[bytes], special_token_ids: list[int], eos_token_id: int) -> None:
+        self.tokens, self.special_token_ids, self.eos_token_id = tokens, special_token_ids, eos_token_id
+
+    def __call__(self, text: bytes) -> list[int]:
+        return []
+
+
+class CompiledGrammar:
+    """A grammar for one vocabulary. The states made of it are independent of each other.
+
+    Attributes:
+        source: what it was compiled from.
+        start: the library's matcher at the beginning of an output; never moved, only copied.
+
+    Raises RecordError (grammar_error).
+    """
+
+    def __init__(self, source: GrammarSource, vocabulary: Vocabulary) -> None:
         self.source = source
-        self.key = "" if source is None else source.key
-        self.queued = time.monotonic()
-        self.started: float | None = None
-        self.num_bytes = 0
-        self.forgotten = False
-        """No longer in the cache; whoever holds it may still use it."""
-        self._pool = pool
-        self._ready = threading.Event()
-        self._grammar: CompiledGrammar | None = None
-        self._error: RecordError | None = None
-
-    @classmethod
-    def failed(cls, error: RecordError, pool: _Pool) -> Compiling:
-        """One that is over before it began."""
-        compiling = cls(None, pool)
-        compiling.settle(error)
-        return compiling
-
-    def done(self) -> bool:
-        """Whether there is a result, which may be that its time ran out."""
-        if not self._ready.is_set():
-            self._pool.check_time()
-        return self._ready.is_set()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Waits for a result, at most `timeout` seconds; returns `done()`."""
-        end = None if timeout is None else time.monotonic() + timeout
-        while not self.done():
-            left = 1.0 if end is None else end - time.monotonic()
-            if left <= 0:
-                return False
-            self._ready.wait(min(left, max(0.01, self._pool.next_check())))
-        return True
-
-    def result(self) -> CompiledGrammar:
-        """The grammar, once it is done. Raises RecordError: grammar_error (retryable if its time ran out), or unsupported."""
-        assert self._ready.is_set(), "not compiled yet"
-        if self._error is not None:
-            error = self._error
-            raise RecordError(error.code, error.message, param=error.param, retryable=error.retryable)
-        assert self._grammar is not None
-        return self._grammar
-
-    def settle(self, result: CompiledGrammar | RecordError) -> None:
-        """Sets the result. The pool's, which sees to it that there is one only."""
-        if isinstance(result, RecordError):
-            self._error = result
+        self.vocabulary = vocabulary
+        made: list[Any] = []
+        if source.size <= _SHALLOW:
+            self._compile(made)
         else:
-            self._grammar = result
-            self.num_bytes = result.num_bytes
-        self._ready.set()
+            with _stack_lock:  # the size is a setting of the process
+                before = threading.stack_size(_STACK)
+                try:
+                    thread = threading.Thread(target=self._compile, args=(made,), name="grammar", daemon=True)
+                    thread.start()
+                except (RuntimeError, MemoryError):
+                    raise _error("grammar_error", "there is no memory to compile it", retryable=True) from None
+                finally:
+                    threading.stack_size(before)
+            thread.join()
+        self.start, message = made
+        if message:
+            raise failure_of(message)
 
+    def matches(self, text: str) -> bool:
+        """Whether a whole text is one of the grammar's, special tokens left out of account."""
+        import llguidance
 
-class _Pool:
-    """One thread at a time, as long as there is work, that compiles what is queued, oldest first. It is replaced when it is lost
-    to a compilation over its time."""
+        state = llguidance.LLMatcher(llguidance.LLTokenizer("byte"), self.source.text, log_level=0)
+        return bool(state.consume_tokens(list(text.encode())) and state.is_accepting())
 
-    def __init__(self, compiler: GrammarCompiler, time_limit: float, max_lost: int) -> None:
-        self._compiler = compiler
-        self._time_limit = time_limit
-        self._max_lost = max_lost
-        self._lock = threading.Lock()
-        self._queue: deque[Compiling] = deque()
-        self._current: Compiling | None = None
-        """What the worker compiles."""
-        self._worker: threading.Thread | None = None
-        self._num_lost = 0
+    def _compile(self, made: list[Any]) -> None:
+        """Appends the matcher and why it cannot be used, if it cannot: no grammar, or no token may come first."""
+        import llguidance
 
-    def put(self, compiling: Compiling) -> None:
-        with self._lock:
-            self._queue.append(compiling)
-            self._start_worker()
-
-    def next_check(self) -> float:
-        """Seconds until a time limit may have passed."""
-        with self._lock:
-            first = self._current or (self._queue[0] if self._queue else None)
-            since = None if first is None else first.started or first.queued
-        return self._time_limit if since is None else since + self._time_limit - time.monotonic()
-
-    def check_time(self) -> None:
-        """Fails what is over its time, and what waits in vain because no more threads may be lost."""
-        with self._lock:
-            now = time.monotonic()
-            current = self._current
-            if current is not None and current.started is not None and now - current.started > self._time_limit:
-                message = f"structured_outputs: not compiled within {self._time_limit:g} s"
-                current.settle(RecordError("grammar_error", message, param=_PARAM, retryable=True))
-                self._worker = self._current = None
-                self._num_lost += 1
-                self._start_worker()
-            while self._worker is None and self._queue and now - self._queue[0].queued > self._time_limit:
-                message = "structured_outputs: not compiled, since all compilers are busy with constraints over their time"
-                self._queue.popleft().settle(RecordError("grammar_error", message, param=_PARAM, retryable=True))
-
-    def _start_worker(self) -> None:
-        if self._worker is None and self._queue and self._num_lost < self._max_lost:
-            self._worker = threading.Thread(target=self._run, name="grammars", daemon=True)
-            self._worker.start()
-
-    def _run(self) -> None:
-        me = threading.current_thread()
-        while True:
-            with self._lock:
-                if not self._queue:
-                    self._worker = None
-                    return
-                compiling = self._current = self._queue.popleft()
-                compiling.started = time.monotonic()
-            result = self._compile(compiling)
-            with self._lock:
-                if self._worker is not me:  # too late: somebody else does my work, or could again now that I am back
-                    self._num_lost -= 1
-                    self._start_worker()
-                    return
-                self._current = None
-                compiling.settle(result)
-
-    def _compile(self, compiling: Compiling) -> CompiledGrammar | RecordError:
-        assert compiling.source is not None
         try:
-            return self._compiler.compile(compiling.source)
-        except RecordError as error:
-            return error
-        except Exception as error:  # the library raises RuntimeError, ValueError and errors of its own; none may end a run
-            lines = [line.strip() for line in _ORIGIN.sub("", str(error)).splitlines() if line.strip()]
-            message = lines[0] if lines else f"the grammar library failed ({type(error).__name__})"
-            return RecordError("grammar_error", f"structured_outputs: {message[:_MAX_MESSAGE]}", param=_PARAM)
+            limits = llguidance.LLParserLimits(verbose_errors=False, **_LIMITS)
+            start = llguidance.LLMatcher(self.vocabulary.tokens, self.source.text, log_level=0, limits=limits)
+            message = start.get_error()
+            if not message:
+                first = start.deep_copy()
+                allowed = first.compute_bitmask()
+                message = first.get_error() or ("" if any(allowed) else _NO_TEXT)
+        except BaseException as error:  # the library's own kinds, too; none may end a run
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            start, message = None, f"the grammar library failed ({type(error).__name__})"
+        made += [start, message]
+
+
+def failure_of(message: str) -> RecordError:
+    """The error of a record whose grammar cannot be used, or no longer."""
+    line = next((line.strip() for line in message.splitlines() if line.strip()), "it cannot be followed")
+    return _error("grammar_error", _NO_TEXT if line.startswith("NoExtension") else line[:_MAX_MESSAGE])
+
+
+def _bits(tokens: Iterable[int], num_tokens: int) -> NDArray[np.int32]:
+    flags = np.zeros(-(-num_tokens // 32) * 32, dtype=bool)
+    flags[list(tokens)] = True
+    return np.packbits(flags, bitorder="little").view("<i4").astype(np.int32)
+
+
+def _error(code: str, message: str, *, retryable: bool = False) -> RecordError:
+    return RecordError(code, f"{_PARAM}: {message}", param=_PARAM, retryable=retryable)

@@ -16,6 +16,7 @@ from .request import Request
 if TYPE_CHECKING:
     from ..config import EngineConfig
     from ..text.tokenizer import Tokenizer
+    from .grammar import Grammars
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Limits:
         block_size, num_blocks: the KV cache; None blocks if its size is not known.
         has_tokenizer: whether there is one, which all that is about text needs.
         bad_words: tokenizes lists of them; None: they are not looked at.
+        grammars: compiles structured output; None: whoever this is passed on to does.
     """
 
     vocab_size: int
@@ -37,9 +39,12 @@ class Limits:
     num_blocks: int | None
     has_tokenizer: bool = True
     bad_words: BadWordBook | None = None
+    grammars: Grammars | None = None
 
     @classmethod
-    def of(cls, config: EngineConfig, vocab_size: int, num_blocks: int | None, tokenizer: Tokenizer | None) -> Limits:
+    def of(
+        cls, config: EngineConfig, vocab_size: int, num_blocks: int | None, tokenizer: Tokenizer | None, grammars: Grammars | None = None
+    ) -> Limits:
         """Those of an engine with these settings."""
         return cls(
             vocab_size,
@@ -49,6 +54,7 @@ class Limits:
             num_blocks,
             has_tokenizer=tokenizer is not None,
             bad_words=BadWordBook(tokenizer),
+            grammars=grammars,
         )
 
     def check(self, request: Request) -> None:
@@ -98,3 +104,5 @@ class Limits:
                     raise RecordError("unsupported", f"{name} needs a tokenizer, and there is none (skip_tokenizer_init)", param=name)
         if params.bad_words and self.bad_words is not None:
             self.bad_words.of(params.bad_words)
+        if params.structured_outputs is not None and self.grammars is not None:
+            self.grammars.compile(params.structured_outputs)

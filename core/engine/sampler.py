@@ -301,6 +301,8 @@ def _not_finite() -> RecordError:
 
 
 def _nothing_left(sequence: Sequence) -> RecordError:
+    if sequence.grammar is not None and (failure := sequence.grammar.failure) is not None:
+        return failure
     params = sequence.params
     names = ("structured_outputs", "allowed_token_ids", "bad_words", "min_tokens", "logits_processors")
     given = [name for name in names if getattr(params, name)]

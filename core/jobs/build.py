@@ -81,7 +81,12 @@ class Plan:
         pools.
         """
         self._generates()
-        return Limits.of(self.config, self._vocab_size(), self._num_blocks(), self.tokenizer)
+        from ..engine.end_tokens import end_tokens_of
+        from ..engine.grammar import Grammars
+
+        vocab_size, ends = self._vocab_size(), end_tokens_of(self.config, self.source, self.tokenizer)
+        grammars = Grammars(self.tokenizer, ends.all, vocab_size, settings=self.config.structured_outputs_config)
+        return Limits.of(self.config, vocab_size, self._num_blocks(), self.tokenizer, grammars)
 
     def pooling_limits(self) -> PoolingLimits:
         """The same for a model that pools. Raises ConfigError for one that generates."""

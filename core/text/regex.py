@@ -1,13 +1,12 @@
 """Regular expressions for structured output: read, checked, and written anew so that they mean what their writer meant.
 
-The dialect is what ECMAScript and Python's `re` (with re.ASCII) agree on, matched against the whole text. The grammar library reads
-a regular expression generously: an anchor in the middle or an unknown escape is ignored with a warning, `.` matches a newline, and
-inside a JSON string a literal quote may end the string. What cannot be meant exactly is refused here.
+The dialect is what ECMAScript and Python's `re` agree on, matched against the whole text. The grammar library's own differs in
+what looks alike (`[[a]`, `[a&&b]`, `a++`), so each character is written as its code and each class as its members: the narrowest
+reading of a class where it allows characters, the widest where it forbids them. What cannot be meant exactly is refused here.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from ..errors import RecordError
@@ -15,13 +14,10 @@ from ..errors import RecordError
 MAX_CHARS = 16_384
 #: Deepest nesting of groups.
 MAX_DEPTH = 64
-#: Size with all counted repetitions written out.
-MAX_SIZE = 100_000
 #: Highest count in braces.
 MAX_COUNT = 65_536
 
 _CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v"}
-_SPECIAL = frozenset(r"\^$.*+?()[]{}|-/")
 _REFUSED_GROUPS = {
     "=": "lookahead",
     "!": "lookahead",
@@ -32,82 +28,58 @@ _REFUSED_GROUPS = {
     "P=": "a backreference",
     "(": "a conditional",
 }
+_SPACES = r"\x09-\x0d\x20"
+#: What is whitespace in one of the languages.
+_ANY_SPACES = r"\s\x1c-\x1f\u{feff}"
+_ANY_WORD = r"\w\p{L}\p{N}"
+#: Letter of a class -> its members, as few as either language gives it.
+_NARROW = {
+    "d": "0-9",
+    "w": "0-9A-Za-z_",
+    "s": _SPACES,
+    "D": r"\D",
+    "W": f"[^{_ANY_WORD}]",
+    "S": f"[^{_ANY_SPACES}]",
+}
+#: The same, as many as either gives it.
+_WIDE = {"d": r"\d", "w": _ANY_WORD, "s": _ANY_SPACES, "D": "[^0-9]", "W": "[^0-9A-Za-z_]", "S": f"[^{_SPACES}]"}
+#: NUL is in no text; `.` leaves out what ends a line in either language.
+_NUL = r"\x00"
+_ANYTHING = f"[^{_NUL}]"
+_NO_LINE_END = rf"[^\n\r\u{{2028}}\u{{2029}}{_NUL}]"
 
 
-def normalized(pattern: str, *, in_json: bool = False) -> str:
-    """The same language for the grammar library, in printable ASCII.
+def normalized(pattern: str) -> str:
+    """The same language in the grammar library's dialect, in printable ASCII without slashes.
 
     Args:
         pattern: matches the whole text; a leading `^` and a trailing `$` are allowed.
-        in_json: the text stands in a JSON string: what JSON escapes is written escaped.
 
-    Raises RecordError (grammar_error) for what is not a regular expression, cannot be kept exactly, or is too large.
+    Raises RecordError (grammar_error) for what is not a regular expression, or cannot be kept exactly.
     """
     if len(pattern) > MAX_CHARS:
         raise RecordError("grammar_error", f"a regular expression of {len(pattern)} characters; at most {MAX_CHARS} are allowed")
-    reader = _Reader(pattern, in_json)
-    text, size = reader.alternatives(0)
+    reader = _Reader(pattern)
+    text = reader.alternatives(0)
     if reader.at < len(pattern):
         raise reader.error("unmatched )")
-    if size > MAX_SIZE:
-        raise RecordError("grammar_error", f"the repetitions of the regular expression come to more than {MAX_SIZE} characters")
     return text
 
 
-#: Sets of characters are sorted ranges of codes, ends included, that do not touch.
-Ranges = list[tuple[int, int]]
+def spelled(text: str) -> str:
+    """A text as a regular expression that matches it alone."""
+    return "".join(map(_character, text))
 
 
-def _joined(ranges: Ranges) -> Ranges:
-    result: Ranges = []
-    for low, high in sorted(ranges):
-        if result and low <= result[-1][1] + 1:
-            result[-1] = result[-1][0], max(result[-1][1], high)
-        else:
-            result.append((low, high))
-    return result
-
-
-def _gaps(ranges: Ranges) -> Ranges:
-    """All codes but these, from 1 up."""
-    result, start = [], 1
-    for low, high in _joined(ranges):
-        if low > start:
-            result.append((start, low - 1))
-        start = high + 1
-    return [*result, (start, _LAST)] if start <= _LAST else result
-
-
-def _others(ranges: Ranges) -> Ranges:
-    """All characters but these, and but NUL."""
-    return _gaps([*ranges, _SURROGATES])
-
-
-def _without(ranges: Ranges, removed: Ranges) -> Ranges:
-    return _others([*_others(ranges), *removed])
-
-
-_LAST = 0x10FFFF
-#: No characters. The library takes them for some, and then writes what is no UTF-8.
-_SURROGATES = (0xD800, 0xDFFF)
-_DIGITS: Ranges = [(0x30, 0x39)]
-_WORD: Ranges = [(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)]
-_SPACE: Ranges = [(0x09, 0x0D), (0x20, 0x20)]
-#: What is whitespace in either language is not matched by \\S; only what is in both is by \\s.
-_ANY_SPACE: Ranges = [*_SPACE, (0x1C, 0x1F), (0x85, 0x85), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029)]
-_ANY_SPACE += [(0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000), (0xFEFF, 0xFEFF)]
-_CLASSES = {"d": _DIGITS, "w": _WORD, "s": _SPACE, "D": _others(_DIGITS), "W": _others(_WORD), "S": _others(_ANY_SPACE)}
-_NO_LINE_END = _others([(0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029)])
-#: What JSON writes escaped.
-_ESCAPED: Ranges = [(0x01, 0x1F), (0x22, 0x22), (0x5C, 0x5C)]
+def _character(char: str) -> str:
+    return char if char.isascii() and char.isalnum() else f"\\x{{{ord(char):x}}}"
 
 
 @dataclass
 class _Reader:
-    """Recursive descent; `at` is the place of the next character. Methods return (text, size)."""
+    """Recursive descent; `at` is the place of the next character."""
 
     pattern: str
-    in_json: bool
     at: int = 0
 
     def error(self, message: str) -> RecordError:
@@ -122,34 +94,27 @@ class _Reader:
         self.at += len(text)
         return True
 
-    def alternatives(self, depth: int) -> tuple[str, int]:
+    def alternatives(self, depth: int) -> str:
         """Up to the end or a closing parenthesis."""
         if depth > MAX_DEPTH:
             raise self.error(f"groups are nested deeper than {MAX_DEPTH}")
-        texts, size = [], 0
-        while True:
-            text, more = self.sequence(depth)
-            texts.append(text)
-            size += more
-            if not self.take("|"):
-                return "|".join(texts), size
+        texts = [self.sequence(depth)]
+        while self.take("|"):
+            texts.append(self.sequence(depth))
+        return "|".join(texts)
 
-    def sequence(self, depth: int) -> tuple[str, int]:
+    def sequence(self, depth: int) -> str:
         texts: list[str] = []
-        size = 1
         if not depth:
             self.take("^")
         while self.at < len(self.pattern) and not self.peek("|") and not self.peek(")"):
             if self.peek("$") and not depth and self.pattern[self.at + 1 : self.at + 2] in ("", "|"):
                 self.at += 1
                 break
-            text, one = self.atom(depth)
-            suffix, times = self.quantifier()
-            texts.append(text + suffix)
-            size += one * times
-        return "".join(texts), size
+            texts.append(self.atom(depth) + self.quantifier())
+        return "".join(texts)
 
-    def atom(self, depth: int) -> tuple[str, int]:
+    def atom(self, depth: int) -> str:
         char = self.pattern[self.at]
         if char in "^$":
             raise self.error(f"{char} in the middle; it may only begin or end the whole expression")
@@ -161,15 +126,16 @@ class _Reader:
         if char == "(":
             return self.group(depth)
         if char == "[":
-            return self.char_class(), 1
+            return self.char_class()
         if char == ".":
-            return self.one_of(_NO_LINE_END, []), 1
+            return _NO_LINE_END
         if char == "\\":
-            kind, value = self.escape()
-            return (self.one_of(_CLASSES[value], []), 1) if kind else self.literal(value)
-        return self.literal(char)
+            is_class, value = self.escape()
+            return f"[{_NARROW[value]}&&{_ANYTHING}]" if is_class else _character(value)
+        self.scalar(ord(char))
+        return _character(char)
 
-    def group(self, depth: int) -> tuple[str, int]:
+    def group(self, depth: int) -> str:
         if self.take("?"):
             for mark, what in _REFUSED_GROUPS.items():
                 if self.peek(mark):
@@ -181,10 +147,10 @@ class _Reader:
                 self.at = end + 1
             elif not self.take(":"):
                 raise self.error("flags in a group are not supported")
-        text, size = self.alternatives(depth + 1)
+        text = self.alternatives(depth + 1)
         if not self.take(")"):
             raise self.error("a ) is missing")
-        return f"(?:{text})", size
+        return f"(?:{text})"
 
     def counts(self) -> tuple[int, int | None] | None:
         """Lowest and highest count of the braces at `at`, if there are such."""
@@ -196,12 +162,12 @@ class _Reader:
             raise self.error(f"more than {MAX_COUNT} repetitions")
         return int(low), (int(low) if not comma else int(high) if high else None)
 
-    def quantifier(self) -> tuple[str, int]:
-        """A quantifier and what it multiplies the size by. Lazy ones match the same texts as greedy ones."""
+    def quantifier(self) -> str:
+        """What follows an atom. Lazy quantifiers match the same texts as greedy ones."""
         char = self.pattern[self.at : self.at + 1]
         if char in ("*", "+", "?"):
             self.at += 1
-            text, times = char, 1
+            text = char
         elif char == "{":
             counts = self.counts()
             if counts is None:
@@ -212,19 +178,19 @@ class _Reader:
             if high is not None and high < low:
                 raise self.error("the higher count is below the lower one")
             self.at = self.pattern.index("}", self.at) + 1
-            text, times = f"{{{low},{'' if high is None else high}}}", max(1, low if high is None else high)
+            text = f"{{{low},{'' if high is None else high}}}"
         else:
-            return "", 1
+            return ""
         self.take("?")
         if self.pattern[self.at : self.at + 1] in ("*", "+", "?") or (self.peek("{") and self.counts() is not None):
             raise self.error("nothing to repeat")
-        return text, times
+        return text
 
     def escape(self) -> tuple[bool, str]:
         """After a backslash: (True, the letter of a class) or (False, the character that is meant)."""
         char = self.pattern[self.at : self.at + 1]
         self.at += 1
-        if char in _CLASSES:
+        if char in _NARROW:
             return True, char
         if char in _CONTROLS:
             return False, _CONTROLS[char]
@@ -236,6 +202,7 @@ class _Reader:
             raise self.error("a word boundary is not supported")
         if char == "" or (char.isascii() and char.isalnum()):
             raise self.error(f"unknown escape \\{char}")
+        self.scalar(ord(char))
         return False, char
 
     def code(self, kind: str) -> str:
@@ -254,7 +221,7 @@ class _Reader:
         value = int(digits, 16)
         if 0xD800 <= value < 0xDC00 and self.pattern[self.at : self.at + 2] == "\\u":
             low = self.pattern[self.at + 2 : self.at + 6]
-            if len(low) == 4 and low[:2].upper() in ("DC", "DD", "DE", "DF") and low[2:].isalnum():
+            if len(low) == 4 and low[:2].upper() in ("DC", "DD", "DE", "DF") and all(c in "0123456789abcdefABCDEF" for c in low):
                 self.at += 6
                 value = 0x10000 + ((value - 0xD800) << 10) + (int(low, 16) - 0xDC00)
         return chr(self.scalar(value))
@@ -266,47 +233,38 @@ class _Reader:
             raise self.error("not a Unicode character")
         return value
 
-    def literal(self, char: str) -> tuple[str, int]:
-        self.scalar(ord(char))
-        if not self.in_json:
-            return _spelled(char), 1
-        spelling = _in_json_string(char)
-        text = "".join(map(_spelled, spelling))
-        return (text if len(spelling) == 1 else f"(?:{text})"), len(spelling)
-
     def char_class(self) -> str:
         """After the opening bracket."""
         negated = self.take("^")
-        ranges: Ranges = []
-        classes: Ranges = []
-        letters = ""
+        parts: list[str] = []
+        letters = set()
         if self.peek("]"):
             raise self.error("an empty class; a literal ] is written \\]")
         while not self.take("]"):
             if self.peek("[:") or self.peek("[.") or self.peek("[="):
                 raise self.error("POSIX classes are not supported")
-            kind, low = self.class_item()
+            is_class, low = self.class_item()
             is_range = self.peek("-") and not self.peek("-]")
-            if kind and is_range:
+            if is_class and is_range:
                 raise self.error("a range from a class")
-            if kind:
-                letters += low
-                classes += _ANY_SPACE if negated and low == "s" else _CLASSES[low]
+            if is_class:
+                letters.add(low)
+                parts.append((_WIDE if negated else _NARROW)[low])
                 continue
             high = low
             if is_range:
                 self.at += 1
-                kind, high = self.class_item()
-                if kind:
+                is_class, high = self.class_item()
+                if is_class:
                     raise self.error("a range to a class")
                 if ord(high) < ord(low):
                     raise self.error("a range that runs backwards")
-            ranges.append((ord(low), ord(high)))
-        if "s" in letters and "S" in letters:  # the two leave nothing out, whatever each of them is
-            classes.append((1, _LAST))
+            parts.append(_character(low) if low == high else f"{_character(low)}-{_character(high)}")
+        if any(letter.swapcase() in letters for letter in letters):  # such a pair leaves nothing out, whatever each of them is
+            parts = [r"\x01-\u{10ffff}"]
         if negated:
-            return self.one_of(_others([*ranges, *classes]), [])
-        return self.one_of(_joined([*ranges, *classes]), ranges)
+            return f"[^{''.join(parts)}{_NUL}]"
+        return f"[{''.join(parts)}&&{_ANYTHING}]" if letters else f"[{''.join(parts)}]"
 
     def class_item(self) -> tuple[bool, str]:
         char = self.pattern[self.at : self.at + 1]
@@ -319,54 +277,3 @@ class _Reader:
             raise self.error("a ] is missing")
         self.scalar(ord(char))
         return False, char
-
-    def one_of(self, chars: Ranges, spelled: Ranges) -> str:
-        """A class of `chars`. Of those that JSON escapes, the ones in `spelled` become alternatives beside it, the others are left out:
-        who says `.` seldom means a quote."""
-        if not self.in_json:
-            chars = _without(chars, [])
-            parts = [_class(chars)] if chars else []
-        else:
-            plain = _without(chars, _ESCAPED)
-            parts = [_class(plain)] if plain else []
-            escaped = [c for low, high in _ESCAPED for c in range(low, high + 1) if any(a <= c <= b for a, b in spelled)]
-            parts += ["".join(map(_spelled, _in_json_string(chr(code)))) for code in escaped]
-        if not parts:
-            raise self.error("a class that matches nothing")
-        return parts[0] if len(parts) == 1 and parts[0].startswith("[") else f"(?:{'|'.join(parts)})"
-
-
-def _in_json_string(char: str) -> str:
-    return json.dumps(char, ensure_ascii=False)[1:-1]
-
-
-def _spelled(char: str) -> str:
-    """One character outside a class."""
-    if char in _SPECIAL:
-        return "\\" + char
-    return char if char.isascii() and char.isprintable() else _code(ord(char))
-
-
-def _class(ranges: Ranges) -> str:
-    """The library reads a hyphen as one only at the end of a class, however it is written."""
-    negated = ranges[-1][1] == _LAST
-    hyphen = ord("-")
-    spans: list[str] = []
-    listed = _gaps(ranges) if negated else ranges
-    for low, high in listed:
-        first, last = low + (low == hyphen), high - (high == hyphen)
-        if first <= last:
-            spans.append(_in_class(first) if first == last else f"{_in_class(first)}-{_in_class(last)}")
-    end = "-" if any(hyphen in (low, high) for low, high in listed) else ""
-    return f"[{'^' if negated else ''}{''.join(spans)}{end}]"
-
-
-def _in_class(code: int) -> str:
-    char = chr(code)
-    if char in "^[]\\":
-        return "\\" + char
-    return char if char.isascii() and char.isprintable() else _code(code)
-
-
-def _code(code: int) -> str:
-    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\u{{{code:x}}}"

@@ -94,7 +94,6 @@ def test_variables_and_content_format(answer: Any, call: Any, tiny_llama: Path, 
 
 def test_calls_and_reasoning_in_the_row(answer: Any) -> None:
     """A real run whose output is made to be a call."""
-    pytest.importorskip("xgrammar")
     record = {"messages": [USER], "tools": TOOLS, "max_tokens": 100, "structured_outputs": {"choice": [CALL]}, "n": 2}
     (row,) = answer("chat", "--tool-call-parser", "hermes", record)
     for i, choice in enumerate(row["choices"]):
@@ -109,7 +108,6 @@ def test_calls_and_reasoning_in_the_row(answer: Any) -> None:
 
 
 def test_a_forced_call(answer: Any) -> None:
-    pytest.importorskip("xgrammar")
     tool = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False}
     tools = [{"type": "function", "function": {"name": "answer", "parameters": tool}}]
     record = {"messages": [USER], "tools": tools, "max_tokens": 300}

@@ -112,7 +112,7 @@ class TestEngine:
                 ["-m", "x", "--structured-outputs-config", '{"backend": "outlines"}'],
                 {},
                 "Error: Invalid value for '--structured-outputs-config': "
-                "structured_outputs_config backend=outlines is not supported yet; for now: auto, xgrammar",
+                "structured_outputs_config backend=outlines is not supported yet; for now: auto, guidance, xgrammar",
             ),
         ],
     )

@@ -178,10 +178,6 @@ class TestPriority:
 
 
 class TestConstraints:
-    @pytest.fixture(autouse=True)
-    def xgrammar(self) -> None:
-        pytest.importorskip("xgrammar")
-
     def test_every_way_to_ask_for_a_choice(self, answers: Answers) -> None:
         asked = {"prompt": "a", "max_tokens": 8}
         ways = [
@@ -278,7 +274,6 @@ MIXES: list[dict[str, Any]] = [
 
 def test_a_mix_gets_what_it_gets_alone(call: Any, tiny_llama: Path, tmp_path: Path, write_lines: Any) -> None:
     """Each line of a mixed file is, byte for byte, the line of a run of that record alone."""
-    pytest.importorskip("xgrammar")
     shared = "A beginning that some prompts share, long enough for several blocks. "
     path = write_lines(*({"prompt": shared * (i % 3) + "xyz" * (i + 1), "max_tokens": 6 + i % 5, **mix} for i, mix in enumerate(MIXES)))
     flags = ["-m", tiny_llama, "--dtype", "bfloat16", "--num-gpu-blocks-override", "60", "--overwrite", "-q"]

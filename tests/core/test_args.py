@@ -109,14 +109,17 @@ def test_choices_that_do_not_work_yet_are_refused(one: Setting) -> None:
         ({"hf_overrides": "x"}, "hf_overrides must be a mapping, not str 'x'"),
         ({"scheduling_policy": "lifo"}, "scheduling_policy must be one of fcfs, priority, not 'lifo'"),
         ({"logprobs_mode": "raw_logits"}, "logprobs_mode=raw_logits is not supported yet; for now: raw_logprobs, processed_logprobs"),
-        ({"guided_decoding_backend": "outlines"}, "guided_decoding_backend=outlines is not supported yet; for now: auto, xgrammar"),
+        (
+            {"guided_decoding_backend": "outlines"},
+            "guided_decoding_backend=outlines is not supported yet; for now: auto, guidance, xgrammar",
+        ),
         (
             {"structured_outputs_config": {"backend": "outlines"}},
-            "structured_outputs_config backend=outlines is not supported yet; for now: auto, xgrammar",
+            "structured_outputs_config backend=outlines is not supported yet; for now: auto, guidance, xgrammar",
         ),
         (
             {"structured_outputs_config": {"backend": "xgramar"}},
-            "structured_outputs_config backend must be auto or xgrammar, not 'xgramar'",
+            "structured_outputs_config backend must be one of auto, guidance, xgrammar, not 'xgramar'",
         ),
         (
             {"structured_outputs_config": {"disable_any_whitespace": 1}},

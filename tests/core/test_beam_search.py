@@ -109,7 +109,6 @@ def test_stop_strings_end_beams_and_cut_texts(llm: LLM) -> None:
 
 
 def test_structured_output_holds_for_every_beam(llm: LLM) -> None:
-    pytest.importorskip("xgrammar")
     (output,) = search(llm, ["say"], structured_outputs={"choice": ["yes", "no", "perhaps"]}, max_tokens=12, num_return=3)
     assert {str(s.text).removeprefix("say") for s in output.sequences} == {"yes", "no", "perhaps"}
     assert all(s.finish_reason == "stop" for s in output.sequences)

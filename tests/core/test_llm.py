@@ -435,7 +435,6 @@ def test_defaults(
 
 
 def test_settings_of_structured_output_hold_for_every_prompt(tiny_llama: Path, llm: LLM) -> None:
-    pytest.importorskip("xgrammar")
     strict = LLM(str(tiny_llama), structured_outputs_config={"disable_any_whitespace": True}, **SETTINGS)
     schema = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False}
     params = [SamplingParams(seed=i, max_tokens=40, structured_outputs=StructuredOutputsParams(json=schema)) for i in range(8)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,6 @@ from infer.core.params import SamplingParams
 
 NUM = 60
 TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness. " * 2
-HAS_GRAMMARS = importlib.util.find_spec("xgrammar") is not None
 
 #: Constraints that a model of random weights can end.
 STRUCTURES: list[dict[str, Any]] = [
@@ -77,7 +75,7 @@ def draw(r: random.Random) -> SamplingParams:
         values.pop("n", None)
     elif r.random() < 0.3:
         values["best_of"] = values.get("n", 1) + r.randrange(3)
-    if HAS_GRAMMARS and r.random() < 0.3:
+    if r.random() < 0.3:
         values["structured_outputs"] = r.choice(STRUCTURES)
         for name in ("allowed_token_ids", "bad_words", "logits_processors"):  # together they may leave no token at all
             values.pop(name, None)

@@ -138,7 +138,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"structured_outputs": {"json": [1]}}, "invalid_type", "structured_outputs: json must be a JSON object, not list"),
     ({"structured_outputs": {"json_object": 1}}, "invalid_type", "structured_outputs: json_object must be true or false, not int"),
     ({"structured_outputs": {"regex": "a", "backend": "outlines"}}, "invalid_value",
-     "structured_outputs: backend 'outlines' is not there; structured output is xgrammar's"),
+     "structured_outputs: backend 'outlines' is not there; structured output is llguidance's: auto, guidance, xgrammar"),
     ({"structured_outputs": {"json_object": True, "disable_any_whitespace": 1}}, "invalid_type",
      "structured_outputs: disable_any_whitespace must be true or false, not int"),
     ({"logit_bias": [1]}, "invalid_type", "logit_bias must be an object of token ids and numbers, not list"),

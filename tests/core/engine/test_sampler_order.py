@@ -152,6 +152,8 @@ class Allowing:
 
     finished = False
 
+    failure = None
+
     def __init__(self, tokens: set[int]) -> None:
         self.tokens = tokens
 

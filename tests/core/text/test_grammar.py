@@ -11,51 +11,38 @@ import pytest
 import torch
 
 from infer.core.engine.grammar import Grammars
+from infer.core.engine.grammar_state import GrammarState
 from infer.core.errors import RecordError
 from infer.core.structured import StructuredOutputsParams
 from infer.core.text.detokenizer import decode_all
-from infer.core.text.grammar import MAX_BYTES, MAX_CHOICES, GrammarSource
+from infer.core.text.grammar import MAX_BYTES, MAX_CHOICES, MAX_WHITESPACE, GrammarSource
 from infer.core.text.tokenizer import Tokenizer
 
 
 def source(**spec: Any) -> GrammarSource:
-    return GrammarSource.of(StructuredOutputsParams(**spec))
+    return GrammarSource.of(StructuredOutputsParams(**spec), {"<|start|>": 7})
 
 
-@pytest.mark.parametrize(
-    ("spec", "language", "text"),
-    [
-        ({"json": {"type": "null", "title": "é"}}, "json_schema", '{"type":"null"}'),
-        ({"json_object": True}, "json_schema", '{"type":"object","additionalProperties":true}'),
-        ({"regex": "^a.?$"}, "regex", "a[^\\x0a\\x0d\\u2028-\\u2029\\ud800-\\udfff]?"),
-        ({"choice": ["a", 'b"\\\n', "a", "é"]}, "ebnf", 'root ::= "a" | "b\\"\\\\\\n" | "é"'),
-        ({"grammar": 'root ::= "a"'}, "ebnf", 'root ::= "a"'),
-        ({"grammar": 'start: "a"'}, "lark", 'start: "a"'),
-    ],
-)
-def test_languages(spec: dict[str, Any], language: str, text: str) -> None:
-    assert (source(**spec).language, source(**spec).text) == (language, text)
+def test_json_is_judged_by_the_schema_as_it_was_given() -> None:
+    schema = {"type": "object", "required": ["é"]}
+    made = source(json=schema)
+    assert made.schema == schema
+    written = json.loads(made.text)["grammars"][1]["json_schema"]
+    assert written["additionalProperties"] is False
+    assert f"{{1,{MAX_WHITESPACE}}}" in written["x-guidance"]["whitespace_pattern"]
+    assert source(json_object=True).schema == {"type": "object"}
+    for other in ({"regex": "a"}, {"choice": ["a"]}, {"grammar": 'root ::= "a"'}, {"structural_tag": {"format": {"type": "any_text"}}}):
+        assert source(**other).schema is None
 
 
-def test_structural_tags_are_brought_up_to_date_and_their_parts_normalized() -> None:
-    old = {"structures": [{"begin": "<f>", "schema": {"title": "x", "type": "null"}, "end": "</f>"}], "triggers": ["<f>"]}
-    content = {"max_whitespace_cnt": 32, "type": "json_schema", "json_schema": {"type": "null"}}
-    tags = [{"type": "tag", "begin": "<f>", "content": content, "end": "</f>"}]
-    expected = {"type": "structural_tag", "format": {"type": "triggered_tags", "triggers": ["<f>"], "tags": tags}}
-    assert json.loads(source(structural_tag=old).text) == expected
-    assert json.loads(source(structural_tag={"format": {"type": "regex", "pattern": "^\\d$"}}).text)["format"]["pattern"] == "[0-9]"
+def test_without_whitespace_json_is_as_json_dumps_writes_it() -> None:
+    options = json.loads(source(json_object=True, disable_any_whitespace=True).text)["grammars"][1]["json_schema"]["x-guidance"]
+    assert options == {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
-def test_keys_tell_contents_apart() -> None:
-    specs: list[dict[str, Any]] = [
-        {"json": {"type": "integer"}},
-        {"json": {"type": "integer"}, "disable_any_whitespace": True},
-        {"json": {"type": "string"}},
-        {"regex": "a"},
-        {"choice": ["a"]},
-    ]
-    assert len({source(**spec).key for spec in specs}) == len(specs)
-    assert source(json='{ "type" : "integer" }').key == source(json={"description": "x", "type": "integer"}).key
+def test_the_librarys_options_are_not_a_records_to_set() -> None:
+    text = source(json={"x-guidance": {"lenient": True, "coerce_one_of": True}, "type": "null"}).text
+    assert "lenient" not in text
 
 
 @pytest.mark.parametrize(
@@ -72,6 +59,14 @@ def test_keys_tell_contents_apart() -> None:
         ({"structural_tag": {"structures": [{"begin": "<f>"}], "triggers": []}}, "grammar_error", "need begin, schema and end"),
         ({"structural_tag": {"format": {"type": "json_schema", "json_schema": {"not": {}}}}}, "grammar_error", "not cannot be enforced"),
         ({"regex": "(?=a)"}, "grammar_error", "lookahead"),
+        ({"regex": "\ud800"}, "grammar_error", "not a Unicode character"),
+        ({"json": {"type": "string", "format": []}}, "grammar_error", "format"),
+        ({"json": {"type": "string", "pattern": "\ud800"}}, "grammar_error", "not valid Unicode"),
+        ({"json": {"enum": [10**400]}}, "grammar_error", "cannot be enforced exactly"),
+        ({"json": {"type": "integer", "multipleOf": 10**400}}, "grammar_error", "multipleOf"),
+        ({"json": {"minimum": 10**400}}, "grammar_error", "too large"),
+        ({"grammar": "start: x\nx[temperature=0.5]: /a/"}, "unsupported", "temperature"),
+        ({"grammar": "start: " + "(" * 65 + '"a"' + ")" * 65}, "grammar_error", "nested deeper than 64"),
     ],
 )
 def test_refusals(spec: dict[str, Any], code: str, message: str) -> None:
@@ -85,19 +80,18 @@ def test_refusals(spec: dict[str, Any], code: str, message: str) -> None:
 @pytest.mark.parametrize("kind", ["byte_level", "llama", "gemma", "wordpiece", "suffix"])
 def test_every_kind_of_vocabulary(toys: dict[str, Tokenizer], kind: str) -> None:
     """Spaces, accents and what only single bytes can spell, in the ways that tokenizers write them; as the engine makes its texts."""
-    pytest.importorskip("xgrammar")
     tokenizer = toys[kind]
     pattern = "(the| quick|Là){2} [éâ]?東?😀{1,2}"
     end = next(iter(sorted(tokenizer.special_ids)))
-    compiling = Grammars(tokenizer, {end}, tokenizer.vocab_size + 3).begin(StructuredOutputsParams(regex=pattern))
-    assert compiling.wait(60)
+    grammars = Grammars(tokenizer, {end}, tokenizer.vocab_size + 3)
     if tokenizer.pieces(False) is None:
         with pytest.raises(RecordError, match="tokens have no bytes"):
-            compiling.result()
+            grammars.compile(StructuredOutputsParams(regex=pattern))
         return
+    grammar = grammars.compile(StructuredOutputsParams(regex=pattern))
     prompt = tokenizer.encode("The quick", add_special_tokens=False)
     for seed in range(30):
-        state, rng, tokens = compiling.result().state(), random.Random(seed), []
+        state, rng, tokens = GrammarState(grammar), random.Random(seed), []
         while not state.finished:
             bits = torch.zeros(1, -(-(tokenizer.vocab_size + 3) // 32), dtype=torch.int32)
             state.fill(bits, 0)

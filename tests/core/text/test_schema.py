@@ -7,48 +7,58 @@ from typing import Any
 import pytest
 
 from infer.core.errors import RecordError
-from infer.core.text.schema import MAX_PROPERTIES, MAX_SUBSCHEMAS, MAX_VALUES, normalized
+from infer.core.text.schema import MAX_COUNT, MAX_PROPERTIES, MAX_SUBSCHEMAS, MAX_VALUES, normalized
 
 OBJECT: dict[str, Any] = {"type": "object"}
-LOOP = {"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/b"}, {"type": "null"}]}, "b": {"type": "array", "items": {"$ref": "#/$defs/a"}}}}
+CLOSED = {"additionalProperties": False}
 
 
 @pytest.mark.parametrize(
     ("schema", "expected"),
     [
         (True, {}),
-        ({"title": "x", "description": "y", "default": {"not": 1}, "examples": [1], "x-own": {"if": 1}}, {}),
-        (OBJECT, {"type": "object", "additionalProperties": True}),
-        ({"type": "array"}, {"type": "array", "items": {}}),
-        ({"type": ["integer", "number"]}, {"type": "number"}),
-        ({"type": ["null", "string"]}, {"anyOf": [{"type": "string"}, {"type": "null"}]}),
-        ({"minLength": 1, "minimum": 2}, {"anyOf": [{"type": "string", "minLength": 1}, {"type": "number", "minimum": 2}]}),
-        ({"type": "string", "minimum": 3}, {"type": "string"}),
-        ({"type": "string", "minLength": 0}, {"type": "string"}),
+        ({"x-guidance": {"lenient": True}, "$schema": "http://json-schema.org/draft-04/schema#"}, {}),
+        (OBJECT, OBJECT),
+        ({"minLength": 1, "minimum": 2}, {"minLength": 1, "minimum": 2, "type": ["string", "number"]}),
         ({"type": "string", "maxLength": 3.0}, {"type": "string", "maxLength": 3}),
-        ({"type": "integer", "minimum": 1.5, "exclusiveMaximum": 3.5}, {"type": "integer", "minimum": 2, "exclusiveMaximum": 4}),
-        ({"const": 1}, {"enum": [1]}),
-        ({"type": ["integer", "null"], "enum": [1, 1.5, "a", None, True]}, {"enum": [1, None]}),
-        ({"allOf": [{"type": "null"}]}, {"type": "null"}),
-        ({"type": "array", "uniqueItems": True, "maxItems": 1}, {"type": "array", "maxItems": 1, "items": {}}),
         (
-            {"$ref": "#/components/schemas/A~1B", "components": {"schemas": {"A/B": {"type": "null"}}}},
-            {"$ref": "#/$defs/d0", "$defs": {"d0": {"type": "null"}}},
+            {"minimum": 1, "exclusiveMinimum": 1, "maximum": 3, "exclusiveMaximum": 4},
+            {"exclusiveMinimum": 1, "maximum": 3, "type": "number"},
         ),
-        (
-            {**LOOP, "$ref": "#/$defs/a"},
-            {
-                "$ref": "#/$defs/d0",
-                "$defs": {
-                    "d0": {"anyOf": [{"$ref": "#/$defs/d1"}, {"type": "null"}]},
-                    "d1": {"type": "array", "items": {"$ref": "#/$defs/d0"}},
-                },
-            },
-        ),
+        ({"type": "integer", "multipleOf": 3.0}, {"type": "integer", "multipleOf": 3}),
+        ({"type": "string", "pattern": "a|b"}, {"type": "string", "pattern": "^(?:a|b)$"}),
+        ({"type": "array", "uniqueItems": True, "maxItems": 1}, {"type": "array", "maxItems": 1}),
+        ({"type": "array", "uniqueItems": False}, {"type": "array"}),
+        ({"prefixItems": [True]}, {"type": "array", "prefixItems": [True], "items": False}),
+        ({"prefixItems": [True], "minItems": 2}, {"type": "array", "prefixItems": [True], "minItems": 2}),
+        ({**OBJECT, "properties": {"a": True}}, {**OBJECT, "properties": {"a": True}, **CLOSED}),
+        ({**OBJECT, "required": ["a"]}, {**OBJECT, "required": ["a"], "properties": {"a": True}, **CLOSED}),
+        ({**OBJECT, "properties": {}, "unevaluatedProperties": True}, {**OBJECT, "properties": {}, "additionalProperties": True}),
+        ({**OBJECT, "propertyNames": {"enum": ["a", "b"]}}, {**OBJECT, "patternProperties": {"^(?:a|b)$": True}, **CLOSED}),
+        ({**OBJECT, "propertyNames": {"maxLength": 2}}, {**OBJECT, "patternProperties": {"^(?s:.{0,2})$": True}, **CLOSED}),
+        ({**OBJECT, "patternProperties": {"^a$": True}}, {**OBJECT, "patternProperties": {"^(?:a)$": True}, **CLOSED}),
+        ({"const": {"type": "foo", "properties": 3}}, {"const": {"type": "foo", "properties": 3}}),
     ],
 )
 def test_rewriting(schema: Any, expected: Any) -> None:
     assert normalized(schema) == expected
+
+
+def test_only_an_object_that_stands_alone_is_closed() -> None:
+    part = {**OBJECT, "properties": {"a": True}}
+    assert normalized({"allOf": [part]})["allOf"] == [{**part, **CLOSED}]
+    assert normalized({"allOf": [part, part]})["allOf"] == [part, part]
+    assert normalized({**part, "anyOf": [{"required": ["a"]}, True]}) == {**part, "anyOf": [{"required": ["a"]}, True]}
+    shared = normalized({"$defs": {"p": part}, "allOf": [{"$ref": "#/$defs/p"}, part], "properties": {"b": {"$ref": "#/$defs/p"}}})
+    assert shared["$defs"]["p"] == part
+    with pytest.raises(RecordError, match="disable_additional_properties"):
+        normalized({"allOf": [part, part]}, closed=True)
+
+
+def test_the_schema_given_stays_as_it_is() -> None:
+    schema = {**OBJECT, "properties": {"a": {"type": "string", "format": "date"}}}
+    assert normalized(schema) is not schema
+    assert schema == {**OBJECT, "properties": {"a": {"type": "string", "format": "date"}}}
 
 
 @pytest.mark.parametrize(
@@ -59,54 +69,52 @@ def test_rewriting(schema: Any, expected: Any) -> None:
         ({"type": "object", "properties": {"a/b": {"not": {}}}}, "at #/properties/a~1b: not cannot be enforced"),
         ({"type": "array", "items": {"if": {}}}, "at #/items: if cannot"),
         ({"anyOf": [{"type": "null"}, {"contains": 1}]}, "at #/anyOf/1: contains cannot"),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"not": {}}}}, "at #/$defs/a: not cannot"),
         ({"dependentRequired": {}}, "dependentRequired"),
         ({"dependentSchemas": {}}, "dependentSchemas"),
         ({"dependencies": {}}, "dependencies"),
         ({"$dynamicRef": "#"}, "$dynamicRef"),
         ({"type": "foo"}, "unknown type 'foo'"),
+        ({"type": [{}]}, "unknown type"),
         ({"type": []}, "type is empty"),
         ({"type": "string", "multipleOf": 2, "minLength": "1"}, "minLength must be a whole number"),
         ({"type": "string", "minLength": -1}, "minLength must be a whole number"),
-        ({"type": "string", "maxLength": 70_000}, "above 65536"),
-        ({"type": "string", "minLength": 3, "maxLength": 2}, "maxLength is below minLength"),
-        ({"type": "string", "pattern": "a", "maxLength": 2}, "pattern and maxLength cannot be enforced together"),
-        ({"type": "string", "pattern": "a", "format": "date"}, "pattern and format cannot"),
-        ({"type": "string", "format": "date", "minLength": 2}, "format and minLength cannot"),
+        ({"type": "string", "minLength": None}, "minLength must be a whole number"),
+        ({"type": "string", "maxLength": MAX_COUNT + 1}, "maxLength is above"),
         ({"type": "string", "format": "zipcode"}, "format 'zipcode' cannot be enforced"),
+        ({"type": "string", "format": []}, "format '[]' cannot be enforced"),
         ({"type": "string", "pattern": "(?=a)"}, "lookahead"),
+        ({"type": "string", "pattern": "\ud800"}, "not a Unicode character"),
         ({"type": "string", "pattern": 3}, "pattern must be a string"),
-        ({"type": "number", "multipleOf": 0.5}, "multipleOf"),
-        ({"type": "integer", "multipleOf": 0}, "multipleOf"),
+        ({"type": "number", "multipleOf": 0.5}, "multipleOf can be enforced for whole numbers"),
+        ({"type": "integer", "multipleOf": 9_999_991}, "multipleOf can be enforced for whole numbers"),
+        ({"type": "integer", "multipleOf": 0}, "multipleOf must be a number above 0"),
+        ({"type": "integer", "multipleOf": "2"}, "multipleOf must be a number above 0"),
         ({"minimum": True}, "minimum must be a number"),
         ({"type": "integer", "minimum": 2**60}, "too large"),
         ({"minimum": float("nan")}, "too large"),
         ({"enum": [[2**60]]}, "cannot be enforced exactly"),
         ({"enum": [float("inf")]}, "cannot be enforced exactly"),
-        ({"enum": []}, "no value is left"),
         ({"enum": 3}, "enum must be a list"),
-        ({"type": "null", "enum": [1]}, "no value is left"),
-        ({"enum": [1], "minimum": 0}, "minimum beside enum"),
-        ({"enum": [1], "const": 1}, "enum and const side by side"),
         ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+        ({"type": "array", "uniqueItems": 1}, "uniqueItems"),
         ({"type": "array", "unevaluatedItems": {}}, "unevaluatedItems"),
         ({"type": "array", "items": [{}]}, "is called prefixItems"),
-        ({"type": "array", "items": False, "minItems": 1}, "fewer items"),
+        ({"type": "array", "prefixItems": {}}, "prefixItems must be a list"),
         ({"type": "object", "required": "a"}, "required must be a list"),
-        ({"type": "object", "required": ["a"], "additionalProperties": False}, "'a' is required and not allowed"),
-        ({"type": "object", "minProperties": 2}, "minProperties above 1"),
-        ({"type": "object", "properties": {"a": True}, "minProperties": 2}, "fewer properties"),
+        ({"type": "object", "properties": []}, "properties must be an object"),
         ({"type": "object", "unevaluatedProperties": {}}, "unevaluatedProperties"),
         ({"type": "object", "patternProperties": {"a": True, "b": True}}, "only one pattern"),
         ({"type": "object", "patternProperties": {"a": True}, "properties": {"b": True}}, "patternProperties beside properties"),
         ({"type": "object", "patternProperties": {"a": True}, "required": ["a"]}, "patternProperties beside required"),
-        ({"type": "object", "propertyNames": {}, "patternProperties": {"a": True}}, "patternProperties beside propertyNames"),
-        ({"type": "object", "propertyNames": {}, "additionalProperties": {"type": "null"}}, "propertyNames beside additionalProperties"),
+        ({"type": "object", "propertyNames": True, "patternProperties": {"a": True}}, "patternProperties beside propertyNames"),
+        ({"type": "object", "propertyNames": {}, "additionalProperties": False}, "propertyNames beside additionalProperties"),
+        ({"type": "object", "propertyNames": {"type": "string", "format": "date"}}, "propertyNames can be enforced by one of"),
         ({"anyOf": []}, "anyOf must be a list"),
-        ({"anyOf": [True], "type": "string"}, "type beside anyOf"),
-        ({"$ref": "#/$defs/a", "$defs": {"a": True}, "minimum": 1}, "minimum beside $ref"),
-        ({"allOf": [True, True]}, "allOf of several"),
+        ({"allOf": {}}, "allOf must be a list"),
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf whose schemas may overlap"),
         ({"oneOf": [{"enum": [1, 2]}, {"const": 2}]}, "oneOf whose schemas may overlap"),
+        ({"oneOf": [{"minLength": 1}, {"const": 2}]}, "oneOf whose schemas may overlap"),
         ({"oneOf": [OBJECT, {**OBJECT, "required": ["a"], "properties": {"a": {"const": 1}}}]}, "oneOf whose schemas may overlap"),
         ({"$ref": "http://example.com/x"}, "only references into the schema itself"),
         ({"$ref": "#name"}, "only references into the schema itself"),
@@ -115,7 +123,7 @@ def test_rewriting(schema: Any, expected: Any) -> None:
         ({"type": "array", "items": {"$id": "x"}}, "$id below the root"),
         ({"type": "object", "properties": {f"p{i}": True for i in range(MAX_PROPERTIES + 1)}}, "more than 1000 properties"),
         ({"enum": list(range(MAX_VALUES + 1))}, "more than 20000 values"),
-        ({"anyOf": [{"type": "null"}] * (MAX_SUBSCHEMAS + 1)}, "more than 5000 subschemas"),
+        ({"anyOf": [{"type": "null", "n": i} for i in range(MAX_SUBSCHEMAS + 1)]}, "more than 5000 subschemas"),
     ],
 )
 def test_refusals(schema: Any, message: str) -> None:
@@ -123,6 +131,16 @@ def test_refusals(schema: Any, message: str) -> None:
         normalized(schema)
     assert error.value.code == "grammar_error"
     assert message in error.value.message
+
+
+def test_schemas_that_lead_back_to_themselves() -> None:
+    loop = {"oneOf": [{"$ref": "#/$defs/b"}, {"type": "null"}]}, {"oneOf": [{"$ref": "#/$defs/a"}, {"type": "null"}]}
+    with pytest.raises(RecordError, match="oneOf whose schemas may overlap"):
+        normalized({"$defs": {"a": loop[0], "b": loop[1]}, "$ref": "#/$defs/a"})
+    same = {**OBJECT, "required": ["k"]}
+    twins = {name: {**same, "properties": {"k": {"$ref": f"#/$defs/{name}"}}} for name in "ab"}
+    with pytest.raises(RecordError, match="oneOf whose schemas may overlap"):
+        normalized({"$defs": twins, "oneOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}]})
 
 
 @pytest.mark.parametrize(

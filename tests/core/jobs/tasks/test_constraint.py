@@ -111,7 +111,7 @@ def test_a_record_wins_over_the_command(task: Any, prepare: Any) -> None:
             {"guided_regex": "a", "guided_decoding_backend": "outlines"},
             "invalid_value",
             "guided_regex",
-            "guided_regex: backend 'outlines' is not there; structured output is xgrammar's",
+            "guided_regex: backend 'outlines' is not there; structured output is llguidance's: auto, guidance, xgrammar",
         ),
         ({"guided_decoding": []}, "invalid_type", "guided_decoding", "guided_decoding must be an object, not list"),
         (
