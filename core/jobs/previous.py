@@ -106,7 +106,7 @@ class Previous:
         output: its rows.
         note: what it says of itself; None: only ids and places tell whose a row is.
         again: which rows are answered anew.
-        force: keep rows though their records changed.
+        force: keep rows though their records changed, but for those that have another id.
     """
 
     def __init__(self, output: FinishedOutput, note: JobNote | None, again: Again, *, force: bool = False) -> None:
@@ -134,7 +134,7 @@ class Previous:
             changed = self._is_changed(record, row)
             if self._again.wants(row) or (changed and self._again.changed):
                 return None
-            if changed and not self._force:
+            if changed and (self._note is None or not self._force):
                 raise changed_input(f"line {record.line:,}{_named(record)} is not what it was when {self._output.name!r} answered it")
             return self._keep(kept_row(record, data, row))
         return None  # the input has grown since
@@ -207,6 +207,7 @@ def kept_row(record: Record, data: bytes, row: dict[str, Any]) -> Row:
     """A row of a finished output, for a new one; it is the record's."""
     error = row["error"]
     if error is not None:
+        error = {**error, **(_body(row).get("error") or {})}  # OpenAI Batch lines tell the rest of it there
         known = RecordError(error["code"], error["message"], param=error.get("param"), retryable=bool(error.get("retryable")))
         return Row(record.ordinal, data, record.chain, Tally.of_error(record.size, record.line, known), error_line(record.raw, known))
     body = _body(row)

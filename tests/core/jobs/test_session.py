@@ -7,7 +7,9 @@ import gzip
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,10 @@ from safetensors import safe_open
 
 from infer.core.errors import ConfigError, EngineError, OutputError, RecordError, TooManyErrors
 from infer.core.jobs import output as output_module
+from infer.core.jobs import session as session_module
 from infer.core.jobs.job_note import find_note
+from infer.core.jobs.merge import merge, open_shards
+from infer.core.jobs.opening import open_output
 from infer.core.jobs.selection import Shard
 from infer.core.jobs.sinks import npy
 
@@ -531,3 +536,215 @@ def test_names_that_are_no_text(attempt: Any, tmp_path: Path, format: str) -> No
     attempt(folder / "in", tmp_path / "whole", **{**options, "errors": str(tmp_path / "errors")})
     for name in ("out", "errors"):
         assert (folder / name).read_bytes() == (tmp_path / name.replace("out", "whole")).read_bytes()
+
+
+# -- a finished output, and the same job once more -------------------------------------------------------------------
+@pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
+@pytest.mark.parametrize("errors", [False, True])
+def test_a_finished_output_goes_on_with_what_was_added(attempt: Any, whole: Any, tmp_path: Path, compression: str, errors: bool) -> None:
+    """With the rows, the failed lines and the counts of an unbroken run; also where a trial had a limit."""
+    (tmp_path / "in").write_bytes(mixed())
+    options = {"compression": compression, "errors": str(tmp_path / "bad") if errors else None}
+    attempt(tmp_path / "in", tmp_path / "out", limit=12, engine=FAILING, **options)
+    made = attempt(tmp_path / "in", tmp_path / "out", resume=True, engine=FAILING, **options)
+    assert made.engine.stats.num_prompt_tokens < made.stats.prompt_tokens
+    (tmp_path / "in").write_bytes(mixed() + lines(4))
+    made = attempt(tmp_path / "in", tmp_path / "out", resume=True, engine={}, **options)
+    unbroken = attempt(tmp_path / "in", tmp_path / "single", engine=FAILING, **{**options, "errors": str(tmp_path / "others")})
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "single").read_bytes()
+    assert not errors or contents(tmp_path)["bad"] == contents(tmp_path)["others"]
+    assert made.stats.to_entry() == unbroken.stats.to_entry()
+    assert attempt(tmp_path / "in", tmp_path / "out", resume=True, **options).done
+
+
+def test_a_finished_output_is_looked_at(attempt: Any, tmp_path: Path) -> None:
+    """Another job, another input, fewer records, a file that was changed, no note: refused by name, and nothing is touched."""
+    data = lines(6)
+    (tmp_path / "in").write_bytes(data)
+    attempt(tmp_path / "in", tmp_path / "out")
+    refuses(
+        attempt, tmp_path, r"temperature was 0\.0, is 0\.5; .*--overwrite, choose another output", resume=True, job={"temperature": 0.5}
+    )
+    refuses(attempt, tmp_path, "offset was 0, is 1", resume=True, offset=1)
+    refuses(attempt, tmp_path, 'shard was "0/1", is "0/2"', resume=True, shard=Shard(0, 2))
+    refuses(attempt, tmp_path, 'compression was "none", is "gzip"', resume=True, compression="gzip")
+    refuses(attempt, tmp_path, "more rows than the 5 records that are selected", resume=True, limit=5)
+    for changed, said in (
+        (data.replace(b"p3", b"P3"), r"line 4 \(id '3'\) is not what it was"),
+        (data.replace(b'"3"', b'"4"'), r"line 4 \(id '4'\) is not what it was"),
+        (b'{"prompt":"new"}\n' + data, "line 1 is not"),
+        (b"".join(reversed(data.splitlines(keepends=True))), "line 1 "),
+        (lines(5), "more rows than the 5 records"),
+        (b"", "more rows than the 0 records"),
+    ):
+        (tmp_path / "in").write_bytes(changed)
+        for options in ({"resume": True}, {"retry_errors": True}, {"redo": "length"}, {"resume": True, "retry_errors": True}):
+            refuses(attempt, tmp_path, f"the input changed: .*{said}.*--overwrite", **options)
+    (tmp_path / "in").write_bytes(b"\n" + data.rstrip(b"\n").replace(b"\n", b"\n \n"))  # blank lines are no records
+    assert attempt(tmp_path / "in", tmp_path / "out", resume=True, limit=6).done
+    (tmp_path / "in").write_bytes(data)
+    row = (tmp_path / "out").read_bytes()
+    (tmp_path / "out").write_bytes(row.replace(b"p", b"q", 1))
+    refuses(attempt, tmp_path, "is not the file that the note beside it describes", resume=True)
+    (tmp_path / "out").write_bytes(row)
+    (tmp_path / "out.job.json").unlink()
+    for options in ({"resume": True}, {"retry_errors": True}):
+        refuses(attempt, tmp_path, r"'out\.job\.json' beside it.*--overwrite.*--resume-force", **options)
+
+
+def test_without_its_note_ids_tell_whose_rows_are(attempt: Any, whole: Any, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(lines(6))
+    attempt(tmp_path / "in", tmp_path / "out")
+    (tmp_path / "out.job.json").unlink()
+    swapped = lines(6).splitlines(keepends=True)
+    (tmp_path / "in").write_bytes(b"".join([swapped[1], swapped[0], *swapped[2:]]))
+    force = {"resume": True, "resume_force": True}
+    assert "id '1'" in refused_with_force(attempt, tmp_path, {**force, "retry_errors": True})
+    (tmp_path / "in").write_bytes(lines(8))
+    attempt(tmp_path / "in", tmp_path / "out", **force)
+    assert (tmp_path / "out").read_bytes() == whole(lines(8))
+    assert attempt(tmp_path / "in", tmp_path / "out", resume=True).done
+
+
+def refused_with_force(attempt: Any, folder: Path, options: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        attempt(folder / "in", folder / "out", **options)
+    return str(caught.value)
+
+
+def test_redo_changed_answers_what_was_edited(attempt: Any, whole: Any, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(lines(6))
+    attempt(tmp_path / "in", tmp_path / "out")
+    edited = lines(6).replace(b"p3", b"edited") + lines(1, start=6)
+    (tmp_path / "in").write_bytes(edited)
+    made = attempt(tmp_path / "in", tmp_path / "out", redo="changed")
+    assert (tmp_path / "out").read_bytes() == whole(edited)
+    assert made.engine.stats.num_prompt_tokens == len("<edited") + len("<p6")
+
+
+def test_failed_lines_may_be_mended(attempt: Any, whole: Any, tmp_path: Path) -> None:
+    """That is what --retry-errors is for: the others are what they were."""
+    (tmp_path / "in").write_bytes(lines(3) + b"bad\n" + lines(2, start=4))
+    assert attempt(tmp_path / "in", tmp_path / "out").stats.num_failed == 1
+    (tmp_path / "in").write_bytes(lines(6))
+    refuses(attempt, tmp_path, r"line 4 \(id '3'\) is not what it was", resume=True)
+    made = attempt(tmp_path / "in", tmp_path / "out", retry_errors=True)
+    assert made.engine.stats.num_prompt_tokens == len("<p3")
+    assert (tmp_path / "out").read_bytes() == whole(lines(6))
+
+
+@pytest.mark.parametrize("option", [{"retry_errors": True}, {"redo": "length"}, {"redo": "changed"}])
+def test_nothing_to_do_again_needs_no_engine(attempt: Any, tmp_path: Path, option: dict[str, Any]) -> None:
+    (tmp_path / "in").write_bytes(lines(6))
+    attempt(tmp_path / "in", tmp_path / "out")
+    before = contents(tmp_path)
+    made = attempt(tmp_path / "in", tmp_path / "out", **option)
+    assert (made.done, made.engine) == (True, None)
+    assert contents(tmp_path) == before
+
+
+def test_a_pipe_is_read_once(attempt: Any, whole: Any, tmp_path: Path) -> None:
+    """Nobody can look ahead in it; what is in OUT still needs no engine."""
+    (tmp_path / "in").write_bytes(lines(6))
+    attempt(tmp_path / "in", tmp_path / "out")
+    os.mkfifo(tmp_path / "pipe")
+
+    def through(data: bytes, **options: Any) -> Any:
+        writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(data))
+        writer.start()
+        try:
+            return attempt(tmp_path / "pipe", tmp_path / "out", resume=True, **options)
+        finally:
+            writer.join(10)
+
+    made = through(lines(6))
+    assert (made.engine, made.stats.num_records) == (None, 6)
+    made = through(lines(8))
+    assert (tmp_path / "out").read_bytes() == whole(lines(8))
+    with pytest.raises(ConfigError, match="line 3"):
+        through(lines(8).replace(b"p2", b"P2"))
+    assert (tmp_path / "out").read_bytes() == whole(lines(8))
+
+
+def test_shards_of_an_input_that_grew(attempt: Any, whole: Any, tmp_path: Path) -> None:
+    """Record k stays in shard k modulo N. A shard that got none of the new ones has seen them all the same."""
+    (tmp_path / "in").write_bytes(lines(6))
+    names = [tmp_path / f"part{i}" for i in range(3)]
+    for i, name in enumerate(names):
+        attempt(tmp_path / "in", name, shard=Shard(i, 3))
+    (tmp_path / "in").write_bytes(lines(7))
+    assert not attempt(tmp_path / "in", names[0], shard=Shard(0, 3), resume=True).done
+    with pytest.raises(ConfigError, match=r"first 6 records of the input, the other of 7; .*--resume"):
+        open_shards([str(name) for name in names])
+    for i in (1, 2):
+        assert attempt(tmp_path / "in", names[i], shard=Shard(i, 3), resume=True).done
+    shards = open_shards([str(name) for name in names])
+    target = open_output(str(tmp_path / "out"), inputs=[], merge=True)
+    assert merge([], target, shards).records == 7
+    target.close()
+    assert (tmp_path / "out").read_bytes() == whole(lines(7))
+    assert attempt(tmp_path / "in", tmp_path / "out", resume=True).done  # it is what a single run would have left
+    (tmp_path / "in").write_bytes(lines(9))
+    attempt(tmp_path / "in", tmp_path / "out", resume=True)
+    assert (tmp_path / "out").read_bytes() == whole(lines(9))
+
+
+def test_a_repaired_shard_fits_the_others(attempt: Any, whole: Any, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(mixed())
+    names = [tmp_path / f"part{i}" for i in range(2)]
+    attempt(tmp_path / "in", names[0], shard=Shard(0, 2), engine=FAILING)
+    attempt(tmp_path / "in", names[1], shard=Shard(1, 2))
+    attempt(tmp_path / "in", names[0], shard=Shard(0, 2), retry_errors=True)
+    target = open_output(str(tmp_path / "out"), inputs=[], merge=True)
+    merge([], target, open_shards([str(name) for name in names]))
+    target.close()
+    assert (tmp_path / "out").read_bytes() == whole(mixed())
+
+
+def test_notes_are_beside_the_file_that_a_link_leads_to(attempt: Any, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(lines(6))
+    (tmp_path / "real").mkdir()
+    for i in range(2):
+        (tmp_path / f"part{i}").symlink_to(tmp_path / "real" / f"file{i}")
+        attempt(tmp_path / "in", tmp_path / f"part{i}", shard=Shard(i, 2))
+    assert {"file0", "file0.shard.json"} < contents(tmp_path / "real").keys()
+    assert [shard.note.records for shard in open_shards([str(tmp_path / "part0"), str(tmp_path / "part1")])] == [3, 3]
+    assert attempt(tmp_path / "in", tmp_path / "part0", shard=Shard(0, 2), resume=True).done
+
+
+def test_an_unfinished_redo_is_not_taken_for_another(attempt: Any, tmp_path: Path, finished: dict[str, Any]) -> None:
+    engine = {"fail": {21: EngineError("x")}, "fail_in": "step"}
+    with pytest.raises(EngineError):
+        attempt(tmp_path / "in", tmp_path / "out", engine=engine, retry_errors=True, **finished)
+    refuses(attempt, tmp_path, "answers failed records anew, this one records that ended by length", redo="length", resume=True, **finished)
+    kept = attempt(tmp_path / "in", tmp_path / "out", resume=True, **finished)
+    assert kept.stats.num_failed == 0
+    assert kept.engine.stats.num_prompt_tokens < kept.stats.prompt_tokens
+
+
+def test_the_time_of_a_job_is_that_of_its_first_attempt(
+    attempt: Any, stopped: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter(datetime(2026, 1, day, 12) for day in range(1, 9))
+    monkeypatch.setattr(session_module, "job_time", lambda: next(times))
+    out = stopped()
+    attempt(tmp_path / "in", out, resume=True)
+    note = find_note(out)
+    assert note is not None
+    assert note.time == "2026-01-01T12:00:00"
+    (tmp_path / "in").write_bytes(lines(NUM + 1))
+    attempt(tmp_path / "in", out, resume=True)
+    assert (found := find_note(out)) is not None
+    assert found.time == note.time
+    attempt(tmp_path / "in", out, overwrite=True)
+    assert (found := find_note(out)) is not None
+    assert found.time == "2026-01-02T12:00:00"
+
+
+def test_a_file_where_a_note_will_be_is_not_written_over(attempt: Any, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(lines(2))
+    (tmp_path / "out.job.json").write_text('{"mine": 1}')
+    refuses(attempt, tmp_path, r"out\.job\.json' belongs to output .*--overwrite")
+    attempt(tmp_path / "in", tmp_path / "out", overwrite=True)
+    (tmp_path / "out").unlink()  # a note without its output tells nothing
+    attempt(tmp_path / "in", tmp_path / "out")
