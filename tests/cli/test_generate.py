@@ -25,7 +25,7 @@ def test_file_to_file(program: Any, tiny_llama: Path, tmp_path: Path, write_line
     assert [row["index"] for row in rows] == list(range(40))
     assert [row["id"] for row in rows] == [p["id"] for p in PROMPTS]
     assert all(row["usage"]["completion_tokens"] <= p["max_tokens"] for row, p in zip(rows, PROMPTS, strict=True))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl", "stats.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl", "out.jsonl.job.json", "stats.json"]
     text = done.stderr.decode()
     for said in ("40 of 40 records answered", "finish reasons: ", "tokens: ", "first token ", "peak memory "):
         assert said in text

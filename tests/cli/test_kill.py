@@ -67,8 +67,9 @@ class Killed:
 
     @property
     def files(self) -> dict[str, bytes]:
-        """Everything the job left, by what is after OUT in its name."""
+        """Everything the job left, by what is after OUT in its name; its note tells when and how often it was begun."""
         found = {path.name.removeprefix(self.out.name): path.read_bytes() for path in self.out.parent.glob(f"{self.out.name}*")}
+        found.pop(".job.json", None)
         return {**found, "errors": self.errors.read_bytes()}
 
 

@@ -44,7 +44,7 @@ def test_the_second_run_names_the_first_and_ends(
     assert lock.exists()
     after = program("generate", *tiny, "--overwrite", write_lines({"prompt": "a"}), out)
     assert after.returncode == 0, after.stderr
-    assert not list(tmp_path.glob("out.jsonl.*"))
+    assert [path.name for path in tmp_path.glob("out.jsonl.*")] == ["out.jsonl.job.json"]
 
 
 def test_an_interrupted_run_lets_go(launch: Any, wait_for: Any, tiny: list[str], slow: Path, tmp_path: Path) -> None:

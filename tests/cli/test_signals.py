@@ -100,7 +100,7 @@ def test_stopped_and_resumed(
     assert reference.wait() == 0
     assert out.read_bytes().startswith(kept)
     assert out.read_bytes() == whole.read_bytes()
-    assert not list(tmp_path.glob("out put.jsonl.*"))
+    assert [path.name for path in tmp_path.glob("out put.jsonl.*")] == ["out put.jsonl.job.json"]
 
 
 #: A program whose command imports a module that takes as long as the test wants, in the main thread or in another one.
