@@ -184,7 +184,7 @@ def _generation_config(config: EngineConfig, model: ModelSource) -> dict[str, An
 def _vocabularies(tokenizer: ModelSource) -> list[str]:
     if not tokenizer.path.is_dir():
         return list(_TOKENIZER_FILES)
-    names = sorted(path.name for path in tokenizer.path.iterdir() if path.is_file())
+    names = sorted(path.name for path in tokenizer.path.iterdir() if path.is_file() and path.name.isprintable())
     return [name for name in names if name.endswith(_VOCABULARIES) and not name.endswith(_NO_VOCABULARIES)]
 
 
@@ -192,7 +192,8 @@ def _code(source: ModelSource) -> list[str]:
     """The Python files of a folder, which may import each other."""
     if not source.path.is_dir():
         return []
-    return sorted(path.relative_to(source.path).as_posix() for path in source.path.rglob("*.py") if path.is_file())
+    names = [path.relative_to(source.path).as_posix() for path in source.path.rglob("*.py") if path.is_file()]
+    return sorted(name for name in names if name.isprintable())
 
 
 def _hash(data: bytes | None) -> str | None:

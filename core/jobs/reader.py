@@ -27,7 +27,8 @@ class RecordReader:
         num_records: records of the whole input seen so far, selected or not.
         num_selected: of those, the selected ones.
         num_blank, bytes_read: blank lines and bytes so far.
-        chain: running hash of the non-blank lines so far, selected or not: chain = digest(chain + line's digest), at first b"".
+        chain: running hash of the selected lines so far: chain = digest(chain + line's digest), at first b"".
+        input_chain: the same of all non-blank lines, selected or not.
         digests: the first SHORT_DIGEST_BYTES of the hash of each selected line so far.
     """
 
@@ -51,7 +52,7 @@ class RecordReader:
         self.num_selected = 0
         self.num_blank = 0
         self.bytes_read = 0
-        self.chain = b""
+        self.chain = self.input_chain = b""
         self.digests = bytearray()
 
     @property
@@ -111,9 +112,10 @@ class RecordReader:
                 self.num_blank += 1
                 continue
             self.num_records += 1
-            self.chain = digest(self.chain + line.digest)
+            self.input_chain = digest(self.input_chain + line.digest)
             if self.num_records - 1 in self._selection:
                 self.num_selected += 1
+                self.chain = digest(self.chain + line.digest)
                 self.digests += line.digest[:SHORT_DIGEST_BYTES]
                 return line
         return None

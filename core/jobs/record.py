@@ -25,7 +25,7 @@ class Record:
         ordinal: its place among the records this run selected; the index where all are.
         source: the name of its input where there are several, else empty.
         digest: 16 bytes, hash of the line.
-        chain: 16 bytes, hash of all non-blank lines of the input up to this one.
+        chain: 16 bytes, hash of all selected lines of the input up to this one.
         raw: the line without its end (empty if it was over-long), if the reader was asked to keep it.
     """
 

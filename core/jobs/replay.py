@@ -60,7 +60,7 @@ def replay(reader: RecordReader, recovered: Recovered, *, force: bool = False) -
     if there < commit.rows:
         raise changed_input(f"{there:,} records of it are selected; the run that is resumed had answered {commit.rows:,}")
     if not force and commit.rows and reader.chain != commit.chain:
-        raise changed_input(f"something in its first {commit.rows:,} records is not what it was")
+        raise changed_input(f"something in the first {commit.rows:,} records that are selected is not what it was")
     backlog: list[Record] = []
     ordinal, last = commit.rows - 1, max(recovered.spilled.ordinals(), default=-1)
     while ordinal < last:

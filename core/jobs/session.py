@@ -240,7 +240,7 @@ class Session:
         self.stats.resume(tally, attempts=finished.attempts - 1, run_s=finished.run_s)
         self.stats.output_sha256 = finished.sha256
         self.stats.num_blank = self.reader.num_blank
-        if note is not None and (note.total_seen, note.limit) != (self.reader.num_records, self.options.limit):
+        if note is not None and (note.input_chain, note.limit) != (reader.input_chain.hex(), self.options.limit):
             with output.telling():
                 self._note(records=note.records, sha256=note.sha256, tally=tally).write(output.target)
 
@@ -301,7 +301,7 @@ class Session:
             self._identity,
             records=records,
             total_seen=self.reader.num_records,
-            input_chain=self.reader.chain.hex(),
+            input_chain=self.reader.input_chain.hex(),
             sha256=sha256,
             tally=tally.to_entry(),
             time=self.now.isoformat(),

@@ -56,7 +56,7 @@ def own_name(source: ModelSource) -> str:
             return name
     if path.parent.name == "snapshots" and path.parent.parent.name.startswith("models--"):  # the hub's cache
         return path.parent.parent.name.removeprefix("models--").replace("--", "/")
-    return path.name
+    return path.name.encode(errors="backslashreplace").decode()
 
 
 def _local(model: str, *, tokenizer_only: bool) -> ModelSource | None:

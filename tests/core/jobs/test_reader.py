@@ -237,19 +237,20 @@ def test_chain_and_digest(memory_source: Any, chunk: int) -> None:
 )
 def test_selection(memory_source: Any, selection: Selection, wanted: range) -> None:
     data = b"\n".join(LINES)
+    written = [line for line in LINES if line]
     everything = list(RecordReader(memory_source(data)))
     reader = RecordReader(memory_source(data), selection=selection)
     records = list(reader)
     assert [r.index for r in records] == list(wanted)
     assert [r.ordinal for r in records] == list(range(len(wanted)))
-    assert [(r.fields, r.line, r.chain, r.position) for r in records] == [
-        (r.fields, r.line, r.chain, r.position) for r in everything if r.index in wanted
-    ]
+    assert [(r.fields, r.line, r.position) for r in records] == [(r.fields, r.line, r.position) for r in everything if r.index in wanted]
+    assert [r.chain for r in records] == [chain_of([written[r.index] for r in records[: i + 1]]) for i in range(len(records))]
     assert reader.at_end
     assert reader.num_selected == len(wanted)
     stop = NUM_RECORDS if selection.stop is None else min(selection.stop, NUM_RECORDS)
     assert reader.num_records == stop
-    assert reader.chain == (everything[stop - 1].chain if stop else b"")
+    assert reader.input_chain == (everything[stop - 1].chain if stop else b"")
+    assert reader.digests == b"".join(r.digest[:4] for r in records)
 
 
 def test_what_is_not_selected_is_not_parsed(memory_source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
