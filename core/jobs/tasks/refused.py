@@ -71,6 +71,7 @@ _NOWHERE: Mapping[str, str] = {
     "prediction": "",
     "prompt_embeds": "a prompt is text or token ids",
     "return_tokens_as_token_ids": "return_token_ids gives the ids",
+    "routed_experts_prompt_start": "",
     "token_type_ids": "",
     "verbosity": "",
     "vllm_xargs": "",
