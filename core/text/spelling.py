@@ -64,8 +64,8 @@ class Spelling:
     def without(self, tokens: frozenset[int]) -> str:
         """The text without what some tokens wrote. Text that only looks like them stays."""
         assert self._text is not None
-        ends = [*self.offsets[1:], len(self._text)]
-        spans = zip(self._ids, self.offsets, ends, strict=True)
+        borders = [0, *self.offsets[1:], len(self._text)]
+        spans = zip(self._ids, borders[:-1], borders[1:], strict=True)
         return "".join([self._text[start:end] for token, start, end in spans if token not in tokens])
 
     def adds(self, place: int, token: int) -> bytes:
@@ -197,12 +197,13 @@ def _offsets(pieces: Iterable[bytes], before: bytes) -> list[int]:
                 offsets.append(start)
                 continue
         for i, byte in enumerate(piece):
-            made, is_open = len(decoder.decode(bytes((byte,)))), bool(decoder.getstate()[0])
-            broken = inside and made > (not is_open)  # what was begun before is no character, and this byte begins the next
-            count += broken and not of_prompt
+            given, is_open = len(decoder.decode(bytes((byte,)))), bool(decoder.getstate()[0])
+            own = not is_open  # a character that this byte completes
+            if inside and given > own:  # what was begun before is no character, and this byte begins the next
+                count += given - own - of_prompt
             if i == 0:
                 start = count
-            count += made - broken
-            inside, of_prompt = is_open, of_prompt and not made
+            count += own
+            inside, of_prompt = is_open, of_prompt and not given
         offsets.append(start)
     return offsets

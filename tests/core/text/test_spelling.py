@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,6 +77,21 @@ def test_joined_pieces_are_the_text(all_kinds: dict[str, Tokenizer], kind: str, 
         begins += len(piece)
     assert spelling.offsets == sorted(spelling.offsets)
     assert all(0 <= offset <= len(text) for offset in spelling.offsets)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@FEW
+@given(data=st.data())
+def test_places_hold_whatever_the_tokens_are(all_kinds: dict[str, Tokenizer], kind: str, data: st.DataObject) -> None:
+    t = all_kinds[kind]
+    ids = st.lists(st.integers(0, t.vocab_size + 3), max_size=10)
+    prompt, output = data.draw(ids), data.draw(ids)  # both may end inside a character, or be none at all
+    spelling, text = spell(t, prompt, output, skip=data.draw(st.booleans()))
+    for piece, offset in zip(spelling.pieces, spelling.offsets, strict=True):
+        with contextlib.suppress(UnicodeDecodeError):
+            assert text[offset:].startswith(piece.decode())
+    assert not output or spelling.without(frozenset()) == text
+    assert spelling.without(frozenset(output)) == "" or not output
 
 
 @pytest.mark.parametrize("kind", KINDS)
