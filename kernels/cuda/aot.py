@@ -3,7 +3,10 @@
 `python -m infer.kernels.cuda.aot [--quick] [--target TARGET] [NAME...]` compiles every signature (or those whose name holds one of
 NAME) for each target (or that one) and prints a table in markdown; `--json` prints the same as JSON. No GPU is needed: Triton brings
 its own assemblers. Run it in a process without TRITON_INTERPRET, since Triton chooses between compiler and interpreter when a kernel
-is declared.
+is declared. Another version of Triton is one in front on the path:
+
+    pip install --no-deps --target /tmp/triton-3.6 triton==3.6.0
+    PYTHONPATH=/tmp/triton-3.6 python -m infer.kernels.cuda.aot
 """
 
 from __future__ import annotations
@@ -27,6 +30,10 @@ __all__ = ["TARGETS", "Signature", "Target", "all_signatures", "check", "reports
 
 #: Modules of this folder that have kernels: each has `signatures() -> list[Signature]`.
 MODULES = ("activation", "attention", "int8", "kv", "linear", "logprobs", "norm", "quantize", "rope", "sampling", "segments")
+
+
+#: What Triton 3.4 spills, in bytes a thread, where 3.6 and later spill nothing: the results are right, and a little slower.
+OLDER_SPILLS = 128
 
 
 @dataclass(frozen=True)
@@ -71,13 +78,21 @@ def check(signature: Signature, target: Target) -> Report:
     text = compiled.asm["ptx" if target.backend == "cuda" else "amdgcn"]
     matrix = re.search(target.matrix_instruction, text) is not None
     problems = []
-    if spills > signature.spill_limit:
-        problems.append(f"spills {spills} bytes, may spill {signature.spill_limit}")
+    limit = signature.spill_limit + _older()
+    if spills > limit:
+        problems.append(f"spills {spills} bytes, may spill {limit}")
     if shared > target.shared_limit:
         problems.append(f"{shared} bytes of shared memory, {target.shared_limit} are there")
     if signature.uses_tensor_cores and not matrix:
         problems.append("no tensor core instruction")
     return Report(signature.name, target.name, registers, spills, shared, matrix, problems)
+
+
+def _older() -> int:
+    """Bytes more that a thread may spill as older versions of Triton compile it: no torch that this runs with brings one of them."""
+    import triton
+
+    return OLDER_SPILLS if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 6) else 0
 
 
 def reports(signatures: Iterable[Signature], target_name: str | None = None) -> Iterator[Report]:

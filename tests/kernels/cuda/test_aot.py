@@ -48,6 +48,27 @@ def test_every_kernel_fits(compilers: dict[str, subprocess.Popen[str]], target: 
     assert all(0 < r["registers"] <= (512 if target == "gfx942" else 255) for r in reports)
 
 
+@pytest.mark.slow
+@pytest.mark.grid
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("version", ["3.4.0", "3.6.0", "newest"])
+def test_every_kernel_fits_by_another_triton(version: str, tmp_path: Path) -> None:
+    """By the oldest that is allowed, by that of the oldest torch, and by the newest: each in a folder in front on the path."""
+    wanted = "triton" if version == "newest" else f"triton=={version}"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(tmp_path / "site"), wanted]
+    installed = subprocess.run(pip, capture_output=True, text=True, check=False)
+    if installed.returncode:
+        pytest.skip(f"{wanted} cannot be had here: {(installed.stderr.splitlines() or ['pip says nothing'])[-1]}")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path / "site")}
+    asked = [sys.executable, "-c", "import triton; print(triton.__file__)"]
+    assert subprocess.run(asked, env=environment, capture_output=True, text=True, check=True).stdout.startswith(str(tmp_path))
+    command = [sys.executable, "-m", "infer.kernels.cuda.aot", "--json", "--quick"]
+    compiled = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert compiled.stdout, compiled.stderr
+    assert [(r["name"], r["target"], r["problems"]) for r in json.loads(compiled.stdout) if r["problems"]] == []
+
+
 def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
     """A signature that asks for what its kernel does not do."""
     code = """

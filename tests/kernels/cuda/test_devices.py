@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from infer.kernels.cuda import Ops
+from infer.kernels.cuda import Ops, configs
 from infer.kernels.cuda.devices import on_its_device
 from infer.kernels.ops import Ops as Contract
 
@@ -63,3 +63,25 @@ def test_the_product_is_one_of_them(current: list[int], monkeypatch: pytest.Monk
     monkeypatch.setattr("infer.kernels.cuda._linear", on_its_device(product))
     Ops().linear(SimpleNamespace(device=torch.device("cuda:1")), None, None)  # type: ignore[arg-type]
     assert seen == [[0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("capability", "kilobytes", "row"),
+    [
+        ((8, 0), 163, "sm_80"),
+        ((8, 6), 99, "sm_86"),
+        ((8, 7), 163, "sm_80"),
+        ((8, 9), 99, "sm_86"),
+        ((9, 0), 227, "sm_90"),
+        ((10, 0), 227, "sm_90"),
+        ((12, 0), 99, "sm_86"),
+        ((12, 1), 99, "sm_86"),
+    ],
+)
+def test_tables_go_by_the_shared_memory_there_is(capability: tuple[int, int], kilobytes: int, row: str) -> None:
+    """A newer GPU may have less of it than its elders."""
+    assert configs.row_of(capability, kilobytes * 1024) == row
+    tables: list[dict[Any, Any]] = [configs.PRODUCTS, configs.LOGITS, configs.ELEMENTS]
+    assert all(any(row in (key, key[0]) for key in table) for table in tables)
+    for (name, size), tile in configs.PRODUCTS.items():
+        assert tile.num_stages * (tile.rows + tile.outputs) * tile.depth * size <= configs.SHARED[name]
