@@ -64,8 +64,8 @@ class Spelling:
     def without(self, tokens: frozenset[int]) -> str:
         """The text without what some tokens wrote. Text that only looks like them stays."""
         assert self._text is not None
-        borders = [0, *self.offsets[1:], len(self._text)]
-        spans = zip(self._ids, borders[:-1], borders[1:], strict=True)
+        begins = [0, *self.offsets[1:]][: len(self._ids)]
+        spans = zip(self._ids, begins, [*begins[1:], len(self._text)][: len(self._ids)], strict=True)
         return "".join([self._text[start:end] for token, start, end in spans if token not in tokens])
 
     def adds(self, place: int, token: int) -> bytes:
