@@ -6,6 +6,7 @@ little is imported here, and the commands only then.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -31,6 +32,10 @@ def run(argv: list[str] | None = None) -> NoReturn:
         code = _say("interrupted", getattr(error, "exit_code", 130))
     signals.over()
     sys.exit(code)
+
+
+#: What the system says of files that are written.
+_OF_OUTPUT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
 
 
 def _run(argv: list[str]) -> int:
@@ -89,6 +94,9 @@ def _report(error: Exception, *, verbose: bool) -> int:
         messages.say("".join(traceback.format_exception(error)).rstrip(), event="log", level="error")
     if isinstance(error, MemoryError):
         return _say("out of memory", 1, label="Error: ")
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename!r}: " if error.filename is not None else ""
+        return _say(f"{where}{error.strerror}", 74 if error.errno in _OF_OUTPUT else 1, label="Error: ")
     hint = "" if verbose else " (INFER_DEBUG=1 shows where)"
     return _say(f"internal error: {type(error).__name__}: {error}{hint}", 1, label="Error: ")
 

@@ -27,6 +27,23 @@ _closed: frozenset[int] = frozenset()
 _guarded = False
 
 
+class _Stdout(io.FileIO):
+    """The descriptor that data goes to. What cannot be written is an OutputError, and then nothing more is tried."""
+
+    _failed = False
+
+    def write(self, data: Any) -> int | None:  # type: ignore[override]
+        if self._failed:
+            return memoryview(data).nbytes
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self._failed = True
+            raise OutputError(f"standard output cannot be written: {error.strerror}") from None
+
+
 def claim() -> None:
     """Moves the real stdout aside. `sys.stdout` stays connected to it, so that help and version reach it."""
     global _data, _closed  # noqa: PLW0603 (a process has one stdout)
@@ -37,7 +54,7 @@ def claim() -> None:
         sys.stderr = os.fdopen(2, "w", closefd=False, errors="backslashreplace")
     if sys.stdout is not None:
         sys.stdout.flush()
-        _data = os.fdopen(os.dup(1), "wb", buffering=1 << 16)
+        _data = io.BufferedWriter(_Stdout(os.dup(1), "wb"), 1 << 16)
         sys.stdout = io.TextIOWrapper(_data, encoding=sys.stdout.encoding, errors=sys.stdout.errors, write_through=True)
     os.dup2(2, 1)
 

@@ -54,7 +54,12 @@ class StraightOutput:
         raise AssertionError("nothing is spilled here")
 
     def finish(self) -> None:
-        pass
+        if self._fd < 0:
+            return
+        try:
+            os.close(os.dup(self._fd))  # some systems say only on closing that writing failed
+        except OSError as error:
+            raise OutputError(f"output {self.name!r} cannot be written: {error.strerror}") from None
 
     def close(self) -> None:
         if self._owned and self._fd >= 0:

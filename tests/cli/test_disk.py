@@ -126,6 +126,15 @@ def test_a_full_standard_output(program: Any, tiny: list[str], big: Path) -> Non
     assert "No space left on device" in one_error(done.stderr)
 
 
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no /dev/full here")
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["config", "show"]])
+def test_a_full_standard_output_of_what_answers_nothing(program: Any, argv: list[str]) -> None:
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        done = program(*argv, stdout=full)
+    assert done.returncode == 74
+    assert done.stderr.decode() == "Error: standard output cannot be written: No space left on device\n"
+
+
 def make_device(path: Path, minor: int) -> Path:
     """A device node of our own: were it replaced by a file, the machine would not miss it."""
     try:

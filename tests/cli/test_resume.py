@@ -129,7 +129,7 @@ def test_a_job_that_is_not_the_same_is_refused(
         (["--dtype", "bfloat16", path], 'dtype was "float32", is "bfloat16"'),
         (["--model", changed_model, path], "model's config.json"),
         (["--model", changed_tokenizer, path], "tokenizer's tokenizer_config.json"),
-        (["--limit", "1", path], "the input changed: fewer of its records are selected than were answered"),
+        (["--limit", "1", path], "the input changed: 1 records of it are selected; the run that is resumed had answered 40"),
         (["--shard", "0/2", path], "shard"),
         (["--errors", tmp_path / "errors", path], "errors file"),
         (["--compression", "gzip", path], "compression"),

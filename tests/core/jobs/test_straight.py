@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import pty
@@ -92,3 +93,22 @@ def test_a_terminal_gets_no_control_characters() -> None:
     shown = os.read(master, 1000).decode()
     os.close(master)
     assert shown == '{"a":"\\u007f\\u009b31m é"}\r\n'
+
+
+def test_what_is_said_only_on_closing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As network file systems do."""
+    fd = os.open(tmp_path / "out", os.O_WRONLY | os.O_CREAT)
+    output = StraightOutput("stdout", fd, owned=False)
+    output.write([Row(0, b"a")])
+    real = os.close
+
+    def close(fd: int) -> None:
+        real(fd)
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", close)
+        with pytest.raises(OutputError, match="'stdout' cannot be written: Disk quota exceeded"):
+            output.finish()
+    output.finish()
+    os.close(fd)
