@@ -79,6 +79,7 @@ def _report(error: Exception, *, verbose: bool) -> int:
     import click
 
     from infer.core.errors import InferError
+    from infer.core.host_memory import how_memory_lacks, lacks_memory
 
     from . import messages
 
@@ -92,8 +93,8 @@ def _report(error: Exception, *, verbose: bool) -> int:
         import traceback
 
         messages.say("".join(traceback.format_exception(error)).rstrip(), event="log", level="error")
-    if isinstance(error, MemoryError):
-        return _say("out of memory", 1, label="Error: ")
+    if lacks_memory(error):
+        return _say(how_memory_lacks(), 1, label="Error: ")
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename!r}: " if error.filename is not None else ""
         return _say(f"{where}{error.strerror}", 74 if error.errno in _OF_OUTPUT else 1, label="Error: ")

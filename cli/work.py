@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from infer.core.host_memory import refuse_little_address_space
 from infer.core.jobs.tasks.completion import TaskOptions
 
 from .options import IoOptions, engine_args, given_sampling, sampling_params, with_model_defaults
@@ -52,6 +53,7 @@ class Work(ABC):
 
     def __init__(self, io: IoOptions, prompts: Prompts) -> None:
         set_up_logging(quiet=io.quiet, verbose=io.verbose)
+        refuse_little_address_space()
         self.io = io
         self.prompts = prompts
         self.command = click.get_current_context().command.name or ""

@@ -1,14 +1,60 @@
-"""This machine's main memory, and how much of it preempted records may take."""
+"""This machine's main memory, what this process may have of it, and how much preempted records may take."""
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
-from .errors import ConfigError
+from .errors import ConfigError, EngineError
 
 #: Shares of main memory that `swap_space` may take: beyond the first it is said, beyond the second it is refused.
 LARGE, TOO_LARGE = 0.4, 0.7
+
+#: Bytes of address space below which torch cannot even be loaded: it ends the process when that fails in some places.
+LEAST_ADDRESS_SPACE = 640 << 20
+#: How loaders, allocators and thread libraries tell of too little memory in errors that have no number.
+_LACKING = ("failed to map segment", "annot allocate memory", "an't allocate memory", "can't start new thread", "bad_alloc")
+
+
+def address_space() -> int | None:
+    """Bytes of address space that this process may have (`ulimit -v`); None where there is no limit."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if soft in (resource.RLIM_INFINITY, -1) else soft
+
+
+def refuse_little_address_space() -> None:
+    """Raises EngineError where torch could not be loaded."""
+    limit = address_space()
+    if limit is not None and limit < LEAST_ADDRESS_SPACE:
+        raise EngineError(f"out of memory: {_limited(limit)}, and torch alone takes {LEAST_ADDRESS_SPACE >> 20} MiB; raise the limit")
+
+
+def lacks_memory(error: BaseException | None) -> bool:
+    """Whether something failed for want of memory, or of address space."""
+    while error is not None:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+            return True
+        if isinstance(error, (ImportError, RuntimeError, OSError)) and any(sign in str(error) for sign in _LACKING):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def how_memory_lacks() -> str:
+    """What to tell of it."""
+    limit = address_space()
+    if limit is None:
+        return "out of memory; ask for less (--kv-cache-memory-bytes, --max-num-seqs), or choose a smaller model"
+    return f"out of memory: {_limited(limit)}; raise the limit, or ask for less (--kv-cache-memory-bytes, --max-num-seqs)"
+
+
+def _limited(limit: int) -> str:
+    return f"the address space of this process is limited to {limit >> 20:,} MiB (ulimit -v)"
 
 
 def total_memory(*, root: Path = Path("/")) -> int | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from infer.core import args
 from infer.core.args import EngineArgs
 from infer.core.config import EngineConfig
 from infer.core.errors import ConfigError
-from infer.core.host_memory import choose_swap_space, total_memory
+from infer.core.host_memory import choose_swap_space, lacks_memory, total_memory
 
 GIB = 1 << 30
 
@@ -95,3 +98,33 @@ def test_the_setting_where_it_has_no_effect(monkeypatch: pytest.MonkeyPatch) -> 
     assert config.notes == ("swap_space has no effect on cpu", "preemption_mode=swap has no effect on cpu")
     assert resolve(monkeypatch, "cuda:0", task="embed").swap_space == 0
     assert resolve(monkeypatch, "cpu", preemption_mode="recompute").notes == ()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes"),
+        RuntimeError("can't start new thread"),
+    ],
+)
+def test_what_failed_for_want_of_memory(error: Exception) -> None:
+    assert lacks_memory(error)
+    wrapped = ImportError("numpy could not be imported")
+    wrapped.__cause__ = error
+    assert lacks_memory(wrapped)
+    assert not lacks_memory(RuntimeError("no"))
+    assert not lacks_memory(OSError(errno.EIO, "Input/output error"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such limit")
+@pytest.mark.parametrize("mib", [256, 600])
+def test_little_address_space_is_said(infer_program: list[str], tmp_path: Path, mib: int) -> None:
+    (tmp_path / "in").write_text("{}\n")
+    run = ["bash", "-c", f'ulimit -v {mib << 10}; exec "$@"', "bash", *infer_program, "generate", "-m", "x", "in", "out"]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"Error: out of memory: the address space of this process is limited to {mib} MiB (ulimit -v)")
+    assert done.stderr.count("\n") == 1
