@@ -16,12 +16,15 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 from infer.core.children import STOPS
 
 #: Seconds after which a signal that came during an import looks whether it is over.
 _AGAIN = 0.02
-_ALARM = getattr(signal, "SIGALRM", None)
+#: Seconds after which it is looked whether anybody heard it: C code that calls Python may drop what is raised there.
+_UNHEARD = 0.25
+_ALARM: Any = getattr(signal, "SIGALRM", None)
 #: The file of the frames that every import runs in.
 _IMPORTING = "<frozen importlib._bootstrap>"
 
@@ -44,7 +47,8 @@ class _State:
     def __init__(self) -> None:
         self.held = 0
         self.waiting: int | None = None
-        self.raised = False
+        self.raised: int | None = None
+        self.heard = False
         self.status = False
 
 
@@ -61,7 +65,7 @@ class Signals:
         self._on_second = on_second
         self._outer = Signals._innermost
         self._state: _State = self._outer._state if self._outer else _State()
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
         self.take()
@@ -80,8 +84,9 @@ class Signals:
     def __exit__(self, *error: object) -> None:
         if _ALARM in self._before:
             signal.setitimer(signal.ITIMER_REAL, 0)
+        self._state.heard |= error[0] is not None
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
         Signals._innermost = self._outer
         if self._outer is not None:
             self._outer._deliver()
@@ -99,7 +104,10 @@ class Signals:
 
     def over(self) -> None:
         """Nothing is left to be made safe: from now on a signal ends the process at once."""
-        self._state.raised = True
+        self._state.raised = self._state.raised or signal.SIGTERM
+        self._state.heard = True
+        if _ALARM in self._before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def status_wanted(self) -> bool:
         """Whether SIGUSR1 came since the last call."""
@@ -107,26 +115,49 @@ class Signals:
         return wanted
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
-        if self._state.waiting is not None or self._state.raised:
+        if self._state.waiting is not None or self._state.raised is not None:
             self._on_second()
             os._exit(128 + number)
         self._state.waiting = number
         self._deliver()
 
-    def _deliver(self, *_: object) -> None:
+    def _deliver(self) -> None:
         """Raises Interrupted for the signal that waits, or sees to it that it is raised later."""
         state = self._state
         if state.held or state.waiting is None:
             return
         if _ALARM is not None and _importing():
-            self._before.setdefault(_ALARM, signal.signal(_ALARM, self._deliver))
-            signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+            self._look_again(_AGAIN)
             return
-        number, state.waiting, state.raised = state.waiting, None, True
+        number, state.waiting, state.raised = state.waiting, None, state.waiting
+        if _ALARM is not None:
+            self._look_again(_UNHEARD)
         raise Interrupted(number)
+
+    def _look_again(self, seconds: float) -> None:
+        first = self
+        while first._outer is not None:
+            first = first._outer
+        before = signal.signal(_ALARM, first._on_alarm)
+        first._before.setdefault(_ALARM, before)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    def _on_alarm(self, number: int, frame: FrameType | None) -> None:
+        state = self._state
+        if state.waiting is None and state.raised is not None and not state.heard and not _unwinding():
+            state.waiting = state.raised
+        self._deliver()
 
     def _on_status(self, number: int, frame: FrameType | None) -> None:
         self._state.status = True
+
+
+def _unwinding() -> bool:
+    """Whether an Interrupted is being handled, or another exception because of it."""
+    error = sys.exc_info()[1]
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__context__
+    return error is not None
 
 
 def _importing() -> bool:

@@ -1,5 +1,7 @@
 """Templates as the rest of `infer` uses them: sandboxed, bounded, and every failure a RecordError of its record.
 
+A template made of operations whose cost is counted is rendered here, any other in a process with hard limits.
+
 jinja2 is imported when the first template is compiled, not before: plain `infer generate` has none.
 """
 
@@ -10,7 +12,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, RecordError
+from ..errors import ConfigError, EngineError, RecordError
 
 if TYPE_CHECKING:
     from jinja2 import nodes
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 _LONGEST_MESSAGE = 2000
 #: What templates call to tell the time.
 _CLOCK = "strftime_now"
+#: Characters of a template: some thirty times the longest there are.
+_LONGEST_SOURCE = 1_000_000
 
 
 class TemplateSourceError(ValueError):
@@ -38,12 +42,16 @@ class Template:
     def __init__(self, source: str, *, strict: bool = False, now: datetime | None = None) -> None:
         from jinja2 import TemplateSyntaxError
 
+        from .plain import is_plain
         from .sandbox import Sandbox
 
+        if len(source) > _LONGEST_SOURCE:
+            raise TemplateSourceError(f"{len(source):,} characters, more than {_LONGEST_SOURCE:,}")
         self._environment = Sandbox(strict=strict, now=now)
-        self._source, self._strict = source, strict
+        self._source, self._strict, self._now = source, strict, now
         try:
             self._template = self._environment.from_string(source)
+            self._is_plain = is_plain(self.parse())
         except TemplateSyntaxError as e:
             raise TemplateSourceError(f"line {e.lineno}: {e.message}") from e
         except Exception as e:  # an unknown filter, nesting beyond Python's limits
@@ -83,15 +91,28 @@ class Template:
         Raises RecordError (template_error) for whatever the template raises and for templates that use too much; `what` begins
         its message and `param` is the field it blames.
         """
-        from .sandbox import LimitError, TimeLimitError, render
+        from .budget import LimitError
+        from .renderer import Failed, NotPlainData, renderer
 
         try:
-            return render(self._template, variables)
+            return self.render_here(variables) if self._is_plain else renderer.render(self._source, self._strict, self._now, variables)
         except LimitError as e:
-            message = f"{what}: stopped, it needs {e}"
-            raise RecordError("template_error", message, param=param, retryable=isinstance(e, TimeLimitError)) from e
+            raise RecordError("template_error", f"{what}: stopped, it needs {e}", param=param) from e
+        except Failed as e:
+            raise RecordError("template_error", f"{what}{e}", param=param) from None
+        except NotPlainData as e:
+            why = f"it is rendered in a process of its own, which takes plain data alone ({e})"
+            raise RecordError("template_error", f"{what}: {why}", param=param) from None
+        except EngineError:
+            raise
         except Exception as e:
-            raise RecordError("template_error", f"{what}{_line(e)}: {_cause(e)}", param=param) from e
+            raise RecordError("template_error", f"{what}{described(e)}", param=param) from e
+
+    def render_here(self, variables: Mapping[str, Any]) -> str:
+        """The text. Raises whatever the template raises, and LimitError."""
+        from .sandbox import render
+
+        return render(self._template, variables)
 
 
 class RecordTemplate:
@@ -123,6 +144,11 @@ class RecordTemplate:
     def render(self, record: Mapping[str, Any]) -> str:
         """The prompt for one record. Raises RecordError (template_error) naming a missing field or saying what went wrong."""
         return self._template.render({"record": record, **record}, what="--template")
+
+
+def described(error: BaseException) -> str:
+    """Where in the template, and what."""
+    return f"{_line(error)}: {_cause(error)}"
 
 
 def _line(error: BaseException) -> str:

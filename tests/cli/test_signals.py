@@ -178,6 +178,57 @@ def test_an_import_is_not_interrupted(importing: Any, tmp_path: Path, number: in
     assert not (tmp_path / "broken").exists()
 
 
+SWALLOWING = """
+import sys, time
+import click
+from infer.cli import commands, main
+from infer.cli.options import Command
+from infer.cli.signals import Signals
+
+class Key:
+    def __eq__(self, other):
+        print("asked", file=sys.stderr, flush=True)
+        time.sleep(600)
+
+    def __hash__(self):
+        return 0
+
+class Told:
+    def __del__(self):
+        print("asked", file=sys.stderr, flush=True)
+        time.sleep(600)
+
+@click.command(cls=Command)
+def toy():
+    with Signals():
+        try:
+            {body}
+        except BaseException:
+            pass
+        while True:
+            time.sleep(0.01)
+
+commands.COMMANDS["toy"] = ("__main__", "A toy.")
+main.run(["toy"])
+"""
+
+
+@pytest.mark.parametrize("body", ["Key() == 1", "Told()"])
+def test_a_signal_that_nobody_hears_is_raised_again(environment: dict[str, str], body: str) -> None:
+    """Callbacks and code that takes any exception for one of its own drop it."""
+    command = [sys.executable, "-c", SWALLOWING.replace("{body}", body)]
+    child = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+    try:
+        assert child.stderr is not None
+        assert child.stderr.readline() == b"asked\n"
+        child.send_signal(signal.SIGINT)
+        said = child.communicate(timeout=GRACE)[1]
+    finally:
+        child.kill()
+    assert child.returncode == 130
+    assert said.endswith(b"interrupted\n")
+
+
 def test_the_second_signal_ends_an_import(importing: Any, wait_for: Any, tmp_path: Path) -> None:
     child = importing()
     os.kill(child.pid, signal.SIGSTOP)  # both are there when it looks
