@@ -7,7 +7,7 @@ Operations that can make much of little are measured before they run. `sandbox.p
 from __future__ import annotations
 
 import threading
-from collections.abc import ItemsView, Iterable, KeysView, ValuesView
+from collections.abc import Iterable
 from dataclasses import dataclass
 from sys import getsizeof
 from typing import Any
@@ -86,6 +86,10 @@ def copied(*texts: str | bytes) -> None:
         budget().step(size >> 1, 0)
 
 
+#: What holds items, beside dicts: lists, and the views that dicts give.
+_LISTS: Any = (list, tuple, type({}.keys()), type({}.values()), type({}.items()))
+
+
 @dataclass
 class Size:
     """Of data as it would be written: what it holds twice counts twice."""
@@ -105,6 +109,9 @@ def measure(*values: Any) -> Size:
             if isinstance(value, str):
                 size.chars += len(value)
                 continue
+            if value is None or isinstance(value, int):
+                size.chars += 5 + (value or 0).bit_length() // 3
+                continue
             if isinstance(value, Namespace):
                 value = value._Namespace__attrs  # noqa: PLW2901
             if isinstance(value, dict):
@@ -112,12 +119,10 @@ def measure(*values: Any) -> Size:
                 check_items(size.items)
                 inner.extend(value)
                 inner.extend(value.values())
-            elif isinstance(value, (list, tuple, KeysView, ValuesView, ItemsView)):
+            elif isinstance(value, _LISTS):
                 size.items += len(value)
                 check_items(size.items)
                 inner.extend(value)
-            elif isinstance(value, int):
-                size.chars += 5 + value.bit_length() // 3
             elif hasattr(value, "__len__"):  # bytes
                 size.chars += len(value)
             else:

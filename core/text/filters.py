@@ -175,7 +175,7 @@ def _check_in(left: Any, right: Any) -> None:
             looked(len(left) * len(right))
 
 
-def _searched(owner: str, needle: str) -> None:
+def _searched(owner: Any, needle: Any) -> None:
     """Charges for a search: of short texts every pair may be tried; Python searches longer ones in one go."""
     pairs = len(owner) * len(needle)
     charge(len(owner) >> 4, 1 + (min(pairs, 10_000_000) >> 12))
@@ -220,7 +220,8 @@ def check_format(pattern: Any, args: tuple[Any, ...], wide: re.Pattern[str] = _W
         charge(most >> 4, 1 + fields)
 
 
-def check_replace(text: str, old: str, new: str) -> None:
+def check_replace(text: Any, old: Any, new: Any) -> None:
+    """Of two texts in a third, all of a kind."""
     _searched(text, old)
     check_chars(len(text) + text.count(old) * max(0, len(new) - len(old)))
 
@@ -254,10 +255,10 @@ def _check_text_method(owner: str | bytes, name: str, args: tuple[Any, ...], kwa
         _check_set(first)
     elif name in ("rfind", "rindex", "rsplit", "rpartition") and first is not None:
         charge(cost=1 + (len(owner) * len(first) >> 6))
-    elif name in ("find", "index", "count", "partition") and isinstance(owner, str) and isinstance(first, str):
+    elif name in ("find", "index", "count", "partition") and first is not None:
         _searched(owner, first)
-    elif name == "replace" and isinstance(owner, str) and len(args) > 1:
-        check_replace(owner, str(args[0]), str(args[1]))
+    elif name == "replace" and len(args) > 1 and isinstance(args[1], type(owner)) and first is not None:
+        check_replace(owner, first, args[1])
     elif name == "translate":
         check_chars(len(owner) * max(1, measure(args).chars))
     elif name == "join" and args:
@@ -310,7 +311,7 @@ def bounded_tests() -> dict[str, Callable[..., Any]]:
 
 def _bounded(name: str, inner: Callable[..., Any]) -> Callable[..., Any]:
     skip = 1 if hasattr(inner, "jinja_pass_arg") else 0
-    check = _CHECKS.get(name, measure)
+    check = _CHECKS.get(name, _check_unknown)
 
     def bounded(*args: Any, **kwargs: Any) -> Any:
         check(*args[skip:], *kwargs.values())
@@ -330,6 +331,11 @@ def _check_shallow(value: Any, *args: Any) -> None:
         looked(len(value))
     else:
         measure(value, *args)
+
+
+def _check_unknown(*args: Any) -> None:
+    """Of filters that go through a text by regular expressions, or make another one of each character."""
+    charge(measure(*args).chars << 3)
 
 
 def _check_lazy(value: Any, *args: Any) -> None:
@@ -356,12 +362,21 @@ def _check_pairs(value: Any, *args: Any) -> None:
         charge(len(value), len(value) >> 4)
 
 
+def _check_wrapped(value: Any, width: Any = 79, *args: Any) -> None:
+    """A long word is copied again for each line that it is broken into."""
+    _check_pairs(value, width, *args)
+    if isinstance(value, str) and isinstance(width, int):
+        longest = max(map(len, value.split()), default=0)
+        charge(len(value), longest * (longest // max(1, width)) >> 6)
+
+
 _CHECKS: dict[str, Any] = {
     **dict.fromkeys(("lower", "upper", "capitalize", "title"), _check_shallow),
     **dict.fromkeys(("items", "map", "reject", "rejectattr", "select", "selectattr"), _check_lazy),
     "trim": _check_trim,
     "indent": _check_made_of_lines,
-    **dict.fromkeys(("batch", "center", "slice", "truncate", "wordwrap"), _check_pairs),
+    **dict.fromkeys(("batch", "center", "slice", "truncate"), _check_pairs),
+    "wordwrap": _check_wrapped,
     "format": lambda pattern, *args: check_format(pattern, args),
     "replace": lambda value, old, new, *count: check_replace(str(value), str(old), str(new)),
 }

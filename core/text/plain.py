@@ -136,20 +136,15 @@ _FUNCTIONS = frozenset({"namespace", "raise_exception", "range", "strftime_now"}
 
 def is_plain(tree: nodes.Template) -> bool:
     """Whether a template, as parsed, is made of such operations alone."""
-    macros = {macro.name for macro in tree.find_all(nodes.Macro)}
-    stored = {name.name for name in tree.find_all(nodes.Name) if name.ctx != "load"}
-    callable_names = (_FUNCTIONS | macros) - stored
-    return all(_is_plain(node, callable_names) for node in tree.iter_child_nodes())
-
-
-def _is_plain(node: nodes.Node, callable_names: frozenset[str]) -> bool:
-    todo = [node]
-    while todo:
-        one = todo.pop()
-        if not isinstance(one, _SYNTAX) or not _is_allowed(one, callable_names):
+    found: list[nodes.Node] = [tree]
+    for node in found:  # which grows
+        if not isinstance(node, _SYNTAX):
             return False
-        todo.extend(one.iter_child_nodes())
-    return True
+        found.extend(node.iter_child_nodes())
+    macros = {node.name for node in found if isinstance(node, nodes.Macro)}
+    stored = {node.name for node in found if isinstance(node, nodes.Name) and node.ctx != "load"}
+    callable_names = (_FUNCTIONS | macros) - stored
+    return all(_is_allowed(node, callable_names) for node in found)
 
 
 def _is_allowed(node: nodes.Node, callable_names: frozenset[str]) -> bool:

@@ -154,9 +154,9 @@ class _Meter(NodeTransformer):
         return node
 
 
-#: Steps that some kinds of syntax cost for the memory they take, beside what they are charged as they run; others cost little.
-_COSTS: dict[type[nodes.Node], int] = {nodes.List: 1, nodes.Tuple: 1, nodes.Dict: 3, nodes.Filter: 1}
-#: So many of the others cost a step.
+#: Steps that some kinds of syntax cost for their time or the memory they take, beside what they are charged as they run.
+_COSTS: dict[type[nodes.Node], int] = {nodes.List: 1, nodes.Tuple: 1, nodes.Dict: 3, nodes.Filter: 1, nodes.Getattr: 1, nodes.Getitem: 1}
+#: So many nodes of any kind cost one more.
 _CHEAP = 16
 
 
