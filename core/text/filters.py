@@ -110,9 +110,10 @@ def text(value: Any) -> str:
         charge(len(value))
         return value
     if type(value) not in _SCALARS:
-        if isinstance(value, _NAMELESS):
+        kind = type(value)
+        if isinstance(value, _NAMELESS) or (kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__):
             raise TemplateRuntimeError(
-                "this has no text of its own (an iterator, a function or a method); `| list` gives an iterator's items"
+                "this has no text of its own (an iterator, a function, a method); `| list` gives an iterator's items"
             )
         measure(value)
     made = str(value)

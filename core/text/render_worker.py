@@ -27,7 +27,6 @@ def _template(source: str, strict: bool, now: str | None) -> Template:
     return Template(source, strict=strict, now=None if now is None else datetime.fromisoformat(now))
 
 
-
 def main() -> None:
     ignore_signals()
     answers = os.fdopen(os.dup(1), "wb")

@@ -52,8 +52,9 @@ class Renderer:
 
     def render(self, source: str, strict: bool, now: datetime | None, variables: Mapping[str, Any]) -> str:
         """The text of a template. Raises LimitError, Failed, NotPlainData; EngineError if no process can be started."""
+        clock = None if now is None else now.isoformat()
         try:
-            request = marshal.dumps((source, strict, now and now.isoformat(), dict(variables), budget.MAX_STEPS, budget.MAX_HANDLED))
+            request = marshal.dumps((source, strict, clock, dict(variables), budget.MAX_STEPS, budget.MAX_HANDLED))
         except ValueError as error:
             raise NotPlainData(str(error)) from error
         with self._lock:

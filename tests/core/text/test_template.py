@@ -204,7 +204,8 @@ def test_lists_are_added_up() -> None:
 
 def test_what_has_no_text_is_said() -> None:
     assert "has no text of its own" in failure("{{ [1] | map('string') }}").message
-    assert "has no text of its own" in failure("{{ 'a'.upper }}").message
+    for source in ("{{ 'a'.upper }}", "{{ cycler(1) }}", "{{ strftime_now }}", "{{ dict }}"):
+        assert "has no text of its own" in failure(source).message
     assert Template("{{ [1, 2] | map('string') | join('-') }}{{ 'yes' if [] | select }}").render({}) == "1-2yes"
 
 
