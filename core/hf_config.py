@@ -134,7 +134,7 @@ def _rope_parameters(config: Mapping[str, Any], theta: float, path: Path | str) 
     found.setdefault("rope_theta", config.get("rope_theta", theta))
     if found["rope_theta"] is None:
         raise ModelError(f"{path}: rope_theta is null; it must be a number above 0")
-    found["rope_type"] = found.get("rope_type") or found.get("type") or "default"
+    found["rope_type"] = found.get("rope_type", found.get("type", "default"))
     partial = found.pop("partial_rotary_factor", config.get("partial_rotary_factor"))
     if found["rope_type"] != "default" and partial not in (None, 1):  # these models' code rotates whole heads
         raise ModelError(f"{path}: partial_rotary_factor {partial} is not supported for {config['model_type']}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,9 @@ from .errors import ConfigError, InferError, ModelError
 
 #: Numbers of things and positions are held in 32 bits.
 MOST = 2**31 - 1
+#: No number of a config is larger; NaN and infinity are none at all.
+LARGEST = 1e18
+_DTYPE = re.compile(r"(torch\.)?(auto|half|double|(b?float|u?int)\d*(_[a-z0-9]+)?)")
 #: Levels of objects within objects that are looked at.
 _DEPTH = 4
 
@@ -33,7 +36,12 @@ def _whole(low: int) -> Callable[[Any], bool]:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value is a string that can be written: half of a surrogate pair cannot."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _all(kind: Kind) -> Callable[[Any], bool]:
@@ -44,11 +52,12 @@ COUNT = Kind(f"a whole number from 1 to {MOST}", _whole(1))
 WHOLE = Kind(f"a whole number from 0 to {MOST}", _whole(0))
 #: -1 stands for none in old files.
 TOKEN = Kind("a token id", _whole(-1))
-POSITIVE = Kind("a number above 0", lambda value: _number(value) and value > 0)
+POSITIVE = Kind(f"a number above 0 and at most {LARGEST:g}", lambda value: _number(value) and value > 0)
 FRACTION = Kind("a number above 0 and at most 1", lambda value: _number(value) and 0 < value <= 1)
-NUMBER = Kind("a number", _number)
+NUMBER = Kind(f"a number from -{LARGEST:g} to {LARGEST:g}", _number)
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
-TEXT = Kind("a string", lambda value: isinstance(value, str))
+TEXT = Kind("a string", is_text)
+DTYPE = Kind("the name of a dtype", lambda value: isinstance(value, str) and _DTYPE.fullmatch(value) is not None)
 OBJECT = Kind("an object", lambda value: isinstance(value, Mapping))
 NULL = Kind("null", lambda value: value is None)
 COUNTS = Kind("a list of such", _all(WHOLE))
@@ -60,9 +69,8 @@ _EVERY: dict[str, Kind] = {
     **dict.fromkeys(("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"), COUNT | COUNTS | NULL),
     **dict.fromkeys(("n_embd", "n_layer", "n_head", "n_positions", "d_model", "type_vocab_size"), WHOLE | NULL),
     **dict.fromkeys(("intermediate_size", "num_key_value_heads", "head_dim", "sliding_window"), WHOLE | COUNTS | NULL),
-    **dict.fromkeys(
-        ("max_position_embeddings", "max_seq_len", "seq_length", "max_sequence_length", "max_seq_length", "seq_len"), TOKEN | NULL
-    ),
+    "max_position_embeddings": COUNT | NULL,
+    **dict.fromkeys(("max_seq_len", "seq_length", "max_sequence_length", "max_seq_length", "seq_len"), TOKEN | NULL),
     "eos_token_id": TOKEN | TOKENS | NULL,
     **dict.fromkeys(("bos_token_id", "pad_token_id", "cls_token_id", "sep_token_id"), TOKEN | TOKENS | NULL),
     **dict.fromkeys(("architectures", "layer_types"), TEXTS | NULL),
@@ -73,9 +81,10 @@ _EVERY: dict[str, Kind] = {
     ),
     **dict.fromkeys(("text_config", "vision_config", "audio_config", "encoder", "decoder"), OBJECT | NULL),
     "sentence_transformers": OBJECT | NULL,
+    **dict.fromkeys(("problem_type", "classifier_pooling", "sbert_ce_default_activation_function"), TEXT | NULL),
     "partial_rotary_factor": FRACTION | NULL,
     "original_max_position_embeddings": COUNT | NULL,
-    **dict.fromkeys(("dtype", "torch_dtype"), TEXT | OBJECT | NULL),
+    **dict.fromkeys(("dtype", "torch_dtype"), DTYPE | OBJECT | NULL),
 }
 _ENCODER: dict[str, Kind] = {
     **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"), COUNT),
@@ -85,7 +94,7 @@ _ENCODER: dict[str, Kind] = {
     "hidden_act": TEXT,
     "is_decoder": FLAG,
     "pad_token_id": WHOLE | NULL,
-    **dict.fromkeys(("dtype", "torch_dtype"), TEXT | NULL),
+    **dict.fromkeys(("dtype", "torch_dtype"), DTYPE | NULL),
 }
 _DECODER: dict[str, Kind] = {
     **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"), COUNT),
@@ -97,10 +106,11 @@ _DECODER: dict[str, Kind] = {
     "hidden_act": TEXT,
     **dict.fromkeys(("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window"), FLAG),
     "rope_theta": POSITIVE | NULL,
-    **dict.fromkeys(("dtype", "torch_dtype"), TEXT | NULL),
+    **dict.fromkeys(("dtype", "torch_dtype"), DTYPE | NULL),
 }
 _NOMIC: dict[str, Kind] = {
     **_ENCODER,
+    "head_dim": COUNT | NULL,
     **dict.fromkeys(("n_embd", "n_head", "n_layer", "n_positions"), COUNT),
     "n_inner": COUNT | NULL,
     "activation_function": TEXT,
@@ -129,12 +139,13 @@ _OURS: dict[str, dict[str, Kind]] = {
 }
 #: Within rope_scaling and rope_parameters.
 _ROPE: dict[str, Kind] = {
-    **dict.fromkeys(("rope_type", "type"), TEXT | NULL),
+    **dict.fromkeys(("rope_type", "type"), TEXT),
     **dict.fromkeys(("factor", "rope_theta", "low_freq_factor", "high_freq_factor"), POSITIVE | NULL),
     **dict.fromkeys(("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"), NUMBER | NULL),
     "original_max_position_embeddings": COUNT | NULL,
     "partial_rotary_factor": FRACTION | NULL,
     "truncate": FLAG,
+    **dict.fromkeys(("full_attention", "sliding_attention"), OBJECT | NULL),
 }
 _ROPE_OBJECTS = ("rope_scaling", "rope_parameters")
 _CONFIGS = ("text_config", "vision_config", "audio_config")
@@ -146,6 +157,11 @@ def check_values(config: Mapping[str, Any], overrides: Mapping[str, Any], path: 
     if kind is not None and not isinstance(kind, str):
         raise _wrong("model_type", kind, TEXT, overrides, path)
     _check(config, {**_EVERY, **_OURS.get(kind or "", {})}, "", overrides, path)
+
+
+def check_file(config: Mapping[str, Any], kinds: Mapping[str, Kind], path: Path | str) -> None:
+    """Raises ModelError naming the first of these keys of a small file whose value is of another kind."""
+    _check(config, kinds, "", {}, path)
 
 
 def check_layers(config: Mapping[str, Any], path: Path | str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import copy
+import json
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from .errors import ModelError, nearest
@@ -80,6 +82,15 @@ def quantized_weights(name: str, what: str) -> ModelError:
     return ModelError(f"{name} is quantized ({what}), which is not supported yet; supported: {_STORED}")
 
 
+def transformers_config(hf_config: Mapping[str, Any]) -> Any:
+    """What transformers makes of a config.json with this content. Raises whatever its classes do."""
+    from transformers import AutoConfig
+
+    with tempfile.TemporaryDirectory(prefix="infer-") as folder:  # it reads files, and some values have a form of their own there
+        (Path(folder) / "config.json").write_text(json.dumps(hf_config))
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
 def _not_text_alone(hf_config: Mapping[str, Any]) -> str:
     """What a model is beside a reader of text, by plain keys; an empty string for none."""
     if hf_config.get("is_encoder_decoder"):
@@ -98,7 +109,7 @@ def _theirs(hf_config: Mapping[str, Any], kind: str, name: str) -> str:
     if kind not in CONFIG_MAPPING:
         return ""
     try:
-        config = CONFIG_MAPPING[kind].from_dict(copy.deepcopy(dict(hf_config)))  # it changes the mappings within
+        config = transformers_config(hf_config)
     except Exception as error:  # each class checks its values in its own way
         raise ModelError(f"{name}: transformers refuses its config.json: {_first_line(error)}") from error
     if why := _not_text_alone(vars(config)):  # with what its class takes for granted

@@ -111,9 +111,17 @@ def load(config: EngineConfig, source: ModelSource, group: Group, wrap_ops: Call
     sharers = group.size * config.data_parallel_size if device.type == "cpu" else 1  # processes in one machine's memory
     usage = None
     if plan is not None:
+        _allocate_rope(model, config.max_model_len, device)
         usage = plan.measure(lambda: run_largest_steps(model, ops, shape, config, device, draws=group.rank == 0))
     num_blocks = kv_cache.choose_num_blocks(config, shape, kv_cache.free_memory(device) // sharers, usage)
+    if plan is None:  # no sequence is longer than the cache
+        _allocate_rope(model, min(config.max_model_len, num_blocks * config.block_size), device)
     return Loaded(model, ops, shape, num_blocks, kv_cache.choose_num_host_blocks(config, shape), device, wrap_ops is None)
+
+
+def _allocate_rope(model: LanguageModel, num_positions: int, device: torch.device) -> None:
+    if isinstance(model, Decoder):
+        model.rope.allocate(num_positions, device)
 
 
 def load_kernels(config: EngineConfig, device: torch.device) -> Ops:
@@ -173,7 +181,6 @@ def _load_ours(
     else:
         ignore = beyond_layers(config, model.config.num_layers, stored)
         loader.load(model.parameters(), with_embedding(hf_config, source), dtype, device, ignore=ignore, frequencies=model.rope.frequencies)
-    model.rope.allocate(config.max_model_len, device)
     if offload is not None:
         offload.start(model)
     return model

@@ -17,6 +17,9 @@ from torch import Tensor
 from ..errors import ModelError, nearest
 from ..hf_config import rope_of
 
+#: Tables of cos and sin that are larger come of a damaged config.json.
+MOST_BYTES = 8 << 30
+
 
 @dataclass(frozen=True)
 class RopeConfig:
@@ -32,7 +35,7 @@ class RopeConfig:
     def from_hf(cls, hf: Mapping[str, Any], head_dim: int) -> RopeConfig:
         """Reads `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before). Raises ModelError."""
         scaling = dict(rope_of(hf))
-        kind = scaling.pop("rope_type", None) or scaling.pop("type", None) or "default"
+        kind = scaling.pop("rope_type", scaling.pop("type", "default"))
         theta = scaling.pop("rope_theta", None) or hf.get("rope_theta") or 10000.0
         partial = scaling.pop("partial_rotary_factor", None) or hf.get("partial_rotary_factor") or 1.0
         if kind not in _INVERSE_FREQUENCIES:
@@ -59,6 +62,13 @@ class Rope:
         return _INVERSE_FREQUENCIES[self.config.kind](self.config)[0]
 
     def allocate(self, num_positions: int, device: torch.device) -> None:
+        """Makes the tables. Raises ModelError where they would be larger than any model's."""
+        size = num_positions * self.config.rotary_dim * 4
+        if size > MOST_BYTES:
+            raise ModelError(
+                f"config.json: max_position_embeddings: tables of rotation for {num_positions:,} positions would take "
+                f"{size / 2**30:,.0f} GiB; set --max-model-len to what is needed"
+            )
         frequencies, factor = _INVERSE_FREQUENCIES[self.config.kind](self.config)
         angles = torch.outer(torch.arange(num_positions, dtype=torch.float32), frequencies)
         self.cos = (angles.cos() * factor).to(device)

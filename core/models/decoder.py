@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,12 +87,17 @@ def sliding_windows(hf: Mapping[str, Any], *, switched: bool) -> tuple[int | Non
     if kinds is None:
         first = 0 if window is not None and not switched else hf.get("max_window_layers", 0) if window is not None else layers
         kinds = [SLIDING if i >= first else FULL for i in range(layers)]
-    if unknown := sorted({kind for kind in kinds if kind not in (FULL, SLIDING)}):
-        raise ModelError(f"config.json: layer_types has {', '.join(unknown)}, which is not supported here (known: {FULL}, {SLIDING})")
+    check_kinds(kinds)
     if SLIDING in kinds and not window:
         off = ", since use_sliding_window is false" if switched and not hf.get("use_sliding_window") else ""
         raise ModelError(f"config.json: layer_types has layers of {SLIDING}, and there is no sliding_window{off}")
     return tuple(window if kind == SLIDING else None for kind in kinds) if SLIDING in kinds else ()
+
+
+def check_kinds(kinds: Collection[str]) -> None:
+    """Raises ModelError for kinds of layers, as `layer_types` has them, that we do not have."""
+    if unknown := sorted(set(kinds) - {FULL, SLIDING}):
+        raise ModelError(f"config.json: layer_types has {', '.join(unknown)}, which is not supported here (known: {FULL}, {SLIDING})")
 
 
 class DecoderLayer:

@@ -11,6 +11,7 @@ from ..layers.classifier import Classifier
 from ..layers.norm import LayerNorm
 from ..layers.rope import RopeConfig
 from ..weights.renamed import Naming
+from .decoder import check_kinds
 from .encoder import Encoder, EncoderConfig, Names
 
 NAMES = Names(
@@ -60,6 +61,7 @@ def _windows(hf: Mapping[str, Any]) -> tuple[int | None, ...]:
     if kinds is None:
         every = hf.get("global_attn_every_n_layers", 3)
         kinds = ["sliding_attention" if i % every else "full_attention" for i in range(hf["num_hidden_layers"])]
+    check_kinds(kinds)
     window = hf.get("local_attention", 128) // 2 + 1
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)
 

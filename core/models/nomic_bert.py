@@ -58,6 +58,9 @@ FIXED: dict[str, Any] = {
 class Model(Encoder):
     def __init__(self, hf: Mapping[str, Any], ops: Ops, *, labels: int = 0) -> None:
         hf = modern(hf) if "n_embd" in hf else hf
+        head_dim = hf["hidden_size"] // hf["num_attention_heads"]
+        if (hf.get("head_dim") or head_dim) != head_dim:
+            raise ModelError(f"config.json: head_dim {hf['head_dim']} is not supported for nomic_bert (known: {head_dim}, of its sizes)")
         config = EncoderConfig(
             names=NAMES,
             naming=NAMING,
@@ -72,7 +75,7 @@ class Model(Encoder):
             num_token_types=hf.get("type_vocab_size", 2),
             attention_bias=bool(hf.get("attention_bias", False)),
             mlp_bias=bool(hf.get("mlp_bias", False)),
-            rope=RopeConfig.from_hf({"rope_theta": 1000.0, **hf}, hf["hidden_size"] // hf["num_attention_heads"]),
+            rope=RopeConfig.from_hf({"rope_theta": 1000.0, **hf}, head_dim),
         )
         head = Classifier(ops, config.hidden_size, labels, out="classifier", dense="pooler.dense") if labels else None
         super().__init__(config, ops, head)

@@ -22,7 +22,7 @@ def labels_of(hf_config: Mapping[str, Any]) -> tuple[str, ...]:
     names = hf_config.get("id2label")
     if names:
         numbers = {int(key): str(name) for key, name in names.items()} if isinstance(names, Mapping) and _numbered(names) else {}
-        if sorted(numbers) != list(range(len(names))):
+        if sorted(numbers) != list(range(len(names))) or not all(isinstance(name, (str, int)) for name in names.values()):
             raise ModelError(f"config.json: id2label does not number labels from 0: {names!r}")
         return tuple(numbers[i] for i in range(len(numbers)))
     count = hf_config.get("num_labels", 2)

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ..errors import ModelError
+from ..hf_values import COUNT, FLAG, NULL, TEXT, check_file, is_text
 from ..weights.source import ModelSource
 from .recipe import DenseSpec
 
@@ -35,6 +36,13 @@ _ACTIVATIONS = {
     "Sigmoid": "sigmoid",
 }
 _INPUT = "sentence_embedding"
+#: What the modules' own config.json may hold, as far as it is read.
+_KINDS = {
+    **dict.fromkeys(_BOOLEANS, FLAG | NULL),
+    **dict.fromkeys(("include_prompt", "bias", "use_residual"), FLAG | NULL),
+    **dict.fromkeys(("word_embedding_dimension", "in_features", "out_features"), COUNT | NULL),
+    **dict.fromkeys(("activation_function", "module_input_name", "module_output_name"), TEXT | NULL),
+}
 
 
 def activation_class(name: Any) -> str:
@@ -144,6 +152,7 @@ class Modules:
         config, path = self.source.read_json(name), str(self.source.path / name)
         if config is None:
             raise ModelError(f"{path} is not there, but {MODULES_FILE} names its folder; fetch the model again")
+        check_file(config, _KINDS, path)
         return config, path
 
 
@@ -159,6 +168,6 @@ def _name(module: Mapping[str, Any], path: Any) -> str:
 def _folder(module: Mapping[str, Any], path: Any) -> str:
     """The module's folder. It comes from a file we do not trust, so it must lie in the model's."""
     folder = module.get("path", "")
-    if not isinstance(folder, str) or ".." in PurePosixPath(folder).parts or "\\" in folder or "\0" in folder or folder.startswith("/"):
+    if not is_text(folder) or ".." in PurePosixPath(folder).parts or "\\" in folder or "\0" in folder or folder.startswith("/"):
         raise ModelError(f"{path} names a folder outside the model's: {folder!r}; refused")
     return folder

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ConfigError, ModelError
+from ..hf_values import COUNT, FLAG, NULL, OBJECT, TEXT, check_file
 from ..task import ENCODERS
 from ..weights.source import ModelSource
 from . import classifier
@@ -22,6 +23,11 @@ PROMPTS_FILE = "config_sentence_transformers.json"
 TEXT_FILES = tuple(
     f"sentence_{name}_config.json" for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
+_TEXT_KINDS = {"max_seq_length": COUNT | NULL, "do_lower_case": FLAG | NULL}
+_PROMPT_KINDS = {
+    "prompts": OBJECT | NULL,
+    **dict.fromkeys(("default_prompt_name", "similarity_fn_name", "activation_fn"), TEXT | NULL),
+}
 _SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 
 
@@ -114,19 +120,17 @@ def _text_settings(source: ModelSource) -> dict[str, Any]:
         found = source.read_json(name)
         if found is None:
             continue
-        length = found.get("max_seq_length")
-        if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 1):
-            raise ModelError(f"{source.path / name}: max_seq_length is {length!r}, not a number of tokens")
-        return {"max_seq_length": length, "lower_case": found.get("do_lower_case") is True}
+        check_file(found, _TEXT_KINDS, source.path / name)
+        return {"max_seq_length": found.get("max_seq_length"), "lower_case": found.get("do_lower_case") is True}
     return {}
 
 
 def _prompts(source: ModelSource) -> dict[str, Any]:
     found = source.read_json(PROMPTS_FILE) or {}
     path = source.path / PROMPTS_FILE
+    check_file(found, _PROMPT_KINDS, path)
     prompts = found.get("prompts") or {}
-    if not isinstance(prompts, dict) or not all(isinstance(value, str) for value in prompts.values() if value is not None):
-        raise ModelError(f"{path}: prompts is not a mapping of names to texts")
+    check_file(prompts, dict.fromkeys(prompts, TEXT | NULL), f"{path}: prompts")
     name = found.get("default_prompt_name")
     if name is not None and name not in prompts:
         raise ModelError(f"{path}: default_prompt_name {name!r} is none of its prompts ({', '.join(prompts) or 'there are none'})")

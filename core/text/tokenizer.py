@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, ModelError, RecordError
+from ..hf_values import is_text
 from .fitting import Fitted, Fitting, Piece, SlowFitting
 from .pieces import ByteRules, Pieces, byte_of, name_of
 from .slow import SlowBackend, load_slow
@@ -309,7 +310,7 @@ def _token_text(value: Any) -> str | None:
     """A token of a config file: a string, or an AddedToken as an object."""
     if isinstance(value, dict):
         value = value.get("content")
-    return value if isinstance(value, str) and value else None
+    return value if value and is_text(value) else None
 
 
 def _read_json(read: Reader, filename: str, name: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
+from ..hf_values import is_text
 from .header import DTYPES, Entry, read_header
 from .source import ModelSource, TensorInfo, parse_json
 
@@ -98,7 +99,7 @@ def _inside(file: str, index: Path) -> Path:
     """The path of a shard. Its name comes from a file we do not trust, so it must be a plain name, and what it leads to must lie
     in the folder or beside the real index file (the hub cache's folders are links to files that all lie in one place)."""
     path = index.parent / file
-    if file in {"", ".", ".."} or "/" in file or "\\" in file or "\0" in file:
+    if not is_text(file) or file in {"", ".", ".."} or "/" in file or "\\" in file or "\0" in file:
         raise ModelError(f"{index} names a file outside the model's folder: {file!r}; refused")
     target = path.resolve()
     if index.parent.resolve() not in target.parents and index.resolve().parent not in target.parents:

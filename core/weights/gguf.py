@@ -67,7 +67,7 @@ class GgufSource(ModelSource):
 
     def stream(self, cuts: Mapping[str, Cut] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
         self.tensors()
-        heads = self._meta.need(".attention.head_count")
+        heads = self._meta.need(".attention.head_count", least=1)
         num_heads = {"q": heads, "k": self._meta.integer(".attention.head_count_kv") or heads}
         try:
             with self.path.open("rb", buffering=0) as f:
@@ -114,7 +114,7 @@ class GgufSource(ModelSource):
             return None
         with self.path.open("rb", buffering=0) as f:
             factors = [float(x) for x in _read(f.fileno(), block, 0, block.end - block.start).view("<f4")]
-        heads = self._meta.need(".attention.head_count")
+        heads = self._meta.need(".attention.head_count", least=1)
         head_dim = self._meta.integer(".attention.key_length") or self._meta.need(".embedding_length") // heads
         try:
             gguf_config.llama3_scaling(factors, head_dim, self._meta.number(".rope.freq_base") or 10000.0)

@@ -21,7 +21,7 @@ def config(meta: Metadata, tensors: Mapping[str, TensorInfo], rope_factors: Sequ
     Raises ModelError for an architecture that is not read, and for metadata that is missing or of the wrong type.
     """
     check(meta)
-    heads = meta.need(".attention.head_count")
+    heads = meta.need(".attention.head_count", least=1)
     hidden = meta.need(".embedding_length")
     head_dim = meta.integer(".attention.key_length") or hidden // heads
     for key in (".attention.value_length", ".rope.dimension_count"):

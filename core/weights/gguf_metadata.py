@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +34,12 @@ class Metadata:
         return value
 
     def number(self, key: str) -> float | None:
-        """None if absent. As the shortest decimal that is this float32: 9.999999747378752e-06 was written as 1e-05."""
+        """From 0 on, None if absent. As the shortest decimal that is this float32: 9.999999747378752e-06 was written as 1e-05."""
         value = self._get(key)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise self._wrong(key, "a number", value)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            raise self._wrong(key, "a number from 0 on", value)
         return float(str(np.float32(value)))
 
     def text(self, key: str) -> str | None:
@@ -60,9 +61,11 @@ class Metadata:
             raise self._wrong(key, f"a list of {kind.__name__}", value)
         return value
 
-    def need(self, key: str) -> int:
-        """A whole number that must be there."""
+    def need(self, key: str, *, least: int = 0) -> int:
+        """A whole number that must be there, not below `least`."""
         value = self.integer(key)
+        if value is not None and value < least:
+            raise self._wrong(key, f"a whole number from {least} on", value)
         if value is None:
             raise ModelError(f"{self.path}: its metadata lacks {self._full(key)}; convert the model again with a current llama.cpp")
         return value

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import ModelError
+from ..hf_values import is_text
 from .source import TensorInfo
 
 
@@ -105,7 +106,7 @@ def _entry(path: Path, name: str, value: Any, base: int) -> Entry:
         raise _damaged(path, f"the header's shape or offsets of tensor {name!r} are not whole numbers: {shape}, [{start}, {end}]")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ModelError(f"{path}: tensor {name!r} has dtype {dtype!r}, which is not known; known: {', '.join(DTYPES)}")
-    if any("\ud800" <= character <= "\udfff" for character in name):
+    if not is_text(name):
         raise _damaged(path, f"the name of tensor {name!r} is not text")
     bits = math.prod(shape) * DTYPES[dtype].bits
     if bits % 8 or bits // 8 != end - start:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from infer.kernels.ops import Ops
 
 from ...errors import InferError, ModelError
-from ...support import refuse_quantized
+from ...support import refuse_quantized, transformers_config
 from ...weights.fit import check_weights
 from ...weights.remote_code import allow, named_code, refusal
 from ...weights.source import ModelSource
@@ -107,12 +108,12 @@ def _config(source: ModelSource, hf_config: Mapping[str, Any], *, trust_remote_c
         if code:
             raise refusal(code, source.name, f"model_type {kind!r}")
         raise ModelError(f"{source.name}: model_type {kind!r} is known neither to us nor to this version of transformers")
-    if trusted:
-        found = AutoConfig.from_pretrained(str(source.path), trust_remote_code=True, local_files_only=True)
-        return type(found).from_dict(copy.deepcopy(dict(hf_config))), True
-    if kind == "mistral" and "layer_types" in hf_config and "ministral" in CONFIG_MAPPING:  # as AutoConfig does
-        kind = "ministral"
-    return CONFIG_MAPPING[kind].from_dict(copy.deepcopy(dict(hf_config))), False  # it changes the mappings within
+    if not trusted:
+        return transformers_config(hf_config), False
+    config = AutoConfig.from_pretrained(str(source.path), trust_remote_code=True, local_files_only=True)
+    if hf_config != source.read_json("config.json"):
+        config = type(config).from_dict(copy.deepcopy(dict(hf_config)))  # it changes the mappings within
+    return config, True
 
 
 def _whole(source: ModelSource, config: Any, attention: str, dtype: torch.dtype, seed: int | None, *, trust_remote_code: bool) -> Any:
@@ -126,6 +127,8 @@ def _whole(source: ModelSource, config: Any, attention: str, dtype: torch.dtype,
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
+    with torch.device("meta"):
+        _check_shapes(AutoModelForCausalLM.from_config(config, dtype=dtype, **options), source)
     whole, said = AutoModelForCausalLM.from_pretrained(
         str(source.path), config=config, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
     )
@@ -137,6 +140,24 @@ def _whole(source: ModelSource, config: Any, attention: str, dtype: torch.dtype,
     if unused := said.get("unexpected_keys"):
         log.warning("%d weights of %s are not used by transformers' model: %s", len(unused), source.name, _some(unused))
     return whole
+
+
+def _check_shapes(described: Any, source: ModelSource) -> None:
+    """Compares a model without memory with the headers of the weights, before transformers makes room for what does not fit them.
+
+    Raises ModelError.
+    """
+    stored = source.tensors()
+    described = described.state_dict()
+    for name, tensor in described.items():
+        if name in stored and stored[name].shape != tuple(tensor.shape):
+            what = f"{name} has shape {stored[name].shape}, config.json makes it {tuple(tensor.shape)}"
+            raise ModelError(f"the weights of {source.name} do not fit its config.json: {what}")
+    makes, has = (sum(math.prod(one.shape) for one in found.values()) for found in (described, stored))
+    if makes > 3 * has:  # tied weights count twice, and some are stored under other names or together
+        raise ModelError(
+            f"the weights of {source.name} do not fit its config.json: they have {has:,} numbers, config.json makes a model of {makes:,}"
+        )
 
 
 def _some(names: Any) -> str:

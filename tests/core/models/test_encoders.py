@@ -18,7 +18,14 @@ from infer.kernels import usable
 from .texts import TINY, encoder_of, expected_of, hidden_of, loaded, oracle_of, texts_of, types_of
 
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
-PLAIN = [("bert", {}), ("roberta", {"pad_token_id": 1}), ("xlm-roberta", {"pad_token_id": 1}), ("modernbert", {}), ("nomic_bert", {})]
+PLAIN = [
+    ("bert", {}),
+    ("roberta", {"pad_token_id": 1}),
+    ("xlm-roberta", {"pad_token_id": 1}),
+    ("camembert", {"pad_token_id": 1}),
+    ("modernbert", {}),
+    ("nomic_bert", {}),
+]
 OPTIONS = [
     ("bert", {"hidden_act": "gelu_new", "type_vocab_size": 1}),
     ("bert", {"hidden_act": "relu", "layer_norm_eps": 0.1, "num_attention_heads": 2}),

@@ -248,8 +248,8 @@ class TestText:
         ("file", "message"),
         [
             ({"prompts": {"query": "Q"}, "default_prompt_name": "doc"}, r"default_prompt_name 'doc' is none of its prompts \(query\)"),
-            ({"prompts": ["a"]}, "prompts is not a mapping"),
-            ({"prompts": {"a": 1}}, "prompts is not a mapping"),
+            ({"prompts": ["a"]}, "prompts.*; it must be"),
+            ({"prompts": {"a": 1}}, "prompts.*; it must be"),
             ({"similarity_fn_name": "maxsim"}, "similarity_fn_name 'maxsim' is not supported"),
         ],
     )

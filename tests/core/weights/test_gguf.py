@@ -496,3 +496,21 @@ def test_a_run_in_float32_has_every_bit(tmp_path: Path, quant: str) -> None:
 
 def permute_back(weights: np.ndarray, num_heads: int) -> np.ndarray:
     return weights.reshape(num_heads, weights.shape[0] // num_heads // 2, 2, -1).swapaxes(1, 2).reshape(weights.shape)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("llama.attention.head_count", 0),
+        ("llama.block_count", -1),
+        ("llama.embedding_length", -1),
+        ("llama.attention.layer_norm_rms_epsilon", float("nan")),
+        ("llama.attention.layer_norm_rms_epsilon", -1.0),
+        ("llama.rope.freq_base", float("inf")),
+    ],
+)
+def test_a_number_that_no_model_has_is_refused_by_its_key(tmp_path: Path, key: str, value: float) -> None:
+    read = source(write_gguf(tmp_path / "m.gguf", random_model(CONFIGS["llama"]())))
+    read._file.metadata[key] = value
+    with pytest.raises(ModelError, match=rf"m\.gguf: its metadata has {value} for {key}, where a .*number"):
+        read.read_json("config.json")
