@@ -211,7 +211,8 @@ class Session:
                 self._take_as_done(output, finished, reader)
                 return
             finished.refuse_matrix()
-        refuse_files_in_the_way(output, redo=True)
+        if not self._was_begun:  # by an attempt that ended before its first answer, and had looked
+            refuse_files_in_the_way(output, redo=True)
         self._previous = finished.previous(again, force=force)
         output.begin(self._header(keeps={**again.to_json(), "sha256": finished.sha256}))
 

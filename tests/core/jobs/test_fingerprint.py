@@ -109,3 +109,89 @@ class TestPooling:
 
     def test_a_model_that_generates_has_none_of_it(self, model: Path) -> None:
         assert not {"task", "pooler_config", "model's modules.json"} & made(model).keys()
+
+
+@pytest.fixture
+def slow_tokenizer(model: Path) -> Path:
+    """The model with a tokenizer that transformers puts together from its files."""
+    (model / "tokenizer.json").unlink()
+    for name in ("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "added_tokens.json", "cl100k.tiktoken"):
+        (model / name).write_bytes(b"{}")
+    (model / "model.safetensors.index.json").write_bytes(b"{}")
+    return model
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "added_tokens.json", "cl100k.tiktoken"])
+def test_a_tokenizer_of_several_files(slow_tokenizer: Path, name: str) -> None:
+    before = made(slow_tokenizer)
+    assert before["version of transformers"] is not None
+    (slow_tokenizer / name).write_bytes(b'{"a": 1}')
+    assert differing(before, made(slow_tokenizer)) == {f"tokenizer's {name}"}
+
+
+def test_files_that_nobody_reads_do_not_count(slow_tokenizer: Path, model: Path) -> None:
+    before = made(slow_tokenizer)
+    for name in ("README.md", "model.safetensors.index.json", "trainer_state.json"):
+        (slow_tokenizer / name).write_bytes(b"other")
+    assert made(slow_tokenizer) == before
+    (model / "tokenizer.json").write_bytes(b"{}")
+    quick = made(model)
+    (model / "vocab.txt").write_bytes(b"other")
+    assert made(model) == quick
+    assert made(model, skip_tokenizer_init=True).keys().isdisjoint({"tokenizer's tokenizer.json", "version of tokenizers"})
+
+
+def test_code_that_comes_with_the_model(model: Path) -> None:
+    """Only where it may run; whether it may is no difference by itself."""
+    plain = made(model)
+    assert made(model, trust_remote_code=True) == plain
+    (model / "parts").mkdir()
+    (model / "parts/layers.py").write_text("a = 1")
+    assert made(model) == plain
+    before = made(model, trust_remote_code=True)
+    (model / "parts/layers.py").write_text("a = 2")
+    assert differing(before, made(model, trust_remote_code=True)) == {"model's parts/layers.py", "tokenizer's parts/layers.py"}
+
+
+def test_the_folder_of_generation_config(model: Path, tmp_path: Path) -> None:
+    """End tokens come from it."""
+    folder = tmp_path / "generation"
+    folder.mkdir()
+    (folder / "generation_config.json").write_text('{"eos_token_id": 7}')
+    before = made(model, generation_config=str(folder))
+    assert made(model, generation_config=f"{folder}/") == before
+    (folder / "generation_config.json").write_text('{"eos_token_id": 8}')
+    assert differing(before, made(model, generation_config=str(folder))) == {"generation_config.json of --generation-config"}
+    assert made(model, generation_config="none") == made(model)  # what it leaves out are defaults, which the job has
+
+
+def test_versions_are_those_of_what_is_used(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = {"command": "generate"}
+    plain = made(model, used)
+    assert "version of transformers" not in plain
+    assert "version of jinja2" not in plain
+    assert made(model, {"command": "chat"})["version of jinja2"]
+    assert made(model, {**used, "template": "{{ x }}"})["version of jinja2"]
+    assert made(model, used, model_impl="transformers")["version of transformers"]
+    for library in ("torch", "tokenizers", "orjson"):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "library_version", lambda name, library=library: "0" if name == library else "1")
+            others = made(model, used)
+            patch.setattr(module, "library_version", lambda name: "1")
+            assert differing(others, made(model, used)) == {f"version of {library}"}
+
+
+def test_the_spelling_of_the_model_does_not_count(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(model.parent)
+    (model.parent / "link").symlink_to(model)
+    plain = made(model)
+    assert plain["model's name"] == "model"
+    for spelling in ("./model", f"{model}/", f"{model}/../model", "link"):
+        args = EngineArgs(spelling, dtype="float32", device="cpu")
+        source = find(spelling)
+        config = args.resolve(source.read_json("config.json") or {})
+        assert differing(plain, fingerprint(config, source, source, {})) == set(), spelling
+
+
+def test_on_a_cpu_everything_is_deterministic(model: Path) -> None:
+    assert made(model, deterministic=True) == made(model)

@@ -73,7 +73,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output_module, "COMMIT_EVERY", 0.0)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cases)
 def test_what_is_gone_on_with_is_the_same_job(attempt: Any, tmp_path_factory: pytest.TempPathFactory, case: dict[str, Any]) -> None:
     folder = tmp_path_factory.mktemp("case", numbered=True)
@@ -111,13 +111,14 @@ def test_what_is_gone_on_with_is_the_same_job(attempt: Any, tmp_path_factory: py
         options = {**case["free"], **again, "shard": shard, **then}
 
         if not finished:  # only what was answered counts, which the run alone knows: it is refused, or right
+            left = out.with_name(out.name + ".partial").exists()  # else it had no answer, and anybody may begin
             try:
                 attempt(folder / "in", out, engine=mended, job=job, resume=True, **options)
             except ConfigError:
+                assert left
                 assert not same
                 return
-            assert job == JOB
-            assert first["offset"] == then["offset"]
+            assert not left or (job == JOB and first["offset"] == then["offset"])
         elif not same:
             untouched = out.read_bytes()
             with pytest.raises(ConfigError, match=r"--overwrite"):

@@ -748,3 +748,25 @@ def test_a_file_where_a_note_will_be_is_not_written_over(attempt: Any, tmp_path:
     attempt(tmp_path / "in", tmp_path / "out", overwrite=True)
     (tmp_path / "out").unlink()  # a note without its output tells nothing
     attempt(tmp_path / "in", tmp_path / "out")
+
+
+def test_an_attempt_to_go_on_that_ended_at_once_is_in_nobodys_way(
+    attempt: Any, whole: Any, tmp_path: Path, finished: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It left its files, without an answer in them, beside the finished OUT."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(point: str) -> None:
+        if point == "begin":
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(output_module, "fault", kill)
+        patch.setattr(output_module.JobOutput, "close", lambda output: output._unlock())
+        with pytest.raises(Killed):
+            attempt(tmp_path / "in", tmp_path / "out", retry_errors=True, resume=True, **finished)
+    assert (tmp_path / "bad.partial").exists()
+    attempt(tmp_path / "in", tmp_path / "out", retry_errors=True, resume=True, **finished)
+    assert (tmp_path / "out").read_bytes() == whole(mixed(), compression=finished["compression"])

@@ -311,3 +311,29 @@ def test_record_template() -> None:
     assert RecordTemplate.load("{{ record }}").render({"record": "own"}) == "own"
     with pytest.raises(ConfigError, match="--template: line 1"):
         RecordTemplate.load("{% for %}")
+
+
+NOW = datetime(2026, 2, 3, 4, 5, 6)
+
+
+def test_one_time_for_all_renderings() -> None:
+    template = Template("{{ strftime_now('%d %b %Y %H:%M:%S') }}").at(NOW)
+    assert template.render({}) == "03 Feb 2026 04:05:06"
+    record = RecordTemplate.load("{{ strftime_now('%Y') }} {{ x }}")
+    assert record.at(NOW).render({"x": 1}) == "2026 1"
+    with pytest.raises(RecordError, match="x"):
+        record.at(NOW).render({})  # as strict as before
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("{{ x }}", {}),
+        ("{% if strftime_now is defined %}a{% endif %}", {}),
+        ("{{ strftime_now('%Y') }}{% if x %}{{ strftime_now('%d %b') }}{% endif %}", {"%Y": "2026", "%d %b": "03 Feb"}),
+        ("{{ strftime_now(x) }}", {"": "2026-02-03T04:05:06"}),
+        ("{% set now = strftime_now %}{{ now('%Y') }}", {"": "2026-02-03T04:05:06"}),
+    ],
+)
+def test_what_a_template_can_tell_of_the_time(source: str, told: dict[str, str]) -> None:
+    assert Template(source).readings(NOW) == told
