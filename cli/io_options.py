@@ -123,7 +123,7 @@ _READING: list[Callable[[Any], Any]] = [
 ]
 _OUTPUT: list[Callable[[Any], Any]] = [
     click.option("--compression", help="Of OUT; auto: by its name (.gz, .zst).", **_choice("auto", "none", "gzip", "zstd")),
-    click.option("--overwrite", is_flag=True, help="Replace OUT if it exists."),
+    click.option("--overwrite", is_flag=True, help="Replace OUT, and the files of --errors and --stats, if they exist."),
     click.option("--resume", is_flag=True, help="Go on where an earlier run stopped; start if there was none."),
     click.option("--resume-force", is_flag=True, help="Resume even if input, model or settings are not the same any more."),
     click.option("--verify", is_flag=True, help="Hash the whole model, so that --resume notices any change of it."),
