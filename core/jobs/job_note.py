@@ -26,9 +26,12 @@ from .tally import Tally
 JOB_SUFFIX = ".job.json"
 SHARD_SUFFIX = ".shard.json"
 SUFFIXES = (JOB_SUFFIX, SHARD_SUFFIX)
+#: What a note is called while it is written.
+TEMPORARY = ".tmp"
 #: Bumped whenever a note of before cannot be read.
 FORMAT = 2
 
+_BEGINNING = b'{\n  "format": '
 _NUMBERS = ("records", "total_seen", "attempts")
 _TEXTS = ("input_chain", "sha256", "time")
 
@@ -136,7 +139,7 @@ class JobNote:
         """Puts it beside the output, which it is on disk before; one of the other kind goes. Raises OSError."""
         files = files or RealFiles()
         path = note_path(output, is_shard=self.shard.count > 1)
-        temporary = path.with_name(path.name + ".tmp")
+        temporary = path.with_name(path.name + TEMPORARY)
         try:
             fd = files.open(temporary, 0o666)
             try:
@@ -183,6 +186,17 @@ def refuse_other_notes(output: Path, name: str) -> None:
             value = None
         if not (isinstance(value, dict) and isinstance(value.get("format"), int) and "sha256" in value):
             raise ConfigError(f"{str(path)!r} belongs to output {name!r} and is another file; move it away, or use --overwrite")
+    for path in note_paths(output):
+        temporary = path.with_name(path.name + TEMPORARY)
+        try:
+            left = temporary.read_bytes()
+        except FileNotFoundError:
+            continue
+        except OSError:
+            left = b"?"
+        # Of a run that was killed while it wrote one: its beginning, or zeros after a power cut.
+        if not _BEGINNING.startswith(left[: len(_BEGINNING)].rstrip(b"\0")):
+            raise ConfigError(f"{str(temporary)!r} is needed for output {name!r} and is another file; move it away")
 
 
 def _damaged(path: Path, name: str, value: Any) -> ConfigError:

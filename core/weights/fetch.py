@@ -30,6 +30,8 @@ from .convert import write_folder
 from .gguf import GgufSource
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+#: What file systems say that have no locks, or cannot sync a folder.
+NOT_SUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY}
 MB = 1_000_000
 
 
@@ -69,6 +71,10 @@ def _locked(alias: Alias, say: Callable[[str], None]) -> Iterator[None]:
     except Timeout:
         say(f"another process is fetching {alias.name}; waiting for it")
         lock.acquire()
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in NOT_SUPPORTED:
+            raise
+        say(f"{alias.path.parent} is on a file system without locks: fetch {alias.name} once at a time")
     try:
         yield
     finally:
@@ -185,6 +191,9 @@ def _sync(folder: Path) -> None:
         fd = os.open(path, os.O_RDONLY)
         try:
             os.fsync(fd)
+        except OSError as error:
+            if error.errno not in NOT_SUPPORTED:
+                raise
         finally:
             os.close(fd)
 

@@ -369,3 +369,14 @@ def test_names_that_are_too_long(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         opened(tmp_path / ("x" * (longest - len(".partial.journal") + 1)))
     run(tmp_path / ("x" * (longest - len(".partial.journal"))), b"a")
+
+
+def test_where_a_note_is_to_be_written_is_no_other_file(tmp_path: Path) -> None:
+    left = tmp_path / "out.job.json.tmp"
+    left.write_bytes(b"mine")
+    with pytest.raises(ConfigError, match=r"out\.job\.json\.tmp.*another file"):
+        opened(tmp_path / "out")
+    assert left.read_bytes() == b"mine"
+    for torn in (b"", b"{\n  ", b"{\n \0\0\0", b'{\n  "format": 2,\n'):
+        left.write_bytes(torn)
+        opened(tmp_path / "out").close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import subprocess
 import threading
 import zipfile
@@ -384,3 +385,20 @@ def test_the_real_model(smollm2: Path) -> None:
     tokenizer = Tokenizer.from_file(str(smollm2 / "tokenizer.json"))
     assert tokenizer.encode("The capital of France is").ids == [504, 3575, 282, 4649, 314]
     assert tokenizer.encode("<|im_start|>Hello world! 123").ids == [1, 19556, 905, 17, 216, 33, 34, 35]
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("no flock"), OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))])
+def test_a_file_system_without_locks_and_folder_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def acquire(self: Any, **options: Any) -> None:
+        raise error
+
+    def fsync(fd: int) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(fetch.FileLock, "acquire", acquire)
+    monkeypatch.setattr(os, "fsync", fsync)
+    said: list[str] = []
+    with fetch._locked(SimpleNamespace(name="a", path=tmp_path / "a"), said.append):  # type: ignore[arg-type]
+        fetch._sync(tmp_path)
+    assert len(said) == 1
+    assert "without locks" in said[0]
