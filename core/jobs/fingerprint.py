@@ -129,7 +129,7 @@ def fingerprint(
         *(("transformers",) if theirs or slow else ()),
         *(("sentencepiece", "tiktoken") if slow else ()),
         *(("jinja2",) if chats or job.get("template") is not None else ()),
-        *(("llguidance", "xgrammar") if writes else ()),
+        *(("llguidance", "jsonschema") if writes else ()),
         *(("gguf", "numpy") if model.path.is_file() else ()),
     )
     # A record's own seed is another thing than the run's: one name must never hide another.

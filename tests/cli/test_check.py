@@ -122,6 +122,33 @@ def test_it_counts_what_a_run_counts(call: Any, tiny_llama: Path, tmp_path: Path
     assert set(told["errors"]) == set(run["errors"])
 
 
+def test_it_refuses_the_constraints_that_a_run_refuses(call: Any, tiny_llama: Path, tmp_path: Path, write_lines: Any) -> None:
+    """One door: what reads a constraint and what compiles it; with two engines, too."""
+    loop = {"oneOf": [{"$ref": "#"}, {"type": "null"}]}
+    specs: list[dict[str, Any]] = [
+        {"json": {"type": "string", "format": []}},
+        {"json": {"type": "integer", "multipleOf": 3, "minimum": 4, "maximum": 20}},
+        {"json": loop},
+        {"json": {"$ref": "#"}},
+        {"json": {"type": "integer", "minimum": 3, "maximum": 2}},
+        {"regex": "a(?=b)"},
+        {"regex": "ab?"},
+        {"grammar": "root ::= nowhere"},
+        {"grammar": "start: @"},
+        {"structural_tag": {"type": "structural_tag", "format": {"type": "nope"}}},
+    ]
+    path = write_lines(*({"prompt": "a", "max_tokens": 4, "structured_outputs": spec} for spec in specs))
+    told = json.loads(call("check", "-m", tiny_llama, "--json", path).stdout)
+    for engines in (1, 2):
+        out = tmp_path / f"out{engines}"
+        assert call("generate", "-m", tiny_llama, "--data-parallel-size", engines, path, out).exit_code == 3
+        errors = [json.loads(line)["error"] for line in out.read_bytes().splitlines()]
+        assert [error is None for error in errors] == [i in (1, 6) for i in range(len(specs))]
+        codes = [error["code"] for error in errors if error is not None]
+        assert {code: codes.count(code) for code in codes} == {code: one["count"] for code, one in told["errors"].items()}
+        assert {one["message"] for one in told["errors"].values()} <= {error["message"] for error in errors if error is not None}
+
+
 @pytest.mark.parametrize("command", ["generate", "chat"])
 def test_a_dry_run_answers_nothing(call: Any, tiny_llama: Path, tmp_path: Path, write_lines: Any, command: str) -> None:
     good = {"prompt": "abc"} if command == "generate" else {"messages": [{"role": "user", "content": "hi"}]}
@@ -162,11 +189,12 @@ def test_no_torch_and_no_weights(tiny_llama: Path, tmp_path: Path, write_lines: 
     for file in tiny_llama.iterdir():
         if file.suffix == ".json":
             (model / file.name).write_bytes(file.read_bytes())
+    path = write_lines({"prompt": "a", "structured_outputs": {"json": {"type": "object"}}})
     code = f"""
 import sys
 from infer.cli.main import run
 try:
-    run(["check", "-m", {str(model)!r}, "--device", "cpu", {str(write_lines({"prompt": "a"}))!r}])
+    run(["check", "-m", {str(model)!r}, "--device", "cpu", {str(path)!r}])
 finally:
     print("torch" in sys.modules, file=sys.stderr)
 """
