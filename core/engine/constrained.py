@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 
+from ..containment import own_error
 from ..errors import RecordError
 from ..structured import StructuredOutputsParams
 from ..text.valid import problem_of
@@ -58,8 +59,8 @@ class Constrained:
             if sequence.grammar is None and sequence.request.params.structured_outputs is not None:
                 try:
                     sequence.grammar = GrammarState(self._grammars.compile(_spec(sequence.request)))
-                except RecordError as error:  # it was compiled once, and there is no memory now
-                    self._lost[sequence] = error
+                except BaseException as error:  # it was compiled once, and there is no memory now
+                    self._lost[sequence] = own_error(error, f"request {sequence.request.request_id}")
 
     def remove(self, request: Request) -> None:
         """A request is answered, failed or dropped; it may be none of those with structured output."""
@@ -92,26 +93,37 @@ class Constrained:
         does not fit, which is one that was drawn because none was allowed."""
         refused: dict[Sequence, RecordError] = {}
         for sequence in drawn:
-            grammar = sequence.grammar
-            if grammar is None:
-                if sequence in self._lost:
-                    refused[sequence] = self._lost.pop(sequence)
-                continue
-            token = sequence.tokens[-1]
-            if not grammar.accept(token):
-                refused[sequence] = grammar.failure or _error("no token fits structured_outputs and the record's other fields")
-            elif grammar.finished and sequence.finish_reason != "stop":
-                sequence.finish_reason = "stop"
-                if token in self._grammars.end_ids:  # with ignore_eos too it is no part of the text
-                    sequence.end_ids |= {token}
+            try:
+                error = self._follow(sequence)
+            except BaseException as mistake:
+                error = own_error(mistake, f"request {sequence.request.request_id}")
+            if error is not None:
+                refused[sequence] = error
         return refused
+
+    def _follow(self, sequence: Sequence) -> RecordError | None:
+        grammar = sequence.grammar
+        if grammar is None:
+            return self._lost.pop(sequence, None)
+        token = sequence.tokens[-1]
+        if not grammar.accept(token):
+            return grammar.failure or _error("no token fits structured_outputs and the record's other fields")
+        if grammar.finished and sequence.finish_reason != "stop":
+            sequence.finish_reason = "stop"
+            if token in self._grammars.end_ids:  # with ignore_eos too it is no part of the text
+                sequence.end_ids |= {token}
+        return None
 
     def judge(self, ended: Iterable[Sequence]) -> dict[Sequence, RecordError]:
         """Of the sequences that ended, those that are "stop" and are not what was asked for."""
         judged: dict[Sequence, RecordError] = {}
         for sequence in ended:
             if sequence.grammar is not None and sequence.finish_reason == "stop":
-                problem = self._problem_of(sequence, sequence.grammar)
+                try:
+                    problem = self._problem_of(sequence, sequence.grammar)
+                except BaseException as mistake:
+                    judged[sequence] = own_error(mistake, f"request {sequence.request.request_id}")
+                    continue
                 if problem is not None:
                     judged[sequence] = _error(f"{_PARAM}: {problem}")
         return judged

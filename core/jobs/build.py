@@ -155,8 +155,6 @@ class Plan:
     def start_pooling(self, wrap_ops: Callable[[Ops], Ops] | None = None) -> PoolingEngine | Fleet:
         """The same for a model that pools. Raises ModelError, EngineError, ConfigError: also for a model that generates."""
         recipe = self._pools()
-        if self.config.tensor_parallel_size > 1:
-            raise ConfigError("tensor_parallel_size: models that pool are not shared yet; leave it at 1, or set data_parallel_size")
         if self.config.data_parallel_size > 1 and wrap_ops is None:
             from ..engine.fleet import Fleet
 
@@ -210,6 +208,8 @@ def make_plan(
         check_weights(source, hf_config)
     if task == "generate":
         check_size(hf_config, args.tensor_parallel_size)
+    elif args.tensor_parallel_size > 1:
+        raise ConfigError("tensor_parallel_size: models that pool are not shared yet; leave it at 1, or set data_parallel_size")
     tokenizer_source, tokenizer = find_tokenizer(args, source)
     longest = None if recipe is None else recipe.max_seq_length
     raw = source.read_json("config.json") or {}  # the overrides are merged in there

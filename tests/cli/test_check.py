@@ -226,3 +226,17 @@ def test_progress(call: Any, tiny_llama: Path, write_lines: Any) -> None:
     assert "records checked (" in result.stderr
     assert "would fail" in result.stderr
     assert call("check", "-q", "-m", tiny_llama, "--progress-interval", "0.0001", path).stderr == ""
+
+
+def test_bad_words_and_a_shared_model_that_pools_are_refused_as_by_a_run(
+    call: Any, tiny: list[str], tiny_bert: Path, tmp_path: Path, write_lines: Any, read_rows: Any
+) -> None:
+    lines = write_lines({"prompt": "a", "bad_words": ["x" * i for i in range(1, 200)]}, {"prompt": "a"})
+    checked = json.loads(call("check", *tiny, "--json", lines).stdout)
+    assert call("generate", *tiny, "--max-tokens", "1", lines, tmp_path / "out").exit_code == 3
+    error = read_rows(tmp_path / "out")[0]["error"]
+    assert checked["errors"] == {error["code"]: {"count": 1, "line": 1, "message": error["message"]}}
+    texts = write_lines({"input": "a"}, name="texts.jsonl")
+    for command in (["check", "--task", "embed"], ["embed"]):
+        result = call(*command, "--model", tiny_bert, "--tensor-parallel-size", "2", texts)
+        assert (result.exit_code, "models that pool are not shared" in result.output) == (2, True)
