@@ -85,7 +85,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         left = budget.budget()
-        left.step(cost=budget.CALL)
+        left.step(cost=budget.CALL + len(args) + len(kwargs))
         left.calls += 1
         if left.calls > budget.MAX_CALLS:
             raise LimitError(f"more than {budget.MAX_CALLS} calls within calls")

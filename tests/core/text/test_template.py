@@ -168,6 +168,7 @@ BOMBS = {
     "wrapped": "{% set a = 'a' * 1000000 %}{% for i in range(99) %}{{ a | wordwrap(1) | length }}{% endfor %}",
     "date": "{{ strftime_now('%Y' * 1000000) }}",
     "blocks": "{% block a %}{{ self.a() }}{% endblock %}",
+    "arguments": "{% macro f() %}{% endmacro %}{% set a = [1] * 100000 %}{% for i in range(99999) %}{{ f(*a) }}{% endfor %}",
     "caller": "{% macro f() %}{% call f() %}{% endcall %}{% endmacro %}{{ f() }}",
 }
 
