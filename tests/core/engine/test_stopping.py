@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from infer.core.args import EngineArgs
-from infer.core.engine.engine import _end_tokens
+from infer.core.engine.end_tokens import end_tokens_of
 from infer.core.engine.stopping import EndTokens
 from infer.core.errors import ConfigError, ModelError
 from infer.core.params import SamplingParams
@@ -43,7 +43,7 @@ def ends(generation: Any, config: Any, tokenizer: int | None, setting: str = "au
     args = EngineArgs.from_kwargs(model="fake", device="cpu", dtype="float32", **given).resolve(hf)
     source = Files("fake", Path("fake"), files)
     named: Any = None if tokenizer is None else SimpleNamespace(eos_token_id=tokenizer)
-    return _end_tokens(args, source, named)
+    return end_tokens_of(args, source, named)
 
 
 @pytest.mark.parametrize(
