@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import click
@@ -64,3 +66,28 @@ def test_exit_statuses_are_those_of_the_errors() -> None:
     told = {int(n) for row in re.findall(r"^\| ([\d, ]+) \|", README, re.MULTILINE) for n in row.split(",")}
     ours = {e.exit_code for e in vars(errors).values() if isinstance(e, type) and issubclass(e, errors.InferError)}
     assert ours <= told
+
+
+#: Rows of "What went wrong": the command, and what it prints. Those that fetch a model or wait for the clock are left to the reader.
+FAULTS = [
+    (command.replace("\\|", "|"), printed)
+    for command, printed in re.findall(r"^\| .+ \| [0-9a-f]{7} \| `(.+)` \| `(.+)` \|$", README, re.MULTILINE)
+    if "models get" not in command and "sleep" not in command
+]
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "printed"), FAULTS)
+def test_what_went_wrong_is_gone(command: str, printed: str, smollm2: Path, infer_program: list[str], tmp_path: Path) -> None:
+    ours = {"S": str(ROOT / "sample_data"), "INFER_MODEL": str(smollm2), "PATH": f"{Path(infer_program[0]).parent}:{os.environ['PATH']}"}
+    run = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, env={**os.environ, **ours}, capture_output=True, text=True, timeout=500, check=False
+    )
+    assert run.stdout.strip() == printed, run.stderr
+
+
+def test_tests_named_in_it_are_there() -> None:
+    for row in re.findall(r"^\| .+ \| [0-9a-f]{7} \| `pytest (.+)` \| \|$", README, re.MULTILINE):
+        for word in row.split(" -k ")[0].split():
+            assert (ROOT / word).exists(), word
