@@ -236,7 +236,7 @@ def test_a_terminal_sees_progress_and_a_clean_end(infer_program: list[str], tiny
     assert "2,000 of 2,000 records answered" in text
     assert text.rindex("\x1b[?25h") > text.rindex("ETA")  # the cursor is back after the last refresh
     assert "\x9b" not in text
-    assert "]0;x" not in text
+    assert "\x1b]0;x" not in text
 
 
 @pytest.mark.slow
