@@ -36,7 +36,7 @@ def test_the_second_run_names_the_first_and_ends(
 
     other = program("generate", *tiny, write_lines({"prompt": "a"}), tmp_path / "other.jsonl")
     assert other.returncode == 0, other.stderr
-    assert not list(tmp_path.glob("other.jsonl.*"))
+    assert [path.name for path in tmp_path.glob("other.jsonl.*")] == ["other.jsonl.job.json"]
     assert first.poll() is None
 
     first.kill()
@@ -47,10 +47,12 @@ def test_the_second_run_names_the_first_and_ends(
     assert [path.name for path in tmp_path.glob("out.jsonl.*")] == ["out.jsonl.job.json"]
 
 
-def test_an_interrupted_run_lets_go(launch: Any, wait_for: Any, tiny: list[str], slow: Path, tmp_path: Path) -> None:
-    lock = tmp_path / "out.jsonl.partial.lock"
-    child = launch("generate", *tiny, slow, tmp_path / "out.jsonl")
-    wait_for(lock.exists, child)
+def test_an_interrupted_run_lets_go(launch: Any, wait_for: Any, tiny: list[str], write_lines: Any, hold: Any, tmp_path: Path) -> None:
+    path, lock = write_lines({"prompt": "a"}, {"prompt": "b"}), tmp_path / "out.jsonl.partial.lock"
+    hold(path, 1)
+    child = launch("generate", *tiny, path, tmp_path / "out.jsonl")
+    wait_for((tmp_path / "out.jsonl.partial").exists, child)
+    assert lock.exists()
     child.terminate()
     child.wait()
     assert not lock.exists()
