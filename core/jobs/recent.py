@@ -6,19 +6,33 @@ from array import array
 
 _BUCKETS, _WAYS = 1 << 18, 4
 _64_BITS = (1 << 64) - 1
+#: Up to so many are all remembered, in a set; most files have no more.
+_FEW = 1 << 12
 
 
 class Recent:
-    """Knows the last few hundred thousand things by their hashes; older ones are forgotten little by little. 8 MiB, once there is one."""
+    """Knows the last few hundred thousand things by their hashes; older ones are forgotten little by little. 8 MiB, once there are many."""
 
     def __init__(self) -> None:
+        self._few: set[int] = set()
         self._table = array("Q")
 
     def add(self, key: str) -> bool:
         """Whether the same came before, as far as is known."""
-        if not self._table:
-            self._table = array("Q", bytes(8 * _BUCKETS * _WAYS))
         hashed = hash(key) & _64_BITS or 1  # 0 is an empty place
+        if not self._table:
+            if hashed in self._few:
+                return True
+            self._few.add(hashed)
+            if len(self._few) > _FEW:
+                self._table = array("Q", bytes(8 * _BUCKETS * _WAYS))
+                for one in self._few:
+                    self._put(one)
+                self._few.clear()
+            return False
+        return self._put(hashed)
+
+    def _put(self, hashed: int) -> bool:
         start = hashed % _BUCKETS * _WAYS
         bucket = self._table[start : start + _WAYS]
         if hashed in bucket:
