@@ -16,9 +16,10 @@ from infer.kernels.ops import INT8_ZERO, Ops, Rows, ScaledRows
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SIZES = [20, 64, 100, 576, 1000]
 TOLERANCE = {
-    torch.float32: {"rtol": 2e-5, "atol": 1e-6},
+    # In the tail of gelu 1 + erf is a difference: half an ulp of 1 in it, times x and the gate, is 4e-6, and CPUs round it differently.
+    torch.float32: {"rtol": 2e-5, "atol": 4e-6},
     torch.bfloat16: {"rtol": 8e-3, "atol": 1e-5},
-    torch.float16: {"rtol": 1e-3, "atol": 1e-6},
+    torch.float16: {"rtol": 1e-3, "atol": 4e-6},
 }
 ROWS = 48
 EPS = 1e-5
