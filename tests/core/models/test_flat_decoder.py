@@ -107,7 +107,10 @@ def test_a_model_without_a_file_runs_through_transformers(tmp_path: Path) -> Non
             torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
         assert torch.equal(hidden_of(model, texts, rows=[69, 70, 103])[0], torch.cat(hidden_of(model, texts))[[69, 70, 103]])
     with_config(tmp_path, architectures=["Olmo2ForSequenceClassification"])
-    with pytest.raises(ModelError, match="a classifier of model_type 'olmo2' is not supported"):
+    with pytest.raises(
+        ModelError,
+        match=r"model_type 'olmo2' \(Olmo2ForSequenceClassification\) is a classifier .* not supported; supported to classify: bert",
+    ):
         loaded(tmp_path, recipe=classify("a"))
 
 
