@@ -77,7 +77,7 @@ FAULTS = [
 
 
 @pytest.mark.real
-@pytest.mark.slow
+@pytest.mark.grid
 @pytest.mark.parametrize(("command", "printed"), FAULTS)
 def test_what_went_wrong_is_gone(command: str, printed: str, smollm2: Path, infer_program: list[str], tmp_path: Path) -> None:
     ours = {"S": str(ROOT / "sample_data"), "INFER_MODEL": str(smollm2), "PATH": f"{Path(infer_program[0]).parent}:{os.environ['PATH']}"}
