@@ -1,4 +1,4 @@
-"""What the program does when it is told to stop.
+"""Signals that stop the program, and SIGUSR1, which asks how far it is.
 
 The first SIGINT, SIGTERM or SIGHUP raises Interrupted in the main thread as soon as nothing is held and no module is being imported;
 what is finished is then made safe and the program says how to go on. The second one ends the process at once, which a resumed run
@@ -42,7 +42,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class _State:
-    """What has been heard, shared by Signals within Signals."""
+    """State of signal handling, shared by Signals within Signals."""
 
     def __init__(self) -> None:
         self.held = 0
@@ -153,7 +153,7 @@ class Signals:
 
 
 def _unwinding() -> bool:
-    """Whether an Interrupted is being handled, or another exception because of it."""
+    """True while an Interrupted, or an exception that it caused, is being handled."""
     error = sys.exc_info()[1]
     while error is not None and not isinstance(error, Interrupted):
         error = error.__context__
@@ -161,7 +161,7 @@ def _unwinding() -> bool:
 
 
 def _importing() -> bool:
-    """Whether any thread is importing a module. (One that is not the main one would be caught in it by the end of the process.)"""
+    """True while any thread imports a module: threads other than the main one count, since the process might end during their import."""
     for top in sys._current_frames().values():
         frame: FrameType | None = top
         while frame is not None:

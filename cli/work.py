@@ -83,7 +83,7 @@ class Work(ABC):
         """What of the command's own options can change an answer, for the fingerprint. After `learn`."""
 
     def clock(self, plan: Plan, now: datetime) -> dict[str, str]:
-        """What the templates in use can tell of the time `now`, see `Template.readings`. Raises ConfigError, ModelError."""
+        """Times that the templates in use can show at `now`, by format; see `Template.readings`. Raises ConfigError, ModelError."""
         return {} if self.prompts.template is None else self.prompts.template.readings(now)
 
     @abstractmethod

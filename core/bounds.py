@@ -1,4 +1,4 @@
-"""What a number may be that a caller gives: its kind and its range. Checked here, and nowhere else.
+"""Bounds of the numbers that callers give: kind and range, checked here and nowhere else.
 
 A number that passes is a plain int or float of 64 bits, whatever it was (an integer where a float is wanted, numpy's float, an IntEnum):
 it goes into arrays, and in frames to other engines.
