@@ -100,40 +100,40 @@ class Size:
 
 
 def measure(*values: Any) -> Size:
-    """The size of some data together, charged. Raises LimitError for too many items or characters, or too many levels."""
-    size = Size()
+    """Measure and charge for data. Raises LimitError for too many items or characters, or too many levels."""
+    items = chars = depth = 0
     level: Iterable[Any] = values
     while level:
         inner: list[Any] = []
         for value in level:
             if isinstance(value, str):
-                size.chars += len(value)
+                chars += len(value)
                 continue
             if value is None or isinstance(value, int):
-                size.chars += 5 + (value or 0).bit_length() // 3
+                chars += 5 + (value or 0).bit_length() // 3
                 continue
             if isinstance(value, Namespace):
                 value = value._Namespace__attrs  # noqa: PLW2901
             if isinstance(value, dict):
-                size.items += len(value)
-                check_items(size.items)
+                items += len(value)
+                check_items(items)
                 inner.extend(value)
                 inner.extend(value.values())
             elif isinstance(value, _LISTS):
-                size.items += len(value)
-                check_items(size.items)
+                items += len(value)
+                check_items(items)
                 inner.extend(value)
             elif hasattr(value, "__len__"):  # bytes
-                size.chars += len(value)
+                chars += len(value)
             else:
-                size.chars += 24
-        check_chars(size.chars)
-        size.depth += bool(inner)
-        if size.depth > MAX_DEPTH:
+                chars += 24
+        check_chars(chars)
+        depth += bool(inner)
+        if depth > MAX_DEPTH:
             raise LimitError(f"data nested deeper than {MAX_DEPTH}")
         level = inner
-    budget().step(size.chars >> 4, 1 + size.items)
-    return size
+    budget().step(chars >> 4, 1 + items)
+    return Size(items, chars, depth)
 
 
 def check_items(count: int) -> None:

@@ -87,7 +87,8 @@ class ChatTemplate:
     def at(self, now: datetime) -> ChatTemplate:
         """This template at that time, whenever it is rendered."""
         twin = copy.copy(self)
-        twin._now, twin._compiled = now, {}
+        twin._now = now
+        twin._compiled = {name: (template.at(now), content) for name, (template, content) in self._compiled.items()}
         return twin
 
     def readings(self, now: datetime) -> dict[str, str]:
@@ -194,10 +195,11 @@ class ChatTemplate:
             from .template import Template, TemplateSourceError
 
             try:
-                template = Template(self._sources[name], now=self._now)
+                template = Template(self._sources[name])
             except TemplateSourceError as e:
                 raise ModelError(f"{self._origin} is not a valid jinja2 template: {e}") from e
-            self._compiled[name] = (template, ContentFormat.named(self._content_format, template.parse()))
+            content = ContentFormat.named(self._content_format, template.parse())
+            self._compiled[name] = (template if self._now is None else template.at(self._now), content)
         template, content = self._compiled[name]
         return template, self._sources[name], content
 

@@ -23,8 +23,8 @@ except ImportError:  # no limits on this system but those that are counted
 
 
 @lru_cache(maxsize=16)
-def _template(source: str, strict: bool, now: str | None) -> Template:
-    return Template(source, strict=strict, now=None if now is None else datetime.fromisoformat(now))
+def _template(source: str, strict: bool) -> Template:
+    return Template(source, strict=strict)
 
 
 def main() -> None:
@@ -47,7 +47,8 @@ def _answer(request: bytes) -> bytes:
         _limit(resource.RLIMIT_CPU, int(time.process_time()) + 1 + CPU_SECONDS)
     try:
         source, strict, now, variables, budget.MAX_STEPS, budget.MAX_HANDLED = marshal.loads(request)
-        return TEXT + _template(source, strict, now).render_here(variables).encode(errors="surrogatepass")
+        template = _template(source, strict) if now is None else _template(source, strict).at(datetime.fromisoformat(now))
+        return TEXT + template.render_here(variables).encode(errors="surrogatepass")
     except LimitError as error:
         return LIMIT + str(error).encode(errors="surrogatepass")
     except MemoryError:

@@ -18,7 +18,7 @@ from jinja2.environment import Template as JinjaTemplate
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.parser import Parser
-from jinja2.runtime import Context
+from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
@@ -28,14 +28,20 @@ from .budget import MAX_CHARS, LimitError
 
 #: Characters of a pattern for dates.
 _MAX_DATE = 1000
+#: Names that Python finds in any dict, and not among its keys.
+_IN_DICTS = frozenset(dir(dict))
 
 
-def render(template: JinjaTemplate, variables: Mapping[str, Any]) -> str:
-    """The text of a template. Raises whatever the template raises, and LimitError."""
+def render(template: JinjaTemplate, variables: Mapping[str, Any], now: datetime | None = None) -> str:
+    """The text of a template. Raises whatever the template raises, and LimitError.
+
+    Args:
+        now: the time that `strftime_now` tells; None: that of each call.
+    """
     budget.renew()
     room = MAX_CHARS
     parts: list[str] = []
-    for part in template.generate(variables):
+    for part in template.generate({"strftime_now": _Clock(now), **variables}):
         room -= len(part)
         if room < 0:
             raise LimitError(f"more than {MAX_CHARS:,} characters of text")
@@ -48,12 +54,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     Args:
         strict: whether using a missing variable is an error (else it renders as nothing, as chat templates expect).
-        now: the time that `strftime_now` tells; None: that of each rendering.
     """
 
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
 
-    def __init__(self, *, strict: bool = False, now: datetime | None = None) -> None:
+    def __init__(self, *, strict: bool = False) -> None:
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
@@ -63,7 +68,6 @@ class Sandbox(ImmutableSandboxedEnvironment):
             optimized=False,  # no constant folding: nothing of a template runs before it is rendered
         )
         self.globals["raise_exception"] = _raise_exception
-        self.globals["strftime_now"] = _Clock(now)
         self.globals["dict"] = _Dict()
         self.globals["namespace"] = _Namespace
         self.globals.pop("lipsum", None)  # this and `random` would give a record another prompt in every run
@@ -75,6 +79,17 @@ class Sandbox(ImmutableSandboxedEnvironment):
         metered = _Meter().visit(source)
         metered.set_environment(self)
         return super()._generate(metered, *args, **kwargs)
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        # As jinja2 does it, less an AttributeError for each key: this is most of what chat templates do.
+        if type(obj) is dict and attribute in obj and attribute not in _IN_DICTS:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        if type(obj) in _HARMLESS:
+            return not attr.startswith("_")
+        return super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "+" and type(left) is str and type(right) is str and len(left) + len(right) < 256:
@@ -232,3 +247,7 @@ class _Namespace(Namespace):
     def _check(name: Any) -> None:
         if isinstance(name, str) and name.startswith("_"):
             raise SecurityError(f"a namespace cannot hold {name!r}: names with a leading underscore are not allowed")
+
+
+#: Types of which every name without an underscore may be read.
+_HARMLESS = frozenset({str, LoopContext, _Namespace})

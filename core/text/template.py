@@ -7,6 +7,7 @@ jinja2 is imported when the first template is compiled, not before: plain `infer
 
 from __future__ import annotations
 
+import copy
 import traceback
 from collections.abc import Mapping
 from datetime import datetime
@@ -34,12 +35,11 @@ class Template:
     Args:
         source: jinja2 text.
         strict: whether using a missing variable is an error.
-        now: the time it may tell; None: that of each rendering.
 
     Raises TemplateSourceError.
     """
 
-    def __init__(self, source: str, *, strict: bool = False, now: datetime | None = None) -> None:
+    def __init__(self, source: str, *, strict: bool = False) -> None:
         from jinja2 import TemplateSyntaxError
 
         from .plain import is_plain
@@ -47,11 +47,13 @@ class Template:
 
         if len(source) > _LONGEST_SOURCE:
             raise TemplateSourceError(f"{len(source):,} characters, more than {_LONGEST_SOURCE:,}")
-        self._environment = Sandbox(strict=strict, now=now)
-        self._source, self._strict, self._now = source, strict, now
+        self._environment = Sandbox(strict=strict)
+        self._source, self._strict = source, strict
+        self._now: datetime | None = None
         try:
-            self._template = self._environment.from_string(source)
-            self._is_plain = is_plain(self.parse())
+            tree = self.parse()
+            self._is_plain = is_plain(tree)  # before the tree becomes that of what is run
+            self._template = self._environment.from_string(tree)
         except TemplateSyntaxError as e:
             raise TemplateSourceError(f"line {e.lineno}: {e.message}") from e
         except Exception as e:  # an unknown filter, nesting beyond Python's limits
@@ -62,8 +64,10 @@ class Template:
         return self._environment.parse(self._source)
 
     def at(self, now: datetime) -> Template:
-        """This template at that time."""
-        return Template(self._source, strict=self._strict, now=now)
+        """This template at that time, whenever it is rendered."""
+        twin = copy.copy(self)
+        twin._now = now
+        return twin
 
     def readings(self, now: datetime) -> dict[str, str]:
         """What it can tell of the time: pattern -> text; under "" the whole of it where a pattern is made while rendering."""
@@ -112,7 +116,7 @@ class Template:
         """The text. Raises whatever the template raises, and LimitError."""
         from .sandbox import render
 
-        return render(self._template, variables)
+        return render(self._template, variables, self._now)
 
 
 class RecordTemplate:

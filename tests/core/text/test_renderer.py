@@ -94,7 +94,7 @@ def test_errors_are_the_same(source: str) -> None:
 def test_its_clock_is_the_jobs(renderer: Renderer) -> None:
     source = "{{ '{}'.format(strftime_now('%Y')) }}"
     assert renderer.render(source, False, datetime(1999, 1, 2), {}) == "1999"
-    assert Template(source, now=datetime(2001, 1, 2)).render({}) == "2001"
+    assert Template(source).at(datetime(2001, 1, 2)).render({}) == "2001"
     assert renderer.render(source, False, None, {}) >= "2024"
 
 

@@ -46,6 +46,7 @@ def failure(source: str, **variables: object) -> RecordError:
             "{{ dict(a=1) }}{{ {'k': 'v'}.get('z', 'd') }}{{ messages[1:] | length }}{{ messages | map(attribute='n') | list }}",
             "{'a': 1}d1[1, 2]",
         ),
+        ("{{ {'items': 1, 'x': 2}.x }}{{ {'items': 1}.items() | list }}{{ {}.x is defined }}", "2[('items', 1)]False"),
         ("{{ range(3) | batch(2, 0) | list }}{{ 'x' is string }}{{ raise_exception is defined }}", "[[0, 1], [2, 0]]TrueTrue"),
     ],
 )
@@ -319,6 +320,8 @@ NOW = datetime(2026, 2, 3, 4, 5, 6)
 
 def test_one_time_for_all_renderings() -> None:
     template = Template("{{ strftime_now('%d %b %Y %H:%M:%S') }}").at(NOW)
+    assert template.render({}) == "03 Feb 2026 04:05:06"
+    assert template.at(datetime(1999, 1, 2)).render({}).startswith("02 Jan 1999")
     assert template.render({}) == "03 Feb 2026 04:05:06"
     record = RecordTemplate.load("{{ strftime_now('%Y') }} {{ x }}")
     assert record.at(NOW).render({"x": 1}) == "2026 1"
