@@ -21,6 +21,7 @@ from infer.core.errors import RecordError
 from infer.core.outputs import CompletionOutput, Logprob, RequestOutput
 from infer.core.text.chat import ChatTemplate
 from infer.core.text.pieces import ByteRules, Pieces, name_of
+from infer.core.threads import choose_threads
 
 #: What the drivers of GPUs put there: NVIDIA's, those of its small boards, AMD's, and Windows' for a Linux inside it.
 GPU_FILES = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/kfd", "/dev/dxg")
@@ -42,6 +43,9 @@ def _torch_uses_it() -> bool:
 UNUSED = unused_gpu(GPU_FILES, _torch_uses_it)
 if UNUSED is not None:
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# A run that may not use every core says so on stderr: with the number told to it, what it says is the same on every machine.
+os.environ.setdefault("OMP_NUM_THREADS", str(choose_threads(None).count))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
