@@ -70,7 +70,7 @@ def score(llm: LLM) -> None:
         ("tiny_ranker", score, {}),
         ("qwen_folder", embed, {}),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_weights_go_with_their_llm(request: pytest.FixtureRequest, folder: str, use: Any, settings: dict[str, Any]) -> None:
     path = str(request.getfixturevalue(folder))

@@ -360,7 +360,7 @@ def test_a_device_that_breaks_leaves_an_engine_that_can_go_on(overlapping: Any, 
         ({"presence_penalty": -0.2}, False),
         ({"logits_processors": [lambda output, logits: logits + len(output)]}, False),
     ],
-    ids=str,
+    ids=lambda value: "logits_processors" if isinstance(value, dict) and "logits_processors" in value else str(value),
 )
 def test_where_the_host_works_on_the_last_token_it_is_waited_for(
     make_engine: Any, overlapping: Any, params: dict[str, Any], goes_ahead: bool
