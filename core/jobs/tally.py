@@ -69,10 +69,19 @@ class Tally:
         return self.num_answered + self.num_failed
 
     def add(self, other: Tally) -> None:
-        for name in _NUMBERS:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.errors.update(other.errors)
-        self.finish_reasons.update(other.finish_reasons)
+        # Called twice for each record, so without a loop over names and without Counter.update (together 6 us, this 1.5).
+        self.num_answered += other.num_answered
+        self.num_failed += other.num_failed
+        self.bytes_done += other.bytes_done
+        self.num_cut_by_default += other.num_cut_by_default
+        self.prompt_tokens += other.prompt_tokens
+        self.output_tokens += other.output_tokens
+        self.num_texts += other.num_texts
+        self.num_truncated += other.num_truncated
+        for code, count in other.errors.items():
+            self.errors[code] += count
+        for reason, count in other.finish_reasons.items():
+            self.finish_reasons[reason] += count
         for code, (line, message) in other.first_errors.items():
             if code not in self.first_errors or line < self.first_errors[code][0]:
                 self.first_errors[code] = (line, message)

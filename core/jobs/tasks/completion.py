@@ -96,11 +96,12 @@ class CompletionTask(Task[PendingPrompt]):
     def prepare(self, records: Sequence[Record]) -> list[PendingPrompt]:
         pendings = super().prepare(records)
         for pending in pendings:
+            params, whole = pending.params, pending.prompt
+            if params is None or params.truncate_prompt_tokens is None or not isinstance(whole, list):
+                continue
             with contained(pending):
-                if pending.params is not None and pending.params.truncate_prompt_tokens is not None and isinstance(pending.prompt, list):
-                    whole = pending.prompt
-                    pending.prompt = truncated(whole, pending.params, self.max_model_len)
-                    self.remarks.of_cut(whole, pending.prompt)
+                pending.prompt = truncated(whole, params, self.max_model_len)
+                self.remarks.of_cut(whole, pending.prompt)
         return pendings
 
     def read(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import orjson
@@ -16,8 +17,8 @@ codes = st.sampled_from(["internal", "invalid_json", "prompt_too_long"])
 
 @st.composite
 def tallies(draw: Any) -> Tally:
-    tally = Tally(*(draw(numbers) for _ in range(3)))
-    tally.num_cut_by_default, tally.prompt_tokens, tally.output_tokens = draw(numbers), draw(numbers), draw(numbers)
+    counts = [one.name for one in dataclasses.fields(Tally) if one.type == "int"]
+    tally = Tally(**{name: draw(numbers) for name in counts})
     tally.first_errors = draw(st.dictionaries(codes, st.tuples(numbers, st.text(max_size=5)), max_size=3))
     tally.errors.update(draw(st.dictionaries(codes, st.integers(1, 9), max_size=3)))
     tally.finish_reasons.update(draw(st.dictionaries(st.sampled_from(["stop", "length", "unknown"]), st.integers(1, 9))))
@@ -51,6 +52,16 @@ def test_the_order_of_adding_does_not_matter(a: Tally, b: Tally, c: Tally) -> No
     assert one == other
     assert one.num_records == sum(t.num_answered + t.num_failed for t in (a, b, c))
     assert one.errors.total() == sum(t.errors.total() for t in (a, b, c))
+
+
+@given(tallies(), tallies())
+def test_what_is_added_can_be_taken_away_again(a: Tally, b: Tally) -> None:
+    """Of every count that there is, now or one day."""
+    both = copied(a)
+    both.add(b)
+    left = both.less(b)
+    left.first_errors = a.first_errors
+    assert left == a
 
 
 @given(tallies(), tallies())
