@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ..errors import RecordError
@@ -13,21 +14,27 @@ from .grammar import CompiledGrammar, failure_of
 class GrammarState:
     """Where an output stands in its grammar: a function of the tokens accepted, nothing else."""
 
-    __slots__ = ("_bits", "_matcher", "finished", "grammar")
+    __slots__ = ("_address", "_bits", "_is_current", "_matcher", "finished", "grammar")
 
     def __init__(self, grammar: CompiledGrammar) -> None:
         self.grammar = grammar
-        self._matcher = grammar.start.deep_copy()
-        self._bits: NDArray[np.int32] | None = None
-        """What is allowed next, one bit a token of the library's vocabulary, if it had to be known already."""
+        self._begin(grammar.start)
         self.finished = False
         """The output is complete and can only end: an end token came, or nothing else could."""
         self._look()
 
+    def _begin(self, matcher: Any) -> None:
+        self._matcher = matcher.deep_copy()
+        self._bits: NDArray[np.int32] = np.empty_like(self.grammar.vocabulary.known)
+        """What is allowed next, one bit a token of the library's vocabulary, where `_is_current`."""
+        self._address = self._bits.ctypes.data  # to ask numpy for it takes longer than most masks
+        self._is_current = False
+
     def fork(self) -> GrammarState:
         """Another state at the same place."""
         twin = object.__new__(GrammarState)
-        twin.grammar, twin._matcher, twin._bits, twin.finished = self.grammar, self._matcher.deep_copy(), self._bits, self.finished
+        twin.grammar, twin.finished = self.grammar, self.finished
+        twin._begin(self._matcher)
         return twin
 
     @property
@@ -36,9 +43,9 @@ class GrammarState:
         self._next()
         return failure_of(self._matcher.get_error()) if self._matcher.is_error() else None
 
-    def fill(self, bits: torch.Tensor, place: int) -> None:
+    def fill(self, bits: NDArray[np.int32], place: int) -> None:
         """Writes what is allowed next into row `place` of int32 [M, ceil(V/32)]: bit v % 32 of word v // 32 for token v."""
-        bits[place] = torch.from_numpy(self._next()[: bits.shape[1]])
+        bits[place] = self._next()[: bits.shape[1]]
 
     def accept(self, token: int) -> bool:
         """Moves on by a token that was drawn; False, and nothing happened, if it is not allowed."""
@@ -50,7 +57,7 @@ class GrammarState:
             return self.finished
         if self._matcher.try_consume_tokens([token]) != 1:
             return False
-        self._bits = None
+        self._is_current = False
         self._look()
         return True
 
@@ -63,10 +70,10 @@ class GrammarState:
             self.finished = not bool((self._next() & self.grammar.vocabulary.not_ending).any())
 
     def _next(self) -> NDArray[np.int32]:
-        if self._bits is None:
-            vocabulary, matcher = self.grammar.vocabulary, self._matcher
-            bits = np.zeros_like(vocabulary.not_ending)
+        if not self._is_current:
+            bits, matcher = self._bits, self._matcher
             if not matcher.is_error():
-                matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
-            self._bits = np.zeros_like(bits) if matcher.is_error() else bits & vocabulary.known
+                matcher.unsafe_compute_mask_ptr(self._address, bits.nbytes)
+            bits &= 0 if matcher.is_error() else self.grammar.vocabulary.known
+            self._is_current = True
         return self._bits

@@ -37,6 +37,7 @@ class TokenMasks:
         """
         words = -(-self.vocab_size // 32)
         bits = torch.full((len(rows), words), -1, dtype=torch.int32)
+        table = bits.numpy()  # the same memory: a row of it is written in a tenth of the time
         mask_of_row = np.full(len(sequences), -1, dtype=np.int64)
         allowed_now: dict[int, tuple[SamplingParams, Tensor]] = {}
         for place, row in enumerate(rows):
@@ -44,7 +45,7 @@ class TokenMasks:
             params = sequence.request.params
             if sequence.grammar is not None:
                 try:
-                    sequence.grammar.fill(bits, place)
+                    sequence.grammar.fill(table, place)
                 except BaseException as error:
                     failed[row] = own_error(error, f"request {sequence.request.request_id}")
             if params.allowed_token_ids is not None:

@@ -114,7 +114,7 @@ def test_any_walk_along_allowed_tokens_fits(smollm2: Path, spec: dict[str, Any])
     for seed in range(8):
         state, rng, tokens = GrammarState(grammar), random.Random(seed), []
         while not state.finished and len(tokens) < 300:
-            state.fill(bits, 0)
+            state.fill(bits.numpy(), 0)
             allowed = ((bits[0][:, None] >> torch.arange(32)) & 1).flatten()[: tokenizer.vocab_size].nonzero().flatten().tolist()
             ends = [t for t in allowed if t in closing or t == tokenizer.eos_token_id]
             tokens.append(rng.choice(ends if ends and rng.random() < 0.5 else allowed))

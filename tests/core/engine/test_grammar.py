@@ -74,7 +74,7 @@ def compile_(grammars: Grammars) -> Callable[..., CompiledGrammar]:
 
 def allowed(state: GrammarState, vocab_size: int) -> list[int]:
     bits = torch.full((3, -(-vocab_size // 32)), 0x55555555, dtype=torch.int32)
-    state.fill(bits, 1)
+    state.fill(bits.numpy(), 1)
     assert (bits[[0, 2]] == 0x55555555).all(), "another row was written"
     flags = (bits[1][:, None] >> torch.arange(32)) & 1
     return flags.flatten()[:vocab_size].nonzero().flatten().tolist()

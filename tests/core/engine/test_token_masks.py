@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from infer.core.engine.request import Request, Sequence
@@ -22,9 +23,9 @@ class Allowing:
         self.bits = pack(tokens, vocabulary)
         self.fills = 0
 
-    def fill(self, bits: Tensor, place: int) -> None:
+    def fill(self, bits: NDArray[np.int32], place: int) -> None:
         self.fills += 1
-        bits[place] = self.bits
+        bits[place] = self.bits.numpy()
 
 
 def sequence_of(params: SamplingParams, grammar: Any = None) -> Sequence:

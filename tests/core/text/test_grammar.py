@@ -94,7 +94,7 @@ def test_every_kind_of_vocabulary(toys: dict[str, Tokenizer], kind: str) -> None
         state, rng, tokens = GrammarState(grammar), random.Random(seed), []
         while not state.finished:
             bits = torch.zeros(1, -(-(tokenizer.vocab_size + 3) // 32), dtype=torch.int32)
-            state.fill(bits, 0)
+            state.fill(bits.numpy(), 0)
             allowed = ((bits[0][:, None] >> torch.arange(32)) & 1).flatten().nonzero().flatten().tolist()
             tokens.append(rng.choice(allowed))
             assert state.accept(tokens[-1])
