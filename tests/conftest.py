@@ -21,7 +21,7 @@ from infer.core.errors import RecordError
 from infer.core.outputs import CompletionOutput, Logprob, RequestOutput
 from infer.core.text.chat import ChatTemplate
 from infer.core.text.pieces import ByteRules, Pieces, name_of
-from infer.core.threads import choose_threads
+from infer.core.threads import bound_spinning, choose_threads
 
 #: What the drivers of GPUs put there: NVIDIA's, those of its small boards, AMD's, and Windows' for a Linux inside it.
 GPU_FILES = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/kfd", "/dev/dxg")
@@ -45,7 +45,11 @@ if UNUSED is not None:
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # A run that may not use every core says so on stderr: with the number told to it, what it says is the same on every machine.
+# Workers of pytest-xdist share the cores between them.
 os.environ.setdefault("OMP_NUM_THREADS", str(choose_threads(None).count))
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ["OMP_NUM_THREADS"] = str(max(1, int(os.environ["OMP_NUM_THREADS"]) // int(workers)))
+bound_spinning()  # as a command does before torch is imported: threads that wait for each other on busy cores
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

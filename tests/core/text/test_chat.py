@@ -249,7 +249,9 @@ def test_same_as_transformers(toys: dict[str, Tokenizer], hf: Any, name: str, co
     hf_options = {"chat_template": TEMPLATES[name], "tokenize": False, "add_generation_prompt": True, **options}
     theirs, refused = "", ""
     try:
-        given = [{**m, "content": m.get("content") or ""} for m in json.loads(before)]  # as vLLM hands a null to a template
+        # As vLLM hands them to a template: no null, and reasoning under the name that templates read (transformers' newest do that too).
+        given = [{**m, "content": m.get("content") or ""} for m in json.loads(before)]
+        given = [{**m, "reasoning_content": m["reasoning"]} if "reasoning" in m else m for m in given]
         theirs = hf.apply_chat_template(given, **hf_options)
     except Exception as e:
         refused = str(e)
