@@ -47,6 +47,11 @@ class Finished:
         return self._sha256
 
     @property
+    def stamp(self) -> dict[str, str | None]:
+        """The file and the note beside it, for a journal: an attempt that goes on with the rows of one keeps those of no other."""
+        return {"sha256": self.sha256, "note": None if self.note is None else self.note.sha256}
+
+    @property
     def is_intact(self) -> bool:
         """Whether it is the file that its note describes."""
         return self.note is not None and self.note.sha256 == self.sha256

@@ -195,10 +195,9 @@ class Session:
                 f"cannot resume: the unfinished run of {output.name!r} answers {what}, this one {again}; finish it first with --resume "
                 "alone, or start again with --overwrite"
             )
-        if keeps is None or self._finished is None or self._finished.sha256 != keeps["sha256"]:
-            return
-        if self._finished.is_intact:
-            self._previous = self._finished.previous(Again(**(asked or {})), force=self.options.resume_force)
+        finished = self._finished
+        if keeps is not None and finished is not None and finished.stamp.items() <= keeps.items():
+            self._previous = finished.previous(Again(**(asked or {})), force=self.options.resume_force)
 
     def _go_on_from(self, output: JobOutput, finished: Finished) -> None:
         """From a finished output: nothing is left to do, or the rows that stay are its own."""
@@ -214,7 +213,7 @@ class Session:
         if not self._was_begun:  # by an attempt that ended before its first answer, and had looked
             refuse_files_in_the_way(output, redo=True)
         self._previous = finished.previous(again, force=force)
-        output.begin(self._header(keeps={**again.to_json(), "sha256": finished.sha256}))
+        output.begin(self._header(keeps={**again.to_json(), **finished.stamp}))
 
     def _survey(self, finished: Finished, again: Again) -> tuple[int, RecordReader]:
         """How many records there are to answer, found out before anything is loaded, and what has read the input for it.

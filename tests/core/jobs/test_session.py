@@ -770,3 +770,16 @@ def test_an_attempt_to_go_on_that_ended_at_once_is_in_nobodys_way(
     assert (tmp_path / "bad.partial").exists()
     attempt(tmp_path / "in", tmp_path / "out", retry_errors=True, resume=True, **finished)
     assert (tmp_path / "out").read_bytes() == whole(mixed(), compression=finished["compression"])
+
+
+def test_a_forced_redo_that_was_stopped_keeps_what_it_kept_before(attempt: Any, tmp_path: Path) -> None:
+    """OUT is the one that it kept rows of, whether a note says so or not. (The first attempt has not looked at all of them.)"""
+    (tmp_path / "in").write_bytes(lines(2000))
+    attempt(tmp_path / "in", tmp_path / "out", engine=FAILING)
+    (tmp_path / "out.job.json").unlink()
+    force = {"retry_errors": True, "resume": True, "resume_force": True}
+    with pytest.raises(EngineError):
+        attempt(tmp_path / "in", tmp_path / "out", engine={"fail": {7: EngineError("x")}, "fail_in": "step"}, **force)
+    made = attempt(tmp_path / "in", tmp_path / "out", **force)
+    assert 0 < made.engine.stats.num_output_tokens <= sum(len(f"<p{i}") for i in FAILS)
+    assert made.stats.num_records == 2000
