@@ -97,13 +97,19 @@ class Finished:
                     "start again with --overwrite, choose another output, or take it as it is with --resume-force"
                 )
 
-    def refuse_matrix(self) -> None:
-        """Raises ConfigError where rows cannot be taken over."""
-        if self._output.sink.is_matrix:
+    def refuse_matrix(self, *, grown: bool) -> None:
+        """Raises ConfigError where rows cannot be taken over. `grown`: there are more records than rows."""
+        if not self._output.sink.is_matrix:
+            return
+        what = f"{self._output.name!r}, a finished {self._output.sink.name} file"
+        if grown:
             raise ConfigError(
-                f"the input has grown, and rows cannot be added to {self._output.name!r}, a finished {self._output.sink.name} file; "
+                f"the input has grown, and rows cannot be added to {what}; "
                 "answer the new records with --offset into another output, or all of them with --overwrite"
             )
+        raise ConfigError(
+            f"failed lines cannot be copied from {what} that was made without --errors; leave that out, or start again with --overwrite"
+        )
 
     def previous(self, again: Again, *, force: bool) -> Previous:
         """Its rows for a new output."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, BinaryIO
 
@@ -206,10 +207,11 @@ class Session:
         finished.check(self._identity, force=force, changed=again.changed)
         if self.inputs.can_be_read_again or self._matrix is not None:
             left, reader = self._survey(finished, again)
-            if not left and not (self.options.errors is not None and not finished.has_errors_file):
+            wants_errors = self.options.errors is not None and not finished.has_errors_file
+            if not left and not wants_errors:
                 self._take_as_done(output, finished, reader)
                 return
-            finished.refuse_matrix()
+            finished.refuse_matrix(grown=left > 0)
         if not self._was_begun:  # by an attempt that ended before its first answer, and had looked
             refuse_files_in_the_way(output, redo=True)
         self._previous = finished.previous(again, force=force)
@@ -233,16 +235,20 @@ class Session:
         return left, reader
 
     def _take_as_done(self, output: JobOutput, finished: Finished, reader: RecordReader) -> None:
-        """OUT stays as it is; its note tells of the input as it is now, which a shard's own records may not show."""
+        """OUT stays as it is; its note becomes this job's: of the input as it is now, which a shard's own records may not show, and,
+        where it was forced, of these settings."""
         self.is_done = True
         self.reader = reader
-        tally, note = finished.tally, finished.note
+        tally, before = finished.tally, finished.note
         self.stats.resume(tally, attempts=finished.attempts - 1, run_s=finished.run_s)
         self.stats.output_sha256 = finished.sha256
         self.stats.num_blank = self.reader.num_blank
-        if note is not None and (note.input_chain, note.limit) != (reader.input_chain.hex(), self.options.limit):
+        note = self._note(records=reader.num_selected, sha256=finished.sha256, tally=tally)
+        if before is not None:  # what tells of OUT alone
+            note = replace(note, identity=replace(note.identity, frames=before.identity.frames), merged=before.merged)
+        if note != before:
             with output.telling():
-                self._note(records=note.records, sha256=note.sha256, tally=tally).write(output.target)
+                note.write(output.target)
 
     def run(
         self,

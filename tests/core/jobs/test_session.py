@@ -684,6 +684,10 @@ def test_shards_of_an_input_that_grew(attempt: Any, whole: Any, tmp_path: Path) 
     target.close()
     assert (tmp_path / "out").read_bytes() == whole(lines(7))
     assert attempt(tmp_path / "in", tmp_path / "out", resume=True).done  # it is what a single run would have left
+    assert attempt(tmp_path / "in", tmp_path / "out", resume=True, limit=7).done
+    note = find_note(tmp_path / "out")
+    assert note is not None
+    assert (note.limit, len(note.merged)) == (7, 3)
     (tmp_path / "in").write_bytes(lines(9))
     attempt(tmp_path / "in", tmp_path / "out", resume=True)
     assert (tmp_path / "out").read_bytes() == whole(lines(9))
@@ -783,3 +787,22 @@ def test_a_forced_redo_that_was_stopped_keeps_what_it_kept_before(attempt: Any, 
     made = attempt(tmp_path / "in", tmp_path / "out", **force)
     assert 0 < made.engine.stats.num_output_tokens <= sum(len(f"<p{i}") for i in FAILS)
     assert made.stats.num_records == 2000
+
+
+def test_a_forced_output_is_this_jobs_from_then_on(attempt: Any, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(lines(6))
+    attempt(tmp_path / "in", tmp_path / "out")
+    (tmp_path / "out.job.json").unlink()
+    assert attempt(tmp_path / "in", tmp_path / "out", resume=True, resume_force=True).done
+    assert attempt(tmp_path / "in", tmp_path / "out", resume=True).done
+    assert attempt(tmp_path / "in", tmp_path / "out", resume=True, resume_force=True, job={"temperature": 0.5}).done
+    assert attempt(tmp_path / "in", tmp_path / "out", resume=True, job={"temperature": 0.5}).done
+
+
+def test_a_failed_lines_file_cannot_be_added_to_a_matrix(attempt: Any, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(lines(6))
+    attempt(tmp_path / "in", tmp_path / "out", output_format="npy")
+    options = {"resume": True, "output_format": "npy"}
+    refuses(attempt, tmp_path, "without --errors", errors=str(tmp_path / "bad"), **options)
+    (tmp_path / "in").write_bytes(lines(7))
+    refuses(attempt, tmp_path, "the input has grown", **options)
