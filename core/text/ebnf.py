@@ -21,8 +21,9 @@ MAX_RULES = 5_000
 MAX_COUNT = 65_536
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
-_SPACE = re.compile(r"(?:\s|#[^\n]*)*")
-_BEGINS_RULE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*(?:\s|#[^\n]*)*::=")
+#: Each comment runs to the end of its line, in one way only: of `####` there would be as many as it has cuts.
+_SPACE = re.compile(r"(?:\s|#[^\n]*(?:\n|\Z))*")
+_BEGINS_RULE = re.compile(rf"{_NAME.pattern}{_SPACE.pattern}::=")
 _COUNT = re.compile(r"\{\s*([0-9]{1,9})\s*(,\s*([0-9]{1,9})?\s*)?\}")
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\", "'": "'", "]": "]", "[": "[", "-": "-", "^": "^", "/": "/"}
 _CODES = {"x": 2, "u": 4, "U": 8}

@@ -26,7 +26,7 @@ _PARAM = "structured_outputs"
 #: A forced text could be cut into tokens in one way only; what the model prefers is for the model to say.
 _OPTIONS = '%llguidance {"no_forcing": true}\n'
 #: What a grammar in the library's own language may ask of whoever draws tokens, and nobody here does.
-_ASKED = re.compile(r"\[[^\]\n]*\b(temperature|stop|max_tokens)\s*=")
+_ASKED = re.compile(r"\[[^\[\]\n]*\b(temperature|stop|max_tokens)\s*=")
 
 
 @dataclass(frozen=True)

@@ -78,3 +78,12 @@ def test_refusals(grammar: str, message: str) -> None:
 def test_names_do_not_meet() -> None:
     assert matches('root ::= r1 start\nr1 ::= "x"\nstart ::= "y"', "xy")
     assert to_lark('root ::= "a"', "g1_").startswith("g1_root: ")
+
+
+def test_comments_of_signs_alone() -> None:
+    """Read in one way only; each sign more must not double the ways."""
+    rule = "#" * 5000
+    grammar = f"{rule}\nroot ::= item {rule}\n  | item item # twice\n{rule} items {rule}\n\nitem ::= [a-z] {rule}"
+    assert matches(grammar, "ab")
+    with pytest.raises(RecordError, match="is not defined"):
+        to_lark(f"root ::= a {rule}\nb ::= a")

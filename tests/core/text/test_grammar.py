@@ -66,6 +66,7 @@ def test_the_librarys_options_are_not_a_records_to_set() -> None:
         ({"json": {"type": "integer", "multipleOf": 10**400}}, "grammar_error", "multipleOf"),
         ({"json": {"minimum": 10**400}}, "grammar_error", "too large"),
         ({"grammar": "start: x\nx[temperature=0.5]: /a/"}, "unsupported", "temperature"),
+        ({"grammar": "start: x\n//" + "[)" * 120_000 + "\nx[[stop='']: /a/"}, "unsupported", "stop"),  # looked at once, not once a bracket
         ({"grammar": "start: " + "(" * 65 + '"a"' + ")" * 65}, "grammar_error", "nested deeper than 64"),
     ],
 )
