@@ -96,10 +96,9 @@ class RealFiles:
 def open_own(path: Path, mode: int) -> int:
     """Opens a file of ours for reading and writing, creating it with `mode`.
 
-    Raises OSError; ConfigError if what has the name is not a plain file with this name alone.
+    Raises OSError, OutputError; ConfigError if what has the name is not a plain file with this name alone.
     """
-    with contextlib.suppress(FileNotFoundError):
-        _refuse_others(path, path.lstat())
+    refuse_if_foreign(path)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | _CLOEXEC | _NO_FOLLOW, mode)
     try:
         _refuse_others(path, os.fstat(fd))
@@ -107,6 +106,13 @@ def open_own(path: Path, mode: int) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def refuse_if_foreign(path: Path) -> None:
+    """Raises ConfigError if something has the name of a file of ours that cannot be one, OutputError where that cannot be found out."""
+    status = _status(path, os.lstat)
+    if status is not None:
+        _refuse_others(path, status)
 
 
 def _refuse_others(path: Path, status: os.stat_result) -> None:
@@ -133,9 +139,16 @@ def write_whole(path: Path, data: bytes) -> None:
         break
     else:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(temporary))
-    files = RealFiles()
+    put_in_place(RealFiles(), fd, temporary, path, data)
+
+
+def put_in_place(files: Files, fd: int, temporary: Path, path: Path, data: bytes) -> None:
+    """Makes `data` the content of `temporary`, which is open as `fd`, and `path` its name, durable on return. Raises OSError; then
+    `temporary` is gone. It is closed in any case.
+    """
     try:
         try:
+            files.truncate(fd, 0)
             files.write(fd, data)
             files.sync(fd)
         finally:
@@ -143,7 +156,7 @@ def write_whole(path: Path, data: bytes) -> None:
         files.rename(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            temporary.unlink()
+            files.remove(temporary)
         raise
 
 
@@ -190,9 +203,14 @@ def is_special(path: Path) -> bool:
 
 
 def _mode(path: Path, look: Callable[[Path], os.stat_result]) -> int | None:
+    status = _status(path, look)
+    return None if status is None else status.st_mode
+
+
+def _status(path: Path, look: Callable[[Path], os.stat_result]) -> os.stat_result | None:
     """None: nothing has this name, or can have it. To take another failure for that would cost what is there."""
     try:
-        return look(path).st_mode
+        return look(path)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
             return None

@@ -11,13 +11,14 @@ import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from ..errors import ConfigError, OutputError
-from .files import Files, RealFiles
+from .files import Files, RealFiles, put_in_place, refuse_if_foreign
 from .identity import Identity
 from .lines import SHORT_DIGEST_BYTES
 from .selection import Shard
@@ -126,7 +127,7 @@ class JobNote:
                 merged=list(value["merged"]),
                 digests=base64.b64decode(value["digests"], validate=True),
             )
-            _ = note.shard, note.offset, note.output_format
+            _ = note.shard, note.offset, note.output_format, datetime.fromisoformat(note.time)
         except (KeyError, TypeError, ValueError, AttributeError, binascii.Error, ConfigError) as error:
             raise ConfigError(f"{str(path)!r} is damaged: {error!r}") from None
         if len(note.digests) != note.records * SHORT_DIGEST_BYTES:
@@ -136,23 +137,11 @@ class JobNote:
         return note
 
     def write(self, output: Path, files: Files | None = None) -> None:
-        """Puts it beside the output, which it is on disk before; one of the other kind goes. Raises OSError."""
+        """Puts it beside the output, which it is on disk before; one of the other kind goes. Raises OSError, ConfigError."""
         files = files or RealFiles()
         path = note_path(output, is_shard=self.shard.count > 1)
         temporary = path.with_name(path.name + TEMPORARY)
-        try:
-            fd = files.open(temporary, 0o666)
-            try:
-                files.truncate(fd, 0)
-                files.write(fd, self.to_bytes())
-                files.sync(fd)
-            finally:
-                files.close(fd)
-            files.rename(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                files.remove(temporary)
-            raise
+        put_in_place(files, files.open(temporary, 0o666), temporary, path, self.to_bytes())
         files.remove(note_path(output, is_shard=self.shard.count == 1))
 
 
@@ -188,6 +177,7 @@ def refuse_other_notes(output: Path, name: str) -> None:
             raise ConfigError(f"{str(path)!r} belongs to output {name!r} and is another file; move it away, or use --overwrite")
     for path in note_paths(output):
         temporary = path.with_name(path.name + TEMPORARY)
+        refuse_if_foreign(temporary)
         try:
             left = temporary.read_bytes()
         except FileNotFoundError:

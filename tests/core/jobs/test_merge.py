@@ -188,6 +188,10 @@ class TestRefusals:
         job.note(1, **changes)
         self.refused(job, f"part-1.shard.json' is damaged: {next(iter(changes))}")
 
+    def test_a_note_whose_time_is_none(self, job: Job) -> None:
+        job.note(1, time="noon")
+        self.refused(job, "part-1.shard.json' is damaged: .*noon")
+
     def test_counts_that_do_not_add_up(self, job: Job) -> None:
         job.note(1, records=9, digests=bytes(36), tally=Tally(num_answered=9).to_entry())
         self.refused(job, "of 11 records; as part ./3 it should have")

@@ -377,6 +377,12 @@ def test_where_a_note_is_to_be_written_is_no_other_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"out\.job\.json\.tmp.*another file"):
         opened(tmp_path / "out")
     assert left.read_bytes() == b"mine"
+    left.unlink()
+    left.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=r"out\.job\.json\.tmp.*a link, which is left alone"):
+        opened(tmp_path / "out")
+    assert left.is_symlink()
+    left.unlink()
     for torn in (b"", b"{\n  ", b"{\n \0\0\0", b'{\n  "format": 2,\n'):
         left.write_bytes(torn)
         opened(tmp_path / "out").close()
