@@ -49,7 +49,6 @@ def run_job(work: Work) -> int:
 def _run(work: Work, stats_file: StatsFile | None) -> int:
     io = work.io
     stats = JobStats(pools=work.pools)
-    settings: dict[str, Any] = {}
     report = Report(stats, quiet=io.quiet, interval=io.progress_interval)
     with Signals(on_second=report.close) as signals, report:
         try:
@@ -60,23 +59,19 @@ def _run(work: Work, stats_file: StatsFile | None) -> int:
         try:
             from infer.core.jobs.build import find_model, make_plan
 
-            model = find_model(work.args)
-
-            def plan_job() -> tuple[Plan, Task]:
-                report.loading(work.args.model)
-                plan = make_plan(work.args, model, given=work.origin)
-                settings.update(plan.config.to_dict())
-                for note in plan.config.notes:
-                    report.once(note)
-                work.learn(plan, report.once)
-                if (matrix := work.matrix(plan)) is not None:
-                    session.set_matrix(*matrix)
-                work.now = session.now
-                session.begin(_fingerprint(work, plan, session.now))
-                return plan, work.make_task(plan, warn=report.once, fingerprint=session.fingerprint)
-
             # What is there already is looked at before anything else, even if nothing is left to answer.
-            plan, task = plan_job()
+            model = find_model(work.args)
+            report.loading(work.args.model)
+            plan = make_plan(work.args, model, given=work.origin)
+            settings = plan.config.to_dict()
+            for note in plan.config.notes:
+                report.once(note)
+            work.learn(plan, report.once)
+            if (matrix := work.matrix(plan)) is not None:
+                session.set_matrix(*matrix)
+            work.now = session.now
+            session.begin(_fingerprint(work, plan, session.now))
+            task = work.make_task(plan, warn=report.once, fingerprint=session.fingerprint)
 
             def start() -> tuple[JobEngine, Task]:
                 engine = work.start(plan)
