@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from sys import getsizeof
 from typing import Any
 
@@ -97,11 +97,14 @@ class Size:
     items: int = 0
     chars: int = 0
     depth: int = 0
+    others: list[Any] = field(default_factory=list)
+    """What is neither data nor text: functions, iterators, objects of the engine's."""
 
 
 def measure(*values: Any) -> Size:
     """Measure and charge for data. Raises LimitError for too many items or characters, or too many levels."""
     items = chars = depth = 0
+    others: list[Any] = []
     level: Iterable[Any] = values
     while level:
         inner: list[Any] = []
@@ -127,13 +130,14 @@ def measure(*values: Any) -> Size:
                 chars += len(value)
             else:
                 chars += 24
+                others.append(value)
         check_chars(chars)
         depth += bool(inner)
         if depth > MAX_DEPTH:
             raise LimitError(f"data nested deeper than {MAX_DEPTH}")
         level = inner
     budget().step(chars >> 4, 1 + items)
-    return Size(items, chars, depth)
+    return Size(items, chars, depth, others)
 
 
 def check_items(count: int) -> None:

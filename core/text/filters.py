@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import operator
-import re
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Set, Sized
 from itertools import islice
-from types import BuiltinFunctionType, FunctionType, GeneratorType, MethodType
 from typing import Any
 
 from jinja2 import Environment, TemplateRuntimeError, nodes, pass_environment, pass_eval_context
 from jinja2.filters import FILTERS, make_attrgetter
 from jinja2.tests import TESTS
+from markupsafe import Markup
 
+from .as_text import SCALARS, check_text, concat, text
 from .budget import (
     MAX_BITS,
     MAX_ITEMS,
     LimitError,
-    budget,
     charge,
     check_chars,
     check_items,
@@ -28,20 +27,17 @@ from .budget import (
     looked,
     measure,
 )
+from .counted import Lazy, count, pay
+from .field_widths import check_braces, check_percent
 
 #: Filters of jinja2 whose work does not grow with what they are given.
-_CONSTANT = frozenset({"abs", "attr", "count", "d", "default", "first", "float", "last", "length", "safe"})
+_CONSTANT = frozenset({"abs", "attr", "count", "d", "default", "first", "float", "last", "length"})
 #: Those that give an iterator, whose items are charged as they are taken.
 _LAZY = frozenset({"batch", "items", "map", "reject", "rejectattr", "reverse", "select", "selectattr", "slice", "unique"})
 #: Steps that a filter costs, whatever it does.
 _FILTER = 4
-#: Lazy filters within lazy filters.
-_MAX_LAZY = 64
 #: Characters that strip() may be told to take away, and that may be searched for from the end: these searches try every pair.
 _MAX_SET = 1000
-_WIDE_PERCENT = re.compile(r"%(?:\([^)]*\))?[-#0 +]*(?:\*|\d{7}|\d*\.(?:\*|\d{7}))")
-_WIDE_BRACES = re.compile(r"\{[^{}]*:[^{}]*(?:\d{7}|\{)")
-_SCALARS = frozenset({str, int, float, bool, type(None)})
 
 OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "eq": operator.eq,
@@ -53,84 +49,6 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "in": lambda left, right: left in right,
     "notin": lambda left, right: left not in right,
 }
-
-
-class Counted:
-    """An iterable whose every item costs characters and steps."""
-
-    __slots__ = ("cost", "items", "text")
-
-    def __init__(self, items: Iterable[Any], text: int, cost: int) -> None:
-        self.items = items
-        self.text = text
-        self.cost = cost
-
-    def __iter__(self) -> Iterator[Any]:
-        step, text, cost = budget().step, self.text, self.cost
-        for item in self.items:
-            step(text, cost)
-            yield item
-
-
-class CountedSized(Counted):
-    """One whose length is known: `loop.length` and `loop.last` ask for it."""
-
-    __slots__ = ()
-
-    def __len__(self) -> int:
-        return len(self.items)  # type: ignore[arg-type]
-
-
-class Lazy:
-    """What a lazy filter gives: an iterator, once. Iterators of iterators have an end here, as Python's stack has."""
-
-    __slots__ = ("_items", "depth")
-
-    def __init__(self, items: Iterator[Any], depth: int) -> None:
-        if depth > _MAX_LAZY:
-            raise LimitError(f"filters of filters, {_MAX_LAZY} times and more")
-        self._items = items
-        self.depth = depth
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        charge()
-        return next(self._items)
-
-
-#: Types whose text would be an address, another one in each process.
-_NAMELESS = (GeneratorType, BuiltinFunctionType, FunctionType, MethodType, Lazy)
-
-
-def text(value: Any) -> str:
-    """`str(value)`, charged, and refused for data that would grow without bound (lists that share parts)."""
-    if type(value) is str:
-        charge(len(value))
-        return value
-    if type(value) not in _SCALARS:
-        kind = type(value)
-        if isinstance(value, _NAMELESS) or (kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__):
-            raise TemplateRuntimeError(
-                "this has no text of its own (an iterator, a function, a method); `| list` gives an iterator's items"
-            )
-        measure(value)
-    made = str(value)
-    charge(len(made))
-    return made
-
-
-def concat(values: list[Any]) -> str:
-    return "".join([text(value) for value in values])
-
-
-def count(items: Any, text: int = 0, cost: int = 1) -> Counted:
-    return (CountedSized if hasattr(items, "__len__") else Counted)(items, text, cost)
-
-
-def pay(cost: int) -> None:
-    charge(cost=cost)
 
 
 def cut(value: Any, start: Any = None, stop: Any = None, step: Any = None) -> Any:
@@ -160,7 +78,7 @@ def compare(left: Any, name: str, right: Any) -> Any:
             looked(min(len(left), len(right)))
     elif name in ("in", "notin"):
         _check_in(left, right)
-    elif type(left) not in _SCALARS and type(right) not in _SCALARS:
+    elif type(left) not in SCALARS and type(right) not in SCALARS:
         measure(left, right)
     return OPERATORS[name](left, right)
 
@@ -205,20 +123,9 @@ def check_binop(op: str, left: Any, right: Any) -> None:
         if isinstance(left, int) and isinstance(right, int) and left.bit_length() * abs(right) > MAX_BITS:
             raise LimitError(f"a number of more than {MAX_BITS:,} bits")
     elif op == "%" and isinstance(left, (str, bytes)):
-        check_format(left, (right,), _WIDE_PERCENT)
-
-
-def check_format(pattern: Any, args: tuple[Any, ...], wide: re.Pattern[str] = _WIDE_PERCENT) -> None:
-    """Refuses widths of ten million and more, widths taken from arguments, and what would be too long with every field at its most."""
-    pattern = pattern.decode("latin-1") if isinstance(pattern, bytes) else str(pattern)
-    if wide.search(pattern):
-        raise LimitError("a format with a variable or very large width")
-    fields = pattern.count("%" if wide is _WIDE_PERCENT else "{")
-    if fields:
-        widest = max((int(digits) for digits in re.findall(r"\d+", pattern) if len(digits) < 8), default=0)
-        most = len(pattern) + fields * (widest + measure(args).chars)
-        check_chars(most)
-        charge(most >> 4, 1 + fields)
+        check_percent(left, right)
+    elif op == "-" and (isinstance(left, Set) or isinstance(right, Set)):
+        raise TemplateRuntimeError("a difference of keys or items has no order, and would be another prompt in every run; use `reject`")
 
 
 def check_replace(text: Any, old: Any, new: Any) -> None:
@@ -232,7 +139,7 @@ def check_method(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     name = getattr(function, "__name__", "")
     if name in ("format", "format_map"):
         owner = getattr(getattr(function, "__wrapped__", function), "__self__", "")
-        check_format(owner, (*args, *kwargs.values()), _WIDE_BRACES)
+        check_braces(owner, (*args, *kwargs.values()))
         return
     owner = getattr(function, "__self__", None)
     if isinstance(owner, (str, bytes)):
@@ -298,16 +205,37 @@ def charged(result: Any) -> Any:
 def bounded_filters() -> dict[str, Callable[..., Any]]:
     """jinja2's filters, with bounds; and ours. `random` would give a record another prompt in every run."""
     filters = {name: _bounded(name, inner) for name, inner in FILTERS.items() if name not in _CONSTANT and name != "random"}
-    ours: dict[str, Callable[..., Any]] = {"join": _join, "list": _list, "string": text, "sum": _sum, "tojson": _to_json}
+    ours: dict[str, Callable[..., Any]] = {"join": _join, "list": _list, "string": text, "safe": _safe, "sum": _sum, "tojson": _to_json}
     return {**filters, **ours, "<count>": count, "<pay>": pay, "<concat>": concat, "<cut>": cut, "<key>": key, "<compare>": compare}
 
 
 def bounded_tests() -> dict[str, Callable[..., Any]]:
-    """jinja2's tests that compare."""
+    """jinja2's tests that compare, look through a text, or make one."""
     names = {"eq": "eq", "ne": "ne", "gt": "gt", "ge": "gteq", "lt": "lt", "le": "lteq", "in": "in"}
     ours = {name: lambda left, right, op=op: compare(left, op, right) for name, op in names.items()}
     by_function = {TESTS[name]: ours[name] for name in names}
+    for name in ("lower", "upper"):
+        by_function[TESTS[name]] = _checked(TESTS[name], _check_cased)
+    for name in ("odd", "even", "divisibleby"):
+        by_function[TESTS[name]] = _checked(TESTS[name], _check_remainder)
     return {name: by_function[function] for name, function in TESTS.items() if function in by_function}
+
+
+def _checked(inner: Any, check: Callable[..., None]) -> Callable[..., Any]:
+    def checked(*args: Any) -> Any:
+        check(*args)
+        return inner(*args)
+
+    return checked
+
+
+def _check_cased(value: Any) -> None:
+    """As slow as writing it."""
+    charge(check_text(value))
+
+
+def _check_remainder(value: Any, by: Any = 2) -> None:
+    check_binop("%", value, by)
 
 
 def _bounded(name: str, inner: Callable[..., Any]) -> Callable[..., Any]:
@@ -327,11 +255,15 @@ def _bounded(name: str, inner: Callable[..., Any]) -> Callable[..., Any]:
     return bounded
 
 
-def _check_shallow(value: Any, *args: Any) -> None:
-    if isinstance(value, str):
-        looked(len(value))
-    else:
-        measure(value, *args)
+def _check_replaced(value: Any, old: Any, new: Any, *count: Any) -> None:
+    for one in (value, old, new):
+        check_text(one)
+    check_replace(str(value), str(old), str(new))
+
+
+def _check_marked(value: Any, *args: Any) -> None:
+    check_text(value)
+    _check_unknown(value, *args)
 
 
 def _check_unknown(*args: Any) -> None:
@@ -344,7 +276,7 @@ def _check_lazy(value: Any, *args: Any) -> None:
 
 
 def _check_trim(value: Any, chars: Any = None) -> None:
-    looked(len(value) if isinstance(value, str) else measure(value).chars)
+    check_text(value)
     _check_set(chars)
 
 
@@ -372,14 +304,15 @@ def _check_wrapped(value: Any, width: Any = 79, *args: Any) -> None:
 
 
 _CHECKS: dict[str, Any] = {
-    **dict.fromkeys(("lower", "upper", "capitalize", "title"), _check_shallow),
+    **dict.fromkeys(("lower", "upper", "capitalize", "title"), check_text),
+    **dict.fromkeys(("e", "escape", "forceescape", "pprint", "striptags", "urlize", "wordcount"), _check_marked),
     **dict.fromkeys(("items", "map", "reject", "rejectattr", "select", "selectattr"), _check_lazy),
     "trim": _check_trim,
     "indent": _check_made_of_lines,
     **dict.fromkeys(("batch", "center", "slice", "truncate"), _check_pairs),
     "wordwrap": _check_wrapped,
-    "format": lambda pattern, *args: check_format(pattern, args),
-    "replace": lambda value, old, new, *count: check_replace(str(value), str(old), str(new)),
+    "format": lambda pattern, *args: check_percent(pattern, args),
+    "replace": _check_replaced,
 }
 
 
@@ -388,9 +321,12 @@ def _join(eval_context: nodes.EvalContext, value: Any, d: Any = "", attribute: A
     if attribute is not None:
         value = map(make_attrgetter(eval_context.environment, attribute), value)
     items = _list(value)
-    size = measure(items)
-    check_chars(size.chars + len(text(d)) * len(items))
+    check_chars(check_text(items) + len(text(d)) * len(items))
     return str(charged(FILTERS["join"](eval_context, items, d)))
+
+
+def _safe(value: Any) -> Markup:
+    return Markup(text(value))
 
 
 def _list(value: Any) -> list[Any]:

@@ -24,7 +24,9 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from . import budget, filters
+from .as_text import text
 from .budget import MAX_CHARS, LimitError
+from .counted import count
 
 #: Characters of a pattern for dates.
 _MAX_DATE = 1000
@@ -194,11 +196,11 @@ def _own_costs(body: Iterable[nodes.Node]) -> tuple[int, int]:
 
 @pass_context  # keeps jinja2 from calling it while compiling
 def _finalize(context: Context, value: Any) -> str:
-    return filters.text(value)
+    return text(value)
 
 
 def _raise_exception(message: Any = "") -> None:
-    raise TemplateError(filters.text(message))
+    raise TemplateError(text(message))
 
 
 class _Clock:
@@ -220,14 +222,14 @@ class _Dict:
         return dict(*map(_pairs, args), **kwargs)
 
     def fromkeys(self, keys: Iterable[Any], value: Any = None) -> dict[Any, Any]:
-        return dict.fromkeys(map(filters.key, filters.count(keys)), value)
+        return dict.fromkeys(map(filters.key, count(keys)), value)
 
 
 def _pairs(given: Any) -> Any:
     """What `dict()` takes: a mapping, or pairs, whose keys are looked at before they are hashed."""
     if isinstance(given, Mapping):
         return given
-    return [(filters.key(key), value) for key, value in filters.count(given)]
+    return [(filters.key(key), value) for key, value in count(given)]
 
 
 class _Namespace(Namespace):
