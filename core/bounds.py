@@ -73,7 +73,7 @@ def bounds_of(f: Field[Any]) -> Bounds | None:
 
 
 def is_finite(value: float) -> bool:
-    """Whether a float holds it, and it is a number."""
+    """True for a number that a float can hold."""
     try:
         return math.isfinite(value)
     except OverflowError:  # an integer that no float holds

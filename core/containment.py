@@ -16,13 +16,13 @@ log = logging.getLogger("infer.jobs")
 
 
 class Blamed(Protocol):
-    """What may have an error of its own."""
+    """A request, or something else that can have an error of its own."""
 
     error: RecordError | None
 
     @property
     def called(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
 
 
 T = TypeVar("T", bound=Blamed)
@@ -57,7 +57,7 @@ def all_contained(do: Callable[[Sequence[T]], None], batch: Sequence[T]) -> None
 
 
 def own_error(error: BaseException, called: str) -> RecordError:
-    """What an exception means for the one request that `called` names. Raises what is not that request's."""
+    """The error that an exception means for the request named `called`. Raises the exception if it is not that request's fault."""
     if isinstance(error, RecordError):
         return error
     if not one_records_fault(error):
@@ -68,7 +68,7 @@ def own_error(error: BaseException, called: str) -> RecordError:
 
 
 def one_records_fault(error: BaseException) -> bool:
-    """Whether an exception may be put down to one record: not the end of the run, nor the user's wish to end it.
+    """True if one record may be blamed for an exception: it neither ends the run nor is the user's wish to end it.
 
     A panic in a Rust library is a BaseException that derives from nothing else.
     """

@@ -68,7 +68,7 @@ class Asked:
 
     @property
     def called(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return f"prompt {self.index}"
 
     @property

@@ -86,7 +86,7 @@ _FROM_ORIGINAL = ("llama3", "yarn", "longrope")
 
 
 def effective(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, path: Path | str = FILE) -> dict[str, Any]:
-    """What a config.json says, for every reader of it.
+    """The content of a config.json, the same for every reader of it.
 
     Values are checked, and of a model_type that we have code for, absent keys have transformers' defaults and `rope_parameters`
     says all of rotation: `rope_scaling`, which goes before it as in transformers, and `rope_theta` are in it.

@@ -22,7 +22,7 @@ _DEPTH = 4
 
 @dataclass(frozen=True)
 class Kind:
-    """What a value has to be."""
+    """The requirement that a value must meet."""
 
     wanted: str
     fits: Callable[[Any], bool]
@@ -40,7 +40,7 @@ def _number(value: Any) -> bool:
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value is a string that can be written: half of a surrogate pair cannot."""
+    """True for a string that can be written: half of a surrogate pair cannot."""
     return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 

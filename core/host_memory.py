@@ -35,7 +35,7 @@ def refuse_little_address_space() -> None:
 
 
 def lacks_memory(error: BaseException | None) -> bool:
-    """Whether something failed for want of memory, or of address space."""
+    """True for an error that comes from a lack of memory or of address space."""
     while error is not None:
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
             return True
@@ -46,7 +46,7 @@ def lacks_memory(error: BaseException | None) -> bool:
 
 
 def how_memory_lacks() -> str:
-    """What to tell of it."""
+    """The message for the user."""
     limit = address_space()
     if limit is None:
         return "out of memory; ask for less (--kv-cache-memory-bytes, --max-num-seqs), or choose a smaller model"

@@ -65,7 +65,7 @@ class ToPool:
 
     @property
     def called(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return f"prompt {self.index}"
 
 

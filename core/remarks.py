@@ -1,4 +1,4 @@
-"""What is told once of prompts and parameters that do not mean what they seem to: answers come, and are not what was wanted."""
+"""Remarks, each made once, about prompts and parameters that do not mean what they seem to: their answers are not what was wanted."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Remarks:
 
     @cached_property
     def _opening(self) -> Sequence[int]:
-        """What the tokenizer puts before a text; of an empty one nothing else is left."""
+        """The token that the tokenizer puts before a text; of an empty text nothing else is left."""
         assert self._tokenizer is not None
         return self._tokenizer.encode("")[:1]
 

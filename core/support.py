@@ -1,4 +1,4 @@
-"""Which models are run at all, known from config.json alone: a run and `infer check` ask the same. No weights are touched."""
+"""The models that can be run, told by config.json alone, for runs and `infer check` alike. No weights are touched."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ def refuse_quantized(hf_config: Mapping[str, Any], name: str) -> None:
 
 
 def quantized_weights(name: str, what: str) -> ModelError:
-    """What to raise where the weights themselves are found to be quantized."""
+    """The error for weights that are themselves found to be quantized."""
     return ModelError(f"{name} is quantized ({what}), which is not supported yet; supported: {_STORED}")
 
 
 def transformers_config(hf_config: Mapping[str, Any]) -> Any:
-    """What transformers makes of a config.json with this content. Raises whatever its classes do."""
+    """The object that transformers makes of a config.json with this content. Raises whatever its classes do."""
     from transformers import AutoConfig
 
     with tempfile.TemporaryDirectory(prefix="infer-") as folder:  # it reads files, and some values have a form of their own there
@@ -92,7 +92,7 @@ def transformers_config(hf_config: Mapping[str, Any]) -> Any:
 
 
 def _not_text_alone(hf_config: Mapping[str, Any]) -> str:
-    """What a model is beside a reader of text, by plain keys; an empty string for none."""
+    """The reason why a model does more or other than read and write text, told by plain keys; empty if there is none."""
     if hf_config.get("is_encoder_decoder"):
         return "is an encoder with a decoder"
     for key, reads in _MORE_THAN_TEXT.items():
@@ -102,7 +102,7 @@ def _not_text_alone(hf_config: Mapping[str, Any]) -> str:
 
 
 def _theirs(hf_config: Mapping[str, Any], kind: str, name: str) -> str:
-    """What keeps a model from running through transformers' code, as its classes say of themselves; an empty string for nothing."""
+    """The reason why a model cannot run through transformers' code, as its classes tell; empty if there is none."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -130,7 +130,7 @@ def _theirs(hf_config: Mapping[str, Any], kind: str, name: str) -> str:
 
 
 def _has_code(hf_config: Mapping[str, Any], kind: str) -> bool:
-    """Whether transformers has, or the folder brings, a causal language model of this type."""
+    """True if transformers has, or the folder brings, a causal language model of this type."""
     if "AutoModelForCausalLM" in (hf_config.get("auto_map") or {}):
         return True
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES

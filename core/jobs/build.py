@@ -51,7 +51,7 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """What answers call the model, however it was spelled."""
+        """The model's name in answers, the same however the user spelled it."""
         return own_name(self.source)
 
     def chat_template(self, override: str | None = None, *, content_format: str = "auto") -> ChatTemplate:

@@ -1,4 +1,4 @@
-"""What was read of a file, held against the file: one that is cut off, written over or replaced under a run is noticed.
+"""Notices when an input file is cut off, written over or replaced while it is read.
 
 A file is read up to where it ended when it was opened: what is appended meanwhile may end in the middle of a line, and is
 another run's. Whether bytes that were read have changed is seen by their hash, once the file's size, times or inode have.
@@ -53,7 +53,7 @@ class Consumed:
         self._end, self._state = now.st_size, _state(now)
 
     def room(self, size: int) -> int:
-        """How much of `size` bytes is to be read."""
+        """The number of bytes to read where `size` are asked for."""
         return size if self._end is None else max(0, min(size, self._end - self._at))
 
     def take(self, fd: int, data: bytes) -> None:

@@ -12,7 +12,7 @@ from .source import InputFile
 
 
 def is_errors_file(path: Path, output: Path) -> bool:
-    """Whether `path` is what a run with --errors left beside its finished `output`: a line for each failed row, with its error.
+    """True if `path` is the --errors file of the finished `output`: one line for each failed row, with its error.
 
     Raises ConfigError for an output that is none.
     """

@@ -180,24 +180,24 @@ def _allowed(numbers: Collection[int]) -> Iterator[None]:
 
 
 def is_there(path: Path) -> bool:
-    """Whether something has this name, be it a link that leads nowhere. Raises OutputError where that cannot be found out."""
+    """True if something has this name, even a link that leads nowhere. Raises OutputError if that cannot be found out."""
     return _mode(path, os.lstat) is not None
 
 
 def is_file(path: Path) -> bool:
-    """Whether it is (or leads to) a regular file. Raises OutputError."""
+    """True if it is (or leads to) a regular file. Raises OutputError."""
     mode = _mode(path, os.stat)
     return mode is not None and stat.S_ISREG(mode)
 
 
 def is_folder(path: Path) -> bool:
-    """The same of a folder."""
+    """True if it is (or leads to) a folder. Raises OutputError."""
     mode = _mode(path, os.stat)
     return mode is not None and stat.S_ISDIR(mode)
 
 
 def is_special(path: Path) -> bool:
-    """Whether it is a pipe or a device."""
+    """True if it is a pipe or a device. Raises OutputError."""
     mode = _mode(path, os.stat)
     return mode is not None and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 

@@ -1,4 +1,4 @@
-"""What can change a byte of a row, by name, so that a difference can be named: model, settings, options, versions.
+"""Everything that can change a byte of a row, by name, so that a difference can be named: model, settings, options, versions.
 
 What only decides how fast, where or in what file rows are written is not in it, nor which records are answered: see `identity.py`.
 """
@@ -153,7 +153,7 @@ def _versions(*libraries: str) -> dict[str, Any]:
 
 
 def _runs_in_transformers(config: EngineConfig, model: ModelSource) -> bool:
-    """Whether the model's code is that of transformers, or the folder's own."""
+    """True if the model's code is that of transformers, or the folder's own."""
     from .. import models
     from ..hf_config import apply_hf_overrides
 
@@ -164,7 +164,7 @@ def _runs_in_transformers(config: EngineConfig, model: ModelSource) -> bool:
 
 
 def _is_slow(config: EngineConfig, tokenizer: ModelSource) -> bool:
-    """Whether the tokenizer is made by transformers from whatever lies in its folder."""
+    """True if transformers makes the tokenizer from the files in its folder."""
     if config.skip_tokenizer_init:
         return False
     return config.tokenizer_mode == "slow" or tokenizer.read("tokenizer.json") is None

@@ -24,17 +24,17 @@ class Finished:
 
     @property
     def time(self) -> str | None:
-        """The job's."""
+        """The time of the job."""
         return None if self.note is None else self.note.time
 
     @property
     def attempts(self) -> int:
-        """How often it was started."""
+        """The number of attempts at the job."""
         return 1 if self.note is None else self.note.attempts
 
     @property
     def run_s(self) -> float:
-        """How many seconds it ran."""
+        """The seconds that all attempts took."""
         return 0.0 if self.note is None else self.note.run_s
 
     @property
@@ -53,12 +53,12 @@ class Finished:
 
     @property
     def is_intact(self) -> bool:
-        """Whether it is the file that its note describes."""
+        """True if it is the file that its note describes."""
         return self.note is not None and self.note.sha256 == self.sha256
 
     @property
     def has_errors_file(self) -> bool:
-        """Whether its failed lines were copied to a file."""
+        """True if its failed lines were copied to a file."""
         return self.note is not None and bool(self.note.identity.frames.get("errors file"))
 
     @property
@@ -70,7 +70,7 @@ class Finished:
         return Tally(num_answered=rows - failed, num_failed=failed)
 
     def is_of(self, identity: Identity) -> bool:
-        """Whether it is the output of the job `identity`, as that left it."""
+        """True if it is the output of the job `identity`, as that left it."""
         return self.note is not None and not self.note.identity.differences(identity) and self.is_intact
 
     def check(self, identity: Identity, *, force: bool, changed: bool) -> None:

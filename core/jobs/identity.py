@@ -1,4 +1,4 @@
-"""Whether two attempts are at one job: the one definition, for --resume, --retry-errors, --redo, shards, merge and a finished OUT.
+"""The one definition of "the same job", for --resume, --retry-errors, --redo, shards, merge and a finished OUT.
 
     same rows      the fingerprints are equal (fingerprint.py): model, settings, options, versions, what templates tell of the time
     same place     the first selected record is the same one, and the shard: `offset` and `shard` are equal
@@ -30,7 +30,7 @@ _ADVICE = "start again with --overwrite, choose another output, or mix both with
 
 @dataclass(frozen=True)
 class Identity:
-    """What must be equal, by name.
+    """Everything that two attempts at one job have in common, by name.
 
     Args:
         fingerprint: of the rows.
@@ -75,7 +75,7 @@ class Identity:
         return digest(self.fingerprint)
 
     def differences(self, other: Identity, *, shards: bool = False) -> list[str]:
-        """How `other` is not the same job, a sentence each. `shards`: the two may be parts of one."""
+        """The ways in which `other` is not the same job, a sentence each. `shards`: the two may be parts of one."""
         before, now = ({**one.fingerprint, **one.place, **one.file} for one in (self, other))
         leave = {"shard", "compression"} if shards else set()
         return _differences(before, now, leave)
@@ -95,7 +95,7 @@ def digest(fingerprint: Mapping[str, Any]) -> str:
 
 
 def changed_input(how: str) -> ConfigError:
-    """What to raise where the records are not those that were answered."""
+    """The error for records that are not those that were answered."""
     return ConfigError(f"the input changed: {how}; {_ADVICE}")
 
 

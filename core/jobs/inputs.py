@@ -37,7 +37,7 @@ class Inputs:
 
     @property
     def can_be_read_again(self) -> bool:
-        """Whether what is read now is there for another reader too: no pipes, not stdin."""
+        """True if the inputs can be read a second time: no pipes, not stdin."""
         return all(file.size is not None and file.name != "stdin" for file in self._files)
 
     def has(self, other: os.stat_result | Path) -> bool:

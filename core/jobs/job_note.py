@@ -1,4 +1,4 @@
-"""`OUT.job.json`, for a shard `OUT.shard.json`: what a finished output says of itself.
+"""`OUT.job.json`, for a shard `OUT.shard.json`: the description of a finished output, kept beside it.
 
 --resume, --retry-errors and --redo hold it against what they are asked for, `infer merge` the notes of shards against each other.
 """
@@ -70,7 +70,7 @@ class JobNote:
 
     @property
     def shard(self) -> Shard:
-        """Which part of the job it is."""
+        """The part of the job that it is."""
         return Shard.parse(str(self.identity.place["shard"]))
 
     @property
@@ -146,13 +146,13 @@ class JobNote:
 
 
 def note_path(output: Path, *, is_shard: bool) -> Path:
-    """Where the note of an output is: beside the file itself, whatever links lead to it."""
+    """The path of an output's note: beside the file itself, whatever links lead to it."""
     target = Path(os.path.realpath(output))
     return target.with_name(target.name + (SHARD_SUFFIX if is_shard else JOB_SUFFIX))
 
 
 def note_paths(output: Path) -> list[Path]:
-    """Both places where one may be."""
+    """Both paths that an output's note may have."""
     return [note_path(output, is_shard=is_shard) for is_shard in (False, True)]
 
 

@@ -190,7 +190,7 @@ class Journal:
 
 
 def is_journal(files: Files, fd: int) -> bool:
-    """Whether a file can be a journal: one whose first entry was torn, or lost to zeros, counts too, and so does an empty one."""
+    """True if a file can be a journal. An empty one counts too, and one whose first entry was torn or lost to zeros."""
     head = files.read(fd, 8 + len(_BEGINNING), 0).rstrip(b"\0")
     digits, beginning = head[:8], head[8:]
     return all(digit in b"0123456789abcdef" for digit in digits) and _BEGINNING.startswith(beginning)

@@ -176,7 +176,7 @@ def _write(output: JobOutput | StraightOutput, shards: Sequence[ShardFile]) -> M
 
 
 def _is_merged(shards: Sequence[ShardFile], output: JobOutput) -> bool:
-    """Whether the output is there already, whole and made of these very shards."""
+    """True if the output is there already, whole and made of these very shards."""
     note = find_note(output.target)
     if note is None or note.merged != _merged(shards):
         return False
@@ -194,7 +194,7 @@ def _merged(shards: Sequence[ShardFile]) -> list[str]:
 
 
 def _note(shards: Sequence[ShardFile], sha256: str, compression: str) -> JobNote:
-    """What a single run would say of the output."""
+    """The note that a single run would leave beside the output."""
     first, records, tally = shards[0].note, sum(shard.note.records for shard in shards), Tally()
     digests = bytearray(records * SHORT_DIGEST_BYTES)
     for shard in shards:

@@ -175,12 +175,12 @@ def _refuse_unfinished(output: JobOutput, left: Recovered | None, *, merge: bool
 
 
 def is_there(output: JobOutput) -> str:
-    """What to say of an output that nobody said to replace."""
+    """The message for an output that is there and may not be replaced."""
     return f"output {output.name!r} exists; use --overwrite to replace it, or choose another output"
 
 
 def merge_left(output: JobOutput) -> str:
-    """What to say of an output that a merge did not finish."""
+    """The message for an output that a merge did not finish."""
     return f"{str(output.partial)!r} is what an infer merge left that did not finish; run it again, or start here with --overwrite"
 
 

@@ -49,7 +49,7 @@ class JobOptions:
 
     @property
     def again(self) -> Again:
-        """Which rows of a finished output are answered anew."""
+        """The choice of rows of a finished output that are answered anew."""
         reason = self.redo if self.redo != CHANGED else None
         return Again(errors=self.retry_errors, finish_reason=reason, changed=self.redo == CHANGED)
 

@@ -393,7 +393,7 @@ class JobOutput:
             self._files.close(fd)
 
     def _close_files(self) -> None:
-        """What is not published may be incomplete, whatever closing says."""
+        """Closes everything and never raises: a file that is not published may be incomplete."""
         for side in self._sides:
             with contextlib.suppress(OSError):
                 side.close_file()

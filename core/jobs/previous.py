@@ -65,7 +65,7 @@ def count_errors(name: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Again:
-    """Which rows of a finished output are answered anew: none, unless it says so.
+    """A choice of rows of a finished output that are answered anew; by default none.
 
     Args:
         errors: those that failed.
@@ -79,11 +79,11 @@ class Again:
 
     @property
     def is_asked(self) -> bool:
-        """Whether there may be any."""
+        """True if any are asked for."""
         return self.errors or self.changed or self.finish_reason is not None
 
     def wants(self, row: Mapping[str, Any]) -> bool:
-        """Whether a row is asked for, whatever its record is now."""
+        """True if a row is asked for, whatever its record is now."""
         if row["error"] is not None:
             return self.errors
         reason = self.finish_reason
@@ -162,12 +162,12 @@ class Previous:
 
 
 def too_many_rows(name: str, num_records: int) -> ConfigError:
-    """What to raise where an output has more rows than there are records for."""
+    """The error for an output that has more rows than there are records."""
     return changed_input(f"{name!r} has more rows than the {num_records:,} records that are selected")
 
 
 def index_of(row: Mapping[str, Any]) -> int | None:
-    """Which record of the input a row says it is of; None where it says nothing."""
+    """The index of the record that a row says it is of; None if it says nothing."""
     index = row.get("index")
     if index is None and isinstance(name := row.get("id"), str) and (found := _BATCH_ID.fullmatch(name)):
         return int(found[1])
@@ -180,7 +180,7 @@ def _named(record: Record) -> str:
 
 
 def _is_row(row: Any) -> bool:
-    """Whether a parsed line has what is read of it here, as all our lines have."""
+    """True if a parsed line has everything that is read of it here, as all our lines have."""
     if not isinstance(row, dict) or "error" not in row:
         return False
     error = row["error"]

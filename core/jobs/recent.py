@@ -1,4 +1,4 @@
-"""Which of very many things came before, in bounded memory."""
+"""A bounded memory of keys: tells whether one came before, among the last few hundred thousand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Recent:
         self._table = array("Q")
 
     def add(self, key: str) -> bool:
-        """Whether the same came before, as far as is known."""
+        """Remembers a key. True if the same one came before, as far as is known."""
         hashed = hash(key) & _64_BITS or 1  # 0 is an empty place
         if not self._table:
             if hashed in self._few:

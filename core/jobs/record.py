@@ -51,7 +51,7 @@ class Record:
 
     @property
     def called(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return f"record {self.index} (line {self.line})"
 
     @classmethod

@@ -99,7 +99,7 @@ class Session:
         return RecordReader(inputs.sources, options.max_line_bytes, selection=options.selection, keep_raw=options.errors is not None)
 
     def _look_back(self) -> None:
-        """What is there: an unfinished output, a finished one, or both."""
+        """Looks for what earlier attempts left: an unfinished output, a finished one, or both."""
         output, again = self.output, self.options.again
         if not isinstance(output, JobOutput):
             return
@@ -163,7 +163,7 @@ class Session:
         return {**self._identity.to_json(), **matrix, "time": self.now.isoformat(), "keeps": keeps, "inputs": self.inputs.sizes}
 
     def _started_over(self, finished: Finished) -> bool:
-        """Whether an attempt that has no answers yet was to take nothing of the OUT that is there: --overwrite was given then."""
+        """True if an earlier attempt, which left no answers, was to start over beside the OUT that is there: it had --overwrite."""
         assert self._identity is not None
         if not self._was_begun or self.options.again.is_asked:
             return False
@@ -188,7 +188,7 @@ class Session:
         self.stats.resume(before.tally, attempts=before.commit.attempts, run_s=before.commit.run_s)
 
     def _keep_as_before(self, output: JobOutput, keeps: Mapping[str, Any] | None) -> None:
-        """Where the unfinished output takes rows of a finished one, it goes on to, as long as that one is there."""
+        """Goes on taking rows of the finished output if the unfinished one did, as long as that one is there."""
         again, asked = self.options.again, keeps and {name: keeps[name] for name in Again().to_json()}
         if again.is_asked and asked != again.to_json():
             what = Again(**asked) if asked else "every record"
@@ -218,7 +218,7 @@ class Session:
         output.begin(self._header(keeps={**again.to_json(), **finished.stamp}))
 
     def _survey(self, finished: Finished, again: Again) -> tuple[int, RecordReader]:
-        """How many records there are to answer, found out before anything is loaded, and what has read the input for it.
+        """The number of records to answer, found out before anything is loaded, and the reader that has read the input for it.
 
         Raises ConfigError for rows of other records. An input that can be read only once is read by it.
         """
@@ -300,7 +300,7 @@ class Session:
         self.stats.finished_at = time.monotonic()
 
     def _note(self, *, records: int, sha256: str, tally: Tally) -> JobNote:
-        """What is put beside OUT, in place before OUT is."""
+        """The note beside OUT, which is in place before OUT is."""
         assert self._identity is not None
         attempts, run_s = self._clock()
         return JobNote(

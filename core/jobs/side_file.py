@@ -20,7 +20,7 @@ PARTIAL_SUFFIX = ".partial"
 
 @dataclass(frozen=True)
 class SideLines:
-    """Which lines go where.
+    """The lines of a side file, and its name.
 
     Args:
         name: in the journal.
@@ -72,7 +72,7 @@ class SideFile:
             )
 
     def place(self, output: Path) -> dict[str, str]:
-        """Where it is, for the journal of `output`: of folders that were moved together the second still holds."""
+        """Its place, for the journal of `output`, told in two ways: the second still holds if both folders were moved together."""
         return spelled({"path": str(self.path), "from_output": os.path.relpath(self.path, output.parent)})
 
     def refuse_strange(self, told: Mapping[str, str] | None, borne_out: int, output: Path) -> None:

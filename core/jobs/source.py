@@ -95,7 +95,7 @@ class InputFile:
 
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:
-        """What failed once fails from then on: nobody knows how far it had got."""
+        """Turns the system's errors into ours. After one error every read fails: nobody knows how far it had got."""
         try:
             yield
         except OSError as error:

@@ -87,7 +87,7 @@ class Tally:
                 self.first_errors[code] = (line, message)
 
     def less(self, other: Tally) -> Tally:
-        """What is counted here and not in `other`; first errors all of them."""
+        """The counts here minus those of `other`; of first errors all that are here."""
         rest = Tally(**{name: getattr(self, name) - getattr(other, name) for name in _NUMBERS})
         rest.errors = self.errors - other.errors
         rest.finish_reasons = self.finish_reasons - other.finish_reasons

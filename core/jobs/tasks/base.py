@@ -140,7 +140,7 @@ class Task(ABC, Generic[P]):
 
     @abstractmethod
     def empty_answer(self) -> dict[str, Any]:
-        """What stands in a failed row where an answered one has its answer, if all rows are to have one shape."""
+        """The stand-in for an answer in a failed row, where all rows are to have one shape."""
 
     def way(self, pending: P) -> Hashable:
         """How a record is to be tokenized: only those of one way are tokenized together."""

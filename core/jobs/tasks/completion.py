@@ -172,7 +172,7 @@ class CompletionTask(Task[PendingPrompt]):
         return {"choices": [choice], "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}}
 
     def empty_choice(self) -> dict[str, Any]:
-        """What `choice_text` gives for a choice that says nothing."""
+        """The result of `choice_text` for a choice without text."""
         return {"text": ""}
 
     def _choice(
@@ -202,7 +202,7 @@ class CompletionTask(Task[PendingPrompt]):
         )
 
     def token_name(self, token_id: int, decoded: str | None) -> str:
-        """What to call a token of the prompt in `prompt_logprobs`."""
+        """The name of a token of the prompt in `prompt_logprobs`."""
         if decoded is not None:
             return decoded
         return self.tokenizer.token_name(token_id) if self.tokenizer else ""

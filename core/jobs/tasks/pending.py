@@ -57,7 +57,7 @@ class Pending:
 
     @property
     def called(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return f"record {self.index} (line {self.line})"
 
     def to_request(self) -> Any:

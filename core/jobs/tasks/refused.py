@@ -138,7 +138,7 @@ def refuse(fields: Mapping[str, Any], command: str, known: frozenset[str], *, co
 
 
 def _asks(name: str, value: Any) -> bool:
-    """Whether a value of a field asks for anything."""
+    """True if a field's value asks for anything."""
     if name in _IS_THE_APIS:
         return _IS_THE_APIS[name](value)
     if value is None or (value is False and name not in _FALSE_ASKS) or (isinstance(value, (str, list, dict)) and not value):
