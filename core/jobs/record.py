@@ -14,17 +14,15 @@ MAX_ID = 2**53
 
 
 @dataclass(slots=True)
-class Record:
-    """One input line: its fields, or why there are none.
+class InputLine:
+    """A non-blank line of the input, and where it stands.
 
     Args:
         index: its place among the non-blank lines of the whole input, whatever part of it is selected.
         line: its 1-based number among all lines of its file (what an editor shows).
         size: the bytes it took in the input, line end included.
-        fields, error: what is on it, or what is wrong with it.
         ordinal: its place among the records this run selected; the index where all are.
         source: the name of its input where there are several, else empty.
-        digest: 16 bytes, hash of the line.
         chain: 16 bytes, hash of all selected lines of the input up to this one.
         raw: the line without its end (empty if it was over-long), if the reader was asked to keep it.
     """
@@ -32,11 +30,8 @@ class Record:
     index: int
     line: int
     size: int
-    fields: dict[str, Any] = field(default_factory=dict)
-    error: RecordError | None = None
     ordinal: int = -1
     source: str = ""
-    digest: bytes = b""
     chain: bytes = b""
     raw: bytes | None = None
 
@@ -45,14 +40,23 @@ class Record:
             self.ordinal = self.index
 
     @property
-    def position(self) -> int:
-        """How many records of the whole input have been seen after this one."""
-        return self.index + 1
-
-    @property
     def called(self) -> str:
         """Its name in messages."""
         return f"record {self.index} (line {self.line})"
+
+
+@dataclass(slots=True)
+class Record(InputLine):
+    """An input line with its fields, or the reason why there are none.
+
+    Args:
+        fields, error: its content, or what is wrong with it.
+        digest: 16 bytes, hash of the line.
+    """
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    error: RecordError | None = None
+    digest: bytes = b""
 
     @classmethod
     def parse(cls, index: int, line: int, size: int, data: bytes) -> Record:

@@ -12,27 +12,19 @@ from ...errors import RecordError
 from ...params import SamplingParams
 from ...pooling.request import PoolingRequest, TextIds
 from ...pooling_params import PoolingParams
-from ..record import Record
+from ..record import InputLine, Record
 from .openai_batch import BatchLine
 
 P = TypeVar("P", bound="Pending")
 
 
 @dataclass(slots=True)
-class Pending:
-    """What is kept of a record until its row is written. The fields it shares with `Record` mean what they mean there.
+class Pending(InputLine):
+    """The part of a record that is kept until its row is written.
 
     What it asks of the engine is added by the task's own kind; of a record that is no JSON object nothing more is known.
     """
 
-    index: int
-    line: int
-    size: int
-    ordinal: int = -1
-    source: str = ""
-    digest: bytes = b""
-    chain: bytes = b""
-    raw: bytes | None = None
     id: str | int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     batch: BatchLine | None = None  # if it is an OpenAI Batch line
@@ -40,25 +32,10 @@ class Pending:
     num_cut: int = 0  # prompts of which something was cut off, where that is counted
     error: RecordError | None = None
 
-    def __post_init__(self) -> None:
-        if self.ordinal < 0:
-            self.ordinal = self.index
-
     @classmethod
     def of(cls: type[P], record: Record) -> P:
         """Of a record nothing is known about yet but where it stood."""
-        r = record
-        return cls(r.index, r.line, r.size, ordinal=r.ordinal, source=r.source, digest=r.digest, chain=r.chain, raw=r.raw)
-
-    @property
-    def position(self) -> int:
-        """How many records of the whole input have been seen after this one."""
-        return self.index + 1
-
-    @property
-    def called(self) -> str:
-        """Its name in messages."""
-        return f"record {self.index} (line {self.line})"
+        return cls(record.index, record.line, record.size, record.ordinal, record.source, record.chain, record.raw)
 
     def to_request(self) -> Any:
         """For a record without an error. The caller drops `prompt` afterwards, which the engine now holds."""

@@ -193,7 +193,7 @@ def test_a_slow_pipe_does_not_block_when_told_not_to_wait(tmp_path: Path) -> Non
 
 def place(record: Record) -> tuple[Any, ...]:
     """All that must not depend on how lines are spread over files."""
-    return (record.index, record.ordinal, record.position, record.fields, code(record), record.digest, record.chain, record.raw)
+    return (record.index, record.ordinal, record.fields, code(record), record.digest, record.chain, record.raw)
 
 
 def chain_of(lines: list[bytes]) -> bytes:
@@ -218,7 +218,7 @@ def test_chain_and_digest(memory_source: Any, chunk: int) -> None:
     assert [r.digest for r in records] == [hashlib.blake2b(line, digest_size=16).digest() for line in lines if line.strip()]
     assert [r.chain for r in records] == [chain_of(lines[: i + 1]) for i in (0, 2, 3, 4, 5)]
     assert reader.chain == records[-1].chain
-    assert [r.position for r in records] == [1, 2, 3, 4, 5]
+    assert [r.index for r in records] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_selection(memory_source: Any, selection: Selection, wanted: range) -> N
     records = list(reader)
     assert [r.index for r in records] == list(wanted)
     assert [r.ordinal for r in records] == list(range(len(wanted)))
-    assert [(r.fields, r.line, r.position) for r in records] == [(r.fields, r.line, r.position) for r in everything if r.index in wanted]
+    assert [(r.fields, r.line, r.index) for r in records] == [(r.fields, r.line, r.index) for r in everything if r.index in wanted]
     assert [r.chain for r in records] == [chain_of([written[r.index] for r in records[: i + 1]]) for i in range(len(records))]
     assert reader.at_end
     assert reader.num_selected == len(wanted)
