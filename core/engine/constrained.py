@@ -37,8 +37,8 @@ class Constrained:
         """How many of those have the same constraint, which is counted once."""
         self._size = 0
         self._held: deque[tuple[list[Sequence], int]] = deque()
-        self._lost: dict[Sequence, RecordError] = {}
-        """Sequences that run without the grammar that they had when they came."""
+        self._lost: dict[Request, RecordError] = {}
+        """Requests of which sequences run without the grammar that they had when they came."""
 
     def __bool__(self) -> bool:
         return bool(self._open)
@@ -60,10 +60,11 @@ class Constrained:
                 try:
                     sequence.grammar = GrammarState(self._grammars.compile(_spec(sequence.request)))
                 except BaseException as error:  # it was compiled once, and there is no memory now
-                    self._lost[sequence] = own_error(error, f"request {sequence.request.request_id}")
+                    self._lost[sequence.request] = own_error(error, f"request {sequence.request.request_id}")
 
     def remove(self, request: Request) -> None:
         """A request is answered, failed or dropped; it may be none of those with structured output."""
+        self._lost.pop(request, None)
         if request in self._open:
             size, spec = self._open.pop(request), _spec(request)
             self._users[spec] -= 1
@@ -104,7 +105,7 @@ class Constrained:
     def _follow(self, sequence: Sequence) -> RecordError | None:
         grammar = sequence.grammar
         if grammar is None:
-            return self._lost.pop(sequence, None)
+            return self._lost.get(sequence.request)
         token = sequence.tokens[-1]
         if not grammar.accept(token):
             return grammar.failure or _error("no token fits structured_outputs and the record's other fields")
@@ -115,10 +116,12 @@ class Constrained:
         return None
 
     def judge(self, ended: Iterable[Sequence]) -> dict[Sequence, RecordError]:
-        """Of the sequences that ended, those that are "stop" and are not what was asked for."""
+        """Of the sequences that ended, those that are "stop" and are not what was asked for, and beams that had no grammar."""
         judged: dict[Sequence, RecordError] = {}
         for sequence in ended:
-            if sequence.grammar is not None and sequence.finish_reason == "stop":
+            if (lost := self._lost.get(sequence.request)) is not None:
+                judged[sequence] = lost
+            elif sequence.grammar is not None and sequence.finish_reason == "stop":
                 try:
                     problem = self._problem_of(sequence, sequence.grammar)
                 except BaseException as mistake:

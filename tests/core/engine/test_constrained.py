@@ -8,8 +8,10 @@ import pytest
 import tokenizers
 from tokenizers import AddedToken, decoders, models
 
+from infer.core.beam_params import BeamSearchParams
 from infer.core.engine.constrained import Constrained
 from infer.core.engine.engine import Engine
+from infer.core.engine.grammar import CompiledGrammar
 from infer.core.engine.request import Request
 from infer.core.errors import RecordError
 from infer.core.outputs import RequestOutput
@@ -52,6 +54,7 @@ def drain(engine: Engine) -> dict[str, RequestOutput]:
         engine.scheduler.check_integrity()
     assert engine.num_waiting == 0
     assert not engine._constrained
+    assert not engine._constrained._lost
     return outputs
 
 
@@ -179,3 +182,28 @@ def test_one_that_is_too_large_runs_alone(engine: Engine) -> None:
         add(engine, str(i), f"{i} ")
     assert engine._constrained.num_held == 2
     assert [output.outputs[0].text for output in drain(engine).values()] == ["10 ", "11 ", "12 "]
+
+
+@pytest.mark.parametrize("kind", ["plain", "beams", "dropped"])
+def test_a_grammar_that_is_lost_on_the_way_fails_its_request_alone(make_engine: Any, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """There is no memory to compile it once more."""
+    engine = make_engine(tokenizer=words(), max_num_batched_tokens=8, max_num_seqs=8)  # the prompt takes more than a step
+    asked = SamplingParams(max_tokens=4, structured_outputs=StructuredOutputsParams(choice=["10 11 "]))
+    engine.add(Request("a", [3] * 12, asked, 0, beam=BeamSearchParams(2, max_tokens=4) if kind == "beams" else None))
+    add(engine, "b", "20 21 ")
+    compile_ = engine._constrained._grammars.compile
+
+    def short_of_memory(spec: StructuredOutputsParams) -> CompiledGrammar:
+        if spec == asked.structured_outputs:
+            raise MemoryError
+        return compile_(spec)
+
+    monkeypatch.setattr(engine._constrained._grammars, "compile", short_of_memory)
+    if kind == "dropped":
+        engine.step()
+        engine.abort("a")
+    outputs = drain(engine)
+    assert outputs["b"].outputs[0].text == "20 21 "
+    if kind != "dropped":
+        assert outputs["a"].error is not None
+        assert outputs["a"].error.code == "internal"
