@@ -66,7 +66,7 @@ def loads(data: bytes) -> Any:
 
 
 def frame(head: Any, values: Iterable[tuple[str, bytes]] = ()) -> bytes:
-    """What goes over a wire at once: `head`, which is JSON, and values that `dumps` gave, each with the request it is about. They
+    """One frame of a wire: `head`, which is JSON, and values that `dumps` gave, each with the request it is about. They
     stay apart: what is wrong with one is that request's error, for whoever writes them and whoever reads them."""
     pieces = b",".join(b"[%b,%b]" % (orjson.dumps(name), data) for name, data in values)
     return b"[%b,[%b]]" % (orjson.dumps(head), pieces)

@@ -34,7 +34,7 @@ class Constrained:
         self._open: dict[Request, int] = {}
         """Requests that were admitted -> characters of their grammars."""
         self._users: Counter[StructuredOutputsParams] = Counter()
-        """How many of those have the same constraint, which is counted once."""
+        """The number of those with each constraint; one that is shared counts once."""
         self._size = 0
         self._held: deque[tuple[list[Sequence], int]] = deque()
         self._lost: dict[Request, RecordError] = {}

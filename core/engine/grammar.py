@@ -93,7 +93,7 @@ class Grammars:
         return grammar
 
     def text_of(self, ids: Iterable[int]) -> str:
-        """What tokens spell in the middle of a text."""
+        """The text that tokens spell in the middle of an output."""
         pieces = self._tokenizer.pieces(False) if self._tokenizer is not None else None
         assert pieces is not None, "nothing was compiled"
         return b"".join(pieces[i] for i in ids).decode("utf-8", "replace")
@@ -142,7 +142,7 @@ class Vocabulary:
 
 
 class _Spelled:
-    """What the library asks of a tokenizer. It is told never to force tokens, so it never asks for the tokens of a text."""
+    """A tokenizer as the library wants it. It is told never to force tokens, so it never asks for the tokens of a text."""
 
     bos_token_id = None
 
@@ -185,7 +185,7 @@ class CompiledGrammar:
             raise failure_of(message)
 
     def matches(self, text: str) -> bool:
-        """Whether a whole text is one of the grammar's, special tokens left out of account."""
+        """True if a whole text is one of the grammar's, special tokens left out of account."""
         import llguidance
 
         state = llguidance.LLMatcher(llguidance.LLTokenizer("byte"), self.source.text, log_level=0)

@@ -1,4 +1,4 @@
-"""Where an output stands in its grammar: which tokens may come next."""
+"""The place of an output in its grammar, which says what tokens may come next."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .grammar import CompiledGrammar, failure_of
 
 
 class GrammarState:
-    """Where an output stands in its grammar: a function of the tokens accepted, nothing else."""
+    """The place of an output in its grammar: a function of the tokens accepted, nothing else."""
 
     __slots__ = ("_address", "_bits", "_is_current", "_matcher", "finished", "grammar")
 
@@ -26,7 +26,7 @@ class GrammarState:
     def _begin(self, matcher: Any) -> None:
         self._matcher = matcher.deep_copy()
         self._bits: NDArray[np.int32] = np.empty_like(self.grammar.vocabulary.known)
-        """What is allowed next, one bit a token of the library's vocabulary, where `_is_current`."""
+        """The tokens allowed next, one bit for each of the library's vocabulary; valid if `_is_current`."""
         self._address = self._bits.ctypes.data  # to ask numpy for it takes longer than most masks
         self._is_current = False
 
@@ -62,7 +62,7 @@ class GrammarState:
         return True
 
     def _look(self) -> None:
-        """Where the text is complete it may still be able to go on, which the next tokens tell."""
+        """Sets `finished`. A text that is complete may still be able to go on, which the next tokens tell."""
         matcher = self._matcher
         if matcher.is_stopped():
             self.finished = not matcher.is_error()

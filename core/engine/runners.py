@@ -47,7 +47,7 @@ class ShardedRunner(Runner):
         self.ranks = ranks
         self.group = joined
         self.watch = watch
-        """Where waiting for the device may have no end by itself."""
+        """Ends a wait for the device that has no end by itself; None if there is no such wait."""
 
     @contextmanager
     def at_work(self) -> Iterator[None]:

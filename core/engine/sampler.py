@@ -186,7 +186,7 @@ class Sampler:
         return self._entries(self.ops.top_logprobs(logits, rows, asked, self._count(count)), tokens)
 
     def _draw(self, logits: Tensor, sequences: list[Sequence], settings: NDArray[np.void], failed: dict[int, RecordError]) -> _Draw:
-        """What is drawn from, without the draw; rows that their logits processors or grammars make impossible go to `failed`."""
+        """The distributions to draw from; rows that their logits processors or grammars make impossible go to `failed`."""
         needs, device = settings["needs"], logits.device
         any_needs = int(np.bitwise_or.reduce(needs))
         draw = _Draw(logits, None, None, None)

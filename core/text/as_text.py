@@ -1,4 +1,4 @@
-"""What templates make texts of: measured before, and refused where the text would be another one in each process."""
+"""Texts that templates make of other values: measured first, and refused if each process would make another one."""
 
 from __future__ import annotations
 

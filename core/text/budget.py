@@ -1,4 +1,4 @@
-"""What one rendering of a template may use, counted as work, so that it does not depend on the machine or how busy it is.
+"""The work that one rendering of a template may do. It is counted, so that it does not depend on the machine or its load.
 
 Steps are loop iterations, calls and items that are looked at; characters are those written, captured, or copied on the way.
 Operations that can make much of little are measured before they run. `sandbox.py` charges; `filters.py` has the operations.
@@ -37,7 +37,7 @@ class LimitError(Exception):
 
 
 class Budget:
-    """What is left for the rendering under way in this thread."""
+    """The work left to the rendering under way in this thread."""
 
     __slots__ = ("calls", "chars", "steps")
 
@@ -98,7 +98,7 @@ class Size:
     chars: int = 0
     depth: int = 0
     others: list[Any] = field(default_factory=list)
-    """What is neither data nor text: functions, iterators, objects of the engine's."""
+    """Values that are neither data nor text: functions, iterators, objects of jinja2."""
 
 
 def measure(*values: Any) -> Size:

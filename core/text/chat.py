@@ -92,7 +92,7 @@ class ChatTemplate:
         return twin
 
     def readings(self, now: datetime) -> dict[str, str]:
-        """What its templates can tell of the time, see `Template.readings`. Raises ModelError as `require`."""
+        """The times that its templates can tell, see `Template.readings`. Raises ModelError as `require`."""
         found: dict[str, str] = {}
         for tools in (False, True):
             found |= self._choose(tools=tools)[0].readings(now)
@@ -166,7 +166,7 @@ class ChatTemplate:
         return text if literal is None else literal.settle(text)
 
     def ignored(self, tools: list[dict[str, Any]] | None, variables: Mapping[str, Any]) -> list[str]:
-        """Which of tools and variables the template for them never looks at."""
+        """Names of the tools and variables that the template for them never looks at."""
         names = self._choose(tools=bool(tools))[2].names
         given = {**variables, "tools": tools}
         return [name for name, value in given.items() if value not in (None, [], {}) and name not in names]

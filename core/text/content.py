@@ -1,4 +1,4 @@
-"""What shape of content, and of calls' arguments, a chat template expects, read from its syntax tree.
+"""The shape of content, and of calls' arguments, that a chat template expects, read from its syntax tree.
 
 A template that loops over `message['content']` takes a list of parts (vLLM calls it the "openai" format); one that does not,
 takes a string. The same names are followed as in vLLM: lists made of `messages`, messages taken from those, contents of these.
@@ -45,7 +45,7 @@ _OF_TEXT = frozenset({"default", "d", "e", "escape", "replace", "safe", "string"
 
 
 def takes_text_arguments(tree: nodes.Template) -> bool:
-    """Whether a template writes the `arguments` of a call as they are, so that they must be the text of JSON (DeepSeek's do).
+    """True if a template writes the `arguments` of a call as they are, so that they must be the text of JSON (DeepSeek's do).
 
     One that asks for their type, walks through them or makes JSON of them takes objects.
     """

@@ -1,4 +1,4 @@
-"""What templates go through item by item: each is charged as it is taken."""
+"""Iterables in templates: each item is charged as it is taken."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class CountedSized(Counted):
 
 
 class Lazy:
-    """What a lazy filter gives: an iterator, once. Iterators of iterators have an end here, as Python's stack has."""
+    """The iterator that a lazy filter gives. Iterators of iterators are limited here, as Python's stack is."""
 
     __slots__ = ("_items", "depth")
 

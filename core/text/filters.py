@@ -62,7 +62,7 @@ def cut(value: Any, start: Any = None, stop: Any = None, step: Any = None) -> An
 
 
 def key(value: Any) -> Any:
-    """What something is looked up by: a tuple's hash looks at all that is in it, however deep."""
+    """A key, charged before it is hashed: a tuple's hash looks at all that is in it, however deep."""
     if isinstance(value, (tuple, list, dict)):
         measure(value)
     return value
@@ -194,7 +194,7 @@ def _check_set(chars: Any) -> None:
 
 
 def charged(result: Any) -> Any:
-    """What an operation made, paid for; an endless number is refused."""
+    """The result of an operation, charged; a number that is too long is refused."""
     if isinstance(result, str):
         charge(len(result))
     elif isinstance(result, (list, tuple, dict, bytes)):

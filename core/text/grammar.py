@@ -1,4 +1,4 @@
-"""What a grammar is compiled from: a constraint, checked and bounded, in the language of the grammar library.
+"""Sources of grammars: constraints, checked and bounded, in the language of the grammar library.
 
 Everything that can be said of a constraint without compiling it is said here. Never imports the library.
 """
@@ -36,7 +36,7 @@ class GrammarSource:
     text: str
     """In the library's JSON."""
     schema: Any = None
-    """What a finished output has to be valid by, parsed; None if it is not JSON as a whole."""
+    """The schema that a finished output has to be valid by, parsed; None if the output is not JSON as a whole."""
 
     @property
     def size(self) -> int:

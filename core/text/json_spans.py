@@ -48,7 +48,7 @@ def after_space(text: str, start: int) -> int:
 
 
 def closing(text: str, start: int) -> int | None:
-    """Where the brackets that open at `start` are closed, strings aside; None if they never are."""
+    """The end of the brackets that open at `start`, strings aside; None if they never close."""
     depth = 0
     for match in _TOKEN.finditer(text, start):
         if match.group() in "[{":
@@ -61,7 +61,7 @@ def closing(text: str, start: int) -> int | None:
 
 
 def after_broken(text: str, start: int, error: Exception) -> int:
-    """Where to look further after what begins at `start` turned out to be no JSON.
+    """The place to go on from after what begins at `start` turned out to be no JSON.
 
     What began like an object or a list is passed over whole, so that nothing inside it is taken for something of its own.
     """
@@ -91,7 +91,7 @@ def outside(text: str, delimiter: str) -> Iterator[int]:
 
 
 def _is_quoted(text: str, start: int, end: int) -> bool:
-    """Whether a stretch stands in quotation marks of its own, of which the first can only open."""
+    """True if a stretch stands in quotation marks of its own, of which the first can only open."""
     quote = text[start - 1 : start]
     if quote not in _QUOTES or text[end : end + 1] != quote:
         return False

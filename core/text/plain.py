@@ -1,4 +1,4 @@
-"""Which templates are rendered in this process: those made of operations that are known to be cheap, or whose cost is counted.
+"""Templates that are rendered in this process: those made of operations that are known to be cheap, or whose cost is counted.
 
 Nearly all chat templates are. What is left (format strings, bytes, recursion, inheritance, rarely used filters) may run in ways that
 no count foresees, so it is rendered in a process with hard limits (`renderer.py`), which costs a round trip.
@@ -135,7 +135,7 @@ _FUNCTIONS = frozenset({"namespace", "raise_exception", "range", "strftime_now"}
 
 
 def is_plain(tree: nodes.Template) -> bool:
-    """Whether a template, as parsed, is made of such operations alone."""
+    """True if a template, as parsed, is made of such operations alone."""
     found: list[nodes.Node] = [tree]
     for node in found:  # which grows
         if not isinstance(node, _SYNTAX):

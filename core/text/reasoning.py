@@ -24,7 +24,7 @@ class ReasoningParser:
 
     @property
     def markers(self) -> tuple[str, str]:
-        """What its texts may contain as special tokens."""
+        """Texts that the reasoning may begin and end with as special tokens."""
         return self.start, self.end
 
     def opened_by(self, prompt: str) -> bool | None:

@@ -163,7 +163,7 @@ class _Reader:
         return int(low), (int(low) if not comma else int(high) if high else None)
 
     def quantifier(self) -> str:
-        """What follows an atom. Lazy quantifiers match the same texts as greedy ones."""
+        """The quantifier after an atom, if there is one. Lazy quantifiers match the same texts as greedy ones."""
         char = self.pattern[self.at : self.at + 1]
         if char in ("*", "+", "?"):
             self.at += 1

@@ -1,4 +1,4 @@
-"""What the process behind `renderer.py` runs: `python -m infer.core.text.render_worker`. It ends when its stdin does."""
+"""The process behind `renderer.py`: `python -m infer.core.text.render_worker`. It ends when its stdin does."""
 
 from __future__ import annotations
 

@@ -226,7 +226,7 @@ class _Dict:
 
 
 def _pairs(given: Any) -> Any:
-    """What `dict()` takes: a mapping, or pairs, whose keys are looked at before they are hashed."""
+    """An argument of `dict()`: a mapping, or pairs, whose keys are looked at before they are hashed."""
     if isinstance(given, Mapping):
         return given
     return [(filters.key(key), value) for key, value in count(given)]

@@ -1,4 +1,4 @@
-"""What each token of an output adds to its text, as bytes, and what to call a token where one is named by text.
+"""The bytes that each token of an output adds to its text, and names for tokens that are told of by text.
 
 A token is no text: it may be part of a character, be left out of the text (special ones), look like another token, or be spelled
 differently where it stands. Log-probabilities are told of tokens, so they go by what is worked out here.
@@ -132,7 +132,7 @@ class Spelling:
         return drawn
 
     def _drawn_in_windows(self, tokenizer: Tokenizer) -> list[bytes]:
-        """Where a decoder is not additive: the text that came with each token. Tokens that came to text only together have each
+        """The pieces if the decoder is not additive: the text that came with each token. Tokens that came to text only together have each
         their own bytes, if that is what the text is made of; else it belongs to the last of them."""
         stream = Detokenizer(tokenizer, self._prompt, skip_special_tokens=self._skip, spaces_between_special_tokens=self._spaces)
         drawn = [b""] * len(self._ids)

@@ -70,7 +70,7 @@ class Template:
         return twin
 
     def readings(self, now: datetime) -> dict[str, str]:
-        """What it can tell of the time: pattern -> text; under "" the whole of it where a pattern is made while rendering."""
+        """The times that it can tell: pattern -> text; under "" the whole time if a pattern is made while rendering."""
         from jinja2 import nodes
 
         tree = self.parse()
@@ -151,7 +151,7 @@ class RecordTemplate:
 
 
 def described(error: BaseException) -> str:
-    """Where in the template, and what."""
+    """The line of the template in which an error arose, and the error."""
     return f"{_line(error)}: {_cause(error)}"
 
 

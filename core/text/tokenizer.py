@@ -343,7 +343,7 @@ def _refusal(texts: list[str], error: BaseException) -> BaseException:
 
 
 def _is_of_library(error: BaseException) -> bool:
-    """Whether an error is one to be told of; else it is an interrupt. A panic of the Rust library is no Exception."""
+    """True for an error of the library, which is to be reported; else it is an interrupt. A panic of Rust code is no Exception."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 

@@ -241,7 +241,7 @@ def _mistral(text: str) -> Parts:
 
 
 def _mistral_items(text: str, start: int) -> tuple[list[str | ToolCall], int]:
-    """What stands behind a marker, and where that ends."""
+    """The calls and texts behind a marker, and the place where they end."""
     if text.startswith("[", start):
         return _list_at(text, start)
     items: list[str | ToolCall] = []

@@ -26,7 +26,7 @@ class _TooMuchWork(Exception):
 
 
 class _Steps(threading.local):
-    """What is left of the work allowed. A thread looks at one output after another."""
+    """The work left for one output. A thread looks at one output after another."""
 
     left = 0
 
@@ -41,7 +41,7 @@ class _Steps(threading.local):
 
 
 def problem_of(text: str, schema: Any) -> str | None:
-    """What is wrong with an output, or None if it is valid."""
+    """The reason why an output is not valid, or None if it is."""
     try:
         value = json.loads(text)
     except ValueError:

@@ -49,7 +49,7 @@ def find(
 
 
 def own_name(source: ModelSource) -> str:
-    """What answers call a model, however it was spelled: a short name, a hub id, or the name of its folder or file."""
+    """The name of a model in answers, however it was spelled: a short name, a hub id, or the name of its folder or file."""
     path = source.path.resolve()
     for name, alias in aliases().items():
         if path == alias.path.resolve():

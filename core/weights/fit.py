@@ -1,4 +1,4 @@
-"""What the headers of the weights say against config.json, before anything is made of either. No weights are read."""
+"""Checks of the weights' headers against config.json, before anything is made of either. No weights are read."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class ModelSource(ABC):
 
     @property
     def has_weights(self) -> bool:
-        """Whether there are any, in a form that is read."""
+        """True if there are weights in a form that is read."""
         return True
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Which kernels these are (compilers of other versions, and other sources, may round differently), and whether they can be launched."""
+"""Identity of the kernels (other versions of compilers, and other sources, may round differently), and what launching them needs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def digest() -> str:
 
 
 def lacking() -> str:
-    """What Triton builds its launchers with and this machine does not have, in words; nothing where they can be had.
+    """Describes what Triton builds its launchers with and this machine lacks; an empty text if nothing is lacking.
 
     They are modules of C. Versions up to 3.6 compile one for each kernel; later ones have one for all, which may be in Triton's cache.
     """
@@ -39,7 +39,7 @@ def lacking() -> str:
 
 
 def _has_launcher() -> bool:
-    """Whether the module is there already."""
+    """True if the module is there already."""
     from triton.runtime import driver
 
     try:

@@ -1,4 +1,4 @@
-"""Where kernels are launched: Triton takes the thread's current device, which need not be the one that the tensors are on."""
+"""The device that kernels are launched on: Triton takes the thread's current one, which need not be that of the tensors."""
 
 from __future__ import annotations
 
