@@ -37,14 +37,15 @@ class LimitError(Exception):
 
 
 class Budget:
-    """The work left to the rendering under way in this thread."""
+    """The work left to the rendering under way in this thread, and names of the methods that it may call (None: any)."""
 
-    __slots__ = ("calls", "chars", "steps")
+    __slots__ = ("calls", "chars", "methods", "steps")
 
-    def __init__(self) -> None:
+    def __init__(self, methods: frozenset[str] | None) -> None:
         self.steps = MAX_STEPS
         self.chars = MAX_HANDLED
         self.calls = 0
+        self.methods = methods
 
     def step(self, chars: int = 0, cost: int = 1) -> None:
         self.steps -= cost
@@ -58,9 +59,9 @@ class Budget:
 _thread = threading.local()
 
 
-def renew() -> None:
-    """A full budget for this thread: a rendering begins."""
-    _thread.budget = Budget()
+def renew(methods: frozenset[str] | None = None) -> None:
+    """Gives this thread a full budget: a rendering begins."""
+    _thread.budget = Budget(methods)
 
 
 def budget() -> Budget:

@@ -1,7 +1,8 @@
 """Templates that are rendered in this process: those made of operations that are known to be cheap, or whose cost is counted.
 
 Nearly all chat templates are. What is left (format strings, bytes, recursion, inheritance, rarely used filters) may run in ways that
-no count foresees, so it is rendered in a process with hard limits (`renderer.py`), which costs a round trip.
+no count foresees, so it is rendered in a process with hard limits (`renderer.py`), which costs a round trip. The syntax tells what is
+called by the name of an attribute; what a namespace's attribute really is, and whether it is one of METHODS, is looked at in the call.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ _TESTS = frozenset(
         "upper",
     ]
 )
-_METHODS = frozenset(
+METHODS = frozenset(
     [
         "capitalize",
         "count",
@@ -131,6 +132,7 @@ _METHODS = frozenset(
         "values",
     ]
 )
+#: Globals that may be called.
 _FUNCTIONS = frozenset({"namespace", "raise_exception", "range", "strftime_now"})
 
 
@@ -176,7 +178,7 @@ def _is_callable(node: nodes.Node, names: frozenset[str]) -> bool:
     if isinstance(node, nodes.Name):
         return node.name in names
     if isinstance(node, nodes.Getattr):
-        return node.attr in _METHODS
+        return node.attr in METHODS
     return False
 
 

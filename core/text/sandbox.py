@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import reduce
+from types import BuiltinMethodType, FunctionType, MethodType
 from typing import Any
 
 from jinja2 import StrictUndefined, TemplateError, Undefined, nodes, pass_context
@@ -34,13 +35,20 @@ _MAX_DATE = 1000
 _IN_DICTS = frozenset(dir(dict))
 
 
-def render(template: JinjaTemplate, variables: Mapping[str, Any], now: datetime | None = None) -> str:
-    """The text of a template. Raises whatever the template raises, and LimitError.
+class UncountedError(Exception):
+    """The template calls a method whose cost may not be counted."""
+
+
+def render(
+    template: JinjaTemplate, variables: Mapping[str, Any], now: datetime | None = None, *, methods: frozenset[str] | None = None
+) -> str:
+    """The text of a template. Raises whatever the template raises, LimitError, and UncountedError.
 
     Args:
         now: the time that `strftime_now` tells; None: that of each call.
+        methods: names of those that may be called, however the template came by them; None: any.
     """
-    budget.renew()
+    budget.renew(methods)
     room = MAX_CHARS
     parts: list[str] = []
     for part in template.generate({"strftime_now": _Clock(now), **variables}):
@@ -106,10 +114,18 @@ class Sandbox(ImmutableSandboxedEnvironment):
         left.calls += 1
         if left.calls > budget.MAX_CALLS:
             raise LimitError(f"more than {budget.MAX_CALLS} calls within calls")
+        if left.methods is not None and _is_method(__obj) and __obj.__name__ not in left.methods:
+            raise UncountedError
         filters.check_method(__obj, args, kwargs)
         result = super().call(__context, __obj, *args, **kwargs)
         left.calls -= 1
         return result if type(getattr(__obj, "__self__", None)) is dict else filters.charged(result)  # `get` makes nothing
+
+
+def _is_method(function: Any) -> bool:
+    """True for a method of data, or what jinja2 puts in place of `str.format`; other functions are globals."""
+    kind = type(function)
+    return kind is BuiltinMethodType or kind is MethodType or (kind is FunctionType and hasattr(function, "__wrapped__"))
 
 
 class GenerationBlock(Extension):

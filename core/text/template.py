@@ -7,6 +7,7 @@ jinja2 is imported when the first template is compiled, not before: plain `infer
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import traceback
 from collections.abc import Mapping
@@ -96,10 +97,10 @@ class Template:
         its message and `param` is the field it blames.
         """
         from .budget import LimitError
-        from .renderer import Failed, NotPlainData, renderer
+        from .renderer import Failed, NotPlainData
 
         try:
-            return self.render_here(variables) if self._is_plain else renderer.render(self._source, self._strict, self._now, variables)
+            return self._render(variables)
         except LimitError as e:
             raise RecordError("template_error", f"{what}: stopped, it needs {e}", param=param) from e
         except Failed as e:
@@ -112,11 +113,21 @@ class Template:
         except Exception as e:
             raise RecordError("template_error", f"{what}{described(e)}", param=param) from e
 
-    def render_here(self, variables: Mapping[str, Any]) -> str:
-        """The text. Raises whatever the template raises, and LimitError."""
+    def _render(self, variables: Mapping[str, Any]) -> str:
+        from .plain import METHODS
+        from .renderer import renderer
+        from .sandbox import UncountedError
+
+        if self._is_plain:
+            with contextlib.suppress(UncountedError):
+                return self.render_here(variables, methods=METHODS)
+        return renderer.render(self._source, self._strict, self._now, variables)
+
+    def render_here(self, variables: Mapping[str, Any], *, methods: frozenset[str] | None = None) -> str:
+        """The text. Raises whatever the template raises, LimitError, and UncountedError where it calls none of `methods`."""
         from .sandbox import render
 
-        return render(self._template, variables, self._now)
+        return render(self._template, variables, self._now, methods=methods)
 
 
 class RecordTemplate:

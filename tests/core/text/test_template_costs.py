@@ -14,6 +14,7 @@ from jinja2.filters import FILTERS
 from infer.core.errors import RecordError
 from infer.core.text import budget, plain
 from infer.core.text.field_widths import percent_widths
+from infer.core.text.renderer import renderer
 from infer.core.text.template import Template
 
 #: Twice what it was, fifty times.
@@ -73,7 +74,7 @@ def test_tests_of_long_texts_are_charged(name: str) -> None:
     stopped(LONG + "{% for i in range(99999) %}{% set b = [a] | select('" + name + "'" + arguments + ") | list %}{% endfor %}")
 
 
-@pytest.mark.parametrize("name", sorted(plain._METHODS - METHODS_OF_DICTS))
+@pytest.mark.parametrize("name", sorted(plain.METHODS - METHODS_OF_DICTS))
 def test_methods_of_long_texts_are_charged(name: str) -> None:
     call = f"a.{name}{ARGUMENTS.get(name, '()')}"
     stopped(LONG + "{% for i in range(99999) %}{% set b = " + call + " %}{% endfor %}")
@@ -138,3 +139,27 @@ def test_widths_are_those_that_python_reads() -> None:
             assert len(made) <= len(pattern) + sum(widths) + 30 * len(widths), pattern
             assert pattern.replace("%%", "").count("%") == 0 or widths
     assert formatted > 500
+
+
+@pytest.mark.parametrize("found", ["X.NAME", "X['NAME']", "X['NA' ~ 'ME']", "([X] | map(attribute='NAME') | list)[0]"])
+def test_a_method_by_another_name_is_not_called_here(monkeypatch: pytest.MonkeyPatch, found: str) -> None:
+    """A namespace may call it by the name of one that is counted; the process with hard limits renders it, from the beginning."""
+    calls: list[str] = []
+    monkeypatch.setattr(renderer, "render", lambda source, *_: calls.append(source) or "there")
+    start = "{% set ns = namespace() %}{% set ns.get = "
+    for value, name, arguments in (("(1)", "to_bytes", "(1000000000000, 'big')"), ("'{:9}'", "format", "(1)"), ("'a'", "encode", "()")):
+        method = found.replace("NA' ~ 'ME", name[:2] + "' ~ '" + name[2:]).replace("NAME", name).replace("X", value)
+        source = start + method + " %}{{ ns.get" + arguments + " }}"
+        assert Template(source)._is_plain
+        assert Template(source).render({}) == "there"
+        assert calls.pop() == source
+    upper = found.replace("NA' ~ 'ME", "up' ~ 'per").replace("NAME", "upper").replace("X", "'a'")
+    assert Template(start + upper + " %}{{ ns.get() }}{{ range(2) | list }}").render({}) == "A[0, 1]"
+    assert calls == []
+
+
+def test_a_method_by_another_name_has_hard_limits() -> None:
+    rendered = Template("{% set ns = namespace(get='{:>3}'.format, index=(1).to_bytes) %}{{ ns.get('a') }}")
+    assert rendered.render({}) == "  a"
+    with pytest.raises(RecordError, match=r"stopped, it needs|OverflowError|MemoryError"):
+        Template("{% set ns = namespace(get=(1).to_bytes) %}{{ ns.get(1000000000000, 'big') | length }}").render({})
