@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from ..errors import ConfigError
+from ..errors import ConfigError, OutputError
 from .files import RealFiles
 from .identity import Identity
 from .job_note import JOB_SUFFIX, JobNote, find_note
 from .making import sha256_of
 from .output import JobOutput
-from .previous import Again, FinishedOutput, Previous, count_errors
+from .previous import Again, FinishedOutput, Previous, count_rows
 from .tally import Tally
 
 
@@ -39,11 +40,13 @@ class Finished:
 
     @property
     def sha256(self) -> str:
-        """Of the file as it is."""
+        """Of the file as it is. Raises OutputError."""
         if self._sha256 is None:
-            files = RealFiles()
-            with self._output.target.open("rb") as file:
-                self._sha256 = sha256_of(files, file.fileno(), self._output.target.stat().st_size).hexdigest()
+            try:
+                with self._output.target.open("rb") as file:
+                    self._sha256 = sha256_of(RealFiles(), file.fileno(), os.fstat(file.fileno()).st_size).hexdigest()
+            except OSError as error:
+                raise OutputError(f"output {self._output.name!r} cannot be read: {error.strerror}") from None
         return self._sha256
 
     @property
@@ -64,10 +67,7 @@ class Finished:
     @property
     def tally(self) -> Tally:
         """Of its rows."""
-        if self.note is not None:
-            return Tally.from_entry(self.note.tally)
-        rows, failed = count_errors(str(self._rows))
-        return Tally(num_answered=rows - failed, num_failed=failed)
+        return count_rows(str(self._rows)) if self.note is None else Tally.from_entry(self.note.tally)
 
     def is_of(self, identity: Identity) -> bool:
         """True if it is the output of the job `identity`, as that left it."""
@@ -83,13 +83,12 @@ class Finished:
         if self._output.sink.is_matrix and not self._output.ids_path.exists():
             raise ConfigError(f"output {name!r} is there, but {str(self._output.ids_path)!r} is not; start again with --overwrite")
         if self.note is None and (not force or changed):
+            otherwise = "leave --redo changed out" if force else "take it for this job's with --resume-force"
             raise ConfigError(
                 f"output {name!r} is there, but not {self._output.target.name + JOB_SUFFIX!r} beside it, which says what job it is of; "
-                "put it back, start again with --overwrite, choose another output, or take it for this job's with --resume-force"
+                f"put it back, start again with --overwrite, choose another output, or {otherwise}"
             )
-        if self.note is None:
-            return
-        if not force:
+        if self.note is not None and not force:
             self.note.identity.refuse(identity)
             if not self.is_intact:
                 raise ConfigError(

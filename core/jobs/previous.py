@@ -53,14 +53,18 @@ class FinishedOutput:
         self._source.close()
 
 
-def count_errors(name: str) -> tuple[int, int]:
-    """(rows, failed rows) of a finished output."""
-    output = FinishedOutput(name)
+def count_rows(name: str) -> Tally:
+    """The answered and the failed rows of a finished output. Raises ConfigError for what is none."""
+    output, tally = FinishedOutput(name), Tally()
     try:
-        failed = [row["error"] is not None for _, row in output]
-        return len(failed), sum(failed)
+        for _, row in output:
+            if row["error"] is None:
+                tally.num_answered += 1
+            else:
+                tally.num_failed += 1
     finally:
         output.close()
+    return tally
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from safetensors import safe_open
 from infer.core.errors import ConfigError, EngineError, OutputError, RecordError, TooManyErrors
 from infer.core.jobs import output as output_module
 from infer.core.jobs import session as session_module
+from infer.core.jobs.files import RealFiles
 from infer.core.jobs.job_note import find_note
 from infer.core.jobs.merge import merge, open_shards
 from infer.core.jobs.opening import open_output
@@ -806,3 +807,23 @@ def test_a_failed_lines_file_cannot_be_added_to_a_matrix(attempt: Any, tmp_path:
     refuses(attempt, tmp_path, "without --errors", errors=str(tmp_path / "bad"), **options)
     (tmp_path / "in").write_bytes(lines(7))
     refuses(attempt, tmp_path, "the input has grown", **options)
+
+
+def test_changed_records_are_not_known_without_a_note(attempt: Any, tmp_path: Path) -> None:
+    """And no message names what was given already."""
+    (tmp_path / "in").write_bytes(lines(6))
+    attempt(tmp_path / "in", tmp_path / "out")
+    (tmp_path / "out.job.json").unlink()
+    refuses(attempt, tmp_path, "or leave --redo changed out$", redo="changed", resume=True, resume_force=True)
+
+
+def test_a_finished_output_that_cannot_be_read(attempt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").write_bytes(lines(6))
+    attempt(tmp_path / "in", tmp_path / "out")
+
+    def read(files: RealFiles, fd: int, size: int, offset: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(RealFiles, "read", read)
+    with pytest.raises(OutputError, match="out' cannot be read: Input/output error"):
+        attempt(tmp_path / "in", tmp_path / "out", resume=True)
