@@ -13,12 +13,9 @@ import re
 from dataclasses import dataclass, field
 
 from ..errors import RecordError
+from .descent import Reader
 
-#: Deepest nesting of parentheses.
-MAX_DEPTH = 64
 MAX_RULES = 5_000
-#: Highest count in braces.
-MAX_COUNT = 65_536
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 #: Each comment runs to the end of its line, in one way only: of `####` there would be as many as it has cuts.
@@ -34,7 +31,7 @@ def to_lark(text: str, prefix: str = "") -> str:
 
     Raises RecordError (grammar_error).
     """
-    return _Reader(text, prefix).rules()
+    return _Reader(text, prefix=prefix).rules()
 
 
 def literal(text: str) -> str:
@@ -47,12 +44,8 @@ def _one(code: int) -> str:
 
 
 @dataclass
-class _Reader:
-    """Recursive descent; `at` is the place of the next character."""
-
-    text: str
-    prefix: str
-    at: int = 0
+class _Reader(Reader):
+    prefix: str = ""
     names: dict[str, str] = field(default_factory=dict)
     """Rules that are named -> what they are called in the result."""
 
@@ -66,15 +59,12 @@ class _Reader:
         assert found is not None
         self.at = found.end()
 
-    def peek(self, text: str) -> bool:
-        return self.text.startswith(text, self.at)
-
     def take(self, text: str) -> bool:
-        if not self.peek(text):
-            return False
-        self.at += len(text)
-        self.skip()
-        return True
+        """With the space behind it."""
+        taken = super().take(text)
+        if taken:
+            self.skip()
+        return taken
 
     def name(self) -> str:
         found = _NAME.match(self.text, self.at)
@@ -105,14 +95,6 @@ class _Reader:
             if name not in written:
                 raise RecordError("grammar_error", f"grammar: rule {name!r} is not defined")
         return "".join(f"{self.called(name)}: {body}\n" for name, body in written.items())
-
-    def alternatives(self, depth: int) -> str:
-        if depth > MAX_DEPTH:
-            raise self.error(f"parentheses are nested deeper than {MAX_DEPTH}")
-        parts = [self.sequence(depth)]
-        while self.take("|"):
-            parts.append(self.sequence(depth))
-        return " | ".join(parts)
 
     def sequence(self, depth: int) -> str:
         parts: list[str] = []
@@ -154,12 +136,8 @@ class _Reader:
         if counts is None:
             raise self.error("a { begins a count: {n}, {n,} or {n,m}")
         low, high = int(counts[1]), int(counts[3]) if counts[3] else None if counts[2] else int(counts[1])
-        if max(low, high or 0) > MAX_COUNT:
-            raise self.error(f"more than {MAX_COUNT} repetitions")
-        if high is not None and high < low:
-            raise self.error("the higher count is below the lower one")
         self.at = counts.end()
-        return f"{{{low},{'' if high is None else high}}}"
+        return self.count(low, high)
 
     def char(self, end: str) -> str:
         """One character of a text or a class, escapes resolved."""
@@ -168,26 +146,16 @@ class _Reader:
             raise self.error(f"a {end} is missing")
         self.at += 1
         if char != "\\":
-            return self.scalar(char)
+            return chr(self.scalar(ord(char)))
         kind = self.text[self.at : self.at + 1]
         self.at += 1
         if kind in _CODES:
             digits = self.text[self.at : self.at + _CODES[kind]]
-            if len(digits) != _CODES[kind] or not all(c in "0123456789abcdefABCDEF" for c in digits):
-                raise self.error(f"\\{kind} needs {_CODES[kind]} hexadecimal digits")
             self.at += len(digits)
-            code = int(digits, 16)
-            if code > 0x10FFFF:
-                raise self.error("not a Unicode character")
-            return self.scalar(chr(code))
+            return chr(self.scalar(self.hexadecimal(digits if len(digits) == _CODES[kind] else "", kind)))
         if kind not in _ESCAPES:
             raise self.error(f"unknown escape \\{kind}")
         return _ESCAPES[kind]
-
-    def scalar(self, char: str) -> str:
-        if char == "\0" or "\ud800" <= char <= "\udfff":
-            raise self.error("not a character of text")
-        return char
 
     def quoted(self) -> str:
         self.at += 1

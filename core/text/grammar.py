@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import RecordError
 from ..structured import StructuredOutputsParams
-from . import ebnf, regex, schema
+from . import descent, ebnf, regex, schema
 from .structural_tag import StructuralTag
 
 #: Most bytes of a schema, grammar, structural tag or all choices together.
@@ -121,8 +121,8 @@ def _checked(grammar: str) -> str:
     depth = 0
     for char in grammar:
         depth = max(0, depth + (char in "([{") - (char in ")]}"))
-        if depth > ebnf.MAX_DEPTH:
-            raise RecordError("grammar_error", f"the grammar is nested deeper than {ebnf.MAX_DEPTH}")
+        if depth > descent.MAX_DEPTH:
+            raise RecordError("grammar_error", f"the grammar is nested deeper than {descent.MAX_DEPTH}")
     if grammar.count("\n") > ebnf.MAX_RULES:
         raise RecordError("grammar_error", f"the grammar has more than {ebnf.MAX_RULES} lines")
     if asked := _ASKED.search(grammar):

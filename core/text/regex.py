@@ -7,15 +7,10 @@ reading of a class where it allows characters, the widest where it forbids them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..errors import RecordError
+from .descent import HEX_DIGITS, MAX_COUNT, Reader
 
 MAX_CHARS = 16_384
-#: Deepest nesting of groups.
-MAX_DEPTH = 64
-#: Highest count in braces.
-MAX_COUNT = 65_536
 
 _CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v"}
 _REFUSED_GROUPS = {
@@ -75,47 +70,23 @@ def _character(char: str) -> str:
     return char if char.isascii() and char.isalnum() else f"\\x{{{ord(char):x}}}"
 
 
-@dataclass
-class _Reader:
-    """Recursive descent; `at` is the place of the next character."""
-
-    pattern: str
-    at: int = 0
-
+class _Reader(Reader):
     def error(self, message: str) -> RecordError:
         return RecordError("grammar_error", f"regular expression, character {self.at + 1}: {message}")
-
-    def peek(self, text: str) -> bool:
-        return self.pattern.startswith(text, self.at)
-
-    def take(self, text: str) -> bool:
-        if not self.peek(text):
-            return False
-        self.at += len(text)
-        return True
-
-    def alternatives(self, depth: int) -> str:
-        """Up to the end or a closing parenthesis."""
-        if depth > MAX_DEPTH:
-            raise self.error(f"groups are nested deeper than {MAX_DEPTH}")
-        texts = [self.sequence(depth)]
-        while self.take("|"):
-            texts.append(self.sequence(depth))
-        return "|".join(texts)
 
     def sequence(self, depth: int) -> str:
         texts: list[str] = []
         if not depth:
             self.take("^")
-        while self.at < len(self.pattern) and not self.peek("|") and not self.peek(")"):
-            if self.peek("$") and not depth and self.pattern[self.at + 1 : self.at + 2] in ("", "|"):
+        while self.at < len(self.text) and not self.peek("|") and not self.peek(")"):
+            if self.peek("$") and not depth and self.text[self.at + 1 : self.at + 2] in ("", "|"):
                 self.at += 1
                 break
             texts.append(self.atom(depth) + self.quantifier())
         return "".join(texts)
 
     def atom(self, depth: int) -> str:
-        char = self.pattern[self.at]
+        char = self.text[self.at]
         if char in "^$":
             raise self.error(f"{char} in the middle; it may only begin or end the whole expression")
         if char in "*+?" or (char == "{" and self.counts() is not None):
@@ -141,8 +112,8 @@ class _Reader:
                 if self.peek(mark):
                     raise self.error(f"{what} is not supported")
             if self.take("P<") or self.take("<"):
-                end = self.pattern.find(">", self.at)
-                if end < 0 or not self.pattern[self.at : end].isidentifier():
+                end = self.text.find(">", self.at)
+                if end < 0 or not self.text[self.at : end].isidentifier():
                     raise self.error("a group's name is missing or wrong")
                 self.at = end + 1
             elif not self.take(":"):
@@ -154,8 +125,8 @@ class _Reader:
 
     def counts(self) -> tuple[int, int | None] | None:
         """Lowest and highest count of the braces at `at`, if there are such."""
-        end = self.pattern.find("}", self.at)
-        low, comma, high = self.pattern[self.at + 1 : end].partition(",")
+        end = self.text.find("}", self.at)
+        low, comma, high = self.text[self.at + 1 : end].partition(",")
         if end < 0 or not (low.isascii() and low.isdigit()) or not (high == "" or (high.isascii() and high.isdigit())):
             return None
         if len(low) > 9 or len(high) > 9:
@@ -164,7 +135,7 @@ class _Reader:
 
     def quantifier(self) -> str:
         """The quantifier after an atom, if there is one. Lazy quantifiers match the same texts as greedy ones."""
-        char = self.pattern[self.at : self.at + 1]
+        char = self.text[self.at : self.at + 1]
         if char in ("*", "+", "?"):
             self.at += 1
             text = char
@@ -172,23 +143,18 @@ class _Reader:
             counts = self.counts()
             if counts is None:
                 raise self.error("a { begins a count, {n}, {n,} or {n,m}; a literal one is written \\{")
-            low, high = counts
-            if max(low, high or 0) > MAX_COUNT:
-                raise self.error(f"more than {MAX_COUNT} repetitions")
-            if high is not None and high < low:
-                raise self.error("the higher count is below the lower one")
-            self.at = self.pattern.index("}", self.at) + 1
-            text = f"{{{low},{'' if high is None else high}}}"
+            text = self.count(*counts)
+            self.at = self.text.index("}", self.at) + 1
         else:
             return ""
         self.take("?")
-        if self.pattern[self.at : self.at + 1] in ("*", "+", "?") or (self.peek("{") and self.counts() is not None):
+        if self.text[self.at : self.at + 1] in ("*", "+", "?") or (self.peek("{") and self.counts() is not None):
             raise self.error("nothing to repeat")
         return text
 
     def escape(self) -> tuple[bool, str]:
         """After a backslash: (True, the letter of a class) or (False, the character that is meant)."""
-        char = self.pattern[self.at : self.at + 1]
+        char = self.text[self.at : self.at + 1]
         self.at += 1
         if char in _NARROW:
             return True, char
@@ -208,30 +174,21 @@ class _Reader:
     def code(self, kind: str) -> str:
         """After \\x or \\u: the character of a code. Two halves of a surrogate pair make one."""
         if kind == "u" and self.take("{"):
-            end = self.pattern.find("}", self.at)
-            digits = self.pattern[self.at : end] if end >= 0 else ""
+            end = self.text.find("}", self.at)
+            digits = self.text[self.at : end] if end >= 0 else ""
             self.at += len(digits) + 1
         else:
-            digits = self.pattern[self.at : self.at + (2 if kind == "x" else 4)]
+            digits = self.text[self.at : self.at + (2 if kind == "x" else 4)]
             self.at += len(digits)
             if len(digits) != (2 if kind == "x" else 4):
                 digits = ""
-        if not digits or len(digits) > 6 or not all(c in "0123456789abcdefABCDEF" for c in digits):
-            raise self.error(f"\\{kind} needs its hexadecimal digits")
-        value = int(digits, 16)
-        if 0xD800 <= value < 0xDC00 and self.pattern[self.at : self.at + 2] == "\\u":
-            low = self.pattern[self.at + 2 : self.at + 6]
-            if len(low) == 4 and low[:2].upper() in ("DC", "DD", "DE", "DF") and all(c in "0123456789abcdefABCDEF" for c in low):
+        value = self.hexadecimal(digits if len(digits) <= 6 else "", kind)
+        if 0xD800 <= value < 0xDC00 and self.text[self.at : self.at + 2] == "\\u":
+            low = self.text[self.at + 2 : self.at + 6]
+            if len(low) == 4 and low[:2].upper() in ("DC", "DD", "DE", "DF") and HEX_DIGITS.issuperset(low):
                 self.at += 6
                 value = 0x10000 + ((value - 0xD800) << 10) + (int(low, 16) - 0xDC00)
         return chr(self.scalar(value))
-
-    def scalar(self, value: int) -> int:
-        if value == 0:
-            raise self.error("the NUL character is not supported")
-        if 0xD800 <= value < 0xE000 or value > 0x10FFFF:
-            raise self.error("not a Unicode character")
-        return value
 
     def char_class(self) -> str:
         """After the opening bracket."""
@@ -267,7 +224,7 @@ class _Reader:
         return f"[{''.join(parts)}&&{_ANYTHING}]" if letters else f"[{''.join(parts)}]"
 
     def class_item(self) -> tuple[bool, str]:
-        char = self.pattern[self.at : self.at + 1]
+        char = self.text[self.at : self.at + 1]
         self.at += 1
         if char == "\\":
             if self.take("b"):

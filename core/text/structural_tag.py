@@ -11,10 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import RecordError
-from . import ebnf, regex
-
-#: Deepest nesting of formats.
-MAX_DEPTH = 64
+from . import descent, ebnf, regex
 
 _TIMES = {"optional": "?", "star": "*", "plus": "+"}
 _OPTIONS = ("style", "any_order", "excludes", "max_tokens", "max_chars", "max_whitespace_cnt")
@@ -53,8 +50,8 @@ class StructuralTag:
         Args:
             last: nothing may follow it.
         """
-        if depth > MAX_DEPTH:
-            raise _error(f"it is nested deeper than {MAX_DEPTH}")
+        if depth > descent.MAX_DEPTH:
+            raise _error(f"it is nested deeper than {descent.MAX_DEPTH}")
         if not isinstance(part, Mapping):
             raise _error(f"a format is an object, not {type(part).__name__}")
         kind = part.get("type")
@@ -165,7 +162,13 @@ class StructuralTag:
 
     def _repeat(self, part: Mapping[str, Any], depth: int) -> str:
         low, high = part.get("min"), part.get("max")
-        if type(low) is not int or type(high) is not int or not 0 <= low <= ebnf.MAX_COUNT or high > ebnf.MAX_COUNT or -1 < high < low:
+        if (
+            type(low) is not int
+            or type(high) is not int
+            or not 0 <= low <= descent.MAX_COUNT
+            or high > descent.MAX_COUNT
+            or -1 < high < low
+        ):
             raise _error("the counts of a repeat are whole numbers, the lower one first")
         if not high:
             return '""'
@@ -231,8 +234,8 @@ def _pattern(part: Mapping[str, Any]) -> str:
 def _free(part: Mapping[str, Any]) -> str:
     """The body of a terminal for the free text of a format."""
     most = part.get("max_chars")
-    if most is not None and (type(most) is not int or not 0 <= most <= ebnf.MAX_COUNT):
-        raise _error(f"max_chars is a whole number up to {ebnf.MAX_COUNT}")
+    if most is not None and (type(most) is not int or not 0 <= most <= descent.MAX_COUNT):
+        raise _error(f"max_chars is a whole number up to {descent.MAX_COUNT}")
     text = "/(?s:.*)/" if most is None else f"/(?s:.{{0,{most}}})/"
     excludes = part.get("excludes") or []
     if not isinstance(excludes, list) or not all(isinstance(one, str) and one for one in excludes):

@@ -54,7 +54,7 @@ def test_meaning(grammar: str, good: list[str], bad: list[str]) -> None:
         ("root ::= [b-a]", "runs backwards"),
         ("root ::= [\\d]", "unknown escape \\d"),
         ('root ::= "\\u12"', "hexadecimal"),
-        ('root ::= "\\ud800"', "not a character of text"),
+        ('root ::= "\\ud800"', "not a Unicode character"),
         ('root ::= "a" |', "something is expected"),
         ("root ::= ", "something is expected"),
         ('root ::= ("a"', "a ) is missing"),
