@@ -37,6 +37,7 @@ METHODS_OF_DICTS = {"get", "items", "keys", "values"}
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "MAX_STEPS", 200_000)
     monkeypatch.setattr(budget, "MAX_HANDLED", 2**24)
+    monkeypatch.setattr(budget, "MAX_ITEMS", 20_000)  # of data; widths and counts are of a million as ever
 
 
 def stopped(source: str) -> str:
