@@ -43,13 +43,13 @@ class Template:
     def __init__(self, source: str, *, strict: bool = False) -> None:
         from jinja2 import TemplateSyntaxError
 
-        from .plain import is_plain
+        from .plain import METHODS, is_plain
         from .sandbox import Sandbox
 
         if len(source) > _LONGEST_SOURCE:
             raise TemplateSourceError(f"{len(source):,} characters, more than {_LONGEST_SOURCE:,}")
         self._environment = Sandbox(strict=strict)
-        self._source, self._strict = source, strict
+        self._source, self._strict, self._methods = source, strict, METHODS
         self._now: datetime | None = None
         try:
             tree = self.parse()
@@ -96,38 +96,40 @@ class Template:
         Raises RecordError (template_error) for whatever the template raises and for templates that use too much; `what` begins
         its message and `param` is the field it blames.
         """
-        from .budget import LimitError
-        from .renderer import Failed, NotPlainData
-
         try:
             return self._render(variables)
-        except LimitError as e:
-            raise RecordError("template_error", f"{what}: stopped, it needs {e}", param=param) from e
-        except Failed as e:
-            raise RecordError("template_error", f"{what}{e}", param=param) from None
-        except NotPlainData as e:
-            why = f"it is rendered in a process of its own, which takes plain data alone ({e})"
-            raise RecordError("template_error", f"{what}: {why}", param=param) from None
         except EngineError:
             raise
         except Exception as e:
-            raise RecordError("template_error", f"{what}{described(e)}", param=param) from e
+            raise RecordError("template_error", f"{what}{_why(e)}", param=param) from e
 
     def _render(self, variables: Mapping[str, Any]) -> str:
-        from .plain import METHODS
-        from .renderer import renderer
-        from .sandbox import UncountedError
+        from .sandbox import UncountedError, render  # one import, and the next one not for plain templates: each costs 1 us a record
 
         if self._is_plain:
             with contextlib.suppress(UncountedError):
-                return self.render_here(variables, methods=METHODS)
+                return render(self._template, variables, self._now, methods=self._methods)
+        from .renderer import renderer
+
         return renderer.render(self._source, self._strict, self._now, variables)
 
-    def render_here(self, variables: Mapping[str, Any], *, methods: frozenset[str] | None = None) -> str:
-        """The text. Raises whatever the template raises, LimitError, and UncountedError where it calls none of `methods`."""
+    def render_here(self, variables: Mapping[str, Any]) -> str:
+        """The text, made in this process whatever it costs. Raises whatever the template raises, and LimitError."""
         from .sandbox import render
 
-        return render(self._template, variables, self._now, methods=methods)
+        return render(self._template, variables, self._now)
+
+
+def _why(error: Exception) -> str:
+    """The end of a message about a rendering that failed."""
+    from .budget import LimitError
+    from .renderer import Failed, NotPlainData
+
+    if isinstance(error, LimitError):
+        return f": stopped, it needs {error}"
+    if isinstance(error, NotPlainData):
+        return f": it is rendered in a process of its own, which takes plain data alone ({error})"
+    return str(error) if isinstance(error, Failed) else described(error)
 
 
 class RecordTemplate:
