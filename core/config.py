@@ -106,6 +106,11 @@ class EngineConfig:
 
     notes: tuple[str, ...] = ()  # said once, when the run starts
 
+    @property
+    def kv_size_is_given(self) -> bool:
+        """True if the number of KV blocks does not depend on the memory that is free."""
+        return self.num_gpu_blocks_override is not None or self.kv_cache_memory_bytes is not None
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, for the stats file; the token is not in it."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -41,11 +41,6 @@ class KVShape:
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype.itemsize
 
 
-def size_is_given(config: EngineConfig) -> bool:
-    """Whether the number of blocks does not depend on the memory that is free."""
-    return config.num_gpu_blocks_override is not None or config.kv_cache_memory_bytes is not None
-
-
 def choose_num_blocks(config: EngineConfig, shape: KVShape, free_bytes: int, usage: Usage | None = None) -> int:
     """Blocks for tokens (the null block not counted).
 

@@ -27,6 +27,7 @@ class Limits:
         max_model_len: most tokens of prompt and output together.
         max_logprobs: most logprobs a request may ask for; -1: no limit.
         block_size, num_blocks: the KV cache; None blocks if its size is not known.
+        size_is_given: its size is a setting, not what the machine's memory had room for.
         has_tokenizer: whether there is one, which all that is about text needs.
         bad_words: tokenizes lists of them; None: they are not looked at.
         grammars: compiles structured output; None: whoever this is passed on to does.
@@ -37,6 +38,7 @@ class Limits:
     max_logprobs: int
     block_size: int
     num_blocks: int | None
+    size_is_given: bool = True
     has_tokenizer: bool = True
     bad_words: BadWordBook | None = None
     grammars: Grammars | None = None
@@ -52,6 +54,7 @@ class Limits:
             config.max_logprobs,
             config.block_size,
             num_blocks,
+            size_is_given=config.kv_size_is_given,
             has_tokenizer=tokenizer is not None,
             bad_words=BadWordBook(tokenizer),
             grammars=grammars,
@@ -75,11 +78,13 @@ class Limits:
         if request.beam is not None and (width := request.beam.beam_width) > self.vocab_size:
             raise RecordError("invalid_value", f"beam_width {width} is above the vocabulary of {self.vocab_size}", param="beam_width")
         if self.num_blocks is not None and self.blocks_for(length := request.max_length(self.max_model_len)) > self.num_blocks:
+            # What depends on the memory that happened to be free is told as such: another run may well answer the record.
+            holds = f"holds {self.num_blocks * self.block_size}{'' if self.size_is_given else ', as many as there was memory for'}"
             raise RecordError(
                 "kv_capacity",
-                f"prompt and max_tokens are {length} tokens; the KV cache holds {self.num_blocks * self.block_size}: "
-                "lower max_tokens or raise --kv-cache-memory-bytes",
+                f"prompt and max_tokens are {length} tokens; the KV cache {holds}: lower max_tokens or raise --kv-cache-memory-bytes",
                 param="max_tokens",
+                retryable=not self.size_is_given,
             )
 
     def blocks_for(self, num_tokens: int) -> int:

@@ -98,7 +98,7 @@ def load(config: EngineConfig, source: ModelSource, group: Group, wrap_ops: Call
         torch.set_num_threads(max(1, config.threads // group.size) if device.type == "cpu" else config.threads)
     backend = load_kernels(config, device)
     ops = backend if wrap_ops is None else wrap_ops(backend)
-    memory = None if kv_cache.size_is_given(config) else memory_of(device)
+    memory = None if config.kv_size_is_given else memory_of(device)
     plan = None if memory is None else MemoryPlan(memory, config.gpu_memory_utilization)
     with sharding(group):
         model = load_model(config, source, ops, dtype, device)

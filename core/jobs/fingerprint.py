@@ -117,7 +117,7 @@ def fingerprint(
             found[VERIFIED] = _weights(model, whole=True)
     found |= {name: getattr(config, name) for name in SETTINGS}
     found |= {name: getattr(config, name) for name in (_WRITING_SETTINGS if writes else _POOLING_SETTINGS)}
-    if writes and (config.num_gpu_blocks_override is not None or config.kv_cache_memory_bytes is not None):
+    if writes and config.kv_size_is_given:
         found["block_size"] = config.block_size  # what is too long for the cache is told in the record's row
     if config.device != "cpu":  # there nothing depends on it
         found["deterministic"] = config.deterministic

@@ -32,6 +32,7 @@ TEMPORARY = ".tmp"
 #: Bumped whenever a note of before cannot be read.
 FORMAT = 2
 
+_ADVICE = "put it back as it was, or make its output anew with --overwrite"
 _BEGINNING = b'{\n  "format": '
 _NUMBERS = ("records", "total_seen", "attempts")
 _TEXTS = ("input_chain", "sha256", "time")
@@ -109,10 +110,10 @@ class JobNote:
         except OSError as error:
             raise OutputError(f"{str(path)!r} cannot be read: {error.strerror}") from None
         except orjson.JSONDecodeError as error:
-            raise ConfigError(f"{str(path)!r} cannot be read: {error}") from None
+            raise ConfigError(f"{str(path)!r} cannot be read: {error}; {_ADVICE}") from None
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             found = value.get("format") if isinstance(value, dict) else None
-            raise ConfigError(f"{str(path)!r} is no note of an output in format {FORMAT} (format: {found!r})")
+            raise ConfigError(f"{str(path)!r} is no note of an output in format {FORMAT} (format: {found!r}); {_ADVICE}")
         for names, kind in ((_NUMBERS, int), (_TEXTS, str)):
             for name in names:
                 if type(value.get(name)) is not kind or (kind is int and value[name] < 0):
@@ -129,7 +130,7 @@ class JobNote:
             )
             _ = note.shard, note.offset, note.output_format, datetime.fromisoformat(note.time)
         except (KeyError, TypeError, ValueError, AttributeError, binascii.Error, ConfigError) as error:
-            raise ConfigError(f"{str(path)!r} is damaged: {error!r}") from None
+            raise ConfigError(f"{str(path)!r} is damaged: {error!r}; {_ADVICE}") from None
         if len(note.digests) != note.records * SHORT_DIGEST_BYTES:
             raise _damaged(path, "digests", f"{len(note.digests)} bytes")
         if Tally.from_entry(note.tally).num_records != note.records or value.get("errors") != note.errors:
@@ -190,4 +191,4 @@ def refuse_other_notes(output: Path, name: str) -> None:
 
 
 def _damaged(path: Path, name: str, value: Any) -> ConfigError:
-    return ConfigError(f"{str(path)!r} is damaged: {name} is {str(value)[:60]!r}")
+    return ConfigError(f"{str(path)!r} is damaged: {name} is {str(value)[:60]!r}; {_ADVICE}")

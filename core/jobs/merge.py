@@ -133,7 +133,7 @@ def open_shards(names: Sequence[str]) -> list[ShardFile]:
 
 
 def merge(names: Sequence[str], output: JobOutput | StraightOutput, shards: Sequence[ShardFile], *, overwrite: bool = False) -> Merged:
-    """Writes the rows of all shards into `output`, in order, and publishes it; does nothing if it is there, made of them.
+    """Writes the rows of all shards into `output`, in order, and publishes it; only looks at them if it is there, made of them.
 
     Raises ConfigError for a shard that is not what its note says; then nothing is published, and nothing of it stays. Where
     rows cannot be taken back (a pipe), everything is read once before the first is written.
@@ -146,6 +146,8 @@ def merge(names: Sequence[str], output: JobOutput | StraightOutput, shards: Sequ
     if output.is_finished and not overwrite:
         if not _is_merged(shards, output):
             raise ConfigError(is_there(output))
+        for _ in _rows(shards):  # what their notes say of them may be true no more
+            pass
         return Merged(sum(shard.note.records for shard in shards), sum(shard.note.errors for shard in shards))
     try:
         output.begin({"merge": _merged(shards)})

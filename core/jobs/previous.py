@@ -138,7 +138,7 @@ class Previous:
             changed = self._is_changed(record, row)
             if self._again.wants(row) or (changed and self._again.changed):
                 return None
-            if changed and (self._note is None or not self._force):
+            if changed and (not self._force or _has_other_id(record, row)):
                 raise changed_input(f"line {record.line:,}{_named(record)} is not what it was when {self._output.name!r} answered it")
             return self._keep(kept_row(record, data, row))
         return None  # the input has grown since
@@ -151,9 +151,7 @@ class Previous:
     def _is_changed(self, record: Record, row: Mapping[str, Any]) -> bool:
         if self._note is not None:
             return self._note.digest_of(record.ordinal) != record.digest[:SHORT_DIGEST_BYTES]
-        theirs = row.get("custom_id") if "response" in row else row.get("id")
-        ours = [record.fields.get(name) for name in ("custom_id", "id")]
-        return theirs is not None and theirs not in ours
+        return _has_other_id(record, row)
 
     def _keep(self, row: Row) -> Row:
         """The row; the last one brings what the note counted and rows do not tell, if all are kept."""
@@ -176,6 +174,11 @@ def index_of(row: Mapping[str, Any]) -> int | None:
     if index is None and isinstance(name := row.get("id"), str) and (found := _BATCH_ID.fullmatch(name)):
         return int(found[1])
     return index if isinstance(index, int) else None
+
+
+def _has_other_id(record: Record, row: Mapping[str, Any]) -> bool:
+    theirs = row.get("custom_id") if "response" in row else row.get("id")
+    return theirs is not None and theirs not in [record.fields.get(name) for name in ("custom_id", "id")]
 
 
 def _named(record: Record) -> str:

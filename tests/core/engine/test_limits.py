@@ -89,3 +89,11 @@ def test_a_search_is_held_to_what_one_of_its_beams_needs() -> None:
     assert caught.value.code == "kv_capacity"
     with pytest.raises(RecordError, match="beam_width 64 is above the vocabulary of 60"):
         limits(vocab_size=60).check(Request("r", [3] * 4, beam.sampling(), 0, beam=beam))
+
+
+def test_room_that_depends_on_free_memory_is_told_as_such() -> None:
+    """Another run may have more of it, so its row says that trying again can help."""
+    for given, held in ((True, "holds 24: "), (False, "holds 24, as many as there was memory for: ")):
+        with pytest.raises(RecordError, match=held) as caught:
+            limits(size_is_given=given).check(Request("r", [3] * 20, SamplingParams(max_tokens=12), 0))
+        assert (caught.value.code, caught.value.retryable) == ("kv_capacity", not given)

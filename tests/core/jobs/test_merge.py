@@ -260,3 +260,14 @@ def test_matrices_are_refused_by_name(tmp_path: Path) -> None:
     names = sorted(str(path) for path in tmp_path.iterdir() if not path.name.endswith(".shard.json"))
     with pytest.raises(ConfigError, match=r"'.*part-0' is a parquet matrix.*part-0\.ids\.jsonl'"):
         job.merge(names=names)
+
+
+def test_a_merged_output_does_not_hide_that_a_shard_changed(job: Job, tmp_path: Path) -> None:
+    job.merge()
+    before = (tmp_path / "out").read_bytes()
+    assert job.merge() == Merged(11, 2)  # nothing to do
+    part = Path(job.names[1])
+    part.write_bytes(part.read_bytes().replace(b'"x"', b'"y"', 1))
+    with pytest.raises(ConfigError, match="is not the file that its note describes"):
+        job.merge()
+    assert (tmp_path / "out").read_bytes() == before

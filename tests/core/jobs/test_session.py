@@ -607,6 +607,21 @@ def test_without_its_note_ids_tell_whose_rows_are(attempt: Any, whole: Any, tmp_
     assert attempt(tmp_path / "in", tmp_path / "out", resume=True).done
 
 
+@pytest.mark.parametrize("note", [True, False])
+def test_force_never_gives_a_record_the_row_of_another_id(attempt: Any, whole: Any, tmp_path: Path, note: bool) -> None:
+    (tmp_path / "in").write_bytes(lines(6))
+    attempt(tmp_path / "in", tmp_path / "out")
+    before = (tmp_path / "out").read_bytes()
+    if not note:
+        (tmp_path / "out.job.json").unlink()
+    force = {"resume": True, "resume_force": True}
+    (tmp_path / "in").write_bytes(b"".join(reversed(lines(6).splitlines(keepends=True))))
+    assert "id '5'" in refused_with_force(attempt, tmp_path, force)
+    (tmp_path / "in").write_bytes(lines(6).replace(b'"p', b'"q'))
+    attempt(tmp_path / "in", tmp_path / "out", **force)
+    assert (tmp_path / "out").read_bytes() == before
+
+
 def refused_with_force(attempt: Any, folder: Path, options: dict[str, Any]) -> str:
     with pytest.raises(ConfigError) as caught:
         attempt(folder / "in", folder / "out", **options)
