@@ -8,6 +8,7 @@ import gc
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -50,6 +51,9 @@ os.environ.setdefault("OMP_NUM_THREADS", str(choose_threads(None).count))
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ["OMP_NUM_THREADS"] = str(max(1, int(os.environ["OMP_NUM_THREADS"]) // int(workers)))
 bound_spinning()  # as a command does before torch is imported: threads that wait for each other on busy cores
+
+# Under nohup it is ignored, by the commands that tests start and stop too.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
