@@ -27,6 +27,8 @@ PARAMETERS = frozenset({"prompt_name", "truncate", "use_activation"})
 _VLLM = frozenset({"normalize", "truncate_prompt_tokens", "truncation_side"})
 #: Known fields that ask for nothing when they are null or have one of these values, and are refused otherwise.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {"add_special_tokens": (True,), "priority": (0,), "stream": (False,)}
+#: vLLM's names of `use_activation` before, for scores; a column may have them too.
+_FORMER = ("activation", "softmax")
 #: Fields of the tasks that write, which mean nothing here.
 _OF_OTHERS = (known.SAMPLING | constraint.FIELDS) - PARAMETERS - _VLLM
 #: Encoders that are kept; a record that needs one more gets one for itself.
@@ -69,6 +71,9 @@ class PoolingTask(Task[PendingTexts]):
             value = fields.get(name)
             if value is not None and name not in self.fields and not any(type(value) is type(v) and value == v for v in values):
                 raise RecordError("unsupported", f"{name} is not supported for texts that are only read", param=name)
+        for name in _FORMER:
+            if isinstance(fields.get(name), bool) and name not in self._consumed:
+                raise RecordError("unsupported", f"{name} is called use_activation", param=name)
 
     def _check_spelling(self, fields: Mapping[str, Any], pending: PendingTexts) -> None:
         for name, value in fields.items():

@@ -129,6 +129,8 @@ def test_texts_and_token_ids(make: Make, tokenizer: Tokenizer) -> None:
         ({"input": "a", "truncate_prompt_tokens": True}, "invalid_type", "truncate_prompt_tokens"),
         ({"input": "a", "truncate_prompt_tokens": 5, "truncate": "left"}, "invalid_value", "truncate_prompt_tokens"),
         ({"input": "a", "normalize": 1}, "invalid_type", "normalize"),
+        ({"input": "a", "activation": False}, "unsupported", "activation"),
+        ({"input": "a", "softmax": True}, "unsupported", "softmax"),
         ({"input": "a", "use_activation": "x"}, "invalid_type", "use_activation"),
         ({"input": "a", "use_activation": True, "normalize": True}, "invalid_value", "normalize"),
         ({"input": "a", "add_special_tokens": False}, "unsupported", "add_special_tokens"),
