@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
-from infer.core.beam_params import OF_TOKENS, SCORINGS, BeamSearchParams
 from infer.core.errors import RecordError
+from infer.core.types.beam_params import OF_TOKENS, SCORINGS, BeamSearchParams
 
 from .command import Option
 from .sampling_options import NumberType, given_sampling, sampling_options

@@ -14,7 +14,7 @@ from .report import set_up_logging
 
 if TYPE_CHECKING:
     from infer.core.bench.throughput import Pass
-    from infer.core.jobs.build import Plan
+    from infer.core.build.plan import Plan
     from infer.core.jobs.tasks.base import Task
 
 #: The command that is meant where none is named.
@@ -95,11 +95,11 @@ def throughput(
 
     from infer.core.bench.run import measure_throughput, random_workload
     from infer.core.bench.workload import RandomLengths, Workload
-    from infer.core.jobs.build import make_plan
+    from infer.core.build.plan import make_plan
     from infer.core.jobs.tasks import constraint
     from infer.core.jobs.tasks.completion import TaskOptions
     from infer.core.jobs.tasks.generate import GenerateTask
-    from infer.core.text.template import RecordTemplate
+    from infer.core.text.templates.template import RecordTemplate
 
     # What can be wrong with the input is found before the model is looked at.
     workload = None if path is None else Workload.from_file(path, num_prompts=num_prompts)

@@ -17,7 +17,7 @@ from infer.core.text.chat import CONTENT_FORMATS, template_text
 from .command import Option
 
 if TYPE_CHECKING:
-    from infer.core.jobs.build import Plan
+    from infer.core.build.plan import Plan
     from infer.core.jobs.tasks.completion import TaskOptions
 
 F = TypeVar("F", bound=Callable[..., Any])

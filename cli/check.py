@@ -18,7 +18,7 @@ from .prompt_options import Prompts, prompt_options
 from .work import Completions, Say, Work
 
 if TYPE_CHECKING:
-    from infer.core.jobs.build import Plan
+    from infer.core.build.plan import Plan
     from infer.core.jobs.record import Record
     from infer.core.jobs.tasks.base import Task
     from infer.core.jobs.tasks.completion import TaskOptions

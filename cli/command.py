@@ -7,8 +7,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from infer.core.args import GROUPS
 from infer.core.errors import InferError
+from infer.core.settings.args import GROUPS
 
 from . import messages, streams
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from infer.core.args import EngineArgs
+from infer.core.settings.args import EngineArgs
 
 from . import streams
 from .options import Command, engine_args, engine_options

@@ -41,7 +41,7 @@ def doctor(*, as_json: bool) -> int:
 
 def examine() -> dict[str, Any]:
     """All that is shown, as JSON. `error` is why nothing would run, `warnings` what would be slow."""
-    from infer.core.threads import choose_threads
+    from infer.core.settings.threads import choose_threads
     from infer.kernels.features import SHOWN, features, model_name
 
     threads = choose_threads(None)
@@ -65,8 +65,8 @@ def examine() -> dict[str, Any]:
 def _device() -> dict[str, Any]:
     import torch
 
-    from infer.core.config import choose_device, choose_kernels, has_bfloat16
-    from infer.core.engine.kv_cache import free_memory
+    from infer.core.memory.kv_cache import free_memory
+    from infer.core.settings.config import choose_device, choose_kernels, has_bfloat16
 
     try:
         device, warnings = choose_device("auto", []), []

@@ -17,11 +17,11 @@ from .signals import Signals
 from .table import clock, counted, table
 
 if TYPE_CHECKING:
-    from infer.core.args import EngineArgs
-    from infer.core.config import EngineConfig
+    from infer.core.build.plan import Plan
     from infer.core.engine.limits import Limits
-    from infer.core.jobs.build import Plan
     from infer.core.jobs.check import Findings
+    from infer.core.settings.args import EngineArgs
+    from infer.core.settings.config import EngineConfig
 
     from .work import Work
 
@@ -44,10 +44,10 @@ def check_input(
 
     `for_plan` gives the work that is meant where that follows from the model. Raises InferError, Interrupted, BrokenPipeError.
     """
-    from infer.core.jobs.build import make_plan
+    from infer.core.build.plan import make_plan
     from infer.core.jobs.check import Findings, check
-    from infer.core.jobs.inputs import Inputs
-    from infer.core.jobs.reader import RecordReader
+    from infer.core.jobs.input.inputs import Inputs
+    from infer.core.jobs.input.reader import RecordReader
 
     io = work.io
     said: set[str] = set()

@@ -12,7 +12,7 @@ from .prompt_options import Prompts, prompt_options
 from .work import Completions
 
 if TYPE_CHECKING:
-    from infer.core.jobs.build import Plan
+    from infer.core.build.plan import Plan
     from infer.core.jobs.tasks.base import Task
     from infer.core.jobs.tasks.completion import TaskOptions
 

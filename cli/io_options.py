@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import click
 
 from infer.core.errors import ConfigError
+from infer.core.jobs.input.selection import Shard
 from infer.core.jobs.options import CHANGED
 from infer.core.jobs.options import JobOptions as IoOptions
-from infer.core.jobs.selection import Shard
-from infer.core.settings import parse_bytes
+from infer.core.settings.setting import parse_bytes
 
 from . import streams
 

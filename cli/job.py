@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infer.core.errors import ConfigError, InferError, UnfinishedOutput
-from infer.core.jobs.opening import STDOUT
+from infer.core.jobs.output.opening import STDOUT
+from infer.core.jobs.output.stats_file import StatsFile
 from infer.core.jobs.run import JobEngine
 from infer.core.jobs.session import Session
 from infer.core.jobs.stats import JobStats
-from infer.core.jobs.stats_file import StatsFile
 from infer.core.jobs.tasks.base import Task
 
 from . import streams
@@ -26,7 +26,7 @@ from .table import counted
 from .work import Work
 
 if TYPE_CHECKING:
-    from infer.core.jobs.build import Plan
+    from infer.core.build.plan import Plan
 
 #: Options of the job itself that can change a byte of its output.
 _FINGERPRINTED = ("strict", "report_cache", "error_format", "max_line_bytes")
@@ -57,7 +57,7 @@ def _run(work: Work, stats_file: StatsFile | None) -> int:
             raise ConfigError(f"{error}\n  {command_with('--resume')}\n  {command_with('--overwrite')}") from None
         report.set_input_size(session.inputs.size)
         try:
-            from infer.core.jobs.build import find_model, make_plan
+            from infer.core.build.plan import find_model, make_plan
 
             # What is there already is looked at before anything else, even if nothing is left to answer.
             model = find_model(work.args)

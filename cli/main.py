@@ -13,7 +13,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from infer.core.children import leave_current_folder
+from infer.core.parallel.children import leave_current_folder
 
 from .signals import Signals
 
@@ -39,7 +39,7 @@ _OF_OUTPUT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, er
 
 
 def _run(argv: list[str]) -> int:
-    from infer.core.threads import bound_spinning
+    from infer.core.settings.threads import bound_spinning
 
     from . import streams
 
@@ -79,7 +79,7 @@ def _report(error: Exception, *, verbose: bool) -> int:
     import click
 
     from infer.core.errors import InferError
-    from infer.core.host_memory import how_memory_lacks, lacks_memory
+    from infer.core.settings.memory import how_memory_lacks, lacks_memory
 
     from . import messages
 

@@ -41,10 +41,10 @@ def merge(*, output: str, shards: tuple[str, ...], overwrite: bool, compression:
     for i in 0 1 2; do infer generate --model smollm2-135m --shard $i/3 in.jsonl part-$i.jsonl; done
     infer merge out.jsonl part-*.jsonl
     """
-    from infer.core.jobs.job_note import SUFFIXES
     from infer.core.jobs.merge import merge as merge_shards
     from infer.core.jobs.merge import open_shards
-    from infer.core.jobs.opening import STDOUT, open_output
+    from infer.core.jobs.output.job_note import SUFFIXES
+    from infer.core.jobs.output.opening import STDOUT, open_output
 
     names = [name for name in shards if not name.endswith(SUFFIXES)]  # a glob finds the notes too
     streams.require_output(output)

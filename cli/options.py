@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 
 import click
 
-from infer.core.args import GROUPS, EngineArgs
 from infer.core.errors import ConfigError
-from infer.core.settings import Setting, presets
+from infer.core.settings.args import GROUPS, EngineArgs
+from infer.core.settings.setting import Setting, presets
 
 from . import messages
 from .command import Command, Option

@@ -18,13 +18,13 @@ from .sampling_options import given_truncate
 from .work import Say, Work
 
 if TYPE_CHECKING:
-    from infer.core.args import EngineArgs
-    from infer.core.jobs.build import Plan
+    from infer.core.build.plan import Plan
     from infer.core.jobs.check import RequestLimits
     from infer.core.jobs.record import Record
     from infer.core.jobs.run import JobEngine
     from infer.core.jobs.tasks.base import Task
     from infer.core.pooling.recipe import Recipe
+    from infer.core.settings.args import EngineArgs
 
 #: Options of the vectors -> keys of `pooler_config`.
 _POOLER = {"pooling": "pooling_type", "normalize": "normalize", "dimensions": "dimensions"}

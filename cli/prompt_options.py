@@ -15,7 +15,7 @@ from . import streams
 from .command import Option
 
 if TYPE_CHECKING:
-    from infer.core.text.template import RecordTemplate
+    from infer.core.text.templates.template import RecordTemplate
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -60,7 +60,7 @@ class Prompts:
         literal = bool(ctx.meta.get(_PROMPT, {}).get("literal_special_tokens"))
         if template is None:
             return cls(field, literal=literal)
-        from infer.core.text.template import RecordTemplate
+        from infer.core.text.templates.template import RecordTemplate
 
         text = read_text(template, "--template")
         return cls(field, text, RecordTemplate.load(text), literal)

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from infer.core.bounds import bounds_of
 from infer.core.errors import ConfigError, RecordError
-from infer.core.params import SamplingParams
+from infer.core.types.bounds import bounds_of
+from infer.core.types.params import SamplingParams
 
 from .command import Option
 
 if TYPE_CHECKING:
-    from infer.core.jobs.build import Plan
+    from infer.core.build.plan import Plan
     from infer.core.jobs.tasks.completion import TaskOptions
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from infer.core.children import STOPS
+from infer.core.parallel.children import STOPS
 
 #: Seconds after which a signal that came during an import looks whether it is over.
 _AGAIN = 0.02

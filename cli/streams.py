@@ -19,8 +19,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from infer.core import descriptors
 from infer.core.errors import ConfigError, OutputError
+from infer.core.parallel import descriptors
 
 _data: BinaryIO | None = None
 _closed: frozenset[int] = frozenset()

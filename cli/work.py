@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from infer.core.host_memory import refuse_little_address_space
 from infer.core.jobs.tasks.completion import TaskOptions
+from infer.core.settings.memory import refuse_little_address_space
 
 from .options import IoOptions, engine_args, given_sampling, sampling_params, with_model_defaults
 from .prompt_options import Prompts
 from .report import set_up_logging
 
 if TYPE_CHECKING:
-    from infer.core.args import EngineArgs
-    from infer.core.beam_params import BeamSearchParams
-    from infer.core.jobs.build import Plan
+    from infer.core.build.plan import Plan
     from infer.core.jobs.check import RequestLimits
     from infer.core.jobs.record import Record
     from infer.core.jobs.run import JobEngine
     from infer.core.jobs.tasks.base import Task
+    from infer.core.settings.args import EngineArgs
+    from infer.core.types.beam_params import BeamSearchParams
 
 Say = Callable[[str], None]
 

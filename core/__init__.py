@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .args import EngineArgs
-    from .beam_params import BeamSearchParams
-    from .config import EngineConfig
+    from .api.llm import LLM
     from .errors import ConfigError, EngineError, InferError, ModelError, OutputError, RecordError, UnknownArgument
-    from .llm import LLM
-    from .outputs import BeamSearchOutput, BeamSearchSequence, CompletionOutput, Logprob, RequestMetrics, RequestOutput
-    from .params import RequestOutputKind, SamplingParams
-    from .pooling_outputs import (
+    from .settings.args import EngineArgs
+    from .settings.config import EngineConfig
+    from .types.beam_params import BeamSearchParams
+    from .types.outputs import BeamSearchOutput, BeamSearchSequence, CompletionOutput, Logprob, RequestMetrics, RequestOutput
+    from .types.params import RequestOutputKind, SamplingParams
+    from .types.pooling_outputs import (
         ClassificationOutput,
         ClassificationRequestOutput,
         EmbeddingOutput,
@@ -25,36 +25,36 @@ if TYPE_CHECKING:
         ScoringOutput,
         ScoringRequestOutput,
     )
-    from .pooling_params import PoolingParams
-    from .prompts import TextPrompt, TokensPrompt
-    from .structured import GuidedDecodingParams, StructuredOutputsParams
+    from .types.pooling_params import PoolingParams
+    from .types.prompts import TextPrompt, TokensPrompt
+    from .types.structured import GuidedDecodingParams, StructuredOutputsParams
 
 _HOME = {
-    "LLM": "llm",
-    "EngineArgs": "args",
-    "EngineConfig": "config",
-    "RequestOutputKind": "params",
-    "SamplingParams": "params",
-    "BeamSearchParams": "beam_params",
-    "PoolingParams": "pooling_params",
-    "TextPrompt": "prompts",
-    "TokensPrompt": "prompts",
-    "GuidedDecodingParams": "structured",
-    "StructuredOutputsParams": "structured",
-    "RequestOutput": "outputs",
-    "CompletionOutput": "outputs",
-    "BeamSearchOutput": "outputs",
-    "BeamSearchSequence": "outputs",
-    "Logprob": "outputs",
-    "ClassificationOutput": "pooling_outputs",
-    "ClassificationRequestOutput": "pooling_outputs",
-    "EmbeddingOutput": "pooling_outputs",
-    "EmbeddingRequestOutput": "pooling_outputs",
-    "PoolingOutput": "pooling_outputs",
-    "PoolingRequestOutput": "pooling_outputs",
-    "ScoringOutput": "pooling_outputs",
-    "ScoringRequestOutput": "pooling_outputs",
-    "RequestMetrics": "outputs",
+    "LLM": "api.llm",
+    "EngineArgs": "settings.args",
+    "EngineConfig": "settings.config",
+    "RequestOutputKind": "types.params",
+    "SamplingParams": "types.params",
+    "BeamSearchParams": "types.beam_params",
+    "PoolingParams": "types.pooling_params",
+    "TextPrompt": "types.prompts",
+    "TokensPrompt": "types.prompts",
+    "GuidedDecodingParams": "types.structured",
+    "StructuredOutputsParams": "types.structured",
+    "RequestOutput": "types.outputs",
+    "CompletionOutput": "types.outputs",
+    "BeamSearchOutput": "types.outputs",
+    "BeamSearchSequence": "types.outputs",
+    "Logprob": "types.outputs",
+    "ClassificationOutput": "types.pooling_outputs",
+    "ClassificationRequestOutput": "types.pooling_outputs",
+    "EmbeddingOutput": "types.pooling_outputs",
+    "EmbeddingRequestOutput": "types.pooling_outputs",
+    "PoolingOutput": "types.pooling_outputs",
+    "PoolingRequestOutput": "types.pooling_outputs",
+    "ScoringOutput": "types.pooling_outputs",
+    "ScoringRequestOutput": "types.pooling_outputs",
+    "RequestMetrics": "types.outputs",
     "InferError": "errors",
     "ConfigError": "errors",
     "ModelError": "errors",

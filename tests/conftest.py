@@ -17,12 +17,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from infer.core.engine.request import Request
 from infer.core.errors import RecordError
-from infer.core.outputs import CompletionOutput, Logprob, RequestOutput
+from infer.core.settings.threads import bound_spinning, choose_threads
 from infer.core.text.chat import ChatTemplate
 from infer.core.text.pieces import ByteRules, Pieces, name_of
-from infer.core.threads import bound_spinning, choose_threads
+from infer.core.types.outputs import CompletionOutput, Logprob, RequestOutput
+from infer.core.types.request import Request
 
 #: What the drivers of GPUs put there: NVIDIA's, those of its small boards, AMD's, and Windows' for a Linux inside it.
 GPU_FILES = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/kfd", "/dev/dxg")

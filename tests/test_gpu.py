@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from infer.core import LLM, SamplingParams
-from infer.core.outputs import RequestOutput
+from infer.core.types.outputs import RequestOutput
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 TWO_GPUS = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two GPUs")

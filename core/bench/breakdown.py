@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..engine.timing import OpKey, OpTime
 from .peaks import Peaks
 from .throughput import TimedPass
+from .timing import OpKey, OpTime
 
 #: Operations that are linear layers or attention; what else runs in the model is row-wise (norms, rotation, activation...).
 LINEAR = frozenset({"linear", "linear_int8"})

@@ -13,9 +13,9 @@ from infer import kernels
 from infer.kernels.ops import ROW_MULTIPLE, AttentionConfig, AttentionMeta, KVCache, Ops, Rotation, SamplingRows, Segments
 
 from .. import models
-from ..engine.timing import TimedOps
 from ..models.decoder import DecoderConfig
 from .peaks import best_of
+from .timing import TimedOps
 
 #: A model to take shapes from where none is named: those of SmolLM2-135M.
 SHAPES: Mapping[str, Any] = {

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from ..args import EngineArgs
-from ..engine.loading import DTYPES, load_kernels
+from ..build.generating import DTYPES, load_kernels
+from ..build.plan import Plan, find_model
 from ..errors import ConfigError
-from ..jobs.build import Plan, find_model
 from ..jobs.stats import peak_memory, process_start, versions
 from ..jobs.tasks.base import Task
+from ..settings.args import EngineArgs
 from . import results
 from .kernels import ROWS, SHAPES, measure
 from .peaks import measure_peaks

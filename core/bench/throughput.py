@@ -14,15 +14,15 @@ import torch
 
 from infer.kernels.ops import Ops
 
+from ..build.plan import Plan
 from ..engine.engine import Engine
 from ..engine.stats import EngineStats
-from ..engine.timing import OpKey, OpTime, TimedOps
 from ..errors import ConfigError, InferError
-from ..jobs.build import Plan
 from ..jobs.run import Job
 from ..jobs.stats import JobStats
 from ..jobs.tasks.base import Task
 from .sink import Sink
+from .timing import OpKey, OpTime, TimedOps
 from .workload import Workload
 
 

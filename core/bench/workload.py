@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError, RecordError
-from ..jobs.inputs import Inputs
+from ..jobs.input.inputs import Inputs
+from ..jobs.input.lines import CHUNK_BYTES
+from ..jobs.input.reader import RecordReader
+from ..jobs.input.selection import Selection
 from ..jobs.jsonl import dumps, loads
-from ..jobs.lines import CHUNK_BYTES
-from ..jobs.reader import RecordReader
-from ..jobs.selection import Selection
-from ..params import ALIASES
+from ..types.params import ALIASES
 
 
 @dataclass(frozen=True)

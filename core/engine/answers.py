@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..outputs import CompletionOutput, RequestOutput
-from .request import Sequence
+from ..types.outputs import CompletionOutput, RequestOutput
+from ..types.request import Sequence
 
 
 def answer(choices: list[Sequence]) -> RequestOutput:

@@ -19,7 +19,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from .request import Sequence
+from ..types.request import Sequence
 
 #: Same as kernels.ops.NULL_BLOCK, which cannot be imported here without torch; a test compares them.
 NULL_BLOCK = 0

@@ -7,34 +7,35 @@ from collections.abc import Callable, Iterable, Mapping
 
 from infer.kernels.ops import Ops
 
-from ..config import EngineConfig
+from ..build.end_tokens import end_tokens_of
+from ..build.sharded import build_runner
 from ..containment import own_error
 from ..errors import RecordError
-from ..outputs import Logprob, RequestOutput
+from ..memory import kv_cache
+from ..memory.swap import SwapSpace
+from ..sampling.grammar.constrained import Constrained
+from ..sampling.grammar.grammar import Grammars
+from ..sampling.sampler import Sampler
+from ..settings.config import EngineConfig
 from ..text.tokenizer import Tokenizer
+from ..types.outputs import Logprob, RequestOutput
+from ..types.request import Request, Sequence
 from ..weights.source import ModelSource
-from . import kv_cache, overlap
+from . import overlap
 from .answers import answer
 from .batch import pack
-from .beam_groups import BeamGroups, Moved
+from .beams.groups import BeamGroups, Moved
 from .blocks import BlockManager
-from .constrained import Constrained
-from .end_tokens import end_tokens_of
-from .grammar import Grammars
 from .lifetimes import Lifetimes
 from .limits import Limits
 from .overlap import Step, may_go_ahead
 from .promise import Promise, schedule_ahead
 from .prompt_logprobs import PromptLogprobs
-from .request import Request, Sequence
 from .runner import Runner
-from .runners import build_runner
-from .sampler import Sampler
 from .schedule import Schedule
 from .scheduler import Scheduler
 from .stats import EngineStats, Stopwatch
 from .stopping import EndTokens
-from .swap import SwapSpace
 from .transcript import Transcripts
 
 

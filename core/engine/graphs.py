@@ -19,9 +19,9 @@ from infer.kernels.ops import KVCache
 
 from ..errors import EngineError
 from ..models.language_model import LanguageModel
+from ..sampling.transfers import to_device
 from .batch import Batch
 from .static_inputs import StaticInputs
-from .transfers import to_device
 
 log = logging.getLogger(__name__)
 

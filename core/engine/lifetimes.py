@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..outputs import RequestMetrics
-from .request import Request, Sequence
+from ..types.outputs import RequestMetrics
+from ..types.request import Request, Sequence
 from .stats import EngineStats
 
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import RecordError
-from ..params import SamplingParams
-from .bad_words import BadWordBook
-from .request import Request
+from ..sampling.bad_words import BadWordBook
+from ..types.params import SamplingParams
+from ..types.request import Request
 
 if TYPE_CHECKING:
-    from ..config import EngineConfig
+    from ..sampling.grammar.grammar import Grammars
+    from ..settings.config import EngineConfig
     from ..text.tokenizer import Tokenizer
-    from .grammar import Grammars
 
 
 @dataclass(frozen=True, slots=True)

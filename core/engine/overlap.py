@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
-from ..config import EngineConfig
 from ..errors import RecordError
+from ..sampling.row_settings import BAD_WORDS, CHANGES, PROCESSORS, STRUCTURED
+from ..sampling.sampler import Draws
+from ..settings.config import EngineConfig
+from ..types.request import Sequence
 from .promise import Promise, without
-from .request import Sequence
-from .row_settings import BAD_WORDS, CHANGES, PROCESSORS, STRUCTURED
-from .sampler import Draws
 from .schedule import Schedule
 
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .request import Sequence
+from ..types.request import Sequence
 from .schedule import Schedule
 from .scheduler import Scheduler
 

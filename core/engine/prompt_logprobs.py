@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from ..errors import RecordError
+from ..types.request import Sequence
 from .batch import PromptSpan
-from .request import Sequence
 from .schedule import Schedule
 
 if TYPE_CHECKING:
-    from .sampler import Sampler
+    from ..sampling.sampler import Sampler
 
 
 @dataclass(slots=True)

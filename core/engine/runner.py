@@ -12,11 +12,11 @@ from torch import Tensor
 
 from infer.kernels.ops import ROW_MULTIPLE, AttentionMeta, KVCache, Ops
 
+from ..memory.swapper import Swapper
 from ..models.language_model import LanguageModel
+from ..sampling.transfers import on, to_device
 from .batch import Batch
 from .graphs import DecodeGraphs
-from .swapper import Swapper
-from .transfers import on, to_device
 
 #: Prompt tokens whose logits are held at a time: [256, vocabulary] and not [prompt, vocabulary].
 PIECE = 256

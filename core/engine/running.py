@@ -18,8 +18,8 @@ from collections.abc import Sequence as SequenceOf
 import numpy as np
 from numpy.typing import NDArray
 
+from ..types.request import Sequence
 from .blocks import NULL_BLOCK
-from .request import Sequence
 
 #: Rows there are at first, and blocks a row has room for; doubled as there are more.
 _ROWS, _WIDTH = 64, 64

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from .request import Sequence
-from .swap import Pairs
+from ..memory.swap import Pairs
+from ..types.request import Sequence
 
 
 @dataclass(slots=True)

@@ -26,15 +26,15 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from .beam_places import places
-from .beams import Moves
+from ..memory.swap import Stored, SwapSpace
+from ..types.request import Beams, Request, Sequence
+from .beams.group import Moves
+from .beams.places import places
 from .blocks import BlockManager
 from .priorities import PriorityQueues
-from .request import Beams, Request, Sequence
 from .running import Running
 from .schedule import Schedule
 from .spread import Spread
-from .swap import Stored, SwapSpace
 from .waiting import WaitingQueue
 
 

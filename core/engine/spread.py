@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .request import Sequence
+from ..types.request import Sequence
 from .waiting import expected_output
 
 #: A step with so many sequences takes about as long as with one: it reads all weights, and rows are padded.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..params import SamplingParams
-from .request import Sequence
+from ..types.params import SamplingParams
+from ..types.request import Sequence
 
 
 @dataclass(frozen=True, slots=True)

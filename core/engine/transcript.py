@@ -10,7 +10,7 @@ from ..errors import RecordError
 from ..text.detokenizer import Detokenizer, decode_all
 from ..text.stop import StopMatcher
 from ..text.tokenizer import Tokenizer
-from .request import Sequence
+from ..types.request import Sequence
 from .stopping import EndTokens
 
 

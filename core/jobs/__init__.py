@@ -1,0 +1,1 @@
+"""Jobs over JSONL: records in, rows out in input order, resumable at any moment."""

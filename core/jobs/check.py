@@ -18,7 +18,7 @@ from ..containment import contained
 from ..errors import RecordError
 from .distinct import Distinct
 from .histogram import Histogram, Log2Buckets
-from .reader import RecordReader
+from .input.reader import RecordReader
 from .record import Record
 from .tasks.base import Task
 from .tasks.pending import Pending

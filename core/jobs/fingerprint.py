@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from ..config import instruction_set
+from ..build.generation_config import FILE as GENERATION_CONFIG
+from ..build.generation_config import NONE
 from ..errors import ModelError
-from ..generation_config import FILE as GENERATION_CONFIG
-from ..generation_config import NONE
 from ..pooling.recipe_files import small_files
+from ..settings.config import instruction_set
 from .stats import versions
 
 if TYPE_CHECKING:
-    from ..config import EngineConfig
+    from ..settings.config import EngineConfig
     from ..weights.source import ModelSource
 
 #: Engine settings that can change an answer. Not batch size, chunking, caching, threads: promise 4.
@@ -155,7 +155,7 @@ def _versions(*libraries: str) -> dict[str, Any]:
 def _runs_in_transformers(config: EngineConfig, model: ModelSource) -> bool:
     """True if the model's code is that of transformers, or the folder's own."""
     from .. import models
-    from ..hf_config import apply_hf_overrides
+    from ..spec.hf_config import apply_hf_overrides
 
     if config.model_impl != "auto":
         return config.model_impl == "transformers"

@@ -20,7 +20,7 @@ import orjson
 
 from ..errors import ConfigError
 from .fingerprint import VERIFIED, library_version
-from .selection import Selection
+from .input.selection import Selection
 
 #: What is said of an output in a journal and in a note, by part.
 _PARTS = ("fingerprint", "place", "file", "frames")

@@ -19,19 +19,19 @@ from typing import Any
 import orjson
 
 from ..errors import ConfigError, InferError
-from .compression import FRAME_BYTES
-from .decompress import Decompressed
 from .identity import Identity
-from .job_note import SHARD_SUFFIX, JobNote, find_note
-from .lines import SHORT_DIGEST_BYTES
-from .opening import is_there
-from .output import IDS_SUFFIX, PARTIAL_SUFFIX, JobOutput
-from .previous import index_of
+from .input.decompress import Decompressed
+from .input.lines import SHORT_DIGEST_BYTES
+from .input.selection import Shard
+from .input.source import InputFile
+from .output.compression import FRAME_BYTES
+from .output.job_note import SHARD_SUFFIX, JobNote, find_note
+from .output.opening import is_there
+from .output.output import IDS_SUFFIX, PARTIAL_SUFFIX, JobOutput
+from .output.pipe import StraightOutput
+from .output.previous import index_of
 from .row import Row
 from .row_format import with_error
-from .selection import Shard
-from .source import InputFile
-from .straight import StraightOutput
 from .tally import Tally
 
 _CHUNK = 1 << 20

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .previous import Again
-from .selection import Selection, Shard
+from .input.selection import Selection, Shard
+from .output.previous import Again
 
 #: What --redo may say beside a finish_reason.
 CHANGED = "changed"

@@ -113,7 +113,7 @@ class MatrixRows:
     """
 
     def __init__(self, size: int, dtype: str, *, flat: bool = False) -> None:
-        from .sinks.vectors import encode_vector, failed_vector  # numpy: only where there are vectors
+        from .output.sinks.vectors import encode_vector, failed_vector  # numpy: only where there are vectors
 
         self.size, self.dtype = size, dtype
         self._line = (lambda row: dumps(flattened(row))) if flat else dumps

@@ -16,15 +16,15 @@ from typing import Any, Protocol
 
 from ..containment import contained, own_error
 from ..errors import OutputError, RecordError, TooManyErrors
+from .input.replay import Records
+from .output.writer import OrderedWriter, Output
 from .record import Record
-from .replay import Records
 from .row import Row
 from .stats import EngineNumbers, JobStats
 from .tally import Tally
 from .tasks.base import Task
 from .tasks.pending import Pending
 from .tasks.rows import error_line
-from .writer import OrderedWriter, Output
 
 #: Records after which a share of failed ones means something.
 _SOME = 100

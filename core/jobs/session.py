@@ -17,21 +17,21 @@ from datetime import datetime
 from typing import Any, BinaryIO
 
 from ..errors import ConfigError
-from .files import Files
-from .finished import Finished
 from .identity import Identity
-from .inputs import Inputs
-from .job_note import JobNote
+from .input.inputs import Inputs
+from .input.reader import RecordReader
+from .input.replay import Records, replay
 from .job_time import job_time
-from .journal import Recovered
-from .opening import merge_left, open_output, refuse_files_in_the_way
 from .options import JobOptions
-from .output import JobOutput
-from .previous import Again, Previous
-from .reader import RecordReader
-from .replay import Records, replay
+from .output.files import Files
+from .output.finished import Finished
+from .output.job_note import JobNote
+from .output.journal import Recovered
+from .output.opening import merge_left, open_output, refuse_files_in_the_way
+from .output.output import JobOutput
+from .output.previous import Again, Previous
+from .output.sinks.matrix_sink import MatrixSink
 from .run import Job, JobEngine, MaxErrors
-from .sinks.matrix_sink import MatrixSink
 from .stats import JobStats
 from .tally import Tally
 from .tasks.base import Task

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import RecordError
-from ..outputs import RequestOutput
+from ..types.outputs import RequestOutput
 
 _NUMBERS = (
     "num_answered",

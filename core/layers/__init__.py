@@ -1,0 +1,1 @@
+"""Layers that models are made of, each with its parameters and its share of ranks."""

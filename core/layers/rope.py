@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError, nearest
-from ..hf_config import rope_of
+from ..spec.hf_config import rope_of
 
 #: Tables of cos and sin that are larger come of a damaged config.json.
 MOST_BYTES = 8 << 30

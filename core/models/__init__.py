@@ -14,7 +14,7 @@ from typing import Any
 from infer.kernels.ops import Ops
 
 from ..errors import ModelError, nearest
-from ..task import ENCODERS
+from ..spec.task import ENCODERS
 from .decoder import Decoder
 from .encoder import Encoder
 

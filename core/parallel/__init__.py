@@ -5,4 +5,6 @@ sizes.py    which numbers of ranks a model can be shared by, and what each rank 
 wire.py     frames of bytes and of ints between the parent and its processes
 worker.py   what such a process runs: `python -m infer.core.parallel.worker`
 ranks.py    the parent's side: starts processes, watches them, ends them
+watch.py    the end of a wait for a GPU whose other ranks are gone
+children.py, descriptors.py   what any process of ours starts with: imports, signals, the first three descriptors
 """

@@ -15,9 +15,10 @@ from typing import Any, NoReturn
 
 import orjson
 
-from .. import descriptors, errors
-from ..children import environment, python_module, signals_kept_off
+from .. import errors
 from ..errors import EngineError, InferError
+from . import descriptors
+from .children import environment, python_module, signals_kept_off
 from .wire import LOST, Closed, Wire
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from ..children import ignore_signals
 from ..errors import InferError
+from .children import ignore_signals
 from .wire import Closed, Wire
 
 _PR_SET_PDEATHSIG = 1

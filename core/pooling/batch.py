@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engine.batch import padded_rows
-from .request import TextIds
+from ..types.pooling_request import TextIds
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from infer.kernels.ops import Ops
 
-from ..config import EngineConfig
-from ..engine.loading import device_of
+from ..build.generating import device_of
 from ..errors import ModelError
 from ..layers.linear import Linear
+from ..settings.config import EngineConfig
 from ..weights import loader
 from ..weights.folder import SINGLE, FolderSource
 from ..weights.source import ModelSource

@@ -14,20 +14,20 @@ from numpy.typing import NDArray
 
 from infer.kernels.ops import Ops
 
-from ..config import EngineConfig
-from ..engine.loading import DTYPES, device_of, load_kernels
-from ..engine.probe import make_rows_alike
+from ..build.generating import DTYPES, device_of, load_kernels
+from ..build.pooling import load_pooling_model
+from ..build.probe import make_rows_alike
 from ..engine.stats import Stopwatch
-from ..engine.transfers import on
 from ..errors import RecordError
 from ..models.pooling_model import PoolingModel
+from ..sampling.transfers import on
+from ..settings.config import EngineConfig
+from ..types.pooling_request import Pooled, PoolingRequest, TextIds
 from ..weights.source import ModelSource
 from .dense import Dense
 from .head import Head
 from .limits import PoolingLimits
-from .loading import load_pooling_model
 from .recipe import Recipe
-from .request import Pooled, PoolingRequest, TextIds
 from .runner import Runner
 from .setting import Setting
 from .stats import PoolingStats

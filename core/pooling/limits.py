@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import RecordError
+from ..types.pooling_request import KINDS, PoolingRequest, TextIds
 from .recipe import Recipe
-from .request import KINDS, PoolingRequest, TextIds
 
 #: What a model whose head is for the one cannot do of the other, and the command that can.
 _OTHER = {

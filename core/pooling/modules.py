@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ..errors import ModelError
-from ..hf_values import COUNT, FLAG, NULL, TEXT, check_file, is_text
+from ..spec.hf_values import COUNT, FLAG, NULL, TEXT, check_file, is_text
 from ..weights.source import ModelSource
 from .recipe import DenseSpec
 

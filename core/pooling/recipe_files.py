@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ConfigError, ModelError
-from ..hf_values import COUNT, FLAG, NULL, OBJECT, TEXT, check_file
-from ..task import ENCODERS
+from ..spec.hf_values import COUNT, FLAG, NULL, OBJECT, TEXT, check_file
+from ..spec.task import ENCODERS
 from ..weights.source import ModelSource
 from . import classifier
 from .modules import MODULES_FILE, Modules, files_of

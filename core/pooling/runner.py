@@ -12,10 +12,10 @@ from torch import Tensor
 
 from infer.kernels.ops import Segments
 
-from ..engine.transfers import to_device
 from ..models.pooling_model import PoolingModel
+from ..sampling.transfers import to_device
+from ..types.pooling_request import TextIds
 from .batch import Bags, TextBatch, bags, pack, single_rows
-from .request import TextIds
 
 
 class Runner:

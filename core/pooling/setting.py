@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..types.pooling_request import PoolingRequest
 from .recipe import Recipe
-from .request import PoolingRequest
 
 
 class Setting(NamedTuple):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import RecordError
 from ..text.fitting import SIDES, Fitted, Piece
+from ..types.pooling_request import TextIds
 from .recipe import Recipe
-from .request import TextIds
 
 if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer

@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from typing import Generic, TypeVar
 
-from .request import TextIds
+from ..types.pooling_request import TextIds
 from .setting import Setting
 
 Taker = TypeVar("Taker")

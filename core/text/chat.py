@@ -14,9 +14,9 @@ from .messages import prepare
 from .tokenizer import Reader, Tokenizer
 
 if TYPE_CHECKING:
-    from .content import ContentFormat
     from .literal import LiteralText
-    from .template import Template
+    from .templates.content import ContentFormat
+    from .templates.template import Template
 
 #: Templates in files of their own, as transformers saves them.
 _FILES = {"default": "chat_template.jinja", "tool_use": "additional_chat_templates/tool_use.jinja"}
@@ -191,8 +191,8 @@ class ChatTemplate:
                 f"{self._origin} has no default chat template; choose one with --chat-template: {', '.join(sorted(self._sources))}"
             )
         if name not in self._compiled:
-            from .content import ContentFormat
-            from .template import Template, TemplateSourceError
+            from .templates.content import ContentFormat
+            from .templates.template import Template, TemplateSourceError
 
             try:
                 template = Template(self._sources[name])

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, ModelError, RecordError
-from ..hf_values import is_text
+from ..spec.hf_values import is_text
 from .fitting import Fitted, Fitting, Piece, SlowFitting
 from .pieces import ByteRules, Pieces, byte_of, name_of
 from .slow import SlowBackend, load_slow

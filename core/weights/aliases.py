@@ -10,7 +10,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..yamlfile import read_yaml
+from ..settings.yamlfile import read_yaml
 
 #: To be raised when the way folders are made changes: older folders then count as not fetched.
 FORMAT = 1

@@ -23,11 +23,11 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock, Timeout
 
-from ..children import environment, python_module
 from ..errors import ModelError, OutputError
+from ..parallel.children import environment, python_module
 from .aliases import MANIFEST, Alias
 from .convert import write_folder
-from .gguf import GgufSource
+from .gguf.source import GgufSource
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 #: What file systems say that have no locks, or cannot sync a folder.

@@ -8,8 +8,8 @@ from pathlib import Path
 from ..errors import ConfigError, ModelError, nearest
 from .aliases import aliases
 from .folder import FolderSource
-from .gguf import GgufSource
-from .gguf_file import MAGIC
+from .gguf.file import MAGIC
+from .gguf.source import GgufSource
 from .hub import TOKENIZERS, is_hub_id, snapshot
 from .source import ModelSource
 

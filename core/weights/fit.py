@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
-from ..support import quantized_weights
+from ..spec.support import quantized_weights
 from .source import ModelSource, TensorInfo
 
 #: Names that quantized checkpoints give to what they keep beside or in place of weights.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
-from ..hf_values import is_text
+from ..spec.hf_values import is_text
 from .header import DTYPES, Entry, read_header
 from .source import ModelSource, TensorInfo, parse_json
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import ModelError
-from ..hf_values import is_text
+from ..spec.hf_values import is_text
 from .source import TensorInfo
 
 

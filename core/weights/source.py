@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
-from ..hf_config import FILE, effective
+from ..spec.hf_config import FILE, effective
 
 if TYPE_CHECKING:
     import torch

@@ -67,11 +67,11 @@ def test_numbers_for_programs(call: Any, tiny_llama: Path, write_lines: Any) -> 
 def test_bytes_per_token_are_the_engines(tiny_llama: Path) -> None:
     import torch
 
-    from infer.core.args import EngineArgs
-    from infer.core.engine.kv_cache import KVShape
-    from infer.core.engine.loading import DTYPES
-    from infer.core.jobs.build import make_plan
+    from infer.core.build.generating import DTYPES
+    from infer.core.build.plan import make_plan
+    from infer.core.memory.kv_cache import KVShape
     from infer.core.models import build
+    from infer.core.settings.args import EngineArgs
     from infer.kernels import load
 
     for dtype in ("float32", "bfloat16"):

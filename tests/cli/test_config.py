@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from infer.core.args import EngineArgs
+from infer.core.settings.args import EngineArgs
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ import pytest
 from click.testing import Result
 
 from infer.cli import doctor
-from infer.core.threads import Threads
+from infer.core.settings.threads import Threads
 from infer.kernels.cpu import build, library
 
 
@@ -43,7 +43,7 @@ class TestDoctor:
             assert Path(told["kernels"]["file"]).parent == Path(told["kernels"]["cache"])
 
     def test_table(self, call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("infer.core.threads.choose_threads", lambda asked: Threads(2, 8, "the control group allows 1.5 CPUs"))
+        monkeypatch.setattr("infer.core.settings.threads.choose_threads", lambda asked: Threads(2, 8, "the control group allows 1.5 CPUs"))
         monkeypatch.setattr(library, "library", fake_library(None))
         monkeypatch.setattr(doctor, "library_versions", lambda: {"infer": "1.2", "numpy": "not installed"})
         monkeypatch.setattr(build.Compiler, "version", lambda self: "g++ 12")

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from infer.core.jobs.faults import POINTS
+from infer.core.jobs.output.faults import POINTS
 
 SAMPLINGS = {"greedy": ["--temperature", "0"], "sampled": ["--temperature", "0.9", "--top-p", "0.9"]}
 

@@ -13,7 +13,7 @@ import pytest
 
 from infer.cli import streams
 from infer.cli.commands import COMMANDS, infer
-from infer.core.threads import SPIN_COUNT
+from infer.core.settings.threads import SPIN_COUNT
 
 #: A program whose command `toy` does what the test says, in the group of the real one.
 TOY = """

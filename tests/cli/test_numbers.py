@@ -15,22 +15,22 @@ from typing import Any
 
 import pytest
 
-from infer.core import beam_params, params
-from infer.core.args import EngineArgs
-from infer.core.beam_params import BeamSearchParams
-from infer.core.bounds import Bounds, bounds_of
-from infer.core.jobs.build import Plan, make_plan
-from infer.core.jobs.inputs import Inputs
-from infer.core.jobs.reader import RecordReader
+from infer.core.build.plan import Plan, make_plan
+from infer.core.jobs.input.inputs import Inputs
+from infer.core.jobs.input.reader import RecordReader
+from infer.core.jobs.output.pipe import StraightOutput
 from infer.core.jobs.run import Job, JobEngine
-from infer.core.jobs.straight import StraightOutput
 from infer.core.jobs.tasks import ChatTask, GenerateTask, TaskOptions
 from infer.core.jobs.tasks.base import Task
 from infer.core.jobs.tasks.beam import BeamTask
 from infer.core.jobs.tasks.embed import EmbedOptions, EmbedTask
 from infer.core.jobs.tasks.score import ScoreOptions, ScoreTask
-from infer.core.params import SamplingParams
-from infer.core.pooling_params import PoolingParams
+from infer.core.settings.args import EngineArgs
+from infer.core.types import beam_params, params
+from infer.core.types.beam_params import BeamSearchParams
+from infer.core.types.bounds import Bounds, bounds_of
+from infer.core.types.params import SamplingParams
+from infer.core.types.pooling_params import PoolingParams
 
 NUMBERS = (0, 1, -1, 5.0, 1.5, True, "5", 5e-324, 1e308, -1e308, 2**31, 2**63 - 1, 2**63, -(2**63) - 1, 2**200)
 #: For fields that are no numbers.

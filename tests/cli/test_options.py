@@ -14,9 +14,9 @@ from click.testing import CliRunner, Result
 from infer.cli import streams
 from infer.cli.options import Command, IoOptions, engine_args, engine_options, io_options, sampling_options
 from infer.cli.sampling_options import SAMPLING_HELP, STRUCTURED_GROUP
-from infer.core.args import GROUPS, EngineArgs
 from infer.core.errors import ModelError
-from infer.core.jobs.selection import Selection, Shard
+from infer.core.jobs.input.selection import Selection, Shard
+from infer.core.settings.args import GROUPS, EngineArgs
 
 seen: dict[str, Any] = {}
 

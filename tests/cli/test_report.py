@@ -14,7 +14,7 @@ from infer.cli.report import Report, progress_line, set_up_logging, share_done, 
 from infer.core.errors import RecordError
 from infer.core.jobs.stats import JobStats
 from infer.core.jobs.tally import Tally
-from infer.core.outputs import CompletionOutput, RequestOutput
+from infer.core.types.outputs import CompletionOutput, RequestOutput
 
 
 def make_stats(*, answered: int = 0, cut: int = 0, engine: bool = True) -> JobStats:

@@ -15,12 +15,12 @@ from click.testing import CliRunner, Result
 
 from infer.cli.options import Command, given_sampling, sampling_options, sampling_params, with_model_defaults
 from infer.cli.sampling_options import NOT_OPTIONS, SAMPLING_HELP, STRUCTURED
-from infer.core.generation_config import sampling_defaults
+from infer.core.build.generation_config import sampling_defaults
 from infer.core.jobs.jsonl import dumps
 from infer.core.jobs.record import Record
 from infer.core.jobs.tasks import GenerateTask, TaskOptions
-from infer.core.params import SamplingParams
-from infer.core.structured import StructuredOutputsParams as Structured
+from infer.core.types.params import SamplingParams
+from infer.core.types.structured import StructuredOutputsParams as Structured
 
 seen: dict[str, Any] = {}
 

@@ -10,6 +10,11 @@ from typing import Any
 
 import pytest
 
+from .paged_memory import make_engine, oracle
+from .toy_tokenizers import backends, model_files, toys
+
+__all__ = ["backends", "make_engine", "model_files", "oracle", "toys"]  # fixtures
+
 _WORDS = ("the", "cat", "dog", "sits", "runs", "on", "a", "mat", "stock", "prices", "fell", "query", "hello", "world", ":")
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from infer.core.args import EngineArgs
+from infer.core.build.plan import build_engine
 from infer.core.engine.engine import Engine
-from infer.core.engine.request import Request
-from infer.core.jobs.build import build_engine
-from infer.core.outputs import RequestOutput
-from infer.core.params import SamplingParams
+from infer.core.settings.args import EngineArgs
+from infer.core.types.outputs import RequestOutput
+from infer.core.types.params import SamplingParams
+from infer.core.types.request import Request
 
 POISON = 200
 

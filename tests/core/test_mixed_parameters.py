@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from infer.core.args import EngineArgs
+from infer.core.build.plan import build_engine
 from infer.core.engine.engine import Engine
-from infer.core.engine.request import Request
-from infer.core.jobs.build import build_engine
-from infer.core.outputs import RequestOutput
-from infer.core.params import SamplingParams
+from infer.core.settings.args import EngineArgs
+from infer.core.types.outputs import RequestOutput
+from infer.core.types.params import SamplingParams
+from infer.core.types.request import Request
 
 NUM = 60
 TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness. " * 2

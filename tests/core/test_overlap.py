@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from infer.core.args import EngineArgs
-from infer.core.beam_params import BeamSearchParams
+from infer.core.build.plan import build_engine
 from infer.core.engine.engine import Engine
-from infer.core.engine.request import Request
-from infer.core.jobs.build import build_engine
-from infer.core.params import SamplingParams
+from infer.core.settings.args import EngineArgs
+from infer.core.types.beam_params import BeamSearchParams
+from infer.core.types.params import SamplingParams
+from infer.core.types.request import Request
 
 from . import test_mixed_parameters as mixed
 from .test_schedule_independence import SCHEDULES, TEXT, answers, records, start

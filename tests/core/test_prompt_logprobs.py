@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from infer.core.args import EngineArgs
-from infer.core.engine.request import Request
-from infer.core.jobs.build import build_engine
-from infer.core.outputs import Logprob
-from infer.core.params import SamplingParams
+from infer.core.build.plan import build_engine
+from infer.core.settings.args import EngineArgs
+from infer.core.types.outputs import Logprob
+from infer.core.types.params import SamplingParams
+from infer.core.types.request import Request
 
 PROMPTS = [
     "The capital of France is",

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from infer.core.args import EngineArgs
+from infer.core.build.plan import build_engine
 from infer.core.engine.engine import Engine
-from infer.core.engine.request import Request
-from infer.core.jobs.build import build_engine
-from infer.core.outputs import RequestOutput
-from infer.core.params import SamplingParams
+from infer.core.settings.args import EngineArgs
+from infer.core.types.outputs import RequestOutput
+from infer.core.types.params import SamplingParams
+from infer.core.types.request import Request
 
 SCHEDULES: dict[str, dict[str, Any]] = {
     "one at a time": {"max_num_seqs": 1},

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from infer.core.args import EngineArgs
-from infer.core.engine.request import Request
+from infer.core.build.plan import build_engine
 from infer.core.errors import ModelError
-from infer.core.jobs.build import build_engine
-from infer.core.params import SamplingParams
+from infer.core.settings.args import EngineArgs
+from infer.core.types.params import SamplingParams
+from infer.core.types.request import Request
 from infer.core.weights.remote_code import allow, named_code
 
 CONFIGURATION = """

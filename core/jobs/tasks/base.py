@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ...containment import all_contained, contained
 from ...errors import RecordError
-from ...remarks import Remarks
-from ...text.batches import in_batches
+from ...intake.batches import in_batches
+from ...intake.remarks import Remarks
 from ..jsonl import json_type
 from ..recent import Recent
 from ..record import Record
@@ -28,7 +28,7 @@ from .openai_batch import batch_line, body_of, is_batch
 from .pending import Pending
 
 if TYPE_CHECKING:
-    from ...text.template import RecordTemplate
+    from ...text.templates.template import RecordTemplate
     from ...text.tokenizer import Tokenizer
 
 log = logging.getLogger("infer.jobs")

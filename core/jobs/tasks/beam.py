@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...beam_params import ALIASES, OF_TOKENS, BeamSearchParams
 from ...errors import RecordError
-from ...outputs import CompletionOutput
-from ...params import SamplingParams
+from ...types.beam_params import ALIASES, OF_TOKENS, BeamSearchParams
+from ...types.outputs import CompletionOutput
+from ...types.params import SamplingParams
 from . import constraint
 from . import fields as known
 from .generate import GenerateTask

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError, RecordError
-from ...outputs import CompletionOutput
 from ...text.reasoning import ReasoningParser, reasoning_parser
 from ...text.spelling import Spelling
 from ...text.tool_calls import ToolCallParser, tool_call_parser
+from ...types.outputs import CompletionOutput
 from ..jsonl import json_type
 from . import tools
 from .completion import CompletionTask, TaskOptions

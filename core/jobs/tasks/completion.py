@@ -7,13 +7,13 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ...beam_params import BeamSearchParams
 from ...containment import contained
 from ...errors import RecordError
-from ...outputs import CompletionOutput, RequestOutput
-from ...params import SamplingParams
+from ...intake.truncation import truncated
 from ...text.spelling import Spelling
-from ...truncation import truncated
+from ...types.beam_params import BeamSearchParams
+from ...types.outputs import CompletionOutput, RequestOutput
+from ...types.params import SamplingParams
 from ..record import Record
 from ..tally import Tally
 from . import constraint

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...errors import RecordError, nearest
-from ...structured import StructuredOutputsParams
+from ...types.structured import StructuredOutputsParams
 from ..jsonl import json_type
 
 #: vLLM's older fields of a request -> field of StructuredOutputsParams.

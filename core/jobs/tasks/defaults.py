@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 
 from ...errors import ConfigError
-from ...params import SamplingParams
-from ...structured import StructuredOutputsParams
+from ...types.params import SamplingParams
+from ...types.structured import StructuredOutputsParams
 
 #: Mixes of parameters that are remembered, each of at most so many bytes.
 _MAX_MIXES, _MAX_BYTES = 1024, 4096

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from ...errors import RecordError
 from ...pooling.recipe import Recipe
-from ...pooling.request import Pooled
+from ...types.pooling_request import Pooled
 from ..jsonl import json_type
+from ..output.sinks.vectors import decoded_dtype, encode_vector
 from ..row_format import MatrixRows
-from ..sinks.vectors import decoded_dtype, encode_vector
 from . import openai_batch
 from .pending import PendingTexts
 from .pooling import PoolingOptions, PoolingTask, prefix_of, usage_of

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from ...errors import RecordError
-from ...params import ALIASES, NOT_SUPPORTED_YET, SamplingParams
+from ...types.params import ALIASES, NOT_SUPPORTED_YET, SamplingParams
 from ..jsonl import json_type
 from . import constraint
 

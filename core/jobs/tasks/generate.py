@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import RecordError
-from ...outputs import CompletionOutput
 from ...text.spelling import Spelling
+from ...types.outputs import CompletionOutput
 from ..jsonl import json_type
 from .completion import CompletionTask
 from .pending import PendingPrompt

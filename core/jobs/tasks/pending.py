@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from ...beam_params import BeamSearchParams
-from ...engine.request import Request
 from ...errors import RecordError
-from ...params import SamplingParams
-from ...pooling.request import PoolingRequest, TextIds
-from ...pooling_params import PoolingParams
+from ...types.beam_params import BeamSearchParams
+from ...types.params import SamplingParams
+from ...types.pooling_params import PoolingParams
+from ...types.pooling_request import PoolingRequest, TextIds
+from ...types.request import Request
 from ..record import InputLine, Record
 from .openai_batch import BatchLine
 
@@ -81,7 +81,7 @@ class PendingTexts(Pending):
     """Texts that are pooled. `prompt` is a list of them: text, token ids, pairs of texts, and in the end TextIds."""
 
     params: PoolingParams | None = None
-    kind: str = "embed"  # one of pooling.request.KINDS
+    kind: str = "embed"  # one of pooling_request.KINDS
     encoder: Any = None  # the TextEncoder that tokenizes them
     reply: Any = None  # how the task writes the answer
 

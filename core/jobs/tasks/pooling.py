@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError, RecordError, nearest
 from ...pooling.recipe import Recipe
-from ...pooling.request import Pooled
 from ...pooling.texts import TextEncoder
-from ...pooling_params import PoolingParams
 from ...text.fitting import SIDES
+from ...types.pooling_params import PoolingParams
+from ...types.pooling_request import Pooled
 from ..jsonl import json_type
 from ..tally import Tally
 from . import constraint

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ...outputs import CompletionOutput
 from ...text.reasoning import ReasoningParser
 from ...text.tool_calls import ToolCallParser, call_id, parse_forced
+from ...types.outputs import CompletionOutput
 from .tools import ToolUse
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ...errors import RecordError
-from ...outputs import CompletionOutput, Logprob, RequestOutput
 from ...text.spelling import Spelling
+from ...types.outputs import CompletionOutput, Logprob, RequestOutput
 from ..jsonl import dumps, loads
 from . import openai_batch
 from .pending import Pending, PendingPrompt

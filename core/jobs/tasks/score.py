@@ -10,9 +10,9 @@ import numpy as np
 
 from ...errors import ConfigError, RecordError
 from ...pooling.recipe import Recipe
-from ...pooling.request import Pooled, TextIds
 from ...pooling.similarity import similarity
 from ...pooling.texts import TextEncoder
+from ...types.pooling_request import Pooled, TextIds
 from ..jsonl import json_type
 from . import openai_batch
 from .pending import PendingTexts

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import RecordError, nearest
-from ...structured import StructuredOutputsParams
+from ...types.structured import StructuredOutputsParams
 from ..jsonl import json_type
 from .fields import flag
 

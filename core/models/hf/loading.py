@@ -14,7 +14,7 @@ import torch
 from infer.kernels.ops import Ops
 
 from ...errors import InferError, ModelError
-from ...support import refuse_quantized, transformers_config
+from ...spec.support import refuse_quantized, transformers_config
 from ...weights.fit import check_weights
 from ...weights.remote_code import allow, named_code, refusal
 from ...weights.source import ModelSource

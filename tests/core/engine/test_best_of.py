@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from infer.core.engine.request import Request
-from infer.core.outputs import CompletionOutput
-from infer.core.params import SamplingParams
+from infer.core.types.outputs import CompletionOutput
+from infer.core.types.params import SamplingParams
+from infer.core.types.request import Request
 
 
 def run(engine: Any, **params: Any) -> list[CompletionOutput]:

@@ -6,8 +6,8 @@ import random
 
 from infer.core.engine import batch, blocks
 from infer.core.engine.blocks import BlockManager
-from infer.core.engine.request import Request, Sequence
-from infer.core.params import SamplingParams
+from infer.core.types.params import SamplingParams
+from infer.core.types.request import Request, Sequence
 from infer.kernels import ops
 
 

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infer.core.engine.engine import Engine
-from infer.core.engine.noise import noise_key, uniforms
-from infer.core.engine.request import Request
 from infer.core.errors import RecordError
-from infer.core.outputs import RequestOutput
-from infer.core.params import SamplingParams
+from infer.core.types.noise import noise_key, uniforms
+from infer.core.types.outputs import RequestOutput
+from infer.core.types.params import SamplingParams
+from infer.core.types.request import Request
 
 EOS, EXTRA = 1, 2
 

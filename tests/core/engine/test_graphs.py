@@ -14,19 +14,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from infer.core.args import EngineArgs
-from infer.core.config import EngineConfig
+from infer.core.build.generating import Loaded
 from infer.core.engine.batch import Batch
 from infer.core.engine.engine import Engine
 from infer.core.engine.graphs import CudaRecorder, DecodeGraphs, graph_sizes
-from infer.core.engine.kv_cache import KVShape
-from infer.core.engine.loading import Loaded
-from infer.core.engine.request import Request
 from infer.core.engine.runner import Runner
 from infer.core.engine.static_inputs import StaticInputs
 from infer.core.engine.stopping import EndTokens
 from infer.core.errors import EngineError
-from infer.core.params import SamplingParams
+from infer.core.memory.kv_cache import KVShape
+from infer.core.settings.args import EngineArgs
+from infer.core.settings.config import EngineConfig
+from infer.core.types.params import SamplingParams
+from infer.core.types.request import Request
 from infer.kernels import load as load_kernels
 from infer.kernels.ops import NULL_BLOCK
 

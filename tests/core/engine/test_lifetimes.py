@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from infer.core.engine.request import Request
-from infer.core.params import SamplingParams
+from infer.core.types.params import SamplingParams
+from infer.core.types.request import Request
 
 
 def drain(engine: Any) -> dict[str, Any]:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from infer.core.beam_params import BeamSearchParams
-from infer.core.engine.bad_words import BadWordBook
 from infer.core.engine.limits import Limits
-from infer.core.engine.request import Request
 from infer.core.errors import RecordError
-from infer.core.params import SamplingParams
+from infer.core.sampling.bad_words import BadWordBook
+from infer.core.types.beam_params import BeamSearchParams
+from infer.core.types.params import SamplingParams
+from infer.core.types.request import Request
 
 
 def limits(**kwargs: Any) -> Limits:

@@ -11,15 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infer.core.config import EngineConfig
 from infer.core.engine import engine as engine_module
 from infer.core.engine.engine import Engine
 from infer.core.engine.overlap import wanted
-from infer.core.engine.request import Request, Sequence
-from infer.core.engine.sampler import Sampler
 from infer.core.errors import RecordError
-from infer.core.outputs import RequestOutput
-from infer.core.params import SamplingParams
+from infer.core.sampling.sampler import Sampler
+from infer.core.settings.config import EngineConfig
+from infer.core.types.outputs import RequestOutput
+from infer.core.types.params import SamplingParams
+from infer.core.types.request import Request, Sequence
 from infer.kernels import available, load
 
 from .test_engine import EOS, EXTRA, alone, requests

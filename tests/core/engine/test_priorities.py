@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from infer.core.engine.blocks import BlockManager
 from infer.core.engine.priorities import PriorityQueues
-from infer.core.engine.request import Request, Sequence
 from infer.core.engine.schedule import Schedule
 from infer.core.engine.scheduler import Scheduler
-from infer.core.params import SamplingParams
+from infer.core.types.params import SamplingParams
+from infer.core.types.request import Request, Sequence
 
 
 def sequence(priority: int, tokens: list[int] | None = None, max_tokens: int = 16) -> Sequence:

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infer.core.engine.request import Request
-from infer.core.outputs import RequestOutput
-from infer.core.params import SamplingParams
+from infer.core.types.outputs import RequestOutput
+from infer.core.types.params import SamplingParams
+from infer.core.types.request import Request
 
 
 def drain(engine: Any) -> dict[str, RequestOutput]:

@@ -12,10 +12,10 @@ import pytest
 
 from infer.core.engine.batch import pack
 from infer.core.engine.blocks import BlockManager
-from infer.core.engine.request import Request, Sequence
 from infer.core.engine.schedule import Schedule
 from infer.core.engine.scheduler import Scheduler
-from infer.core.params import SamplingParams
+from infer.core.types.params import SamplingParams
+from infer.core.types.request import Request, Sequence
 
 SIZE = 4
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from infer.core.engine.request import Request
-from infer.core.params import SamplingParams
+from infer.core.types.params import SamplingParams
+from infer.core.types.request import Request
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infer.core.engine.request import Request, Sequence
 from infer.core.engine.waiting import WaitingQueue
-from infer.core.params import SamplingParams
+from infer.core.types.params import SamplingParams
+from infer.core.types.request import Request, Sequence
 
 
 def sequence(tokens: list[int], max_tokens: int | None = 16, *, ignore_eos: bool = True, max_model_len: int = 4096) -> Sequence:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from infer.core.jobs.journal import SpillIndex
+from infer.core.jobs.input.reader import RecordReader
 from infer.core.jobs.options import JobOptions
-from infer.core.jobs.reader import RecordReader
+from infer.core.jobs.output.journal import SpillIndex
 from infer.core.jobs.row import Row
 from infer.core.jobs.row_format import MatrixRows
 from infer.core.jobs.run import Job, Window

@@ -11,10 +11,10 @@ import pytest
 from infer.core.engine.limits import Limits
 from infer.core.errors import ModelError, RecordError
 from infer.core.jobs.check import Findings, check
-from infer.core.jobs.reader import RecordReader
+from infer.core.jobs.input.reader import RecordReader
 from infer.core.jobs.record import Record
 from infer.core.jobs.tasks import ChatTask, GenerateTask, Task, TaskOptions
-from infer.core.params import SamplingParams
+from infer.core.types.params import SamplingParams
 
 LIMITS = Limits(vocab_size=258, max_model_len=256, max_logprobs=20, block_size=16, num_blocks=None)
 
@@ -166,7 +166,7 @@ def test_what_is_nobodys_fault_ends_it(memory_source: Any) -> None:
 class TestLimits:
     @pytest.mark.parametrize("num_blocks", [None, 2])
     def test_blocks(self, num_blocks: int | None) -> None:
-        from infer.core.engine.request import Request
+        from infer.core.types.request import Request
 
         limits = Limits(10, 100, -1, 16, num_blocks)
         limits.check(Request("0", [1] * 16, SamplingParams(max_tokens=16, logprobs=1000), 0))

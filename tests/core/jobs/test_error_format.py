@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from infer.core.jobs.input.selection import Shard
 from infer.core.jobs.jsonl import dumps
 from infer.core.jobs.merge import merge, open_shards
-from infer.core.jobs.opening import open_output
+from infer.core.jobs.output.opening import open_output
 from infer.core.jobs.row_format import flattened, with_error
-from infer.core.jobs.selection import Shard
 
 ERRORS = ("error_code", "error_message", "error_param", "error_retryable")
 #: Lines that fail, and how.

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from infer.core.args import EngineArgs
 from infer.core.jobs import fingerprint as module
 from infer.core.jobs.fingerprint import SETTINGS, VERIFIED, fingerprint
+from infer.core.settings.args import EngineArgs
 from infer.core.weights.find import find
 
 

@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from infer.core.errors import EngineError
-from infer.core.jobs.lines import LineReader
-from infer.core.jobs.source import InputFile
+from infer.core.jobs.input.lines import LineReader
+from infer.core.jobs.input.source import InputFile
 from infer.core.jobs.stats import JobStats
 
 TOTAL = 200_000

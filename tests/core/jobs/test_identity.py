@@ -10,7 +10,7 @@ import pytest
 from infer.core.errors import ConfigError
 from infer.core.jobs.fingerprint import VERIFIED
 from infer.core.jobs.identity import Identity, digest
-from infer.core.jobs.selection import Selection, Shard
+from infer.core.jobs.input.selection import Selection, Shard
 
 
 def made(fingerprint: dict[str, Any] | None = None, *, format: str = "jsonl", compression: str = "none", **how: Any) -> Identity:

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from infer.core.errors import InferError, OutputError, RecordError
-from infer.core.jobs import compression
-from infer.core.jobs import output as output_module
+from infer.core.jobs.output import compression
+from infer.core.jobs.output import output as output_module
 
 NAMES = ("ENOSPC", "EIO", "EDQUOT", "EROFS", "ESTALE", "ENOLCK", "ENOSYS", "ENOTSUP", "EINTR", "EACCES", "EINVAL", "ENOMEM")
 ERRORS = [getattr(errno, name) for name in NAMES]

@@ -24,14 +24,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infer.core.errors import ConfigError, RecordError
-from infer.core.jobs import compression
-from infer.core.jobs import journal as journal_module
-from infer.core.jobs import output as output_module
-from infer.core.jobs.faults import MATRIX_POINTS, POINTS
-from infer.core.jobs.files import RealFiles
-from infer.core.jobs.journal import recover
+from infer.core.jobs.output import compression
+from infer.core.jobs.output import journal as journal_module
+from infer.core.jobs.output import output as output_module
+from infer.core.jobs.output.faults import MATRIX_POINTS, POINTS
+from infer.core.jobs.output.files import RealFiles
+from infer.core.jobs.output.journal import recover
+from infer.core.jobs.output.writer import OrderedWriter
 from infer.core.jobs.row import Row
-from infer.core.jobs.writer import OrderedWriter
 
 OUT, JOURNAL, PARTIAL = "out", "out.partial.journal", "out.partial"
 ERRORS, ERRORS_PARTIAL = "bad", "bad.partial"

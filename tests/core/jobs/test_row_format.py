@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from infer.core.errors import RecordError
+from infer.core.jobs.output.sinks.vectors import failed_vector
 from infer.core.jobs.row_format import Encoded, JsonRows, MatrixRows
-from infer.core.jobs.sinks.vectors import failed_vector
 from infer.core.jobs.tasks.openai_batch import BatchLine
 from infer.core.jobs.tasks.pending import Pending
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infer.core.errors import EngineError, RecordError
-from infer.core.jobs.reader import RecordReader
+from infer.core.jobs.input.reader import RecordReader
 from infer.core.jobs.row import Row
 from infer.core.jobs.run import Job, Window
 from infer.core.jobs.tasks import GenerateTask, TaskOptions

@@ -18,14 +18,14 @@ import pytest
 from safetensors import safe_open
 
 from infer.core.errors import ConfigError, EngineError, OutputError, RecordError, TooManyErrors
-from infer.core.jobs import output as output_module
 from infer.core.jobs import session as session_module
-from infer.core.jobs.files import RealFiles
-from infer.core.jobs.job_note import find_note
+from infer.core.jobs.input.selection import Shard
 from infer.core.jobs.merge import merge, open_shards
-from infer.core.jobs.opening import open_output
-from infer.core.jobs.selection import Shard
-from infer.core.jobs.sinks import npy
+from infer.core.jobs.output import output as output_module
+from infer.core.jobs.output.files import RealFiles
+from infer.core.jobs.output.job_note import find_note
+from infer.core.jobs.output.opening import open_output
+from infer.core.jobs.output.sinks import npy
 
 NUM = 40
 

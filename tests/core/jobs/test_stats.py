@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from infer.core.errors import RecordError
 from infer.core.jobs.stats import JobStats, peak_memory, process_start, versions
 from infer.core.jobs.tally import Tally
-from infer.core.outputs import CompletionOutput, RequestOutput
+from infer.core.types.outputs import CompletionOutput, RequestOutput
 
 
 def test_process_start_is_before_the_program() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from infer.core.errors import RecordError
 from infer.core.jobs.tally import Tally
-from infer.core.outputs import CompletionOutput, RequestOutput
+from infer.core.types.outputs import CompletionOutput, RequestOutput
 
 numbers = st.integers(0, 2**40)
 codes = st.sampled_from(["internal", "invalid_json", "prompt_too_long"])

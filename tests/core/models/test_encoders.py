@@ -11,7 +11,7 @@ import transformers
 
 from infer.core import models
 from infer.core.errors import ModelError
-from infer.core.task import ENCODERS
+from infer.core.spec.task import ENCODERS
 from infer.kernels import load as load_kernels
 from infer.kernels import usable
 

@@ -12,11 +12,11 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from infer.core.args import EngineArgs
-from infer.core.engine.request import Request
+from infer.core.build.plan import build_engine
 from infer.core.errors import ModelError
-from infer.core.jobs.build import build_engine
-from infer.core.params import SamplingParams
+from infer.core.settings.args import EngineArgs
+from infer.core.types.params import SamplingParams
+from infer.core.types.request import Request
 
 from .test_architectures import TINY
 

@@ -13,16 +13,16 @@ import pytest
 import torch
 import transformers
 
-from infer.core.args import EngineArgs
-from infer.core.engine.request import Request
+from infer.core.build.plan import build_engine
 from infer.core.errors import ModelError
-from infer.core.jobs.build import build_engine
 from infer.core.models.hf.attention import PagedAttention, _window
 from infer.core.models.hf.loading import load
 from infer.core.models.hf.model import HFModel
 from infer.core.models.hf.trial import rows_are_alike, warn_if_rows_differ
-from infer.core.params import SamplingParams
 from infer.core.quant.int8 import Int8
+from infer.core.settings.args import EngineArgs
+from infer.core.types.params import SamplingParams
+from infer.core.types.request import Request
 from infer.core.weights.folder import FolderSource
 from infer.kernels import load as load_kernels
 from infer.kernels import usable

@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from infer.core import models
-from infer.core.args import EngineArgs
+from infer.core.build.pooling import load_pooling_model
 from infer.core.models.encoder import Encoder
 from infer.core.models.pooling_model import PoolingModel
-from infer.core.pooling.loading import load_pooling_model
 from infer.core.pooling.recipe import Recipe
 from infer.core.quant.int8 import Int8
+from infer.core.settings.args import EngineArgs
 from infer.core.weights.find import find
 from infer.core.weights.loader import load
 from infer.core.weights.source import ModelSource, TensorInfo

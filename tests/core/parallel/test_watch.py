@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from infer.core.engine.runners import ShardedRunner
+from infer.core.build.sharded import ShardedRunner
 from infer.core.errors import EngineError, RecordError
 from infer.core.parallel.group import SINGLE, Lost
 from infer.core.parallel.watch import Watch

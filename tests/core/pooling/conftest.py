@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from infer.core.args import EngineArgs
-from infer.core.config import EngineConfig
 from infer.core.layers.linear import Linear
 from infer.core.pooling.dense import Dense
 from infer.core.pooling.engine import PoolingEngine
 from infer.core.pooling.head import Head
 from infer.core.pooling.recipe import DenseSpec, Recipe
-from infer.core.pooling.request import PoolingRequest, TextIds
-from infer.core.pooling_params import PoolingParams
+from infer.core.settings.args import EngineArgs
+from infer.core.settings.config import EngineConfig
+from infer.core.types.pooling_params import PoolingParams
+from infer.core.types.pooling_request import PoolingRequest, TextIds
 from infer.core.weights.parameter import Parameter
 from infer.kernels import load
 from infer.kernels.ops import ROW_MULTIPLE, Segments

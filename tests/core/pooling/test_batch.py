@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from infer.core.pooling.batch import bags, pack, single_rows
-from infer.core.pooling.request import TextIds
+from infer.core.types.pooling_request import TextIds
 from infer.kernels.ops import ROW_MULTIPLE
 
 TEXTS = [TextIds((5, 6, 7)), TextIds((8,), (1,)), TextIds((9, 10), skip=1), TextIds((11, 12), (0, 1), skip=5)]

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from infer.core.config import EngineConfig
 from infer.core.errors import ModelError
 from infer.core.pooling.dense import Dense
 from infer.core.pooling.recipe import DenseSpec
+from infer.core.settings.config import EngineConfig
 from infer.core.weights.folder import FolderSource
 from infer.core.weights.source import ModelSource
 from infer.kernels import load

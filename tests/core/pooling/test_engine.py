@@ -11,7 +11,7 @@ import pytest
 from infer.core.errors import RecordError
 from infer.core.pooling.engine import PoolingEngine
 from infer.core.pooling.recipe import DenseSpec
-from infer.core.pooling.request import Pooled, PoolingRequest, TextIds
+from infer.core.types.pooling_request import Pooled, PoolingRequest, TextIds
 
 #: Tokens of the model of conftest.py that make it give NaN and infinity.
 NAN, INFINITE = 7, 8

@@ -15,9 +15,9 @@ from infer.core.pooling.batch import bags, pack
 from infer.core.pooling.dense import ACTIVATIONS, activate
 from infer.core.pooling.head import Head, activated, normalized
 from infer.core.pooling.recipe import DenseSpec
-from infer.core.pooling.request import TextIds
 from infer.core.pooling.runner import mean
 from infer.core.pooling.setting import Setting
+from infer.core.types.pooling_request import TextIds
 
 TEXTS = [(11, 12, 13, 14, 15), (21,), (31, 32, 33), tuple(range(40, 70)), (22, 21), (13, 12)]
 TWO_LAYERS = (DenseSpec("2_Dense", 24, 40, True, "tanh"), DenseSpec("3_Dense", 40, 17, False, "identity"))

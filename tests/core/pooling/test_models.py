@@ -14,13 +14,13 @@ import torch.nn.functional as F
 import transformers
 from safetensors.torch import load_file, save_file
 
-from infer.core.args import EngineArgs
-from infer.core.engine.timing import TimedOps
+from infer.core.bench.timing import TimedOps
 from infer.core.errors import ModelError
 from infer.core.pooling.engine import PoolingEngine
 from infer.core.pooling.recipe import DenseSpec, Recipe
-from infer.core.pooling.request import Pooled, PoolingRequest, TextIds
-from infer.core.pooling_params import PoolingParams
+from infer.core.settings.args import EngineArgs
+from infer.core.types.pooling_params import PoolingParams
+from infer.core.types.pooling_request import Pooled, PoolingRequest, TextIds
 from infer.core.weights.find import find
 from infer.kernels import usable
 

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from infer.core.args import EngineArgs
 from infer.core.pooling.engine import PoolingEngine
 from infer.core.pooling.recipe_files import read_recipe
-from infer.core.pooling.request import PoolingRequest, TextIds
-from infer.core.pooling_params import PoolingParams
+from infer.core.settings.args import EngineArgs
+from infer.core.types.pooling_params import PoolingParams
+from infer.core.types.pooling_request import PoolingRequest, TextIds
 from infer.core.weights.find import find
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 
-from infer.core.pooling.request import TextIds
 from infer.core.pooling.setting import Setting
 from infer.core.pooling.window import Waiting, Window
+from infer.core.types.pooling_request import TextIds
 
 PLAIN = Setting("embed", 4, True)
 SHORT = Setting("embed", 2, True)

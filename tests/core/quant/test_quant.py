@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from infer.core import models
-from infer.core.args import EngineArgs
-from infer.core.engine.loading import load_model
+from infer.core.build.generating import load_model
 from infer.core.errors import ConfigError
 from infer.core.models.decoder import Decoder
 from infer.core.quant import SCHEMES
 from infer.core.quant.int8 import Int8
 from infer.core.quant.plain import Plain
+from infer.core.settings.args import EngineArgs
 from infer.core.weights.find import find
 from infer.kernels import load, usable
 from infer.kernels.ops import ScaledRows

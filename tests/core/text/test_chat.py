@@ -9,8 +9,8 @@ import pytest
 
 from infer.core.errors import ConfigError, ModelError, RecordError
 from infer.core.text.chat import ChatTemplate, template_text
-from infer.core.text.content import ContentFormat
-from infer.core.text.template import Template
+from infer.core.text.templates.content import ContentFormat
+from infer.core.text.templates.template import Template
 from infer.core.text.tokenizer import Tokenizer
 
 Files = Callable[..., Callable[[str], bytes | None]]

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from infer.core.args import EngineArgs
-from infer.core.engine.request import Request, Sequence
+from infer.core.build.plan import make_plan
 from infer.core.engine.stopping import EndTokens
 from infer.core.engine.transcript import Transcripts
 from infer.core.errors import ModelError
-from infer.core.jobs.build import make_plan
-from infer.core.params import SamplingParams
+from infer.core.settings.args import EngineArgs
 from infer.core.text.detokenizer import Detokenizer, decode_all
 from infer.core.text.tokenizer import Tokenizer
+from infer.core.types.params import SamplingParams
+from infer.core.types.request import Request, Sequence
 
 TEXT = "Voilà 中 😀"
 

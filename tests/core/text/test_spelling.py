@@ -18,8 +18,8 @@ from infer.cli.commands import infer
 from infer.core.text.detokenizer import decode_all
 from infer.core.text.spelling import Spelling
 from infer.core.text.tokenizer import Tokenizer
-from infer.core.weights import gguf_tokenizer
-from infer.core.weights.gguf_metadata import Metadata
+from infer.core.weights.gguf import tokenizer as gguf_tokenizer
+from infer.core.weights.gguf.metadata import Metadata
 
 KINDS = ("byte_level", "llama", "gemma", "metaspace", "wordpiece", "suffix", "plain", "gguf")
 #: One of each family, for runs of the whole command.

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from infer.core.engine.request import Request, Sequence
 from infer.core.engine.stopping import EndTokens
 from infer.core.engine.transcript import Transcripts
-from infer.core.params import SamplingParams
 from infer.core.text.detokenizer import decode_all
 from infer.core.text.tokenizer import Tokenizer
+from infer.core.types.params import SamplingParams
+from infer.core.types.request import Request, Sequence
 
 KINDS = ("byte_level", "llama", "gemma", "metaspace", "wordpiece", "suffix", "plain")
 TEXT = "The quick brown fox jumps over the lazy dog, doesn't it? café naïve 東京都 😀 and   spaces\nx ** 2"

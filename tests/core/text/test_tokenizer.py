@@ -197,7 +197,7 @@ def test_fallback_failing_is_one_clear_error(model_files: Files, tmp_path: Path)
 
 def test_imports_stay_light() -> None:
     code = (
-        "import sys, infer.core.text.chat, infer.core.text.detokenizer, infer.core.text.stop, infer.core.text.template\n"
+        "import sys, infer.core.text.chat, infer.core.text.detokenizer, infer.core.text.stop, infer.core.text.templates.template\n"
         "print(sorted({'torch', 'transformers', 'jinja2', 'tokenizers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -20,8 +20,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from infer.core.children import python_module
 from infer.core.errors import ModelError, OutputError
+from infer.core.parallel.children import python_module
 from infer.core.weights import aliases as aliases_module
 from infer.core.weights import convert, fetch
 from infer.core.weights.aliases import MANIFEST, Alias, aliases, cache_folder
@@ -348,7 +348,7 @@ def test_an_error_of_safetensors_that_is_not_the_systems(tiny_gguf: Path, tmp_pa
     import safetensors.torch
     from safetensors import SafetensorError
 
-    from infer.core.weights.gguf import GgufSource
+    from infer.core.weights.gguf.source import GgufSource
 
     def save_file(*_: Any, **__: Any) -> None:
         raise SafetensorError("something")

@@ -12,7 +12,7 @@ from infer.core.weights import find as find_module
 from infer.core.weights.aliases import MANIFEST, aliases, cache_folder
 from infer.core.weights.find import find
 from infer.core.weights.folder import FolderSource
-from infer.core.weights.gguf import GgufSource
+from infer.core.weights.gguf.source import GgufSource
 
 
 @pytest.fixture(autouse=True)

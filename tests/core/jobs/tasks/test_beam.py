@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from infer.core.beam_params import BeamSearchParams
 from infer.core.jobs.jsonl import dumps
 from infer.core.jobs.record import Record
 from infer.core.jobs.tasks.beam import BeamTask
 from infer.core.jobs.tasks.completion import TaskOptions
 from infer.core.jobs.tasks.pending import Pending
-from infer.core.outputs import CompletionOutput, RequestOutput
-from infer.core.structured import StructuredOutputsParams
+from infer.core.types.beam_params import BeamSearchParams
+from infer.core.types.outputs import CompletionOutput, RequestOutput
+from infer.core.types.structured import StructuredOutputsParams
 
 DEFAULT = BeamSearchParams(beam_width=4, max_tokens=16)
 

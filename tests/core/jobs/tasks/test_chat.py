@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from infer.core.outputs import CompletionOutput, Logprob, RequestOutput
-from infer.core.text.template import RecordTemplate
+from infer.core.text.templates.template import RecordTemplate
+from infer.core.types.outputs import CompletionOutput, Logprob, RequestOutput
 
 USER = {"role": "user", "content": "hi"}
 
@@ -78,7 +78,7 @@ def test_openais_form_of_logprobs(task: Any, prepare: Any, fields: dict[str, Any
 
 
 def test_logprobs_false_switches_a_default_off(task: Any, prepare: Any) -> None:
-    from infer.core.params import SamplingParams
+    from infer.core.types.params import SamplingParams
 
     t = task("chat", defaults=SamplingParams(logprobs=2))
     assert prepare(t, messages=[USER]).params.logprobs == 2

@@ -8,8 +8,8 @@ import pytest
 
 from infer.core.errors import RecordError
 from infer.core.jobs.tasks.constraint import constraint_of
-from infer.core.params import SamplingParams
-from infer.core.structured import StructuredOutputsParams as Structured
+from infer.core.types.params import SamplingParams
+from infer.core.types.structured import StructuredOutputsParams as Structured
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 TAG = {"type": "structural_tag", "structures": [{"begin": "<f>", "schema": SCHEMA, "end": "</f>"}], "triggers": ["<f>"]}

@@ -9,8 +9,8 @@ import pytest
 from infer.core.errors import ConfigError, RecordError
 from infer.core.jobs.tasks import GenerateTask, TaskOptions
 from infer.core.jobs.tasks.defaults import Defaults
-from infer.core.params import SamplingParams
-from infer.core.structured import StructuredOutputsParams
+from infer.core.types.params import SamplingParams
+from infer.core.types.structured import StructuredOutputsParams
 
 
 def test_the_same_mix_is_the_same_object() -> None:

@@ -19,9 +19,9 @@ from infer.core.jobs.tasks.embed import EmbedOptions, EmbedTask
 from infer.core.jobs.tasks.pending import PendingTexts
 from infer.core.jobs.tasks.rows import error_row
 from infer.core.pooling.recipe import Recipe
-from infer.core.pooling.request import Pooled
-from infer.core.text.template import RecordTemplate
+from infer.core.text.templates.template import RecordTemplate
 from infer.core.text.tokenizer import Tokenizer
+from infer.core.types.pooling_request import Pooled
 
 RECIPE = Recipe("embed", "mean", True, 4, prompts={"query": "query: ", "passage": "passage: "}, matryoshka=True)
 CLS, SEP = 2, 3

@@ -9,7 +9,7 @@ from infer.core.jobs.record import Record
 from infer.core.jobs.tasks import ChatTask, TaskOptions
 from infer.core.jobs.tasks.fields import GUESSABLE, NEUTRAL, intended, is_neutral
 from infer.core.text.chat import ChatTemplate
-from infer.core.text.template import RecordTemplate
+from infer.core.text.templates.template import RecordTemplate
 
 KNOWN = GUESSABLE | {"prompt", "messages"}
 

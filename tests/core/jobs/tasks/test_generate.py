@@ -7,9 +7,9 @@ import pytest
 
 from infer.core.errors import RecordError
 from infer.core.jobs.tasks.rows import finite
-from infer.core.outputs import CompletionOutput, Logprob, RequestOutput
-from infer.core.params import SamplingParams
-from infer.core.text.template import RecordTemplate
+from infer.core.text.templates.template import RecordTemplate
+from infer.core.types.outputs import CompletionOutput, Logprob, RequestOutput
+from infer.core.types.params import SamplingParams
 
 
 def test_text_is_tokenized_with_special_tokens(task: Any, prepare: Any) -> None:

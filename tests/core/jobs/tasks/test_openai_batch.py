@@ -9,8 +9,8 @@ from infer.core.errors import RecordError
 from infer.core.jobs.jsonl import dumps
 from infer.core.jobs.record import Record
 from infer.core.jobs.tasks.rows import error_row
-from infer.core.outputs import CompletionOutput, Logprob, RequestOutput
-from infer.core.text.template import RecordTemplate
+from infer.core.text.templates.template import RecordTemplate
+from infer.core.types.outputs import CompletionOutput, Logprob, RequestOutput
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "hi"}]

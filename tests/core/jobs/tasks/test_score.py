@@ -16,8 +16,8 @@ from infer.core.jobs.record import Record
 from infer.core.jobs.tasks.pending import PendingTexts
 from infer.core.jobs.tasks.score import ScoreOptions, ScoreTask
 from infer.core.pooling.recipe import Recipe
-from infer.core.pooling.request import Pooled
 from infer.core.text.tokenizer import Tokenizer
+from infer.core.types.pooling_request import Pooled
 
 EMBEDDER = Recipe("embed", "mean", False, 2)
 RANKER = Recipe("classify", "cls", False, 2, labels=("LABEL_0",), activation="sigmoid")

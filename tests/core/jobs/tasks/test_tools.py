@@ -13,9 +13,9 @@ from infer.core.jobs.jsonl import dumps
 from infer.core.jobs.tasks import ChatTask, TaskOptions
 from infer.core.jobs.tasks.chat import ChatOptions
 from infer.core.jobs.tasks.tools import ToolUse
-from infer.core.outputs import CompletionOutput, RequestOutput
-from infer.core.params import SamplingParams
 from infer.core.text.chat import ChatTemplate
+from infer.core.types.outputs import CompletionOutput, RequestOutput
+from infer.core.types.params import SamplingParams
 
 USER = {"role": "user", "content": "hi"}
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}

@@ -1,0 +1,1 @@
+"""The Python class: `LLM` and its calls, with vLLM's names."""

@@ -1,0 +1,145 @@
+"""The arguments of `LLM`'s calls, checked and paired: lists must be as long as the prompts, parameters are copied."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+from ..containment import contained, own_error
+from ..errors import ConfigError, RecordError
+from ..intake.generating import Asked
+from ..types.beam_params import BeamSearchParams
+from ..types.bounds import MOST
+from ..types.params import SamplingParams
+from ..types.pooling_params import PoolingParams
+from ..types.prompts import Parsed
+
+OnError = Literal["raise", "return"]
+#: Whether there is a progress bar, or what makes one (called as `tqdm.tqdm` is).
+UseTqdm = bool | Callable[..., Any]
+
+_Params = TypeVar("_Params", SamplingParams, PoolingParams, BeamSearchParams)
+
+
+def asked_of(prompt: Any, params: SamplingParams | RecordError, priority: int = 0, *, literal: bool = False) -> Asked:
+    """One prompt with its parameters, as `copied` gives them; what is wrong with either is its `error`."""
+    one = asked_with(params, priority, literal=literal)
+    with contained(one):
+        parsed = Parsed.of(prompt)
+        one.text, one.ids = parsed.text, parsed.ids
+    return one
+
+
+def asked_with(params: SamplingParams | RecordError, priority: int = 0, *, literal: bool = False, add_special_tokens: bool = True) -> Asked:
+    """The same without its prompt."""
+    if isinstance(params, RecordError):
+        return Asked(None, None, SamplingParams(), priority, add_special_tokens, literal, error=params)
+    return Asked(None, None, params, priority, add_special_tokens, literal)
+
+
+def copied(
+    params: _Params | Sequence[_Params], count: int, kind: type[_Params], name: str, *, raising: bool
+) -> list[_Params | RecordError]:
+    """A copy for each prompt, or what is wrong with its values: what changes afterwards changes nothing here. What was one object is
+    one copy.
+
+    Args:
+        kind, name: of the parameters.
+        raising: raise what is wrong.
+
+    Raises ConfigError unless there is one or as many as prompts.
+    """
+    many = [params] * count if isinstance(params, kind) else _sequence(name, params)
+    if len(many) != count:
+        raise ConfigError(f"{count} prompts and {len(many)} {name}: there must be as many of both, or one of the latter for all")
+    copies = {id(p): _copy(p, kind, name, raising=raising) for p in many}
+    return [copies[id(p)] for p in many]
+
+
+def paired(prompts: Iterable[Any], params: SamplingParams | Iterable[SamplingParams], *, raising: bool) -> Iterator[Asked]:
+    """Prompts with a copy of their parameters, as they are read. Raises ConfigError where there are not as many of both."""
+    if isinstance(params, SamplingParams):
+        one = _copy(params, SamplingParams, "sampling_params", raising=raising)
+        return (asked_of(prompt, one) for prompt in prompts)
+    if isinstance(params, (str, Mapping)) or not hasattr(params, "__iter__"):
+        raise ConfigError(f"sampling_params must be SamplingParams, one or an iterable, not {type(params).__name__}")
+    return _zipped(iter(prompts), iter(params))
+
+
+def _zipped(prompts: Iterator[Any], params: Iterator[Any]) -> Iterator[Asked]:
+    end = object()
+    last: Any = None
+    copy: SamplingParams | RecordError = SamplingParams()
+    while True:
+        prompt, p = next(prompts, end), next(params, end)
+        if prompt is end and p is end:
+            return
+        if prompt is end or p is end:
+            raise ConfigError("there must be as many prompts as sampling_params, or one of the latter for all")
+        if p is not last or p != copy:
+            copy, last = _copy(p, SamplingParams, "sampling_params", raising=False), p
+        yield asked_of(prompt, copy)
+
+
+def priorities_of(priority: Sequence[int] | None, count: int, *, wanted: bool) -> list[int]:
+    """One a prompt. Raises ConfigError for other than integers, or where the engine does not look at them (`wanted`)."""
+    if priority is None:
+        return [0] * count
+    many = _sequence("priority", priority)
+    if len(many) != count:
+        raise ConfigError(f"{count} prompts and {len(many)} priorities: there must be as many of both")
+    if not all(isinstance(p, int) and not isinstance(p, bool) for p in many):
+        raise ConfigError("priority must be a list of integers")
+    if any(abs(p) > MOST for p in many):
+        raise ConfigError(f"priority must be a list of integers of at least {-MOST} and at most {MOST}")
+    if any(many) and not wanted:
+        raise ConfigError('priority needs LLM(scheduling_policy="priority")')
+    return many
+
+
+def conversations(messages: Any) -> list[Any]:
+    """One conversation or many, as a list of conversations. Raises ConfigError."""
+    many = _sequence("messages", messages)
+    return [many] if many and isinstance(many[0], Mapping) else many
+
+
+def refuse_adapters(count: int, **given: Any) -> None:
+    """Raises ConfigError for an adapter, and for a list of them that is not as long as the prompts."""
+    for name, value in given.items():
+        many = list(value) if isinstance(value, (list, tuple)) else [value] * count
+        if len(many) != count:
+            raise ConfigError(f"{count} prompts and {len(many)} {name}: there must be as many of both, or one of the latter for all")
+        if value is not None and any(v is not None for v in many or [value]):
+            raise ConfigError(f"{name} is not supported yet")
+
+
+def is_raising(on_error: str) -> bool:
+    """Whether an error is raised. Raises ConfigError for what is neither "raise" nor "return"."""
+    if on_error not in ("raise", "return"):
+        raise ConfigError(f"on_error must be 'raise' or 'return', not {on_error!r}")
+    return on_error == "raise"
+
+
+def warn_of_legacy(prompt_token_ids: Any, *, wanted: bool) -> None:
+    """Warns the caller's caller where it uses the legacy argument."""
+    if prompt_token_ids is not None and wanted:
+        warnings.warn("the argument prompt_token_ids is deprecated: give prompts of token ids", DeprecationWarning, stacklevel=3)
+
+
+def _copy(params: Any, kind: type[_Params], name: str, *, raising: bool) -> _Params | RecordError:
+    if not isinstance(params, kind):
+        raise ConfigError(f"{name} must be {kind.__name__}, one or a list, not {type(params).__name__}")
+    try:
+        return params.clone()
+    except BaseException as error:
+        wrong = own_error(error, name)
+        if raising:
+            raise wrong from None
+        return wrong
+
+
+def _sequence(name: str, value: Any) -> list[Any]:
+    if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__iter__"):
+        raise ConfigError(f"{name} must be a list, not {type(value).__name__}")
+    return list(value)

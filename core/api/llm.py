@@ -1,0 +1,444 @@
+"""`LLM`: the engine as a Python class, with vLLM's names. A thin face; the job layer does not go through it."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from itertools import islice
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypeVar
+
+from ..build.plan import make_plan
+from ..containment import contained
+from ..errors import ConfigError, RecordError, UnknownArgument, nearest
+from ..intake.generating import Asked, Desk
+from ..intake.pooling import PoolingDesk
+from ..intake.remarks import Remarks
+from ..settings.args import EngineArgs
+from ..settings.threads import bound_spinning
+from ..text.chat import ChatTemplate, template_text
+from ..types.beam_params import BeamSearchParams
+from ..types.outputs import BeamSearchOutput, RequestOutput
+from ..types.params import SamplingParams
+from ..types.prompts import Prompt, as_prompts
+from .arguments import (
+    OnError,
+    UseTqdm,
+    asked_of,
+    asked_with,
+    conversations,
+    copied,
+    is_raising,
+    paired,
+    priorities_of,
+    refuse_adapters,
+    warn_of_legacy,
+)
+from .pooling import PoolingCalls
+from .progress import Bar
+
+if TYPE_CHECKING:
+    from ..engine.engine import Engine
+    from ..fleet.fleet import Fleet
+    from ..pooling.engine import PoolingEngine
+
+log = logging.getLogger("infer")
+
+#: One message: an object with `role` and `content`, as in OpenAI's API.
+Message = Mapping[str, Any]
+Conversation = Sequence[Message]
+Params = SamplingParams | Sequence[SamplingParams] | None
+
+#: Prompts of a stream that are tokenized in one go.
+_STREAM_BATCH = 256
+
+_Self = TypeVar("_Self", bound="LLM")
+_Args = ParamSpec("_Args")
+
+
+def _warns_of_positionals(init: Callable[Concatenate[_Self, _Args], None]) -> Callable[Concatenate[_Self, _Args], None]:
+    names = list(inspect.signature(init).parameters)[2:]  # without self and model
+
+    @wraps(init)
+    def wrapper(self: _Self, /, *args: _Args.args, **kwargs: _Args.kwargs) -> None:
+        more = names[: max(0, len(args) - 1)]
+        if more and self.DEPRECATE_INIT_POSARGS:
+            warnings.warn(f"LLM: give {', '.join(more)} by name; only model may be positional", DeprecationWarning, stacklevel=2)
+        init(self, *args, **kwargs)
+
+    return wrapper
+
+
+class LLM(PoolingCalls):
+    """A model held in memory, answering lists of prompts: with text (`generate`, `chat`, `stream`, `beam_search`), or where it is one
+    for embeddings or a classifier with vectors and scores (`encode`, `embed`, `classify`, `score`: see pooling.py). Arguments
+    and meanings are those of vLLM's class of this name.
+
+    Args:
+        model: alias, folder, .gguf file or hub id.
+        tokenizer: where the tokenizer comes from; None: the model.
+        tokenizer_mode: "auto": the fast tokenizer; "slow": transformers' slow one.
+        skip_tokenizer_init: prompts are token ids, every `text` is empty, and what is about text (stop strings, bad words,
+            structured output, `chat`) is refused.
+        trust_remote_code: run Python code that comes with the model.
+        tensor_parallel_size: ranks that share each layer.
+        dtype: "auto", "float32", "float16", "bfloat16", or a torch.dtype.
+        quantization: how linear layers hold their weights; None: as they are.
+        revision, tokenizer_revision: branch, tag or commit on the hub.
+        seed: the run seed. With the number of a prompt (they are counted over the life of the object) it decides the draws of
+            prompts whose parameters have no seed of their own.
+        gpu_memory_utilization, swap_space, cpu_offload_gb, enforce_eager, max_seq_len_to_capture, disable_custom_all_reduce,
+            disable_async_output_proc: as in vLLM, where the device has such a thing; else without effect, which is logged.
+        max_context_len_to_capture: gone; raises and names its successor.
+        kwargs: any other field of `EngineArgs`, such as task="embed" for a model that can do both. `disable_log_stats` is accepted:
+            no statistics are logged.
+
+    Raises:
+        UnknownArgument (a ConfigError and a TypeError), ConfigError (a ValueError), ModelError, EngineError.
+
+    Attributes:
+        DEPRECATE_INIT_POSARGS: warn when more than the model is given by position.
+        DEPRECATE_LEGACY: warn when `prompt_token_ids` is used as an argument of its own.
+    """
+
+    DEPRECATE_LEGACY: ClassVar[bool] = False
+    DEPRECATE_INIT_POSARGS: ClassVar[bool] = True
+
+    @_warns_of_positionals
+    def __init__(
+        self,
+        model: str,
+        tokenizer: str | None = None,
+        tokenizer_mode: str = "auto",
+        skip_tokenizer_init: bool = False,
+        trust_remote_code: bool = False,
+        tensor_parallel_size: int = 1,
+        dtype: Any = "auto",
+        quantization: str | None = None,
+        revision: str | None = None,
+        tokenizer_revision: str | None = None,
+        seed: int | None = 0,
+        gpu_memory_utilization: float = 0.9,
+        swap_space: float = 4,
+        cpu_offload_gb: float = 0,
+        enforce_eager: bool | None = None,
+        max_context_len_to_capture: int | None = None,
+        max_seq_len_to_capture: int = 8192,
+        disable_custom_all_reduce: bool = False,
+        disable_async_output_proc: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        given = {name: value for name, value in locals().items() if name not in ("self", "kwargs")}
+        kwargs.pop("disable_log_stats", None)
+        for name in kwargs:
+            if name not in EngineArgs.settings():
+                raise UnknownArgument(f"LLM() has no argument {name!r}{nearest(name, EngineArgs.settings())}")
+        if "torch" not in sys.modules:
+            bound_spinning()
+        plan = make_plan(EngineArgs.from_kwargs(**given, **kwargs))
+        plan.config.tell(log)
+        self._plan = plan
+        self.tokenizer = plan.tokenizer
+        remarks = Remarks(plan.tokenizer, log.warning, otherwise="give token ids")
+        self.engine: Engine | Fleet | PoolingEngine
+        if plan.recipe is None:
+            self._defaults, told = plan.sampling_defaults()
+            if told:
+                log.info(told)
+            self.engine = engine = plan.start()
+            self._desk = Desk(engine, plan.tokenizer, remarks)
+        else:
+            self._defaults = {}
+            self.engine = plan.start_pooling()
+            self._pooling_desk = PoolingDesk(self.engine, plan.tokenizer, remarks)
+        self._templates: dict[tuple[str | None, str], ChatTemplate] = {}
+
+    @classmethod
+    @contextmanager
+    def deprecate_legacy_api(cls) -> Iterator[None]:
+        """Warns of the legacy arguments inside the `with`."""
+        before, cls.DEPRECATE_LEGACY = cls.DEPRECATE_LEGACY, True
+        try:
+            yield
+        finally:
+            cls.DEPRECATE_LEGACY = before
+
+    # -- what it has ---------------------------------------------------------------------------------------------
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What prompts without parameters get: the values of generation_config.json over those of `SamplingParams()`. Where
+        parameters are given, none of these count.
+        """
+        return SamplingParams(**self._defaults)
+
+    def get_tokenizer(self) -> Any:
+        """The tokenizer as transformers has it, loaded when it is asked for; ours is the attribute `tokenizer`.
+
+        Raises ConfigError with skip_tokenizer_init.
+        """
+        if self.tokenizer is None:
+            raise ConfigError("there is no tokenizer: skip_tokenizer_init is set")
+        from ..text.transformers_tokenizer import as_transformers
+
+        config, source = self._plan.config, self._plan.tokenizer_source
+        folder = source.path if source.path.is_dir() else None
+        slow, trust = config.tokenizer_mode == "slow", config.trust_remote_code
+        return as_transformers(source.read, folder, slow=slow, trust_remote_code=trust)
+
+    # -- generate ------------------------------------------------------------------------------------------------
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt] | None = None,
+        sampling_params: Params = None,
+        prompt_token_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        use_tqdm: UseTqdm = True,
+        lora_request: Any = None,
+        prompt_adapter_request: Any = None,
+        priority: Sequence[int] | None = None,
+        *,
+        literal_special_tokens: bool = False,
+        on_error: OnError = "raise",
+    ) -> list[RequestOutput]:
+        """Answers in the order of the prompts.
+
+        Args:
+            prompts: one prompt or many: text, token ids, `TextPrompt`, `TokensPrompt`.
+            sampling_params: one for all, or one a prompt; None is `get_default_sampling_params()`. They are copied.
+            prompt_token_ids: the older form of prompts that are token ids; without effect where `prompts` are given.
+            use_tqdm: show a progress bar on stderr; or a function that makes one.
+            lora_request, prompt_adapter_request: not supported yet, so refused.
+            priority: one a prompt, with scheduling_policy="priority"; lower ones go first. No answer depends on it.
+            literal_special_tokens: text that spells a special token is only text.
+            on_error: "raise": the first error is raised, and nothing is answered; "return": such a prompt's output has its
+                `error` and no choices.
+
+        Raises ConfigError (a ValueError) for wrong arguments, RecordError (a ValueError) for a prompt or parameters that cannot
+        be answered. Nothing is left in the engine then.
+        """
+        self._generates("generate")
+        warn_of_legacy(prompt_token_ids, wanted=self.DEPRECATE_LEGACY)
+        many = as_prompts(prompts, prompt_token_ids)
+        refuse_adapters(len(many), lora_request=lora_request, prompt_adapter_request=prompt_adapter_request)
+        raising = is_raising(on_error)
+        params, priorities = self._params(sampling_params, len(many), raising=raising), self._priorities(priority, len(many))
+        literal = literal_special_tokens
+        asked = [asked_of(prompt, p, rank, literal=literal) for prompt, p, rank in zip(many, params, priorities, strict=True)]
+        return self._answer(asked, use_tqdm, raising=raising)
+
+    def chat(
+        self,
+        messages: Conversation | Sequence[Conversation],
+        sampling_params: Params = None,
+        use_tqdm: UseTqdm = True,
+        lora_request: Any = None,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: list[dict[str, Any]] | None = None,
+        mm_processor_kwargs: Mapping[str, Any] | None = None,
+        *,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        chat_template_content_format: str = "auto",
+        literal_special_tokens: bool = False,
+        priority: Sequence[int] | None = None,
+        on_error: OnError = "raise",
+    ) -> list[RequestOutput]:
+        """The next message of each conversation.
+
+        Args:
+            messages: one conversation (a list of messages) or many.
+            chat_template: a file, jinja2 text, or the name of one of the model's templates; None is the model's.
+            add_generation_prompt: end the prompt with the beginning of an assistant's message.
+            continue_final_message: leave the last message open, for the model to go on; needs add_generation_prompt=False.
+            tools: JSON schemas of functions, for all conversations.
+            mm_processor_kwargs: not supported yet, so refused.
+            chat_template_kwargs: more variables for the template; they win over the arguments here, as in vLLM.
+            chat_template_content_format: whether the template gets a message's content as a "string" or as a list of parts ("openai");
+                "auto": as it takes it.
+            literal_special_tokens: what the messages spell is never a special token; those of the template are.
+
+        The other arguments, the order of the outputs and the errors are those of `generate`; also raises ModelError where there is
+        no usable template. The template writes the special tokens, so the tokenizer adds none.
+        """
+        self._generates("chat")
+        many = conversations(messages)
+        refuse_adapters(len(many), lora_request=lora_request)
+        if mm_processor_kwargs:
+            raise ConfigError("mm_processor_kwargs is not supported yet")
+        raising = is_raising(on_error)
+        params, priorities = self._params(sampling_params, len(many), raising=raising), self._priorities(priority, len(many))
+        options: dict[str, Any] = {
+            "chat_template": chat_template,
+            "tools": tools,
+            "add_generation_prompt": add_generation_prompt,
+            "continue_final_message": continue_final_message,
+            **(chat_template_kwargs or {}),
+        }
+        template = self._template(options.pop("chat_template"), chat_template_content_format)
+        assert self.tokenizer is not None  # else there were no template
+        literal = self.tokenizer.literal if literal_special_tokens else None
+        template = template if literal is None else template.literally()
+        asked = []
+        for conversation, p, rank in zip(many, params, priorities, strict=True):
+            one = asked_with(p, rank, literal=literal is not None, add_special_tokens=False)
+            with contained(one):
+                one.text = template.render(_plain(conversation), **options)
+                self._desk.remarks.of_ignored(template.ignored(tools, chat_template_kwargs or {}))
+                one.shown = None if literal is None else literal.plain(one.text)
+            asked.append(one)
+        return self._answer(asked, use_tqdm, raising=raising)
+
+    def stream(
+        self,
+        prompts: Iterable[Prompt],
+        sampling_params: SamplingParams | Iterable[SamplingParams] | None = None,
+        *,
+        look_ahead: int | None = None,
+        on_error: OnError = "raise",
+    ) -> Iterator[RequestOutput]:
+        """Outputs as they finish, from prompts that are read as they are needed: neither need fit into memory.
+
+        Other calls may be made while a stream is open; `request_id` counts the prompts of all of them, in the order in which they
+        are read, and so tells which prompt an output answers. A stream that is closed early drops what it has not given.
+
+        Args:
+            prompts: any iterable.
+            sampling_params: one for all, or an iterable with one a prompt; None is `get_default_sampling_params()`.
+            look_ahead: most prompts read and not answered; None is as many as the engine needs to choose from.
+            on_error: "raise": the first error ends the stream; "return": an output has the `error`.
+
+        Raises ConfigError, RecordError; for what the arguments show at once, before the first output is asked for.
+        """
+        self._generates("stream")
+        raising = is_raising(on_error)
+        if look_ahead is not None and look_ahead < 1:
+            raise ConfigError(f"look_ahead must be at least 1, not {look_ahead}")
+        if isinstance(prompts, (str, Mapping)):
+            prompts = [prompts]
+        asked = paired(prompts, self.get_default_sampling_params() if sampling_params is None else sampling_params, raising=raising)
+        return self._stream(asked, look_ahead or max(_STREAM_BATCH, 4 * self.engine.max_num_seqs), raising=raising)
+
+    def _stream(self, asked: Iterator[Asked], look_ahead: int, *, raising: bool) -> Iterator[RequestOutput]:
+        waiting: set[str] = set()
+        more = True
+        try:
+            while more or waiting:
+                room = min(_STREAM_BATCH, look_ahead - len(waiting))
+                if more and room > 0:
+                    batch = list(islice(asked, room))
+                    more = len(batch) == room
+                    self._desk.number(batch)
+                    self._desk.tokenize(batch)
+                    for one in batch:
+                        self._desk.hand_in(one)
+                        if one.error is None:
+                            waiting.add(one.request_id)
+                    for one in batch:
+                        if one.error is not None:
+                            yield _checked(one.failed(), raising=raising)
+                if waiting:
+                    self.engine.expect_more(more)
+                    for output in self._desk.pick_up(waiting):
+                        waiting.discard(output.request_id)
+                        yield _checked(output, raising=raising)
+        finally:
+            self._desk.drop(waiting)
+
+    def _answer(self, asked: list[Asked], use_tqdm: UseTqdm, *, raising: bool) -> list[RequestOutput]:
+        self._desk.number(asked)
+        self._desk.tokenize(asked)
+        outputs: dict[str, RequestOutput] = {}
+        waiting: set[str] = set()
+        try:
+            self.engine.expect_more(True)
+            for one in asked:
+                self._desk.hand_in(one)
+                if one.error is None:
+                    waiting.add(one.request_id)
+                else:
+                    outputs[one.request_id] = _checked(one.failed(), raising=raising)
+            self.engine.expect_more(False)
+            with Bar(len(asked), use_tqdm) as bar:
+                for output in outputs.values():
+                    bar.count(output)
+                while waiting:
+                    for output in self._desk.pick_up(waiting):
+                        waiting.discard(output.request_id)
+                        outputs[output.request_id] = _checked(output, raising=raising)
+                        bar.count(output)
+        finally:
+            self._desk.drop(waiting)
+        return [outputs[one.request_id] for one in asked]
+
+    def beam_search(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: BeamSearchParams,
+        lora_request: Any = None,
+        use_tqdm: UseTqdm = False,
+        concurrency_limit: int | None = None,
+        *,
+        on_error: OnError = "raise",
+    ) -> list[BeamSearchOutput]:
+        """The best continuations of each prompt, best first. What counts as best is in `BeamSearchParams`.
+
+        Args:
+            prompts: as in `generate`.
+            concurrency_limit: most prompts that are searched at a time; the engine needs no such limit.
+
+        The other arguments, the order of the outputs and the errors are those of `generate`.
+        """
+        self._generates("beam_search")
+        many = as_prompts(prompts, None)
+        refuse_adapters(len(many), lora_request=lora_request)
+        if concurrency_limit is not None and concurrency_limit < 1:
+            raise ConfigError(f"concurrency_limit must be at least 1, not {concurrency_limit}")
+        raising = is_raising(on_error)
+        (beam,) = copied(params, 1, BeamSearchParams, "params", raising=raising)
+        sampling = beam if isinstance(beam, RecordError) else beam.sampling()
+        step = concurrency_limit or max(1, len(many))
+        outputs: list[BeamSearchOutput] = []
+        for start in range(0, len(many), step):
+            asked = [asked_of(prompt, sampling) for prompt in many[start : start + step]]
+            for one in asked:
+                one.beam = None if isinstance(beam, RecordError) else beam
+            outputs += [self._beams(output, params) for output in self._answer(asked, use_tqdm, raising=raising)]
+        return outputs
+
+    def _beams(self, output: RequestOutput, beam: BeamSearchParams) -> BeamSearchOutput:
+        ids, before = output.prompt_token_ids, ""
+        if self.tokenizer is not None and output.error is None:
+            before = self.tokenizer.decode(ids, skip_special_tokens=beam.skip_special_tokens)
+        return BeamSearchOutput.of(output, before)
+
+    def _params(self, params: Params, count: int, *, raising: bool) -> list[SamplingParams | RecordError]:
+        given = self.get_default_sampling_params() if params is None else params
+        return copied(given, count, SamplingParams, "sampling_params", raising=raising)
+
+    def _priorities(self, priority: Sequence[int] | None, count: int) -> list[int]:
+        return priorities_of(priority, count, wanted=self.engine.config.scheduling_policy == "priority")
+
+    def _template(self, given: str | None, content_format: str) -> ChatTemplate:
+        if (given, content_format) not in self._templates:
+            if self.tokenizer is None:
+                raise ConfigError("a conversation needs a tokenizer; skip_tokenizer_init is for prompts of token ids")
+            override = None if given is None else template_text(given)
+            read = self._plan.tokenizer_source.read
+            template = ChatTemplate.load(read, self.tokenizer, override=override, content_format=content_format)
+            template.require()
+            self._templates[given, content_format] = template
+        return self._templates[given, content_format]
+
+
+def _plain(conversation: Any) -> Any:
+    """Messages that are mappings of another kind as dicts."""
+    return [dict(m) if isinstance(m, Mapping) else m for m in conversation] if isinstance(conversation, (list, tuple)) else conversation
+
+
+def _checked(output: RequestOutput, *, raising: bool) -> RequestOutput:
+    if raising and output.error is not None:
+        raise output.error
+    return output

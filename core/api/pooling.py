@@ -1,0 +1,251 @@
+"""The calls of `LLM` for models that pool: `encode`, `embed`, `classify` and `score`, with vLLM's names and meanings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..errors import ConfigError, nearest
+from ..intake.pooling import PoolingDesk
+from ..pooling.similarity import similarity
+from ..pooling.texts import TextEncoder
+from ..types.pooling_outputs import (
+    ClassificationRequestOutput,
+    EmbeddingRequestOutput,
+    PoolingOutput,
+    PoolingRequestOutput,
+    ScoringOutput,
+    ScoringRequestOutput,
+)
+from ..types.pooling_params import PoolingParams
+from ..types.prompts import Prompt, as_prompts
+from .arguments import OnError, UseTqdm, copied, is_raising, refuse_adapters, warn_of_legacy
+from .pooling_arguments import pair, paired, to_pool, truncation
+
+if TYPE_CHECKING:
+    from ..build.plan import Plan
+    from ..pooling.recipe import Recipe
+    from ..text.tokenizer import Tokenizer
+
+PoolingParamsLike = PoolingParams | Sequence[PoolingParams] | None
+#: What `pooling_task` may be, and what the model must then be made for.
+_TASKS = {"embed": "embed", "token_embed": "embed", "classify": "classify"}
+
+
+class PoolingCalls:
+    """What `LLM` is made of beside its calls that generate."""
+
+    DEPRECATE_LEGACY: ClassVar[bool] = False
+    _plan: Plan
+    _pooling_desk: PoolingDesk
+    tokenizer: Tokenizer | None
+
+    def encode(
+        self,
+        prompts: Prompt | Sequence[Prompt] | None = None,
+        pooling_params: PoolingParamsLike = None,
+        prompt_token_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        use_tqdm: UseTqdm = True,
+        lora_request: Any = None,
+        prompt_adapter_request: Any = None,
+        *,
+        pooling_task: str | None = None,
+        truncate_prompt_tokens: int | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        prompt_name: str | None = None,
+        prefix: str | None = None,
+        on_error: OnError = "raise",
+    ) -> list[PoolingRequestOutput[PoolingOutput]]:
+        """What the model makes of each prompt, as tensors, in the order of the prompts.
+
+        Args:
+            prompts: one prompt or many: text, token ids, `TextPrompt`, `TokensPrompt`.
+            pooling_params: one for all, or one a prompt; None is the model's own way. They are copied.
+            prompt_token_ids: the older form of prompts that are token ids; without effect where `prompts` are given.
+            use_tqdm: show a progress bar on stderr; or a function that makes one.
+            lora_request, prompt_adapter_request: not supported yet, so refused.
+            pooling_task: "embed", "token_embed" (a vector for each token) or "classify"; None is what the model is for.
+            truncate_prompt_tokens: most tokens of a prompt, special ones included; what is longer loses text. -1: as many as the model
+                takes. None: a prompt that is too long is an error.
+            tokenization_kwargs: more about that: `truncate_prompt_tokens`, `truncation_side` ("left" or "right"; None is the
+                tokenizer's own), and transformers' `truncation` and `max_length`.
+            prompt_name: which of the model's prompts goes before each text (config_sentence_transformers.json); None is its default
+                one, if it has one. Not before token ids.
+            prefix: text to put there in place of that.
+            on_error: "raise": the first error is raised, and nothing is answered; "return": such a prompt's output has its
+                `error` and is empty.
+
+        Raises ConfigError (a ValueError) for wrong arguments or a model that generates, RecordError (a ValueError) for a prompt or
+        parameters that cannot be answered. Nothing is left in the engine then.
+        """
+        warn_of_legacy(prompt_token_ids, wanted=self.DEPRECATE_LEGACY)
+        kind = self._kind(pooling_task)
+        many = as_prompts(prompts, prompt_token_ids)
+        refuse_adapters(len(many), lora_request=lora_request, prompt_adapter_request=prompt_adapter_request)
+        raising, given = is_raising(on_error), PoolingParams() if pooling_params is None else pooling_params
+        params = copied(given, len(many), PoolingParams, "pooling_params", raising=raising)
+        encoder = self._encoder(truncate_prompt_tokens, tokenization_kwargs, prompt_name, prefix)
+        asked = [to_pool(prompt, p, kind) for prompt, p in zip(many, params, strict=True)]
+        return self._pooling_desk.answer(asked, encoder, use_tqdm, raising=raising)
+
+    def embed(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        use_tqdm: UseTqdm = True,
+        pooling_params: PoolingParamsLike = None,
+        lora_request: Any = None,
+        truncate_prompt_tokens: int | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        prompt_name: str | None = None,
+        prefix: str | None = None,
+        on_error: OnError = "raise",
+    ) -> list[EmbeddingRequestOutput]:
+        """The vector of each prompt, as a list of floats. Arguments and errors are those of `encode`."""
+        outputs = self.encode(
+            prompts,
+            pooling_params,
+            use_tqdm=use_tqdm,
+            lora_request=lora_request,
+            pooling_task="embed",
+            truncate_prompt_tokens=truncate_prompt_tokens,
+            tokenization_kwargs=tokenization_kwargs,
+            prompt_name=prompt_name,
+            prefix=prefix,
+            on_error=on_error,
+        )
+        return [EmbeddingRequestOutput.from_base(output) for output in outputs]
+
+    def classify(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        use_tqdm: UseTqdm = True,
+        pooling_params: PoolingParamsLike = None,
+        lora_request: Any = None,
+        truncate_prompt_tokens: int | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        on_error: OnError = "raise",
+    ) -> list[ClassificationRequestOutput]:
+        """The scores of each prompt, one a label, as a list of floats. Arguments and errors are those of `encode`."""
+        outputs = self.encode(
+            prompts,
+            pooling_params,
+            use_tqdm=use_tqdm,
+            lora_request=lora_request,
+            pooling_task="classify",
+            truncate_prompt_tokens=truncate_prompt_tokens,
+            tokenization_kwargs=tokenization_kwargs,
+            on_error=on_error,
+        )
+        return [ClassificationRequestOutput.from_base(output) for output in outputs]
+
+    def score(
+        self,
+        text_1: Prompt | Sequence[Prompt],
+        text_2: Prompt | Sequence[Prompt],
+        /,
+        *,
+        use_tqdm: UseTqdm = True,
+        pooling_params: PoolingParams | None = None,
+        lora_request: Any = None,
+        truncate_prompt_tokens: int | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        prompt_name: str | None = None,
+        prefix: str | None = None,
+        on_error: OnError = "raise",
+    ) -> list[ScoringRequestOutput]:
+        """How well texts go together: one with one, one with each of many, or the first with the first, the second with the second...
+
+        A classifier of one label reads both texts at once (a cross-encoder, `text_1` first); with a model for embeddings it is
+        the cosine of their vectors, or what else the model's files name as its similarity.
+
+        Args:
+            text_1, text_2: one text or many; for embeddings, prompts in any form `encode` takes.
+            pooling_params: for all.
+
+        The other arguments and the errors are those of `encode`.
+        """
+        recipe = self._recipe("score")
+        if recipe.kind == "classify" and len(recipe.labels) != 1:
+            raise ConfigError(f"score needs a classifier of one label, this one has {len(recipe.labels)}: use LLM.classify")
+        if not isinstance(pooling_params, PoolingParams | None):
+            raise ConfigError(f"pooling_params of score must be one PoolingParams, not {type(pooling_params).__name__}")
+        first, second = paired(text_1, text_2)
+        refuse_adapters(len(second), lora_request=lora_request)
+        raising, given = is_raising(on_error), PoolingParams() if pooling_params is None else pooling_params
+        (params,) = copied(given, 1, PoolingParams, "pooling_params", raising=raising)
+        encoder = self._encoder(truncate_prompt_tokens, tokenization_kwargs, prompt_name, prefix)
+        if recipe.kind == "classify":
+            pairs = first * len(second) if len(first) == 1 else first
+            asked = [pair(one, other, params) for one, other in zip(pairs, second, strict=True)]
+            return [ScoringRequestOutput.from_base(o) for o in self._pooling_desk.answer(asked, encoder, use_tqdm, raising=raising)]
+        asked = [to_pool(prompt, params, "embed") for prompt in [*first, *second]]
+        outputs = self._pooling_desk.answer(asked, encoder, use_tqdm, raising=raising)
+        left, right = outputs[: len(first)], outputs[len(first) :]
+        left = left * len(right) if len(left) == 1 else left
+        return [_compared(one, other, recipe.similarity) for one, other in zip(left, right, strict=True)]
+
+    def _recipe(self, call: str) -> Recipe:
+        """Raises ConfigError for a model that generates."""
+        if self._plan.recipe is None:
+            raise ConfigError(
+                f'LLM.{call}: this model is run to generate text; make it with LLM(model, task="embed") to use its embeddings'
+            )
+        return self._plan.recipe
+
+    def _generates(self, call: str) -> None:
+        """Raises ConfigError for a model that pools."""
+        recipe = self._plan.recipe
+        if recipe is not None:
+            what, instead = ("embeds", "embed or score") if recipe.kind == "embed" else ("classifies", "classify or score")
+            raise ConfigError(
+                f"LLM.{call}: this model is run as one that {what}: use LLM.{instead}, "
+                'or if it can generate, make it with LLM(model, task="generate")'
+            )
+
+    def _kind(self, pooling_task: str | None) -> str:
+        recipe = self._recipe("encode")
+        if pooling_task is None:
+            return recipe.kind
+        if pooling_task == "score":
+            raise ConfigError("pooling_task=score: use LLM.score")
+        if pooling_task not in _TASKS:
+            raise ConfigError(
+                f"pooling_task {pooling_task!r} is not supported{nearest(str(pooling_task), _TASKS)}; for now: {', '.join(_TASKS)}"
+            )
+        if recipe.kind != _TASKS[pooling_task]:
+            what, instead = (
+                ("is a classifier", "classify") if recipe.kind == "classify" else ("makes embeddings and has no classifier", "embed")
+            )
+            raise ConfigError(f"pooling_task={pooling_task}: this model {what}; use LLM.{instead} or LLM.score")
+        return pooling_task
+
+    def _encoder(
+        self, limit: int | None, more: Mapping[str, Any] | None, prompt_name: str | None, prefix: str | None
+    ) -> TextEncoder | None:
+        recipe, longest = self._recipe("encode"), self._plan.config.max_model_len
+        if prompt_name is not None and prefix is not None:
+            raise ConfigError("prompt_name and prefix are two ways to say what goes before a text; leave one of the two out")
+        if prompt_name is not None:
+            if prompt_name not in recipe.prompts:
+                known = ", ".join(recipe.prompts) or "it has none"
+                raise ConfigError(f"this model has no prompt {prompt_name!r}{nearest(prompt_name, recipe.prompts)}; its prompts: {known}")
+            prefix = recipe.prompts[prompt_name]
+        limit, side = truncation(limit, dict(more or {}), longest)
+        if self.tokenizer is None:
+            if limit is not None:
+                raise ConfigError("truncation needs a tokenizer, and there is none (skip_tokenizer_init): cut the token ids")
+            return None
+        if limit is None:
+            return TextEncoder(self.tokenizer, recipe, longest, prefix=recipe.prefix if prefix is None else prefix)
+        side = side or (self._plan.tokenizer_source.read_json("tokenizer_config.json") or {}).get("truncation_side")
+        cut = "left" if side == "left" else "right"
+        return TextEncoder(self.tokenizer, recipe, limit, prefix=recipe.prefix if prefix is None else prefix, truncate=cut)
+
+
+def _compared(one: PoolingRequestOutput[PoolingOutput], other: PoolingRequestOutput[PoolingOutput], measure: str) -> ScoringRequestOutput:
+    error = one.error or other.error
+    score = ScoringOutput() if error else ScoringOutput(float(similarity(measure, one.outputs.data.numpy(), other.outputs.data.numpy())))
+    ids = [*one.prompt_token_ids, *other.prompt_token_ids]
+    return ScoringRequestOutput(f"{one.request_id}_{other.request_id}", score, ids, error=error)

@@ -1,0 +1,1 @@
+"""The composition root: settings and a model's folder become a running engine."""

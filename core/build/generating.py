@@ -1,0 +1,251 @@
+"""From a resolved configuration and a found model to what one rank has in memory: kernels, weights, and then its cache."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+
+from infer import kernels
+from infer.kernels.ops import KVCache, Ops
+
+from .. import models
+from ..engine.graphs import CudaRecorder, DecodeGraphs, graph_sizes
+from ..engine.runner import Runner
+from ..engine.static_inputs import StaticInputs
+from ..errors import ConfigError, EngineError
+from ..memory import kv_cache
+from ..memory.device_memory import MemoryPlan, memory_of
+from ..memory.swapper import Swapper
+from ..models.decoder import EMBEDDING, HEAD, Decoder
+from ..models.hf import loading as hf_loading
+from ..models.hf.model import HFModel
+from ..models.hf.trial import warn_if_rows_differ
+from ..models.language_model import LanguageModel
+from ..parallel.group import Group, current, sharding
+from ..parallel.sizes import check_size, kv_share
+from ..quant import SCHEMES
+from ..quant.base import LinearMethod
+from ..settings.config import EngineConfig
+from ..weights import loader
+from ..weights.renamed import RenamedSource
+from ..weights.source import ModelSource
+from .offload import CudaCopier, Offload, plan_offload
+from .probe import make_rows_alike
+from .profile import run_largest_steps
+
+log = logging.getLogger(__name__)
+
+#: A tensor of a layer, by its number.
+_LAYER = re.compile(r"model\.layers\.(\d+)\.")
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What one rank has in memory before its KV cache, and how many blocks that could have."""
+
+    model: LanguageModel
+    ops: Ops
+    shape: kv_cache.KVShape
+    num_blocks: int
+    num_host_blocks: int
+    """How many CPU memory could have."""
+    device: torch.device
+    ops_are_plain: bool
+    """Nothing stands in the place of the backend."""
+
+    def runner(self, config: EngineConfig, num_blocks: int, num_host_blocks: int) -> Runner:
+        """Takes the memory of the cache."""
+        caches = kv_cache.allocate(self.ops, self.shape, num_blocks, config.block_size, self.device)
+        runner = Runner(self.model, self.ops, caches, config.block_size, self.device)
+        if num_host_blocks:
+            runner.swapper = Swapper(self.ops, caches, num_host_blocks)
+        if self.device.type == "cuda" and not config.enforce_eager:
+            runner.graphs = self._graphs(config, caches)
+        return runner
+
+    def _graphs(self, config: EngineConfig, caches: list[KVCache]) -> DecodeGraphs | None:
+        """Recorded steps of decodes, on a GPU. None, which is told, where steps cannot be recorded."""
+        if why := self._unrecordable(config):
+            log.info("no CUDA graphs: %s", why)
+            return None
+        sizes, longest = graph_sizes(config.max_num_seqs), min(config.max_seq_len_to_capture, config.max_model_len)
+        inputs = StaticInputs(sizes[-1], longest, config.block_size, self.device, spare_slot=-1)
+        return DecodeGraphs(self.model, caches, inputs, sizes, CudaRecorder(self.device))
+
+    def _unrecordable(self, config: EngineConfig) -> str:
+        if not isinstance(self.model, Decoder):
+            return "the model runs in transformers' code"
+        if self.ops.name != "cuda":
+            return f"the {self.ops.name} kernels read lengths from the device"
+        if config.cpu_offload_gb:
+            return "cpu_offload_gb moves weights"
+        return "" if self.ops_are_plain else "operations are timed one by one"
+
+
+def load(config: EngineConfig, source: ModelSource, group: Group, wrap_ops: Callable[[Ops], Ops] | None = None) -> Loaded:
+    """The weights of one rank of `group`, on its device."""
+    device, dtype = device_of(config, group.rank), DTYPES[config.dtype]
+    if config.threads:
+        torch.set_num_threads(max(1, config.threads // group.size) if device.type == "cpu" else config.threads)
+    backend = load_kernels(config, device)
+    ops = backend if wrap_ops is None else wrap_ops(backend)
+    memory = None if config.kv_size_is_given else memory_of(device)
+    plan = None if memory is None else MemoryPlan(memory, config.gpu_memory_utilization)
+    with sharding(group):
+        model = load_model(config, source, ops, dtype, device)
+    with torch.inference_mode():
+        make_rows_alike(backend, chain(model.linears(), [model.head]), dtype, device)
+        if isinstance(model, HFModel):
+            warn_if_rows_differ(model, dtype)
+    c = model.config
+    shape = kv_cache.KVShape(c.num_layers, kv_share(c.num_kv_heads, group.rank, group.size)[1], c.head_dim, dtype)
+    sharers = group.size * config.data_parallel_size if device.type == "cpu" else 1  # processes in one machine's memory
+    usage = None
+    if plan is not None:
+        _allocate_rope(model, config.max_model_len, device)
+        usage = plan.measure(lambda: run_largest_steps(model, ops, shape, config, device, draws=group.rank == 0))
+    num_blocks = kv_cache.choose_num_blocks(config, shape, kv_cache.free_memory(device) // sharers, usage)
+    if plan is None:  # no sequence is longer than the cache
+        _allocate_rope(model, min(config.max_model_len, num_blocks * config.block_size), device)
+    return Loaded(model, ops, shape, num_blocks, kv_cache.choose_num_host_blocks(config, shape), device, wrap_ops is None)
+
+
+def _allocate_rope(model: LanguageModel, num_positions: int, device: torch.device) -> None:
+    if isinstance(model, Decoder):
+        model.rope.allocate(num_positions, device)
+
+
+def load_kernels(config: EngineConfig, device: torch.device) -> Ops:
+    """The backend, set as the configuration says."""
+    ops = kernels.load(config.kernels)
+    ops.deterministic = config.deterministic
+    return ops
+
+
+def device_of(config: EngineConfig, rank: int) -> torch.device:
+    """The device of a rank: GPUs are taken in order from the configured one."""
+    device = torch.device(config.device)
+    return device if device.type == "cpu" else torch.device(device.type, (device.index or 0) + rank)
+
+
+def load_model(config: EngineConfig, source: ModelSource, ops: Ops, dtype: torch.dtype, device: torch.device) -> LanguageModel:
+    """The model with its weights: in our code, or in transformers' where `model_impl` says so or leaves it open and we have none.
+
+    Raises ModelError if config.json or weights are not what they should be, EngineError if memory runs out.
+    """
+    hf_config = source.hf_config(config.hf_overrides)
+    if config.cpu_offload_gb and device.type == "cuda" and not ours(config, hf_config):
+        kind = hf_config.get("model_type")
+        raise ConfigError(f"cpu_offload_gb: {kind} models run through transformers' code, which keeps its weights on the GPU; leave it out")
+    with told(config, source):
+        return (_load_ours if ours(config, hf_config) else load_through_transformers)(config, source, hf_config, ops, dtype, device)
+
+
+def ours(config: EngineConfig, hf_config: Mapping[str, Any]) -> bool:
+    """Whether a language model runs in our code."""
+    return config.model_impl == "infer" or (config.model_impl == "auto" and models.is_ours(hf_config))
+
+
+@contextmanager
+def told(config: EngineConfig, source: ModelSource) -> Iterator[None]:
+    """Around loading weights: says how long it took, and what memory ran out for."""
+    started = time.monotonic()
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise EngineError(f"no memory for the weights of {source.name} as {config.dtype}") from error
+    log.info("weights: %s in %.1f s", config.dtype, time.monotonic() - started)
+
+
+def _load_ours(
+    config: EngineConfig, source: ModelSource, hf_config: Mapping[str, Any], ops: Ops, dtype: torch.dtype, device: torch.device
+) -> LanguageModel:
+    check_size(hf_config, current().size)
+    source = source if dtype == torch.bfloat16 else source.exact()
+    stored = {} if config.load_format == "dummy" else source.tensors()
+    model = models.build(untied(hf_config, stored), ops)
+    for linear in [*model.linears(), model.head]:
+        linear.method = linear_method(config, ops, is_head=linear is model.head) or linear.method
+    offload = _offload(config, model, dtype, device)
+    if config.load_format == "dummy":
+        loader.load_dummy(model.parameters(), dtype, device, seed=config.seed)
+    else:
+        ignore = beyond_layers(config, model.config.num_layers, stored)
+        loader.load(model.parameters(), with_embedding(hf_config, source), dtype, device, ignore=ignore, frequencies=model.rope.frequencies)
+    if offload is not None:
+        offload.start(model)
+    return model
+
+
+def untied(hf_config: Mapping[str, Any], stored: Collection[str]) -> Mapping[str, Any]:
+    """`hf_config` without its tie where the checkpoint has both weights: each is then used for what it is, as in transformers."""
+    if hf_config.get("tie_word_embeddings") and {f"{EMBEDDING}.weight", f"{HEAD}.weight"} <= set(stored):
+        log.info("config.json ties output and input embeddings, but the weights have both: each is used")
+        return {**hf_config, "tie_word_embeddings": False}
+    return hf_config
+
+
+def with_embedding(hf_config: Mapping[str, Any], source: ModelSource) -> ModelSource:
+    """A tied checkpoint that has its one weight under the head's name, seen with the embedding's; others as they are."""
+    names = {name: (name,) for name in source.tensors()}
+    if not hf_config.get("tie_word_embeddings") or f"{EMBEDDING}.weight" in names or f"{HEAD}.weight" not in names:
+        return source
+    return RenamedSource(source.name, source.path, source, {**names, f"{HEAD}.weight": (f"{EMBEDDING}.weight",)})
+
+
+def beyond_layers(config: EngineConfig, num_layers: int, stored: Collection[str]) -> frozenset[str]:
+    """Tensors of the layers that `hf_overrides` leaves out; it is said how many. Without the override they are too many."""
+    if "num_hidden_layers" not in config.hf_overrides:
+        return frozenset()
+    left = frozenset(name for name in stored if (match := _LAYER.match(name)) and int(match[1]) >= num_layers)
+    if left:
+        log.warning("hf_overrides: num_hidden_layers %d leaves %d tensors of later layers unused", num_layers, len(left))
+    return left
+
+
+def _offload(config: EngineConfig, model: Decoder, dtype: torch.dtype, device: torch.device) -> Offload | None:
+    """What keeps weights in CPU memory, if they are to be; nothing is to be gained where they are anyway."""
+    if device.type != "cuda" or not config.cpu_offload_gb:
+        return None
+    free = kv_cache.free_memory(torch.device("cpu")) // (current().size * config.data_parallel_size)
+    return plan_offload(config, model, dtype, device, CudaCopier(device), free)
+
+
+def load_through_transformers(
+    config: EngineConfig, source: ModelSource, hf_config: Mapping[str, Any], ops: Ops, dtype: torch.dtype, device: torch.device
+) -> HFModel:
+    """A language model in transformers' code. Raises what `hf.loading.load` does."""
+    if current().size > 1:
+        kind = hf_config.get("model_type")
+        raise ConfigError(f"tensor_parallel_size: {kind} models run through transformers' code, which ranks cannot share; leave it at 1")
+    log.info("model code: transformers' (model_type %s)", hf_config.get("model_type"))
+    return hf_loading.load(
+        source,
+        hf_config,
+        ops,
+        dtype,
+        device,
+        choose=lambda is_head: linear_method(config, ops, is_head=is_head),
+        max_model_len=config.max_model_len,
+        trust_remote_code=config.trust_remote_code,
+        dummy_seed=config.seed if config.load_format == "dummy" else None,
+    )
+
+
+def linear_method(config: EngineConfig, ops: Ops, *, is_head: bool) -> LinearMethod | None:
+    """How a linear layer holds its weight; None is plainly. Raises ConfigError if this machine cannot do it."""
+    if config.quantization is None or (is_head and not config.quantize_lm_head):
+        return None
+    scheme = SCHEMES[config.quantization]
+    if why := scheme.refusal(ops):
+        raise ConfigError(f"quantization={config.quantization}: {why}")
+    return scheme(ops)

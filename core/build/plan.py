@@ -1,0 +1,236 @@
+"""From settings to a running engine, in two steps: a Plan, which is quick, and the weights.
+
+Torch is imported when the second is taken, not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..engine.limits import Limits
+from ..errors import ConfigError, ModelError
+from ..parallel.sizes import check_size
+from ..pooling.recipe import Recipe
+from ..pooling.recipe_files import read_modules, read_recipe
+from ..settings.args import EngineArgs
+from ..spec.support import refuse_unsupported
+from ..spec.task import ENCODERS, choose_task
+from ..text.chat import ChatTemplate
+from ..text.tokenizer import Tokenizer
+from ..weights.find import own_name
+from ..weights.fit import check_random, check_weights
+from ..weights.source import ModelSource
+from .files import find_model, find_tokenizer
+from .generation_config import sampling_defaults
+
+if TYPE_CHECKING:
+    from infer.kernels.ops import Ops
+
+    from ..engine.engine import Engine
+    from ..fleet.fleet import Fleet
+    from ..pooling.engine import PoolingEngine
+    from ..pooling.limits import PoolingLimits
+    from ..settings.config import EngineConfig
+
+_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a run but the weights. `tokenizer_source` is the model's own unless --tokenizer named another; there is no
+    tokenizer with skip_tokenizer_init. `recipe` is how a model pools; None: it generates.
+    """
+
+    config: EngineConfig
+    source: ModelSource
+    tokenizer: Tokenizer | None
+    tokenizer_source: ModelSource
+    recipe: Recipe | None = None
+
+    @property
+    def name(self) -> str:
+        """The model's name in answers, the same however the user spelled it."""
+        return own_name(self.source)
+
+    def chat_template(self, override: str | None = None, *, content_format: str = "auto") -> ChatTemplate:
+        """The model's chat template, or another one, see `ChatTemplate.load`. Raises ModelError if there is none, or none
+        that can be used; ConfigError for an unknown one, and without a tokenizer.
+        """
+        self._generates()
+        if self.tokenizer is None:
+            raise ConfigError("a conversation needs a tokenizer; skip_tokenizer_init is for prompts of token ids")
+        template = ChatTemplate.load(self.tokenizer_source.read, self.tokenizer, override=override, content_format=content_format)
+        template.require()
+        return template
+
+    def sampling_defaults(self) -> tuple[dict[str, Any], str]:
+        """Sampling parameters that generation_config.json sets, and a sentence about them. Raises ConfigError, ModelError."""
+        self._generates()
+        config = self.config
+        return sampling_defaults(self.source.read_json, source=config.generation_config, override=config.override_generation_config)
+
+    def hf_config(self) -> dict[str, Any]:
+        """The model's config.json, overrides counted."""
+        return self.source.hf_config(self.config.hf_overrides)
+
+    def limits(self) -> Limits:
+        """What the engine will hold requests to. The number of KV blocks is in it if it was given, not if it depends on the
+        memory that is free. Raises ConfigError if the given size is too small for the given `max_model_len`, and for a model that
+        pools.
+        """
+        self._generates()
+        from ..sampling.grammar.grammar import Grammars
+        from .end_tokens import end_tokens_of
+
+        vocab_size, ends = self._vocab_size(), end_tokens_of(self.config, self.source, self.tokenizer)
+        grammars = Grammars(self.tokenizer, ends.all, vocab_size, settings=self.config.structured_outputs_config)
+        return Limits.of(self.config, vocab_size, self._num_blocks(), self.tokenizer, grammars)
+
+    def pooling_limits(self) -> PoolingLimits:
+        """The same for a model that pools. Raises ConfigError for one that generates."""
+        from ..pooling.limits import PoolingLimits
+
+        return PoolingLimits(self._vocab_size(), self.config.max_model_len, self._pools())
+
+    def _vocab_size(self) -> int:
+        hf = self.hf_config()
+        vocab_size = hf.get("vocab_size") or (hf.get("text_config") or {}).get("vocab_size")
+        if vocab_size is None:
+            if self.tokenizer is None:
+                raise ModelError(f"model {self.source.name!r}: config.json does not say how large the vocabulary is")
+            vocab_size = self.tokenizer.vocab_size
+        return int(vocab_size)
+
+    def _generates(self) -> None:
+        if self.recipe is not None:
+            command = "infer embed" if self.recipe.kind == "embed" else "infer score, or LLM(...).classify"
+            what = "embeds texts" if self.recipe.kind == "embed" else "classifies texts"
+            other = "another model" if self.hf_config().get("model_type") in ENCODERS else "task=generate"
+            raise ConfigError(f"model {self.source.name!r} {what} here, it does not generate: use {command}, or {other}")
+
+    def _pools(self) -> Recipe:
+        if self.recipe is None:
+            raise ConfigError(f"model {self.source.name!r} is run to generate text: set task=embed to make embeddings with it")
+        return self.recipe
+
+    def kv_bytes_per_token(self) -> int | None:
+        """What a token's keys and values take in the KV cache; None if config.json does not say."""
+        dims = _kv_dims(self.hf_config())
+        return None if dims is None else 2 * dims[0] * dims[1] * dims[2] * _ITEM_BYTES[self.config.dtype]
+
+    def _num_blocks(self) -> int | None:
+        dims = _kv_dims(self.hf_config())
+        if dims is None or (self.config.num_gpu_blocks_override is None and self.config.kv_cache_memory_bytes is None):
+            return None
+        from ..memory.kv_cache import KVShape, choose_num_blocks
+        from .generating import DTYPES
+
+        return choose_num_blocks(self.config, KVShape(*dims, DTYPES[self.config.dtype]), 0)
+
+    def start(self) -> Engine | Fleet:
+        """Loads the weights and takes the memory, in this process or (data parallel) in several.
+
+        Raises ModelError, ConfigError, EngineError.
+        """
+        self._generates()
+        if self.config.data_parallel_size == 1:
+            return self.start_one()
+        from ..fleet.fleet import Fleet
+
+        return Fleet(self.config, self.tokenizer)
+
+    def start_one(self, wrap_ops: Callable[[Ops], Ops] | None = None) -> Engine:
+        """The same for one engine in this process.
+
+        Args:
+            wrap_ops: puts something in the place of the kernel backend, as a stopwatch at each operation.
+        """
+        self._generates()
+        from ..engine.engine import Engine
+
+        return Engine.create(self.config, self.source, self.tokenizer, wrap_ops=wrap_ops)
+
+    def start_pooling(self, wrap_ops: Callable[[Ops], Ops] | None = None) -> PoolingEngine | Fleet:
+        """The same for a model that pools. Raises ModelError, EngineError, ConfigError: also for a model that generates."""
+        recipe = self._pools()
+        if self.config.data_parallel_size > 1 and wrap_ops is None:
+            from ..fleet.fleet import Fleet
+
+            return Fleet(self.config, recipe=recipe)
+        from ..pooling.engine import PoolingEngine
+
+        return PoolingEngine.create(self.config, self.source, recipe, wrap_ops=wrap_ops)
+
+
+def _kv_dims(hf: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    """Layers, KV heads and head size, as `DecoderConfig` reads them."""
+    try:
+        heads = int(hf["num_attention_heads"])
+        return (
+            int(hf["num_hidden_layers"]),
+            int(hf.get("num_key_value_heads") or heads),
+            int(hf.get("head_dim") or hf["hidden_size"] // heads),
+        )
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine ready to take requests, and its tokenizer."""
+
+    engine: Engine
+    tokenizer: Tokenizer | None
+
+
+def make_plan(
+    args: EngineArgs, source: ModelSource | None = None, *, given: Mapping[str, str] | None = None, compile_kernels: bool = True
+) -> Plan:
+    """Decides all settings and loads the tokenizer.
+
+    Args:
+        args: the settings.
+        source: what `find_model(args)` gave, if that was called before.
+        given: where each setting came from, as `EngineArgs.load` tells.
+        compile_kernels: False where the plan will not be started.
+
+    Raises:
+        ConfigError: contradicting settings. ModelError: the model's small files cannot be used, or it cannot do what `args.task` says.
+    """
+    source = source or find_model(args)
+    hf_config = source.hf_config(args.hf_overrides)
+    task, recipe = _use(args, source, hf_config)
+    if args.load_format == "dummy":
+        check_random(source, hf_config)
+    elif source.has_weights:  # `infer check` needs none
+        check_weights(source, hf_config)
+    if task == "generate":
+        check_size(hf_config, args.tensor_parallel_size)
+    elif args.tensor_parallel_size > 1:
+        raise ConfigError("tensor_parallel_size: models that pool are not shared yet; leave it at 1, or set data_parallel_size")
+    tokenizer_source, tokenizer = find_tokenizer(args, source)
+    longest = None if recipe is None else recipe.max_seq_length
+    raw = source.read_json("config.json") or {}  # the overrides are merged in there
+    config = args.resolve(raw, given=given, compile_kernels=compile_kernels, task=task, max_seq_length=longest)
+    return Plan(config, source, tokenizer, tokenizer_source, recipe)
+
+
+def _use(args: EngineArgs, source: ModelSource, hf_config: Mapping[str, Any]) -> tuple[str, Recipe | None]:
+    """What the model is used for, and if it pools, how. Raises ConfigError, ModelError."""
+    modules = read_modules(source)
+    task = choose_task(args.task, args.runner, args.convert, hf_config, modules)
+    refuse_unsupported(hf_config, source.name, task=task, model_impl=args.model_impl)
+    if task == "generate":
+        return task, None
+    recipe = read_recipe(source, hf_config, task=task, pooler_config=args.pooler_config)
+    if args.task == "score" and task == "classify" and len(recipe.labels) != 1:
+        raise ModelError(f"model {source.name!r} has {len(recipe.labels)} labels; a score is made by a classifier of one, or by embeddings")
+    return task, recipe
+
+
+def build_engine(args: EngineArgs) -> Built:
+    """Both steps at once. Raises InferError."""
+    plan = make_plan(args)
+    return Built(plan.start_one(), plan.tokenizer)

@@ -1,0 +1,81 @@
+"""The largest steps there can be, to see how much memory they take. Their tokens and what comes of them mean nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from infer.kernels.ops import Ops, SamplingRows
+
+from ..engine.batch import Batch, padded_rows
+from ..engine.runner import Runner
+from ..memory import kv_cache
+from ..memory.kv_cache import KVShape
+from ..models.language_model import LanguageModel
+from ..settings.config import EngineConfig
+
+#: The one block of the cache that all sequences write to and read.
+_BLOCK = 1
+#: Sequences of the second step. Attention cuts the contexts of few sequences into pieces, and needs room for what it puts together.
+_FEW = 16
+#: Logprobs for each token, where there is no limit to them.
+_LOGPROBS = 20
+
+
+@torch.inference_mode()
+def run_largest_steps(model: LanguageModel, ops: Ops, shape: KVShape, config: EngineConfig, device: torch.device, *, draws: bool) -> None:
+    """Computes the most tokens a step may have, for the most sequences and for a few, and draws from the logits of all of them.
+
+    Args:
+        draws: whether this rank has the logits.
+    """
+    caches = kv_cache.allocate(ops, shape, 1, config.block_size, device)
+    runner = Runner(model, ops, caches, config.block_size, device)
+    for num_seqs in sorted({config.max_num_seqs, min(config.max_num_seqs, _FEW)}):
+        logits = runner.run(largest_batch(config, num_seqs))
+        if draws:
+            _draw(ops, logits, config.max_logprobs)
+
+
+def largest_batch(config: EngineConfig, num_seqs: int) -> Batch:
+    """As many tokens as a step may have, shared out among sequences that begin with it; each has room for the longest context, and all
+    have the same block."""
+    size, length = config.block_size, config.max_model_len
+    total = min(config.max_num_batched_tokens, num_seqs * length)
+    num_seqs = min(num_seqs, total)
+    counts = np.full(num_seqs, total // num_seqs)
+    counts[: total % num_seqs] += 1
+    query_start = np.zeros(num_seqs + 1, dtype=np.int32)
+    np.cumsum(counts, out=query_start[1:])
+    place = np.arange(total) - np.repeat(query_start[:-1], counts)
+    positions = np.zeros(padded_rows(total), dtype=np.int64)
+    positions[:total] = place
+    logit_rows = np.zeros(padded_rows(num_seqs), dtype=np.int64)
+    logit_rows[:num_seqs] = query_start[1:] - 1
+    return Batch(
+        tokens=np.zeros_like(positions),
+        positions=positions,
+        query_start=query_start,
+        kv_lens=counts.astype(np.int32),
+        block_tables=np.full((num_seqs, -(-length // size)), _BLOCK, dtype=np.int32),
+        slots=_BLOCK * size + place % size,
+        logit_rows=logit_rows,
+        num_logits=num_seqs,
+        prompt_start=len(logit_rows),
+        num_prompt_logits=0,
+        copies=np.zeros((0, 2), dtype=np.int64),
+    )
+
+
+def _draw(ops: Ops, logits: Tensor, max_logprobs: int) -> None:
+    """Draws with all that a record may ask for at a time."""
+    count, vocabulary = logits.shape
+
+    def full(value: float, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.full((count,), value, dtype=dtype, device=logits.device)
+
+    rows = SamplingRows(full(1.0), full(min(50, vocabulary), torch.int64), full(0.9), full(0.01), full(0.5, torch.float64))
+    tokens, _ = ops.sample(logits, rows, None)
+    top = min(vocabulary, _LOGPROBS if max_logprobs < 0 else max(1, max_logprobs))
+    ops.top_logprobs(logits, torch.arange(count, device=logits.device), tokens.clamp(min=0), top)

@@ -1,0 +1,61 @@
+"""What a rank other than 0 does: loads its part of the model, then every batch that rank 0 sends. See sharded.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engine.batch import Batch
+from ..parallel import group
+from ..parallel.wire import Wire, unpack_arrays
+from ..sampling.transfers import on
+from ..settings.config import EngineConfig
+from ..weights.find import find
+from .generating import device_of, load
+
+
+def serve(wire: Wire, payload: Mapping[str, Any]) -> None:
+    """Ends with Closed, when rank 0 wants no more; raises InferError where this rank fails by itself."""
+    config = EngineConfig(**{**payload["config"], "notes": tuple(payload["config"]["notes"])})
+    device = device_of(config, payload["rank"])
+    with on(device):
+        _serve(wire, payload, config, device)
+
+
+def _serve(wire: Wire, payload: Mapping[str, Any], config: EngineConfig, device: torch.device) -> None:
+    wire.send_json("started")
+    wire.receive_json()  # the others have too: none waits for another's start when they meet
+    joined = group.join(
+        payload["folder"],
+        payload["rank"],
+        config.tensor_parallel_size,
+        device=device,
+        stall_timeout=config.stall_timeout,
+        deterministic=config.deterministic,
+    )
+    joined.greet(device)
+    source = find(
+        config.model,
+        revision=config.revision,
+        download_dir=config.download_dir,
+        hf_token=config.hf_token,
+        with_code=config.trust_remote_code,
+    )
+    loaded = load(config, source, joined)
+    wire.send_json([loaded.num_blocks, loaded.num_host_blocks])
+    runner = loaded.runner(config, *wire.receive_json())
+    wire.send_json("ready")
+    num_drawn = 0  # by rank 0 in the step before
+    while True:
+        batch = Batch.from_arrays(unpack_arrays(wire.receive()))
+        if batch.asks_back:
+            runner.drawn = joined.broadcast(torch.empty(num_drawn, dtype=torch.int64, device=device))
+        num_drawn = batch.num_logits
+        runner.run(batch, _drop if batch.num_prompt_logits else None)
+
+
+def _drop(first: int, logits: Tensor) -> None:
+    """Rank 0 alone looks at logits; this one only has to take part in making them."""

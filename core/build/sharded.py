@@ -1,0 +1,129 @@
+"""What runs a step: a model in this process, or one that ranks share. This process is then rank 0; the others run `rank.py` and do
+what it does, step for step."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from infer.kernels.ops import KVCache, Ops
+
+from ..engine.batch import Batch
+from ..engine.runner import Runner, TakePiece
+from ..models.language_model import LanguageModel
+from ..parallel import group
+from ..parallel.group import Lost
+from ..parallel.ranks import Ranks
+from ..parallel.watch import Watch
+from ..parallel.wire import pack_arrays
+from ..sampling.transfers import on
+from ..settings.config import EngineConfig
+from ..weights.source import ModelSource
+from .generating import device_of, load
+
+
+class ShardedRunner(Runner):
+    """Rank 0's runner: every batch goes to the others first."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        ops: Ops,
+        caches: list[KVCache],
+        block_size: int,
+        device: torch.device,
+        ranks: Ranks,
+        joined: group.Group,
+        watch: Watch | None = None,
+    ) -> None:
+        super().__init__(model, ops, caches, block_size, device)
+        self.ranks = ranks
+        self.group = joined
+        self.watch = watch
+        """Ends a wait for the device that has no end by itself; None if there is no such wait."""
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        try:
+            with super().at_work(), nullcontext() if self.watch is None else self.watch.waiting():
+                yield
+        except Lost as error:
+            self.ranks.mourn(error)
+
+    def run(self, batch: Batch, take_prompt: TakePiece | None = None) -> Tensor:
+        self.ranks.send(pack_arrays(batch.arrays()))
+        try:
+            if batch.asks_back:  # this rank drew them
+                assert self.drawn is not None
+                self.drawn = self.group.broadcast(self.drawn)
+            return super().run(batch, take_prompt)
+        except Lost as error:
+            self.ranks.mourn(error)
+
+
+def build_runner(config: EngineConfig, source: ModelSource, wrap_ops: Callable[[Ops], Ops] | None = None) -> tuple[Runner, int]:
+    """The runner with weights and cache in memory, and its number of usable KV blocks.
+
+    Args:
+        wrap_ops: what takes the place of the loaded backend, made from it: to time or trace its operations.
+
+    Raises ModelError, ConfigError, EngineError.
+    """
+    with on(device_of(config, 0)):
+        if config.tensor_parallel_size > 1:
+            return _build_sharded(config, source, wrap_ops)
+        loaded = load(config, source, group.SINGLE, wrap_ops)
+        return loaded.runner(config, loaded.num_blocks, loaded.num_host_blocks), loaded.num_blocks
+
+
+def _build_sharded(config: EngineConfig, source: ModelSource, wrap_ops: Callable[[Ops], Ops] | None) -> tuple[Runner, int]:
+    """Starts the other ranks, loads this one's part meanwhile, and agrees with them on the size of the KV cache.
+
+    Raises what any of them raises; then none is left.
+    """
+    size = config.tensor_parallel_size
+    folder = tempfile.mkdtemp(prefix="infer-ranks-")  # for its owner alone
+    try:
+        payloads = [{"config": _plain(config), "rank": rank, "folder": folder} for rank in range(1, size)]
+        ranks = Ranks("infer.core.build.rank", payloads, noun="rank", first=1, stall_timeout=config.stall_timeout)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    ranks.at_end(partial(shutil.rmtree, folder, ignore_errors=True))
+    try:
+        ranks.receive_json()  # they have imported all they need
+        ranks.send_json("meet")
+        device = device_of(config, 0)
+        joined = group.join(folder, 0, size, device=device, stall_timeout=config.stall_timeout, deterministic=config.deterministic)
+        watch = None
+        if device.type == "cuda":  # a CPU's collectives notice by themselves what becomes of the others
+            ranks.at_end(joined.abort)
+            watch = Watch(ranks.workers, joined.abort, stall_timeout=config.stall_timeout)
+            ranks.at_end(watch.stop)
+        joined.greet(device)
+        loaded = load(config, source, joined, wrap_ops)
+        sizes = [[loaded.num_blocks, loaded.num_host_blocks], *ranks.receive_json()]
+        num_blocks, num_host_blocks = map(min, zip(*sizes, strict=True))
+        ranks.send_json([num_blocks, num_host_blocks])
+        plain = loaded.runner(config, num_blocks, num_host_blocks)
+        runner = ShardedRunner(plain.model, plain.ops, plain.caches, plain.block_size, plain.device, ranks, joined, watch)
+        runner.swapper, runner.graphs = plain.swapper, plain.graphs
+        ranks.receive_json()  # they have taken their memory
+    except Lost as error:
+        ranks.mourn(error)
+    except BaseException:
+        ranks.close(grace=0)
+        raise
+    return runner, num_blocks
+
+
+def _plain(config: EngineConfig) -> dict[str, object]:
+    """All settings, JSON-able; unlike `to_dict` with the token, which goes through a wire that nobody else sees."""
+    return asdict(config)

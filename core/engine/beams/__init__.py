@@ -1,0 +1,1 @@
+"""Beams of the engine: sequences of one request that share blocks and go on together."""

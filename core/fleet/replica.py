@@ -1,0 +1,122 @@
+"""One of several engines that answer one job together; see fleet.py. It steps while it has work and listens while it steps."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from ..build.files import find_model, find_tokenizer
+from ..containment import own_error
+from ..engine.engine import Engine
+from ..errors import RecordError
+from ..parallel.wire import Wire
+from ..pooling.recipe import Recipe
+from ..settings.config import EngineConfig
+from ..types.outputs import RequestOutput
+from ..types.pooling_request import Pooled
+from ..types.request import Request
+from . import codec
+
+if TYPE_CHECKING:
+    from ..pooling.engine import PoolingEngine
+
+Answer = RequestOutput | Pooled
+
+#: Seconds after which a replica that computes says that it is alive.
+_HEARTBEAT = 1.0
+#: What the fleet adds up of a replica's statistics.
+COUNTED = ("num_prompt_tokens", "num_output_tokens", "num_cached_tokens", "num_steps", "num_preemptions", "peak_kv_blocks")
+#: The same of an engine that pools.
+COUNTED_OF_TEXTS = ("num_prompt_tokens", "num_cached_tokens", "num_steps", "num_texts", "num_duplicates")
+
+
+def serve(wire: Wire, payload: Mapping[str, Any]) -> None:
+    """Ends with Closed, when the fleet wants no more."""
+    config = EngineConfig(**{**payload["config"], "notes": tuple(payload["config"]["notes"])})
+    recipe = codec.loads(payload["recipe"].encode())
+    engine = _engine(config, recipe)
+    counted = COUNTED if recipe is None else COUNTED_OF_TEXTS
+    wire.send_json({"num_blocks": engine.stats.num_kv_blocks, "vocab_size": engine.vocab_size})
+    commands: SimpleQueue[Any] = SimpleQueue()
+    # Frames are taken as they come: if both sides waited for the other to take theirs, both would wait for ever.
+    threading.Thread(target=_listen, args=(wire, commands), daemon=True).start()
+    said = time.monotonic()
+    while True:
+        outputs: list[Answer] = []
+        while not commands.empty() or not (engine.num_unfinished or outputs):
+            outputs += _obey(engine, commands.get(), pools=recipe is not None)
+        if engine.num_unfinished:
+            outputs += engine.step()
+        if outputs or time.monotonic() > said + _HEARTBEAT:
+            numbers = [getattr(engine.stats, name) for name in counted]
+            answers = [(output.request_id, _encoded(output)) for output in outputs]
+            wire.send(codec.frame([numbers, engine.stats.first_token_at], answers))
+            said = time.monotonic()
+
+
+def _engine(config: EngineConfig, recipe: Recipe | None) -> Engine | PoolingEngine:
+    source = find_model(config)
+    if recipe is None:
+        return Engine.create(config, source, find_tokenizer(config, source)[1])
+    from ..pooling.engine import PoolingEngine
+
+    return PoolingEngine.create(config, source, recipe)
+
+
+def _listen(wire: Wire, commands: SimpleQueue[Any]) -> None:
+    try:
+        while True:
+            commands.put(codec.unframe(wire.receive()))
+    except BaseException as error:  # Closed, mostly: who obeys is to know
+        commands.put(error)
+
+
+def _obey(engine: Any, command: Any, *, pools: bool) -> list[Answer]:
+    """Does what one frame says; gives the answers to requests that it refuses. Raises what was heard in place of one (Closed)."""
+    if isinstance(command, BaseException):
+        raise command
+    (verb, value), requests = command
+    if verb == "more":
+        engine.expect_more(value)
+    elif verb == "abort" and engine.is_open(value):
+        engine.abort(value)
+    return [refused for name, encoded in requests if (refused := _add(engine, name, encoded, pools=pools)) is not None]
+
+
+def _add(engine: Any, request_id: str, encoded: Any, *, pools: bool) -> Answer | None:
+    request = None
+    try:
+        request = codec.decode(encoded)
+        engine.add(request)
+    except BaseException as error:
+        refused = failure(request_id, own_error(error, f"request {request_id}"), pools=pools)
+        if isinstance(request, Request) and isinstance(refused, RequestOutput):
+            refused.prompt, refused.prompt_token_ids = request.prompt, request.prompt_token_ids
+        return refused
+    return None
+
+
+def _encoded(output: Answer) -> bytes:
+    try:
+        return codec.dumps(output)
+    except BaseException as error:
+        error = own_error(error, f"request {output.request_id}")
+        return codec.dumps(failure(output.request_id, error, pools=isinstance(output, Pooled)))
+
+
+def failure(request_id: str, error: RecordError, *, pools: bool) -> Answer:
+    """The answer to a request that has none."""
+    return Pooled(request_id, error=error) if pools else RequestOutput(request_id, None, [], error=error)
+
+
+def devices(config: EngineConfig) -> list[EngineConfig]:
+    """The configuration of each replica: GPUs are taken in order, as many as it has ranks; cores are shared out."""
+    count, ranks = config.data_parallel_size, config.tensor_parallel_size
+    kind, _, first = config.device.partition(":")
+    if kind == "cpu":
+        return [replace(config, threads=max(1, config.threads // count))] * count
+    return [replace(config, device=f"{kind}:{int(first or 0) + i * ranks}") for i in range(count)]

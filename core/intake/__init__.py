@@ -1,0 +1,1 @@
+"""Intake of an engine: prompts become requests, for `LLM` and jobs alike."""

@@ -1,0 +1,1 @@
+"""Input of a job: bytes from files and pipes become records."""

@@ -1,0 +1,70 @@
+"""All inputs of a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ...errors import ConfigError
+from ..jsonl import spelled
+from .decompress import Decompressed, is_compressed
+from .source import InputFile, Source, same_file
+
+
+class Inputs:
+    """The inputs of a run, in order; compressed ones are decompressed. All are looked at when it is made.
+
+    Args:
+        names: files, pipes, `-` for stdin. Raises ConfigError for what cannot be read.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._files = [InputFile(name) for name in names]
+        self.statuses = [file.status for file in self._files]
+        self.sources: list[Source] = [Decompressed(file, file.name) for file in self._files]
+
+    @property
+    def size(self) -> int | None:
+        """Bytes that will be read from all of them; None where nobody knows (pipes, compressed files)."""
+        total = 0
+        for file in self._files:
+            if file.size is None or is_compressed(file.head):
+                return None
+            total += file.size
+        return total
+
+    @property
+    def can_be_read_again(self) -> bool:
+        """True if the inputs can be read a second time: no pipes, not stdin."""
+        return all(file.size is not None and file.name != "stdin" for file in self._files)
+
+    def has(self, other: os.stat_result | Path) -> bool:
+        """Whether `other` is one of the files that are read (under whatever name)."""
+        return any(same_file(status, other) for status in self.statuses)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each input that is a file, by its path."""
+        return {_place(name): file.size for name, file in zip(self._names, self._files, strict=True) if file.size is not None}
+
+    def refuse_shorter(self, before: Mapping[str, int]) -> None:
+        """Raises ConfigError for a file that had more bytes `before`: it was cut off, though not in what was answered."""
+        for name, size in self.sizes.items():
+            if size < before.get(name, 0):
+                how = f"{name!r} has {size:,} bytes, and had {before[name]:,} when the run that is resumed began"
+                raise ConfigError(f"the input changed: {how}; start again with --overwrite, or go on all the same with --resume-force")
+
+    def check(self) -> None:
+        """Raises InferError naming a file of which what was read is there no more."""
+        for file in self._files:
+            file.check()
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+
+
+def _place(name: str) -> str:
+    return name if name == "-" else spelled(os.path.realpath(name))

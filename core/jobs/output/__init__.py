@@ -1,0 +1,1 @@
+"""Output of a job: rows in any order become bytes in input order, and are never lost."""

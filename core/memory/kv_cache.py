@@ -1,0 +1,143 @@
+"""How many blocks the KV cache has, and its tensors."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from infer.kernels.ops import KVCache, Ops
+
+from ..errors import ConfigError, EngineError
+from ..settings.config import EngineConfig
+from .device_memory import Usage, no_room
+
+log = logging.getLogger(__name__)
+
+#: Share of the free memory that the cache takes on a CPU when nothing is said. Pages are used only when written.
+CPU_SHARE = 0.25
+#: On a CPU: content that no running record uses is kept in so much memory, or a quarter of what running ones ever used, before
+#: memory is taken that was never used.
+IDLE_BYTES = 128 << 20
+#: Bytes taken to be free where the system does not say.
+UNKNOWN_FREE = 4 << 30
+#: Kernels count a cache's tokens in 32 bits.
+MOST_TOKENS = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class KVShape:
+    """What one token's keys and values take."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+
+    @property
+    def bytes_per_token(self) -> int:
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype.itemsize
+
+
+def choose_num_blocks(config: EngineConfig, shape: KVShape, free_bytes: int, usage: Usage | None = None) -> int:
+    """Blocks for tokens (the null block not counted).
+
+    Args:
+        free_bytes: of main memory; what a CPU's cache takes a share of.
+        usage: of a GPU's memory; what is left of it the cache takes whole.
+
+    Raises ConfigError, naming the largest length that fits, if `max_model_len` was given and does not; and for no block at all.
+    """
+    block_bytes = config.block_size * shape.bytes_per_token
+    whole = -(-config.max_model_len // config.block_size)
+    raise_it = f"raise kv_cache_memory_bytes to {whole * block_bytes}"
+    if config.num_gpu_blocks_override is not None:
+        blocks, reason = config.num_gpu_blocks_override, "num_gpu_blocks_override"
+        raise_it = f"raise num_gpu_blocks_override to {whole}"
+    elif config.kv_cache_memory_bytes is not None:
+        blocks, reason = config.kv_cache_memory_bytes // block_bytes, "kv_cache_memory_bytes"
+    elif usage is not None:
+        blocks, reason = min(usage.left // block_bytes, MOST_TOKENS // config.block_size) - 1, "gpu_memory_utilization"
+        if blocks < 1:
+            raise ConfigError(f"the KV cache has no room for one block of {block_bytes} bytes: {no_room(usage)}")
+        raise_it = "raise gpu_memory_utilization"
+    else:
+        useful = config.max_num_seqs * -(-config.max_model_len // config.block_size)
+        blocks = min(useful, int(free_bytes * CPU_SHARE) // block_bytes)
+        reason = f"{CPU_SHARE:.0%} of the free {free_bytes / 2**30:.1f} GiB at most"
+    if blocks < 1:
+        raise ConfigError(f"the KV cache ({reason}) has no room for one block of {block_bytes} bytes; raise kv_cache_memory_bytes")
+    tokens = blocks * config.block_size
+    if tokens < config.max_model_len:
+        if config.max_model_len_given:
+            raise ConfigError(
+                f"max_model_len={config.max_model_len} does not fit the KV cache: {blocks} blocks ({reason}) hold {tokens} tokens; "
+                f"lower it to {tokens}, or {raise_it}"
+            )
+        log.warning(
+            "the KV cache holds %d tokens, the model could %d: longer records fail with kv_capacity; raise --%s",
+            tokens,
+            config.max_model_len,
+            "kv-cache-memory-bytes" if usage is None else "gpu-memory-utilization",
+        )
+    log.info(
+        "KV cache: %d blocks of %d tokens, %.2f GiB (%s); %.1f records of %d tokens at a time",
+        blocks,
+        config.block_size,
+        blocks * block_bytes / 2**30,
+        reason,
+        tokens / config.max_model_len,
+        config.max_model_len,
+    )
+    return blocks
+
+
+def choose_num_host_blocks(config: EngineConfig, shape: KVShape) -> int:
+    """Blocks in CPU memory for preempted sequences. No more than the running ones could ever leave there."""
+    tensors = 2 * shape.num_layers
+    each = config.block_size * shape.bytes_per_token // tensors
+    size = int(config.swap_space * 2**30) // tensors
+    if config.device != "cpu" and size:
+        size = 1 << size.bit_length() - 1  # pinned memory is taken in powers of two
+    return min(size // each, config.max_num_seqs * -(-config.max_model_len // config.block_size))
+
+
+def max_idle_blocks(caches: list[KVCache]) -> int | None:
+    """`BlockManager`'s max_idle for these caches; None where their memory is taken from the start anyway."""
+    if caches[0].key.device.type != "cpu":
+        return None
+    return IDLE_BYTES // sum(cache.key[0].nbytes + cache.value[0].nbytes for cache in caches)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be taken: of the GPU, or of this machine within its control group's limit."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        free = UNKNOWN_FREE
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):
+            continue  # no such control group, or "max"
+    return max(free, 0)
+
+
+def allocate(ops: Ops, shape: KVShape, num_blocks: int, block_size: int, device: torch.device) -> list[KVCache]:
+    """One cache a layer, with the null block in front of `num_blocks`. Raises EngineError when memory runs out."""
+    try:
+        return [
+            ops.new_kv_cache(num_blocks + 1, block_size, shape.num_kv_heads, shape.head_dim, shape.dtype, device)
+            for _ in range(shape.num_layers)
+        ]
+    except (RuntimeError, MemoryError) as error:
+        size = num_blocks * block_size * shape.bytes_per_token / 2**30
+        raise EngineError(f"no memory for a KV cache of {size:.2f} GiB; lower --kv-cache-memory-bytes or --max-num-seqs") from error

@@ -1,0 +1,72 @@
+"""Sampling parameters as arrays: each set of parameters is read once, and a step only looks its rows up."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..types.params import MIN_TEMPERATURE, SamplingParams
+from ..types.request import Sequence
+from .penalties import is_changed
+
+#: Temperatures above this are lowered to it: the draw is uniform long before, and float32 ends not far above.
+MAX_TEMPERATURE = 1e30
+#: A larger top_k keeps all there is.
+MAX_TOP_K = 2**31
+#: Sets of parameters that are remembered at a time: several steps' worth where every record has its own.
+CAPACITY = 4096
+
+#: Bits of `needs`: what a row asks for beyond the most likely token.
+DRAWS, CHANGES, MIN_TOKENS, LOGPROBS, BAD_WORDS, ALLOWED, STRUCTURED, PROCESSORS = (1 << bit for bit in range(8))
+
+SETTINGS = np.dtype([("temperature", "f4"), ("top_k", "i8"), ("top_p", "f4"), ("min_p", "f4"), ("needs", "u1")])
+"""One row; the numbers are as in `SamplingRows`."""
+
+
+class RowSettings:
+    """Remembers sets of parameters by identity, which holds since it keeps them alive."""
+
+    def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        self._params: list[SamplingParams] = []
+        self._places: dict[int, int] = {}
+        self._table = np.empty(0, dtype=SETTINGS)
+
+    def gather(self, sequences: list[Sequence]) -> NDArray[np.void]:
+        """SETTINGS [R] of the sequences."""
+        params = [s.request.params for s in sequences]
+        try:
+            places = [self._places[id(p)] for p in params]
+        except KeyError:
+            self._learn(params)
+            places = [self._places[id(p)] for p in params]
+        return self._table[places]
+
+    def _learn(self, params: list[SamplingParams]) -> None:
+        if len(self._params) > CAPACITY:
+            self._clear()
+        first = len(self._params)
+        for p in params:
+            if id(p) not in self._places:
+                self._places[id(p)] = len(self._params)
+                self._params.append(p)
+        self._table = np.concatenate([self._table, np.array([_settings(p) for p in self._params[first:]], dtype=SETTINGS)])
+
+
+def _settings(params: SamplingParams) -> tuple[float, int, float, float, int]:
+    greedy = params.greedy
+    needs = (
+        DRAWS * (not greedy)
+        | CHANGES * is_changed(params)
+        | MIN_TOKENS * (params.min_tokens > 0)
+        # The best of several choices are found by their log-probabilities.
+        | LOGPROBS * (params.logprobs is not None or params.num_choices > params.n)
+        | BAD_WORDS * bool(params.bad_words)
+        | ALLOWED * (params.allowed_token_ids is not None)
+        | STRUCTURED * (params.structured_outputs is not None)
+        | PROCESSORS * bool(params.logits_processors)
+    )
+    temperature = 0.0 if greedy else min(max(params.temperature, MIN_TEMPERATURE), MAX_TEMPERATURE)
+    return temperature, min(max(params.top_k, 0), MAX_TOP_K), params.top_p, params.min_p, needs

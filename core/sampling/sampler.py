@@ -1,0 +1,322 @@
+"""From logits to tokens and logprobs: gathers what each row asks for and lets the backend draw.
+
+What no row asks for costs nothing, and no work here grows with the length of a sequence (but for what logits processors, which
+are given the whole of it, do by themselves).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from infer.kernels.ops import Ops, Penalties, SamplingRows, TokenMask, TopLogprobs
+
+from ..errors import RecordError
+from ..types.noise import uniforms
+from ..types.outputs import Logprob
+from ..types.request import Sequence
+from .bad_words import BadWordBook
+from .beam_search import Candidates
+from .penalties import PenaltyBook
+from .processors import process
+from .row_settings import ALLOWED, BAD_WORDS, CHANGES, DRAWS, LOGPROBS, MIN_TOKENS, PROCESSORS, STRUCTURED, RowSettings
+from .token_bits import pack_flags
+from .token_masks import TokenMasks
+from .transfers import ToHost, to_device
+
+if TYPE_CHECKING:
+    from ..text.tokenizer import Tokenizer
+
+#: Rows of float32 logits that are made at a time for log-probabilities of the processed distribution.
+PIECE = 64
+
+
+@dataclass(slots=True)
+class Samples:
+    """What one step drew for its R rows."""
+
+    tokens: list[int]
+    failed: dict[int, RecordError]
+    """Row -> why nothing could be drawn for it; its token means nothing."""
+    logprobs: dict[int, dict[int, Logprob]]
+    """Row -> token id -> Logprob, most likely first, for the rows that asked, and those whose best choices are sought."""
+
+    def of(self, rows: SequenceOf[int]) -> Samples:
+        """Those of some rows, which then count from 0 in this order."""
+        if len(rows) == len(self.tokens):
+            return self
+        failed = {new: self.failed[row] for new, row in enumerate(rows) if row in self.failed}
+        logprobs = {new: self.logprobs[row] for new, row in enumerate(rows) if row in self.logprobs}
+        return Samples([self.tokens[row] for row in rows], failed, logprobs)
+
+
+@dataclass(slots=True)
+class Draws:
+    """The draws of one step that the device has begun with: R rows, whose tokens may be used there before the host has them."""
+
+    tokens: Tensor
+    """int64 [R] on the device; -1 where none is left."""
+    needs: NDArray[np.unsignedinteger]
+    """[R] what the rows ask for; see row_settings.py."""
+    sequences: list[Sequence]
+    _failed: dict[int, RecordError]
+    _arriving: ToHost
+    """Tokens, and which rows were finite."""
+    _tops: Iterable[_Tops]
+
+
+@dataclass(slots=True)
+class _Tops:
+    """Log-probabilities of some rows, on their way to the host."""
+
+    rows: list[int]
+    arriving: ToHost
+
+
+@dataclass(slots=True)
+class _Draw:
+    """What the backend draws from."""
+
+    logits: Tensor
+    """[R, vocabulary]: the model's, or a float32 copy with what logits processors made of some rows."""
+    rows: SamplingRows | None
+    penalties: Penalties | None
+    mask: TokenMask | None
+
+
+class Sampler:
+    """
+    Args:
+        end_ids: tokens that end an output unless `ignore_eos`.
+        tokenizer: for bad words and the texts of tokens in logprobs; None: the former are refused, the latter are None.
+        vocab_size: of the model's logits.
+        logprobs_mode: "raw_logprobs", of the model's own distribution, or "processed_logprobs", of the one that is drawn from.
+    """
+
+    def __init__(
+        self, ops: Ops, end_ids: frozenset[int], tokenizer: Tokenizer | None, vocab_size: int, logprobs_mode: str = "raw_logprobs"
+    ) -> None:
+        assert logprobs_mode in ("raw_logprobs", "processed_logprobs"), logprobs_mode
+        self.ops = ops
+        self.vocab_size = vocab_size
+        self._tokenizer = tokenizer
+        self._processed = logprobs_mode == "processed_logprobs"
+        self._settings = RowSettings()
+        self._penalties = PenaltyBook(end_ids)
+        self._bad_words = BadWordBook(tokenizer)
+        self._masks = TokenMasks(vocab_size)
+
+    def sample(self, logits: Tensor, sequences: list[Sequence]) -> Samples:
+        """Draws one token a row of logits [R, vocabulary] in any floating dtype; they stay as they are."""
+        return self.finish(self.begin(logits, sequences))
+
+    @torch.inference_mode()
+    def begin(self, logits: Tensor, sequences: list[Sequence], *, ahead: bool = False) -> Draws:
+        """The first half of `sample`: nothing here waits for the device.
+
+        Args:
+            ahead: the device gets other work before `finish` is called, which is not to wait for that.
+        """
+        settings, failed = self._settings.gather(sequences), dict[int, RecordError]()
+        if not sequences:
+            return Draws(torch.empty(0, dtype=torch.int64, device=logits.device), settings["needs"], sequences, failed, ToHost([]), [])
+        draw = self._draw(logits, sequences, settings, failed)
+        tokens, finite = self.ops.sample(draw.logits, draw.rows, draw.penalties, draw.mask)
+        needs = settings["needs"]
+        tops: Iterable[_Tops] = ()
+        if asking := _rows_with(needs, LOGPROBS):
+            if ahead:
+                tops = list(self._tops(logits, draw, sequences, asking, tokens, finite))
+            else:  # made when it is known which rows can have some
+                tops = self._tops(logits, draw, sequences, asking, tokens, failed)
+        return Draws(tokens, needs, sequences, failed, ToHost([tokens, finite]), tops)
+
+    @torch.inference_mode()
+    def finish(self, draws: Draws) -> Samples:
+        """The second half: waits for the draws."""
+        if not draws.sequences:
+            return Samples([], {}, {})
+        tokens, finite = draws._arriving.wait()
+        drawn, failed = tokens.tolist(), draws._failed
+        if not bool(finite.all()):
+            for row in (~finite).nonzero().flatten().tolist():
+                failed[row] = _not_finite()
+        if min(drawn) < 0:
+            for row in (row for row, token in enumerate(drawn) if token < 0):
+                failed.setdefault(row, _nothing_left(draws.sequences[row]))
+                drawn[row] = 0
+        logprobs: dict[int, dict[int, Logprob]] = {}
+        for top in draws._tops:
+            entries = self._entries(TopLogprobs(*top.arriving.wait()), [drawn[row] for row in top.rows])
+            logprobs.update((row, entry) for row, entry in zip(top.rows, entries, strict=True) if row not in failed)
+        return Samples(drawn, failed, logprobs)
+
+    @torch.inference_mode()
+    def candidates(self, logits: Tensor, sequences: list[Sequence], count: int) -> list[Candidates | RecordError]:
+        """The `count` likeliest next tokens of the beams `sequences` by the distribution that their parameters make of logits
+        [R, vocabulary]: everything but the draw counts, and with a temperature of 0 the logits are not divided."""
+        failed: dict[int, RecordError] = {}
+        draw = self._draw(logits, sequences, self._settings.gather(sequences), failed)
+        places = torch.arange(len(sequences), device=logits.device)
+        finite = self.ops.sample(logits, None, None, None)[1].tolist()  # the quickest way to know
+        if draw.rows is None and draw.mask is None and draw.penalties is None:
+            final = logits if all(finite) else torch.where(logits.isfinite(), logits, 0)
+        else:
+            final = self.ops.processed_logits(logits, places, draw.rows, draw.penalties, draw.mask)
+        top = self.ops.top_logprobs(final, places, torch.zeros_like(places), min(count, self.vocab_size))
+        ids, values = top.ids.cpu().numpy(), top.values.cpu().numpy()
+        failed.update({row: _not_finite() for row, good in enumerate(finite) if not good})
+        return [failed.get(row) or Candidates(ids[row], values[row]) for row in range(len(sequences))]
+
+    @torch.inference_mode()
+    def prompt_logprobs(self, logits: Tensor, tokens: list[int], count: int) -> list[dict[int, Logprob]]:
+        """For each row of logits [A, vocabulary] the `count` (-1: all) most likely tokens, and the one of `tokens` [A] that the
+        prompt goes on with. Always of the model's own distribution. The logits are finite: who asks has looked."""
+        if not tokens:
+            return []
+        rows = torch.arange(len(tokens), device=logits.device)
+        asked = torch.tensor(tokens, device=logits.device)
+        return self._entries(self.ops.top_logprobs(logits, rows, asked, self._count(count)), tokens)
+
+    def _draw(self, logits: Tensor, sequences: list[Sequence], settings: NDArray[np.void], failed: dict[int, RecordError]) -> _Draw:
+        """The distributions to draw from; rows that their logits processors or grammars make impossible go to `failed`."""
+        needs, device = settings["needs"], logits.device
+        any_needs = int(np.bitwise_or.reduce(needs))
+        draw = _Draw(logits, None, None, None)
+        left: dict[int, Tensor] = {}
+        if any_needs & PROCESSORS:
+            draw.logits, left = _processed(logits, sequences, _rows_with(needs, PROCESSORS), failed)
+        if any_needs & DRAWS:
+            draw.rows = _sampling_rows(settings, sequences, device)
+        mask = None
+        if any_needs & (ALLOWED | STRUCTURED) or left:
+            mask = self._masks.gather(sequences, sorted({*_rows_with(needs, ALLOWED | STRUCTURED), *left}), left, failed)
+            draw.mask = TokenMask(to_device(mask.rows, device), to_device(mask.bits, device))
+        if any_needs & (CHANGES | MIN_TOKENS | BAD_WORDS):
+            draw.penalties = self._change(sequences, needs, mask, device)
+        return draw
+
+    def _change(
+        self, sequences: list[Sequence], needs: NDArray[np.unsignedinteger], mask: TokenMask | None, device: torch.device
+    ) -> Penalties | None:
+        banned = {row: self._bad_words.of(sequences[row].params.bad_words).banned(sequences[row]) for row in _rows_with(needs, BAD_WORDS)}
+        may_end = set()
+        if mask is not None:
+            # Where a finished structured output can only end, it ends, however short it is.
+            for row in _rows_with(needs, MIN_TOKENS):
+                held_back = self._penalties.held_back(sequences[row])
+                if held_back and int(mask.rows[row]) >= 0 and self._masks.leaves_nothing_but(held_back, mask, row):
+                    may_end.add(row)
+        changing = _rows_with(needs, CHANGES | MIN_TOKENS | BAD_WORDS)
+        return self._penalties.gather(sequences, changing, self.vocab_size, device, banned=banned, may_end=may_end)
+
+    # -- log-probabilities ---------------------------------------------------------------------------------------
+    def _tops(
+        self,
+        logits: Tensor,
+        draw: _Draw,
+        sequences: list[Sequence],
+        asking: list[int],
+        tokens: Tensor,
+        broken: Tensor | dict[int, RecordError],
+    ) -> Iterator[_Tops]:
+        """Log-probabilities of the rows `asking`.
+
+        Args:
+            broken: the rows that have none; or, where the host does not know them yet, which rows are finite: bool [R].
+        """
+        by_count: dict[int, list[int]] = {}
+        for row in asking:
+            if isinstance(broken, Tensor) or row not in broken:
+                by_count.setdefault(self._count(sequences[row].params.logprobs or 0), []).append(row)
+        for count, rows in by_count.items():
+            step = PIECE if self._processed else len(rows)
+            for piece in (rows[start : start + step] for start in range(0, len(rows), step)):
+                places = in_scores = to_device(torch.tensor(piece), tokens.device)
+                scores = logits
+                if self._processed:
+                    scores = self.ops.processed_logits(draw.logits, places, draw.rows, draw.penalties, draw.mask)
+                    in_scores = torch.arange(len(piece), device=tokens.device)
+                if isinstance(broken, Tensor):
+                    # Nobody reads what becomes of rows without a token, but it must come out of numbers.
+                    sound = broken[places] & (tokens[places] >= 0)
+                    scores = torch.where(sound[:, None], scores[in_scores], 0)
+                    in_scores = torch.arange(len(piece), device=tokens.device)
+                drawn = tokens[places].clamp(min=0)
+                yield _Tops(piece, ToHost(self.ops.top_logprobs(scores, in_scores, drawn, count)))
+
+    def _count(self, asked: int) -> int:
+        return self.vocab_size if asked < 0 else min(asked, self.vocab_size)
+
+    def _entries(self, top: TopLogprobs, tokens: list[int]) -> list[dict[int, Logprob]]:
+        text = self._tokenizer.token_name if self._tokenizer is not None else lambda token: None
+        result = []
+        for ids, values, token, value, rank in zip(*(t.tolist() for t in top[:2]), tokens, *(t.tolist() for t in top[2:]), strict=True):
+            best = {t: Logprob(v, place, text(t)) for place, (t, v) in enumerate(zip(ids, values, strict=True), start=1)}
+            if token not in best:
+                best[token] = Logprob(value, rank, text(token))
+            result.append(best)
+        return result
+
+
+def _rows_with(needs: NDArray[np.unsignedinteger], bits: int) -> list[int]:
+    rows: list[int] = np.flatnonzero(needs & bits).tolist()
+    return rows
+
+
+def _processed(
+    logits: Tensor, sequences: list[Sequence], rows: Iterable[int], failed: dict[int, RecordError]
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """(float32 logits with what processors made of `rows`, row -> bits of the tokens that they left); errors go to `failed`.
+
+    Forbidden tokens become a mask, and their logits 0: -inf among logits would mean that the model's are broken.
+    """
+    copy = logits.to(torch.float32, copy=True)
+    left = {}
+    for row in rows:
+        if not bool(torch.isfinite(copy[row]).all()):
+            continue  # the draw finds that out too
+        try:
+            result = process(sequences[row], copy[row].clone())
+        except RecordError as error:
+            failed[row] = error
+            continue
+        forbidden = result.isneginf()
+        if bool(forbidden.any()):
+            left[row] = pack_flags((~forbidden).cpu().numpy())
+            result = result.masked_fill(forbidden, 0.0)
+        copy[row] = result
+    return copy, left
+
+
+def _not_finite() -> RecordError:
+    return RecordError("non_finite_logits", "the model's logits for this record are not finite")
+
+
+def _nothing_left(sequence: Sequence) -> RecordError:
+    if sequence.grammar is not None and (failure := sequence.grammar.failure) is not None:
+        return failure
+    params = sequence.params
+    names = ("structured_outputs", "allowed_token_ids", "bad_words", "min_tokens", "logits_processors")
+    given = [name for name in names if getattr(params, name)]
+    return RecordError(
+        "invalid_value", f"no token may come next: {', '.join(given) or 'penalties'} forbid them all", param=given[0] if given else None
+    )
+
+
+def _sampling_rows(settings: NDArray[np.void], sequences: list[Sequence], device: torch.device) -> SamplingRows:
+    noise = uniforms([s.noise_key for s in sequences], [len(s.tokens) - s.num_prompt for s in sequences])
+
+    def column(name: str) -> Tensor:
+        return to_device(torch.from_numpy(settings[name].copy()), device)
+
+    return SamplingRows(
+        column("temperature"), column("top_k"), column("top_p"), column("min_p"), to_device(torch.from_numpy(noise), device)
+    )

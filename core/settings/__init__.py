@@ -1,0 +1,1 @@
+"""Settings: `EngineArgs` is what was typed, `EngineConfig` what it means on this machine."""

@@ -1,0 +1,430 @@
+"""EngineArgs: what was typed, in flags, environment, YAML or keyword arguments. `resolve` makes of it what it means.
+
+One name per setting everywhere: the field `max_num_seqs` is the YAML key `max_num_seqs`, the flag `--max-num-seqs`, the
+variable `INFER_MAX_NUM_SEQS` and the keyword argument `max_num_seqs`. Names and meanings are vLLM's.
+"""
+
+# ruff: noqa: RUF009 (the defaults are fields, made by `setting`)
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+from ..errors import ConfigError, nearest
+from ..spec.hf_config import effective
+from ..spec.task import choose_task
+from ..types.structured import BACKENDS
+from . import rules
+from .config import (
+    Caution,
+    EngineConfig,
+    check_gpus,
+    choose_device,
+    choose_dtype,
+    choose_kernels,
+    choose_limits,
+    choose_max_model_len,
+)
+from .memory import choose_swap_space, total_memory
+from .setting import Setting, setting, settings_of
+from .threads import choose_threads
+from .yamlfile import find_config, read_yaml
+
+#: INFER_* variables that are not settings.
+RESERVED_ENV = frozenset({"INFER_CONFIG", "INFER_DEBUG", "INFER_FAULT", "INFER_ALLOW_LONG_MAX_MODEL_LEN", "INFER_CACHE"})
+
+#: Settings that say something to a model that generates, and nothing to one that pools: it keeps no KV cache and draws no tokens.
+_ONLY_GENERATE = (
+    "kv_cache_memory_bytes",
+    "num_gpu_blocks_override",
+    "block_size",
+    "enable_prefix_caching",
+    "watermark",
+    "gpu_memory_utilization",
+    "swap_space",
+    "enable_chunked_prefill",
+    "long_prefill_token_threshold",
+    "scheduling_policy",
+    "preemption_mode",
+    "max_logprobs",
+    "logprobs_mode",
+    "generation_config",
+    "override_generation_config",
+    "structured_outputs_config",
+    "guided_decoding_backend",
+    "quantize_lm_head",
+    "cpu_offload_gb",
+    "enforce_eager",
+    "max_seq_len_to_capture",
+)
+
+#: Section of the help -> its title, in order.
+GROUPS = {
+    "model": "Model",
+    "memory": "Memory",
+    "scheduling": "Scheduling",
+    "device": "Device",
+    "parallel": "Parallel",
+    "later": "Not supported yet",
+}
+
+#: Texts that a model which pools takes in one step where nothing is said: they keep nothing from step to step, so many short ones go.
+MOST_TEXTS = 1024
+
+_model, _memory, _scheduling = (partial(setting, group=group) for group in ("model", "memory", "scheduling"))
+_device, _parallel = partial(setting, group="device"), partial(setting, group="parallel")
+_later = partial(setting, group="later", pending=True)
+
+
+@dataclass
+class EngineArgs:
+    """Every engine setting as the user gave it; construction checks types and ranges (ConfigError).
+
+    None always means "not given". A setting that does not work yet is refused unless it has its default.
+    """
+
+    # --- model
+    model: str = _model("", "Alias, folder, .gguf file or hub id.")
+    task: str = _model(
+        "auto",
+        "What the model is used for; auto: what it was made for.",
+        choices=("auto", "generate", "embed", "embedding", "classify", "score"),
+        later=("reward",),
+    )
+    runner: str = _model(
+        "auto",
+        "generate: text goes on; pooling: texts become vectors.",
+        choices=("auto", "generate", "pooling"),
+        later=("draft",),
+    )
+    convert: str = _model("auto", "Use the model for another task than its own.", choices=("auto", "none", "embed", "classify"))
+    pooler_config: dict[str, Any] | None = _model(
+        None,
+        'JSON over how the model itself pools, such as {"pooling_type": "MEAN"}.',
+        rule=rules.pooler_config,
+    )
+    tokenizer: str | None = _model(None, "Take the tokenizer from another model.")
+    tokenizer_mode: str = _model(
+        "auto", "auto: the fast tokenizer; slow: transformers' slow one.", choices=("auto", "slow"), later=("mistral", "hf")
+    )
+    skip_tokenizer_init: bool = _model(False, "No tokenizer: token ids in, token ids out.")
+    trust_remote_code: bool = _model(False, "Run Python code that comes with the model, through transformers.")
+    model_impl: str = _model(
+        "auto",
+        "Whose model code runs; auto: ours, or transformers' where we have none.",
+        choices=("auto", "infer", "transformers"),
+        later=("vllm", "terratorch"),
+    )
+    revision: str | None = _model(None, "Branch, tag or commit on the hub.")
+    tokenizer_revision: str | None = _model(None, "The same for the tokenizer; default: --revision.")
+    dtype: str = _model(
+        "auto",
+        "Type of weights and activations; auto: the checkpoint's, if the device is good at it.",
+        choices=("auto", "float32", "float16", "bfloat16", "float", "half"),
+    )
+    quantization: str | None = _model(
+        None,
+        "int8: weights and activations of linear layers as 8-bit integers, made when the model is loaded.",
+        choices=("int8",),
+        later=("awq", "awq_marlin", "bitsandbytes", "compressed-tensors", "experts_int8", "fp8", "gguf", "gptq", "gptq_marlin", "modelopt"),
+    )
+    quantize_lm_head: bool = _model(False, "Quantize the output head too: faster, less accurate.")
+    load_format: str = _model(
+        "auto",
+        "Where weights come from; dummy: random ones, for benchmarks.",
+        choices=("auto", "safetensors", "gguf", "dummy"),
+        later=("pt", "npcache", "sharded_state", "tensorizer", "bitsandbytes", "runai_streamer", "mistral", "fastsafetensors"),
+    )
+    hf_overrides: dict[str, Any] | None = _model(None, "JSON merged into the model's config.json.")
+    download_dir: str | None = _model(None, "Folder for downloaded models.")
+    hf_token: str | None = _model(None, "Token for the hub; the usual HF_TOKEN is better kept.", secret=True)
+    seed: int = _model(0, "Run seed: the noise of a record depends on it and the record's index.", low=0, high=2**63 - 1)
+    max_model_len: int | None = _model(None, "Most tokens of prompt and output together; default: the model's.", low=1)
+    max_logprobs: int = _model(20, "Most logprobs a record may ask for; -1: no limit.", low=-1)
+    logprobs_mode: str = _model(
+        "raw_logprobs",
+        "Logprobs of the model's own distribution, or after penalties, temperature and truncation.",
+        choices=("raw_logprobs", "processed_logprobs"),
+        later=("raw_logits", "processed_logits"),
+    )
+    generation_config: str = _model(
+        "auto", "Where default sampling parameters come from; auto: the model's generation_config.json; none; or a folder with one."
+    )
+    override_generation_config: dict[str, Any] | None = _model(None, "JSON over what generation_config.json says.")
+    structured_outputs_config: dict[str, Any] | None = _model(
+        None, 'JSON settings of structured output, such as {"disable_any_whitespace": true}.', rule=rules.structured_outputs
+    )
+    guided_decoding_backend: str | None = _model(None, "The same, by its backend alone.", choices=BACKENDS, later=rules.OTHER_BACKENDS)
+
+    # --- memory
+    kv_cache_memory_bytes: int | None = _memory(
+        None, "Memory for the KV cache, e.g. 4GiB; default: a share of what is free.", low=1, size=True
+    )
+    num_gpu_blocks_override: int | None = _memory(None, "Exact number of KV blocks, whatever memory there is.", low=1)
+    block_size: int = _memory(16, "Tokens per KV block; a power of two.", low=1, high=256, rule=rules.power_of_two)
+    gpu_memory_utilization: float = _memory(0.9, "Share of GPU memory to use in all.", low=0, high=1, open_low=True, no_effect=("cpu",))
+    enable_prefix_caching: bool = _memory(True, "Compute shared beginnings of prompts once.")
+    prefix_caching_hash_algo: str = _memory("blake2b", "Hash of a cached block.", choices=("blake2b",), later=("sha256", "builtin"))
+    watermark: float = _memory(0.0, "Share of KV blocks kept free when a record is admitted.", low=0, high=0.5)
+    swap_space: float = _memory(4.0, "GiB of CPU memory per GPU for preempted records.", low=0, no_effect=("cpu",))
+    cpu_offload_gb: float = _memory(
+        0.0, "GiB of weights that each GPU leaves in CPU memory; they travel to it in every step.", low=0, no_effect=("cpu",)
+    )
+
+    # --- scheduling
+    max_num_seqs: int = _scheduling(256, "Most sequences in one step; for embeddings 1024 unless given.", low=1)
+    max_num_batched_tokens: int | None = _scheduling(
+        None, "Most tokens in one step; default: 2048 on CPU (4096 for embeddings), 8192 on CUDA.", low=1
+    )
+    enable_chunked_prefill: bool = _scheduling(True, "Split long prompts over several steps.")
+    long_prefill_token_threshold: int = _scheduling(0, "Most tokens of one prompt in one step; 0: no such limit.", low=0)
+    scheduling_policy: str = _scheduling(
+        "fcfs",
+        "Which record goes first; priority: of those that are read, the one with the lowest `priority`.",
+        choices=("fcfs", "priority"),
+    )
+    preemption_mode: str | None = _scheduling(
+        None,
+        "What a record that lost its KV blocks comes back by: recompute, or swap (see --swap-space); default: what is quicker.",
+        choices=("recompute", "swap"),
+    )
+
+    # --- device
+    device: str = _device("auto", "auto, cpu, cuda or cuda:N.", rule=rules.device_name)
+    kernels: str = _device("auto", "Kernel backend: auto, or the name of a folder in kernels/.")
+    require_kernels: bool = _device(False, "Refuse to run where only the slow reference kernels can be had.")
+    threads: int | None = _device(None, "CPU threads; default: one for each physical core there is for us.", low=1)
+    deterministic: bool = _device(False, "Same bytes whatever the batch, on CUDA too (on CPU it is always so).", no_effect=("cpu",))
+    enforce_eager: bool = _device(False, "No CUDA graphs.", no_effect=("cpu",))
+    max_seq_len_to_capture: int = _device(8192, "Longest sequence covered by CUDA graphs.", low=1, no_effect=("cpu",))
+    max_context_len_to_capture: int | None = _device(
+        None, "Gone: see --max-seq-len-to-capture.", rule=lambda _: "is gone: use max_seq_len_to_capture"
+    )
+    disable_async_output_proc: bool = _device(False, "Do not begin a step before the one before it is done with.", no_effect=("cpu",))
+
+    # --- parallel
+    tensor_parallel_size: int = _parallel(1, "Ranks (processes, each with its GPU) that share each layer.", low=1)
+    data_parallel_size: int = _parallel(1, "Engines (processes, each with its GPUs) that share the input.", low=1)
+    stall_timeout: float = _parallel(
+        300.0, "Seconds that a rank may keep the others waiting before the run is given up.", low=0, open_low=True
+    )
+    distributed_executor_backend: str | None = _parallel(
+        None, "How ranks are run.", choices=("uni",), later=("mp", "ray", "external_launcher")
+    )
+    disable_custom_all_reduce: bool = _parallel(False, "NCCL's all-reduce; there is no other so far.", no_effect=("cpu", "cuda"))
+
+    # --- not supported yet: refused unless left at the default
+    pipeline_parallel_size: int = _later(
+        1, "Ranks that share the stack of layers.", low=1, instead="to share a model, use tensor_parallel_size"
+    )
+    kv_cache_dtype: str = _later("auto", "Type of the KV cache.", choices=("auto",), later=("fp8", "fp8_e4m3", "fp8_e5m2", "int8"))
+    ignore_patterns: list[str] | None = _later(None, "Files not to load.")
+    config_format: str = _later("auto", "Format of the model's config.")
+    hf_config_path: str | None = _later(None, "Take config.json from another place.")
+    logits_processors: list[str] | None = _later(None, "Logits processors for all records.")
+    speculative_config: dict[str, Any] | None = _later(None, "Speculative decoding.")
+    disable_sliding_window: bool = _later(False, "Cap the length at the sliding window instead.")
+    enable_lora: bool = _later(False, "Adapters.")
+    max_loras: int = _later(1, "Adapters in one step.", low=1)
+    max_lora_rank: int = _later(16, "Largest adapter rank.", low=1)
+    max_cpu_loras: int | None = _later(None, "Adapters kept in CPU memory.", low=1)
+    lora_dtype: str = _later("auto", "Type of adapter weights.")
+    lora_extra_vocab_size: int = _later(256, "Room for tokens adapters add.", low=0)
+    fully_sharded_loras: bool = _later(False, "Shard both halves of adapters.")
+    enable_prompt_adapter: bool = _later(False, "Prompt adapters.")
+    max_prompt_adapters: int = _later(1, "Prompt adapters in one step.", low=1)
+    max_prompt_adapter_token: int = _later(0, "Tokens of a prompt adapter.", low=0)
+    enable_prompt_embeds: bool = _later(False, "Embeddings as prompts.")
+    limit_mm_per_prompt: dict[str, Any] | None = _later(None, "Media items per record.")
+    mm_processor_kwargs: dict[str, Any] | None = _later(None, "Arguments for the media processor.")
+    allowed_local_media_path: str = _later("", "Root for file:// media.")
+    kv_offloading_size: float | None = _later(None, "GiB of CPU memory behind the KV cache.", low=0)
+    optimization_level: int | None = _later(None, "How much is compiled.", low=0)
+    performance_mode: str | None = _later(None, "Throughput or latency.")
+    num_scheduler_steps: int = _later(1, "Steps per scheduling round.", low=1)
+    scheduler_delay_factor: float = _later(0.0, "Wait before the next prompt.", low=0)
+    num_lookahead_slots: int = _later(0, "Slots for speculative tokens.", low=0)
+    tokenizer_pool_size: int = _later(0, "Processes that tokenize.", low=0)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.dtype, str) and str(self.dtype).startswith("torch."):
+            self.dtype = str(self.dtype).removeprefix("torch.")
+        for name, one in self.settings().items():
+            setattr(self, name, one.check(getattr(self, name)))
+
+    @classmethod
+    def settings(cls) -> dict[str, Setting]:
+        """Every setting by name, in order."""
+        return _SETTINGS
+
+    @classmethod
+    def from_kwargs(cls, **kwargs: Any) -> EngineArgs:
+        """From keyword arguments. Raises ConfigError for an unknown name or a wrong value."""
+        for name in kwargs:
+            if name not in cls.settings():
+                raise ConfigError(f"unknown argument {name!r}{nearest(name, cls.settings())}")
+        return cls(**kwargs)
+
+    @classmethod
+    def load(cls, *, config: str | None = None, env: Mapping[str, str], flags: Mapping[str, Any]) -> tuple[EngineArgs, dict[str, str]]:
+        """Settings from a YAML file or preset, the environment and flags; the later of these wins.
+
+        Args:
+            config: a file or a preset's name.
+            env: usually `os.environ`.
+            flags: field name -> value, only for flags the user gave.
+
+        Returns:
+            The arguments, and for each field where its value came from: "flag --max-num-seqs", "env INFER_MAX_NUM_SEQS",
+            "cpu.yaml" or "default".
+
+        Raises:
+            ConfigError: naming the source that is to blame.
+        """
+        known = cls.settings()
+        values: dict[str, Any] = {}
+        origin = dict.fromkeys(known, "default")
+
+        def take(name: str, value: Any, source: str, *, text: bool = False) -> None:
+            try:
+                checked = known[name].parse(value) if text else known[name].check(value)
+            except ConfigError as error:
+                raise ConfigError(f"{source}: {error}") from None
+            if value is not None:
+                values[name], origin[name] = checked, source
+
+        if config is not None:
+            path = find_config(config)
+            for name, value in read_yaml(path).items():
+                if name not in known:
+                    raise ConfigError(f"{path.name}: unknown setting {name!r}{nearest(name, known)}")
+                take(name, value, path.name)
+        for name, one in known.items():
+            if env.get(one.env):
+                take(name, env[one.env], f"env {one.env}", text=True)
+        for name, value in flags.items():
+            take(name, value, f"flag {known[name].flag}", text=isinstance(value, str))
+        return cls(**values), origin
+
+    @classmethod
+    def unknown_env(cls, env: Mapping[str, str]) -> list[str]:
+        """A note for each INFER_* variable that is no setting, e.g. a misspelled one."""
+        names = {one.env for one in cls.settings().values()}
+        strange = sorted(name for name in env if name.startswith("INFER_") and name not in names | RESERVED_ENV)
+        return [f"{name} is not a setting of infer and has no effect{nearest(name, names)}" for name in strange]
+
+    def resolve(
+        self,
+        hf_config: Mapping[str, Any],
+        *,
+        given: Collection[str] | Mapping[str, str] | None = None,
+        compile_kernels: bool = True,
+        task: str | None = None,
+        max_seq_length: int | None = None,
+    ) -> EngineConfig:
+        """Decides everything that was left open, once. Imports torch, and the first time on a machine compiles the kernels.
+
+        Args:
+            hf_config: the model's config.json, without overrides.
+            given: names of the fields the user gave (a given value is never changed); the mapping `load` returns will do.
+                None: those that differ from their default.
+            compile_kernels: False where nothing will be computed; `kernels` is then what they would be if all goes well.
+            task: what `choose_task` found; None: found here, from config.json alone.
+            max_seq_length: of sentence_bert_config.json.
+
+        Raises:
+            ConfigError: two given values contradict each other, or one cannot be had on this machine.
+        """
+        origin = {name: source for name, source in given.items() if isinstance(source, str)} if isinstance(given, Mapping) else {}
+        names = self._given(given)
+        notes: list[str] = []
+        hf_config = effective(hf_config, self.hf_overrides)
+        task = task or choose_task(self.task, self.runner, self.convert, hf_config, None)
+        pools = task != "generate"
+
+        device = choose_device(self.device, notes)
+        kind = device.partition(":")[0]
+        check_gpus(device, self.tensor_parallel_size, self.data_parallel_size)
+        kernels, kernel_build = choose_kernels(self.kernels, device, notes, require=self.require_kernels, build=compile_kernels)
+        threads = choose_threads(self.threads)
+        if threads.note:
+            notes.append(threads.note)
+        self._check_effects(kind, names, notes)
+        dtype = choose_dtype(self.dtype, hf_config, device, notes)
+        max_model_len = choose_max_model_len(self.max_model_len, hf_config, notes, max_seq_length if pools else None)
+        self._check_use(pools, names, notes)
+        limits = choose_limits(
+            max_num_seqs=MOST_TEXTS if pools and "max_num_seqs" not in names else self.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            max_model_len=max_model_len,
+            chunked_prefill=self.enable_chunked_prefill or pools,  # a text longer than a step's tokens has a step of its own
+            long_prefill_token_threshold=self.long_prefill_token_threshold,
+            default_tokens=8192 if kind == "cuda" else 4096 if pools else 2048,
+            given={name: str(origin.get(name, "")) for name in names},
+            notes=notes,
+        )
+        if self.num_gpu_blocks_override is not None and self.kv_cache_memory_bytes is not None:
+            notes.append(Caution("num_gpu_blocks_override decides the KV size; kv_cache_memory_bytes is not looked at"))
+        if self.quantize_lm_head and self.quantization is None:
+            notes.append(Caution("quantize_lm_head has no effect without quantization"))
+        swap_space = 0.0
+        if kind == "cuda" and not pools:
+            ranks = self.tensor_parallel_size * self.data_parallel_size
+            swap_space = choose_swap_space(self.swap_space, is_given="swap_space" in names, ranks=ranks, total=total_memory(), notes=notes)
+        if self.preemption_mode == "swap" and not swap_space and not pools:
+            notes.append(Caution(f"preemption_mode=swap has no effect {'on cpu' if kind == 'cpu' else 'without swap_space'}"))
+        same = {f.name: getattr(self, f.name) for f in fields(EngineConfig) if f.name in self.settings()}
+        return EngineConfig(
+            **{
+                **same,
+                **limits,
+                "device": device,
+                "kernels": kernels,
+                "kernel_build": kernel_build,
+                "threads": threads.count,
+                "dtype": dtype,
+                "task": task,
+                "pooler_config": dict(self.pooler_config or {}),
+                "tokenizer": self.tokenizer or self.model,
+                "tokenizer_revision": self.tokenizer_revision or self.revision,
+                "hf_overrides": dict(self.hf_overrides or {}),
+                "structured_outputs_config": dict(self.structured_outputs_config or {}),
+                "override_generation_config": dict(self.override_generation_config or {}),
+                "max_model_len_given": self.max_model_len is not None,
+                "swap_space": swap_space,
+                "chunked_prefill": self.enable_chunked_prefill and not pools,
+                "enable_prefix_caching": self.enable_prefix_caching and not pools,
+                "notes": tuple(notes),
+            }
+        )
+
+    def _given(self, given: Collection[str] | Mapping[str, str] | None) -> list[str]:
+        if given is None:
+            return [name for name, one in self.settings().items() if getattr(self, name) != one.default]
+        if isinstance(given, Mapping):
+            given = [name for name, source in given.items() if source != "default"]
+        return [name for name in self.settings() if name in given]
+
+    def _check_effects(self, kind: str, given: list[str], notes: list[str]) -> None:
+        """Says which given settings do nothing on this kind of device."""
+        for name in given:
+            one = self.settings()[name]
+            if getattr(self, name) == one.default:
+                continue
+            if kind in one.no_effect:
+                notes.append(Caution(f"{name} has no effect on {kind}" + ("" if kind == "cpu" else " yet")))
+
+    def _check_use(self, pools: bool, given: list[str], notes: list[str]) -> None:
+        """Says which given settings do nothing for what the model is used for. Raises ConfigError where it cannot be had."""
+        if pools and self.model_impl == "transformers":
+            raise ConfigError("model_impl=transformers generates text only for now; leave it out to embed or classify")
+        idle = _ONLY_GENERATE if pools else ("pooler_config",)
+        for name in given:
+            if name in idle and getattr(self, name) != self.settings()[name].default:
+                notes.append(Caution(f"{name} has no effect when {'texts are embedded or classified' if pools else 'text is generated'}"))
+
+
+_SETTINGS = settings_of(EngineArgs)

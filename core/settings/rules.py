@@ -1,0 +1,79 @@
+"""What is wrong with a setting's value that has the right type: each says it in words that follow the setting's name, or "".
+
+Knows the values, not where they come from; that is in setting.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import nearest
+from ..types.structured import BACKENDS
+
+
+def power_of_two(value: int) -> str:
+    return f"must be a power of two, not {value}" if value & (value - 1) else ""
+
+
+def device_name(value: str) -> str:
+    kind, _, index = value.partition(":")
+    if value in ("auto", "cpu", "cuda") or (kind == "cuda" and index.isdecimal()):
+        return ""
+    return f"must be auto, cpu, cuda or cuda:N, not {value!r}"
+
+
+#: Backends of structured output that vLLM has and we do not.
+OTHER_BACKENDS = ("lm-format-enforcer", "outlines")
+
+
+def structured_outputs(value: dict[str, Any]) -> str:
+    for name, given in value.items():
+        if name == "backend":
+            if given in OTHER_BACKENDS:
+                return f"backend={given} is not supported yet; for now: {', '.join(BACKENDS)}"
+            if given not in BACKENDS:
+                return f"backend must be one of {', '.join(BACKENDS)}, not {given!r}"
+        elif name in ("disable_any_whitespace", "disable_additional_properties"):
+            if not isinstance(given, bool):
+                return f"{name} must be true or false, not {given!r}"
+        elif name == "disable_fallback":
+            pass  # there is nothing to fall back to
+        else:
+            return f"has no {name!r}{nearest(name, ('backend', 'disable_any_whitespace', 'disable_additional_properties'))}"
+    return ""
+
+
+#: What `pooler_config` may say, as `infer` and vLLM call it; two names on a line mean the same.
+_POOLER_CONFIG = (
+    ("pooling_type", "seq_pooling_type"),
+    ("normalize", "use_activation"),
+    ("dimensions",),
+    ("activation",),
+)
+
+
+def pooler_config(value: dict[str, Any]) -> str:
+    known = [name for names in _POOLER_CONFIG for name in names]
+    for name, given in value.items():
+        if name not in known:
+            return f"has no {name!r}{nearest(name, known)}"
+        if given is not None and (wrong := _pooler_value(name, given)):
+            return wrong
+    for names in _POOLER_CONFIG:
+        if len([name for name in names if value.get(name) is not None]) > 1:
+            return f"has both {' and '.join(names)}, which are two names of one thing; leave one of the two out"
+    return ""
+
+
+def _pooler_value(name: str, given: Any) -> str:
+    if name in ("normalize", "use_activation"):
+        return "" if isinstance(given, bool) else f"{name} must be true or false, not {given!r}"
+    if name == "dimensions":
+        good = isinstance(given, int) and not isinstance(given, bool) and given >= 1
+        return "" if good else f"dimensions must be an integer of at least 1, not {given!r}"
+    if name == "activation":
+        return "" if given in ("identity", "sigmoid", "softmax") else f"activation must be identity, sigmoid or softmax, not {given!r}"
+    kind = given.upper() if isinstance(given, str) else given
+    if kind in ("ALL", "STEP"):
+        return f"{name}={given} is not supported yet; for now: CLS, MEAN, LAST"
+    return "" if kind in ("CLS", "MEAN", "LAST") else f"{name} must be CLS, MEAN or LAST, not {given!r}"

@@ -1,0 +1,1 @@
+"""Config.json of a model: its values, the task they mean, and whether it is supported. No torch."""

@@ -1,0 +1,1 @@
+"""Chat templates: sandboxed, bounded in what they may use."""

@@ -1,0 +1,49 @@
+"""What goes into the pooling engine, and what comes out. No torch: the job layer holds these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import RecordError
+from .pooling_params import PoolingParams
+
+#: What is made of a text: one vector; the scores of a classifier; a vector for every token.
+KINDS = ("embed", "classify", "token_embed")
+
+
+@dataclass(frozen=True, slots=True)
+class TextIds:
+    """One text, or pair of texts, as the model reads it. `types` tells the two apart where the model was trained so (BERT);
+    empty: all zero. The first `skip` tokens take no part in mean pooling (a prompt, where the recipe leaves it out)."""
+
+    ids: tuple[int, ...]
+    types: tuple[int, ...] = ()
+    skip: int = 0
+
+
+@dataclass(slots=True)
+class PoolingRequest:
+    """Some texts that are answered together. `index` counts requests, for messages and order."""
+
+    request_id: str
+    texts: list[TextIds]
+    params: PoolingParams
+    kind: str = "embed"
+    index: int = 0
+
+
+@dataclass(slots=True)
+class Pooled:
+    """The answer to a PoolingRequest, or its error: then `values` is empty.
+
+    Each of `values` is float32: [size] of a text; [tokens, size] with kind "token_embed".
+    """
+
+    request_id: str
+    values: list[NDArray[np.float32]] = field(default_factory=list)
+    num_tokens: int = 0
+    """Of all its texts."""
+    error: RecordError | None = None

@@ -1,0 +1,137 @@
+"""What a prompt may look like in Python, and its text or token ids. Names are vLLM's."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict, cast
+
+from ..errors import ConfigError, RecordError, nearest
+
+
+class _Media(TypedDict, total=False):
+    """What vLLM takes beside a prompt; None is the only value that is accepted for now."""
+
+    multi_modal_data: Mapping[str, Any] | None
+    mm_processor_kwargs: Mapping[str, Any] | None
+
+
+class _Text(TypedDict):
+    prompt: str
+
+
+class TextPrompt(_Text, _Media):
+    """A prompt as text."""
+
+
+class _Tokens(TypedDict):
+    prompt_token_ids: Sequence[int]
+
+
+class TokensPrompt(_Tokens, _Media, total=False):
+    """A prompt as token ids; `prompt` is only repeated in the output."""
+
+    prompt: str
+
+
+Prompt = str | Sequence[int] | TextPrompt | TokensPrompt | Mapping[str, Any]
+
+_KEYS = ("prompt", "prompt_token_ids")
+#: Keys of vLLM's prompts that we know and refuse unless they say nothing.
+_LATER = frozenset(
+    {
+        "cache_salt",
+        "decoder_prompt",
+        "encoder_prompt",
+        "media_io_kwargs",
+        "mm_processor_kwargs",
+        "multi_modal_data",
+        "multi_modal_placeholders",
+        "multi_modal_uuids",
+        "prompt_embeds",
+        "token_type_ids",
+    }
+)
+_WANTED = 'a str, a list of token ids, {"prompt": str} or {"prompt_token_ids": list}'
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A prompt's text, its token ids, or both: the ids then are what is computed. `ids` is the caller's own list copied."""
+
+    text: str | None
+    ids: list[int] | None
+
+    @classmethod
+    def of(cls, prompt: Any) -> Parsed:
+        """Raises RecordError (invalid_type, invalid_value, unsupported)."""
+        if isinstance(prompt, str):
+            return cls(prompt, None)
+        if isinstance(prompt, Mapping):
+            return cls._of_mapping(prompt)
+        return cls(None, _token_ids(prompt, "prompt"))
+
+    @classmethod
+    def _of_mapping(cls, prompt: Mapping[str, Any]) -> Parsed:
+        for key, value in prompt.items():
+            if key in _LATER and value is not None and not (isinstance(value, Mapping) and not value):
+                raise RecordError("unsupported", f"{key} in a prompt is not supported yet", param=key)
+            if key not in _LATER and key not in _KEYS:
+                raise RecordError("invalid_value", f"a prompt has no {key!r}{nearest(str(key), _KEYS)}; it is {_WANTED}", param="prompt")
+        text, ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
+        if text is None and ids is None:
+            raise RecordError("missing_field", f"a prompt is {_WANTED}", param="prompt")
+        if text is not None and not isinstance(text, str):
+            raise _wrong_type("prompt", text)
+        return cls(text, None if ids is None else _token_ids(ids, "prompt_token_ids"))
+
+
+def as_prompts(prompts: Any, prompt_token_ids: Any = None) -> list[Any]:
+    """One prompt or many, in their form or the legacy one, as a list of prompts.
+
+    Args:
+        prompts: one prompt or a sequence of them; a sequence of integers is one. Wins over `prompt_token_ids`.
+        prompt_token_ids: the seed's older argument: the ids of one prompt or of many; None unless it is used.
+
+    Raises ConfigError (a ValueError) where neither is given, or both and not as many of one as of the other.
+    """
+    if prompts is None and prompt_token_ids is None:
+        raise ConfigError("either prompts or prompt_token_ids must be given")
+    legacy = None if prompt_token_ids is None else _many(prompt_token_ids)
+    if prompts is None:
+        assert legacy is not None
+        return [{"prompt_token_ids": ids} for ids in legacy]
+    many = _many(prompts)
+    if legacy is not None and len(legacy) != len(many):
+        raise ConfigError(f"{len(many)} prompts and {len(legacy)} prompt_token_ids: there must be as many of both")
+    return many
+
+
+def _many(prompts: Any) -> list[Any]:
+    if isinstance(prompts, (str, Mapping)):
+        return [prompts]
+    if isinstance(prompts, bytes) or not hasattr(prompts, "__iter__"):
+        raise ConfigError(f"prompts are {_WANTED}, or a list of such, not {type(prompts).__name__}")
+    many = list(prompts)
+    return [many] if many and _is_int(many[0]) else many
+
+
+def _token_ids(value: Any, name: str) -> list[int]:
+    if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__iter__"):
+        raise _wrong_type(name, value)
+    ids = list(value)
+    if not all(_is_int(token) for token in ids):
+        raise _wrong_type(name, next(token for token in ids if not _is_int(token)), "a list with ")
+    return [operator.index(token) for token in cast("list[int]", ids)]
+
+
+def _is_int(value: Any) -> bool:
+    """Also the integers of numpy."""
+    if isinstance(value, int):
+        return not isinstance(value, bool)
+    return hasattr(value, "__index__") and not hasattr(value, "__len__")
+
+
+def _wrong_type(name: str, value: Any, more: str = "") -> RecordError:
+    return RecordError("invalid_type", f"{name}: a prompt is {_WANTED}, not {more}{type(value).__name__}", param=name)

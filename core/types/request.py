@@ -1,0 +1,175 @@
+"""The nouns of the engine: a Request is what a caller adds, a Sequence is one choice of it on its way.
+
+Plain data; never imports torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import RecordError
+from .noise import noise_key
+from .outputs import Logprob
+from .params import SamplingParams
+
+if TYPE_CHECKING:
+    from .beam_params import BeamSearchParams
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One prompt to answer.
+
+    `index` is the record's place in the whole input (or the count of requests given to an `LLM`): with the run seed,
+    the choice and the output position it keys the noise, so that what a record gets does not depend on the schedule.
+    """
+
+    request_id: str
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    index: int
+    prompt: str | None = None
+    priority: int = 0
+    """With the priority policy lower ones go first."""
+    beam: BeamSearchParams | None = None
+    """A search for the best outputs in place of one draw after another; `params` is what it says of tokens and endings."""
+
+    def max_length(self, max_model_len: int) -> int:
+        """Tokens at which a choice ends with "length", prompt and output together."""
+        room = max_model_len - len(self.prompt_token_ids)
+        wanted = room if self.params.max_tokens is None else min(room, self.params.max_tokens)
+        return len(self.prompt_token_ids) + wanted
+
+
+class Beams(Protocol):
+    """What a sequence may know of the beams it is one of; see engine/beams/group.py."""
+
+    @property
+    def request(self) -> Request:
+        """Whose beams they are."""
+
+    @property
+    def width(self) -> int:
+        """Most of them at a time."""
+
+    def waits(self, sequence: Sequence) -> bool:
+        """Whether a beam has nothing to compute until the others have caught up."""
+
+
+class GrammarPlace(Protocol):
+    """Place of a sequence in its grammar; see sampling/grammar/grammar_state.py."""
+
+    finished: bool
+
+    @property
+    def grammar(self) -> Any:
+        """The compiled grammar."""
+
+    @property
+    def failure(self) -> RecordError | None:
+        """The reason where no token at all is allowed."""
+
+    def fork(self) -> GrammarPlace:
+        """Another one at the same place."""
+
+    def fill(self, bits: Any, place: int) -> None:
+        """Writes the tokens that are allowed next into row `place` of a tensor of bits."""
+
+    def accept(self, token: int) -> bool:
+        """Moves on by a token that was drawn; False if it is not allowed."""
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One choice of a request: its tokens, where it stands, and the blocks that hold its keys and values.
+
+    tokens   [ prompt ............ | output ......... ]
+    in cache [ num_computed ............... )           the rest is computed next
+    blocks   [ b0 | b1 | b2 | b3 ... )                  block i holds positions i * block_size and on
+    """
+
+    request: Request
+    choice: int
+    noise_key: int
+    tokens: list[int]
+    max_length: int
+    """Ends with "length" when there are this many tokens, prompt and output."""
+    num_prompt: int
+    end_ids: frozenset[int] = frozenset()
+    """Tokens that may end it; whether they do is for `EndTokens` to say."""
+    num_computed: int = 0
+    num_cached: int = 0
+    """Prompt tokens that prefix caching saved when it was first admitted."""
+    blocks: list[int] = field(default_factory=list)
+    hashes: list[bytes] = field(default_factory=list)
+    """Chain hashes of the full blocks of `tokens`, as far as they have been needed."""
+    source: Sequence | None = None
+    """The choice that prefilled the shared prompt, whose blocks this one may share."""
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    text: str | None = None
+    logprobs: list[dict[int, Logprob]] | None = None
+    """One entry an output token, if they are asked for."""
+    cumulative_logprob: float = 0.0
+    """Of the output tokens, if their log-probabilities are asked for or choose the best choices."""
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+    """One entry a prompt token, as far as they are computed; only the first choice has them, if they are asked for."""
+    grammar: GrammarPlace | None = None
+    """Where it stands in what its output must look like."""
+    group: Beams | None = None
+    """The beams it is one of."""
+    order: int = 0
+    """Which request of the scheduler it belongs to, counted as they came; only set where there are beams."""
+    score: float | None = None
+    """Of a finished beam."""
+
+    @classmethod
+    def of(cls, request: Request, choice: int, run_seed: int, max_model_len: int) -> Sequence:
+        params = request.params
+        prompt = request.prompt_token_ids
+        key = noise_key(params.seed, run_seed, request.index, choice)
+        made = cls(request, choice, key, list(prompt), request.max_length(max_model_len), len(prompt))
+        if params.logprobs is not None:
+            made.logprobs = []
+        if params.prompt_logprobs is not None and choice == 0:
+            made.prompt_logprobs = [None]
+        return made
+
+    def fork(self) -> Sequence:
+        """A sequence with the same past and without blocks."""
+        return replace(
+            self,
+            tokens=list(self.tokens),
+            hashes=list(self.hashes),
+            blocks=[],
+            logprobs=None if self.logprobs is None else list(self.logprobs),
+            grammar=None if self.grammar is None else self.grammar.fork(),
+            group=None,
+        )
+
+    @property
+    def params(self) -> SamplingParams:
+        return self.request.params
+
+    @property
+    def num_output(self) -> int:
+        return len(self.tokens) - self.num_prompt
+
+    @property
+    def output_ids(self) -> list[int]:
+        return self.tokens[self.num_prompt :]
+
+    @property
+    def finished(self) -> bool:
+        return self.finish_reason is not None
+
+    @property
+    def lacks_prompt_logprobs(self) -> bool:
+        """Whether tokens of the prompt are still to be computed for their log-probabilities."""
+        return self.prompt_logprobs is not None and len(self.prompt_logprobs) < self.num_prompt
+
+    @property
+    def reads_prefix_cache(self) -> bool:
+        """Whether what the prefix cache has of it is used. What is found there is not computed, and so has no logits."""
+        return not (self.request.params.skip_reading_prefix_cache or self.lacks_prompt_logprobs)

@@ -1,0 +1,1 @@
+"""GGUF: a model in one file, seen as a Hugging Face folder."""

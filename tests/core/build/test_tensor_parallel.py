@@ -1,0 +1,145 @@
+"""Ranks that share a model give what one alone gives, and what a record gets does not depend on its batch with them either."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from infer.core import LLM, SamplingParams
+from infer.core.errors import ConfigError, ModelError
+from infer.core.types.outputs import RequestOutput
+
+#: Logits this close are a tie that rounding decides.
+TIE = 1e-3
+PROMPTS = [[(7 * i + j * j) % 250 for j in range(5 + 9 * i)] for i in range(9)]
+
+
+@pytest.fixture(scope="module")
+def six_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Biases, six heads on three, an odd vocabulary, a tied head."""
+    folder = tmp_path_factory.mktemp("six")
+    torch.manual_seed(1)
+    config = Qwen2Config(
+        vocab_size=257,
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        num_key_value_heads=3,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+        tie_word_embeddings=True,
+    )
+    model = Qwen2ForCausalLM(config).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, 0, 0.3)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def four_kv_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("four")
+    torch.manual_seed(2)
+    sizes = {"vocab_size": 250, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "max_position_embeddings": 256}
+    config = LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=4, initializer_range=0.3, tie_word_embeddings=False)
+    LlamaForCausalLM(config).eval().save_pretrained(folder)
+    return folder
+
+
+def answers(model: Path, size: int, **more: Any) -> list[RequestOutput]:
+    settings: dict[str, Any] = {"device": "cpu", "dtype": "float32", "skip_tokenizer_init": True, "num_gpu_blocks_override": 200, **more}
+    llm = LLM(str(model), tensor_parallel_size=size, **settings)
+    params = SamplingParams(temperature=0, max_tokens=12, logprobs=2, prompt_logprobs=1, detokenize=False, ignore_eos=True)
+    return llm.generate([{"prompt_token_ids": ids} for ids in PROMPTS], params, use_tqdm=False)
+
+
+def assert_same_but_for_ties(alone: list[RequestOutput], shared: list[RequestOutput]) -> None:
+    compared = 0
+    for a, b in zip(alone, shared, strict=True):
+        assert a.prompt_logprobs is not None
+        assert b.prompt_logprobs is not None
+        for one, other in zip(a.prompt_logprobs[1:], b.prompt_logprobs[1:], strict=True):
+            assert one is not None
+            assert other is not None
+            for token in one.keys() & other.keys():
+                assert abs(one[token].logprob - other[token].logprob) < TIE
+        x, y = a.outputs[0], b.outputs[0]
+        assert x.logprobs is not None
+        for i, (token, other_token) in enumerate(zip(x.token_ids, y.token_ids, strict=True)):
+            if token != other_token:
+                first, second = sorted((entry.logprob for entry in x.logprobs[i].values()), reverse=True)[:2]
+                assert first - second < TIE, f"token {i} differs, and is no tie"
+                break
+            compared += 1
+    assert compared > 6 * len(alone)
+
+
+@pytest.mark.parametrize("size", [2, 4])  # with four ranks, two hold the same key/value head
+def test_even_shares_and_copies_of_heads(tiny_llama: Path, size: int) -> None:
+    shared = answers(tiny_llama, size)
+    assert_same_but_for_ties(answers(tiny_llama, 1), shared)
+    for more in ({"max_num_seqs": 1}, {"max_num_batched_tokens": 32, "enable_prefix_caching": False}):
+        again = answers(tiny_llama, size, **more)
+        assert [o.outputs[0].token_ids for o in again] == [o.outputs[0].token_ids for o in shared]
+        assert [o.outputs[0].logprobs for o in again] == [o.outputs[0].logprobs for o in shared]
+        assert [o.prompt_logprobs for o in again] == [o.prompt_logprobs for o in shared]
+
+
+def test_three_ranks_biases_and_a_padded_vocabulary(six_heads: Path) -> None:
+    alone = answers(six_heads, 1)
+    assert_same_but_for_ties(alone, answers(six_heads, 3))
+    assert {o.outputs[0].token_ids[0] for o in alone} > {alone[0].outputs[0].token_ids[0]}
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_as_many_key_heads_as_query_heads(four_kv_heads: Path, size: int) -> None:
+    assert_same_but_for_ties(answers(four_kv_heads, 1), answers(four_kv_heads, size))
+
+
+def test_int8_is_shared_too(six_heads: Path) -> None:
+    alone, shared = (answers(six_heads, size, quantization="int8") for size in (1, 3))
+    close = [
+        abs(one[token].logprob - other[token].logprob)
+        for a, b in zip(alone, shared, strict=True)
+        for one, other in zip((a.prompt_logprobs or [])[1:], (b.prompt_logprobs or [])[1:], strict=True)
+        for token in (one or {}).keys() & (other or {}).keys()
+    ]
+    assert sum(close) / len(close) < 0.15  # other scales, hence other roundings, but the same model
+
+
+def test_where_ranks_meet_stays_as_long_as_they_do(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend may connect to more of them later, and looks there how. With the `LLM` all of it goes."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    llm = LLM(str(tiny_llama), device="cpu", tensor_parallel_size=2, skip_tokenizer_init=True, num_gpu_blocks_override=20)
+    assert len(list(tmp_path.glob("infer-ranks-*/ranks"))) == 1
+    processes = [worker.process for worker in llm.engine._runner.ranks.workers]  # type: ignore[union-attr]
+    del llm
+    assert list(tmp_path.iterdir()) == []
+    assert all(process.returncode is not None for process in processes)
+
+
+def test_what_cannot_be_shared_is_refused_before_anything_starts(tiny_llama: Path, six_heads: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"4 attention heads, 2 key/value heads .* sizes that work: 1, 2, 4$"):
+        answers(tiny_llama, 3)
+    (tmp_path / "config.json").write_bytes((six_heads / "config.json").read_bytes())
+    with pytest.raises(ModelError, match=r"no model\.safetensors"):  # what a rank finds wrong is told as if it were alone
+        answers(tmp_path, 3)
+
+
+@pytest.mark.real
+def test_the_real_model_on_three_ranks(smollm2: Path) -> None:
+    def texts(size: int) -> list[RequestOutput]:
+        llm = LLM(str(smollm2), dtype="float32", device="cpu", tensor_parallel_size=size, num_gpu_blocks_override=100)
+        prompts = ["The capital of France is", "Water boils at", "1, 2, 3, 4,", "Once upon a time there was"]
+        return llm.generate(prompts, SamplingParams(temperature=0, max_tokens=16, logprobs=2, prompt_logprobs=1), use_tqdm=False)
+
+    alone, shared = texts(1), texts(3)
+    assert_same_but_for_ties(alone, shared)
+    assert "Paris" in shared[0].outputs[0].text

@@ -1,0 +1,72 @@
+"""What goes to another engine comes back as it was."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from infer.core.errors import RecordError
+from infer.core.fleet import codec
+from infer.core.types.beam_params import BeamSearchParams
+from infer.core.types.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
+from infer.core.types.params import SamplingParams
+from infer.core.types.request import Request
+from infer.core.types.structured import StructuredOutputsParams
+
+PARAMS = [
+    SamplingParams(),
+    SamplingParams(
+        n=3, temperature=0.1 + 0.2, logit_bias={12: 3.5, 7: -100.0}, stop=("a", "\u2028"), allowed_token_ids=(1, 2), seed=2**63 - 1
+    ),
+    SamplingParams(structured_outputs=StructuredOutputsParams(choice=("x", "y")), logprobs=-1, prompt_logprobs=2, max_tokens=None),
+]
+
+
+@pytest.mark.parametrize("params", PARAMS)
+def test_a_request(params: SamplingParams) -> None:
+    request = Request("7", [1, 2, 3], params, 7, "text", -5, BeamSearchParams(4, 9, early_stopping="never"))
+    got = codec.loads(codec.dumps(["add", [request]]))[1][0]
+    assert type(got) is Request
+    for name in Request.__slots__:
+        assert getattr(got, name) == getattr(request, name), name
+
+
+def test_an_answer() -> None:
+    entries = {5: Logprob(-0.1, 1, "a"), 9: Logprob(-math.inf, 400, None)}
+    choice = CompletionOutput(0, "text", [5, 9], "stop", "\n", -1e-300, [entries, {}], score=math.nan)
+    output = RequestOutput("7", None, [1], [choice], prompt_logprobs=[None, entries], metrics=RequestMetrics(1.5, finished_time=2.25))
+    got = codec.loads(codec.dumps(output))
+    assert math.isnan(got.outputs[0].score)
+    got.outputs[0].score = choice.score = None
+    assert got == output
+    assert list(got.prompt_logprobs[1]) == [5, 9]  # token ids stay numbers, likeliest first
+
+
+def test_an_error_and_what_cannot_be_sent() -> None:
+    error = codec.loads(
+        codec.dumps(RequestOutput("1", None, [], error=RecordError("kv_capacity", "too long", param="prompt", retryable=True)))
+    ).error
+    assert error.to_json() == {"code": "kv_capacity", "message": "too long", "param": "prompt", "retryable": True}
+    with pytest.raises(TypeError, match="function"):
+        codec.dumps(SamplingParams(logits_processors=(lambda ids, logits: logits,)))
+
+
+def test_what_json_libraries_do_not_hold() -> None:
+    """No number and no text ends a run because of how it travels."""
+    request = Request("7", [2**63 - 1, 10**30], SamplingParams(stop=("\ud800",)), 7, "half a pair: \udfff", 10**30)
+    got = codec.loads(codec.dumps(request))
+    assert [getattr(got, name) for name in Request.__slots__] == [getattr(request, name) for name in Request.__slots__]
+
+
+def test_values_of_a_frame_stay_apart() -> None:
+    good = RequestOutput("1", "text", [1, 2])
+    frame = codec.frame(["add", None], [("1", codec.dumps(good)), ("2", b'{"":"NoSuchClass","v":[]}'), ("3", codec.dumps(10**30))])
+    head, values = codec.unframe(frame)
+    assert head == ["add", None]
+    assert [name for name, _ in values] == ["1", "2", "3"]
+    assert codec.decode(values[0][1]) == good
+    with pytest.raises(KeyError):
+        codec.decode(values[1][1])
+    assert codec.decode(values[2][1]) == 10**30
+    assert codec.unframe(codec.frame([[1, 2], None])) == ([[1, 2], None], [])

@@ -1,0 +1,113 @@
+"""A runner without tensors of a model: its "cache" holds token ids, so that a wrong page shows as a wrong answer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+
+from infer.core.engine.batch import Batch
+from infer.core.engine.engine import Engine
+from infer.core.engine.runner import TakePiece
+from infer.core.engine.stopping import EndTokens
+from infer.core.memory.swap import SwapCosts, SwapSpace
+from infer.core.settings.args import EngineArgs
+from infer.kernels import load
+
+VOCABULARY = 64
+EOS = 1
+
+
+def next_logits(context: list[int]) -> torch.Tensor:
+    """What the model says after `context`: any function of the whole of it will do."""
+    digest = hashlib.blake2b(bytes(str(context), "ascii"), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    return torch.randn(VOCABULARY, generator=generator) * 2
+
+
+class PagedMemory:
+    """Stores each token where the batch says, and reads contexts back through the block tables."""
+
+    def __init__(self, num_blocks: int, block_size: int) -> None:
+        self.ops = load("reference")
+        self.block_size = block_size
+        self.cells = [-1] * ((num_blocks + 1) * block_size)
+        self.host_cells: dict[int, list[int]] = {}
+        self.num_tokens: list[int] = []
+        self.num_prompt_rows = 0
+        self.piece = 5
+        self.poisoned: Callable[[list[int]], bool] = lambda context: False
+        self.drawn: torch.Tensor | None = None
+        self.num_handed = 0
+        self.written: set[int] = set()
+        """Blocks that the last step wrote to."""
+
+    def at_work(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def run(self, batch: Batch, take_prompt: TakePiece | None = None) -> torch.Tensor:
+        size = self.block_size
+        for source, target in batch.swap_out.tolist():
+            self.host_cells[target] = self.cells[source * size : (source + 1) * size]
+        for source, target in batch.swap_in.tolist():
+            self.cells[target * size : (target + 1) * size] = self.host_cells[source]
+        read = {int(s): self.cells[s * size : (s + 1) * size] for s in batch.copies[:, 0]}
+        for source, target in batch.copies.tolist():
+            self.cells[target * size : (target + 1) * size] = read[source]
+        total = len(batch.slots)
+        self.num_tokens.append(total)
+        assert len(set(batch.slots.tolist())) == total, "two tokens were stored in one place"
+        assert 0 not in batch.slots // size, "the null block was written"
+        self.written = {slot // size for slot in batch.slots.tolist()}
+        for token, slot in zip(batch.tokens[:total].tolist(), batch.slots.tolist(), strict=True):
+            self.cells[slot] = token
+            if token < 0:
+                assert self.drawn is not None, "a token is asked for that is not on the device"
+                self.cells[slot] = max(int(self.drawn[-1 - token]), 0)
+                self.num_handed += 1
+        if take_prompt is not None:
+            wanted = batch.logit_rows[batch.prompt_start : batch.prompt_start + batch.num_prompt_logits].tolist()
+            self.num_prompt_rows += len(wanted)
+            for first in range(0, len(wanted), self.piece):
+                piece = [self.logits(batch, row) for row in wanted[first : first + self.piece]]
+                take_prompt(first, torch.stack(piece))
+        rows = [self.logits(batch, row, last=True) for row in batch.logit_rows[: batch.num_logits].tolist()]
+        return torch.stack(rows) if rows else torch.empty(0, VOCABULARY)
+
+    def logits(self, batch: Batch, row: int, *, last: bool = False) -> torch.Tensor:
+        """What the model says at a token row, which may be the last of its sequence."""
+        sequence = int((batch.query_start[1:] <= row).sum())
+        length = int(batch.positions[row]) + 1
+        assert length <= batch.kv_lens[sequence]
+        assert length == batch.kv_lens[sequence] or not last
+        table = batch.block_tables[sequence].tolist()
+        context = [self.cells[table[i // self.block_size] * self.block_size + i % self.block_size] for i in range(length)]
+        return torch.full((VOCABULARY,), float("nan")) if self.poisoned(context) else next_logits(context)
+
+
+@pytest.fixture(scope="session")
+def make_engine() -> Callable[..., Engine]:
+    """make_engine(num_blocks=..., block_size=..., any other EngineArgs) -> Engine over PagedMemory.
+
+    swap_blocks: blocks in CPU memory for preempted sequences; `preemption_mode` says when they are used.
+    """
+
+    def make(num_blocks: int = 64, block_size: int = 4, tokenizer: Any = None, **kwargs: Any) -> Engine:
+        hf = {"model_type": "llama", "max_position_embeddings": kwargs.pop("length", 512)}
+        swap = None
+        if swap_blocks := kwargs.pop("swap_blocks", 0):
+            swap = SwapSpace(swap_blocks, block_size, SwapCosts(1), kwargs.get("preemption_mode"))
+        args = EngineArgs.from_kwargs(model="fake", device="cpu", dtype="float32", block_size=block_size, **kwargs)
+        config, memory, ends = args.resolve(hf), PagedMemory(num_blocks, block_size), EndTokens(EOS, frozenset({2}))
+        return Engine(config, memory, num_blocks, tokenizer, ends, VOCABULARY, swap=swap)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def oracle() -> Callable[[list[int]], torch.Tensor]:
+    return next_logits

@@ -1,0 +1,247 @@
+"""config.json as every reader has it: transformers' defaults and precedence, overrides, and values that no model can have."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from infer.core.errors import ConfigError, ModelError
+from infer.core.layers.rope import Rope
+from infer.core.models import build, build_encoder, is_encoder
+from infer.core.settings.args import EngineArgs
+from infer.core.settings.config import derive_max_model_len
+from infer.core.spec.hf_config import DEFAULT_END_TOKENS, DEFAULTS, effective
+from infer.kernels import load as load_kernels
+
+DECODERS = ("llama", "mistral", "qwen2", "qwen3")
+SMALL = {"num_hidden_layers": 3, "hidden_size": 48, "num_attention_heads": 6, "vocab_size": 100, "intermediate_size": 64}
+#: Edits of a decoder's config.json: each has some values; None leaves the key as it is.
+EDITS: dict[str, list[Any]] = {
+    "num_key_value_heads": [1, 6],
+    "head_dim": [16],
+    "rms_norm_eps": [1e-5],
+    "max_position_embeddings": [77],
+    "tie_word_embeddings": [True],
+    "rope_theta": [500.0],
+    "rope_scaling": [
+        None,
+        {},
+        {"type": "linear", "factor": 2.0},
+        {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32},
+        {"rope_type": "yarn", "factor": 4.0, "rope_theta": 99.0},
+    ],
+    "rope_parameters": [
+        None,
+        {"rope_type": "default", "rope_theta": 123.0},
+        {"rope_type": "linear", "factor": 3.0},
+        {"rope_type": "yarn", "rope_theta": 777.0, "factor": 2.0, "original_max_position_embeddings": 50, "truncate": False},
+    ],
+    "original_max_position_embeddings": [40],
+    "use_sliding_window": [True, False],
+    "sliding_window": [None, 7],
+    "max_window_layers": [1],
+    "partial_rotary_factor": [1.0],
+}
+
+
+def oracle(kind: str, edits: dict[str, Any]) -> Any:
+    config = transformers.models.auto.configuration_auto.CONFIG_MAPPING[kind]
+    return config.from_dict(json.loads(json.dumps(edits)))
+
+
+def drawn(seed: int, kind: str) -> dict[str, Any]:
+    dice = random.Random(f"{kind} {seed}")
+    return {**SMALL, "num_key_value_heads": 2, **{key: dice.choice(values) for key, values in EDITS.items() if dice.random() < 0.4}}
+
+
+def windows_of(config: Any) -> list[int | None]:
+    if config.model_type == "mistral":
+        return [config.sliding_window] * config.num_hidden_layers
+    if config.model_type == "llama":
+        return [None] * config.num_hidden_layers
+    return [config.sliding_window if kind == "sliding_attention" else None for kind in config.layer_types]
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("seed", range(60))
+def test_a_decoder_is_what_transformers_makes_of_its_config(kind: str, seed: int) -> None:
+    edits = drawn(seed, kind)
+    expected = oracle(kind, edits)
+    hf = effective({"model_type": kind, **edits})
+    model = build(hf, load_kernels("reference"))
+    c = model.config
+    assert (c.num_heads, c.num_kv_heads, c.norm_eps) == (
+        expected.num_attention_heads,
+        expected.num_key_value_heads,
+        expected.rms_norm_eps,
+    )
+    assert c.head_dim == expected.head_dim if hasattr(expected, "head_dim") else c.head_dim == 8
+    assert c.tie_embeddings == expected.tie_word_embeddings
+    assert list(c.sliding_windows or [None] * c.num_layers) == windows_of(expected)
+    assert hf["max_position_embeddings"] == expected.max_position_embeddings
+    rotary = getattr(transformers.models, kind)
+    made = getattr(rotary, f"modeling_{kind}")
+    theirs = getattr(made, f"{type(expected).__name__.removesuffix('Config')}RotaryEmbedding")(expected)
+    ours = Rope(c.rope)
+    ours.allocate(20, torch.device("cpu"))
+    cos, sin = theirs(torch.zeros(1, 20, 1), torch.arange(20)[None])
+    half = c.head_dim // 2
+    torch.testing.assert_close(ours.cos, cos[0, :, :half], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.sin, sin[0, :, :half], rtol=1e-5, atol=1e-5)
+    assert effective(hf)["rope_parameters"] == hf["rope_parameters"], "read once or twice"
+
+
+@pytest.mark.parametrize("kind", sorted(DEFAULTS))
+def test_an_absent_key_is_transformers_default(kind: str) -> None:
+    hf, expected = effective({"model_type": kind}), oracle(kind, {})
+    for key in DEFAULTS[kind]:
+        if key == "sliding_window" and not getattr(expected, "use_sliding_window", True):
+            continue  # theirs is None where it is switched off
+        derived = {"num_key_value_heads": expected.num_attention_heads, "head_dim": expected.hidden_size // expected.num_attention_heads}
+        value = getattr(expected, key) if hasattr(expected, key) else derived[key]  # qwen2 has no head_dim
+        assert (derived[key] if hf[key] is None else hf[key]) == value, key
+    assert DEFAULT_END_TOKENS.get(kind) == (expected.eos_token_id if kind in DECODERS else None)
+
+
+def test_modernbert_has_transformers_precedence() -> None:
+    for scaling, parameters, theta in itertools.product(
+        [None, {"rope_type": "linear", "factor": 2.0}],
+        [None, {"full_attention": {"rope_type": "default", "rope_theta": 5.0}, "sliding_attention": {"rope_type": "default"}}],
+        [None, 33.0],
+    ):
+        edits: dict[str, Any] = {**SMALL, "rope_scaling": scaling, "rope_parameters": parameters}
+        edits |= {} if theta is None else {"global_rope_theta": theta}
+        expected = oracle("modernbert", edits).rope_parameters
+        config = build_encoder(effective({"model_type": "modernbert", **edits}), load_kernels("reference")).config
+        for ours, theirs in ((config.rope, expected["full_attention"]), (config.local_rope, expected["sliding_attention"])):
+            assert ours is not None
+            assert (ours.kind, ours.theta, ours.scaling.get("factor")) == (theirs["rope_type"], theirs["rope_theta"], theirs.get("factor"))
+
+
+def test_layers_and_length_read_one_scaling() -> None:
+    """rope_scaling beside rope_parameters: the first wins for both."""
+    hf = effective(
+        {
+            "model_type": "llama",
+            "max_position_embeddings": 100,
+            "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+        }
+    )
+    assert derive_max_model_len(hf) == 200
+    assert build({**hf, **SMALL}, load_kernels("reference")).config.rope.kind == "linear"
+
+
+def test_overrides_are_read_as_the_file_is() -> None:
+    raw = {"model_type": "llama", **SMALL, "rope_parameters": {"rope_type": "default", "rope_theta": 7.0}}
+    hf = effective(raw, {"rope_scaling": {"rope_type": "linear", "factor": 2.0}, "num_key_value_heads": 2})
+    assert hf == effective({**raw, "rope_scaling": {"rope_type": "linear", "factor": 2.0}, "num_key_value_heads": 2})
+    assert effective(raw, {"rope_parameters": {"factor": 3.0, "rope_type": "linear"}})["rope_parameters"]["rope_theta"] == 7.0
+    args = EngineArgs.from_kwargs(model="m", device="cpu", hf_overrides={"max_position_embeddings": 99})
+    assert args.resolve(raw).max_model_len == 99
+
+
+WRONG: dict[str, Any] = {
+    "a string": "2",
+    "a list": [2],
+    "an object": {"a": 1},
+    "a float": 2.5,
+    "null": None,
+    "negative": -2,
+    "zero": 0,
+    "a boolean": True,
+    "huge": 10**30,
+    "not a number": float("nan"),
+    "infinite": float("inf"),
+}
+SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+
+
+@pytest.mark.parametrize("kind", sorted(DEFAULTS))
+@pytest.mark.parametrize("key", SIZES)
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_size_that_is_none_is_refused_by_its_key(kind: str, key: str, wrong: str) -> None:
+    with pytest.raises(ModelError, match=rf"^m/config.json: {key} is .*; it must be a whole number from 1 to 2147483647"):
+        effective({"model_type": kind, key: WRONG[wrong]}, path="m/config.json")
+    with pytest.raises(ConfigError, match=rf"^hf_overrides \(--hf-overrides\): {key} is "):
+        effective({"model_type": kind}, {key: WRONG[wrong]})
+
+
+@pytest.mark.parametrize(
+    ("edit", "named"),
+    [
+        ({"model_type": ["llama"]}, "model_type is"),
+        ({"architectures": "LlamaForCausalLM"}, "architectures is"),
+        ({"architectures": [1]}, "architectures is"),
+        ({"eos_token_id": "2"}, "eos_token_id is"),
+        ({"eos_token_id": [2, "3"]}, "eos_token_id is"),
+        ({"eos_token_id": 2.0}, "eos_token_id is"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads is"),
+        ({"head_dim": "64"}, "head_dim is"),
+        ({"rms_norm_eps": -1e-5}, "rms_norm_eps is"),
+        ({"rms_norm_eps": "1e-5"}, "rms_norm_eps is"),
+        ({"rms_norm_eps": None}, "rms_norm_eps is"),
+        ({"hidden_act": ["silu"]}, "hidden_act is"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings is"),
+        ({"attention_bias": 1}, "attention_bias is"),
+        ({"rope_theta": 0}, "rope_theta is"),
+        ({"rope_theta": float("inf")}, "rope_theta is"),
+        ({"rope_theta": None}, "rope_theta is null"),
+        ({"rope_scaling": "linear"}, "rope_scaling is"),
+        ({"rope_scaling": [2.0]}, "rope_scaling is"),
+        ({"rope_scaling": {"type": "linear", "factor": "2"}}, "rope_scaling.factor is"),
+        ({"rope_scaling": {"type": ["linear"]}}, "rope_scaling.type is"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": -1}}, "rope_parameters.factor is"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": "1"}}}, "rope_parameters.full_attention.rope_theta is"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "rope_parameters by kind of layer"),
+        ({"rope_scaling": {"type": "linear", "factor": 2}, "partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
+        ({"layer_types": ["full_attention"]}, "layer_types names 1 layers, num_hidden_layers is 32"),
+        ({"quantization_config": "fp8"}, "quantization_config is"),
+        ({"text_config": []}, "text_config is"),
+        ({"text_config": {"num_hidden_layers": "2"}}, "text_config.num_hidden_layers is"),
+        ({"id2label": ["a"]}, "id2label is"),
+        ({"auto_map": "x"}, "auto_map is"),
+        ({"torch_dtype": ["bfloat16"]}, "torch_dtype is"),
+        ({"sliding_window": "4"}, "sliding_window is"),
+    ],
+    ids=lambda value: json.dumps(value)[:40],
+)
+def test_a_value_of_another_kind_is_refused_by_its_key(edit: dict[str, Any], named: str) -> None:
+    with pytest.raises(ModelError) as raised:
+        effective({"model_type": "llama", **edit}, path="m/config.json")
+    assert str(raised.value).startswith("m/config.json: ")
+    assert named in str(raised.value)
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "hidden_size", "vocab_size", "eos_token_id", "rope_scaling", "head_dim"])
+def test_other_kinds_of_models_are_looked_at_too(key: str) -> None:
+    with pytest.raises(ModelError, match=f"{key} is"):
+        effective({"model_type": "gpt_neox", key: "2"})
+
+
+def test_an_encoder_reads_its_defaults() -> None:
+    for kind in DEFAULTS:
+        hf = effective({"model_type": kind, **SMALL})
+        if is_encoder(hf):
+            assert build_encoder(hf, load_kernels("reference")).config.num_layers == 3
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ({"layer_types": ["full_attention", "linear_attention", "full_attention"]}, "layer_types has linear_attention"),
+        ({"layer_types": ["sliding_attention"] * 3}, "there is no sliding_window, since use_sliding_window is false"),
+        ({"use_sliding_window": True, "sliding_window": 0, "max_window_layers": 0}, "there is no sliding_window"),
+        ({"num_attention_heads": 1000, "head_dim": None}, "1000 attention heads cannot share 48 features"),
+        ({"num_key_value_heads": 4}, "6 attention heads cannot share 4 key/value heads"),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused(edit: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        build(effective({"model_type": "qwen2", **SMALL, **edit}), load_kernels("reference"))

@@ -1,0 +1,211 @@
+"""What a model is, told from config.json alone: those that cannot be run are refused by name, before their weights are touched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from safetensors.torch import save_file
+
+from infer.core.build.plan import make_plan
+from infer.core.errors import InferError, ModelError
+from infer.core.models import supported
+from infer.core.settings.args import EngineArgs
+from infer.core.spec.hf_config import DEFAULTS, effective
+from infer.core.spec.support import DECODERS, refuse_unsupported
+from infer.core.spec.task import ENCODERS, choose_task
+
+#: model_type, its classes, what else its config.json says -> what it is said to be.
+REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
+    ("whisper", "WhisperForConditionalGeneration", {}, "encoder with a decoder"),
+    ("t5", "T5ForConditionalGeneration", {}, "encoder with a decoder"),
+    ("mt5", "MT5ForConditionalGeneration", {"is_encoder_decoder": True}, "encoder with a decoder"),
+    ("bart", "BartForConditionalGeneration", {}, "encoder with a decoder"),
+    ("mbart", "MBartForConditionalGeneration", {}, "encoder with a decoder"),
+    ("marian", "MarianMTModel", {}, "encoder with a decoder"),
+    ("m2m_100", "M2M100ForConditionalGeneration", {}, "encoder with a decoder"),
+    ("pegasus", "PegasusForConditionalGeneration", {}, "encoder with a decoder"),
+    ("llama", "LlamaForCausalLM", {"is_encoder_decoder": True}, "encoder with a decoder"),
+    ("llava", "LlavaForConditionalGeneration", {"vision_config": {"model_type": "clip_vision_model"}}, "reads images"),
+    ("llava", "LlavaForConditionalGeneration", {}, "reads images"),
+    ("qwen2_vl", "Qwen2VLForConditionalGeneration", {"vision_config": {"depth": 2}}, "reads images"),
+    ("qwen2_audio", "Qwen2AudioForConditionalGeneration", {"audio_config": {"model_type": "qwen2_audio_encoder"}}, "reads audio"),
+    ("mamba", "MambaForCausalLM", {}, "layers"),
+    ("mamba2", "Mamba2ForCausalLM", {}, "layers"),
+    ("rwkv", "RwkvForCausalLM", {}, "recurrent layers"),
+    ("jamba", "JambaForCausalLM", {}, "layers that are not plain attention (linear_attention)"),
+    ("falcon_h1", "FalconH1ForCausalLM", {}, "layers that are not plain attention (hybrid)"),
+    ("qwen3_next", "Qwen3NextForCausalLM", {}, "layers that are not plain attention (linear_attention)"),
+    ("lfm2", "Lfm2ForCausalLM", {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2}, "plain attention (conv)"),
+    ("llama4_text", "Llama4ForCausalLM", {}, "plain attention (chunked_attention)"),
+    ("falcon", "FalconForCausalLM", {}, "attention that a paged cache cannot hold"),
+    ("bloom", "BloomForCausalLM", {}, "attention that a paged cache cannot hold"),
+    ("mpt", "MptForCausalLM", {}, "attention that a paged cache cannot hold"),
+    ("xlnet", "XLNetLMHeadModel", {}, "attention that a paged cache cannot hold"),
+    ("electra", "ElectraModel", {}, "reads texts in both directions"),
+    ("electra", "ElectraForCausalLM", {}, "reads texts in both directions"),
+    ("distilbert", "DistilBertModel", {}, "reads texts in both directions"),
+    ("distilbert", "DistilBertForMaskedLM", {}, "reads texts in both directions"),
+    ("mpnet", "MPNetModel", {}, "reads texts in both directions"),
+    ("albert", "AlbertModel", {}, "reads texts in both directions"),
+    ("deberta-v2", "DebertaV2Model", {}, "reads texts in both directions"),
+    ("longformer", "LongformerModel", {}, "reads texts in both directions"),
+    ("distilbert", "DistilBertForSequenceClassification", {}, "reads texts in both directions"),
+    ("gpt2", "GPT2ForSequenceClassification", {}, "classifier in code that is not ours"),
+    ("llama", "LlamaForTokenClassification", {}, "labels tokens and writes no text"),
+    ("llama", "LlamaForQuestionAnswering", {}, "finds answers in texts and writes no text"),
+    ("vit", "ViTForImageClassification", {}, "not supported"),
+    ("no_such_model", "NoSuchForCausalLM", {}, "not supported"),
+]
+
+
+def judged(kind: str, name: str, more: dict[str, Any]) -> None:
+    hf = effective({"model_type": kind, "architectures": [name], **more})
+    refuse_unsupported(hf, "m", task=choose_task("auto", "auto", "auto", hf, None))
+
+
+@pytest.mark.parametrize(("kind", "name", "more", "what"), REFUSED, ids=lambda value: value if isinstance(value, str) else "")
+def test_what_cannot_be_run_is_refused_by_name(kind: str, name: str, more: dict[str, Any], what: str) -> None:
+    with pytest.raises(ModelError) as raised:
+        judged(kind, name, more)
+    message = str(raised.value)
+    assert message.startswith(f"m: model_type '{kind}' ({name}) ")
+    assert what in message
+    assert "supported" in message.rpartition(";")[2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "more"),
+    [
+        ("llama", "LlamaForCausalLM", {}),
+        ("llama", "LlamaModel", {}),
+        ("qwen3", "Qwen3ForCausalLM", {}),
+        ("llama", "SomeoneElsesName", {}),
+        ("bert", "BertForMaskedLM", {}),
+        ("camembert", "CamembertModel", {}),
+        ("bert", "BertForSequenceClassification", {}),
+        ("gpt2", "GPT2LMHeadModel", {}),
+        ("gemma2", "Gemma2ForCausalLM", {}),
+        ("gemma3_text", "Gemma3ForCausalLM", {}),
+        ("qwen2_moe", "Qwen2MoeForCausalLM", {"use_sliding_window": False}),
+        ("stablelm", "StableLmForCausalLM", {}),
+        ("biogpt", "BioGptForCausalLM", {}),
+        ("bart", "BartForCausalLM", {"is_encoder_decoder": False, "is_decoder": True}),
+        ("electra", "ElectraForCausalLM", {"is_decoder": True}),
+    ],
+)
+def test_what_can_be_run_is_let_through(kind: str, name: str, more: dict[str, Any]) -> None:
+    judged(kind, name, more)
+
+
+def test_a_model_without_a_type_is_told_so() -> None:
+    with pytest.raises(ModelError, match=r"m: config\.json has no model_type"):
+        refuse_unsupported({"architectures": ["LlamaForCausalLM"]}, "m", task="generate")
+
+
+def test_model_impl_infer_is_for_models_of_ours() -> None:
+    with pytest.raises(ModelError, match=r"model_type 'gpt2' is not supported; supported: llama, mistral"):
+        refuse_unsupported({"model_type": "gpt2"}, "m", task="generate", model_impl="infer")
+
+
+def test_the_lists_of_models_agree() -> None:
+    assert set(DECODERS) == set(supported())
+    assert set(DEFAULTS) == set(DECODERS) | ENCODERS
+    assert set(DEFAULTS) <= set(transformers.models.auto.configuration_auto.CONFIG_MAPPING)
+
+
+@pytest.mark.parametrize(
+    ("key", "found", "method"),
+    [
+        ("quantization_config", {"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8"),
+        ("quantization_config", {"quant_method": "gptq", "bits": 4}, "gptq"),
+        ("quantization_config", {"quant_method": "mxfp4"}, "mxfp4"),
+        ("quantization_config", {"bits": 4}, "by a method that is not named"),
+        ("compression_config", {"format": "pack-quantized"}, "pack-quantized"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["llama", "gpt_oss", "bert"])
+def test_quantized_checkpoints_are_refused_by_the_word(kind: str, key: str, found: dict[str, Any], method: str) -> None:
+    for config in ({key: found}, {"text_config": {key: found}}):
+        with pytest.raises(ModelError) as raised:
+            refuse_unsupported(effective({"model_type": kind, **config}), "m", task="generate")
+        assert str(raised.value).startswith(f"m is quantized ({method}; config.json: {key}), which is not supported yet; supported: ")
+
+
+@pytest.fixture(scope="module")
+def torch() -> Any:
+    return pytest.importorskip("torch")
+
+
+def plan_of(folder: Path, **settings: Any) -> None:
+    make_plan(EngineArgs.from_kwargs(model=str(folder), device="cpu", kernels="reference", skip_tokenizer_init=True, **settings))
+
+
+LLAMA = {"model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+LLAMA |= {"num_attention_heads": 2, "max_position_embeddings": 64}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, torch: Any) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA)).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_quantized_tensors_are_refused_without_a_config_that_says_so(folder: Path, torch: Any) -> None:
+    plan_of(folder)
+    whole = transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA)).state_dict()
+    name = "model.layers.0.mlp.down_proj"
+    for change, what in [
+        ({f"{name}.weight": whole[f"{name}.weight"].to(torch.float8_e4m3fn)}, "weight is stored as F8_E4M3"),
+        ({f"{name}.weight": whole[f"{name}.weight"].to(torch.int8)}, "weight is stored as I8"),
+        ({f"{name}.weight_scale": torch.ones(1)}, "its weights have .*weight_scale"),
+        ({f"{name}.weight_scale_inv": torch.ones(1, 1)}, "weight_scale_inv"),
+        ({f"{name}.qweight": torch.ones(2, 2, dtype=torch.int32)}, "qweight"),
+        ({f"{name}.weight_packed": torch.ones(2, 2, dtype=torch.uint8)}, "weight_packed"),
+        ({"model.layers.0.mlp.experts.down_proj_blocks": torch.ones(1, 1, 1, 16, dtype=torch.uint8)}, "down_proj_blocks"),
+        ({f"{name}.weight.quant_state.bitsandbytes__nf4": torch.ones(4, dtype=torch.uint8)}, "quant_state"),
+    ]:
+        save_file({**whole, **change}, folder / "model.safetensors", {"format": "pt"})
+        for impl in ("auto", "transformers"):
+            with pytest.raises(ModelError, match=rf"is quantized \(.*{what}.*\), which is not supported yet"):
+                plan_of(folder, model_impl=impl)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ({"num_hidden_layers": 10**7}, "num_hidden_layers is 10000000, but the weights have 12 tensors in all"),
+        ({"vocab_size": 10**9}, "vocab_size is 1000000000, but no tensor of the weights has a dimension above 32"),
+        ({"hidden_size": 10**8, "head_dim": 8}, "hidden_size is 100000000, but no tensor"),
+        ({"num_attention_heads": 10**8, "head_dim": 8}, "num_attention_heads is 100000000, but no tensor"),
+    ],
+)
+def test_sizes_far_beyond_the_weights_are_refused_before_anything_is_made(folder: Path, edit: dict[str, Any], message: str) -> None:
+    (folder / "config.json").write_text(json.dumps({**LLAMA, **edit}))
+    with pytest.raises(ModelError, match=message):
+        plan_of(folder)
+    if "num_attention_heads" not in edit:  # transformers wants to divide by it
+        (folder / "config.json").write_text(json.dumps({**LLAMA, **edit, "model_type": "gpt_neox"}))
+        with pytest.raises(ModelError, match=message):
+            plan_of(folder)
+
+
+def test_random_weights_have_a_bound_too(folder: Path) -> None:
+    with pytest.raises(ModelError, match="num_hidden_layers is 10000000, but at most 10000 are made"):
+        plan_of(folder, load_format="dummy", hf_overrides={"num_hidden_layers": 10**7})
+
+
+def test_a_folder_without_weights_can_be_checked(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    plan_of(folder)
+
+
+def test_overrides_reach_the_judge(folder: Path) -> None:
+    with pytest.raises(InferError, match="model_type 't5'"):
+        plan_of(folder, hf_overrides={"model_type": "t5"})
+    with pytest.raises(InferError, match="LlamaForTokenClassification"):
+        plan_of(folder, hf_overrides={"architectures": ["LlamaForTokenClassification"]})
