@@ -11,7 +11,8 @@ from infer.core.errors import RecordError
 from infer.core.types.beam_params import OF_TOKENS, SCORINGS, BeamSearchParams
 
 from .command import Option
-from .sampling_options import NumberType, given_sampling, sampling_options
+from .sampling_options import given_sampling, sampling_options
+from .value_types import NumberType
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -12,78 +12,12 @@ from typing import Any, TypeVar
 
 import click
 
-from infer.core.errors import ConfigError
-from infer.core.jobs.input.selection import Shard
-from infer.core.jobs.options import CHANGED
 from infer.core.jobs.options import JobOptions as IoOptions
-from infer.core.settings.setting import parse_bytes
 
 from . import streams
+from .value_types import MaxErrorsType, RedoType, ShardType, SizeType
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-#: Why an output can have ended.
-FINISH_REASONS = ("length", "stop")
-
-
-class SizeType(click.ParamType):
-    """Bytes, such as 64MiB."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            size = value if isinstance(value, int) else parse_bytes(value)
-        except ConfigError as error:
-            self.fail(str(error), param, ctx)
-        if size < 1:
-            self.fail("must be at least 1 byte", param, ctx)
-        return size
-
-
-class ShardType(click.ParamType):
-    """I/N."""
-
-    name = "i/n"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Shard:
-        if isinstance(value, Shard):
-            return value
-        try:
-            return Shard.parse(value)
-        except ConfigError as error:
-            self.fail(str(error), param, ctx)
-
-
-class MaxErrorsType(click.ParamType):
-    """N records (an int), or P% of them (a float share)."""
-
-    name = "n|p%"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
-        share = isinstance(value, str) and value.endswith("%")
-        try:
-            number = float(value[:-1]) / 100 if share else int(value)
-        except ValueError:
-            number = -1
-        if not (0 <= number <= 1 if share else number >= 0):
-            self.fail(f"{value!r} is neither a number of records, such as 10, nor a share of them, such as 5%", param, ctx)
-        return number
-
-
-class RedoType(click.ParamType):
-    """finish_reason=VALUE, as VALUE, or CHANGED."""
-
-    name = "field=value"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value == CHANGED:
-            return CHANGED
-        name, _, wanted = value.partition("=")
-        if name != "finish_reason" or wanted not in FINISH_REASONS:
-            forms = " or ".join(f"finish_reason={reason}" for reason in FINISH_REASONS)
-            self.fail(f"{value!r} is not {forms} or {CHANGED}", param, ctx)
-        return str(wanted)
 
 
 def _note_verbosity(ctx: click.Context, param: click.Parameter, value: int) -> int:

@@ -23,7 +23,7 @@ from infer.core.settings.setting import Setting, presets
 
 from . import messages
 from .command import Command, Option
-from .io_options import IoOptions, SizeType, input_options, io_options
+from .io_options import IoOptions, input_options, io_options
 from .sampling_options import given_sampling, sampling_options, sampling_params, with_model_defaults
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -106,7 +106,6 @@ def engine_args(*, require_model: bool = True) -> tuple[EngineArgs, dict[str, st
 __all__ = [
     "Command",
     "IoOptions",
-    "SizeType",
     "engine_args",
     "engine_options",
     "given_sampling",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -15,6 +14,7 @@ from infer.core.types.bounds import bounds_of
 from infer.core.types.params import SamplingParams
 
 from .command import Option
+from .value_types import BiasType, NumberType, TextOrFileType, TokenIdsType
 
 if TYPE_CHECKING:
     from infer.core.build.plan import Plan
@@ -93,68 +93,6 @@ TRUNCATE: dict[str, dict[str, Any]] = {
     "right": {"truncate_prompt_tokens": -1, "truncation_side": "right"},
     "error": {"truncate_prompt_tokens": None},
 }
-
-
-class NumberType(click.ParamType):
-    """A number of SamplingParams; `none` where the field may be None. The range is SamplingParams' business."""
-
-    def __init__(self, kind: type, *, none: bool) -> None:
-        self.kind, self.none = kind, none
-        self.name = "int" if kind is int else "float"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if self.none and str(value).lower() == "none":
-            return None
-        try:
-            return self.kind(value)
-        except ValueError:
-            self.fail(f"{value!r} is not {'an integer' if self.kind is int else 'a number'}", param, ctx)
-
-
-class TokenIdsType(click.ParamType):
-    """Token ids with commas between them, as a tuple."""
-
-    name = "id[,id...]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(int(part) for part in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a token id, nor several with commas between them", param, ctx)
-
-
-class BiasType(click.ParamType):
-    """ID=BIAS, or a JSON object of token ids and numbers. What is wrong with ids and numbers is SamplingParams' to say."""
-
-    name = "id=bias|json"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[Any, Any]:
-        if isinstance(value, dict):
-            return value
-        try:
-            if value.lstrip().startswith("{"):
-                return dict(json.loads(value))
-            token, _, bias = value.partition("=")
-            return {str(int(token)): float(bias)}
-        except ValueError:
-            self.fail(f"{value!r} is neither ID=BIAS, such as 42=-100, nor a JSON object of them", param, ctx)
-
-
-class TextOrFileType(click.ParamType):
-    """What a file holds, or JSON written out. Always text."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name.lower()
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if "json" in self.name and value.lstrip().startswith("{"):
-            return str(value)
-        try:
-            return Path(value).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            self.fail(f"{value!r} cannot be read: {getattr(error, 'strerror', None) or error}", param, ctx)
 
 
 def sampling_options(command: F, *, only: Collection[str] | None = None, unless_given: Mapping[str, Any] | None = None) -> F:

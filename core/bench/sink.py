@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 
-from ..jobs.output.journal import SpillIndex
+from ..jobs.output.spill_index import SpillIndex
 from ..jobs.row import Row
 
 

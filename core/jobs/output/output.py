@@ -29,11 +29,12 @@ from ..tally import Tally
 from .faults import fault
 from .files import Files, RealFiles, is_file, is_there, refuse_long_name
 from .job_note import note_paths, refuse_other_notes
-from .journal import JOURNAL_SUFFIX, Commit, Journal, Recovered, SpillIndex, is_journal, recover
+from .journal import JOURNAL_SUFFIX, Commit, Journal, Recovered, is_journal, recover
 from .lock import LOCK_SUFFIX, FileLock
 from .making import Making, is_whole, sha256_of
 from .side_file import PARTIAL_SUFFIX, SideFile, SideLines
 from .sinks.sink import LineSink, Sink, Stored
+from .spill_index import SpillIndex
 
 MADE_SUFFIX = ".partial.made"
 IDS_SUFFIX = ".ids.jsonl"

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from ...errors import OutputError
 from ..jsonl import escape_for_terminal
 from ..row import Row
-from .journal import SpillIndex
+from .spill_index import SpillIndex
 
 
 class StraightOutput:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from ..row import Row
-from .journal import SpillIndex
+from .spill_index import SpillIndex
 
 #: Rows that wait for an earlier one are held in memory up to so many or so many bytes; beyond that only where they can be fetched from.
 HELD_ROWS = 4096

@@ -13,7 +13,7 @@ import pytest
 
 from infer.core.jobs.input.reader import RecordReader
 from infer.core.jobs.options import JobOptions
-from infer.core.jobs.output.journal import SpillIndex
+from infer.core.jobs.output.spill_index import SpillIndex
 from infer.core.jobs.row import Row
 from infer.core.jobs.row_format import MatrixRows
 from infer.core.jobs.run import Job, Window

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from infer.core.jobs.output import journal as journal_module
 from infer.core.jobs.output.files import RealFiles
-from infer.core.jobs.output.journal import Commit, Journal, Recovered, SpillIndex, recover
+from infer.core.jobs.output.journal import Commit, Journal, Recovered, recover
+from infer.core.jobs.output.spill_index import SpillIndex
 from infer.core.jobs.row import Row
 from infer.core.jobs.tally import Tally
 
