@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from infer.core.errors import ConfigError, InferError, UnfinishedOutput
 from infer.core.jobs.output.opening import STDOUT
 from infer.core.jobs.output.stats_file import StatsFile
-from infer.core.jobs.run import JobEngine
 from infer.core.jobs.session import Session
 from infer.core.jobs.stats import JobStats
 from infer.core.jobs.tasks.base import Task
@@ -27,6 +26,7 @@ from .work import Work
 
 if TYPE_CHECKING:
     from infer.core.build.plan import Plan
+    from infer.core.engine.protocol import AnyEngine
 
 #: Options of the job itself that can change a byte of its output.
 _FINGERPRINTED = ("strict", "report_cache", "error_format", "max_line_bytes")
@@ -73,8 +73,10 @@ def _run(work: Work, stats_file: StatsFile | None) -> int:
             session.begin(_fingerprint(work, plan, session.now))
             task = work.make_task(plan, warn=report.once, fingerprint=session.fingerprint)
 
-            def start() -> tuple[JobEngine, Task]:
-                engine = work.start(plan)
+            def start() -> tuple[AnyEngine, Task]:
+                from infer.core.fleet.start import start as start_engine
+
+                engine = start_engine(plan)
                 report.begin(bar=not session.output.is_terminal)
                 return engine, task
 

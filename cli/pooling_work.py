@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from infer.core.build.plan import Plan
     from infer.core.jobs.check import RequestLimits
     from infer.core.jobs.record import Record
-    from infer.core.jobs.run import JobEngine
     from infer.core.jobs.tasks.base import Task
     from infer.core.pooling.recipe import Recipe
     from infer.core.settings.args import EngineArgs
@@ -67,9 +66,6 @@ class Pooling(Work):
 
     def limits(self, plan: Plan) -> RequestLimits:
         return plan.pooling_limits()
-
-    def start(self, plan: Plan) -> JobEngine:
-        return plan.start_pooling()
 
     def job(self) -> dict[str, Any]:
         return {**self.prompts.job(), "truncate": self.truncate, **self.own_job(), "recipe": asdict(self.recipe)}

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from infer.core.build.plan import Plan
     from infer.core.jobs.check import RequestLimits
     from infer.core.jobs.record import Record
-    from infer.core.jobs.run import JobEngine
     from infer.core.jobs.tasks.base import Task
     from infer.core.settings.args import EngineArgs
     from infer.core.types.beam_params import BeamSearchParams
@@ -73,10 +72,6 @@ class Work(ABC):
     @abstractmethod
     def limits(self, plan: Plan) -> RequestLimits:
         """What the engine will hold requests to. Raises ConfigError."""
-
-    @abstractmethod
-    def start(self, plan: Plan) -> JobEngine:
-        """The engine, ready. Raises InferError."""
 
     @abstractmethod
     def job(self) -> dict[str, Any]:
@@ -135,6 +130,7 @@ class Completions(Work):
         )
 
     def learn(self, plan: Plan, say: Say) -> None:
+        plan.must_generate()
         if self.options.beam is None:
             self.options = with_model_defaults(self.options, plan, say)
 
@@ -144,9 +140,6 @@ class Completions(Work):
 
     def limits(self, plan: Plan) -> RequestLimits:
         return plan.limits()
-
-    def start(self, plan: Plan) -> JobEngine:
-        return plan.start()
 
     def job(self) -> dict[str, Any]:
         return {**self.prompts.job(), **self._chat, **self._params}

@@ -42,13 +42,6 @@ CORE = (
 )
 #: Imports of a higher room that are still there, and what makes an end of them: none is to be added.
 UPWARDS = {
-    ("core/engine/engine.py", "core/build/end_tokens.py"): "engines are put together in build, and given their end tokens",
-    ("core/engine/engine.py", "core/build/sharded.py"): "engines are put together in build, and given their runner",
-    ("core/pooling/dense.py", "core/build/generating.py"): "the device is given",
-    ("core/pooling/engine.py", "core/build/generating.py"): "engines are put together in build",
-    ("core/pooling/engine.py", "core/build/pooling.py"): "engines are put together in build, and given their model",
-    ("core/pooling/engine.py", "core/build/probe.py"): "engines are put together in build",
-    ("core/build/plan.py", "core/fleet/fleet.py"): "a fleet starts from a plan",
     ("core/intake/pooling.py", "core/api/arguments.py"): "the intake knows no progress bar",
     ("core/intake/pooling.py", "core/api/progress.py"): "the intake knows no progress bar",
 }

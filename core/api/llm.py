@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypeVar
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 from ..build.plan import make_plan
 from ..containment import contained
 from ..errors import ConfigError, RecordError, UnknownArgument, nearest
+from ..fleet.start import start as start_engine
 from ..intake.generating import Asked, Desk
 from ..intake.pooling import PoolingDesk
 from ..intake.remarks import Remarks
@@ -40,11 +41,6 @@ from .arguments import (
 )
 from .pooling import PoolingCalls
 from .progress import Bar
-
-if TYPE_CHECKING:
-    from ..engine.engine import Engine
-    from ..fleet.fleet import Fleet
-    from ..pooling.engine import PoolingEngine
 
 log = logging.getLogger("infer")
 
@@ -144,16 +140,13 @@ class LLM(PoolingCalls):
         self._plan = plan
         self.tokenizer = plan.tokenizer
         remarks = Remarks(plan.tokenizer, log.warning, otherwise="give token ids")
-        self.engine: Engine | Fleet | PoolingEngine
+        self._defaults, told = plan.sampling_defaults() if plan.recipe is None else ({}, "")
+        if told:
+            log.info(told)
+        self.engine = start_engine(plan)
         if plan.recipe is None:
-            self._defaults, told = plan.sampling_defaults()
-            if told:
-                log.info(told)
-            self.engine = engine = plan.start()
-            self._desk = Desk(engine, plan.tokenizer, remarks)
+            self._desk = Desk(self.engine, plan.tokenizer, remarks)
         else:
-            self._defaults = {}
-            self.engine = plan.start_pooling()
             self._pooling_desk = PoolingDesk(self.engine, plan.tokenizer, remarks)
         self._templates: dict[tuple[str | None, str], ChatTemplate] = {}
 
@@ -419,7 +412,7 @@ class LLM(PoolingCalls):
         return copied(given, count, SamplingParams, "sampling_params", raising=raising)
 
     def _priorities(self, priority: Sequence[int] | None, count: int) -> list[int]:
-        return priorities_of(priority, count, wanted=self.engine.config.scheduling_policy == "priority")
+        return priorities_of(priority, count, wanted=self._plan.config.scheduling_policy == "priority")
 
     def _template(self, given: str | None, content_format: str) -> ChatTemplate:
         if (given, content_format) not in self._templates:

@@ -14,6 +14,7 @@ import torch
 
 from infer.kernels.ops import Ops
 
+from ..build.engines import build_engine
 from ..build.plan import Plan
 from ..engine.engine import Engine
 from ..engine.stats import EngineStats
@@ -73,7 +74,7 @@ class Throughput:
         started = time.monotonic()
         self.plan = plan
         self.timed_ops: TimedOps
-        self.engine: Engine = plan.start_one(self._wrap)
+        self.engine: Engine = build_engine(plan, self._wrap)
         self.task = make_task(plan)
         self.ready_at = time.monotonic()
         self.load_s = self.ready_at - started

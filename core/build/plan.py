@@ -1,11 +1,8 @@
-"""From settings to a running engine, in two steps: a Plan, which is quick, and the weights.
-
-Torch is imported when the second is taken, not before.
-"""
+"""Plan: settings resolved on this machine for one model, without its weights. Quick to make; never imports torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +23,6 @@ from .files import find_model, find_tokenizer
 from .generation_config import sampling_defaults
 
 if TYPE_CHECKING:
-    from infer.kernels.ops import Ops
-
-    from ..engine.engine import Engine
-    from ..fleet.fleet import Fleet
-    from ..pooling.engine import PoolingEngine
     from ..pooling.limits import PoolingLimits
     from ..settings.config import EngineConfig
 
@@ -58,7 +50,7 @@ class Plan:
         """The model's chat template, or another one, see `ChatTemplate.load`. Raises ModelError if there is none, or none
         that can be used; ConfigError for an unknown one, and without a tokenizer.
         """
-        self._generates()
+        self.must_generate()
         if self.tokenizer is None:
             raise ConfigError("a conversation needs a tokenizer; skip_tokenizer_init is for prompts of token ids")
         template = ChatTemplate.load(self.tokenizer_source.read, self.tokenizer, override=override, content_format=content_format)
@@ -67,7 +59,7 @@ class Plan:
 
     def sampling_defaults(self) -> tuple[dict[str, Any], str]:
         """Sampling parameters that generation_config.json sets, and a sentence about them. Raises ConfigError, ModelError."""
-        self._generates()
+        self.must_generate()
         config = self.config
         return sampling_defaults(self.source.read_json, source=config.generation_config, override=config.override_generation_config)
 
@@ -80,7 +72,7 @@ class Plan:
         memory that is free. Raises ConfigError if the given size is too small for the given `max_model_len`, and for a model that
         pools.
         """
-        self._generates()
+        self.must_generate()
         from ..sampling.grammar.grammar import Grammars
         from .end_tokens import end_tokens_of
 
@@ -92,7 +84,7 @@ class Plan:
         """The same for a model that pools. Raises ConfigError for one that generates."""
         from ..pooling.limits import PoolingLimits
 
-        return PoolingLimits(self._vocab_size(), self.config.max_model_len, self._pools())
+        return PoolingLimits(self._vocab_size(), self.config.max_model_len, self.must_pool())
 
     def _vocab_size(self) -> int:
         hf = self.hf_config()
@@ -103,14 +95,16 @@ class Plan:
             vocab_size = self.tokenizer.vocab_size
         return int(vocab_size)
 
-    def _generates(self) -> None:
+    def must_generate(self) -> None:
+        """Raises ConfigError for a model that pools."""
         if self.recipe is not None:
             command = "infer embed" if self.recipe.kind == "embed" else "infer score, or LLM(...).classify"
             what = "embeds texts" if self.recipe.kind == "embed" else "classifies texts"
             other = "another model" if self.hf_config().get("model_type") in ENCODERS else "task=generate"
             raise ConfigError(f"model {self.source.name!r} {what} here, it does not generate: use {command}, or {other}")
 
-    def _pools(self) -> Recipe:
+    def must_pool(self) -> Recipe:
+        """How the model pools. Raises ConfigError for one that generates."""
         if self.recipe is None:
             raise ConfigError(f"model {self.source.name!r} is run to generate text: set task=embed to make embeddings with it")
         return self.recipe
@@ -129,40 +123,6 @@ class Plan:
 
         return choose_num_blocks(self.config, KVShape(*dims, DTYPES[self.config.dtype]), 0)
 
-    def start(self) -> Engine | Fleet:
-        """Loads the weights and takes the memory, in this process or (data parallel) in several.
-
-        Raises ModelError, ConfigError, EngineError.
-        """
-        self._generates()
-        if self.config.data_parallel_size == 1:
-            return self.start_one()
-        from ..fleet.fleet import Fleet
-
-        return Fleet(self.config, self.tokenizer)
-
-    def start_one(self, wrap_ops: Callable[[Ops], Ops] | None = None) -> Engine:
-        """The same for one engine in this process.
-
-        Args:
-            wrap_ops: puts something in the place of the kernel backend, as a stopwatch at each operation.
-        """
-        self._generates()
-        from ..engine.engine import Engine
-
-        return Engine.create(self.config, self.source, self.tokenizer, wrap_ops=wrap_ops)
-
-    def start_pooling(self, wrap_ops: Callable[[Ops], Ops] | None = None) -> PoolingEngine | Fleet:
-        """The same for a model that pools. Raises ModelError, EngineError, ConfigError: also for a model that generates."""
-        recipe = self._pools()
-        if self.config.data_parallel_size > 1 and wrap_ops is None:
-            from ..fleet.fleet import Fleet
-
-            return Fleet(self.config, recipe=recipe)
-        from ..pooling.engine import PoolingEngine
-
-        return PoolingEngine.create(self.config, self.source, recipe, wrap_ops=wrap_ops)
-
 
 def _kv_dims(hf: Mapping[str, Any]) -> tuple[int, int, int] | None:
     """Layers, KV heads and head size, as `DecoderConfig` reads them."""
@@ -175,14 +135,6 @@ def _kv_dims(hf: Mapping[str, Any]) -> tuple[int, int, int] | None:
         )
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
-
-
-@dataclass(frozen=True)
-class Built:
-    """An engine ready to take requests, and its tokenizer."""
-
-    engine: Engine
-    tokenizer: Tokenizer | None
 
 
 def make_plan(
@@ -228,9 +180,3 @@ def _use(args: EngineArgs, source: ModelSource, hf_config: Mapping[str, Any]) ->
     if args.task == "score" and task == "classify" and len(recipe.labels) != 1:
         raise ModelError(f"model {source.name!r} has {len(recipe.labels)} labels; a score is made by a classifier of one, or by embeddings")
     return task, recipe
-
-
-def build_engine(args: EngineArgs) -> Built:
-    """Both steps at once. Raises InferError."""
-    plan = make_plan(args)
-    return Built(plan.start_one(), plan.tokenizer)

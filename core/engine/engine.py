@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
-from infer.kernels.ops import Ops
-
-from ..build.end_tokens import end_tokens_of
-from ..build.sharded import build_runner
 from ..containment import own_error
 from ..errors import RecordError
-from ..memory import kv_cache
 from ..memory.swap import SwapSpace
 from ..sampling.grammar.constrained import Constrained
 from ..sampling.grammar.grammar import Grammars
@@ -20,7 +15,6 @@ from ..settings.config import EngineConfig
 from ..text.tokenizer import Tokenizer
 from ..types.outputs import Logprob, RequestOutput
 from ..types.request import Request, Sequence
-from ..weights.source import ModelSource
 from . import overlap
 from .answers import answer
 from .batch import pack
@@ -91,16 +85,6 @@ class Engine:
         self._step: Step | None = None
         """Begun in the last call of `step`, to be finished in the next."""
         self._open: dict[str, list[Sequence]] = {}
-
-    @classmethod
-    def create(
-        cls, config: EngineConfig, source: ModelSource, tokenizer: Tokenizer | None, *, wrap_ops: Callable[[Ops], Ops] | None = None
-    ) -> Engine:
-        """Loads the model and takes the memory; for `wrap_ops` see `build_runner`. Raises ModelError, ConfigError or EngineError."""
-        runner, num_blocks = build_runner(config, source, wrap_ops)
-        ends, max_idle = end_tokens_of(config, source, tokenizer), kv_cache.max_idle_blocks(runner.caches)
-        swap = None if runner.swapper is None else runner.swapper.books(config)
-        return cls(config, runner, num_blocks, tokenizer, ends, runner.model.config.vocab_size, max_idle_blocks=max_idle, swap=swap)
 
     # -- requests ------------------------------------------------------------------------------------------------
     def add(self, request: Request) -> None:

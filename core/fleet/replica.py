@@ -7,11 +7,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..build.engines import build
 from ..build.files import find_model, find_tokenizer
+from ..build.plan import Plan
 from ..containment import own_error
-from ..engine.engine import Engine
 from ..errors import RecordError
 from ..parallel.wire import Wire
 from ..pooling.recipe import Recipe
@@ -20,9 +21,6 @@ from ..types.outputs import RequestOutput
 from ..types.pooling_request import Pooled
 from ..types.request import Request
 from . import codec
-
-if TYPE_CHECKING:
-    from ..pooling.engine import PoolingEngine
 
 Answer = RequestOutput | Pooled
 
@@ -38,7 +36,7 @@ def serve(wire: Wire, payload: Mapping[str, Any]) -> None:
     """Ends with Closed, when the fleet wants no more."""
     config = EngineConfig(**{**payload["config"], "notes": tuple(payload["config"]["notes"])})
     recipe = codec.loads(payload["recipe"].encode())
-    engine = _engine(config, recipe)
+    engine = build(_plan(config, recipe))
     counted = COUNTED if recipe is None else COUNTED_OF_TEXTS
     wire.send_json({"num_blocks": engine.stats.num_kv_blocks, "vocab_size": engine.vocab_size})
     commands: SimpleQueue[Any] = SimpleQueue()
@@ -58,13 +56,10 @@ def serve(wire: Wire, payload: Mapping[str, Any]) -> None:
             said = time.monotonic()
 
 
-def _engine(config: EngineConfig, recipe: Recipe | None) -> Engine | PoolingEngine:
+def _plan(config: EngineConfig, recipe: Recipe | None) -> Plan:
     source = find_model(config)
-    if recipe is None:
-        return Engine.create(config, source, find_tokenizer(config, source)[1])
-    from ..pooling.engine import PoolingEngine
-
-    return PoolingEngine.create(config, source, recipe)
+    tokenizer_source, tokenizer = (source, None) if recipe else find_tokenizer(config, source)  # texts that are pooled come as ids
+    return Plan(config, source, tokenizer, tokenizer_source, recipe)
 
 
 def _listen(wire: Wire, commands: SimpleQueue[Any]) -> None:

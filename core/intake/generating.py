@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from ..containment import all_contained, contained
+from ..engine.protocol import AnyEngine
 from ..errors import RecordError
 from ..text.tokenizer import Tokenizer
 from ..types.beam_params import BeamSearchParams
@@ -18,28 +18,6 @@ from ..types.request import Request
 from .batches import in_batches
 from .remarks import Remarks
 from .truncation import truncated
-
-
-class DeskEngine(Protocol):
-    """The part of the engine that is needed here."""
-
-    max_model_len: int
-
-    @property
-    def num_unfinished(self) -> int:
-        """Requests added and not returned yet."""
-
-    def add(self, request: Request) -> None:
-        """Raises RecordError for a request that can never be answered."""
-
-    def abort(self, request_id: str) -> None:
-        """Drops a request that has not been answered."""
-
-    def is_open(self, request_id: str) -> bool:
-        """Whether the request was added and is not answered."""
-
-    def step(self) -> list[RequestOutput]:
-        """One scheduler step; the requests that finished or failed in it."""
 
 
 @dataclass(slots=True)
@@ -90,7 +68,7 @@ class Desk:
         remarks: told of prompts, if anybody is to be.
     """
 
-    def __init__(self, engine: DeskEngine, tokenizer: Tokenizer | None, remarks: Remarks | None = None) -> None:
+    def __init__(self, engine: AnyEngine, tokenizer: Tokenizer | None, remarks: Remarks | None = None) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
         self.remarks = remarks or Remarks(None, lambda message: None)

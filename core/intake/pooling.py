@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 
 from ..api.arguments import UseTqdm
 from ..api.progress import Bar
 from ..containment import all_contained, contained
+from ..engine.protocol import AnyEngine
 from ..errors import RecordError
 from ..pooling.texts import TextEncoder
 from ..text.tokenizer import Tokenizer
@@ -22,26 +22,6 @@ from .batches import in_batches
 from .remarks import Remarks
 
 _NOTHING = TextIds(())
-
-
-class PoolingDeskEngine(Protocol):
-    """The part of the pooling engine that is needed here."""
-
-    @property
-    def num_unfinished(self) -> int:
-        """Requests added and not returned yet."""
-
-    def add(self, request: PoolingRequest) -> None:
-        """Raises RecordError for a request that can never be answered."""
-
-    def abort(self, request_id: str) -> None:
-        """Drops a request that has not been answered."""
-
-    def is_open(self, request_id: str) -> bool:
-        """Whether the request was added and is not answered."""
-
-    def step(self) -> list[Pooled]:
-        """One step; the requests that finished or failed in it."""
 
 
 @dataclass(slots=True)
@@ -77,7 +57,7 @@ class PoolingDesk:
         remarks: told of prompts, if anybody is to be.
     """
 
-    def __init__(self, engine: PoolingDeskEngine, tokenizer: Tokenizer | None, remarks: Remarks | None = None) -> None:
+    def __init__(self, engine: AnyEngine, tokenizer: Tokenizer | None, remarks: Remarks | None = None) -> None:
         self._engine = engine
         self._remarks = remarks or Remarks(None, lambda message: None)
         self._tokenizer = tokenizer

@@ -9,18 +9,18 @@ tokens, text or files.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
 
 from ..containment import contained, own_error
+from ..engine.protocol import Answer, AnyEngine
 from ..errors import OutputError, RecordError, TooManyErrors
 from .input.replay import Records
 from .output.writer import OrderedWriter, Output
 from .record import Record
 from .row import Row
-from .stats import EngineNumbers, JobStats
+from .stats import JobStats
 from .tally import Tally
 from .tasks.base import Task
 from .tasks.pending import Pending
@@ -28,46 +28,6 @@ from .tasks.rows import error_line
 
 #: Records after which a share of failed ones means something.
 _SOME = 100
-
-
-class Answer(Protocol):
-    """The part of an engine's answer a job needs."""
-
-    @property
-    def request_id(self) -> str: ...
-
-    @property
-    def error(self) -> RecordError | None:
-        """Why there is no answer."""
-
-
-class JobEngine(Protocol):
-    """The part of an engine a job needs: one that generates, or one that pools."""
-
-    @property
-    def num_unfinished(self) -> int:
-        """Requests added and not returned yet."""
-
-    @property
-    def max_num_seqs(self) -> int:
-        """Most sequences running at a time."""
-
-    @property
-    def num_waiting(self) -> int:
-        """Sequences not running yet."""
-
-    @property
-    def stats(self) -> EngineNumbers:
-        """What the engine counted so far."""
-
-    def add(self, request: Any) -> None:
-        """Takes what the task's records become (`Pending.to_request`). Raises RecordError for a request that can never be answered."""
-
-    def expect_more(self, more: bool) -> None:
-        """Says whether requests may be added to those that are there."""
-
-    def step(self) -> Sequence[Answer]:
-        """One scheduler step; the requests that finished or failed in it."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +44,7 @@ class Window:
     low_water: int | None = None
     batch: int = 256
 
-    def wants_more(self, engine: JobEngine) -> bool:
+    def wants_more(self, engine: AnyEngine) -> bool:
         """Whether too few sequences wait."""
         enough = max(self.batch, min(4 * engine.max_num_seqs, self.records // 2)) if self.low_water is None else self.low_water
         return engine.num_waiting < enough
@@ -123,7 +83,7 @@ class Job:
         self,
         reader: Records,
         output: Output,
-        start: Callable[[], tuple[JobEngine, Task]],
+        start: Callable[[], tuple[AnyEngine, Task]],
         *,
         stats: JobStats | None = None,
         window: Window | None = None,

@@ -16,6 +16,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, BinaryIO
 
+from ..engine.protocol import AnyEngine
 from ..errors import ConfigError
 from .identity import Identity
 from .input.inputs import Inputs
@@ -31,7 +32,7 @@ from .output.opening import merge_left, open_output, refuse_files_in_the_way
 from .output.output import JobOutput
 from .output.previous import Again, Previous
 from .output.sinks.matrix_sink import MatrixSink
-from .run import Job, JobEngine, MaxErrors
+from .run import Job, MaxErrors
 from .stats import JobStats
 from .tally import Tally
 from .tasks.base import Task
@@ -252,7 +253,7 @@ class Session:
 
     def run(
         self,
-        start: Callable[[], tuple[JobEngine, Task]],
+        start: Callable[[], tuple[AnyEngine, Task]],
         *,
         between_steps: Callable[[], None],
         hold: Callable[[], AbstractContextManager[None]] = nullcontext,

@@ -10,8 +10,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from ..engine.stats import EngineStats
 from .tally import Tally
 
 _IMPORTED_AT = time.monotonic()
@@ -48,20 +49,6 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-class EngineNumbers(Protocol):
-    """The part of the engine's own statistics that is read here."""
-
-    num_prompt_tokens: int
-    num_output_tokens: int
-    num_cached_tokens: int
-    num_preemptions: int
-    num_steps: int
-    kv_usage: float
-    num_kv_blocks: int
-    peak_kv_blocks: int
-    first_token_at: float | None
-
-
 @dataclass
 class JobStats(Tally):
     """Counts and times of one run, rows of earlier attempts included. Times are `time.monotonic`; None: did not happen."""
@@ -83,7 +70,7 @@ class JobStats(Tally):
     #: SHA-256 of the output file, once it is finished.
     output_sha256: str | None = None
     #: Filled in by whoever starts the engine; None until then, and if no engine was needed.
-    engine: EngineNumbers | None = None
+    engine: EngineStats | None = None
 
     def resume(self, tally: Tally, *, attempts: int, run_s: float) -> None:
         """Takes over what earlier attempts finished."""

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from infer.kernels.ops import Ops
 
-from ..build.generating import device_of
 from ..errors import ModelError
 from ..layers.linear import Linear
 from ..settings.config import EngineConfig
@@ -40,10 +39,10 @@ class Dense:
         self._activation = spec.activation
 
     @classmethod
-    def load(cls, spec: DenseSpec, config: EngineConfig, source: ModelSource, ops: Ops) -> Dense:
+    def load(cls, spec: DenseSpec, config: EngineConfig, source: ModelSource, ops: Ops, device: torch.device) -> Dense:
         """With the weights of the model's folder `spec.folder`. Raises ModelError if they are not there or do not fit."""
         dense = cls(ops, spec)
-        parameters, device = list(dense.linear.parameters()), device_of(config, 0)
+        parameters = list(dense.linear.parameters())
         if config.load_format == "dummy":
             loader.load_dummy(parameters, torch.float32, device, seed=config.seed)
         else:

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from infer.kernels.ops import Ops
-
-from ..build.generating import DTYPES, device_of, load_kernels
-from ..build.pooling import load_pooling_model
-from ..build.probe import make_rows_alike
 from ..engine.stats import Stopwatch
 from ..errors import RecordError
-from ..models.pooling_model import PoolingModel
 from ..sampling.transfers import on
 from ..settings.config import EngineConfig
 from ..types.pooling_request import Pooled, PoolingRequest, TextIds
-from ..weights.source import ModelSource
-from .dense import Dense
 from .head import Head
 from .limits import PoolingLimits
 from .recipe import Recipe
@@ -53,44 +43,23 @@ _Taker = tuple[_Answer, int]
 class PoolingEngine:
     """
     Args:
+        runner: computes steps.
         head: the model's own, float32.
     """
 
-    def __init__(self, config: EngineConfig, recipe: Recipe, model: PoolingModel, head: Head) -> None:
+    def __init__(self, config: EngineConfig, recipe: Recipe, runner: Runner, head: Head) -> None:
         self.config = config
         self.recipe = recipe
-        self.vocab_size = model.vocab_size
+        self.vocab_size = runner.model.vocab_size
         self.max_model_len = config.max_model_len
         self.stats = PoolingStats()
-        self._limits = PoolingLimits(model.vocab_size, config.max_model_len, recipe)
-        self._num_types = model.num_token_types
-        self._runner = Runner(model, recipe.pooling, device_of(config, 0))
+        self._limits = PoolingLimits(self.vocab_size, config.max_model_len, recipe)
+        self._num_types = runner.model.num_token_types
+        self._runner = runner
         self._head = head
         self._window: Window[_Taker] = Window()
         self._open: dict[str, _Answer] = {}
         self._num_added = 0
-
-    @classmethod
-    def create(
-        cls, config: EngineConfig, source: ModelSource, recipe: Recipe, *, wrap_ops: Callable[[Ops], Ops] | None = None
-    ) -> PoolingEngine:
-        """Loads the model and its dense layers. Raises ModelError, ConfigError or EngineError.
-
-        Args:
-            wrap_ops: what takes the place of the loaded backend, made from it: to time or trace its operations.
-        """
-        device, dtype = device_of(config, 0), DTYPES[config.dtype]
-        if config.threads:
-            torch.set_num_threads(config.threads)
-        with on(device):
-            backend = load_kernels(config, device)
-            ops = backend if wrap_ops is None else wrap_ops(backend)
-            model = load_pooling_model(config, source, ops, recipe, dtype, device)
-            head = Head([Dense.load(spec, config, source, ops) for spec in recipe.dense], model.classifier, recipe.activation)
-            with torch.inference_mode():
-                make_rows_alike(backend, model.linears(), dtype, device)
-                make_rows_alike(backend, head.linears(), torch.float32, device)
-        return cls(config, recipe, model, head)
 
     # -- requests ------------------------------------------------------------------------------------------------
     def add(self, request: PoolingRequest) -> None:

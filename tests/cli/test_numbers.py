@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 
 from infer.core.build.plan import Plan, make_plan
+from infer.core.engine.protocol import AnyEngine
+from infer.core.fleet.start import start as start_engine
 from infer.core.jobs.input.inputs import Inputs
 from infer.core.jobs.input.reader import RecordReader
 from infer.core.jobs.output.pipe import StraightOutput
-from infer.core.jobs.run import Job, JobEngine
+from infer.core.jobs.run import Job
 from infer.core.jobs.tasks import ChatTask, GenerateTask, TaskOptions
 from infer.core.jobs.tasks.base import Task
 from infer.core.jobs.tasks.beam import BeamTask
@@ -118,7 +120,7 @@ def records(task: Task[Any], command: str) -> list[dict[str, Any]]:
     return made
 
 
-def answered_by(engine: JobEngine, task: Task[Any], source: Path, out: Path) -> list[bytes]:
+def answered_by(engine: AnyEngine, task: Task[Any], source: Path, out: Path) -> list[bytes]:
     """The rows of a job that takes an engine which is there already."""
     inputs = Inputs([str(source)])
     output = StraightOutput(str(out), os.open(out, os.O_WRONLY | os.O_CREAT), owned=True)
@@ -135,13 +137,13 @@ def lines_of(made: list[dict[str, Any]]) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def two_engines(request: pytest.FixtureRequest) -> Callable[[str], tuple[Model, JobEngine]]:
+def two_engines(request: pytest.FixtureRequest) -> Callable[[str], tuple[Model, AnyEngine]]:
     """two_engines("tiny_llama"): the model, and two processes that answer together, started once."""
 
     @cache
-    def start(name: str) -> tuple[Model, JobEngine]:
+    def start(name: str) -> tuple[Model, AnyEngine]:
         model = Model.of(request.getfixturevalue(name), 2, **({"task": "embed"} if name == "tiny_bert" else {}))
-        return model, model.plan.start() if model.plan.recipe is None else model.plan.start_pooling()
+        return model, start_engine(model.plan)
 
     return start
 

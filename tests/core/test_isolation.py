@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from infer.core.build.plan import build_engine
+from infer.core.build.engines import build_engine
+from infer.core.build.plan import make_plan
 from infer.core.engine.engine import Engine
 from infer.core.settings.args import EngineArgs
 from infer.core.types.outputs import RequestOutput
@@ -27,11 +28,13 @@ def run(engine: Engine, prompts: dict[str, list[int]]) -> dict[str, RequestOutpu
 
 def test_nan_stays_in_its_record(tiny_llama: Path) -> None:
     healthy = {f"healthy {i}": [20 + i, 5, 6] * (3 + i) for i in range(6)}
-    expected = run(build_engine(EngineArgs.from_kwargs(model=str(tiny_llama), dtype="float32", device="cpu")).engine, healthy)
+    expected = run(build_engine(make_plan(EngineArgs.from_kwargs(model=str(tiny_llama), dtype="float32", device="cpu"))), healthy)
     assert not any(POISON in o.outputs[0].token_ids for o in expected.values())
 
     # So few blocks that the blocks of failed records, full of NaN, are used again by healthy ones at once.
-    engine = build_engine(EngineArgs.from_kwargs(model=str(tiny_llama), dtype="float32", device="cpu", num_gpu_blocks_override=12)).engine
+    engine = build_engine(
+        make_plan(EngineArgs.from_kwargs(model=str(tiny_llama), dtype="float32", device="cpu", num_gpu_blocks_override=12))
+    )
     engine._runner.model.embedding.weight.tensor[POISON] = torch.nan
     mixed = {}
     for i, (name, prompt) in enumerate(healthy.items()):

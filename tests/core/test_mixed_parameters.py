@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from infer.core.build.plan import build_engine
+from infer.core.build.engines import build_engine
+from infer.core.build.plan import make_plan
 from infer.core.engine.engine import Engine
 from infer.core.settings.args import EngineArgs
 from infer.core.types.outputs import RequestOutput
@@ -93,7 +94,7 @@ def records(seed: int) -> list[Request]:
 
 
 def start(model: Path, dtype: str, **kwargs: Any) -> Engine:
-    return build_engine(EngineArgs.from_kwargs(model=str(model), dtype=dtype, device="cpu", seed=3, max_logprobs=-1, **kwargs)).engine
+    return build_engine(make_plan(EngineArgs.from_kwargs(model=str(model), dtype=dtype, device="cpu", seed=3, max_logprobs=-1, **kwargs)))
 
 
 def drain(engine: Engine) -> dict[str, RequestOutput]:

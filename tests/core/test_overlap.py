@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from infer.core.build.plan import build_engine
+from infer.core.build.engines import build_engine
+from infer.core.build.plan import make_plan
 from infer.core.engine.engine import Engine
 from infer.core.settings.args import EngineArgs
 from infer.core.types.beam_params import BeamSearchParams
@@ -121,7 +122,7 @@ def test_on_a_gpu(tiny_llama: Path) -> None:
         args = EngineArgs.from_kwargs(
             model=str(tiny_llama), dtype="float32", device="cuda", seed=3, deterministic=True, disable_async_output_proc=off
         )
-        engines.append(build_engine(args).engine)
+        engines.append(build_engine(make_plan(args)))
     plain, engine = engines
     assert (plain._overlaps, engine._overlaps) == (False, True)
     for kind, made in kinds.items():

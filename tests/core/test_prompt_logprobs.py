@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from infer.core.build.plan import build_engine
+from infer.core.build.engines import build_engine
+from infer.core.build.plan import make_plan
 from infer.core.settings.args import EngineArgs
 from infer.core.types.outputs import Logprob
 from infer.core.types.params import SamplingParams
@@ -26,7 +27,7 @@ COUNT = 5
 def compare(folder: Path, tolerance: float) -> int:
     from transformers import AutoModelForCausalLM
 
-    engine = build_engine(EngineArgs.from_kwargs(model=str(folder), dtype="float32", device="cpu", max_num_batched_tokens=128)).engine
+    engine = build_engine(make_plan(EngineArgs.from_kwargs(model=str(folder), dtype="float32", device="cpu", max_num_batched_tokens=128)))
     assert engine.tokenizer is not None
     params = SamplingParams(temperature=1.0, max_tokens=12, prompt_logprobs=COUNT, logprobs=COUNT, ignore_eos=True)
     for i, prompt in enumerate(PROMPTS):

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from infer.core.build.plan import build_engine
+from infer.core.build.engines import build_engine
+from infer.core.build.plan import make_plan
 from infer.core.engine.engine import Engine
 from infer.core.settings.args import EngineArgs
 from infer.core.types.outputs import RequestOutput
@@ -58,7 +59,7 @@ def answers(engine: Engine, made: list[tuple[str, SamplingParams]], *, order: li
 
 
 def start(model: Path, dtype: str, **kwargs: Any) -> Engine:
-    return build_engine(EngineArgs.from_kwargs(model=str(model), dtype=dtype, device="cpu", seed=3, **kwargs)).engine
+    return build_engine(make_plan(EngineArgs.from_kwargs(model=str(model), dtype=dtype, device="cpu", seed=3, **kwargs)))
 
 
 ALL_INT8 = {"quantization": "int8", "quantize_lm_head": True}
@@ -122,5 +123,5 @@ def test_run_seed_and_index_matter(tiny_llama: Path) -> None:
     params = SamplingParams(temperature=1.0, max_tokens=12)
     same = answers(start(tiny_llama, "float32"), [("hello", params)] * 6)
     assert len({o.outputs[0].text for o in same}) > 3
-    engine = build_engine(EngineArgs.from_kwargs(model=str(tiny_llama), dtype="float32", device="cpu", seed=4)).engine
+    engine = build_engine(make_plan(EngineArgs.from_kwargs(model=str(tiny_llama), dtype="float32", device="cpu", seed=4)))
     assert answers(engine, [("hello", params)] * 6) != same

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from infer.core.build.plan import build_engine
+from infer.core.build.engines import build_engine
+from infer.core.build.plan import make_plan
 from infer.core.errors import ModelError
 from infer.core.settings.args import EngineArgs
 from infer.core.types.params import SamplingParams
@@ -164,7 +165,7 @@ def args(folder: Path, **more: Any) -> EngineArgs:
 def test_code_is_refused_unless_allowed(folder: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"")
     with pytest.raises(ModelError, match=r"model_type 'plain_words' needs Python code .*modeling_plain.py.*--trust-remote-code"):
-        build_engine(args(folder, load_format="dummy"))
+        build_engine(make_plan(args(folder, load_format="dummy")))
     assert not (tmp_path / "ran").exists()
 
 
@@ -172,12 +173,11 @@ def test_code_runs_where_allowed_and_says_so(folder: Path, tmp_path: Path, caplo
     oracle = with_weights(folder)
     (tmp_path / "ran").unlink()
     with caplog.at_level(logging.WARNING):
-        built = build_engine(args(folder, trust_remote_code=True))
+        engine = build_engine(make_plan(args(folder, trust_remote_code=True)))
     said = next(record.getMessage() for record in caplog.records if "trust_remote_code" in record.getMessage())
     for file in ("configuration_plain.py", "modeling_plain.py", "parts_plain.py"):
         assert file in said
     assert str(folder) in said
-    engine = built.engine
     prompts = [[5, 9, 11, 30], [7] * 21, list(range(40, 90))]
     for i, prompt in enumerate(prompts):
         engine.add(Request(str(i), prompt, SamplingParams(temperature=0, max_tokens=6, ignore_eos=True), i))

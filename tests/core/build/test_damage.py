@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from infer.core.build.engines import build
 from infer.core.build.plan import Plan, make_plan
 from infer.core.errors import InferError
 from infer.core.settings.args import EngineArgs
@@ -50,11 +51,9 @@ def plan_of(folder: Path) -> Plan:
 
 def started(folder: Path) -> None:
     plan = plan_of(folder)
-    if plan.recipe is not None:
-        plan.start_pooling()
-        return
-    plan.sampling_defaults()
-    plan.start_one()
+    if plan.recipe is None:
+        plan.sampling_defaults()
+    build(plan)
 
 
 def told_or_fine(start: Callable[[Path], Any], folder: Path, place: Place, wrong: Any) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from infer.core.build import files
+from infer.core.build.engines import build_engine, build_pooling_engine
 from infer.core.build.plan import Plan, make_plan
 from infer.core.errors import ConfigError, ModelError, RecordError
 from infer.core.pooling.recipe import Recipe
@@ -124,14 +126,14 @@ class TestUse:
             (qwen_folder, r"embeds texts here, it does not generate: use infer embed, or task=generate"),
         ):
             plan = plan_of(folder)
-            for call in (plan.start, plan.limits, plan.sampling_defaults, plan.chat_template):
+            for call in (partial(build_engine, plan), plan.limits, plan.sampling_defaults, plan.chat_template):
                 with pytest.raises(ConfigError, match=words):
                     call()
 
     def test_a_model_that_generates_does_not_pool(self, tiny_llama: Path) -> None:
         plan = plan_of(tiny_llama)
         assert (plan.config.task, plan.recipe) == ("generate", None)
-        for call in (plan.start_pooling, plan.pooling_limits):
+        for call in (partial(build_pooling_engine, plan), plan.pooling_limits):
             with pytest.raises(ConfigError, match="is run to generate text: set task=embed to make embeddings with it"):
                 call()
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from infer.core.build.engines import build_engine
 from infer.core.build.plan import make_plan
 from infer.core.engine.engine import Engine
 from infer.core.errors import EngineError
@@ -147,7 +148,7 @@ def start(model: Path, *, swap_space: float, mode: str | None = None, **kwargs: 
     """An engine on a CPU with blocks beside its KV cache, which settings alone do not give it."""
     plan = make_plan(EngineArgs.from_kwargs(model=str(model), device="cpu", seed=3, **kwargs))
     forced = replace(plan.config, swap_space=swap_space, preemption_mode=mode)
-    return replace(plan, config=forced).start_one()
+    return build_engine(replace(plan, config=forced))
 
 
 def answers(engine: Engine) -> list[RequestOutput]:

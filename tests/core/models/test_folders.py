@@ -12,7 +12,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from infer.core.build.plan import build_engine
+from infer.core.build.engines import build_engine
+from infer.core.build.plan import make_plan
 from infer.core.errors import ModelError
 from infer.core.settings.args import EngineArgs
 from infer.core.types.params import SamplingParams
@@ -50,7 +51,7 @@ def with_weights(folder: Path, change: Any) -> Path:
 def ours(folder: Path, num_tokens: int = 12, **settings: Any) -> list[int]:
     """The tokens that a run draws greedily."""
     given = {"device": "cpu", "dtype": "float32", "kernels": "reference", "skip_tokenizer_init": True, "num_gpu_blocks_override": 40}
-    engine = build_engine(EngineArgs.from_kwargs(model=str(folder), **{**given, **settings})).engine
+    engine = build_engine(make_plan(EngineArgs.from_kwargs(model=str(folder), **{**given, **settings})))
     engine.add(Request("0", PROMPT, SamplingParams(temperature=0.0, max_tokens=num_tokens), 0))
     while engine.num_unfinished:
         for output in engine.step():

@@ -13,7 +13,8 @@ import pytest
 import torch
 import transformers
 
-from infer.core.build.plan import build_engine
+from infer.core.build.engines import build_engine
+from infer.core.build.plan import make_plan
 from infer.core.errors import ModelError
 from infer.core.models.hf.attention import PagedAttention, _window
 from infer.core.models.hf.loading import load
@@ -282,7 +283,7 @@ def test_damaged_folders_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixt
 def answers(folder: Path, prompts: list[list[int]], **settings: Any) -> list[tuple[Any, ...]]:
     """What each prompt gets, by a whole engine."""
     args = EngineArgs(model=str(folder), device="cpu", skip_tokenizer_init=True, **{"dtype": "float32", "max_model_len": 256, **settings})
-    engine = build_engine(args).engine
+    engine = build_engine(make_plan(args))
     params = SamplingParams(temperature=0.8, seed=3, max_tokens=12, logprobs=2, ignore_eos=True)
     for i, prompt in enumerate(prompts):
         engine.add(Request(str(i), prompt, params.clone(), i))

@@ -15,6 +15,7 @@ from infer.core.pooling.dense import Dense
 from infer.core.pooling.engine import PoolingEngine
 from infer.core.pooling.head import Head
 from infer.core.pooling.recipe import DenseSpec, Recipe
+from infer.core.pooling.runner import Runner
 from infer.core.settings.args import EngineArgs
 from infer.core.settings.config import EngineConfig
 from infer.core.types.pooling_params import PoolingParams
@@ -110,7 +111,7 @@ def make(make_config: Callable[..., EngineConfig]) -> Make:
         defaults = {"kind": kind, "pooling": "mean", "normalize": True, "hidden_size": HIDDEN, "labels": tuple("abcdefgh"[:labels])}
         recipe = Recipe(**{**defaults, **fields})
         head = Head([dense(spec, model) for spec in recipe.dense], model.classifier, recipe.activation)
-        return PoolingEngine(make_config(budget, most), recipe, model, head), model
+        return PoolingEngine(make_config(budget, most), recipe, Runner(model, recipe.pooling, torch.device("cpu")), head), model
 
     return engine
 

@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def read(folder: Path, config: EngineConfig, spec: DenseSpec = SPEC) -> Dense:
-    return Dense.load(spec, config, FolderSource("model", folder), load("reference"))
+    return Dense.load(spec, config, FolderSource("model", folder), load("reference"), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -77,4 +77,4 @@ def test_a_single_file_has_no_modules(folder: Path, make_config: Callable[..., E
             return iter(())
 
     with pytest.raises(ModelError, match=r"model\.gguf is one file"):
-        Dense.load(SPEC, make_config(), File("model.gguf", folder / "model.gguf"), load("reference"))
+        Dense.load(SPEC, make_config(), File("model.gguf", folder / "model.gguf"), load("reference"), torch.device("cpu"))

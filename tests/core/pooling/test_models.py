@@ -15,6 +15,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from infer.core.bench.timing import TimedOps
+from infer.core.build.engines import build_pooling_engine
+from infer.core.build.plan import Plan
 from infer.core.errors import ModelError
 from infer.core.pooling.engine import PoolingEngine
 from infer.core.pooling.recipe import DenseSpec, Recipe
@@ -53,7 +55,7 @@ def engine_of(folder: Path, recipe: Recipe, *, backend: str = "reference", dtype
     assert hf is not None
     named = {"task": "embed" if recipe.kind == "embed" else "classify", "max_model_len": 128, **settings}
     args = EngineArgs.from_kwargs(model=str(folder), device="cpu", dtype=dtype, kernels=backend, **named)
-    return PoolingEngine.create(args.resolve(hf), source, recipe)
+    return build_pooling_engine(Plan(args.resolve(hf), source, None, source, recipe))
 
 
 def ask(engine: PoolingEngine, texts: list[TextIds], kind: str = "embed", order: list[int] | None = None) -> list[Pooled]:
@@ -190,7 +192,7 @@ def test_dummy_weights_and_wrapped_operations(tmp_path: Path) -> None:
         timed.append(TimedOps(ops))
         return timed[0]
 
-    engine = PoolingEngine.create(args.resolve(hf), source, recipe_of("mean", dense=(DENSE,)), wrap_ops=wrap)
+    engine = build_pooling_engine(Plan(args.resolve(hf), source, None, source, recipe_of("mean", dense=(DENSE,))), wrap)
     timed[0].on = True
     vectors = [answer.values[0] for answer in ask(engine, some_texts())]
     assert np.isfinite(vectors).all()

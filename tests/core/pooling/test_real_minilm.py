@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from infer.core.pooling.engine import PoolingEngine
+from infer.core.build.engines import build_pooling_engine
+from infer.core.build.plan import Plan
 from infer.core.pooling.recipe_files import read_recipe
 from infer.core.settings.args import EngineArgs
 from infer.core.types.pooling_params import PoolingParams
@@ -39,7 +40,7 @@ def vectors(folder: Path, texts: list[tuple[int, ...]], *, shuffled: bool = Fals
     hf = source.read_json("config.json")
     assert hf is not None
     config = EngineArgs.from_kwargs(model=str(folder), device="cpu", task="embed", **settings).resolve(hf)
-    engine = PoolingEngine.create(config, source, read_recipe(source, hf, task="embed"))
+    engine = build_pooling_engine(Plan(config, source, None, source, read_recipe(source, hf, task="embed")))
     order = list(range(len(texts)))
     if shuffled:
         random.Random(0).shuffle(order)

@@ -17,7 +17,8 @@ import torch
 from gguf.quants import dequantize, quantize
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config, Qwen3Config
 
-from infer.core.build.plan import build_engine
+from infer.core.build.engines import build_engine
+from infer.core.build.plan import make_plan
 from infer.core.errors import ModelError
 from infer.core.settings.args import EngineArgs
 from infer.core.types.params import SamplingParams
@@ -484,7 +485,7 @@ def test_a_run_in_float32_has_every_bit(tmp_path: Path, quant: str) -> None:
                 parameter.copy_(torch.from_numpy(permute_back(stored, heads) if heads else stored))
         want = model(torch.arange(3, 40)[None]).logits[0].log_softmax(-1)
     settings = {"device": "cpu", "dtype": "float32", "kernels": "reference", "skip_tokenizer_init": True}
-    engine = build_engine(EngineArgs.from_kwargs(model=str(path), num_gpu_blocks_override=20, **settings)).engine
+    engine = build_engine(make_plan(EngineArgs.from_kwargs(model=str(path), num_gpu_blocks_override=20, **settings)))
     prompt = list(range(3, 40))
     engine.add(Request("0", prompt, SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0), 0))
     outputs: list[Any] = []

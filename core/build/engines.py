@@ -1,0 +1,65 @@
+"""Engines put together from a plan: kernels, model, weights, memory, engine. No other file makes one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from infer.kernels.ops import Ops
+
+from ..engine.engine import Engine
+from ..memory import kv_cache
+from ..pooling.dense import Dense
+from ..pooling.engine import PoolingEngine
+from ..pooling.head import Head
+from ..pooling.runner import Runner
+from ..sampling.transfers import on
+from .end_tokens import end_tokens_of
+from .generating import DTYPES, device_of, load_kernels
+from .plan import Plan
+from .pooling import load_pooling_model
+from .probe import make_rows_alike
+from .sharded import build_runner
+
+#: Makes what takes the place of the loaded backend, to time or trace its operations.
+WrapOps = Callable[[Ops], Ops]
+
+
+def build(plan: Plan) -> Engine | PoolingEngine:
+    """The engine of a plan, in this process. Raises ModelError, ConfigError, EngineError."""
+    return build_engine(plan) if plan.recipe is None else build_pooling_engine(plan)
+
+
+def build_engine(plan: Plan, wrap_ops: WrapOps | None = None) -> Engine:
+    """The same for a model that generates; also raises ConfigError for one that pools."""
+    plan.must_generate()
+    config, tokenizer = plan.config, plan.tokenizer
+    runner, num_blocks = build_runner(config, plan.source, wrap_ops)
+    return Engine(
+        config,
+        runner,
+        num_blocks,
+        tokenizer,
+        end_tokens_of(config, plan.source, tokenizer),
+        runner.model.config.vocab_size,
+        max_idle_blocks=kv_cache.max_idle_blocks(runner.caches),
+        swap=None if runner.swapper is None else runner.swapper.books(config),
+    )
+
+
+def build_pooling_engine(plan: Plan, wrap_ops: WrapOps | None = None) -> PoolingEngine:
+    """The same for a model that pools; also raises ConfigError for one that generates."""
+    config, source, recipe = plan.config, plan.source, plan.must_pool()
+    device, dtype = device_of(config, 0), DTYPES[config.dtype]
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    with on(device):
+        backend = load_kernels(config, device)
+        ops = backend if wrap_ops is None else wrap_ops(backend)
+        model = load_pooling_model(config, source, ops, recipe, dtype, device)
+        head = Head([Dense.load(spec, config, source, ops, device) for spec in recipe.dense], model.classifier, recipe.activation)
+        with torch.inference_mode():
+            make_rows_alike(backend, model.linears(), dtype, device)
+            make_rows_alike(backend, head.linears(), torch.float32, device)
+    return PoolingEngine(config, recipe, Runner(model, recipe.pooling, device), head)
