@@ -102,10 +102,10 @@ def test_log_messages(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 class TestProgram:
-    def test_a_run(self, program: Any, tiny_llama: Path, tmp_path: Path, write_lines: Any) -> None:
+    def test_a_run(self, program: Any, environment: dict[str, str], tiny_llama: Path, tmp_path: Path, write_lines: Any) -> None:
         path = write_lines(*({"prompt": "a", "max_tokens": 3, "max_token": 1} for _ in range(50)), b"bad")
         argv = ["-v", "--progress-interval", "0.001", "--log-format", "json", "-m", tiny_llama, path, tmp_path / "out"]
-        done = program("generate", *argv, env={"PATH": "", "INFER_BLOCKSIZE": "1"})
+        done = program("generate", *argv, env={**environment, "INFER_BLOCKSIZE": "1"})
         assert done.returncode == 3
         told = objects(done.stderr.decode())
         assert {one["event"] for one in told} == {"note", "progress", "summary", "log"}
