@@ -76,6 +76,15 @@ class BlockManager:
                 found.append(block)
         return found
 
+    def reusable(self, sequence: Sequence) -> tuple[list[int], int]:
+        """(blocks, tokens computed in them) that a sequence may start from: of the choice that shares the prompt, or of the cache."""
+        source = sequence.source
+        if source is not None and source.blocks and source.num_computed >= sequence.num_prompt:
+            computed = sequence.num_prompt - 1  # the last prompt token is computed again, for its logits
+            return source.blocks[: self.blocks_for(computed)], computed
+        found = self.cached_prefix(sequence) if sequence.reads_prefix_cache else []
+        return found, len(found) * self.block_size
+
     def is_announced(self, sequence: Sequence, num_computed: int) -> bool:
         """Whether another sequence is about to compute the block that this one, with `num_computed` tokens found, needs next."""
         i = num_computed // self.block_size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 
 from ..containment import own_error
@@ -13,7 +12,7 @@ from ..sampling.grammar.grammar import Grammars
 from ..sampling.sampler import Sampler
 from ..settings.config import EngineConfig
 from ..text.tokenizer import Tokenizer
-from ..types.outputs import Logprob, RequestOutput
+from ..types.outputs import RequestOutput
 from ..types.request import Request, Sequence
 from . import overlap
 from .answers import answer
@@ -69,6 +68,7 @@ class Engine:
             watermark=config.watermark,
             policy=config.scheduling_policy,
             swap=swap,
+            overlaps=overlap.wanted(config),
         )
         grammars = Grammars(tokenizer, ends.all, vocab_size, settings=config.structured_outputs_config)
         self._limits = Limits.of(config, vocab_size, num_blocks, tokenizer, grammars)
@@ -81,7 +81,6 @@ class Engine:
         self._prompt_logprobs = PromptLogprobs(self._sampler)
         self._lifetimes = Lifetimes()
         self._constrained = Constrained(grammars, self.scheduler.add)
-        self._overlaps = overlap.wanted(config)
         self._step: Step | None = None
         """Begun in the last call of `step`, to be finished in the next."""
         self._open: dict[str, list[Sequence]] = {}
@@ -167,8 +166,10 @@ class Engine:
         step = self._step
         if step is None:
             return []
-        ahead = self._begin_ahead(step, watch) if self._overlaps else None
-        self.scheduler.in_flight = frozenset(ahead.schedule.sequences) if ahead is not None else frozenset()
+        ahead = None
+        if (overruns := self.scheduler.overruns) is not None:
+            ahead = self._begin_ahead(step, watch)
+            overruns.in_flight = frozenset(ahead.schedule.sequences) if ahead is not None else frozenset()
         outputs = self._finish(step, watch)
         self._step = ahead
         self._drop_overruns()
@@ -201,17 +202,8 @@ class Engine:
         self._runner.drawn = None if after is None else after.draws.tokens
         logits = self._runner.run(batch, self._prompt_logprobs.take) if spans else self._runner.run(batch)
         watch.count("model")
-        everyone, broken = schedule.drawing, self._prompt_logprobs.failed()
-        beams = [row for row, s in enumerate(everyone) if s.group is not None] if self._beams else []
-        if not beams:
-            draws = self._sampler.begin(logits, everyone, ahead=self._overlaps)
-            step = Step(schedule, draws, everyone, list(range(len(everyone))), broken)
-        else:
-            plain = [row for row, s in enumerate(everyone) if s.group is None]
-            drawing = [everyone[row] for row in plain]
-            draws = self._sampler.begin(logits[plain], drawing)
-            step = Step(schedule, draws, drawing, list(range(len(plain))), broken, plain)
-            step.beams, step.beam_logits = [everyone[row] for row in beams], logits[beams] if plain else logits
+        ahead, broken = self.scheduler.overruns is not None, self._prompt_logprobs.failed()
+        step = Step.begin(schedule, self._sampler, logits, broken, has_beams=bool(self._beams), ahead=ahead)
         watch.count("sample")
         return step
 
@@ -219,14 +211,13 @@ class Engine:
         """Waits for what a step draws, books it, and returns the requests that it finished."""
         samples = self._sampler.finish(step.draws)
         watch.count("sample")
-        if step.promise is None:
-            self.scheduler.free_apart()
-            samples = samples.of(step.rows)
-            self.scheduler.commit(step.schedule, samples.tokens, step.plain)
-        else:
-            self.scheduler.free_apart(but=step.promise.leaving)
+        if self.scheduler.overruns is not None:
+            self.scheduler.overruns.free(but=step.promise.leaving if step.promise is not None else frozenset())
+        if step.promise is not None:
             step.promise.keep(samples.tokens)
-            samples = samples.of(step.rows)
+        samples = samples.of(step.rows)
+        if step.promise is None:
+            self.scheduler.commit(step.schedule, samples.tokens, step.plain)
         watch.count("commit")
         moved = self._beams.step(step.beam_logits, step.beams) if step.beam_logits is not None else Moved()
         watch.count("sample")
@@ -239,7 +230,7 @@ class Engine:
             drawn = _without(drawn, refused)
         watch.count("commit")
         for row, logprobs in samples.logprobs.items():
-            self._keep_logprobs(drawing[row], logprobs)
+            drawing[row].keep_logprobs(logprobs)
         if untold := self._transcripts.push_all(drawn):
             failed.update(untold)
             drawn = _without(drawn, untold)
@@ -250,26 +241,21 @@ class Engine:
             ended = _without(ended, failed)
             moved.ended = [search for search in moved.ended if not any(s in failed for s in search)]
         self.scheduler.finish(ended)
-        self._count(step.num_drawn)
+        self.stats.count(step.num_drawn, self._lifetimes.first_tokens(), self.scheduler)
         failed.update(moved.failed)
         return [*self._collect_beams(moved.ended), *self._fail(failed), *self._collect(ended)]
 
     def _drop_overruns(self) -> None:
         """Takes what has ended out of the step that is begun; if that leaves nobody in it, it is waited for and forgotten."""
-        step = self._step
-        if step is None:
+        step, overruns = self._step, self.scheduler.overruns
+        if step is None or overruns is None:
             return
-        step.drop(self.scheduler.apart)
+        step.drop(overruns.apart)
         if step.schedule.sequences and self._open:
             return
         self._sampler.finish(step.draws)
-        self._step, self.scheduler.in_flight = None, frozenset()
-        self.scheduler.free_apart()
-
-    def _keep_logprobs(self, sequence: Sequence, logprobs: dict[int, Logprob]) -> None:
-        sequence.cumulative_logprob += logprobs[sequence.tokens[-1]].logprob
-        if sequence.logprobs is not None:
-            sequence.logprobs.append(logprobs)
+        self._step, overruns.in_flight = None, frozenset()
+        overruns.free()
 
     def _fail(self, failed: Mapping[Sequence, RecordError]) -> list[RequestOutput]:
         outputs = []
@@ -313,21 +299,6 @@ class Engine:
         del self._open[request.request_id]
         self._constrained.remove(request)
         return made
-
-    def _count(self, num_drawn: int) -> None:
-        stats = self.stats
-        stats.num_steps += 1
-        stats.num_output_tokens += num_drawn
-        for sequence in self._lifetimes.first_tokens():
-            stats.num_prompt_tokens += sequence.num_prompt
-            stats.num_cached_tokens += sequence.num_cached
-        stats.num_preemptions = self.scheduler.num_preemptions
-        stats.num_running = len(self.scheduler.running)
-        stats.kv_usage = self.scheduler.blocks.usage
-        stats.peak_kv_usage = max(stats.peak_kv_usage, stats.kv_usage)
-        stats.peak_kv_blocks = max(stats.peak_kv_blocks, self.scheduler.blocks.num_held)
-        if num_drawn and stats.first_token_at is None:
-            stats.first_token_at = time.monotonic()
 
 
 def _without(sequences: list[Sequence], some: Mapping[Sequence, RecordError]) -> list[Sequence]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import RecordError
 from ..sampling.row_settings import BAD_WORDS, CHANGES, PROCESSORS, STRUCTURED
-from ..sampling.sampler import Draws
+from ..sampling.sampler import Draws, Sampler
 from ..settings.config import EngineConfig
 from ..types.request import Sequence
 from .promise import Promise, without
@@ -44,6 +44,26 @@ class Step:
     """[beams, vocabulary]"""
     promise: Promise | None = None
     """Set when the next step was scheduled, or could have been."""
+
+    @classmethod
+    def begin(
+        cls, schedule: Schedule, sampler: Sampler, logits: Tensor, broken: dict[Sequence, RecordError], *, has_beams: bool, ahead: bool
+    ) -> Step:
+        """Begins to draw from logits [R, vocabulary] of the sequences that sample; those of beams are left as they are.
+
+        Args:
+            has_beams: whether there may be beams among them.
+            ahead: see `Sampler.begin`.
+        """
+        everyone = schedule.drawing
+        beams = [row for row, s in enumerate(everyone) if s.group is not None] if has_beams else []
+        if not beams:
+            return cls(schedule, sampler.begin(logits, everyone, ahead=ahead), everyone, list(range(len(everyone))), broken)
+        plain = [row for row, s in enumerate(everyone) if s.group is None]
+        drawing = [everyone[row] for row in plain]
+        step = cls(schedule, sampler.begin(logits[plain], drawing), drawing, list(range(len(plain))), broken, plain)
+        step.beams, step.beam_logits = [everyone[row] for row in beams], logits[beams] if plain else logits
+        return step
 
     @property
     def num_drawn(self) -> int:

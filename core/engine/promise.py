@@ -39,7 +39,8 @@ class Promise:
         scheduler.running.extend(np.flatnonzero(step.samples), [-1 - row for row in rows])
         scheduler.join(step)
         leaving = {s for s in drawing if len(s.tokens) >= s.max_length}
-        scheduler.set_apart(leaving)
+        assert scheduler.overruns is not None
+        scheduler.overruns.set_apart(leaving)
         self.leaving = leaving
         """Those that this step ends at the latest: they have no part in the next."""
 

@@ -12,7 +12,7 @@ A `Sequence` says the same of itself in `num_computed`, `tokens` and `blocks`; `
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from collections.abc import Sequence as SequenceOf
 
 import numpy as np
@@ -74,6 +74,13 @@ class Running:
         assert len(order) == len(self)
         self._take(order)
 
+    def sort(self, key: Callable[[Sequence], tuple[int, int]]) -> list[int]:
+        """Puts the rows in order; returns which of those before are in each place."""
+        order = sorted(range(len(self)), key=lambda row: key(self.sequences[row]))
+        if order != [*range(len(self))]:
+            self._take(order)
+        return order
+
     def _take(self, rows: list[int]) -> None:
         width = self.num_blocks[: len(self)].max(initial=0)
         for array in (self.computed, self.known, self.newest, self.num_blocks, self.blocks[:, :width]):
@@ -90,11 +97,35 @@ class Running:
         self.blocks[row, first : len(blocks)] = blocks[first:]
         self.num_blocks[row] = len(blocks)
 
-    def advance(self, counts: NDArray[np.int64]) -> None:
-        """The first S sequences have `counts` [S] more tokens in the cache."""
-        self.computed[: len(counts)] += counts
+    def share_out(self, budget: int, most: int, limit: int) -> NDArray[np.int64]:
+        """[S] the tokens that are left of each sequence, from the first on while the budget lasts.
+
+        Args:
+            most: sequences that get some.
+            limit: most tokens of one sequence; 0 is no limit.
+        """
+        size = len(self)
+        counts = self.known[:size] - self.computed[:size]
+        if limit:
+            counts = np.minimum(counts, limit)
+        if size > most:
+            counts[np.flatnonzero(counts)[most:]] = 0
+        total = np.cumsum(counts)
+        if size and total[-1] > budget:
+            last = int(np.searchsorted(total, budget))
+            counts = counts[: last + 1]
+            counts[last] -= total[last] - budget
+        return counts
+
+    def advance(self, counts: NDArray[np.int64], block_size: int) -> list[tuple[Sequence, int]]:
+        """Counts `counts` [S] more tokens of the first S sequences as computed; returns the sequences that filled blocks with that,
+        and what they had computed before."""
+        before, after = self.computed[: len(counts)].copy(), self.computed[: len(counts)]
+        after += counts
         for sequence, count in zip(self.sequences, counts.tolist(), strict=False):
             sequence.num_computed += count
+        rows = np.flatnonzero(before // block_size != after // block_size).tolist()
+        return [(self.sequences[row], int(before[row])) for row in rows]
 
     def extend(self, rows: NDArray[np.intp], tokens: SequenceOf[int]) -> None:
         """The sequences of `rows` [R] get one token each."""

@@ -1,16 +1,15 @@
-"""Which tokens are computed next. Knows lengths and blocks, never tensors of a model or text.
+"""Scheduler: decides which tokens are computed next. Knows lengths and blocks, never tensors of a model or text.
 
 There are no phases: a running sequence has tokens that are not computed yet, one (decode) or many (prefill), and each
 step computes up to `max_num_batched_tokens` of them over all sequences, the oldest first. When blocks run out, the latest
-running sequence gives its blocks back and is computed again later, or its blocks are kept in CPU memory (`SwapSpace`).
+running sequence gives its blocks back and is computed again later.
 
 With the policy "priority" the lowest `Request.priority` comes first, in starting, in its share of the step and in keeping
 its blocks; among equals everything is as above. A running sequence is not preempted because a more urgent one waits, only
 when running ones need its blocks (as in vLLM's current scheduler).
 
-The beams of a search hold the blocks of one request and lose them together. One that has nothing to compute until the others of
-its group catch up stays where it is with no share of the step; room for the beams that are still to come is kept free. Beams of
-one search that are more than a step takes, or than there are blocks for, take turns.
+There only where they are used: `BeamTurns` (beams/turns.py) for beam searches, `SwapSpace` (memory/swap.py) for the blocks of
+preempted sequences in CPU memory, `Overruns` (overruns.py) for steps that overlap.
 
 What concerns all sequences is arithmetic on the arrays of `Running`; Python looks at those that need blocks, have filled
 one, begin or end.
@@ -20,17 +19,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
-from collections.abc import Set as AbstractSet
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..memory.swap import Stored, SwapSpace
-from ..types.request import Beams, Request, Sequence
-from .beams.group import Moves
-from .beams.places import places
+from ..memory.swap import SwapSpace
+from ..types.request import Request, Sequence
+from .beams.turns import BeamTurns
 from .blocks import BlockManager
+from .overruns import Overruns
 from .priorities import PriorityQueues
 from .running import Running
 from .schedule import Schedule
@@ -49,6 +46,7 @@ class Scheduler:
         look_ahead: see `WaitingQueue`.
         policy: "fcfs" or "priority".
         swap: room for preempted sequences in CPU memory. The beams of a search are computed again whether it is there or not.
+        overlaps: whether a step may be begun before the one before it is done.
     """
 
     def __init__(
@@ -63,9 +61,9 @@ class Scheduler:
         look_ahead: int = 4096,
         policy: str = "fcfs",
         swap: SwapSpace | None = None,
+        overlaps: bool = False,
     ) -> None:
         self.blocks = blocks
-        self.swap = swap
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
         self.chunked_prefill = chunked_prefill
@@ -75,17 +73,14 @@ class Scheduler:
         self.waiting: WaitingQueue | PriorityQueues = PriorityQueues(look_ahead) if self._by_priority else WaitingQueue(look_ahead)
         self.running = Running()
         self.num_preemptions = 0
-        self._expects_more = True
-        self._siblings: dict[Sequence, list[Sequence]] = {}
         self._num_orders = 0
-        self._groups: set[Beams] = set()
-        self._forked: set[Sequence] = set()
-        """Running sequences whose last block others may hold too, since they were last scheduled."""
-        self.in_flight: frozenset[Sequence] = frozenset()
-        """Sequences of a step that was begun before the one before it was done: what it writes to is not given away."""
-        self.apart: set[Sequence] = set()
-        """Sequences that hold blocks and do not run any more: of `in_flight`, or `Promise.leaving`."""
+        self._siblings: dict[Sequence, list[Sequence]] = {}
+        """The other choices of a request, by the first: they wait until it has computed the prompt."""
         self._spread = Spread(max_num_seqs)
+        self.swap = swap
+        self.overruns = Overruns(self.running, blocks) if overlaps else None
+        self.beams: BeamTurns | None = None
+        """Made when the first search is added."""
 
     def add(self, choices: list[Sequence]) -> None:
         """Queues a request's choices. The first computes the prompt, then the others join and share its blocks."""
@@ -94,7 +89,8 @@ class Scheduler:
         for choice in choices:
             choice.order = self._num_orders
         if first.group is not None:
-            self._groups.add(first.group)
+            self.beams = self.beams or BeamTurns(self.running, self.blocks, self.waiting, self.max_num_seqs)
+            self.beams.open(first.group)
         self.waiting.add(first)
         if others:
             self._siblings[first] = others
@@ -102,10 +98,9 @@ class Scheduler:
     def expect_more(self, more: bool) -> None:
         """Says whether requests may be added to those that are there, which is supposed until it is said. Without, what is left
         is spread over the steps that its longest output takes anyway."""
-        if self._expects_more and not more:
+        if self._spread.expects_more and not more:
             self.waiting.gather()
-            self._spread.forget()
-        self._expects_more = more
+        self._spread.expect_more(more)
 
     @property
     def has_work(self) -> bool:
@@ -116,24 +111,25 @@ class Scheduler:
         """The next step's tokens; empty only when there is no work."""
         copies: list[tuple[int, int]] = []
         admitted: list[Sequence] = []
-        if self._groups:
-            self._sort()
+        if self.beams:
+            self.running.sort(self._age)
         counts, preempted = self._continue_running(copies)
         if not preempted:
             before = len(self.running)
             counts = self._admit_waiting(counts, copies)
             admitted = self.running.sequences[before:]
             if admitted and self._by_priority:
-                counts = self._sort(counts)
-        if self._groups:
-            counts = self._put_idle_last(counts)
+                counts = counts[self.running.sort(self._age)]
+        if self.beams:
+            counts = self.beams.put_idle_last(counts)
             if not len(counts) and self.has_work:
                 # Beams hold blocks while others of their groups wait for some: those of the latest group give theirs back.
                 if len(self.running):
-                    self._preempt_group(self.running[-1])
+                    self._preempt_last(copies)
                 return self.schedule()
         size = len(counts)
-        assert size or self.apart or not self.has_work, "work is left but nothing can be scheduled"
+        kept = self.overruns.apart if self.overruns is not None else ()
+        assert size or kept or not self.has_work, "work is left but nothing can be scheduled"
         samples = self.running.computed[:size] + counts == self.running.known[:size]
         made = Schedule(self.running.sequences[:size], counts, samples, copies, admitted)
         if self.swap is not None and size:
@@ -147,56 +143,59 @@ class Scheduler:
         counts = self.share_out_budget()
         ends = running.computed[: len(counts)] + counts
         growing = ends > running.num_blocks[: len(counts)] * self.blocks.block_size
-        if self._forked:
-            growing |= np.array([s in self._forked for s in running.sequences[: len(counts)]], dtype=bool)
+        if self.beams:
+            growing |= self.beams.are_forked(len(counts))
         for row in np.flatnonzero(growing & (counts > 0)).tolist():
             while row < len(running) and self.blocks.shortage(running[row], int(ends[row])) > 0:
                 preempted = True
-                if running[-1].group is None:
-                    self._preempt(running.pop())
-                    continue
-                lost = self._preempt_group(running[-1])
-                copies[:] = [(source, target) for source, target in copies if target not in lost]
-                again, _ = self._continue_running(copies)
-                return again, True
+                if self._preempt_last(copies):
+                    return self._continue_running(copies)[0], True
             if row >= len(running):
                 break
             copies += self.blocks.grow(running[row], int(ends[row]))
-            self._forked.discard(running[row])
+            if self.beams:
+                self.beams.has_grown(running[row])
             running.refresh_blocks(row, int(running.computed[row]) // self.blocks.block_size)
         return counts[: len(running)], preempted
 
     def share_out_budget(self) -> NDArray[np.int64]:
-        """[S] the tokens that are left of each running sequence, from the oldest on while the budget lasts."""
-        size, budget = len(self.running), self.max_num_batched_tokens
-        counts = self._limited(self.running.known[:size] - self.running.computed[:size])
-        if size > self.max_num_seqs:
-            counts[np.flatnonzero(counts)[self.max_num_seqs :]] = 0
-        total = np.cumsum(counts)
-        if size and total[-1] > budget:
-            last = int(np.searchsorted(total, budget))
-            counts = counts[: last + 1]
-            counts[last] -= total[last] - budget
-        return counts
+        """[S] how many tokens the first running sequences may compute in a step."""
+        return self.running.share_out(self.max_num_batched_tokens, self.max_num_seqs, self.long_prefill_token_threshold)
 
-    def _limited(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
-        limit = self.long_prefill_token_threshold
-        return np.minimum(counts, limit) if limit else counts
+    def _preempt_last(self, copies: list[tuple[int, int]]) -> bool:
+        """Takes the blocks of the last running sequence, or of its whole group of beams, whose `copies` are not made then; whether
+        it was a beam, so that others have moved up."""
+        self.num_preemptions += 1
+        sequence = self.running[-1]
+        if sequence.group is not None:
+            assert self.beams is not None
+            lost = self.beams.preempt(sequence)
+            copies[:] = [(source, target) for source, target in copies if target not in lost]
+            return True
+        self.running.pop()
+        if self.swap is not None and self.swap.suits(sequence, self.blocks.num_kept(sequence)):
+            self.swap.take_out(sequence)
+        self.blocks.free(sequence)
+        sequence.num_computed = 0
+        self.waiting.put_back([sequence])
+        return False
 
     def _admit_waiting(self, counts: NDArray[np.int64], copies: list[tuple[int, int]]) -> NDArray[np.int64]:
         """Starts waiting sequences while there is room; returns `counts` and theirs."""
         budget = self.max_num_batched_tokens - int(counts.sum())
         admitted: list[int] = []
         passed: list[Sequence] = []
-        most = max((self.max_num_seqs, *(g.width for g in self._groups))) if self._groups else self._most_at_a_time()
         places_left = self.max_num_seqs - int(np.count_nonzero(counts))  # in this step
-        has_place = places(self.running, self.max_num_seqs) if self._groups else None
+        if self.beams:
+            most, has_place = self.beams.most_at_a_time, self.beams.places()
+        else:
+            most, has_place = self._spread.width(self.running, self.waiting, self._siblings), None
         while self.waiting and budget > 0 and len(self.running) < most and len(passed) < most and len(admitted) < places_left:
             sequence = self.waiting.pop()
             if has_place is not None and not has_place(sequence):
                 passed.append(sequence)
                 break
-            shared, computed = self._reusable(sequence)
+            shared, computed = self.blocks.reusable(sequence)
             stored = None if self.swap is None else self.swap.find(sequence)
             if stored is not None and stored.num_computed > computed:
                 shared, computed = shared[: computed // self.blocks.block_size], stored.num_computed
@@ -214,82 +213,13 @@ class Scheduler:
             # The whole prompt's blocks at once: a prefill that has begun is not undone by another's.
             copies += self.blocks.grow(sequence, len(sequence.tokens))
             self.blocks.announce(sequence)
-            if stored is not None:
-                self._bring_back(sequence, stored, len(shared))
+            if self.swap is not None and self.swap.bring_back(sequence, len(shared)):
+                self.blocks.remember(sequence, 0)
             self.running.append(sequence)
             admitted.append(count)
             budget -= count
         self.waiting.put_back(passed)
         return np.concatenate((counts, np.array(admitted, dtype=np.int64))) if admitted else counts
-
-    def _sort(self, counts: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-        """Puts the running sequences in order of priority, if that counts, and of age; `counts` [S] of all of them become those of
-        the new order."""
-        rows = range(len(self.running))
-        order = sorted(rows, key=lambda row: self._age(self.running[row]))
-        if order != [*rows]:
-            self.running.reorder(order)
-        return counts[order] if counts is not None else np.zeros(0, dtype=np.int64)
-
-    def _age(self, sequence: Sequence) -> tuple[int, int]:
-        return sequence.request.priority if self._by_priority else 0, sequence.order
-
-    # -- beams -----------------------------------------------------------------------------------------------------
-    def _put_idle_last(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Moves running sequences without a share of the step behind those that have one; the latter's counts."""
-        if counts.all():
-            return counts
-        busy = np.flatnonzero(counts)
-        order = [*busy.tolist(), *np.flatnonzero(counts == 0).tolist(), *range(len(counts), len(self.running))]
-        self.running.reorder(order)
-        return counts[busy]
-
-    def _preempt_group(self, sequence: Sequence) -> set[int]:
-        """Takes the blocks of all running beams of a group; returns them. Beams that have nothing to compute are not queued: they
-        come back when the others have caught up."""
-        members = [s for s in self.running if s.group is sequence.group]
-        lost = {block for s in members for block in s.blocks}
-        self.running.remove(set(members))
-        for member in members:
-            self._forked.discard(member)
-            self.blocks.free(member)
-            member.num_computed = 0
-        self.waiting.put_back(s for s in members if s.group is not None and not s.group.waits(s))
-        self.num_preemptions += 1
-        return lost
-
-    def move_beams(self, all_moves: SequenceOf[Moves]) -> None:
-        """Books what became of the beams of some groups after a step: beams that are dropped, forks, and everyone's next token.
-        When none is left of a group it is gone."""
-        for moves in all_moves:
-            for parent, fork in moves.forks:
-                if parent.blocks:
-                    self.blocks.share(fork, parent.blocks)
-                    fork.num_computed = parent.num_computed
-                    self._forked.update((parent, fork))
-            if not moves.extended and moves.dropped and moves.dropped[0].group is not None:
-                self._groups.discard(moves.dropped[0].group)
-        self.finish(chain.from_iterable(moves.dropped for moves in all_moves))
-        rows = {sequence: row for row, sequence in enumerate(self.running)}
-        revived = []
-        for sequence, token in chain.from_iterable(moves.extended for moves in all_moves):
-            sequence.tokens.append(token)
-            row = rows.get(sequence)
-            if row is not None:
-                self.running.known[row] += 1
-                self.running.newest[row] = token
-            elif sequence.blocks:
-                self.running.append(sequence)
-            else:
-                revived.append(sequence)
-        self.waiting.put_back(revived)
-
-    def _most_at_a_time(self) -> int:
-        """As many sequences as may run, or as keep all steps up to the last equally full, see `Spread`."""
-        if self._expects_more or not self.waiting:
-            return self.max_num_seqs
-        left = chain(self.running, self.waiting, chain.from_iterable(self._siblings.values()))
-        return self._spread.width(len(self.waiting) + len(self.running), left)
 
     def _has_room(self, sequence: Sequence, shared: list[int], computed: int, count: int) -> bool:
         """Whether a sequence can start with `count` tokens after those that are computed."""
@@ -299,38 +229,15 @@ class Scheduler:
         reserve = self.reserve if len(self.running) else 0
         return self.blocks.missing(shared, computed, whole) <= -reserve
 
-    def _reusable(self, sequence: Sequence) -> tuple[list[int], int]:
-        """(blocks, tokens computed in them): of the choice that shares the prompt, or of the prefix cache."""
-        source = sequence.source
-        if source is not None and source.blocks and source.num_computed >= sequence.num_prompt:
-            computed = sequence.num_prompt - 1  # the last prompt token is computed again, for its logits
-            return source.blocks[: self.blocks.blocks_for(computed)], computed
-        found = self.blocks.cached_prefix(sequence) if sequence.reads_prefix_cache else []
-        return found, len(found) * self.blocks.block_size
-
-    def _preempt(self, sequence: Sequence) -> None:
-        if self.swap is not None and self.swap.suits(sequence, self.blocks.num_kept(sequence)):
-            self.swap.take_out(sequence)
-        self.blocks.free(sequence)
-        sequence.num_computed = 0
-        self.waiting.put_back([sequence])
-        self.num_preemptions += 1
-
-    def _bring_back(self, sequence: Sequence, stored: Stored, num_shared: int) -> None:
-        """Gives a sequence that has its blocks what it had in them, if that is more than the first `num_shared` hold."""
-        assert self.swap is not None
-        if stored.num_computed == sequence.num_computed:
-            self.swap.bring_back(sequence, num_shared)
-            self.blocks.remember(sequence, 0)
-        else:
-            self.swap.drop(sequence)
+    def _age(self, sequence: Sequence) -> tuple[int, int]:
+        return sequence.request.priority if self._by_priority else 0, sequence.order
 
     # -- commit --------------------------------------------------------------------------------------------------
     def commit(self, step: Schedule, tokens: SequenceOf[int], drawn: SequenceOf[int] | None = None) -> None:
         """Books a computed step; `tokens` are the drawn ones, for the sequences that sample, in order.
 
         Args:
-            drawn: which of these `tokens` are for, where there are beams too, whose tokens `move_beams` books.
+            drawn: which of these `tokens` are for, where there are beams too, whose tokens `BeamTurns` books.
 
         Whoever decides that a sequence has ended calls `finish`.
         """
@@ -342,11 +249,7 @@ class Scheduler:
 
     def advance(self, step: Schedule) -> list[tuple[Sequence, int]]:
         """Counts a step's tokens as computed; the sequences that filled blocks with that, and what they had computed before."""
-        running, size, block_size = self.running, len(step.counts), self.blocks.block_size
-        before = running.computed[:size].copy()
-        running.advance(step.counts)
-        rows = np.flatnonzero(before // block_size != running.computed[:size] // block_size)
-        return [(running[row], int(before[row])) for row in rows.tolist()]
+        return self.running.advance(step.counts, self.blocks.block_size)
 
     def succeeded(self, step: Schedule, filled: Iterable[tuple[Sequence, int]]) -> None:
         """A step is done: what `advance` said it filled is findable from now on."""
@@ -366,32 +269,19 @@ class Scheduler:
             self.waiting.put_back(others)
 
     def finish(self, sequences: Iterable[Sequence]) -> None:
-        """Takes ended sequences out and frees their blocks; those of a step in flight keep them until `free_apart`."""
+        """Takes ended sequences out and frees their blocks; those of a step in flight keep them, see `Overruns`."""
         ended = set(sequences)
-        for sequence in ended:
-            self._forked.discard(sequence)
-            if self.swap is not None:
+        if self.swap is not None:
+            for sequence in ended:
                 self.swap.drop(sequence)
-        self.set_apart(ended & self.in_flight)
-        self._free(ended - self.in_flight)
-
-    def set_apart(self, sequences: AbstractSet[Sequence]) -> None:
-        """Takes sequences out that keep their blocks for now."""
-        self.apart |= sequences
-        if sequences:
-            self.running.remove(sequences)
-
-    def free_apart(self, but: AbstractSet[Sequence] = frozenset()) -> None:
-        """Frees the blocks of those set apart, `but` some."""
-        if self.apart:
-            self._free(self.apart - but)
-
-    def _free(self, sequences: AbstractSet[Sequence]) -> None:
-        for sequence in sequences:
+        if self.beams is not None:
+            self.beams.forget(ended)
+        if self.overruns is not None:
+            ended = self.overruns.keep(ended)
+        for sequence in ended:
             self.blocks.free(sequence)
-        self.apart -= sequences
-        if sequences:
-            self.running.remove(sequences)
+        if ended:
+            self.running.remove(ended)
 
     def abort(self, request: Request) -> None:
         """Drops every choice of a request, wherever it is."""
@@ -400,25 +290,29 @@ class Scheduler:
         self.waiting.remove(request)
         if self.swap is not None:
             self.swap.drop_request(request)
-        self._groups = {group for group in self._groups if group.request is not request}
-        self.finish([s for s in chain(self.running, self.apart) if s.request is request])
+        if self.beams is not None:
+            self.beams.close(request)
+        self.finish([s for s in self._holders() if s.request is request])
+
+    def _holders(self) -> list[Sequence]:
+        """All sequences that hold blocks."""
+        return [*self.running, *(self.overruns.apart if self.overruns is not None else ())]
 
     def check_integrity(self) -> None:
         """Proves that the books balance. For tests."""
-        self.blocks.check_integrity([*self.running, *self.apart])
+        self.blocks.check_integrity(self._holders())
         self.running.check_integrity()
-        assert self.apart <= self.in_flight
-        assert not self.apart & {*self.running}
         waiting = set(self.waiting)
         assert len(waiting) == len(self.waiting)
         assert not any(s.blocks or s.num_computed for s in waiting)
         assert not {*self.running} & waiting
-        if self.swap is not None:
-            self.swap.check_integrity(waiting)
         for sequence in self.running:
-            idle = sequence.group is not None and sequence.group.waits(sequence)
-            assert sequence.num_computed == len(sequence.tokens) if idle else sequence.num_computed < len(sequence.tokens)
+            assert sequence.num_computed < len(sequence.tokens) or sequence.group is not None
             assert sequence.num_computed <= len(sequence.blocks) * self.blocks.block_size
             assert not sequence.finished
-            assert sequence in self._forked or idle or not self.blocks.shared_and_written(sequence)
-        assert self._forked <= {*self.running}
+            assert self.beams is not None or not self.blocks.shared_and_written(sequence)
+        if self.swap is not None:
+            self.swap.check_integrity(waiting)
+        for absent_when_off in (self.beams, self.overruns):
+            if absent_when_off is not None:
+                absent_when_off.check_integrity()

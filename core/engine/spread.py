@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from itertools import chain
 
 from ..types.request import Sequence
-from .waiting import expected_output
+from .priorities import PriorityQueues
+from .running import Running
+from .waiting import WaitingQueue, expected_output
 
 #: A step with so many sequences takes about as long as with one: it reads all weights, and rows are padded.
 _FEW = 16
@@ -22,15 +25,22 @@ class Spread:
 
     def __init__(self, most: int) -> None:
         self._most = most
+        self.expects_more = True
         self._found = (0, most)  # sequences left when it was worked out, and the result
 
-    def forget(self) -> None:
-        """There is other work than before."""
-        self._found = (0, self._most)
+    def expect_more(self, more: bool) -> None:
+        """Says whether there may be other work than there is."""
+        self.expects_more = more
+        if more:
+            self._found = (0, self._most)
 
-    def width(self, num_left: int, sequences: Iterable[Sequence]) -> int:
-        """Sequences at a time, of `sequences` that are left; they are looked at where `num_left` is not what it was."""
+    def width(self, running: Running, waiting: WaitingQueue | PriorityQueues, siblings: Mapping[Sequence, list[Sequence]]) -> int:
+        """Sequences at a time, of all that are left; they are looked at where there are not as many as before."""
+        if self.expects_more or not waiting:
+            return self._most
+        num_left = len(running) + len(waiting)
         if self._found[0] != num_left:
+            sequences = chain(running, waiting, *siblings.values())
             left = [max(1, expected_output(s) - s.num_output) for s in sequences]
             even = -(-sum(left) // max(left))
             self._found = num_left, min(self._most, -(-even // _FEW) * _FEW)

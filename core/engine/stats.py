@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..types.request import Sequence
+
+if TYPE_CHECKING:
+    from .scheduler import Scheduler
 
 #: The parts of a step, in order.
 PARTS = ("schedule", "batch", "model", "sample", "commit", "detokenize")
@@ -31,6 +38,26 @@ class EngineStats:
     """time.monotonic() of the first drawn token."""
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     """Time of each part of the steps."""
+
+    def count(self, num_drawn: int, begun: Iterable[Sequence], scheduler: Scheduler) -> None:
+        """Counts a step.
+
+        Args:
+            num_drawn: tokens that it gave to outputs.
+            begun: the sequences whose request has its first output token by it.
+        """
+        self.num_steps += 1
+        self.num_output_tokens += num_drawn
+        for sequence in begun:
+            self.num_prompt_tokens += sequence.num_prompt
+            self.num_cached_tokens += sequence.num_cached
+        self.num_preemptions = scheduler.num_preemptions
+        self.num_running = len(scheduler.running)
+        self.kv_usage = scheduler.blocks.usage
+        self.peak_kv_usage = max(self.peak_kv_usage, self.kv_usage)
+        self.peak_kv_blocks = max(self.peak_kv_blocks, scheduler.blocks.num_held)
+        if num_drawn and self.first_token_at is None:
+            self.first_token_at = time.monotonic()
 
 
 class Stopwatch:

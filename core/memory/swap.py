@@ -142,11 +142,15 @@ class SwapSpace:
         """What a sequence has here."""
         return self._stored.get(sequence)
 
-    def bring_back(self, sequence: Sequence, num_shared: int) -> None:
-        """Books the copies to a sequence's new blocks on the device, but for the first `num_shared` of them."""
-        stored = self._stored[sequence]
-        self._in += list(zip(stored.blocks, sequence.blocks, strict=False))[num_shared:]
+    def bring_back(self, sequence: Sequence, num_shared: int) -> bool:
+        """Books the copies to a sequence's new blocks on the device, but for the first `num_shared` of them, if what it has here is
+        what it is said to have computed; returns whether it is. Forgets what it has here in either case."""
+        stored = self._stored.get(sequence)
+        goes_on = stored is not None and stored.num_computed == sequence.num_computed
+        if stored is not None and goes_on:
+            self._in += list(zip(stored.blocks, sequence.blocks, strict=False))[num_shared:]
         self.drop(sequence)
+        return goes_on
 
     def drop(self, sequence: Sequence) -> None:
         """Forgets what a sequence has here, if anything. Its blocks are used again from the next step on."""

@@ -1,8 +1,4 @@
-"""From logits to tokens and logprobs: gathers what each row asks for and lets the backend draw.
-
-What no row asks for costs nothing, and no work here grows with the length of a sequence (but for what logits processors, which
-are given the whole of it, do by themselves).
-"""
+"""Sampler: draws a token from each row of logits, and makes the log-probabilities that are asked for."""
 
 from __future__ import annotations
 
@@ -16,19 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from infer.kernels.ops import Ops, Penalties, SamplingRows, TokenMask, TopLogprobs
+from infer.kernels.ops import Ops, TopLogprobs
 
 from ..errors import RecordError
-from ..types.noise import uniforms
 from ..types.outputs import Logprob
 from ..types.request import Sequence
-from .bad_words import BadWordBook
 from .beam_search import Candidates
-from .penalties import PenaltyBook
-from .processors import process
-from .row_settings import ALLOWED, BAD_WORDS, CHANGES, DRAWS, LOGPROBS, MIN_TOKENS, PROCESSORS, STRUCTURED, RowSettings
-from .token_bits import pack_flags
-from .token_masks import TokenMasks
+from .distributions import DistributionBook, Distributions, rows_with
+from .row_settings import LOGPROBS
 from .transfers import ToHost, to_device
 
 if TYPE_CHECKING:
@@ -80,17 +71,6 @@ class _Tops:
     arriving: ToHost
 
 
-@dataclass(slots=True)
-class _Draw:
-    """What the backend draws from."""
-
-    logits: Tensor
-    """[R, vocabulary]: the model's, or a float32 copy with what logits processors made of some rows."""
-    rows: SamplingRows | None
-    penalties: Penalties | None
-    mask: TokenMask | None
-
-
 class Sampler:
     """
     Args:
@@ -108,10 +88,7 @@ class Sampler:
         self.vocab_size = vocab_size
         self._tokenizer = tokenizer
         self._processed = logprobs_mode == "processed_logprobs"
-        self._settings = RowSettings()
-        self._penalties = PenaltyBook(end_ids)
-        self._bad_words = BadWordBook(tokenizer)
-        self._masks = TokenMasks(vocab_size)
+        self._distributions = DistributionBook(end_ids, tokenizer, vocab_size)
 
     def sample(self, logits: Tensor, sequences: list[Sequence]) -> Samples:
         """Draws one token a row of logits [R, vocabulary] in any floating dtype; they stay as they are."""
@@ -124,14 +101,14 @@ class Sampler:
         Args:
             ahead: the device gets other work before `finish` is called, which is not to wait for that.
         """
-        settings, failed = self._settings.gather(sequences), dict[int, RecordError]()
+        settings, failed = self._distributions.settings(sequences), dict[int, RecordError]()
         if not sequences:
             return Draws(torch.empty(0, dtype=torch.int64, device=logits.device), settings["needs"], sequences, failed, ToHost([]), [])
-        draw = self._draw(logits, sequences, settings, failed)
+        draw = self._distributions.gather(logits, sequences, settings, failed)
         tokens, finite = self.ops.sample(draw.logits, draw.rows, draw.penalties, draw.mask)
         needs = settings["needs"]
         tops: Iterable[_Tops] = ()
-        if asking := _rows_with(needs, LOGPROBS):
+        if asking := rows_with(needs, LOGPROBS):
             if ahead:
                 tops = list(self._tops(logits, draw, sequences, asking, tokens, finite))
             else:  # made when it is known which rows can have some
@@ -163,7 +140,7 @@ class Sampler:
         """The `count` likeliest next tokens of the beams `sequences` by the distribution that their parameters make of logits
         [R, vocabulary]: everything but the draw counts, and with a temperature of 0 the logits are not divided."""
         failed: dict[int, RecordError] = {}
-        draw = self._draw(logits, sequences, self._settings.gather(sequences), failed)
+        draw = self._distributions.gather(logits, sequences, self._distributions.settings(sequences), failed)
         places = torch.arange(len(sequences), device=logits.device)
         finite = self.ops.sample(logits, None, None, None)[1].tolist()  # the quickest way to know
         if draw.rows is None and draw.mask is None and draw.penalties is None:
@@ -185,43 +162,11 @@ class Sampler:
         asked = torch.tensor(tokens, device=logits.device)
         return self._entries(self.ops.top_logprobs(logits, rows, asked, self._count(count)), tokens)
 
-    def _draw(self, logits: Tensor, sequences: list[Sequence], settings: NDArray[np.void], failed: dict[int, RecordError]) -> _Draw:
-        """The distributions to draw from; rows that their logits processors or grammars make impossible go to `failed`."""
-        needs, device = settings["needs"], logits.device
-        any_needs = int(np.bitwise_or.reduce(needs))
-        draw = _Draw(logits, None, None, None)
-        left: dict[int, Tensor] = {}
-        if any_needs & PROCESSORS:
-            draw.logits, left = _processed(logits, sequences, _rows_with(needs, PROCESSORS), failed)
-        if any_needs & DRAWS:
-            draw.rows = _sampling_rows(settings, sequences, device)
-        mask = None
-        if any_needs & (ALLOWED | STRUCTURED) or left:
-            mask = self._masks.gather(sequences, sorted({*_rows_with(needs, ALLOWED | STRUCTURED), *left}), left, failed)
-            draw.mask = TokenMask(to_device(mask.rows, device), to_device(mask.bits, device))
-        if any_needs & (CHANGES | MIN_TOKENS | BAD_WORDS):
-            draw.penalties = self._change(sequences, needs, mask, device)
-        return draw
-
-    def _change(
-        self, sequences: list[Sequence], needs: NDArray[np.unsignedinteger], mask: TokenMask | None, device: torch.device
-    ) -> Penalties | None:
-        banned = {row: self._bad_words.of(sequences[row].params.bad_words).banned(sequences[row]) for row in _rows_with(needs, BAD_WORDS)}
-        may_end = set()
-        if mask is not None:
-            # Where a finished structured output can only end, it ends, however short it is.
-            for row in _rows_with(needs, MIN_TOKENS):
-                held_back = self._penalties.held_back(sequences[row])
-                if held_back and int(mask.rows[row]) >= 0 and self._masks.leaves_nothing_but(held_back, mask, row):
-                    may_end.add(row)
-        changing = _rows_with(needs, CHANGES | MIN_TOKENS | BAD_WORDS)
-        return self._penalties.gather(sequences, changing, self.vocab_size, device, banned=banned, may_end=may_end)
-
     # -- log-probabilities ---------------------------------------------------------------------------------------
     def _tops(
         self,
         logits: Tensor,
-        draw: _Draw,
+        draw: Distributions,
         sequences: list[Sequence],
         asking: list[int],
         tokens: Tensor,
@@ -266,36 +211,6 @@ class Sampler:
         return result
 
 
-def _rows_with(needs: NDArray[np.unsignedinteger], bits: int) -> list[int]:
-    rows: list[int] = np.flatnonzero(needs & bits).tolist()
-    return rows
-
-
-def _processed(
-    logits: Tensor, sequences: list[Sequence], rows: Iterable[int], failed: dict[int, RecordError]
-) -> tuple[Tensor, dict[int, Tensor]]:
-    """(float32 logits with what processors made of `rows`, row -> bits of the tokens that they left); errors go to `failed`.
-
-    Forbidden tokens become a mask, and their logits 0: -inf among logits would mean that the model's are broken.
-    """
-    copy = logits.to(torch.float32, copy=True)
-    left = {}
-    for row in rows:
-        if not bool(torch.isfinite(copy[row]).all()):
-            continue  # the draw finds that out too
-        try:
-            result = process(sequences[row], copy[row].clone())
-        except RecordError as error:
-            failed[row] = error
-            continue
-        forbidden = result.isneginf()
-        if bool(forbidden.any()):
-            left[row] = pack_flags((~forbidden).cpu().numpy())
-            result = result.masked_fill(forbidden, 0.0)
-        copy[row] = result
-    return copy, left
-
-
 def _not_finite() -> RecordError:
     return RecordError("non_finite_logits", "the model's logits for this record are not finite")
 
@@ -308,15 +223,4 @@ def _nothing_left(sequence: Sequence) -> RecordError:
     given = [name for name in names if getattr(params, name)]
     return RecordError(
         "invalid_value", f"no token may come next: {', '.join(given) or 'penalties'} forbid them all", param=given[0] if given else None
-    )
-
-
-def _sampling_rows(settings: NDArray[np.void], sequences: list[Sequence], device: torch.device) -> SamplingRows:
-    noise = uniforms([s.noise_key for s in sequences], [len(s.tokens) - s.num_prompt for s in sequences])
-
-    def column(name: str) -> Tensor:
-        return to_device(torch.from_numpy(settings[name].copy()), device)
-
-    return SamplingRows(
-        column("temperature"), column("top_k"), column("top_p"), column("min_p"), to_device(torch.from_numpy(noise), device)
     )

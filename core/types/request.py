@@ -148,6 +148,12 @@ class Sequence:
             group=None,
         )
 
+    def keep_logprobs(self, logprobs: dict[int, Logprob]) -> None:
+        """Takes the log-probabilities of its newest token, and of others that it asked for."""
+        self.cumulative_logprob += logprobs[self.tokens[-1]].logprob
+        if self.logprobs is not None:
+            self.logprobs.append(logprobs)
+
     @property
     def params(self) -> SamplingParams:
         return self.request.params

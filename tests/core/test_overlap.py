@@ -13,6 +13,7 @@ import torch
 from infer.core.build.engines import build_engine
 from infer.core.build.plan import make_plan
 from infer.core.engine.engine import Engine
+from infer.core.engine.overruns import Overruns
 from infer.core.settings.args import EngineArgs
 from infer.core.types.beam_params import BeamSearchParams
 from infer.core.types.params import SamplingParams
@@ -24,7 +25,7 @@ from .test_schedule_independence import SCHEDULES, TEXT, answers, records, start
 
 def overlapping(engine: Engine) -> tuple[Engine, Callable[[], int]]:
     """The engine with steps that overlap, and how many were begun before the one before was done."""
-    engine._overlaps = True
+    engine.scheduler.overruns = Overruns(engine.scheduler.running, engine.scheduler.blocks)
     begun: list[Any] = []
     ahead = engine._begin_ahead
 
@@ -124,7 +125,8 @@ def test_on_a_gpu(tiny_llama: Path) -> None:
         )
         engines.append(build_engine(make_plan(args)))
     plain, engine = engines
-    assert (plain._overlaps, engine._overlaps) == (False, True)
+    assert plain.scheduler.overruns is None
+    assert engine.scheduler.overruns is not None
     for kind, made in kinds.items():
         # The first time kernels are compiled and memory is taken, which may wait.
         assert [o.outputs for o in answers(engine, made)] == [o.outputs for o in answers(plain, made)], kind

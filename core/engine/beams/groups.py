@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
+from itertools import chain
 
 from torch import Tensor
 
@@ -96,8 +97,15 @@ class BeamGroups:
                 moves.append(self._advance(group, moved))
             except BaseException as error:
                 moved.failed[first] = own_error(error, f"request {group.request.request_id}")
-        self._scheduler.move_beams(moves)
+        self._book(moves)
         return moved
+
+    def _book(self, moves: SequenceOf[Moves]) -> None:
+        turns = self._scheduler.beams
+        assert turns is not None
+        turns.fork(moves)
+        self._scheduler.finish(chain.from_iterable(m.dropped for m in moves))
+        turns.extend(moves)
 
     def _advance(self, group: BeamGroup, moved: Moved) -> Moves:
         first = group.live[0]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from infer.core.engine import engine as engine_module
 from infer.core.engine.engine import Engine
 from infer.core.engine.overlap import wanted
+from infer.core.engine.overruns import Overruns
 from infer.core.errors import RecordError
 from infer.core.sampling.sampler import Sampler
 from infer.core.settings.config import EngineConfig
@@ -31,7 +32,7 @@ def overlapping(make_engine: Any) -> Any:
 
     def make(**kwargs: Any) -> Engine:
         engine: Engine = make_engine(**kwargs)
-        engine._overlaps = True
+        engine.scheduler.overruns = Overruns(engine.scheduler.running, engine.scheduler.blocks)
         return engine
 
     return make
@@ -48,7 +49,7 @@ def check(engine: Engine) -> None:
     scheduler = engine.scheduler
     scheduler.check_integrity()
     assert all(min(s.tokens) >= 0 for s in scheduler.running), "a promise is still open"
-    assert bool(scheduler.in_flight) == (engine._step is not None)
+    assert (engine._step is not None) == bool(scheduler.overruns is not None and scheduler.overruns.in_flight)
     if engine._step is not None:
         memory: Any = engine._runner
         assert all(scheduler.blocks._refs[block] > 0 for block in memory.written)
@@ -200,11 +201,11 @@ def test_blocks_of_the_ended_are_kept_until_the_step_that_writes_there_is_done(o
     blocks = engine.scheduler.blocks
     (output,) = step(engine).values()
     assert (output.request_id, output.outputs[0].token_ids) == ("short", [first])
-    (apart,) = engine.scheduler.apart
+    (apart,) = engine.scheduler.overruns.apart
     assert apart.blocks
     held = blocks.num_held
     assert not step(engine)
-    assert not engine.scheduler.apart
+    assert not engine.scheduler.overruns.apart
     assert blocks.num_held == held - 2
     drain(engine)
 

@@ -109,7 +109,7 @@ def test_what_is_collected_is_not_collected_again(make_engine: Any, oracle: Any)
         running = engine.scheduler.running
         if len(running) and running[len(running) - 1].lacks_prompt_logprobs and running[len(running) - 1].num_computed and not collecting:
             collecting = True
-            engine.scheduler._preempt(running.pop())
+            engine.scheduler._preempt_last([])
         if collecting:
             break
     outputs = drain(engine)

@@ -30,7 +30,7 @@ def run(engine: Engine, requests: list[Request]) -> dict[str, RequestOutput]:
             outputs[output.request_id] = output
         engine.scheduler.check_integrity()
     assert engine.scheduler.blocks.num_free == engine.scheduler.blocks.num_usable
-    assert not engine.scheduler._groups
+    assert not engine.scheduler.beams
     assert not engine._beams
     return outputs
 

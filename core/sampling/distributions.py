@@ -1,0 +1,139 @@
+"""Distributions that tokens are drawn from: a step's logits and what each row asks to be done to them.
+
+Nothing is gathered that no row asks for, and no work here grows with the length of a sequence (but for what logits processors, which
+are given the whole of it, do by themselves).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from infer.kernels.ops import Penalties, SamplingRows, TokenMask
+
+from ..errors import RecordError
+from ..types.noise import uniforms
+from ..types.request import Sequence
+from .bad_words import BadWordBook
+from .penalties import PenaltyBook
+from .processors import process
+from .row_settings import ALLOWED, BAD_WORDS, CHANGES, DRAWS, MIN_TOKENS, PROCESSORS, STRUCTURED, RowSettings
+from .token_bits import pack_flags
+from .token_masks import TokenMasks
+from .transfers import to_device
+
+if TYPE_CHECKING:
+    from ..text.tokenizer import Tokenizer
+
+
+@dataclass(slots=True)
+class Distributions:
+    """The distributions of R rows, as the backend takes them."""
+
+    logits: Tensor
+    """[R, vocabulary]: the model's, or a float32 copy with what logits processors made of some rows."""
+    rows: SamplingRows | None
+    penalties: Penalties | None
+    mask: TokenMask | None
+
+
+class DistributionBook:
+    """
+    Args:
+        end_ids: tokens that end an output unless `ignore_eos`.
+        tokenizer: for bad words; None: they are refused.
+        vocab_size: of the model's logits.
+    """
+
+    def __init__(self, end_ids: frozenset[int], tokenizer: Tokenizer | None, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+        self._settings = RowSettings()
+        self._penalties = PenaltyBook(end_ids)
+        self._bad_words = BadWordBook(tokenizer)
+        self._masks = TokenMasks(vocab_size)
+
+    def settings(self, sequences: list[Sequence]) -> NDArray[np.void]:
+        """What the rows ask for; see row_settings.py."""
+        return self._settings.gather(sequences)
+
+    def gather(
+        self, logits: Tensor, sequences: list[Sequence], settings: NDArray[np.void], failed: dict[int, RecordError]
+    ) -> Distributions:
+        """The distributions to draw from; rows that their logits processors or grammars make impossible go to `failed`."""
+        needs, device = settings["needs"], logits.device
+        any_needs = int(np.bitwise_or.reduce(needs))
+        draw = Distributions(logits, None, None, None)
+        left: dict[int, Tensor] = {}
+        if any_needs & PROCESSORS:
+            draw.logits, left = _processed(logits, sequences, rows_with(needs, PROCESSORS), failed)
+        if any_needs & DRAWS:
+            draw.rows = _sampling_rows(settings, sequences, device)
+        mask = None
+        if any_needs & (ALLOWED | STRUCTURED) or left:
+            mask = self._masks.gather(sequences, sorted({*rows_with(needs, ALLOWED | STRUCTURED), *left}), left, failed)
+            draw.mask = TokenMask(to_device(mask.rows, device), to_device(mask.bits, device))
+        if any_needs & (CHANGES | MIN_TOKENS | BAD_WORDS):
+            draw.penalties = self._change(sequences, needs, mask, device)
+        return draw
+
+    def _change(
+        self, sequences: list[Sequence], needs: NDArray[np.unsignedinteger], mask: TokenMask | None, device: torch.device
+    ) -> Penalties | None:
+        banned = {row: self._bad_words.of(sequences[row].params.bad_words).banned(sequences[row]) for row in rows_with(needs, BAD_WORDS)}
+        may_end = set()
+        if mask is not None:
+            # Where a finished structured output can only end, it ends, however short it is.
+            for row in rows_with(needs, MIN_TOKENS):
+                held_back = self._penalties.held_back(sequences[row])
+                if held_back and int(mask.rows[row]) >= 0 and self._masks.leaves_nothing_but(held_back, mask, row):
+                    may_end.add(row)
+        changing = rows_with(needs, CHANGES | MIN_TOKENS | BAD_WORDS)
+        return self._penalties.gather(sequences, changing, self.vocab_size, device, banned=banned, may_end=may_end)
+
+
+def rows_with(needs: NDArray[np.unsignedinteger], bits: int) -> list[int]:
+    """The rows that ask for one of some things."""
+    rows: list[int] = np.flatnonzero(needs & bits).tolist()
+    return rows
+
+
+def _processed(
+    logits: Tensor, sequences: list[Sequence], rows: Iterable[int], failed: dict[int, RecordError]
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """(float32 logits with what processors made of `rows`, row -> bits of the tokens that they left); errors go to `failed`.
+
+    Forbidden tokens become a mask, and their logits 0: -inf among logits would mean that the model's are broken.
+    """
+    copy = logits.to(torch.float32, copy=True)
+    left = {}
+    for row in rows:
+        if not bool(torch.isfinite(copy[row]).all()):
+            continue  # the draw finds that out too
+        try:
+            result = process(sequences[row], copy[row].clone())
+        except RecordError as error:
+            failed[row] = error
+            continue
+        forbidden = result.isneginf()
+        if bool(forbidden.any()):
+            left[row] = pack_flags((~forbidden).cpu().numpy())
+            result = result.masked_fill(forbidden, 0.0)
+        copy[row] = result
+    return copy, left
+
+
+def _sampling_rows(settings: NDArray[np.void], sequences: list[Sequence], device: torch.device) -> SamplingRows:
+    noise = uniforms([s.noise_key for s in sequences], [len(s.tokens) - s.num_prompt for s in sequences])
+
+    def column(name: str) -> Tensor:
+        return to_device(torch.from_numpy(settings[name].copy()), device)
+
+    return SamplingRows(
+        column("temperature"), column("top_k"), column("top_p"), column("min_p"), to_device(torch.from_numpy(noise), device)
+    )
