@@ -1,4 +1,4 @@
-"""The wall around one request: what goes wrong inside it is its own error, and does not end what others wait for.
+"""The wall around one request: a fault inside it is that request's error, and does not end what others wait for.
 
 Every door that does something for one request alone (making, encoding, sending, admitting, following its output, writing its row)
 does it inside this wall. What cannot be put down to one request goes on as it came.

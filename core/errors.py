@@ -1,4 +1,4 @@
-"""What a user can be told went wrong.
+"""Errors that a user can be told of.
 
     InferError                 shown as one message on stderr; ends the run with `exit_code`
     ├── ConfigError        2   a flag, environment variable, YAML key or argument is wrong or contradicts another

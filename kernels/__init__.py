@@ -1,4 +1,4 @@
-"""Tensors in, tensors out: every operation a model needs, in one folder a backend.
+"""Kernels: tensors in, tensors out. Every operation a model needs, in one folder a backend.
 
 `load(name)` gives a backend's `Ops`. Importing this file has no side effects and imports no torch: when the
 repository's root is on `sys.path`, Hugging Face's optional package `kernels` would resolve to this folder, so

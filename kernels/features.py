@@ -1,4 +1,4 @@
-"""What the CPU can do, as Linux tells it. Imports no torch: a command that needs no engine may ask."""
+"""CPU features, as Linux reports them. Imports no torch: a command that needs no engine may ask."""
 
 from __future__ import annotations
 

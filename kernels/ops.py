@@ -1,4 +1,4 @@
-"""The operations a backend provides, and the plain data they share.
+"""The contract of a backend: the operations it provides, and the plain data they share.
 
 Shapes: N token rows of a step (padded to a multiple of ROW_MULTIPLE), T <= N real ones, S sequences, H query heads,
 K key/value heads, D head size, R sampled rows, V vocabulary size, B blocks of `block_size` tokens.

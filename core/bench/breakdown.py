@@ -1,4 +1,4 @@
-"""Where the time of a pass went, part by part, and what each operation achieved."""
+"""Breakdown of a pass: the time of each part, and what each operation achieved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The operations alone, at a model's shapes: how long each takes in a backend, and in the reference."""
+"""Benchmark of the operations alone, at a model's shapes: how long each takes in a backend, and in the reference."""
 
 from __future__ import annotations
 

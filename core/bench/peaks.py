@@ -1,4 +1,4 @@
-"""What this machine reaches at best, measured now and in this process: large multiplications, and reading memory."""
+"""Peaks of this machine, measured now and in this process: large multiplications, and reading memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole measurements, from settings to what is told of them as JSON."""
+"""Measurements from end to end: settings in, a JSON object of figures out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An output that is measured and thrown away."""
+"""An output whose rows are measured and thrown away."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A backend's operations with a stopwatch at each: how often, how long, and how much arithmetic and memory traffic.
+"""Timed operations: a backend that counts how often and how long each runs, and how much arithmetic and memory traffic it takes.
 
 Traffic is the least there can be: every input and output once. For measuring only; a run without it has plain operations.
 """

@@ -1,4 +1,4 @@
-"""What is measured: JSONL in memory, so that it can be answered again and again, whether it came from a file or from dice."""
+"""Workloads: JSONL in memory, from a file or made at random, so that it can be answered again and again."""
 
 from __future__ import annotations
 

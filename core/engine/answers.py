@@ -1,4 +1,4 @@
-"""From the sequences of a request that have all ended to its answer."""
+"""Answers: the output of a request whose sequences have all ended."""
 
 from __future__ import annotations
 

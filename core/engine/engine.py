@@ -1,4 +1,4 @@
-"""The engine: requests in, finished answers out, in steps of schedule -> run -> commit. How steps overlap is told in overlap.py."""
+"""The engine of models that write: requests in, answers out, in steps of schedule -> run -> commit, which overlap by overlap.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When requests came, began, had their first token and were answered. Costs a step no more than a look at those that begin."""
+"""Lifetimes of requests: when each came, began, had its first token and was answered. A step costs a look at those that begin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sequences that do not run yet, by the priorities of their requests: those with the lowest value go first."""
+"""Waiting sequences by the priorities of their requests: those with the lowest value go first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The running sequences, and as arrays what a step needs of all of them at once. Kept in place, never made anew.
+"""The running sequences, with what a step needs of all of them in arrays that are kept from step to step.
 
                  row 0   row 1  ...     oldest first, or as the scheduler orders them
     computed     [ 37    512    ... ]   tokens in the cache

@@ -1,4 +1,4 @@
-"""What the scheduler decided on for one step."""
+"""Schedule: the scheduler's decisions for one step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many sequences run at a time when no more will come: as many as keep all steps up to the last equally full."""
+"""Spread of known work: the number of sequences at a time that keeps all steps up to the last equally full."""
 
 from __future__ import annotations
 

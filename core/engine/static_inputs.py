@@ -1,4 +1,4 @@
-"""The inputs of a recorded step: memory that stays where it is, which every step of decodes is written to.
+"""Static inputs of a recorded step: memory that stays where it is, and that every step of decodes is written to.
 
 A step of n sequences is padded to one of `size`: the sequences from n on have no context, and what they store goes nowhere. All of it
 is one piece of memory, filled on the host and copied at once.

@@ -1,4 +1,4 @@
-"""What an engine counts while it runs."""
+"""Statistics of an engine: counts and times of its steps."""
 
 from __future__ import annotations
 

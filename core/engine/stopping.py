@@ -1,4 +1,4 @@
-"""When an output ends: end-of-sequence and stop tokens, then length, then stop strings, which overrule length."""
+"""Ends of outputs: end-of-sequence and stop tokens first, then length, then stop strings, which overrule length."""
 
 from __future__ import annotations
 

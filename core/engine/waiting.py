@@ -1,4 +1,4 @@
-"""The sequences that do not run yet, in the order in which they are to start.
+"""Waiting sequences, in the order in which they are to start.
 
 A job knows its work, so it need not start records as they come: long outputs first, so that at the end no few of them
 run alone; and records with a common prefix one after the other, so that the prefix is found in the cache. What a

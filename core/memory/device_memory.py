@@ -1,4 +1,4 @@
-"""What a GPU's memory is used for, and what is left of it for the KV cache.
+"""Memory of a GPU: what it is used for, and what is left of it for the KV cache.
 
     total * gpu_memory_utilization = what others use + weights and the largest step (`peak`) + what torch does not know of + KV cache
 

@@ -1,4 +1,4 @@
-"""How many blocks the KV cache has, and its tensors."""
+"""The KV cache: its tensors, and how many blocks they have."""
 
 from __future__ import annotations
 

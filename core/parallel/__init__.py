@@ -1,4 +1,4 @@
-"""Several processes that compute one model together (tensor parallel), or one job with several engines (data parallel).
+"""Processes that compute one model together (tensor parallel), or one job with several engines (data parallel).
 
 group.py    the ranks as a layer sees them: all_reduce, gather; one rank is the trivial case
 sizes.py    which numbers of ranks a model can be shared by, and what each rank holds

@@ -1,4 +1,4 @@
-"""Python processes that we start: what they import comes from where ours does, never from the folder a command is called in."""
+"""Child processes in Python: they import from where this process does, never from the folder that a command is called in."""
 
 from __future__ import annotations
 

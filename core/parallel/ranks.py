@@ -1,4 +1,4 @@
-"""The parent's side of its processes: started together, watched, ended together."""
+"""Ranks as their parent sees them: started together, watched, ended together."""
 
 from __future__ import annotations
 

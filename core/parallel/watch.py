@@ -1,4 +1,4 @@
-"""Looks after the other ranks while this process waits for its GPU.
+"""A watch on the other ranks while this process waits for its GPU.
 
 A GPU that waits for a rank that is gone waits for ever: collectives in recorded steps know no time limit, and whoever asks the device
 for a result waits with it. So a thread beside it looks whether all are alive and how long the step takes, and ends the wait from

@@ -1,4 +1,4 @@
-"""What a process beside the caller's runs: `python -m infer.core.parallel.worker FD`.
+"""The worker process of a rank or replica: `python -m infer.core.parallel.worker FD`.
 
 It belongs to its parent alone: keyboard and terminal signals are the parent's to answer, stdout is not its to write to, and it
 ends when the parent does, however that ends. The caller's main module is never imported, so a script needs no `__main__` guard.

@@ -1,4 +1,4 @@
-"""Texts in, vectors out: the engine of embeddings, scores and classes. It keeps no KV cache between steps.
+"""Engine of embeddings, scores and classes: texts in, vectors out. It keeps no KV cache between steps.
 
 request -> window (which texts next) -> runner (one flat batch) -> head (pooling, dense layers, activation) -> Pooled
 """

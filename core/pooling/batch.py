@@ -1,4 +1,4 @@
-"""The texts of a step as flat arrays: what the model and the pooling need of them. No torch.
+"""Batch of texts: one step's texts as flat arrays, for the model and the pooling. No torch.
 
 text          0 0 0 0 1 1 2 2 2          S of them
 tokens        [ t t t t|t t|t t t ... pad ]  N, padded to a multiple of ROW_MULTIPLE

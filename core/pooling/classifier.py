@@ -1,4 +1,4 @@
-"""What config.json says of a classifier: its labels, what its scores go through, and which token it reads."""
+"""Classifier settings of a config.json: its labels, the function its scores go through, and the token it reads."""
 
 from __future__ import annotations
 

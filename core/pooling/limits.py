@@ -1,4 +1,4 @@
-"""What a pooling request must keep to: checked when it is added, and by `infer check` without an engine. No torch."""
+"""Limits of pooling requests: checked when one is added, and by `infer check` without an engine. No torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a model's hidden states become a vector: what its files say, and what the user says over them. No torch."""
+"""Recipe: how a model's hidden states become a vector, by its files and by the user's settings over them. No torch."""
 
 from __future__ import annotations
 

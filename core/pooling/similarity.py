@@ -1,4 +1,4 @@
-"""How alike two embeddings are, by the measures that sentence-transformers names. No torch."""
+"""Similarity of two embeddings, by the measures that sentence-transformers names. No torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pooling engine counts while it runs."""
+"""Statistics of a pooling engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts as a pooling model reads them: prefix, lower case, special tokens, and what becomes of those that are too long. No torch."""
+"""Texts as a pooling model reads them: prefix, lower case, special tokens, and a cut or an error where they are too long. No torch."""
 
 from __future__ import annotations
 

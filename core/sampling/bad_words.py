@@ -1,4 +1,4 @@
-"""Texts that are not produced: from words to the tokens that may not come next.
+"""Bad words: texts that are not produced, as the tokens that may not come next.
 
 A word is tokenized as it is and with one space in front (its own leading space is not looked at), and each of the token sequences
 that result is forbidden: a single token always, a longer one by forbidding its last token where the output ends with those before

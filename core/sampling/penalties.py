@@ -1,4 +1,4 @@
-"""Which logits change before a draw: biases, penalties for tokens seen, and tokens that may not come next.
+"""Penalties and biases: changes of logits before a draw, for tokens seen and tokens that may not come next.
 
 Counts are kept from step to step, so that a step costs its one new token, however long the sequence is. They are a
 cache and nothing more: a sequence that comes back after a pause is counted anew from its tokens.

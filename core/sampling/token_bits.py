@@ -1,4 +1,4 @@
-"""Sets of tokens as bits: bit v % 32 of word v // 32 for token v."""
+"""Token sets as bits: bit v % 32 of word v // 32 for token v."""
 
 from __future__ import annotations
 

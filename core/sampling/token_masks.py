@@ -1,4 +1,4 @@
-"""Which tokens a row may draw at all: structured output, `allowed_token_ids`, and what logits processors left."""
+"""Token masks: the tokens that a row may draw at all, by structured output, `allowed_token_ids` and logits processors."""
 
 from __future__ import annotations
 

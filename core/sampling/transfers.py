@@ -1,4 +1,4 @@
-"""Small tensors between the host and a GPU, without either waiting for the other.
+"""Transfers of small tensors between the host and a GPU, without either waiting for the other.
 
 A plain copy to a GPU waits until the GPU has done all it was given, which may be a whole step; one from pinned memory does not, if
 both sides are in one piece: of rows with gaps torch makes a plain copy first.

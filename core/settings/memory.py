@@ -1,4 +1,4 @@
-"""This machine's main memory, what this process may have of it, and how much preempted records may take."""
+"""Main memory of this machine: how much there is, how much this process may have, and how much preempted records may take."""
 
 from __future__ import annotations
 

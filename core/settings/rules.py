@@ -1,4 +1,4 @@
-"""What is wrong with a setting's value that has the right type: each says it in words that follow the setting's name, or "".
+"""Rules of settings' values: each returns the fault of a value in words that follow the setting's name, or "".
 
 Knows the values, not where they come from; that is in setting.py.
 """

@@ -1,4 +1,4 @@
-"""What one setting is: its type, its range, its words; and how text, YAML and keyword arguments become its value.
+"""Setting: the type, range and help of one engine option, and how text, YAML and keyword arguments become its value.
 
 Knows nothing of any particular setting; those are the fields of `EngineArgs` in args.py.
 """

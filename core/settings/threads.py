@@ -1,4 +1,4 @@
-"""How many threads to compute with: one for each physical core that this process may use.
+"""Threads to compute with: one for each physical core that this process may use.
 
 Two threads on one core take turns at the same vector units, and threads beyond a container's quota are stopped in the middle
 of a step while the others wait for them.

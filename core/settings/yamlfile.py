@@ -1,4 +1,4 @@
-"""Settings written in a YAML file: a preset's name or a path -> a mapping of plain values."""
+"""YAML settings files: a preset's name or a path in, a mapping of plain values out."""
 
 from __future__ import annotations
 

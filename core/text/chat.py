@@ -1,4 +1,4 @@
-"""Conversations to prompts, by the model's chat template."""
+"""Chat prompts: conversations put into words by the model's chat template."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Token ids to text, a few at a time or all at once, with the same result.
+"""Detokenizer: token ids to text, a few at a time or all at once, with the same result.
 
 The text of an output is the text of prompt and output together, less what the two have in common with the text of the prompt
 alone. So a leading space that the tokenizer would strip at the beginning of a text stays when a prompt stands before

@@ -1,4 +1,4 @@
-"""Text that only looks like a special token: `<|im_end|>` in what a user wrote must not end the user's turn.
+"""Literal text that only looks like a special token: `<|im_end|>` in a user's message must not end the user's turn.
 
 The text of a prompt comes from two hands: the chat template, whose control tokens are meant, and the record, whose text is only
 text. They are told apart by marks: `mark` puts them between the characters of every place in the record's text that spells a special token,

@@ -1,4 +1,4 @@
-"""What bytes each token stands for, for tokenizers whose decoder only puts tokens side by side.
+"""Pieces of text: the bytes each token stands for, for tokenizers whose decoder only puts tokens side by side.
 
 Nearly every generative model's decoder is one of three shapes: GPT-2's byte level, Llama's "replace ▁, byte fallback,
 fuse, strip one leading space", and SentencePiece's Metaspace. For these, text is the UTF-8 of concatenated bytes, so

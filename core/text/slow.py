@@ -1,4 +1,4 @@
-"""Tokenizers that have no tokenizer.json, through transformers (which takes seconds to import)."""
+"""Slow tokenizers: those that have no tokenizer.json, through transformers (which takes seconds to import)."""
 
 from __future__ import annotations
 

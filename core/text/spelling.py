@@ -1,4 +1,4 @@
-"""The bytes that each token of an output adds to its text, and names for tokens that are told of by text.
+"""Spelling of outputs: the bytes that each token adds to the text, and names for tokens that are reported by text.
 
 A token is no text: it may be part of a character, be left out of the text (special ones), look like another token, or be spelled
 differently where it stands. Log-probabilities are told of tokens, so they go by what is worked out here.

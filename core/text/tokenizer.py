@@ -1,4 +1,4 @@
-"""Text to token ids and back. Reads tokenizer.json through the `tokenizers` library; see slow.py for what has none.
+"""Tokenizer: text to token ids and back, from tokenizer.json through the `tokenizers` library; see slow.py for models without one.
 
 Special tokens around a prompt (BOS, EOS) are those of tokenizer.json's post-processor. The `add_bos_token` and `add_eos_token` of
 tokenizer_config.json are ignored where there is a tokenizer.json, as transformers 5 does: where the two disagree, the

@@ -1,4 +1,4 @@
-"""What a beam search is asked for. Names and meanings are vLLM's; what it leaves open is answered here."""
+"""Beam search parameters. Names and meanings are vLLM's; what vLLM leaves open is decided here."""
 
 from __future__ import annotations
 

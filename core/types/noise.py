@@ -1,4 +1,4 @@
-"""Random numbers that belong to a place, not to a stream.
+"""Noise: random numbers that belong to a place, not to a stream.
 
 The uniform for a token is a hash of (key, output position); the key is a hash of (run seed, record index, choice), or
 of (record's own seed + choice). Nothing is drawn in order, so no schedule, neighbour or restart can shift it.

@@ -1,4 +1,4 @@
-"""What an engine gives back. The field names are vLLM's."""
+"""Outputs of an engine. The field names are vLLM's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request may ask for. Plain data with its validation; knows nothing of engines or files."""
+"""Sampling parameters of a request: plain data with its validation. Knows nothing of engines or files."""
 
 from __future__ import annotations
 

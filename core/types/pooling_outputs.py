@@ -1,4 +1,4 @@
-"""What `LLM.encode`, `embed`, `classify` and `score` give back. The names and fields are vLLM's."""
+"""Outputs of `LLM.encode`, `embed`, `classify` and `score`. The names and fields are vLLM's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is made of a prompt's hidden states. Names and meanings are vLLM's."""
+"""Pooling parameters: what is made of a prompt's hidden states. Names and meanings are vLLM's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes into the pooling engine, and what comes out. No torch: the job layer holds these."""
+"""Requests of the pooling engine, and their results. No torch: the job layer holds these."""
 
 from __future__ import annotations
 

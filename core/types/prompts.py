@@ -1,4 +1,4 @@
-"""What a prompt may look like in Python, and its text or token ids. Names are vLLM's."""
+"""Prompts as callers write them in Python, and their text or token ids. Names are vLLM's."""
 
 from __future__ import annotations
 

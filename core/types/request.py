@@ -1,4 +1,4 @@
-"""The nouns of the engine: a Request is what a caller adds, a Sequence is one choice of it on its way.
+"""Requests and sequences: a Request is what a caller adds, a Sequence is one stream of its tokens on the way.
 
 Plain data; never imports torch.
 """

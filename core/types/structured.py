@@ -1,4 +1,4 @@
-"""What an output must look like: one constraint on the text of a record's choices. Plain data; compiling it is `sampling/grammar`'s."""
+"""Structured output parameters: one constraint on the text of a record's choices. Plain data; `sampling/grammar` compiles it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder that compiled kernels are kept in: ours alone, since what lies in it is run."""
+"""Kernel cache: the folder that compiled kernels are kept in. It is ours alone, since its contents are run."""
 
 from __future__ import annotations
 

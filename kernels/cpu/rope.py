@@ -1,4 +1,4 @@
-"""Everything between the qkv projection and attention in one pass: head norm, rotation, cache."""
+"""Rotary embedding: everything between the qkv projection and attention in one pass, head norm, rotation, cache."""
 
 from __future__ import annotations
 

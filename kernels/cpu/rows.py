@@ -1,4 +1,4 @@
-"""What the row-wise kernels' wrappers share: rows taken apart for a C function, and rows to write to."""
+"""Rows: checks and buffers that the wrappers of the row-wise kernels share."""
 
 from __future__ import annotations
 

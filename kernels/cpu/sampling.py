@@ -1,4 +1,4 @@
-"""Drawing one token a row, in one pass over the logits."""
+"""Sampling: draws one token a row, in one pass over the logits."""
 
 from __future__ import annotations
 

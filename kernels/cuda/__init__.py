@@ -1,4 +1,4 @@
-"""Triton for CUDA GPUs, and for AMD's through ROCm (which torch calls "cuda" too).
+"""The CUDA backend: Triton for CUDA GPUs, and for AMD's through ROCm (which torch calls "cuda" too).
 
 Compiled by Triton on first use and kept in its cache. How each kernel is launched is data: see configs.py. Importing this needs no GPU:
 the same code runs in Triton's interpreter (TRITON_INTERPRET=1) on CPU tensors, and is compiled ahead of time by aot.py.

@@ -1,4 +1,4 @@
-"""The most likely tokens' log-probabilities, without putting the vocabulary in order.
+"""Log-probabilities of the most likely tokens, without sorting the vocabulary.
 
 The count-th largest logit is found first, like a row's top_k (thresholds.py); what exceeds it, and as many of its equals, lowest ids
 first, as are still missing, are exactly the tokens asked for. Only these are ordered: by 64-bit keys of which no two are equal, so that

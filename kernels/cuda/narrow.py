@@ -1,4 +1,4 @@
-"""Numbers of narrow types: loaded, rounded and stored.
+"""Narrow number types: loading, rounding and storing.
 
 GPUs before CUDA's compute capability 8.9 cannot convert float8 e4m3: a cache of that type is handed to kernels as uint8 there, and
 goes by its bits. So does everything below float16 in the interpreter, whose own conversions do not round to the nearest.

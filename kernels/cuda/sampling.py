@@ -1,4 +1,4 @@
-"""Drawing one token a row without putting the vocabulary in order.
+"""Sampling: draws one token a row without sorting the vocabulary.
 
 A row is read once for its largest logit (and for whether all are finite), and once more, where it draws, to set aside the few tokens
 that top_k, top_p or min_p can leave; these fit in registers, where thresholds are found by bisection (thresholds.py) and the token by

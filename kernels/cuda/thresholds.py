@@ -1,4 +1,4 @@
-"""Finding the k-th largest of a row without an ordering: bisection over the bits of floats.
+"""Thresholds: the k-th largest value of a row without sorting, by bisection over the bits of floats.
 
 A float32's bits, taken as a signed integer with the magnitude of negative numbers turned round, are in the order of the floats. The
 largest key that at least k elements reach is the k-th largest element's own, found in at most 32 steps; where a step reads the row

@@ -1,4 +1,4 @@
-"""From a qkv projection to queries and cache: head norm, rotary position embedding, storing."""
+"""Rotary embedding: from a qkv projection to queries and cache, by head norm, rotation and storing."""
 
 from __future__ import annotations
 

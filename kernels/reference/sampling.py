@@ -1,4 +1,4 @@
-"""Drawing one token a row. Thresholds in place of orderings: equal logits are kept or dropped together."""
+"""Sampling: draws one token a row. Thresholds in place of sorting: equal logits are kept or dropped together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The beam searches of an engine: from logits of beams to their next tokens, and to answers."""
+"""Beam searches of an engine: logits of beams in, their next tokens and answers out."""
 
 from __future__ import annotations
 

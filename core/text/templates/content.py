@@ -1,4 +1,4 @@
-"""The shape of content, and of calls' arguments, that a chat template expects, read from its syntax tree.
+"""Content shapes: what a chat template expects of content and of calls' arguments, read from its syntax tree.
 
 A template that loops over `message['content']` takes a list of parts (vLLM calls it the "openai" format); one that does not,
 takes a string. The same names are followed as in vLLM: lists made of `messages`, messages taken from those, contents of these.

@@ -1,4 +1,4 @@
-"""A process with hard limits, in which templates are rendered whose cost cannot be counted (see `plain.py`).
+"""Renderer: a process with hard limits for templates whose cost cannot be counted (see `plain.py`).
 
 What it may use of memory, stack and processor time ends it, not this process; it is then started anew for the next rendering.
 Frames are eight bytes of length and that many of content: requests in `marshal`'s form, which only this process writes; answers a

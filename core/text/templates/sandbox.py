@@ -1,4 +1,4 @@
-"""The jinja2 environment in which templates run: what they may touch, and how much they may use.
+"""Sandbox: the jinja2 environment in which templates run, with what they may touch and how much they may use.
 
 A chat template comes with the model and is as little trusted as the weights. jinja2's immutable sandbox keeps it from Python's
 internals and from changing its arguments. On top of that a rendering has a budget (`budget.py`) that every operation is charged to:
