@@ -56,7 +56,7 @@ class ConfigError(InferError, ValueError):
 
 
 class UnfinishedOutput(ConfigError):
-    """What another run left is neither to be resumed nor to be overwritten."""
+    """Files that another run left, which are neither to be resumed nor to be overwritten."""
 
 
 class UnknownArgument(ConfigError, TypeError):

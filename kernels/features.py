@@ -42,7 +42,7 @@ def features() -> frozenset[str]:
 
 @functools.cache
 def model_name() -> str:
-    """What the CPU calls itself, or else its architecture."""
+    """The CPU's own name, or else its architecture."""
     return _field("model name") or platform.processor() or platform.machine()
 
 

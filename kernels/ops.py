@@ -74,7 +74,7 @@ class HeadNorm(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AttentionConfig:
-    """What a layer's attention is, the same for every step."""
+    """The shape of a layer's attention, the same for every step."""
 
     num_heads: int
     num_kv_heads: int
@@ -92,7 +92,7 @@ class AttentionConfig:
 
 @dataclass(slots=True)
 class AttentionMeta:
-    """Where this step's tokens stand in their sequences and in the cache."""
+    """The places of this step's tokens in their sequences and in the cache."""
 
     query_start: Tensor
     """int32 [S + 1]: sequence s owns token rows query_start[s] to query_start[s + 1]."""
@@ -104,17 +104,17 @@ class AttentionMeta:
     """int64 [T]: block id * block_size + offset where each token's key and value go."""
     block_size: int
     plan: Any = None
-    """What the backend's `plan_attention` prepared, once a step for all layers."""
+    """Prepared by the backend's `plan_attention`, once a step for all layers."""
 
 
 @dataclass(slots=True)
 class Segments:
-    """Where texts lie in a step that keeps no cache: a token attends to all of its own text, and to nothing else."""
+    """The places of texts in a step that keeps no cache: a token attends to all of its own text, and to nothing else."""
 
     starts: Tensor
     """int32 [S + 1]: text s owns token rows starts[s] to starts[s + 1], at positions 0, 1, 2...; starts[S] is T."""
     plan: Any = None
-    """What the backend's `plan_segments` prepared, once a step for all layers."""
+    """Prepared by the backend's `plan_segments`, once a step for all layers."""
 
 
 @dataclass(slots=True)
@@ -181,7 +181,7 @@ class Ops(Protocol):
     """0, or the fixed number of rows `linear` works on at a time where the GEMM library is not row-wise by itself."""
 
     deterministic: bool
-    """Whether a row's bits in any company are asked for where they cost something, as on a GPU. A backend that always gives them does
+    """True if a row's bits in any company are asked for where they cost something, as on a GPU. A backend that always gives them does
     not look at it; with one that cannot, `row_chunk` has to do."""
 
     # -- KV cache ------------------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ class Ops(Protocol):
 
     # -- attention -----------------------------------------------------------------------------------------------
     def plan_attention(self, meta: AttentionMeta, num_heads: int, num_kv_heads: int) -> Any:
-        """What `attention` needs of the step's shape, the same for all layers."""
+        """Prepares what `attention` needs of the step's shape, the same for all layers."""
 
     def attention(self, query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig) -> Tensor:
         """Causal softmax(q k^T * scale) v of query [N, H, D] over the cache -> [N, H * D] in query's dtype.
@@ -224,7 +224,7 @@ class Ops(Protocol):
         """
 
     def plan_segments(self, segments: Segments, num_heads: int, num_kv_heads: int) -> Any:
-        """What `segment_attention` needs of the step's shape, the same for all layers."""
+        """Prepares what `segment_attention` needs of the step's shape, the same for all layers."""
 
     def segment_attention(self, qkv: Rows, rotation: Rotation | None, segments: Segments, config: AttentionConfig) -> Tensor:
         """Softmax(q k^T * scale) v within each text, in both directions, of qkv [N, (H + 2K) * D] (queries, keys, values) -> [N, H * D].
@@ -266,7 +266,7 @@ class Ops(Protocol):
 
     # -- int8 ----------------------------------------------------------------------------------------------------
     def supports_int8(self) -> bool:
-        """Whether int8 dot products are exact here (they saturate on CPUs without VNNI)."""
+        """True if int8 dot products are exact here (they saturate on CPUs without VNNI)."""
 
     def pack_int8(self, weight: Tensor) -> Any:
         """A weight [out, in] quantized to int8, one scale an output row (largest magnitude / 127), in `linear_int8`'s form."""

@@ -53,13 +53,13 @@ def parts(timed: TimedPass, vocab_size: int) -> list[Part]:
 
 
 def is_head(key: OpKey, vocab_size: int) -> bool:
-    """Whether an operation is the output head."""
+    """True if an operation is the output head."""
     return key.name in LINEAR and key.features is not None and key.features[1] == vocab_size
 
 
 @dataclass(frozen=True)
 class Achieved:
-    """What some operations reached together, in units of SI; shares are of what the machine was measured to reach."""
+    """The rates that some operations reached together, in SI units; shares are of the measured peaks."""
 
     seconds: float
     flops_per_s: float
@@ -104,5 +104,5 @@ def _seconds(group: Iterable[tuple[OpKey, OpTime]]) -> float:
 
 
 def _rest(whole: float, counted: float) -> float:
-    """What is left of a time after its counted parts; their clocks may differ by a hair."""
+    """The rest of a time after its counted parts, whose clocks may differ slightly."""
     return max(0.0, whole - counted)

@@ -24,7 +24,7 @@ class Timed:
 
 
 def throughput(passes: Sequence[Pass]) -> dict[str, Any]:
-    """What repeated passes over one workload say together; counts are those of the first, which all share."""
+    """The results of repeated passes over one workload; counts are those of the first, which all share."""
     first = passes[0]
     return {
         "records": first.records,
@@ -79,7 +79,7 @@ def breakdown(one: Timed) -> dict[str, Any]:
 
 
 def peaks(found: Peaks) -> dict[str, Any]:
-    """What the machine reached."""
+    """The rates that the machine reached."""
     gemm = {name: rounded(value / 1e9) for name, value in found.gemm.items()}
     return {"gemm_gflops_per_s": gemm, "read_gb_per_s": rounded(found.read / 1e9)}
 

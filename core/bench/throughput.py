@@ -33,7 +33,7 @@ class Pass:
 
     seconds: float
     first_token_s: float
-    """From the first record admitted to the first token drawn."""
+    """Seconds from the first record admitted to the first token drawn."""
     records: int
     failed: int
     prompt_tokens: int

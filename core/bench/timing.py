@@ -131,7 +131,7 @@ def row_bytes(values: Any) -> int:
 
 
 class Reach:
-    """What attention looks at in a step, worked out once for all layers that look alike."""
+    """The tokens that attention looks at in a step, counted once for all layers that look alike."""
 
     def __init__(self) -> None:
         self._meta: AttentionMeta | Segments | None = None
@@ -158,7 +158,7 @@ class Reach:
 
 
 def _tokens_and_pairs(meta: AttentionMeta, window: int | None) -> tuple[int, int]:
-    """How many cached tokens the step reads, and how many (query, key) pairs it computes for a head."""
+    """The number of cached tokens that the step reads, and of (query, key) pairs that it computes for a head."""
     start = meta.query_start.cpu().numpy().astype(np.int64)
     lens = meta.kv_lens.cpu().numpy().astype(np.int64)
     counts = np.diff(start)
@@ -170,7 +170,7 @@ def _tokens_and_pairs(meta: AttentionMeta, window: int | None) -> tuple[int, int
 
 
 def _texts_and_pairs(segments: Segments, window: int | None) -> tuple[int, int]:
-    """How many tokens the texts have, and how many pairs of them see each other: those less than `window` apart, in both directions."""
+    """The number of tokens of the texts, and of pairs that see each other: those less than `window` apart, in both directions."""
     starts: NDArray[np.int64] = segments.starts.cpu().numpy().astype(np.int64)
     lens = starts[1:] - starts[:-1]
     # L pairs of a token with itself, and for each distance d below `reach` L - d pairs in either direction.

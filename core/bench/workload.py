@@ -72,7 +72,7 @@ class Workload:
         return cls("random", b"\n".join(lines))
 
     def without(self, names: Sequence[str]) -> Workload:
-        """The same records without these fields (in OpenAI Batch lines: of the body), so that the command's own values count."""
+        """These records without some fields (in OpenAI Batch lines: of the body), so that the command's own values count."""
         drop = {*names, *(alias for alias, name in ALIASES.items() if name in names)}
         return Workload(self.name, b"\n".join(_without(line, drop) for line in self.data.split(b"\n")), self.num_prompts)
 

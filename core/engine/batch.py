@@ -66,7 +66,7 @@ class Batch:
 
     @property
     def asks_back(self) -> bool:
-        """Whether it has tokens that only the device knows yet."""
+        """True if it has tokens that only the device knows yet."""
         return bool((self.tokens < 0).any())
 
     def arrays(self) -> list[NDArray[Any]]:

@@ -86,12 +86,12 @@ class BlockManager:
         return found, len(found) * self.block_size
 
     def is_announced(self, sequence: Sequence, num_computed: int) -> bool:
-        """Whether another sequence is about to compute the block that this one, with `num_computed` tokens found, needs next."""
+        """True if another sequence is about to compute the block that this one, with `num_computed` tokens found, needs next."""
         i = num_computed // self.block_size
         return bool(self._announced) and i < self._num_reusable(sequence) and self._hash(sequence, i) in self._announced
 
     def missing(self, shared: list[int], num_computed: int, num_tokens: int) -> int:
-        """How many more blocks than are free it takes to start a sequence from `shared` blocks, of which the first
+        """Blocks beyond the free ones that it takes to start a sequence from `shared` blocks, of which the first
         `num_computed` tokens are valid, with room for `num_tokens`. 0 or less means that there are enough.
 
         Counts shared blocks that would leave the free list, and a copy if writing starts within a shared block.
@@ -101,7 +101,7 @@ class BlockManager:
         return revived + copied + self.blocks_for(num_tokens) - len(shared) - self.num_free
 
     def num_kept(self, sequence: Sequence) -> int:
-        """How many of the sequence's first computed tokens are in blocks that others hold too."""
+        """The number of the sequence's first computed tokens that are in blocks which others hold too."""
         count = 0
         for block in sequence.blocks[: sequence.num_computed // self.block_size]:
             if self._refs[block] < 2:
@@ -126,7 +126,7 @@ class BlockManager:
         return [i for i in range(first, len(sequence.blocks)) if self._refs[sequence.blocks[i]] > 1]
 
     def shortage(self, sequence: Sequence, num_tokens: int) -> int:
-        """How many more blocks than are free it takes for `grow`; 0 or less means that `grow` succeeds."""
+        """Blocks beyond the free ones that `grow` takes; with 0 or less it succeeds."""
         new = max(0, self.blocks_for(num_tokens) - len(sequence.blocks))
         return new + len(self.shared_and_written(sequence)) - self.num_free
 

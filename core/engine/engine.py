@@ -130,7 +130,7 @@ class Engine:
         self._constrained.remove(request)
 
     def is_open(self, request_id: str) -> bool:
-        """Whether the request was added and is not answered."""
+        """True if the request was added and is not answered."""
         return request_id in self._open
 
     def expect_more(self, more: bool) -> None:

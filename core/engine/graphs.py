@@ -90,7 +90,7 @@ class DecodeGraphs:
         log.info("CUDA graphs: %d batch sizes up to %d in %.1f s", len(sizes), sizes[-1], time.monotonic() - started)
 
     def take(self, batch: Batch) -> bool:
-        """Whether `run` can compute it. Depends on nothing but the batch."""
+        """True if `run` can compute it. Depends on nothing but the batch."""
         count = len(batch.kv_lens)
         return (
             len(batch.slots) == count <= self.sizes[-1]

@@ -34,11 +34,11 @@ class Step:
     drawing: list[Sequence]
     """The sequences that want a token of `draws`, in its order."""
     rows: list[int]
-    """Which rows of `draws` are theirs: all until some are dropped."""
+    """Their rows of `draws`: all until some are dropped."""
     broken: dict[Sequence, RecordError]
     """Sequences whose prompt's logits were no numbers."""
     plain: list[int] | None = None
-    """Where there are beams: which of the sequences that sample are none."""
+    """The places among the sequences that sample of those that are no beams; None where there are no beams."""
     beams: list[Sequence] = field(default_factory=list)
     beam_logits: Tensor | None = None
     """[beams, vocabulary]"""
@@ -81,7 +81,7 @@ class Step:
 
 
 def wanted(config: EngineConfig) -> bool:
-    """Whether steps are to overlap.
+    """True if steps are to overlap.
 
     A CPU computes in the thread that calls, so there is nothing beside it.
     """
@@ -89,7 +89,7 @@ def wanted(config: EngineConfig) -> bool:
 
 
 def may_go_ahead(step: Step) -> bool:
-    """Whether the next step can be begun before the host has seen the tokens of this one.
+    """True if the next step can be begun before the host has seen the tokens of this one.
 
     Not where it works on them before the sequence's next draw: structured output, bad words, logits processors, penalties for
     tokens that the output has, and beams. Log-probabilities, stop strings, `min_tokens`, `allowed_token_ids` and biases do not need

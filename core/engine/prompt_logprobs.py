@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class _Chunk:
-    """What one step computes of one prompt."""
+    """The part of one prompt that one step computes."""
 
     sequence: Sequence
     tokens: list[int]
@@ -52,7 +52,7 @@ class PromptLogprobs:
         self._lacking.discard(sequence)
 
     def plan(self, schedule: Schedule) -> list[PromptSpan]:
-        """What is wanted of a step; its logits are to be given to `take`, and then `failed` says for whom they were no numbers."""
+        """The spans of prompts that are wanted of a step. Their logits go to `take`; then `failed` says for which they were not finite."""
         self._chunks, self._failed = [], set()
         spans: list[PromptSpan] = []
         if not self._lacking:

@@ -29,7 +29,7 @@ class Schedule:
     swap_in: Pairs = field(default_factory=list)
     """(CPU, device) block copies to make then, before `copies`."""
     began: float = 0.0
-    """When it was made, by the clock of `SwapCosts`; where there is one."""
+    """The time at which it was made, by the clock of `SwapCosts`; 0 without swap."""
 
     @property
     def drawing(self) -> list[Sequence]:

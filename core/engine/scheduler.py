@@ -138,7 +138,7 @@ class Scheduler:
         return made
 
     def _continue_running(self, copies: list[tuple[int, int]]) -> tuple[NDArray[np.int64], bool]:
-        """How many tokens each of the first running sequences computes, and whether others were preempted for them."""
+        """The number of tokens that each of the first running sequences computes, and True if others were preempted for them."""
         running, preempted = self.running, False
         counts = self.share_out_budget()
         ends = running.computed[: len(counts)] + counts
@@ -222,7 +222,7 @@ class Scheduler:
         return np.concatenate((counts, np.array(admitted, dtype=np.int64))) if admitted else counts
 
     def _has_room(self, sequence: Sequence, shared: list[int], computed: int, count: int) -> bool:
-        """Whether a sequence can start with `count` tokens after those that are computed."""
+        """True if a sequence can start with `count` tokens after those that are computed."""
         whole = len(sequence.tokens)
         if not self.chunked_prefill and computed + count < whole:
             return False

@@ -80,7 +80,7 @@ class StaticInputs:
         return self._inputs.positions[: padded_rows(size)]
 
     def meta(self, size: int) -> AttentionMeta:
-        """Where the step's tokens stand."""
+        """The places of the step's tokens in their sequences and in the cache."""
         i = self._inputs
         return AttentionMeta(self._query_start[: size + 1], i.kv_lens[:size], i.block_tables[:size], i.slots[:size], self._block_size)
 

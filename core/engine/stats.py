@@ -70,7 +70,7 @@ class Stopwatch:
         self._last = time.perf_counter()
 
     def count(self, part: str) -> None:
-        """What was done since the last call, or since the beginning, was `part`."""
+        """Adds the time since the last call, or since the beginning, to `part`."""
         now = time.perf_counter()
         self._seconds[part] += now - self._last
         self._last = now

@@ -49,6 +49,6 @@ class EndTokens:
         return ("stop", token) if token in params.stop_token_ids else None
 
     def ended_by_token(self, sequence: Sequence) -> bool:
-        """Whether the last token is what ended the sequence, and so no part of its text."""
+        """True if the last token ended the sequence, and so is no part of its text."""
         ends = sequence.tokens[-1] in sequence.end_ids
         return sequence.finish_reason == "stop" and not isinstance(sequence.stop_reason, str) and ends

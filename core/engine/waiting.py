@@ -78,7 +78,7 @@ class WaitingQueue:
 
 
 def expected_output(sequence: Sequence) -> int:
-    """How many tokens it will probably get."""
+    """The number of tokens that it will probably get."""
     most = sequence.max_length - sequence.num_prompt
     return most if sequence.params.ignore_eos else min(most, _USUAL_OUTPUT)
 

@@ -30,13 +30,13 @@ class DeviceMemory(Protocol):
     def total(self) -> int: ...
 
     def free(self) -> int:
-        """What nobody has taken; what torch keeps for later is taken."""
+        """Bytes that nobody has taken; those that torch keeps for later are taken."""
 
     def reserved(self) -> int:
-        """What torch has taken in this process, in use or kept for later."""
+        """Bytes that torch has taken in this process, in use or kept for later."""
 
     def in_use(self) -> int:
-        """What tensors of this process take."""
+        """Bytes that tensors of this process take."""
 
     def peak(self) -> int:
         """Most that torch had in use at a time since `reset_peak`; what is in use then counts."""
@@ -92,16 +92,16 @@ class Usage:
     """Bytes of a device's memory, and what they are for."""
 
     budget: int
-    """What may be used in all."""
+    """Bytes that may be used in all."""
     others: int
     peak: int
     """Most that weights and a step take."""
     unknown: int
-    """What torch does not know of."""
+    """Bytes that torch does not know of."""
 
     @property
     def left(self) -> int:
-        """What the KV cache may take; below 0 where there is not even enough for the rest."""
+        """Bytes that the KV cache may take; below 0 where there is not even enough for the rest."""
         return self.budget - self.others - self.peak - self.unknown
 
     def __str__(self) -> str:
@@ -111,7 +111,7 @@ class Usage:
 
 
 class MemoryPlan:
-    """What may be used of a device's memory, from before anything is loaded on.
+    """The part of a device's memory that may be used, from before anything is loaded on.
 
     Args:
         utilization: share of the memory to use in all, others' counted.
@@ -156,12 +156,12 @@ class MemoryPlan:
         return usage
 
     def _beside_torch(self) -> int:
-        """What others have, and what this process has without torch's knowledge."""
+        """Bytes that others have, and that this process has without torch's knowledge."""
         return self.memory.total - self.memory.free() - self.memory.reserved()
 
 
 def no_room(usage: Usage) -> str:
-    """What to do where nothing is left for the KV cache."""
+    """The advice for a device with nothing left for the KV cache."""
     return f"{usage}; raise --gpu-memory-utilization, lower --max-num-batched-tokens or --max-num-seqs, or try {_LESS}"
 
 

@@ -29,7 +29,7 @@ MOST_TOKENS = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class KVShape:
-    """What one token's keys and values take."""
+    """Bytes of one token's keys and values."""
 
     num_layers: int
     num_kv_heads: int

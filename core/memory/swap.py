@@ -44,7 +44,7 @@ class _Rate:
 
 
 class SwapCosts:
-    """What the two ways of coming back take, from what recent steps and copies took.
+    """Costs of the two ways of coming back, by the times of recent steps and copies.
 
     Args:
         block_bytes: of a block, over all layers of one rank; ranks copy at the same time.
@@ -81,7 +81,7 @@ class SwapCosts:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What a preempted sequence has in CPU memory."""
+    """The part of a preempted sequence that is in CPU memory."""
 
     blocks: list[int]
     """CPU blocks, in order of position."""
@@ -120,7 +120,7 @@ class SwapSpace:
         return self.num_blocks - self._fresh + len(self._free)
 
     def suits(self, sequence: Sequence, num_kept: int) -> bool:
-        """Whether a sequence that is preempted should leave its blocks here, which must have room for them.
+        """True if a sequence that is preempted should leave its blocks here, which must have room for them.
 
         Args:
             num_kept: its first tokens that others keep on the device: they would not be computed again.
@@ -139,7 +139,7 @@ class SwapSpace:
         self.num_swapped += 1
 
     def find(self, sequence: Sequence) -> Stored | None:
-        """What a sequence has here."""
+        """The blocks of a sequence here, if it has any."""
         return self._stored.get(sequence)
 
     def bring_back(self, sequence: Sequence, num_shared: int) -> bool:
@@ -159,7 +159,7 @@ class SwapSpace:
             self._leaving += reversed(stored.blocks)
 
     def drop_request(self, request: Request) -> None:
-        """The same for all choices of a request."""
+        """Forgets what all choices of a request have here."""
         for sequence in [s for s in self._stored if s.request is request]:
             self.drop(sequence)
 

@@ -18,7 +18,7 @@ from .swap import SwapCosts, SwapSpace
 
 
 class Lane(Protocol):
-    """Where copies are made."""
+    """The place where copies are made."""
 
     def copy(self, copies: Callable[[], None]) -> None:
         """Makes copies after all that was given to the device until now, and before what is given to it from now on."""
@@ -83,7 +83,7 @@ class Swapper:
         self.num_blocks = num_blocks
         self.block_bytes = sum(cache.key[0].nbytes + cache.value[0].nbytes for cache in caches)
         self.costs: SwapCosts | None = None
-        """What is told how long copies take."""
+        """Told how long copies take."""
         self._ops = ops
         self._caches = caches
         self._host: list[KVCache] = []
@@ -92,7 +92,7 @@ class Swapper:
         self._sizes: deque[int] = deque()
 
     def books(self, config: EngineConfig) -> SwapSpace:
-        """What the scheduler keeps of these blocks, none of them used."""
+        """The scheduler's books of these blocks, none of them used."""
         self.costs = SwapCosts(self.block_bytes)
         return SwapSpace(self.num_blocks, config.block_size, self.costs, config.preemption_mode)
 

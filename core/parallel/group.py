@@ -113,7 +113,7 @@ def _wait(begin: Callable[[], Any]) -> None:
 
 
 def _bytes(x: Tensor) -> Tensor:
-    """The same memory as plain bytes, which every backend moves whatever the dtype."""
+    """A tensor's memory as plain bytes, which every backend moves whatever the dtype."""
     return x.view(-1).view(torch.uint8)
 
 

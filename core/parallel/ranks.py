@@ -105,7 +105,7 @@ class Ranks:
         return data
 
     def send_json(self, value: Any) -> None:
-        """The same of a JSON value."""
+        """Sends a JSON value to all, as `send` does."""
         self.send(orjson.dumps(value))
 
     def receive_json(self, *, timeout: float | None = None) -> list[Any]:
@@ -221,7 +221,7 @@ def _checked(frame: Any) -> Any:
 
 
 def _how(code: int) -> str:
-    """How a process ended, in words."""
+    """The end of a process, in words."""
     if code >= 0:
         return f"ended with status {code}"
     try:

@@ -12,7 +12,7 @@ _MOST = 64
 
 
 def share(count: int, size: int) -> int:
-    """What each of `size` ranks holds of `count` things that divide evenly."""
+    """The share that each of `size` ranks holds of `count` things that divide evenly."""
     assert count % size == 0, f"{count} things do not divide among {size} ranks; `check_size` refuses that"
     return count // size
 
@@ -26,7 +26,7 @@ def kv_share(num_kv_heads: int, rank: int, size: int) -> tuple[int, int]:
 
 
 def padded_share(count: int, size: int) -> int:
-    """What each rank holds of a vocabulary, the last one's padded."""
+    """The share of a vocabulary that each rank holds, the last one's padded."""
     return -(-count // size)
 
 

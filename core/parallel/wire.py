@@ -80,7 +80,7 @@ def pack_arrays(arrays: Sequence[NDArray[Any]]) -> bytes:
 
 
 def unpack_arrays(data: bytes) -> list[NDArray[Any]]:
-    """What `pack_arrays` was given, each array in memory that can be written."""
+    """The arrays that `pack_arrays` was given, each in memory that can be written."""
     length = int(np.frombuffer(data, np.int64, 1)[0])
     head = np.frombuffer(data, np.int64, length, offset=8).tolist()
     place, offset = 1, 8 * (length + 1)

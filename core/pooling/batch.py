@@ -53,7 +53,7 @@ def pack(texts: Sequence[TextIds]) -> TextBatch:
 
 @dataclass(frozen=True, slots=True)
 class Bags:
-    """Which token rows are averaged for each text."""
+    """The token rows that are averaged for each text."""
 
     rows: NDArray[np.int64]
     """[M] token rows, those of a text together and in order."""

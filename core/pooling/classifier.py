@@ -32,7 +32,7 @@ def labels_of(hf_config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def activation_of(hf_config: Mapping[str, Any], saved: Mapping[str, Any], num_labels: int) -> str:
-    """What turns scores into probabilities: "identity", "sigmoid" or "softmax".
+    """The function that turns scores into probabilities: "identity", "sigmoid" or "softmax".
 
     `problem_type` decides, then sentence-transformers' `activation_fn` (in config.json, or in `saved`, its own file), then the
     number of labels: one is a sigmoid, more are a softmax. Raises ModelError for an activation that is none of the three.
@@ -55,7 +55,7 @@ def activation_of(hf_config: Mapping[str, Any], saved: Mapping[str, Any], num_la
 
 
 def pooling_of(hf_config: Mapping[str, Any]) -> str:
-    """Which token's hidden state the classifier reads: the first of an encoder, the last of a decoder; ModernBERT says."""
+    """The token whose hidden state the classifier reads: the first of an encoder, the last of a decoder; ModernBERT says."""
     if hf_config.get("model_type") == "modernbert":
         pooling = hf_config.get("classifier_pooling", "cls")
         if pooling not in ("cls", "mean"):

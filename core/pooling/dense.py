@@ -66,7 +66,7 @@ def activate(x: Tensor, kind: str) -> Tensor:
 
 
 def _folder(name: str, source: ModelSource) -> FolderSource:
-    """Where the weights of a module lie, in a form that is read."""
+    """The file with the weights of a module, in a form that is read."""
     if not isinstance(source, FolderSource):
         raise ModelError(f"{source.name} is one file, and the weights of its module {name} are not in it; use the model's folder")
     folder = source.path / name

@@ -89,7 +89,7 @@ class PoolingEngine:
                 self._window.drop(text, answer.setting, (answer, place))
 
     def is_open(self, request_id: str) -> bool:
-        """Whether the request was added and is not answered."""
+        """True if the request was added and is not answered."""
         return request_id in self._open
 
     def expect_more(self, more: bool) -> None:

@@ -63,7 +63,7 @@ def files_of(source: ModelSource, listed: Sequence[Mapping[str, Any]]) -> list[s
 
 @dataclass(frozen=True)
 class Modules:
-    """What follows the Transformer, checked for its order.
+    """The modules that follow the Transformer, checked for their order.
 
     Attributes:
         pooling_folder, dense_folders: where these modules lie.
@@ -115,7 +115,7 @@ class Modules:
 
     @property
     def include_prompt(self) -> bool:
-        """Whether the tokens of a prompt are pooled too."""
+        """True if the tokens of a prompt are pooled too."""
         return self._config(self.pooling_folder)[0].get("include_prompt") is not False
 
     def dense(self, size: int) -> tuple[DenseSpec, ...]:
@@ -157,7 +157,7 @@ class Modules:
 
 
 def _name(module: Mapping[str, Any], path: Any) -> str:
-    """Which of the known modules it is."""
+    """The known module that it is."""
     kind = str(module.get("type", ""))
     package, _, name = kind.rpartition(".")
     if name in _KNOWN and package.startswith(_PACKAGES):

@@ -20,7 +20,7 @@ class DenseSpec:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What makes a vector of a text: pooling -> dense layers -> first `dimensions` -> normalize; all in float32."""
+    """The way from a text to its vector: pooling -> dense layers -> first `dimensions` -> normalize; all in float32."""
 
     kind: str  # "embed" or "classify": what the model's own head is for
     pooling: str  # one of POOLINGS
@@ -52,7 +52,7 @@ class Recipe:
 
     @property
     def prefix(self) -> str:
-        """What the model wants before each text where the user asks for nothing."""
+        """The text that the model wants before each text where the user asks for nothing."""
         return "" if self.default_prompt_name is None else self.prompts[self.default_prompt_name]
 
     def wrong_dimensions(self, dimensions: int) -> str:

@@ -32,7 +32,7 @@ _SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 
 
 def read_modules(source: ModelSource) -> list[dict[str, Any]] | None:
-    """What modules.json lists; None without such a file. Raises ModelError if it is not a list of objects."""
+    """The modules that modules.json lists; None without such a file. Raises ModelError if it is not a list of objects."""
     content = source.read(MODULES_FILE)
     if content is None:
         return None
@@ -51,7 +51,7 @@ def small_files(source: ModelSource) -> list[str]:
 
 
 def read_recipe(source: ModelSource, hf_config: Mapping[str, Any], *, task: str, pooler_config: Mapping[str, Any] | None = None) -> Recipe:
-    """How this model makes a vector of a text, or the scores of a classifier.
+    """The recipe by which this model makes a vector of a text, or the scores of a classifier.
 
     Args:
         hf_config: config.json, overrides counted.

@@ -16,7 +16,7 @@ class Setting(NamedTuple):
     size: int
     """Length of a vector."""
     activate: bool
-    """Whether vectors are normalized, or scores go through the classifier's activation."""
+    """True if vectors are normalized, or scores go through the classifier's activation."""
 
     @classmethod
     def of(cls, request: PoolingRequest, recipe: Recipe) -> Setting:

@@ -55,7 +55,7 @@ class _Group(Generic[Taker]):
         self.by_hash.setdefault(waiting.key, waiting)
 
     def find(self, text: TextIds, key: int) -> Waiting[Taker] | None:
-        """Who waits for a text. Texts that share a hash with another one are not found, and so may be computed twice."""
+        """The requests that wait for a text. Texts that share a hash with another one are not found, and so may be computed twice."""
         waiting = self.by_hash.get(key)
         return waiting if waiting is not None and waiting.text == text else None
 

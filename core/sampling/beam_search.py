@@ -118,7 +118,7 @@ class BeamSearch:
         return going, new
 
     def best(self) -> list[Hypothesis]:
-        """What is returned, best first."""
+        """The hypotheses that are returned, best first."""
         return self.finished[: self.num_return]
 
     # -- one step --------------------------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ class BeamSearch:
 
     # -- the end ---------------------------------------------------------------------------------------------------
     def _is_settled(self) -> bool:
-        """Whether what lives on is not worth going on with."""
+        """True if no live beam is worth going on with."""
         if self.scoring == "hf":
             if len(self.finished) < self.width:
                 return False

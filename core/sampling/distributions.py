@@ -59,7 +59,7 @@ class DistributionBook:
         self._masks = TokenMasks(vocab_size)
 
     def settings(self, sequences: list[Sequence]) -> NDArray[np.void]:
-        """What the rows ask for; see row_settings.py."""
+        """The settings of the rows; see row_settings.py."""
         return self._settings.gather(sequences)
 
     def gather(

@@ -28,7 +28,7 @@ Entries = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 
 def is_changed(params: SamplingParams) -> bool:
-    """Whether logits change for reasons that last: penalties and biases."""
+    """True if logits change for reasons that last: penalties and biases."""
     return params.repetition_penalty != 1 or bool(params.frequency_penalty or params.presence_penalty or params.logit_bias)
 
 
@@ -83,7 +83,7 @@ class SeenTokens:
         return self._token[: len(self._counts)], self._changes[:, : len(self._counts)]
 
     def entries_without(self, forbidden: list[int]) -> Entries:
-        """The same with these tokens, each named once, forbidden."""
+        """These changes with some tokens, each named once, forbidden."""
         token, changes = self.entries()
         changes = changes.copy()
         changes[_SUBTRACT, [self._place[t] for t in forbidden if t in self._place]] = np.inf
@@ -103,7 +103,7 @@ class PenaltyBook:
         """Of the sequences that the last step drew for."""
 
     def held_back(self, sequence: Sequence) -> frozenset[int]:
-        """What may not come next because the output is not yet `min_tokens` long."""
+        """The tokens that may not come next because the output is not yet `min_tokens` long."""
         params = sequence.request.params
         return self.end_ids.union(params.stop_token_ids) if sequence.num_output < params.min_tokens else frozenset()
 
@@ -117,7 +117,7 @@ class PenaltyBook:
         banned: Mapping[int, AbstractSet[int]] | None = None,
         may_end: AbstractSet[int] = frozenset(),
     ) -> Penalties | None:
-        """What changes in the logits of `sequences`, where only those at `rows` may have anything to change.
+        """The changes in the logits of `sequences`, where only those at `rows` may have anything to change.
 
         Args:
             banned: row -> tokens that may not come next for other reasons than `min_tokens`.

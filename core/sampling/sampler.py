@@ -31,7 +31,7 @@ PIECE = 64
 
 @dataclass(slots=True)
 class Samples:
-    """What one step drew for its R rows."""
+    """The tokens that one step drew for its R rows."""
 
     tokens: list[int]
     failed: dict[int, RecordError]

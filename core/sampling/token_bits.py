@@ -19,7 +19,7 @@ def pack(tokens: Iterable[int], vocab_size: int) -> Tensor:
 
 
 def pack_flags(chosen: NDArray[np.bool_]) -> Tensor:
-    """The same from one flag a token."""
+    """A set's bits from one flag a token."""
     padded = np.zeros(-(-len(chosen) // 32) * 32, dtype=bool)
     padded[: len(chosen)] = chosen
     return torch.from_numpy(np.packbits(padded, bitorder="little").view("<i4").astype(np.int32))

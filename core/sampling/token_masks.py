@@ -60,6 +60,6 @@ class TokenMasks:
         return TokenMask(torch.from_numpy(mask_of_row), bits)
 
     def leaves_nothing_but(self, tokens: Iterable[int], mask: TokenMask, row: int) -> bool:
-        """Whether a row that has a mask may draw none but these tokens."""
+        """True if a row that has a mask may draw none but these tokens."""
         others = mask.bits[int(mask.rows[row])].numpy() & ~pack(tokens, self.vocab_size).numpy()
         return not bool((others & ~beyond(self.vocab_size)).any())

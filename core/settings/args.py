@@ -262,7 +262,7 @@ class EngineArgs:
 
     @classmethod
     def from_kwargs(cls, **kwargs: Any) -> EngineArgs:
-        """From keyword arguments. Raises ConfigError for an unknown name or a wrong value."""
+        """Reads keyword arguments. Raises ConfigError for an unknown name or a wrong value."""
         for name in kwargs:
             if name not in cls.settings():
                 raise ConfigError(f"unknown argument {name!r}{nearest(name, cls.settings())}")

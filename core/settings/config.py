@@ -246,7 +246,7 @@ def checkpoint_dtype(hf_config: Mapping[str, Any]) -> str | None:
 
 
 def has_bfloat16(device: str) -> bool:
-    """Whether the device multiplies bfloat16 natively."""
+    """True if the device multiplies bfloat16 natively."""
     if device.startswith("cuda"):
         import torch
 
@@ -257,7 +257,7 @@ def has_bfloat16(device: str) -> bool:
 
 
 def instruction_set(device: str) -> str:
-    """What the device computes with: two that differ may round differently."""
+    """The hardware that the device computes with: two that differ may round differently."""
     import torch
 
     return str(torch.backends.cpu.get_cpu_capability()) if device == "cpu" else torch.cuda.get_device_name(device)

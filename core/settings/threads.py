@@ -25,11 +25,11 @@ class Threads:
     cores: int
     """Physical cores of the whole machine."""
     limit: str = ""
-    """What keeps them below the number of cores, if anything does."""
+    """The limit that keeps them below the number of cores, if there is one."""
 
     @property
     def note(self) -> str:
-        """What a user should be told, or nothing."""
+        """The notice that a user should see, or nothing."""
         return f"threads: {self.count} of {self.cores} cores ({self.limit})" if self.limit else ""
 
 

@@ -205,7 +205,7 @@ class ChatTemplate:
 
 
 def template_text(given: str) -> str:
-    """What someone gave as a chat template, for `ChatTemplate.load`: the text of a file, if there is one of that name; else what was
+    """The chat template that a user gave, for `ChatTemplate.load`: the text of a file, if there is one of that name; else what was
     given, jinja2 text or the name of one of the model's templates. The same order as vLLM's.
 
     Raises ConfigError if the file cannot be read.

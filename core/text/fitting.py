@@ -67,7 +67,7 @@ class Fitting:
 
 
 class SlowFitting(Fitting):
-    """The same through a tokenizer of transformers."""
+    """Fits texts through a tokenizer of transformers."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._slow = tokenizer
@@ -93,7 +93,7 @@ class SlowFitting(Fitting):
 
 
 def longest_first(lengths: Sequence[int], room: int) -> list[int]:
-    """What is left of one text, or of two of these lengths, in `room` tokens: the longer one is cut down to the other, then both."""
+    """The lengths left of one text, or of two, in `room` tokens: the longer one is cut down to the other, then both."""
     if len(lengths) == 1 or sum(lengths) <= room:
         return [min(length, room) for length in lengths]
     short = min(lengths)

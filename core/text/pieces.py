@@ -46,7 +46,7 @@ def escaped(data: bytes) -> str:
 
 @dataclass(frozen=True)
 class ByteRules:
-    """How one decoder spells a token, read from its JSON."""
+    """The way one decoder spells a token, read from its JSON."""
 
     byte_level: bool = False
     replacements: tuple[tuple[str, str], ...] = ()
@@ -91,7 +91,7 @@ class ByteRules:
 
     @property
     def treats_start(self) -> bool:
-        """Whether the beginning of a text is spelled differently from its middle."""
+        """True if the beginning of a text is spelled differently from its middle."""
         return self.strip_space or bool(self.strip_mark)
 
     def spell(self, token: str) -> bytes:

@@ -28,12 +28,12 @@ class ReasoningParser:
         return self.start, self.end
 
     def opened_by(self, prompt: str) -> bool | None:
-        """Whether a prompt leaves the output inside the reasoning: True if it ends with the start, False with the end, else None."""
+        """True if a prompt ends with the start of the reasoning, so that the output is inside; False if with the end, else None."""
         tail = prompt.rstrip()
         return True if tail.endswith(self.start) else False if tail.endswith(self.end) else None
 
     def left_open(self, text: str) -> bool:
-        """Whether a message to be continued stops inside its reasoning."""
+        """True if a message to be continued stops inside its reasoning."""
         return max(outside(text, self.start), default=-1) > max(outside(text, self.end), default=-1)
 
     def split(self, text: str, *, inside: bool | None = None) -> tuple[str | None, str | None]:

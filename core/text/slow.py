@@ -16,7 +16,7 @@ CLASSES = {"tokenizer_config.json": ("AutoTokenizer",), "config.json": ("AutoTok
 
 
 def load_slow(folder: str | None, *, slow: bool, name: str = "", trust_remote_code: bool = False) -> tuple[Any, dict[str, str]]:
-    """What transformers finds in a folder: something with the face of `tokenizers.Tokenizer`, and the named special tokens.
+    """Loads a folder's tokenizer through transformers: something with the interface of `tokenizers.Tokenizer`, and the special tokens.
 
     The network is never asked.
 

@@ -113,7 +113,7 @@ class Tokenizer:
 
     @cached_property
     def literal(self) -> LiteralText:
-        """How text keeps from being taken for special tokens. Raises ConfigError for a slow tokenizer, which cannot."""
+        """The way to keep text from being taken for special tokens. Raises ConfigError for a slow tokenizer, which has none."""
         from .literal import LiteralText
 
         return LiteralText(self._backend)
@@ -165,7 +165,7 @@ class Tokenizer:
         return self._backend.decode(known, skip_special_tokens=skip_special_tokens)
 
     def has(self, token_id: int) -> bool:
-        """Whether the id is in the vocabulary."""
+        """True if the id is in the vocabulary."""
         return self._token(token_id) is not None
 
     def token_text(self, token_id: int) -> str:
@@ -185,7 +185,7 @@ class Tokenizer:
         return text.encode("utf-8", "replace") if byte is None else byte
 
     def token_name(self, token_id: int) -> str:
-        r"""What to call one token by its text: as `token_text`, but `bytes:\xf0\x9f` where that is no UTF-8."""
+        r"""The name of one token by its text: as `token_text`, but `bytes:\xf0\x9f` where that is no UTF-8."""
         name = self._names.get(token_id)
         if name is None:
             name = self._names[token_id] = name_of(self.token_bytes(token_id))
@@ -327,7 +327,7 @@ def _read_json(read: Reader, filename: str, name: str) -> dict[str, Any]:
 
 
 def _refusal(texts: list[str], error: BaseException) -> BaseException:
-    """What to raise when the library refused one of these texts."""
+    """The error to raise when the library refused one of these texts."""
     for text in texts:
         if not isinstance(text, str):
             return RecordError("invalid_type", f"text to tokenize must be a string, not {type(text).__name__}")

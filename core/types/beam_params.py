@@ -43,7 +43,7 @@ OF_TOKENS = (
 
 @dataclass
 class BeamSearchParams:
-    """How the best outputs of a prompt are searched for. Raises RecordError (invalid_type, invalid_value) naming the field.
+    """Parameters of the search for a prompt's best outputs. Raises RecordError (invalid_type, invalid_value) naming the field.
 
     A beam's cumulative log-probability is the sum, over its output tokens, of the log-softmax of the logits in float32 after
     masks, biases, penalties and temperature; at 0, the default, the temperature changes nothing. Its score is that sum divided by
@@ -69,7 +69,7 @@ class BeamSearchParams:
     length, is no better than the worst finished one (transformers' rule, which may miss one); with "vllm" stop when that is certain.
     "never": with "hf" too, only when it is certain."""
     scoring: str = "vllm"
-    """What counts as length. "vllm": prompt and output, without the token that ended it; all endings among the 2 * beam_width likeliest
+    """The measure of length. "vllm": prompt and output, without the token that ended it; all endings among the 2 * beam_width likeliest
     tokens of a beam are kept, and beams that run out of tokens compete with them. "hf": the output, the ending included; only the
     best beam_width candidates of a step may finish."""
     num_return: int | None = bounded(Bounds("int", 1, none=True), default=None)
@@ -119,7 +119,7 @@ class BeamSearchParams:
             setattr(self, name, getattr(same, name))
 
     def sampling(self) -> SamplingParams:
-        """What it says of tokens and endings. Raises RecordError."""
+        """Sampling parameters with what it says of tokens and endings. Raises RecordError."""
         return SamplingParams(max_tokens=self.max_tokens, **{name: getattr(self, name) for name in OF_TOKENS})
 
     def clone(self) -> BeamSearchParams:

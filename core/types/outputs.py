@@ -19,7 +19,7 @@ class Logprob:
 
 @dataclass(slots=True)
 class RequestMetrics:
-    """When things happened to a request (seconds of `time.monotonic`), and how long it waited and was computed.
+    """Times of a request (seconds of `time.monotonic`), and how long it waited and was computed.
 
     Times depend on the machine and the schedule, so no output line holds them.
     """
@@ -35,7 +35,7 @@ class RequestMetrics:
     model_forward_time: float | None = None
     """Spent in the model in those steps; they are shared with other requests."""
     model_execute_time: float | None = None
-    """The same with sampling."""
+    """`model_forward_time` and the time of sampling."""
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class CompletionOutput:
     """Of a beam: what the search ranks by, see `BeamSearchParams`."""
 
     def finished(self) -> bool:
-        """Whether it has ended (as in vLLM, a method)."""
+        """True if it has ended (as in vLLM, a method)."""
         return self.finish_reason is not None
 
 
@@ -74,7 +74,7 @@ class BeamSearchSequence:
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     score: float | None = None
-    """What the search ranks by, see `BeamSearchParams`."""
+    """The value that the search ranks by, see `BeamSearchParams`."""
     lora_request: Any = None
 
 
@@ -87,7 +87,7 @@ class BeamSearchOutput:
 
     @classmethod
     def of(cls, output: RequestOutput, prompt: str) -> BeamSearchOutput:
-        """The same in the form of a beam search; `prompt` is the text before each output's."""
+        """This output in the form of a beam search; `prompt` is the text before each output's."""
         ids = output.prompt_token_ids
         return cls(
             [

@@ -41,7 +41,7 @@ _ID_DIGITS = 100
 
 
 class RequestOutputKind(Enum):
-    """What a stream gives of an output. Ours gives finished ones, so all three mean FINAL_ONLY, as in vLLM's `LLM`."""
+    """Parts of an output that a stream gives. Ours gives finished ones, so all three mean FINAL_ONLY, as in vLLM's `LLM`."""
 
     CUMULATIVE = 0
     DELTA = 1
@@ -50,7 +50,7 @@ class RequestOutputKind(Enum):
 
 @dataclass
 class SamplingParams:
-    """How one record's tokens are chosen and when its output ends. Names and meanings are vLLM's.
+    """Parameters of one record's draws, and of the end of its output. Names and meanings are vLLM's.
 
     Order of processing per token: `logits_processors`; structured output and `allowed_token_ids`, `bad_words`, `min_tokens`;
     `logit_bias`; repetition, then frequency and presence penalty; temperature, min_p, top_k, top_p; then one draw. min_p comes
@@ -98,7 +98,7 @@ class SamplingParams:
     logprobs: int | None = bounded(Bounds("int", -1, None, none=True), default=None)
     """Report the log-probabilities of this many most likely tokens, and of the drawn one, at every position; -1: of all tokens."""
     prompt_logprobs: int | None = bounded(Bounds("int", -1, None, none=True), default=None)
-    """The same for the tokens of the prompt; its first has none. Such a prompt is computed whole, without the prefix cache."""
+    """As `logprobs`, for the tokens of the prompt; its first has none. Such a prompt is computed whole, without the prefix cache."""
     detokenize: bool = True
     """Make text of the tokens."""
     skip_special_tokens: bool = True
@@ -110,11 +110,11 @@ class SamplingParams:
     truncate_prompt_tokens: int | None = bounded(Bounds("int", -1, None, none=True), default=None)
     """Most prompt tokens, the rest is cut off; -1: as many as leave room for one output token."""
     truncation_side: str = field(default="left", metadata={"choices": ("left", "right")})
-    """Which end of the prompt `truncate_prompt_tokens` cuts off."""
+    """The end of the prompt that `truncate_prompt_tokens` cuts off."""
     output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
     """See RequestOutputKind."""
     structured_outputs: StructuredOutputsParams | None = None
-    """What the output must look like."""
+    """The constraint on the output's text."""
     guided_decoding: GuidedDecodingParams | None = None
     """The seed's name for `structured_outputs`, which it becomes."""
     logit_bias: dict[int, float] | None = None

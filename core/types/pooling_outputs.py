@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class PoolingOutput:  # noqa: PLW1641 (nothing that compares by a tensor is hashed)
-    """What was made of one prompt: float32 on the CPU, [size]; with pooling_task="token_embed" [tokens, size]; empty after an error."""
+    """The data of one prompt: float32 on the CPU, [size]; with pooling_task="token_embed" [tokens, size]; empty after an error."""
 
     data: torch.Tensor
 
@@ -23,7 +23,7 @@ class PoolingOutput:  # noqa: PLW1641 (nothing that compares by a tensor is hash
 
     @property
     def embedding(self) -> list[float]:
-        """The same as a list: what `encode` gave in vLLM's first versions."""
+        """The data as a list, as `encode` gave it in vLLM's first versions."""
         return list(self.data.tolist())
 
 
@@ -56,7 +56,7 @@ class ClassificationOutput:
 
 @dataclass(slots=True)
 class ScoringOutput:
-    """How well two texts go together: a cross-encoder's score, or the cosine of two embeddings; NaN after an error."""
+    """The score of two texts: a cross-encoder's score, or the cosine of two embeddings; NaN after an error."""
 
     score: float = math.nan
 
@@ -80,7 +80,7 @@ class PoolingRequestOutput(Generic[Out]):
 
 
 class EmbeddingRequestOutput(PoolingRequestOutput[EmbeddingOutput]):
-    """What `LLM.embed` gives for a prompt."""
+    """The output of `LLM.embed` for a prompt."""
 
     @classmethod
     def from_base(cls, output: PoolingRequestOutput[PoolingOutput]) -> EmbeddingRequestOutput:
@@ -90,7 +90,7 @@ class EmbeddingRequestOutput(PoolingRequestOutput[EmbeddingOutput]):
 
 
 class ClassificationRequestOutput(PoolingRequestOutput[ClassificationOutput]):
-    """What `LLM.classify` gives for a prompt."""
+    """The output of `LLM.classify` for a prompt."""
 
     @classmethod
     def from_base(cls, output: PoolingRequestOutput[PoolingOutput]) -> ClassificationRequestOutput:
@@ -100,7 +100,7 @@ class ClassificationRequestOutput(PoolingRequestOutput[ClassificationOutput]):
 
 
 class ScoringRequestOutput(PoolingRequestOutput[ScoringOutput]):
-    """What `LLM.score` gives for a pair. `prompt_token_ids`: of the pair; of two embeddings those of one after those of the other."""
+    """The output of `LLM.score` for a pair. `prompt_token_ids`: of the pair; of two embeddings those of one after those of the other."""
 
     @classmethod
     def from_base(cls, output: PoolingRequestOutput[PoolingOutput]) -> ScoringRequestOutput:

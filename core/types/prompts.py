@@ -11,7 +11,7 @@ from ..errors import ConfigError, RecordError, nearest
 
 
 class _Media(TypedDict, total=False):
-    """What vLLM takes beside a prompt; None is the only value that is accepted for now."""
+    """The fields that vLLM takes beside a prompt; None is the only value that is accepted for now."""
 
     multi_modal_data: Mapping[str, Any] | None
     mm_processor_kwargs: Mapping[str, Any] | None

@@ -43,7 +43,7 @@ class Request:
 
 
 class Beams(Protocol):
-    """What a sequence may know of the beams it is one of; see engine/beams/group.py."""
+    """The beams that a sequence is one of, as far as it knows them; see engine/beams/group.py."""
 
     @property
     def request(self) -> Request:
@@ -54,7 +54,7 @@ class Beams(Protocol):
         """Most of them at a time."""
 
     def waits(self, sequence: Sequence) -> bool:
-        """Whether a beam has nothing to compute until the others have caught up."""
+        """True if a beam has nothing to compute until the others have caught up."""
 
 
 class GrammarPlace(Protocol):
@@ -116,11 +116,11 @@ class Sequence:
     prompt_logprobs: list[dict[int, Logprob] | None] | None = None
     """One entry a prompt token, as far as they are computed; only the first choice has them, if they are asked for."""
     grammar: GrammarPlace | None = None
-    """Where it stands in what its output must look like."""
+    """Its place in the grammar of its output."""
     group: Beams | None = None
     """The beams it is one of."""
     order: int = 0
-    """Which request of the scheduler it belongs to, counted as they came; only set where there are beams."""
+    """The number of its request, counted as they came to the scheduler."""
     score: float | None = None
     """Of a finished beam."""
 
@@ -172,10 +172,10 @@ class Sequence:
 
     @property
     def lacks_prompt_logprobs(self) -> bool:
-        """Whether tokens of the prompt are still to be computed for their log-probabilities."""
+        """True if tokens of the prompt are still to be computed for their log-probabilities."""
         return self.prompt_logprobs is not None and len(self.prompt_logprobs) < self.num_prompt
 
     @property
     def reads_prefix_cache(self) -> bool:
-        """Whether what the prefix cache has of it is used. What is found there is not computed, and so has no logits."""
+        """True if what the prefix cache has of it is used. Tokens found there are not computed, and so have no logits."""
         return not (self.request.params.skip_reading_prefix_cache or self.lacks_prompt_logprobs)

@@ -56,7 +56,7 @@ class StructuredOutputsParams:
 
     @property
     def kind(self) -> str:
-        """Which of CONSTRAINTS is given."""
+        """The one of CONSTRAINTS that is given."""
         return next(name for name in CONSTRAINTS if getattr(self, name) is not None)
 
     def validate(self) -> None:
@@ -86,7 +86,7 @@ class StructuredOutputsParams:
 
     @classmethod
     def of(cls, value: Any) -> StructuredOutputsParams:
-        """From a record's object (or one that is made already). Raises RecordError."""
+        """Reads a record's object (or one that is made already). Raises RecordError."""
         if isinstance(value, cls):
             return value
         if isinstance(value, GuidedDecodingParams):
@@ -120,7 +120,7 @@ class GuidedDecodingParams:
         self.structured()
 
     def structured(self) -> StructuredOutputsParams:
-        """The same as StructuredOutputsParams."""
+        """These fields as StructuredOutputsParams."""
         return StructuredOutputsParams(**{f.name: getattr(self, f.name) for f in fields(self)})
 
 

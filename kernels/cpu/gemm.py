@@ -41,14 +41,14 @@ def _compiled() -> int:
 
 
 def takes(weight: Tensor) -> bool:
-    """Whether a weight that is not quantized is for this kernel. Where the CPU has tile registers, oneDNN's is faster."""
+    """True if a weight that is not quantized is for this kernel. Where the CPU has tile registers, oneDNN's is faster."""
     tiles = weight.dtype == torch.bfloat16 and "amx_bf16" in features.features()
     whole = weight.shape[1] * weight.itemsize % 4 == 0
     return whole and bool(_compiled() & _KINDS.get(weight.dtype, 0)) and not tiles
 
 
 def takes_int8(weight: Tensor) -> bool:
-    """The same of an int8 weight."""
+    """True if an int8 weight is for this kernel."""
     return weight.shape[1] % 4 == 0 and bool(_compiled() & _INT8) and "amx_int8" not in features.features()
 
 

@@ -45,7 +45,7 @@ def load() -> ctypes.CDLL:
 
 @functools.cache
 def library() -> Library:
-    """The same with what is known about it. Raises BuildError."""
+    """The library with what is known about it. Raises BuildError."""
     if sys.platform != "linux":
         raise BuildError("compiled kernels need Linux")
     # GOMP_* must come from the OpenMP runtime that torch has loaded: a second pool on the same cores costs more than any kernel saves.

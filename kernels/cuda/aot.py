@@ -38,7 +38,7 @@ OLDER_SPILLS = 128
 
 @dataclass(frozen=True)
 class Report:
-    """What a signature takes on a target."""
+    """The resources that a signature takes on a target."""
 
     name: str
     target: str
@@ -50,7 +50,7 @@ class Report:
     """Bytes of shared memory of a block."""
     uses_matrix_instructions: bool
     problems: list[str] = field(default_factory=list)
-    """What is not within limits, in words."""
+    """The limits that are exceeded, in words."""
 
 
 def all_signatures() -> list[Signature]:

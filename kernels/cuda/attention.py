@@ -43,7 +43,7 @@ TRITON_DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfl
 
 @dataclass(slots=True)
 class Plan:
-    """What the shapes of a step decide."""
+    """The launch of a step, as its shapes decide it."""
 
     decodes_alone: bool
     """As many tokens as sequences: each has one."""
@@ -172,7 +172,7 @@ def padded(head_dim: int) -> int:
 
 
 def operand_dtype(query: torch.dtype, cache: torch.dtype) -> torch.dtype:
-    """What queries and the cache's numbers are multiplied as: float8 as the queries' type."""
+    """The type that queries and the cache's numbers are multiplied in: for float8 the queries' type."""
     return query if cache.itemsize == 1 else torch.promote_types(query, cache)
 
 

@@ -58,7 +58,7 @@ class Launch:
 
 
 def launch(kernel: str, arch: str, dtype: torch.dtype, head_dim: int, cache_dtype: torch.dtype | None = None) -> Launch:
-    """How `kernel` is launched for operands of `dtype`, made of a cache of `cache_dtype`. Heads over 256 get the narrowest tiles."""
+    """The launch of `kernel` for operands of `dtype`, made of a cache of `cache_dtype`. Heads over 256 get the narrowest tiles."""
     bits = dtype.itemsize * 8
     widths = [8, bits] if bits == 16 and cache_dtype is not None and cache_dtype.itemsize == 1 else [bits]
     rows = next(_TABLE[key] for key in ((kernel, name, width) for width in widths for name in (arch, "sm_80")) if key in _TABLE)

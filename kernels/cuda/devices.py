@@ -12,14 +12,18 @@ Result = TypeVar("Result")
 
 
 def on_its_device(operation: Callable[..., Result]) -> Callable[..., Result]:
-    """The operation, with the device of its first argument (a tensor, or a tuple that begins with one) as the current one meanwhile."""
+    """The operation, with the device of its first argument (a tensor, or a tuple that begins with one) as the current one meanwhile.
+
+    Operations on something else launch nothing.
+    """
 
     @wraps(operation)
-    def wrapper(first: Any, *args: Any, **kwargs: Any) -> Result:
-        device = (first[0] if isinstance(first, tuple) else first).device
-        if device.type != "cuda" or device.index == torch.cuda.current_device():
-            return operation(first, *args, **kwargs)
+    def wrapper(*args: Any, **kwargs: Any) -> Result:
+        first = args[0] if args else None
+        device = getattr(first[0] if isinstance(first, tuple) else first, "device", None)
+        if device is None or device.type != "cuda" or device.index == torch.cuda.current_device():
+            return operation(*args, **kwargs)
         with torch.cuda.device(device):
-            return operation(first, *args, **kwargs)
+            return operation(*args, **kwargs)
 
     return wrapper

@@ -15,7 +15,7 @@ _EMULATED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 def converts_e4m3(device: torch.device) -> bool:
-    """Whether kernels may convert e4m3 there; anything but an older CUDA device can."""
+    """True if kernels may convert e4m3 there; anything but an older CUDA device can."""
     return device.type != "cuda" or torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 9)
 
 

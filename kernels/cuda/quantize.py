@@ -37,7 +37,7 @@ def quantized(shape: tuple[int, int], device: torch.device) -> ScaledRows:
 
 @triton.jit
 def magnitude(x, there):
-    """What `scale_of` makes a scale of: abs(x), infinite where x is NaN or infinite, 0 where it is not there."""
+    """The number that `scale_of` makes a scale of: abs(x), infinite where x is NaN or infinite, 0 where it is not there."""
     return tl.where(there, tl.where(tl.abs(x) < float("inf"), tl.abs(x), float("inf")), 0.0)
 
 

@@ -115,7 +115,7 @@ def _new_drawn(logits: Tensor) -> Drawn:
 
 
 def _inverse(rows: SamplingRows) -> Tensor:
-    """What logits are multiplied by: rounded as every backend does it, which a kernel's quick division would not."""
+    """The factor that logits are multiplied by: rounded as every backend does it, which a kernel's quick division would not."""
     return 1.0 / torch.where(rows.temperature > 0, rows.temperature, 1.0)
 
 

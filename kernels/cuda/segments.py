@@ -22,7 +22,7 @@ from .signature import TARGETS, Signature
 @dataclass(slots=True)
 class Plan:
     texts: int
-    """How many there are."""
+    """Their number."""
 
 
 def plan_segments(segments: Segments, num_heads: int, num_kv_heads: int, *, deterministic: bool = False) -> Plan:

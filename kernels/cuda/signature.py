@@ -17,7 +17,7 @@ class Target:
     arch: int | str
     warp_size: int
     matrix_instruction: str
-    """What the assembly holds where tensor cores are used, as a regular expression."""
+    """The instructions that the assembly holds where tensor cores are used, as a regular expression."""
     row: str
     """Of the tables of configurations: the one that this processor goes by."""
 
@@ -49,7 +49,7 @@ class Signature:
     """One way in which a kernel is launched."""
 
     kernel: Any
-    """What `triton.jit` gave."""
+    """The function that `triton.jit` gave."""
     name: str
     """Of this signature, for people: kernel, dtype and shape class."""
     types: dict[str, str]
@@ -62,6 +62,6 @@ class Signature:
     targets: tuple[str, ...] = ALL
     """Names of the targets it is for: another configuration may be another's, and not every dtype is everywhere."""
     always: bool = False
-    """Whether `--quick` compiles it on each of its targets, and not only where it is a kernel's first."""
+    """True if `--quick` compiles it on each of its targets, and not only where it is a kernel's first."""
     spill_limit: int = 0
     """Most bytes of registers that one thread may spill. Say why where it is not 0."""

@@ -32,7 +32,7 @@ def count_pieces(length: int) -> int:
 
 @triton.jit
 def piece_of(position):
-    """Which piece holds `position`."""
+    """The piece that holds `position`."""
     n = position // _PIECE
     # floor(log2(n)) is the float's exponent; exact up to 2^24 pieces' worth of keys.
     log2 = (tl.maximum(n, 1).to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127

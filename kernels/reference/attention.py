@@ -40,7 +40,7 @@ class Plan:
     slots: Tensor
     """int64 [S, padded context]: cache slot of each position, the null block's past the end."""
     active: list[int]
-    """How many tiles have key tile j."""
+    """The number of tiles that have key tile j."""
 
 
 def plan_attention(meta: AttentionMeta, num_heads: int, num_kv_heads: int) -> Plan:

@@ -45,7 +45,7 @@ def linear_int8(x: ScaledRows, weight: Int8Weight, bias: Tensor | None, dtype: t
 
 
 def passes_scale(bias: Tensor | None, dtype: torch.dtype) -> bool:
-    """Whether the rows' factors can be left to the next operation: in float16, what they have yet to shrink may overflow."""
+    """True if the rows' factors can be left to the next operation: in float16, what they have yet to shrink may overflow."""
     return bias is None and dtype != torch.float16
 
 

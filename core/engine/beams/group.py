@@ -30,7 +30,7 @@ class Ended:
 
 @dataclass(slots=True)
 class Moves:
-    """What one advance means for the schedule."""
+    """The changes to the schedule that one step of the search makes."""
 
     extended: list[tuple[Sequence, int]] = field(default_factory=list)
     """Live sequences and their next tokens."""
@@ -73,7 +73,7 @@ class BeamGroup:
         return len(self._seen) == len(self.live)
 
     def waits(self, sequence: Sequence) -> bool:
-        """Whether a live beam has its candidates, and is not to be computed again."""
+        """True if a live beam has its candidates, and is not to be computed again."""
         return sequence in self._seen
 
     def advance(self, end_of: EndOf) -> Moves:

@@ -21,7 +21,7 @@ from .group import BeamGroup, Moves
 
 @dataclass(slots=True)
 class Moved:
-    """What a step did to the searches."""
+    """The searches that a step ended or failed."""
 
     ended: list[list[Sequence]] = field(default_factory=list)
     """Of each search that is over what it found, best first."""
@@ -124,7 +124,7 @@ class BeamGroups:
         return moves
 
     def _end_of(self, sequence: Sequence, token: int) -> Ending | None:
-        """What `token` would do to a beam."""
+        """The ending that `token` would bring to a beam, if any."""
         params = sequence.request.params
         ending = self._ends.ending(params, token, sequence.num_output + 1)
         if ending is not None:

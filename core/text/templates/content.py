@@ -115,7 +115,7 @@ class _Names:
         return isinstance(node, nodes.Getitem) and not isinstance(node.arg, nodes.Slice) and self._is_list(node.node)
 
     def is_content(self, node: nodes.Node | None) -> bool:
-        """Whether an expression is the content of a message."""
+        """True if an expression is the content of a message."""
         node = _peel(node)
         if _variable(node) in self._contents:
             return True

@@ -59,7 +59,7 @@ def percent_widths(pattern: str) -> Iterator[int]:
 
 
 def check_braces(pattern: Any, args: tuple[Any, ...]) -> None:
-    """The same of `pattern.format(args)`."""
+    """The greatest length of `pattern.format(args)`."""
     pattern = str(pattern)
     if _WIDE_BRACES.search(pattern):
         raise LimitError(_WIDE)

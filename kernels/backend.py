@@ -1,0 +1,35 @@
+"""Backend: the operations of one backend, assembled from the functions that its modules define under the names of `Ops`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from .ops import Ops
+
+#: The names of all operations.
+OPERATIONS = tuple(name for name, value in vars(Ops).items() if callable(value) and not name.startswith("_"))
+
+
+class Backend(Ops):
+    """
+    Args (of a subclass):
+        modules: where its operations are defined, but for those that are methods of its own.
+        wrap: applied to each of those functions.
+    """
+
+    def __init_subclass__(
+        cls, *, modules: tuple[ModuleType, ...] = (), wrap: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda operation: operation
+    ) -> None:
+        for name in OPERATIONS:
+            if getattr(cls, name) is not getattr(Ops, name):
+                continue
+            found = [*{vars(module)[name]: None for module in modules if callable(vars(module).get(name))}]
+            if len(found) != 1:
+                raise TypeError(f"backend {cls.name}: {len(found)} functions named {name}; one is needed")
+            setattr(cls, name, staticmethod(wrap(found[0])))
+
+    def __init__(self) -> None:
+        self.row_chunk = 0
+        self.deterministic = False
