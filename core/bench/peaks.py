@@ -33,9 +33,9 @@ def measure_peaks(ops: Ops, dtypes: Mapping[str, torch.dtype], device: torch.dev
     """Multiplications in each of `dtypes` and, where `ops` has it, in int8; takes some seconds."""
     rows, size_in, size_out = GEMM
     wait = torch.cuda.synchronize if device.type == "cuda" else None
-    dice = torch.Generator(device).manual_seed(0)
-    x = torch.randn(rows, size_in, generator=dice, device=device)
-    weight = torch.randn(size_out, size_in, generator=dice, device=device)
+    generator = torch.Generator(device).manual_seed(0)
+    x = torch.randn(rows, size_in, generator=generator, device=device)
+    weight = torch.randn(size_out, size_in, generator=generator, device=device)
     gemm = {}
     for name, dtype in dtypes.items():
         rows_in, packed = x.to(dtype), ops.pack_weight(weight.to(dtype))

@@ -62,13 +62,13 @@ class Workload:
     @classmethod
     def of_random(cls, lengths: RandomLengths, *, vocab_size: int, avoid: Collection[int] = (), seed: int = 0) -> Workload:
         """Prompts of token ids below `vocab_size` but those to `avoid`, each with its own `max_tokens`."""
-        dice = random.Random(seed)
+        generator = random.Random(seed)
         tokens = [i for i in range(vocab_size) if i not in avoid]
         ratio = lengths.random_range_ratio
         lines = []
         for _ in range(lengths.num_prompts):
-            prompt = dice.choices(tokens, k=dice.randint(*_around(lengths.input_len, ratio)))
-            lines.append(dumps({"prompt_token_ids": prompt, "max_tokens": dice.randint(*_around(lengths.output_len, ratio))}))
+            prompt = generator.choices(tokens, k=generator.randint(*_around(lengths.input_len, ratio)))
+            lines.append(dumps({"prompt_token_ids": prompt, "max_tokens": generator.randint(*_around(lengths.output_len, ratio))}))
         return cls("random", b"\n".join(lines))
 
     def without(self, names: Sequence[str]) -> Workload:

@@ -55,7 +55,7 @@ class ShardedRunner(Runner):
             with super().at_work(), nullcontext() if self.watch is None else self.watch.waiting():
                 yield
         except Lost as error:
-            self.ranks.mourn(error)
+            self.ranks.fail(error)
 
     def run(self, batch: Batch, take_prompt: TakePiece | None = None) -> Tensor:
         self.ranks.send(pack_arrays(batch.arrays()))
@@ -65,7 +65,7 @@ class ShardedRunner(Runner):
                 self.drawn = self.group.broadcast(self.drawn)
             return super().run(batch, take_prompt)
         except Lost as error:
-            self.ranks.mourn(error)
+            self.ranks.fail(error)
 
 
 def build_runner(config: EngineConfig, source: ModelSource, wrap_ops: Callable[[Ops], Ops] | None = None) -> tuple[Runner, int]:
@@ -117,7 +117,7 @@ def _build_sharded(config: EngineConfig, source: ModelSource, wrap_ops: Callable
         runner.swapper, runner.graphs = plain.swapper, plain.graphs
         ranks.receive_json()  # they have taken their memory
     except Lost as error:
-        ranks.mourn(error)
+        ranks.fail(error)
     except BaseException:
         ranks.close(grace=0)
         raise

@@ -10,7 +10,7 @@ from .waiting import WaitingQueue
 
 
 class PriorityQueues:
-    """A `WaitingQueue` for each priority, with the face of one: within a priority all is as without priorities.
+    """A `WaitingQueue` for each priority, with the interface of one: within a priority all is as without priorities.
 
     Args:
         look_ahead: see `WaitingQueue`.

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 #: Seconds that processes get to end by themselves.
 _GRACE = 1.0
 #: Seconds to wait for word of why a process failed, once it is known that one did.
-_LAST_WORDS = 2.0
+_ERROR_WAIT = 2.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Ranks:
         descriptors.open_missing()  # a socket that became descriptor 2 would be the processes' stderr
         self.stall_timeout = stall_timeout
         self.workers: list[Worker] = []
-        self._bereaved: set[str] = set()
+        self._lost_peers: set[str] = set()
         self._last: list[Callable[[], object]] = []
         self._finalizer = weakref.finalize(self, _end, self.workers, self._last)
         for number, payload in enumerate(payloads, first):
@@ -96,7 +96,7 @@ class Ranks:
         try:
             data = worker.wire.receive(timeout=self.stall_timeout)
         except Closed:
-            self.mourn()
+            self.fail()
         except TimeoutError:
             self.stalled(worker)
         if data.startswith(b'{"error"'):
@@ -116,7 +116,7 @@ class Ranks:
         try:
             send(worker.wire)
         except Closed:
-            self.mourn()
+            self.fail()
         except TimeoutError:
             self.stalled(worker)
 
@@ -124,7 +124,7 @@ class Ranks:
         try:
             return _checked(worker.wire.receive_json(timeout=timeout))
         except Closed:
-            self.mourn()
+            self.fail()
         except TimeoutError:
             self.stalled(worker)
 
@@ -133,20 +133,20 @@ class Ranks:
         self.close(grace=0)
         raise EngineError(f"{worker} does not answer ({self.stall_timeout:g} s are allowed: --stall-timeout); all were ended")
 
-    def mourn(self, cause: BaseException | None = None) -> NoReturn:
+    def fail(self, cause: BaseException | None = None) -> NoReturn:
         """Working together failed: ends all, and raises what the one to blame raised, or an EngineError that names it."""
-        deadline = time.monotonic() + _LAST_WORDS
+        deadline = time.monotonic() + _ERROR_WAIT
         error: InferError | None = None
         while error is None and time.monotonic() < deadline and not all(worker.ended for worker in self.workers):
-            error = self._last_words()
+            error = self._own_error()
             time.sleep(0.02)
-        error = error or self._last_words() or EngineError(self._silent(cause))
+        error = error or self._own_error() or EngineError(self._silent(cause))
         self.close(grace=0)
         raise error from cause
 
-    def _last_words(self) -> InferError | None:
+    def _own_error(self) -> InferError | None:
         """Of one that has ended by itself: first of those that were killed, since others end because of them."""
-        suspects = [worker for worker in self.workers if worker.ended and worker.name not in self._bereaved]
+        suspects = [worker for worker in self.workers if worker.ended and worker.name not in self._lost_peers]
         for worker in sorted(suspects, key=lambda worker: worker.process.returncode):
             if worker.process.returncode < 0:
                 return EngineError(f"{worker} {_how(worker.process.returncode)}; all were ended")
@@ -154,7 +154,7 @@ class Ranks:
                 while True:
                     _checked(worker.wire.receive_json(timeout=0.1))
             except Bereaved:
-                self._bereaved.add(worker.name)
+                self._lost_peers.add(worker.name)
             except InferError as error:
                 return error
             except (Closed, TimeoutError):

@@ -63,7 +63,7 @@ def _code(folder: Path, name: str) -> list[str]:
 
 
 class SlowBackend:
-    """A transformers tokenizer with as much of the face of `tokenizers.Tokenizer` as `Tokenizer` looks at."""
+    """A transformers tokenizer with as much of the interface of `tokenizers.Tokenizer` as `Tokenizer` uses."""
 
     decoder = None
 

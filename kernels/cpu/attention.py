@@ -20,14 +20,14 @@ _attention = library.function("infer_attention", "ppppppp" + "ipi" + "iiiiii" + 
 
 
 @dataclass(slots=True)
-class Plan:
+class AttentionItems:
     items: Tensor
     """int32 [I, 3]: sequence, first of its query tokens, how many; most work first, so that threads end together."""
     heads_together: int
     """Key/value heads that one thread does one after another: all of them where there are items enough."""
 
 
-def plan_attention(meta: AttentionMeta, num_heads: int, num_kv_heads: int) -> Plan:
+def plan_attention(meta: AttentionMeta, num_heads: int, num_kv_heads: int) -> AttentionItems:
     tokens = max(1, ITEM_ROWS * num_kv_heads // num_heads)
     counts = np.diff(meta.query_start.numpy())
     parts = -(-counts // tokens)
@@ -38,11 +38,11 @@ def plan_attention(meta: AttentionMeta, num_heads: int, num_kv_heads: int) -> Pl
     order = np.argsort(-seen * size, kind="stable")
     items = np.stack([sequence, first, size], axis=1).astype(np.int32)[order]
     enough = len(items) >= ITEMS_A_THREAD * torch.get_num_threads()
-    return Plan(torch.from_numpy(items), num_kv_heads if enough else 1)
+    return AttentionItems(torch.from_numpy(items), num_kv_heads if enough else 1)
 
 
 def attention(query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig) -> Tensor:
-    plan: Plan = meta.plan
+    plan: AttentionItems = meta.plan
     query = query.contiguous()
     total, width = meta.slots.shape[0], config.num_heads * config.head_dim
     out = query.new_empty(query.shape[0], width)

@@ -22,14 +22,14 @@ _attention = library.function("infer_segment_attention", "pppppp" + "ippi" + "ii
 
 
 @dataclass(slots=True)
-class Plan:
+class SegmentItems:
     items: Tensor
     """int32 [I, 5]: text, first and last + 1 of its key/value heads, first and last + 1 of its tokens; most work first."""
     total: int
     """Rows of all texts."""
 
 
-def plan_segments(segments: Segments, num_heads: int, num_kv_heads: int) -> Plan:
+def plan_segments(segments: Segments, num_heads: int, num_kv_heads: int) -> SegmentItems:
     """An item is a text with all its heads, or where that is too much for one thread some heads, or some rows of one head."""
     starts = segments.starts.numpy().astype(np.int64)
     lens = np.diff(starts)
@@ -51,11 +51,11 @@ def plan_segments(segments: Segments, num_heads: int, num_kv_heads: int) -> Plan
     h1, last = np.minimum(h0 + heads[text], num_kv_heads), np.minimum(first + tokens[text], lens[text])
     order = np.argsort(-(h1 - h0) * (last - first) * lens[text], kind="stable")
     items = np.stack([text, h0, h1, first, last], axis=1).astype(np.int32)[order]
-    return Plan(torch.from_numpy(items), int(starts[-1]))
+    return SegmentItems(torch.from_numpy(items), int(starts[-1]))
 
 
 def segment_attention(qkv: Rows, rotation: Rotation | None, segments: Segments, config: AttentionConfig) -> Tensor:
-    plan: Plan = segments.plan
+    plan: SegmentItems = segments.plan
     values, scale = rows.split(qkv)
     heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
     assert values.shape[1] == (heads + 2 * kv_heads) * dim

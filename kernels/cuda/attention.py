@@ -42,7 +42,7 @@ TRITON_DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfl
 
 
 @dataclass(slots=True)
-class Plan:
+class StepShape:
     """The launch of a step, as its shapes decide it."""
 
     decodes_alone: bool
@@ -52,17 +52,17 @@ class Plan:
     deterministic: bool
 
 
-def plan_attention(meta: AttentionMeta, num_heads: int, num_kv_heads: int, *, deterministic: bool = False) -> Plan:
+def plan_attention(meta: AttentionMeta, num_heads: int, num_kv_heads: int, *, deterministic: bool = False) -> StepShape:
     """Reads no tensor's content. Sequences may have no tokens or an empty context: their rows, if any, become zeros.
 
     A step of no more tokens than sequences must not have two of one sequence: it is taken for one of decodes.
     """
     most = count_pieces(meta.block_tables.shape[1] * meta.block_size)
-    return Plan(meta.slots.shape[0] <= meta.kv_lens.shape[0], most, deterministic)
+    return StepShape(meta.slots.shape[0] <= meta.kv_lens.shape[0], most, deterministic)
 
 
 def attention(query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig) -> Tensor:
-    plan: Plan = meta.plan
+    plan: StepShape = meta.plan
     query = query.contiguous()
     rows, total = query.shape[0], meta.slots.shape[0]
     out = query.new_empty(rows, config.num_heads * config.head_dim)
@@ -74,7 +74,7 @@ def attention(query: Tensor, cache: KVCache, meta: AttentionMeta, config: Attent
     return out
 
 
-def _decode(out: Tensor, query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig, plan: Plan) -> None:
+def _decode(out: Tensor, query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig, plan: StepShape) -> None:
     """The rows of sequences with one query token."""
     shape = _shape("fixed" if plan.deterministic else "decode", query, cache)
     kv_heads, sequences = config.num_kv_heads, meta.kv_lens.shape[0]
@@ -101,7 +101,7 @@ def _decode(out: Tensor, query: Tensor, cache: KVCache, meta: AttentionMeta, con
     return None
 
 
-def _prefill(out: Tensor, query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig, plan: Plan) -> None:
+def _prefill(out: Tensor, query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig, plan: StepShape) -> None:
     """The rows of all other sequences."""
     shape = _shape("fixed" if plan.deterministic else "prefill", query, cache)
     rows = meta.slots.shape[0] * (config.num_heads // config.num_kv_heads)
@@ -122,7 +122,7 @@ def _attend(
     decode: bool,
 ) -> None:
     """The kernel's call; `partial` takes the states of the pieces [S, H, pieces, D] and [S, H, pieces, 2]."""
-    plan: Plan = meta.plan
+    plan: StepShape = meta.plan
     scale, soft_cap = folded(config)
     attend_paged[grid](
         *(out, *(partial or (query, query)), query, readable(cache.key), readable(cache.value)),

@@ -5,8 +5,6 @@ A text's tiles start at its own first token: what a row gets is the same to the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -19,32 +17,26 @@ from .rope import rotated
 from .signature import TARGETS, Signature
 
 
-@dataclass(slots=True)
-class Plan:
-    texts: int
-    """Their number."""
-
-
-def plan_segments(segments: Segments, num_heads: int, num_kv_heads: int, *, deterministic: bool = False) -> Plan:
-    """Reads no tensor's content. `deterministic` changes nothing: results never depend on the company."""
-    return Plan(segments.starts.shape[0] - 1)
+def plan_segments(segments: Segments, num_heads: int, num_kv_heads: int, *, deterministic: bool = False) -> int:
+    """The number of texts; reads no tensor's content. `deterministic` changes nothing: results never depend on the company."""
+    return segments.starts.shape[0] - 1
 
 
 def segment_attention(qkv: Rows, rotation: Rotation | None, segments: Segments, config: AttentionConfig) -> Tensor:
-    plan: Plan = segments.plan
+    num_texts: int = segments.plan
     x = rotated(qkv, rotation, config)
     heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
     # Zeros beyond the last text, whose end only the device knows.
     out = torch.zeros((x.shape[0], heads * dim), dtype=x.dtype, device=x.device)
-    if not plan.texts or not len(x):
+    if not num_texts or not len(x):
         return out
     shape = launch("segments", architecture(x.device), x.dtype, dim)
-    tiles = x.shape[0] * (heads // kv_heads) // shape.blocks["BLOCK_M"] + plan.texts
+    tiles = x.shape[0] * (heads // kv_heads) // shape.blocks["BLOCK_M"] + num_texts
     scale, soft_cap = folded(config)
     attend_texts[(tiles, kv_heads)](
         *(out, x, x[:, heads * dim :], x[:, (heads + kv_heads) * dim :], segments.starts),
         *(x if config.alibi_slopes is None else config.alibi_slopes, x if config.sinks is None else config.sinks),
-        *(scale, soft_cap, config.sliding_window or 0, plan.texts, x.stride(0)),
+        *(scale, soft_cap, config.sliding_window or 0, num_texts, x.stride(0)),
         DOT=TRITON_DTYPES[x.dtype],
         **of_config(config),
         **shape.blocks,

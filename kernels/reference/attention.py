@@ -24,7 +24,7 @@ GATHER_LIMIT = 1 << 23
 
 
 @dataclass(slots=True)
-class Plan:
+class Tiles:
     """The step's query tiles, longest context first, so that the tiles with a key tile j are a prefix."""
 
     token: Tensor
@@ -43,11 +43,11 @@ class Plan:
     """The number of tiles that have key tile j."""
 
 
-def plan_attention(meta: AttentionMeta, num_heads: int, num_kv_heads: int) -> Plan:
+def plan_attention(meta: AttentionMeta, num_heads: int, num_kv_heads: int) -> Tiles:
     return plan_tiles(meta, num_heads // num_kv_heads, causal=True)
 
 
-def plan_tiles(meta: AttentionMeta, group_size: int, *, causal: bool) -> Plan:
+def plan_tiles(meta: AttentionMeta, group_size: int, *, causal: bool) -> Tiles:
     """`causal`: a row sees what is before it, else its whole sequence."""
     device = meta.query_start.device
     query_start = meta.query_start.long()
@@ -74,7 +74,7 @@ def plan_tiles(meta: AttentionMeta, group_size: int, *, causal: bool) -> Plan:
         for j in range(count):
             active[j] += 1
     slots = _slot_map(meta, kv_lens, most * KEYS)
-    return Plan(token[order], (row % group_size)[order], position[order], last[order], sequence[order], slots, active)
+    return Tiles(token[order], (row % group_size)[order], position[order], last[order], sequence[order], slots, active)
 
 
 def _slot_map(meta: AttentionMeta, kv_lens: Tensor, length: int) -> Tensor:
@@ -88,7 +88,7 @@ def attention(query: Tensor, cache: KVCache, meta: AttentionMeta, config: Attent
     return attend(query, cache, meta.plan, config)
 
 
-def attend(query: Tensor, cache: KVCache, plan: Plan, config: AttentionConfig) -> Tensor:
+def attend(query: Tensor, cache: KVCache, plan: Tiles, config: AttentionConfig) -> Tensor:
     """Attention of query [N, H, D] along the plan's tiles -> [N, H * D]; rows in no tile are zero."""
     step = max(1, GATHER_LIMIT // (config.num_kv_heads * KEYS * config.head_dim))
     out = torch.zeros_like(query)
@@ -97,7 +97,7 @@ def attend(query: Tensor, cache: KVCache, plan: Plan, config: AttentionConfig) -
     return out.flatten(1)
 
 
-def _attend(query: Tensor, cache: KVCache, plan: Plan, part: slice, config: AttentionConfig, out: Tensor) -> None:
+def _attend(query: Tensor, cache: KVCache, plan: Tiles, part: slice, config: AttentionConfig, out: Tensor) -> None:
     """Attention of the tiles in `part`, written to their rows of `out`."""
     num_kv_heads, head_dim = cache.key.shape[2:]
     token, group, position, last = plan.token[part], plan.group[part], plan.position[part], plan.last[part]

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..ops import AttentionConfig, AttentionMeta, KVCache, Rotation, Rows, Segments
-from .attention import Plan, attend, plan_tiles
+from .attention import Tiles, attend, plan_tiles
 from .quantize import to_float
 from .rope import rotated
 
 
-def plan_segments(segments: Segments, num_heads: int, num_kv_heads: int) -> Plan:
+def plan_segments(segments: Segments, num_heads: int, num_kv_heads: int) -> Tiles:
     """The rows as a cache whose blocks hold one token: token row i is block i + 1, behind NULL_BLOCK."""
     starts = segments.starts
     lens = starts[1:] - starts[:-1]

@@ -104,7 +104,7 @@ def test_the_runner_tells_who_it_was(watching: Any) -> None:
     watch, device, processes = watching()
 
     class Ranks:
-        def mourn(self, cause: BaseException) -> None:
+        def fail(self, cause: BaseException) -> None:
             raise EngineError("rank 1 (process 7) was killed by SIGKILL: out of memory?; all were ended") from cause
 
     runner = ShardedRunner(None, None, [], 16, torch.device("cpu"), Ranks(), SINGLE, watch)  # type: ignore[arg-type]
