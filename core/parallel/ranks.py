@@ -45,7 +45,7 @@ class Worker:
         return self.process.poll() is not None
 
 
-class Bereaved(EngineError):
+class PeerLost(EngineError):
     """A process ended because another one did."""
 
 
@@ -153,7 +153,7 @@ class Ranks:
             try:
                 while True:
                     _checked(worker.wire.receive_json(timeout=0.1))
-            except Bereaved:
+            except PeerLost:
                 self._lost_peers.add(worker.name)
             except InferError as error:
                 return error
@@ -212,7 +212,7 @@ def _checked(frame: Any) -> Any:
     """A frame from a process; raises the error it tells of."""
     if isinstance(frame, dict) and "error" in frame:
         if frame["kind"] == LOST:
-            raise Bereaved(frame["error"])
+            raise PeerLost(frame["error"])
         kind = getattr(errors, frame["kind"], EngineError)
         if not (isinstance(kind, type) and issubclass(kind, InferError)) or issubclass(kind, errors.RecordError):
             kind = EngineError
