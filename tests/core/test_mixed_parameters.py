@@ -18,6 +18,8 @@ from infer.core.types.outputs import RequestOutput
 from infer.core.types.params import SamplingParams
 from infer.core.types.request import Request
 
+from .stepping import drain
+
 NUM = 60
 TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness. " * 2
 
@@ -95,14 +97,6 @@ def records(seed: int) -> list[Request]:
 
 def start(model: Path, dtype: str, **kwargs: Any) -> Engine:
     return build_engine(make_plan(EngineArgs.from_kwargs(model=str(model), dtype=dtype, device="cpu", seed=3, max_logprobs=-1, **kwargs)))
-
-
-def drain(engine: Engine) -> dict[str, RequestOutput]:
-    outputs = {}
-    while engine.num_unfinished:
-        outputs.update({o.request_id: o for o in engine.step()})
-        engine.scheduler.check_integrity()
-    return outputs
 
 
 def same(got: RequestOutput, expected: RequestOutput) -> bool:

@@ -10,16 +10,12 @@ from infer.core.types.outputs import CompletionOutput
 from infer.core.types.params import SamplingParams
 from infer.core.types.request import Request
 
+from ..stepping import drain
+
 
 def run(engine: Any, **params: Any) -> list[CompletionOutput]:
     engine.add(Request("r", [3, 4, 5], SamplingParams(**{"max_tokens": 8, "ignore_eos": True, "seed": 5, **params}), 0))
-    outputs: list[Any] = []
-    while engine.num_unfinished:
-        outputs += engine.step()
-        engine.scheduler.check_integrity()
-    assert engine.scheduler.blocks.num_free == engine.scheduler.blocks.num_usable
-    choices: list[CompletionOutput] = outputs[0].outputs
-    return choices
+    return drain(engine)["r"].outputs
 
 
 @pytest.mark.parametrize("logprobs", [None, 0, 2])

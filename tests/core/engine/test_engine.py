@@ -17,17 +17,9 @@ from infer.core.types.outputs import RequestOutput
 from infer.core.types.params import SamplingParams
 from infer.core.types.request import Request
 
+from ..stepping import drain
+
 EOS, EXTRA = 1, 2
-
-
-def drain(engine: Engine) -> dict[str, RequestOutput]:
-    outputs = {}
-    while engine.num_unfinished:
-        for output in engine.step():
-            outputs[output.request_id] = output
-        engine.scheduler.check_integrity()
-    assert engine.scheduler.blocks.num_free == engine.scheduler.blocks.num_usable
-    return outputs
 
 
 def alone(oracle: Callable[[list[int]], torch.Tensor], request: Request, choice: int = 0, run_seed: int = 0) -> list[int]:

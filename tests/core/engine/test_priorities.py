@@ -16,6 +16,8 @@ from infer.core.engine.scheduler import Scheduler
 from infer.core.types.params import SamplingParams
 from infer.core.types.request import Request, Sequence
 
+from .. import stepping
+
 
 def sequence(priority: int, tokens: list[int] | None = None, max_tokens: int = 16) -> Sequence:
     request = Request("r", tokens or [1], SamplingParams(max_tokens=max_tokens, ignore_eos=True), 0, priority=priority)
@@ -88,15 +90,10 @@ def add(scheduler: Scheduler, priority: int, length: int, max_tokens: int = 8) -
 
 
 def step(scheduler: Scheduler) -> Schedule:
-    schedule = scheduler.schedule()
-    order = [s.request.priority for s in scheduler.running]
-    assert order == sorted(order)
-    scheduler.commit(schedule, [7] * int(schedule.samples.sum()))
-    ended = [s for s in schedule.sequences if len(s.tokens) >= s.max_length]
-    for s in ended:
-        s.finish_reason = "length"
-    scheduler.finish(ended)
-    scheduler.check_integrity()
+    schedule = stepping.step(scheduler)
+    for sequences in (schedule.sequences, scheduler.running):
+        order = [s.request.priority for s in sequences]
+        assert order == sorted(order)
     return schedule
 
 
@@ -118,18 +115,12 @@ def test_the_least_urgent_gives_its_blocks_back(policy: str) -> None:
     scheduler = make(num_blocks=9, look_ahead=1, policy=policy)
     low, high, middle = add(scheduler, 9, 8, 12), add(scheduler, 1, 8, 12), add(scheduler, 5, 8, 12)
     while not scheduler.num_preemptions:
-        scheduler.schedule() if not scheduler.has_work else _unsorted_step(scheduler)
+        stepping.step(scheduler)
     assert list(scheduler.waiting) == [low if policy == "priority" else middle]
     assert scheduler.running.sequences == ([high, middle] if policy == "priority" else [low, high])
     while scheduler.has_work:
-        _unsorted_step(scheduler)
+        stepping.step(scheduler)
     assert all(len(s.tokens) == 20 for s in (low, middle, high))
-
-
-def _unsorted_step(scheduler: Scheduler) -> None:
-    schedule = scheduler.schedule()
-    scheduler.commit(schedule, [7] * int(schedule.samples.sum()))
-    scheduler.finish([s for s in schedule.sequences if len(s.tokens) >= s.max_length])
 
 
 def test_priorities_change_no_answer(make_engine: Any) -> None:
@@ -141,10 +132,7 @@ def test_priorities_change_no_answer(make_engine: Any) -> None:
         for i, prompt in enumerate(prompts):
             params = SamplingParams(max_tokens=3 + i, n=1 + i % 3, temperature=0.9, ignore_eos=True)
             engine.add(Request(str(i), prompt, params, i, priority=i * 7 % 5))
-        got = {}
-        while engine.num_unfinished:
-            got.update({o.request_id: o for o in engine.step()})
-            engine.scheduler.check_integrity()
+        got = stepping.drain(engine)
         return [got[str(i)].outputs for i in range(len(prompts))], engine.stats.num_preemptions
 
     (plain, _), (sorted_, preempted) = answers("fcfs"), answers("priority")

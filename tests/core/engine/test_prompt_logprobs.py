@@ -13,13 +13,11 @@ from infer.core.types.outputs import RequestOutput
 from infer.core.types.params import SamplingParams
 from infer.core.types.request import Request
 
+from .. import stepping
+
 
 def drain(engine: Any) -> dict[str, RequestOutput]:
-    outputs = {}
-    while engine.num_unfinished:
-        outputs.update({o.request_id: o for o in engine.step()})
-        engine.scheduler.check_integrity()
-    assert engine.scheduler.blocks.num_free == engine.scheduler.blocks.num_usable
+    outputs = stepping.drain(engine)
     assert not engine._prompt_logprobs._lacking
     return outputs
 

@@ -17,6 +17,8 @@ from infer.core.engine.scheduler import Scheduler
 from infer.core.types.params import SamplingParams
 from infer.core.types.request import Request, Sequence
 
+from ..stepping import step
+
 SIZE = 4
 
 
@@ -31,18 +33,6 @@ def add(scheduler: Scheduler, prompt: list[int], max_tokens: int = 8, n: int = 1
     choices = [Sequence.of(request, i, 0, 10_000) for i in range(n)]
     scheduler.add(choices)
     return choices
-
-
-def step(scheduler: Scheduler) -> Schedule:
-    """One step in which every sequence that samples draws a 7; those of full length end."""
-    schedule = scheduler.schedule()
-    scheduler.commit(schedule, [7] * int(schedule.samples.sum()))
-    ended = [s for s in schedule.sequences if len(s.tokens) >= s.max_length]
-    for s in ended:
-        s.finish_reason = "length"
-    scheduler.finish(ended)
-    scheduler.check_integrity()
-    return schedule
 
 
 def computed(schedule: Schedule) -> dict[Sequence, int]:

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from infer.core.engine import overlap
 from infer.core.engine.blocks import BlockManager
 from infer.core.engine.engine import Engine
-from infer.core.engine.schedule import Schedule
 from infer.core.engine.scheduler import Scheduler
 from infer.core.memory.swap import BYTES_PER_SECOND, SECONDS_PER_TOKEN, SwapCosts, SwapSpace
 from infer.core.types.outputs import RequestOutput
 from infer.core.types.params import SamplingParams
 from infer.core.types.request import Request, Sequence
+
+from ..stepping import drain, step
 
 SIZE = 4
 
@@ -26,19 +27,6 @@ SIZE = 4
 def sequence(prompt: list[int], max_tokens: int = 8, request_id: str = "r") -> Sequence:
     params = SamplingParams(max_tokens=max_tokens, ignore_eos=True)
     return Sequence.of(Request(request_id, prompt, params, 0), 0, 0, 10_000)
-
-
-def step(scheduler: Scheduler) -> Schedule:
-    """One step in which every sequence that samples draws a 7; those of full length end."""
-    schedule = scheduler.schedule()
-    scheduler.check_integrity()
-    scheduler.commit(schedule, [7] * int(schedule.samples.sum()))
-    ended = [s for s in schedule.sequences if len(s.tokens) >= s.max_length]
-    for s in ended:
-        s.finish_reason = "length"
-    scheduler.finish(ended)
-    scheduler.check_integrity()
-    return schedule
 
 
 def make(num_blocks: int, swap_blocks: int, mode: str | None = "swap", **kwargs: Any) -> Scheduler:
@@ -290,11 +278,7 @@ def requests_of(kind: str) -> Iterator[Request]:
 def answers(engine: Engine, kind: str) -> dict[str, RequestOutput]:
     for request in requests_of(kind):
         engine.add(request)
-    outputs = {}
-    while engine.num_unfinished:
-        outputs.update({o.request_id: o for o in engine.step()})
-        engine.scheduler.check_integrity()
-    return outputs
+    return drain(engine)
 
 
 @pytest.mark.parametrize("kind", ["plain", "choices", "prompts"])

@@ -26,6 +26,8 @@ from infer.core.types.request import Request
 from infer.kernels import load
 from infer.kernels.ops import KVCache
 
+from ..stepping import drain
+
 NOTHING = np.zeros((0, 2), dtype=np.int64)
 
 
@@ -157,10 +159,7 @@ def answers(engine: Engine) -> list[RequestOutput]:
         more: dict[str, Any] = ({}, {"n": 2, "logprobs": 2}, {"prompt_logprobs": 1}, {"repetition_penalty": 1.2})[i % 4]
         params = SamplingParams(max_tokens=16 + i % 5, temperature=0.8, **more)
         engine.add(Request(str(i), engine.tokenizer.encode(TEXT[: 9 * i + 1]), params, i))
-    got: dict[str, RequestOutput] = {}
-    while engine.num_unfinished:
-        got.update({o.request_id: o for o in engine.step()})
-        engine.scheduler.check_integrity()
+    got = drain(engine)
     return [got[str(i)] for i in range(16)]
 
 

@@ -19,6 +19,8 @@ from infer.core.sampling.sampler import Sampler
 from infer.core.types.params import SamplingParams
 from infer.core.types.request import Request, Sequence
 
+from ..stepping import drain
+
 VOCABULARY = 20
 
 
@@ -135,11 +137,7 @@ def test_in_the_engine(make_engine: Callable[..., Engine]) -> None:
         engine = make_engine()
         for i, (name, params) in enumerate(made):
             engine.add(Request(name, [3, 4, 5], params, i if name != "plain" else 7))
-        found = {}
-        while engine.num_unfinished:
-            found.update({o.request_id: o for o in engine.step()})
-        engine.scheduler.check_integrity()
-        return found
+        return drain(engine)
 
     plain = SamplingParams(max_tokens=6, ignore_eos=True)
     found = answers(

@@ -16,6 +16,8 @@ from infer.core.types.outputs import RequestOutput
 from infer.core.types.params import SamplingParams
 from infer.core.types.request import Request
 
+from ...stepping import drain
+
 EOS, EXTRA = 1, 2
 MakeEngine = Callable[..., Engine]
 
@@ -24,12 +26,7 @@ def run(engine: Engine, requests: list[Request]) -> dict[str, RequestOutput]:
     for request in requests:
         engine.add(request)
     engine.expect_more(False)
-    outputs = {}
-    while engine.num_unfinished:
-        for output in engine.step():
-            outputs[output.request_id] = output
-        engine.scheduler.check_integrity()
-    assert engine.scheduler.blocks.num_free == engine.scheduler.blocks.num_usable
+    outputs = drain(engine)
     assert not engine.scheduler.beams
     assert not engine._beams
     return outputs

@@ -19,6 +19,8 @@ from infer.core.types.params import SamplingParams
 from infer.core.types.request import Request
 from infer.core.types.structured import StructuredOutputsParams
 
+from ... import stepping
+
 EOS = 1
 #: Token -> text; the others spell their number and a space.
 SPELLED = {0: "<s>", 1: "</s>", 2: "<end>", 3: "{", 4: "}", 5: '"a"', 6: ":", 7: ",", 8: "null"}
@@ -48,10 +50,7 @@ def add(engine: Engine, name: str, spec: dict[str, Any] | str | None, **params: 
 
 
 def drain(engine: Engine) -> dict[str, RequestOutput]:
-    outputs = {}
-    while engine.num_unfinished:
-        outputs.update({o.request_id: o for o in engine.step()})
-        engine.scheduler.check_integrity()
+    outputs = stepping.drain(engine)
     assert engine.num_waiting == 0
     assert not engine._constrained
     assert not engine._constrained._lost
