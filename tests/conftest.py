@@ -81,7 +81,7 @@ def logging_as_it_was() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def memory_goes_back(request: pytest.FixtureRequest) -> Iterator[None]:
-    """What a real model took is gone before the next test: its oracle's cycles at once, and what the allocator keeps for later."""
+    """Frees what a real model took before the next test: its oracle's cycles at once, and what the allocator keeps for later."""
     yield
     if request.node.get_closest_marker("real"):
         gc.collect()

@@ -1,4 +1,4 @@
-"""What only a GPU can show of the whole program: `pytest -m gpu`. The kernels by themselves are in tests/kernels/cuda."""
+"""The whole program on a GPU: `pytest -m gpu`. The kernels by themselves are in tests/kernels/cuda."""
 
 from __future__ import annotations
 

@@ -270,7 +270,7 @@ def test_the_ground_floor_is_what_every_room_stands_on() -> None:
 
 
 def is_kernel(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    """Whether it is in Triton's language, which has types of its own."""
+    """True if it is in Triton's language, which has types of its own."""
     return any(ast.unparse(decorator).startswith("triton.jit") for decorator in node.decorator_list)
 
 

@@ -44,7 +44,7 @@ def program(infer_program: list[str]) -> Callable[..., subprocess.CompletedProce
 
 @pytest.fixture
 def environment() -> dict[str, str]:
-    """What `program` and `launch` run in; one thread each, so that several can run side by side."""
+    """The environment that `program` and `launch` run in; one thread each, so that several can run side by side."""
     return {**_clean_environment(), "OMP_NUM_THREADS": "1"}
 
 
@@ -145,7 +145,7 @@ def hold() -> Iterator[Callable[[Path, int], Gate]]:
 
 
 def num_committed(out: Path) -> int:
-    """How many rows of an unfinished run a kill would not cost."""
+    """The number of rows of an unfinished run that a kill would not cost."""
     journal = out.with_name(out.name + ".partial.journal")
     rows, early = 0, set()
     for line in journal.read_bytes().splitlines(keepends=True) if journal.exists() else []:

@@ -37,7 +37,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def told(result: Any) -> dict[str, Any]:
-    """What the one line on stdout says."""
+    """The content of the one line on stdout."""
     lines = result.stdout.splitlines()
     assert len(lines) == 1, result.stdout
     found: dict[str, Any] = json.loads(lines[0])

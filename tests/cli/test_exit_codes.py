@@ -1,4 +1,4 @@
-"""What each exit status means, by a real command for each."""
+"""Exit statuses: a real command for each."""
 
 from __future__ import annotations
 

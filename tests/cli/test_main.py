@@ -105,7 +105,7 @@ finally:
 
 
 class TestCurrentFolder:
-    """What lies in the folder a command is called in is not imported."""
+    """Files in the folder that a command is called in are not imported."""
 
     @pytest.fixture
     def here(self, tmp_path: Path) -> Path:

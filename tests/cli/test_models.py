@@ -24,7 +24,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What happened to the kernels."""
+    """The kernels' entry in the report."""
     happened: list[str] = []
     monkeypatch.setattr(library, "load", lambda: happened.append("compiled"))
     return happened

@@ -182,7 +182,7 @@ def test_wrong(argv: list[str], message: str) -> None:
 def effective(
     byte_tokenizer: Any, argv: list[str], config: dict[str, Any] | None, record: dict[str, Any], *, said: Callable[[str], None] = print
 ) -> SamplingParams:
-    """What a record gets with these flags and this generation_config.json."""
+    """The parameters that a record gets with these flags and this generation_config.json."""
     plan: Any = SimpleNamespace(sampling_defaults=lambda: sampling_defaults(lambda name: config))
     with toy.make_context("toy", list(argv)):
         options = with_model_defaults(TaskOptions(defaults=sampling_params()), plan, said)

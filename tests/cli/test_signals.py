@@ -317,7 +317,7 @@ def test_a_broken_pipe(launch: Any, tiny: list[str], gate: Any) -> None:
 
 
 def shown_on_a_terminal(data: bytes, *, width: int = 150) -> list[str]:
-    """What a screen shows after these bytes: enough of a terminal for a progress bar."""
+    """The content of a screen after these bytes: enough of a terminal for a progress bar."""
     screen: list[list[str]] = [[]]
     row = column = 0
     for code, final, plain in re.findall(r"\x1b\[([?\d;]*)([A-Za-z])|(.)", data.decode(), flags=re.DOTALL):

@@ -23,7 +23,7 @@ EOS = 1
 
 
 def next_logits(context: list[int]) -> torch.Tensor:
-    """What the model says after `context`: any function of the whole of it will do."""
+    """The model's logits after `context`: any function of the whole of it will do."""
     digest = hashlib.blake2b(bytes(str(context), "ascii"), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
     return torch.randn(VOCABULARY, generator=generator) * 2
@@ -79,7 +79,7 @@ class PagedMemory:
         return torch.stack(rows) if rows else torch.empty(0, VOCABULARY)
 
     def logits(self, batch: Batch, row: int, *, last: bool = False) -> torch.Tensor:
-        """What the model says at a token row, which may be the last of its sequence."""
+        """The model's logits at a token row, which may be the last of its sequence."""
         sequence = int((batch.query_start[1:] <= row).sum())
         length = int(batch.positions[row]) + 1
         assert length <= batch.kv_lens[sequence]

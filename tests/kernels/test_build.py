@@ -62,7 +62,7 @@ def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], li
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the cache is to be; it is not there yet."""
+    """The folder of the cache, which is not there yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     return tmp_path / "xdg" / "infer" / "kernels"
 
@@ -232,7 +232,7 @@ build.find_or_build(Cache.open(), gnu_only=True)
 
 
 def runs(pid: int) -> bool:
-    """Whether a process runs: one that ended may be there until somebody asks for its exit status."""
+    """True if a process runs: one that ended may be there until somebody asks for its exit status."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:

@@ -1,4 +1,4 @@
-"""From qkv to queries and cache, of every backend: against float64 formulas, read back through the cache's layout."""
+"""Rotation and storing of every backend: against float64 formulas, read back through the cache's layout."""
 
 from __future__ import annotations
 

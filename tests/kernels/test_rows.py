@@ -65,7 +65,7 @@ def plain(x: Rows) -> Tensor:
 
 
 def formula(name: str, x: Rows, residual: Tensor, weight: Tensor, bias: Tensor) -> list[Tensor]:
-    """The same in float64."""
+    """The reference's results in float64."""
     rows = x.values.double() * x.scale.double()[:, None] if isinstance(x, ScaledRows) else x.double()
     totals = []
     if name.startswith("add_"):

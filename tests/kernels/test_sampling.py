@@ -26,7 +26,7 @@ def ops(request: pytest.FixtureRequest) -> Ops:
 
 @dataclass
 class Row:
-    """How one row draws."""
+    """The sampling parameters of one row."""
 
     temperature: float = 1.0
     top_k: int = 0

@@ -236,7 +236,7 @@ def test_no_texts_and_empty_ones(ops: Ops) -> None:
 
 
 def test_quantized_models_scales_reach_values(ops: Ops) -> None:
-    """What an int8 layer passes on, as it passes it on."""
+    """Rows as an int8 layer passes them on."""
     if not ops.supports_int8():
         pytest.skip("no exact int8 dot products here")
     g = torch.Generator().manual_seed(0)

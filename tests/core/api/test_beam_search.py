@@ -32,7 +32,7 @@ def search(llm: LLM, prompts: Any = PROMPTS, **params: Any) -> list[BeamSearchOu
 
 
 def check_against(hf: Any, prompt: list[int], output: BeamSearchOutput, **params: Any) -> None:
-    """The same beams and scores as `hf.generate` finds with these parameters."""
+    """Beams and scores are those that `hf.generate` finds with these parameters."""
     ids = torch.tensor([prompt])
     fixed = {"num_beams": 4, "num_return_sequences": 4, "do_sample": False, "return_dict_in_generate": True, "output_scores": True}
     with torch.inference_mode():

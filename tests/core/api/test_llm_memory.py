@@ -20,7 +20,7 @@ DRAWN = SamplingParams(n=2, top_p=0.9, max_tokens=4, repetition_penalty=1.2, bad
 
 @contextmanager
 def no_collector() -> Iterator[None]:
-    """What is in a circle stays."""
+    """Objects in a circle of references stay."""
     gc.collect()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Which tokens end an output, by what the model's files say."""
+"""End tokens of an output, by the model's files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a folder to a PoolingModel: dtypes, quantization, dummy weights, and what is refused."""
+"""Pooling models made of a folder: dtypes, quantization, dummy weights, and what is refused."""
 
 from __future__ import annotations
 

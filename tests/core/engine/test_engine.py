@@ -1,4 +1,4 @@
-"""Whatever the schedule, pages and cache do, each request gets what it would get alone."""
+"""Engines: whatever the schedule, blocks and cache do, each request gets what it would get alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is refused before anything is computed, and with which message."""
+"""Limits: requests that are refused before anything is computed, and with which message."""
 
 from __future__ import annotations
 

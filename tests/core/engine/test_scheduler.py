@@ -1,4 +1,4 @@
-"""What a step computes: without a model, and so in any number of steps."""
+"""Schedules without a model, and so over any number of steps: which tokens each computes."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_long_outputs_first_leave_fewer_steps() -> None:
 
 
 def run_widths(lengths: list[int], *, more: bool, num_blocks: int = 10_000) -> tuple[list[int], Scheduler]:
-    """How many sequences each step had."""
+    """The number of sequences of each step, and the scheduler."""
     scheduler = make(max_num_seqs=256, max_num_batched_tokens=4096, num_blocks=num_blocks)
     for i, length in enumerate(lengths):
         add(scheduler, [i, i], max_tokens=length)
@@ -243,7 +243,7 @@ def test_chunks_that_do_not_sample_have_no_logits() -> None:
 
 
 def calls(work: Callable[[], object]) -> int:
-    """How many functions `work` calls, of Python's and of C's."""
+    """The number of functions that `work` calls, of Python's and of C's."""
     count = 0
 
     def profile(frame: object, event: str, argument: object) -> None:

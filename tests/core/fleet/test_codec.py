@@ -1,4 +1,4 @@
-"""What goes to another engine comes back as it was."""
+"""Messages to another engine arrive as they were sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told once of prompts and parameters, on the way of a job's records and on that of the Python class."""
+"""Remarks that are made once on prompts and parameters, on the way of a job's records and on that of the Python class."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ SIZE = 5
 
 
 class VectorTask(GenerateTask):
-    """What is generated, as a vector: for outputs that are matrices."""
+    """The generated output as a vector: for outputs that are matrices."""
 
     def __init__(self, *args: Any, dtype: str, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -57,7 +57,7 @@ class MemorySource:
 
 
 class MemoryOutput:
-    """What was written, and whether it was finished. Like a pipe, it keeps nothing for later."""
+    """An output in memory that says whether it was finished. Like a pipe, it keeps nothing for later."""
 
     def __init__(self) -> None:
         self.data = b""

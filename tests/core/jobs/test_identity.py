@@ -1,4 +1,4 @@
-"""What is one job, and what is said where it is not."""
+"""Identity of jobs: when two runs are one job, and the message when they are not."""
 
 from __future__ import annotations
 

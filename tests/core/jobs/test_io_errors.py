@@ -31,7 +31,7 @@ BY_PATH = ("open", "stat", "lstat", "unlink", "replace")
 
 
 class Calls:
-    """What is asked of the system about the files of a folder; the `fail_at`-th call of a kind fails."""
+    """Calls to the system about the files of a folder; the `fail_at`-th call of a kind fails."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._folder = str(folder)
@@ -90,7 +90,7 @@ def make_lines(start: int, stop: int) -> bytes:
 
 
 def contents(folder: Path) -> dict[str, bytes | str]:
-    """What notes tell of the attempts left out."""
+    """A note without its attempts."""
     found: dict[str, bytes | str] = {path.name: path.read_bytes() for path in folder.iterdir()}
     for name in [name for name in found if name.endswith(".job.json")]:
         note = json.loads(found[name])

@@ -84,7 +84,7 @@ class Job:
 
     @property
     def files(self) -> set[str]:
-        """What is in the folder besides the shards."""
+        """The files in the folder besides the shards."""
         return {path.name for path in self.folder.iterdir() if not path.name.startswith("part-")}
 
 

@@ -65,7 +65,7 @@ FAIL = {i: RecordError("non_finite_logits", f"NaN in {i}") for i in (1, 12, 16)}
 
 
 def contents(folder: Path, *, notes: bool = False) -> dict[str, bytes]:
-    """What is there, but for the note beside OUT, which tells how often and how long a job ran."""
+    """The files that are there, but for the note beside OUT, which tells how often and how long a job ran."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if notes or not path.name.endswith(".job.json")}
 
 
@@ -142,7 +142,7 @@ class RecordingFiles(RealFiles):
 
 @dataclass
 class Disk:
-    """What is on the disk: of each file its bytes, and how many of them are there for good."""
+    """The content of the disk: of each file its bytes, and how many of them are there for good."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     synced: dict[str, int] = field(default_factory=dict)

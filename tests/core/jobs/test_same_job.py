@@ -143,7 +143,7 @@ def at(now: list[tuple[int, bytes]], number: int) -> tuple[int, bytes] | None:
 
 
 def wanted(again: dict[str, Any], kind: str, line: bytes, now: tuple[int, bytes] | None) -> bool:
-    """Whether a row of a finished output is to be answered anew."""
+    """True if a row of a finished output is to be answered anew."""
     if now is not None and again.get("redo") == "changed" and now[1] != line:
         return True
     if kind != "good":

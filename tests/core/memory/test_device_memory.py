@@ -1,4 +1,4 @@
-"""What is left of a GPU's memory for the KV cache, on a GPU of numbers; and the steps that are measured, on a CPU."""
+"""Memory of a GPU that is left for the KV cache, on a GPU of numbers; and the steps that are measured, on a CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many blocks there are, what is said about it, and when it is refused."""
+"""Sizes of the KV cache: how many blocks there are, the log's words for it, and when it is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a Python started by us imports, and which signals reach it."""
+"""Child processes: what they import, and which signals reach them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a model pools, read from its small files: sentence-transformers' modules, config.json, and what the user says over them."""
+"""Recipes read from a model's small files: sentence-transformers' modules, config.json, and the user's settings over them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which texts go into a step: the oldest and those like it, each once."""
+"""Texts that go into a step: the oldest and those like it, each once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a scheme keeps of a weight can be handed out, counted and exchanged, whatever form the backend gives it."""
+"""A scheme's packed weight can be handed out, counted and exchanged, whatever form the backend gives it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From words to the tokens that may not come next."""
+"""Bad words, as the tokens that may not come next."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def processed(
     structured: set[int] | None = None,
     processors: PlainProcessors | None = None,
 ) -> list[float] | None:
-    """What the sequence's next token is drawn from; None if no token is left."""
+    """The distribution of the sequence's next token; None if no token is left."""
     for processor in sequence.params.logits_processors:
         logits = (processors or {})[processor](sequence.request.prompt_token_ids, sequence.output_ids, logits)
     allowed = allowed_tokens(sequence, logits, structured)

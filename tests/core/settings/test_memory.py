@@ -1,4 +1,4 @@
-"""How much of main memory preempted records may take, and what is said about it."""
+"""Main memory that preempted records may take, and the log's words for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tokens add to a text: joined, the text itself, whatever the tokenizer; and each token has a name of its own."""
+"""Spelling of tokens: joined, the text itself, whatever the tokenizer; and each token has a name of its own."""
 
 from __future__ import annotations
 

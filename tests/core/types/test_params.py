@@ -168,7 +168,7 @@ IN_PYTHON = frozenset({"logits_processors", "output_kind"})
 
 
 def json_of(given: dict[str, Any]) -> str | None:
-    """The same as a record, if JSON has it."""
+    """These parameters as a record, if JSON has them."""
     try:
         return None if IN_PYTHON & set(given) or None in given.values() else json.dumps({"prompt": "a", **given}, allow_nan=False)
     except ValueError:

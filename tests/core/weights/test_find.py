@@ -1,4 +1,4 @@
-"""What --model means, in which order, and what is said when it means nothing."""
+"""Meanings of --model, their order, and the message when it means nothing."""
 
 from __future__ import annotations
 

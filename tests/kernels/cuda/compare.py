@@ -1,4 +1,4 @@
-"""What the tests of row-wise kernels share: rows to try, and how near to the reference a result must be."""
+"""Helpers for tests of row-wise kernels: rows to try, and how near to the reference a result must be."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def close(got: Rows, want: Rows, dtype: torch.dtype) -> None:
 
 
 def in_any_company(apply: Callable[..., tuple[Rows, ...]], *inputs: Rows) -> None:
-    """The same bits for a row alone and for some rows as for all of them. `apply` may overwrite what it is given."""
+    """Asserts the same bits for a row alone and for some rows as for all of them. `apply` may overwrite what it is given."""
     count = len(tensors(inputs[0])[0])
     whole = apply(*(on(tensors(x)[0].device, x) for x in inputs))
     for part in (slice(0, 1), slice(count - 1, count), slice(3, 9)):

@@ -38,5 +38,5 @@ NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU, and T
 
 @pytest.fixture(params=["cpu"] if INTERPRETED else [pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """Where this test's tensors go: the CPU means the interpreter."""
+    """The device of this test's tensors: the CPU means the interpreter."""
     return torch.device(request.param)

@@ -1,4 +1,4 @@
-"""What Triton builds its launchers with: a C compiler and Python's headers, up to version 3.6 for each kernel."""
+"""Tools that Triton builds its launchers with: a C compiler and Python's headers, up to version 3.6 for each kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of this folder suppose of Triton's interpreter, which `interpreter.py` sees to."""
+"""Triton's interpreter as the tests of this folder suppose it, which `interpreter.py` sees to."""
 
 from __future__ import annotations
 

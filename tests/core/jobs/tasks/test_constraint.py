@@ -1,4 +1,4 @@
-"""What a record's output must look like, in everybody's words."""
+"""Constraints on a record's output, in the words of each API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of functions: which constraint a forced call is, and how answers are taken apart."""
+"""Tools: the constraint that a forced call is, and how answers are taken apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other people's readers make of the matrices. Torn and lost files: ../../test_recovery.py."""
+"""Matrices as other people's readers see them. Torn and lost files: ../../test_recovery.py."""
 
 from __future__ import annotations
 
