@@ -1,12 +1,14 @@
-"""Breakdown of a pass: the time of each part, and what each operation achieved."""
+"""Breakdown of a pass as JSON: the time of each part, and what each operation achieved."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import Any
 
+from . import results
 from .peaks import Peaks
+from .results import giga, rounded
 from .throughput import TimedPass
 from .timing import OpKey, OpTime
 
@@ -16,87 +18,78 @@ ATTENTION = frozenset({"plan_attention", "attention", "plan_segments", "segment_
 #: Operations of the sampler, whose time is a stage of its own.
 SAMPLING = frozenset({"sample", "top_logprobs", "processed_logits"})
 
-
-@dataclass(frozen=True)
-class Part:
-    """Seconds of one part of a pass."""
-
-    name: str
-    seconds: float
+Group = list[tuple[OpKey, OpTime]]
 
 
-def parts(timed: TimedPass, vocab_size: int) -> list[Part]:
-    """All seconds of the pass, in the order in which a record meets them. `vocab_size` tells lm_head from other linear layers."""
-    stages, outer, ops = defaultdict(float, timed.stages), timed.outer, timed.ops
-    model = [(key, time) for key, time in ops.items() if key.name not in SAMPLING]
-    heads = [pair for pair in model if is_head(pair[0], vocab_size)]
-    linear = [pair for pair in model if pair[0].name in LINEAR and not is_head(pair[0], vocab_size)]
-    attention = [pair for pair in model if pair[0].name in ATTENTION]
-    rows = [pair for pair in model if pair[0].name not in LINEAR | ATTENTION]
-    return [
-        Part("read", outer["read"]),
-        Part("tokenize", outer["tokenize"]),
-        Part("admit", outer["admit"]),
-        Part("schedule", stages["schedule"]),
-        Part("batch", stages["batch"]),
-        Part("attention", _seconds(attention)),
-        Part("linear", _seconds(linear)),
-        Part("lm_head", _seconds(heads)),
-        Part("row_wise", _seconds(rows)),
-        Part("model_rest", _rest(stages["model"], _seconds(model))),
-        Part("sample", stages["sample"]),
-        Part("commit", stages["commit"]),
-        Part("detokenize", stages["detokenize"]),
-        Part("step_rest", _rest(outer["step"], sum(stages.values()))),
-        Part("write", _rest(timed.whole.seconds, sum(outer.values()))),
-    ]
+def breakdown(timed: TimedPass, peaks: Peaks, dtype: str, vocab_size: int) -> dict[str, Any]:
+    """The seconds of an instrumented pass by part, and each operation of the backend by shape, the longest first.
+
+    Args:
+        vocab_size: tells lm_head from other linear layers.
+    """
+    whole, groups = timed.whole, _grouped(timed, vocab_size)
+    # Of attention the plans are left out: they read no keys and values.
+    reached = {**groups, "attention": [pair for pair in groups["attention"] if not pair[0].name.startswith("plan_")]}
+    return {
+        "run_s": rounded(whole.seconds),
+        "steps": whole.steps,
+        "parts": [
+            {
+                "name": name,
+                "seconds": rounded(seconds),
+                "ms_per_step": rounded(1e3 * seconds / whole.steps),
+                "share": rounded(seconds / whole.seconds),
+            }
+            for name, seconds in _parts(timed, groups).items()
+        ],
+        "ops": [
+            {"name": key.name, "features": key.features, "calls": time.calls, "seconds": rounded(time.seconds), **results.rates(time)}
+            for key, time in sorted(timed.ops.items(), key=lambda item: -item[1].seconds)
+        ],
+        "achieved": {name: _achieved(reached[name], peaks, dtype) for name in ("linear", "lm_head", "attention") if reached[name]},
+        "peaks": results.peaks(peaks),
+    }
 
 
-def is_head(key: OpKey, vocab_size: int) -> bool:
-    """True if an operation is the output head."""
-    return key.name in LINEAR and key.features is not None and key.features[1] == vocab_size
-
-
-@dataclass(frozen=True)
-class Achieved:
-    """The rates that some operations reached together, in SI units; shares are of the measured peaks."""
-
-    seconds: float
-    flops_per_s: float
-    bytes_per_s: float
-    flops_share: float | None
-    bytes_share: float | None
-
-
-def achieved(timed: TimedPass, peaks: Peaks, dtype: str, vocab_size: int) -> dict[str, Achieved]:
-    """Of the linear layers (weights read once a call), the head and attention (keys and values read once a call)."""
-    groups: dict[str, list[tuple[OpKey, OpTime]]] = {"linear": [], "lm_head": [], "attention": []}
+def _grouped(timed: TimedPass, vocab_size: int) -> dict[str, Group]:
+    """The operations of the model by the part that they belong to."""
+    groups: dict[str, Group] = defaultdict(list)
     for key, time in timed.ops.items():
         if key.name in LINEAR:
-            groups["lm_head" if is_head(key, vocab_size) else "linear"].append((key, time))
-        elif key.name in ("attention", "segment_attention"):
-            groups["attention"].append((key, time))
-    return {name: _achieved(group, peaks, dtype) for name, group in groups.items() if group}
+            groups["lm_head" if key.features is not None and key.features[1] == vocab_size else "linear"].append((key, time))
+        elif key.name not in SAMPLING:
+            groups["attention" if key.name in ATTENTION else "row_wise"].append((key, time))
+    return groups
 
 
-def _achieved(group: list[tuple[OpKey, OpTime]], peaks: Peaks, dtype: str) -> Achieved:
+def _parts(timed: TimedPass, groups: dict[str, Group]) -> dict[str, float]:
+    """All seconds of the pass, in the order in which a record meets them."""
+    stages, outer = defaultdict(float, timed.stages), timed.outer
+    model = {name: _seconds(groups[name]) for name in ("attention", "linear", "lm_head", "row_wise")}
+    return {
+        **{name: outer[name] for name in ("read", "tokenize", "admit")},
+        **{name: stages[name] for name in ("schedule", "batch")},
+        **model,
+        "model_rest": _rest(stages["model"], sum(model.values())),
+        **{name: stages[name] for name in ("sample", "commit", "detokenize")},
+        "step_rest": _rest(outer["step"], sum(stages.values())),
+        "write": _rest(timed.whole.seconds, sum(outer.values())),
+    }
+
+
+def _achieved(group: Group, peaks: Peaks, dtype: str) -> dict[str, Any]:
+    """The rates that some operations reached together; weights, keys and values are read once a call."""
     seconds = _seconds(group) or 1e-9
     # Seconds the same arithmetic takes at the measured peak of each operation's type; a mixture has no other peak.
-    ideal = [time.flops / peak if (peak := peaks.gemm.get(peak_of(key, dtype))) else None for key, time in group]
-    flops, size = sum(time.flops for _, time in group), sum(time.bytes for _, time in group)
+    ideal = [time.flops / peak if (peak := peaks.gemm.get("int8" if key.name == "linear_int8" else dtype)) else None for key, time in group]
     known = [one for one in ideal if one is not None]
-    return Achieved(
-        seconds=seconds,
-        flops_per_s=flops / seconds,
-        bytes_per_s=size / seconds,
-        flops_share=sum(known) / seconds if len(known) == len(ideal) else None,
-        bytes_share=size / seconds / peaks.read if peaks.read else None,
-    )
-
-
-def peak_of(key: OpKey, dtype: str) -> str:
-    """The type whose multiplication bounds an operation of a model in `dtype`."""
-    return "int8" if key.name == "linear_int8" else dtype
+    flops, size = sum(time.flops for _, time in group), sum(time.bytes for _, time in group)
+    return {
+        "gflops_per_s": giga(flops / seconds),
+        "gb_per_s": giga(size / seconds),
+        "share_of_gemm_peak": rounded(sum(known) / seconds) if len(known) == len(ideal) else None,
+        "share_of_read_peak": rounded(size / seconds / peaks.read) if peaks.read else None,
+    }
 
 
 def _seconds(group: Iterable[tuple[OpKey, OpTime]]) -> float:

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
 
-from .breakdown import Achieved, achieved, parts
 from .kernels import CaseTime
 from .peaks import Peaks
-from .throughput import Pass, TimedPass
-
-
-@dataclass(frozen=True)
-class Timed:
-    """The instrumented pass and what is needed to read it."""
-
-    timed: TimedPass
-    peaks: Peaks
-    dtype: str
-    vocab_size: int
+from .throughput import Pass
+from .timing import OpTime
 
 
 def throughput(passes: Sequence[Pass]) -> dict[str, Any]:
@@ -46,42 +35,9 @@ def throughput(passes: Sequence[Pass]) -> dict[str, Any]:
     }
 
 
-def breakdown(one: Timed) -> dict[str, Any]:
-    """The seconds of the instrumented pass by part, and each operation of the backend by shape, the longest first."""
-    whole = one.timed.whole
-    ops = sorted(one.timed.ops.items(), key=lambda item: -item[1].seconds)
-    return {
-        "run_s": rounded(whole.seconds),
-        "steps": whole.steps,
-        "parts": [
-            {
-                "name": part.name,
-                "seconds": rounded(part.seconds),
-                "ms_per_step": rounded(1e3 * part.seconds / whole.steps),
-                "share": rounded(part.seconds / whole.seconds),
-            }
-            for part in parts(one.timed, one.vocab_size)
-        ],
-        "ops": [
-            {
-                "name": key.name,
-                "features": key.features,
-                "calls": time.calls,
-                "seconds": rounded(time.seconds),
-                "gflops_per_s": _giga(time.flops, time.seconds),
-                "gb_per_s": _giga(time.bytes, time.seconds),
-            }
-            for key, time in ops
-        ],
-        "achieved": {name: _achieved(a) for name, a in achieved(one.timed, one.peaks, one.dtype, one.vocab_size).items()},
-        "peaks": peaks(one.peaks),
-    }
-
-
 def peaks(found: Peaks) -> dict[str, Any]:
     """The rates that the machine reached."""
-    gemm = {name: rounded(value / 1e9) for name, value in found.gemm.items()}
-    return {"gemm_gflops_per_s": gemm, "read_gb_per_s": rounded(found.read / 1e9)}
+    return {"gemm_gflops_per_s": {name: giga(value) for name, value in found.gemm.items()}, "read_gb_per_s": giga(found.read)}
 
 
 def kernels(times: Iterable[CaseTime]) -> list[dict[str, Any]]:
@@ -91,13 +47,18 @@ def kernels(times: Iterable[CaseTime]) -> list[dict[str, Any]]:
             "name": one.name,
             "rows": one.rows,
             "us": rounded(1e6 * one.seconds),
-            "gflops_per_s": _giga(one.flops, one.seconds),
-            "gb_per_s": _giga(one.bytes, one.seconds),
+            **rates(one),
             "reference_us": rounded(1e6 * one.reference_seconds) if one.reference_seconds is not None else None,
             "speedup": rounded(one.reference_seconds / one.seconds) if one.reference_seconds is not None else None,
         }
         for one in times
     ]
+
+
+def rates(time: OpTime | CaseTime) -> dict[str, float | None]:
+    """Arithmetic and traffic a second; None where nothing is counted."""
+    amounts = {"gflops_per_s": time.flops, "gb_per_s": time.bytes}
+    return {name: giga(amount / time.seconds) if amount and time.seconds else None for name, amount in amounts.items()}
 
 
 def spread(values: Iterable[float]) -> dict[str, float]:
@@ -111,15 +72,6 @@ def rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _achieved(one: Achieved) -> dict[str, Any]:
-    shares: Mapping[str, float | None] = {"share_of_gemm_peak": one.flops_share, "share_of_read_peak": one.bytes_share}
-    return {
-        "gflops_per_s": rounded(one.flops_per_s / 1e9),
-        "gb_per_s": rounded(one.bytes_per_s / 1e9),
-        **{name: None if share is None else rounded(share) for name, share in shares.items()},
-    }
-
-
-def _giga(amount: int, seconds: float) -> float | None:
-    """Billions a second; None where nothing is counted."""
-    return rounded(amount / seconds / 1e9) if amount and seconds else None
+def giga(rate: float) -> float:
+    """A rate in billions."""
+    return rounded(rate / 1e9)

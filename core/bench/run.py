@@ -15,6 +15,7 @@ from ..errors import ConfigError
 from ..jobs.stats import peak_memory, process_start, versions
 from ..jobs.tasks.base import Task
 from ..settings.args import EngineArgs
+from . import breakdown as breakdowns
 from . import results
 from .kernels import ROWS, SHAPES, measure
 from .peaks import measure_peaks
@@ -68,7 +69,7 @@ def measure_throughput(
         config = plan.config
         dtypes = {name: DTYPES[name] for name in dict.fromkeys((config.dtype, "float32", "bfloat16"))}
         peaks = measure_peaks(bench.ops, dtypes, torch.device(config.device))
-        told["breakdown"] = results.breakdown(results.Timed(timed, peaks, config.dtype, bench.engine.vocab_size))
+        told["breakdown"] = breakdowns.breakdown(timed, peaks, config.dtype, bench.engine.vocab_size)
     return {**told, "settings": plan.config.to_dict(), "versions": versions()}
 
 
