@@ -243,7 +243,7 @@ class Engine:
         self.scheduler.finish(ended)
         self.stats.count(step.num_drawn, self._lifetimes.first_tokens(), self.scheduler)
         failed.update(moved.failed)
-        return [*self._collect_beams(moved.ended), *self._fail(failed), *self._collect(ended)]
+        return [*(self._answer(found) for found in moved.ended), *self._fail(failed), *self._collect(ended)]
 
     def _drop_overruns(self) -> None:
         """Takes what has ended out of the step that is begun; if that leaves nobody in it, it is waited for and forgotten."""
@@ -272,13 +272,6 @@ class Engine:
         self._drop(request.request_id)
         return RequestOutput(request.request_id, request.prompt, request.prompt_token_ids, error=error, metrics=metrics)
 
-    def _collect_beams(self, searches: Iterable[list[Sequence]]) -> list[RequestOutput]:
-        outputs = []
-        for found in searches:
-            self._beams.close(found[0].request)
-            outputs.append(self._answer(found))
-        return outputs
-
     def _collect(self, ended: Iterable[Sequence]) -> list[RequestOutput]:
         outputs = []
         for sequence in ended:
@@ -297,6 +290,7 @@ class Engine:
             return self._failure(request, own_error(error, f"request {request.request_id}"))
         made.metrics = self._lifetimes.ended(request, self.stats)
         del self._open[request.request_id]
+        self._beams.close(request)
         self._constrained.remove(request)
         return made
 

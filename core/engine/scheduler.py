@@ -128,8 +128,7 @@ class Scheduler:
                     self._preempt_last(copies)
                 return self.schedule()
         size = len(counts)
-        kept = self.overruns.apart if self.overruns is not None else ()
-        assert size or kept or not self.has_work, "work is left but nothing can be scheduled"
+        assert size or not self.has_work or len(self._holders()) > len(self.running), "work is left but nothing can be scheduled"
         samples = self.running.computed[:size] + counts == self.running.known[:size]
         made = Schedule(self.running.sequences[:size], counts, samples, copies, admitted)
         if self.swap is not None and size:
@@ -202,8 +201,10 @@ class Scheduler:
             elif sequence.reads_prefix_cache and self.blocks.is_announced(sequence, computed):
                 passed.append(sequence)  # after the step that computes its prefix it need not be computed again
                 continue
-            count = min(len(sequence.tokens) - computed, self.long_prefill_token_threshold or budget, budget)
-            if not self._has_room(sequence, shared, computed, count):
+            whole, reserve = len(sequence.tokens), self.reserve if len(self.running) else 0
+            count = min(whole - computed, self.long_prefill_token_threshold or budget, budget)
+            is_cut = computed + count < whole
+            if (is_cut and not self.chunked_prefill) or self.blocks.missing(shared, computed, whole) > -reserve:
                 passed.append(sequence)
                 break
             self.blocks.share(sequence, shared)
@@ -211,7 +212,7 @@ class Scheduler:
             if not sequence.num_output and stored is None:
                 sequence.num_cached = computed
             # The whole prompt's blocks at once: a prefill that has begun is not undone by another's.
-            copies += self.blocks.grow(sequence, len(sequence.tokens))
+            copies += self.blocks.grow(sequence, whole)
             self.blocks.announce(sequence)
             if self.swap is not None and self.swap.bring_back(sequence, len(shared)):
                 self.blocks.remember(sequence, 0)
@@ -220,14 +221,6 @@ class Scheduler:
             budget -= count
         self.waiting.put_back(passed)
         return np.concatenate((counts, np.array(admitted, dtype=np.int64))) if admitted else counts
-
-    def _has_room(self, sequence: Sequence, shared: list[int], computed: int, count: int) -> bool:
-        """True if a sequence can start with `count` tokens after those that are computed."""
-        whole = len(sequence.tokens)
-        if not self.chunked_prefill and computed + count < whole:
-            return False
-        reserve = self.reserve if len(self.running) else 0
-        return self.blocks.missing(shared, computed, whole) <= -reserve
 
     def _age(self, sequence: Sequence) -> tuple[int, int]:
         return sequence.request.priority if self._by_priority else 0, sequence.order
@@ -241,18 +234,14 @@ class Scheduler:
 
         Whoever decides that a sequence has ended calls `finish`.
         """
-        filled = self.advance(step)
+        filled = self.running.advance(step.counts, self.blocks.block_size)
         rows = np.flatnonzero(step.samples)
         self.running.extend(rows if drawn is None else rows[list(drawn)], tokens)
         self.join(step)
         self.succeeded(step, filled)
 
-    def advance(self, step: Schedule) -> list[tuple[Sequence, int]]:
-        """Counts a step's tokens as computed; the sequences that filled blocks with that, and what they had computed before."""
-        return self.running.advance(step.counts, self.blocks.block_size)
-
     def succeeded(self, step: Schedule, filled: Iterable[tuple[Sequence, int]]) -> None:
-        """A step is done: what `advance` said it filled is findable from now on."""
+        """A step is done: what `Running.advance` said it filled is findable from now on."""
         for sequence, before in filled:
             self.blocks.remember(sequence, before)
         if self.swap is not None:
@@ -260,9 +249,7 @@ class Scheduler:
 
     def join(self, step: Schedule) -> None:
         """Sends the other choices of prompts that are computed after the first."""
-        if not self._siblings:
-            return
-        for first in [s for s in step.sequences if s in self._siblings and s.num_computed >= s.num_prompt]:
+        for first in [s for s in step.sequences if s in self._siblings and s.num_computed >= s.num_prompt] if self._siblings else ():
             others = self._siblings.pop(first)
             for other in others:
                 other.source = first
@@ -285,8 +272,7 @@ class Scheduler:
 
     def abort(self, request: Request) -> None:
         """Drops every choice of a request, wherever it is."""
-        for first in [s for s in self._siblings if s.request is request]:
-            del self._siblings[first]
+        self._siblings = {first: others for first, others in self._siblings.items() if first.request is not request}
         self.waiting.remove(request)
         if self.swap is not None:
             self.swap.drop_request(request)
@@ -303,9 +289,8 @@ class Scheduler:
         self.blocks.check_integrity(self._holders())
         self.running.check_integrity()
         waiting = set(self.waiting)
-        assert len(waiting) == len(self.waiting)
+        assert len({*self.waiting, *self.running}) == len(self.waiting) + len(self.running)
         assert not any(s.blocks or s.num_computed for s in waiting)
-        assert not {*self.running} & waiting
         for sequence in self.running:
             assert sequence.num_computed < len(sequence.tokens) or sequence.group is not None
             assert sequence.num_computed <= len(sequence.blocks) * self.blocks.block_size
