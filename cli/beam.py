@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 def beam(*, io: IoOptions, prompt_field: str | None, template: str | None) -> int:
     """Search for the best continuations of the prompts of a JSONL file; one answer line a record, in input order.
 
-    IN and OUT are files, or - for stdin and stdout (the default). Records are those of infer generate; `beam_width`,
-    `num_return`, `length_penalty`, `early_stopping`, `scoring` and the options below may stand in them too. Choices come
-    best first, each with its `score` and `cumulative_logprob`; `text` is what follows the prompt. What is wrong with a record
-    is told in its place, and the exit status is then 3.
+    IN and OUT are files, or - for stdin and stdout (the default). Records are those of infer generate; `beam_width`, `num_return`,
+    `length_penalty`, `early_stopping`, `scoring` and the options below may stand in them too. Choices come best first, each with its
+    `score` and `cumulative_logprob`; `text` is what follows the prompt. A record that fails has its error in its place, and the exit
+    status is then 3.
 
     \b
     infer beam --model smollm2-135m --width 4 sample_data/beam.jsonl answers.jsonl

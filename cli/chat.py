@@ -23,7 +23,7 @@ def chat(*, io: IoOptions, prompt_field: str | None, template: str | None) -> in
     IN and OUT are files, or - for stdin and stdout (the default). A record is a JSON object with `messages`, an optional
     `id`, `tools`, `tool_choice`, `chat_template_kwargs`, and sampling parameters of its own; other fields come back in
     `extra`. OpenAI Batch lines (/v1/chat/completions) are answered in their own form. With --prompt-field or --template a
-    record is one user message instead. What is wrong with a record is told in its place, and the exit status is then 3.
+    record is one user message instead. A record that fails has its error in its place, and the exit status is then 3.
 
     \b
     infer chat --model smollm2-135m sample_data/chat.jsonl answers.jsonl

@@ -39,7 +39,7 @@ def chat_options(command: F) -> F:
             "--chat-template-content-format",
             type=click.Choice(CONTENT_FORMATS),
             shown="auto",
-            help="What the template gets as a message's content: a string, or OpenAI's list of parts; auto: what it seems to take.",
+            help="Form of a message's content that the template gets: a string, or OpenAI's list of parts; auto: what it seems to take.",
         ),
         _option(
             "--chat-template-kwargs",

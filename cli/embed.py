@@ -28,7 +28,7 @@ def embed(*, io: IoOptions, prompt_field: str | None, template: str | None) -> i
     string, or a list of token ids; of a list of these the answer has `embeddings`. It may have an `id`, `dimensions`,
     `encoding_format`, `prompt_name` and `truncate` of its own; other fields come back in `extra`. OpenAI Batch lines
     (/v1/embeddings) are answered in their own form. Vectors are made as the model's sentence-transformers files say: pooling,
-    prompts, dense layers, normalization. What is wrong with a record is told in its place, and the exit status is then 3.
+    prompts, dense layers, normalization. A record that fails has its error in its place, and the exit status is then 3.
 
     \b
     infer embed --model all-minilm-l6-v2 sample_data/embed.jsonl vectors.jsonl

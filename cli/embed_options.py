@@ -77,14 +77,14 @@ def matrix_options(command: F) -> F:
         type=click.Choice(["jsonl", "npy", "safetensors", "parquet"]),
         default="jsonl",
         show_default=True,
-        help="Of OUT: lines, or one matrix with a row a record; ids and errors are then in OUT.ids.jsonl.",
+        help="Format of OUT: lines, or one matrix with a row a record; ids and errors are then in OUT.ids.jsonl.",
     )
     dtype = click.option(
         "--embedding-dtype",
         type=click.Choice(["float32", "float16", "int8", "binary"]),
         default="float32",
         show_default=True,
-        help="Of the values: int8 scales each vector by itself, binary keeps the sign of each value as a bit.",
+        help="Type of the values: int8 scales each vector by itself, binary keeps the sign of each value as a bit.",
     )
     return form(dtype(command))
 

@@ -25,10 +25,9 @@ if TYPE_CHECKING:
 def generate(*, io: IoOptions, prompt_field: str | None, template: str | None) -> int:
     """Complete the prompts of a JSONL file; one answer line a record, in input order.
 
-    IN and OUT are files, or - for stdin and stdout (the default). A record is a JSON object with `prompt` (text) or
-    `prompt_token_ids`, an optional `id`, and sampling parameters of its own; other fields come back in `extra`. OpenAI
-    Batch lines (/v1/completions) are answered in their own form. What is wrong with a record is told in its place, and the
-    exit status is then 3.
+    IN and OUT are files, or - for stdin and stdout (the default). A record is a JSON object with `prompt` (text) or `prompt_token_ids`,
+    an optional `id`, and sampling parameters of its own; other fields come back in `extra`. OpenAI Batch lines (/v1/completions) are
+    answered in their own form. A record that fails has its error in its place, and the exit status is then 3.
 
     \b
     infer generate --model smollm2-135m sample_data/generate.jsonl answers.jsonl

@@ -53,27 +53,29 @@ _INPUT: list[Callable[[Any], Any]] = [
 ]
 _READING: list[Callable[[Any], Any]] = [
     click.option("--strict", is_flag=True, help="A field that looks like a misspelled parameter fails its record."),
-    click.option("--max-line-bytes", type=SizeType(), default="64MiB", show_default=True, help="A longer input line is an error record."),
+    click.option(
+        "--max-line-bytes", type=SizeType(), default="64MiB", show_default=True, help="Longest input line; a longer one fails its record."
+    ),
 ]
 _OUTPUT: list[Callable[[Any], Any]] = [
-    click.option("--compression", help="Of OUT; auto: by its name (.gz, .zst).", **_choice("auto", "none", "gzip", "zstd")),
+    click.option("--compression", help="Compression of OUT; auto: by its name (.gz, .zst).", **_choice("auto", "none", "gzip", "zstd")),
     click.option("--overwrite", is_flag=True, help="Replace OUT, and the files of --errors and --stats, if they exist."),
     click.option("--resume", is_flag=True, help="Go on where an earlier run stopped; start if there was none."),
-    click.option("--resume-force", is_flag=True, help="Resume even if input, model or settings are not the same any more."),
-    click.option("--verify", is_flag=True, help="Hash the whole model, so that --resume notices any change of it."),
-    click.option("--fsync", help="When finished answers must be safe from a power cut.", **_choice("interval", "always", "never")),
+    click.option("--resume-force", is_flag=True, help="Resume even if input, model or settings have changed."),
+    click.option("--verify", is_flag=True, help="Hash the whole model, so that --resume notices any change to it."),
+    click.option("--fsync", help="When finished answers are made safe from a power cut.", **_choice("interval", "always", "never")),
     click.option("--retry-errors", is_flag=True, help="Answer the failed records of a finished OUT anew."),
     click.option(
         "--redo",
         metavar="finish_reason=VALUE|changed",
         type=RedoType(),
-        help="Answer those records of a finished OUT anew; changed: those whose input line is another than it was.",
+        help="Answer these records of a finished OUT anew; changed: those whose input line has changed.",
     ),
     click.option("--errors", metavar="FILE", type=_file, help="Copy the input lines that failed here, each with its error."),
-    click.option("--max-errors", metavar="N|P%", type=MaxErrorsType(), help="Stop when more records than that failed."),
+    click.option("--max-errors", metavar="N|P%", type=MaxErrorsType(), help="Stop when more records than this have failed."),
     click.option(
         "--error-format",
-        help="Of rows: `error` is an object or null; or flat, error_code and more in rows of one shape, for readers of tables.",
+        help="Form of errors: `error` is an object or null; or flat, error_code and more in rows of one shape, for readers of tables.",
         **_choice("object", "flat"),
     ),
     click.option("--dry-run", is_flag=True, help="Check the input as `infer check` does; answer nothing."),
@@ -89,7 +91,7 @@ _SAYING: list[Callable[[Any], Any]] = [
         show_default=True,
         help="Time between progress lines when stderr is no terminal.",
     ),
-    click.option("--log-format", help="Of what is said on stderr.", **_choice("text", "json")),
+    click.option("--log-format", help="Format of messages on stderr.", **_choice("text", "json")),
     click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
     click.option("-v", "--verbose", count=True, callback=_note_verbosity, help="Say more; tracebacks of internal errors."),
 ]

@@ -19,7 +19,7 @@ from .table import counted
     type=click.Choice(["auto", "none", "gzip", "zstd"]),
     default="auto",
     show_default=True,
-    help="Of OUT; auto: by its name (.gz, .zst).",
+    help="Compression of OUT; auto: by its name (.gz, .zst).",
 )
 @click.option(
     "--log-format",
@@ -27,7 +27,7 @@ from .table import counted
     default="text",
     show_default=True,
     expose_value=False,
-    help="Of what is said on stderr.",
+    help="Format of messages on stderr.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 def merge(*, output: str, shards: tuple[str, ...], overwrite: bool, compression: str, quiet: bool) -> int:

@@ -31,7 +31,7 @@ def literal_option(command: F) -> F:
         store=_PROMPT,
         is_flag=True,
         default=None,
-        help="Text of a record that spells a special token (<|im_end|>) is only text; a template's own are meant.",
+        help="Read a special token in a record's text (<|im_end|>) as plain text; those of a template keep their meaning.",
     )(command)
 
 

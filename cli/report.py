@@ -72,7 +72,7 @@ class Report:
             say(text)
 
     def once(self, text: str) -> None:
-        """A note or warning that is told once however often it comes up."""
+        """A note or warning that is given once, however often it comes up."""
         if text not in self._said:
             self._said.add(text)
             if not self._quiet:

@@ -37,7 +37,7 @@ NOT_OPTIONS = {
 SAMPLING_HELP: dict[str, dict[str, str]] = {
     "Sampling (a record's own fields win)": {
         "n": "Outputs per record.",
-        "best_of": "Compute so many outputs and write the --n likeliest of them.",
+        "best_of": "Compute this many outputs and write the --n likeliest of them.",
         "temperature": "0 is greedy.",
         "top_p": "Keep the most likely tokens whose probabilities reach this sum.",
         "top_k": "Keep the K most likely tokens; -1 keeps all.",
@@ -61,15 +61,15 @@ SAMPLING_HELP: dict[str, dict[str, str]] = {
     },
     "Long prompts": {
         "truncate_prompt_tokens": "Cut prompts to this many tokens; -1: to what leaves room for one output token.",
-        "truncation_side": "Which end of the prompt is cut off.",
+        "truncation_side": "The end of the prompt that is cut off.",
         "skip_reading_prefix_cache": "Compute whole prompts, even where their beginnings are known.",
     },
     "Output": {
         "logprobs": "Report the log-probabilities of the K most likely tokens; -1: of all.",
-        "prompt_logprobs": "The same for the tokens of the prompt.",
+        "prompt_logprobs": "Report log-probabilities of the prompt's tokens in the same way.",
         "skip_special_tokens": "Leave special tokens out of the text.",
         "spaces_between_special_tokens": "Spaces around special tokens in the text, where a slow tokenizer writes them.",
-        "detokenize": "Make text of the tokens; without it answers hold token ids.",
+        "detokenize": "Turn tokens into text; without it answers hold token ids.",
         "return_token_ids": "Write the token ids of prompt and output beside the text.",
     },
 }

@@ -23,11 +23,10 @@ from .sampling_options import truncate_option
 def score(*, io: IoOptions) -> int:
     """Score pairs of texts of a JSONL file; one answer line a record, in input order.
 
-    IN and OUT are files, or - for stdin and stdout (the default). A record has `query` and `documents` (a list), answered by
-    `scores`, or `text_1` and `text_2`, answered by `score`. A cross-encoder (a classifier of one label) reads each pair at
-    once. Any other model embeds each text, and a score is the similarity its files name, or else the cosine. OpenAI-like
-    Batch lines (/v1/score, /v1/rerank) are answered in their own form. What is wrong with a record is told in its place, and
-    the exit status is then 3.
+    IN and OUT are files, or - for stdin and stdout (the default). A record has `query` and `documents` (a list), answered by `scores`,
+    or `text_1` and `text_2`, answered by `score`. A cross-encoder (a classifier of one label) reads each pair at once. Any other model
+    embeds each text, and a score is the similarity its files name, or else the cosine. OpenAI-like Batch lines (/v1/score, /v1/rerank)
+    are answered in their own form. A record that fails has its error in its place, and the exit status is then 3.
 
     \b
     infer score --model all-minilm-l6-v2 sample_data/score.jsonl scores.jsonl

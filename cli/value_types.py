@@ -108,7 +108,7 @@ class TokenIdsType(click.ParamType):
 
 
 class BiasType(click.ParamType):
-    """ID=BIAS, or a JSON object of token ids and numbers. What is wrong with ids and numbers is SamplingParams' to say."""
+    """ID=BIAS, or a JSON object of token ids and numbers. SamplingParams checks ids and numbers."""
 
     name = "id=bias|json"
 

@@ -90,20 +90,20 @@ class EngineArgs:
     model: str = _model("", "Alias, folder, .gguf file or hub id.")
     task: str = _model(
         "auto",
-        "What the model is used for; auto: what it was made for.",
+        "Use of the model; auto: what it was made for.",
         choices=("auto", "generate", "embed", "embedding", "classify", "score"),
         later=("reward",),
     )
     runner: str = _model(
         "auto",
-        "generate: text goes on; pooling: texts become vectors.",
+        "generate: continue texts; pooling: turn texts into vectors.",
         choices=("auto", "generate", "pooling"),
         later=("draft",),
     )
     convert: str = _model("auto", "Use the model for another task than its own.", choices=("auto", "none", "embed", "classify"))
     pooler_config: dict[str, Any] | None = _model(
         None,
-        'JSON over how the model itself pools, such as {"pooling_type": "MEAN"}.',
+        'JSON that overrides how the model pools, such as {"pooling_type": "MEAN"}.',
         rule=rules.pooler_config,
     )
     tokenizer: str | None = _model(None, "Take the tokenizer from another model.")
@@ -114,15 +114,15 @@ class EngineArgs:
     trust_remote_code: bool = _model(False, "Run Python code that comes with the model, through transformers.")
     model_impl: str = _model(
         "auto",
-        "Whose model code runs; auto: ours, or transformers' where we have none.",
+        "Model code to run; auto: ours, or transformers' where we have none.",
         choices=("auto", "infer", "transformers"),
         later=("vllm", "terratorch"),
     )
     revision: str | None = _model(None, "Branch, tag or commit on the hub.")
-    tokenizer_revision: str | None = _model(None, "The same for the tokenizer; default: --revision.")
+    tokenizer_revision: str | None = _model(None, "Branch, tag or commit of the tokenizer; default: --revision.")
     dtype: str = _model(
         "auto",
-        "Type of weights and activations; auto: the checkpoint's, if the device is good at it.",
+        "Type of weights and activations; auto: the checkpoint's, if the device computes well in it.",
         choices=("auto", "float32", "float16", "bfloat16", "float", "half"),
     )
     quantization: str | None = _model(
@@ -134,13 +134,13 @@ class EngineArgs:
     quantize_lm_head: bool = _model(False, "Quantize the output head too: faster, less accurate.")
     load_format: str = _model(
         "auto",
-        "Where weights come from; dummy: random ones, for benchmarks.",
+        "Source of the weights; dummy: random ones, for benchmarks.",
         choices=("auto", "safetensors", "gguf", "dummy"),
         later=("pt", "npcache", "sharded_state", "tensorizer", "bitsandbytes", "runai_streamer", "mistral", "fastsafetensors"),
     )
     hf_overrides: dict[str, Any] | None = _model(None, "JSON merged into the model's config.json.")
     download_dir: str | None = _model(None, "Folder for downloaded models.")
-    hf_token: str | None = _model(None, "Token for the hub; the usual HF_TOKEN is better kept.", secret=True)
+    hf_token: str | None = _model(None, "Token for the hub; the variable HF_TOKEN keeps it out of command lines.", secret=True)
     seed: int = _model(0, "Run seed: the noise of a record depends on it and the record's index.", low=0, high=2**63 - 1)
     max_model_len: int | None = _model(None, "Most tokens of prompt and output together; default: the model's.", low=1)
     max_logprobs: int = _model(20, "Most logprobs a record may ask for; -1: no limit.", low=-1)
@@ -151,13 +151,13 @@ class EngineArgs:
         later=("raw_logits", "processed_logits"),
     )
     generation_config: str = _model(
-        "auto", "Where default sampling parameters come from; auto: the model's generation_config.json; none; or a folder with one."
+        "auto", "Source of default sampling parameters; auto: the model's generation_config.json; none; or a folder with one."
     )
-    override_generation_config: dict[str, Any] | None = _model(None, "JSON over what generation_config.json says.")
+    override_generation_config: dict[str, Any] | None = _model(None, "JSON that overrides generation_config.json.")
     structured_outputs_config: dict[str, Any] | None = _model(
         None, 'JSON settings of structured output, such as {"disable_any_whitespace": true}.', rule=rules.structured_outputs
     )
-    guided_decoding_backend: str | None = _model(None, "The same, by its backend alone.", choices=BACKENDS, later=rules.OTHER_BACKENDS)
+    guided_decoding_backend: str | None = _model(None, "Backend of structured output.", choices=BACKENDS, later=rules.OTHER_BACKENDS)
 
     # --- memory
     kv_cache_memory_bytes: int | None = _memory(
@@ -183,27 +183,27 @@ class EngineArgs:
     long_prefill_token_threshold: int = _scheduling(0, "Most tokens of one prompt in one step; 0: no such limit.", low=0)
     scheduling_policy: str = _scheduling(
         "fcfs",
-        "Which record goes first; priority: of those that are read, the one with the lowest `priority`.",
+        "Order of records; priority: of those that were read, the lowest `priority` first.",
         choices=("fcfs", "priority"),
     )
     preemption_mode: str | None = _scheduling(
         None,
-        "What a record that lost its KV blocks comes back by: recompute, or swap (see --swap-space); default: what is quicker.",
+        "How a record that lost its KV blocks goes on: recompute, or swap (see --swap-space); default: whichever is quicker.",
         choices=("recompute", "swap"),
     )
 
     # --- device
     device: str = _device("auto", "auto, cpu, cuda or cuda:N.", rule=rules.device_name)
     kernels: str = _device("auto", "Kernel backend: auto, or the name of a folder in kernels/.")
-    require_kernels: bool = _device(False, "Refuse to run where only the slow reference kernels can be had.")
-    threads: int | None = _device(None, "CPU threads; default: one for each physical core there is for us.", low=1)
+    require_kernels: bool = _device(False, "Refuse to run where only the slow reference kernels are available.")
+    threads: int | None = _device(None, "CPU threads; default: one for each physical core that this process may use.", low=1)
     deterministic: bool = _device(False, "Same bytes whatever the batch, on CUDA too (on CPU it is always so).", no_effect=("cpu",))
     enforce_eager: bool = _device(False, "No CUDA graphs.", no_effect=("cpu",))
     max_seq_len_to_capture: int = _device(8192, "Longest sequence covered by CUDA graphs.", low=1, no_effect=("cpu",))
     max_context_len_to_capture: int | None = _device(
         None, "Gone: see --max-seq-len-to-capture.", rule=lambda _: "is gone: use max_seq_len_to_capture"
     )
-    disable_async_output_proc: bool = _device(False, "Do not begin a step before the one before it is done with.", no_effect=("cpu",))
+    disable_async_output_proc: bool = _device(False, "Begin a step only when the one before it is finished.", no_effect=("cpu",))
 
     # --- parallel
     tensor_parallel_size: int = _parallel(1, "Ranks (processes, each with its GPU) that share each layer.", low=1)
@@ -214,7 +214,7 @@ class EngineArgs:
     distributed_executor_backend: str | None = _parallel(
         None, "How ranks are run.", choices=("uni",), later=("mp", "ray", "external_launcher")
     )
-    disable_custom_all_reduce: bool = _parallel(False, "NCCL's all-reduce; there is no other so far.", no_effect=("cpu", "cuda"))
+    disable_custom_all_reduce: bool = _parallel(False, "No effect so far: NCCL's all-reduce is the only one.", no_effect=("cpu", "cuda"))
 
     # --- not supported yet: refused unless left at the default
     pipeline_parallel_size: int = _later(
