@@ -40,11 +40,6 @@ CORE = (
     ("fleet", "jobs"),
     ("api", "bench"),
 )
-#: Imports of a higher room that are still there, and what makes an end of them: none is to be added.
-UPWARDS = {
-    ("core/intake/pooling.py", "core/api/arguments.py"): "the intake knows no progress bar",
-    ("core/intake/pooling.py", "core/api/progress.py"): "the intake knows no progress bar",
-}
 #: Never import torch, at any depth: these test in milliseconds, and what they hold is plain data.
 NO_TORCH = (
     "core/types/",
@@ -173,8 +168,7 @@ def test_core_imports_downwards() -> None:
             below = core_row(target) if target.parts[0] == "core" else None
             if below is not None and below >= row and target.parts[1] != path.parts[1]:
                 wrong.add((path.as_posix(), target.as_posix()))
-    assert wrong - UPWARDS.keys() == set()
-    assert UPWARDS.keys() - wrong == set(), "gone: take them out of UPWARDS"
+    assert wrong == set()
 
 
 def test_relative_inside_a_folder_and_absolute_across() -> None:

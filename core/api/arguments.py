@@ -6,36 +6,19 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
-from ..containment import contained, own_error
+from ..containment import own_error
 from ..errors import ConfigError, RecordError
-from ..intake.generating import Asked
 from ..types.beam_params import BeamSearchParams
 from ..types.bounds import MOST
 from ..types.params import SamplingParams
 from ..types.pooling_params import PoolingParams
-from ..types.prompts import Parsed
+from .drafts import Written
 
 OnError = Literal["raise", "return"]
 #: Whether there is a progress bar, or what makes one (called as `tqdm.tqdm` is).
 UseTqdm = bool | Callable[..., Any]
 
 _Params = TypeVar("_Params", SamplingParams, PoolingParams, BeamSearchParams)
-
-
-def asked_of(prompt: Any, params: SamplingParams | RecordError, priority: int = 0, *, literal: bool = False) -> Asked:
-    """One prompt with its parameters, as `copied` gives them; what is wrong with either is its `error`."""
-    one = asked_with(params, priority, literal=literal)
-    with contained(one):
-        parsed = Parsed.of(prompt)
-        one.text, one.ids = parsed.text, parsed.ids
-    return one
-
-
-def asked_with(params: SamplingParams | RecordError, priority: int = 0, *, literal: bool = False, add_special_tokens: bool = True) -> Asked:
-    """The same without its prompt."""
-    if isinstance(params, RecordError):
-        return Asked(None, None, SamplingParams(), priority, add_special_tokens, literal, error=params)
-    return Asked(None, None, params, priority, add_special_tokens, literal)
 
 
 def copied(
@@ -57,17 +40,17 @@ def copied(
     return [copies[id(p)] for p in many]
 
 
-def paired(prompts: Iterable[Any], params: SamplingParams | Iterable[SamplingParams], *, raising: bool) -> Iterator[Asked]:
+def paired(prompts: Iterable[Any], params: SamplingParams | Iterable[SamplingParams], *, raising: bool) -> Iterator[Written]:
     """Prompts with a copy of their parameters, as they are read. Raises ConfigError where there are not as many of both."""
     if isinstance(params, SamplingParams):
         one = _copy(params, SamplingParams, "sampling_params", raising=raising)
-        return (asked_of(prompt, one) for prompt in prompts)
+        return (Written.of(prompt, one) for prompt in prompts)
     if isinstance(params, (str, Mapping)) or not hasattr(params, "__iter__"):
         raise ConfigError(f"sampling_params must be SamplingParams, one or an iterable, not {type(params).__name__}")
     return _zipped(iter(prompts), iter(params))
 
 
-def _zipped(prompts: Iterator[Any], params: Iterator[Any]) -> Iterator[Asked]:
+def _zipped(prompts: Iterator[Any], params: Iterator[Any]) -> Iterator[Written]:
     end = object()
     last: Any = None
     copy: SamplingParams | RecordError = SamplingParams()
@@ -79,7 +62,7 @@ def _zipped(prompts: Iterator[Any], params: Iterator[Any]) -> Iterator[Asked]:
             raise ConfigError("there must be as many prompts as sampling_params, or one of the latter for all")
         if p is not last or p != copy:
             copy, last = _copy(p, SamplingParams, "sampling_params", raising=False), p
-        yield asked_of(prompt, copy)
+        yield Written.of(prompt, copy)
 
 
 def priorities_of(priority: Sequence[int] | None, count: int, *, wanted: bool) -> list[int]:

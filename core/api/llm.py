@@ -9,15 +9,13 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from itertools import islice
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 from ..build.plan import make_plan
 from ..containment import contained
 from ..errors import ConfigError, RecordError, UnknownArgument, nearest
 from ..fleet.start import start as start_engine
-from ..intake.generating import Asked, Desk
-from ..intake.pooling import PoolingDesk
+from ..intake.prompts import PromptIntake
 from ..intake.remarks import Remarks
 from ..settings.args import EngineArgs
 from ..settings.threads import bound_spinning
@@ -29,8 +27,6 @@ from ..types.prompts import Prompt, as_prompts
 from .arguments import (
     OnError,
     UseTqdm,
-    asked_of,
-    asked_with,
     conversations,
     copied,
     is_raising,
@@ -39,8 +35,9 @@ from .arguments import (
     refuse_adapters,
     warn_of_legacy,
 )
+from .drafts import Written
 from .pooling import PoolingCalls
-from .progress import Bar
+from .shared import BATCH, SharedEngine
 
 log = logging.getLogger("infer")
 
@@ -48,9 +45,6 @@ log = logging.getLogger("infer")
 Message = Mapping[str, Any]
 Conversation = Sequence[Message]
 Params = SamplingParams | Sequence[SamplingParams] | None
-
-#: Prompts of a stream that are tokenized in one go.
-_STREAM_BATCH = 256
 
 _Self = TypeVar("_Self", bound="LLM")
 _Args = ParamSpec("_Args")
@@ -139,15 +133,12 @@ class LLM(PoolingCalls):
         plan.config.tell(log)
         self._plan = plan
         self.tokenizer = plan.tokenizer
-        remarks = Remarks(plan.tokenizer, log.warning, otherwise="give token ids")
+        self._remarks = Remarks(plan.tokenizer, log.warning, otherwise="give token ids")
         self._defaults, told = plan.sampling_defaults() if plan.recipe is None else ({}, "")
         if told:
             log.info(told)
         self.engine = start_engine(plan)
-        if plan.recipe is None:
-            self._desk = Desk(self.engine, plan.tokenizer, remarks)
-        else:
-            self._pooling_desk = PoolingDesk(self.engine, plan.tokenizer, remarks)
+        self._shared = SharedEngine(self.engine)
         self._templates: dict[tuple[str | None, str], ChatTemplate] = {}
 
     @classmethod
@@ -217,9 +208,8 @@ class LLM(PoolingCalls):
         refuse_adapters(len(many), lora_request=lora_request, prompt_adapter_request=prompt_adapter_request)
         raising = is_raising(on_error)
         params, priorities = self._params(sampling_params, len(many), raising=raising), self._priorities(priority, len(many))
-        literal = literal_special_tokens
-        asked = [asked_of(prompt, p, rank, literal=literal) for prompt, p, rank in zip(many, params, priorities, strict=True)]
-        return self._answer(asked, use_tqdm, raising=raising)
+        drafts = [Written.of(prompt, p, rank) for prompt, p, rank in zip(many, params, priorities, strict=True)]
+        return self._answer(drafts, self._intake(literal=literal_special_tokens), use_tqdm, raising=raising)
 
     def chat(
         self,
@@ -264,25 +254,24 @@ class LLM(PoolingCalls):
         raising = is_raising(on_error)
         params, priorities = self._params(sampling_params, len(many), raising=raising), self._priorities(priority, len(many))
         options: dict[str, Any] = {
-            "chat_template": chat_template,
             "tools": tools,
             "add_generation_prompt": add_generation_prompt,
             "continue_final_message": continue_final_message,
-            **(chat_template_kwargs or {}),
         }
-        template = self._template(options.pop("chat_template"), chat_template_content_format)
+        variables = dict(chat_template_kwargs or {})
+        template = self._template(variables.pop("chat_template", chat_template), chat_template_content_format)
         assert self.tokenizer is not None  # else there were no template
         literal = self.tokenizer.literal if literal_special_tokens else None
         template = template if literal is None else template.literally()
-        asked = []
+        intake = self._intake(literal=literal is not None)
+        drafts = []
         for conversation, p, rank in zip(many, params, priorities, strict=True):
-            one = asked_with(p, rank, literal=literal is not None, add_special_tokens=False)
+            one = Written(p, priority=rank, add_special_tokens=False)
             with contained(one):
-                one.text = template.render(_plain(conversation), **options)
-                self._desk.remarks.of_ignored(template.ignored(tools, chat_template_kwargs or {}))
-                one.shown = None if literal is None else literal.plain(one.text)
-            asked.append(one)
-        return self._answer(asked, use_tqdm, raising=raising)
+                one.prompt = intake.render(template, _plain(conversation), options, variables)
+                one.shown = one.prompt if literal is None else literal.plain(one.prompt)
+            drafts.append(one)
+        return self._answer(drafts, intake, use_tqdm, raising=raising)
 
     def stream(
         self,
@@ -311,60 +300,9 @@ class LLM(PoolingCalls):
             raise ConfigError(f"look_ahead must be at least 1, not {look_ahead}")
         if isinstance(prompts, (str, Mapping)):
             prompts = [prompts]
-        asked = paired(prompts, self.get_default_sampling_params() if sampling_params is None else sampling_params, raising=raising)
-        return self._stream(asked, look_ahead or max(_STREAM_BATCH, 4 * self.engine.max_num_seqs), raising=raising)
-
-    def _stream(self, asked: Iterator[Asked], look_ahead: int, *, raising: bool) -> Iterator[RequestOutput]:
-        waiting: set[str] = set()
-        more = True
-        try:
-            while more or waiting:
-                room = min(_STREAM_BATCH, look_ahead - len(waiting))
-                if more and room > 0:
-                    batch = list(islice(asked, room))
-                    more = len(batch) == room
-                    self._desk.number(batch)
-                    self._desk.tokenize(batch)
-                    for one in batch:
-                        self._desk.hand_in(one)
-                        if one.error is None:
-                            waiting.add(one.request_id)
-                    for one in batch:
-                        if one.error is not None:
-                            yield _checked(one.failed(), raising=raising)
-                if waiting:
-                    self.engine.expect_more(more)
-                    for output in self._desk.pick_up(waiting):
-                        waiting.discard(output.request_id)
-                        yield _checked(output, raising=raising)
-        finally:
-            self._desk.drop(waiting)
-
-    def _answer(self, asked: list[Asked], use_tqdm: UseTqdm, *, raising: bool) -> list[RequestOutput]:
-        self._desk.number(asked)
-        self._desk.tokenize(asked)
-        outputs: dict[str, RequestOutput] = {}
-        waiting: set[str] = set()
-        try:
-            self.engine.expect_more(True)
-            for one in asked:
-                self._desk.hand_in(one)
-                if one.error is None:
-                    waiting.add(one.request_id)
-                else:
-                    outputs[one.request_id] = _checked(one.failed(), raising=raising)
-            self.engine.expect_more(False)
-            with Bar(len(asked), use_tqdm) as bar:
-                for output in outputs.values():
-                    bar.count(output)
-                while waiting:
-                    for output in self._desk.pick_up(waiting):
-                        waiting.discard(output.request_id)
-                        outputs[output.request_id] = _checked(output, raising=raising)
-                        bar.count(output)
-        finally:
-            self._desk.drop(waiting)
-        return [outputs[one.request_id] for one in asked]
+        drafts = paired(prompts, self.get_default_sampling_params() if sampling_params is None else sampling_params, raising=raising)
+        look_ahead = look_ahead or max(BATCH, 4 * self.engine.max_num_seqs)
+        return self._shared.outputs(drafts, self._intake(), look_ahead=look_ahead, raising=raising)
 
     def beam_search(
         self,
@@ -391,14 +329,12 @@ class LLM(PoolingCalls):
             raise ConfigError(f"concurrency_limit must be at least 1, not {concurrency_limit}")
         raising = is_raising(on_error)
         (beam,) = copied(params, 1, BeamSearchParams, "params", raising=raising)
-        sampling = beam if isinstance(beam, RecordError) else beam.sampling()
+        sampling, search = (beam, None) if isinstance(beam, RecordError) else (beam.sampling(), beam)
         step = concurrency_limit or max(1, len(many))
         outputs: list[BeamSearchOutput] = []
         for start in range(0, len(many), step):
-            asked = [asked_of(prompt, sampling) for prompt in many[start : start + step]]
-            for one in asked:
-                one.beam = None if isinstance(beam, RecordError) else beam
-            outputs += [self._beams(output, params) for output in self._answer(asked, use_tqdm, raising=raising)]
+            drafts = [Written.of(prompt, sampling, beam=search) for prompt in many[start : start + step]]
+            outputs += [self._beams(output, params) for output in self._answer(drafts, self._intake(), use_tqdm, raising=raising)]
         return outputs
 
     def _beams(self, output: RequestOutput, beam: BeamSearchParams) -> BeamSearchOutput:
@@ -413,6 +349,9 @@ class LLM(PoolingCalls):
 
     def _priorities(self, priority: Sequence[int] | None, count: int) -> list[int]:
         return priorities_of(priority, count, wanted=self._plan.config.scheduling_policy == "priority")
+
+    def _intake(self, *, literal: bool = False) -> PromptIntake:
+        return PromptIntake(self.tokenizer, self.engine.max_model_len, self._remarks, literal=literal)
 
     def _template(self, given: str | None, content_format: str) -> ChatTemplate:
         if (given, content_format) not in self._templates:
@@ -429,9 +368,3 @@ class LLM(PoolingCalls):
 def _plain(conversation: Any) -> Any:
     """Messages that are mappings of another kind as dicts."""
     return [dict(m) if isinstance(m, Mapping) else m for m in conversation] if isinstance(conversation, (list, tuple)) else conversation
-
-
-def _checked(output: RequestOutput, *, raising: bool) -> RequestOutput:
-    if raising and output.error is not None:
-        raise output.error
-    return output

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ConfigError, nearest
-from ..intake.pooling import PoolingDesk
+from ..intake.intake import Intake
+from ..intake.texts import TextIntake
 from ..pooling.similarity import similarity
 from ..pooling.texts import TextEncoder
 from ..types.pooling_outputs import (
@@ -20,10 +22,14 @@ from ..types.pooling_outputs import (
 from ..types.pooling_params import PoolingParams
 from ..types.prompts import Prompt, as_prompts
 from .arguments import OnError, UseTqdm, copied, is_raising, refuse_adapters, warn_of_legacy
-from .pooling_arguments import pair, paired, to_pool, truncation
+from .drafts import Draft, Read
+from .pooling_arguments import paired, truncation
+from .progress import Bar
+from .shared import SharedEngine
 
 if TYPE_CHECKING:
     from ..build.plan import Plan
+    from ..intake.remarks import Remarks
     from ..pooling.recipe import Recipe
     from ..text.tokenizer import Tokenizer
 
@@ -37,7 +43,8 @@ class PoolingCalls:
 
     DEPRECATE_LEGACY: ClassVar[bool] = False
     _plan: Plan
-    _pooling_desk: PoolingDesk
+    _remarks: Remarks
+    _shared: SharedEngine
     tokenizer: Tokenizer | None
 
     def encode(
@@ -85,8 +92,8 @@ class PoolingCalls:
         raising, given = is_raising(on_error), PoolingParams() if pooling_params is None else pooling_params
         params = copied(given, len(many), PoolingParams, "pooling_params", raising=raising)
         encoder = self._encoder(truncate_prompt_tokens, tokenization_kwargs, prompt_name, prefix)
-        asked = [to_pool(prompt, p, kind) for prompt, p in zip(many, params, strict=True)]
-        return self._pooling_desk.answer(asked, encoder, use_tqdm, raising=raising)
+        drafts = [Read.of(prompt, p, kind, encoder) for prompt, p in zip(many, params, strict=True)]
+        return self._answer(drafts, TextIntake(self._remarks), use_tqdm, raising=raising)
 
     def embed(
         self,
@@ -178,13 +185,24 @@ class PoolingCalls:
         encoder = self._encoder(truncate_prompt_tokens, tokenization_kwargs, prompt_name, prefix)
         if recipe.kind == "classify":
             pairs = first * len(second) if len(first) == 1 else first
-            asked = [pair(one, other, params) for one, other in zip(pairs, second, strict=True)]
-            return [ScoringRequestOutput.from_base(o) for o in self._pooling_desk.answer(asked, encoder, use_tqdm, raising=raising)]
-        asked = [to_pool(prompt, params, "embed") for prompt in [*first, *second]]
-        outputs = self._pooling_desk.answer(asked, encoder, use_tqdm, raising=raising)
+            drafts = [Read.of_pair(one, other, params, encoder) for one, other in zip(pairs, second, strict=True)]
+        else:
+            drafts = [Read.of(prompt, params, "embed", encoder) for prompt in [*first, *second]]
+        outputs = self._answer(drafts, TextIntake(self._remarks), use_tqdm, raising=raising)
+        if recipe.kind == "classify":
+            return [ScoringRequestOutput.from_base(output) for output in outputs]
         left, right = outputs[: len(first)], outputs[len(first) :]
         left = left * len(right) if len(left) == 1 else left
         return [_compared(one, other, recipe.similarity) for one, other in zip(left, right, strict=True)]
+
+    def _answer(self, drafts: Sequence[Draft], intake: Intake[Any], use_tqdm: UseTqdm, *, raising: bool) -> list[Any]:
+        """The outputs, in the order of the drafts."""
+        outputs: dict[str, Any] = {}
+        with Bar(len(drafts), use_tqdm) as bar, closing(self._shared.outputs(drafts, intake, raising=raising)) as answered:
+            for output in answered:
+                outputs[output.request_id] = output
+                bar.count(output)
+        return [outputs[one.request_id] for one in drafts]
 
     def _recipe(self, call: str) -> Recipe:
         """Raises ConfigError for a model that generates."""
@@ -221,9 +239,7 @@ class PoolingCalls:
             raise ConfigError(f"pooling_task={pooling_task}: this model {what}; use LLM.{instead} or LLM.score")
         return pooling_task
 
-    def _encoder(
-        self, limit: int | None, more: Mapping[str, Any] | None, prompt_name: str | None, prefix: str | None
-    ) -> TextEncoder | None:
+    def _encoder(self, limit: int | None, more: Mapping[str, Any] | None, prompt_name: str | None, prefix: str | None) -> TextEncoder:
         recipe, longest = self._recipe("encode"), self._plan.config.max_model_len
         if prompt_name is not None and prefix is not None:
             raise ConfigError("prompt_name and prefix are two ways to say what goes before a text; leave one of the two out")
@@ -233,15 +249,13 @@ class PoolingCalls:
                 raise ConfigError(f"this model has no prompt {prompt_name!r}{nearest(prompt_name, recipe.prompts)}; its prompts: {known}")
             prefix = recipe.prompts[prompt_name]
         limit, side = truncation(limit, dict(more or {}), longest)
-        if self.tokenizer is None:
-            if limit is not None:
-                raise ConfigError("truncation needs a tokenizer, and there is none (skip_tokenizer_init): cut the token ids")
-            return None
+        prefix = recipe.prefix if prefix is None else prefix
         if limit is None:
-            return TextEncoder(self.tokenizer, recipe, longest, prefix=recipe.prefix if prefix is None else prefix)
+            return TextEncoder(self.tokenizer, recipe, longest, prefix=prefix)
+        if self.tokenizer is None:
+            raise ConfigError("truncation needs a tokenizer, and there is none (skip_tokenizer_init): cut the token ids")
         side = side or (self._plan.tokenizer_source.read_json("tokenizer_config.json") or {}).get("truncation_side")
-        cut = "left" if side == "left" else "right"
-        return TextEncoder(self.tokenizer, recipe, limit, prefix=recipe.prefix if prefix is None else prefix, truncate=cut)
+        return TextEncoder(self.tokenizer, recipe, limit, prefix=prefix, truncate="left" if side == "left" else "right")
 
 
 def _compared(one: PoolingRequestOutput[PoolingOutput], other: PoolingRequestOutput[PoolingOutput], measure: str) -> ScoringRequestOutput:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..containment import contained
-from ..errors import ConfigError, RecordError, nearest
-from ..intake.pooling import ToPool
-from ..types.pooling_params import PoolingParams
-from ..types.prompts import Parsed, as_prompts
+from ..errors import ConfigError, nearest
+from ..types.prompts import as_prompts
 
 #: What `tokenization_kwargs` may hold, as vLLM and transformers call it.
 _TOKENIZATION = ("truncate_prompt_tokens", "truncation_side", "truncation", "max_length", "add_special_tokens")
@@ -40,32 +37,6 @@ def truncation(limit: Any, more: dict[str, Any], longest: int) -> tuple[int | No
             raise ConfigError(f"{name} must be -1 or an integer from 1 to max_model_len ({longest}), not {value!r}")
         return longest if value == -1 else value, side
     return None, side
-
-
-def to_pool(prompt: Any, params: PoolingParams | RecordError, kind: str) -> ToPool:
-    """One prompt with its parameters, as `arguments.copied` gives them; what is wrong with either is its `error`."""
-    one = _with(params, kind)
-    with contained(one):
-        parsed = Parsed.of(prompt)
-        one.text, one.ids = (parsed.text, None) if parsed.ids is None else (None, parsed.ids)
-    return one
-
-
-def pair(one: Any, other: Any, params: PoolingParams | RecordError) -> ToPool:
-    """Two texts that a classifier reads together."""
-    both = _with(params, "classify")
-    with contained(both):
-        texts = [Parsed.of(prompt) for prompt in (one, other)]
-        if texts[0].text is None or texts[1].text is None:
-            raise RecordError("invalid_type", "a classifier scores pairs of texts, not of token ids", param="prompt")
-        both.text = texts[0].text, texts[1].text
-    return both
-
-
-def _with(params: PoolingParams | RecordError, kind: str) -> ToPool:
-    if isinstance(params, RecordError):
-        return ToPool(None, None, PoolingParams(), kind, params)
-    return ToPool(None, None, params, kind)
 
 
 def paired(text_1: Any, text_2: Any) -> tuple[list[Any], list[Any]]:

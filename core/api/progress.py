@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from ..types.outputs import RequestOutput
+from ..types.pooling_outputs import PoolingRequestOutput
 
 
 class Bar:
@@ -32,16 +33,13 @@ class Bar:
         if self._bar is not None:
             self._bar.close()
 
-    def count(self, output: RequestOutput) -> None:
+    def count(self, output: RequestOutput | PoolingRequestOutput[Any]) -> None:
         """One more is answered."""
-        self.add(len(output.prompt_token_ids), sum(len(choice.token_ids) for choice in output.outputs))
-
-    def add(self, tokens_in: int, tokens_out: int) -> None:
-        """One more is answered: so many tokens were read and written."""
         if self._bar is None:
             return
-        self._tokens_in += tokens_in
-        self._tokens_out += tokens_out
+        self._tokens_in += len(output.prompt_token_ids)
+        if isinstance(output, RequestOutput):
+            self._tokens_out += sum(len(choice.token_ids) for choice in output.outputs)
         if hasattr(self._bar, "postfix"):
             self._bar.postfix = _speed(self._tokens_in, self._tokens_out, time.monotonic() - self._began)
         self._bar.update(1)

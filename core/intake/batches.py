@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -11,18 +11,17 @@ T = TypeVar("T")
 BATCH_CHARS = 1 << 20
 
 
-def in_batches(items: Iterable[T], length: Callable[[T], int], way: Callable[[T], Hashable] = lambda item: None) -> Iterator[list[T]]:
+def in_batches(items: Iterable[T], length: Callable[[T], int]) -> Iterator[list[T]]:
     """Lists of about BATCH_CHARS characters, at least one item each.
 
     Args:
         length: characters of an item.
-        way: how an item is to be tokenized; a list has items of one way.
     """
     batch: list[T] = []
     size = 0
     for item in items:
         more = length(item)
-        if batch and (size + more > BATCH_CHARS or way(item) != way(batch[0])):
+        if batch and size + more > BATCH_CHARS:
             yield batch
             batch, size = [], 0
         batch.append(item)

@@ -15,6 +15,8 @@ from .recipe import Recipe
 if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
 
+#: What is said of a text where there is no tokenizer.
+NO_TOKENIZER = "without a tokenizer (skip_tokenizer_init) a prompt is token ids"
 #: More characters than this per token that fits is not a text that fits; saves tokenizing megabytes to find out.
 _CHARS_PER_TOKEN = 256
 #: But texts up to this long are always looked at.
@@ -52,37 +54,33 @@ class TextEncoder:
         self._prefix = tokenizer.literal.settle(prefix) if literal and tokenizer is not None else prefix
         self._skips = bool(prefix) and not recipe.include_prompt
 
-    def encode(self, texts: Sequence[str]) -> list[TextIds]:
-        """The tokens of each text; "" is its special tokens alone.
+    def fit(self, texts: Sequence[Piece | list[int]]) -> list[tuple[TextIds, bool]]:
+        """The tokens of each text, pair of texts, or text that came as token ids, and whether something was cut off.
 
-        One bad text raises its RecordError for all (prompt_too_long for more characters than can be tokens, invalid_encoding for
-        a lone surrogate).
+        "" is its special tokens alone. Nothing is put around token ids, and what is cut off them is whatever tokens are there. One bad
+        text raises its RecordError for all (prompt_too_long for more characters than can be tokens, invalid_encoding for a lone
+        surrogate).
         """
-        return [text for text, _ in self.fit(texts)]
+        singles = iter(self._singles([text for text in texts if isinstance(text, str)]))
+        pairs = iter(self._fit([(self.checked(text[0]), self.checked(text[1])) for text in texts if isinstance(text, tuple)]))
+        return [next(singles) if isinstance(text, str) else next(pairs) if isinstance(text, tuple) else self._cut(text) for text in texts]
 
-    def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[TextIds]:
-        """The tokens of two texts that are read together, as `encode`."""
-        return [text for text, _ in self.fit_pairs(pairs)]
-
-    def fit(self, texts: Sequence[str]) -> list[tuple[TextIds, bool]]:
-        """As `encode`, each with whether something was cut off."""
+    def _singles(self, texts: Sequence[str]) -> list[tuple[TextIds, bool]]:
         fitted = self._fit([self._prefix + self.checked(text) for text in texts])
         if self._skips:
             return [(replace(text, skip=min(self._prefix_length, len(text.ids) - 1)), cut) for text, cut in fitted]
         return fitted
 
-    def fit_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[TextIds, bool]]:
-        """As `encode_pairs`, each with whether something was cut off."""
-        return self._fit([(self.checked(first), self.checked(second)) for first, second in pairs])
-
-    def fit_ids(self, ids: Sequence[int]) -> tuple[TextIds, bool]:
-        """A text that came as token ids: nothing is put around it, and what is cut off is whatever tokens are there."""
+    def _cut(self, ids: Sequence[int]) -> tuple[TextIds, bool]:
         if self.truncate is None or len(ids) <= self.max_len:
             return TextIds(tuple(ids)), False
         return TextIds(tuple(ids[-self.max_len :] if self.truncate == "left" else ids[: self.max_len])), True
 
     def checked(self, text: str) -> str:
-        """`text`, or of one that cannot fit the end that matters. Raises RecordError (prompt_too_long) where nothing may be cut."""
+        """`text`, or of one that cannot fit the end that matters. Raises RecordError (prompt_too_long) where nothing may be cut;
+        (unsupported) where there is no tokenizer."""
+        if self._tokenizer is None:
+            raise RecordError("unsupported", NO_TOKENIZER, param="prompt")
         if len(text) <= self._max_chars:
             return text
         if self.truncate is None:

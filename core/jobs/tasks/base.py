@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ...containment import all_contained, contained
+from ...containment import contained
 from ...errors import RecordError
-from ...intake.batches import in_batches
+from ...intake.intake import Intake
 from ...intake.remarks import Remarks
 from ..jsonl import json_type
 from ..recent import Recent
@@ -102,13 +102,17 @@ class Task(ABC, Generic[P]):
         if options.error_format == "flat":
             self.rows = FlatRows(self.empty_answer())
         self._ids = Recent()
-        self.remarks = Remarks(tokenizer, options.warn)
+        self.intake = self.make_intake(Remarks(tokenizer, options.warn))
 
     # --- what a task says about itself
 
     @abstractmethod
     def own_fields(self) -> frozenset[str]:
         """Fields that are this task's beside those that any record may have."""
+
+    @abstractmethod
+    def make_intake(self, remarks: Remarks) -> Intake[Any]:
+        """What tokenizes the prompts of records."""
 
     @abstractmethod
     def check_ours(self, fields: Mapping[str, Any]) -> None:
@@ -123,14 +127,6 @@ class Task(ABC, Generic[P]):
         """Parameters and prompt of a record, the prompt as text where it is that. Raises RecordError."""
 
     @abstractmethod
-    def untokenized(self, pending: P) -> int:
-        """Characters of a record that are to be tokenized; 0: there is nothing to do for `tokenize`."""
-
-    @abstractmethod
-    def tokenize(self, batch: Sequence[P]) -> None:
-        """Puts token ids in the place of the text of these records. What it raises for one of them it may raise for all."""
-
-    @abstractmethod
     def to_row(self, pending: P, output: Any) -> dict[str, Any]:
         """The output line of an answered record, before it is bytes. Raises RecordError (non_finite_logits)."""
 
@@ -142,23 +138,12 @@ class Task(ABC, Generic[P]):
     def empty_answer(self) -> dict[str, Any]:
         """The stand-in for an answer in a failed row, where all rows are to have one shape."""
 
-    def way(self, pending: P) -> Hashable:
-        """How a record is to be tokenized: only those of one way are tokenized together."""
-        return None
-
     # --- in
 
     def prepare(self, records: Sequence[Record]) -> list[P]:
         """Each record with its prompt as token ids, or its error. Never raises for what a record holds."""
         pendings = [self._start(record) for record in records]
-        by_way: dict[Hashable, list[P]] = {}
-        for pending in pendings:
-            with contained(pending):
-                if pending.error is None and self.untokenized(pending):
-                    by_way.setdefault(self.way(pending), []).append(pending)
-        for of_one_way in by_way.values():
-            for batch in in_batches(of_one_way, self.untokenized):
-                all_contained(self.tokenize, batch)
+        self.intake.read(pendings)
         return pendings
 
     def _start(self, record: Record) -> P:

@@ -129,9 +129,8 @@ class ChatTask(CompletionTask):
         answer = flag(fields, "add_generation_prompt", not go_on)
         tools = ToolUse.of(fields).tools
         variables = {**self._chat_options.chat_template_kwargs, **self._template_kwargs(fields)}
-        text = self._chat.render(messages, tools=tools, add_generation_prompt=answer, continue_final_message=go_on, **variables)
-        self.remarks.of_ignored(self._chat.ignored(tools, variables))
-        return text
+        options = {"tools": tools, "add_generation_prompt": answer, "continue_final_message": go_on}
+        return self.intake.render(self._chat, messages, options, variables)
 
     def _template_kwargs(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """The variables a record has for the chat template. Raises RecordError."""

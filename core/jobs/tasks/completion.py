@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ...containment import contained
 from ...errors import RecordError
-from ...intake.truncation import truncated
+from ...intake.prompts import PromptIntake
+from ...intake.remarks import Remarks
 from ...text.spelling import Spelling
 from ...types.beam_params import BeamSearchParams
 from ...types.outputs import CompletionOutput, RequestOutput
 from ...types.params import SamplingParams
-from ..record import Record
 from ..tally import Tally
 from . import constraint
 from . import fields as known
@@ -25,9 +24,6 @@ from .rows import answer_row
 
 if TYPE_CHECKING:
     from ...text.tokenizer import Tokenizer
-
-#: More characters than this per token that fits is not a prompt that fits; saves tokenizing megabytes to find out.
-_CHARS_PER_TOKEN = 256
 
 
 @dataclass(frozen=True)
@@ -55,12 +51,12 @@ class CompletionTask(Task[PendingPrompt]):
     guessable_fields = known.GUESSABLE
     parameters = known.SAMPLING
     options: TaskOptions
+    intake: PromptIntake
     #: Whether the tokenizer adds its special tokens (BOS) to this task's text, unless the record says.
     add_special_tokens = True
 
     def __init__(self, options: TaskOptions, tokenizer: Tokenizer | None, *, max_model_len: int) -> None:
         self._defaults = Defaults(options.defaults, has_tokenizer=tokenizer is not None)
-        self._max_chars = max(_CHARS_PER_TOKEN * max_model_len, 1 << 16)
         super().__init__(options, tokenizer, max_model_len=max_model_len)
         self._sampling = known.SAMPLING - constraint.FIELDS - self.fields
 
@@ -90,46 +86,18 @@ class CompletionTask(Task[PendingPrompt]):
 
     # --- in
 
+    def make_intake(self, remarks: Remarks) -> PromptIntake:
+        return PromptIntake(self.tokenizer, self.max_model_len, remarks, literal=self.options.literal_special_tokens)
+
     def refuse(self, fields: Mapping[str, Any]) -> None:
         known.refuse_unsupported(fields, self.fields)
 
-    def prepare(self, records: Sequence[Record]) -> list[PendingPrompt]:
-        pendings = super().prepare(records)
-        for pending in pendings:
-            params, whole = pending.params, pending.prompt
-            if params is None or params.truncate_prompt_tokens is None or not isinstance(whole, list):
-                continue
-            with contained(pending):
-                pending.prompt = truncated(whole, params, self.max_model_len)
-                self.remarks.of_cut(whole, pending.prompt)
-        return pendings
-
     def read(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
         self._set_params(pending, fields)
-        pending.prompt = self._checked_prompt(self.prompt_of(fields), pending)
+        pending.prompt = self.prompt_of(fields)
+        if not pending.prompt:
+            raise RecordError("invalid_value", "the prompt is empty", param="prompt")
         self.look_ahead(pending, fields)
-        assert pending.params is not None
-        self.remarks.of_stops(pending.params)
-
-    def untokenized(self, pending: PendingPrompt) -> int:
-        return len(pending.prompt) if isinstance(pending.prompt, str) else 0
-
-    def way(self, pending: PendingPrompt) -> Hashable:
-        return pending.add_special_tokens
-
-    def tokenize(self, batch: Sequence[PendingPrompt]) -> None:
-        texts = [p.prompt for p in batch if isinstance(p.prompt, str)]
-        for pending, ids in zip(batch, self.encode(texts, add_special_tokens=batch[0].add_special_tokens), strict=True):
-            pending.prompt = ids
-            if batch[0].add_special_tokens:
-                self.remarks.of_ids(ids)
-
-    def encode(self, texts: list[str], *, add_special_tokens: bool) -> list[list[int]]:
-        """The token ids of each text."""
-        assert self.tokenizer is not None
-        if self.options.literal_special_tokens:
-            return self.tokenizer.encode_literal(texts, add_special_tokens=add_special_tokens)
-        return self.tokenizer.encode_batch(texts, add_special_tokens=add_special_tokens)
 
     def _set_params(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
         given = self.sampling_of(fields)
@@ -141,21 +109,6 @@ class CompletionTask(Task[PendingPrompt]):
         pending.priority = known.priority_of(fields)
         if pending.priority and not self.options.by_priority:
             self.warn("priority", "priority has no effect without --scheduling-policy priority")
-
-    def _checked_prompt(self, prompt: str | list[int], pending: PendingPrompt) -> str | list[int]:
-        if not prompt:
-            raise RecordError("invalid_value", "the prompt is empty", param="prompt")
-        if isinstance(prompt, list):
-            return prompt
-        if self.tokenizer is None:
-            raise RecordError("unsupported", "without a tokenizer a prompt can only be prompt_token_ids", param="prompt")
-        if len(prompt) <= self._max_chars:
-            return prompt
-        assert pending.params is not None
-        if pending.params.truncate_prompt_tokens is None:
-            raise RecordError("prompt_too_long", f"{len(prompt):,} characters are far more than fit max_model_len", param="prompt")
-        # Where tokens are cut off anyway, those that far away cannot stay.
-        return prompt[-self._max_chars :] if pending.params.truncation_side == "left" else prompt[: self._max_chars]
 
     # --- out
 

@@ -100,14 +100,12 @@ class EmbedTask(PoolingTask):
                 message = f'encoding_format must be "float" or "base64", not {encoding[:100]!r}'
             raise RecordError("invalid_value", message, param="encoding_format")
         name, value = self._given(fields)
-        pending.prompt, many = self._texts(name, value)
+        texts, many = self._texts(name, value)
         if self.options.matrix:
             self._check_matrix(pending, name, many)
         asked = fields.get("prompt_name")
-        pending.encoder = self.encoder_for(fields, self.prefix if asked is None else self.named_prompt(asked))
-        for text in pending.prompt:
-            if isinstance(text, str):
-                pending.encoder.checked(text)
+        encoder = self.encoder_for(fields, self.prefix if asked is None else self.named_prompt(asked))
+        pending.prompt = [(encoder, text) for text in texts]
         pending.reply = _Reply(many, encoding)
 
     def _given(self, fields: Mapping[str, Any]) -> tuple[str, Any]:

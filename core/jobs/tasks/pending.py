@@ -78,11 +78,10 @@ class PendingPrompt(Pending):
 
 @dataclass(slots=True)
 class PendingTexts(Pending):
-    """Texts that are pooled. `prompt` is a list of them: text, token ids, pairs of texts, and in the end TextIds."""
+    """Texts that are pooled. `prompt` is a list of them, see `intake.texts`: each with its TextEncoder, and TextIds in the end."""
 
     params: PoolingParams | None = None
     kind: str = "embed"  # one of pooling_request.KINDS
-    encoder: Any = None  # the TextEncoder that tokenizes them
     reply: Any = None  # how the task writes the answer
 
     def to_request(self) -> PoolingRequest:

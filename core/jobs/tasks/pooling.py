@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError, RecordError, nearest
+from ...intake.remarks import Remarks
+from ...intake.texts import TextIntake
 from ...pooling.recipe import Recipe
 from ...pooling.texts import TextEncoder
 from ...text.fitting import SIDES
@@ -46,7 +48,7 @@ class PoolingOptions(RecordOptions):
 
 
 class PoolingTask(Task[PendingTexts]):
-    """See `Task`. `pending.encoder` is what tokenizes a record's texts: `encode_texts` is given that.
+    """See `Task`.
 
     Args:
         recipe: the model's.
@@ -65,6 +67,9 @@ class PoolingTask(Task[PendingTexts]):
         self._encoders: dict[Hashable, TextEncoder] = {}
 
     # --- in
+
+    def make_intake(self, remarks: Remarks) -> TextIntake:
+        return TextIntake(remarks)
 
     def refuse(self, fields: Mapping[str, Any]) -> None:
         for name, values in _NEUTRAL.items():
@@ -140,32 +145,6 @@ class PoolingTask(Task[PendingTexts]):
             raise RecordError("unsupported", "without a tokenizer a text can only be token ids", param=name)
         return value
 
-    def untokenized(self, pending: PendingTexts) -> int:
-        return 1 + sum(len(text) if isinstance(text, str) else sum(map(len, text)) for text in pending.prompt if not _is_ids(text))
-
-    def way(self, pending: PendingTexts) -> Hashable:
-        return pending.encoder
-
-    def tokenize(self, batch: Sequence[PendingTexts]) -> None:
-        fitted = iter(self.encode_texts(batch[0].encoder, [text for pending in batch for text in pending.prompt]))
-        for pending in batch:
-            own = [next(fitted) for _ in pending.prompt]
-            for text, (fit, _) in zip(pending.prompt, own, strict=True):
-                if isinstance(text, str):
-                    self.remarks.of_ids(fit.ids)
-                elif isinstance(text, list):
-                    self.remarks.of_cut(text, fit.ids)
-            pending.prompt, pending.num_cut = [text for text, _ in own], sum(cut for _, cut in own)
-
-    def encode_texts(self, encoder: TextEncoder, texts: list[Any]) -> list[Any]:
-        """TextIds, and whether something was cut off, of each of these texts, lists of token ids or pairs. Raises RecordError."""
-        as_text = iter(encoder.fit([text for text in texts if isinstance(text, str)]))
-        as_pair = iter(encoder.fit_pairs([text for text in texts if isinstance(text, tuple)]))
-        return [
-            next(as_text) if isinstance(text, str) else next(as_pair) if isinstance(text, tuple) else encoder.fit_ids(text)
-            for text in texts
-        ]
-
     # --- out
 
     def empty_answer(self) -> dict[str, Any]:
@@ -197,10 +176,6 @@ def prefix_of(recipe: Recipe, *, prompt_name: str | None, prefix: str | None) ->
     if name not in recipe.prompts:
         raise ConfigError(unknown_prompt(name, recipe) + ("" if recipe.prompts else "; --prefix TEXT gives one"))
     return recipe.prompts[name]
-
-
-def _is_ids(text: Any) -> bool:
-    return isinstance(text, list)
 
 
 def _shown(value: Any) -> str:

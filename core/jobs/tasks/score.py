@@ -11,8 +11,7 @@ import numpy as np
 from ...errors import ConfigError, RecordError
 from ...pooling.recipe import Recipe
 from ...pooling.similarity import similarity
-from ...pooling.texts import TextEncoder
-from ...types.pooling_request import Pooled, TextIds
+from ...types.pooling_request import Pooled
 from ..jsonl import json_type
 from . import openai_batch
 from .pending import PendingTexts
@@ -96,15 +95,12 @@ class ScoreTask(PoolingTask):
         pending.reply = self._reply(pending, fields, len(first), second, many)
         prefixes = self._prefixes(asymmetric=asymmetric)
         if self.pairs:
-            pending.encoder = self.encoder_for(fields, "")
+            encoder = self.encoder_for(fields, "")
             queries = first if len(first) > 1 else first * len(second)
-            pending.prompt = [(prefixes[0] + a, prefixes[1] + b) for a, b in zip(queries, second, strict=True)]
+            pending.prompt = [(encoder, (prefixes[0] + a, prefixes[1] + b)) for a, b in zip(queries, second, strict=True)]
         else:
-            pending.encoder = self.encoder_for(fields, prefixes[0]), self.encoder_for(fields, prefixes[1])
-            pending.prompt = [*first, *second]
-        encoder = pending.encoder if self.pairs else pending.encoder[0]
-        for text in (*first, *second):
-            encoder.checked(text)
+            sides = zip((first, second), (self.encoder_for(fields, prefix) for prefix in prefixes), strict=True)
+            pending.prompt = [(encoder, text) for texts, encoder in sides for text in texts]
 
     def _sides(self, fields: Mapping[str, Any]) -> tuple[bool, list[str], list[str], bool]:
         """Whether the sides are query and documents, the texts of both, and whether scores are a list."""
@@ -158,17 +154,6 @@ class ScoreTask(PoolingTask):
         name = next((name for name in names if name in self.recipe.prompts), None)
         return prefix_of(self.recipe, prompt_name=name, prefix=None)
 
-    def tokenize(self, batch: Sequence[PendingTexts]) -> None:
-        if self.pairs:
-            return super().tokenize(batch)
-        first, second = batch[0].encoder
-        sides = [(p.prompt[: p.reply.num_queries], p.prompt[p.reply.num_queries :]) for p in batch]
-        left = _fitted(first, [side for side, _ in sides])
-        right = _fitted(second, [side for _, side in sides])
-        for pending, a, b in zip(batch, left, right, strict=True):
-            pending.prompt, pending.num_cut = [text for text, _ in (*a, *b)], sum(cut for _, cut in (*a, *b))
-        return None
-
     # --- out
 
     def to_row(self, pending: PendingTexts, output: Pooled) -> dict[str, Any]:
@@ -186,12 +171,6 @@ class ScoreTask(PoolingTask):
             return [value[0] for value in output.values]
         first, second = output.values[:num_queries], output.values[num_queries:]
         return [similarity(self.recipe.similarity, first[i if num_queries > 1 else 0], vector) for i, vector in enumerate(second)]
-
-
-def _fitted(encoder: TextEncoder, sides: Sequence[list[str]]) -> list[list[tuple[TextIds, bool]]]:
-    """The texts of one side of several records, tokenized together."""
-    fitted = iter(encoder.fit([text for side in sides for text in side]))
-    return [[next(fitted) for _ in side] for side in sides]
 
 
 def _body(line: openai_batch.BatchLine, reply: _Reply, scores: list[np.float32], usage: dict[str, int]) -> dict[str, Any]:

@@ -45,8 +45,8 @@ def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     if "llm" in request.fixturenames:
         llm = request.getfixturevalue("llm")
         assert llm.engine.num_unfinished == 0
-        assert llm._desk._answers == {}
-        assert llm._desk._expected == set()
+        assert llm._shared._answers == {}
+        assert llm._shared._expected == set()
 
 
 def tokens(outputs: list[RequestOutput]) -> list[list[int]]:

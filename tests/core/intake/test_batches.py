@@ -1,4 +1,4 @@
-"""Batches are bounded, in order, and of one way each."""
+"""Batches are bounded and in order."""
 
 from __future__ import annotations
 
@@ -14,6 +14,5 @@ def test_batches_are_bounded_and_hold_everything_in_order() -> None:
     assert [len(batch) for batch in batches] == [3, 3, 1, 1, 2]
 
 
-def test_what_is_tokenized_differently_is_not_mixed() -> None:
-    assert list(in_batches("aabba", len, str.upper)) == [["a", "a"], ["b", "b"], ["a"]]
+def test_nothing_is_no_batch() -> None:
     assert list(in_batches([], len)) == []

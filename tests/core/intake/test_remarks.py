@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from infer.core.api.drafts import Written
 from infer.core.api.llm import LLM
-from infer.core.intake.generating import Asked, Desk
+from infer.core.intake.prompts import PromptIntake
 from infer.core.intake.remarks import Remarks
 from infer.core.jobs.jsonl import dumps
 from infer.core.jobs.record import Record
@@ -125,16 +126,15 @@ def test_what_a_template_does_not_look_at(byte_tokenizer: Any) -> None:
 class TestInPython:
     def test_prompts(self, bos_tokenizer: Any) -> None:
         said: list[str] = []
-        engine = type("Engine", (), {"max_model_len": 8})()
-        desk = Desk(engine, bos_tokenizer, Remarks(bos_tokenizer, said.append, otherwise="give token ids"))
+        intake = PromptIntake(bos_tokenizer, 8, Remarks(bos_tokenizer, said.append, otherwise="give token ids"))
         params = SamplingParams(truncate_prompt_tokens=3, stop="</s>")
-        desk.tokenize([Asked("abcd", None, params), Asked("<s>a", None, params), Asked(None, [256, 256], params)])
+        intake.read([Written.of(prompt, params) for prompt in ("abcd", "<s>a", [256, 256])])
         assert [message.split(":")[0].split(",")[0] for message in said] == [
             "a prompt begins with <s>",
             "truncation on the left cuts off <s>",
             "stop '</s>' is a special token",
         ]
-        desk.tokenize([Asked("<s>abcd", None, params)])
+        intake.read([Written.of("<s>abcd", params)])
         assert len(said) == 3
 
     def test_settings_and_tools(self, tiny_llama: Path, caplog: pytest.LogCaptureFixture) -> None:

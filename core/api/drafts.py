@@ -1,0 +1,125 @@
+"""Prompts of `LLM`'s calls on their way to requests, and from answers to outputs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..containment import contained
+from ..errors import RecordError
+from ..pooling.texts import TextEncoder
+from ..types.beam_params import BeamSearchParams
+from ..types.outputs import RequestOutput
+from ..types.params import SamplingParams
+from ..types.pooling_outputs import PoolingOutput, PoolingRequestOutput
+from ..types.pooling_params import PoolingParams
+from ..types.pooling_request import Pooled, PoolingRequest, TextIds
+from ..types.prompts import Parsed
+from ..types.request import Request
+
+
+@dataclass(slots=True)
+class Draft(ABC):
+    """One prompt of a call. Whatever goes wrong is its `error`.
+
+    Args:
+        params: its parameters, or what is wrong with them.
+        prompt: see `intake.Draft`.
+    """
+
+    params: Any
+    prompt: Any = None
+    error: RecordError | None = None
+    index: int = -1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.params, RecordError):
+            self.params, self.error = None, self.params
+
+    @property
+    def request_id(self) -> str:
+        return str(self.index)
+
+    @property
+    def called(self) -> str:
+        """Its name in messages."""
+        return f"prompt {self.index}"
+
+    @abstractmethod
+    def to_request(self) -> Any:
+        """Of one that is read and has no error. Raises RecordError."""
+
+    @abstractmethod
+    def output(self, answer: Any) -> Any:
+        """The output for an engine's answer; None: it has none, but an error."""
+
+
+@dataclass(slots=True)
+class Written(Draft):
+    """A prompt that the model goes on with; see `intake.PromptDraft`."""
+
+    priority: int = 0
+    add_special_tokens: bool = True
+    beam: BeamSearchParams | None = None
+    """What to search with; `params` is then a part of it."""
+    shown: str | None = None
+    """The prompt as text, if it is text."""
+
+    @classmethod
+    def of(cls, prompt: Any, params: SamplingParams | RecordError, priority: int = 0, beam: BeamSearchParams | None = None) -> Written:
+        """One of any form that a prompt may have."""
+        one = cls(params, priority=priority, beam=beam)
+        with contained(one):
+            parsed = Parsed.of(prompt)
+            one.shown, one.prompt = parsed.text, parsed.text if parsed.ids is None else parsed.ids
+        return one
+
+    def to_request(self) -> Request:
+        return Request(self.request_id, self.prompt, self.params, self.index, self.shown, self.priority, self.beam)
+
+    def output(self, answer: RequestOutput | None) -> RequestOutput:
+        ids = self.prompt if isinstance(self.prompt, list) else []
+        return answer or RequestOutput(self.request_id, self.shown, ids, error=self.error)
+
+
+@dataclass(slots=True)
+class Read(Draft):
+    """A text that is pooled, or two that are read together; see `intake.TextsDraft`."""
+
+    kind: str = "embed"
+    num_cut: int = 0
+
+    @classmethod
+    def of(cls, prompt: Any, params: PoolingParams | RecordError, kind: str, encoder: TextEncoder) -> Read:
+        """One of any form that a prompt may have."""
+        one = cls(params, kind=kind)
+        with contained(one):
+            parsed = Parsed.of(prompt)
+            one.prompt = [(encoder, parsed.text if parsed.ids is None else parsed.ids)]
+        return one
+
+    @classmethod
+    def of_pair(cls, first: Any, second: Any, params: PoolingParams | RecordError, encoder: TextEncoder) -> Read:
+        """Two texts that a classifier reads together."""
+        one = cls(params, kind="classify")
+        with contained(one):
+            pair = Parsed.of(first).text, Parsed.of(second).text
+            if None in pair:
+                raise RecordError("invalid_type", "a classifier scores pairs of texts, not of token ids", param="prompt")
+            one.prompt = [(encoder, pair)]
+        return one
+
+    def to_request(self) -> PoolingRequest:
+        self.params.check(self.kind)
+        return PoolingRequest(self.request_id, self.prompt, self.params, self.kind, self.index)
+
+    def output(self, answer: Pooled | None) -> PoolingRequestOutput[PoolingOutput]:
+        import torch
+
+        error = self.error if answer is None else answer.error
+        values = np.empty(0, np.float32) if answer is None or error is not None else answer.values[0]
+        ids = [] if self.prompt is None or not isinstance(self.prompt[0], TextIds) else list(self.prompt[0].ids)
+        return PoolingRequestOutput(self.request_id, PoolingOutput(torch.from_numpy(values)), ids, error=error)

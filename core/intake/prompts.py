@@ -1,0 +1,94 @@
+"""Intake of prompts that a model goes on with: one text or one list of token ids each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import RecordError
+from ..types.params import SamplingParams
+from .intake import Draft, Intake
+from .remarks import Remarks
+from .truncation import truncated
+
+if TYPE_CHECKING:
+    from ..text.chat import ChatTemplate
+    from ..text.tokenizer import Tokenizer
+
+#: More characters than this per token that fits is not a prompt that fits; saves tokenizing megabytes to find out.
+_CHARS_PER_TOKEN = 256
+
+
+class PromptDraft(Draft, Protocol):
+    """A prompt on its way to a Request: text until it is tokenized."""
+
+    params: SamplingParams | None
+    """None where there is an error."""
+    add_special_tokens: bool
+    """Those of the tokenizer, to a prompt that is text."""
+
+
+class PromptIntake(Intake[PromptDraft]):
+    """
+    Args:
+        tokenizer: None where prompts can only be token ids.
+        max_model_len: most tokens of a prompt that are worth tokenizing.
+        literal: text that spells a special token is only text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None, max_model_len: int, remarks: Remarks, *, literal: bool = False) -> None:
+        super().__init__(remarks)
+        self._tokenizer = tokenizer
+        self._max_model_len = max_model_len
+        self._max_chars = max(_CHARS_PER_TOKEN * max_model_len, 1 << 16)
+        self._literal = literal
+
+    def render(self, template: ChatTemplate, messages: Any, options: Mapping[str, Any], variables: Mapping[str, Any]) -> str:
+        """The prompt of a conversation. Raises RecordError.
+
+        Args:
+            options: of `ChatTemplate.render`.
+            variables: more of the template's; they win.
+        """
+        text = template.render(messages, **{**options, **variables})
+        self.remarks.of_ignored(template.ignored(options["tools"], variables))
+        return text
+
+    def begin(self, one: PromptDraft) -> None:
+        if isinstance(one.prompt, str):
+            assert one.params is not None
+            one.prompt = self._checked(one.prompt, one.params)
+
+    def _checked(self, text: str, params: SamplingParams) -> str:
+        """`text`, or of one that cannot fit the end that matters. Raises RecordError."""
+        if self._tokenizer is None:
+            raise RecordError("unsupported", "without a tokenizer (skip_tokenizer_init) a prompt is token ids", param="prompt")
+        if len(text) <= self._max_chars:
+            return text
+        if params.truncate_prompt_tokens is None:
+            raise RecordError("prompt_too_long", f"{len(text):,} characters are far more than fit max_model_len", param="prompt")
+        # Where tokens are cut off anyway, those that far away cannot stay.
+        return text[-self._max_chars :] if params.truncation_side == "left" else text[: self._max_chars]
+
+    def size(self, one: PromptDraft) -> int:
+        return len(one.prompt) if isinstance(one.prompt, str) else 0
+
+    def tokenize(self, batch: Sequence[PromptDraft]) -> None:
+        assert self._tokenizer is not None
+        encode = self._tokenizer.encode_literal if self._literal else self._tokenizer.encode_batch
+        for special in (True, False):
+            some = [one for one in batch if one.add_special_tokens is special and isinstance(one.prompt, str)]
+            if not some:
+                continue
+            for one, ids in zip(some, encode([one.prompt for one in some], add_special_tokens=special), strict=True):
+                one.prompt = ids
+                if special:
+                    self.remarks.of_ids(ids)
+
+    def end(self, one: PromptDraft) -> None:
+        assert one.params is not None
+        if one.params.truncate_prompt_tokens is not None:
+            whole = one.prompt
+            one.prompt = truncated(whole, one.params, self._max_model_len)
+            self.remarks.of_cut(whole, one.prompt)
+        self.remarks.of_stops(one.params)
