@@ -44,6 +44,13 @@ class _Stdout(io.FileIO):
             raise OutputError(f"standard output cannot be written: {error.strerror}") from None
 
 
+class _NoStdout(io.TextIOBase):
+    """In the place of `sys.stdout` where the program was started without one: help and version have nowhere to go."""
+
+    def write(self, text: str) -> int:
+        raise OutputError("standard output is closed")
+
+
 def claim() -> None:
     """Moves the real stdout aside. `sys.stdout` stays connected to it, so that help and version reach it."""
     global _data, _closed  # noqa: PLW0603 (a process has one stdout)
@@ -56,6 +63,8 @@ def claim() -> None:
         sys.stdout.flush()
         _data = io.BufferedWriter(_Stdout(os.dup(1), "wb"), 1 << 16)
         sys.stdout = io.TextIOWrapper(_data, encoding=sys.stdout.encoding, errors=sys.stdout.errors, write_through=True)
+    else:
+        sys.stdout = _NoStdout()
     os.dup2(2, 1)
 
 
@@ -78,7 +87,7 @@ def stdout() -> BinaryIO:
     """The real stdout, binary and buffered: flush it. Raises OutputError if the program was started without one."""
     if _data is not None:
         return _data
-    if _guarded or sys.stdout is None:
+    if _guarded or sys.stdout is None or isinstance(sys.stdout, _NoStdout):
         raise OutputError("standard output is closed; give a file name for OUT")
     sys.stdout.flush()
     return sys.stdout.buffer

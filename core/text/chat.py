@@ -59,19 +59,20 @@ class ChatTemplate:
         the model's chat_template.jinja, tokenizer_config.json or chat_template.json, the first that has one. Of several, a
         conversation with tools gets "tool_use", others "default".
 
-        Raises ConfigError for a name the model has no template of, and as the class does.
+        Raises ConfigError for a name the model has no template of, ModelError for a file that has something else in the place of one,
+        and as the class does.
         """
+        if override is not None and not _JINJA.isdisjoint(override):  # whatever the model's own may be
+            return cls({"default": override}, tokenizer, origin="the given chat template", content_format=content_format)
         sources, origin = _find(read)
-        if override is not None and override in sources:
-            sources, origin = {"default": sources[override]}, f"{origin} ({override})"
-        elif override is not None:
-            if _JINJA.isdisjoint(override):
+        if override is not None:
+            if override not in sources:
                 there = f"it has: {', '.join(sorted(sources))}" if sources else "it has none"
                 raise ConfigError(
                     f"chat template {override!r} is no file, no jinja2 text and none of the model's templates "
                     f"({there}){nearest(override, sources)}"
                 )
-            sources, origin = {"default": override}, "the given chat template"
+            sources, origin = {"default": sources[override]}, f"{origin} ({override})"
         return cls(sources, tokenizer, origin=origin, content_format=content_format)
 
     def literally(self) -> ChatTemplate:
@@ -233,7 +234,7 @@ def _find(read: Reader) -> tuple[dict[str, str], str]:
             config = json.loads(data)
         except ValueError as e:
             raise ModelError(f"{filename} is not valid JSON: {e}") from e
-        sources = _named(config.get("chat_template") if isinstance(config, dict) else None)
+        sources = _named(config.get("chat_template") if isinstance(config, dict) else None, filename)
         if sources:
             return sources, filename
     return {}, "the model"
@@ -247,15 +248,21 @@ def _text(read: Reader, filename: str) -> str | None:
         raise ModelError(f"{filename} is not UTF-8: {e}") from e
 
 
-def _named(value: Any) -> dict[str, str]:
-    """Templates as configs write them: one string, a list of {name, template}, or an object name -> template."""
-    if isinstance(value, str):
-        return {"default": value}
-    if isinstance(value, list):
-        value = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
-    if isinstance(value, dict):
-        return {name: text for name, text in value.items() if isinstance(name, str) and isinstance(text, str)}
-    return {}
+def _named(value: Any, filename: str) -> dict[str, str]:
+    """Templates as configs write them: one string, a list of {name, template}, or an object name -> template. Raises ModelError."""
+    if value is None:
+        return {}
+    named = {"default": value} if isinstance(value, str) else value
+    if isinstance(value, list) and all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in value):
+        named = {item["name"]: item.get("template") for item in value}
+    if not isinstance(named, dict) or not all(isinstance(text, str) for text in named.values()):
+        shown = json.dumps(value)
+        shown = shown if len(shown) <= 60 else shown[:57] + "..."
+        raise ModelError(
+            f"{filename}: chat_template is {shown}; it must be a template, a list of objects with a name and a template each, "
+            "or an object of templates by name"
+        )
+    return named
 
 
 def _check_objects(name: str, value: Any) -> None:

@@ -30,6 +30,8 @@ Reader = Callable[[str], bytes | None]
 log = logging.getLogger(__name__)
 
 TOKENIZER_MODES = ("auto", "slow")
+#: The small files of a tokenizer.
+_CONFIG, _MAP = "tokenizer_config.json", "special_tokens_map.json"
 #: Tokens that tokenizer_config.json names, and the two lists of more.
 _NAMED = tuple(f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _EXTRA, _ADDITIONAL = "extra_special_tokens", "additional_special_tokens"
@@ -93,8 +95,8 @@ class Tokenizer:
             if not _is_of_library(e):
                 raise
             raise ModelError(f"{_of(name)}tokenizer.json is damaged or of an unknown format: {e}") from e
-        config = _read_json(read, "tokenizer_config.json", name)
-        special_tokens = _add_special_tokens(backend, config, _read_json(read, "special_tokens_map.json", name), name)
+        config = _read_json(read, _CONFIG, name)
+        special_tokens = _add_special_tokens(backend, config, _read_json(read, _MAP, name), name)
         return cls(backend, special_tokens)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -230,7 +232,8 @@ def _add_special_tokens(
     merged = {**config, **special_map} if old_style else {**special_map, **config}
     for key in _NAMED:
         if merged.get(key) is not None and _token_text(merged[key]) is None and merged[key] != "":
-            raise _wrong(name, key, merged[key], "a token")
+            from_map = key in special_map and (old_style or key not in config)
+            raise _wrong(name, key, merged[key], "a token", _MAP if from_map else _CONFIG)
     named = {key: text for key, value in merged.items() if key.endswith("_token") and (text := _token_text(value)) is not None}
     known = {token.content: token.special for token in backend.get_added_tokens_decoder().values()}
     extra, more, left = _extra_tokens(config, special_map if old_style else {}, name)
@@ -263,12 +266,12 @@ def _extra_tokens(config: Mapping[str, Any], special_map: Mapping[str, Any], nam
     named: dict[str, str] = {}
     if isinstance(extra, Mapping):
         named, extra = _texts(extra), None
-    given = _checked_extra(special_map, _EXTRA, name)
+    given = _checked_extra(special_map, _EXTRA, name, _MAP)
     if isinstance(given, Mapping):
         named, extra = {**named, **_texts(given)}, None
     elif given is not None:
         extra = [*(extra or ()), *given]
-    if (more := _checked_extra(special_map, _ADDITIONAL, name)) is not None:
+    if (more := _checked_extra(special_map, _ADDITIONAL, name, _MAP)) is not None:
         additional = more
     if extra is None:
         extra, additional = additional, None
@@ -281,12 +284,12 @@ def _texts(tokens: Mapping[str, Any]) -> dict[str, str]:
     return {key: text for key, value in tokens.items() if (text := _token_text(value)) is not None}
 
 
-def _checked_extra(config: Mapping[str, Any], key: str, name: str) -> Any:
+def _checked_extra(config: Mapping[str, Any], key: str, name: str, file: str = _CONFIG) -> Any:
     """A list of tokens, an object of them by name, or None. Raises ModelError for anything else."""
     value = config.get(key)
     tokens = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else [] if value is None else [None]
     if not all(_token_text(token) is not None or token == "" for token in tokens):
-        raise _wrong(name, key, value, "a list of tokens" if key == _ADDITIONAL else "a list of tokens or an object of them")
+        raise _wrong(name, key, value, "a list of tokens" if key == _ADDITIONAL else "a list of tokens or an object of them", file)
     return value
 
 
@@ -300,10 +303,10 @@ def _added_tokens(config: Mapping[str, Any], name: str) -> list[tuple[int, Any]]
     return sorted((int(key), token) for key, token in found.items())
 
 
-def _wrong(name: str, key: str, value: Any, wanted: str) -> ModelError:
+def _wrong(name: str, key: str, value: Any, wanted: str, file: str = _CONFIG) -> ModelError:
     shown = json.dumps(value)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return ModelError(f"{_of(name)}tokenizer_config.json: {key} is {shown}; it must be {wanted}")
+    return ModelError(f"{_of(name)}{file}: {key} is {shown}; it must be {wanted}")
 
 
 def _token_text(value: Any) -> str | None:

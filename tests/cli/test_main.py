@@ -214,6 +214,12 @@ class TestStreams:
         assert said in result.stderr
         assert not (tmp_path / "out.jsonl").exists()
 
+    @pytest.mark.parametrize("argv", ["--version", "--help", "generate --help"])
+    def test_what_cannot_be_shown_is_no_success(self, argv: str) -> None:
+        command = f"{sys.executable} -c 'from infer.cli.main import run; run()' {argv} >&-"
+        result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)
+        assert (result.returncode, result.stderr) == (74, "Error: standard output is closed\n")
+
     def test_started_without_stdout(self) -> None:
         script = TOY.replace("{body}", "print('noise')\n    streams.stdout().write(b'data')")
         result = subprocess.run(

@@ -179,6 +179,19 @@ def _allowed(numbers: Collection[int]) -> Iterator[None]:
             raise
 
 
+def followed(name: str, what: str) -> Path:
+    """The place that a name leads to, links followed. Raises ConfigError naming `what` for links that lead round in a circle."""
+    path = Path(os.path.realpath(name))
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ConfigError(f"{what} is a symbolic link that leads round to itself; remove it, or choose another file") from None
+    except ValueError:  # a null character: whoever opens it says so
+        pass
+    return path
+
+
 def is_there(path: Path) -> bool:
     """True if something has this name, even a link that leads nowhere. Raises OutputError if that cannot be found out."""
     return _mode(path, os.lstat) is not None

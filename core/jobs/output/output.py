@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import os
 import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -27,7 +26,7 @@ from ...errors import ConfigError, OutputError
 from ..row import Row
 from ..tally import Tally
 from .faults import fault
-from .files import Files, RealFiles, is_file, is_there, refuse_long_name
+from .files import Files, RealFiles, followed, is_file, is_there, refuse_long_name
 from .job_note import note_paths, refuse_other_notes
 from .journal import JOURNAL_SUFFIX, Commit, Journal, Recovered, is_journal, recover
 from .lock import LOCK_SUFFIX, FileLock
@@ -70,7 +69,7 @@ class JobOutput:
     ) -> None:
         self.name = name
         self.sink = sink or LineSink()
-        self.target = Path(os.path.realpath(name))
+        self.target = followed(name, f"output {name!r}")
         self.partial = self.target.with_name(self.target.name + PARTIAL_SUFFIX)
         self.journal_path = self.target.with_name(self.target.name + JOURNAL_SUFFIX)
         self.made = self.target.with_name(self.target.name + MADE_SUFFIX)
@@ -89,7 +88,8 @@ class JobOutput:
         self._fsync = fsync
         sides = []
         if errors is not None:
-            sides.append(SideLines("errors", Path(os.path.realpath(errors)), lambda row: row.error_line, f"--errors {errors!r}"))
+            what = f"--errors {errors!r}"
+            sides.append(SideLines("errors", followed(errors, what), lambda row: row.error_line, what))
         if self.sink.is_matrix:
             what = f"{str(self.ids_path)!r}, which belongs to output {name!r},"
             sides.append(SideLines("ids", self.ids_path, lambda row: row.side, what))

@@ -11,7 +11,7 @@ import orjson
 
 from ...errors import ConfigError, OutputError
 from ..jsonl import spelled
-from .files import is_folder, is_special, is_there, write_whole
+from .files import followed, is_folder, is_special, is_there, write_whole
 from .lock import LOCK_SUFFIX, FileLock
 from .opening import reserved_ending
 
@@ -36,7 +36,7 @@ class StatsFile:
     def __init__(self, name: str, *, output: str, taken: list[str], overwrite: bool, goes_on: bool) -> None:
         self._name = name
         self._output = place_of(output)
-        self._path = Path(os.path.realpath(name))
+        self._path = followed(name, f"--stats {name!r}")
         self._lock: FileLock | None = None
         self._straight = is_special(Path(name))  # a pipe, /dev/null
         if self._straight:

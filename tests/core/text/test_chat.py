@@ -521,6 +521,17 @@ def test_what_someone_gives_as_a_template(toys: dict[str, Tokenizer], model_file
         template_text(str(tmp_path / "latin"))
 
 
+@pytest.mark.parametrize(
+    "value", [5, False, {"default": 5}, ["a"], [{"name": "default"}], [{"name": ["x"], "template": "x"}], [{"template": "x"}], {"a": None}]
+)
+def test_something_else_in_the_place_of_a_template_is_named(toys: dict[str, Tokenizer], model_files: Files, value: object) -> None:
+    read = model_files(tokenizer_config__json={"chat_template": value})
+    for override in (None, "rag"):
+        with pytest.raises(ModelError, match=r"^tokenizer_config\.json: chat_template is .*; it must be a template"):
+            ChatTemplate.load(read, toys["llama"], override=override)
+    ChatTemplate.load(read, toys["llama"], override="{{ messages[0].content }}").require()
+
+
 def test_no_template_is_the_model_s_failure(toys: dict[str, Tokenizer], model_files: Files) -> None:
     none = ChatTemplate.load(model_files(tokenizer_config__json={"chat_template": None}), toys["llama"])
     with pytest.raises(ModelError, match="no chat template"):

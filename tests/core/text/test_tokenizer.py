@@ -148,6 +148,15 @@ def test_token_text(toys: dict[str, Tokenizer]) -> None:
         ({"tokenizer__json": b'{"version": "1.0"}'}, "m: tokenizer.json is damaged"),
         ({"tokenizer__json": "ok", "tokenizer_config__json": b"{"}, "m: tokenizer_config.json is not valid JSON"),
         ({"tokenizer__json": "ok", "special_tokens_map__json": b"[]"}, "m: special_tokens_map.json must be a JSON object"),
+        ({"tokenizer__json": "ok", "special_tokens_map__json": {"eos_token": 5}}, "m: special_tokens_map.json: eos_token is 5; it must"),
+        (
+            {"tokenizer__json": "ok", "special_tokens_map__json": {"additional_special_tokens": [5]}},
+            "m: special_tokens_map.json: additional_special_tokens is",
+        ),
+        (
+            {"tokenizer__json": "ok", "tokenizer_config__json": {"eos_token": 5}, "special_tokens_map__json": {"bos_token": "a"}},
+            "m: tokenizer_config.json: eos_token is 5",
+        ),
         ({}, "m: no tokenizer.json"),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from infer.core.errors import ConfigError
-from infer.core.jobs.output.files import RealFiles, open_own, write_whole
+from infer.core.jobs.output.files import RealFiles, followed, open_own, write_whole
 
 
 def failing_sync(monkeypatch: pytest.MonkeyPatch, number: int, *, folders: bool) -> None:
@@ -55,6 +55,17 @@ def test_a_sync_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num
     failing_sync(monkeypatch, number, folders=folders)
     with pytest.raises(OSError, match=os.strerror(number)):
         write_whole(tmp_path / "a", b"a")
+
+
+def test_links_are_followed_but_not_in_a_circle(tmp_path: Path) -> None:
+    a, b, link = (tmp_path / name for name in ("a", "b", "link"))
+    link.symlink_to("target")
+    assert followed(str(link), "output 'link'") == tmp_path / "target"
+    a.symlink_to(b)
+    b.symlink_to(a)
+    for name in (a, b):
+        with pytest.raises(ConfigError, match=r"output 'x' is a symbolic link that leads round to itself; remove it"):
+            followed(str(name), "output 'x'")
 
 
 def test_only_plain_files_with_one_name_are_our_own(tmp_path: Path) -> None:
