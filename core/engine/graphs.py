@@ -84,9 +84,9 @@ class DecodeGraphs:
                 for size in reversed(sizes):
                     self._replays[size] = recorder.record(self._compute(size))
         except torch.OutOfMemoryError as error:
-            raise EngineError("no GPU memory for CUDA graphs; lower --gpu-memory-utilization, or --enforce-eager does without") from error
+            raise EngineError("no GPU memory for CUDA graphs; lower --gpu-memory-utilization, or try --enforce-eager") from error
         except RuntimeError as error:
-            raise EngineError(f"CUDA graphs cannot be recorded: {str(error).splitlines()[0]}; --enforce-eager does without") from error
+            raise EngineError(f"CUDA graphs cannot be recorded: {str(error).splitlines()[0]}; try --enforce-eager") from error
         log.info("CUDA graphs: %d batch sizes up to %d in %.1f s", len(sizes), sizes[-1], time.monotonic() - started)
 
     def take(self, batch: Batch) -> bool:

@@ -36,7 +36,7 @@ class LiteralText:
         import tokenizers
 
         if not isinstance(backend, tokenizers.Tokenizer):
-            raise ConfigError("literal special tokens need a tokenizer.json; this tokenizer is a slow one, which cannot do it")
+            raise ConfigError("literal special tokens need a tokenizer.json; this tokenizer is a slow one and has none")
         added = backend.get_added_tokens_decoder()
         special = {i: token for i, token in added.items() if token.special and token.content}
         self._spellings = {i: token.content for i, token in special.items()}
@@ -52,7 +52,7 @@ class LiteralText:
         try:
             self._backend = tokenizers.Tokenizer.from_str(backend.to_str())
         except Exception as e:  # a part written in Python has no JSON form
-            raise ConfigError(f"literal special tokens cannot be had with this tokenizer: {e}") from e
+            raise ConfigError(f"literal special tokens are not possible with this tokenizer: {e}") from e
         self._backend.no_truncation()
         self._backend.no_padding()
         self._backend.encode_special_tokens = True  # special tokens are text

@@ -94,7 +94,7 @@ class Renderer:
                     env=environment(),
                 )
         except OSError as error:
-            raise EngineError(f"no process can be started to render a template in: {error.strerror or error}") from None
+            raise EngineError(f"no process can be started to render templates: {error.strerror or error}") from None
         self._owner = os.getpid()
         return self._process
 
