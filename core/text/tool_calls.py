@@ -7,34 +7,15 @@ Where a call ends is found by reading its JSON, never by looking for a delimiter
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import json
 import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ..errors import ConfigError, nearest
 from .json_spans import MOST_MISSES, after_broken, after_space, loads, value_at
-
-#: Longer Python text is not parsed: its syntax tree takes many times the memory.
-_LONGEST_PYTHON = 100_000
-#: What parsing raises: JSON's and Python's errors, and ours.
-_NO_CALL = (ValueError, RecursionError, MemoryError, SyntaxError)
-
-
-@dataclass(frozen=True)
-class ToolCall:
-    """One call: the function's name, and its arguments as the text of a JSON object."""
-
-    name: str
-    arguments: str
-
-    def to_json(self, id: str) -> dict[str, Any]:
-        """An entry of OpenAI's `tool_calls`."""
-        return {"id": id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+from .pythonic import PYTHON_END, PYTHON_START, pythonic
+from .tool_call import NO_CALL, Parts, ToolCall, call_or, from_object, made
 
 
 @dataclass(frozen=True)
@@ -43,14 +24,6 @@ class Reply:
 
     content: str | None
     calls: tuple[ToolCall, ...] = ()
-
-
-class NotACallError(ValueError):
-    """The text is not what it was parsed as."""
-
-
-#: What a text is made of: calls, and text that is none.
-Parts = Iterator["str | ToolCall"]
 
 
 @dataclass(frozen=True)
@@ -107,41 +80,12 @@ def parse_forced(text: str, name: str | None) -> Reply:
     if name is None:
         return _FORCED.parse(text)
     try:
-        return Reply(None, (_call({"name": name, "arguments": loads(text)}),))
-    except _NO_CALL:
+        return Reply(None, (from_object({"name": name, "arguments": loads(text)}),))
+    except NO_CALL:
         return Reply(text)
 
 
 # --- JSON
-
-
-def _call(value: Any) -> ToolCall:
-    """A call from the object that is one: a name, and `arguments` or `parameters`, an object or the text of one."""
-    if not isinstance(value, dict):
-        raise NotACallError
-    return _tool_call(value.get("name"), value["arguments"] if "arguments" in value else value.get("parameters"))
-
-
-def _tool_call(name: Any, arguments: Any) -> ToolCall:
-    if isinstance(arguments, str):
-        arguments = loads(arguments)
-    if not isinstance(name, str) or not name or not isinstance(arguments, dict):
-        raise NotACallError
-    name.encode()  # half a surrogate pair, escaped, cannot be written: a UnicodeEncodeError is a ValueError
-    text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        text = json.dumps(arguments, allow_nan=False)
-    return ToolCall(name, text)
-
-
-def _call_or(text: str, make: Callable[..., ToolCall], *given: Any) -> str | ToolCall:
-    """The call that is made of what is given, or the text that it was read from."""
-    try:
-        return make(*given)
-    except _NO_CALL:
-        return text
 
 
 def _list_at(text: str, start: int) -> tuple[list[str | ToolCall], int]:
@@ -156,7 +100,7 @@ def _list_at(text: str, start: int) -> tuple[list[str | ToolCall], int]:
             if text[at] not in "[{" or text[end - 1] not in "]}":
                 return items, at
             value = None
-        items.append(_call_or(text[at:end], _call, value))
+        items.append(call_or(text[at:end], from_object, value))
         at = after_space(text, end)
         if text[at : at + 1] == ",":
             at = after_space(text, at + 1)
@@ -179,8 +123,8 @@ def _hermes(text: str) -> Parts:
         start = at = after_space(text, opening + len(_OPEN))
         try:
             value, at = value_at(text, start)
-            call = _call(value)
-        except _NO_CALL as error:
+            call = from_object(value)
+        except NO_CALL as error:
             if at == start and text.startswith(("{", "["), start):
                 at = after_broken(text, start, error)
                 between = _BETWEEN.search(text, start, at)  # brackets that do not match must not take the next call with them
@@ -212,8 +156,8 @@ def _llama3_json(text: str) -> Parts:
             misses += 1
             continue
         try:
-            call = _call(value)
-        except _NO_CALL:
+            call = from_object(value)
+        except NO_CALL:
             continue
         yield text[done:start]
         yield call
@@ -259,77 +203,12 @@ def _mistral_items(text: str, start: int) -> tuple[list[str | ToolCall], int]:
                 return items, at
             value = None
         if match is None:
-            items.append(_call_or(text[at:end], _call, value))
+            items.append(call_or(text[at:end], from_object, value))
         else:
-            items.append(_call_or(text[at:end], _tool_call, match.group(1), value))
+            items.append(call_or(text[at:end], made, match.group(1), value))
         at = end
         if match is None:
             return items, at
-
-
-_PYTHON_CLOSER = {"(": ")", "[": "]", "{": "}"}
-_PYTHON_START, _PYTHON_END = "<|python_start|>", "<|python_end|>"
-#: A string, a bracket or a comma.
-_PYTHON_TOKEN = re.compile(
-    r"'''(?:[^\\]|\\.)*?'''"
-    r'|"""(?:[^\\]|\\.)*?"""'
-    r"|'(?:[^'\\\n]|\\.)*'"
-    r'|"(?:[^"\\\n]|\\.)*"'
-    r"|[()\[\]{},]",
-    re.DOTALL,
-)
-
-
-def _pythonic(text: str) -> Parts:
-    """`[name(argument="value", …), …]`: a Python list of calls, whose arguments are literals with names (Llama 3.2 and 4).
-
-    It begins the text, or follows `<|python_start|>`.
-    """
-    done, marker, start = 0, -1, after_space(text, 0)
-    if not text.startswith("[", start):
-        marker = text.find(_PYTHON_START)
-        start = after_space(text, marker + len(_PYTHON_START)) if marker >= 0 else start
-    if text.startswith("[", start) and len(text) <= _LONGEST_PYTHON:
-        items, end = _python_list_at(text, start)
-        if any(isinstance(item, ToolCall) for item in items):
-            yield text[: max(marker, 0)]
-            yield from items
-            after = after_space(text, end)
-            done = after + len(_PYTHON_END) if text.startswith(_PYTHON_END, after) else end
-    yield text[done:]
-
-
-def _python_list_at(text: str, start: int) -> tuple[list[str | ToolCall], int]:
-    """The items of the Python list that begins at `start`, and where it ends or cannot be read any further."""
-    items: list[str | ToolCall] = []
-    closers: list[str] = []
-    begins = start + 1
-    for match in _PYTHON_TOKEN.finditer(text, start):
-        token = match.group()
-        if token in _PYTHON_CLOSER:
-            closers.append(_PYTHON_CLOSER[token])
-        elif token in _PYTHON_CLOSER.values() and token != closers.pop():
-            break
-        if not closers or (token == "," and len(closers) == 1):
-            if item := text[begins : match.start()].strip():
-                items.append(_call_or(item, _python_call, item))
-            begins = match.end()
-        if not closers:
-            break
-    return items, begins
-
-
-def _python_call(text: str) -> ToolCall:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd backslashes
-        node = ast.parse(text, mode="eval").body
-    if not isinstance(node, ast.Call) or node.args or any(keyword.arg is None for keyword in node.keywords):
-        raise NotACallError
-    arguments = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
-    try:
-        return _tool_call(ast.unparse(node.func) if isinstance(node.func, (ast.Name, ast.Attribute)) else None, arguments)
-    except TypeError:  # bytes, sets, complex numbers
-        raise NotACallError from None
 
 
 def _forced(text: str) -> Parts:
@@ -348,5 +227,5 @@ PARSERS: Mapping[str, ToolCallParser] = {
     "llama3_json": _LLAMA3,
     "llama4_json": _LLAMA3,
     "mistral": ToolCallParser(_mistral, (_MISTRAL, "[ARGS]", "[CALL_ID]"), short_ids=True),
-    "pythonic": ToolCallParser(_pythonic, (_PYTHON_START, _PYTHON_END)),
+    "pythonic": ToolCallParser(pythonic, (PYTHON_START, PYTHON_END)),
 }

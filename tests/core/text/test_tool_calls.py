@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infer.core.errors import ConfigError
-from infer.core.text.tool_calls import PARSERS, Reply, ToolCall, call_id, parse_forced, tool_call_parser
+from infer.core.text.tool_call import ToolCall
+from infer.core.text.tool_calls import PARSERS, Reply, call_id, parse_forced, tool_call_parser
 
 PARIS = ToolCall("weather", '{"city": "Paris"}')
 ROME = ToolCall("weather", '{"city": "Rome"}')

@@ -1,0 +1,76 @@
+"""Pythonic tool calls: a Python list of calls in a model's answer, as Llama 3.2 and 4 write them."""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+
+from .json_spans import after_space
+from .tool_call import NotACallError, Parts, ToolCall, call_or, made
+
+#: Longer Python text is not parsed: its syntax tree takes many times the memory.
+_LONGEST = 100_000
+_CLOSER = {"(": ")", "[": "]", "{": "}"}
+PYTHON_START, PYTHON_END = "<|python_start|>", "<|python_end|>"
+#: A string, a bracket or a comma.
+_TOKEN = re.compile(
+    r"'''(?:[^\\]|\\.)*?'''"
+    r'|"""(?:[^\\]|\\.)*?"""'
+    r"|'(?:[^'\\\n]|\\.)*'"
+    r'|"(?:[^"\\\n]|\\.)*"'
+    r"|[()\[\]{},]",
+    re.DOTALL,
+)
+
+
+def pythonic(text: str) -> Parts:
+    """`[name(argument="value", …), …]`: a Python list of calls, whose arguments are literals with names (Llama 3.2 and 4).
+
+    It begins the text, or follows `<|python_start|>`.
+    """
+    done, marker, start = 0, -1, after_space(text, 0)
+    if not text.startswith("[", start):
+        marker = text.find(PYTHON_START)
+        start = after_space(text, marker + len(PYTHON_START)) if marker >= 0 else start
+    if text.startswith("[", start) and len(text) <= _LONGEST:
+        items, end = _list_at(text, start)
+        if any(isinstance(item, ToolCall) for item in items):
+            yield text[: max(marker, 0)]
+            yield from items
+            after = after_space(text, end)
+            done = after + len(PYTHON_END) if text.startswith(PYTHON_END, after) else end
+    yield text[done:]
+
+
+def _list_at(text: str, start: int) -> tuple[list[str | ToolCall], int]:
+    """The items of the Python list that begins at `start`, and where it ends or cannot be read any further."""
+    items: list[str | ToolCall] = []
+    closers: list[str] = []
+    begins = start + 1
+    for match in _TOKEN.finditer(text, start):
+        token = match.group()
+        if token in _CLOSER:
+            closers.append(_CLOSER[token])
+        elif token in _CLOSER.values() and token != closers.pop():
+            break
+        if not closers or (token == "," and len(closers) == 1):
+            if item := text[begins : match.start()].strip():
+                items.append(call_or(item, _call, item))
+            begins = match.end()
+        if not closers:
+            break
+    return items, begins
+
+
+def _call(text: str) -> ToolCall:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd backslashes
+        node = ast.parse(text, mode="eval").body
+    if not isinstance(node, ast.Call) or node.args or any(keyword.arg is None for keyword in node.keywords):
+        raise NotACallError
+    arguments = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
+    try:
+        return made(ast.unparse(node.func) if isinstance(node.func, (ast.Name, ast.Attribute)) else None, arguments)
+    except TypeError:  # bytes, sets, complex numbers
+        raise NotACallError from None
