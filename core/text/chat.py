@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, ModelError, RecordError, nearest
 from .messages import prepare
-from .tokenizer import Reader, Tokenizer
+from .special_tokens import Reader
+from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from .literal import LiteralText

@@ -8,33 +8,22 @@ config is a leftover of a slow tokenizer.
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, ModelError, RecordError
-from ..spec.hf_values import is_text
 from .fitting import Fitted, Fitting, Piece, SlowFitting
 from .pieces import ByteRules, Pieces, byte_of, name_of
 from .slow import SlowBackend, load_slow
+from .special_tokens import CONFIG, MAP, Reader, add_special_tokens, prefix, read_json
 
 if TYPE_CHECKING:
     import tokenizers
 
     from .literal import LiteralText
 
-#: Reads one small file of the model by name; None if the model has no such file.
-Reader = Callable[[str], bytes | None]
-
-log = logging.getLogger(__name__)
-
 TOKENIZER_MODES = ("auto", "slow")
-#: The small files of a tokenizer.
-_CONFIG, _MAP = "tokenizer_config.json", "special_tokens_map.json"
-#: Tokens that tokenizer_config.json names, and the two lists of more.
-_NAMED = tuple(f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
-_EXTRA, _ADDITIONAL = "extra_special_tokens", "additional_special_tokens"
 _MAX_ID = 2**32 - 1
 
 
@@ -94,9 +83,9 @@ class Tokenizer:
         except BaseException as e:  # the library raises bare ValueError and Exception, and panics
             if not _is_of_library(e):
                 raise
-            raise ModelError(f"{_of(name)}tokenizer.json is damaged or of an unknown format: {e}") from e
-        config = _read_json(read, _CONFIG, name)
-        special_tokens = _add_special_tokens(backend, config, _read_json(read, _MAP, name), name)
+            raise ModelError(f"{prefix(name)}tokenizer.json is damaged or of an unknown format: {e}") from e
+        config = read_json(read, CONFIG, name)
+        special_tokens = add_special_tokens(backend, config, read_json(read, MAP, name), name)
         return cls(backend, special_tokens)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -218,117 +207,6 @@ def _byte_rules(backend: tokenizers.Tokenizer) -> ByteRules | None:
         return None
 
 
-def _add_special_tokens(
-    backend: tokenizers.Tokenizer, config: Mapping[str, Any], special_map: Mapping[str, Any], name: str = ""
-) -> dict[str, str]:
-    """Makes the tokens that the configs name, and tokenizer.json does not list as added, added tokens; returns the named ones.
-
-    A config without `added_tokens_decoder` is from before it existed, and then special_tokens_map.json wins, as in transformers.
-    Raises ModelError for a value that is no token.
-    """
-    from tokenizers import AddedToken
-
-    old_style = "added_tokens_decoder" not in config
-    merged = {**config, **special_map} if old_style else {**special_map, **config}
-    for key in _NAMED:
-        if merged.get(key) is not None and _token_text(merged[key]) is None and merged[key] != "":
-            from_map = key in special_map and (old_style or key not in config)
-            raise _wrong(name, key, merged[key], "a token", _MAP if from_map else _CONFIG)
-    named = {key: text for key, value in merged.items() if key.endswith("_token") and (text := _token_text(value)) is not None}
-    known = {token.content: token.special for token in backend.get_added_tokens_decoder().values()}
-    extra, more, left = _extra_tokens(config, special_map if old_style else {}, name)
-    named.update(more)
-    if left := [text for text in left if not known.get(text)]:
-        shown = f"{_ADDITIONAL} has {', '.join(left[:4])}{' and others' if len(left) > 4 else ''}"
-        log.warning("%s%s, which do not count beside the list of %s, as in transformers", _of(name), shown, _EXTRA)
-
-    missing: dict[str, AddedToken] = {}
-    for _, spec in _added_tokens(config, name):
-        if (text := _token_text(spec)) is not None:
-            flags = {k: bool(spec[k]) for k in ("lstrip", "rstrip", "single_word", "normalized", "special") if k in spec}
-            missing[text] = AddedToken(text, **flags)
-    for text in [*named.values(), *extra]:
-        token = missing.setdefault(text, AddedToken(text, special=True, normalized=False))
-        token.special = True
-    backend.add_tokens([token for text, token in missing.items() if text not in known])
-    return named
-
-
-def _extra_tokens(config: Mapping[str, Any], special_map: Mapping[str, Any], name: str) -> tuple[list[str], dict[str, str], list[str]]:
-    """Special tokens without a name, those that `extra_special_tokens` gives a name, and those that are stated and do not count.
-
-    As in transformers: `additional_special_tokens`, the older name, counts unless `extra_special_tokens` is a list of others. Of
-    special_tokens_map.json the extra ones are more, the additional ones take the place of the config's.
-    """
-    extra, additional = (_checked_extra(config, key, name) for key in (_EXTRA, _ADDITIONAL))
-    if additional is not None and not extra:
-        extra, additional = additional, None
-    named: dict[str, str] = {}
-    if isinstance(extra, Mapping):
-        named, extra = _texts(extra), None
-    given = _checked_extra(special_map, _EXTRA, name, _MAP)
-    if isinstance(given, Mapping):
-        named, extra = {**named, **_texts(given)}, None
-    elif given is not None:
-        extra = [*(extra or ()), *given]
-    if (more := _checked_extra(special_map, _ADDITIONAL, name, _MAP)) is not None:
-        additional = more
-    if extra is None:
-        extra, additional = additional, None
-    found = dict.fromkeys(text for value in extra or () if (text := _token_text(value)) is not None)
-    left = [text for value in additional or () if (text := _token_text(value)) is not None and text not in found]
-    return list(found), named, left
-
-
-def _texts(tokens: Mapping[str, Any]) -> dict[str, str]:
-    return {key: text for key, value in tokens.items() if (text := _token_text(value)) is not None}
-
-
-def _checked_extra(config: Mapping[str, Any], key: str, name: str, file: str = _CONFIG) -> Any:
-    """A list of tokens, an object of them by name, or None. Raises ModelError for anything else."""
-    value = config.get(key)
-    tokens = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else [] if value is None else [None]
-    if not all(_token_text(token) is not None or token == "" for token in tokens):
-        raise _wrong(name, key, value, "a list of tokens" if key == _ADDITIONAL else "a list of tokens or an object of them", file)
-    return value
-
-
-def _added_tokens(config: Mapping[str, Any], name: str) -> list[tuple[int, Any]]:
-    """(id, token) of `added_tokens_decoder`, by id. Raises ModelError if it is not that."""
-    found = config.get("added_tokens_decoder") or {}
-    if not isinstance(found, Mapping) or not all(key.isascii() and key.isdigit() for key in found):
-        raise _wrong(name, "added_tokens_decoder", found, "an object of tokens by their id")
-    if not all(_token_text(token) is not None or token == {"content": ""} for token in found.values()):
-        raise _wrong(name, "added_tokens_decoder", found, "an object of tokens by their id")
-    return sorted((int(key), token) for key, token in found.items())
-
-
-def _wrong(name: str, key: str, value: Any, wanted: str, file: str = _CONFIG) -> ModelError:
-    shown = json.dumps(value)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return ModelError(f"{_of(name)}{file}: {key} is {shown}; it must be {wanted}")
-
-
-def _token_text(value: Any) -> str | None:
-    """A token of a config file: a string, or an AddedToken as an object."""
-    if isinstance(value, dict):
-        value = value.get("content")
-    return value if value and is_text(value) else None
-
-
-def _read_json(read: Reader, filename: str, name: str) -> dict[str, Any]:
-    data = read(filename)
-    if data is None:
-        return {}
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as e:
-        raise ModelError(f"{_of(name)}{filename} is not valid JSON: {e}") from e
-    if not isinstance(value, dict):
-        raise ModelError(f"{_of(name)}{filename} must be a JSON object")
-    return value
-
-
 def _refusal(texts: list[str], error: BaseException) -> BaseException:
     """The error to raise when the library refused one of these texts."""
     for text in texts:
@@ -348,7 +226,3 @@ def _refusal(texts: list[str], error: BaseException) -> BaseException:
 def _is_of_library(error: BaseException) -> bool:
     """True for an error of the library, which is to be reported; else it is an interrupt. A panic of Rust code is no Exception."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
-
-
-def _of(name: str) -> str:
-    return f"{name}: " if name else ""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
-from .tokenizer import Reader
+from .special_tokens import Reader
 
 
 def as_transformers(read: Reader, folder: Path | None, *, slow: bool, trust_remote_code: bool) -> Any:
