@@ -2,6 +2,7 @@
 
 One name per setting everywhere: the field `max_num_seqs` is the YAML key `max_num_seqs`, the flag `--max-num-seqs`, the
 variable `INFER_MAX_NUM_SEQS` and the keyword argument `max_num_seqs`. Names and meanings are vLLM's.
+The file is as long as the list of settings is.
 """
 
 # ruff: noqa: RUF009 (the defaults are fields, made by `setting`)
