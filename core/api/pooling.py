@@ -21,9 +21,8 @@ from ..types.pooling_outputs import (
 )
 from ..types.pooling_params import PoolingParams
 from ..types.prompts import Prompt, as_prompts
-from .arguments import OnError, UseTqdm, copied, is_raising, refuse_adapters, warn_of_legacy
+from .arguments import OnError, UseTqdm, copied, is_raising, refuse_adapters, sides, truncation, warn_of_legacy
 from .drafts import Draft, Read
-from .pooling_arguments import paired, truncation
 from .progress import Bar
 from .shared import SharedEngine
 
@@ -178,7 +177,7 @@ class PoolingCalls:
             raise ConfigError(f"score needs a classifier of one label, this one has {len(recipe.labels)}: use LLM.classify")
         if not isinstance(pooling_params, PoolingParams | None):
             raise ConfigError(f"pooling_params of score must be one PoolingParams, not {type(pooling_params).__name__}")
-        first, second = paired(text_1, text_2)
+        first, second = sides(text_1, text_2)
         refuse_adapters(len(second), lora_request=lora_request)
         raising, given = is_raising(on_error), PoolingParams() if pooling_params is None else pooling_params
         (params,) = copied(given, 1, PoolingParams, "pooling_params", raising=raising)

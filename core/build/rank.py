@@ -13,7 +13,7 @@ from ..parallel import group
 from ..parallel.wire import Wire, unpack_arrays
 from ..sampling.transfers import on
 from ..settings.config import EngineConfig
-from ..weights.find import find
+from .files import find_model
 from .generating import device_of, load
 
 
@@ -37,14 +37,7 @@ def _serve(wire: Wire, payload: Mapping[str, Any], config: EngineConfig, device:
         deterministic=config.deterministic,
     )
     joined.greet(device)
-    source = find(
-        config.model,
-        revision=config.revision,
-        download_dir=config.download_dir,
-        hf_token=config.hf_token,
-        with_code=config.trust_remote_code,
-    )
-    loaded = load(config, source, joined)
+    loaded = load(config, find_model(config), joined)
     wire.send_json([loaded.num_blocks, loaded.num_host_blocks])
     runner = loaded.runner(config, *wire.receive_json())
     wire.send_json("ready")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from infer.core.intake.truncation import truncated
+from infer.core.intake.prompts import truncated
 from infer.core.types.params import SamplingParams
 
 IDS = [10, 11, 12, 13, 14]
