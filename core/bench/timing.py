@@ -58,23 +58,9 @@ class TimedOps:
         self._synchronize = synchronize
         self._reach = Reach()
 
-    @property
-    def row_chunk(self) -> int:
-        """See `Ops`; found out and set while the model is loaded."""
-        return self.plain.row_chunk
-
-    @row_chunk.setter
-    def row_chunk(self, value: int) -> None:
-        self.plain.row_chunk = value
-
-    @property
-    def deterministic(self) -> bool:
-        """See `Ops`; set while the model is loaded."""
-        return self.plain.deterministic
-
-    @deterministic.setter
-    def deterministic(self, value: bool) -> None:
-        self.plain.deterministic = value
+    # Found out and set while the model is loaded, see `Ops`.
+    row_chunk = property(lambda self: self.plain.row_chunk, lambda self, value: setattr(self.plain, "row_chunk", value))
+    deterministic = property(lambda self: self.plain.deterministic, lambda self, value: setattr(self.plain, "deterministic", value))
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.plain, name)

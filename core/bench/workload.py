@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 from ..errors import ConfigError, RecordError
@@ -81,17 +82,8 @@ class Workload:
         return RecordReader(_Memory(self.data), selection=Selection(limit=self.num_prompts))
 
 
-class _Memory:
+class _Memory(BytesIO):
     """Bytes as a Source."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._place = 0
-
-    def read(self, size: int) -> bytes:
-        data = self._data[self._place : self._place + size]
-        self._place += len(data)
-        return data
 
     def ready(self) -> bool:
         return True
