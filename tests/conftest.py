@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -260,6 +261,18 @@ def compiled_kernels() -> None:
 
     with contextlib.suppress(BuildError):
         load()
+
+
+@pytest.fixture(scope="session")
+def int8(compiled_kernels: None) -> dict[str, Any]:
+    """Settings of int8 weights, with kernels that have exact int8 products on this CPU."""
+    from infer.kernels import load
+    from infer.kernels.cpu.library import BuildError
+
+    with contextlib.suppress(BuildError):
+        if load("cpu").supports_int8():
+            return {"quantization": "int8"}
+    return {"quantization": "int8", "kernels": "reference"}
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 MIB = 1 << 20
@@ -29,6 +30,13 @@ def test_the_peak_is_weights_and_running_records_and_little_else(infer_program: 
     peak = json.loads((tmp_path / "stats.json").read_text())["memory"]["peak_bytes"]
     bytes_per_token = 2 * layers * heads * head_dim * 2
     in_use, gone_through = at_a_time * length * bytes_per_token, records * length * bytes_per_token
-    weights = 20 * MIB
-    assert gone_through > in_use + 600 * MIB, "or the test shows nothing"
-    assert peak <= weights + in_use + 600 * MIB, f"{peak / MIB:.0f} MiB"
+    weights, rest = 20 * MIB, imported() + 380 * MIB  # 600 MiB where torch is a build for CPUs
+    assert gone_through > in_use + rest, "or the test shows nothing"
+    assert peak <= weights + in_use + rest, f"{peak / MIB:.0f} MiB"
+
+
+def imported() -> int:
+    """The peak, in bytes, of a process that does nothing but import torch: builds for GPUs bring large libraries."""
+    code = "import torch; from infer.core.jobs.stats import peak_memory; print(peak_memory())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    return int(done.stdout)

@@ -103,8 +103,8 @@ def test_as_many_key_heads_as_query_heads(four_kv_heads: Path, size: int) -> Non
     assert_same_but_for_ties(answers(four_kv_heads, 1), answers(four_kv_heads, size))
 
 
-def test_int8_is_shared_too(six_heads: Path) -> None:
-    alone, shared = (answers(six_heads, size, quantization="int8") for size in (1, 3))
+def test_int8_is_shared_too(six_heads: Path, int8: dict[str, Any]) -> None:
+    alone, shared = (answers(six_heads, size, **int8) for size in (1, 3))
     close = [
         abs(one[token].logprob - other[token].logprob)
         for a, b in zip(alone, shared, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def vectors(folder: Path, texts: list[tuple[int, ...]], *, shuffled: bool = Fals
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_vectors_equal_transformers(minilm: Path) -> None:
+def test_vectors_equal_transformers(minilm: Path, int8: dict[str, Any]) -> None:
     from transformers import BertModel
 
     texts = real_texts(minilm)
@@ -66,7 +67,7 @@ def test_vectors_equal_transformers(minilm: Path) -> None:
     exact = vectors(minilm, texts, dtype="float32")
     np.testing.assert_allclose(exact, expected, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(exact, axis=1), 1, atol=1e-6)
-    for settings, least in (({"dtype": "bfloat16"}, 0.999), ({"dtype": "bfloat16", "quantization": "int8"}, 0.99)):
+    for settings, least in (({"dtype": "bfloat16"}, 0.999), ({"dtype": "bfloat16", **int8}, 0.99)):
         got = vectors(minilm, texts, **settings)
         assert (got * expected).sum(1).min() >= least
         again = vectors(minilm, texts, shuffled=True, max_num_batched_tokens=700, max_num_seqs=50, **settings)
