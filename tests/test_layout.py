@@ -27,11 +27,12 @@ HOUSE = ("kernels", "core", "cli")
 #: A room is a folder of core/, or a file beside them.
 CORE = (
     ("errors",),
-    ("containment", "quant"),
+    ("containment",),
     ("types", "spec"),
     ("settings", "parallel"),
     ("weights",),
-    ("text", "layers"),
+    ("text", "quant"),
+    ("layers",),
     ("models", "sampling"),
     ("memory",),
     ("engine",),

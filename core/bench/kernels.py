@@ -12,8 +12,7 @@ from torch import Tensor
 from infer import kernels
 from infer.kernels.ops import ROW_MULTIPLE, AttentionConfig, AttentionMeta, KVCache, Ops, Rotation, SamplingRows, Segments
 
-from .. import models
-from ..models.decoder import DecoderConfig
+from ..spec.model_spec import ModelSpec, StackSpec
 from .peaks import best_of
 from .timing import TimedOps
 
@@ -66,16 +65,13 @@ class CaseTime:
 
 
 @torch.inference_mode()
-def measure(
-    ops: Ops, hf_config: Mapping[str, Any], dtype: torch.dtype, device: torch.device, rows: Sequence[int] = ROWS
-) -> Iterator[CaseTime]:
+def measure(ops: Ops, spec: ModelSpec, dtype: torch.dtype, device: torch.device, rows: Sequence[int] = ROWS) -> Iterator[CaseTime]:
     """Each operation at each number of rows, rounded up to what backends may assume. Raises ModelError."""
     reference = kernels.load("reference") if ops.name != "reference" else None
-    config = models.build(hf_config, ops).config
     timed = TimedOps(ops)
     wait = torch.cuda.synchronize if device.type == "cuda" else None
     for number in sorted({-(-n // ROW_MULTIPLE) * ROW_MULTIPLE for n in rows}):
-        for case in _Cases(config, dtype, device, number).all(int8=ops.supports_int8()):
+        for case in _Cases(spec.need_stack(), dtype, device, number).all(int8=ops.supports_int8()):
             call = case.prepare(cast(Ops, timed))
             timed.times.clear()
             timed.on = True
@@ -88,34 +84,34 @@ def measure(
 
 
 class _Cases:
-    def __init__(self, config: DecoderConfig, dtype: torch.dtype, device: torch.device, rows: int) -> None:
-        self._c = config
+    def __init__(self, stack: StackSpec, dtype: torch.dtype, device: torch.device, rows: int) -> None:
+        self._heads, self._stack = stack.layers[0].attention, stack
         self._dtype = dtype
         self._device = device
         self._rows = rows
         self._dice = torch.Generator(device).manual_seed(0)
 
     def all(self, *, int8: bool) -> Iterator[Case]:
-        c, rows = self._c, self._rows
+        c, rows, hidden, inner = self._heads, self._rows, self._stack.hidden_size, self._stack.layers[0].feed_forward.size
         sequences = rows <= MOST_SEQUENCES
         heads = c.num_heads * c.head_dim
         layers = {
-            "qkv": (c.hidden_size, heads + 2 * c.num_kv_heads * c.head_dim),
-            "out": (heads, c.hidden_size),
-            "gate_up": (c.hidden_size, 2 * c.intermediate_size),
-            "down": (c.intermediate_size, c.hidden_size),
-            **({"lm_head": (c.hidden_size, c.vocab_size)} if sequences else {}),
+            "qkv": (hidden, heads + 2 * c.num_kv_heads * c.head_dim),
+            "out": (heads, hidden),
+            "gate_up": (hidden, 2 * inner),
+            "down": (inner, hidden),
+            **({"lm_head": (hidden, self._stack.vocab_size)} if sequences else {}),
         }
         for name, shape in layers.items():
             yield self._linear(f"linear {name}", *shape)
         if int8:
             for name, shape in layers.items():
                 yield self._linear_int8(f"linear_int8 {name}", *shape)
-            yield self._plain("quantize", lambda ops, x: lambda: ops.quantize(x), c.hidden_size)
+            yield self._plain("quantize", lambda ops, x: lambda: ops.quantize(x), hidden)
         yield self._norm()
         yield self._add_norm()
-        yield self._plain("gated_activation", lambda ops, x: lambda: ops.gated_activation(x, "silu"), 2 * c.intermediate_size)
-        yield self._plain("activation", lambda ops, x: lambda: ops.activation(x, "gelu"), c.intermediate_size)
+        yield self._plain("gated_activation", lambda ops, x: lambda: ops.gated_activation(x, "silu"), 2 * inner)
+        yield self._plain("activation", lambda ops, x: lambda: ops.activation(x, "gelu"), inner)
         yield self._rope()
         yield self._attention(f"attention, prompt of {rows}", [rows], [rows])
         yield self._segments(f"segment_attention, texts of {min(rows, TEXT)}")
@@ -146,14 +142,14 @@ class _Cases:
 
     def _cache(self, ops: Ops, meta: AttentionMeta) -> KVCache:
         blocks = meta.block_tables.numel() + 1
-        cache = ops.new_kv_cache(blocks, BLOCK_SIZE, self._c.num_kv_heads, self._c.head_dim, self._dtype, self._device)
+        cache = ops.new_kv_cache(blocks, BLOCK_SIZE, self._heads.num_kv_heads, self._heads.head_dim, self._dtype, self._device)
         for part in cache:
             part[1:] = 0.5  # real pages, and no denormal numbers in them
         return cache
 
     @property
     def _attention_config(self) -> AttentionConfig:
-        c = self._c
+        c = self._heads
         return AttentionConfig(c.num_heads, c.num_kv_heads, c.head_dim, c.head_dim**-0.5)
 
     # -- operations ----------------------------------------------------------------------------------------------------
@@ -180,15 +176,15 @@ class _Cases:
         return Case(name, prepare)
 
     def _norm(self) -> Case:
-        weight = self._random(self._c.hidden_size)
-        return self._plain("rms_norm", lambda ops, x: lambda: ops.rms_norm(x, weight, 1e-5), self._c.hidden_size)
+        weight = self._random(self._stack.hidden_size)
+        return self._plain("rms_norm", lambda ops, x: lambda: ops.rms_norm(x, weight, 1e-5), self._stack.hidden_size)
 
     def _add_norm(self) -> Case:
-        weight, residual = self._random(self._c.hidden_size), self._random(self._rows, self._c.hidden_size)
-        return self._plain("add_rms_norm", lambda ops, x: lambda: ops.add_rms_norm(x, residual, weight, 1e-5), self._c.hidden_size)
+        weight, residual = self._random(self._stack.hidden_size), self._random(self._rows, self._stack.hidden_size)
+        return self._plain("add_rms_norm", lambda ops, x: lambda: ops.add_rms_norm(x, residual, weight, 1e-5), self._stack.hidden_size)
 
     def _rope(self) -> Case:
-        c, config = self._c, self._attention_config
+        c, config = self._heads, self._attention_config
         qkv = self._random(self._rows, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim)
         meta = self._meta([self._rows], [self._rows])
         angles = torch.rand(self._rows, c.head_dim // 2, generator=self._dice, device=self._device)
@@ -201,7 +197,7 @@ class _Cases:
         return Case("rope_and_store", prepare)
 
     def _attention(self, name: str, counts: list[int], lens: list[int]) -> Case:
-        c, config = self._c, self._attention_config
+        c, config = self._heads, self._attention_config
         query = self._random(self._rows, c.num_heads, c.head_dim)
 
         def prepare(ops: Ops) -> Call:
@@ -213,7 +209,7 @@ class _Cases:
         return Case(name, prepare)
 
     def _segments(self, name: str) -> Case:
-        c, config = self._c, self._attention_config
+        c, config = self._heads, self._attention_config
         qkv = self._random(self._rows, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim)
         starts = torch.tensor([*range(0, self._rows, TEXT), self._rows], dtype=torch.int32, device=self._device)
 
@@ -237,5 +233,5 @@ class _Cases:
         )
         settings = drawing if temperature else None
         # Logits as spread as a model's: a distribution that is almost even would make the search for a border look hard.
-        logits = 3 * self._random(self._rows, self._c.vocab_size)
+        logits = 3 * self._random(self._rows, self._stack.vocab_size)
         return Case(name, lambda ops: lambda: ops.sample(logits, settings, None))

@@ -15,6 +15,7 @@ from ..errors import ConfigError
 from ..jobs.stats import peak_memory, process_start, versions
 from ..jobs.tasks.base import Task
 from ..settings.args import EngineArgs
+from ..spec.read import read_spec
 from . import breakdown as breakdowns
 from . import results
 from .kernels import ROWS, SHAPES, measure
@@ -90,17 +91,13 @@ def measure_kernels(args: EngineArgs, rows: Sequence[int] = (), *, given: Mappin
 
     Raises InferError.
     """
-    hf_config: Mapping[str, Any] = SHAPES
-    raw: Mapping[str, Any] | None = SHAPES
-    if args.model:
-        source = find_model(args)
-        hf_config, raw = source.hf_config(args.hf_overrides), source.read_json("config.json")
-    config = args.resolve(raw or {}, given=given)
+    spec = find_model(args).spec(args.hf_overrides) if args.model else read_spec(SHAPES)
+    config = args.resolve(spec, given=given)
     if config.threads:
         torch.set_num_threads(config.threads)
     device, dtype = torch.device(config.device), DTYPES[config.dtype]
     ops = load_kernels(config, device)
-    times = list(measure(ops, hf_config, dtype, device, rows or ROWS))
+    times = list(measure(ops, spec, dtype, device, rows or ROWS))
     peaks = measure_peaks(ops, {config.dtype: dtype}, device)
     return {
         "model": args.model or None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..engine.stopping import EndTokens
-from ..spec.hf_config import DEFAULT_END_TOKENS
 from .generation_config import FILE as GENERATION
 from .generation_config import NONE, end_tokens, read_file
 
@@ -23,11 +22,10 @@ def end_tokens_of(config: EngineConfig, source: ModelSource, tokenizer: Tokenize
     """
     own = config.generation_config in ("auto", *NONE)
     generation = read_file(source.read_json, "auto" if own else config.generation_config)
-    hf_config = source.hf_config(config.hf_overrides)
-    stated = [*end_tokens(generation, source.path / GENERATION), *end_tokens(hf_config)]
-    kind = hf_config.get("model_type")
-    if generation is None and "eos_token_id" not in hf_config and kind in DEFAULT_END_TOKENS:
-        stated = [DEFAULT_END_TOKENS[kind]]
+    spec = source.spec(config.hf_overrides)
+    stated = [*end_tokens(generation, source.path / GENERATION), *spec.end_tokens]
+    if generation is None and spec.default_end_token is not None:
+        stated = [spec.default_end_token]
     primary = tokenizer.eos_token_id if tokenizer is not None else None
     if primary is None and stated:
         primary = stated[0]

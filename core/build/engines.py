@@ -42,7 +42,7 @@ def build_engine(plan: Plan, wrap_ops: WrapOps | None = None) -> Engine:
         num_blocks,
         tokenizer,
         end_tokens_of(config, plan.source, tokenizer),
-        runner.model.config.vocab_size,
+        runner.model.vocab_size,
         max_idle_blocks=kv_cache.max_idle_blocks(runner.caches),
         swap=None if runner.swapper is None else runner.swapper.books(config),
     )

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
 
 import torch
 
@@ -21,21 +20,24 @@ from ..engine.graphs import CudaRecorder, DecodeGraphs, graph_sizes
 from ..engine.runner import Runner
 from ..engine.static_inputs import StaticInputs
 from ..errors import ConfigError, EngineError
+from ..layers.rope import Ropes
 from ..memory import kv_cache
 from ..memory.device_memory import MemoryPlan, memory_of
 from ..memory.swapper import Swapper
-from ..models.decoder import EMBEDDING, HEAD, Decoder
+from ..models.decoder import Decoder
 from ..models.hf import loading as hf_loading
 from ..models.hf.model import HFModel
 from ..models.hf.trial import warn_if_rows_differ
 from ..models.language_model import LanguageModel
 from ..parallel.group import Group, current, sharding
-from ..parallel.sizes import check_size, kv_share
+from ..parallel.sizes import check_size
 from ..quant import SCHEMES
-from ..quant.base import LinearMethod
+from ..quant.choice import HEAD, Choose
 from ..settings.config import EngineConfig
+from ..spec.model_spec import ExpertsSpec, ModelSpec, StackSpec
 from ..weights import loader
-from ..weights.renamed import RenamedSource
+from ..weights.parameter import Parameter
+from ..weights.renamed import fit, untied
 from ..weights.source import ModelSource
 from .offload import CudaCopier, Offload, plan_offload
 from .probe import make_rows_alike
@@ -43,8 +45,6 @@ from .profile import run_largest_steps
 
 log = logging.getLogger(__name__)
 
-#: A tensor of a layer, by its number.
-_LAYER = re.compile(r"model\.layers\.(\d+)\.")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -88,6 +88,8 @@ class Loaded:
             return f"the {self.ops.name} kernels read lengths from the device"
         if config.cpu_offload_gb:
             return "cpu_offload_gb moves weights"
+        if any(isinstance(layer.feed_forward, ExpertsSpec) for layer in self.model.stack.layers):
+            return "which experts have rows is known step by step"
         return "" if self.ops_are_plain else "operations are timed one by one"
 
 
@@ -106,8 +108,7 @@ def load(config: EngineConfig, source: ModelSource, group: Group, wrap_ops: Call
         make_rows_alike(backend, chain(model.linears(), [model.head]), dtype, device)
         if isinstance(model, HFModel):
             warn_if_rows_differ(model, dtype)
-    c = model.config
-    shape = kv_cache.KVShape(c.num_layers, kv_share(c.num_kv_heads, group.rank, group.size)[1], c.head_dim, dtype)
+    shape = kv_cache.KVShape(model.caches, dtype)
     sharers = group.size * config.data_parallel_size if device.type == "cpu" else 1  # processes in one machine's memory
     usage = None
     if plan is not None:
@@ -121,7 +122,7 @@ def load(config: EngineConfig, source: ModelSource, group: Group, wrap_ops: Call
 
 def _allocate_rope(model: LanguageModel, num_positions: int, device: torch.device) -> None:
     if isinstance(model, Decoder):
-        model.rope.allocate(num_positions, device)
+        model.allocate(num_positions, device)
 
 
 def load_kernels(config: EngineConfig, device: torch.device) -> Ops:
@@ -142,17 +143,17 @@ def load_model(config: EngineConfig, source: ModelSource, ops: Ops, dtype: torch
 
     Raises ModelError if config.json or weights are not what they should be, EngineError if memory runs out.
     """
-    hf_config = source.hf_config(config.hf_overrides)
-    if config.cpu_offload_gb and device.type == "cuda" and not ours(config, hf_config):
-        kind = hf_config.get("model_type")
+    spec = source.spec(config.hf_overrides)
+    if config.cpu_offload_gb and device.type == "cuda" and not ours(config, spec):
+        kind = spec.model_type
         raise ConfigError(f"cpu_offload_gb: {kind} models run through transformers' code, which keeps its weights on the GPU; leave it out")
     with told(config, source):
-        return (_load_ours if ours(config, hf_config) else load_through_transformers)(config, source, hf_config, ops, dtype, device)
+        return (_load_ours if ours(config, spec) else load_through_transformers)(config, source, spec, ops, dtype, device)
 
 
-def ours(config: EngineConfig, hf_config: Mapping[str, Any]) -> bool:
-    """Whether a language model runs in our code."""
-    return config.model_impl == "infer" or (config.model_impl == "auto" and models.is_ours(hf_config))
+def ours(config: EngineConfig, spec: ModelSpec) -> bool:
+    """True if a language model runs in our code."""
+    return config.model_impl == "infer" or (config.model_impl == "auto" and spec.is_ours)
 
 
 @contextmanager
@@ -167,48 +168,58 @@ def told(config: EngineConfig, source: ModelSource) -> Iterator[None]:
 
 
 def _load_ours(
-    config: EngineConfig, source: ModelSource, hf_config: Mapping[str, Any], ops: Ops, dtype: torch.dtype, device: torch.device
+    config: EngineConfig, source: ModelSource, spec: ModelSpec, ops: Ops, dtype: torch.dtype, device: torch.device
 ) -> LanguageModel:
-    check_size(hf_config, current().size)
-    source = source if dtype == torch.bfloat16 else source.exact()
-    stored = {} if config.load_format == "dummy" else source.tensors()
-    model = models.build(untied(hf_config, stored), ops)
-    for linear in [*model.linears(), model.head]:
-        linear.method = linear_method(config, ops, is_head=linear is model.head) or linear.method
+    check_size(spec, current().size)
+    if config.load_format != "dummy" and spec.stack is not None:
+        spec = replace(spec, stack=untied(spec.stack, source))
+    model = models.build(spec, ops, choose=chooser(config, ops))
+    check_length(config, source, model.stack)
     offload = _offload(config, model, dtype, device)
-    if config.load_format == "dummy":
-        loader.load_dummy(model.parameters(), dtype, device, seed=config.seed)
-    else:
-        ignore = beyond_layers(config, model.config.num_layers, stored)
-        loader.load(model.parameters(), with_embedding(hf_config, source), dtype, device, ignore=ignore, frequencies=model.rope.frequencies)
+    fill(config, source, model.stack, model.parameters(), dtype, device, ropes=model.ropes, whole=True)
     if offload is not None:
         offload.start(model)
     return model
 
 
-def untied(hf_config: Mapping[str, Any], stored: Collection[str]) -> Mapping[str, Any]:
-    """`hf_config` without its tie where the checkpoint has both weights: each is then used for what it is, as in transformers."""
-    if hf_config.get("tie_word_embeddings") and {f"{EMBEDDING}.weight", f"{HEAD}.weight"} <= set(stored):
-        log.info("config.json ties output and input embeddings, but the weights have both: each is used")
-        return {**hf_config, "tie_word_embeddings": False}
-    return hf_config
+def check_length(config: EngineConfig, source: ModelSource, stack: StackSpec) -> None:
+    """Raises ConfigError for contexts that are longer than the positions a model has learned."""
+    longest = stack.max_length
+    if longest is not None and config.max_model_len > longest:
+        raise ConfigError(f"max_model_len={config.max_model_len}: {source.name} has learned {longest} positions and knows no others")
 
 
-def with_embedding(hf_config: Mapping[str, Any], source: ModelSource) -> ModelSource:
-    """A tied checkpoint that has its one weight under the head's name, seen with the embedding's; others as they are."""
-    names = {name: (name,) for name in source.tensors()}
-    if not hf_config.get("tie_word_embeddings") or f"{EMBEDDING}.weight" in names or f"{HEAD}.weight" not in names:
-        return source
-    return RenamedSource(source.name, source.path, source, {**names, f"{HEAD}.weight": (f"{EMBEDDING}.weight",)})
+def fill(
+    config: EngineConfig,
+    source: ModelSource,
+    stack: StackSpec,
+    parameters: Iterable[Parameter],
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    ropes: Ropes,
+    whole: bool,
+) -> None:
+    """Loads the checkpoint into the parameters of a model, or random numbers. `whole` as of `renamed.fit`."""
+    parameters = list(parameters)
+    if config.load_format == "dummy":
+        loader.load_dummy(parameters, dtype, device, seed=config.seed)
+        return
+    wanted = {part.name for parameter in parameters for part in parameter.parts}
+    found = fit(source if dtype == torch.bfloat16 else source.exact(), stack, wanted, whole=whole)
+    frequencies = ropes.all[0].frequencies if ropes.all else None
+    loader.load(parameters, found, dtype, device, ignore=beyond_layers(config, stack, found.tensors()), frequencies=frequencies)
 
 
-def beyond_layers(config: EngineConfig, num_layers: int, stored: Collection[str]) -> frozenset[str]:
+def beyond_layers(config: EngineConfig, stack: StackSpec, stored: Collection[str]) -> frozenset[str]:
     """Tensors of the layers that `hf_overrides` leaves out; it is said how many. Without the override they are too many."""
-    if "num_hidden_layers" not in config.hf_overrides:
+    key = next((key for key in ("num_hidden_layers", "n_layer") if key in config.hf_overrides), None)
+    if key is None:
         return frozenset()
-    left = frozenset(name for name in stored if (match := _LAYER.match(name)) and int(match[1]) >= num_layers)
+    layer = re.compile(re.escape(stack.names.layer).replace(r"\{\}", r"(\d+)") + r"\.")
+    left = frozenset(name for name in stored if (match := layer.match(name)) and int(match[1]) >= len(stack.layers))
     if left:
-        log.warning("hf_overrides: num_hidden_layers %d leaves %d tensors of later layers unused", num_layers, len(left))
+        log.warning("hf_overrides: %s %d leaves %d tensors of later layers unused", key, len(stack.layers), len(left))
     return left
 
 
@@ -221,31 +232,31 @@ def _offload(config: EngineConfig, model: Decoder, dtype: torch.dtype, device: t
 
 
 def load_through_transformers(
-    config: EngineConfig, source: ModelSource, hf_config: Mapping[str, Any], ops: Ops, dtype: torch.dtype, device: torch.device
+    config: EngineConfig, source: ModelSource, spec: ModelSpec, ops: Ops, dtype: torch.dtype, device: torch.device
 ) -> HFModel:
     """A language model in transformers' code. Raises what `hf.loading.load` does."""
     if current().size > 1:
-        kind = hf_config.get("model_type")
+        kind = spec.model_type
         raise ConfigError(f"tensor_parallel_size: {kind} models run through transformers' code, which ranks cannot share; leave it at 1")
-    log.info("model code: transformers' (model_type %s)", hf_config.get("model_type"))
+    log.info("model code: transformers' (model_type %s)", spec.model_type)
     return hf_loading.load(
         source,
-        hf_config,
+        spec,
         ops,
         dtype,
         device,
-        choose=lambda is_head: linear_method(config, ops, is_head=is_head),
+        choose=chooser(config, ops),
         max_model_len=config.max_model_len,
         trust_remote_code=config.trust_remote_code,
         dummy_seed=config.seed if config.load_format == "dummy" else None,
     )
 
 
-def linear_method(config: EngineConfig, ops: Ops, *, is_head: bool) -> LinearMethod | None:
-    """How a linear layer holds its weight; None is plainly. Raises ConfigError if this machine cannot do it."""
-    if config.quantization is None or (is_head and not config.quantize_lm_head):
+def chooser(config: EngineConfig, ops: Ops) -> Choose | None:
+    """How linear layers store their weights; None: plainly. Raises ConfigError if this machine cannot do it."""
+    if config.quantization is None:
         return None
     scheme = SCHEMES[config.quantization]
     if why := scheme.refusal(ops):
         raise ConfigError(f"quantization={config.quantization}: {why}")
-    return scheme(ops)
+    return lambda name: None if name == HEAD and not config.quantize_lm_head else scheme(ops)

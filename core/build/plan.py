@@ -12,8 +12,9 @@ from ..parallel.sizes import check_size
 from ..pooling.recipe import Recipe
 from ..pooling.recipe_files import read_modules, read_recipe
 from ..settings.args import EngineArgs
+from ..spec.model_spec import ModelSpec
 from ..spec.support import refuse_unsupported
-from ..spec.task import ENCODERS, choose_task
+from ..spec.task import choose_task
 from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
 from ..weights.find import own_name
@@ -63,9 +64,9 @@ class Plan:
         config = self.config
         return sampling_defaults(self.source.read_json, source=config.generation_config, override=config.override_generation_config)
 
-    def hf_config(self) -> dict[str, Any]:
-        """The model's config.json, overrides counted."""
-        return self.source.hf_config(self.config.hf_overrides)
+    def spec(self) -> ModelSpec:
+        """What the model's config.json says, overrides counted."""
+        return self.source.spec(self.config.hf_overrides)
 
     def limits(self) -> Limits:
         """What the engine will hold requests to. The number of KV blocks is in it if it was given, not if it depends on the
@@ -87,20 +88,19 @@ class Plan:
         return PoolingLimits(self._vocab_size(), self.config.max_model_len, self.must_pool())
 
     def _vocab_size(self) -> int:
-        hf = self.hf_config()
-        vocab_size = hf.get("vocab_size") or (hf.get("text_config") or {}).get("vocab_size")
+        vocab_size = self.spec().vocab_size
         if vocab_size is None:
             if self.tokenizer is None:
                 raise ModelError(f"model {self.source.name!r}: config.json does not say how large the vocabulary is")
             vocab_size = self.tokenizer.vocab_size
-        return int(vocab_size)
+        return vocab_size
 
     def must_generate(self) -> None:
         """Raises ConfigError for a model that pools."""
         if self.recipe is not None:
             command = "infer embed" if self.recipe.kind == "embed" else "infer score, or LLM(...).classify"
             what = "embeds texts" if self.recipe.kind == "embed" else "classifies texts"
-            other = "another model" if self.hf_config().get("model_type") in ENCODERS else "task=generate"
+            other = "another model" if self.spec().is_encoder else "task=generate"
             raise ConfigError(f"model {self.source.name!r} {what} here, it does not generate: use {command}, or {other}")
 
     def must_pool(self) -> Recipe:
@@ -111,30 +111,17 @@ class Plan:
 
     def kv_bytes_per_token(self) -> int | None:
         """What a token's keys and values take in the KV cache; None if config.json does not say."""
-        dims = _kv_dims(self.hf_config())
-        return None if dims is None else 2 * dims[0] * dims[1] * dims[2] * _ITEM_BYTES[self.config.dtype]
+        caches = self.spec().caches
+        return sum(cache.numbers for cache in caches) * _ITEM_BYTES[self.config.dtype] if caches else None
 
     def _num_blocks(self) -> int | None:
-        dims = _kv_dims(self.hf_config())
-        if dims is None or (self.config.num_gpu_blocks_override is None and self.config.kv_cache_memory_bytes is None):
+        caches = self.spec().caches
+        if not caches or (self.config.num_gpu_blocks_override is None and self.config.kv_cache_memory_bytes is None):
             return None
         from ..memory.kv_cache import KVShape, choose_num_blocks
         from .generating import DTYPES
 
-        return choose_num_blocks(self.config, KVShape(*dims, DTYPES[self.config.dtype]), 0)
-
-
-def _kv_dims(hf: Mapping[str, Any]) -> tuple[int, int, int] | None:
-    """Layers, KV heads and head size, as `DecoderConfig` reads them."""
-    try:
-        heads = int(hf["num_attention_heads"])
-        return (
-            int(hf["num_hidden_layers"]),
-            int(hf.get("num_key_value_heads") or heads),
-            int(hf.get("head_dim") or hf["hidden_size"] // heads),
-        )
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        return None
+        return choose_num_blocks(self.config, KVShape(caches, DTYPES[self.config.dtype]), 0)
 
 
 def make_plan(
@@ -152,31 +139,30 @@ def make_plan(
         ConfigError: contradicting settings. ModelError: the model's small files cannot be used, or it cannot do what `args.task` says.
     """
     source = source or find_model(args)
-    hf_config = source.hf_config(args.hf_overrides)
-    task, recipe = _use(args, source, hf_config)
+    spec = source.spec(args.hf_overrides)
+    task, recipe = _use(args, source, spec)
     if args.load_format == "dummy":
-        check_random(source, hf_config)
+        check_random(source, spec)
     elif source.has_weights:  # `infer check` needs none
-        check_weights(source, hf_config)
+        check_weights(source, spec)
     if task == "generate":
-        check_size(hf_config, args.tensor_parallel_size)
+        check_size(spec, args.tensor_parallel_size)
     elif args.tensor_parallel_size > 1:
         raise ConfigError("tensor_parallel_size: models that pool are not shared yet; leave it at 1, or set data_parallel_size")
     tokenizer_source, tokenizer = find_tokenizer(args, source)
     longest = None if recipe is None else recipe.max_seq_length
-    raw = source.read_json("config.json") or {}  # the overrides are merged in there
-    config = args.resolve(raw, given=given, compile_kernels=compile_kernels, task=task, max_seq_length=longest)
+    config = args.resolve(spec, given=given, compile_kernels=compile_kernels, task=task, max_seq_length=longest)
     return Plan(config, source, tokenizer, tokenizer_source, recipe)
 
 
-def _use(args: EngineArgs, source: ModelSource, hf_config: Mapping[str, Any]) -> tuple[str, Recipe | None]:
+def _use(args: EngineArgs, source: ModelSource, spec: ModelSpec) -> tuple[str, Recipe | None]:
     """What the model is used for, and if it pools, how. Raises ConfigError, ModelError."""
     modules = read_modules(source)
-    task = choose_task(args.task, args.runner, args.convert, hf_config, modules)
-    refuse_unsupported(hf_config, source.name, task=task, model_impl=args.model_impl)
+    task = choose_task(args.task, args.runner, args.convert, spec, modules)
+    refuse_unsupported(spec, source.name, task=task, model_impl=args.model_impl)
     if task == "generate":
         return task, None
-    recipe = read_recipe(source, hf_config, task=task, pooler_config=args.pooler_config)
+    recipe = read_recipe(source, spec, task=task, pooler_config=args.pooler_config)
     if args.task == "score" and task == "classify" and len(recipe.labels) != 1:
         raise ModelError(f"model {source.name!r} has {len(recipe.labels)} labels; a score is made by a classifier of one, or by embeddings")
     return task, recipe

@@ -60,7 +60,7 @@ class Runner:
         if take_prompt is not None:
             self._read_prompt(hidden[batch.prompt_start :], batch.num_prompt_logits, take_prompt)
         if not batch.num_logits:
-            return hidden.new_empty(0, self.model.config.vocab_size)
+            return hidden.new_empty(0, self.model.vocab_size)
         return self.model.logits(hidden[: batch.prompt_start])[: batch.num_logits]
 
     def _forward(self, batch: Batch) -> Tensor:

@@ -154,13 +154,9 @@ def _versions(*libraries: str) -> dict[str, Any]:
 
 def _runs_in_transformers(config: EngineConfig, model: ModelSource) -> bool:
     """True if the model's code is that of transformers, or the folder's own."""
-    from .. import models
-    from ..spec.hf_config import apply_hf_overrides
-
     if config.model_impl != "auto":
         return config.model_impl == "transformers"
-    hf_config = apply_hf_overrides(model.read_json("config.json") or {}, config.hf_overrides)
-    return not (models.is_ours(hf_config) or models.is_encoder(hf_config))
+    return model.spec(config.hf_overrides).stack is None
 
 
 def _is_slow(config: EngineConfig, tokenizer: ModelSource) -> bool:

@@ -10,41 +10,29 @@ from torch import Tensor
 
 from infer.kernels.ops import ROW_MULTIPLE, Ops
 
+from ..quant.plain import Plain
+from ..spec.model_spec import ClassifierSpec, NormSpec
 from ..weights.parameter import Parameter
 from .linear import Linear, unscaled
 from .mlp import PLAIN_ACTIVATIONS, activation_kind
-from .norm import LayerNorm
+from .norm import Norm
 
 
 class Classifier:
-    """out(norm(act(dense(x)))): float32 [S, hidden_size] of pooled texts -> float32 [S, labels].
+    """out(norm(act(dense(x)))): float32 [S, hidden_size] of pooled texts -> float32 [S, labels], without what the spec does not name."""
 
-    Args:
-        out: checkpoint prefix of the last layer.
-        dense: checkpoint prefix of a layer before it, with its activation ("tanh" or a name of config.json's); None: there is none.
-        norm: between activation and `out`.
-    """
-
-    def __init__(
-        self,
-        ops: Ops,
-        hidden_size: int,
-        labels: int,
-        *,
-        out: str,
-        out_bias: bool = True,
-        dense: str | None = None,
-        dense_bias: bool = True,
-        activation: str = "tanh",
-        norm: LayerNorm | None = None,
-    ) -> None:
+    def __init__(self, ops: Ops, hidden_size: int, labels: int, spec: ClassifierSpec, norm: NormSpec) -> None:
         self.labels = labels
         self.one_by_one = False
         """A row at a time, where this machine's multiplications are not row-wise by themselves."""
-        self._dense = Linear(ops, [dense], hidden_size, [hidden_size], bias=dense_bias) if dense is not None else None
-        self._activate = _activation(ops, activation)
-        self._norm = norm
-        self._out = Linear(ops, [out], hidden_size, [labels], bias=out_bias)
+
+        def linear(name: str, outs: int, *, bias: bool) -> Linear:
+            return Linear(ops, [name], hidden_size, [outs], bias=bias, method=Plain(ops))
+
+        self._dense = linear(spec.dense, hidden_size, bias=spec.dense_bias) if spec.dense is not None else None
+        self._activate = _activation(ops, spec.activation)
+        self._norm = Norm(ops, spec.norm, hidden_size, norm) if spec.norm is not None else None
+        self._out = linear(spec.out, labels, bias=spec.out_bias)
         for parameter in self.parameters():
             parameter.dtype = torch.float32
 

@@ -11,7 +11,7 @@ from infer.kernels.ops import Ops, Rows, ScaledRows
 from ..parallel.group import Group, current
 from ..parallel.sizes import padded_share
 from ..quant.base import LinearMethod
-from ..quant.plain import Plain
+from ..quant.choice import chosen
 from ..weights.cut import Cut
 from ..weights.parameter import Parameter
 
@@ -24,7 +24,7 @@ class Linear:
         outs: output features of each.
         cuts: what this rank holds of each weight; None is all. Of output features (dimension 0) it holds the biases of, too;
             where it holds some of the input features (dimension 1) the sum over ranks is the product, and rank 0 adds the bias.
-        method: how the weight is stored and applied. It can be replaced until weights are loaded.
+        method: how the weight is stored and applied; None: as was chosen for a layer of the first name, see quant/choice.py.
     """
 
     def __init__(
@@ -38,10 +38,11 @@ class Linear:
         cuts: Sequence[Cut] | None = None,
         method: LinearMethod | None = None,
     ) -> None:
-        self.method = method or Plain(ops)
-        weights = [(f"{name}.weight", (out, in_features)) for name, out in zip(names, outs, strict=True)]
-        self.weight = Parameter(*weights, cuts=cuts, store=self._store)
-        self.out_features, self.in_features = self.weight.shape
+        self.method = method or chosen(ops, names[0])
+        self.weights = self.method.declare(names, outs, in_features, cuts)
+        shapes = [(out, in_features) for out in outs]
+        held = shapes if cuts is None else [cut.shape(shape) for cut, shape in zip(cuts, shapes, strict=True)]
+        self.out_features, self.in_features = sum(shape[0] for shape in held), held[0][1]
         by_input = cuts is not None and cuts[0].dim == 1
         self.adds_bias = not by_input or current().rank == 0
         biases = [(f"{name}.bias", (out,)) for name, out in zip(names, outs, strict=True)]
@@ -55,11 +56,8 @@ class Linear:
     def __call__(self, x: Rows) -> Rows:
         return self.method.apply(x, self.bias.tensor if self.bias is not None and self.adds_bias else None)
 
-    def _store(self, weight: Tensor) -> None:
-        self.method.store(weight)
-
     def parameters(self) -> Iterator[Parameter]:
-        yield self.weight
+        yield from self.weights
         if self.bias is not None:
             yield self.bias
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from infer.kernels.ops import Ops, Rows
 
 from ..errors import ModelError
 from ..parallel.group import current
+from ..spec.model_spec import MLPSpec
 from ..weights.parameter import Parameter
 from .linear import Linear, shared_in, shared_out, summed
 
@@ -25,49 +26,22 @@ ACTIVATIONS = {
 PLAIN_ACTIVATIONS = {**ACTIVATIONS, "relu": "relu"}
 
 
-class GatedMLP:
-    """down(act(gate(x)) * up(x)), gate and up in one multiplication.
+class MLP:
+    """down(act(gate(x)) * up(x)), gate and up in one multiplication; or without a gate down(act(up(x))).
 
     Args:
-        gate_up: checkpoint prefixes of the two, or of one layer that is both, gate first.
+        up: checkpoint prefixes. Of a gated block: gate and up, or one layer that is both, gate first.
         down: checkpoint prefix.
     """
 
-    def __init__(
-        self, ops: Ops, gate_up: list[str], down: str, hidden_size: int, intermediate_size: int, activation: str, *, bias: bool
-    ) -> None:
+    def __init__(self, ops: Ops, up: Sequence[str], down: str, hidden_size: int, spec: MLPSpec) -> None:
         self.ops = ops
-        self.kind = activation_kind(activation, ACTIVATIONS)
+        self.gated = spec.gated
+        self.kind = activation_kind(spec.activation, ACTIVATIONS if spec.gated else PLAIN_ACTIVATIONS)
         self.group = current()
-        widths = [2 * intermediate_size // len(gate_up)] * len(gate_up)
-        self.gate_up = Linear(ops, gate_up, hidden_size, widths, bias=bias, cuts=shared_out(*widths))
-        self.down = Linear(ops, [down], intermediate_size, [hidden_size], bias=bias, cuts=shared_in(intermediate_size))
-
-    @property
-    def quantizes_input(self) -> bool:
-        """See `Linear.quantizes_input`."""
-        return self.gate_up.quantizes_input
-
-    def __call__(self, x: Rows) -> Rows:
-        return summed(self.down(self.ops.gated_activation(self.gate_up(x), self.kind, quantize=self.down.quantizes_input)), self.group)
-
-    def linears(self) -> Iterator[Linear]:
-        yield self.gate_up
-        yield self.down
-
-    def parameters(self) -> Iterator[Parameter]:
-        for linear in self.linears():
-            yield from linear.parameters()
-
-
-class MLP:
-    """down(act(up(x))). Arguments as in GatedMLP."""
-
-    def __init__(self, ops: Ops, up: str, down: str, hidden_size: int, intermediate_size: int, activation: str, *, bias: bool) -> None:
-        self.ops = ops
-        self.kind = activation_kind(activation, PLAIN_ACTIVATIONS)
-        self.up = Linear(ops, [up], hidden_size, [intermediate_size], bias=bias)
-        self.down = Linear(ops, [down], intermediate_size, [hidden_size], bias=bias)
+        widths = [(1 + spec.gated) * spec.size // len(up)] * len(up)
+        self.up = Linear(ops, list(up), hidden_size, widths, bias=spec.bias, cuts=shared_out(*widths))
+        self.down = Linear(ops, [down], spec.size, [hidden_size], bias=spec.bias, cuts=shared_in(spec.size))
 
     @property
     def quantizes_input(self) -> bool:
@@ -75,7 +49,12 @@ class MLP:
         return self.up.quantizes_input
 
     def __call__(self, x: Rows) -> Rows:
-        return self.down(self.ops.activation(self.up(x), self.kind, quantize=self.down.quantizes_input))
+        return summed(self.part(x), self.group)
+
+    def part(self, x: Rows) -> Rows:
+        """This rank's part, which the others' are to be added to."""
+        activate = self.ops.gated_activation if self.gated else self.ops.activation
+        return self.down(activate(self.up(x), self.kind, quantize=self.down.quantizes_input))
 
     def linears(self) -> Iterator[Linear]:
         yield self.up

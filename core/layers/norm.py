@@ -4,53 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from infer.kernels.ops import Ops, Rows
 
+from ..spec.model_spec import NormSpec
 from ..weights.parameter import Parameter
 
 
-class RMSNorm:
-    """Root-mean-square norm over the last dimension of `size` features. `quantize`: the result as quantized rows."""
+class Norm:
+    """Root-mean-square norm over the last dimension of `size` features, or one of mean and variance (`spec.centered`).
 
-    def __init__(self, ops: Ops, name: str, size: int, eps: float) -> None:
+    `quantize`: the result as quantized rows.
+    """
+
+    def __init__(self, ops: Ops, name: str, size: int, spec: NormSpec) -> None:
         self.ops = ops
-        self.eps = eps
-        self.weight = Parameter((f"{name}.weight", (size,)))
+        self.spec = spec
+        # A sum of weight and offset has more digits than a narrow dtype holds.
+        dtype = torch.float32 if spec.offset else None
+        self.parameter = Parameter((f"{name}.weight", (size,)), dtype=dtype, store=self._store)
+        self.bias = Parameter((f"{name}.bias", (size,))) if spec.bias else None
+        self.weight = torch.empty(0)
+
+    def _store(self, weight: Tensor) -> None:
+        self.weight = weight + self.spec.offset if self.spec.offset else weight
 
     def __call__(self, x: Rows, *, quantize: bool = False) -> Rows:
-        return self.ops.rms_norm(x, self.weight.tensor, self.eps, quantize=quantize)
-
-    def add(self, x: Rows, residual: Tensor, *, quantize: bool = False) -> tuple[Rows, Tensor]:
-        """(norm(x + residual), x + residual)."""
-        return self.ops.add_rms_norm(x, residual, self.weight.tensor, self.eps, quantize=quantize)
-
-    def parameters(self) -> Iterator[Parameter]:
-        yield self.weight
-
-
-class LayerNorm:
-    """Mean and variance norm over the last dimension of `size` features. `quantize`: the result as quantized rows."""
-
-    def __init__(self, ops: Ops, name: str, size: int, eps: float, *, bias: bool = True) -> None:
-        self.ops = ops
-        self.eps = eps
-        self.weight = Parameter((f"{name}.weight", (size,)))
-        self.bias = Parameter((f"{name}.bias", (size,))) if bias else None
-
-    def __call__(self, x: Rows, *, quantize: bool = False) -> Rows:
-        return self.ops.layer_norm(x, self.weight.tensor, self._bias, self.eps, quantize=quantize)
+        if self.spec.centered:
+            return self.ops.layer_norm(x, self.weight, self._bias, self.spec.eps, quantize=quantize)
+        return self.ops.rms_norm(x, self.weight, self.spec.eps, quantize=quantize)
 
     def add(self, x: Rows, residual: Tensor, *, quantize: bool = False) -> tuple[Rows, Tensor]:
         """(norm(x + residual), x + residual). May overwrite both."""
-        return self.ops.add_layer_norm(x, residual, self.weight.tensor, self._bias, self.eps, quantize=quantize)
+        if self.spec.centered:
+            return self.ops.add_layer_norm(x, residual, self.weight, self._bias, self.spec.eps, quantize=quantize)
+        return self.ops.add_rms_norm(x, residual, self.weight, self.spec.eps, quantize=quantize)
 
     @property
     def _bias(self) -> Tensor | None:
         return self.bias.tensor if self.bias is not None else None
 
     def parameters(self) -> Iterator[Parameter]:
-        yield self.weight
+        yield self.parameter
         if self.bias is not None:
             yield self.bias

@@ -7,53 +7,28 @@ the `llama3` rule is the one published with Llama 3.1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from ..errors import ModelError, nearest
-from ..spec.hf_config import rope_of
+from ..errors import ModelError
+from ..spec.rope import RopeConfig
 
 #: Tables of cos and sin that are larger come of a damaged config.json.
 MOST_BYTES = 8 << 30
-
-
-@dataclass(frozen=True)
-class RopeConfig:
-    """`rotary_dim` features of a head are rotated; `scaling` is config.json's rope_scaling without its type."""
-
-    rotary_dim: int
-    theta: float
-    kind: str
-    scaling: Mapping[str, Any]
-    max_position: int
-
-    @classmethod
-    def from_hf(cls, hf: Mapping[str, Any], head_dim: int) -> RopeConfig:
-        """Reads `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before). Raises ModelError."""
-        scaling = dict(rope_of(hf))
-        kind = scaling.pop("rope_type", scaling.pop("type", "default"))
-        theta = scaling.pop("rope_theta", None) or hf.get("rope_theta") or 10000.0
-        partial = scaling.pop("partial_rotary_factor", None) or hf.get("partial_rotary_factor") or 1.0
-        if kind not in _INVERSE_FREQUENCIES:
-            known = ", ".join(_INVERSE_FREQUENCIES)
-            raise ModelError(f"rope scaling {kind!r} is not supported (known: {known}){nearest(kind, _INVERSE_FREQUENCIES)}")
-        config = cls(int(head_dim * partial), float(theta), kind, scaling, int(hf.get("max_position_embeddings") or 2048))
-        try:
-            _INVERSE_FREQUENCIES[kind](config)
-        except (KeyError, TypeError, ZeroDivisionError) as error:
-            raise ModelError(f"config.json: rope scaling {kind!r} lacks or has a bad {error}") from error
-        return config
 
 
 class Rope:
     """cos and sin tables float32 [positions, rotary_dim / 2], made once for all layers."""
 
     def __init__(self, config: RopeConfig) -> None:
+        """Raises ModelError for a scaling without what it needs."""
         self.config = config
+        try:
+            _INVERSE_FREQUENCIES[config.kind](config)
+        except (KeyError, TypeError, ZeroDivisionError) as error:
+            raise ModelError(f"config.json: rope scaling {config.kind!r} lacks or has a bad {error}") from error
         self.cos = self.sin = torch.empty(0)
 
     @property
@@ -133,3 +108,24 @@ _INVERSE_FREQUENCIES: dict[str, Callable[[RopeConfig], tuple[Tensor, float]]] = 
     "llama3": _llama3,
     "yarn": _yarn,
 }
+
+
+class Ropes:
+    """One table for each rotation that a model's layers have."""
+
+    def __init__(self) -> None:
+        self.all: list[Rope] = []
+
+    def of(self, config: RopeConfig | None) -> Rope | None:
+        """The table of a layer; None where it has no rotation."""
+        if config is None:
+            return None
+        for rope in self.all:
+            if rope.config == config:
+                return rope
+        self.all.append(Rope(config))
+        return self.all[-1]
+
+    def allocate(self, num_positions: int, device: torch.device) -> None:
+        for rope in self.all:
+            rope.allocate(num_positions, device)

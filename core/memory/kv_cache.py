@@ -12,6 +12,7 @@ from infer.kernels.ops import KVCache, Ops
 
 from ..errors import ConfigError, EngineError
 from ..settings.config import EngineConfig
+from ..spec.model_spec import KVSpec
 from .device_memory import Usage, no_room
 
 log = logging.getLogger(__name__)
@@ -29,16 +30,14 @@ MOST_TOKENS = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class KVShape:
-    """Bytes of one token's keys and values."""
+    """Bytes of one token's keys and values, layer by layer."""
 
-    num_layers: int
-    num_kv_heads: int
-    head_dim: int
+    caches: tuple[KVSpec, ...]
     dtype: torch.dtype
 
     @property
     def bytes_per_token(self) -> int:
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype.itemsize
+        return sum(cache.numbers for cache in self.caches) * self.dtype.itemsize
 
 
 def choose_num_blocks(config: EngineConfig, shape: KVShape, free_bytes: int, usage: Usage | None = None) -> int:
@@ -96,12 +95,13 @@ def choose_num_blocks(config: EngineConfig, shape: KVShape, free_bytes: int, usa
 
 def choose_num_host_blocks(config: EngineConfig, shape: KVShape) -> int:
     """Blocks in CPU memory for preempted sequences. No more than the running ones could ever leave there."""
-    tensors = 2 * shape.num_layers
-    each = config.block_size * shape.bytes_per_token // tensors
-    size = int(config.swap_space * 2**30) // tensors
-    if config.device != "cpu" and size:
-        size = 1 << size.bit_length() - 1  # pinned memory is taken in powers of two
-    return min(size // each, config.max_num_seqs * -(-config.max_model_len // config.block_size))
+    total = int(config.swap_space * 2**30)
+    blocks = total // (config.block_size * shape.bytes_per_token)
+    if config.device != "cpu" and total:  # pinned memory is taken in powers of two, for keys and for values of each layer
+        halves = [config.block_size * cache.numbers // 2 * shape.dtype.itemsize for cache in shape.caches]
+        shares = [total * half // (2 * sum(halves)) for half in halves]
+        blocks = min((1 << share.bit_length() - 1) // half if share else 0 for share, half in zip(shares, halves, strict=True))
+    return min(blocks, config.max_num_seqs * -(-config.max_model_len // config.block_size))
 
 
 def max_idle_blocks(caches: list[KVCache]) -> int | None:
@@ -135,8 +135,7 @@ def allocate(ops: Ops, shape: KVShape, num_blocks: int, block_size: int, device:
     """One cache a layer, with the null block in front of `num_blocks`. Raises EngineError when memory runs out."""
     try:
         return [
-            ops.new_kv_cache(num_blocks + 1, block_size, shape.num_kv_heads, shape.head_dim, shape.dtype, device)
-            for _ in range(shape.num_layers)
+            ops.new_kv_cache(num_blocks + 1, block_size, cache.num_kv_heads, cache.head_dim, shape.dtype, device) for cache in shape.caches
         ]
     except (RuntimeError, MemoryError) as error:
         size = num_blocks * block_size * shape.bytes_per_token / 2**30

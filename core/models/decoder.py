@@ -1,172 +1,86 @@
-"""The pre-norm decoder stack that most language models share; an architecture says only where it differs."""
+"""The pre-norm decoder stack that most language models share, of the parts that an architecture's file names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from infer.kernels.ops import AttentionMeta, KVCache, Ops, Rows
 
-from ..errors import ModelError
 from ..layers.attention import Attention
 from ..layers.embedding import Embedding
 from ..layers.linear import Linear, shared_out, unscaled
-from ..layers.mlp import GatedMLP
-from ..layers.norm import RMSNorm
-from ..layers.rope import Rope, RopeConfig
+from ..layers.norm import Norm
+from ..layers.rope import Ropes
 from ..parallel.group import current
+from ..quant.choice import HEAD, chosen
+from ..spec.model_spec import KVSpec, StackSpec
 from ..weights.parameter import Parameter
-
-#: Checkpoint prefixes of what may be one weight.
-EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
-#: Kinds of layers in config.json's layer_types.
-FULL, SLIDING = "full_attention", "sliding_attention"
+from .layer import Layer, added
 
 
-@dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
-    """What an architecture file fills in, from config.json's names to ours."""
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    norm_eps: float
-    activation: str
-    rope: RopeConfig
-    tie_embeddings: bool
-    qkv_bias: bool = False
-    o_bias: bool = False
-    mlp_bias: bool = False
-    qk_norm: bool = False
-    sliding_windows: tuple[int | None, ...] = ()
-    """One entry a layer; empty means that all layers see everything."""
-
-    @classmethod
-    def from_hf(cls, hf: Mapping[str, Any], **differences: Any) -> DecoderConfig:
-        """The Llama reading of config.json with `differences` on top. Raises KeyError for what is missing."""
-        heads = hf["num_attention_heads"]
-        head_dim = hf.get("head_dim") or hf["hidden_size"] // heads
-        values: dict[str, Any] = {
-            "vocab_size": hf["vocab_size"],
-            "hidden_size": hf["hidden_size"],
-            "intermediate_size": hf["intermediate_size"],
-            "num_layers": hf["num_hidden_layers"],
-            "num_heads": heads,
-            "num_kv_heads": hf.get("num_key_value_heads") or heads,
-            "head_dim": head_dim,
-            "norm_eps": hf.get("rms_norm_eps", 1e-6),
-            "activation": hf.get("hidden_act", "silu"),
-            "rope": RopeConfig.from_hf(hf, head_dim),
-            "tie_embeddings": bool(hf.get("tie_word_embeddings", False)),
-        }
-        if not head_dim:
-            raise ModelError(f"config.json: {heads} attention heads cannot share {hf['hidden_size']} features")
-        config = cls(**{**values, **differences})
-        if config.num_heads % config.num_kv_heads:
-            raise ModelError(f"config.json: {config.num_heads} attention heads cannot share {config.num_kv_heads} key/value heads")
-        return config
-
-
-def sliding_windows(hf: Mapping[str, Any], *, switched: bool) -> tuple[int | None, ...]:
-    """One window a layer from `sliding_window`, `layer_types`, `use_sliding_window` and `max_window_layers`, as transformers has them.
-
-    Args:
-        switched: windows are there only where `use_sliding_window` says so, and only from layer `max_window_layers` on.
-
-    Raises ModelError for layers of other kinds, and where layers have windows and there is no size of one.
-    """
-    layers, kinds = hf["num_hidden_layers"], hf.get("layer_types")
-    window = hf.get("sliding_window") if not switched or hf.get("use_sliding_window", False) else None
-    if kinds is None:
-        first = 0 if window is not None and not switched else hf.get("max_window_layers", 0) if window is not None else layers
-        kinds = [SLIDING if i >= first else FULL for i in range(layers)]
-    check_kinds(kinds)
-    if SLIDING in kinds and not window:
-        off = ", since use_sliding_window is false" if switched and not hf.get("use_sliding_window") else ""
-        raise ModelError(f"config.json: layer_types has layers of {SLIDING}, and there is no sliding_window{off}")
-    return tuple(window if kind == SLIDING else None for kind in kinds) if SLIDING in kinds else ()
-
-
-def check_kinds(kinds: Collection[str]) -> None:
-    """Raises ModelError for kinds of layers, as `layer_types` has them, that we do not have."""
-    if unknown := sorted(set(kinds) - {FULL, SLIDING}):
-        raise ModelError(f"config.json: layer_types has {', '.join(unknown)}, which is not supported here (known: {FULL}, {SLIDING})")
-
-
-class DecoderLayer:
+class DecoderLayer(Layer):
     """x + attention(norm(x)), then x + mlp(norm(x)); the residual is carried beside the activations.
 
-    `rows` int64 [R]: the only rows that are wanted of this layer; keys and values are stored of all.
+    Where the architecture has norms of what is added, they come before that. `rows` int64 [R]: the only rows that are wanted of this
+    layer; keys and values are stored of all.
     """
 
-    def __init__(self, ops: Ops, c: DecoderConfig, index: int, rope: Rope) -> None:
-        name = f"model.layers.{index}"
-        self.input_norm = RMSNorm(ops, f"{name}.input_layernorm", c.hidden_size, c.norm_eps)
-        self.post_norm = RMSNorm(ops, f"{name}.post_attention_layernorm", c.hidden_size, c.norm_eps)
-        gate_up = [f"{name}.mlp.gate_proj", f"{name}.mlp.up_proj"]
-        self.mlp = GatedMLP(ops, gate_up, f"{name}.mlp.down_proj", c.hidden_size, c.intermediate_size, c.activation, bias=c.mlp_bias)
-        self.attention = Attention(
-            ops,
-            f"{name}.self_attn",
-            c.hidden_size,
-            c.num_heads,
-            c.num_kv_heads,
-            c.head_dim,
-            rope,
-            scale=c.head_dim**-0.5,
-            qkv_bias=c.qkv_bias,
-            o_bias=c.o_bias,
-            qk_norm=c.norm_eps if c.qk_norm else None,
-            sliding_window=c.sliding_windows[index] if c.sliding_windows else None,
-        )
+    attention: Attention
+
+    def __init__(self, ops: Ops, stack: StackSpec, index: int, ropes: Ropes) -> None:
+        super().__init__(ops, stack, index)
+        spec = stack.layers[index].attention
+        prefix = stack.names.layer.format(index)
+        self.attention = Attention(ops, prefix, stack.names, stack.hidden_size, spec, ropes.of(spec.rope))
 
     def __call__(
         self, x: Rows | None, residual: Tensor, positions: Tensor, cache: KVCache, meta: AttentionMeta, rows: Tensor | None
     ) -> tuple[Rows, Tensor]:
         """What is still to be added (None before the first layer) and what it is to be added to; gives the same two."""
-        quantize = self.attention.qkv.quantizes_input
-        if x is None:
-            normed = self.input_norm(residual, quantize=quantize)
-        else:
-            normed, residual = self.input_norm.add(x, residual, quantize=quantize)
+        normed, residual = added(self.attention_norm, x, residual, quantize=self.attention.qkv.quantizes_input)
         x = self.attention(normed, positions, cache, meta, rows)
+        if self.attention_out_norm is not None:
+            x = self.attention_out_norm(x)
         if rows is not None:
             residual = residual.index_select(0, rows)
-        normed, residual = self.post_norm.add(x, residual, quantize=self.mlp.quantizes_input)
-        return self.mlp(normed), residual
-
-    def linears(self) -> Iterator[Linear]:
-        yield from (self.attention.qkv, self.attention.out)
-        yield from self.mlp.linears()
-
-    def parameters(self) -> Iterator[Parameter]:
-        for part in (self.input_norm, self.attention, self.post_norm, self.mlp):
-            yield from part.parameters()
+        normed, residual = added(self.mlp_norm, x, residual, quantize=self.mlp.quantizes_input)
+        x = self.mlp(normed)
+        return (x if self.mlp_out_norm is None else self.mlp_out_norm(x)), residual
 
 
 class Decoder:
     """A causal language model: tokens in, hidden states and logits out. Weights are filled by `weights.loader`."""
 
-    def __init__(self, config: DecoderConfig, ops: Ops) -> None:
-        self.config = config
+    def __init__(self, stack: StackSpec, ops: Ops) -> None:
+        names, hidden = stack.names, stack.hidden_size
+        self.stack = stack
         self.ops = ops
-        self.rope = Rope(config.rope)
-        self.embedding = Embedding(EMBEDDING, config.vocab_size, config.hidden_size)
-        self.layers = [DecoderLayer(ops, config, i, self.rope) for i in range(config.num_layers)]
+        self.vocab_size, self.hidden_size = stack.vocab_size, hidden
+        self.ropes = Ropes()
+        self.embedding = Embedding(names.words, stack.vocab_size, hidden)
+        self.positions = Embedding(names.positions, stack.num_positions, hidden) if stack.num_positions else None
+        self.layers = [DecoderLayer(ops, stack, index, self.ropes) for index in range(len(stack.layers))]
         self.visit: Callable[[Sequence[DecoderLayer]], Iterable[DecoderLayer]] = iter
         """Gives the layers one by one: each may be used until the next is asked for."""
-        self.norm = RMSNorm(ops, "model.norm", config.hidden_size, config.norm_eps)
+        self.norm = Norm(ops, names.final_norm, hidden, stack.norm)
         # A tied weight is held twice, plain to look up and packed to multiply by.
-        head = EMBEDDING if config.tie_embeddings else HEAD
+        head = names.words if stack.tie_embeddings else names.head
         self.group = current()
-        self.head = Linear(ops, [head], config.hidden_size, [config.vocab_size], bias=False, cuts=shared_out(config.vocab_size))
+        cuts, method = shared_out(stack.vocab_size), chosen(ops, HEAD)
+        self.head = Linear(ops, [head], hidden, [stack.vocab_size], bias=False, cuts=cuts, method=method)
+
+    @property
+    def caches(self) -> tuple[KVSpec, ...]:
+        """What this rank keeps of a token, one a layer."""
+        return tuple(layer.attention.cache for layer in self.layers)
+
+    def allocate(self, num_positions: int, device: torch.device) -> None:
+        """Prepares for sequences of so many tokens."""
+        self.ropes.allocate(num_positions, device)
 
     def parameters(self) -> Iterator[Parameter]:
         yield from self.body_parameters()
@@ -174,10 +88,9 @@ class Decoder:
 
     def body_parameters(self) -> Iterator[Parameter]:
         """All but the head's: what hidden states need."""
-        yield from self.embedding.parameters()
-        for layer in self.layers:
-            yield from layer.parameters()
-        yield from self.norm.parameters()
+        for part in (self.embedding, self.positions, *self.layers, self.norm):
+            if part is not None:
+                yield from part.parameters()
 
     def linears(self) -> Iterator[Linear]:
         """Every linear layer but the head. Each may be used until the next is asked for."""
@@ -193,19 +106,30 @@ class Decoder:
             rows: int64 [R], the rows that are wanted, R a multiple of ROW_MULTIPLE or 0; None is all. The last layer
                 computes no others.
         """
-        attention = self.layers[0].attention.config
-        meta.plan = self.ops.plan_attention(meta, attention.num_heads, attention.num_kv_heads)
+        plans: dict[tuple[int, int], Any] = {}
         x: Rows | None = None
-        residual = self.embedding(tokens)
+        residual = self._embedded(tokens, positions)
         for layer, cache in zip(self.visit(self.layers), caches, strict=True):
+            heads = (layer.attention.config.num_heads, layer.attention.config.num_kv_heads)
+            if heads not in plans:
+                plans[heads] = self.ops.plan_attention(meta, *heads)
+            meta.plan = plans[heads]
             x, residual = layer(x, residual, positions, cache, meta, rows if layer is self.layers[-1] else None)
-        hidden = self.norm(residual) if x is None else self.norm.add(x, residual)[0]
+        hidden, _ = added(self.norm, x, residual)
         assert isinstance(hidden, Tensor), "asked for without quantization"
         return hidden
+
+    def _embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        words = self.embedding(tokens)
+        if self.stack.embedding_scale != 1:  # rounded to the model's dtype first, as the model was trained
+            words *= torch.tensor(self.stack.embedding_scale, dtype=words.dtype)
+        return words if self.positions is None else words.add_(self.positions(positions))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [R, vocab_size], in the model's dtype, of hidden states [R, hidden_size]; R a multiple of ROW_MULTIPLE.
 
         Where ranks share the model, rank 0 gets them; what the others get means nothing.
         """
-        return self.group.gather(unscaled(self.head(hidden)))[:, : self.config.vocab_size]
+        logits = self.group.gather(unscaled(self.head(hidden)))[:, : self.vocab_size]
+        cap = self.stack.logits_soft_cap
+        return logits if cap is None else logits.float().div_(cap).tanh_().mul_(cap).to(logits.dtype)

@@ -11,6 +11,7 @@ from infer.kernels.ops import NULL_BLOCK, AttentionMeta, KVCache, Ops, Segments
 
 from ..layers.classifier import Classifier
 from ..layers.linear import Linear
+from ..spec.model_spec import KVSpec
 from ..weights.parameter import Parameter
 from .decoder import Decoder
 from .language_model import LanguageModel
@@ -19,7 +20,7 @@ from .language_model import LanguageModel
 class FlatDecoder:
     """Attention is causal and goes through the paged kernels, over pages laid out anew each step.
 
-    One cache serves all layers: a layer's keys and values are stored and read before the next layer runs, and as texts are
+    One cache serves all layers of a shape: a layer's keys and values are stored and read before the next layer runs, and as texts are
     whole, none is wanted from an earlier step.
 
     Args:
@@ -32,14 +33,12 @@ class FlatDecoder:
     def __init__(self, model: LanguageModel, dtype: torch.dtype, block_size: int, classifier: Classifier | None = None) -> None:
         self.model = model
         self.ops: Ops = model.ops
-        self.hidden_size = model.config.hidden_size
-        self.vocab_size = model.config.vocab_size
+        self.hidden_size, self.vocab_size = model.hidden_size, model.vocab_size
         self.classifier: Callable[[Tensor], Tensor] | None = classifier
         self._head = classifier
         self._dtype = dtype
         self._block_size = block_size
-        self._num_blocks = 0
-        self._cache: KVCache | None = None
+        self._caches: dict[KVSpec, tuple[int, KVCache]] = {}
 
     def linears(self) -> Iterator[Linear]:
         yield from self.model.linears()
@@ -54,8 +53,8 @@ class FlatDecoder:
     def forward(self, tokens: Tensor, positions: Tensor, types: Tensor | None, segments: Segments, rows: Tensor | None = None) -> Tensor:
         """See `PoolingModel.forward`."""
         meta, used = self._pages(segments.starts)
-        cache = self._room(used + 1, tokens.device)  # NULL_BLOCK is nobody's
-        return self.model.forward(tokens, positions, [cache] * self.model.config.num_layers, meta, rows)
+        room = {cache: self._room(cache, used + 1, tokens.device) for cache in dict.fromkeys(self.model.caches)}  # NULL_BLOCK is nobody's
+        return self.model.forward(tokens, positions, [room[cache] for cache in self.model.caches], meta, rows)
 
     def _pages(self, starts: Tensor) -> tuple[AttentionMeta, int]:
         """Where the step's tokens are stored, text after text, and in how many blocks."""
@@ -72,11 +71,12 @@ class FlatDecoder:
         meta = AttentionMeta(starts.to(device), lengths.int().to(device), tables.to(device), slots.to(device), size)
         return meta, int(blocks.sum())
 
-    def _room(self, num_blocks: int, device: torch.device) -> KVCache:
+    def _room(self, spec: KVSpec, num_blocks: int, device: torch.device) -> KVCache:
         """A cache of at least so many blocks; it grows and is kept."""
-        if self._cache is None or num_blocks > self._num_blocks:
-            c = self.model.config
-            self._cache = None  # not beside the new one
-            self._num_blocks = max(num_blocks, 2 * self._num_blocks)
-            self._cache = self.ops.new_kv_cache(self._num_blocks, self._block_size, c.num_kv_heads, c.head_dim, self._dtype, device)
-        return self._cache
+        have, cache = self._caches.pop(spec, (0, None))
+        if cache is None or num_blocks > have:
+            cache = None  # not beside the new one
+            have = max(num_blocks, 2 * have)
+            cache = self.ops.new_kv_cache(have, self._block_size, spec.num_kv_heads, spec.head_dim, self._dtype, device)
+        self._caches[spec] = (have, cache)
+        return cache

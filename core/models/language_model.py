@@ -10,25 +10,7 @@ from torch import Tensor
 from infer.kernels.ops import AttentionMeta, KVCache, Ops
 
 from ..layers.linear import Linear
-
-
-class Shape(Protocol):
-    """Sizes."""
-
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def hidden_size(self) -> int: ...
-    @property
-    def num_layers(self) -> int:
-        """How many KV caches the model needs."""
-
-    @property
-    def num_heads(self) -> int: ...
-    @property
-    def num_kv_heads(self) -> int: ...
-    @property
-    def head_dim(self) -> int: ...
+from ..spec.model_spec import KVSpec
 
 
 class LanguageModel(Protocol):
@@ -36,9 +18,12 @@ class LanguageModel(Protocol):
 
     ops: Ops
     head: Linear
+    vocab_size: int
+    hidden_size: int
 
     @property
-    def config(self) -> Shape: ...
+    def caches(self) -> tuple[KVSpec, ...]:
+        """The KV caches it needs: one for each time it attends in a forward pass."""
 
     def linears(self) -> Iterator[Linear]:
         """Every linear layer but the head."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection
 
 from ..errors import ConfigError
+from ..spec.model_spec import ModelSpec, Shares
 
 #: Sizes that a message names.
 _MOST = 64
@@ -30,28 +30,23 @@ def padded_share(count: int, size: int) -> int:
     return -(-count // size)
 
 
-def fitting_sizes(hf_config: Mapping[str, Any], most: int = _MOST) -> list[int]:
-    """The numbers of ranks, up to `most`, that can share the model of a config.json."""
-    heads = int(hf_config["num_attention_heads"])
-    kv_heads = int(hf_config.get("num_key_value_heads") or heads)
-    inner = int(hf_config["intermediate_size"])
-    return [
-        size for size in range(1, most + 1) if heads % size == 0 and (kv_heads % size == 0 or size % kv_heads == 0) and inner % size == 0
-    ]
+def fitting_sizes(shares: Collection[Shares], most: int = _MOST) -> list[int]:
+    """The numbers of ranks, up to `most`, that can share a model's kinds of layers."""
+    return [size for size in range(1, most + 1) if all(one.fit(size) for one in shares)]
 
 
-def check_size(hf_config: Mapping[str, Any], size: int) -> None:
+def check_size(spec: ModelSpec, size: int) -> None:
     """Raises ConfigError, naming the sizes that work, if `size` ranks cannot share the model."""
     if size == 1:
         return
-    try:
-        fitting = fitting_sizes(hf_config, max(_MOST, size))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"tensor_parallel_size={size}: config.json does not say how the model could be shared (no {error})") from None
+    if not spec.shares:
+        why = f"{spec.model_type} models run through transformers' code, which ranks cannot share"
+        raise ConfigError(f"tensor_parallel_size={size}: {why}; leave it at 1")
+    fitting = fitting_sizes(spec.shares, max(_MOST, size))
     if size not in fitting:
-        heads, inner = hf_config["num_attention_heads"], hf_config["intermediate_size"]
-        kv_heads = hf_config.get("num_key_value_heads") or heads
+        worst = next(one for one in spec.shares if not one.fit(size))
+        heads = f"{worst.num_heads} attention heads, {worst.num_kv_heads} key/value heads"
         raise ConfigError(
-            f"tensor_parallel_size={size}: the model's {heads} attention heads, {kv_heads} key/value heads and "
-            f"{inner} features between its feed-forward layers cannot be shared evenly; sizes that work: {', '.join(map(str, fitting))}"
+            f"tensor_parallel_size={size}: the model's {heads} and {worst.inner} features between its feed-forward layers "
+            f"cannot be shared evenly; sizes that work: {', '.join(map(str, fitting))}"
         )

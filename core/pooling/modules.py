@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ..errors import ModelError
+from ..spec.classes import activation_class
 from ..spec.hf_values import COUNT, FLAG, NULL, TEXT, check_file, is_text
 from ..weights.source import ModelSource
 from .recipe import DenseSpec
@@ -43,11 +44,6 @@ _KINDS = {
     **dict.fromkeys(("word_embedding_dimension", "in_features", "out_features"), COUNT | NULL),
     **dict.fromkeys(("activation_function", "module_input_name", "module_output_name"), TEXT | NULL),
 }
-
-
-def activation_class(name: Any) -> str:
-    """The last part of the dotted name of a class of torch.nn ("torch.nn.modules.activation.Tanh" -> "Tanh"), else ""."""
-    return name.rpartition(".")[2] if isinstance(name, str) and name.startswith("torch.nn.") else ""
 
 
 def files_of(source: ModelSource, listed: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ConfigError, ModelError
+from ..spec import classes
 from ..spec.hf_values import COUNT, FLAG, NULL, OBJECT, TEXT, check_file
-from ..spec.task import ENCODERS
+from ..spec.model_spec import ModelSpec
 from ..weights.source import ModelSource
-from . import classifier
 from .modules import MODULES_FILE, Modules, files_of
 from .recipe import Recipe
 
@@ -50,11 +50,11 @@ def small_files(source: ModelSource) -> list[str]:
     return [MODULES_FILE, PROMPTS_FILE, *TEXT_FILES, *files_of(source, read_modules(source) or [])]
 
 
-def read_recipe(source: ModelSource, hf_config: Mapping[str, Any], *, task: str, pooler_config: Mapping[str, Any] | None = None) -> Recipe:
+def read_recipe(source: ModelSource, spec: ModelSpec, *, task: str, pooler_config: Mapping[str, Any] | None = None) -> Recipe:
     """The recipe by which this model makes a vector of a text, or the scores of a classifier.
 
     Args:
-        hf_config: config.json, overrides counted.
+        spec: the model's.
         task: "embed" or "classify", as `choose_task` gives it.
         pooler_config: as in `EngineArgs`.
 
@@ -64,17 +64,19 @@ def read_recipe(source: ModelSource, hf_config: Mapping[str, Any], *, task: str,
     """
     assert task in ("embed", "classify"), task
     asked = {name: value for name, value in (pooler_config or {}).items() if value is not None}
-    text, hidden = _text_settings(source), _hidden_size(hf_config)
+    text, hidden = _text_settings(source), spec.hidden_size
+    if hidden is None:
+        raise ModelError("config.json has no hidden_size; fetch the model again")
     pooling = asked.get("pooling_type") or asked.get("seq_pooling_type")
     activation = asked.get("use_activation", asked.get("normalize"))
     if task == "classify":
         if "dimensions" in asked:
             raise ConfigError("pooler_config dimensions is for embeddings; a classifier's scores are not cut")
-        labels = classifier.labels_of(hf_config)
-        own = classifier.activation_of(hf_config, source.read_json(PROMPTS_FILE) or {}, len(labels))
+        labels = classes.labels_of(spec)
+        own = classes.activation_of(spec, source.read_json(PROMPTS_FILE) or {}, len(labels))
         return Recipe(
             kind=task,
-            pooling=(pooling or classifier.pooling_of(hf_config)).lower(),
+            pooling=(pooling or classes.pooling_of(spec)).lower(),
             normalize=False,
             hidden_size=hidden,
             labels=labels,
@@ -85,7 +87,7 @@ def read_recipe(source: ModelSource, hf_config: Mapping[str, Any], *, task: str,
         raise ConfigError("pooler_config activation is for classifiers; embeddings have normalize")
     listed = read_modules(source)
     modules = None if listed is None else Modules.of(source, listed)
-    default = "cls" if hf_config.get("model_type") in ENCODERS else "last"
+    default = "cls" if spec.is_encoder else "last"
     own = (pooling or default) if modules is None else pooling or modules.pooling()  # the user can replace one that is not supported
     recipe = Recipe(
         kind=task,
@@ -94,7 +96,7 @@ def read_recipe(source: ModelSource, hf_config: Mapping[str, Any], *, task: str,
         hidden_size=hidden,
         dense=() if modules is None else modules.dense(hidden),
         include_prompt=modules is None or modules.include_prompt,
-        matryoshka=_matryoshka(hf_config),
+        matryoshka=classes.lengths_of(spec),
         dimensions=asked.get("dimensions"),
         **text,
         **_prompts(source),
@@ -102,16 +104,6 @@ def read_recipe(source: ModelSource, hf_config: Mapping[str, Any], *, task: str,
     if recipe.dimensions is not None and (wrong := recipe.wrong_dimensions(recipe.dimensions)):
         raise ConfigError(f"dimensions={recipe.dimensions}: {wrong}")
     return recipe
-
-
-def _hidden_size(hf_config: Mapping[str, Any]) -> int:
-    text = hf_config.get("text_config")
-    inner = text if isinstance(text, Mapping) else {}
-    for name in ("hidden_size", "n_embd", "d_model"):  # nomic_bert says n_embd
-        value = inner.get(name) or hf_config.get(name)
-        if isinstance(value, int) and value > 0:
-            return value
-    raise ModelError("config.json has no hidden_size; fetch the model again")
 
 
 def _text_settings(source: ModelSource) -> dict[str, Any]:
@@ -142,12 +134,3 @@ def _prompts(source: ModelSource) -> dict[str, Any]:
         "default_prompt_name": name,
         "similarity": similarity,
     }
-
-
-def _matryoshka(hf_config: Mapping[str, Any]) -> bool | tuple[int, ...]:
-    lengths = hf_config.get("matryoshka_dimensions")
-    if lengths is None or lengths == []:
-        return hf_config.get("is_matryoshka") is True
-    if not isinstance(lengths, (list, tuple)) or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in lengths):
-        raise ModelError(f"config.json: matryoshka_dimensions is {lengths!r}, not a list of lengths")
-    return tuple(lengths)

@@ -1,4 +1,4 @@
-"""What a quantization scheme is to a linear layer."""
+"""What a quantization scheme is to a linear layer: the checkpoint tensors it reads, what it keeps of them, and how it multiplies."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from infer.kernels.ops import Ops, Rows
 
+from ..weights.cut import Cut
+from ..weights.parameter import Parameter
 from .packed import tensors_of, with_tensors
 
 #: Takes the tensors of a weight, in their order, and gives those that stand for them from then on.
@@ -18,7 +20,7 @@ Place = Callable[[list[Tensor]], Sequence[Tensor]]
 
 
 class LinearMethod(ABC):
-    """How one linear layer stores its weight and multiplies by it. One instance a layer."""
+    """How one linear layer stores its weight and multiplies by it. One instance a layer, made before the layer's parameters."""
 
     quantizes_input: bool = False
     """The layer works on quantized rows: what comes before it had best give them (`quantize=True`)."""
@@ -33,6 +35,17 @@ class LinearMethod(ABC):
     def refusal(cls, ops: Ops) -> str:
         """Why this backend cannot do it, or nothing."""
         return ""
+
+    def declare(self, names: Sequence[str], outs: Sequence[int], in_features: int, cuts: Sequence[Cut] | None) -> list[Parameter]:
+        """The checkpoint tensors of a weight: here one matrix [out, in] of each of the stacked layers, in any floating dtype.
+
+        Args:
+            names: checkpoint prefixes, stacked in this order.
+            outs: output features of each.
+            cuts: what this rank holds of each matrix; None is all.
+        """
+        matrices = [(f"{name}.weight", (out, in_features)) for name, out in zip(names, outs, strict=True)]
+        return [Parameter(*matrices, cuts=cuts, store=self.store)]
 
     def store(self, weight: Tensor) -> None:
         """Takes the whole weight [out, in] and keeps only what `apply` needs of it."""

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from ..errors import ConfigError, nearest
-from ..spec.hf_config import effective
+from ..spec.model_spec import ModelSpec
 from ..spec.task import choose_task
 from ..types.structured import BACKENDS
 from . import rules
@@ -319,7 +319,7 @@ class EngineArgs:
 
     def resolve(
         self,
-        hf_config: Mapping[str, Any],
+        spec: ModelSpec,
         *,
         given: Collection[str] | Mapping[str, str] | None = None,
         compile_kernels: bool = True,
@@ -329,7 +329,7 @@ class EngineArgs:
         """Decides everything that was left open, once. Imports torch, and the first time on a machine compiles the kernels.
 
         Args:
-            hf_config: the model's config.json, without overrides.
+            spec: the model's, `hf_overrides` counted.
             given: names of the fields the user gave (a given value is never changed); the mapping `load` returns will do.
                 None: those that differ from their default.
             compile_kernels: False where nothing will be computed; `kernels` is then what they would be if all goes well.
@@ -342,8 +342,7 @@ class EngineArgs:
         origin = {name: source for name, source in given.items() if isinstance(source, str)} if isinstance(given, Mapping) else {}
         names = self._given(given)
         notes: list[str] = []
-        hf_config = effective(hf_config, self.hf_overrides)
-        task = task or choose_task(self.task, self.runner, self.convert, hf_config, None)
+        task = task or choose_task(self.task, self.runner, self.convert, spec, None)
         pools = task != "generate"
 
         device = choose_device(self.device, notes)
@@ -354,8 +353,8 @@ class EngineArgs:
         if threads.note:
             notes.append(threads.note)
         self._check_effects(kind, names, notes)
-        dtype = choose_dtype(self.dtype, hf_config, device, notes)
-        max_model_len = choose_max_model_len(self.max_model_len, hf_config, notes, max_seq_length if pools else None)
+        dtype = choose_dtype(self.dtype, spec, device, notes)
+        max_model_len = choose_max_model_len(self.max_model_len, spec, notes, max_seq_length if pools else None)
         self._check_use(pools, names, notes)
         limits = choose_limits(
             max_num_seqs=MOST_TEXTS if pools and "max_num_seqs" not in names else self.max_num_seqs,

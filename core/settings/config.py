@@ -13,29 +13,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..errors import ConfigError, nearest
-from ..spec.hf_config import rope_of
+from ..spec.model_spec import ModelSpec
+from ..spec.read import DTYPE_NAMES
 
-#: Keys of config.json that bound the length; the smallest one counts.
-LENGTH_KEYS = (
-    "max_position_embeddings",
-    "n_positions",
-    "max_seq_len",
-    "seq_length",
-    "model_max_length",
-    "max_sequence_length",
-    "max_seq_length",
-    "seq_len",
-)
 #: Used when config.json names no length.
 FALLBACK_MODEL_LEN = 2048
-#: Rope scalings whose `max_position_embeddings` is already the scaled length.
-ALREADY_SCALED = frozenset({"default", "su", "longrope", "llama3", "mrope"})
-#: Families that count positions from `pad_token_id` + 1.
-POSITIONS_AFTER_PADDING = frozenset({"roberta", "xlm-roberta", "camembert"})
-#: Families whose activations leave float16's range.
-NOT_IN_FLOAT16 = ("gemma2", "gemma3", "glm4")
-
-_DTYPE_NAMES = {"half": "float16", "float": "float32", "double": "float32", "float64": "float32"}
 
 
 class Caution(str):
@@ -207,14 +189,14 @@ def _triton(device: str) -> tuple[str | None, str]:
     return (None, why) if (why := lacking()) else (digest(), "")
 
 
-def choose_dtype(dtype: str, hf_config: Mapping[str, Any], device: str, notes: list[str]) -> str:
+def choose_dtype(dtype: str, spec: ModelSpec, device: str, notes: list[str]) -> str:
     """float32, float16 or bfloat16. Raises ConfigError for one this device or model cannot use."""
-    stated = checkpoint_dtype(hf_config)
+    stated = spec.dtype
     cuda = device.startswith("cuda")
     fast = has_bfloat16(device)
-    narrow = str(hf_config.get("model_type", "")).startswith(NOT_IN_FLOAT16)
+    narrow = "float16" in spec.unsafe_dtypes
     if dtype != "auto":
-        chosen = _DTYPE_NAMES.get(dtype, dtype)
+        chosen = DTYPE_NAMES.get(dtype, dtype)
         _check_dtype(chosen, device, narrow=narrow, fast=fast)
         if chosen == "bfloat16" and not fast:
             notes.append(Caution("dtype: bfloat16 is slow on this CPU, which has no bfloat16 dot products"))
@@ -235,14 +217,6 @@ def choose_dtype(dtype: str, hf_config: Mapping[str, Any], device: str, notes: l
         chosen, reason = "float32", "the checkpoint's" if stated else f"{name} on this CPU"
     notes.append(f"dtype: {chosen} ({reason})")
     return chosen
-
-
-def checkpoint_dtype(hf_config: Mapping[str, Any]) -> str | None:
-    """The dtype config.json states; None if it states none, or one that is no dtype of activations."""
-    value = _get(hf_config, "dtype") or _get(hf_config, "torch_dtype")
-    name = str(value or "").removeprefix("torch.")
-    name = _DTYPE_NAMES.get(name, name)
-    return name if name in ("float32", "float16", "bfloat16") else None
 
 
 def has_bfloat16(device: str) -> bool:
@@ -277,13 +251,13 @@ def _check_dtype(dtype: str, device: str, *, narrow: bool, fast: bool) -> None:
             raise ConfigError(f"dtype=float16: torch cannot multiply float16 on this CPU ({error}); use bfloat16 or float32") from None
 
 
-def choose_max_model_len(asked: int | None, hf_config: Mapping[str, Any], notes: list[str], max_seq_length: int | None = None) -> int:
+def choose_max_model_len(asked: int | None, spec: ModelSpec, notes: list[str], max_seq_length: int | None = None) -> int:
     """Most tokens of prompt and output together. Raises ConfigError if more is asked for than the model was made for.
 
     Args:
         max_seq_length: what sentence_bert_config.json says: the length where none is asked for and the model can do more.
     """
-    derived = derive_max_model_len(hf_config)
+    derived = spec.max_length
     if asked is None and max_seq_length is not None and (derived is None or max_seq_length < derived):
         notes.append(f"max_model_len: {max_seq_length} (sentence_bert_config.json)")
         return max_seq_length
@@ -292,8 +266,7 @@ def choose_max_model_len(asked: int | None, hf_config: Mapping[str, Any], notes:
         notes.append(f"max_model_len: {derived} (config.json states no length)")
     if asked is None or asked <= derived:
         return asked or derived
-    stated = _get(hf_config, "model_max_length")
-    if isinstance(stated, (int, float)) and asked <= stated:
+    if spec.stated_length is not None and asked <= spec.stated_length:
         return asked
     if os.environ.get("INFER_ALLOW_LONG_MAX_MODEL_LEN", "").lower() in ("1", "true", "yes", "on"):
         notes.append(Caution(f"max_model_len: {asked} is beyond the {derived} this model was made for; outputs may be nonsense"))
@@ -302,39 +275,6 @@ def choose_max_model_len(asked: int | None, hf_config: Mapping[str, Any], notes:
         f"max_model_len={asked} is more than the {derived} this model was made for "
         "(INFER_ALLOW_LONG_MAX_MODEL_LEN=1 allows it; outputs may be nonsense)"
     )
-
-
-def derive_max_model_len(hf_config: Mapping[str, Any]) -> int | None:
-    """The length config.json states, rope scaling counted; None if it states none."""
-    lengths = [v for key in LENGTH_KEYS if isinstance(v := _get(hf_config, key), int) and v > 0]
-    if not lengths:
-        return None
-    length: float = min(lengths)
-    if hf_config.get("model_type") in POSITIONS_AFTER_PADDING:  # their table begins with the padding token's unused rows
-        length -= int(hf_config.get("pad_token_id", 1) or 0) + 1
-    scaling = _rope_scaling(hf_config)
-    kind = str(scaling.get("rope_type") or scaling.get("type") or "default")
-    factor = scaling.get("factor")
-    # gemma3 scales only its global layers and states the length it reaches
-    if kind in ALREADY_SCALED or not isinstance(factor, (int, float)) or str(hf_config.get("model_type", "")).startswith("gemma3"):
-        return int(length)
-    if kind == "yarn":
-        length = scaling.get("original_max_position_embeddings") or length
-    return int(length * factor)
-
-
-def _rope_scaling(hf_config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The rope scaling; there may be one for each kind of layer."""
-    text = hf_config.get("text_config")
-    found = (rope_of(text) if isinstance(text, Mapping) else {}) or rope_of(hf_config)
-    return found.get("full_attention", found) if isinstance(found.get("full_attention"), Mapping) else found
-
-
-def _get(hf_config: Mapping[str, Any], key: str) -> Any:
-    """A key of config.json; models of several towers keep the language model's under text_config."""
-    text = hf_config.get("text_config")
-    value = text.get(key) if isinstance(text, Mapping) else None
-    return hf_config.get(key) if value is None else value
 
 
 def choose_limits(

@@ -86,57 +86,6 @@ _EVERY: dict[str, Kind] = {
     "original_max_position_embeddings": COUNT | NULL,
     **dict.fromkeys(("dtype", "torch_dtype"), DTYPE | OBJECT | NULL),
 }
-_ENCODER: dict[str, Kind] = {
-    **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"), COUNT),
-    "max_position_embeddings": COUNT,
-    "type_vocab_size": WHOLE,
-    "layer_norm_eps": POSITIVE,
-    "hidden_act": TEXT,
-    "is_decoder": FLAG,
-    "pad_token_id": WHOLE | NULL,
-    **dict.fromkeys(("dtype", "torch_dtype"), DTYPE | NULL),
-}
-_DECODER: dict[str, Kind] = {
-    **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"), COUNT),
-    "max_position_embeddings": COUNT,
-    **dict.fromkeys(("num_key_value_heads", "head_dim"), COUNT | NULL),
-    "sliding_window": WHOLE | NULL,
-    "max_window_layers": WHOLE,
-    "rms_norm_eps": POSITIVE,
-    "hidden_act": TEXT,
-    **dict.fromkeys(("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window"), FLAG),
-    "rope_theta": POSITIVE | NULL,
-    **dict.fromkeys(("dtype", "torch_dtype"), DTYPE | NULL),
-}
-_NOMIC: dict[str, Kind] = {
-    **_ENCODER,
-    "head_dim": COUNT | NULL,
-    **dict.fromkeys(("n_embd", "n_head", "n_layer", "n_positions"), COUNT),
-    "n_inner": COUNT | NULL,
-    "activation_function": TEXT,
-    "rotary_emb_base": POSITIVE,
-    "rotary_emb_fraction": NUMBER,
-    **dict.fromkeys(("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias", "attention_bias", "mlp_bias"), FLAG),
-    "layer_norm_epsilon": POSITIVE,
-    "moe_every_n_layers": Kind("a whole number", lambda value: type(value) is int) | NULL,
-    "rope_theta": POSITIVE | NULL,
-}
-_MODERNBERT: dict[str, Kind] = {
-    **_ENCODER,
-    "hidden_activation": TEXT,
-    "classifier_activation": TEXT,
-    "norm_eps": POSITIVE,
-    **dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), FLAG),
-    **dict.fromkeys(("local_attention", "global_attn_every_n_layers"), COUNT),
-    **dict.fromkeys(("global_rope_theta", "local_rope_theta"), POSITIVE | NULL),
-}
-#: More of the models that we have code for, by model_type.
-_OURS: dict[str, dict[str, Kind]] = {
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), _DECODER),
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert"), _ENCODER),
-    "modernbert": _MODERNBERT,
-    "nomic_bert": _NOMIC,
-}
 #: Within rope_scaling and rope_parameters.
 _ROPE: dict[str, Kind] = {
     **dict.fromkeys(("rope_type", "type"), TEXT),
@@ -151,12 +100,18 @@ _ROPE_OBJECTS = ("rope_scaling", "rope_parameters")
 _CONFIGS = ("text_config", "vision_config", "audio_config")
 
 
-def check_values(config: Mapping[str, Any], overrides: Mapping[str, Any], path: Path | str) -> None:
-    """Raises ModelError, or ConfigError for one that `overrides` gave, naming the first key whose value is wrong."""
-    kind = config.get("model_type")
-    if kind is not None and not isinstance(kind, str):
-        raise _wrong("model_type", kind, TEXT, overrides, path)
-    _check(config, {**_EVERY, **_OURS.get(kind or "", {})}, "", overrides, path)
+def check_kind(config: Mapping[str, Any], overrides: Mapping[str, Any], path: Path | str) -> None:
+    """Raises what `check_values` does for a model_type that is none."""
+    _check(config, {"model_type": TEXT | NULL}, "", overrides, path)
+
+
+def check_values(config: Mapping[str, Any], own: Mapping[str, Kind], overrides: Mapping[str, Any], path: Path | str) -> None:
+    """Raises ModelError, or ConfigError for one that `overrides` gave, naming the first key whose value is wrong.
+
+    Args:
+        own: of the architecture, beside those of every model.
+    """
+    _check(config, {**_EVERY, **own}, "", overrides, path)
 
 
 def check_file(config: Mapping[str, Any], kinds: Mapping[str, Kind], path: Path | str) -> None:
@@ -166,7 +121,7 @@ def check_file(config: Mapping[str, Any], kinds: Mapping[str, Kind], path: Path 
 
 def check_layers(config: Mapping[str, Any], path: Path | str) -> None:
     """Raises ModelError if there is not one kind of layer for each layer."""
-    layers, kinds = config["num_hidden_layers"], config.get("layer_types")
+    layers, kinds = config.get("num_hidden_layers"), config.get("layer_types")
     if kinds is not None and len(kinds) != layers:
         raise ModelError(f"{path}: layer_types names {len(kinds)} layers, num_hidden_layers is {layers}; they must agree")
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, nearest
-from .hf_config import DEFAULTS
-from .task import ENCODERS, architectures
+from .architectures import decoders, named
+from .model_spec import ModelSpec
 
-#: Language models that we have code for.
-DECODERS = tuple(sorted(kind for kind in DEFAULTS if kind not in ENCODERS))
+log = logging.getLogger(__name__)
+
 #: Kinds of layers in `layer_types` that attend to keys and values of earlier tokens and to nothing else.
 ATTENTION = frozenset({"full_attention", "sliding_attention"})
 #: Models whose attention a paged cache cannot hold: it has biases by distance, or the model's code computes it by itself.
@@ -36,31 +37,39 @@ _OTHER_HEADS = {
     "ForImageClassification": "labels images",
     "ForAudioClassification": "labels audio",
 }
+#: Sizes that a tensor has a dimension of, or several of.
+_SIZES = ("vocab_size", "hidden_size", "n_embd", "d_model", "num_attention_heads", "n_head", "num_key_value_heads")
+_LAYERS = ("num_hidden_layers", "n_layer")
+#: Settings that make a decoder's attention look ahead, and the values that leave it causal.
+LOOKS_AHEAD: dict[str, tuple[Any, ...]] = {"is_causal": (None, True), "use_bidirectional_attention": (None, False, "vision")}
 _STORED = "weights in float32, float16 or bfloat16 (--quantization int8 makes them smaller as they are loaded) and GGUF files"
 
 
-def refuse_unsupported(hf_config: Mapping[str, Any], name: str, *, task: str, model_impl: str = "auto") -> None:
+def refuse_unsupported(spec: ModelSpec, name: str, *, task: str, model_impl: str = "auto") -> None:
     """Raises ModelError, saying what the model is and what is supported, for one that cannot be run.
 
     What is not refused here and has no code of ours goes through transformers' code, which may find more when it is loaded.
 
     Args:
-        hf_config: as `hf_config.effective` gives it.
+        spec: the model's.
         name: the model as the user knows it.
         task: "generate", "embed" or "classify", as `choose_task` gives it.
         model_impl: as in `EngineArgs`.
     """
-    kind, names = hf_config.get("model_type"), architectures(hf_config)
+    kind, names, hf_config = spec.model_type, spec.architectures, spec.config
     if not kind:
         raise ModelError(f"{name}: config.json has no model_type, so its architecture is unknown")
     refuse_quantized(hf_config, name)
     called = f"{name}: model_type {kind!r}" + (f" ({names[0]})" if names else "")
-    if why := _not_text_alone(hf_config) or ("" if kind in DEFAULTS else _theirs(hf_config, kind, name)):
+    foreign = not (spec.stack or spec.lacking)
+    if why := _not_text_alone(hf_config) or (_theirs(hf_config, kind, name) if foreign else ""):
         raise ModelError(f"{called} {why}, which is not supported; {_supported(task)}")
-    if task == "classify" and kind not in DEFAULTS:
+    if model_impl != "transformers" and not foreign:
+        spec.need_stack()
+    if task == "classify" and foreign:
         raise ModelError(f"{called} is a classifier in code that is not ours, which is not supported; {_supported(task)}")
-    if kind not in DEFAULTS and (model_impl == "infer" or not _has_code(hf_config, kind)):
-        raise ModelError(f"{called} is not supported; {_supported(task)}{nearest(kind, DECODERS if task == 'generate' else DEFAULTS)}")
+    if foreign and (model_impl == "infer" or not _has_code(hf_config, kind)):
+        raise ModelError(f"{called} is not supported; {_supported(task)}{nearest(kind, decoders() if task == 'generate' else named())}")
     if task == "generate" and names and not any(one.endswith(_WRITES) for one in names):
         does = next((what for end, what in _OTHER_HEADS.items() if names[0].endswith(end)), None)
         if does is not None:
@@ -69,12 +78,36 @@ def refuse_unsupported(hf_config: Mapping[str, Any], name: str, *, task: str, mo
 
 def refuse_quantized(hf_config: Mapping[str, Any], name: str) -> None:
     """Raises ModelError for a checkpoint that config.json says is quantized."""
-    text = hf_config.get("text_config")
-    for one in (hf_config, text if isinstance(text, Mapping) else {}):
+    for one in within(hf_config):
         for key in ("quantization_config", "compression_config"):
             if found := one.get(key):
                 method = found.get("quant_method") or found.get("format") or "by a method that is not named"
                 raise ModelError(f"{name} is quantized ({method}; config.json: {key}), which is not supported yet; supported: {_STORED}")
+
+
+def check_causal(spec: ModelSpec, name: str) -> None:
+    """Raises ModelError for a decoder trained to look ahead: its hidden states would come out, and be others."""
+    for one in within(spec.config):
+        for key, causal in LOOKS_AHEAD.items():
+            if one.get(key) not in causal:
+                raise ModelError(
+                    f"{name}: its attention looks ahead (config.json: {key} {one[key]!r}), which is not supported for decoders"
+                )
+    if "AutoModel" in (spec.config.get("auto_map") or {}):
+        log.warning("%s: config.json names Python code for its hidden states (auto_map AutoModel), which is not run", name)
+
+
+def stated_sizes(spec: ModelSpec) -> Iterator[tuple[str, int, bool]]:
+    """Sizes by their keys, and whether they are numbers of layers."""
+    for prefix, config in zip(("", "text_config."), within(spec.config), strict=False):
+        for keys, layers in ((_LAYERS, True), (_SIZES, False)):
+            yield from ((prefix + key, config[key], layers) for key in keys if isinstance(config.get(key), int))
+
+
+def within(hf_config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """config.json, and what a wrapper's has of the language model in it."""
+    text = hf_config.get("text_config")
+    return [hf_config, text] if isinstance(text, Mapping) else [hf_config]
 
 
 def quantized_weights(name: str, what: str) -> ModelError:
@@ -140,9 +173,9 @@ def _has_code(hf_config: Mapping[str, Any], kind: str) -> bool:
 
 def _supported(task: str) -> str:
     if task == "generate":
-        return f"supported: {', '.join(DECODERS)}, and other decoders through transformers"
+        return f"supported: {', '.join(decoders())}, and other decoders through transformers"
     more = ", and other decoders through transformers" if task == "embed" else ""
-    return f"supported to {'embed' if task == 'embed' else 'classify'}: {', '.join(sorted(DEFAULTS))}{more}"
+    return f"supported to {'embed' if task == 'embed' else 'classify'}: {', '.join(named())}{more}"
 
 
 def _first_line(error: Exception) -> str:

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError, ModelError
+from .model_spec import ModelSpec
 
-#: `model_type` of the bidirectional models we have code for; none of them generates.
-ENCODERS = frozenset({"bert", "camembert", "modernbert", "nomic_bert", "roberta", "xlm-roberta"})
 #: Other spellings of a task, as in vLLM's seed.
 ALIASES = {"embedding": "embed"}
 
 
-def choose_task(task: str, runner: str, convert: str, hf_config: Mapping[str, Any], modules: Sequence[Mapping[str, Any]] | None) -> str:
+def choose_task(task: str, runner: str, convert: str, spec: ModelSpec, modules: Sequence[Mapping[str, Any]] | None) -> str:
     """What the settings `task`, `runner` and `convert` come to for a model: "generate", "embed" or "classify".
 
     What is left open follows from the model: sentence-transformers modules that pool and encoders embed, classes named
@@ -21,7 +20,7 @@ def choose_task(task: str, runner: str, convert: str, hf_config: Mapping[str, An
 
     Args:
         task: as in `EngineArgs`; "score" is "classify" with a model that is a classifier, else "embed".
-        hf_config: config.json, overrides counted.
+        spec: the model's.
         modules: what modules.json lists; None without such a file.
 
     Raises:
@@ -32,7 +31,7 @@ def choose_task(task: str, runner: str, convert: str, hf_config: Mapping[str, An
     _refuse_contradictions(task, runner, convert)
     if convert in ("embed", "classify") and task in ("auto", "score"):
         task = convert
-    own = _own_task(hf_config, modules)
+    own = _own_task(spec, modules)
     if task == "score":
         chosen = "classify" if own == "classify" else "embed"
     elif task != "auto":
@@ -43,22 +42,17 @@ def choose_task(task: str, runner: str, convert: str, hf_config: Mapping[str, An
         chosen = "embed" if own == "generate" else own
     else:
         chosen = own
-    _check(chosen, convert, hf_config, modules, own)
+    _check(chosen, convert, spec, own)
     return chosen
 
 
-def is_classifier(hf_config: Mapping[str, Any]) -> bool:
-    """Whether config.json names a class with a classifier over whole texts."""
-    return any(name.endswith("ForSequenceClassification") for name in architectures(hf_config))
-
-
-def _own_task(hf_config: Mapping[str, Any], modules: Sequence[Mapping[str, Any]] | None) -> str:
-    names = architectures(hf_config)
+def _own_task(spec: ModelSpec, modules: Sequence[Mapping[str, Any]] | None) -> str:
+    names = spec.architectures
     if any(str(module.get("type", "")).endswith("Pooling") for module in modules or ()):
         return "embed"
-    if is_classifier(hf_config):
+    if spec.is_classifier:
         return "classify"
-    if modules is not None or hf_config.get("model_type") in ENCODERS:
+    if modules is not None or spec.is_encoder:
         return "embed"
     if any(name.endswith("RewardModel") for name in names):
         raise ModelError(f"{names[0]} is a reward model, which is not supported yet")
@@ -80,22 +74,15 @@ def _refuse_contradictions(task: str, runner: str, convert: str) -> None:
         raise ConfigError(f"convert={convert} contradicts task={task}; leave one of the two out")
 
 
-def _check(chosen: str, convert: str, hf_config: Mapping[str, Any], modules: Sequence[Mapping[str, Any]] | None, own: str) -> None:
-    kind, names = hf_config.get("model_type"), architectures(hf_config)
-    called = names[0] if names else f"a {kind} model"
-    if chosen == "generate" and kind in ENCODERS:
+def _check(chosen: str, convert: str, spec: ModelSpec, own: str) -> None:
+    called = spec.architectures[0] if spec.architectures else f"a {spec.model_type} model"
+    if chosen == "generate" and spec.is_encoder:
         right = "infer score or task=classify" if own == "classify" else "infer embed or task=embed"
         raise ConfigError(f"{called} reads a text in both directions and writes none: use {right}, or another model")
     if chosen == "embed" and own == "classify":
         raise ModelError(f"{called} is a classifier, it makes no embeddings: use infer score or task=classify, or another model")
-    if chosen == "classify" and not is_classifier(hf_config):
+    if chosen == "classify" and not spec.is_classifier:
         right = "infer embed or task=embed" if own == "embed" else "infer generate"
         raise ModelError(f"{called} is no classifier (those are named *ForSequenceClassification): use {right}, or another model")
     if chosen == "embed" and own == "generate" and convert == "none":
         raise ConfigError(f"{called} generates text; convert=none keeps it from being used for embeddings: leave that out")
-
-
-def architectures(hf_config: Mapping[str, Any]) -> list[str]:
-    """The classes that config.json names."""
-    found = hf_config.get("architectures")
-    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []

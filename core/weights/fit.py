@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ..errors import ModelError
-from ..spec.support import quantized_weights
+from ..spec.model_spec import ModelSpec
+from ..spec.support import quantized_weights, stated_sizes
 from .source import ModelSource, TensorInfo
 
 #: Names that quantized checkpoints give to what they keep beside or in place of weights.
@@ -21,14 +20,11 @@ _QUANTIZED_DTYPES = ("F8_", "F6_", "F4")
 #: Integers are weights only where they are quantized; of vectors, and of these, some buffers are made.
 _INTEGERS = frozenset({"I8", "U8", "I16", "U16", "I32", "U32"})
 _BUFFERS = ("bias", "ids", "mask")
-#: Sizes that a tensor has a dimension of, or several of.
-_SIZES = ("vocab_size", "hidden_size", "n_embd", "d_model", "num_attention_heads", "n_head", "num_key_value_heads")
-_LAYERS = ("num_hidden_layers", "n_layer")
 #: Layers of a model of random weights, which nothing else bounds.
 _MOST_LAYERS = 10_000
 
 
-def check_weights(source: ModelSource, hf_config: Mapping[str, Any]) -> None:
+def check_weights(source: ModelSource, spec: ModelSpec) -> None:
     """Raises ModelError for quantized weights, and for sizes of config.json that are far beyond what the headers have.
 
     Whether every tensor has its shape is checked by `loader.load`; this keeps a model of ten million layers from being made first.
@@ -38,12 +34,12 @@ def check_weights(source: ModelSource, hf_config: Mapping[str, Any]) -> None:
         if what := _quantized(info):
             raise quantized_weights(source.name, what)
     largest = max((size for info in tensors.values() for size in info.shape), default=0)
-    _check_sizes(hf_config, _path(source), len(tensors), largest)
+    _check_sizes(spec, _path(source), len(tensors), largest)
 
 
-def check_random(source: ModelSource, hf_config: Mapping[str, Any]) -> None:
+def check_random(source: ModelSource, spec: ModelSpec) -> None:
     """The same for a model of random weights: raises ModelError for more layers than any model has."""
-    _check_sizes(hf_config, _path(source), _MOST_LAYERS, None)
+    _check_sizes(spec, _path(source), _MOST_LAYERS, None)
 
 
 def _quantized(info: TensorInfo) -> str:
@@ -54,16 +50,13 @@ def _quantized(info: TensorInfo) -> str:
     return f"{info.name} is stored as {info.dtype}" if integer or info.dtype.startswith(_QUANTIZED_DTYPES) else ""
 
 
-def _check_sizes(hf_config: Mapping[str, Any], path: Path, num_tensors: int, largest: int | None) -> None:
-    text = hf_config.get("text_config")
-    for within, config in (("", hf_config), ("text_config.", text if isinstance(text, Mapping) else {})):
-        for key in _LAYERS:
-            if isinstance(layers := config.get(key), int) and layers > num_tensors:
-                what = f"the weights have {num_tensors} tensors in all" if largest is not None else f"at most {num_tensors} are made"
-                raise ModelError(f"{path}: {within}{key} is {layers}, but {what}")
-        for key in _SIZES if largest is not None else ():
-            if isinstance(size := config.get(key), int) and size > (largest or 0):
-                raise ModelError(f"{path}: {within}{key} is {size}, but no tensor of the weights has a dimension above {largest}")
+def _check_sizes(spec: ModelSpec, path: Path, num_tensors: int, largest: int | None) -> None:
+    for key, size, layers in stated_sizes(spec):
+        if layers and size > num_tensors:
+            what = f"the weights have {num_tensors} tensors in all" if largest is not None else f"at most {num_tensors} are made"
+            raise ModelError(f"{path}: {key} is {size}, but {what}")
+        if not layers and largest is not None and size > largest:
+            raise ModelError(f"{path}: {key} is {size}, but no tensor of the weights has a dimension above {largest}")
 
 
 def _path(source: ModelSource) -> Path:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ..spec.model_spec import StackSpec
+from ..spec.names import Naming
 from .source import ModelSource, TensorInfo
 
 if TYPE_CHECKING:
@@ -13,66 +16,80 @@ if TYPE_CHECKING:
 
     from .cut import Cut
 
+log = logging.getLogger(__name__)
+
 #: Heads for other tasks, and buffers, by how their names begin once the base model's prefix is off. A base model alone needs none.
 OTHER_HEADS = ("pooler.", "cls.", "lm_head.", "classifier.", "score.", "head.", "decoder.", "qa_outputs.", "pre_classifier.")
 BUFFERS = ("position_ids", "token_type_ids")
 
 
-@dataclass(frozen=True)
-class Naming:
-    """How the checkpoints of a family differ from the names our model asks for.
+def fit(source: ModelSource, stack: StackSpec, wanted: Collection[str], *, whole: bool) -> RenamedSource:
+    """The checkpoint by the names in `wanted`. What fits none of them keeps its name, for the loader to complain of.
 
     Args:
-        prefixes: of the base model's tensors ("bert."); ours may have one too, which is then not in every file.
-        renames: parts of a name and what they are to us, applied in order. Suffixes of old checkpoints (LayerNorm.gamma) are known.
-        splits: parts of a name of fused tensors -> what to put there for each of its equal pieces, along the first dimension.
+        whole: the model with the head that writes; else heads that are not wanted are left out.
     """
+    naming, found = stack.naming, source.tensors()
+    names: dict[str, tuple[str, ...]] = {name: (name,) for name in found if name in wanted}
+    taken = set(names)
+    for name in found:
+        if name in names or name.endswith(naming.buffers):
+            continue
+        pieces = _ours(naming, name, wanted)
+        if pieces is None or not taken.isdisjoint(pieces):  # fits nothing, or is twice in one checkpoint
+            names[name] = (name,)
+            if pieces is None and not whole and _of_another_head(naming, name):
+                del names[name]
+            continue
+        names[name] = pieces
+        taken.update(pieces)
+    embedding, head = f"{stack.names.words}.weight", f"{stack.names.head}.weight"
+    if stack.tie_embeddings and embedding not in taken and head in found:  # the one weight under the head's name
+        names[head] = (embedding,)
+    return RenamedSource(source.name, source.path, source, names, frozenset(name for name in found if name.endswith(naming.transposed)))
 
-    prefixes: tuple[str, ...] = ()
-    renames: Mapping[str, str] = field(default_factory=dict)
-    splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def fit(self, source: ModelSource, wanted: Collection[str]) -> RenamedSource:
-        """The checkpoint by the names in `wanted`. What fits none of them keeps its name, for the loader to complain of, or is left
-        out if it belongs to a head that is not wanted."""
-        found = source.tensors()
-        names: dict[str, tuple[str, ...]] = {name: (name,) for name in found if name in wanted}
-        taken = set(names)
-        for name in found:
-            if name in names:
-                continue
-            pieces = self._ours(name, wanted)
-            if pieces is None:
-                continue
-            if taken.isdisjoint(pieces):
-                names[name] = pieces
-                taken.update(pieces)
-            else:  # twice in one checkpoint
-                names[name] = (name,)
-        return RenamedSource(source.name, source.path, source, names)
+def untied(stack: StackSpec, source: ModelSource) -> StackSpec:
+    """Without its tie where the checkpoint has both weights: each is then used for what it is, as in transformers."""
+    both = {_bare(stack.naming, f"{name}.weight") for name in (stack.names.words, stack.names.head)}
+    if stack.tie_embeddings and both <= {_bare(stack.naming, name) for name in source.tensors()}:
+        log.info("config.json ties output and input embeddings, but the weights have both: each is used")
+        return replace(stack, tie_embeddings=False)
+    return stack
 
-    def _ours(self, name: str, wanted: Collection[str]) -> tuple[str, ...] | None:
-        """Our names of a tensor's pieces; None: it is not needed."""
-        bare = self._bare(name)
-        for old, new in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"), *self.renames.items()):
-            bare = bare.replace(old, new)
-        fused = next((part for part in self.splits if part in bare), None)
-        pieces = tuple(bare.replace(fused, new) for new in self.splits[fused]) if fused else (bare,)
-        for prefix in ("", *self.prefixes):
-            if all(prefix + piece in wanted for piece in pieces):
-                return tuple(prefix + piece for piece in pieces)
-        return None if bare.startswith(OTHER_HEADS) or bare.endswith(BUFFERS) else (name,)
 
-    def _bare(self, name: str) -> str:
-        return next((name.removeprefix(prefix) for prefix in self.prefixes if name.startswith(prefix)), name)
+def _ours(naming: Naming, name: str, wanted: Collection[str]) -> tuple[str, ...] | None:
+    """Our names of a tensor's pieces; None: it fits nothing."""
+    bare = _bare(naming, name)
+    for old, new in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"), *naming.renames.items()):
+        bare = bare.replace(old, new)
+    fused = next((part for part in naming.splits if part in bare), None)
+    pieces = tuple(bare.replace(fused, new) for new in naming.splits[fused]) if fused else (bare,)
+    for prefix in ("", *naming.prefixes):
+        if all(prefix + piece in wanted for piece in pieces):
+            return tuple(prefix + piece for piece in pieces)
+    return None
+
+
+def _of_another_head(naming: Naming, name: str) -> bool:
+    bare = _bare(naming, name)
+    return bare.startswith(OTHER_HEADS) or bare.endswith(BUFFERS)
+
+
+def _bare(naming: Naming, name: str) -> str:
+    return next((name.removeprefix(prefix) for prefix in naming.prefixes if name.startswith(prefix)), name)
 
 
 @dataclass(frozen=True)
 class RenamedSource(ModelSource):
-    """`source` with its tensors under the names that `names` gives; several for one: its equal pieces by rows. Others are left out."""
+    """`source` with its tensors under the names that `names` gives; several for one: its equal pieces by rows. Others are left out.
+
+    Of `transposed`, by the source's names, rows are columns there.
+    """
 
     source: ModelSource
     names: Mapping[str, tuple[str, ...]]
+    transposed: frozenset[str] = frozenset()
 
     def read(self, filename: str) -> bytes | None:
         return self.source.read(filename)
@@ -85,19 +102,24 @@ class RenamedSource(ModelSource):
         infos = {}
         for name, info in self.source.tensors().items():
             pieces = self.names.get(name, ())
+            whole = info.shape[::-1] if name in self.transposed else info.shape
             for piece in pieces:
-                shape = info.shape if len(pieces) == 1 else (info.shape[0] // len(pieces), *info.shape[1:])
+                shape = whole if len(pieces) == 1 else (whole[0] // len(pieces), *whole[1:])
                 infos[piece] = replace(info, name=piece, shape=shape)
         return infos
 
     def stream(self, cuts: Mapping[str, Cut] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
         cuts = cuts or {}
-        theirs = {name: cuts[pieces[0]] for name, pieces in self.names.items() if len(pieces) == 1 and pieces[0] in cuts}
+        whole = {name: cuts[pieces[0]] for name, pieces in self.names.items() if len(pieces) == 1 and pieces[0] in cuts}
+        theirs = {name: replace(cut, dim=1 - cut.dim) if name in self.transposed else cut for name, cut in whole.items()}
         for name, tensor in self.source.stream(theirs):
             pieces = self.names.get(name, ())
             if len(pieces) == 1:
-                yield pieces[0], tensor
+                yield pieces[0], self._turned(name, tensor)
             elif pieces:
-                for piece, part in zip(pieces, tensor.chunk(len(pieces)), strict=True):
+                for piece, part in zip(pieces, self._turned(name, tensor).chunk(len(pieces)), strict=True):
                     yield piece, cuts[piece].of(part) if piece in cuts else part
             del tensor  # or it would stay while the next one is read
+
+    def _turned(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.t().contiguous() if name in self.transposed else tensor

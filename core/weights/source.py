@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
-from ..spec.hf_config import FILE, effective
+from ..spec.hf_config import FILE
+from ..spec.model_spec import ModelSpec
+from ..spec.read import read_spec
 
 if TYPE_CHECKING:
     import torch
@@ -53,12 +55,12 @@ class ModelSource(ABC):
         content = self.read(filename)
         return None if content is None else parse_json(content, self.path / filename)
 
-    def hf_config(self, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """config.json as `hf_config.effective` has it. Raises ModelError also where there is none."""
+    def spec(self, overrides: Mapping[str, Any] | None = None) -> ModelSpec:
+        """What config.json says, see `read_spec`. Raises ModelError also where there is none."""
         raw = self.read_json(FILE)
         if raw is None:
             raise ModelError(f"model {self.name!r} has no {FILE} in {str(self.path)!r}; is it a model folder?")
-        return effective(raw, overrides, self.path / FILE if self.path.is_dir() else self.path)
+        return read_spec(raw, overrides, self.path / FILE if self.path.is_dir() else self.path)
 
     @property
     def has_weights(self) -> bool:

@@ -78,9 +78,9 @@ def test_bytes_per_token_are_the_engines(tiny_llama: Path) -> None:
 
     for dtype in ("float32", "bfloat16"):
         plan = make_plan(EngineArgs(model=str(tiny_llama), device="cpu", dtype=dtype))
-        c = build(plan.hf_config(), load("reference")).config
-        assert plan.kv_bytes_per_token() == KVShape(c.num_layers, c.num_kv_heads, c.head_dim, DTYPES[dtype]).bytes_per_token
-        assert plan.limits().vocab_size == c.vocab_size
+        model = build(plan.spec(), load("reference"))
+        assert plan.kv_bytes_per_token() == KVShape(model.caches, DTYPES[dtype]).bytes_per_token
+        assert plan.limits().vocab_size == model.vocab_size
     assert torch.float32 in DTYPES.values()
 
 

@@ -16,6 +16,7 @@ from infer.core.engine.runner import TakePiece
 from infer.core.engine.stopping import EndTokens
 from infer.core.memory.swap import SwapCosts, SwapSpace
 from infer.core.settings.args import EngineArgs
+from infer.core.spec.read import read_spec
 from infer.kernels import load
 
 VOCABULARY = 64
@@ -102,7 +103,7 @@ def make_engine() -> Callable[..., Engine]:
         if swap_blocks := kwargs.pop("swap_blocks", 0):
             swap = SwapSpace(swap_blocks, block_size, SwapCosts(1), kwargs.get("preemption_mode"))
         args = EngineArgs.from_kwargs(model="fake", device="cpu", dtype="float32", block_size=block_size, **kwargs)
-        config, memory, ends = args.resolve(hf), PagedMemory(num_blocks, block_size), EndTokens(EOS, frozenset({2}))
+        config, memory, ends = args.resolve(read_spec(hf)), PagedMemory(num_blocks, block_size), EndTokens(EOS, frozenset({2}))
         return Engine(config, memory, num_blocks, tokenizer, ends, VOCABULARY, swap=swap)  # type: ignore[arg-type]
 
     return make

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,9 +10,7 @@ from infer.kernels.ops import ROW_MULTIPLE, Ops
 
 from ...layers.linear import Linear, unscaled
 from ...quant.base import LinearMethod
-
-#: From a linear layer's place in the model (whether it is the head) and the backend to how it holds its weight; None: plainly.
-Choose = Callable[[bool], LinearMethod | None]
+from ...quant.choice import HEAD, Choose
 
 
 class RowLinear(nn.Module):
@@ -39,7 +35,7 @@ class RowLinear(nn.Module):
         return unscaled(self.layer(rows.contiguous()))[:count].view(*x.shape[:-1], self.out_features)
 
 
-def swap_linears(model: nn.Module, ops: Ops, dtype: torch.dtype, choose: Choose, head: nn.Linear) -> tuple[list[Linear], Linear]:
+def swap_linears(model: nn.Module, ops: Ops, dtype: torch.dtype, choose: Choose | None, head: nn.Linear) -> tuple[list[Linear], Linear]:
     """Puts ours in the place of every linear layer with a weight of `dtype`, one by one; gives the others, and that of `head`.
 
     Subclasses of `nn.Linear` stay: they may compute something else.
@@ -51,7 +47,7 @@ def swap_linears(model: nn.Module, ops: Ops, dtype: torch.dtype, choose: Choose,
         if type(child) is not nn.Linear or child.weight.dtype != dtype:
             continue
         if child not in done:  # one module may stand in several places
-            done[child] = _swapped(child, ops, choose(child is head))
+            done[child] = _swapped(child, ops, choose(HEAD if child is head else name) if choose is not None else None)
             if child is not head:
                 swapped.append(done[child].layer)
         setattr(parent, name, done[child])
@@ -61,7 +57,8 @@ def swap_linears(model: nn.Module, ops: Ops, dtype: torch.dtype, choose: Choose,
 def _swapped(old: nn.Linear, ops: Ops, method: LinearMethod | None) -> RowLinear:
     weight = old.weight.detach()
     layer = Linear(ops, [""], old.in_features, [old.out_features], bias=old.bias is not None, method=method)
-    layer.weight.fill(layer.weight.parts[0], weight, weight.dtype, weight.device)
+    (stored,) = layer.weights
+    stored.fill(stored.parts[0], weight, weight.dtype, weight.device)
     if layer.bias is not None:
         layer.bias.fill(layer.bias.parts[0], old.bias.detach(), weight.dtype, weight.device)
     old.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)  # or both would stay until all are swapped

@@ -14,13 +14,15 @@ import torch
 from infer.kernels.ops import Ops
 
 from ...errors import InferError, ModelError
+from ...quant.choice import Choose
+from ...spec.model_spec import ModelSpec
 from ...spec.support import refuse_quantized, transformers_config
 from ...weights.fit import check_weights
 from ...weights.remote_code import allow, named_code, refusal
 from ...weights.source import ModelSource
 from . import experts
 from .attention import PagedAttention
-from .linear import Choose, swap_linears
+from .linear import swap_linears
 from .model import HFModel
 from .trial import check_against, tokens_to_try
 
@@ -34,12 +36,12 @@ CHANGING = {"dynamic": "max_position_embeddings", "longrope": "original_max_posi
 
 def load(
     source: ModelSource,
-    hf_config: Mapping[str, Any],
+    spec: ModelSpec,
     ops: Ops,
     dtype: torch.dtype,
     device: torch.device,
     *,
-    choose: Choose,
+    choose: Choose | None,
     max_model_len: int,
     trust_remote_code: bool = False,
     dummy_seed: int | None = None,
@@ -48,7 +50,7 @@ def load(
 
     Args:
         source: a folder; transformers reads it without the network.
-        hf_config: its config.json, overrides counted.
+        spec: what its config.json says.
         choose: how linear layers hold their weights.
         max_model_len: the longest sequence there will be.
         trust_remote_code: Python code in the folder may run; what runs is logged.
@@ -59,11 +61,11 @@ def load(
     """
     if not source.path.is_dir():
         raise ModelError(f"{source.name}: transformers can run a model in a Hugging Face folder only")
-    refuse_quantized(hf_config, source.name)
+    refuse_quantized(spec.config, source.name)
     if dummy_seed is None:
-        check_weights(source, hf_config)  # says what is wrong with the files better than transformers
+        check_weights(source, spec)  # says what is wrong with the files better than transformers
     with _quiet(), _explained(source), torch.no_grad():
-        config, trusted = _config(source, hf_config, trust_remote_code=trust_remote_code)
+        config, trusted = _config(source, spec.config, trust_remote_code=trust_remote_code)
         _check_rope(config, max_model_len)
         attention = PagedAttention(ops)
         whole = _whole(source, config, attention.name, dtype, dummy_seed, trust_remote_code=trusted)
@@ -71,7 +73,7 @@ def load(
         return _ours(whole, ops, attention, dtype, device, choose)
 
 
-def _ours(whole: Any, ops: Ops, attention: PagedAttention, dtype: torch.dtype, device: torch.device, choose: Choose) -> HFModel:
+def _ours(whole: Any, ops: Ops, attention: PagedAttention, dtype: torch.dtype, device: torch.device, choose: Choose | None) -> HFModel:
     head = whole.get_output_embeddings()
     if type(head) is not torch.nn.Linear or head.weight.dtype != dtype:
         raise ModelError(f"its output layer is a {type(head).__name__}, not a linear layer of {dtype}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,20 +11,8 @@ from infer.kernels.ops import AttentionMeta, KVCache, Ops
 
 from ...errors import ModelError
 from ...layers.linear import Linear
+from ...spec.model_spec import KVSpec
 from .attention import PagedAttention
-
-
-@dataclass(frozen=True)
-class HFShape:
-    """What the engine asks of a model's sizes. `num_layers` counts the times the model attends in a forward pass: each needs
-    a cache of its own."""
-
-    vocab_size: int
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
 
 
 class HFModel:
@@ -59,9 +46,8 @@ class HFModel:
         self._given = _Given(body)
         setattr(whole, prefix, self._given)
         self._tail = whole
-        first = attention.calls[0].config
-        hidden = int(head.in_features)
-        self.config = HFShape(head.out_features, hidden, len(attention.calls), first.num_heads, attention.num_kv_heads, attention.head_dim)
+        self.vocab_size, self.hidden_size = head.out_features, head.in_features
+        self.caches = (KVSpec(attention.num_kv_heads, attention.head_dim),) * len(attention.calls)
 
     def linears(self) -> Iterator[Linear]:
         """Every linear layer but the head."""

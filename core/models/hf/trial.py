@@ -78,9 +78,9 @@ def warn_if_rows_differ(model: HFModel, dtype: torch.dtype) -> None:
 
 
 def _caches(model: HFModel, dtype: torch.dtype, device: torch.device, sequences: int) -> list[KVCache]:
-    c = model.config
     return [
-        model.ops.new_kv_cache(sequences * _BLOCKS + 1, _BLOCK_SIZE, c.num_kv_heads, c.head_dim, dtype, device) for _ in range(c.num_layers)
+        model.ops.new_kv_cache(sequences * _BLOCKS + 1, _BLOCK_SIZE, cache.num_kv_heads, cache.head_dim, dtype, device)
+        for cache in model.caches
     ]
 
 

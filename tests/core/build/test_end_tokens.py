@@ -15,6 +15,7 @@ from infer.core.build.end_tokens import end_tokens_of
 from infer.core.engine.stopping import EndTokens
 from infer.core.errors import ConfigError, ModelError
 from infer.core.settings.args import EngineArgs
+from infer.core.spec.read import read_spec
 from infer.core.types.params import SamplingParams
 from infer.core.weights.source import ModelSource, TensorInfo
 
@@ -40,7 +41,7 @@ def ends(generation: Any, config: Any, tokenizer: int | None, setting: str = "au
     hf = {"model_type": "llama", "max_position_embeddings": 64} | ({} if config is ... else {"eos_token_id": config})
     files = {"config.json": hf} | ({} if generation is ... else {"generation_config.json": {"eos_token_id": generation}})
     given = {"generation_config": setting, "hf_overrides": overrides}
-    args = EngineArgs.from_kwargs(model="fake", device="cpu", dtype="float32", **given).resolve(hf)
+    args = EngineArgs.from_kwargs(model="fake", device="cpu", dtype="float32", **given).resolve(read_spec(hf))
     source = Files("fake", Path("fake"), files)
     named: Any = None if tokenizer is None else SimpleNamespace(eos_token_id=tokenizer)
     return end_tokens_of(args, source, named)

@@ -21,6 +21,7 @@ from infer.core.models.decoder import Decoder
 from infer.core.parallel.group import SINGLE
 from infer.core.settings.args import EngineArgs
 from infer.core.settings.config import EngineConfig
+from infer.core.spec.read import read_spec
 from infer.core.weights.find import find
 from infer.kernels import load as load_kernels
 
@@ -55,7 +56,7 @@ class LateCopier:
 
 def config_of(gib: float) -> EngineConfig:
     args = EngineArgs.from_kwargs(model="fake", device="cpu", dtype="float32", kernels="reference", cpu_offload_gb=gib)
-    return args.resolve({"model_type": "llama", "max_position_embeddings": stacks.LENGTH})
+    return args.resolve(read_spec({"model_type": "llama", "max_position_embeddings": stacks.LENGTH}))
 
 
 def layer_bytes(model: Decoder) -> int:
@@ -205,7 +206,7 @@ def test_loading_a_model_folder(tiny_llama: Path, monkeypatch: pytest.MonkeyPatc
     hf = source.read_json("config.json")
     assert hf is not None
     args = {"load_format": "dummy", "hf_overrides": {"num_hidden_layers": 5}, "kernels": "reference", "num_gpu_blocks_override": 9}
-    config = EngineArgs.from_kwargs(model=str(tiny_llama), device="cpu", dtype="float32", cpu_offload_gb=1, **args).resolve(hf)
+    config = EngineArgs.from_kwargs(model=str(tiny_llama), device="cpu", dtype="float32", cpu_offload_gb=1, **args).resolve(read_spec(hf))
     plain = generating.load(config, source, SINGLE)
     copier = LateCopier()
     monkeypatch.setattr(generating, "_offload", lambda c, model, dtype, device: plan_offload(c, model, dtype, device, copier, 1 << 40))
@@ -220,7 +221,7 @@ def test_loading_a_model_folder(tiny_llama: Path, monkeypatch: pytest.MonkeyPatc
 def test_other_models_code_is_refused(tiny_llama: Path) -> None:
     source = find(str(tiny_llama))
     args = EngineArgs.from_kwargs(model=str(tiny_llama), device="cpu", dtype="float32", cpu_offload_gb=1, model_impl="transformers")
-    config = args.resolve(source.read_json("config.json") or {})
+    config = args.resolve(read_spec(source.read_json("config.json") or {}))
     with pytest.raises(ConfigError, match="cpu_offload_gb: llama models run through transformers' code"):
         generating.load_model(config, source, load_kernels("reference"), torch.float32, torch.device("cuda"))
 

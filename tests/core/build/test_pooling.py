@@ -16,6 +16,7 @@ from infer.core.layers.linear import Linear
 from infer.core.models.encoder import Encoder
 from infer.core.quant.int8 import Int8
 from infer.core.settings.args import EngineArgs
+from infer.core.spec.read import read_spec
 from infer.core.weights.folder import FolderSource
 from infer.kernels import load as load_kernels
 from infer.kernels import usable
@@ -76,7 +77,7 @@ def test_what_lacks_is_told_by_name(tmp_path: Path) -> None:
     with_config(tmp_path, architectures=["RobertaForSequenceClassification"])
     with pytest.raises(ModelError, match=r"missing: classifier\.dense\.weight, .*classifier\.out_proj"):
         loaded(tmp_path, recipe=classify("a", "b"))
-    config = EngineArgs.from_kwargs(model=str(tmp_path), device="cpu", dtype="float32", kernels="reference").resolve({})
+    config = EngineArgs.from_kwargs(model=str(tmp_path), device="cpu", dtype="float32", kernels="reference").resolve(read_spec({}))
     (tmp_path / "config.json").unlink()
     source = FolderSource("tiny", tmp_path)
     with pytest.raises(ModelError, match=r"has no config\.json"):

@@ -27,7 +27,8 @@ class BatchDependent(Ops):
 
 def layer(ops: Backend, size: int = 48) -> Linear:
     made = Linear(ops, ["a"], size, [32], bias=False)
-    made.weight.fill(made.weight.parts[0], torch.randn(32, size), torch.float32, CPU)
+    (weight,) = made.weights
+    weight.fill(weight.parts[0], torch.randn(32, size), torch.float32, CPU)
     return made
 
 
@@ -61,8 +62,7 @@ def test_each_shape_and_method_is_tried_once(monkeypatch: pytest.MonkeyPatch) ->
         return True
 
     monkeypatch.setattr("infer.core.build.probe.rows_are_alike", try_it)
-    other = layer(ops)
-    other.method = Int8(ops)
+    other = Linear(ops, ["a"], 48, [32], bias=False, method=Int8(ops))
     layers = [layer(ops), layer(ops), layer(ops, 64), other]
     make_rows_alike(ops, layers, torch.float32, CPU)
     assert tried == [layers[0], layers[2], layers[3]]
@@ -77,5 +77,6 @@ def test_scales_count_as_much_as_values() -> None:
 
     ops = Drifting()
     made = Linear(ops, ["a"], 48, [32], bias=False, method=Int8(ops))
-    made.weight.fill(made.weight.parts[0], torch.randn(32, 48), torch.float32, CPU)
+    (weight,) = made.weights
+    weight.fill(weight.parts[0], torch.randn(32, 48), torch.float32, CPU)
     assert not alike(made)

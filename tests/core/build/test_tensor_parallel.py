@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from infer.core import LLM, SamplingParams
 from infer.core.errors import ConfigError, ModelError
@@ -39,6 +39,29 @@ def six_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, 0, 0.3)
+    model.save_pretrained(folder)
+    return folder
+
+
+#: Config classes of other stacks, at sizes that two ranks can share.
+OTHERS: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 48, "n_layer": 2, "n_head": 6, "n_positions": 256},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 24, "sliding_window": 20},
+}
+
+
+@pytest.fixture(scope="module", params=OTHERS)
+def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp(request.param)
+    torch.manual_seed(3)
+    sizes = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2}
+    common = {"vocab_size": 257, "initializer_range": 0.2} | ({} if request.param == "gpt2" else sizes | {"max_position_embeddings": 256})
+    config = AutoConfig.for_model(request.param, **common, **OTHERS[request.param])
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 1:
+            torch.nn.init.normal_(parameter, 0.5 if "norm" in name or "ln_" in name else 0.0, 0.3)
     model.save_pretrained(folder)
     return folder
 
@@ -90,6 +113,33 @@ def test_even_shares_and_copies_of_heads(tiny_llama: Path, size: int) -> None:
         assert [o.outputs[0].token_ids for o in again] == [o.outputs[0].token_ids for o in shared]
         assert [o.outputs[0].logprobs for o in again] == [o.outputs[0].logprobs for o in shared]
         assert [o.prompt_logprobs for o in again] == [o.prompt_logprobs for o in shared]
+
+
+def test_other_stacks_are_shared_and_do_not_depend_on_the_schedule(other: Path) -> None:
+    alone, shared = answers(other, 1), answers(other, 2)
+    assert_same_but_for_ties(alone, shared)
+    for size, first in ((1, alone), (2, shared)):
+        again = answers(other, size, max_num_seqs=2, max_num_batched_tokens=16, enable_prefix_caching=False)
+        assert [o.outputs[0].token_ids for o in again] == [o.outputs[0].token_ids for o in first]
+        assert [o.outputs[0].logprobs for o in again] == [o.outputs[0].logprobs for o in first]
+        assert [o.prompt_logprobs for o in again] == [o.prompt_logprobs for o in first]
+
+
+def test_other_stacks_are_transformers(other: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(other, dtype=torch.float32).eval()
+    for ids, got in zip(PROMPTS, answers(other, 1), strict=True):
+        tokens = [*ids, *got.outputs[0].token_ids]
+        with torch.inference_mode():
+            expected = model(torch.tensor([tokens])).logits[0].log_softmax(-1)
+        for place, (token, entries) in enumerate(zip(got.outputs[0].token_ids, got.outputs[0].logprobs or [], strict=True), len(ids) - 1):
+            assert abs(entries[token].logprob - expected[place, token].item()) < TIE
+            assert expected[place].max().item() - expected[place, token].item() < TIE, "the likeliest, but for a tie"
+
+
+def test_other_stacks_in_int8_do_not_depend_on_the_schedule(other: Path) -> None:
+    first = answers(other, 1, quantization="int8")
+    again = answers(other, 1, quantization="int8", max_num_seqs=2, max_num_batched_tokens=16)
+    assert [o.outputs[0].logprobs for o in again] == [o.outputs[0].logprobs for o in first]
 
 
 def test_three_ranks_biases_and_a_padded_vocabulary(six_heads: Path) -> None:

@@ -10,8 +10,10 @@ import torch
 from infer.core import models
 from infer.core.engine.batch import Batch, padded_rows
 from infer.core.engine.runner import Runner
+from infer.core.memory import kv_cache
 from infer.core.models.decoder import Decoder
 from infer.core.quant import SCHEMES
+from infer.core.spec.read import read_spec
 from infer.core.weights import loader
 from infer.kernels.ops import Ops
 
@@ -33,23 +35,19 @@ def described(ops: Ops, *, num_layers: int = 6, quantization: str | None = None,
         "max_position_embeddings": LENGTH,
         **changes,
     }
-    model = models.build(hf, ops)
-    if quantization:
-        for linear in model.linears():
-            linear.method = SCHEMES[quantization](ops)
-    return model
+    return models.build(read_spec(hf), ops, choose=(lambda _: SCHEMES[quantization](ops)) if quantization else None)
 
 
 def load(model: Decoder, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Decoder:
     loader.load_dummy(model.parameters(), dtype, torch.device(device), seed=7)
-    model.rope.allocate(LENGTH, torch.device(device))
+    model.allocate(LENGTH, torch.device(device))
     return model
 
 
 def runner_of(model: Decoder, num_blocks: int = 40, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Runner:
     """Over a cache with the null block in front of `num_blocks`, zeros all of it."""
-    c, where = model.config, torch.device(device)
-    caches = [model.ops.new_kv_cache(num_blocks + 1, BLOCK_SIZE, c.num_kv_heads, c.head_dim, dtype, where) for _ in range(c.num_layers)]
+    where = torch.device(device)
+    caches = kv_cache.allocate(model.ops, kv_cache.KVShape(model.caches, dtype), num_blocks, BLOCK_SIZE, where)
     for cache in caches:
         for tensor in cache:
             tensor.zero_()

@@ -25,6 +25,8 @@ from infer.core.errors import EngineError
 from infer.core.memory.kv_cache import KVShape
 from infer.core.settings.args import EngineArgs
 from infer.core.settings.config import EngineConfig
+from infer.core.spec.model_spec import KVSpec
+from infer.core.spec.read import read_spec
 from infer.core.types.params import SamplingParams
 from infer.core.types.request import Request
 from infer.kernels import load as load_kernels
@@ -301,7 +303,7 @@ def test_a_whole_engine_gives_the_same(kwargs: dict[str, Any]) -> None:
         runner = stacks.runner_of(model, NUM_BLOCKS + 1)
         recorder = recorded(runner, 6) if graphs else FakeRecorder()
         args = EngineArgs.from_kwargs(model="fake", device="cpu", dtype="float32", kernels="reference", block_size=BLOCK_SIZE, **config)
-        resolved = args.resolve({"model_type": "llama", "max_position_embeddings": LENGTH})
+        resolved = args.resolve(read_spec({"model_type": "llama", "max_position_embeddings": LENGTH}))
         engine = Engine(resolved, runner, num_blocks, None, EndTokens(None, frozenset()), stacks.VOCABULARY)
         for index in range(9):
             prompt = [(index * 11 + i) % stacks.VOCABULARY for i in range(1 + index * 2)]
@@ -342,13 +344,13 @@ def test_what_goes_wrong_names_the_flag() -> None:
 
 def config_of(**settings: Any) -> EngineConfig:
     args = EngineArgs.from_kwargs(model="fake", device="cpu", dtype="float32", kernels="reference", block_size=BLOCK_SIZE, **settings)
-    return args.resolve({"model_type": "llama", "max_position_embeddings": LENGTH})
+    return args.resolve(read_spec({"model_type": "llama", "max_position_embeddings": LENGTH}))
 
 
 def test_where_nothing_is_recorded() -> None:
     """A CPU has nothing to gain; of a GPU it is told."""
     model = stacks.load(stacks.described(load_kernels("reference"), num_layers=1))
-    shape = KVShape(1, 2, 8, torch.float32)
+    shape = KVShape((KVSpec(2, 8),), torch.float32)
     loaded = Loaded(model, model.ops, shape, 4, 0, CPU, ops_are_plain=True)
     assert loaded.runner(config_of(), 4, 0).graphs is None
     assert loaded._unrecordable(config_of()) == "the reference kernels read lengths from the device"

@@ -11,6 +11,7 @@ import pytest
 from infer.core.jobs import fingerprint as module
 from infer.core.jobs.fingerprint import SETTINGS, VERIFIED, fingerprint
 from infer.core.settings.args import EngineArgs
+from infer.core.spec.read import read_spec
 from infer.core.weights.find import find
 
 
@@ -27,7 +28,7 @@ def model(tiny_llama: Path, tmp_path: Path) -> Path:
 def made(model: Path, job: dict[str, Any] | None = None, *, verify: bool = False, **settings: Any) -> dict[str, Any]:
     args = EngineArgs(str(model), dtype="float32", device="cpu")
     source = find(str(model))
-    config = dataclasses.replace(args.resolve(source.read_json("config.json") or {}), **settings)
+    config = dataclasses.replace(args.resolve(read_spec(source.read_json("config.json") or {})), **settings)
     return fingerprint(config, source, source, job or {}, verify=verify)
 
 
@@ -189,7 +190,7 @@ def test_the_spelling_of_the_model_does_not_count(model: Path, monkeypatch: pyte
     for spelling in ("./model", f"{model}/", f"{model}/../model", "link"):
         args = EngineArgs(spelling, dtype="float32", device="cpu")
         source = find(spelling)
-        config = args.resolve(source.read_json("config.json") or {})
+        config = args.resolve(read_spec(source.read_json("config.json") or {}))
         assert differing(plain, fingerprint(config, source, source, {})) == set(), spelling
 
 

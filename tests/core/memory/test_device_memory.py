@@ -20,6 +20,8 @@ from infer.core.memory.kv_cache import MOST_TOKENS, KVShape, choose_num_blocks
 from infer.core.parallel import group
 from infer.core.settings.args import EngineArgs
 from infer.core.settings.config import EngineConfig
+from infer.core.spec.model_spec import KVSpec
+from infer.core.spec.read import read_spec
 
 GIB = 1 << 30
 
@@ -115,11 +117,11 @@ def test_a_step_that_does_not_fit_names_what_to_change() -> None:
 
 
 # -- blocks --------------------------------------------------------------------------------------------------------
-SHAPE = KVShape(num_layers=2, num_kv_heads=2, head_dim=8, dtype=torch.float32)  # 4096 bytes a block of 16 tokens
+SHAPE = KVShape((KVSpec(2, 8),) * 2, torch.float32)  # 4096 bytes a block of 16 tokens
 
 
 def config(**kwargs: Any) -> EngineConfig:
-    made = EngineArgs.from_kwargs(model="m", device="cpu", dtype="float32", **kwargs).resolve({"max_position_embeddings": 1024})
+    made = EngineArgs.from_kwargs(model="m", device="cpu", dtype="float32", **kwargs).resolve(read_spec({"max_position_embeddings": 1024}))
     return replace(made, device="cuda:0")
 
 

@@ -12,13 +12,15 @@ from infer.core.errors import ConfigError
 from infer.core.memory.kv_cache import CPU_SHARE, KVShape, choose_num_blocks, free_memory
 from infer.core.settings.args import EngineArgs
 from infer.core.settings.config import EngineConfig
+from infer.core.spec.model_spec import KVSpec
+from infer.core.spec.read import read_spec
 
-SHAPE = KVShape(num_layers=2, num_kv_heads=2, head_dim=8, dtype=torch.float32)  # 256 bytes a token
+SHAPE = KVShape((KVSpec(2, 8),) * 2, torch.float32)  # 256 bytes a token
 BLOCK = 16 * SHAPE.bytes_per_token
 
 
 def config(**kwargs: Any) -> EngineConfig:
-    return EngineArgs.from_kwargs(model="m", device="cpu", dtype="float32", **kwargs).resolve({"max_position_embeddings": 1024})
+    return EngineArgs.from_kwargs(model="m", device="cpu", dtype="float32", **kwargs).resolve(read_spec({"max_position_embeddings": 1024}))
 
 
 def test_bytes_per_token() -> None:

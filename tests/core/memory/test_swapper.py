@@ -20,6 +20,8 @@ from infer.core.memory.swap import SwapCosts
 from infer.core.memory.swapper import CudaLane, Swapper
 from infer.core.settings.args import EngineArgs
 from infer.core.settings.config import EngineConfig
+from infer.core.spec.model_spec import KVSpec
+from infer.core.spec.read import read_spec
 from infer.core.types.outputs import RequestOutput
 from infer.core.types.params import SamplingParams
 from infer.core.types.request import Request
@@ -129,12 +131,14 @@ def test_no_memory_is_said_with_the_flag_to_change(monkeypatch: pytest.MonkeyPat
 
 
 def config(**kwargs: Any) -> EngineConfig:
-    made = EngineArgs.from_kwargs(model="m", device="cpu", dtype="float32", max_num_seqs=8).resolve({"max_position_embeddings": 1024})
+    made = EngineArgs.from_kwargs(model="m", device="cpu", dtype="float32", max_num_seqs=8).resolve(
+        read_spec({"max_position_embeddings": 1024})
+    )
     return replace(made, **kwargs)
 
 
 def test_number_of_cpu_blocks() -> None:
-    shape = KVShape(num_layers=3, num_kv_heads=2, head_dim=8, dtype=torch.float32)  # 384 bytes a token, 1024 a tensor and block of 16
+    shape = KVShape((KVSpec(2, 8),) * 3, torch.float32)  # 384 bytes a token, 1024 a tensor and block of 16
     assert choose_num_host_blocks(config(), shape) == 0  # on a CPU
     assert choose_num_host_blocks(config(swap_space=6000 * 100 / 2**30), shape) == 6000 * 100 // 6 // 1024
     assert choose_num_host_blocks(config(swap_space=1), shape) == 8 * 1024 // 16  # no more than could ever be used

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -12,7 +13,10 @@ import transformers
 from infer.core import models
 from infer.core.errors import ModelError
 from infer.core.quant.int8 import Int8
+from infer.core.spec.read import read_spec
+from infer.core.weights.folder import FolderSource
 from infer.core.weights.loader import load
+from infer.core.weights.renamed import fit
 from infer.kernels import load as load_kernels
 from infer.kernels import usable
 from infer.kernels.ops import ROW_MULTIPLE, AttentionMeta
@@ -58,26 +62,22 @@ ARCHITECTURES = [
     ("qwen2", {"tie_word_embeddings": True, "use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1}),
     ("qwen3", {"head_dim": 16}),
     ("qwen3", {"head_dim": 24, "attention_bias": True, "tie_word_embeddings": True}),
+    ("gpt2", {}),
+    ("gpt2", {"n_inner": 80, "activation_function": "relu", "tie_word_embeddings": False}),
+    ("gpt2", {"scale_attn_by_inverse_layer_idx": True, "scale_attn_weights": False}),
+    ("mixtral", {"num_local_experts": 4}),
+    ("mixtral", {"num_local_experts": 6, "num_experts_per_tok": 3, "sliding_window": 24, "tie_word_embeddings": True}),
+    ("gemma2", {"head_dim": 16, "query_pre_attn_scalar": 24, "sliding_window": 20, "tie_word_embeddings": True}),
+    ("gemma2", {"head_dim": 24, "final_logit_softcapping": None, "attn_logit_softcapping": 2.0, "layer_types": ["full_attention"] * 3}),
 ]
-
-
-@dataclass
-class StateDict:
-    """The part of ModelSource that the loader uses, over a transformers model."""
-
-    tensors_: dict[str, torch.Tensor]
-    name: str = "tiny"
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        return self.tensors_
-
-    def stream(self, cuts: Any = None) -> Any:
-        return iter(self.tensors_.items())
+#: Keys of config.json that are spelled in another way.
+GPT2 = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "max_position_embeddings": "n_positions"}
 
 
 def reference_model(kind: str, changes: dict[str, Any]) -> Any:
     torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(kind, **{**TINY, **changes})
+    tiny = {GPT2[key]: TINY[key] for key in GPT2} | {"vocab_size": 160, "initializer_range": 0.2} if kind == "gpt2" else TINY
+    config = transformers.AutoConfig.for_model(kind, **{**tiny, **changes})
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1:  # norms are all ones and biases zeros at first: that would hide a missing one
@@ -86,13 +86,15 @@ def reference_model(kind: str, changes: dict[str, Any]) -> Any:
 
 
 def our_model(oracle: Any, backend: str = "reference", *, int8: bool = False) -> Any:
-    hf = oracle.config.to_dict()
-    model = models.build(hf, load_kernels(backend))
-    for linear in [*model.linears(), model.head] if int8 else []:
-        linear.method = Int8(model.ops)
-    weights = {name: tensor for name, tensor in oracle.state_dict().items() if not (hf["tie_word_embeddings"] and name == "lm_head.weight")}
-    load(model.parameters(), StateDict(weights), torch.float32, torch.device("cpu"))  # type: ignore[arg-type]
-    model.rope.allocate(512, torch.device("cpu"))
+    ops = load_kernels(backend)
+    model = models.build(read_spec(oracle.config.to_dict()), ops, choose=(lambda _: Int8(ops)) if int8 else None)
+    with TemporaryDirectory() as folder:
+        oracle.save_pretrained(folder)
+        wanted = {part.name for parameter in model.parameters() for part in parameter.parts}
+        load(
+            model.parameters(), fit(FolderSource("tiny", Path(folder)), model.stack, wanted, whole=True), torch.float32, torch.device("cpu")
+        )
+    model.allocate(512, torch.device("cpu"))
     return model
 
 
@@ -102,11 +104,10 @@ def run(model: Any, prompts: list[list[int]], chunk: int, *, wanted: int | None 
     wanted: ask the model for this many rows of every chunk only, the last ones, and for none of the first chunk.
     """
     block_size, blocks = 8, 64
-    c = model.config
     table = torch.randperm(len(prompts) * blocks, generator=torch.Generator().manual_seed(1)).view(len(prompts), blocks).int() + 1
     caches = [
-        model.ops.new_kv_cache(len(prompts) * blocks + 1, block_size, c.num_kv_heads, c.head_dim, torch.float32, torch.device("cpu"))
-        for _ in range(c.num_layers)
+        model.ops.new_kv_cache(len(prompts) * blocks + 1, block_size, one.num_kv_heads, one.head_dim, torch.float32, torch.device("cpu"))
+        for one in model.caches
     ]
     for cache in caches:
         cache.key[1:] = cache.value[1:] = float("nan")  # unwritten slots must never be read into a result
@@ -130,7 +131,7 @@ def run(model: Any, prompts: list[list[int]], chunk: int, *, wanted: int | None 
             sequences = sequences[len(sequences) - count :]
             asked = torch.tensor([*range(len(tokens) - count, len(tokens)), *[0] * (-count % ROW_MULTIPLE)], dtype=torch.int64)
         hidden = model.forward(torch.tensor(tokens + [0] * pad), torch.tensor(positions + [0] * pad), caches, meta, asked)
-        assert hidden.shape == (len(asked) if asked is not None else len(tokens) + pad, c.hidden_size)
+        assert hidden.shape == (len(asked) if asked is not None else len(tokens) + pad, model.hidden_size)
         if len(hidden):
             out = model.logits(hidden)
             for row, i in enumerate(sequences):
@@ -156,10 +157,11 @@ def test_logits_equal_transformers(kind: str, changes: dict[str, Any], backend: 
             torch.testing.assert_close(got, expected, rtol=1e-4, atol=2e-4)
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral", "gemma2"])
 @pytest.mark.parametrize("int8", [False, True], ids=["plain", "int8"])
 @pytest.mark.parametrize("backend", usable("cpu"))
-def test_chunks_do_not_change_a_bit(backend: str, int8: bool) -> None:
-    model = our_model(reference_model("llama", {}), backend, int8=int8)
+def test_chunks_do_not_change_a_bit(backend: str, int8: bool, kind: str) -> None:
+    model = our_model(reference_model(kind, {}), backend, int8=int8)
     prompts = prompts_of(70, 1, 33, 129, 200)
     with torch.inference_mode():
         whole = run(model, prompts, chunk=512)
@@ -184,7 +186,10 @@ def test_rows_that_are_asked_for_are_those_of_all(backend: str, int8: bool) -> N
 
 
 @pytest.mark.parametrize("backend", usable("cpu"))
-@pytest.mark.parametrize(("kind", "changes"), [("llama", {}), ("qwen2", {"tie_word_embeddings": True}), ("qwen3", {"head_dim": 16})])
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [("llama", {}), ("qwen2", {"tie_word_embeddings": True}), ("qwen3", {"head_dim": 16}), ("gpt2", {}), ("gemma2", {"head_dim": 16})],
+)
 def test_int8_stays_near_the_plain_model(kind: str, changes: dict[str, Any], backend: str) -> None:
     if not load_kernels(backend).supports_int8():
         pytest.skip("no exact int8 dot products here")
@@ -199,14 +204,15 @@ def test_int8_stays_near_the_plain_model(kind: str, changes: dict[str, Any], bac
 def test_unknown_architectures_and_damaged_configs_are_named() -> None:
     ops = load_kernels("reference")
     with pytest.raises(ModelError, match=r"'lama' is not supported.*llama.*did you mean 'llama'"):
-        models.build({"model_type": "lama"}, ops)
-    with pytest.raises(ModelError, match="hidden_size"):
-        models.build({"model_type": "llama", "num_attention_heads": 4}, ops)
+        models.build(read_spec({"model_type": "lama"}), ops)
+    old = {"activation_function": "swiglu", "rotary_emb_fraction": 1.0, "mlp_fc1_bias": False, "mlp_fc2_bias": False}
+    with pytest.raises(ModelError, match="no 'n_head', which a nomic_bert model needs"):
+        models.build_encoder(read_spec({"model_type": "nomic_bert", "n_embd": 4, **old}), ops)
     with pytest.raises(ModelError, match="rope scaling 'ntk'"):
-        models.build({**TINY, "model_type": "llama", "rope_scaling": {"type": "ntk"}}, ops)
+        models.build(read_spec({**TINY, "model_type": "llama", "rope_scaling": {"type": "ntk"}}), ops)
     with pytest.raises(ModelError, match=r"'llama3' lacks.*factor"):
-        models.build({**TINY, "model_type": "llama", "rope_scaling": {"rope_type": "llama3"}}, ops)
+        models.build(read_spec({**TINY, "model_type": "llama", "rope_scaling": {"rope_type": "llama3"}}), ops)
     with pytest.raises(ModelError, match="6 attention heads cannot share 4"):
-        models.build({**TINY, "model_type": "llama", "num_key_value_heads": 4}, ops)
+        models.build(read_spec({**TINY, "model_type": "llama", "num_key_value_heads": 4}), ops)
     with pytest.raises(ModelError, match="activation 'relu6'"):
-        models.build({**TINY, "model_type": "llama", "hidden_act": "relu6"}, ops)
+        models.build(read_spec({**TINY, "model_type": "llama", "hidden_act": "relu6"}), ops)

@@ -52,9 +52,9 @@ def test_neighbours_and_old_pages_do_not_change_a_bit(backend: str, int8: bool, 
     texts = texts_of(70, 1, 33, 100, 16)
     alone = [hidden_of(model, [text])[0] for text in texts]
     hidden_of(model, texts_of(128, 128, 128))
-    assert model._cache is not None
+    ((_, cache),) = model._caches.values()
     with torch.inference_mode():
-        for part in model._cache:
+        for part in cache:
             part[1:] = float("nan")  # what a step before left must never be read into a result
     assert all(torch.equal(a, b) for a, b in zip(hidden_of(model, texts), alone, strict=True))
 
@@ -64,7 +64,7 @@ def test_one_cache_serves_all_layers_and_the_head_is_not_loaded(tmp_path: Path) 
     model = loaded(tmp_path)
     assert isinstance(model, FlatDecoder)
     hidden_of(model, texts_of(40, 20))
-    assert model._num_blocks == 1 + 3 + 2
+    assert [blocks for blocks, _ in model._caches.values()] == [1 + 3 + 2]
     assert not {"lm_head.weight"} & {part.name for parameter in model.parameters() for part in parameter.parts}
     renamed(tmp_path, lambda name: None if name == "lm_head.weight" else name)
     texts = texts_of(20)

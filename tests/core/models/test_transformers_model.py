@@ -16,10 +16,12 @@ import transformers
 from infer.core.build.engines import build_engine
 from infer.core.build.plan import make_plan
 from infer.core.errors import ModelError
+from infer.core.memory import kv_cache
 from infer.core.models.hf.attention import PagedAttention, _window
 from infer.core.models.hf.loading import load
 from infer.core.models.hf.model import HFModel
 from infer.core.models.hf.trial import rows_are_alike, warn_if_rows_differ
+from infer.core.quant.choice import HEAD
 from infer.core.quant.int8 import Int8
 from infer.core.settings.args import EngineArgs
 from infer.core.types.params import SamplingParams
@@ -91,11 +93,9 @@ def saved(kind: str, changes: dict[str, Any], folder: Path) -> Any:
 
 def loaded(folder: Path, backend: str = "reference", *, dtype: torch.dtype = torch.float32, **how: Any) -> HFModel:
     source = FolderSource("tiny", folder)
-    hf = source.read_json("config.json")
-    assert hf is not None
     ops = load_kernels(backend)
-    how = {"choose": lambda is_head: None, "max_model_len": 512, **how}
-    return load(source, {**hf, **how.pop("overrides", {})}, ops, dtype, torch.device("cpu"), **how)
+    how = {"choose": None, "max_model_len": 512, **how}
+    return load(source, source.spec(how.pop("overrides", {})), ops, dtype, torch.device("cpu"), **how)
 
 
 @pytest.mark.parametrize("backend", usable("cpu"))
@@ -163,12 +163,11 @@ def test_bfloat16_and_int8_stay_near(tmp_path: Path) -> None:
     expected = oracle(torch.tensor([prompt])).logits[0]
     ops = load_kernels("reference")
     half = loaded(tmp_path, dtype=torch.bfloat16)
-    int8 = loaded(tmp_path, choose=lambda is_head: None if is_head else Int8(ops))
+    int8 = loaded(tmp_path, choose=lambda name: None if name == HEAD else Int8(ops))
     assert len(list(int8.linears())) == 3 * 7
     with torch.inference_mode():
         for model, dtype in ((half, torch.bfloat16), (int8, torch.float32)):
-            c = model.config
-            caches = [model.ops.new_kv_cache(6, 16, c.num_kv_heads, c.head_dim, dtype, torch.device("cpu")) for _ in range(c.num_layers)]
+            caches = kv_cache.allocate(model.ops, kv_cache.KVShape(model.caches, dtype), 5, 16, torch.device("cpu"))
             got = step_of(model, caches, prompt)
             assert got.dtype == dtype
             assert 0 < (got.float() - expected).norm() / expected.norm() < 0.08

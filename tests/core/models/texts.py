@@ -20,8 +20,10 @@ from infer.core.models.pooling_model import PoolingModel
 from infer.core.pooling.recipe import Recipe
 from infer.core.quant.int8 import Int8
 from infer.core.settings.args import EngineArgs
+from infer.core.spec.read import read_spec
 from infer.core.weights.find import find
 from infer.core.weights.loader import load
+from infer.core.weights.renamed import fit
 from infer.core.weights.source import ModelSource, TensorInfo
 from infer.kernels import load as load_kernels
 from infer.kernels.ops import ROW_MULTIPLE, Segments
@@ -89,11 +91,11 @@ def encoder_of(
     hf: dict[str, Any] | None = None,
     weights: dict[str, Tensor] | None = None,
 ) -> Encoder:
-    model = models.build_encoder(hf or oracle.config.to_dict(), load_kernels(backend), labels=labels)
-    for linear in model.linears() if int8 else ():
-        linear.method = Int8(model.ops)
+    ops = load_kernels(backend)
+    spec = read_spec(hf or oracle.config.to_dict())
+    model = models.build_encoder(spec, ops, labels=labels, choose=(lambda _: Int8(ops)) if int8 else None)
     wanted = {part.name for parameter in model.parameters() for part in parameter.parts}
-    found = model.config.naming.fit(checkpoint(oracle.state_dict() if weights is None else weights), wanted)
+    found = fit(checkpoint(oracle.state_dict() if weights is None else weights), model.stack, wanted, whole=False)
     load(model.parameters(), found, dtype, torch.device("cpu"))
     model.allocate(128, torch.device("cpu"))
     return model
@@ -144,7 +146,9 @@ def loaded(folder: Path, backend: str = "reference", recipe: Recipe = EMBED, dty
     args = EngineArgs.from_kwargs(
         model=str(folder), device="cpu", dtype=dtype, kernels=backend, block_size=16, **{"max_model_len": 128, **settings}
     )
-    return load_pooling_model(args.resolve(hf), source, load_kernels(backend), recipe, getattr(torch, dtype), torch.device("cpu"))
+    return load_pooling_model(
+        args.resolve(read_spec(hf)), source, load_kernels(backend), recipe, getattr(torch, dtype), torch.device("cpu")
+    )
 
 
 def classify(*labels: str, pooling: str = "last") -> Recipe:

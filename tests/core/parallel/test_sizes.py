@@ -4,24 +4,30 @@ import pytest
 
 from infer.core.errors import ConfigError
 from infer.core.parallel.sizes import check_size, fitting_sizes, kv_share, padded_share, share
+from infer.core.spec.model_spec import Shares
+from infer.core.spec.read import read_spec
 
-SMOLLM2 = {"num_attention_heads": 9, "num_key_value_heads": 3, "intermediate_size": 1536}
-LLAMA_70B = {"num_attention_heads": 64, "num_key_value_heads": 8, "intermediate_size": 28672}
+SMOLLM2 = Shares(9, 3, 1536)
+LLAMA_70B = Shares(64, 8, 28672)
 
 
 def test_sizes_that_divide_heads_and_features() -> None:
-    assert fitting_sizes(SMOLLM2) == [1, 3]
-    assert fitting_sizes(LLAMA_70B) == [1, 2, 4, 8, 16, 32, 64]
-    assert fitting_sizes({"num_attention_heads": 4, "intermediate_size": 6}) == [1, 2]  # 4 heads of keys and values too
+    assert fitting_sizes([SMOLLM2]) == [1, 3]
+    assert fitting_sizes([LLAMA_70B]) == [1, 2, 4, 8, 16, 32, 64]
+    assert fitting_sizes([Shares(4, 4, 6)]) == [1, 2]
+    assert fitting_sizes([LLAMA_70B, Shares(12, 4, 28672)]) == [1, 2, 4], "layers of other sizes are shared too"
 
 
 def test_a_size_that_does_not_fit_is_refused_with_those_that_do() -> None:
-    check_size(SMOLLM2, 3)
-    check_size({}, 1)
+    spec = read_spec(
+        {"model_type": "llama", "num_attention_heads": 9, "num_key_value_heads": 3, "intermediate_size": 1536, "hidden_size": 576}
+    )
+    check_size(spec, 3)
     with pytest.raises(ConfigError, match=r"9 attention heads, 3 key/value heads .* sizes that work: 1, 3$"):
-        check_size(SMOLLM2, 2)
-    with pytest.raises(ConfigError, match="does not say"):
-        check_size({"num_attention_heads": 4}, 2)
+        check_size(spec, 2)
+    check_size(read_spec({"model_type": "opt"}), 1)
+    with pytest.raises(ConfigError, match="opt models run through transformers' code, which ranks cannot share"):
+        check_size(read_spec({"model_type": "opt"}), 2)
 
 
 @pytest.mark.parametrize(("heads", "size"), [(8, 1), (8, 2), (8, 8), (2, 4), (2, 8), (1, 3), (3, 3)])

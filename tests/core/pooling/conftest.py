@@ -18,6 +18,7 @@ from infer.core.pooling.recipe import DenseSpec, Recipe
 from infer.core.pooling.runner import Runner
 from infer.core.settings.args import EngineArgs
 from infer.core.settings.config import EngineConfig
+from infer.core.spec.read import read_spec
 from infer.core.types.pooling_params import PoolingParams
 from infer.core.types.pooling_request import PoolingRequest, TextIds
 from infer.core.weights.parameter import Parameter
@@ -96,7 +97,7 @@ def make_config() -> Callable[..., EngineConfig]:
     def make(budget: int = 64, most: int = 256, **kwargs: Any) -> EngineConfig:
         hf = {"model_type": "llama", "max_position_embeddings": MAX_LEN}
         settings = {"max_num_seqs": min(most, budget), "max_num_batched_tokens": budget, "enable_chunked_prefill": True}
-        return EngineArgs.from_kwargs(model="fake", device="cpu", dtype="float32", **settings, **kwargs).resolve(hf)
+        return EngineArgs.from_kwargs(model="fake", device="cpu", dtype="float32", **settings, **kwargs).resolve(read_spec(hf))
 
     return make
 

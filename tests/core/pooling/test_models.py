@@ -21,6 +21,7 @@ from infer.core.errors import ModelError
 from infer.core.pooling.engine import PoolingEngine
 from infer.core.pooling.recipe import DenseSpec, Recipe
 from infer.core.settings.args import EngineArgs
+from infer.core.spec.read import read_spec
 from infer.core.types.pooling_params import PoolingParams
 from infer.core.types.pooling_request import Pooled, PoolingRequest, TextIds
 from infer.core.weights.find import find
@@ -55,7 +56,7 @@ def engine_of(folder: Path, recipe: Recipe, *, backend: str = "reference", dtype
     assert hf is not None
     named = {"task": "embed" if recipe.kind == "embed" else "classify", "max_model_len": 128, **settings}
     args = EngineArgs.from_kwargs(model=str(folder), device="cpu", dtype=dtype, kernels=backend, **named)
-    return build_pooling_engine(Plan(args.resolve(hf), source, None, source, recipe))
+    return build_pooling_engine(Plan(args.resolve(read_spec(hf)), source, None, source, recipe))
 
 
 def ask(engine: PoolingEngine, texts: list[TextIds], kind: str = "embed", order: list[int] | None = None) -> list[Pooled]:
@@ -192,7 +193,7 @@ def test_dummy_weights_and_wrapped_operations(tmp_path: Path) -> None:
         timed.append(TimedOps(ops))
         return timed[0]
 
-    engine = build_pooling_engine(Plan(args.resolve(hf), source, None, source, recipe_of("mean", dense=(DENSE,))), wrap)
+    engine = build_pooling_engine(Plan(args.resolve(read_spec(hf)), source, None, source, recipe_of("mean", dense=(DENSE,))), wrap)
     timed[0].on = True
     vectors = [answer.values[0] for answer in ask(engine, some_texts())]
     assert np.isfinite(vectors).all()

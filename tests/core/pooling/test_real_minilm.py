@@ -17,6 +17,7 @@ from infer.core.build.engines import build_pooling_engine
 from infer.core.build.plan import Plan
 from infer.core.pooling.recipe_files import read_recipe
 from infer.core.settings.args import EngineArgs
+from infer.core.spec.read import read_spec
 from infer.core.types.pooling_params import PoolingParams
 from infer.core.types.pooling_request import PoolingRequest, TextIds
 from infer.core.weights.find import find
@@ -40,8 +41,8 @@ def vectors(folder: Path, texts: list[tuple[int, ...]], *, shuffled: bool = Fals
     source = find(str(folder))
     hf = source.read_json("config.json")
     assert hf is not None
-    config = EngineArgs.from_kwargs(model=str(folder), device="cpu", task="embed", **settings).resolve(hf)
-    engine = build_pooling_engine(Plan(config, source, None, source, read_recipe(source, hf, task="embed")))
+    config = EngineArgs.from_kwargs(model=str(folder), device="cpu", task="embed", **settings).resolve(read_spec(hf))
+    engine = build_pooling_engine(Plan(config, source, None, source, read_recipe(source, read_spec(hf), task="embed")))
     order = list(range(len(texts)))
     if shuffled:
         random.Random(0).shuffle(order)

@@ -12,9 +12,10 @@ import pytest
 from infer.core.errors import ConfigError, ModelError
 from infer.core.pooling.recipe import DenseSpec, Recipe
 from infer.core.pooling.recipe_files import read_modules, read_recipe, small_files
+from infer.core.spec.read import read_spec
 from infer.core.weights.folder import FolderSource
 
-BERT: dict[str, Any] = {"model_type": "bert", "architectures": ["BertModel"], "hidden_size": 32}
+BERT: dict[str, Any] = {"model_type": "bert", "architectures": ["BertModel"], "hidden_size": 32, "num_attention_heads": 4}
 QWEN: dict[str, Any] = {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "hidden_size": 64}
 MEAN = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": False}
 TANH = "torch.nn.modules.activation.Tanh"
@@ -43,7 +44,7 @@ def embedder(
 
 
 def embed(source: FolderSource, hf_config: Mapping[str, Any] = BERT, **pooler_config: Any) -> Recipe:
-    return read_recipe(source, hf_config, task="embed", pooler_config=pooler_config)
+    return read_recipe(source, read_spec(hf_config), task="embed", pooler_config=pooler_config)
 
 
 class TestWithoutModules:
@@ -53,15 +54,15 @@ class TestWithoutModules:
         + [(kind, "last") for kind in ("llama", "qwen3", "mistral")],
     )
     def test_the_way_of_its_kind(self, tmp_path: Path, model_type: str, pooling: str) -> None:
-        recipe = embed(source_of(tmp_path, {}), {"model_type": model_type, "hidden_size": 8})
-        assert recipe == Recipe(kind="embed", pooling=pooling, normalize=True, hidden_size=8)
+        recipe = embed(source_of(tmp_path, {}), {"model_type": model_type, "hidden_size": 768})
+        assert recipe == Recipe(kind="embed", pooling=pooling, normalize=True, hidden_size=768)
 
     def test_the_hidden_size(self, tmp_path: Path) -> None:
         source = source_of(tmp_path, {})
-        assert embed(source, {"model_type": "nomic_bert", "n_embd": 768}).size == 768
+        assert embed(source, {"model_type": "gpt2", "n_embd": 768}).size == 768
         assert embed(source, {"model_type": "x", "hidden_size": 1, "text_config": {"hidden_size": 48}}).size == 48
         with pytest.raises(ModelError, match=r"config\.json has no hidden_size"):
-            embed(source, {"model_type": "bert"})
+            embed(source, {"model_type": "x"})
 
     def test_prompts_and_lengths_need_no_modules(self, tmp_path: Path) -> None:
         files = {
@@ -275,7 +276,7 @@ class TestWhatTheUserSays:
         with pytest.raises(ConfigError, match="activation is for classifiers"):
             embed(source, activation="sigmoid")
         with pytest.raises(ConfigError, match="dimensions is for embeddings"):
-            read_recipe(source, BERT, task="classify", pooler_config={"dimensions": 8})
+            read_recipe(source, read_spec(BERT), task="classify", pooler_config={"dimensions": 8})
 
 
 class TestMatryoshka:
@@ -308,7 +309,7 @@ class TestMatryoshka:
 class TestClassifier:
     def classify(self, folder: Path, said: dict[str, Any], files: dict[str, Any] | None = None, **pooler_config: Any) -> Recipe:
         hf_config = BERT | {"architectures": ["BertForSequenceClassification"]} | said
-        return read_recipe(source_of(folder, files or {}), hf_config, task="classify", pooler_config=pooler_config)
+        return read_recipe(source_of(folder, files or {}), read_spec(hf_config), task="classify", pooler_config=pooler_config)
 
     @pytest.mark.parametrize(
         ("said", "labels"),
@@ -329,7 +330,8 @@ class TestClassifier:
         [
             ({"id2label": {"1": "a"}}, "does not number labels from 0"),
             ({"id2label": {"a": "0"}}, "does not number labels from 0"),
-            ({"id2label": ["a"]}, "does not number labels from 0"),
+            ({"id2label": ["a"]}, "id2label is"),
+            ({"id2label": {}, "num_labels": "2"}, "num_labels is '2'"),
             ({"num_labels": 0}, "num_labels is 0"),
             ({"problem_type": "ranking"}, "problem_type 'ranking' is not supported"),
             ({"sentence_transformers": {"activation_fn": TANH}}, f"activation_fn '{TANH}' is not supported"),
@@ -377,7 +379,7 @@ class TestClassifier:
             ({"model_type": "roberta"}, "cls"),
             ({"model_type": "modernbert"}, "cls"),
             ({"model_type": "modernbert", "classifier_pooling": "mean"}, "mean"),
-            ({"model_type": "qwen3"}, "last"),
+            ({"model_type": "qwen3", "num_key_value_heads": 4}, "last"),
         ],
     )
     def test_pooling(self, tmp_path: Path, said: dict[str, Any], pooling: str) -> None:

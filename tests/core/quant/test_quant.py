@@ -16,6 +16,7 @@ from infer.core.quant import SCHEMES
 from infer.core.quant.int8 import Int8
 from infer.core.quant.plain import Plain
 from infer.core.settings.args import EngineArgs
+from infer.core.spec.read import read_spec
 from infer.core.weights.find import find
 from infer.kernels import load, usable
 from infer.kernels.ops import ScaledRows
@@ -26,7 +27,9 @@ def built(folder: Path, **settings: Any) -> Decoder:
     source = find(str(folder))
     hf = source.read_json("config.json")
     assert hf is not None
-    config = EngineArgs.from_kwargs(model=str(folder), device="cpu", dtype="float32", kernels="reference", **settings).resolve(hf)
+    config = EngineArgs.from_kwargs(model=str(folder), device="cpu", dtype="float32", kernels="reference", **settings).resolve(
+        read_spec(hf)
+    )
     return load_model(config, source, load(config.kernels), torch.float32, torch.device("cpu"))
 
 
@@ -43,7 +46,7 @@ def test_linear_layers_are_quantized_and_the_head_if_asked(tiny_llama: Path) -> 
 def test_no_plain_copy_of_a_weight_is_kept(tiny_llama: Path) -> None:
     model = built(tiny_llama, quantization="int8", quantize_lm_head=True)
     for layer in [*model.linears(), model.head]:
-        assert layer.weight.tensor.numel() == 0
+        assert all(parameter.tensor.numel() == 0 for parameter in layer.weights)
         floating = [t for t in layer.method.tensors() if t.is_floating_point()]
         assert sum(t.numel() for t in floating) == layer.out_features
 
@@ -64,15 +67,13 @@ def test_quantization_is_fused_into_what_comes_before(backend: str, tiny_llama: 
     monkeypatch.setattr(Int8, "apply", watched)
     hf = find(str(tiny_llama)).read_json("config.json")
     assert hf is not None
-    model = models.build(hf, ops)
+    model = models.build(read_spec(hf), ops, choose=lambda _: Int8(ops))
     layer = model.layers[0]
-    for linear in layer.linears():
-        linear.method = Int8(ops)
-        for part in linear.weight.parts:
-            linear.weight.fill(part, torch.randn(part.shape), torch.float32, torch.device("cpu"))
-    layer.input_norm.weight.tensor = torch.ones(model.config.hidden_size)
-    rows = torch.randn(16, model.config.hidden_size)
-    normed = layer.input_norm(rows, quantize=layer.attention.qkv.quantizes_input)
+    for parameter in layer.parameters():
+        for part in parameter.parts:
+            parameter.fill(part, torch.randn(part.shape), torch.float32, torch.device("cpu"))
+    rows = torch.randn(16, model.hidden_size)
+    normed = layer.attention_norm(rows, quantize=layer.attention.qkv.quantizes_input)
     layer.attention.qkv(normed)
     layer.mlp(normed)
     layer.attention.out(torch.randn(16, layer.attention.out.in_features))
@@ -94,5 +95,5 @@ def test_settings() -> None:
         EngineArgs(quantization="awq")
     with pytest.raises(ConfigError, match=r"quantization.*int9"):
         EngineArgs(quantization="int9")
-    config = EngineArgs(model="m", device="cpu", quantize_lm_head=True).resolve({"max_position_embeddings": 64})
+    config = EngineArgs(model="m", device="cpu", quantize_lm_head=True).resolve(read_spec({"max_position_embeddings": 64}))
     assert "quantize_lm_head has no effect without quantization" in config.notes

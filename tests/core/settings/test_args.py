@@ -11,6 +11,7 @@ import infer.core
 from infer.core.errors import ConfigError
 from infer.core.settings.args import GROUPS, EngineArgs
 from infer.core.settings.setting import Setting
+from infer.core.spec.read import read_spec
 
 SETTINGS = EngineArgs.settings()
 
@@ -176,9 +177,9 @@ def test_what_the_engine_is_told() -> None:
         "scheduling_policy": "priority",
         "max_logprobs": -1,
     }
-    config = EngineArgs(model="m", device="cpu", dtype="float32", **given).resolve({}, compile_kernels=False)
+    config = EngineArgs(model="m", device="cpu", dtype="float32", **given).resolve(read_spec({}), compile_kernels=False)
     assert {name: getattr(config, name) for name in given} == given
-    plain = EngineArgs(model="m", device="cpu", dtype="float32").resolve({}, compile_kernels=False)
+    plain = EngineArgs(model="m", device="cpu", dtype="float32").resolve(read_spec({}), compile_kernels=False)
     assert (plain.override_generation_config, plain.structured_outputs_config) == ({}, {})
 
 

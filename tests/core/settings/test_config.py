@@ -14,10 +14,11 @@ from infer.core.errors import ConfigError
 from infer.core.settings import args as args_module
 from infer.core.settings import config as configs
 from infer.core.settings.args import EngineArgs
-from infer.core.settings.config import EngineConfig, checkpoint_dtype, derive_max_model_len
+from infer.core.settings.config import EngineConfig
 from infer.core.settings.setting import presets
 from infer.core.settings.threads import Threads
 from infer.core.spec.hf_config import apply_hf_overrides
+from infer.core.spec.read import read_spec
 from infer.kernels.cpu import library
 
 TINY = {"model_type": "llama", "max_position_embeddings": 512, "torch_dtype": "bfloat16"}
@@ -56,7 +57,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def resolve(hf_config: dict[str, Any] | None = None, **given: Any) -> EngineConfig:
-    return EngineArgs.from_kwargs(model="m", **given).resolve({**TINY, **(hf_config or {})}, given=given)
+    return EngineArgs.from_kwargs(model="m", **given).resolve(
+        read_spec({**TINY, **(hf_config or {})}, given.get("hf_overrides")), given=given
+    )
 
 
 def test_the_plain_case() -> None:
@@ -175,8 +178,8 @@ class TestDtype:
             resolve({"model_type": "gemma3_text"}, dtype="half")
 
     def test_newer_key_and_text_config(self) -> None:
-        assert checkpoint_dtype({"dtype": "float32", "torch_dtype": "bfloat16"}) == "float32"
-        assert checkpoint_dtype({"torch_dtype": "float32", "text_config": {"dtype": "float16"}}) == "float16"
+        assert read_spec({"dtype": "float32", "torch_dtype": "bfloat16"}).dtype == "float32"
+        assert read_spec({"torch_dtype": "float32", "text_config": {"dtype": "float16"}}).dtype == "float16"
 
 
 class TestMaxModelLen:
@@ -206,7 +209,7 @@ class TestMaxModelLen:
         ],
     )
     def test_derived(self, hf_config: dict[str, Any], length: int | None) -> None:
-        assert derive_max_model_len(hf_config) == length
+        assert read_spec(hf_config).max_length == length
 
     def test_none_stated(self) -> None:
         assert (
@@ -252,10 +255,10 @@ class TestLimits:
         args, origin = EngineArgs.load(config="throughput", env={}, flags={"max_num_batched_tokens": 64})
         told = r"max_num_batched_tokens=64 \(flag --max-num-batched-tokens\) is below max_num_seqs=512 \(throughput\.yaml\)"
         with pytest.raises(ConfigError, match=told):
-            args.resolve(TINY, given=origin)
+            args.resolve(read_spec(TINY), given=origin)
 
     def test_without_given_a_default_value_counts_as_a_default(self) -> None:
-        assert EngineArgs(model="m", max_num_batched_tokens=64, max_num_seqs=256).resolve(TINY).max_num_seqs == 64
+        assert EngineArgs(model="m", max_num_batched_tokens=64, max_num_seqs=256).resolve(read_spec(TINY)).max_num_seqs == 64
 
     def test_no_chunked_prefill(self) -> None:
         long = {"max_position_embeddings": 4096}
@@ -306,7 +309,7 @@ class TestPooling:
     )
     def test_length(self, hf_config: dict[str, Any], max_seq_length: int | None, given: dict[str, int], length: int) -> None:
         args = EngineArgs.from_kwargs(model="m", **given)
-        config = args.resolve({**TINY, **self.BERT, **hf_config}, given=given, max_seq_length=max_seq_length)
+        config = args.resolve(read_spec({**TINY, **self.BERT, **hf_config}), given=given, max_seq_length=max_seq_length)
         assert config.max_model_len == length
         assert ("max_model_len: 256 (sentence_bert_config.json)" in config.notes) == (length == 256)
 
@@ -382,7 +385,7 @@ class TestKernels:
             resolve(require_kernels=True, kernels="reference")
 
     def test_nothing_is_compiled_for_a_command_that_computes_nothing(self, no_compiler: None) -> None:
-        config = EngineArgs(model="m", require_kernels=True).resolve(TINY, compile_kernels=False)
+        config = EngineArgs(model="m", require_kernels=True).resolve(read_spec(TINY), compile_kernels=False)
         assert (config.kernels, config.kernel_build) == ("cpu", None)
 
     def test_on_a_gpu(self, gpu: None) -> None:
@@ -444,6 +447,6 @@ def test_presets_load_and_resolve(name: str, gpu: None, monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     args, origin = EngineArgs.load(config=name, env={}, flags={"model": "m"})
     assert f"{name}.yaml" in origin.values()
-    config = args.resolve(TINY, given=origin)
+    config = args.resolve(read_spec(TINY), given=origin)
     assert config.max_model_len == 512
     assert not any("no effect" in note for note in config.notes)

@@ -16,6 +16,7 @@ from infer.core.settings import args
 from infer.core.settings.args import EngineArgs
 from infer.core.settings.config import EngineConfig
 from infer.core.settings.memory import choose_swap_space, lacks_memory, total_memory
+from infer.core.spec.read import read_spec
 
 GIB = 1 << 30
 
@@ -78,7 +79,7 @@ def resolve(monkeypatch: pytest.MonkeyPatch, device: str, **given: Any) -> Engin
     monkeypatch.setattr(args, "choose_dtype", lambda *_: "float16")
     monkeypatch.setattr(args, "total_memory", lambda: 16 * GIB)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    return EngineArgs.from_kwargs(model="m", **given).resolve(HF, given=given)
+    return EngineArgs.from_kwargs(model="m", **given).resolve(read_spec(HF), given=given)
 
 
 def test_the_setting_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,11 @@ import transformers
 
 from infer.core.errors import ConfigError, ModelError
 from infer.core.layers.rope import Rope
-from infer.core.models import build, build_encoder, is_encoder
+from infer.core.models import build, build_encoder
 from infer.core.settings.args import EngineArgs
-from infer.core.settings.config import derive_max_model_len
-from infer.core.spec.hf_config import DEFAULT_END_TOKENS, DEFAULTS, effective
+from infer.core.spec.architectures import decoders, encoders, named, of
+from infer.core.spec.hf_config import effective
+from infer.core.spec.read import read_spec
 from infer.kernels import load as load_kernels
 
 DECODERS = ("llama", "mistral", "qwen2", "qwen3")
@@ -73,21 +74,22 @@ def windows_of(config: Any) -> list[int | None]:
 def test_a_decoder_is_what_transformers_makes_of_its_config(kind: str, seed: int) -> None:
     edits = drawn(seed, kind)
     expected = oracle(kind, edits)
-    hf = effective({"model_type": kind, **edits})
-    model = build(hf, load_kernels("reference"))
-    c = model.config
-    assert (c.num_heads, c.num_kv_heads, c.norm_eps) == (
+    spec = read_spec({"model_type": kind, **edits})
+    assert spec.stack is not None
+    hf, c = spec.config, spec.stack.layers[0].attention
+    assert (c.num_heads, c.num_kv_heads, spec.stack.norm.eps) == (
         expected.num_attention_heads,
         expected.num_key_value_heads,
         expected.rms_norm_eps,
     )
     assert c.head_dim == expected.head_dim if hasattr(expected, "head_dim") else c.head_dim == 8
-    assert c.tie_embeddings == expected.tie_word_embeddings
-    assert list(c.sliding_windows or [None] * c.num_layers) == windows_of(expected)
+    assert spec.stack.tie_embeddings == expected.tie_word_embeddings
+    assert [layer.attention.window for layer in spec.stack.layers] == windows_of(expected)
     assert hf["max_position_embeddings"] == expected.max_position_embeddings
     rotary = getattr(transformers.models, kind)
     made = getattr(rotary, f"modeling_{kind}")
     theirs = getattr(made, f"{type(expected).__name__.removesuffix('Config')}RotaryEmbedding")(expected)
+    assert c.rope is not None
     ours = Rope(c.rope)
     ours.allocate(20, torch.device("cpu"))
     cos, sin = theirs(torch.zeros(1, 20, 1), torch.arange(20)[None])
@@ -97,16 +99,18 @@ def test_a_decoder_is_what_transformers_makes_of_its_config(kind: str, seed: int
     assert effective(hf)["rope_parameters"] == hf["rope_parameters"], "read once or twice"
 
 
-@pytest.mark.parametrize("kind", sorted(DEFAULTS))
+@pytest.mark.parametrize("kind", named())
 def test_an_absent_key_is_transformers_default(kind: str) -> None:
     hf, expected = effective({"model_type": kind}), oracle(kind, {})
-    for key in DEFAULTS[kind]:
+    ours = of(kind)
+    assert ours is not None
+    for key in ours.defaults:
         if key == "sliding_window" and not getattr(expected, "use_sliding_window", True):
             continue  # theirs is None where it is switched off
         derived = {"num_key_value_heads": expected.num_attention_heads, "head_dim": expected.hidden_size // expected.num_attention_heads}
         value = getattr(expected, key) if hasattr(expected, key) else derived[key]  # qwen2 has no head_dim
         assert (derived[key] if hf[key] is None else hf[key]) == value, key
-    assert DEFAULT_END_TOKENS.get(kind) == (expected.eos_token_id if kind in DECODERS else None)
+    assert ours.end_token == (expected.eos_token_id if kind in decoders() else None)
 
 
 def test_modernbert_has_transformers_precedence() -> None:
@@ -118,24 +122,28 @@ def test_modernbert_has_transformers_precedence() -> None:
         edits: dict[str, Any] = {**SMALL, "rope_scaling": scaling, "rope_parameters": parameters}
         edits |= {} if theta is None else {"global_rope_theta": theta}
         expected = oracle("modernbert", edits).rope_parameters
-        config = build_encoder(effective({"model_type": "modernbert", **edits}), load_kernels("reference")).config
-        for ours, theirs in ((config.rope, expected["full_attention"]), (config.local_rope, expected["sliding_attention"])):
+        stack = read_spec({"model_type": "modernbert", **edits}).stack
+        assert stack is not None
+        whole, local = stack.layers[0].attention, stack.layers[1].attention
+        assert (whole.window, local.window) == (None, 65)
+        for ours, theirs in ((whole.rope, expected["full_attention"]), (local.rope, expected["sliding_attention"])):
             assert ours is not None
             assert (ours.kind, ours.theta, ours.scaling.get("factor")) == (theirs["rope_type"], theirs["rope_theta"], theirs.get("factor"))
 
 
 def test_layers_and_length_read_one_scaling() -> None:
     """rope_scaling beside rope_parameters: the first wins for both."""
-    hf = effective(
+    spec = read_spec(
         {
+            **SMALL,
             "model_type": "llama",
             "max_position_embeddings": 100,
             "rope_scaling": {"rope_type": "linear", "factor": 2.0},
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
         }
     )
-    assert derive_max_model_len(hf) == 200
-    assert build({**hf, **SMALL}, load_kernels("reference")).config.rope.kind == "linear"
+    assert spec.max_length == 200
+    assert [rope.config.kind for rope in build(spec, load_kernels("reference")).ropes.all] == ["linear"]
 
 
 def test_overrides_are_read_as_the_file_is() -> None:
@@ -144,7 +152,7 @@ def test_overrides_are_read_as_the_file_is() -> None:
     assert hf == effective({**raw, "rope_scaling": {"rope_type": "linear", "factor": 2.0}, "num_key_value_heads": 2})
     assert effective(raw, {"rope_parameters": {"factor": 3.0, "rope_type": "linear"}})["rope_parameters"]["rope_theta"] == 7.0
     args = EngineArgs.from_kwargs(model="m", device="cpu", hf_overrides={"max_position_embeddings": 99})
-    assert args.resolve(raw).max_model_len == 99
+    assert args.resolve(read_spec(raw, args.hf_overrides)).max_model_len == 99
 
 
 WRONG: dict[str, Any] = {
@@ -163,8 +171,7 @@ WRONG: dict[str, Any] = {
 SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 
 
-@pytest.mark.parametrize("kind", sorted(DEFAULTS))
-@pytest.mark.parametrize("key", SIZES)
+@pytest.mark.parametrize(("kind", "key"), [(kind, key) for kind in named() for key in SIZES if key in of(kind).values])
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_size_that_is_none_is_refused_by_its_key(kind: str, key: str, wrong: str) -> None:
     with pytest.raises(ModelError, match=rf"^m/config.json: {key} is .*; it must be a whole number from 1 to 2147483647"):
@@ -226,10 +233,8 @@ def test_other_kinds_of_models_are_looked_at_too(key: str) -> None:
 
 
 def test_an_encoder_reads_its_defaults() -> None:
-    for kind in DEFAULTS:
-        hf = effective({"model_type": kind, **SMALL})
-        if is_encoder(hf):
-            assert build_encoder(hf, load_kernels("reference")).config.num_layers == 3
+    for kind in encoders():
+        assert len(build_encoder(read_spec({"model_type": kind, **SMALL}), load_kernels("reference")).layers) == 3
 
 
 @pytest.mark.parametrize(
@@ -244,4 +249,4 @@ def test_an_encoder_reads_its_defaults() -> None:
 )
 def test_values_that_contradict_each_other_are_refused(edit: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        build(effective({"model_type": "qwen2", **SMALL, **edit}), load_kernels("reference"))
+        build(read_spec({"model_type": "qwen2", **SMALL, **edit}), load_kernels("reference"))

@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 
 from infer.core.build.plan import make_plan
 from infer.core.errors import InferError, ModelError
-from infer.core.models import supported
 from infer.core.settings.args import EngineArgs
-from infer.core.spec.hf_config import DEFAULTS, effective
-from infer.core.spec.support import DECODERS, refuse_unsupported
-from infer.core.spec.task import ENCODERS, choose_task
+from infer.core.spec.architectures import named
+from infer.core.spec.read import read_spec
+from infer.core.spec.support import refuse_unsupported
+from infer.core.spec.task import choose_task
 
 #: model_type, its classes, what else its config.json says -> what it is said to be.
 REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
@@ -54,7 +54,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
     ("deberta-v2", "DebertaV2Model", {}, "reads texts in both directions"),
     ("longformer", "LongformerModel", {}, "reads texts in both directions"),
     ("distilbert", "DistilBertForSequenceClassification", {}, "reads texts in both directions"),
-    ("gpt2", "GPT2ForSequenceClassification", {}, "classifier in code that is not ours"),
+    ("opt", "OPTForSequenceClassification", {}, "classifier in code that is not ours"),
     ("llama", "LlamaForTokenClassification", {}, "labels tokens and writes no text"),
     ("llama", "LlamaForQuestionAnswering", {}, "finds answers in texts and writes no text"),
     ("vit", "ViTForImageClassification", {}, "not supported"),
@@ -63,7 +63,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
 
 
 def judged(kind: str, name: str, more: dict[str, Any]) -> None:
-    hf = effective({"model_type": kind, "architectures": [name], **more})
+    hf = read_spec({"model_type": kind, "architectures": [name], **more})
     refuse_unsupported(hf, "m", task=choose_task("auto", "auto", "auto", hf, None))
 
 
@@ -88,6 +88,7 @@ def test_what_cannot_be_run_is_refused_by_name(kind: str, name: str, more: dict[
         ("camembert", "CamembertModel", {}),
         ("bert", "BertForSequenceClassification", {}),
         ("gpt2", "GPT2LMHeadModel", {}),
+        ("opt", "OPTForCausalLM", {}),
         ("gemma2", "Gemma2ForCausalLM", {}),
         ("gemma3_text", "Gemma3ForCausalLM", {}),
         ("qwen2_moe", "Qwen2MoeForCausalLM", {"use_sliding_window": False}),
@@ -103,18 +104,16 @@ def test_what_can_be_run_is_let_through(kind: str, name: str, more: dict[str, An
 
 def test_a_model_without_a_type_is_told_so() -> None:
     with pytest.raises(ModelError, match=r"m: config\.json has no model_type"):
-        refuse_unsupported({"architectures": ["LlamaForCausalLM"]}, "m", task="generate")
+        refuse_unsupported(read_spec({"architectures": ["LlamaForCausalLM"]}), "m", task="generate")
 
 
 def test_model_impl_infer_is_for_models_of_ours() -> None:
-    with pytest.raises(ModelError, match=r"model_type 'gpt2' is not supported; supported: llama, mistral"):
-        refuse_unsupported({"model_type": "gpt2"}, "m", task="generate", model_impl="infer")
+    with pytest.raises(ModelError, match=r"model_type 'opt' is not supported; supported: gemma2, gpt2, llama, mistral"):
+        refuse_unsupported(read_spec({"model_type": "opt"}), "m", task="generate", model_impl="infer")
 
 
-def test_the_lists_of_models_agree() -> None:
-    assert set(DECODERS) == set(supported())
-    assert set(DEFAULTS) == set(DECODERS) | ENCODERS
-    assert set(DEFAULTS) <= set(transformers.models.auto.configuration_auto.CONFIG_MAPPING)
+def test_every_architecture_is_known_to_transformers() -> None:
+    assert set(named()) <= set(transformers.models.auto.configuration_auto.CONFIG_MAPPING)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +130,7 @@ def test_the_lists_of_models_agree() -> None:
 def test_quantized_checkpoints_are_refused_by_the_word(kind: str, key: str, found: dict[str, Any], method: str) -> None:
     for config in ({key: found}, {"text_config": {key: found}}):
         with pytest.raises(ModelError) as raised:
-            refuse_unsupported(effective({"model_type": kind, **config}), "m", task="generate")
+            refuse_unsupported(read_spec({"model_type": kind, **config}), "m", task="generate")
         assert str(raised.value).startswith(f"m is quantized ({method}; config.json: {key}), which is not supported yet; supported: ")
 
 
@@ -209,3 +208,11 @@ def test_overrides_reach_the_judge(folder: Path) -> None:
         plan_of(folder, hf_overrides={"model_type": "t5"})
     with pytest.raises(InferError, match="LlamaForTokenClassification"):
         plan_of(folder, hf_overrides={"architectures": ["LlamaForTokenClassification"]})
+
+
+def test_what_our_code_lacks_is_left_to_transformers_where_that_is_asked_for() -> None:
+    spec = read_spec({"model_type": "llama", "rope_scaling": {"type": "dynamic", "factor": 2.0}})
+    assert (spec.stack, spec.is_ours, len(spec.caches)) == (None, True, 32)
+    refuse_unsupported(spec, "m", task="generate", model_impl="transformers")
+    with pytest.raises(ModelError, match="rope scaling 'dynamic' is not supported"):
+        refuse_unsupported(spec, "m", task="generate")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from infer.core.errors import ConfigError, ModelError
+from infer.core.spec.read import read_spec
 from infer.core.spec.task import choose_task
 
 BERT = {"model_type": "bert", "architectures": ["BertModel"]}
@@ -18,7 +19,7 @@ CROSS_ENCODER = [{"type": "sentence_transformers.base.modules.transformer.Transf
 
 
 def chosen(hf_config: dict[str, Any], modules: Any = None, *, task: str = "auto", runner: str = "auto", convert: str = "auto") -> str:
-    return choose_task(task, runner, convert, hf_config, modules)
+    return choose_task(task, runner, convert, read_spec(hf_config), modules)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,6 @@ def chosen(hf_config: dict[str, Any], modules: Any = None, *, task: str = "auto"
         ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, None, "generate"),
         ({"model_type": "llama"}, None, "generate"),
         ({}, None, "generate"),
-        ({"architectures": "LlamaForCausalLM"}, None, "generate"),
     ],
 )
 def test_left_open(hf_config: dict[str, Any], modules: Any, task: str) -> None:

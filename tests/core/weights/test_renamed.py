@@ -11,7 +11,8 @@ import transformers
 from torch import Tensor
 
 from infer.core.errors import ModelError
-from infer.core.weights.renamed import Naming
+from infer.core.spec.read import read_spec
+from infer.core.weights.renamed import fit
 
 from ..models.texts import checkpoint, encoder_of, hidden_of, oracle_of, texts_of
 
@@ -164,8 +165,12 @@ def test_a_tensor_that_is_there_twice_is_told() -> None:
 
 def test_a_prefix_of_ours_may_be_missing_in_the_file() -> None:
     source = checkpoint({"layers.0.w": torch.ones(1), "model.norm": torch.ones(2), "lm_head.weight": torch.ones(3), "odd": torch.ones(4)})
-    fitted = Naming(("model.",)).fit(source, {"model.layers.0.w", "model.norm"})
+    stack = read_spec({"model_type": "llama"}).stack
+    assert stack is not None
+    fitted = fit(source, stack, {"model.layers.0.w", "model.norm"}, whole=False)
     assert {name: info.shape for name, info in fitted.tensors().items()} == {"model.layers.0.w": (1,), "model.norm": (2,), "odd": (4,)}
     assert {name: tuple(tensor.shape) for name, tensor in fitted.stream()} == {"model.layers.0.w": (1,), "model.norm": (2,), "odd": (4,)}
-    wanted = Naming(("model.",)).fit(source, {"model.layers.0.w", "model.norm", "lm_head.weight"})
+    wanted = fit(source, stack, {"model.layers.0.w", "model.norm", "lm_head.weight"}, whole=False)
     assert set(wanted.tensors()) == {"model.layers.0.w", "model.norm", "lm_head.weight", "odd"}
+    whole = fit(source, stack, {"model.layers.0.w", "model.norm"}, whole=True)
+    assert set(whole.tensors()) == {"model.layers.0.w", "model.norm", "lm_head.weight", "odd"}, "a model that writes leaves no head out"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from . import roberta
+from .roberta import FAMILY
 
-
-class Model(roberta.Model):
-    """The same in every layer."""
+ARCHITECTURE = FAMILY

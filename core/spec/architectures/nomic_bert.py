@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from infer.kernels.ops import Ops
-
-from ..errors import ModelError
-from ..layers.classifier import Classifier
-from ..layers.rope import RopeConfig
-from ..weights.renamed import Naming
-from .encoder import Encoder, EncoderConfig, Names
+from ...errors import ModelError
+from ..encoder import DEFAULTS, VALUES, encoder
+from ..hf_values import COUNT, FLAG, NULL, NUMBER, POSITIVE, TEXT, Kind
+from ..model_spec import MLPSpec, StackSpec
+from ..names import Names, Naming
+from ..rope import RopeConfig
+from . import Architecture
 
 NAMES = Names(
     words="embeddings.word_embeddings",
@@ -40,7 +40,7 @@ NAMING = Naming(
         ".norm1.": ".post_attention_layernorm.",
         ".norm2.": ".post_mlp_layernorm.",
     },
-    {".attn.Wqkv.": (".self_attn.q_proj.", ".self_attn.k_proj.", ".self_attn.v_proj.")},
+    splits={".attn.Wqkv.": (".self_attn.q_proj.", ".self_attn.k_proj.", ".self_attn.v_proj.")},
 )
 GATED = {"swiglu": "silu", "geglu": "gelu"}
 #: Switches of the first releases' config.json and the only value of each that we compute; absent is that value.
@@ -53,32 +53,35 @@ FIXED: dict[str, Any] = {
     "rotary_emb_scale_base": None,
     "rotary_scaling_factor": None,
 }
+MORE_VALUES = {
+    "head_dim": COUNT | NULL,
+    **dict.fromkeys(("n_embd", "n_head", "n_layer", "n_positions"), COUNT),
+    "n_inner": COUNT | NULL,
+    "activation_function": TEXT,
+    "rotary_emb_base": POSITIVE,
+    "rotary_emb_fraction": NUMBER,
+    **dict.fromkeys(("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias", "attention_bias", "mlp_bias"), FLAG),
+    "layer_norm_epsilon": POSITIVE,
+    "moe_every_n_layers": Kind("a whole number", lambda value: type(value) is int) | NULL,
+    "rope_theta": POSITIVE | NULL,
+}
 
 
-class Model(Encoder):
-    def __init__(self, hf: Mapping[str, Any], ops: Ops, *, labels: int = 0) -> None:
-        hf = modern(hf) if "n_embd" in hf else hf
-        head_dim = hf["hidden_size"] // hf["num_attention_heads"]
-        if (hf.get("head_dim") or head_dim) != head_dim:
-            raise ModelError(f"config.json: head_dim {hf['head_dim']} is not supported for nomic_bert (known: {head_dim}, of its sizes)")
-        config = EncoderConfig(
-            names=NAMES,
-            naming=NAMING,
-            vocab_size=hf["vocab_size"],
-            hidden_size=hf["hidden_size"],
-            intermediate_size=hf["intermediate_size"],
-            num_layers=hf["num_hidden_layers"],
-            num_heads=hf["num_attention_heads"],
-            norm_eps=hf.get("layer_norm_eps", 1e-12),
-            activation=hf.get("hidden_act", "silu"),
-            gated=True,
-            num_token_types=hf.get("type_vocab_size", 2),
-            attention_bias=bool(hf.get("attention_bias", False)),
-            mlp_bias=bool(hf.get("mlp_bias", False)),
-            rope=RopeConfig.from_hf({"rope_theta": 1000.0, **hf}, head_dim),
-        )
-        head = Classifier(ops, config.hidden_size, labels, out="classifier", dense="pooler.dense") if labels else None
-        super().__init__(config, ops, head)
+def stack(hf: Mapping[str, Any]) -> StackSpec:
+    hf = modern(hf) if "n_embd" in hf else hf
+    head_dim = hf["hidden_size"] // hf["num_attention_heads"]
+    if (hf.get("head_dim") or head_dim) != head_dim:
+        raise ModelError(f"config.json: head_dim {hf['head_dim']} is not supported for nomic_bert (known: {head_dim}, of its sizes)")
+    activation, bias = hf.get("hidden_act", "silu"), bool(hf.get("mlp_bias", False))
+    return encoder(
+        hf,
+        NAMING,
+        bias=bool(hf.get("attention_bias", False)),
+        rope=RopeConfig.from_hf({"rope_theta": 1000.0, **hf}, head_dim),
+        mlp=MLPSpec(size=hf["intermediate_size"], activation=activation, bias=bias),
+        names=NAMES,
+        num_token_types=hf.get("type_vocab_size", 2),
+    )
 
 
 def modern(hf: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,3 +112,13 @@ def modern(hf: Mapping[str, Any]) -> dict[str, Any]:
         "rope_theta": hf["rotary_emb_base"],
         "partial_rotary_factor": hf["rotary_emb_fraction"],
     }
+
+
+ARCHITECTURE = Architecture(
+    stack=stack,
+    defaults=DEFAULTS | {"vocab_size": 30528, "hidden_act": "silu", "max_position_embeddings": 2048},
+    values=VALUES | MORE_VALUES,
+    is_encoder=True,
+    theta=1e3,
+    old_names="n_embd",
+)

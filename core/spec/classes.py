@@ -1,4 +1,4 @@
-"""Classifier settings of a config.json: its labels, the function its scores go through, and the token it reads."""
+"""The use of hidden states that config.json states: a classifier's labels and activation, and the lengths of vectors."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ModelError
-from ..spec.task import ENCODERS
-from .modules import activation_class
+from .model_spec import ModelSpec
 
 _ACTIVATIONS = {"Identity": "identity", "Sigmoid": "sigmoid", "Softmax": "softmax"}
 
 
-def labels_of(hf_config: Mapping[str, Any]) -> tuple[str, ...]:
+def labels_of(spec: ModelSpec) -> tuple[str, ...]:
     """The labels in order of their number; "LABEL_0"... where only their number is stated, two where nothing is, as in transformers.
 
     Raises ModelError for labels that are not numbered from 0.
     """
+    hf_config = spec.config
     if hf_config.get("classifier_from_token"):
         raise ModelError("config.json: classifier_from_token (a classifier made of a language model's head) is not supported yet")
     names = hf_config.get("id2label")
@@ -31,12 +31,13 @@ def labels_of(hf_config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(f"LABEL_{i}" for i in range(count))
 
 
-def activation_of(hf_config: Mapping[str, Any], saved: Mapping[str, Any], num_labels: int) -> str:
+def activation_of(spec: ModelSpec, saved: Mapping[str, Any], num_labels: int) -> str:
     """The function that turns scores into probabilities: "identity", "sigmoid" or "softmax".
 
     `problem_type` decides, then sentence-transformers' `activation_fn` (in config.json, or in `saved`, its own file), then the
     number of labels: one is a sigmoid, more are a softmax. Raises ModelError for an activation that is none of the three.
     """
+    hf_config = spec.config
     by_number = "sigmoid" if num_labels < 2 else "softmax"
     problem = hf_config.get("problem_type")
     if problem:
@@ -54,15 +55,28 @@ def activation_of(hf_config: Mapping[str, Any], saved: Mapping[str, Any], num_la
     return _ACTIVATIONS[activation_class(name)]
 
 
-def pooling_of(hf_config: Mapping[str, Any]) -> str:
-    """The token whose hidden state the classifier reads: the first of an encoder, the last of a decoder; ModernBERT says."""
-    if hf_config.get("model_type") == "modernbert":
-        pooling = hf_config.get("classifier_pooling", "cls")
-        if pooling not in ("cls", "mean"):
-            raise ModelError(f"config.json: classifier_pooling {pooling!r} is not supported; supported: cls, mean")
-        return str(pooling)
-    return "cls" if hf_config.get("model_type") in ENCODERS else "last"
+def pooling_of(spec: ModelSpec) -> str:
+    """The token whose hidden state the classifier reads, or "mean". Raises ModelError for another kind of pooling."""
+    known = ("cls", "mean") if spec.is_encoder else ("last",)
+    if spec.classifier_pooling not in known:
+        raise ModelError(f"config.json: classifier_pooling {spec.classifier_pooling!r} is not supported; supported: {', '.join(known)}")
+    return spec.classifier_pooling
 
 
 def _numbered(names: Mapping[Any, Any]) -> bool:
     return all(isinstance(key, int) or (isinstance(key, str) and key.isdecimal()) for key in names)
+
+
+def activation_class(name: Any) -> str:
+    """The last part of the dotted name of a class of torch.nn ("torch.nn.modules.activation.Tanh" -> "Tanh"), else ""."""
+    return name.rpartition(".")[2] if isinstance(name, str) and name.startswith("torch.nn.") else ""
+
+
+def lengths_of(spec: ModelSpec) -> bool | tuple[int, ...]:
+    """The lengths that a vector may be cut to; true: any, false: none but its own. Raises ModelError."""
+    lengths = spec.config.get("matryoshka_dimensions")
+    if lengths is None or lengths == []:
+        return spec.config.get("is_matryoshka") is True
+    if not isinstance(lengths, (list, tuple)) or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in lengths):
+        raise ModelError(f"config.json: matryoshka_dimensions is {lengths!r}, not a list of lengths")
+    return tuple(lengths)

@@ -1,0 +1,53 @@
+"""The parts of a layer beside its attention, as the spec names them. In which order they run, decoders and encoders say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from infer.kernels.ops import Ops, Rows
+
+from ..layers.attention import Attention, SegmentAttention
+from ..layers.linear import Linear
+from ..layers.mlp import MLP
+from ..layers.moe import Experts
+from ..layers.norm import Norm
+from ..spec.model_spec import ExpertsSpec, StackSpec
+from ..weights.parameter import Parameter
+
+
+class Layer:
+    """Layer `index` of a stack: norms (None where they have no name), attention and feed-forward part."""
+
+    attention: Attention | SegmentAttention
+
+    def __init__(self, ops: Ops, stack: StackSpec, index: int) -> None:
+        names, spec, prefix = stack.names, stack.layers[index].feed_forward, stack.names.layer.format(index)
+
+        def norm(name: str) -> Norm | None:
+            return Norm(ops, f"{prefix}.{name}", stack.hidden_size, stack.norm) if name else None
+
+        self.attention_norm, self.attention_out_norm = norm(names.attention_norm), norm(names.attention_out_norm)
+        self.mlp_norm, self.mlp_out_norm = norm(names.mlp_norm), norm(names.mlp_out_norm)
+        self.mlp: MLP | Experts
+        if isinstance(spec, ExpertsSpec):
+            self.mlp = Experts(ops, prefix, names, stack.hidden_size, spec)
+        else:
+            self.mlp = MLP(ops, [f"{prefix}.{up}" for up in names.up], f"{prefix}.{names.down}", stack.hidden_size, spec)
+
+    def linears(self) -> Iterator[Linear]:
+        yield from self.attention.linears()
+        yield from self.mlp.linears()
+
+    def parameters(self) -> Iterator[Parameter]:
+        parts = (self.attention_norm, self.attention, self.attention_out_norm, self.mlp_norm, self.mlp, self.mlp_out_norm)
+        for part in parts:
+            if part is not None:
+                yield from part.parameters()
+
+
+def added(norm: Norm | None, x: Rows | None, residual: Tensor, *, quantize: bool = False) -> tuple[Rows, Tensor]:
+    """(norm(x + residual), x + residual); x None is 0."""
+    assert norm is not None, "the first of a stack has nothing to add"
+    return (norm(residual, quantize=quantize), residual) if x is None else norm.add(x, residual, quantize=quantize)

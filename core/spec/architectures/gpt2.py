@@ -1,0 +1,84 @@
+"""GPT-2: learned positions, LayerNorms, plain feed-forward with biases everywhere, one fused layer of queries, keys and values.
+
+config.json and tensors have names of their own, and the matrices are stored [in, out].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ...errors import ModelError
+from ..decoder import decoder
+from ..hf_values import COUNT, DTYPE, FLAG, NULL, POSITIVE, TEXT
+from ..model_spec import MLPSpec, NormSpec, StackSpec
+from ..names import Names, Naming
+from . import Architecture
+
+NAMES = Names(
+    words="transformer.wte",
+    positions="transformer.wpe",
+    layer="transformer.h.{}",
+    attention_norm="ln_1",
+    qkv=("attn.q", "attn.k", "attn.v"),
+    attention_out="attn.c_proj",
+    mlp_norm="ln_2",
+    up=("mlp.c_fc",),
+    down="mlp.c_proj",
+    final_norm="transformer.ln_f",
+    head="lm_head",
+)
+NAMING = Naming(
+    ("transformer.",),
+    transposed=(".c_attn.weight", ".c_proj.weight", ".c_fc.weight"),
+    splits={"attn.c_attn.": ("attn.q.", "attn.k.", "attn.v.")},
+    buffers=(".attn.bias", ".attn.masked_bias"),
+)
+DEFAULTS = {
+    "vocab_size": 50257,
+    "n_positions": 1024,
+    "n_embd": 768,
+    "n_layer": 12,
+    "n_head": 12,
+    "n_inner": None,
+    "activation_function": "gelu_new",
+    "layer_norm_epsilon": 1e-5,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
+VALUES = {
+    **dict.fromkeys(("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"), COUNT),
+    "n_inner": COUNT | NULL,
+    "activation_function": TEXT,
+    "layer_norm_epsilon": POSITIVE,
+    **dict.fromkeys(("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "add_cross_attention", "tie_word_embeddings"), FLAG),
+    **dict.fromkeys(("dtype", "torch_dtype"), DTYPE | NULL),
+}
+
+
+def stack(hf: Mapping[str, Any]) -> StackSpec:
+    if hf["add_cross_attention"]:
+        raise ModelError("config.json: add_cross_attention is set; a decoder that attends to an encoder is not supported")
+    hidden, heads = hf["n_embd"], hf["n_head"]
+    if hidden % heads:
+        raise ModelError(f"config.json: {heads} attention heads cannot share {hidden} features")
+    scale = (hidden // heads) ** -0.5 if hf["scale_attn_weights"] else 1.0
+    made = decoder(
+        {**hf, "hidden_size": hidden, "num_attention_heads": heads, "num_hidden_layers": hf["n_layer"]},
+        attention={"rope": None, "scale": scale, "qkv_bias": True, "out_bias": True},
+        feed_forward=MLPSpec(size=hf["n_inner"] or 4 * hidden, activation=hf["activation_function"], gated=False, bias=True),
+        names=NAMES,
+        naming=NAMING,
+        norm=NormSpec(eps=hf["layer_norm_epsilon"], centered=True, bias=True),
+        num_positions=hf["n_positions"],
+    )
+    if not hf["scale_attn_by_inverse_layer_idx"]:
+        return made
+    scaled = (replace(one, attention=replace(one.attention, scale=scale / number)) for number, one in enumerate(made.layers, 1))
+    return replace(made, layers=tuple(scaled))
+
+
+ARCHITECTURE = Architecture(stack=stack, defaults=DEFAULTS, values=VALUES, end_token=50256)

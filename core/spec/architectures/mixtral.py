@@ -1,0 +1,38 @@
+"""Mixtral: Mistral with a mixture of experts in the place of the feed-forward part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import ModelError
+from ..decoder import DEFAULTS, LLAMA_NAMES, VALUES, decoder, sliding_windows
+from ..hf_values import COUNT
+from ..model_spec import ExpertsSpec, StackSpec
+from ..names import Names
+from . import Architecture
+
+NAMES = Names(
+    **LLAMA_NAMES | {"router": "block_sparse_moe.gate", "expert": "block_sparse_moe.experts.{}", "up": ("w1", "w3"), "down": "w2"},
+)
+MIXTRAL_DEFAULTS = DEFAULTS | {
+    "intermediate_size": 14336,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "sliding_window": None,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+}
+MORE_VALUES = dict.fromkeys(("num_local_experts", "num_experts_per_tok"), COUNT)
+
+
+def stack(hf: Mapping[str, Any]) -> StackSpec:
+    count, chosen = hf["num_local_experts"], hf["num_experts_per_tok"]
+    if chosen > count:
+        raise ModelError(f"config.json: num_experts_per_tok is {chosen}, and there are {count} experts (num_local_experts)")
+    experts = ExpertsSpec(count=count, per_token=chosen, size=hf["intermediate_size"], activation=hf["hidden_act"])
+    return decoder(hf, windows=sliding_windows(hf, switched=False), feed_forward=experts, names=NAMES)
+
+
+ARCHITECTURE = Architecture(stack=stack, defaults=MIXTRAL_DEFAULTS, values=VALUES | MORE_VALUES, theta=1e6, end_token=2)

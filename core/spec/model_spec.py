@@ -1,0 +1,201 @@
+"""ModelSpec: everything the rest asks about a model, read once from config.json by the architecture's file. No torch.
+
+A model that we have code for is described part by part (`StackSpec`): each layer names its attention and its feed-forward part, and
+what a layer keeps in the cache, what ranks may share and which tensors the checkpoint has follow from that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ..errors import ModelError
+from .names import Names, Naming
+from .rope import RopeConfig
+
+
+@dataclass(frozen=True, slots=True)
+class KVSpec:
+    """Keys and values that one layer keeps of a token."""
+
+    num_kv_heads: int
+    head_dim: int
+
+    @property
+    def numbers(self) -> int:
+        return 2 * self.num_kv_heads * self.head_dim
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """What ranks divide evenly: heads, key/value heads (which several ranks may hold alike) and features between feed-forward layers."""
+
+    num_heads: int
+    num_kv_heads: int
+    inner: int
+
+    def fit(self, size: int) -> bool:
+        """True if `size` ranks can share it."""
+        kv = self.num_kv_heads % size == 0 or size % self.num_kv_heads == 0
+        return kv and self.num_heads % size == 0 and self.inner % size == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormSpec:
+    """A root-mean-square norm, or one of mean and variance."""
+
+    eps: float
+    centered: bool = False
+    bias: bool = False
+    offset: float = 0.0
+    """Added to the stored weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionSpec:
+    """Attention over keys and values of `num_kv_heads`, grouped where queries have more heads."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    scale: float
+    rope: RopeConfig | None = None
+    """None: positions are no matter of attention."""
+    window: int | None = None
+    """How many positions a token sees, itself included (in an encoder on either side); None is all."""
+    soft_cap: float | None = None
+    """Scores become soft_cap * tanh(score / soft_cap)."""
+    qkv_bias: bool = False
+    out_bias: bool = False
+    qk_norm: NormSpec | None = None
+    """Of each query and key head, before rotation."""
+
+    @property
+    def cache(self) -> KVSpec:
+        return KVSpec(self.num_kv_heads, self.head_dim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLPSpec:
+    """down(act(gate(x)) * up(x)), or without a gate down(act(up(x)))."""
+
+    size: int
+    activation: str
+    gated: bool = True
+    bias: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertsSpec:
+    """`count` feed-forward parts, of which a router chooses `per_token` for each token and weighs them."""
+
+    count: int
+    per_token: int
+    size: int
+    activation: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSpec:
+    attention: AttentionSpec
+    feed_forward: MLPSpec | ExpertsSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierSpec:
+    """out(norm(act(dense(x)))) of a pooled text, without what has no name."""
+
+    out: str
+    out_bias: bool = True
+    dense: str | None = None
+    dense_bias: bool = True
+    activation: str = "tanh"
+    norm: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackSpec:
+    """The layers of a model that we have code for, from the embedding to the head."""
+
+    names: Names
+    naming: Naming
+    vocab_size: int
+    hidden_size: int
+    layers: tuple[LayerSpec, ...]
+    norm: NormSpec
+    pre_norm: bool = True
+    """x + attention(norm(x)) and a norm at the end; else norm(x + attention(x))."""
+    num_positions: int = 0
+    """Rows of the learned position table; 0: there is none."""
+    padding_token: int | None = None
+    """RoBERTa's: its id is its own position too, text begins at the next one, and where it stands in a text it is not counted."""
+    num_token_types: int = 0
+    embedding_scale: float = 1.0
+    tie_embeddings: bool = False
+    logits_soft_cap: float | None = None
+    classifier: ClassifierSpec | None = None
+
+    @property
+    def max_length(self) -> int | None:
+        """The longest text the learned positions are there for; None: any."""
+        return self.num_positions - self.first_position if self.num_positions else None
+
+    @property
+    def first_position(self) -> int:
+        """The row of the position table that a text's first token has."""
+        return 0 if self.padding_token is None else self.padding_token + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What config.json says of a model, overrides counted."""
+
+    config: Mapping[str, Any]
+    """config.json itself, for transformers' code and for checks of the weights."""
+    model_type: str
+    is_encoder: bool
+    """It reads texts in both directions and writes none."""
+    architectures: tuple[str, ...]
+    """The classes that config.json names."""
+    dtype: str | None
+    """Of the checkpoint; None if it is not stated."""
+    unsafe_dtypes: frozenset[str]
+    """Whose range its activations leave."""
+    vocab_size: int | None
+    hidden_size: int | None
+    max_length: int | None
+    """The longest context it was made for; None if that is not stated."""
+    stated_length: int | None
+    """A greater one that its file allows besides."""
+    caches: tuple[KVSpec, ...]
+    """One a layer; empty where config.json does not say."""
+    shares: frozenset[Shares]
+    """Of its kinds of layers; empty where ranks cannot share it."""
+    end_tokens: tuple[int, ...]
+    """Those that end outputs."""
+    default_end_token: int | None
+    """The one that is meant where generation_config.json names none either; None where `end_tokens` are stated."""
+    classifier_pooling: str
+    """The token that its classifier reads, or "mean"."""
+    stack: StackSpec | None
+    """None: the model runs in transformers' code, or not at all."""
+    lacking: str
+    """The reason why an architecture that we have code for has no stack here; empty for others."""
+
+    @property
+    def is_ours(self) -> bool:
+        """True for a language model of an architecture that we have code for."""
+        return bool(self.stack or self.lacking) and not self.is_encoder
+
+    def need_stack(self) -> StackSpec:
+        """The stack. Raises ModelError for what our code of the architecture lacks; it has to be one of ours."""
+        if self.stack is None:
+            raise ModelError(self.lacking or f"model_type {self.model_type!r} is not supported in our code")
+        return self.stack
+
+    @cached_property
+    def is_classifier(self) -> bool:
+        """True if config.json names a class with a classifier over whole texts."""
+        return any(name.endswith("ForSequenceClassification") for name in self.architectures)

@@ -1,0 +1,56 @@
+"""Names of a checkpoint's tensors: what an architecture calls its parts, and how its files may differ from that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Names:
+    """Checkpoint prefixes. Those of a layer stand behind `layer` with its number in; a part without a name is not there."""
+
+    words: str
+    positions: str = ""
+    types: str = ""
+    embedding_norm: str = ""
+    layer: str
+    attention_norm: str
+    """Before attention, or behind it where the norms come after (`StackSpec.pre_norm`)."""
+    qkv: tuple[str, ...]
+    """Queries, keys and values, or one layer that is all three in this order."""
+    q_norm: str = ""
+    k_norm: str = ""
+    attention_out: str
+    attention_out_norm: str = ""
+    """Of what attention gives, before it is added."""
+    mlp_norm: str
+    up: tuple[str, ...]
+    """Of a gated block: gate and up, or one layer that is both, gate first."""
+    down: str
+    mlp_out_norm: str = ""
+    """Of what the feed-forward part gives, before it is added."""
+    router: str = ""
+    expert: str = ""
+    """An expert's prefix with its number; `up` and `down` stand behind it."""
+    final_norm: str = ""
+    head: str = ""
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How the checkpoints of a family differ from the names our model asks for.
+
+    Args:
+        prefixes: of the base model's tensors ("bert."); ours may have one too, which is then not in every file.
+        renames: parts of a name and what they are to us, applied in order. Suffixes of old checkpoints (LayerNorm.gamma) are known.
+        transposed: ends of names (as in the file) of matrices that are stored [in, out].
+        splits: parts of a name of fused tensors -> what to put there for each of its equal pieces, along the first dimension.
+        buffers: ends of names of tensors that are computed, not learned, and not read.
+    """
+
+    prefixes: tuple[str, ...] = ()
+    renames: Mapping[str, str] = field(default_factory=dict)
+    transposed: tuple[str, ...] = ()
+    splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    buffers: tuple[str, ...] = ()

@@ -1,0 +1,142 @@
+"""From config.json to a ModelSpec: its architecture's reading where there is one, else what most models say under the same keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError
+from . import architectures
+from .architectures import Architecture
+from .hf_config import FILE, effective
+from .model_spec import KVSpec, ModelSpec, Shares, StackSpec
+from .rope import rope_of
+
+#: Keys that bound the length; the smallest one counts.
+LENGTH_KEYS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "model_max_length",
+    "max_sequence_length",
+    "max_seq_length",
+    "seq_len",
+)
+#: Rope scalings whose `max_position_embeddings` is already the scaled length.
+ALREADY_SCALED = frozenset({"default", "su", "longrope", "llama3", "mrope"})
+#: Other spellings of dtypes.
+DTYPE_NAMES = {"half": "float16", "float": "float32", "double": "float32", "float64": "float32"}
+#: Families in transformers' code whose activations leave float16's range.
+_NOT_IN_FLOAT16 = ("gemma3", "glm4")
+
+
+def read_spec(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, path: Path | str = FILE) -> ModelSpec:
+    """What a config.json says. Arguments and errors as of `hf_config.effective`."""
+    hf = effective(raw, overrides, path)
+    kind = hf.get("model_type")
+    ours = architectures.of(kind)
+    stack, lacking = None, ""
+    if ours is not None:
+        try:
+            stack = ours.stack(hf)
+        except KeyError as error:
+            lacking = f"config.json has no {error}, which a {kind} model needs"
+        except ModelError as error:  # transformers' code may have it
+            lacking = str(error)
+    names = hf.get("architectures")
+    stated = _get(hf, "model_max_length")
+    return ModelSpec(
+        config=hf,
+        model_type=kind or "",
+        is_encoder=ours is not None and ours.is_encoder,
+        architectures=tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else (),
+        dtype=_dtype(hf),
+        unsafe_dtypes=_unsafe_dtypes(ours, str(kind)),
+        vocab_size=_size(hf, ("vocab_size",)) if stack is None else stack.vocab_size,
+        hidden_size=_size(hf, ("hidden_size", "n_embd", "d_model")) if stack is None else stack.hidden_size,
+        max_length=_max_length(hf, stack),
+        stated_length=int(stated) if isinstance(stated, (int, float)) else None,
+        caches=_caches(hf) if stack is None else tuple(layer.attention.cache for layer in stack.layers),
+        shares=frozenset() if stack is None else _shares(stack),
+        end_tokens=_end_tokens(hf.get("eos_token_id")),
+        default_end_token=None if ours is None or "eos_token_id" in hf else ours.end_token,
+        classifier_pooling=_classifier_pooling(hf, ours),
+        stack=stack,
+        lacking=lacking,
+    )
+
+
+def _get(hf: Mapping[str, Any], key: str) -> Any:
+    """A key of config.json; models of several towers keep the language model's under text_config."""
+    text = hf.get("text_config")
+    value = text.get(key) if isinstance(text, Mapping) else None
+    return hf.get(key) if value is None else value
+
+
+def _end_tokens(stated: Any) -> tuple[int, ...]:
+    return () if stated is None else tuple(stated) if isinstance(stated, list) else (stated,)
+
+
+def _size(hf: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:
+    return next((value for key in keys if isinstance(value := _get(hf, key), int) and value > 0), None)
+
+
+def _dtype(hf: Mapping[str, Any]) -> str | None:
+    """None also for one that is no dtype of activations."""
+    name = str(_get(hf, "dtype") or _get(hf, "torch_dtype") or "").removeprefix("torch.")
+    name = DTYPE_NAMES.get(name, name)
+    return name if name in ("float32", "float16", "bfloat16") else None
+
+
+def _unsafe_dtypes(ours: Architecture | None, kind: str) -> frozenset[str]:
+    if ours is not None:
+        return ours.unsafe_dtypes
+    return frozenset({"float16"} if kind.startswith(_NOT_IN_FLOAT16) else ())
+
+
+def _max_length(hf: Mapping[str, Any], stack: StackSpec | None) -> int | None:
+    """Rope scaling counted."""
+    lengths = [value for key in LENGTH_KEYS if isinstance(value := _get(hf, key), int) and value > 0]
+    if not lengths:
+        return None
+    length: float = min(lengths)
+    if stack is not None:  # the table may begin with rows that no text uses
+        length -= stack.first_position
+    scaling = _rope_scaling(hf)
+    kind = str(scaling.get("rope_type") or scaling.get("type") or "default")
+    factor = scaling.get("factor")
+    # gemma3 scales only its global layers and states the length it reaches
+    if kind in ALREADY_SCALED or not isinstance(factor, (int, float)) or str(hf.get("model_type", "")).startswith("gemma3"):
+        return int(length)
+    if kind == "yarn":
+        length = scaling.get("original_max_position_embeddings") or length
+    return int(length * factor)
+
+
+def _rope_scaling(hf: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The rope scaling; there may be one for each kind of layer."""
+    text = hf.get("text_config")
+    found = (rope_of(text) if isinstance(text, Mapping) else {}) or rope_of(hf)
+    return found.get("full_attention", found) if isinstance(found.get("full_attention"), Mapping) else found
+
+
+def _caches(hf: Mapping[str, Any]) -> tuple[KVSpec, ...]:
+    """Of a model in transformers' code: alike in all layers, as far as config.json tells."""
+    try:
+        heads = int(hf["num_attention_heads"])
+        head_dim = int(hf.get("head_dim") or hf["hidden_size"] // heads)
+        return (KVSpec(int(hf.get("num_key_value_heads") or heads), head_dim),) * int(hf["num_hidden_layers"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return ()
+
+
+def _shares(stack: StackSpec) -> frozenset[Shares]:
+    return frozenset(Shares(one.attention.num_heads, one.attention.num_kv_heads, one.feed_forward.size) for one in stack.layers)
+
+
+def _classifier_pooling(hf: Mapping[str, Any], ours: Architecture | None) -> str:
+    if ours is not None and ours.pooling_key:
+        return str(hf.get(ours.pooling_key, "cls"))
+    return "cls" if ours is not None and ours.is_encoder else "last"
