@@ -1,4 +1,4 @@
-"""Backend: the operations of one backend, assembled from the functions that its modules define under the names of `Ops`."""
+"""Backend: operations assembled from the functions that its modules define by the names of `Ops`."""
 
 from __future__ import annotations
 

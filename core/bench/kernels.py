@@ -1,4 +1,4 @@
-"""Benchmark of the operations alone, at a model's shapes: how long each takes in a backend, and in the reference."""
+"""Benchmark of the operations alone, at a model's shapes, beside the reference backend."""
 
 from __future__ import annotations
 

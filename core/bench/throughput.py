@@ -1,4 +1,4 @@
-"""Throughput of an engine that answers a workload several times as `infer generate` would: timed from outside, or part by part.
+"""Throughput of an engine that answers a workload several times, as `infer generate` would.
 
 Each pass is a Job of its own, from bytes to bytes, and finds the engine as it was when it was loaded: nothing cached.
 """

@@ -1,4 +1,4 @@
-"""Timed operations: a backend that counts how often and how long each runs, and how much arithmetic and memory traffic it takes.
+"""Timed operations: counts, seconds, arithmetic and memory traffic of a backend's operations.
 
 Traffic is the least there can be: every input and output once. For measuring only; a run without it has plain operations.
 """

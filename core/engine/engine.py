@@ -1,4 +1,4 @@
-"""The engine of models that write: requests in, answers out, in steps of schedule -> run -> commit, which overlap by overlap.py."""
+"""The engine of models that write: requests in, answers out, in steps of schedule -> run -> commit."""
 
 from __future__ import annotations
 

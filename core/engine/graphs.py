@@ -1,4 +1,4 @@
-"""Recorded steps of decodes, one for each of some batch sizes: a GPU is given one thing to do instead of hundreds.
+"""Recorded steps of decodes: a GPU is given one thing to do instead of hundreds.
 
 What is recorded is the model's forward pass up to the hidden states; logits are computed as ever, of the rows that are wanted. Where
 a step is larger than the sizes, or longer, or has prompts in it, it runs as it would without graphs.

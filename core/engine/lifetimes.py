@@ -1,4 +1,7 @@
-"""Lifetimes of requests: when each came, began, had its first token and was answered. A step costs a look at those that begin."""
+"""Lifetimes of requests: when each came, began, had its first token and was answered.
+
+A step costs a look at those that begin.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits of requests, whatever else is going on: checked when one is added, and by `infer check` without an engine.
+"""Limits of requests: checked when one is added, and by `infer check` without an engine.
 
 A search has no more to keep to than one of its beams: those that find no room at a time are computed one after the other.
 """

@@ -1,4 +1,7 @@
-"""The runner: computes one step on one device, a Batch of ints in, logits out. Knows tensors, never sequences or text."""
+"""The runner: computes one step on one device, a Batch of ints in, logits out.
+
+Knows tensors, never sequences or text.
+"""
 
 from __future__ import annotations
 

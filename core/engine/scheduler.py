@@ -1,4 +1,6 @@
-"""Scheduler: decides which tokens are computed next. Knows lengths and blocks, never tensors of a model or text.
+"""Scheduler: decides which tokens are computed next.
+
+Knows lengths and blocks, never tensors of a model or text.
 
 There are no phases: a running sequence has tokens that are not computed yet, one (decode) or many (prefill), and each
 step computes up to `max_num_batched_tokens` of them over all sequences, the oldest first. When blocks run out, the latest

@@ -1,4 +1,7 @@
-"""Texts of sequences. Only those with stop strings are followed token by token; the others are decoded once, at the end."""
+"""Texts of sequences.
+
+Only those with stop strings are followed token by token; the others are decoded once, at the end.
+"""
 
 from __future__ import annotations
 

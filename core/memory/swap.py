@@ -1,4 +1,4 @@
-"""Swap space: the books of the KV blocks in CPU memory, what preempted sequences have there, and whether it is worth it.
+"""Swap space: the books of the KV blocks that preempted sequences have in CPU memory.
 
 A preempted sequence goes on from its blocks, or is computed again, whichever takes less time. Knows block ids, lengths and
 estimates; never tensors. A CPU block is

@@ -1,4 +1,4 @@
-"""Child processes in Python: they import from where this process does, never from the folder that a command is called in."""
+"""Child processes in Python: they import from where this process does, never from the folder of the call."""
 
 from __future__ import annotations
 

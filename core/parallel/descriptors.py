@@ -1,4 +1,7 @@
-"""Descriptors 0, 1 and 2: a process may be started without them (`2>&-`), but no file of ours may get their numbers."""
+"""Descriptors 0, 1 and 2: kept open, so that no file of ours gets their numbers.
+
+A process may be started without them (`2>&-`).
+"""
 
 from __future__ import annotations
 

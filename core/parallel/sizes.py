@@ -1,4 +1,7 @@
-"""Sizes that ranks may share a model by: which numbers of ranks divide it, and what each holds. No torch."""
+"""Sizes that ranks may share a model by: which numbers of ranks divide it, and what each holds.
+
+No torch.
+"""
 
 from __future__ import annotations
 

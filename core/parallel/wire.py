@@ -1,4 +1,7 @@
-"""Frames between a parent and its processes, over a pair of sockets: JSON, and flat arrays of ints. Nothing is ever unpickled."""
+"""Frames between a parent and its processes, over a pair of sockets: JSON, and flat arrays of ints.
+
+Nothing is ever unpickled.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heads: from a pooled vector to the answer, by dense layers, cut to some values and normalized; or a classifier's scores.
+"""Heads: from a pooled vector to an embedding, or to a classifier's scores.
 
 All in float32, and every row by itself: what a text gets depends on nothing else in its step.
 """

@@ -1,4 +1,7 @@
-"""Limits of pooling requests: checked when one is added, and by `infer check` without an engine. No torch."""
+"""Limits of pooling requests: checked when one is added, and by `infer check` without an engine.
+
+No torch.
+"""
 
 from __future__ import annotations
 

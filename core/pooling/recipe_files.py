@@ -1,4 +1,4 @@
-"""Recipe files of a model's folder: sentence-transformers' small files and config.json, and the user's settings over them.
+"""Recipe files of a model's folder: sentence-transformers' small files and config.json.
 
 The user comes first, then sentence-transformers' files, then what models of the kind do: encoders take the first token and
 normalize, causal decoders take the last one and normalize. Where there are modules, there is no normalizing without a Normalize module.

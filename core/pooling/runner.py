@@ -1,4 +1,7 @@
-"""The pooling runner: computes one step on one device, a batch of ints in, pooled float32 vectors out. Knows no requests or text."""
+"""The pooling runner: computes one step on one device, a batch of ints in, pooled float32 vectors out.
+
+Knows no requests or text.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Pooling setting: all that is asked of a text, decided. Texts of one setting go through the model and its head together. No torch."""
+"""Pooling setting: all that is asked of a text, decided.
+
+Texts of one setting go through the model and its head together. No torch.
+"""
 
 from __future__ import annotations
 

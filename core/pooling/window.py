@@ -1,4 +1,6 @@
-"""Window of waiting texts, and the choice of those that go into the next step. Knows lengths and requests; no torch.
+"""Window of waiting texts, and the choice of those that go into the next step.
+
+Knows lengths and requests; no torch.
 
 A step takes the text that has waited longest, and with it those of the same setting that are nearest to it in length, until
 the step is full. So nothing starves, answers come about in the order of their requests, and what attention does for the texts

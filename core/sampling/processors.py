@@ -1,4 +1,7 @@
-"""Logits processors: a record's own Python functions on its logits. Their mistakes are that record's error, and nobody else's."""
+"""Logits processors: a record's own Python functions on its logits.
+
+Their mistakes are that record's error, and nobody else's.
+"""
 
 from __future__ import annotations
 

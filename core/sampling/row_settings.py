@@ -1,4 +1,7 @@
-"""Row settings: sampling parameters as arrays. Each set of parameters is read once, and a step only looks its rows up."""
+"""Row settings: sampling parameters as arrays.
+
+Each set of parameters is read once, and a step only looks its rows up.
+"""
 
 from __future__ import annotations
 

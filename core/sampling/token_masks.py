@@ -1,4 +1,4 @@
-"""Token masks: the tokens that a row may draw at all, by structured output, `allowed_token_ids` and logits processors."""
+"""Token masks: the only tokens that a row may draw."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""EngineArgs: what was typed, in flags, environment, YAML or keyword arguments. `resolve` makes of it what it means.
+"""EngineArgs: what was typed, in flags, environment, YAML or keyword arguments.
+
+`resolve` makes of it what it means.
 
 One name per setting everywhere: the field `max_num_seqs` is the YAML key `max_num_seqs`, the flag `--max-num-seqs`, the
 variable `INFER_MAX_NUM_SEQS` and the keyword argument `max_num_seqs`. Names and meanings are vLLM's.

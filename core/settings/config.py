@@ -1,4 +1,6 @@
-"""EngineConfig: what the settings mean on this machine and for this model. Frozen; only this travels inward.
+"""EngineConfig: what the settings mean on this machine and for this model.
+
+Frozen; only this travels inward.
 
 The `choose_*` functions decide one thing each and say why in `notes`, a list of sentences shown once.
 torch is imported inside them, never when this file is.

@@ -1,4 +1,4 @@
-"""Main memory of this machine: how much there is, how much this process may have, and how much preempted records may take."""
+"""Main memory of this machine, the part that this process may have, and that of preempted records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Setting: the type, range and help of one engine option, and how text, YAML and keyword arguments become its value.
+"""Setting: type, range and help of one engine option, and how values of it are read.
 
 Knows nothing of any particular setting; those are the fields of `EngineArgs` in args.py.
 """

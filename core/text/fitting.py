@@ -1,4 +1,4 @@
-"""Texts and pairs of texts as a model reads them at once: special tokens around them, token types, cut where they are too long.
+"""Texts and pairs of texts as a model reads them: special tokens around them, cut where too long.
 
 What is cut off is text: the special tokens that the tokenizer's post-processor adds stay, and a pair loses tokens of its longer
 text first. This is what the `tokenizers` library does when truncation is switched on; here it is off, since a tokenizer is shared.

@@ -1,4 +1,4 @@
-"""JSON inside other text: where a value ends, where a broken one does, and delimiters that stand outside of strings."""
+"""JSON inside other text: where a value ends, and where a broken one does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Chat messages as they arrive, checked and brought into the shape that templates expect. Plain data in, plain data out."""
+"""Chat messages as they arrive, checked and brought into the shape that templates expect.
+
+Plain data in, plain data out.
+"""
 
 from __future__ import annotations
 

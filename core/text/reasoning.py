@@ -1,4 +1,7 @@
-"""Reasoning parsers: split a model's reasoning from its answer (`<think>…</think>` and its relatives). Plain text in, plain text out."""
+"""Reasoning parsers: split a model's reasoning from its answer (`<think>…</think>` and its relatives).
+
+Plain text in, plain text out.
+"""
 
 from __future__ import annotations
 

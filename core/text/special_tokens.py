@@ -1,4 +1,4 @@
-"""Special tokens of a model, by its tokenizer_config.json and special_tokens_map.json, as transformers reads them."""
+"""Special tokens of a model, read from its small files as transformers reads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spelling of outputs: the bytes that each token adds to the text, and names for tokens that are reported by text.
+"""Spelling of outputs: the bytes that each token adds to the text, and names for tokens.
 
 A token is no text: it may be part of a character, be left out of the text (special ones), look like another token, or be spelled
 differently where it stands. Log-probabilities are told of tokens, so they go by what is worked out here.

@@ -1,4 +1,4 @@
-"""Tokenizer: text to token ids and back, from tokenizer.json through the `tokenizers` library; see slow.py for models without one.
+"""Tokenizer: text to token ids and back, from tokenizer.json; see slow.py for models without one.
 
 Special tokens around a prompt (BOS, EOS) are those of tokenizer.json's post-processor. The `add_bos_token` and `add_eos_token` of
 tokenizer_config.json are ignored where there is a tokenizer.json, as transformers 5 does: where the two disagree, the

@@ -1,4 +1,6 @@
-"""Tool-call parsers: read the function calls in a model's answer. Plain text in, plain data out; no text makes them raise.
+"""Tool-call parsers: read the function calls in a model's answer.
+
+Plain text in, plain data out; no text makes them raise.
 
 Models write calls in the form of their own chat template, so each form has a parser of the name vLLM gives it. What does
 not parse as that form is no call: it stays text, so that nothing a model wrote is lost, and the calls beside it stay calls.

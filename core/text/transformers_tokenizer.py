@@ -1,4 +1,4 @@
-"""A model's tokenizer as transformers has it, for callers who want its whole interface (`apply_chat_template`, `pad`...)."""
+"""A model's tokenizer as transformers has it, for callers who want its whole interface."""
 
 from __future__ import annotations
 

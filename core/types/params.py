@@ -1,4 +1,7 @@
-"""Sampling parameters of a request: plain data with its validation. Knows nothing of engines or files."""
+"""Sampling parameters of a request: plain data with its validation.
+
+Knows nothing of engines or files.
+"""
 
 from __future__ import annotations
 

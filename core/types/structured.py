@@ -1,4 +1,7 @@
-"""Structured output parameters: one constraint on the text of a record's choices. Plain data; `sampling/grammar` compiles it."""
+"""Structured output parameters: one constraint on the text of a record's choices.
+
+Plain data; `sampling/grammar` compiles it.
+"""
 
 from __future__ import annotations
 

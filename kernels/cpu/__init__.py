@@ -1,4 +1,4 @@
-"""The CPU backend: C++ for the machine at hand (OpenMP, AVX-512 or AVX2 as the compiler finds them), compiled on first use.
+"""The CPU backend: C++ for the machine at hand, compiled on first use.
 
 Matrix multiplication is ours too, but for dtypes and CPUs (AMX) that oneDNN serves better: see linear.py and int8.py.
 """

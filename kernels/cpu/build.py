@@ -1,4 +1,4 @@
-"""Build of the CPU kernels: src/*.cpp to a shared object for this very machine, once, by the system's compiler, kept in the cache.
+"""Build of the CPU kernels: src/*.cpp to a shared object for this very machine, kept in the cache.
 
 A build is named after all that it depends on: sources, flags, CPU, compiler. So a changed source or another machine is another
 file, and a build that is there is used without asking the compiler anything.

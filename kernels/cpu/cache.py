@@ -1,4 +1,7 @@
-"""Kernel cache: the folder that compiled kernels are kept in. It is ours alone, since its contents are run."""
+"""Kernel cache: the folder that compiled kernels are kept in.
+
+It is ours alone, since its contents are run.
+"""
 
 from __future__ import annotations
 

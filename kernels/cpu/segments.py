@@ -1,4 +1,7 @@
-"""Attention within whole texts: which rows and heads go together, and the kernel's call. See src/segments.cpp."""
+"""Attention within whole texts: which rows and heads go together, and the kernel's call.
+
+See src/segments.cpp.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ahead-of-time compilation of the kernels for machines that are not here: what each takes of its processor, and whether it fits.
+"""Ahead-of-time compilation of the kernels: what each takes of a processor, and whether it fits.
 
 `python -m infer.kernels.cuda.aot [--quick] [--target TARGET] [NAME...]` compiles every signature (or those whose name holds one of
 NAME) for each target (or that one) and prints a table in markdown; `--json` prints the same as JSON. No GPU is needed: Triton brings

@@ -1,4 +1,6 @@
-"""The attention kernels: query tiles over a paged cache or over texts side by side. See attention.py and segments.py.
+"""The attention kernels: query tiles over a paged cache or over texts side by side.
+
+See attention.py and segments.py.
 
 Numbers that change from step to step are not specialized on: a step must not wait for a compiler.
 

@@ -1,4 +1,6 @@
-"""Paged attention: how a step is cut into tiles and pieces, and the kernels' calls. See attend.py and tiles.py.
+"""Paged attention: how a step is cut into tiles and pieces, and the kernels' calls.
+
+See attend.py and tiles.py.
 
 Sequences with one query token (decodes) and all others go through the same kernel in two launches. How many programs there are
 hangs on the shapes of the step's tensors alone, never on lengths: nothing waits for the device, and a step of decodes can be

@@ -1,4 +1,4 @@
-"""Launch configurations by architecture: data, so that nothing is tuned at start-up and a run launches what the last one did.
+"""Launch configurations by architecture: data, so that nothing is tuned at start-up.
 
 Of a matrix product the tile decides in which order a row's sums are made: it depends on architecture and dtype, never on the rows.
 Attention's tables are in attention_configs.py.

@@ -1,4 +1,7 @@
-"""Multiplication of quantized rows by int8 weights on tensor cores. Sums are integers, exact in any order."""
+"""Multiplication of quantized rows by int8 weights on tensor cores.
+
+Sums are integers, exact in any order.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The sampler's kernels: logits changed, a row scanned, a token drawn. See sampling.py for how they follow each other."""
+"""The sampler's kernels: logits changed, a row scanned, a token drawn.
+
+See sampling.py for how they follow each other.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signatures: what each kernel says of how it is launched, so that it can be compiled where it cannot run; see aot.py."""
+"""Signatures: what each kernel says of how it is launched; see aot.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiles: what the attention kernels share, products of tiles, the running softmax, and the pieces a long context is cut in.
+"""Tiles: products, the running softmax, and the pieces a long context is cut in.
 
 Scores are held times log2(e), since the hardware's exponential is that of 2. A row's state is (best, total, acc): the largest
 score so far, the sum of the weights 2^(score - best), and the sum of the values so weighted. Sums and products that could be

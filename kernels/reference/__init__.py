@@ -1,4 +1,4 @@
-"""The reference backend: plain torch on any device, the oracle for all others, and what runs where none of them does."""
+"""The reference backend: plain torch on any device, the oracle for all others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Sampling: draws one token a row. Thresholds in place of sorting: equal logits are kept or dropped together."""
+"""Sampling: draws one token a row.
+
+Thresholds in place of sorting: equal logits are kept or dropped together.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns of beams in the schedule: room for those that a search may still come to, and blocks that a group loses together.
+"""Turns of beams in the schedule: room for those to come, and blocks that a group loses together.
 
 A beam that has nothing to compute until the others of its group catch up stays where it is with no share of the step. Beams of one
 search that are more than a step takes, or than there are blocks for, take turns. Knows lengths and blocks, never tensors or text.

@@ -1,4 +1,4 @@
-"""Budget of a template: the work that one rendering may do, counted, so that it does not depend on the machine or its load.
+"""Budget of a template: the work that one rendering may do, counted, whatever the machine and its load.
 
 Steps are loop iterations, calls and items that are looked at; characters are those written, captured, or copied on the way.
 Operations that can make much of little are measured before they run. `sandbox.py` charges; `filters.py` has the operations.

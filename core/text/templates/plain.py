@@ -1,4 +1,4 @@
-"""Plain templates, which are rendered in this process: all their operations are known to be cheap, or their cost is counted.
+"""Plain templates, which are rendered in this process: their operations are cheap or counted.
 
 Nearly all chat templates are. What is left (format strings, bytes, recursion, inheritance, rarely used filters) may run in ways that
 no count foresees, so it is rendered in a process with hard limits (`renderer.py`), which costs a round trip. The syntax tells what is

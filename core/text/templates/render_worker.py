@@ -1,4 +1,7 @@
-"""The process behind `renderer.py`: `python -m infer.core.text.templates.render_worker`. It ends when its stdin does."""
+"""The process behind `renderer.py`: `python -m infer.core.text.templates.render_worker`.
+
+It ends when its stdin does.
+"""
 
 from __future__ import annotations
 
