@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..engine.limits import Limits
@@ -64,6 +65,7 @@ class Plan:
         config = self.config
         return sampling_defaults(self.source.read_json, source=config.generation_config, override=config.override_generation_config)
 
+    @cached_property
     def spec(self) -> ModelSpec:
         """What the model's config.json says, overrides counted."""
         return self.source.spec(self.config.hf_overrides)
@@ -88,7 +90,7 @@ class Plan:
         return PoolingLimits(self._vocab_size(), self.config.max_model_len, self.must_pool())
 
     def _vocab_size(self) -> int:
-        vocab_size = self.spec().vocab_size
+        vocab_size = self.spec.vocab_size
         if vocab_size is None:
             if self.tokenizer is None:
                 raise ModelError(f"model {self.source.name!r}: config.json does not say how large the vocabulary is")
@@ -100,7 +102,7 @@ class Plan:
         if self.recipe is not None:
             command = "infer embed" if self.recipe.kind == "embed" else "infer score, or LLM(...).classify"
             what = "embeds texts" if self.recipe.kind == "embed" else "classifies texts"
-            other = "another model" if self.spec().is_encoder else "task=generate"
+            other = "another model" if self.spec.is_encoder else "task=generate"
             raise ConfigError(f"model {self.source.name!r} {what} here, it does not generate: use {command}, or {other}")
 
     def must_pool(self) -> Recipe:
@@ -111,11 +113,11 @@ class Plan:
 
     def kv_bytes_per_token(self) -> int | None:
         """What a token's keys and values take in the KV cache; None if config.json does not say."""
-        caches = self.spec().caches
+        caches = self.spec.caches
         return sum(cache.numbers for cache in caches) * _ITEM_BYTES[self.config.dtype] if caches else None
 
     def _num_blocks(self) -> int | None:
-        caches = self.spec().caches
+        caches = self.spec.caches
         if not caches or (self.config.num_gpu_blocks_override is None and self.config.kv_cache_memory_bytes is None):
             return None
         from ..memory.kv_cache import KVShape, choose_num_blocks

@@ -78,7 +78,7 @@ def test_bytes_per_token_are_the_engines(tiny_llama: Path) -> None:
 
     for dtype in ("float32", "bfloat16"):
         plan = make_plan(EngineArgs(model=str(tiny_llama), device="cpu", dtype=dtype))
-        model = build(plan.spec(), load("reference"))
+        model = build(plan.spec, load("reference"))
         assert plan.kv_bytes_per_token() == KVShape(model.caches, DTYPES[dtype]).bytes_per_token
         assert plan.limits().vocab_size == model.vocab_size
     assert torch.float32 in DTYPES.values()

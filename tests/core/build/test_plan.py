@@ -116,7 +116,7 @@ class TestUse:
         )
         limits = plan.pooling_limits()
         assert (limits.max_model_len, limits.recipe) == (48, plan.recipe)
-        assert limits.vocab_size == plan.spec().vocab_size
+        assert limits.vocab_size == plan.spec.vocab_size
         assert plan_of(bert_folder, max_model_len=60).config.max_model_len == 60
 
     def test_it_is_not_run_to_generate(self, bert_folder: Path, pair_folder: Path, qwen_folder: Path) -> None:
