@@ -336,9 +336,9 @@ def test_what_goes_wrong_names_the_flag() -> None:
             raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     inputs = StaticInputs(1, 8, BLOCK_SIZE, CPU, spare_slot=-1)
-    with pytest.raises(EngineError, match="lower --gpu-memory-utilization, or --enforce-eager"):
+    with pytest.raises(EngineError, match="lower --gpu-memory-utilization, or try --enforce-eager"):
         DecodeGraphs(model, runner.caches, inputs, [1], Full())
-    with pytest.raises(EngineError, match="cannot be recorded: operation not permitted when stream is capturing; --enforce-eager"):
+    with pytest.raises(EngineError, match="cannot be recorded: operation not permitted when stream is capturing; try --enforce-eager"):
         DecodeGraphs(model, runner.caches, inputs, [1], Refusing())
 
 

@@ -111,9 +111,9 @@ class Paged:
         query, meta = self.step()
         mine = self.run(query, meta, deterministic=deterministic)
         # Numbers of eight bits are exact in float32: the reference multiplies what the cache holds.
-        meta.plan = reference.plan_attention(meta, self.config.num_heads, self.config.num_kv_heads)
+        meta.plan = reference.attention.plan_attention(meta, self.config.num_heads, self.config.num_kv_heads)
         theirs = KVCache(*(t.float() for t in self.reference)) if self.cache_dtype in FLOAT8 else self.reference
-        expected = reference.attention(query, theirs, meta, self.config)[: len(mine)]
+        expected = reference.attention.attention(query, theirs, meta, self.config)[: len(mine)]
         torch.testing.assert_close(mine, expected, **(tolerance or TOLERANCE[self.dtype]))
 
 

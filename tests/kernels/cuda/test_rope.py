@@ -86,8 +86,8 @@ class Case:
 
     def expected(self) -> tuple[Tensor, Tensor, Tensor]:
         kind = self.cache_dtype or self.dtype
-        cache = reference.new_kv_cache(self.num_blocks, self.block_size, self.kv_heads, self.dim, torch.float32, self.device)
-        query = reference.rope_and_store(self.qkv, self.rotation, self.head_norm, cache, self.meta(self.slots), self.config)
+        cache = reference.kv.new_kv_cache(self.num_blocks, self.block_size, self.kv_heads, self.dim, torch.float32, self.device)
+        query = reference.rope.rope_and_store(self.qkv, self.rotation, self.head_norm, cache, self.meta(self.slots), self.config)
         return query, *(t.to(kind).flatten(0, 1)[self.slots] for t in cache)
 
     def meta(self, slots: Tensor) -> AttentionMeta:
