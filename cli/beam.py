@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from .beam_options import beam_options, beam_params
-from .job import run_job
+from .job import run_command
 from .options import Command, IoOptions, engine_options, io_options
 from .prompt_options import Prompts, prompt_options
-from .work import Completions
-
-if TYPE_CHECKING:
-    from infer.core.build.plan import Plan
-    from infer.core.jobs.tasks.base import Task
-    from infer.core.jobs.tasks.completion import TaskOptions
+from .spec import writing_spec
 
 
 @click.command(cls=Command)
@@ -38,7 +31,4 @@ def beam(*, io: IoOptions, prompt_field: str | None, template: str | None) -> in
     """
     from infer.core.jobs.tasks.beam import BeamTask
 
-    def make_task(options: TaskOptions, plan: Plan) -> Task:
-        return BeamTask(options, plan.tokenizer, max_model_len=plan.config.max_model_len)
-
-    return run_job(Completions(io, make_task, Prompts.of(prompt_field, template), beam=beam_params()))
+    return run_command(writing_spec(io, BeamTask.of, Prompts.of(prompt_field, template), beam=beam_params()))

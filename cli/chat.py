@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 
 from .chat_options import chat_flags, chat_options
-from .job import run_job
+from .job import run_command
 from .options import Command, IoOptions, engine_options, io_options, sampling_options
 from .prompt_options import Prompts, prompt_options
-from .work import Completions
+from .spec import writing_spec
 
 
 @click.command(cls=Command)
@@ -32,4 +32,4 @@ def chat(*, io: IoOptions, prompt_field: str | None, template: str | None) -> in
     """
     flags = chat_flags()
     prompts = Prompts.of(prompt_field, template)
-    return run_job(Completions(io, flags.make_task, prompts, system=flags.system, chat=flags.to_json()))
+    return run_command(writing_spec(io, flags.make_task, prompts, system=flags.system, chat=flags.to_json()))

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .beam_options import beam_params
-from .chat_options import ChatFlags, chat_flags, chat_options
+from .chat_options import chat_flags, chat_options
 from .embed_options import EMBED, SCORE, matrix_options, pooling_options
 from .findings import check_input
 from .options import Command, IoOptions, engine_options, input_options, sampling_options
-from .pooling_work import EmbedWork, ScoreWork
 from .prompt_options import Prompts, prompt_options
-from .work import Completions, Say, Work
+from .spec import embed_spec, embed_task, score_spec, score_task, writing_spec
 
 if TYPE_CHECKING:
     from infer.core.build.plan import Plan
-    from infer.core.jobs.record import Record
     from infer.core.jobs.tasks.base import Task
     from infer.core.jobs.tasks.completion import TaskOptions
+    from infer.core.jobs.tasks.spec import TaskSpec
+    from infer.core.pooling.recipe import Recipe
 
 
 @click.command(cls=Command)
@@ -66,61 +66,35 @@ def check(
     infer check --model smollm2-135m sample_data/generate.jsonl
     infer check --model smollm2-135m --task chat --max-tokens 500 --tokens-per-second 700 --json sample_data/chat.jsonl
     """
+    from infer.core.jobs.tasks.generate import GenerateTask
+
     prompts = Prompts.of(prompt_field, template)
-    work: Work
     if kind == "embed":
-        work = EmbedWork(io, prompts)
+        spec = embed_spec(io, prompts)
     elif kind == "score":
-        work = ScoreWork(io, prompts)
+        spec = score_spec(io, prompts)
     else:
-        work = _Writing(io, prompts, kind, chat_flags())
+        flags = chat_flags()
+        makers = {"chat": flags.make_task, "beam": _search}
+        spec = writing_spec(io, makers.get(kind, GenerateTask.of), prompts, system=flags.system)
+        if kind == "auto":
+            from infer.core.jobs.tasks.auto import AutoWriting
 
-    def for_plan(plan: Plan) -> Work:
-        if kind != "auto" or plan.recipe is None:
-            return work
-        return ScoreWork(io, prompts) if plan.recipe.kind == "classify" else _Embedding(io, prompts)
-
-    return check_input(work, for_plan=for_plan, as_json=as_json, tokens_per_second=tokens_per_second)
-
-
-class _Writing(Completions):
-    """The command named `kind`, or the one that the first record is for."""
-
-    def __init__(self, io: IoOptions, prompts: Prompts, kind: str, chat: ChatFlags) -> None:
-        super().__init__(io, self._task, prompts, system=chat.system)
-        self._kind, self._flags = kind, chat
-        self._first: Record | None = None
-
-    def make_task(self, plan: Plan, *, warn: Say, fingerprint: str = "", first: Record | None = None) -> Task:
-        self._first = first
-        return super().make_task(plan, warn=warn, fingerprint=fingerprint)
-
-    def _task(self, options: TaskOptions, plan: Plan) -> Task:
-        if self._kind == "chat" or (self._kind == "auto" and _has(self._first, "messages")):
-            return self._flags.make_task(options, plan)
-        if self._kind == "beam" or (self._kind == "auto" and _has(self._first, "beam_width")):
-            from infer.core.jobs.tasks.beam import BeamTask
-
-            return BeamTask(replace(options, beam=beam_params()), plan.tokenizer, max_model_len=plan.config.max_model_len)
-        from infer.core.jobs.tasks.generate import GenerateTask
-
-        return GenerateTask(options, plan.tokenizer, max_model_len=plan.config.max_model_len)
+            of_others = {"messages": flags.make_task, "beam_width": _search}
+            spec = replace(spec, task=AutoWriting(**vars(spec.task), by_field=of_others))
+    pooling = partial(_pooling_task, io, prompts) if kind == "auto" else None
+    return check_input(spec, pooling=pooling, as_json=as_json, tokens_per_second=tokens_per_second)
 
 
-class _Embedding(EmbedWork):
-    """infer embed, or infer score if the first record is for that."""
+def _pooling_task(io: IoOptions, prompts: Prompts, recipe: Recipe) -> TaskSpec:
+    """The task where nobody says what it is and the model pools."""
+    from infer.core.jobs.tasks.auto import AutoPooling
 
-    def make_task(self, plan: Plan, *, warn: Say, fingerprint: str = "", first: Record | None = None) -> Task:
-        if not (_has(first, "documents") or _has(first, "text_1")):
-            return super().make_task(plan, warn=warn, fingerprint=fingerprint)
-        score = ScoreWork(self.io, self.prompts)
-        score.learn(plan, warn)
-        return score.make_task(plan, warn=warn)
+    score = score_task(io, prompts)
+    return score if recipe.kind == "classify" else AutoPooling(**vars(embed_task(io, prompts)), score=score)
 
 
-def _has(record: Record | None, name: str) -> bool:
-    """Whether a record, or the OpenAI Batch line it is, has a field."""
-    if record is None:
-        return False
-    body = record.fields.get("body")
-    return name in (body if isinstance(body, dict) else record.fields)
+def _search(options: TaskOptions, plan: Plan) -> Task[Any]:
+    from infer.core.jobs.tasks.beam import BeamTask
+
+    return BeamTask.of(replace(options, beam=beam_params()), plan)

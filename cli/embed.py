@@ -7,11 +7,11 @@ from functools import partial
 import click
 
 from .embed_options import EMBED, matrix_options, pooling_options
-from .job import run_job
+from .job import run_command
 from .options import Command, IoOptions, engine_options, io_options
-from .pooling_work import EmbedWork
 from .prompt_options import Prompts, prompt_options
 from .sampling_options import truncate_option
+from .spec import embed_spec
 
 
 @click.command(cls=Command)
@@ -35,4 +35,4 @@ def embed(*, io: IoOptions, prompt_field: str | None, template: str | None) -> i
     infer embed --model all-minilm-l6-v2 --output-format npy sample_data/embed.jsonl vectors.npy
     infer embed --model all-minilm-l6-v2 --truncate right --prompt-field body --encoding base64 pages.jsonl vectors.jsonl
     """
-    return run_job(EmbedWork(io, Prompts.of(prompt_field, template)))
+    return run_command(embed_spec(io, Prompts.of(prompt_field, template)))

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from infer.core.build.plan import Plan
     from infer.core.engine.limits import Limits
     from infer.core.jobs.check import Findings
+    from infer.core.jobs.spec import JobSpec
+    from infer.core.jobs.tasks.spec import TaskSpec
+    from infer.core.pooling.recipe import Recipe
     from infer.core.settings.args import EngineArgs
     from infer.core.settings.config import EngineConfig
-
-    from .work import Work
 
 #: Where Linux shows GPUs (WSL's too).
 _GPUS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")
@@ -34,22 +35,22 @@ _MESSAGE = 160
 
 
 def check_input(
-    work: Work,
+    spec: JobSpec,
     *,
-    for_plan: Callable[[Plan], Work] | None = None,
+    pooling: Callable[[Recipe], TaskSpec] | None = None,
     as_json: bool = False,
     tokens_per_second: float | None = None,
 ) -> int:
-    """Reads all of the inputs of `work`, says what a run would make of them and returns what its exit code would be, 0 or 3.
+    """Reads all of the inputs of `spec`, says what a run would make of them and returns what its exit code would be, 0 or 3.
 
-    `for_plan` gives the work that is meant where that follows from the model. Raises InferError, Interrupted, BrokenPipeError.
+    `pooling` gives the task that is meant if the model pools, where that is not said. Raises InferError, Interrupted, BrokenPipeError.
     """
     from infer.core.build.plan import make_plan
     from infer.core.jobs.check import Findings, check
     from infer.core.jobs.input.inputs import Inputs
     from infer.core.jobs.input.reader import RecordReader
 
-    io = work.io
+    io = spec.io
     said: set[str] = set()
 
     def once(text: str) -> None:
@@ -63,14 +64,13 @@ def check_input(
         inputs = Inputs(io.inputs)
         stack.callback(inputs.close)
         size = inputs.size
-        plan = make_plan(_without_torch(work.args), given=work.origin, compile_kernels=False)
-        if for_plan is not None:
-            work = for_plan(plan)
-        limits = work.limits(plan)
+        plan = make_plan(_without_torch(spec.args), given=spec.origin, compile_kernels=False)
+        task = spec.task if pooling is None or plan.recipe is None else pooling(plan.recipe)
+        limits = task.limits(plan)
         for note in plan.config.notes:
             once(note)
         reader = RecordReader(inputs.sources, io.max_line_bytes, selection=io.selection)
-        work.learn(plan, once)
+        task = task.settled(plan, once)
 
         def show() -> None:
             if progress.due() or signals.status_wanted():
@@ -83,8 +83,8 @@ def check_input(
         started = time.monotonic()
         stack.callback(progress.close)
         progress.begin()
-        check(reader, lambda first: work.make_task(plan, warn=once, first=first), limits, findings=findings, on_progress=show)
-    need = None if work.pools else _kv_numbers(findings, plan, plan.limits())
+        check(reader, lambda first: task.make_task(plan, warn=once, first=first), limits, findings=findings, on_progress=show)
+    need = None if task.pools else _kv_numbers(findings, plan, plan.limits())
     if as_json:
         told = findings.to_json() | {"kv_cache": need, "time_s": _seconds(findings, need, tokens_per_second)}
         streams.write(streams.to_json(told, indent=1) + "\n")

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
-from .job import run_job
+from .job import run_command
 from .options import Command, IoOptions, engine_options, io_options, sampling_options
 from .prompt_options import Prompts, prompt_options
-from .work import Completions
-
-if TYPE_CHECKING:
-    from infer.core.build.plan import Plan
-    from infer.core.jobs.tasks.base import Task
-    from infer.core.jobs.tasks.completion import TaskOptions
+from .spec import writing_spec
 
 
 @click.command(cls=Command)
@@ -36,7 +29,4 @@ def generate(*, io: IoOptions, prompt_field: str | None, template: str | None) -
     """
     from infer.core.jobs.tasks.generate import GenerateTask
 
-    def make_task(options: TaskOptions, plan: Plan) -> Task:
-        return GenerateTask(options, plan.tokenizer, max_model_len=plan.config.max_model_len)
-
-    return run_job(Completions(io, make_task, Prompts.of(prompt_field, template)))
+    return run_command(writing_spec(io, GenerateTask.of, Prompts.of(prompt_field, template)))

@@ -1,4 +1,4 @@
-"""What the commands that answer a JSONL file share: from options to exit code, in one function."""
+"""What the commands that answer a JSONL file share: from what is asked for to the exit code, in one function."""
 
 from __future__ import annotations
 
@@ -6,116 +6,82 @@ import shlex
 import shutil
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from infer.core.errors import ConfigError, InferError, UnfinishedOutput
+from infer.core.errors import ConfigError, UnfinishedOutput
+from infer.core.jobs.job import run_job
 from infer.core.jobs.output.opening import STDOUT
 from infer.core.jobs.output.stats_file import StatsFile
-from infer.core.jobs.session import Session
+from infer.core.jobs.spec import JobSpec
 from infer.core.jobs.stats import JobStats
-from infer.core.jobs.tasks.base import Task
+from infer.core.jobs.watch import Watch
 
 from . import streams
 from .options import IoOptions
 from .report import Report
-from .signals import Interrupted, Signals
+from .signals import Signals
 from .table import counted
-from .work import Work
-
-if TYPE_CHECKING:
-    from infer.core.build.plan import Plan
-    from infer.core.engine.protocol import AnyEngine
-
-#: Options of the job itself that can change a byte of its output.
-_FINGERPRINTED = ("strict", "report_cache", "error_format", "max_line_bytes")
 
 
-def run_job(work: Work) -> int:
-    """Answers `work.io.inputs` into `work.io.output`; returns the exit code, 0 or 3.
-
-    What is cheap to find wrong is found before the model is loaded. Raises InferError, Interrupted, BrokenPipeError.
-    """
-    io = work.io
-    if io.dry_run:
+def run_command(spec: JobSpec) -> int:
+    """Answers the inputs into the output; returns the exit code, 0 or 3. Raises InferError, Interrupted, BrokenPipeError."""
+    if spec.io.dry_run:
         from .findings import check_input
 
-        return check_input(work)
-    with _stats_file(io) as stats_file:
-        return _run(work, stats_file)
+        return check_input(spec)
+    with _stats_file(spec.io) as stats_file:
+        return _run(spec, stats_file)
 
 
-def _run(work: Work, stats_file: StatsFile | None) -> int:
-    io = work.io
-    stats = JobStats(pools=work.pools)
+def _run(spec: JobSpec, stats_file: StatsFile | None) -> int:
+    io = spec.io
+    stats = JobStats(pools=spec.task.pools)
     report = Report(stats, quiet=io.quiet, interval=io.progress_interval)
     with Signals(on_second=report.close) as signals, report:
+        stdout = streams.stdout() if io.output in STDOUT else None
         try:
-            session = Session(io, stats, stdout=streams.stdout() if io.output in STDOUT else None)
+            outcome = run_job(spec, stats, _Screen(report, signals), stdout=stdout)
         except UnfinishedOutput as error:
             raise ConfigError(f"{error}\n  {command_with('--resume')}\n  {command_with('--overwrite')}") from None
-        report.set_input_size(session.inputs.size)
-        try:
-            from infer.core.build.plan import find_model, make_plan
-
-            # What is there already is looked at before anything else, even if nothing is left to answer.
-            model = find_model(work.args)
-            report.loading(work.args.model)
-            plan = make_plan(work.args, model, given=work.origin)
-            settings = plan.config.to_dict()
-            for note in plan.config.notes:
-                report.once(note)
-            work.learn(plan, report.once)
-            if (matrix := work.matrix(plan)) is not None:
-                session.set_matrix(*matrix)
-            work.now = session.now
-            session.begin(_fingerprint(work, plan, session.now))
-            task = work.make_task(plan, warn=report.once, fingerprint=session.fingerprint)
-
-            def start() -> tuple[AnyEngine, Task]:
-                from infer.core.fleet.start import start as start_engine
-
-                engine = start_engine(plan)
-                report.begin(bar=not session.output.is_terminal)
-                return engine, task
-
-            def between_steps() -> None:
-                if signals.status_wanted():
-                    report.status()
-                report.update()
-
-            if session.is_done:
-                done, failed = stats.num_records, stats.num_failed
-                report.say(f"{io.output} is finished already: {counted(done, 'record')}, {failed:,} failed; nothing to do")
-            else:
-                session.run(start, between_steps=between_steps, hold=signals.hold)
-        except (InferError, Interrupted) as error:
-            report.close()
-            if session.resumable and (session.holds_answers or isinstance(error, Interrupted)) and not isinstance(error, ConfigError):
-                report.stopped(error, command_with("--resume"))
-            raise
-        finally:
-            session.close()
-        if not session.is_done:
-            report.summary(max_tokens=work.max_tokens)
+        if outcome.was_done:
+            done, failed = stats.num_records, stats.num_failed
+            report.say(f"{io.output} is finished already: {counted(done, 'record')}, {failed:,} failed; nothing to do")
+        else:
+            report.summary(max_tokens=outcome.task.max_tokens)
     if stats_file is not None:
-        stats_file.write(stats.to_json(command=work.command, settings=settings, defaults=work.defaults()))
+        stats_file.write(stats.to_json(command=spec.command, settings=outcome.settings, defaults=outcome.defaults))
     return stats.exit_code
 
 
-def _fingerprint(work: Work, plan: Plan, now: datetime) -> dict[str, Any]:
-    from infer.core.jobs.fingerprint import fingerprint
+class _Screen(Watch):
+    """Shows a job on stderr, and keeps signals away from it where they may not come."""
 
-    io = work.io
-    job = {
-        "command": work.command,
-        **{name: getattr(io, name) for name in _FINGERPRINTED},
-        **work.job(),
-    }
-    if told := work.clock(plan, now):
-        job["strftime_now"] = told
-    return fingerprint(plan.config, plan.source, plan.tokenizer_source, job, verify=io.verify)
+    def __init__(self, report: Report, signals: Signals) -> None:
+        self._report, self._signals = report, signals
+
+    def opened(self, num_bytes: int | None) -> None:
+        self._report.set_input_size(num_bytes)
+
+    def loading(self, model: str) -> None:
+        self._report.loading(model)
+
+    def ready(self, *, bar: bool) -> None:
+        self._report.begin(bar=bar)
+
+    def note(self, text: str) -> None:
+        self._report.once(text)
+
+    def hold(self) -> AbstractContextManager[None]:
+        return self._signals.hold()
+
+    def stepped(self) -> None:
+        if self._signals.status_wanted():
+            self._report.status()
+        self._report.update()
+
+    def stopped(self, error: BaseException) -> None:
+        self._report.close()
+        self._report.stopped(error, command_with("--resume"))
 
 
 def command_with(flag: str) -> str:

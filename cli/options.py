@@ -24,7 +24,7 @@ from infer.core.settings.setting import Setting, presets
 from . import messages
 from .command import Command, Option
 from .io_options import IoOptions, input_options, io_options
-from .sampling_options import given_sampling, sampling_options, sampling_params, with_model_defaults
+from .sampling_options import given_sampling, sampling_options, sampling_params
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -113,5 +113,4 @@ __all__ = [
     "io_options",
     "sampling_options",
     "sampling_params",
-    "with_model_defaults",
 ]

@@ -5,20 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
-from infer.core.errors import ConfigError, RecordError
+from infer.core.errors import RecordError
 from infer.core.types.bounds import bounds_of
 from infer.core.types.params import SamplingParams
 
 from .command import Option
 from .value_types import BiasType, NumberType, TextOrFileType, TokenIdsType
-
-if TYPE_CHECKING:
-    from infer.core.build.plan import Plan
-    from infer.core.jobs.tasks.completion import TaskOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -221,24 +217,6 @@ def sampling_params(**unless_given: Any) -> SamplingParams:
         return SamplingParams(**{**unless_given, **given_sampling()})
     except RecordError as error:
         raise _usage(str(error)) from None
-
-
-def with_model_defaults(options: TaskOptions, plan: Plan, say: Callable[[str], None]) -> TaskOptions:
-    """The command's options with what the model's generation_config.json sets, where no flag does; `say` tells the user.
-
-    Raises ConfigError, ModelError.
-    """
-    given = given_sampling()
-    found, sentence = plan.sampling_defaults()
-    values = {name: value for name, value in found.items() if name not in given}
-    if not values:
-        return options
-    say(sentence)
-    try:
-        return dataclasses.replace(options, defaults=SamplingParams(**{**values, **given}))
-    except RecordError as error:
-        told = ", ".join(f"{name} {value}" for name, value in values.items())
-        raise ConfigError(f"{error} (generation_config.json sets {told}; --generation-config none leaves it out)") from None
 
 
 def _usage(message: str) -> click.UsageError:

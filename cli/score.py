@@ -7,11 +7,11 @@ from functools import partial
 import click
 
 from .embed_options import SCORE, pooling_options
-from .job import run_job
+from .job import run_command
 from .options import Command, IoOptions, engine_options, io_options
-from .pooling_work import ScoreWork
 from .prompt_options import Prompts, literal_option
 from .sampling_options import truncate_option
+from .spec import score_spec
 
 
 @click.command(cls=Command)
@@ -33,4 +33,4 @@ def score(*, io: IoOptions) -> int:
     echo '{"query": "a cat", "documents": ["a kitten", "a car"]}' | infer score --model all-minilm-l6-v2
     infer score --model all-minilm-l6-v2 --truncate right --query-prefix "query: " pairs.jsonl scores.jsonl
     """
-    return run_job(ScoreWork(io, Prompts.of()))
+    return run_command(score_spec(io, Prompts.of()))

@@ -38,7 +38,8 @@ CORE = (
     ("engine",),
     ("pooling",),
     ("intake", "build"),
-    ("fleet", "jobs"),
+    ("fleet",),
+    ("jobs",),
     ("api", "bench"),
 )
 #: Never import torch, at any depth: these test in milliseconds, and what they hold is plain data.

@@ -1,6 +1,6 @@
 """Throughput of an engine that answers a workload several times, as `infer generate` would.
 
-Each pass is a Job of its own, from bytes to bytes, and finds the engine as it was when it was loaded: nothing cached.
+Each pass is a Run of its own, from bytes to bytes, and finds the engine as it was when it was loaded: nothing cached.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..build.plan import Plan
 from ..engine.engine import Engine
 from ..engine.stats import EngineStats
 from ..errors import ConfigError, InferError
-from ..jobs.run import Job
+from ..jobs.run import Run
 from ..jobs.stats import JobStats
 from ..jobs.tasks.base import Task
 from .sink import Sink
@@ -112,7 +112,7 @@ class Throughput:
         self.engine.stats = EngineStats()
         preempted_before = self.engine.scheduler.num_preemptions
         sink = Sink()
-        job = Job(reader, sink, lambda: (engine, task), stats=JobStats(started_at=time.monotonic())).run()
+        job = Run(reader, sink, stats=JobStats(started_at=time.monotonic())).run(engine, task)
         stats = self.engine.stats
         if not job.num_answered:
             line, message = next(iter(job.first_errors.values()), (0, "it has no records"))

@@ -171,7 +171,8 @@ def _write(output: JobOutput | StraightOutput, shards: Sequence[ShardFile]) -> M
     if due:
         output.write([Row(pieces, b"\n".join(due))])
     if isinstance(output, JobOutput):
-        output.finish(lambda files: _note(shards, output.sha256.hexdigest(), output.sink.compression).write(output.target, files))
+        output.make()
+        output.finish(_note(shards, output.sha256.hexdigest(), output.sink.compression))
     else:
         output.finish()
     return Merged(records, errors)

@@ -1,4 +1,4 @@
-"""One job: records in, engine, rows out. `Job.run` is the loop that every command calls.
+"""The run of a job: records in, engine, rows out, step by step.
 
     reader -> take -> task.prepare -> engine.add -> engine.step -> task.rows.answer -> writer.put -> writer.flush
 
@@ -9,14 +9,15 @@ tokens, text or files.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from ..containment import contained, own_error
 from ..engine.protocol import Answer, AnyEngine
 from ..errors import OutputError, RecordError, TooManyErrors
 from .input.replay import Records
+from .output.previous import Previous
 from .output.writer import OrderedWriter, Output
 from .record import Record
 from .row import Row
@@ -25,6 +26,7 @@ from .tally import Tally
 from .tasks.base import Task
 from .tasks.pending import Pending
 from .tasks.rows import error_line
+from .watch import Watch
 
 #: Records after which a share of failed ones means something.
 _SOME = 100
@@ -67,61 +69,70 @@ class MaxErrors:
             raise TooManyErrors(f"{failed:,} of {done:,} records failed; --max-errors allows {allowed}")
 
 
-class Job:
-    """Answers every record of `reader` into `output`.
+class Run:
+    """Answers every record of `reader` into `output`: `needs_engine`, then `answer` if so, then `end`.
+
+    What one record does wrong never ends it. Other errors do (InferError, BrokenPipeError, an interrupt); what is finished is safe
+    before they are raised.
 
     Args:
         reader, output: both ends; the caller closes what is behind them.
-        start: makes the engine and the task. Not called if there is nothing to answer.
-        previous: gives the row of a record that is not to be answered again, or None.
+        previous: has the rows of records that are not to be answered again.
         max_errors: when to give up.
-        between_steps: called often (after each step); must be quick. Whatever it raises ends the run, in good order.
-        hold: a context in which nothing may interrupt.
+        watch: whoever looks on.
     """
 
     def __init__(
         self,
         reader: Records,
         output: Output,
-        start: Callable[[], tuple[AnyEngine, Task]],
         *,
         stats: JobStats | None = None,
         window: Window | None = None,
-        previous: Callable[[Record], Row | None] | None = None,
+        previous: Previous | None = None,
         max_errors: MaxErrors | None = None,
-        between_steps: Callable[[], None] = lambda: None,
-        hold: Callable[[], AbstractContextManager[None]] = nullcontext,
+        watch: Watch | None = None,
     ) -> None:
         self.stats = stats or JobStats()
         self._reader = reader
         self._writer = OrderedWriter(output)
-        self._start = start
         self._window = window or Window()
         self._previous = previous
         self._max_errors = max_errors
-        self._between_steps = between_steps
-        self._hold = hold
+        self._watch = watch or Watch()
+        self._hold = self._watch.hold
         self._batch = self._window.batch
+        self._first: list[Record] = []
+        self._was_answered = False
         self._in_engine: dict[str, Pending] = {}
         self._bytes_in_engine = 0
 
-    def run(self) -> JobStats:
-        """Returns when every record has its row; publishing the output is the caller's.
+    def run(self, engine: AnyEngine, task: Task) -> JobStats:
+        """All of it, with an engine that is there already."""
+        if self.needs_engine():
+            self.answer(engine, task)
+        return self.end()
 
-        What one record does wrong never ends the run. Other errors do (InferError, BrokenPipeError, an interrupt); what is
-        finished is safe before they are raised.
-        """
-        # An empty input is answered without a model. A pipe that has nothing yet is no reason to wait with loading it.
-        first = self._first()
-        if first or not self._reader.at_end:
-            self._engine, self._task = self._start()
-            self._batch = max(self._batch, self._engine.max_num_seqs)
-            self.stats.engine = self._engine.stats
-            self.stats.ready_at = time.monotonic()
-            with self._saving():
-                self._admit(first)
-                self._loop()
-        elif self._max_errors:
+    def needs_engine(self) -> bool:
+        """Reads the first records to answer. An empty input is answered without a model; a pipe that has nothing yet is no reason to
+        wait with loading it."""
+        self._first = self._read_first()
+        return bool(self._first) or not self._reader.at_end
+
+    def answer(self, engine: AnyEngine, task: Task) -> None:
+        """Answers what there is to answer."""
+        self._engine, self._task, self._was_answered = engine, task, True
+        self._batch = max(self._batch, engine.max_num_seqs)
+        self.stats.engine = engine.stats
+        self.stats.ready_at = time.monotonic()
+        with self._saving():
+            first, self._first = self._first, []
+            self._admit(first)
+            self._loop()
+
+    def end(self) -> JobStats:
+        """Returns when every record has its row; publishing the output is the caller's."""
+        if self._max_errors and not self._was_answered:
             self._max_errors.check(self.stats, at_end=True)  # of rows an earlier attempt finished
         self._flush()
         with self._hold():
@@ -130,14 +141,14 @@ class Job:
         self.stats.num_blank = self._reader.num_blank
         return self.stats
 
-    def _first(self) -> list[Record]:
-        """The first records to answer. Rows that are kept go by without an engine."""
+    def _read_first(self) -> list[Record]:
+        """Rows that are kept go by without an engine."""
         if self._previous is None:
             return self._take(wait=False)
         with self._saving():
             while not (records := self._take(wait=True)) and not self._reader.at_end:
                 self._flush()
-                self._between_steps()
+                self._watch.stepped()
         return records
 
     @contextmanager
@@ -165,7 +176,7 @@ class Job:
                 self._max_errors.check(self.stats, at_end=at_end)
             if at_end:
                 return
-            self._between_steps()
+            self._watch.stepped()
 
     def _flush(self) -> None:
         more = True
@@ -191,7 +202,7 @@ class Job:
         room_bytes = self._window.num_bytes - self._bytes_in_engine - self._writer.bytes_held
         records = self._reader.take(room, room_bytes, wait=wait)
         if self._previous is not None:
-            records = [record for record in records if not self._keep(record, self._previous(record))]
+            records = [record for record in records if not self._keep(record, self._previous.row_of(record))]
         return records
 
     def _admit(self, records: list[Record]) -> None:

@@ -97,6 +97,16 @@ class JobStats(Tally):
         return (time.monotonic() if self.finished_at is None else self.finished_at) - self.admitted_at
 
     @property
+    def attempts(self) -> int:
+        """The number of attempts at the job, this one included."""
+        return self.earlier_attempts + 1
+
+    @property
+    def run_all_s(self) -> float:
+        """The seconds of all of them, up to now."""
+        return self.earlier_run_s + (self.run_s or 0.0)
+
+    @property
     def first_token_at(self) -> float | None:
         return self.engine.first_token_at if self.engine else None
 
@@ -135,14 +145,14 @@ class JobStats(Tally):
                 "blank_lines": self.num_blank,
                 "from_earlier_attempts": self.num_resumed,
             },
-            "attempts": self.earlier_attempts + 1,
+            "attempts": self.attempts,
             "output_sha256": self.output_sha256,
             "errors": dict(self.errors),
             **(self._read_numbers() if self.pools else self._written_numbers()),
             "timing": {
                 "startup_s": _rounded(self.startup_s),
                 "run_s": _rounded(self.run_s),
-                "run_all_attempts_s": _rounded(self.earlier_run_s + (self.run_s or 0.0)),
+                "run_all_attempts_s": _rounded(self.run_all_s),
                 "total_s": _rounded((self.finished_at or time.monotonic()) - self.started_at),
                 f"{self.first}_s": _rounded(first - self.started_at if first is not None else None),
                 f"{self.first}_after_admission_s": _rounded(

@@ -21,7 +21,7 @@ from infer.core.fleet.start import start as start_engine
 from infer.core.jobs.input.inputs import Inputs
 from infer.core.jobs.input.reader import RecordReader
 from infer.core.jobs.output.pipe import StraightOutput
-from infer.core.jobs.run import Job
+from infer.core.jobs.run import Run
 from infer.core.jobs.tasks import ChatTask, GenerateTask, TaskOptions
 from infer.core.jobs.tasks.base import Task
 from infer.core.jobs.tasks.beam import BeamTask
@@ -125,7 +125,7 @@ def answered_by(engine: AnyEngine, task: Task[Any], source: Path, out: Path) -> 
     inputs = Inputs([str(source)])
     output = StraightOutput(str(out), os.open(out, os.O_WRONLY | os.O_CREAT), owned=True)
     try:
-        Job(RecordReader(inputs.sources, 1 << 20), output, lambda: (engine, task)).run()
+        Run(RecordReader(inputs.sources, 1 << 20), output).run(engine, task)
     finally:
         output.close()
         inputs.close()

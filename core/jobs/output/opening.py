@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from ...errors import ConfigError, UnfinishedOutput
 from ..input.source import same_file
+from ..stats import JobStats
 from .compression import compression_of
 from .errors_file import is_errors_file
 from .files import is_file, is_folder, is_special
@@ -44,7 +44,7 @@ def open_output(
     errors: str | None = None,
     fsync: str = "interval",
     stdout: BinaryIO | None = None,
-    clock: Callable[[], tuple[int, float]] = lambda: (1, 0.0),
+    stats: JobStats | None = None,
 ) -> StraightOutput | JobOutput:
     """The output, locked if it is a file.
 
@@ -55,6 +55,7 @@ def open_output(
         merge: shards are put together: that is done from the start, whatever was left of it. The caller looks at an OUT that is there.
         output_format, embedding_dtype: see `JobOptions`.
         stdout: the stream behind `-`.
+        stats: attempts and seconds, for whoever goes on.
 
     Raises ConfigError (refused; UnfinishedOutput is one), LockedError (another run writes it), OutputError.
     """
@@ -82,7 +83,7 @@ def open_output(
             _refuse_reserved(errors, f"--errors {errors!r}")
             _refuse_errors_file(errors)
         sink = _matrix_sink(name, output_format, embedding_dtype, compression) if matrix else LineSink(compression_of(name, compression))
-        output = JobOutput(name, sink=sink, errors=errors, fsync=fsync, clock=clock)
+        output = JobOutput(name, sink=sink, errors=errors, fsync=fsync, stats=stats)
         _refuse_inputs(output, inputs)
         output.tidy()
         if overwrite:

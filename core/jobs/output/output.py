@@ -17,17 +17,18 @@ import errno
 import hashlib
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, OutputError
 from ..row import Row
+from ..stats import JobStats
 from ..tally import Tally
 from .faults import fault
 from .files import Files, RealFiles, followed, is_file, is_there, refuse_long_name
-from .job_note import note_paths, refuse_other_notes
+from .job_note import JobNote, note_paths, refuse_other_notes
 from .journal import JOURNAL_SUFFIX, Commit, Journal, Recovered, is_journal, recover
 from .lock import LOCK_SUFFIX, FileLock
 from .making import Making, is_whole, sha256_of
@@ -53,6 +54,7 @@ class JobOutput:
         errors: file for the lines of failed records.
         fsync: interval, always or never.
         files: the file layer; tests put their own here.
+        stats: attempts and seconds, which commits tell.
 
     Construction takes the lock and looks at what is there; `begin` or `resume` makes it writable.
     """
@@ -65,7 +67,7 @@ class JobOutput:
         errors: str | None = None,
         fsync: str = "interval",
         files: Files | None = None,
-        clock: Callable[[], tuple[int, float]] = lambda: (1, 0.0),
+        stats: JobStats | None = None,
     ) -> None:
         self.name = name
         self.sink = sink or LineSink()
@@ -84,7 +86,7 @@ class JobOutput:
         self._whole: Path | None = None  # what becomes OUT by its name alone
         self.sha256 = hashlib.sha256()
         self._files = files or RealFiles()
-        self._clock = clock
+        self._stats = stats or JobStats()
         self._fsync = fsync
         sides = []
         if errors is not None:
@@ -266,8 +268,7 @@ class JobOutput:
                 if self._fsync == "always":
                     self._sync_data()
                 fault("commit")
-                attempts, run_s = self._clock()
-                self._state = replace(self._state, attempts=attempts, run_s=run_s)
+                self._state = replace(self._state, attempts=self._stats.attempts, run_s=self._stats.run_all_s)
                 journal.commit(self._state)
                 journal.write()
                 fault("committed")
@@ -288,7 +289,9 @@ class JobOutput:
             return self._journal.read_row(*self.spilled.get(ordinal))
 
     def make(self) -> None:
-        """Puts on disk all that OUT is to be. It may take a while and be interrupted; `finish` does it if nobody else has."""
+        """Puts on disk all that OUT is to be, unless that was done. It may take a while and be interrupted."""
+        if self._whole is not None:
+            return
         if not (self._begun or self._resumed):  # there was nothing to answer
             with self.telling():
                 self._open()
@@ -312,13 +315,13 @@ class JobOutput:
             self._close_data()
             self._whole = whole
 
-    def finish(self, before_publishing: Callable[[Files], None] = lambda files: None) -> None:
-        """Publishes. `before_publishing` is called, with the file layer, when the bytes are all there and OUT is not yet."""
-        if self._whole is None:
-            self.make()
+    def finish(self, note: JobNote | None = None) -> None:
+        """Publishes. The note is in place when the bytes are all there and OUT is not yet."""
+        self.make()
         assert self._whole is not None
         with self.telling():
-            before_publishing(self._files)
+            if note is not None:
+                note.write(self.target, self._files)
             for side in self._sides:
                 side.publish()
             fault("beside")

@@ -37,7 +37,6 @@ log = logging.getLogger("infer.jobs")
 _MAX_WARNINGS = 20
 
 P = TypeVar("P", bound=Pending)
-O = TypeVar("O", bound="RecordOptions")  # noqa: E741 (P and O are what a task takes in and puts out)
 
 
 @dataclass(frozen=True)
@@ -59,10 +58,6 @@ class RecordOptions:
     model: str = ""
     now: datetime | None = None
     warn: Callable[[str], None] = log.warning
-
-    def with_fingerprint(self: O, fingerprint: str) -> O:
-        """These options for a job whose fingerprint is known."""
-        return replace(self, fingerprint=fingerprint)
 
 
 class Task(ABC, Generic[P]):

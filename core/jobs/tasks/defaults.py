@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from ...errors import ConfigError
+from ...errors import ConfigError, RecordError
 from ...types.params import SamplingParams
 from ...types.structured import StructuredOutputsParams
+
+if TYPE_CHECKING:
+    from ...build.plan import Plan
 
 #: Mixes of parameters that are remembered, each of at most so many bytes.
 _MAX_MIXES, _MAX_BYTES = 1024, 4096
@@ -62,6 +65,23 @@ class Defaults:
         if params.return_token_ids or (params.detokenize and self._has_tokenizer):
             return params
         return replace(params, return_token_ids=True)  # or the answer would be empty
+
+
+def with_model_defaults(defaults: SamplingParams, given: Mapping[str, Any], plan: Plan, say: Callable[[str], None]) -> SamplingParams:
+    """The command's parameters with what the model's generation_config.json sets, where none was given; `say` tells the user.
+
+    Raises ConfigError, ModelError.
+    """
+    found, sentence = plan.sampling_defaults()
+    values = {name: value for name, value in found.items() if name not in given}
+    if not values:
+        return defaults
+    say(sentence)
+    try:
+        return SamplingParams(**{**values, **given})
+    except RecordError as error:
+        told = ", ".join(f"{name} {value}" for name, value in values.items())
+        raise ConfigError(f"{error} (generation_config.json sets {told}; --generation-config none leaves it out)") from None
 
 
 def _key(given: Mapping[str, Any], wanted: StructuredOutputsParams | None, unconstrained: bool) -> bytes | None:

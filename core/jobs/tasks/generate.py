@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import RecordError
 from ...text.spelling import Spelling
 from ...types.outputs import CompletionOutput
 from ..jsonl import json_type
-from .completion import CompletionTask
+from .completion import CompletionTask, TaskOptions
 from .pending import PendingPrompt
 from .rows import completion_logprobs
+
+if TYPE_CHECKING:
+    from ...build.plan import Plan
 
 
 class GenerateTask(CompletionTask):
     """`prompt` (a string, or a list of token ids as OpenAI allows) or `prompt_token_ids`; `--prompt-field` or `--template` instead."""
 
     command = "generate"
+
+    @classmethod
+    def of(cls, options: TaskOptions, plan: Plan) -> GenerateTask:
+        """The task with the model of `plan`."""
+        return cls(options, plan.tokenizer, max_model_len=plan.config.max_model_len)
 
     def own_fields(self) -> frozenset[str]:
         if self.options.template is not None:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from infer.core.jobs import attempt as jobs
 from infer.core.jobs.input.reader import RecordReader
 from infer.core.jobs.options import JobOptions
 from infer.core.jobs.output.spill_index import SpillIndex
+from infer.core.jobs.publish import publish
+from infer.core.jobs.resume import resume
 from infer.core.jobs.row import Row
 from infer.core.jobs.row_format import MatrixRows
-from infer.core.jobs.run import Job, Window
-from infer.core.jobs.session import Session
+from infer.core.jobs.run import MaxErrors, Run, Window
 from infer.core.jobs.stats import JobStats
 from infer.core.jobs.tasks import ChatTask, GenerateTask, TaskOptions
+from infer.core.jobs.watch import Watch
 
 #: Values of a vector of `VectorTask`.
 SIZE = 5
@@ -92,6 +96,16 @@ def memory_output() -> type[MemoryOutput]:
     return MemoryOutput
 
 
+class Watched(Watch):
+    """Calls a test's own function after each step."""
+
+    def __init__(self, stats: JobStats, stepped: Callable[[JobStats], None]) -> None:
+        self._stats, self._stepped = stats, stepped
+
+    def stepped(self) -> None:
+        self._stepped(self._stats)
+
+
 @dataclass
 class Attempt:
     """One attempt at a job in files. `engine` is None if there was nothing to answer; `done`: it was finished before."""
@@ -125,25 +139,32 @@ def attempt(fake_engine: Any, byte_tokenizer: Any) -> Callable[..., Attempt]:
         told |= {"max_line_bytes": 1 << 20, "report_cache": False, "strict": False}
         chosen = JobOptions(tuple(map(str, names)), str(output), **(told | options))
         made = Attempt(JobStats(started_at=0.0))
-        session = Session(chosen, made.stats)
+        opened = jobs.Attempt(chosen, made.stats)
+        watch = Watched(made.stats, between_steps)
         try:
-            session.set_matrix(size, {"model": "fake"})
-            session.begin(job or {"temperature": 0.0})
-            if session.is_done:
+            opened.describe(size, {"model": "fake"})
+            left = resume(opened, job or {"temperature": 0.0})
+            if left is None:
                 made.done = True
                 return made
-            given = TaskOptions(**(task or {})).with_fingerprint(session.fingerprint)
-
-            def start() -> Any:
+            given = TaskOptions(**(task or {}), fingerprint=opened.fingerprint)
+            run = Run(
+                left.records,
+                opened.output,
+                stats=made.stats,
+                previous=left.previous,
+                max_errors=None if chosen.max_errors is None else MaxErrors(chosen.max_errors),
+                watch=watch,
+            )
+            if run.needs_engine():
                 made.engine = fake_engine(byte_tokenizer, **(engine or {}))
                 length = made.engine.max_model_len
-                if chosen.output_format == "jsonl":
-                    return made.engine, GenerateTask(given, byte_tokenizer, max_model_len=length)
-                return made.engine, VectorTask(given, byte_tokenizer, max_model_len=length, dtype=chosen.embedding_dtype)
-
-            session.run(start, between_steps=lambda: between_steps(made.stats))
+                kind = GenerateTask if chosen.output_format == "jsonl" else partial(VectorTask, dtype=chosen.embedding_dtype)
+                run.answer(made.engine, kind(given, byte_tokenizer, max_model_len=length))
+            run.end()
+            publish(opened, left, watch)
         finally:
-            session.close()
+            opened.close()
         return made
 
     return run
@@ -165,15 +186,14 @@ def run_job(fake_engine: Any, chatml: Any, byte_tokenizer: Any) -> Callable[...,
     ) -> tuple[bytes, JobStats]:
         output = MemoryOutput()
 
-        def start() -> Any:
-            made = fake_engine(byte_tokenizer, **(engine or {}))
-            chosen = TaskOptions(**options)
-            if command == "chat":
-                return made, ChatTask(chosen, byte_tokenizer, chatml, max_model_len=made.max_model_len)
-            return made, GenerateTask(chosen, byte_tokenizer, max_model_len=made.max_model_len)
-
+        made = fake_engine(byte_tokenizer, **(engine or {}))
+        chosen = TaskOptions(**options)
+        if command == "chat":
+            task: Any = ChatTask(chosen, byte_tokenizer, chatml, max_model_len=made.max_model_len)
+        else:
+            task = GenerateTask(chosen, byte_tokenizer, max_model_len=made.max_model_len)
         reader = RecordReader(MemorySource(data, chunk=chunk), max_line_bytes)
-        stats = Job(reader, output, start, window=window).run()
+        stats = Run(reader, output, window=window).run(made, task)
         assert output.num_rows == stats.num_records
         assert not output.finished  # publishing is the caller's
         return output.data, stats

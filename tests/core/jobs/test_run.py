@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from infer.core.errors import EngineError, RecordError
 from infer.core.jobs.input.reader import RecordReader
 from infer.core.jobs.row import Row
-from infer.core.jobs.run import Job, Window
+from infer.core.jobs.run import Run, Window
 from infer.core.jobs.tasks import GenerateTask, TaskOptions
+from infer.core.jobs.watch import Watch
 
 GOOD = [b'{"prompt":"good %d","id":"g%d"}' % (i, i) for i in range(5)]
 
@@ -112,6 +113,13 @@ SCHEDULES: list[dict[str, Any]] = [
 def rows(data: bytes) -> list[dict[str, Any]]:
     assert data == b"" or data.endswith(b"\n")
     return [json.loads(line) for line in data.splitlines()]
+
+
+class Each(Watch):
+    """Calls a function after each step."""
+
+    def __init__(self, stepped: Callable[[], None]) -> None:
+        self.stepped = stepped  # type: ignore[method-assign]
 
 
 def check_bad_lines(run_job: Any, command: str, good: list[bytes], bad: dict[str, tuple[bytes, str]]) -> None:
@@ -209,11 +217,10 @@ def test_blank_lines_have_no_answer(run_job: Any) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"\n\n", b" "])
 def test_an_empty_input_needs_no_engine(memory_source: Any, memory_output: Any, data: bytes) -> None:
-    def start() -> Any:
-        raise AssertionError("started")
-
     sink = memory_output()
-    stats = Job(RecordReader(memory_source(data)), sink, start).run()
+    run = Run(RecordReader(memory_source(data)), sink)
+    assert not run.needs_engine()
+    stats = run.end()
     assert (sink.data, stats.exit_code, stats.num_records) == (b"", 0, 0)
 
 
@@ -261,7 +268,7 @@ def test_what_is_nobodys_fault_ends_the_run_and_keeps_what_was_answered(
     task = GenerateTask(TaskOptions(), byte_tokenizer, max_model_len=256)
     data = b"".join(b'{"prompt":"%d"}\n' % i for i in range(40))
     with pytest.raises(type(error)):
-        Job(RecordReader(memory_source(data)), sink, lambda: (engine, task)).run()
+        Run(RecordReader(memory_source(data)), sink).run(engine, task)
     assert not sink.finished
     assert 0 < len(rows(sink.data)) <= 20
     assert [row["index"] for row in rows(sink.data)] == list(range(len(rows(sink.data))))
@@ -279,14 +286,12 @@ def test_the_window_bounds_what_is_in_flight(memory_source: Any, memory_output: 
     task = GenerateTask(TaskOptions(), byte_tokenizer, max_model_len=256)
     reader = RecordReader(memory_source(b'{"prompt":"a"}\n' * 500))
     held: list[int] = []
-    job = Job(
-        reader,
-        output,
-        lambda: (engine, task),
-        window=Window(records=50, batch=8, low_water=8),
-        between_steps=lambda: held.append(job.stats.num_records - output.num_rows),
-    )
-    job.run()
+    run = Run(reader, output, window=Window(records=50, batch=8, low_water=8), watch=Each(lambda: held.append(num_held())))
+
+    def num_held() -> int:
+        return run.stats.num_records - output.num_rows
+
+    run.run(engine, task)
     assert max(held) == 49
     assert engine.most_unfinished <= 16
     assert output.num_rows == 500
@@ -296,14 +301,9 @@ def test_the_engine_learns_when_no_more_will_come(memory_source: Any, memory_out
     engine = fake_engine(max_num_seqs=4)
     told: list[tuple[int, bool]] = []
     task = GenerateTask(TaskOptions(), byte_tokenizer, max_model_len=256)
-    job = Job(
-        RecordReader(memory_source(b'{"prompt":"a"}\n' * 40)),
-        memory_output(),
-        lambda: (engine, task),
-        window=Window(batch=8, low_water=8),
-        between_steps=lambda: told.append((engine.most_unfinished, engine.told_of_the_end)),
-    )
-    job.run()
+    watch = Each(lambda: told.append((engine.most_unfinished, engine.told_of_the_end)))
+    reader = RecordReader(memory_source(b'{"prompt":"a"}\n' * 40))
+    Run(reader, memory_output(), window=Window(batch=8, low_water=8), watch=watch).run(engine, task)
     assert told[0][1] is False
     assert told[-1][1] is True
 
@@ -323,7 +323,7 @@ def test_the_window_bounds_bytes_too(memory_source: Any, memory_output: Any, fak
     task = GenerateTask(TaskOptions(), byte_tokenizer, max_model_len=256)
     line = b'{"prompt":"a","pad":"%s"}\n' % (b"x" * 10_000)
     output = memory_output()
-    Job(RecordReader(memory_source(line * 100)), output, lambda: (engine, task), window=Window(num_bytes=50_000)).run()
+    Run(RecordReader(memory_source(line * 100)), output, window=Window(num_bytes=50_000)).run(engine, task)
     assert engine.most_unfinished <= 5
     assert output.num_rows == 100
 
@@ -344,7 +344,7 @@ def test_a_slow_pipe_gets_its_answers_before_it_says_more(fake_engine: Any, byte
             return sink.data.count(b"\n") == self.asked
 
     task = GenerateTask(TaskOptions(), byte_tokenizer, max_model_len=256)
-    Job(RecordReader(Dialog()), sink, lambda: (fake_engine(), task)).run()
+    Run(RecordReader(Dialog()), sink).run(fake_engine(), task)
     assert [row["choices"][0]["text"] for row in rows(sink.data)] == [f"{i}"[::-1] + "q" for i in range(1, 21)]
 
 
@@ -382,7 +382,7 @@ def test_200_000_records_stream_in_flat_memory(fake_engine: Any, byte_tokenizer:
     sink = Checker()
     task = GenerateTask(TaskOptions(), byte_tokenizer, max_model_len=256)
     engine = fake_engine(max_num_seqs=256)
-    stats = Job(RecordReader(Lines()), sink, lambda: (engine, task)).run()
+    stats = Run(RecordReader(Lines()), sink).run(engine, task)
     assert stats.num_answered == sink.num_rows == total
     assert sink.blocks[total] - sink.blocks[total // 10] < 20_000
     assert sink.resident[total] - sink.resident[total // 10] < 8 << 20

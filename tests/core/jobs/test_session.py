@@ -18,7 +18,7 @@ import pytest
 from safetensors import safe_open
 
 from infer.core.errors import ConfigError, EngineError, OutputError, RecordError, TooManyErrors
-from infer.core.jobs import session as session_module
+from infer.core.jobs import attempt as attempt_module
 from infer.core.jobs.input.selection import Shard
 from infer.core.jobs.merge import merge, open_shards
 from infer.core.jobs.output import output as output_module
@@ -746,7 +746,7 @@ def test_the_time_of_a_job_is_that_of_its_first_attempt(
     attempt: Any, stopped: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = iter(datetime(2026, 1, day, 12) for day in range(1, 9))
-    monkeypatch.setattr(session_module, "job_time", lambda: next(times))
+    monkeypatch.setattr(attempt_module, "job_time", lambda: next(times))
     out = stopped()
     attempt(tmp_path / "in", out, resume=True)
     note = find_note(out)

@@ -1,0 +1,131 @@
+"""JobSpecs made from the options of the running command, with all that can be wrong with them found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from infer.core.errors import ConfigError
+from infer.core.jobs.spec import JobSpec
+from infer.core.jobs.tasks.completion import TaskOptions
+from infer.core.jobs.tasks.spec import WritingSpec
+from infer.core.settings.memory import refuse_little_address_space
+
+from .embed_options import given_pooling
+from .options import IoOptions, engine_args, given_sampling, sampling_params
+from .prompt_options import Prompts
+from .report import set_up_logging
+from .sampling_options import given_truncate
+
+if TYPE_CHECKING:
+    from infer.core.build.plan import Plan
+    from infer.core.jobs.tasks.base import Task
+    from infer.core.jobs.tasks.pooling_spec import EmbedSpec, PoolingSpec, ScoreSpec
+    from infer.core.types.beam_params import BeamSearchParams
+
+#: Options of the vectors -> keys of `pooler_config`.
+_POOLER = {"pooling": "pooling_type", "normalize": "normalize", "dimensions": "dimensions"}
+#: What else the setting `task` may be beside the name of the command.
+_ALSO = {"embed": ("embedding",), "score": ("classify", "embed", "embedding")}
+
+
+def writing_spec(
+    io: IoOptions,
+    make: Callable[[TaskOptions, Plan], Task[Any]],
+    prompts: Prompts,
+    *,
+    system: str | None = None,
+    chat: Mapping[str, Any] | None = None,
+    beam: BeamSearchParams | None = None,
+) -> JobSpec:
+    """What a command asks for that has the model write. Raises click.UsageError, ConfigError.
+
+    Args:
+        make: the task.
+        system: what conversations begin with.
+        chat: what else of the command's options can change an answer.
+        beam: what it searches with, if it does.
+    """
+    _set_up(io)
+    args, origin = engine_args()
+    given = given_sampling()
+    options = TaskOptions(
+        defaults=sampling_params() if beam is None else beam.sampling(),
+        beam=beam,
+        max_tokens_given="max_tokens" in given,
+        by_priority=args.scheduling_policy == "priority",
+        system=system,
+        strict=io.strict,
+        error_format=io.error_format,
+        report_cache=io.report_cache,
+        **prompts.options(),
+    )
+    return JobSpec(_command(), io, args, origin, WritingSpec(options, prompts.job(), make, given, chat or {}))
+
+
+def embed_spec(io: IoOptions, prompts: Prompts) -> JobSpec:
+    """What `infer embed` asks for. Raises click.UsageError, ConfigError."""
+    return _pooling_spec(io, "embed", embed_task(io, prompts))
+
+
+def score_spec(io: IoOptions, prompts: Prompts) -> JobSpec:
+    """What `infer score` asks for. Raises click.UsageError, ConfigError."""
+    return _pooling_spec(io, "score", score_task(io, prompts))
+
+
+def embed_task(io: IoOptions, prompts: Prompts) -> EmbedSpec:
+    """What becomes of records there. Raises click.UsageError."""
+    from infer.core.jobs.tasks.embed import EmbedOptions
+    from infer.core.jobs.tasks.pooling_spec import EmbedSpec
+
+    given = given_pooling()
+    options = EmbedOptions(
+        **_read_options(io, prompts),
+        prompt_name=given.get("prompt_name"),
+        prefix=given.get("prefix"),
+        encoding=str(given.get("encoding") or "float"),
+        embedding_dtype=io.embedding_dtype,
+        matrix=io.output_format != "jsonl",
+    )
+    return EmbedSpec(options, prompts.job(), io.output_format)
+
+
+def score_task(io: IoOptions, prompts: Prompts) -> ScoreSpec:
+    """What becomes of records there. Raises click.UsageError."""
+    from infer.core.jobs.tasks.pooling_spec import ScoreSpec
+    from infer.core.jobs.tasks.score import ScoreOptions
+
+    given = given_pooling()
+    query, document = given.get("query_prefix"), given.get("document_prefix")
+    return ScoreSpec(ScoreOptions(**_read_options(io, prompts), query_prefix=query, document_prefix=document), prompts.job())
+
+
+def _pooling_spec(io: IoOptions, task: str, of_records: PoolingSpec) -> JobSpec:
+    _set_up(io)
+    args, origin = engine_args()
+    if args.task not in ("auto", task, *_ALSO[task]):
+        raise ConfigError(f"task={args.task} contradicts infer {_command()}; leave --task out")
+    for flag, value in (("--redo finish_reason", io.again.finish_reason), ("--report-cache", io.report_cache)):
+        if value:
+            raise click.UsageError(f"{flag} is about the outputs of a model that writes; leave it out.", click.get_current_context())
+    given = given_pooling()
+    over = {key: given[name] for name, key in _POOLER.items() if name in given}
+    args = replace(args, task=task, pooler_config={**(args.pooler_config or {}), **over} or None)
+    return JobSpec(_command(), io, args, origin, of_records)
+
+
+def _read_options(io: IoOptions, prompts: Prompts) -> dict[str, Any]:
+    """Fields of PoolingOptions."""
+    return {**prompts.options(), "strict": io.strict, "error_format": io.error_format, "truncate": given_truncate()}
+
+
+def _set_up(io: IoOptions) -> None:
+    set_up_logging(quiet=io.quiet, verbose=io.verbose)
+    refuse_little_address_space()
+
+
+def _command() -> str:
+    return click.get_current_context().command.name or ""

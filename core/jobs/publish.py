@@ -1,0 +1,30 @@
+"""The end of a job: every record has its row, and OUT appears."""
+
+from __future__ import annotations
+
+import time
+
+from .attempt import Attempt
+from .output.output import JobOutput
+from .resume import Left
+from .watch import Watch
+
+
+def publish(attempt: Attempt, left: Left, watch: Watch) -> None:
+    """Puts OUT in its place, after its note. Raises ConfigError where the input is not what it was, OutputError."""
+    output = attempt.output
+    if left.previous is not None:
+        left.previous.check_end(attempt.reader.num_selected)
+    if attempt.matrix is not None and isinstance(output, JobOutput):
+        output.make()
+    attempt.inputs.check()
+    with watch.hold():
+        if isinstance(output, JobOutput):
+            output.make()
+            sha256 = output.sha256.hexdigest()
+            note = attempt.note(records=output.num_rows, sha256=sha256, tally=attempt.stats)
+            output.finish(note)
+            attempt.stats.output_sha256 = sha256
+        else:
+            output.finish()
+        attempt.stats.finished_at = time.monotonic()

@@ -1,0 +1,107 @@
+"""What `infer embed` and `infer score` make of records: texts are read, and nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .embed import EmbedOptions, EmbedTask
+from .pooling import PoolingOptions, prefix_of
+from .score import ScoreOptions, ScoreTask
+from .spec import TaskSpec
+
+if TYPE_CHECKING:
+    from ...build.plan import Plan
+    from ...pooling.recipe import Recipe
+    from ..check import RequestLimits
+    from ..record import Record
+    from .base import Task
+
+
+@dataclass(frozen=True)
+class PoolingSpec(TaskSpec):
+    """See `TaskSpec`."""
+
+    options: PoolingOptions
+    pools: ClassVar[bool] = True
+
+    def limits(self, plan: Plan) -> RequestLimits:
+        return plan.pooling_limits()
+
+    def job(self, plan: Plan) -> dict[str, Any]:
+        return {**self.prompts, "truncate": self.options.truncate, **self._own(plan), "recipe": asdict(_recipe(plan))}
+
+    def _own(self, plan: Plan) -> dict[str, Any]:
+        """What else can change an answer."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class EmbedSpec(PoolingSpec):
+    """`output_format`: see `JobOptions`."""
+
+    options: EmbedOptions
+    output_format: str = "jsonl"
+
+    def _make(self, options: EmbedOptions, plan: Plan, first: Record | None) -> Task[Any]:
+        return EmbedTask(options, plan.tokenizer, _recipe(plan), max_model_len=plan.config.max_model_len)
+
+    def _own(self, plan: Plan) -> dict[str, Any]:
+        options = self.options
+        return {"prefix": self._prefix(plan), "encoding": options.encoding, "embedding_dtype": options.embedding_dtype}
+
+    def defaults(self, plan: Plan) -> dict[str, Any]:
+        recipe, options = _recipe(plan), self.options
+        return {
+            "embedding": {
+                "size": recipe.output_size,
+                "dtype": options.embedding_dtype,
+                "pooling": recipe.pooling,
+                "normalized": recipe.normalize,
+                "prefix": self._prefix(plan),
+                "similarity": recipe.similarity,
+                "truncate": options.truncate,
+                "format": self.output_format,
+                "encoding": None if options.matrix else options.encoding,
+            }
+        }
+
+    def matrix(self, plan: Plan) -> tuple[int, Mapping[str, str]] | None:
+        if not self.options.matrix:
+            return None
+        made = self.defaults(plan)["embedding"]
+        told = {name: made[name] for name in ("pooling", "normalized", "prefix", "similarity", "truncate")}
+        return made["size"], {name: _as_text(value) for name, value in {"model": plan.name, **told}.items()}
+
+    def _prefix(self, plan: Plan) -> str:
+        return prefix_of(_recipe(plan), prompt_name=self.options.prompt_name, prefix=self.options.prefix)
+
+
+@dataclass(frozen=True)
+class ScoreSpec(PoolingSpec):
+    """See `TaskSpec`."""
+
+    options: ScoreOptions
+
+    def _make(self, options: ScoreOptions, plan: Plan, first: Record | None) -> Task[Any]:
+        return ScoreTask(options, plan.tokenizer, _recipe(plan), max_model_len=plan.config.max_model_len)
+
+    def _own(self, plan: Plan) -> dict[str, Any]:
+        return {"query_prefix": self.options.query_prefix, "document_prefix": self.options.document_prefix}
+
+    def defaults(self, plan: Plan) -> dict[str, Any]:
+        recipe, truncate = _recipe(plan), self.options.truncate
+        if recipe.kind == "classify":
+            return {"scoring": {"by": "cross-encoder", "activation": recipe.activation, "truncate": truncate}}
+        made = {"size": recipe.output_size, "pooling": recipe.pooling, "normalized": recipe.normalize}
+        return {"scoring": {"by": recipe.similarity, **made, "truncate": truncate}}
+
+
+def _recipe(plan: Plan) -> Recipe:
+    assert plan.recipe is not None
+    return plan.recipe
+
+
+def _as_text(value: Any) -> str:
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

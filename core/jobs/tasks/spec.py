@@ -1,0 +1,125 @@
+"""TaskSpec: what a command makes of records, as its options say. The task itself is made once the model's plan is known.
+
+TaskSpec          a face for both
+├── WritingSpec   generate, chat, beam: the model writes
+└── PoolingSpec   embed, score: the model only reads (pooling_spec.py)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from .completion import TaskOptions
+from .defaults import with_model_defaults
+
+if TYPE_CHECKING:
+    from ...build.plan import Plan
+    from ..check import RequestLimits
+    from ..record import Record
+    from .base import RecordOptions, Task
+
+S = TypeVar("S", bound="TaskSpec")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TaskSpec(ABC):
+    """
+    Args:
+        options: of records.
+        prompts: what of the options about prompts can change an answer.
+    """
+
+    options: RecordOptions
+    prompts: Mapping[str, Any]
+
+    #: Texts are only read: there are no output tokens.
+    pools: ClassVar[bool] = False
+
+    def settled(self: S, plan: Plan, say: Say) -> S:
+        """This with what only the model's files tell; `say` tells the user. Raises ConfigError, ModelError."""
+        return self
+
+    def make_task(
+        self, plan: Plan, *, warn: Say, fingerprint: str = "", now: datetime | None = None, first: Record | None = None
+    ) -> Task[Any]:
+        """The task, for a job at the time `now`. `first` is the first record that is a JSON object, where it is known."""
+        return self._make(replace(self.options, warn=warn, fingerprint=fingerprint, model=plan.name, now=now), plan, first)
+
+    @abstractmethod
+    def _make(self, options: Any, plan: Plan, first: Record | None) -> Task[Any]:
+        """The task with the options as they are in the end."""
+
+    @abstractmethod
+    def limits(self, plan: Plan) -> RequestLimits:
+        """What the engine will hold requests to. Raises ConfigError."""
+
+    @abstractmethod
+    def job(self, plan: Plan) -> dict[str, Any]:
+        """What of the command's own options can change an answer, for the fingerprint."""
+
+    @abstractmethod
+    def defaults(self, plan: Plan) -> dict[str, Any]:
+        """What was asked of every record, for --stats: {"sampling": …} or {"embedding": …}."""
+
+    def clock(self, plan: Plan, now: datetime) -> dict[str, str]:
+        """Times that the templates in use can show at `now`, by format; see `Template.readings`. Raises ConfigError, ModelError."""
+        return {} if self.options.template is None else self.options.template.readings(now)
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Output tokens of a record that asks for no number."""
+        return None
+
+    def matrix(self, plan: Plan) -> tuple[int, Mapping[str, str]] | None:
+        """Length of the vectors, and how they are made, where rows are vectors."""
+        return None
+
+
+@dataclass(frozen=True)
+class WritingSpec(TaskSpec):
+    """
+    Args:
+        make: the task.
+        given: sampling parameters that were typed: the model's own never take their place.
+        chat: what of the options of `infer chat` can change an answer.
+    """
+
+    options: TaskOptions
+    make: Callable[[TaskOptions, Plan], Task[Any]]
+    given: Mapping[str, Any] = field(default_factory=dict)
+    chat: Mapping[str, Any] = field(default_factory=dict)
+
+    def settled(self, plan: Plan, say: Say) -> WritingSpec:
+        plan.must_generate()
+        if self.options.beam is not None:
+            return self
+        return replace(self, options=replace(self.options, defaults=with_model_defaults(self.options.defaults, self.given, plan, say)))
+
+    def _make(self, options: TaskOptions, plan: Plan, first: Record | None) -> Task[Any]:
+        return self.make(options, plan)
+
+    def limits(self, plan: Plan) -> RequestLimits:
+        return plan.limits()
+
+    def job(self, plan: Plan) -> dict[str, Any]:
+        return {**self.prompts, **self.chat, **self._params}
+
+    def clock(self, plan: Plan, now: datetime) -> dict[str, str]:
+        told = super().clock(plan, now)
+        return told | plan.chat_template(self.chat["chat_template"]).readings(now) if self.chat else told
+
+    def defaults(self, plan: Plan) -> dict[str, Any]:
+        return {"sampling": self._params}
+
+    @property
+    def max_tokens(self) -> int | None:
+        return self.options.defaults.max_tokens
+
+    @property
+    def _params(self) -> dict[str, Any]:
+        return asdict(self.options.beam or self.options.defaults)
