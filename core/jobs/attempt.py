@@ -15,10 +15,10 @@ from .options import JobOptions
 from .output.finished import Finished
 from .output.job_note import JobNote
 from .output.journal import Recovered
+from .output.matrix_output import MatrixOutput
 from .output.opening import merge_left, open_output
 from .output.output import JobOutput
 from .output.previous import Previous
-from .output.sinks.matrix_sink import MatrixSink
 from .stats import JobStats
 from .tally import Tally
 
@@ -121,18 +121,9 @@ class Attempt:
 
     # -- what job it is at -----------------------------------------------------------------------------------------
     def describe(self, size: int, meta: Mapping[str, str]) -> None:
-        """Values of a vector, and what readers of the file may want to know of how it was made. Called before `identify`.
-
-        Of no effect where the output is no matrix.
-        """
-        if self.matrix is not None:
-            self.matrix.describe(size, meta)
-
-    @property
-    def matrix(self) -> MatrixSink | None:
-        """How the output is written, if it is a matrix."""
-        sink = self.output.sink if isinstance(self.output, JobOutput) else None
-        return sink if isinstance(sink, MatrixSink) else None
+        """Of vectors, see `MatrixOutput`; called before `identify`, and of no effect where the output is none."""
+        if isinstance(self.output, MatrixOutput):
+            self.output.describe(size, meta)
 
     def identify(self, fingerprint: Mapping[str, Any]) -> None:
         """Says what job it is at."""
@@ -156,7 +147,7 @@ class Attempt:
 
     def header(self, *, keeps: Mapping[str, Any] | None) -> dict[str, Any]:
         """Of the journal. `keeps`: which rows of the OUT that is there are kept, and of which OUT."""
-        matrix = {} if self.matrix is None else {"matrix": self.matrix.layout}
+        matrix = {"matrix": self.output.sink.layout} if isinstance(self.output, MatrixOutput) else {}
         return {**self.identity.to_json(), **matrix, "time": self.now.isoformat(), "keeps": keeps, "inputs": self.inputs.sizes}
 
     def note(self, *, records: int, sha256: str, tally: Tally) -> JobNote:

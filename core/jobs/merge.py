@@ -26,10 +26,12 @@ from .input.selection import Shard
 from .input.source import InputFile
 from .output.compression import FRAME_BYTES
 from .output.job_note import SHARD_SUFFIX, JobNote, find_note
+from .output.matrix_output import IDS_SUFFIX
 from .output.opening import is_there
-from .output.output import IDS_SUFFIX, PARTIAL_SUFFIX, JobOutput
+from .output.output import JobOutput
 from .output.pipe import StraightOutput
 from .output.previous import index_of
+from .output.side_file import PARTIAL_SUFFIX
 from .row import Row
 from .row_format import with_error
 from .tally import Tally

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from .attempt import Attempt
+from .output.matrix_output import MatrixOutput
 from .output.output import JobOutput
 from .resume import Left
 from .watch import Watch
@@ -15,8 +16,8 @@ def publish(attempt: Attempt, left: Left, watch: Watch) -> None:
     output = attempt.output
     if left.previous is not None:
         left.previous.check_end(attempt.reader.num_selected)
-    if attempt.matrix is not None and isinstance(output, JobOutput):
-        output.make()
+    if isinstance(output, MatrixOutput):
+        output.make()  # it may take a while, and can be interrupted
     attempt.inputs.check()
     with watch.hold():
         if isinstance(output, JobOutput):

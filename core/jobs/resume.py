@@ -14,6 +14,7 @@ from .input.reader import RecordReader
 from .input.replay import Records, replay
 from .output.finished import Finished
 from .output.journal import Recovered
+from .output.matrix_output import MatrixOutput
 from .output.opening import refuse_files_in_the_way
 from .output.output import JobOutput
 from .output.previous import Again, Previous
@@ -105,7 +106,7 @@ def _finished(attempt: Attempt, output: JobOutput, finished: Finished) -> Left |
     """Nothing is left to do, or the rows that stay are its own."""
     again, force = attempt.options.again, attempt.options.resume_force
     finished.check(attempt.identity, force=force, changed=again.changed)
-    if attempt.inputs.can_be_read_again or attempt.matrix is not None:
+    if attempt.inputs.can_be_read_again or isinstance(output, MatrixOutput):
         num_left, reader = _survey(attempt, finished, again)
         wants_errors = attempt.options.errors is not None and not finished.has_errors_file
         if not num_left and not wants_errors:

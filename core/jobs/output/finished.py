@@ -11,6 +11,7 @@ from ..tally import Tally
 from .files import RealFiles
 from .job_note import JOB_SUFFIX, JobNote, find_note
 from .making import sha256_of
+from .matrix_output import MatrixOutput
 from .output import JobOutput
 from .previous import Again, FinishedOutput, Previous, count_rows
 
@@ -80,7 +81,7 @@ class Finished:
             changed: rows of changed records are to be told from others.
         """
         name = self._output.name
-        if self._output.sink.is_matrix and not self._output.ids_path.exists():
+        if isinstance(self._output, MatrixOutput) and not self._output.ids_path.exists():
             raise ConfigError(f"output {name!r} is there, but {str(self._output.ids_path)!r} is not; start again with --overwrite")
         if self.note is None and (not force or changed):
             otherwise = "leave --redo changed out" if force else "take it for this job's with --resume-force"
@@ -98,7 +99,7 @@ class Finished:
 
     def refuse_matrix(self, *, grown: bool) -> None:
         """Raises ConfigError where rows cannot be taken over. `grown`: there are more records than rows."""
-        if not self._output.sink.is_matrix:
+        if not isinstance(self._output, MatrixOutput):
             return
         what = f"{self._output.name!r}, a finished {self._output.sink.name} file"
         if grown:
@@ -117,4 +118,4 @@ class Finished:
     @property
     def _rows(self) -> Path:
         """The file that has a line for each row."""
-        return self._output.ids_path if self._output.sink.is_matrix else self._output.target
+        return self._output.ids_path if isinstance(self._output, MatrixOutput) else self._output.target

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from .files import Files, pieces
 from .journal import recover
-from .sinks.sink import Sink, Stored
+from .sinks.matrix_sink import MatrixSink
+from .sinks.sink import Stored
 
 
 class Making:
@@ -21,7 +22,7 @@ class Making:
         self._files = files
         self._fd = -1
 
-    def make(self, sink: Sink, stored: Stored, *, sync: bool) -> None:
+    def make(self, sink: MatrixSink, stored: Stored, *, sync: bool) -> None:
         """Writes all of it; `sync`: it is on disk when this returns. Raises OSError."""
         self._fd = self._files.open(self.path, 0o666)
         try:

@@ -17,11 +17,12 @@ from .files import is_file, is_folder, is_special
 from .job_note import SUFFIXES as NOTE_SUFFIXES
 from .journal import JOURNAL_SUFFIX, Recovered
 from .lock import LOCK_SUFFIX
-from .output import MADE_SUFFIX, JobOutput
+from .matrix_output import MADE_SUFFIX, MatrixOutput
+from .output import JobOutput
 from .pipe import StraightOutput
 from .side_file import PARTIAL_SUFFIX
 from .sinks.matrix_sink import MatrixSink
-from .sinks.sink import LineSink, Sink
+from .sinks.sink import LineSink
 
 #: Names of standard output. Descriptor 1 itself points elsewhere in the program, so these cannot be opened as files.
 STDOUT = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
@@ -72,7 +73,7 @@ def open_output(
         if errors is not None:
             raise ConfigError("--errors needs an output file, not a pipe: a failed record is marked in its own line there too")
         return _straight(name, inputs, stdout)
-    output = None
+    output: JobOutput | None = None
     try:
         _refuse_reserved(name, f"output {name!r}")
         if is_folder(Path(name)):
@@ -82,8 +83,11 @@ def open_output(
         if errors is not None:
             _refuse_reserved(errors, f"--errors {errors!r}")
             _refuse_errors_file(errors)
-        sink = _matrix_sink(name, output_format, embedding_dtype, compression) if matrix else LineSink(compression_of(name, compression))
-        output = JobOutput(name, sink=sink, errors=errors, fsync=fsync, stats=stats)
+        if matrix:
+            sink = _matrix_sink(name, output_format, embedding_dtype, compression)
+            output = MatrixOutput(name, sink=sink, errors=errors, fsync=fsync, stats=stats)
+        else:
+            output = JobOutput(name, sink=LineSink(compression_of(name, compression)), errors=errors, fsync=fsync, stats=stats)
         _refuse_inputs(output, inputs)
         output.tidy()
         if overwrite:
@@ -100,7 +104,7 @@ def open_output(
     return output
 
 
-def _matrix_sink(name: str, output_format: str, embedding_dtype: str, compression: str) -> Sink:
+def _matrix_sink(name: str, output_format: str, embedding_dtype: str, compression: str) -> MatrixSink:
     if (kind := compression_of(name, compression)) != "none":
         why = f"{name!r} ends as {kind} files do" if compression == "auto" else f"--compression {compression}"
         raise ConfigError(f"{why}, but {output_format} is not compressed: readers look things up in it; choose another name or format")

@@ -461,7 +461,7 @@ def test_killed_at_a_named_point(job: Job, point: str, monkeypatch: pytest.Monke
 
     with monkeypatch.context() as patch:
         patch.setattr(output_module, "fault", fault)
-        patch.setattr(output_module.JobOutput, "close", lambda self: self._unlock())  # who is killed tidies nothing
+        patch.setattr(output_module.JobOutput, "close", lambda self: self.unlock())  # who is killed tidies nothing
         with pytest.raises(Crash):
             job.run(folder, RecordingFiles())
     assert point in passed

@@ -24,7 +24,6 @@ class MatrixSink:
 
     frame_bytes = 0
     compression = "none"
-    is_matrix = True
 
     def __init__(self, name: str, dtype: str) -> None:
         from .vectors import DTYPES  # numpy: only where there are vectors
@@ -55,6 +54,7 @@ class MatrixSink:
         return b"".join([row.data for row in rows])
 
     def make(self, stored: Stored, write: Callable[[bytes], None]) -> None:
+        """Writes OUT from the rows on disk, a piece at a time."""
         from .matrix import Matrix
         from .npy import write_npy
         from .parquet import write_parquet

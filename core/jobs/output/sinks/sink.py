@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,14 +31,9 @@ class Sink(Protocol):
     """Rows are framed together until they have so many bytes, with the one that reaches them; 0: as they come."""
     compression: str
     """Of OUT.partial and OUT."""
-    is_matrix: bool
-    """Rows do not say whose they are: their side lines go to OUT.ids.jsonl. OUT is made from them at the end."""
 
     def frame(self, rows: Sequence[Row]) -> bytes:
         """Rows as they lie in OUT.partial."""
-
-    def make(self, stored: Stored, write: Callable[[bytes], None]) -> None:
-        """Writes OUT from the rows on disk, a piece at a time. Only if `is_matrix`; otherwise OUT is their frames."""
 
 
 class LineSink:
@@ -49,7 +44,6 @@ class LineSink:
     """
 
     name = "jsonl"
-    is_matrix = False
 
     def __init__(self, compression: str = "none") -> None:
         self.compression = compression
@@ -57,6 +51,3 @@ class LineSink:
 
     def frame(self, rows: Sequence[Row]) -> bytes:
         return self._encode(b"".join([row.data + b"\n" for row in rows]))
-
-    def make(self, stored: Stored, write: Callable[[bytes], None]) -> None:
-        raise AssertionError("lines are what they are")

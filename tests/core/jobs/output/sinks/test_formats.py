@@ -18,7 +18,7 @@ from pyarrow import parquet as pq
 from safetensors import safe_open
 
 from infer.core.errors import ConfigError
-from infer.core.jobs.output.output import JobOutput
+from infer.core.jobs.output.matrix_output import MatrixOutput
 from infer.core.jobs.output.sinks import parquet as parquet_module
 from infer.core.jobs.output.sinks.matrix_sink import FORMATS, MatrixSink
 from infer.core.jobs.output.sinks.vectors import DTYPES, decoded_dtype, encode_vector, failed_vector, num_columns
@@ -44,11 +44,11 @@ def rows_of(dtype: str, count: int) -> list[Row]:
     return made
 
 
-def written(path: Path, kind: str, dtype: str = "float32", count: int = 20) -> JobOutput:
+def written(path: Path, kind: str, dtype: str = "float32", count: int = 20) -> MatrixOutput:
     sink = MatrixSink(kind, dtype)
     if count:  # of a job of no records nobody knows the size
         sink.describe(SIZE, META)
-    output = JobOutput(str(path), sink=sink)
+    output = MatrixOutput(str(path), sink=sink)
     if count:
         output.begin({})
     output.write(rows_of(dtype, count))
@@ -159,7 +159,7 @@ MEMORY = """
 import sys
 import numpy as np
 from pathlib import Path
-from infer.core.jobs.output.output import JobOutput
+from infer.core.jobs.output.matrix_output import MatrixOutput
 from infer.core.jobs.row import Row
 from infer.core.jobs.output.sinks.matrix_sink import MatrixSink
 from infer.core.jobs.output.sinks.vectors import encode_vector
@@ -168,7 +168,7 @@ from infer.core.jobs.stats import peak_memory
 path, kind, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 sink = MatrixSink(kind, "float32")
 sink.describe(96, {})
-output = JobOutput(path, sink=sink)
+output = MatrixOutput(path, sink=sink)
 output.begin({})
 data = encode_vector(np.ones(96, np.float32), "float32")
 rows = [Row(i, data, side=b'{"index":%d,"id":"%d","error":null}' % (i, i)) for i in range(1000)]
