@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..containment import contained
+from ..containment import own_error
 from ..errors import RecordError
 from .jsonl import json_type, loads
 
@@ -67,8 +67,10 @@ class Record(InputLine):
 
     def read(self, data: bytes) -> None:
         """Sets `fields` or `error` from the line `data`."""
-        with contained(self):
+        try:  # as `contained` does, at a third of its price
             self.fields = loads(data)
+        except BaseException as error:
+            self.error = own_error(error, self.called)
 
     def take_id(self, name: str = "id") -> str | int | None:
         """The record's own id; None when it has none (or null). Raises RecordError for what is no faithful id."""

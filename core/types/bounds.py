@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
-from dataclasses import Field, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from ..errors import RecordError
@@ -60,6 +60,49 @@ class Bounds:
             return f"at most {sys.float_info.max}"
         low = f"{'above' if self.open_low else 'at least'} {self.low}"
         return low if self.high is None else f"{low} and at most {self.high}"
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """True or false."""
+
+    def check(self, name: str, value: Any) -> Any:
+        """Raises RecordError."""
+        if not isinstance(value, bool):
+            raise RecordError("invalid_type", f"{name} must be true or false, not {type(value).__name__}", param=name)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of some values."""
+
+    choices: tuple[Any, ...]
+
+    def check(self, name: str, value: Any) -> Any:
+        """Raises RecordError."""
+        if value not in self.choices:
+            raise RecordError("invalid_value", f"{name} must be {' or '.join(self.choices)}, not {value!r}", param=name)
+        return value
+
+
+def checks_of(kind: Any) -> dict[str, Bounds | Flag | Choice]:
+    """The checks of a dataclass's numbers, flags and choices, in the order of its fields."""
+    found: dict[str, Bounds | Flag | Choice] = {}
+    for f in fields(kind):
+        if (bounds := bounds_of(f)) is not None:
+            found[f.name] = bounds
+        elif "choices" in f.metadata:
+            found[f.name] = Choice(f.metadata["choices"])
+        elif f.type == "bool":
+            found[f.name] = Flag()
+    return found
+
+
+def check_all(one: Any, checks: Mapping[str, Bounds | Flag | Choice]) -> None:
+    """Raises RecordError for the first field that is wrong; numbers are plain ones afterwards."""
+    for name, check in checks.items():
+        setattr(one, name, check.check(name, getattr(one, name)))
 
 
 def bounded(bounds: Bounds, **default: Any) -> Any:

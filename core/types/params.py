@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
+from functools import cache
 from typing import Any
 
 from ..errors import RecordError, nearest
-from .bounds import Bounds, bounded, bounds_of, is_finite
+from .bounds import Bounds, Choice, Flag, bounded, check_all, checks_of, is_finite
 from .structured import GuidedDecodingParams, StructuredOutputsParams
 
 #: Below this a temperature means greedy decoding (as in vLLM).
@@ -171,14 +172,7 @@ class SamplingParams:
 
     def validate(self) -> None:
         """Raises RecordError (invalid_type, invalid_value) naming the field."""
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if (bounds := bounds_of(f)) is not None:
-                setattr(self, f.name, bounds.check(f.name, value))
-            elif "choices" in f.metadata and value not in f.metadata["choices"]:
-                raise _invalid(f.name, f"must be {' or '.join(f.metadata['choices'])}, not {value!r}")
-            elif f.type == "bool" and not isinstance(value, bool):
-                raise _wrong_type(f.name, "true or false", value)
+        check_all(self, _checks())
         for name, kind, what in (
             ("stop", str, "strings"),
             ("stop_token_ids", int, "token ids"),
@@ -245,6 +239,11 @@ class SamplingParams:
         if "structured_outputs" in changes or "guided_decoding" in changes:
             changes.setdefault("structured_outputs", None)  # a record's constraint takes the place of the default one
         return replace(self, **changes) if changes else self
+
+
+@cache
+def _checks() -> Mapping[str, Bounds | Flag | Choice]:
+    return checks_of(SamplingParams)
 
 
 def _plain_list(name: str, value: Any, kind: type, what: str) -> tuple[Any, ...]:

@@ -11,7 +11,6 @@ from ...types.beam_params import ALIASES, OF_TOKENS, BeamSearchParams
 from ...types.outputs import CompletionOutput
 from ...types.params import SamplingParams
 from . import constraint
-from . import fields as known
 from .generate import GenerateTask
 from .pending import PendingPrompt
 
@@ -50,8 +49,7 @@ class BeamTask(GenerateTask):
         pending.params = pending.beam.sampling()
         chosen = any(given.get(name) is not None for name in ("max_tokens", "max_completion_tokens"))
         pending.default_max_tokens = not (chosen or self.options.max_tokens_given)
-        pending.add_special_tokens = known.flag(fields, "add_special_tokens", self.add_special_tokens)
-        pending.priority = known.priority_of(fields)
+        self._set_common(pending, fields)
 
     def _choice(
         self, choice: CompletionOutput, pending: PendingPrompt, params: SamplingParams, prompt_ids: Sequence[int]

@@ -59,6 +59,7 @@ class CompletionTask(Task[PendingPrompt]):
         self._defaults = Defaults(options.defaults, has_tokenizer=tokenizer is not None)
         super().__init__(options, tokenizer, max_model_len=max_model_len)
         self._sampling = known.SAMPLING - constraint.FIELDS - self.fields
+        self._refusable = frozenset(known.NEUTRAL) - known.SAMPLING - self.fields
 
     # --- what a task says about itself
 
@@ -76,7 +77,11 @@ class CompletionTask(Task[PendingPrompt]):
 
     def sampling_of(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """The sampling parameters in a record, by our names or aliases. Raises RecordError."""
-        return {n: v for n, v in fields.items() if n in self._sampling and not known.is_neutral(n, v)}
+        return {
+            n: v
+            for n, v in fields.items()
+            if n in self._sampling and v is not None and (n not in known.NEUTRAL or not known.is_neutral(n, v))
+        }
 
     def look_ahead(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
         """What the task wants to know of a record when it writes its row goes into `pending.reply`. Raises RecordError.
@@ -90,7 +95,8 @@ class CompletionTask(Task[PendingPrompt]):
         return PromptIntake(self.tokenizer, self.max_model_len, remarks, literal=self.options.literal_special_tokens)
 
     def refuse(self, fields: Mapping[str, Any]) -> None:
-        known.refuse_unsupported(fields, self.fields)
+        if not self._refusable.isdisjoint(fields):
+            known.refuse_unsupported(fields, self._refusable)
 
     def read(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
         self._set_params(pending, fields)
@@ -101,14 +107,20 @@ class CompletionTask(Task[PendingPrompt]):
 
     def _set_params(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
         given = self.sampling_of(fields)
-        says, wanted = constraint.constraint_of(fields)
+        says, wanted = (False, None) if constraint.FIELDS.isdisjoint(fields) else constraint.constraint_of(fields)
         pending.params = self._defaults.with_fields(given, wanted, unconstrained=says and wanted is None)
         chosen = any(given.get(name) is not None for name in ("max_tokens", "max_completion_tokens"))
         pending.default_max_tokens = not (chosen or self.options.max_tokens_given)
-        pending.add_special_tokens = known.flag(fields, "add_special_tokens", self.add_special_tokens)
-        pending.priority = known.priority_of(fields)
+        self._set_common(pending, fields)
         if pending.priority and not self.options.by_priority:
             self.warn("priority", "priority has no effect without --scheduling-policy priority")
+
+    def _set_common(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
+        """What a record may say whatever it asks for."""
+        pending.add_special_tokens = self.add_special_tokens
+        if not known.COMMON.isdisjoint(fields):
+            pending.add_special_tokens = known.flag(fields, "add_special_tokens", self.add_special_tokens)
+            pending.priority = known.priority_of(fields)
 
     # --- out
 

@@ -45,10 +45,10 @@ GUESSABLE = (SAMPLING | constraint.FIELDS | {"add_special_tokens"}) - {"echo", "
 KNOWN = SAMPLING | COMMON | constraint.FIELDS | DROPPED | frozenset(NEUTRAL) | {"id"}
 
 
-def refuse_unsupported(fields: Mapping[str, Any], own: frozenset[str]) -> None:
-    """Raises RecordError for a known field we cannot honour; `own` are the task's own fields and never refused here."""
+def refuse_unsupported(fields: Mapping[str, Any], refusable: frozenset[str]) -> None:
+    """Raises RecordError for one of the `refusable` fields that asks for something."""
     for name, value in fields.items():
-        if name in NEUTRAL and name not in SAMPLING and name not in own and not is_neutral(name, value):
+        if name in refusable and not is_neutral(name, value):
             raise RecordError("unsupported", f"{name} is not supported", param=name)
 
 

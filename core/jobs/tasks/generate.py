@@ -53,8 +53,7 @@ class GenerateTask(CompletionTask):
         if self.options.literal_special_tokens and self.options.template is not None and self.tokenizer is not None:
             literal = self.tokenizer.literal  # the template's own special tokens are meant, the record's are not
             return literal.settle(self.options.template.render(literal.mark(dict(fields))))
-        text = self.text_from_record(fields)
-        if text is not None:
+        if self._has_columns and (text := self.text_from_record(fields)) is not None:
             return text
         prompt, ids = fields.get("prompt"), fields.get("prompt_token_ids")
         if prompt is not None and ids is not None:

@@ -80,14 +80,14 @@ class PoolingTask(Task[PendingTexts]):
             if isinstance(fields.get(name), bool) and name not in self._consumed:
                 raise RecordError("unsupported", f"{name} is called use_activation", param=name)
 
-    def _check_spelling(self, fields: Mapping[str, Any], pending: PendingTexts) -> None:
-        for name, value in fields.items():
-            if name in _OF_OTHERS and name not in self.fields and value is not None:
+    def _check_spelling(self, others: Mapping[str, Any], pending: PendingTexts) -> None:
+        for name, value in others.items():
+            if name in _OF_OTHERS and value is not None:
                 message = (
                     f"field {name!r} is a parameter of infer generate, means nothing to infer {self.command}, and {self.fate(pending)}"
                 )
                 self.complain(name, message)
-        super()._check_spelling({name: value for name, value in fields.items() if name not in _OF_OTHERS}, pending)
+        super()._check_spelling({name: value for name, value in others.items() if name not in _OF_OTHERS}, pending)
 
     def encoder_for(self, fields: Mapping[str, Any], prefix: str) -> TextEncoder:
         """What tokenizes a record's texts, cut as it or else the command says. Raises RecordError."""

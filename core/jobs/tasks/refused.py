@@ -119,15 +119,15 @@ _FALSE_ASKS = frozenset({"add_generation_prompt", "enable_thinking", "include_re
 _WORDS = frozenset({"audio", "audios", "images", "modalities", "tools", "verbosity", "videos"})
 
 
-def refuse(fields: Mapping[str, Any], command: str, known: frozenset[str], *, columns: bool) -> None:
+def refuse(others: Mapping[str, Any], command: str, *, columns: bool) -> None:
     """Raises RecordError (unsupported) naming a field that asks for what `command` does not do.
 
     Args:
-        known: the fields that the command knows; they are its own matter.
+        others: the fields that the command does not know.
         columns: a template or a named column makes the prompt, so fields are columns.
     """
-    for name, value in fields.items():
-        if name in known or (name not in _NOWHERE and name not in _ELSEWHERE) or not _asks(name, value):
+    for name, value in others.items():
+        if (name not in _NOWHERE and name not in _ELSEWHERE) or not _asks(name, value):
             continue
         if columns and name in _WORDS:
             continue
