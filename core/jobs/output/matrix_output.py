@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
-from .faults import fault
+from . import faults
 from .files import is_there
 from .making import Making, is_whole
 from .output import JobOutput
@@ -82,14 +82,14 @@ class MatrixOutput(JobOutput):
         sync = self._fsync != "never"
         self._making = making = Making(self._files, self.made)
         making.make(self.sink, Stored(self._files, self._out, ids, self._state.rows, self._state.out_bytes), sync=sync)
-        fault("made")
+        faults.fault("made")
         self.sha256 = making.sha256
         if self._state.rows:  # without any there is no journal to tell
             self._journal.made(making.num_bytes, making.sha256.hexdigest())
             self._journal.write()
             if sync:
                 self._journal.sync()
-        fault("told")
+        faults.fault("told")
         return making.path
 
     def _clean(self) -> None:

@@ -23,7 +23,7 @@ from ...errors import OutputError
 from ..row import Row
 from ..stats import JobStats
 from ..tally import Tally
-from .faults import fault
+from . import faults
 from .files import Files, RealFiles
 from .job_note import JobNote
 from .journal import Commit, Recovered
@@ -90,7 +90,7 @@ class JobOutput(OutputFiles):
             assert self._journal is not None
             self._journal.begin({**header, "sides": {side.name: side.place(self.target) for side in self._sides}})
             self._empty()
-        fault("begin")
+        faults.fault("begin")
 
     def resume(self, recovered: Recovered) -> None:
         """Goes on where an unfinished run ended: its torn ends are cut off."""
@@ -140,14 +140,14 @@ class JobOutput(OutputFiles):
                     self.spilled.put(row.ordinal, *journal.spill(row))
                     self._changed = True
             if self._changed:
-                fault("spill")
+                faults.fault("spill")
                 if self._fsync == "always":
                     self._sync_data()
-                fault("commit")
+                faults.fault("commit")
                 self._state = replace(self._state, attempts=self._stats.attempts, run_s=self._stats.run_all_s)
                 journal.commit(self._state)
                 journal.write()
-                fault("committed")
+                faults.fault("committed")
                 self._changed = False
                 if self._fsync == "always":
                     journal.sync()
@@ -186,7 +186,7 @@ class JobOutput(OutputFiles):
                 self._sync_data()
                 if self._journal is not None:
                     self._journal.sync()  # whoever finds it beside OUT must see that it is finished
-            fault("publish")
+            faults.fault("publish")
             whole = self._make()
             self._close_data()
             self._whole = whole
@@ -200,12 +200,12 @@ class JobOutput(OutputFiles):
                 note.write(self.target, self._files)
             for side in self._sides:
                 side.publish()
-            fault("beside")
+            faults.fault("beside")
             self._files.rename(self._whole, self.target)
             self.published = True
-            fault("published")
+            faults.fault("published")
             self._clean()
-            fault("cleaned")
+            faults.fault("cleaned")
 
     def close(self) -> None:
         self._close_files()
@@ -240,7 +240,7 @@ class JobOutput(OutputFiles):
         with self.telling(len(data)):
             self._files.write(self._out, data)
             sides = {side.name: side.write(rows, state) for side in self._sides}
-        fault("write")
+        faults.fault("write")
         if self.hashes_rows:
             self.sha256.update(data)
         for row in rows:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, OutputError
-from .faults import fault
+from . import faults
 from .files import Files, followed, is_file, is_there, refuse_long_name
 from .job_note import note_paths, refuse_other_notes
 from .journal import JOURNAL_SUFFIX, Journal, Recovered, is_journal, recover
@@ -193,7 +193,7 @@ class OutputFiles:
             side.cut(0)
 
     def _sync_data(self) -> None:
-        fault("sync")
+        faults.fault("sync")
         self._files.sync(self._out)
         for side in self._sides:
             side.sync()

@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infer.core.errors import ConfigError, RecordError
-from infer.core.jobs.output import compression
+from infer.core.jobs.output import compression, faults
 from infer.core.jobs.output import journal as journal_module
 from infer.core.jobs.output import output as output_module
 from infer.core.jobs.output.faults import MATRIX_POINTS, POINTS
@@ -460,7 +460,7 @@ def test_killed_at_a_named_point(job: Job, point: str, monkeypatch: pytest.Monke
             raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr(output_module, "fault", fault)
+        patch.setattr(faults, "fault", fault)
         patch.setattr(output_module.JobOutput, "close", lambda self: self.unlock())  # who is killed tidies nothing
         with pytest.raises(Crash):
             job.run(folder, RecordingFiles())

@@ -21,7 +21,7 @@ from infer.core.errors import ConfigError, EngineError, OutputError, RecordError
 from infer.core.jobs import attempt as attempt_module
 from infer.core.jobs.input.selection import Shard
 from infer.core.jobs.merge import merge, open_shards
-from infer.core.jobs.output import matrix_output
+from infer.core.jobs.output import faults
 from infer.core.jobs.output import output as output_module
 from infer.core.jobs.output.files import RealFiles
 from infer.core.jobs.output.job_note import find_note
@@ -437,7 +437,7 @@ def test_an_older_matrix_is_not_taken_for_the_one_that_was_made(attempt: Any, tm
             if point == "told":
                 raise KeyboardInterrupt
 
-        patch.setattr(matrix_output, "fault", interrupted)
+        patch.setattr(faults, "fault", interrupted)
         with pytest.raises(KeyboardInterrupt):
             attempt(tmp_path / "in", tmp_path / "out", output_format="npy", overwrite=True)
     assert np.load(tmp_path / "out").shape == (7, 5)
@@ -784,7 +784,7 @@ def test_an_attempt_to_go_on_that_ended_at_once_is_in_nobodys_way(
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(output_module, "fault", kill)
+        patch.setattr(faults, "fault", kill)
         patch.setattr(output_module.JobOutput, "close", lambda output: output.unlock())
         with pytest.raises(Killed):
             attempt(tmp_path / "in", tmp_path / "out", retry_errors=True, resume=True, **finished)
