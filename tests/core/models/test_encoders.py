@@ -16,7 +16,7 @@ from infer.core.spec.read import read_spec
 from infer.kernels import load as load_kernels
 from infer.kernels import usable
 
-from .texts import TINY, encoder_of, expected_of, hidden_of, loaded, oracle_of, texts_of, types_of
+from .texts import TINY, encoder_of, expected_of, hidden_of, loaded, oracle_of, texts_of, types_of, with_int8
 
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
 PLAIN = [
@@ -98,7 +98,8 @@ def test_bfloat16_and_int8_stay_near(kind: str, changes: dict[str, Any], backend
     texts = texts_of(70, 33)
     expected = torch.cat(expected_of(oracle, texts))
     for dtype, int8, near in ((torch.bfloat16, False, 0.03), (torch.float32, True, 0.05)):
-        got = torch.cat(hidden_of(encoder_of(oracle, backend, dtype=dtype, int8=int8), texts)).float()
+        chosen = with_int8(backend) if int8 else backend
+        got = torch.cat(hidden_of(encoder_of(oracle, chosen, dtype=dtype, int8=int8), texts)).float()
         assert 0 < (got - expected).norm() / expected.norm() < near
 
 
@@ -184,7 +185,9 @@ def test_the_real_minilm(minilm: Path) -> None:
     texts = [*tokenizer(lines)["input_ids"], tokenizer(" ".join(lines), truncation=True, max_length=256)["input_ids"]]
     expected = expected_of(oracle, texts)
     for dtype, int8, near, cosine in (("float32", None, 2e-5, 0.999999), ("bfloat16", None, 0.2, 0.999), ("bfloat16", "int8", 1.0, 0.98)):
-        got = hidden_of(loaded(minilm, usable("cpu")[0], dtype=dtype, quantization=int8, max_model_len=256), texts)
+        backend = usable("cpu")[0]
+        chosen = with_int8(backend) if int8 else backend
+        got = hidden_of(loaded(minilm, chosen, dtype=dtype, quantization=int8, max_model_len=256), texts)
         for one, right in zip(got, expected, strict=True):
             assert (one.float() - right).abs().max() < near
             assert torch.cosine_similarity(one.float().mean(0), right.mean(0), dim=0) > cosine

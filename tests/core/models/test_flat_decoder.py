@@ -14,7 +14,7 @@ from infer.core.errors import ModelError
 from infer.core.models.flat_decoder import FlatDecoder
 from infer.kernels import usable
 
-from .texts import classify, expected_of, hidden_of, loaded, oracle_of, renamed, texts_of, with_config
+from .texts import classify, expected_of, hidden_of, loaded, oracle_of, renamed, texts_of, with_config, with_int8
 
 GROUPED = {"num_key_value_heads": 2, "tie_word_embeddings": False, "initializer_range": 0.1}
 DECODERS: list[tuple[str, dict[str, Any]]] = [
@@ -47,6 +47,7 @@ def test_hidden_states_equal_transformers(kind: str, changes: dict[str, Any], ba
 @pytest.mark.parametrize("backend", usable("cpu"))
 def test_neighbours_and_old_pages_do_not_change_a_bit(backend: str, int8: bool, tmp_path: Path) -> None:
     oracle_of("qwen3", {"head_dim": 16}, transformers.AutoModelForCausalLM, **GROUPED).save_pretrained(tmp_path)
+    backend = with_int8(backend) if int8 else backend
     model = loaded(tmp_path, backend, dtype="bfloat16", quantization="int8" if int8 else None)
     assert isinstance(model, FlatDecoder)
     texts = texts_of(70, 1, 33, 100, 16)

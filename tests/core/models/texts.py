@@ -45,6 +45,11 @@ TINY: dict[str, Any] = {
 }
 
 
+def with_int8(backend: str) -> str:
+    """This backend, or the reference where the CPU has no exact int8 products for it."""
+    return backend if load_kernels(backend).supports_int8() else "reference"
+
+
 EMBED = Recipe(kind="embed", pooling="last", normalize=True, hidden_size=48)
 
 

@@ -27,7 +27,7 @@ from infer.core.types.pooling_request import Pooled, PoolingRequest, TextIds
 from infer.core.weights.find import find
 from infer.kernels import usable
 
-from ..models.texts import oracle_of, texts_of, types_of
+from ..models.texts import oracle_of, texts_of, types_of, with_int8
 
 SIZE = 48
 DENSE = DenseSpec("2_Dense", SIZE, 20, True, "tanh")
@@ -109,7 +109,7 @@ def test_bytes_depend_on_the_text_alone(
     oracle_of(kind, changes, auto).save_pretrained(tmp_path)
     write_dense(tmp_path)
     texts = some_texts(types=kind == "bert")
-    fixed = {"backend": backend, "dtype": dtype, "quantization": quantization}
+    fixed = {"backend": with_int8(backend) if quantization else backend, "dtype": dtype, "quantization": quantization}
     for pooling in ("mean", "last" if kind == "qwen3" else "cls"):
         recipe = recipe_of(pooling, dense=(DENSE,))
         engine = engine_of(tmp_path, recipe, **fixed, max_num_batched_tokens=64, max_num_seqs=64)
