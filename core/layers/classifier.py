@@ -11,10 +11,10 @@ from torch import Tensor
 from infer.kernels.ops import ROW_MULTIPLE, Ops
 
 from ..quant.plain import Plain
+from ..spec.activations import activation_kind
 from ..spec.model_spec import ClassifierSpec, NormSpec
 from ..weights.parameter import Parameter
 from .linear import Linear, unscaled
-from .mlp import PLAIN_ACTIVATIONS, activation_kind
 from .norm import Norm
 
 
@@ -63,8 +63,8 @@ class Classifier:
 
 
 def _activation(ops: Ops, name: str) -> Callable[[Tensor], Tensor]:
-    """float32 rows -> the same. Raises ModelError for a name we do not know."""
+    """float32 rows -> the same."""
     if name == "tanh":
         return torch.tanh
-    kind = activation_kind(name, PLAIN_ACTIVATIONS)
+    kind = activation_kind(name)
     return lambda x: unscaled(ops.activation(x, kind))

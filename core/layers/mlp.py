@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from infer.kernels.ops import Ops, Rows
 
-from ..errors import ModelError
 from ..parallel.group import current
+from ..spec.activations import activation_kind
 from ..spec.model_spec import MLPSpec
 from ..weights.parameter import Parameter
 from .linear import Linear, shared_in, shared_out, summed
-
-#: config.json's hidden_act -> the kind of `Ops.gated_activation`.
-ACTIVATIONS = {
-    "silu": "silu",
-    "swish": "silu",
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-}
-#: The same for `Ops.activation`.
-PLAIN_ACTIVATIONS = {**ACTIVATIONS, "relu": "relu"}
 
 
 class MLP:
@@ -37,7 +24,7 @@ class MLP:
     def __init__(self, ops: Ops, up: Sequence[str], down: str, hidden_size: int, spec: MLPSpec) -> None:
         self.ops = ops
         self.gated = spec.gated
-        self.kind = activation_kind(spec.activation, ACTIVATIONS if spec.gated else PLAIN_ACTIVATIONS)
+        self.kind = activation_kind(spec.activation, gated=spec.gated)
         self.group = current()
         widths = [(1 + spec.gated) * spec.size // len(up)] * len(up)
         self.up = Linear(ops, list(up), hidden_size, widths, bias=spec.bias, cuts=shared_out(*widths))
@@ -63,10 +50,3 @@ class MLP:
     def parameters(self) -> Iterator[Parameter]:
         for linear in self.linears():
             yield from linear.parameters()
-
-
-def activation_kind(name: str, known: Mapping[str, str]) -> str:
-    """The kernels' word for config.json's. Raises ModelError for one that is not `known`."""
-    if name not in known:
-        raise ModelError(f"activation {name!r} is not supported (known: {', '.join(known)})")
-    return known[name]

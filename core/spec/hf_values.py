@@ -53,6 +53,7 @@ WHOLE = Kind(f"a whole number from 0 to {MOST}", _whole(0))
 #: -1 stands for none in old files.
 TOKEN = Kind("a token id", _whole(-1))
 POSITIVE = Kind(f"a number above 0 and at most {LARGEST:g}", lambda value: _number(value) and value > 0)
+FROM_ZERO = Kind(f"a number from 0 to {LARGEST:g}", lambda value: _number(value) and value >= 0)
 FRACTION = Kind("a number above 0 and at most 1", lambda value: _number(value) and 0 < value <= 1)
 NUMBER = Kind(f"a number from -{LARGEST:g} to {LARGEST:g}", _number)
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
@@ -90,7 +91,8 @@ _EVERY: dict[str, Kind] = {
 _ROPE: dict[str, Kind] = {
     **dict.fromkeys(("rope_type", "type"), TEXT),
     **dict.fromkeys(("factor", "rope_theta", "low_freq_factor", "high_freq_factor"), POSITIVE | NULL),
-    **dict.fromkeys(("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"), NUMBER | NULL),
+    **dict.fromkeys(("attention_factor", "mscale", "mscale_all_dim"), NUMBER | NULL),
+    **dict.fromkeys(("beta_fast", "beta_slow"), FROM_ZERO | NULL),
     "original_max_position_embeddings": COUNT | NULL,
     "partial_rotary_factor": FRACTION | NULL,
     "truncate": FLAG,

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import ModelError
+from .activations import activation_kind
 from .names import Names, Naming
 from .rope import RopeConfig
 
@@ -79,22 +80,28 @@ class AttentionSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class MLPSpec:
-    """down(act(gate(x)) * up(x)), or without a gate down(act(up(x)))."""
+    """down(act(gate(x)) * up(x)), or without a gate down(act(up(x))). Raises ModelError for an activation that we do not have."""
 
     size: int
     activation: str
     gated: bool = True
     bias: bool = False
 
+    def __post_init__(self) -> None:
+        activation_kind(self.activation, gated=self.gated)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertsSpec:
-    """`count` feed-forward parts, of which a router chooses `per_token` for each token and weighs them."""
+    """`count` feed-forward parts, of which a router chooses `per_token` for each token and weighs them. As `MLPSpec`."""
 
     count: int
     per_token: int
     size: int
     activation: str
+
+    def __post_init__(self) -> None:
+        activation_kind(self.activation, gated=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +120,10 @@ class ClassifierSpec:
     dense_bias: bool = True
     activation: str = "tanh"
     norm: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.activation != "tanh":
+            activation_kind(self.activation)
 
 
 @dataclass(frozen=True, kw_only=True)

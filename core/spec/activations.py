@@ -1,0 +1,26 @@
+"""Activations that we have: config.json's names, and the kernels' words for them."""
+
+from __future__ import annotations
+
+from ..errors import ModelError, nearest
+
+#: hidden_act -> the kind of `Ops.gated_activation`.
+_GATED = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
+#: The same for `Ops.activation`.
+_PLAIN = {**_GATED, "relu": "relu"}
+
+
+def activation_kind(name: str, *, gated: bool = False) -> str:
+    """The kernels' word for config.json's. Raises ModelError for one that we do not have."""
+    known = _GATED if gated else _PLAIN
+    if name not in known:
+        raise ModelError(f"config.json: activation {name!r} is not supported (known: {', '.join(known)}){nearest(name, known)}")
+    return known[name]
