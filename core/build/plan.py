@@ -19,7 +19,7 @@ from ..spec.task import choose_task
 from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
 from ..weights.find import own_name
-from ..weights.fit import check_random, check_weights
+from ..weights.fit import check_weights
 from ..weights.source import ModelSource
 from .files import find_model, find_tokenizer
 from .generation_config import sampling_defaults
@@ -143,9 +143,7 @@ def make_plan(
     source = source or find_model(args)
     spec = source.spec(args.hf_overrides)
     task, recipe = _use(args, source, spec)
-    if args.load_format == "dummy":
-        check_random(source, spec)
-    elif source.has_weights:  # `infer check` needs none
+    if args.load_format != "dummy" and source.has_weights:  # `infer check` needs none
         check_weights(source, spec)
     if task == "generate":
         check_size(spec, args.tensor_parallel_size)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..errors import ModelError
-from .hf_values import COUNT, DTYPE, FLAG, NULL, POSITIVE, TEXT, WHOLE, Kind
+from .hf_values import COUNT, DTYPE, FLAG, LAYERS, NULL, POSITIVE, TEXT, WHOLE, Kind
 from .model_spec import AttentionSpec, ExpertsSpec, LayerSpec, MLPSpec, NormSpec, StackSpec
 from .names import Names, Naming
 from .rope import RopeConfig
@@ -54,7 +54,8 @@ WINDOW_DEFAULTS: dict[str, Any] = {
     "max_window_layers": 28,
 }
 VALUES: dict[str, Kind] = {
-    **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"), COUNT),
+    **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads"), COUNT),
+    "num_hidden_layers": LAYERS,
     "max_position_embeddings": COUNT,
     **dict.fromkeys(("num_key_value_heads", "head_dim"), COUNT | NULL),
     "sliding_window": WHOLE | NULL,

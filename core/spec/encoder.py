@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ModelError
-from .hf_values import COUNT, DTYPE, FLAG, NULL, POSITIVE, TEXT, WHOLE, Kind
+from .hf_values import COUNT, DTYPE, FLAG, LAYERS, NULL, POSITIVE, TEXT, WHOLE, Kind
 from .model_spec import AttentionSpec, ClassifierSpec, LayerSpec, MLPSpec, NormSpec, StackSpec
 from .names import Names, Naming
 from .rope import RopeConfig
@@ -37,7 +37,8 @@ DEFAULTS: dict[str, Any] = {
     "pad_token_id": 0,
 }
 VALUES: dict[str, Kind] = {
-    **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"), COUNT),
+    **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads"), COUNT),
+    "num_hidden_layers": LAYERS,
     "max_position_embeddings": COUNT,
     "type_vocab_size": WHOLE,
     "layer_norm_eps": POSITIVE,

@@ -50,6 +50,8 @@ def _all(kind: Kind) -> Callable[[Any], bool]:
 
 COUNT = Kind(f"a whole number from 1 to {MOST}", _whole(1))
 WHOLE = Kind(f"a whole number from 0 to {MOST}", _whole(0))
+#: Layers are described one by one: of a count that no model has, descriptions alone would take gigabytes.
+LAYERS = Kind("a whole number from 1 to 10000", lambda value: type(value) is int and 1 <= value <= 10_000)
 #: -1 stands for none in old files.
 TOKEN = Kind("a token id", _whole(-1))
 POSITIVE = Kind(f"a number above 0 and at most {LARGEST:g}", lambda value: _number(value) and value > 0)
@@ -67,8 +69,9 @@ TOKENS = Kind("a list of token ids", _all(TOKEN))
 
 #: Of every model. Sizes may be lists by layer in some that run through transformers.
 _EVERY: dict[str, Kind] = {
-    **dict.fromkeys(("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"), COUNT | COUNTS | NULL),
-    **dict.fromkeys(("n_embd", "n_layer", "n_head", "n_positions", "d_model", "type_vocab_size"), WHOLE | NULL),
+    **dict.fromkeys(("vocab_size", "hidden_size", "num_attention_heads"), COUNT | COUNTS | NULL),
+    **dict.fromkeys(("num_hidden_layers", "n_layer"), LAYERS | NULL),
+    **dict.fromkeys(("n_embd", "n_head", "n_positions", "d_model", "type_vocab_size"), WHOLE | NULL),
     **dict.fromkeys(("intermediate_size", "num_key_value_heads", "head_dim", "sliding_window"), WHOLE | COUNTS | NULL),
     "max_position_embeddings": COUNT | NULL,
     **dict.fromkeys(("max_seq_len", "seq_length", "max_sequence_length", "max_seq_length", "seq_len"), TOKEN | NULL),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ..errors import ModelError
 from ..spec.model_spec import ModelSpec
 from ..spec.support import quantized_weights, stated_sizes
@@ -20,26 +18,24 @@ _QUANTIZED_DTYPES = ("F8_", "F6_", "F4")
 #: Integers are weights only where they are quantized; of vectors, and of these, some buffers are made.
 _INTEGERS = frozenset({"I8", "U8", "I16", "U16", "I32", "U32"})
 _BUFFERS = ("bias", "ids", "mask")
-#: Layers of a model of random weights, which nothing else bounds.
-_MOST_LAYERS = 10_000
 
 
 def check_weights(source: ModelSource, spec: ModelSpec) -> None:
     """Raises ModelError for quantized weights, and for sizes of config.json that are far beyond what the headers have.
 
-    Whether every tensor has its shape is checked by `loader.load`; this keeps a model of ten million layers from being made first.
+    Whether every tensor has its shape is checked by `loader.load`; this keeps a damaged model from being made first.
     """
     tensors = source.tensors()
     for info in tensors.values():
         if what := _quantized(info):
             raise quantized_weights(source.name, what)
     largest = max((size for info in tensors.values() for size in info.shape), default=0)
-    _check_sizes(spec, _path(source), len(tensors), largest)
-
-
-def check_random(source: ModelSource, spec: ModelSpec) -> None:
-    """The same for a model of random weights: raises ModelError for more layers than any model has."""
-    _check_sizes(spec, _path(source), _MOST_LAYERS, None)
+    path = source.path / "config.json" if source.path.is_dir() else source.path
+    for key, size, layers in stated_sizes(spec):
+        if layers and size > len(tensors):
+            raise ModelError(f"{path}: {key} is {size}, but the weights have {len(tensors)} tensors in all")
+        if not layers and size > largest:
+            raise ModelError(f"{path}: {key} is {size}, but no tensor of the weights has a dimension above {largest}")
 
 
 def _quantized(info: TensorInfo) -> str:
@@ -48,16 +44,3 @@ def _quantized(info: TensorInfo) -> str:
         return f"its weights have {info.name}"
     integer = info.dtype in _INTEGERS and len(info.shape) > 1 and not info.name.endswith(_BUFFERS)
     return f"{info.name} is stored as {info.dtype}" if integer or info.dtype.startswith(_QUANTIZED_DTYPES) else ""
-
-
-def _check_sizes(spec: ModelSpec, path: Path, num_tensors: int, largest: int | None) -> None:
-    for key, size, layers in stated_sizes(spec):
-        if layers and size > num_tensors:
-            what = f"the weights have {num_tensors} tensors in all" if largest is not None else f"at most {num_tensors} are made"
-            raise ModelError(f"{path}: {key} is {size}, but {what}")
-        if not layers and largest is not None and size > largest:
-            raise ModelError(f"{path}: {key} is {size}, but no tensor of the weights has a dimension above {largest}")
-
-
-def _path(source: ModelSource) -> Path:
-    return source.path / "config.json" if source.path.is_dir() else source.path

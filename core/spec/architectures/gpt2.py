@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import ModelError
 from ..decoder import decoder
-from ..hf_values import COUNT, DTYPE, FLAG, NULL, POSITIVE, TEXT
+from ..hf_values import COUNT, DTYPE, FLAG, LAYERS, NULL, POSITIVE, TEXT
 from ..model_spec import MLPSpec, NormSpec, StackSpec
 from ..names import Names, Naming
 from . import Architecture
@@ -50,7 +50,8 @@ DEFAULTS = {
     "tie_word_embeddings": True,
 }
 VALUES = {
-    **dict.fromkeys(("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"), COUNT),
+    **dict.fromkeys(("vocab_size", "n_positions", "n_embd", "n_head"), COUNT),
+    "n_layer": LAYERS,
     "n_inner": COUNT | NULL,
     "activation_function": TEXT,
     "layer_norm_epsilon": POSITIVE,

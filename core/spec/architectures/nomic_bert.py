@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import ModelError
 from ..encoder import DEFAULTS, VALUES, encoder
-from ..hf_values import COUNT, FLAG, NULL, NUMBER, POSITIVE, TEXT, Kind
+from ..hf_values import COUNT, FLAG, LAYERS, NULL, NUMBER, POSITIVE, TEXT, Kind
 from ..model_spec import MLPSpec, StackSpec
 from ..names import Names, Naming
 from ..rope import RopeConfig
@@ -55,7 +55,8 @@ FIXED: dict[str, Any] = {
 }
 MORE_VALUES = {
     "head_dim": COUNT | NULL,
-    **dict.fromkeys(("n_embd", "n_head", "n_layer", "n_positions"), COUNT),
+    **dict.fromkeys(("n_embd", "n_head", "n_positions"), COUNT),
+    "n_layer": LAYERS,
     "n_inner": COUNT | NULL,
     "activation_function": TEXT,
     "rotary_emb_base": POSITIVE,
