@@ -1,4 +1,4 @@
-"""What the commands that read conversations share: the options of `infer chat` about messages and the chat template."""
+"""Options of the commands that read conversations: those of `infer chat` about messages and the chat template."""
 
 from __future__ import annotations
 

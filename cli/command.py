@@ -1,4 +1,4 @@
-"""What every command is made of: a command whose help is in sections, and its options."""
+"""The base of every command: a command whose help is in sections, and its options."""
 
 from __future__ import annotations
 

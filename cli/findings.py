@@ -1,4 +1,4 @@
-"""What a check of the input found, said on stdout: the body of `infer check` and of --dry-run."""
+"""Findings of a check of the input, written to stdout: the body of `infer check` and of --dry-run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands that answer a JSONL file share: from what is asked for to the exit code, in one function."""
+"""The run of a command that answers a JSONL file: one function, from its options to the exit code."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def command_with(flag: str) -> str:
 
 
 def _program() -> list[str]:
-    """What this program is called by."""
+    """The command that started this program."""
     called = sys.argv[0]
     if Path(called).name == "__main__.py":
         return [sys.executable, "-m", "infer.cli"]

@@ -1,4 +1,4 @@
-"""What the program says, all of it on stderr: lines for a person, or with --log-format json one JSON object a line.
+"""Messages of the program, all of them on stderr: lines for a person, or with --log-format json one JSON object a line.
 
     {"time": "2026-01-31T12:00:00.000Z", "level": "info", "event": "note", "message": "…", …more fields of the event}
 
@@ -33,7 +33,7 @@ def look_for_format(argv: Sequence[str]) -> None:
 
 
 def is_json() -> bool:
-    """Whether messages are objects, for programs, rather than lines."""
+    """True if messages are objects, for programs, rather than lines."""
     return _json
 
 

@@ -1,4 +1,4 @@
-"""How far something is: a bar on a terminal, else a line now and then. stderr only."""
+"""Progress: a bar on a terminal, else a line now and then. stderr only."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Progress:
         return self._bar is not None
 
     def due(self) -> bool:
-        """Whether it is time to `show` again. Cheap."""
+        """True if it is time to `show` again. Cheap."""
         now = time.monotonic()
         if self._quiet or now < self._next:
             return False

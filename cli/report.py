@@ -1,4 +1,4 @@
-"""What a run says while it goes on and when it is over. stderr only; data never reaches a terminal unescaped."""
+"""Reports of a run while it goes on and when it is over. stderr only; data never reaches a terminal unescaped."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def share_done(stats: JobStats, size: int | None) -> float | None:
 
 
 def progress_line(stats: JobStats, done: float | None, speeds: tuple[float, float]) -> str:
-    """How far the run is, in one line; what matters most first, since a narrow terminal cuts the rest.
+    """The progress of the run in one line; what matters most first, since a narrow terminal cuts the rest.
 
     `speeds` are prompt tokens a second and output tokens, or texts where they are only read.
     """
@@ -147,7 +147,7 @@ def progress_line(stats: JobStats, done: float | None, speeds: tuple[float, floa
 
 
 def summary_lines(stats: JobStats, *, max_tokens: int | None) -> list[str]:
-    """What happened, for a person."""
+    """The summary, for a person."""
     took = f" in {stats.run_s:.1f} s" if stats.run_s is not None else ""
     blank = f", {counted(stats.num_blank, 'blank line')} skipped" if stats.num_blank else ""
     if not stats.num_records:
@@ -220,7 +220,7 @@ class _Speed:
 
 
 def _texts(stats: JobStats) -> list[str]:
-    """What was read, and that not all of it was."""
+    """The input that was read, and a note that not all of it was."""
     texts, tokens = stats.texts_per_second, stats.prompt_per_second
     speeds = f" ({texts:,.0f} texts/s, {tokens:,.0f} tokens/s)" if texts is not None and tokens is not None else ""
     lines = [f"{counted(stats.num_texts, 'text')}, {counted(stats.prompt_tokens, 'token')}{speeds}"]

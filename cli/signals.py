@@ -110,7 +110,7 @@ class Signals:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def status_wanted(self) -> bool:
-        """Whether SIGUSR1 came since the last call."""
+        """True if SIGUSR1 came since the last call."""
         wanted, self._state.status = self._state.status, False
         return wanted
 

@@ -41,7 +41,7 @@ def writing_spec(
     chat: Mapping[str, Any] | None = None,
     beam: BeamSearchParams | None = None,
 ) -> JobSpec:
-    """What a command asks for that has the model write. Raises click.UsageError, ConfigError.
+    """The JobSpec of a command that has the model write. Raises click.UsageError, ConfigError.
 
     Args:
         make: the task.
@@ -67,17 +67,17 @@ def writing_spec(
 
 
 def embed_spec(io: IoOptions, prompts: Prompts) -> JobSpec:
-    """What `infer embed` asks for. Raises click.UsageError, ConfigError."""
+    """The JobSpec of `infer embed`. Raises click.UsageError, ConfigError."""
     return _pooling_spec(io, "embed", embed_task(io, prompts))
 
 
 def score_spec(io: IoOptions, prompts: Prompts) -> JobSpec:
-    """What `infer score` asks for. Raises click.UsageError, ConfigError."""
+    """The JobSpec of `infer score`. Raises click.UsageError, ConfigError."""
     return _pooling_spec(io, "score", score_task(io, prompts))
 
 
 def embed_task(io: IoOptions, prompts: Prompts) -> EmbedSpec:
-    """What becomes of records there. Raises click.UsageError."""
+    """The TaskSpec of the command. Raises click.UsageError."""
     from infer.core.jobs.tasks.embed import EmbedOptions
     from infer.core.jobs.tasks.pooling_spec import EmbedSpec
 
@@ -94,7 +94,7 @@ def embed_task(io: IoOptions, prompts: Prompts) -> EmbedSpec:
 
 
 def score_task(io: IoOptions, prompts: Prompts) -> ScoreSpec:
-    """What becomes of records there. Raises click.UsageError."""
+    """The TaskSpec of the command. Raises click.UsageError."""
     from infer.core.jobs.tasks.pooling_spec import ScoreSpec
     from infer.core.jobs.tasks.score import ScoreOptions
 

@@ -1,4 +1,4 @@
-"""Who may write where: standard output carries data and nothing else.
+"""The standard streams: standard output carries data and nothing else.
 
     claim()      once, at the start of the program: the real stdout moves to a private descriptor and descriptor 1
                  points to stderr, because native libraries print
@@ -128,7 +128,7 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
 
 
 def reader_gone() -> bool:
-    """Whether nobody reads our stdout or stderr any more, as after `| head -1`."""
+    """True if nobody reads our stdout or stderr any more, as after `| head -1`."""
     fds = [2] if _data is None else [2, _data.fileno()]
     try:
         poll = select.poll()
@@ -140,12 +140,12 @@ def reader_gone() -> bool:
 
 
 def interactive() -> bool:
-    """Whether a person watches stderr on a terminal that can redraw a line."""
+    """True if a person watches stderr on a terminal that can redraw a line."""
     return bool(sys.stderr and sys.stderr.isatty()) and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
 
 
 def colored() -> bool:
-    """Whether stderr may carry colours (see no-color.org)."""
+    """True if stderr may carry colours (see no-color.org)."""
     return interactive() and not os.environ.get("NO_COLOR")
 
 

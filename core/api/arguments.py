@@ -140,7 +140,7 @@ def sides(text_1: Any, text_2: Any) -> tuple[list[Any], list[Any]]:
 
 
 def is_raising(on_error: str) -> bool:
-    """Whether an error is raised. Raises ConfigError for what is neither "raise" nor "return"."""
+    """True if an error is raised. Raises ConfigError for what is neither "raise" nor "return"."""
     if on_error not in ("raise", "return"):
         raise ConfigError(f"on_error must be 'raise' or 'return', not {on_error!r}")
     return on_error == "raise"

@@ -1,4 +1,4 @@
-"""Where settings say that a model and its tokenizer are. No torch."""
+"""The places of a model and its tokenizer, by the settings. No torch."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def make_plan(
 
 
 def _use(args: EngineArgs, source: ModelSource, spec: ModelSpec) -> tuple[str, Recipe | None]:
-    """What the model is used for, and if it pools, how. Raises ConfigError, ModelError."""
+    """The task of the model, and its recipe if it pools. Raises ConfigError, ModelError."""
     modules = read_modules(source)
     task = choose_task(args.task, args.runner, args.convert, spec, modules)
     refuse_unsupported(spec, source.name, task=task, model_impl=args.model_impl)

@@ -56,7 +56,7 @@ def make_rows_alike(ops: Ops, layers: Iterable[Linear], dtype: torch.dtype, devi
 
 
 def rows_are_alike(layer: Linear, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether rows of a large batch give the same alone and in a chunk."""
+    """True if rows of a large batch give the same alone and in a chunk."""
     rows, places = (ROWS_OF_WIDE, PLACES_OF_WIDE) if layer.out_features > WIDE else (ROWS, PLACES)
     x = torch.randn(rows, layer.in_features, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     whole = layer(x)
@@ -71,7 +71,7 @@ def rows_are_alike(layer: Linear, dtype: torch.dtype, device: torch.device) -> b
 
 
 def _equal(part: Rows, whole: Rows, start: int, count: int) -> bool:
-    """Whether the first `count` rows of `part` are those of `whole` from `start`, scales and all."""
+    """True if the first `count` rows of `part` are those of `whole` from `start`, scales and all."""
 
     def tensors(rows: Rows) -> tuple[Tensor, ...]:
         return (rows,) if isinstance(rows, Tensor) else tuple(rows)

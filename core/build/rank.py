@@ -1,4 +1,4 @@
-"""What a rank other than 0 does: loads its part of the model, then every batch that rank 0 sends. See sharded.py."""
+"""A rank other than 0: it loads its part of the model, then every batch that rank 0 sends. See sharded.py."""
 
 from __future__ import annotations
 

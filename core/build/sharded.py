@@ -1,4 +1,4 @@
-"""What runs a step: a model in this process, or one that ranks share. This process is then rank 0; the others run `rank.py` and do
+"""The runner of steps: a model in this process, or one that ranks share. This process is then rank 0; the others run `rank.py` and do
 what it does, step for step."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a run would make of its input, found out without the model's weights: every line parsed, templated and tokenized.
+"""Checking an input without the model's weights: every line parsed, templated and tokenized.
 
     reader -> take -> task.prepare -> limits.check -> findings
 

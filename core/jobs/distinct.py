@@ -1,4 +1,4 @@
-"""How many of very many things are different, in bounded memory."""
+"""Counting different things among very many, in bounded memory."""
 
 from __future__ import annotations
 

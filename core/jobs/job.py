@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended, beside its counts.
+    """The end of a job, beside its counts.
 
     Args:
         was_done: all that was asked for was in OUT already.

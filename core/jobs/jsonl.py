@@ -73,7 +73,7 @@ def _listed(array: Any) -> Any:
 
 
 def _deeper_than(line: bytes, limit: int) -> bool:
-    """Whether brackets outside strings nest deeper than `limit`. Cheap for lines with few brackets, flat in memory for all."""
+    """True if brackets outside strings nest deeper than `limit`. Cheap for lines with few brackets, flat in memory for all."""
     if line.count(b"[") + line.count(b"{") <= limit:
         return False
     depth = 0

@@ -256,7 +256,7 @@ def _allow_open_files(count: int) -> None:
 
 
 def _check_row(row: bytes, index: int, name: str) -> bool:
-    """Whether it is an error row. Raises ConfigError if it is not the row of record `index`."""
+    """True if it is an error row. Raises ConfigError if it is not the row of record `index`."""
     try:
         fields: dict[str, Any] = with_error(orjson.loads(row))
         place = index_of(fields)

@@ -1,4 +1,4 @@
-"""What a person decides about a job, apart from model and sampling."""
+"""Decisions of a person about a job, apart from model and sampling."""
 
 from __future__ import annotations
 

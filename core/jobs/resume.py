@@ -1,4 +1,4 @@
-"""What is left of a job to answer: all of it, what an unfinished output or a finished one lacks, or nothing."""
+"""The rest of a job, still to be answered: all of it, what an unfinished output or a finished one lacks, or nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How an answer becomes the bytes of its row: a line of JSON, or a vector with a line beside it."""
+"""The bytes of an answer's row: a line of JSON, or a vector with a line beside it."""
 
 from __future__ import annotations
 

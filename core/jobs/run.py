@@ -47,7 +47,7 @@ class Window:
     batch: int = 256
 
     def wants_more(self, engine: AnyEngine) -> bool:
-        """Whether too few sequences wait."""
+        """True if too few sequences wait."""
         enough = max(self.batch, min(4 * engine.max_num_seqs, self.records // 2)) if self.low_water is None else self.low_water
         return engine.num_waiting < enough
 

@@ -1,4 +1,4 @@
-"""What happened in a run: counted while it goes on, read by the progress display, the closing summary and `--stats`."""
+"""Statistics of a run: counted while it goes on, read by the progress display, the closing summary and `--stats`."""
 
 from __future__ import annotations
 

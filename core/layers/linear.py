@@ -50,7 +50,7 @@ class Linear:
 
     @property
     def quantizes_input(self) -> bool:
-        """Whether rows had best come quantized; plain ones are taken too."""
+        """True if rows had best come quantized; plain ones are taken too."""
         return self.method.quantizes_input
 
     def __call__(self, x: Rows) -> Rows:

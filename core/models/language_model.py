@@ -1,4 +1,4 @@
-"""What the engine uses of a model, whoever wrote its code."""
+"""The interface of a model to the engine, whoever wrote its code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pooling engine uses of a model, whoever wrote its code."""
+"""The interface of a model to the pooling engine, whoever wrote its code."""
 
 from __future__ import annotations
 

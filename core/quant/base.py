@@ -1,4 +1,4 @@
-"""What a quantization scheme is to a linear layer: the checkpoint tensors it reads, what it keeps of them, and how it multiplies."""
+"""A quantization scheme as a linear layer sees it: the checkpoint tensors it reads, what it keeps of them, and how it multiplies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Place = Callable[[list[Tensor]], Sequence[Tensor]]
 
 
 class LinearMethod(ABC):
-    """How one linear layer stores its weight and multiplies by it. One instance a layer, made before the layer's parameters."""
+    """The storage of one linear layer's weight, and the product with it. One instance a layer, made before the layer's parameters."""
 
     quantizes_input: bool = False
     """The layer works on quantized rows: what comes before it had best give them (`quantize=True`)."""

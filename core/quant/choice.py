@@ -1,4 +1,4 @@
-"""Which layer is stored how: said before a model is made, so that each layer has its scheme before it has parameters."""
+"""The choice of a scheme for each layer, made before the model, so that each layer has its scheme before it has parameters."""
 
 from __future__ import annotations
 

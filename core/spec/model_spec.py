@@ -31,7 +31,7 @@ class KVSpec:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """What ranks divide evenly: heads, key/value heads (which several ranks may hold alike) and features between feed-forward layers."""
+    """Counts that ranks divide evenly: heads, KV heads (several ranks may hold the same) and features between feed-forward layers."""
 
     num_heads: int
     num_kv_heads: int
@@ -65,7 +65,7 @@ class AttentionSpec:
     rope: RopeConfig | None = None
     """None: positions are no matter of attention."""
     window: int | None = None
-    """How many positions a token sees, itself included (in an encoder on either side); None is all."""
+    """Positions that a token sees, itself included (in an encoder on either side); None is all."""
     soft_cap: float | None = None
     """Scores become soft_cap * tanh(score / soft_cap)."""
     qkv_bias: bool = False
@@ -161,7 +161,7 @@ class StackSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """What config.json says of a model, overrides counted."""
+    """The facts of a model that config.json states, overrides counted."""
 
     config: Mapping[str, Any]
     """config.json itself, for transformers' code and for checks of the weights."""

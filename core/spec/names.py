@@ -39,7 +39,7 @@ class Names:
 
 @dataclass(frozen=True)
 class Naming:
-    """How the checkpoints of a family differ from the names our model asks for.
+    """Differences between the names in a family's checkpoints and those our model asks for.
 
     Args:
         prefixes: of the base model's tensors ("bert."); ours may have one too, which is then not in every file.

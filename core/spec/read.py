@@ -33,7 +33,7 @@ _NOT_IN_FLOAT16 = ("gemma3", "glm4")
 
 
 def read_spec(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, path: Path | str = FILE) -> ModelSpec:
-    """What a config.json says. Arguments and errors as of `hf_config.effective`."""
+    """The ModelSpec of a config.json. Arguments and errors as of `hf_config.effective`."""
     hf = effective(raw, overrides, path)
     kind = hf.get("model_type")
     ours = architectures.of(kind)

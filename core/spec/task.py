@@ -1,4 +1,4 @@
-"""What a model is used for: text that goes on, a vector of a text, or the scores of a classifier."""
+"""The task of a model: text that goes on, a vector of a text, or the scores of a classifier."""
 
 from __future__ import annotations
 

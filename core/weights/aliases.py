@@ -50,7 +50,7 @@ class Alias:
         return {"alias": self.name, "source": self.source, "sha256": self.sha256, "format": FORMAT}
 
     def is_fetched(self) -> bool:
-        """Whether a whole folder made from this wheel, in today's format, is there."""
+        """True if a whole folder made from this wheel, in today's format, is there."""
         try:
             found: object = json.loads((self.path / MANIFEST).read_bytes())
         except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What `--model` means: a short name, a folder, a .gguf file or a hub id."""
+"""Finding the model that `--model` means: a short name, a folder, a .gguf file or a hub id."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether `name` has the form org/name."""
+    """True if `name` has the form org/name."""
     return _ID.fullmatch(name) is not None and not name.endswith(".gguf")
 
 

@@ -84,7 +84,7 @@ class Decompressed:
 
 
 def is_compressed(head: bytes) -> bool:
-    """Whether a file that begins so is compressed."""
+    """True if a file that begins so is compressed."""
     return head.startswith(_MAGIC)
 
 

@@ -41,7 +41,7 @@ class Inputs:
         return all(file.size is not None and file.name != "stdin" for file in self._files)
 
     def has(self, other: os.stat_result | Path) -> bool:
-        """Whether `other` is one of the files that are read (under whatever name)."""
+        """True if `other` is one of the files that are read (under whatever name)."""
         return any(same_file(status, other) for status in self.statuses)
 
     @property

@@ -57,7 +57,7 @@ class RecordReader:
 
     @property
     def at_end(self) -> bool:
-        """Whether the input is known to be over. May turn true only after a `take` that found nothing."""
+        """True if the input is known to be over. May turn true only after a `take` that found nothing."""
         stop = self._selection.stop
         if stop is not None and self.num_records >= stop:
             return True

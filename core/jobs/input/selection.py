@@ -1,4 +1,4 @@
-"""Which records of the whole input a run answers."""
+"""The selection of records that a run answers."""
 
 from __future__ import annotations
 

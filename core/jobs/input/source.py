@@ -1,4 +1,4 @@
-"""Where input bytes come from: a file, a pipe, stdin."""
+"""Sources of input bytes: a file, a pipe, stdin."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ HEAD_BYTES = 4
 
 
 class Source(Protocol):
-    """Where bytes come from."""
+    """A source of bytes."""
 
     def read(self, size: int) -> bytes:
         """About `size` bytes at most; as soon as there are any; empty at the end. Raises InferError, each time it is called."""
 
     def ready(self) -> bool:
-        """Whether `read` would return (or raise) at once."""
+        """True if `read` would return (or raise) at once."""
 
 
 class InputFile:
@@ -156,7 +156,7 @@ class InputFile:
 
 
 def same_file(a: os.stat_result, b: os.stat_result | Path) -> bool:
-    """Whether both are one regular file (under whatever names)."""
+    """True if both are one regular file (under whatever names)."""
     if isinstance(b, Path):
         try:
             b = b.stat()

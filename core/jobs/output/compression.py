@@ -1,4 +1,4 @@
-"""How output bytes are framed. A frame ends with the first row that fills it, never at a commit: the bytes of a compressed
+"""Frames of output bytes. A frame ends with the first row that fills it, never at a commit: the bytes of a compressed
 file must not depend on when commits fell."""
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def sha256_of(files: Files, fd: int, size: int) -> hashlib._Hash:
 
 
 def is_whole(files: Files, target: Path, journal: Path, *, matrix: bool) -> bool:
-    """Whether `target` is all that the job of the journal beside it was to write. Raises OSError."""
+    """True if `target` is all that the job of the journal beside it was to write. Raises OSError."""
     with contextlib.ExitStack() as stack:
         journal_fd = files.look(journal)
         stack.callback(files.close, journal_fd)

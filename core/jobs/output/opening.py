@@ -1,4 +1,4 @@
-"""What an output's name means, and whether this run may write there."""
+"""The file that an output's name means, and the right of this run to write there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where finished rows go. A regular file is a JobOutput: it can be lost at any instant and found again.
+"""The output of a job. A regular file is a JobOutput: it can be lost at any instant and found again.
 
     OUT.partial            always a prefix of OUT
     OUT.partial.journal    what is finished and not in it yet, and how far it can be trusted (journal.py)
@@ -113,7 +113,7 @@ class JobOutput(OutputFiles):
 
     @property
     def holds_answers(self) -> bool:
-        """Whether there is anything that a resumed run would not have to do again."""
+        """True if there is anything that a resumed run would not have to do again."""
         return bool(self.num_rows or len(self.spilled))
 
     def write(self, rows: Sequence[Row]) -> None:

@@ -1,4 +1,4 @@
-"""Where the rows lie that are finished and not in the output yet."""
+"""The places of rows that are finished and not in the output yet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each command asks of a record and answers: one file a task."""
+"""Tasks: the fields a command reads of a record and the row it answers, one file a task."""
 
 from .base import RecordOptions, Task
 from .chat import ChatTask

@@ -1,4 +1,4 @@
-"""What all tasks have in common: Record -> Pending -> what the engine is asked, and the engine's answer -> output row.
+"""The base of all tasks: Record -> Pending -> what the engine is asked, and the engine's answer -> output row.
 
 A record goes through the checks in one fixed order, so that a line with several mistakes always gets the same error:
 line, id, whose line it is, fields we refuse, misspellings (`strict`), parameters, prompt, length.
@@ -229,7 +229,7 @@ class Task(ABC, Generic[P]):
         return value
 
     def check_column(self, fields: Mapping[str, Any]) -> bool:
-        """Whether `--template` or `--prompt-field` decides where the prompt is. Raises RecordError if the column is not there."""
+        """True if `--template` or `--prompt-field` decides where the prompt is. Raises RecordError if the column is not there."""
         name = self.options.prompt_field
         if self.options.template is None and name is not None and name not in fields:
             raise RecordError("missing_field", f"no field {name!r}, which --prompt-field names", param=name)

@@ -180,7 +180,7 @@ class ChatTask(CompletionTask):
         )
 
     def _inside(self, reasoning: ReasoningParser, prompt: str | list[int] | None, fields: Mapping[str, Any]) -> bool | None:
-        """Whether a record's prompt leaves the output inside its reasoning."""
+        """True if a record's prompt leaves the output inside its reasoning."""
         if not isinstance(prompt, str):
             return None
         if fields.get("continue_final_message"):

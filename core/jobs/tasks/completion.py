@@ -1,4 +1,4 @@
-"""What the tasks that have the model write have in common: a prompt and sampling parameters in, choices out."""
+"""The base of tasks that have the model write: a prompt and sampling parameters in, choices out."""
 
 from __future__ import annotations
 

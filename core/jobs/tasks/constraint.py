@@ -1,4 +1,4 @@
-"""What a record's output must look like, in the words of OpenAI's API and both of vLLM's, as one StructuredOutputsParams."""
+"""Constraints on a record's output, in the words of OpenAI's API and both of vLLM's, as one StructuredOutputsParams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which field of a record is what: parameters we know, names of the OpenAI and vLLM APIs we accept or refuse, and the rest."""
+"""Fields of a record: parameters we know, names of the OpenAI and vLLM APIs we accept or refuse, and the rest."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def refuse_unsupported(fields: Mapping[str, Any], refusable: frozenset[str]) -> 
 
 
 def is_neutral(name: str, value: Any) -> bool:
-    """Whether a known field asks for nothing."""
+    """True if a known field asks for nothing."""
     return value is None or any(type(value) is type(known) and value == known for known in NEUTRAL.get(name, ()))
 
 

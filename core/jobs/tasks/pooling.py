@@ -1,4 +1,4 @@
-"""What the tasks that read texts whole have in common: texts and what is made of them in, vectors or scores out."""
+"""The base of tasks that read texts whole: texts and what is made of them in, vectors or scores out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `infer embed` and `infer score` make of records: texts are read, and nothing is written."""
+"""Task specs of `infer embed` and `infer score`: texts are read, and no text is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the answer to a conversation becomes a message: its reasoning, its calls, and the text that is left."""
+"""Answers to conversations as messages: their reasoning, their calls, and the text that is left."""
 
 from __future__ import annotations
 

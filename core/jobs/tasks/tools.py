@@ -1,4 +1,4 @@
-"""What a conversation says of functions: `tools`, `tool_choice`, `parallel_tool_calls`, as in OpenAI's API."""
+"""Functions of a conversation: `tools`, `tool_choice`, `parallel_tool_calls`, as in OpenAI's API."""
 
 from __future__ import annotations
 

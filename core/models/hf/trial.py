@@ -54,7 +54,7 @@ def check_against(model: HFModel, expected: Tensor, dtype: torch.dtype) -> None:
 
 
 def rows_are_alike(model: HFModel, dtype: torch.dtype) -> bool:
-    """Whether a sequence gets the same bits alone, in pieces and beside others."""
+    """True if a sequence gets the same bits alone, in pieces and beside others."""
     count = 9  # so many rows that torch uses more than one thread
     tokens = model.tokens_to_try
     caches = _caches(model, dtype, tokens.device, count + 1)

@@ -328,7 +328,7 @@ class _Writer:
 
 
 def _apart(a: Any, followed: Any, b: Any, depth: int = 8) -> bool:
-    """Whether no value can satisfy both, as far as this can be seen at once: by type, by values, or by the values of a required
+    """True if no value can satisfy both, as far as this can be seen at once: by type, by values, or by the values of a required
     property of both."""
     if not depth or not isinstance(a, Mapping) or not isinstance(b, Mapping):
         return False

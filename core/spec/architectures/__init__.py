@@ -20,7 +20,7 @@ from ..model_spec import StackSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """How the config.json of one model_type is read."""
+    """The reading of config.json for one model_type."""
 
     stack: Callable[[Mapping[str, Any]], StackSpec]
     """From `hf_config.effective`. Raises KeyError for what is missing, ModelError for what we lack."""

@@ -1,1 +1,1 @@
-"""What becomes of rows: lines as they are, or a matrix in one of several formats."""
+"""Sinks of rows: lines as they are, or a matrix in one of several formats."""

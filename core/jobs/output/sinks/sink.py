@@ -1,4 +1,4 @@
-"""What an output file is made of: how rows lie in OUT.partial, and what becomes of them at the end."""
+"""The parts of an output file: how rows lie in OUT.partial, and what becomes of them at the end."""
 
 from __future__ import annotations
 
