@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -35,7 +34,9 @@ from ..quant import SCHEMES
 from ..quant.choice import HEAD, Choose
 from ..settings.config import EngineConfig
 from ..spec.model_spec import ExpertsSpec, ModelSpec, StackSpec
+from ..spec.support import LAYERS
 from ..weights import loader
+from ..weights.fit import beyond_layers
 from ..weights.parameter import Parameter
 from ..weights.renamed import fit, untied
 from ..weights.source import ModelSource
@@ -144,16 +145,11 @@ def load_model(config: EngineConfig, source: ModelSource, ops: Ops, dtype: torch
     Raises ModelError if config.json or weights are not what they should be, EngineError if memory runs out.
     """
     spec = source.spec(config.hf_overrides)
-    if config.cpu_offload_gb and device.type == "cuda" and not ours(config, spec):
+    if config.cpu_offload_gb and device.type == "cuda" and not spec.in_our_code(config.model_impl):
         kind = spec.model_type
         raise ConfigError(f"cpu_offload_gb: {kind} models run through transformers' code, which keeps its weights on the GPU; leave it out")
     with told(config, source):
-        return (_load_ours if ours(config, spec) else load_through_transformers)(config, source, spec, ops, dtype, device)
-
-
-def ours(config: EngineConfig, spec: ModelSpec) -> bool:
-    """True if a language model runs in our code."""
-    return config.model_impl == "infer" or (config.model_impl == "auto" and spec.is_ours)
+        return (_load_ours if spec.in_our_code(config.model_impl) else load_through_transformers)(config, source, spec, ops, dtype, device)
 
 
 @contextmanager
@@ -171,8 +167,9 @@ def _load_ours(
     config: EngineConfig, source: ModelSource, spec: ModelSpec, ops: Ops, dtype: torch.dtype, device: torch.device
 ) -> LanguageModel:
     check_size(spec, current().size)
-    if config.load_format != "dummy" and spec.stack is not None:
-        spec = replace(spec, stack=untied(spec.stack, source))
+    if config.load_format != "dummy" and spec.stack is not None and (stack := untied(spec.stack, source)) is not spec.stack:
+        log.info("config.json ties output and input embeddings, but the weights have both: each is used")
+        spec = replace(spec, stack=stack)
     model = models.build(spec, ops, choose=chooser(config, ops))
     check_length(config, source, model.stack)
     offload = _offload(config, model, dtype, device)
@@ -208,19 +205,10 @@ def fill(
     wanted = {part.name for parameter in parameters for part in parameter.parts}
     found = fit(source if dtype == torch.bfloat16 else source.exact(), stack, wanted, whole=whole)
     frequencies = ropes.all[0].frequencies if ropes.all else None
-    loader.load(parameters, found, dtype, device, ignore=beyond_layers(config, stack, found.tensors()), frequencies=frequencies)
-
-
-def beyond_layers(config: EngineConfig, stack: StackSpec, stored: Collection[str]) -> frozenset[str]:
-    """Tensors of the layers that `hf_overrides` leaves out; it is said how many. Without the override they are too many."""
-    key = next((key for key in ("num_hidden_layers", "n_layer") if key in config.hf_overrides), None)
-    if key is None:
-        return frozenset()
-    layer = re.compile(re.escape(stack.names.layer).replace(r"\{\}", r"(\d+)") + r"\.")
-    left = frozenset(name for name in stored if (match := layer.match(name)) and int(match[1]) >= len(stack.layers))
-    if left:
+    if left := beyond_layers(config.hf_overrides, stack, found.tensors()):
+        key = next(key for key in LAYERS if key in config.hf_overrides)
         log.warning("hf_overrides: %s %d leaves %d tensors of later layers unused", key, len(stack.layers), len(left))
-    return left
+    loader.load(parameters, found, dtype, device, ignore=left, frequencies=frequencies)
 
 
 def _offload(config: EngineConfig, model: Decoder, dtype: torch.dtype, device: torch.device) -> Offload | None:

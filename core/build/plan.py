@@ -19,7 +19,7 @@ from ..spec.task import choose_task
 from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
 from ..weights.find import own_name
-from ..weights.fit import check_weights
+from ..weights.fit import check_stack, check_weights
 from ..weights.source import ModelSource
 from .files import find_model, find_tokenizer
 from .generation_config import sampling_defaults
@@ -145,6 +145,11 @@ def make_plan(
     task, recipe = _use(args, source, spec)
     if args.load_format != "dummy" and source.has_weights:  # `infer check` needs none
         check_weights(source, spec)
+        if spec.stack is not None and (spec.is_encoder or spec.in_our_code(args.model_impl)):
+            labels = len(recipe.labels) if recipe is not None and recipe.kind == "classify" else 0
+            check_stack(
+                source, spec.stack, is_encoder=spec.is_encoder, writes=recipe is None, labels=labels, overrides=args.hf_overrides or {}
+            )
     if task == "generate":
         check_size(spec, args.tensor_parallel_size)
     elif args.tensor_parallel_size > 1:

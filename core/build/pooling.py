@@ -17,16 +17,14 @@ from ..models.hf.trial import warn_if_rows_differ
 from ..models.pooling_model import PoolingModel
 from ..pooling.recipe import Recipe
 from ..settings.config import EngineConfig
-from ..spec.model_spec import ClassifierSpec, ModelSpec
+from ..spec.decoder import SCORE
+from ..spec.model_spec import ModelSpec
 from ..spec.support import check_causal, refuse_unsupported
 from ..weights.source import ModelSource
-from .generating import check_length, chooser, fill, load_through_transformers, ours, told
+from .generating import check_length, chooser, fill, load_through_transformers, told
 from .probe import rows_are_alike
 
 log = logging.getLogger(__name__)
-
-#: The head of a decoder's `...ForSequenceClassification`.
-SCORE = ClassifierSpec(out="score", out_bias=False)
 
 
 def load_pooling_model(
@@ -42,7 +40,7 @@ def load_pooling_model(
     with told(config, source):
         if spec.is_encoder:
             model: PoolingModel = _load_encoder(config, source, spec, ops, labels, dtype, device)
-        elif ours(config, spec):
+        elif spec.in_our_code(config.model_impl):
             model = _load_decoder(config, source, spec, ops, labels, dtype, device)
         else:
             model = _load_through_transformers(config, source, spec, ops, labels, dtype, device)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import ModelError
 from .hf_values import COUNT, DTYPE, FLAG, LAYERS, NULL, POSITIVE, TEXT, WHOLE, Kind
-from .model_spec import AttentionSpec, ExpertsSpec, LayerSpec, MLPSpec, NormSpec, StackSpec
+from .model_spec import AttentionSpec, ClassifierSpec, ExpertsSpec, LayerSpec, MLPSpec, NormSpec, StackSpec
 from .names import Names, Naming
 from .rope import RopeConfig
 
@@ -53,6 +53,8 @@ WINDOW_DEFAULTS: dict[str, Any] = {
     "sliding_window": 4096,
     "max_window_layers": 28,
 }
+#: The head of a decoder's `...ForSequenceClassification`.
+SCORE = ClassifierSpec(out="score", out_bias=False)
 VALUES: dict[str, Kind] = {
     **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads"), COUNT),
     "num_hidden_layers": LAYERS,

@@ -200,6 +200,10 @@ class ModelSpec:
         """True for a language model of an architecture that we have code for."""
         return bool(self.stack or self.lacking) and not self.is_encoder
 
+    def in_our_code(self, model_impl: str) -> bool:
+        """True if our code runs it as a language model, with this setting."""
+        return model_impl == "infer" or (model_impl == "auto" and self.is_ours)
+
     def need_stack(self) -> StackSpec:
         """The stack. Raises ModelError for what our code of the architecture lacks; it has to be one of ours."""
         if self.stack is None:

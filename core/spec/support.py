@@ -39,7 +39,8 @@ _OTHER_HEADS = {
 }
 #: Sizes that a tensor has a dimension of, or several of.
 _SIZES = ("vocab_size", "hidden_size", "n_embd", "d_model", "num_attention_heads", "n_head", "num_key_value_heads")
-_LAYERS = ("num_hidden_layers", "n_layer")
+#: Keys of the number of layers.
+LAYERS = ("num_hidden_layers", "n_layer")
 #: Settings that make a decoder's attention look ahead, and the values that leave it causal.
 LOOKS_AHEAD: dict[str, tuple[Any, ...]] = {"is_causal": (None, True), "use_bidirectional_attention": (None, False, "vision")}
 _STORED = "weights in float32, float16 or bfloat16 (--quantization int8 makes them smaller as they are loaded) and GGUF files"
@@ -100,7 +101,7 @@ def check_causal(spec: ModelSpec, name: str) -> None:
 def stated_sizes(spec: ModelSpec) -> Iterator[tuple[str, int, bool]]:
     """Sizes by their keys, and whether they are numbers of layers."""
     for prefix, config in zip(("", "text_config."), within(spec.config), strict=False):
-        for keys, layers in ((_LAYERS, True), (_SIZES, False)):
+        for keys, layers in ((LAYERS, True), (_SIZES, False)):
             yield from ((prefix + key, config[key], layers) for key in keys if isinstance(config.get(key), int))
 
 

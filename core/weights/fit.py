@@ -1,10 +1,17 @@
-"""Checks of the weights' headers against config.json, before anything is made of either. No weights are read."""
+"""Checks of the weights' headers against config.json, before anything is made of either. No weights are read. No torch."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
 from ..errors import ModelError
-from ..spec.model_spec import ModelSpec
-from ..spec.support import quantized_weights, stated_sizes
+from ..spec.decoder import SCORE
+from ..spec.model_spec import ModelSpec, StackSpec
+from ..spec.support import LAYERS, quantized_weights, stated_sizes
+from ..spec.tensors import tensors
+from .renamed import fit, untied
 from .source import ModelSource, TensorInfo
 
 #: Names that quantized checkpoints give to what they keep beside or in place of weights.
@@ -18,22 +25,27 @@ _QUANTIZED_DTYPES = ("F8_", "F6_", "F4")
 #: Integers are weights only where they are quantized; of vectors, and of these, some buffers are made.
 _INTEGERS = frozenset({"I8", "U8", "I16", "U16", "I32", "U32"})
 _BUFFERS = ("bias", "ids", "mask")
+#: Tensors some checkpoints carry that are computed, not learned: by config.json, as in transformers, and not read.
+INVERSE_FREQUENCIES = "rotary_emb.inv_freq"
+COMPUTED = (INVERSE_FREQUENCIES, "rotary_emb.cos_cached", "rotary_emb.sin_cached")
+#: How many names an error message lists.
+NAMED = 5
 
 
 def check_weights(source: ModelSource, spec: ModelSpec) -> None:
     """Raises ModelError for quantized weights, and for sizes of config.json that are far beyond what the headers have.
 
-    Whether every tensor has its shape is checked by `loader.load`; this keeps a damaged model from being made first.
+    It keeps a damaged model from being made; that every tensor has its shape is for `check_stack`.
     """
-    tensors = source.tensors()
-    for info in tensors.values():
+    found = source.tensors()
+    for info in found.values():
         if what := _quantized(info):
             raise quantized_weights(source.name, what)
-    largest = max((size for info in tensors.values() for size in info.shape), default=0)
+    largest = max((size for info in found.values() for size in info.shape), default=0)
     path = source.path / "config.json" if source.path.is_dir() else source.path
     for key, size, layers in stated_sizes(spec):
-        if layers and size > len(tensors):
-            raise ModelError(f"{path}: {key} is {size}, but the weights have {len(tensors)} tensors in all")
+        if layers and size > len(found):
+            raise ModelError(f"{path}: {key} is {size}, but the weights have {len(found)} tensors in all")
         if not layers and size > largest:
             raise ModelError(f"{path}: {key} is {size}, but no tensor of the weights has a dimension above {largest}")
 
@@ -44,3 +56,53 @@ def _quantized(info: TensorInfo) -> str:
         return f"its weights have {info.name}"
     integer = info.dtype in _INTEGERS and len(info.shape) > 1 and not info.name.endswith(_BUFFERS)
     return f"{info.name} is stored as {info.dtype}" if integer or info.dtype.startswith(_QUANTIZED_DTYPES) else ""
+
+
+def check_stack(
+    source: ModelSource, stack: StackSpec, *, is_encoder: bool, writes: bool, labels: int, overrides: Mapping[str, Any]
+) -> None:
+    """Raises ModelError for tensors that are missing, unexpected or of another shape than our code of the model asks for.
+
+    Args:
+        writes: with the head that writes.
+        labels: of its classifier; 0: without.
+        overrides: of config.json.
+    """
+    stack = untied(stack, source) if writes else stack
+    classifier = None if not labels else stack.classifier if is_encoder else SCORE
+    wanted = tensors(stack, head=writes, classifier=classifier, labels=labels)
+    found = fit(source, stack, wanted, whole=writes).tensors()
+    compare(source.name, wanted, found, ignore=beyond_layers(overrides, stack, found))
+
+
+def beyond_layers(overrides: Mapping[str, Any], stack: StackSpec, stored: Collection[str]) -> frozenset[str]:
+    """Tensors of the layers that `hf_overrides` leaves out. Without the override they are too many."""
+    if overrides.keys().isdisjoint(LAYERS):
+        return frozenset()
+    layer = re.compile(re.escape(stack.names.layer).replace(r"\{\}", r"(\d+)") + r"\.")
+    return frozenset(name for name in stored if (match := layer.match(name)) and int(match[1]) >= len(stack.layers))
+
+
+def compare(
+    name: str, wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, TensorInfo], *, ignore: frozenset[str] = frozenset()
+) -> None:
+    """Raises ModelError naming tensors of the model `name` that are missing, unexpected or of another shape.
+
+    Args:
+        ignore: names of tensors that may be there without being used.
+    """
+    problems = []
+    if missing := [one for one in wanted if one not in found]:
+        problems.append(f"missing: {_some(missing)}")
+    if unused := sorted(one for one in found if one not in wanted and one not in ignore and not one.endswith(COMPUTED)):
+        problems.append(f"unexpected: {_some(unused)}")
+    for one, shape in wanted.items():
+        if one in found and tuple(found[one].shape) != shape:
+            problems.append(f"{one} has shape {tuple(found[one].shape)}, config.json makes it {shape}")
+    if problems:
+        shown = "; ".join(problems[:NAMED]) + (f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else "")
+        raise ModelError(f"the weights of {name} do not fit its config.json: {shown}")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

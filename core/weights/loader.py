@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..errors import ModelError
 from .cut import Cut
+from .fit import INVERSE_FREQUENCIES, compare
 from .parameter import Parameter, Part
 
 if TYPE_CHECKING:
@@ -23,13 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Tensors some checkpoints carry that are computed, not learned: by config.json, as in transformers, and not read.
-INVERSE_FREQUENCIES = "rotary_emb.inv_freq"
-COMPUTED = (INVERSE_FREQUENCIES, "rotary_emb.cos_cached", "rotary_emb.sin_cached")
 #: Relative distance of frequencies that a checkpoint's dtype explains.
 _FAR = 0.02
-#: How many names an error message lists.
-NAMED = 5
 
 
 def load(
@@ -50,21 +45,7 @@ def load(
     Raises ModelError naming tensors that are missing, unexpected or of another shape.
     """
     places = _places(parameters)
-    found = source.tensors()
-    unused = {name for name in found if name not in places and name not in ignore and not name.endswith(COMPUTED)}
-    problems = []
-    if missing := [name for name in places if name not in found]:
-        problems.append(f"missing: {_some(missing)}")
-    if unused:
-        problems.append(f"unexpected: {_some(sorted(unused))}")
-    for name, users in places.items():
-        shape = users[0][1].shape
-        if name in found and tuple(found[name].shape) != shape:
-            problems.append(f"{name} has shape {tuple(found[name].shape)}, config.json makes it {shape}")
-    if problems:
-        shown = "; ".join(problems[:NAMED]) + (f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else "")
-        raise ModelError(f"the weights of {source.name} do not fit its config.json: {shown}")
-
+    compare(source.name, {name: users[0][1].shape for name, users in places.items()}, source.tensors(), ignore=ignore)
     cuts = {name: _common_cut(users) for name, users in places.items()}
     for name, tensor in source.stream({name: cut for name, cut in cuts.items() if cut is not None}):
         for parameter, part in places.get(name, ()):
@@ -109,7 +90,3 @@ def _places(parameters: Iterable[Parameter]) -> dict[str, list[tuple[Parameter, 
         for part in parameter.parts:
             places[part.name].append((parameter, part))
     return places
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
     import torch
 
     from .cut import Cut
-
-log = logging.getLogger(__name__)
 
 #: Heads for other tasks, and buffers, by how their names begin once the base model's prefix is off. A base model alone needs none.
 OTHER_HEADS = ("pooler.", "cls.", "lm_head.", "classifier.", "score.", "head.", "decoder.", "qa_outputs.", "pre_classifier.")
@@ -52,10 +49,8 @@ def fit(source: ModelSource, stack: StackSpec, wanted: Collection[str], *, whole
 def untied(stack: StackSpec, source: ModelSource) -> StackSpec:
     """Without its tie where the checkpoint has both weights: each is then used for what it is, as in transformers."""
     both = {_bare(stack.naming, f"{name}.weight") for name in (stack.names.words, stack.names.head)}
-    if stack.tie_embeddings and both <= {_bare(stack.naming, name) for name in source.tensors()}:
-        log.info("config.json ties output and input embeddings, but the weights have both: each is used")
-        return replace(stack, tie_embeddings=False)
-    return stack
+    found = {_bare(stack.naming, name) for name in source.tensors()} if stack.tie_embeddings else set()
+    return replace(stack, tie_embeddings=False) if stack.tie_embeddings and both <= found else stack
 
 
 def _ours(naming: Naming, name: str, wanted: Collection[str]) -> tuple[str, ...] | None:

@@ -1,0 +1,91 @@
+"""Tensors of a stack: the name and shape of each that a checkpoint must have, before there is a model. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .model_spec import AttentionSpec, ClassifierSpec, ExpertsSpec, MLPSpec, NormSpec, StackSpec
+from .names import Names
+
+#: The name of a tensor, and its shape as our model asks for it.
+Named = tuple[str, tuple[int, ...]]
+
+
+def tensors(stack: StackSpec, *, head: bool, classifier: ClassifierSpec | None = None, labels: int = 0) -> dict[str, tuple[int, ...]]:
+    """Shapes by name, of linear layers whose weights are stored plainly.
+
+    Args:
+        head: with the head that writes.
+        classifier: with this one, of `labels`; None: without.
+    """
+    found = dict(_body(stack))
+    if head and not stack.tie_embeddings:
+        found[f"{stack.names.head}.weight"] = (stack.vocab_size, stack.hidden_size)
+    if classifier is not None:
+        found.update(_classifier(classifier, stack, labels))
+    return found
+
+
+def _body(stack: StackSpec) -> Iterator[Named]:
+    names, hidden = stack.names, stack.hidden_size
+    for name, rows in ((names.words, stack.vocab_size), (names.positions, stack.num_positions), (names.types, stack.num_token_types)):
+        if rows:
+            yield f"{name}.weight", (rows, hidden)
+    yield from _norm(names.embedding_norm, hidden, stack.norm)
+    for index, layer in enumerate(stack.layers):
+        prefix = names.layer.format(index)
+        normed = bool(names.embedding_norm) and stack.pre_norm and not index  # the embeddings are, and are not a second time
+        for name in (names.attention_norm, names.attention_out_norm, names.mlp_norm, names.mlp_out_norm):
+            if name and not (normed and name == names.attention_norm):
+                yield from _norm(f"{prefix}.{name}", hidden, stack.norm)
+        yield from _attention(prefix, names, hidden, layer.attention)
+        if isinstance(layer.feed_forward, ExpertsSpec):
+            yield from _experts(prefix, names, hidden, layer.feed_forward)
+        else:
+            yield from _mlp(prefix, names, hidden, layer.feed_forward)
+    yield from _norm(names.final_norm, hidden, stack.norm)
+
+
+def _attention(layer: str, names: Names, hidden: int, spec: AttentionSpec) -> Iterator[Named]:
+    width, kv_width = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+    widths = (width, kv_width, kv_width) if len(names.qkv) == 3 else (width + 2 * kv_width,)
+    for name, size in zip(names.qkv, widths, strict=True):
+        yield from _linear(f"{layer}.{name}", size, hidden, bias=spec.qkv_bias)
+    yield from _linear(f"{layer}.{names.attention_out}", hidden, width, bias=spec.out_bias)
+    if spec.qk_norm is not None:
+        for name in (names.q_norm, names.k_norm):
+            yield from _norm(f"{layer}.{name}", spec.head_dim, spec.qk_norm)
+
+
+def _experts(layer: str, names: Names, hidden: int, spec: ExpertsSpec) -> Iterator[Named]:
+    yield from _linear(f"{layer}.{names.router}", spec.count, hidden, bias=False)
+    one = MLPSpec(size=spec.size, activation=spec.activation)
+    for number in range(spec.count):
+        yield from _mlp(f"{layer}.{names.expert.format(number)}", names, hidden, one)
+
+
+def _mlp(prefix: str, names: Names, hidden: int, spec: MLPSpec) -> Iterator[Named]:
+    for name in names.up:
+        yield from _linear(f"{prefix}.{name}", (1 + spec.gated) * spec.size // len(names.up), hidden, bias=spec.bias)
+    yield from _linear(f"{prefix}.{names.down}", hidden, spec.size, bias=spec.bias)
+
+
+def _classifier(spec: ClassifierSpec, stack: StackSpec, labels: int) -> Iterator[Named]:
+    hidden = stack.hidden_size
+    if spec.dense is not None:
+        yield from _linear(spec.dense, hidden, hidden, bias=spec.dense_bias)
+    yield from _norm(spec.norm or "", hidden, stack.norm)
+    yield from _linear(spec.out, labels, hidden, bias=spec.out_bias)
+
+
+def _linear(name: str, outs: int, ins: int, *, bias: bool) -> Iterator[Named]:
+    yield f"{name}.weight", (outs, ins)
+    if bias:
+        yield f"{name}.bias", (outs,)
+
+
+def _norm(name: str, size: int, spec: NormSpec) -> Iterator[Named]:
+    if name:
+        yield f"{name}.weight", (size,)
+        if spec.bias:
+            yield f"{name}.bias", (size,)
