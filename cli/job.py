@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from infer.core.errors import ConfigError, UnfinishedOutput
@@ -78,6 +79,12 @@ class _Screen(Watch):
         if self._signals.status_wanted():
             self._report.status()
         self._report.update()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        self._report.pause()
+        with self._signals.status_at_once(self._report.status):
+            yield
 
     def stopped(self, error: BaseException) -> None:
         self._report.close()

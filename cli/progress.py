@@ -36,6 +36,11 @@ class Progress:
         self._next = time.monotonic() + self._every
         return self._bar is not None
 
+    @property
+    def has_bar(self) -> bool:
+        """True between `begin` and `close` on a terminal."""
+        return self._bar is not None
+
     def due(self) -> bool:
         """True if it is time to `show` again. Cheap."""
         now = time.monotonic()

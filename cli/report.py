@@ -91,11 +91,13 @@ class Report:
 
     def update(self) -> None:
         """Shows progress if it is time to. Cheap otherwise."""
-        if not self._progress.due():
-            return
-        self._speed.note(self._stats)
-        done = self._done
-        self._progress.show(progress_line(self._stats, done, self._speed.per_second()), done, **self._numbers())
+        if self._progress.due():
+            self._show()
+
+    def pause(self) -> None:
+        """There may be nothing to do for a while: a bar shows how far it is now, since no later `update` will."""
+        if self._progress.has_bar:
+            self._show()
 
     def summary(self, *, max_tokens: int | None) -> None:
         """The closing lines, or one object. `max_tokens` is the run's default."""
@@ -107,6 +109,11 @@ class Report:
         elif not self._quiet:
             told = self._stats.to_json(command="", settings={}, defaults={})
             say("\n".join(lines), event="summary", **{name: told[name] for name in told if name not in _NOT_IN_SUMMARY})
+
+    def _show(self) -> None:
+        self._speed.note(self._stats)
+        done = self._done
+        self._progress.show(progress_line(self._stats, done, self._speed.per_second()), done, **self._numbers())
 
     @property
     def _done(self) -> float | None:

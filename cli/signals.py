@@ -50,6 +50,7 @@ class _State:
         self.raised: int | None = None
         self.heard = False
         self.status = False
+        self.show: Callable[[], None] | None = None
 
 
 class Signals:
@@ -114,6 +115,17 @@ class Signals:
         wanted, self._state.status = self._state.status, False
         return wanted
 
+    @contextlib.contextmanager
+    def status_at_once(self, show: Callable[[], None]) -> Iterator[None]:
+        """Within it SIGUSR1 calls `show` as it comes: nobody asks `status_wanted` meanwhile."""
+        self._state.show = show
+        try:
+            if self.status_wanted():
+                show()
+            yield
+        finally:
+            self._state.show = None
+
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
         if self._state.waiting is not None or self._state.raised is not None:
             self._on_second()
@@ -149,7 +161,13 @@ class Signals:
         self._deliver()
 
     def _on_status(self, number: int, frame: FrameType | None) -> None:
-        self._state.status = True
+        if self._state.show is None:
+            self._state.status = True
+            return
+        try:
+            self._state.show()
+        except RuntimeError:  # it came while a message was being written
+            self._state.status = True
 
 
 def _unwinding() -> bool:

@@ -192,7 +192,8 @@ class Run:
                 # Nobody knows how long a pipe is silent: what was finished is made safe before.
                 with self._hold():
                     self._writer.flush(force=True)
-                records = self._take(wait=True)
+                with self._watch.waiting():
+                    records = self._take(wait=True)
             if records:
                 self._admit(records)
 

@@ -20,6 +20,10 @@ class Watch:
     def stepped(self) -> None:
         """After each step of the engine, so it must be quick. Whatever it raises ends the run, in good order."""
 
+    def waiting(self) -> AbstractContextManager[None]:
+        """A context in which there is nothing to do but to wait for more input, for as long as whoever writes it likes."""
+        return nullcontext()
+
     def stopped(self, error: BaseException) -> None:
         """The run ends before its end, and can be gone on with."""
 

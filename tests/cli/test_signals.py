@@ -270,6 +270,29 @@ def test_a_status_line_on_demand(launch: Any, wait_for: Any, tiny: list[str], ga
     assert out.read_bytes().count(b"\n") == COUNT
 
 
+def test_a_status_line_while_there_is_no_input(launch: Any, wait_for: Any, tiny: list[str], gate: Any, tmp_path: Path) -> None:
+    """Whoever asks why nothing happens is answered while nothing happens."""
+    out = tmp_path / "out.jsonl"
+    child = launch("generate", *tiny, "-q", gate.path, out)
+    wait_for(lambda: lines_of(out) == COUNT // 2, child)
+    child.send_signal(signal.SIGUSR1)
+    assert child.stderr.readline().startswith(b"30 records | ")
+    gate.open()
+    assert child.wait() == 0
+    assert out.read_bytes().count(b"\n") == COUNT
+
+
+def test_a_bar_that_waits_is_up_to_date(
+    infer_program: list[str], environment: dict[str, str], wait_for: Any, tiny: list[str], gate: Any, tmp_path: Path
+) -> None:
+    """However fast the records there are were answered: the bar is not drawn by the clock alone."""
+    env = {name: value for name, value in environment.items() if name not in ("CI", "NO_COLOR")} | {"TERM": "xterm", "COLUMNS": "200"}
+    terminal = Terminal([*infer_program, "generate", *tiny, str(gate.path), str(tmp_path / "out")], env)
+    wait_for(lambda: b"30 records | " in terminal.shown, terminal.child)
+    gate.open()
+    assert terminal.wait() == 0
+
+
 def test_a_status_line_asked_for_while_loading(launch: Any, wait_for: Any, tiny: list[str], write_lines: Any, tmp_path: Path) -> None:
     child = launch("generate", *tiny, "-q", write_lines({"prompt": "a"}), tmp_path / "out.jsonl")
     wait_for((tmp_path / "out.jsonl.partial.lock").exists, child)
