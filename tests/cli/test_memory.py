@@ -11,8 +11,8 @@ MIB = 1 << 20
 
 
 def test_the_peak_is_weights_and_running_records_and_little_else(infer_program: list[str], tiny_llama: Path, tmp_path: Path) -> None:
-    """150 records of 192 tokens, each token with 32 KiB of keys and values, no more than 32 of them at a time."""
-    layers, heads, head_dim, records, at_a_time, length = 8, 8, 128, 150, 32, 192
+    """300 records of 192 tokens, each token with 32 KiB of keys and values, no more than 32 of them at a time."""
+    layers, heads, head_dim, records, at_a_time, length = 8, 8, 128, 300, 32, 192
     overrides = {
         "num_hidden_layers": layers,
         "num_attention_heads": heads,

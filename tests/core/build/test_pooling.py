@@ -21,7 +21,7 @@ from infer.core.weights.folder import FolderSource
 from infer.kernels import load as load_kernels
 from infer.kernels import usable
 
-from ..models.texts import EMBED, classify, expected_of, hidden_of, loaded, oracle_of, texts_of, with_config
+from ..models.texts import EMBED, classify, expected_of, hidden_of, loaded, oracle_of, texts_of, with_config, with_int8
 
 
 def test_an_encoder_of_nobody_s_is_named(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_encoders_load_from_a_folder(backend: str, tmp_path: Path) -> None:
     assert model.classifier is None
     torch.testing.assert_close(torch.cat(hidden_of(model, texts)), expected, rtol=1e-5, atol=1e-5)
 
-    half = loaded(tmp_path, backend, classify("no", "yes", pooling="cls"), dtype="bfloat16", quantization="int8")
+    half = loaded(tmp_path, with_int8(backend), classify("no", "yes", pooling="cls"), dtype="bfloat16", quantization="int8")
     assert {type(layer.method) for layer in half.linears()} == {Int8}
     hidden = torch.cat(hidden_of(half, texts))
     assert hidden.dtype == torch.bfloat16

@@ -136,9 +136,9 @@ def test_other_stacks_are_transformers(other: Path) -> None:
             assert expected[place].max().item() - expected[place, token].item() < TIE, "the likeliest, but for a tie"
 
 
-def test_other_stacks_in_int8_do_not_depend_on_the_schedule(other: Path) -> None:
-    first = answers(other, 1, quantization="int8")
-    again = answers(other, 1, quantization="int8", max_num_seqs=2, max_num_batched_tokens=16)
+def test_other_stacks_in_int8_do_not_depend_on_the_schedule(other: Path, int8: dict[str, Any]) -> None:
+    first = answers(other, 1, **int8)
+    again = answers(other, 1, **int8, max_num_seqs=2, max_num_batched_tokens=16)
     assert [o.outputs[0].logprobs for o in again] == [o.outputs[0].logprobs for o in first]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 import transformers
 
 from infer.core import models
+from infer.core.build.probe import make_rows_alike
 from infer.core.errors import ModelError
 from infer.core.quant.int8 import Int8
 from infer.core.spec.read import read_spec
@@ -95,6 +97,8 @@ def our_model(oracle: Any, backend: str = "reference", *, int8: bool = False) ->
             model.parameters(), fit(FolderSource("tiny", Path(folder)), model.stack, wanted, whole=True), torch.float32, torch.device("cpu")
         )
     model.allocate(512, torch.device("cpu"))
+    with torch.inference_mode():
+        make_rows_alike(model.ops, chain(model.linears(), [model.head]), torch.float32, torch.device("cpu"))  # as a run does
     return model
 
 
