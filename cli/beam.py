@@ -6,7 +6,7 @@ import click
 
 from .beam_options import beam_options, beam_params
 from .job import run_command
-from .options import Command, IoOptions, engine_options, io_options
+from .options import Command, JobOptions, engine_options, io_options
 from .prompt_options import Prompts, prompt_options
 from .spec import writing_spec
 
@@ -16,7 +16,7 @@ from .spec import writing_spec
 @prompt_options
 @beam_options
 @engine_options
-def beam(*, io: IoOptions, prompt_field: str | None, template: str | None) -> int:
+def beam(*, io: JobOptions, prompt_field: str | None, template: str | None) -> int:
     """Search for the best continuations of the prompts of a JSONL file; one answer line a record, in input order.
 
     IN and OUT are files, or - for stdin and stdout (the default). Records are those of infer generate; `beam_width`, `num_return`,

@@ -97,7 +97,7 @@ def throughput(
     from infer.core.bench.workload import RandomLengths, Workload
     from infer.core.build.plan import make_plan
     from infer.core.jobs.tasks import constraint
-    from infer.core.jobs.tasks.completion import TaskOptions
+    from infer.core.jobs.tasks.completion import CompletionOptions
     from infer.core.jobs.tasks.generate import GenerateTask
     from infer.core.text.templates.template import RecordTemplate
 
@@ -118,7 +118,7 @@ def throughput(
             messages.say(text, label=label)
 
     def make_task(plan: Plan) -> Task:
-        options = TaskOptions(defaults=defaults, max_tokens_given=True, prompt_field=prompt_field, template=record_template, warn=say)
+        options = CompletionOptions(defaults=defaults, max_tokens_given=True, prompt_field=prompt_field, template=record_template, warn=say)
         return GenerateTask(options, plan.tokenizer, max_model_len=plan.config.max_model_len)
 
     for note in plan.config.notes:

@@ -6,7 +6,7 @@ import click
 
 from .chat_options import chat_flags, chat_options
 from .job import run_command
-from .options import Command, IoOptions, engine_options, io_options, sampling_options
+from .options import Command, JobOptions, engine_options, io_options, sampling_options
 from .prompt_options import Prompts, prompt_options
 from .spec import writing_spec
 
@@ -17,7 +17,7 @@ from .spec import writing_spec
 @chat_options
 @sampling_options
 @engine_options
-def chat(*, io: IoOptions, prompt_field: str | None, template: str | None) -> int:
+def chat(*, io: JobOptions, prompt_field: str | None, template: str | None) -> int:
     """Answer the conversations of a JSONL file; one answer line a record, in input order.
 
     IN and OUT are files, or - for stdin and stdout (the default). A record is a JSON object with `messages`, an optional

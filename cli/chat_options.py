@@ -18,7 +18,7 @@ from .command import Option
 
 if TYPE_CHECKING:
     from infer.core.build.plan import Plan
-    from infer.core.jobs.tasks.completion import TaskOptions
+    from infer.core.jobs.tasks.completion import CompletionOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -75,7 +75,7 @@ class ChatFlags:
     content_format: str = "auto"
     options: ChatOptions = field(default_factory=ChatOptions)
 
-    def make_task(self, options: TaskOptions, plan: Plan) -> ChatTask:
+    def make_task(self, options: CompletionOptions, plan: Plan) -> ChatTask:
         """Raises ConfigError, ModelError."""
         template = plan.chat_template(self.template, content_format=self.content_format)
         return ChatTask(options, plan.tokenizer, template, max_model_len=plan.config.max_model_len, chat_options=self.options)

@@ -12,14 +12,14 @@ from .beam_options import beam_params
 from .chat_options import chat_flags, chat_options
 from .embed_options import EMBED, SCORE, matrix_options, pooling_options
 from .findings import check_input
-from .options import Command, IoOptions, engine_options, input_options, sampling_options
+from .options import Command, JobOptions, engine_options, input_options, sampling_options
 from .prompt_options import Prompts, prompt_options
 from .spec import embed_spec, embed_task, score_spec, score_task, writing_spec
 
 if TYPE_CHECKING:
     from infer.core.build.plan import Plan
     from infer.core.jobs.tasks.base import Task
-    from infer.core.jobs.tasks.completion import TaskOptions
+    from infer.core.jobs.tasks.completion import CompletionOptions
     from infer.core.jobs.tasks.spec import TaskSpec
     from infer.core.pooling.recipe import Recipe
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 @partial(engine_options, without=frozenset({"task"}))  # here --task is what the records are for
 def check(
     *,
-    io: IoOptions,
+    io: JobOptions,
     kind: str,
     tokens_per_second: float | None,
     as_json: bool,
@@ -86,7 +86,7 @@ def check(
     return check_input(spec, pooling=pooling, as_json=as_json, tokens_per_second=tokens_per_second)
 
 
-def _pooling_task(io: IoOptions, prompts: Prompts, recipe: Recipe) -> TaskSpec:
+def _pooling_task(io: JobOptions, prompts: Prompts, recipe: Recipe) -> TaskSpec:
     """The task where nobody says what it is and the model pools."""
     from infer.core.jobs.tasks.auto import AutoPooling
 
@@ -94,7 +94,7 @@ def _pooling_task(io: IoOptions, prompts: Prompts, recipe: Recipe) -> TaskSpec:
     return score if recipe.kind == "classify" else AutoPooling(**vars(embed_task(io, prompts)), score=score)
 
 
-def _search(options: TaskOptions, plan: Plan) -> Task[Any]:
+def _search(options: CompletionOptions, plan: Plan) -> Task[Any]:
     from infer.core.jobs.tasks.beam import BeamTask
 
     return BeamTask.of(replace(options, beam=beam_params()), plan)

@@ -8,7 +8,7 @@ import click
 
 from .embed_options import EMBED, matrix_options, pooling_options
 from .job import run_command
-from .options import Command, IoOptions, engine_options, io_options
+from .options import Command, JobOptions, engine_options, io_options
 from .prompt_options import Prompts, prompt_options
 from .sampling_options import truncate_option
 from .spec import embed_spec
@@ -21,7 +21,7 @@ from .spec import embed_spec
 @truncate_option
 @partial(pooling_options, only=EMBED)
 @partial(engine_options, without=frozenset({"task"}))
-def embed(*, io: IoOptions, prompt_field: str | None, template: str | None) -> int:
+def embed(*, io: JobOptions, prompt_field: str | None, template: str | None) -> int:
     """Embed the texts of a JSONL file: one vector a record, in input order.
 
     IN and OUT are files, or - for stdin and stdout (the default). A record is a JSON object with `input` (or `text`): a

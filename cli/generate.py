@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from .job import run_command
-from .options import Command, IoOptions, engine_options, io_options, sampling_options
+from .options import Command, JobOptions, engine_options, io_options, sampling_options
 from .prompt_options import Prompts, prompt_options
 from .spec import writing_spec
 
@@ -15,7 +15,7 @@ from .spec import writing_spec
 @prompt_options
 @sampling_options
 @engine_options
-def generate(*, io: IoOptions, prompt_field: str | None, template: str | None) -> int:
+def generate(*, io: JobOptions, prompt_field: str | None, template: str | None) -> int:
     """Complete the prompts of a JSONL file; one answer line a record, in input order.
 
     IN and OUT are files, or - for stdin and stdout (the default). A record is a JSON object with `prompt` (text) or `prompt_token_ids`,

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from infer.core.jobs.options import JobOptions as IoOptions
+from infer.core.jobs.options import JobOptions
 
 from . import streams
 from .value_types import MaxErrorsType, RedoType, ShardType, SizeType
@@ -98,14 +98,14 @@ _SAYING: list[Callable[[Any], Any]] = [
 
 
 def io_options(command: F) -> F:
-    """Adds IN, OUT and the options about them; the command gets them as one `io: IoOptions`."""
+    """Adds IN, OUT and the options about them; the command gets them as one `io: JobOptions`."""
 
     @functools.wraps(command)
     def with_io(**kwargs: Any) -> Any:
         inputs, output = _paths(kwargs.pop("paths"), kwargs.pop("inputs"))
-        values = {f.name: kwargs.pop(f.name) for f in dataclasses.fields(IoOptions) if f.name in kwargs}
+        values = {f.name: kwargs.pop(f.name) for f in dataclasses.fields(JobOptions) if f.name in kwargs}
         values["resume"] = values["resume"] or values["resume_force"]
-        io = IoOptions(inputs=inputs, output=output, **values)
+        io = JobOptions(inputs=inputs, output=output, **values)
         _refuse_contradictions(io)
         return command(io=io, **kwargs)
 
@@ -114,13 +114,13 @@ def io_options(command: F) -> F:
 
 
 def input_options(command: F) -> F:
-    """Adds IN and the options about it, for a command that answers nothing; of `io: IoOptions` the rest is at its default."""
+    """Adds IN and the options about it, for a command that answers nothing; of `io: JobOptions` the rest is at its default."""
 
     @functools.wraps(command)
     def with_io(**kwargs: Any) -> Any:
         inputs, _ = _paths(kwargs.pop("paths"), kwargs.pop("inputs"), outputs=0)
-        values = {f.name: kwargs.pop(f.name) for f in dataclasses.fields(IoOptions) if f.name in kwargs}
-        return command(io=IoOptions(inputs, "-", overwrite=False, stats=None, report_cache=False, **values), **kwargs)
+        values = {f.name: kwargs.pop(f.name) for f in dataclasses.fields(JobOptions) if f.name in kwargs}
+        return command(io=JobOptions(inputs, "-", overwrite=False, stats=None, report_cache=False, **values), **kwargs)
 
     paths = click.argument("paths", metavar="[IN]", nargs=-1, type=click.Path(allow_dash=True))
     return _with_options(with_io, [paths, *_INPUT, *_READING, *_SAYING])
@@ -173,7 +173,7 @@ _EXCLUDE_EACH_OTHER = (("resume", "overwrite"), ("retry_errors", "overwrite"), (
 _CONTINUE = ("resume", "retry_errors", "redo")
 
 
-def _refuse_contradictions(io: IoOptions) -> None:
+def _refuse_contradictions(io: JobOptions) -> None:
     for a, b in _EXCLUDE_EACH_OTHER:
         if getattr(io, a) and getattr(io, b):
             raise _usage(f"{_flag(io, a)} and {_flag(io, b)} contradict each other; give one.")
@@ -182,7 +182,7 @@ def _refuse_contradictions(io: IoOptions) -> None:
             raise _usage(f"{_flag(io, name)} with OUT - (stdout): cannot resume what is not a file.")
 
 
-def _flag(io: IoOptions, name: str) -> str:
+def _flag(io: JobOptions, name: str) -> str:
     """How the option was written."""
     return "--resume-force" if name == "resume" and io.resume_force else "--" + name.replace("_", "-")
 

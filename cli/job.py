@@ -18,7 +18,7 @@ from infer.core.jobs.stats import JobStats
 from infer.core.jobs.watch import Watch
 
 from . import streams
-from .options import IoOptions
+from .options import JobOptions
 from .report import Report
 from .signals import Signals
 from .table import counted
@@ -106,7 +106,7 @@ def _program() -> list[str]:
     return [Path(called).name if shutil.which(Path(called).name) == called else called]
 
 
-def _stats_file(io: IoOptions) -> AbstractContextManager[StatsFile | None]:
+def _stats_file(io: JobOptions) -> AbstractContextManager[StatsFile | None]:
     if io.stats is None:
         return nullcontext()
     taken = [*io.inputs, *([io.errors] if io.errors else []), *([f"{io.output}.ids.jsonl"] if io.output_format != "jsonl" else [])]

@@ -1,7 +1,7 @@
 """Options shared by sibling commands, so that they cannot drift apart.
 
     @click.command(cls=Command)
-    @io_options           passes `io: IoOptions`
+    @io_options           passes `io: JobOptions`
     @sampling_options     read with `sampling_params()`
     @engine_options       read with `engine_args()`
     def generate(io): ...
@@ -23,7 +23,7 @@ from infer.core.settings.setting import Setting, presets
 
 from . import messages
 from .command import Command, Option
-from .io_options import IoOptions, input_options, io_options
+from .io_options import JobOptions, input_options, io_options
 from .sampling_options import given_sampling, sampling_options, sampling_params
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -105,7 +105,7 @@ def engine_args(*, require_model: bool = True) -> tuple[EngineArgs, dict[str, st
 
 __all__ = [
     "Command",
-    "IoOptions",
+    "JobOptions",
     "engine_args",
     "engine_options",
     "given_sampling",

@@ -8,7 +8,7 @@ import click
 
 from .embed_options import SCORE, pooling_options
 from .job import run_command
-from .options import Command, IoOptions, engine_options, io_options
+from .options import Command, JobOptions, engine_options, io_options
 from .prompt_options import Prompts, literal_option
 from .sampling_options import truncate_option
 from .spec import score_spec
@@ -20,7 +20,7 @@ from .spec import score_spec
 @truncate_option
 @partial(pooling_options, only=SCORE)
 @partial(engine_options, without=frozenset({"task"}))
-def score(*, io: IoOptions) -> int:
+def score(*, io: JobOptions) -> int:
     """Score pairs of texts of a JSONL file; one answer line a record, in input order.
 
     IN and OUT are files, or - for stdin and stdout (the default). A record has `query` and `documents` (a list), answered by `scores`,

@@ -10,12 +10,12 @@ import click
 
 from infer.core.errors import ConfigError
 from infer.core.jobs.spec import JobSpec
-from infer.core.jobs.tasks.completion import TaskOptions
+from infer.core.jobs.tasks.completion import CompletionOptions
 from infer.core.jobs.tasks.spec import WritingSpec
 from infer.core.settings.memory import refuse_little_address_space
 
 from .embed_options import given_pooling
-from .options import IoOptions, engine_args, given_sampling, sampling_params
+from .options import JobOptions, engine_args, given_sampling, sampling_params
 from .prompt_options import Prompts
 from .report import set_up_logging
 from .sampling_options import given_truncate
@@ -33,8 +33,8 @@ _ALSO = {"embed": ("embedding",), "score": ("classify", "embed", "embedding")}
 
 
 def writing_spec(
-    io: IoOptions,
-    make: Callable[[TaskOptions, Plan], Task[Any]],
+    io: JobOptions,
+    make: Callable[[CompletionOptions, Plan], Task[Any]],
     prompts: Prompts,
     *,
     system: str | None = None,
@@ -52,7 +52,7 @@ def writing_spec(
     _set_up(io)
     args, origin = engine_args()
     given = given_sampling()
-    options = TaskOptions(
+    options = CompletionOptions(
         defaults=sampling_params() if beam is None else beam.sampling(),
         beam=beam,
         max_tokens_given="max_tokens" in given,
@@ -66,17 +66,17 @@ def writing_spec(
     return JobSpec(_command(), io, args, origin, WritingSpec(options, prompts.job(), make, given, chat or {}))
 
 
-def embed_spec(io: IoOptions, prompts: Prompts) -> JobSpec:
+def embed_spec(io: JobOptions, prompts: Prompts) -> JobSpec:
     """The JobSpec of `infer embed`. Raises click.UsageError, ConfigError."""
     return _pooling_spec(io, "embed", embed_task(io, prompts))
 
 
-def score_spec(io: IoOptions, prompts: Prompts) -> JobSpec:
+def score_spec(io: JobOptions, prompts: Prompts) -> JobSpec:
     """The JobSpec of `infer score`. Raises click.UsageError, ConfigError."""
     return _pooling_spec(io, "score", score_task(io, prompts))
 
 
-def embed_task(io: IoOptions, prompts: Prompts) -> EmbedSpec:
+def embed_task(io: JobOptions, prompts: Prompts) -> EmbedSpec:
     """The TaskSpec of the command. Raises click.UsageError."""
     from infer.core.jobs.tasks.embed import EmbedOptions
     from infer.core.jobs.tasks.pooling_spec import EmbedSpec
@@ -93,7 +93,7 @@ def embed_task(io: IoOptions, prompts: Prompts) -> EmbedSpec:
     return EmbedSpec(options, prompts.job(), io.output_format)
 
 
-def score_task(io: IoOptions, prompts: Prompts) -> ScoreSpec:
+def score_task(io: JobOptions, prompts: Prompts) -> ScoreSpec:
     """The TaskSpec of the command. Raises click.UsageError."""
     from infer.core.jobs.tasks.pooling_spec import ScoreSpec
     from infer.core.jobs.tasks.score import ScoreOptions
@@ -103,7 +103,7 @@ def score_task(io: IoOptions, prompts: Prompts) -> ScoreSpec:
     return ScoreSpec(ScoreOptions(**_read_options(io, prompts), query_prefix=query, document_prefix=document), prompts.job())
 
 
-def _pooling_spec(io: IoOptions, task: str, of_records: PoolingSpec) -> JobSpec:
+def _pooling_spec(io: JobOptions, task: str, of_records: PoolingSpec) -> JobSpec:
     _set_up(io)
     args, origin = engine_args()
     if args.task not in ("auto", task, *_ALSO[task]):
@@ -117,12 +117,12 @@ def _pooling_spec(io: IoOptions, task: str, of_records: PoolingSpec) -> JobSpec:
     return JobSpec(_command(), io, args, origin, of_records)
 
 
-def _read_options(io: IoOptions, prompts: Prompts) -> dict[str, Any]:
+def _read_options(io: JobOptions, prompts: Prompts) -> dict[str, Any]:
     """Fields of PoolingOptions."""
     return {**prompts.options(), "strict": io.strict, "error_format": io.error_format, "truncate": given_truncate()}
 
 
-def _set_up(io: IoOptions) -> None:
+def _set_up(io: JobOptions) -> None:
     set_up_logging(quiet=io.quiet, verbose=io.verbose)
     refuse_little_address_space()
 

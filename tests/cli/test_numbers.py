@@ -22,7 +22,7 @@ from infer.core.jobs.input.inputs import Inputs
 from infer.core.jobs.input.reader import RecordReader
 from infer.core.jobs.output.pipe import StraightOutput
 from infer.core.jobs.run import Run
-from infer.core.jobs.tasks import ChatTask, GenerateTask, TaskOptions
+from infer.core.jobs.tasks import ChatTask, CompletionOptions, GenerateTask
 from infer.core.jobs.tasks.base import Task
 from infer.core.jobs.tasks.beam import BeamTask
 from infer.core.jobs.tasks.embed import EmbedOptions, EmbedTask
@@ -69,11 +69,11 @@ class Model:
         tokenizer, length = self.plan.tokenizer, self.plan.config.max_model_len
         drawn, beam = SamplingParams(max_tokens=2), BeamSearchParams(2, 2)
         if command == "generate":
-            return GenerateTask(TaskOptions(defaults=drawn), tokenizer, max_model_len=length)
+            return GenerateTask(CompletionOptions(defaults=drawn), tokenizer, max_model_len=length)
         if command == "chat":
-            return ChatTask(TaskOptions(defaults=drawn), tokenizer, self.plan.chat_template(), max_model_len=length)
+            return ChatTask(CompletionOptions(defaults=drawn), tokenizer, self.plan.chat_template(), max_model_len=length)
         if command == "beam":
-            return BeamTask(TaskOptions(defaults=beam.sampling(), beam=beam), tokenizer, max_model_len=length)
+            return BeamTask(CompletionOptions(defaults=beam.sampling(), beam=beam), tokenizer, max_model_len=length)
         assert self.plan.recipe is not None
         if command == "embed":
             return EmbedTask(EmbedOptions(), tokenizer, self.plan.recipe, max_model_len=length)

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from infer.cli import streams
-from infer.cli.options import Command, IoOptions, engine_args, engine_options, io_options, sampling_options
+from infer.cli.options import Command, JobOptions, engine_args, engine_options, io_options, sampling_options
 from infer.cli.sampling_options import SAMPLING_HELP, STRUCTURED_GROUP
 from infer.core.errors import ModelError
 from infer.core.jobs.input.selection import Selection, Shard
@@ -26,7 +26,7 @@ seen: dict[str, Any] = {}
 @click.option("--body", default="")
 @sampling_options
 @engine_options
-def toy(io: IoOptions, body: str) -> int | None:
+def toy(io: JobOptions, body: str) -> int | None:
     """A command like the real ones."""
     seen.update(io=io)
     if body == "fails":
@@ -125,23 +125,23 @@ class TestEngine:
         assert invoke("-m", "x", "-q", env={"INFER_BLOCKSIZE": "8"}).stderr == ""
 
 
-def io_of(*argv: str) -> IoOptions:
+def io_of(*argv: str) -> JobOptions:
     result = invoke("-m", "x", *argv)
     assert result.exit_code == 0, result.output
     io = seen["io"]
-    assert isinstance(io, IoOptions)
+    assert isinstance(io, JobOptions)
     return io
 
 
 class TestIo:
     def test_defaults(self) -> None:
-        assert io_of() == IoOptions(("-",), "-", False, None, False, 0, 30.0, 64 << 20, False, False)
+        assert io_of() == JobOptions(("-",), "-", False, None, False, 0, 30.0, 64 << 20, False, False)
         assert io_of().selection == Selection()
 
     def test_given(self) -> None:
         argv = "a b --overwrite --stats s.json -q -vv --progress-interval 0.5 --max-line-bytes 1KiB --report-cache --strict"
         io = io_of(*argv.split())
-        assert io == IoOptions(("a",), "b", True, "s.json", True, 2, 0.5, 1024, True, True)
+        assert io == JobOptions(("a",), "b", True, "s.json", True, 2, 0.5, 1024, True, True)
 
     @pytest.mark.parametrize(
         ("argv", "expected"),

@@ -18,7 +18,7 @@ from infer.cli.sampling_options import NOT_OPTIONS, SAMPLING_HELP, STRUCTURED
 from infer.core.build.generation_config import sampling_defaults
 from infer.core.jobs.jsonl import dumps
 from infer.core.jobs.record import Record
-from infer.core.jobs.tasks import GenerateTask, TaskOptions
+from infer.core.jobs.tasks import CompletionOptions, GenerateTask
 from infer.core.jobs.tasks.defaults import with_model_defaults
 from infer.core.types.params import SamplingParams
 from infer.core.types.structured import StructuredOutputsParams as Structured
@@ -186,7 +186,7 @@ def effective(
     """The parameters that a record gets with these flags and this generation_config.json."""
     plan: Any = SimpleNamespace(sampling_defaults=lambda: sampling_defaults(lambda name: config))
     with toy.make_context("toy", list(argv)):
-        options = TaskOptions(defaults=with_model_defaults(sampling_params(), given_sampling(), plan, said))
+        options = CompletionOptions(defaults=with_model_defaults(sampling_params(), given_sampling(), plan, said))
     task = GenerateTask(options, byte_tokenizer, max_model_len=64)
     (pending,) = task.prepare([Record.parse(0, 1, 1, dumps({"prompt": "a", **record}))])
     if pending.error is not None:

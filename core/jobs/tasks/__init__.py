@@ -2,8 +2,8 @@
 
 from .base import RecordOptions, Task
 from .chat import ChatTask
-from .completion import CompletionTask, TaskOptions
+from .completion import CompletionOptions, CompletionTask
 from .generate import GenerateTask
 from .pending import Pending
 
-__all__ = ["ChatTask", "CompletionTask", "GenerateTask", "Pending", "RecordOptions", "Task", "TaskOptions"]
+__all__ = ["ChatTask", "CompletionOptions", "CompletionTask", "GenerateTask", "Pending", "RecordOptions", "Task"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .completion import TaskOptions
+from .completion import CompletionOptions
 from .embed import EmbedOptions
 from .pooling_spec import EmbedSpec, ScoreSpec
 from .spec import WritingSpec
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class AutoWriting(WritingSpec):
     """`by_field`: the task of records that have that field; `make` makes that of the others."""
 
-    by_field: Mapping[str, Callable[[TaskOptions, Plan], Task[Any]]] = field(default_factory=dict)
+    by_field: Mapping[str, Callable[[CompletionOptions, Plan], Task[Any]]] = field(default_factory=dict)
 
-    def _make(self, options: TaskOptions, plan: Plan, first: Record | None) -> Task[Any]:
+    def _make(self, options: CompletionOptions, plan: Plan, first: Record | None) -> Task[Any]:
         make = next((make for name, make in self.by_field.items() if _has(first, name)), self.make)
         return make(options, plan)
 

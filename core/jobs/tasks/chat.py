@@ -13,7 +13,7 @@ from ...text.tool_calls import ToolCallParser, tool_call_parser
 from ...types.outputs import CompletionOutput
 from ..jsonl import json_type
 from . import tools
-from .completion import CompletionTask, TaskOptions
+from .completion import CompletionOptions, CompletionTask
 from .constraint import constraint_of
 from .fields import flag
 from .pending import PendingPrompt
@@ -75,7 +75,7 @@ class ChatTask(CompletionTask):
 
     def __init__(
         self,
-        options: TaskOptions,
+        options: CompletionOptions,
         tokenizer: Tokenizer | None,
         chat: ChatTemplate,
         *,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TaskOptions(RecordOptions):
+class CompletionOptions(RecordOptions):
     """How records are completed.
 
     `beam`: what to search with, of which `defaults` is then a part.
@@ -50,12 +50,12 @@ class CompletionTask(Task[PendingPrompt]):
     known_fields = known.KNOWN
     guessable_fields = known.GUESSABLE
     parameters = known.SAMPLING
-    options: TaskOptions
+    options: CompletionOptions
     intake: PromptIntake
     #: Whether the tokenizer adds its special tokens (BOS) to this task's text, unless the record says.
     add_special_tokens = True
 
-    def __init__(self, options: TaskOptions, tokenizer: Tokenizer | None, *, max_model_len: int) -> None:
+    def __init__(self, options: CompletionOptions, tokenizer: Tokenizer | None, *, max_model_len: int) -> None:
         self._defaults = Defaults(options.defaults, has_tokenizer=tokenizer is not None)
         super().__init__(options, tokenizer, max_model_len=max_model_len)
         self._sampling = known.SAMPLING - constraint.FIELDS - self.fields

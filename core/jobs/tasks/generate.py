@@ -9,7 +9,7 @@ from ...errors import RecordError
 from ...text.spelling import Spelling
 from ...types.outputs import CompletionOutput
 from ..jsonl import json_type
-from .completion import CompletionTask, TaskOptions
+from .completion import CompletionOptions, CompletionTask
 from .pending import PendingPrompt
 from .rows import completion_logprobs
 
@@ -23,7 +23,7 @@ class GenerateTask(CompletionTask):
     command = "generate"
 
     @classmethod
-    def of(cls, options: TaskOptions, plan: Plan) -> GenerateTask:
+    def of(cls, options: CompletionOptions, plan: Plan) -> GenerateTask:
         """The task with the model of `plan`."""
         return cls(options, plan.tokenizer, max_model_len=plan.config.max_model_len)
 

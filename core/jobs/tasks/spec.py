@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from .completion import TaskOptions
+from .completion import CompletionOptions
 from .defaults import with_model_defaults
 
 if TYPE_CHECKING:
@@ -89,8 +89,8 @@ class WritingSpec(TaskSpec):
         chat: what of the options of `infer chat` can change an answer.
     """
 
-    options: TaskOptions
-    make: Callable[[TaskOptions, Plan], Task[Any]]
+    options: CompletionOptions
+    make: Callable[[CompletionOptions, Plan], Task[Any]]
     given: Mapping[str, Any] = field(default_factory=dict)
     chat: Mapping[str, Any] = field(default_factory=dict)
 
@@ -100,7 +100,7 @@ class WritingSpec(TaskSpec):
             return self
         return replace(self, options=replace(self.options, defaults=with_model_defaults(self.options.defaults, self.given, plan, say)))
 
-    def _make(self, options: TaskOptions, plan: Plan, first: Record | None) -> Task[Any]:
+    def _make(self, options: CompletionOptions, plan: Plan, first: Record | None) -> Task[Any]:
         return self.make(options, plan)
 
     def limits(self, plan: Plan) -> RequestLimits:

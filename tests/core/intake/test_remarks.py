@@ -14,7 +14,7 @@ from infer.core.intake.prompts import PromptIntake
 from infer.core.intake.remarks import Remarks
 from infer.core.jobs.jsonl import dumps
 from infer.core.jobs.record import Record
-from infer.core.jobs.tasks import ChatTask, GenerateTask, TaskOptions
+from infer.core.jobs.tasks import ChatTask, CompletionOptions, GenerateTask
 from infer.core.jobs.tasks.chat import ChatOptions
 from infer.core.text.chat import ChatTemplate
 from infer.core.types.params import SamplingParams
@@ -46,7 +46,7 @@ def prepare(task: Any, *lines: dict[str, Any]) -> None:
 def generate(bos_tokenizer: Any) -> Any:
     """(task, what it said)"""
     said: list[str] = []
-    return GenerateTask(TaskOptions(warn=said.append), bos_tokenizer, max_model_len=64), said
+    return GenerateTask(CompletionOptions(warn=said.append), bos_tokenizer, max_model_len=64), said
 
 
 def test_a_prompt_with_two_beginnings(generate: Any) -> None:
@@ -62,7 +62,7 @@ def test_a_prompt_with_two_beginnings(generate: Any) -> None:
 def test_a_conversation_with_two_beginnings(bos_tokenizer: Any) -> None:
     said: list[str] = []
     chat = ChatTemplate({"default": "<s>{{ messages[0].content }}"}, bos_tokenizer, origin="test")
-    task = ChatTask(TaskOptions(warn=said.append), bos_tokenizer, chat, max_model_len=64)
+    task = ChatTask(CompletionOptions(warn=said.append), bos_tokenizer, chat, max_model_len=64)
     prepare(task, {"messages": [USER]})
     assert said == []
     prepare(task, {"messages": [USER], "add_special_tokens": True})
@@ -109,7 +109,7 @@ def test_what_a_template_does_not_look_at(byte_tokenizer: Any) -> None:
         said: list[str] = []
         chat = ChatTemplate({"default": template}, byte_tokenizer, origin="test")
         options = ChatOptions(chat_template_kwargs=kwargs)
-        task = ChatTask(TaskOptions(warn=said.append), byte_tokenizer, chat, max_model_len=64, chat_options=options)
+        task = ChatTask(CompletionOptions(warn=said.append), byte_tokenizer, chat, max_model_len=64, chat_options=options)
         prepare(task, {"messages": [USER], **line}, {"messages": [USER], **line})
         return said
 

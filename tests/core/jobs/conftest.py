@@ -22,7 +22,7 @@ from infer.core.jobs.row import Row
 from infer.core.jobs.row_format import MatrixRows
 from infer.core.jobs.run import MaxErrors, Run, Window
 from infer.core.jobs.stats import JobStats
-from infer.core.jobs.tasks import ChatTask, GenerateTask, TaskOptions
+from infer.core.jobs.tasks import ChatTask, CompletionOptions, GenerateTask
 from infer.core.jobs.watch import Watch
 
 #: Values of a vector of `VectorTask`.
@@ -119,7 +119,7 @@ class Attempt:
 def attempt(fake_engine: Any, byte_tokenizer: Any) -> Callable[..., Attempt]:
     """attempt(inputs, out, resume=True, ..., engine={...}, job={...}): what `infer generate` does, with the fake engine.
 
-    `job` is the fingerprint; `task` goes to TaskOptions; `size` is that of the vectors, where the output is a matrix; everything
+    `job` is the fingerprint; `task` goes to CompletionOptions; `size` is that of the vectors, where the output is a matrix; everything
     else goes to JobOptions.
     """
 
@@ -147,7 +147,7 @@ def attempt(fake_engine: Any, byte_tokenizer: Any) -> Callable[..., Attempt]:
             if left is None:
                 made.done = True
                 return made
-            given = TaskOptions(**(task or {}), fingerprint=opened.fingerprint)
+            given = CompletionOptions(**(task or {}), fingerprint=opened.fingerprint)
             run = Run(
                 left.records,
                 opened.output,
@@ -187,7 +187,7 @@ def run_job(fake_engine: Any, chatml: Any, byte_tokenizer: Any) -> Callable[...,
         output = MemoryOutput()
 
         made = fake_engine(byte_tokenizer, **(engine or {}))
-        chosen = TaskOptions(**options)
+        chosen = CompletionOptions(**options)
         if command == "chat":
             task: Any = ChatTask(chosen, byte_tokenizer, chatml, max_model_len=made.max_model_len)
         else:

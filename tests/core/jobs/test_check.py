@@ -13,7 +13,7 @@ from infer.core.errors import ModelError, RecordError
 from infer.core.jobs.check import Findings, check
 from infer.core.jobs.input.reader import RecordReader
 from infer.core.jobs.record import Record
-from infer.core.jobs.tasks import ChatTask, GenerateTask, Task, TaskOptions
+from infer.core.jobs.tasks import ChatTask, CompletionOptions, GenerateTask, Task
 from infer.core.types.params import SamplingParams
 
 LIMITS = Limits(vocab_size=258, max_model_len=256, max_logprobs=20, block_size=16, num_blocks=None)
@@ -47,7 +47,7 @@ def checked(byte_tokenizer: Any, chatml: Any, memory_source: Any) -> Callable[..
 
     def run(lines: list[bytes], *, command: str = "generate", limits: Limits = LIMITS, **options: Any) -> Findings:
         def task_for(record: Record) -> Task:
-            chosen = TaskOptions(**options)
+            chosen = CompletionOptions(**options)
             if command == "chat":
                 return ChatTask(chosen, byte_tokenizer, chatml, max_model_len=limits.max_model_len)
             return GenerateTask(chosen, byte_tokenizer, max_model_len=limits.max_model_len)
@@ -123,7 +123,7 @@ def test_the_task_is_made_once_for_the_first_object(memory_source: Any, byte_tok
 
     def task_for(record: Record) -> Task:
         asked.append(record.index)
-        return GenerateTask(TaskOptions(), byte_tokenizer, max_model_len=256)
+        return GenerateTask(CompletionOptions(), byte_tokenizer, max_model_len=256)
 
     lines = [b"bad"] * 1300 + [b'{"prompt":"a"}'] * 3
     findings = check(RecordReader(memory_source(b"\n".join(lines))), task_for, LIMITS)
@@ -151,7 +151,7 @@ def test_a_failure_of_ours_is_one_records(memory_source: Any, byte_tokenizer: An
             return super().prompt_of(fields)
 
     lines = b'{"prompt":"a"}\n{"prompt":"a","odd":1}\n'
-    findings = check(RecordReader(memory_source(lines)), lambda _: Odd(TaskOptions(), byte_tokenizer, max_model_len=256), LIMITS)
+    findings = check(RecordReader(memory_source(lines)), lambda _: Odd(CompletionOptions(), byte_tokenizer, max_model_len=256), LIMITS)
     assert findings.errors == {"internal": 1}
 
 

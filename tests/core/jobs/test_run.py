@@ -19,7 +19,7 @@ from infer.core.errors import EngineError, RecordError
 from infer.core.jobs.input.reader import RecordReader
 from infer.core.jobs.row import Row
 from infer.core.jobs.run import Run, Window
-from infer.core.jobs.tasks import GenerateTask, TaskOptions
+from infer.core.jobs.tasks import CompletionOptions, GenerateTask
 from infer.core.jobs.watch import Watch
 
 GOOD = [b'{"prompt":"good %d","id":"g%d"}' % (i, i) for i in range(5)]
@@ -265,7 +265,7 @@ def test_what_is_nobodys_fault_ends_the_run_and_keeps_what_was_answered(
 ) -> None:
     sink = memory_output()
     engine = fake_engine(fail={20: error}, fail_in="step")
-    task = GenerateTask(TaskOptions(), byte_tokenizer, max_model_len=256)
+    task = GenerateTask(CompletionOptions(), byte_tokenizer, max_model_len=256)
     data = b"".join(b'{"prompt":"%d"}\n' % i for i in range(40))
     with pytest.raises(type(error)):
         Run(RecordReader(memory_source(data)), sink).run(engine, task)
@@ -283,7 +283,7 @@ def test_the_schedule_does_not_matter(run_job: Any, schedule: dict[str, Any]) ->
 def test_the_window_bounds_what_is_in_flight(memory_source: Any, memory_output: Any, fake_engine: Any, byte_tokenizer: Any) -> None:
     engine = fake_engine(max_num_seqs=4, patience=lambda i: 1000 if i == 0 else 0)  # the head of the line is slow
     output = memory_output()
-    task = GenerateTask(TaskOptions(), byte_tokenizer, max_model_len=256)
+    task = GenerateTask(CompletionOptions(), byte_tokenizer, max_model_len=256)
     reader = RecordReader(memory_source(b'{"prompt":"a"}\n' * 500))
     held: list[int] = []
     run = Run(reader, output, window=Window(records=50, batch=8, low_water=8), watch=Each(lambda: held.append(num_held())))
@@ -300,7 +300,7 @@ def test_the_window_bounds_what_is_in_flight(memory_source: Any, memory_output: 
 def test_the_engine_learns_when_no_more_will_come(memory_source: Any, memory_output: Any, fake_engine: Any, byte_tokenizer: Any) -> None:
     engine = fake_engine(max_num_seqs=4)
     told: list[tuple[int, bool]] = []
-    task = GenerateTask(TaskOptions(), byte_tokenizer, max_model_len=256)
+    task = GenerateTask(CompletionOptions(), byte_tokenizer, max_model_len=256)
     watch = Each(lambda: told.append((engine.most_unfinished, engine.told_of_the_end)))
     reader = RecordReader(memory_source(b'{"prompt":"a"}\n' * 40))
     Run(reader, memory_output(), window=Window(batch=8, low_water=8), watch=watch).run(engine, task)
@@ -320,7 +320,7 @@ def test_more_is_read_ahead_for_an_engine_that_runs_more() -> None:
 
 def test_the_window_bounds_bytes_too(memory_source: Any, memory_output: Any, fake_engine: Any, byte_tokenizer: Any) -> None:
     engine = fake_engine(max_num_seqs=4)
-    task = GenerateTask(TaskOptions(), byte_tokenizer, max_model_len=256)
+    task = GenerateTask(CompletionOptions(), byte_tokenizer, max_model_len=256)
     line = b'{"prompt":"a","pad":"%s"}\n' % (b"x" * 10_000)
     output = memory_output()
     Run(RecordReader(memory_source(line * 100)), output, window=Window(num_bytes=50_000)).run(engine, task)
@@ -343,7 +343,7 @@ def test_a_slow_pipe_gets_its_answers_before_it_says_more(fake_engine: Any, byte
         def ready(self) -> bool:
             return sink.data.count(b"\n") == self.asked
 
-    task = GenerateTask(TaskOptions(), byte_tokenizer, max_model_len=256)
+    task = GenerateTask(CompletionOptions(), byte_tokenizer, max_model_len=256)
     Run(RecordReader(Dialog()), sink).run(fake_engine(), task)
     assert [row["choices"][0]["text"] for row in rows(sink.data)] == [f"{i}"[::-1] + "q" for i in range(1, 21)]
 
@@ -380,7 +380,7 @@ def test_200_000_records_stream_in_flat_memory(fake_engine: Any, byte_tokenizer:
                     self.resident[self.num_rows] = psutil.Process().memory_info().rss
 
     sink = Checker()
-    task = GenerateTask(TaskOptions(), byte_tokenizer, max_model_len=256)
+    task = GenerateTask(CompletionOptions(), byte_tokenizer, max_model_len=256)
     engine = fake_engine(max_num_seqs=256)
     stats = Run(RecordReader(Lines()), sink).run(engine, task)
     assert stats.num_answered == sink.num_rows == total

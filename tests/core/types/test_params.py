@@ -11,7 +11,7 @@ import pytest
 
 from infer.core.errors import RecordError
 from infer.core.jobs.record import Record
-from infer.core.jobs.tasks import GenerateTask, TaskOptions
+from infer.core.jobs.tasks import CompletionOptions, GenerateTask
 from infer.core.types.params import ALIASES, MAX_BIAS, NOT_SUPPORTED_YET, RequestOutputKind, SamplingParams
 from infer.core.types.structured import GuidedDecodingParams, StructuredOutputsParams
 
@@ -177,7 +177,7 @@ def json_of(given: dict[str, Any]) -> str | None:
 
 @pytest.mark.parametrize(("given", "code", "message"), [row for row in WRONG if json_of(row[0])], ids=lambda v: str(v)[:60])
 def test_a_record_is_told_the_same(byte_tokenizer: Any, given: dict[str, Any], code: str, message: str) -> None:
-    task = GenerateTask(TaskOptions(), byte_tokenizer, max_model_len=64)
+    task = GenerateTask(CompletionOptions(), byte_tokenizer, max_model_len=64)
     (pending,) = task.prepare([Record.parse(0, 1, 1, str(json_of(given)).encode())])
     assert pending.error is not None
     assert (pending.error.code, pending.error.message) == (code, message)

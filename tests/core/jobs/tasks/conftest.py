@@ -10,7 +10,7 @@ import pytest
 from infer.core.errors import RecordError
 from infer.core.jobs.jsonl import dumps
 from infer.core.jobs.record import Record
-from infer.core.jobs.tasks import ChatTask, GenerateTask, Pending, Task, TaskOptions
+from infer.core.jobs.tasks import ChatTask, CompletionOptions, GenerateTask, Pending, Task
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def task(byte_tokenizer: Any, chatml: Any) -> Callable[..., Task]:
     """task("chat", strict=True, ...)"""
 
     def make(command: str = "generate", **options: Any) -> Task:
-        chosen = TaskOptions(**options)
+        chosen = CompletionOptions(**options)
         if command == "chat":
             return ChatTask(chosen, byte_tokenizer, chatml, max_model_len=256)
         return GenerateTask(chosen, byte_tokenizer, max_model_len=256)

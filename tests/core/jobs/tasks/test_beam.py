@@ -9,7 +9,7 @@ import pytest
 from infer.core.jobs.jsonl import dumps
 from infer.core.jobs.record import Record
 from infer.core.jobs.tasks.beam import BeamTask
-from infer.core.jobs.tasks.completion import TaskOptions
+from infer.core.jobs.tasks.completion import CompletionOptions
 from infer.core.jobs.tasks.pending import Pending
 from infer.core.types.beam_params import BeamSearchParams
 from infer.core.types.outputs import CompletionOutput, RequestOutput
@@ -20,7 +20,7 @@ DEFAULT = BeamSearchParams(beam_width=4, max_tokens=16)
 
 def make_task(byte_tokenizer: Any, **options: Any) -> BeamTask:
     beam = options.pop("beam", DEFAULT)
-    return BeamTask(TaskOptions(defaults=beam.sampling(), beam=beam, **options), byte_tokenizer, max_model_len=256)
+    return BeamTask(CompletionOptions(defaults=beam.sampling(), beam=beam, **options), byte_tokenizer, max_model_len=256)
 
 
 def prepare(task: BeamTask, **fields: Any) -> Pending:

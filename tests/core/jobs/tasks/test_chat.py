@@ -51,11 +51,11 @@ def test_prompt_field_and_template_make_one_user_message(task: Any, prepare: Any
 
 
 def test_tools_and_template_arguments_reach_the_template(byte_tokenizer: Any, prepare: Any) -> None:
-    from infer.core.jobs.tasks import ChatTask, TaskOptions
+    from infer.core.jobs.tasks import ChatTask, CompletionOptions
     from infer.core.text.chat import ChatTemplate
 
     chat = ChatTemplate({"default": "{{ tools | length if tools else 0 }} {{ thinking }}"}, byte_tokenizer, origin="test")
-    t = ChatTask(TaskOptions(), byte_tokenizer, chat, max_model_len=256)
+    t = ChatTask(CompletionOptions(), byte_tokenizer, chat, max_model_len=256)
     tools = [{"type": "function", "function": {"name": "f"}}]
     assert text(prepare(t, messages=[USER], tools=tools, chat_template_kwargs={"thinking": True})) == "1 True"
     assert text(prepare(t, messages=[USER], tools=tools, tool_choice="auto")) == "1 "

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from infer.core.errors import ConfigError, RecordError
-from infer.core.jobs.tasks import GenerateTask, TaskOptions
+from infer.core.jobs.tasks import CompletionOptions, GenerateTask
 from infer.core.jobs.tasks.defaults import Defaults
 from infer.core.types.params import SamplingParams
 from infer.core.types.structured import StructuredOutputsParams
@@ -80,4 +80,4 @@ class TestTokenIds:
     @pytest.mark.parametrize("given", [{"stop": "x"}, {"bad_words": ["x"]}, {"structured_outputs": {"regex": "a"}}], ids=str)
     def test_what_needs_text_is_refused_at_once(self, given: dict[str, Any]) -> None:
         with pytest.raises(ConfigError, match=f"^{next(iter(given))} needs a tokenizer, and with skip_tokenizer_init there is none$"):
-            GenerateTask(TaskOptions(defaults=SamplingParams(**given)), None, max_model_len=10)
+            GenerateTask(CompletionOptions(defaults=SamplingParams(**given)), None, max_model_len=10)

@@ -6,7 +6,7 @@ import pytest
 
 from infer.core.jobs.jsonl import dumps
 from infer.core.jobs.record import Record
-from infer.core.jobs.tasks import ChatTask, TaskOptions
+from infer.core.jobs.tasks import ChatTask, CompletionOptions
 from infer.core.jobs.tasks.fields import GUESSABLE, NEUTRAL, intended, is_neutral
 from infer.core.text.chat import ChatTemplate
 from infer.core.text.templates.template import RecordTemplate
@@ -181,7 +181,7 @@ class TestFieldsOfTheApis:
 
     def test_documents_reach_the_chat_template(self, byte_tokenizer: Any, prepare: Any, code_of: Any) -> None:
         chat = ChatTemplate({"default": "{% for d in documents %}{{ d.text }}{% endfor %}"}, byte_tokenizer, origin="test")
-        t = ChatTask(TaskOptions(), byte_tokenizer, chat, max_model_len=256)
+        t = ChatTask(CompletionOptions(), byte_tokenizer, chat, max_model_len=256)
         asked = {"messages": [{"role": "user", "content": "a"}], "documents": [{"text": "xyz"}]}
         pending = prepare(t, **asked)
         assert (bytes(pending.prompt), pending.extra) == (b"xyz", {})

@@ -95,9 +95,9 @@ def test_a_prompt_far_too_long_is_not_tokenized(task: Any, code_of: Any, monkeyp
 
 
 def test_without_a_tokenizer_prompts_are_token_ids(prepare: Any, code_of: Any) -> None:
-    from infer.core.jobs.tasks import GenerateTask, TaskOptions
+    from infer.core.jobs.tasks import CompletionOptions, GenerateTask
 
-    t = GenerateTask(TaskOptions(), None, max_model_len=100)
+    t = GenerateTask(CompletionOptions(), None, max_model_len=100)
     assert prepare(t, prompt=[5]).prompt == [5]
     assert code_of(t, prompt="a") == ("unsupported", "prompt")
 
@@ -147,9 +147,9 @@ def test_text_offsets_are_places_in_the_text(task: Any, prepare: Any) -> None:
 
 
 def test_no_two_tokens_have_one_name(prepare: Any) -> None:
-    from infer.core.jobs.tasks import GenerateTask, TaskOptions
+    from infer.core.jobs.tasks import CompletionOptions, GenerateTask
 
-    without = GenerateTask(TaskOptions(), None, max_model_len=100)
+    without = GenerateTask(CompletionOptions(), None, max_model_len=100)
     pending = prepare(without, prompt_token_ids=[1], logprobs=2)
     choice = CompletionOutput(0, "", [7], "length", None, -1.0, [{7: Logprob(-1.0, 1), 8: Logprob(-2.0, 2), 9: Logprob(-3.0, 3)}])
     (row,) = answer(without, pending, choice)["choices"]

@@ -10,7 +10,7 @@ import pytest
 
 from infer.core.errors import ConfigError, RecordError
 from infer.core.jobs.jsonl import dumps
-from infer.core.jobs.tasks import ChatTask, TaskOptions
+from infer.core.jobs.tasks import ChatTask, CompletionOptions
 from infer.core.jobs.tasks.chat import ChatOptions
 from infer.core.jobs.tasks.tools import ToolUse
 from infer.core.text.chat import ChatTemplate
@@ -31,9 +31,9 @@ Answer = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def chat_task(byte_tokenizer: Any) -> Callable[..., ChatTask]:
-    def make(template: str = "{{ messages[0].content }}", *, options: TaskOptions | None = None, **chat_options: Any) -> ChatTask:
+    def make(template: str = "{{ messages[0].content }}", *, options: CompletionOptions | None = None, **chat_options: Any) -> ChatTask:
         chat = ChatTemplate({"default": template}, byte_tokenizer, origin="test")
-        return ChatTask(options or TaskOptions(), byte_tokenizer, chat, max_model_len=256, chat_options=ChatOptions(**chat_options))
+        return ChatTask(options or CompletionOptions(), byte_tokenizer, chat, max_model_len=256, chat_options=ChatOptions(**chat_options))
 
     return make
 
@@ -146,7 +146,7 @@ def test_special_tokens_stay_where_a_parser_needs_them(byte_tokenizer: Any, prep
     made = {}
     for name in ("mistral", "hermes"):
         chat_options = ChatOptions(tool_call_parser=name)
-        made[name] = ChatTask(TaskOptions(), byte_tokenizer, chat, max_model_len=256, chat_options=chat_options)
+        made[name] = ChatTask(CompletionOptions(), byte_tokenizer, chat, max_model_len=256, chat_options=chat_options)
     assert prepare(made["hermes"], messages=[USER], tools=TOOLS).params.skip_special_tokens
     assert prepare(made["mistral"], messages=[USER]).params.skip_special_tokens
     pending = prepare(made["mistral"], messages=[USER], tools=TOOLS)
@@ -217,7 +217,7 @@ def test_definitions_move_to_where_references_look(prepare: Any) -> None:
 
 
 def test_a_forced_call_takes_the_place_of_the_command_s_constraint(chat_task: Any, prepare: Any, code_of: Any) -> None:
-    task = chat_task(options=TaskOptions(defaults=SamplingParams(structured_outputs={"regex": "a"})))  # type: ignore[arg-type]
+    task = chat_task(options=CompletionOptions(defaults=SamplingParams(structured_outputs={"regex": "a"})))  # type: ignore[arg-type]
     assert prepare(task, messages=[USER], tools=TOOLS, tool_choice=NAMED).params.structured_outputs.kind == "json"
     assert prepare(task, messages=[USER], tools=TOOLS).params.structured_outputs.kind == "regex"
     fields = {"messages": [USER], "tools": TOOLS, "tool_choice": NAMED}
