@@ -31,7 +31,7 @@ PARTS = {
 
 
 def pass_line(name: str, one: Pass) -> str:
-    """What is said of each pass as it ends."""
+    """The line that is printed at the end of each pass."""
     return f"{name}: {one.seconds:.2f} s, {one.output_tokens / one.seconds:,.0f} output tokens/s"
 
 

@@ -68,7 +68,7 @@ def _option(flag: str, **how: Any) -> Callable[[F], F]:
 
 @dataclass(frozen=True)
 class ChatFlags:
-    """What was given, checked as far as it can be without the model. `template` is jinja2 text, or a template's name."""
+    """The options of the running command, checked as far as the model is not needed. `template` is jinja2 text, or a template's name."""
 
     system: str | None = None
     template: str | None = None
@@ -81,7 +81,7 @@ class ChatFlags:
         return ChatTask(options, plan.tokenizer, template, max_model_len=plan.config.max_model_len, chat_options=self.options)
 
     def to_json(self) -> dict[str, Any]:
-        """What of it can change an answer."""
+        """Those that can change an answer."""
         return {
             "system": self.system,
             "chat_template": self.template,

@@ -90,7 +90,7 @@ def matrix_options(command: F) -> F:
 
 
 def given_pooling() -> dict[str, Any]:
-    """What was given of these options. Raises click.UsageError where two contradict each other."""
+    """Those of these options that were given. Raises click.UsageError where two contradict each other."""
     ctx = click.get_current_context()
     given = dict(ctx.meta.get(_POOLING, {}))
     if "prefix" in given and "prompt_name" in given:

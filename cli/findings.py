@@ -101,7 +101,7 @@ def _without_torch(args: EngineArgs) -> EngineArgs:
 
 
 def _kv_numbers(findings: Findings, plan: Plan, limits: Limits) -> dict[str, Any]:
-    """What the KV cache has to hold: tokens in whole blocks, and bytes where the model says what a token takes."""
+    """Needs of the KV cache: tokens in whole blocks, and bytes where the model says how many a token takes."""
     per_token = plan.kv_bytes_per_token()
 
     def need(tokens: int | None, times: int = 1) -> dict[str, int | None]:

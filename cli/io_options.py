@@ -183,7 +183,7 @@ def _refuse_contradictions(io: JobOptions) -> None:
 
 
 def _flag(io: JobOptions, name: str) -> str:
-    """How the option was written."""
+    """The option as it was written."""
     return "--resume-force" if name == "resume" and io.resume_force else "--" + name.replace("_", "-")
 
 

@@ -57,7 +57,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _call(argv: list[str], state: dict[str, Any]) -> int:
-    """What click's main() does, without its own treatment of broken pipes (exit 1) and Ctrl-C."""
+    """click's main(), without its own treatment of broken pipes (exit 1) and Ctrl-C."""
     from click.exceptions import Exit
 
     from .commands import infer
@@ -110,7 +110,7 @@ def _say(text: str, exit_code: int, *, label: str = "") -> int:
 
 
 def _shown(error: click.ClickException) -> str:
-    """What click says, the usage with it."""
+    """click's message, with the usage."""
     text = io.StringIO()
     error.show(text)
     return text.getvalue().removesuffix("\n")

@@ -50,7 +50,7 @@ class Progress:
         return True
 
     def show(self, text: str, done: float | None, **fields: Any) -> None:
-        """How far it is: for a person, as a share if that is known, and in numbers for programs."""
+        """The progress: for a person, as a share if that is known, and in numbers for programs."""
         if self._bar:
             self._bar.show(text, done)
         else:

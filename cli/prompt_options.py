@@ -44,7 +44,7 @@ def prompt_options(command: F) -> F:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Where the running command finds the prompt of a record. `text` is the template's."""
+    """The running command's way to the prompt of a record. `text` is the template's."""
 
     field: str | None = None
     text: str | None = None
@@ -70,7 +70,7 @@ class Prompts:
         return {"prompt_field": self.field, "template": self.template, "literal_special_tokens": self.literal}
 
     def job(self) -> dict[str, Any]:
-        """What of them can change an answer."""
+        """Those that can change an answer, for the fingerprint."""
         return {"prompt_field": self.field, "template": self.text, "literal_special_tokens": self.literal}
 
 

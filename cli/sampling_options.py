@@ -26,7 +26,7 @@ NOT_OPTIONS = {
     "logits_processors": "Python functions",
     "output_kind": "answers are written when they are finished",
     "structured_outputs": "its parts are options: see STRUCTURED",
-    "guided_decoding": "the seed's name for structured_outputs",
+    "guided_decoding": "vLLM's former name of structured_outputs",
 }
 
 #: Section of the help -> field -> what it does.

@@ -125,7 +125,7 @@ class BiasType(click.ParamType):
 
 
 class TextOrFileType(click.ParamType):
-    """What a file holds, or JSON written out. Always text."""
+    """The content of a file, or JSON written out. Always text."""
 
     def __init__(self, name: str) -> None:
         self.name = name.lower()

@@ -64,7 +64,7 @@ class Written(Draft):
     priority: int = 0
     add_special_tokens: bool = True
     beam: BeamSearchParams | None = None
-    """What to search with; `params` is then a part of it."""
+    """The parameters of a beam search; `params` is then a part of them."""
     shown: str | None = None
     """The prompt as text, if it is text."""
 

@@ -153,7 +153,7 @@ class LLM(PoolingCalls):
 
     # -- what it has ---------------------------------------------------------------------------------------------
     def get_default_sampling_params(self) -> SamplingParams:
-        """What prompts without parameters get: the values of generation_config.json over those of `SamplingParams()`. Where
+        """The parameters of prompts without any: the values of generation_config.json over those of `SamplingParams()`. Where
         parameters are given, none of these count.
         """
         return SamplingParams(**self._defaults)

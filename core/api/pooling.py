@@ -38,7 +38,7 @@ _TASKS = {"embed": "embed", "token_embed": "embed", "classify": "classify"}
 
 
 class PoolingCalls:
-    """What `LLM` is made of beside its calls that generate."""
+    """The calls of `LLM` for models that pool."""
 
     DEPRECATE_LEGACY: ClassVar[bool] = False
     _plan: Plan
@@ -62,7 +62,7 @@ class PoolingCalls:
         prefix: str | None = None,
         on_error: OnError = "raise",
     ) -> list[PoolingRequestOutput[PoolingOutput]]:
-        """What the model makes of each prompt, as tensors, in the order of the prompts.
+        """The model's result for each prompt, as tensors, in the order of the prompts.
 
         Args:
             prompts: one prompt or many: text, token ids, `TextPrompt`, `TokensPrompt`.
@@ -161,7 +161,7 @@ class PoolingCalls:
         prefix: str | None = None,
         on_error: OnError = "raise",
     ) -> list[ScoringRequestOutput]:
-        """How well texts go together: one with one, one with each of many, or the first with the first, the second with the second...
+        """Scores of pairs of texts: one with one, one with each of many, or the first with the first, the second with the second...
 
         A classifier of one label reads both texts at once (a cross-encoder, `text_1` first); with a model for embeddings it is
         the cosine of their vectors, or what else the model's files name as its similarity.

@@ -10,7 +10,7 @@ from ..weights.source import ModelSource
 
 
 class Settings(Protocol):
-    """What EngineArgs and EngineConfig both have."""
+    """The settings here that EngineArgs and EngineConfig both have."""
 
     @property
     def model(self) -> str: ...
@@ -33,7 +33,7 @@ class Settings(Protocol):
 
 
 def find_model(settings: Settings) -> ModelSource:
-    """Where the model is; cheap. Raises ModelError, ConfigError."""
+    """The place of the model; cheap. Raises ModelError, ConfigError."""
     return find(
         settings.model,
         revision=settings.revision,
@@ -44,7 +44,7 @@ def find_model(settings: Settings) -> ModelSource:
 
 
 def find_tokenizer(settings: Settings, model: ModelSource) -> tuple[ModelSource, Tokenizer | None]:
-    """Where the tokenizer is, the model's own unless another is named, and the tokenizer; None with skip_tokenizer_init.
+    """The place of the tokenizer (the model's unless another is named), and the tokenizer; None with skip_tokenizer_init.
 
     Raises ModelError, ConfigError.
     """

@@ -51,14 +51,14 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True)
 class Loaded:
-    """What one rank has in memory before its KV cache, and how many blocks that could have."""
+    """A rank's part of the model before it has a KV cache, and the number of blocks that the cache could have."""
 
     model: LanguageModel
     ops: Ops
     shape: kv_cache.KVShape
     num_blocks: int
     num_host_blocks: int
-    """How many CPU memory could have."""
+    """The number that CPU memory could hold."""
     device: torch.device
     ops_are_plain: bool
     """Nothing stands in the place of the backend."""
@@ -212,7 +212,7 @@ def fill(
 
 
 def _offload(config: EngineConfig, model: Decoder, dtype: torch.dtype, device: torch.device) -> Offload | None:
-    """What keeps weights in CPU memory, if they are to be; nothing is to be gained where they are anyway."""
+    """The offload of weights to CPU memory, if one is asked for; None on a CPU, where nothing is gained."""
     if device.type != "cuda" or not config.cpu_offload_gb:
         return None
     free = kv_cache.free_memory(torch.device("cpu")) // (current().size * config.data_parallel_size)
@@ -241,7 +241,7 @@ def load_through_transformers(
 
 
 def chooser(config: EngineConfig, ops: Ops) -> Choose | None:
-    """How linear layers store their weights; None: plainly. Raises ConfigError if this machine cannot do it."""
+    """The choice of a scheme for each linear layer; None: all are stored plainly. Raises ConfigError if this machine cannot do it."""
     if config.quantization is None:
         return None
     scheme = SCHEMES[config.quantization]

@@ -33,7 +33,7 @@ ReadJson = Callable[[str], "dict[str, Any] | None"]
 def sampling_defaults(
     read_json: ReadJson, *, source: str = "auto", override: Mapping[str, Any] | None = None
 ) -> tuple[dict[str, Any], str]:
-    """What a record gets for fields that nobody gave.
+    """Sampling parameters of fields that nobody gave.
 
     Args:
         read_json: reads a small file of the model; None if there is no such file.

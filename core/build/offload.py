@@ -39,7 +39,7 @@ class Copier(Protocol):
         """Queues copies source -> target, to start when all that was given to the device until now is done. Returns a ticket."""
 
     def wait(self, ticket: Any) -> None:
-        """What is given to the device from now on starts when these copies are done."""
+        """Makes all that is given to the device from now on start when these copies are done."""
 
 
 class CudaCopier:
@@ -170,7 +170,7 @@ def _kinds(tensors: Iterable[Tensor]) -> list[tuple[torch.Size, tuple[int, ...],
 def plan_offload(
     config: EngineConfig, model: Decoder, dtype: torch.dtype, device: torch.device, copier: Copier, free_bytes: int
 ) -> Offload | None:
-    """What `cpu_offload_gb` asks for; None: nothing to be done.
+    """The layers to offload for `cpu_offload_gb`; None: nothing is to be done.
 
     Args:
         model: before its weights are loaded.

@@ -67,11 +67,11 @@ class Plan:
 
     @cached_property
     def spec(self) -> ModelSpec:
-        """What the model's config.json says, overrides counted."""
+        """The model's config.json as it was read, overrides counted."""
         return self.source.spec(self.config.hf_overrides)
 
     def limits(self) -> Limits:
-        """What the engine will hold requests to. The number of KV blocks is in it if it was given, not if it depends on the
+        """The limits of requests. The number of KV blocks is in it if it was given, not if it depends on the
         memory that is free. Raises ConfigError if the given size is too small for the given `max_model_len`, and for a model that
         pools.
         """
@@ -106,13 +106,13 @@ class Plan:
             raise ConfigError(f"model {self.source.name!r} {what} here, it does not generate: use {command}, or {other}")
 
     def must_pool(self) -> Recipe:
-        """How the model pools. Raises ConfigError for one that generates."""
+        """The model's recipe. Raises ConfigError for one that generates."""
         if self.recipe is None:
             raise ConfigError(f"model {self.source.name!r} is run to generate text: set task=embed to make embeddings with it")
         return self.recipe
 
     def kv_bytes_per_token(self) -> int | None:
-        """What a token's keys and values take in the KV cache; None if config.json does not say."""
+        """Bytes of a token's keys and values in the KV cache; None if config.json does not say."""
         caches = self.spec.caches
         return sum(cache.numbers for cache in caches) * _ITEM_BYTES[self.config.dtype] if caches else None
 

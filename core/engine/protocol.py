@@ -17,7 +17,7 @@ class Answer(Protocol):
 
     @property
     def error(self) -> RecordError | None:
-        """Why there is no answer."""
+        """The reason why there is no answer; None if there is one."""
 
 
 class AnyEngine(Protocol):

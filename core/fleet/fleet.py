@@ -1,7 +1,7 @@
 """Several engines, each in a process of its own, that look like one: data parallel.
 
 Requests go to the engine that has least to do, answers come back as they finish; the job's writer puts them in order. What a
-request gets does not depend on which engine it meets, nor on what else that one does (promise 4).
+request gets does not depend on which engine it meets, nor on what else that one does.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Fleet:
             self._ranks.send_to(worker, codec.frame(["abort", request_id]))
 
     def is_open(self, request_id: str) -> bool:
-        """Whether the request was added and is not answered."""
+        """True if the request was added and is not answered."""
         return request_id in self._weights
 
     def expect_more(self, more: bool) -> None:

@@ -97,7 +97,7 @@ def truncated(ids: list[int], params: SamplingParams, max_model_len: int) -> lis
     """The prompt tokens that are left after `truncate_prompt_tokens`; the same list where nothing is to be cut.
 
     Tokens are counted after special tokens were added, and cut whatever they are: with side "left" the last ones stay, as in
-    vLLM's seed, so a BOS at the beginning goes too. -1 leaves room for one output token. A limit above `max_model_len` is no
+    vLLM, so a BOS at the beginning goes too. -1 leaves room for one output token. A limit above `max_model_len` is no
     error here: the prompt that it lets through is refused like any other that is too long.
     """
     limit = params.truncate_prompt_tokens

@@ -30,7 +30,7 @@ _WORKERS = 2
 
 
 class RequestLimits(Protocol):
-    """What an engine would hold requests to."""
+    """The limits of an engine, without the engine."""
 
     @property
     def max_model_len(self) -> int: ...
@@ -40,7 +40,7 @@ class RequestLimits(Protocol):
 
 
 class Place(NamedTuple):
-    """Where a record is: its line, and of which input where there are several."""
+    """The place of a record: its line, and the input's name where there are several."""
 
     line: int
     source: str
@@ -54,7 +54,7 @@ class Place(NamedTuple):
 
 @dataclass
 class Findings:
-    """What was counted. Tokens of failed records are in none of the numbers but `prompt_buckets` and `longest_prompt`.
+    """The counts of a check. Tokens of failed records are in none of the numbers but `prompt_buckets` and `longest_prompt`.
 
     A prompt is what the model reads at once: a record that asks for the vectors of several texts has as many.
     """

@@ -38,5 +38,5 @@ class Distinct:
 
     @property
     def repeats(self) -> int:
-        """How many of the things had come before; an estimate if not `exact`."""
+        """The number of things that had come before; an estimate if not `exact`."""
         return max(self.count - len(self._kept) * (self._mask + 1), 0)

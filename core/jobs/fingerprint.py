@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..settings.config import EngineConfig
     from ..weights.source import ModelSource
 
-#: Engine settings that can change an answer. Not batch size, chunking, caching, threads: promise 4.
+#: Engine settings that can change an answer. Not batch size, chunking, caching, threads: no answer depends on those.
 SETTINGS = (
     "dtype",
     "device",

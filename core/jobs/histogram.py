@@ -7,7 +7,7 @@ from collections import Counter
 
 
 class Histogram:
-    """How often each number came. The smallest, largest and so on are None while there are none."""
+    """Counts of each number that came. The smallest, largest and so on are None while there are none."""
 
     def __init__(self) -> None:
         self._counts: Counter[int] = Counter()
@@ -50,7 +50,7 @@ class Histogram:
 
 
 class Log2Buckets:
-    """How many numbers lie in 0, 1, 2-3, 4-7, 8-15 and so on: a handful of counts for whatever comes."""
+    """Counts of the numbers in 0, 1, 2-3, 4-7, 8-15 and so on: a handful of counts for whatever comes."""
 
     def __init__(self) -> None:
         self._counts: Counter[int] = Counter()

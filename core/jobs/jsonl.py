@@ -55,7 +55,7 @@ def escape_for_terminal(line: bytes) -> bytes:
 
 
 def json_type(value: object) -> str:
-    """What a JSON author calls the type of a parsed value."""
+    """The JSON name of a parsed value's type."""
     if value is None:
         return "null"
     names = {bool: "a boolean", int: "an integer", float: "a number", str: "a string", list: "a list", dict: "an object"}

@@ -41,7 +41,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Merged:
-    """What was put together: rows, and how many of them are errors."""
+    """The result of a merge: rows, and how many of them are errors."""
 
     records: int
     errors: int
@@ -282,7 +282,7 @@ def _expected(shards: Sequence[ShardFile]) -> list[int]:
 
 
 def _foreign(a: JobNote, b: JobNote) -> str:
-    """How two shards differ that must be of one job; empty if they do not."""
+    """The difference between two shards that must be of one job; empty if there is none."""
     if a.shard.count != b.shard.count:
         return f"one is of {a.shard.count} parts, the other of {b.shard.count}"
     if differences := b.identity.differences(a.identity, shards=True):

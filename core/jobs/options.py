@@ -13,7 +13,7 @@ CHANGED = "changed"
 
 @dataclass(frozen=True)
 class JobOptions:
-    """Where records come from, which of them, where answers go, what becomes of what is there, and what is said meanwhile."""
+    """The inputs and which of their records, the output and what becomes of an earlier one, and what is said meanwhile."""
 
     inputs: tuple[str, ...]  # in order, globs expanded; "-" is stdin
     output: str  # "-" is stdout
@@ -55,5 +55,5 @@ class JobOptions:
 
     @property
     def selection(self) -> Selection:
-        """Which records of the whole input are wanted."""
+        """The records that are wanted, of the whole input."""
         return Selection(self.offset, self.limit, self.shard or Shard(0, 1))

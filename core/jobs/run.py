@@ -34,7 +34,7 @@ _SOME = 100
 
 @dataclass(frozen=True)
 class Window:
-    """How far reading may run ahead of writing.
+    """The distance that reading may run ahead of writing.
 
     `records` and `num_bytes` (of input lines and of rows that wait for their turn) bound what is held in memory;
     up to `batch` more records (or as many as an engine runs at a time, if that is more) are read before a step when fewer than
@@ -54,7 +54,7 @@ class Window:
 
 @dataclass(frozen=True)
 class MaxErrors:
-    """How many records may fail: a number, or a share of those done (looked at from `_SOME` records on, and at the end)."""
+    """The number of records that may fail: a count, or a share of those done (looked at from `_SOME` records on, and at the end)."""
 
     limit: int | float
 

@@ -22,7 +22,7 @@ _SECRET = frozenset({"hf_token"})
 
 
 def process_start() -> float:
-    """When this process began, on the clock of `time.monotonic`. The time of this import where the system does not say."""
+    """The time at which this process began, on the clock of `time.monotonic`. The time of this import where the system does not say."""
     try:
         started_ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - started_ticks / os.sysconf("SC_CLK_TCK")
@@ -168,7 +168,7 @@ class JobStats(Tally):
 
     @property
     def first(self) -> str:
-        """What the first thing is called that an engine makes."""
+        """The name of the first thing that an engine makes."""
         return "first_vector" if self.pools else "first_token"
 
     def _written_numbers(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ _NUMBERS = (
 
 @dataclass
 class Tally:
-    """What rows came to."""
+    """The counts of rows."""
 
     num_answered: int = 0
     num_failed: int = 0

@@ -40,7 +40,7 @@ class DecoderLayer(Layer):
     def __call__(
         self, x: Rows | None, residual: Tensor, positions: Tensor, cache: KVCache, meta: AttentionMeta, rows: Tensor | None
     ) -> tuple[Rows, Tensor]:
-        """What is still to be added (None before the first layer) and what it is to be added to; gives the same two."""
+        """Takes what is still to be added (None before the first layer) and the residual it is to be added to; returns the same two."""
         normed, residual = added(self.attention_norm, x, residual, quantize=self.attention.qkv.quantizes_input)
         x = self.attention(normed, positions, cache, meta, rows)
         if self.attention_out_norm is not None:
@@ -75,7 +75,7 @@ class Decoder:
 
     @property
     def caches(self) -> tuple[KVSpec, ...]:
-        """What this rank keeps of a token, one a layer."""
+        """The KV cache entries that this rank keeps of a token, one per layer."""
         return tuple(layer.attention.cache for layer in self.layers)
 
     def allocate(self, num_positions: int, device: torch.device) -> None:

@@ -57,7 +57,7 @@ class FlatDecoder:
         return self.model.forward(tokens, positions, [room[cache] for cache in self.model.caches], meta, rows)
 
     def _pages(self, starts: Tensor) -> tuple[AttentionMeta, int]:
-        """Where the step's tokens are stored, text after text, and in how many blocks."""
+        """The blocks in which the step's tokens are stored, text after text, and their number."""
         size, device = self._block_size, starts.device
         starts = starts.cpu()
         lengths = starts.diff()

@@ -56,7 +56,7 @@ class Recipe:
         return "" if self.default_prompt_name is None else self.prompts[self.default_prompt_name]
 
     def wrong_dimensions(self, dimensions: int) -> str:
-        """Why vectors cannot be cut to so many numbers, or an empty string."""
+        """The reason why vectors cannot be cut to so many numbers; empty if they can."""
         if self.kind != "embed":
             return "a classifier's scores are not cut"
         if dimensions == self.size:

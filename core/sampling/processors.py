@@ -20,7 +20,7 @@ def process(sequence: Sequence, logits: Tensor) -> Tensor:
     """The logits that the sequence's `logits_processors` make of its own, one after the other: float32 [vocabulary].
 
     Each is called with the output's token ids and the logits, or, if it takes three positional arguments, with the prompt's
-    token ids in front (the seed's convention). It may write to what it is given. It returns logits, where -inf forbids a token.
+    token ids in front (vLLM's convention). It may write to what it is given. It returns logits, where -inf forbids a token.
 
     Args:
         logits: float32 [vocabulary], finite; may be overwritten.

@@ -8,12 +8,12 @@ from typing import Any
 from ..errors import ConfigError, ModelError
 from .model_spec import ModelSpec
 
-#: Other spellings of a task, as in vLLM's seed.
+#: Other spellings of a task, as in vLLM.
 ALIASES = {"embedding": "embed"}
 
 
 def choose_task(task: str, runner: str, convert: str, spec: ModelSpec, modules: Sequence[Mapping[str, Any]] | None) -> str:
-    """What the settings `task`, `runner` and `convert` come to for a model: "generate", "embed" or "classify".
+    """The use of a model by the settings `task`, `runner` and `convert`: "generate", "embed" or "classify".
 
     What is left open follows from the model: sentence-transformers modules that pool and encoders embed, classes named
     *ForSequenceClassification classify, everything else generates; `runner="pooling"` makes an embedder of that.

@@ -120,7 +120,7 @@ class SamplingParams:
     structured_outputs: StructuredOutputsParams | None = None
     """The constraint on the output's text."""
     guided_decoding: GuidedDecodingParams | None = None
-    """The seed's name for `structured_outputs`, which it becomes."""
+    """vLLM's former name of `structured_outputs`, which it becomes."""
     logit_bias: dict[int, float] | None = None
     """Token id -> what is added to its logit, cut to +-100."""
     allowed_token_ids: tuple[int, ...] | None = None

@@ -25,7 +25,7 @@ class PoolingParams:
     """
 
     additional_data: Any = None
-    """The seed's only field: whatever a model's own pooler wants."""
+    """The only field in older versions of vLLM: whatever a model's own pooler wants."""
     dimensions: int | None = bounded(Bounds("int", 1, none=True), default=None)
     """Length of the embedding, where the model was made for several."""
     use_activation: bool | None = None

@@ -92,7 +92,7 @@ def as_prompts(prompts: Any, prompt_token_ids: Any = None) -> list[Any]:
 
     Args:
         prompts: one prompt or a sequence of them; a sequence of integers is one. Wins over `prompt_token_ids`.
-        prompt_token_ids: the seed's older argument: the ids of one prompt or of many; None unless it is used.
+        prompt_token_ids: vLLM's former argument: the ids of one prompt or of many; None unless it is used.
 
     Raises ConfigError (a ValueError) where neither is given, or both and not as many of one as of the other.
     """

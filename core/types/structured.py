@@ -109,7 +109,7 @@ class StructuredOutputsParams:
 
 @dataclass(frozen=True)
 class GuidedDecodingParams:
-    """The seed's name for the same; more than one constraint raises RecordError."""
+    """vLLM's former name of `StructuredOutputsParams`; more than one constraint raises RecordError."""
 
     json: str | Mapping[str, Any] | None = None
     regex: str | None = None

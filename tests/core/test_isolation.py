@@ -1,4 +1,4 @@
-"""Design promise 2: a record that breaks the model's arithmetic fails alone, whatever pages it leaves behind."""
+"""Isolation: a record that breaks the model's arithmetic fails alone, whatever pages it leaves behind."""
 
 from __future__ import annotations
 

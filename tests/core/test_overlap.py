@@ -1,4 +1,4 @@
-"""Promise 4 once more, with steps that overlap: on a real, if tiny, model each record gets what it gets without."""
+"""Schedule independence with steps that overlap: on a real, if tiny, model each record gets what it gets without."""
 
 from __future__ import annotations
 

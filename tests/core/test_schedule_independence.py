@@ -1,4 +1,4 @@
-"""Design promise 4: what a record gets never depends on batch size, neighbours, chunking, cache hits, preemption or order."""
+"""Schedule independence: what a record gets never depends on batch size, neighbours, chunking, cache hits, preemption or order."""
 
 from __future__ import annotations
 

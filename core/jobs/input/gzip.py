@@ -65,7 +65,7 @@ class Gzip:
         return out
 
     def _up_to(self, error: zlib.error, inflate: Any) -> bytes:
-        """What comes out before the byte that `error` is about."""
+        """The output up to the byte that `error` is about."""
         out = []
         for i in range(len(self._data)):
             try:

@@ -12,7 +12,7 @@ from .reader import RecordReader
 
 
 class Records(Protocol):
-    """What a job reads: see `RecordReader`."""
+    """The source of a job's records: see `RecordReader`."""
 
     @property
     def at_end(self) -> bool: ...

@@ -44,7 +44,7 @@ class Files(Protocol):
         """Up to `size` bytes at `offset`, leaving the position alone."""
 
     def sync(self, fd: int) -> None:
-        """What was written survives a power cut from here on."""
+        """Makes what was written survive a power cut."""
 
     def rename(self, source: Path, target: Path) -> None:
         """Atomic replacement, durable on return."""

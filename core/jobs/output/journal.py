@@ -52,13 +52,13 @@ class Commit:
     tally: dict[str, Any] = field(default_factory=dict)
     """Of these rows."""
     attempts: int = 1
-    """How often the job was started, and how many seconds it ran, up to here."""
+    """The number of times that the job was started, and the seconds that it ran, up to here."""
     run_s: float = 0.0
 
 
 @dataclass
 class Recovered:
-    """What a journal says about an unfinished job. Good as long as the journal is open."""
+    """An unfinished job as its journal describes it. Good as long as the journal is open."""
 
     header: dict[str, Any]
     commit: Commit
@@ -197,7 +197,7 @@ def recover(files: Files, journal_fd: int, out_fd: int, sides: Mapping[str, int]
 
 
 class _Marks:
-    """What the commits of a journal say about the files, and where they are: 16 bytes a commit and file, and 16 more."""
+    """The commits of a journal: what each says about the files, and where it is. 16 bytes a commit and file, and 16 more."""
 
     def __init__(self, sides: Mapping[str, int]) -> None:
         self._sides = sides

@@ -131,7 +131,7 @@ class OutputFiles:
 
     @property
     def _not_whole(self) -> Path:
-        """What is not there any more when OUT is."""
+        """The files that are gone once OUT is there."""
         return self.partial
 
     def _clean(self) -> None:
@@ -139,7 +139,7 @@ class OutputFiles:
         self._files.remove(self.journal_path)
 
     def recover(self) -> Recovered | None:
-        """What an unfinished run left; None if nothing of use. Raises ConfigError if it cannot be continued."""
+        """The remains of an unfinished run; None if there is nothing of use. Raises ConfigError if it cannot be continued."""
         if not self.has_partial:
             return None
         with self.telling():
@@ -168,7 +168,7 @@ class OutputFiles:
 
     @property
     def _unfinished_paths(self) -> list[Path]:
-        """What an unfinished run leaves."""
+        """The files that an unfinished run leaves."""
         return [self.partial, self.journal_path, *(side.partial for side in self._sides)]
 
     # -- open -----------------------------------------------------------------------------------------------------

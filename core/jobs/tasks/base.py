@@ -41,7 +41,7 @@ P = TypeVar("P", bound=Pending)
 
 @dataclass(frozen=True)
 class RecordOptions:
-    """How a command reads and writes records, whatever the model and whatever it does with them.
+    """The options of a command about reading and writing records, whatever the model and whatever it does with them.
 
     `literal_special_tokens`: text of a record that spells a special token is only text.
     `error_format`: how rows tell of errors, "object" or "flat", see `row_format`.
@@ -107,7 +107,7 @@ class Task(ABC, Generic[P]):
 
     @abstractmethod
     def make_intake(self, remarks: Remarks) -> Intake[Any]:
-        """What tokenizes the prompts of records."""
+        """The intake that tokenizes the prompts of records."""
 
     @abstractmethod
     def check_ours(self, fields: Mapping[str, Any]) -> None:
@@ -127,7 +127,7 @@ class Task(ABC, Generic[P]):
 
     @abstractmethod
     def tally(self, pending: P, output: Any) -> Tally:
-        """What an answered record counts for."""
+        """The counts of an answered record."""
 
     @abstractmethod
     def empty_answer(self) -> dict[str, Any]:
@@ -201,7 +201,7 @@ class Task(ABC, Generic[P]):
                 self.complain(name, message, f"unknown field {name!r}; {hint}")
 
     def fate(self, pending: P) -> str:
-        """What becomes of a field that is no parameter."""
+        """The fate of a field that is not a parameter, for messages."""
         return "only travels through to `extra`" if pending.batch is None else "is ignored"
 
     def complain(self, name: str, warning: str, refusal: str | None = None) -> None:

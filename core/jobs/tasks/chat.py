@@ -36,7 +36,7 @@ _TAIL = 1000
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """What is particular to `infer chat`.
+    """The options of `infer chat` alone.
 
     Args:
         chat_template_kwargs: variables for the chat template, where a record has no own of that name.

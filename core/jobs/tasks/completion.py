@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CompletionOptions(RecordOptions):
-    """How records are completed.
+    """The options of tasks that have the model write.
 
     `beam`: what to search with, of which `defaults` is then a part.
     `max_tokens_given`: the user chose the default max_tokens, so outputs cut there are no surprise.
@@ -84,7 +84,7 @@ class CompletionTask(Task[PendingPrompt]):
         }
 
     def look_ahead(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
-        """What the task wants to know of a record when it writes its row goes into `pending.reply`. Raises RecordError.
+        """Puts into `pending.reply` what the task needs to know of a record when it writes its row. Raises RecordError.
 
         Called last, with the prompt as `prompt_of` gave it and the parameters, which may be changed here.
         """
@@ -116,7 +116,7 @@ class CompletionTask(Task[PendingPrompt]):
             self.warn("priority", "priority has no effect without --scheduling-policy priority")
 
     def _set_common(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
-        """What a record may say whatever it asks for."""
+        """Sets the fields that any record may have."""
         pending.add_special_tokens = self.add_special_tokens
         if not known.COMMON.isdisjoint(fields):
             pending.add_special_tokens = known.flag(fields, "add_special_tokens", self.add_special_tokens)

@@ -29,7 +29,7 @@ _FORMATS = ("text", "json_object", "json_schema", "structural_tag")
 
 
 def constraint_of(fields: Mapping[str, Any]) -> tuple[bool, StructuredOutputsParams | None]:
-    """Whether a record says what its output must look like, and how.
+    """(True if a record says anything about the form of its output, that form).
 
     `response_format` of type text says it: there is then no constraint, whatever the command's default is. A schema is held to
     with `"strict": false` too, as in vLLM. Nulls say nothing.
@@ -94,7 +94,7 @@ def _schema(value: Mapping[str, Any]) -> Any:
 
 
 def _named(name: str, make: Callable[[], StructuredOutputsParams]) -> StructuredOutputsParams:
-    """What `make` gives; its errors name the field of the record."""
+    """The result of `make`; its errors name the field of the record."""
     try:
         return make()
     except RecordError as error:

@@ -33,7 +33,7 @@ _COLUMNS = ("input", "text")
 
 @dataclass(frozen=True)
 class EmbedOptions(PoolingOptions):
-    """How texts become vectors, and vectors rows.
+    """The options of `infer embed`: how texts become vectors, and vectors rows.
 
     `prefix` is put before texts; None: the prompt named `prompt_name`, or the model's default one, if it has one.
     `embedding_dtype` is one of sinks.vectors.DTYPES. `matrix`: rows are vectors and no lines, all of the recipe's size.
@@ -48,7 +48,7 @@ class EmbedOptions(PoolingOptions):
 
 @dataclass(frozen=True, slots=True)
 class _Reply:
-    """How a record's answer is written. `many`: it asked for a list of vectors."""
+    """The form of a record's answer. `many`: it asked for a list of vectors."""
 
     many: bool
     encoding: str

@@ -36,7 +36,7 @@ _FINGERPRINT_DIGITS = 12
 
 @dataclass(slots=True)
 class BatchLine:
-    """What is kept of a Batch line for its answer.
+    """The part of a Batch line that its answer needs.
 
     Args:
         id: names the answer: `infer-<start of the run's fingerprint>-<index>`.
@@ -53,7 +53,7 @@ class BatchLine:
 
 
 def is_batch(fields: Mapping[str, Any], own: frozenset[str]) -> bool:
-    """Whether a line is a Batch line, and not a native one (with `own` fields) that has columns of such names."""
+    """True if a line is a Batch line, and not a native one (with `own` fields) that has columns of such names."""
     if "url" not in fields or "body" not in fields or not own.isdisjoint(fields):
         return False
     return isinstance(fields["body"], dict) or "custom_id" in fields or "method" in fields

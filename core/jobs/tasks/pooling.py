@@ -39,7 +39,7 @@ _MAX_ENCODERS = 256
 
 @dataclass(frozen=True)
 class PoolingOptions(RecordOptions):
-    """How texts are read.
+    """The options of tasks that pool texts.
 
     `truncate`: the end that is cut off texts that are too long; None: they are errors.
     """
@@ -90,7 +90,7 @@ class PoolingTask(Task[PendingTexts]):
         super()._check_spelling({name: value for name, value in others.items() if name not in _OF_OTHERS}, pending)
 
     def encoder_for(self, fields: Mapping[str, Any], prefix: str) -> TextEncoder:
-        """What tokenizes a record's texts, cut as it or else the command says. Raises RecordError."""
+        """The encoder of a record's texts, which cuts them as the record or else the command says. Raises RecordError."""
         truncate, limit = self._truncation(fields)
         key = prefix, truncate, limit
         encoder = self._encoders.get(key)
@@ -160,7 +160,7 @@ def usage_of(output: Pooled) -> dict[str, int]:
 
 
 def unknown_prompt(name: str, recipe: Recipe) -> str:
-    """What is said of a prompt the recipe does not have."""
+    """The message about a prompt that the recipe does not have."""
     if not recipe.prompts:
         return f"this model has no prompts, so none is named {name[:100]!r}"
     return f"this model has no prompt {name[:100]!r}{nearest(name[:100], recipe.prompts)} (it has {', '.join(recipe.prompts)})"

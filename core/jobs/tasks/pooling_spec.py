@@ -33,7 +33,7 @@ class PoolingSpec(TaskSpec):
         return {**self.prompts, "truncate": self.options.truncate, **self._own(plan), "recipe": asdict(_recipe(plan))}
 
     def _own(self, plan: Plan) -> dict[str, Any]:
-        """What else can change an answer."""
+        """The other options that can change an answer."""
         raise NotImplementedError
 
 

@@ -15,7 +15,7 @@ from .tools import ToolUse
 
 @dataclass(frozen=True)
 class ReplyRules:
-    """What is to be read out of one record's choices. Reading never fails: what does not parse is text.
+    """The parts to be read out of one record's choices. Reading never fails: what does not parse is text.
 
     Args:
         index: of the record.
@@ -78,7 +78,7 @@ def pattern_of(texts: Iterable[str]) -> re.Pattern[str]:
 
 
 def count_calls(messages: Any) -> int:
-    """How many calls a conversation holds."""
+    """The number of calls in a conversation."""
     held = [m.get("tool_calls") for m in messages if isinstance(m, dict)] if isinstance(messages, list) else []
     return sum(len(calls) for calls in held if isinstance(calls, list))
 

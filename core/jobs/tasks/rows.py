@@ -47,7 +47,7 @@ def error_row(pending: Pending, error: RecordError) -> dict[str, Any]:
 
 
 def error_line(raw: bytes | None, error: RecordError) -> bytes | None:
-    """What --errors writes of a failed input line: the line with its error in `_error`, which is ignored when it is run again.
+    """The line that --errors writes of a failed input line: that line with its error in `_error`, which is ignored when it is run again.
 
     A line that is no JSON object becomes one that holds it as text. None if the line was not kept.
     """

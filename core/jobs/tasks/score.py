@@ -29,7 +29,7 @@ _OF_RERANK = frozenset({"top_n", "return_documents"})
 
 @dataclass(frozen=True)
 class ScoreOptions(PoolingOptions):
-    """How texts are compared. The prefixes are put before queries (or text_1) and documents (text_2); None: the model's own."""
+    """The options of `infer score`. The prefixes are put before queries (or text_1) and documents (text_2); None: the model's own."""
 
     query_prefix: str | None = None
     document_prefix: str | None = None
@@ -37,7 +37,7 @@ class ScoreOptions(PoolingOptions):
 
 @dataclass(frozen=True, slots=True)
 class _Reply:
-    """How a record's answer is written.
+    """The form of a record's answer.
 
     Args:
         num_queries: of its texts, how many are on the first side; 1 if it is compared with all the others.
@@ -103,7 +103,7 @@ class ScoreTask(PoolingTask):
             pending.prompt = [(encoder, text) for texts, encoder in sides for text in texts]
 
     def _sides(self, fields: Mapping[str, Any]) -> tuple[bool, list[str], list[str], bool]:
-        """Whether the sides are query and documents, the texts of both, and whether scores are a list."""
+        """(True if the sides are query and documents, the texts of both, True if scores are a list)."""
         names = [name for name in ("query", "documents", "text_1", "text_2") if fields.get(name) is not None]
         if set(names) == {"query", "documents"}:
             documents = fields["documents"]
@@ -143,7 +143,7 @@ class ScoreTask(PoolingTask):
         return _Reply(num_queries, many, tuple(second), top_n or None)
 
     def _prefixes(self, *, asymmetric: bool) -> tuple[str, str]:
-        """What is put before the texts of each side."""
+        """The prefixes of the texts of each side."""
         given = self.options.query_prefix, self.options.document_prefix
         if self.pairs:
             return given[0] or "", given[1] or ""

@@ -56,15 +56,15 @@ class TaskSpec(ABC):
 
     @abstractmethod
     def limits(self, plan: Plan) -> RequestLimits:
-        """What the engine will hold requests to. Raises ConfigError."""
+        """The limits of requests. Raises ConfigError."""
 
     @abstractmethod
     def job(self, plan: Plan) -> dict[str, Any]:
-        """What of the command's own options can change an answer, for the fingerprint."""
+        """The command's own options that can change an answer, for the fingerprint."""
 
     @abstractmethod
     def defaults(self, plan: Plan) -> dict[str, Any]:
-        """What was asked of every record, for --stats: {"sampling": …} or {"embedding": …}."""
+        """The parameters that were asked of every record, for --stats: {"sampling": …} or {"embedding": …}."""
 
     def clock(self, plan: Plan, now: datetime) -> dict[str, str]:
         """Times that the templates in use can show at `now`, by format; see `Template.readings`. Raises ConfigError, ModelError."""

@@ -48,7 +48,7 @@ class ToolUse:
         return cls(tools, forced=True, name=name, parallel=parallel)
 
     def constraint(self) -> StructuredOutputsParams:
-        """What the output of a forced call looks like: the arguments of the function, or a list of {name, parameters}, as in vLLM.
+        """The form of a forced call's output: the arguments of the function, or a list of {name, parameters}, as in vLLM.
 
         Raises RecordError, param "tools".
         """

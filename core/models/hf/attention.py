@@ -119,7 +119,7 @@ class PagedAttention:
         return out.view(1, -1, c.num_heads, c.head_dim)[..., : call.value_dim].to(query.dtype), None
 
     def mask(self, *, mask_function: Callable[..., Any], kv_length: int, local_size: int | None = None, **_: Any) -> Tensor | None:
-        """What transformers asks for a mask: none is needed, but while looking it is found out what it would be."""
+        """Takes the place of transformers' function that makes masks: none is needed, but while looking, the window is read off it."""
         if not self._looking:
             return None
         window: int | ModelError | None
@@ -195,7 +195,7 @@ def _fuse(query: Tensor, key: Tensor, value: Tensor, call: Call, dtype: torch.dt
 
 
 def _window(sees: Callable[..., Any], size: int | None) -> int | None:
-    """How many positions a mask function of transformers lets a token see, itself included; None is all before it.
+    """The number of positions that a mask function of transformers lets a token see, itself included; None is all before it.
 
     Raises ModelError for any other pattern: bidirectional, in chunks, or by what the tokens are.
     """

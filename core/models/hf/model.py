@@ -18,10 +18,10 @@ from .attention import PagedAttention
 class HFModel:
     """Runs transformers' module code on the flat tokens of a step, with our attention and linear layers inside.
 
-    What is the same for a record whatever runs beside it (design promise 4): linear layers, attention and mixtures of experts
-    (`experts.py`), which are ours. Norms, activations and embeddings are torch's operations on rows. They give a row the same
-    bits in any batch with one or two threads; with more, torch may cut an elementwise operation where its vectors do not
-    fit, and the last bit of an exponential or tanh differs there. Layers that multiply otherwise than by `nn.Linear` are torch's too.
+    Linear layers, attention and mixtures of experts (`experts.py`) are ours, and give a record the same bits whatever runs beside
+    it. Norms, activations and embeddings are torch's operations on rows. They give a row the same bits in any batch with one or two
+    threads; with more, torch may cut an elementwise operation where its vectors do not fit, and the last bit of an exponential or
+    tanh differs there. Layers that multiply otherwise than by `nn.Linear` are torch's too.
     `trial.warn_if_rows_differ` tries it at load time and says so; it is a sample, not a proof.
 
     Args:

@@ -67,7 +67,7 @@ def rows_are_alike(model: HFModel, dtype: torch.dtype) -> bool:
 
 
 def warn_if_rows_differ(model: HFModel, dtype: torch.dtype) -> None:
-    """Says so if promise 4 (the same answer whatever runs beside it) does not hold here. On a GPU it holds where it is asked for."""
+    """Says so if an answer of this model depends on what runs beside it. Not tried on a GPU unless `deterministic` is set."""
     if model.tokens_to_try.device.type == "cuda" and not model.ops.deterministic:
         return
     if not rows_are_alike(model, dtype):

@@ -39,7 +39,7 @@ class GrammarState:
 
     @property
     def failure(self) -> RecordError | None:
-        """Why no token at all is allowed: the grammar got too complex to follow, or leads nowhere."""
+        """The reason why no token at all is allowed: the grammar got too complex to follow, or leads nowhere."""
         self._next()
         return failure_of(self._matcher.get_error()) if self._matcher.is_error() else None
 

@@ -175,7 +175,7 @@ class _Writer:
             yield item, f"{path}/prefixItems/{i}", joined
 
     def _target(self, reference: Any, path: str) -> Any:
-        """What a reference within the document points to."""
+        """The target of a reference within the document."""
         if not isinstance(reference, str):
             raise _error(path, "$ref must be a string")
         if reference != "#" and not reference.startswith("#/"):

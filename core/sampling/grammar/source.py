@@ -31,7 +31,7 @@ _ASKED = re.compile(r"\[[^\[\]\n]*\b(temperature|stop|max_tokens)\s*=")
 
 @dataclass(frozen=True)
 class GrammarSource:
-    """What the library compiles. Equal sources give equal grammars."""
+    """The input of the library's compiler. Equal sources give equal grammars."""
 
     text: str
     """In the library's JSON."""

@@ -152,7 +152,7 @@ def test_every_form_of_prompt_gives_the_same(llm: LLM) -> None:
         assert llm.generate(single, GREEDY, use_tqdm=False)[0].outputs == outputs[0].outputs
     for legacy in (ids, [ids]):
         assert llm.generate(prompt_token_ids=legacy, sampling_params=GREEDY, use_tqdm=False)[0].outputs == outputs[0].outputs
-    assert llm.generate(["hello"], GREEDY, [[5]], False)[0].outputs == outputs[0].outputs  # the seed's positions
+    assert llm.generate(["hello"], GREEDY, [[5]], False)[0].outputs == outputs[0].outputs  # vLLM's former positions
 
 
 def test_the_legacy_argument_warns_when_asked_to(llm: LLM) -> None:

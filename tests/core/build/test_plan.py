@@ -1,4 +1,4 @@
-"""What is decided before any weights are read: tokenizer, defaults, limits."""
+"""Plans: tokenizer, defaults and limits, decided before any weights are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model is, told from config.json alone: those that cannot be run are refused by name, before their weights are touched."""
+"""Models that cannot be run are refused by name from config.json alone, before their weights are touched."""
 
 from __future__ import annotations
 

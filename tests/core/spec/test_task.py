@@ -1,4 +1,4 @@
-"""What a model is used for, by its files and the settings."""
+"""The use of a model, by its files and the settings."""
 
 from __future__ import annotations
 

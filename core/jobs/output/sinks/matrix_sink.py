@@ -47,7 +47,7 @@ class MatrixSink:
 
     @property
     def layout(self) -> dict[str, str | int]:
-        """What must be the same where an unfinished output is gone on with."""
+        """The layout, which must be the same when an unfinished output is continued."""
         return {"size": self.size, "dtype": self.dtype}
 
     def frame(self, rows: Sequence[Row]) -> bytes:

@@ -74,7 +74,7 @@ def _columns(ids: Iterable[dict[str, Any]]) -> tuple[list[int], list[str | None]
 
 
 class _Stream:
-    """What pyarrow needs to know of a file that is written from start to end."""
+    """A file that is written from start to end, as pyarrow needs it."""
 
     closed = False
 

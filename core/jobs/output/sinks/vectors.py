@@ -20,7 +20,7 @@ DTYPES = tuple(_STORED)
 
 
 def decoded_dtype(dtype: str) -> np.dtype[Any]:
-    """How `np.frombuffer` is to read what `encode_vector` wrote."""
+    """The dtype with which `np.frombuffer` reads what `encode_vector` wrote."""
     return np.dtype(_STORED[dtype])
 
 
@@ -46,7 +46,7 @@ def encode_vector(values: NDArray[np.float32], dtype: str) -> bytes:
 
 
 def failed_vector(size: int, dtype: str) -> bytes:
-    """What stands for a vector there is not: NaN; zeros where there is no NaN."""
+    """The bytes in place of a missing vector: NaN; zeros where there is no NaN."""
     stored = decoded_dtype(dtype)
     return np.full(num_columns(size, dtype), np.nan if stored.kind == "f" else 0, stored).tobytes()
 

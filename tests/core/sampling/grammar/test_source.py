@@ -1,4 +1,4 @@
-"""What is said of a constraint without compiling it, and that grammars know how each kind of tokenizer spells."""
+"""Constraints that are refused without being compiled, and grammars for each kind of tokenizer."""
 
 from __future__ import annotations
 
