@@ -17,7 +17,7 @@ from .spec import writing_spec
 @beam_options
 @engine_options
 def beam(*, io: JobOptions, prompt_field: str | None, template: str | None) -> int:
-    """Search for the best continuations of the prompts of a JSONL file; one answer line a record, in input order.
+    """Search for the best continuations of the prompts of a JSONL file; one output line per record, in input order.
 
     IN and OUT are files, or - for stdin and stdout (the default). Records are those of infer generate; `beam_width`, `num_return`,
     `length_penalty`, `early_stopping`, `scoring` and the options below may stand in them too. Choices come best first, each with its

@@ -172,7 +172,7 @@ def _refuse_contradictions(
     if path is None and (prompt_field, template) != (None, None):
         raise _usage("--prompt-field and --template are about the records of IN, and there is none.")
     if force_sampling and (path is None or not given_sampling()):
-        raise _usage("--force-sampling needs IN and sampling options that are to win.")
+        raise _usage("--force-sampling needs IN, and the sampling options to force.")
 
 
 def _usage(message: str) -> click.UsageError:

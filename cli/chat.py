@@ -18,7 +18,7 @@ from .spec import writing_spec
 @sampling_options
 @engine_options
 def chat(*, io: JobOptions, prompt_field: str | None, template: str | None) -> int:
-    """Answer the conversations of a JSONL file; one answer line a record, in input order.
+    """Answer the conversations of a JSONL file; one output line per record, in input order.
 
     IN and OUT are files, or - for stdin and stdout (the default). A record is a JSON object with `messages`, an optional
     `id`, `tools`, `tool_choice`, `chat_template_kwargs`, and sampling parameters of its own; other fields come back in

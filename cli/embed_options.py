@@ -23,9 +23,9 @@ _OPTIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
         "--pooling",
         "pooling",
         _VECTORS,
-        {"type": click.Choice(["cls", "mean", "last"]), "help": "Which tokens a vector is made of: the first, all, or the last."},
+        {"type": click.Choice(["cls", "mean", "last"]), "help": "Tokens that a vector is made of: the first, all, or the last."},
     ),
-    ("--normalize/--no-normalize", "normalize", _VECTORS, {"type": click.BOOL, "help": "Whether vectors get length 1."}),
+    ("--normalize/--no-normalize", "normalize", _VECTORS, {"type": click.BOOL, "help": "Scale vectors to length 1."}),
     (
         "--dimensions",
         "dimensions",

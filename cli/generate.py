@@ -16,7 +16,7 @@ from .spec import writing_spec
 @sampling_options
 @engine_options
 def generate(*, io: JobOptions, prompt_field: str | None, template: str | None) -> int:
-    """Complete the prompts of a JSONL file; one answer line a record, in input order.
+    """Complete the prompts of a JSONL file; one output line per record, in input order.
 
     IN and OUT are files, or - for stdin and stdout (the default). A record is a JSON object with `prompt` (text) or `prompt_token_ids`,
     an optional `id`, and sampling parameters of its own; other fields come back in `extra`. OpenAI Batch lines (/v1/completions) are

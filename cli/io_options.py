@@ -63,7 +63,11 @@ _OUTPUT: list[Callable[[Any], Any]] = [
     click.option("--resume", is_flag=True, help="Go on where an earlier run stopped; start if there was none."),
     click.option("--resume-force", is_flag=True, help="Resume even if input, model or settings have changed."),
     click.option("--verify", is_flag=True, help="Hash the whole model, so that --resume notices any change to it."),
-    click.option("--fsync", help="When finished answers are made safe from a power cut.", **_choice("interval", "always", "never")),
+    click.option(
+        "--fsync",
+        help="Make finished answers safe from a power cut every few seconds, at each commit, or never.",
+        **_choice("interval", "always", "never"),
+    ),
     click.option("--retry-errors", is_flag=True, help="Answer the failed records of a finished OUT anew."),
     click.option(
         "--redo",
@@ -89,7 +93,7 @@ _SAYING: list[Callable[[Any], Any]] = [
         type=click.FloatRange(min=0, min_open=True),
         default=30.0,
         show_default=True,
-        help="Time between progress lines when stderr is no terminal.",
+        help="Time between progress lines when stderr is not a terminal.",
     ),
     click.option("--log-format", help="Format of messages on stderr.", **_choice("text", "json")),
     click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),

@@ -21,7 +21,7 @@ from .spec import score_spec
 @partial(pooling_options, only=SCORE)
 @partial(engine_options, without=frozenset({"task"}))
 def score(*, io: JobOptions) -> int:
-    """Score pairs of texts of a JSONL file; one answer line a record, in input order.
+    """Score pairs of texts of a JSONL file; one output line per record, in input order.
 
     IN and OUT are files, or - for stdin and stdout (the default). A record has `query` and `documents` (a list), answered by `scores`,
     or `text_1` and `text_2`, answered by `score`. A cross-encoder (a classifier of one label) reads each pair at once. Any other model

@@ -110,7 +110,7 @@ def _pooling_spec(io: JobOptions, task: str, of_records: PoolingSpec) -> JobSpec
         raise ConfigError(f"task={args.task} contradicts infer {_command()}; leave --task out")
     for flag, value in (("--redo finish_reason", io.again.finish_reason), ("--report-cache", io.report_cache)):
         if value:
-            raise click.UsageError(f"{flag} is about the outputs of a model that writes; leave it out.", click.get_current_context())
+            raise click.UsageError(f"{flag} applies only to a model that generates text; leave it out.", click.get_current_context())
     given = given_pooling()
     over = {key: given[name] for name, key in _POOLER.items() if name in given}
     args = replace(args, task=task, pooler_config={**(args.pooler_config or {}), **over} or None)

@@ -104,7 +104,7 @@ class TokenIdsType(click.ParamType):
         try:
             return tuple(int(part) for part in value.split(","))
         except ValueError:
-            self.fail(f"{value!r} is not a token id, nor several with commas between them", param, ctx)
+            self.fail(f"{value!r} is neither a token id nor several, separated by commas", param, ctx)
 
 
 class BiasType(click.ParamType):

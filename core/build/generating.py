@@ -183,7 +183,7 @@ def check_length(config: EngineConfig, source: ModelSource, stack: StackSpec) ->
     """Raises ConfigError for contexts that are longer than the positions a model has learned."""
     longest = stack.max_length
     if longest is not None and config.max_model_len > longest:
-        raise ConfigError(f"max_model_len={config.max_model_len}: {source.name} has learned {longest} positions and knows no others")
+        raise ConfigError(f"max_model_len={config.max_model_len}: {source.name} has only {longest} learned positions; lower it to that")
 
 
 def fill(

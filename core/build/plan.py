@@ -103,7 +103,7 @@ class Plan:
             command = "infer embed" if self.recipe.kind == "embed" else "infer score, or LLM(...).classify"
             what = "embeds texts" if self.recipe.kind == "embed" else "classifies texts"
             other = "another model" if self.spec.is_encoder else "task=generate"
-            raise ConfigError(f"model {self.source.name!r} {what} here, it does not generate: use {command}, or {other}")
+            raise ConfigError(f"model {self.source.name!r} {what} here and does not generate: use {command}, or {other}")
 
     def must_pool(self) -> Recipe:
         """The model's recipe. Raises ConfigError for one that generates."""

@@ -118,7 +118,7 @@ def open_shards(names: Sequence[str]) -> list[ShardFile]:
     place: dict[int, ShardFile] = {}
     for shard in shards:
         if difference := _foreign(shard.note, first.note):
-            raise ConfigError(f"shard {shard.name!r} does not belong together with {first.name!r}: {difference}")
+            raise ConfigError(f"shard {shard.name!r} does not belong with {first.name!r}: {difference}")
         if (other := place.setdefault(shard.note.shard.index, shard)) is not shard:
             raise ConfigError(f"{shard.name!r} and {other.name!r} are both shard {shard.note.shard}; give one of them")
     count = first.note.shard.count
@@ -264,7 +264,7 @@ def _check_row(row: bytes, index: int, name: str) -> bool:
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
         place = None
     if place is None:
-        raise ConfigError(f"shard {name!r}: the row where record {index:,} should be is no answer")
+        raise ConfigError(f"shard {name!r}: the row in the place of record {index:,} is not an answer")
     if place != index:
         raise ConfigError(f"shard {name!r}: record {place} is where record {index:,} should be")
     return failed

@@ -45,6 +45,6 @@ def build_encoder(spec: ModelSpec, ops: Ops, *, labels: int = 0, choose: Choose 
     Raises ModelError for one that we have no code for.
     """
     if not spec.is_encoder:
-        raise ModelError(f"model_type {spec.model_type!r} is no encoder that is supported (supported: {', '.join(encoders())})")
+        raise ModelError(f"model_type {spec.model_type!r} is not a supported encoder (supported: {', '.join(encoders())})")
     with choosing(choose):
         return Encoder(spec.need_stack(), ops, labels=labels)

@@ -72,7 +72,7 @@ class TorchGroup(Group):
         except (Lost, RuntimeError) as error:
             raise EngineError(f"the {self.size} ranks cannot meet: {str(error).splitlines()[0]}") from error
         if met != self.size:
-            raise EngineError(f"the {self.size} ranks cannot meet: {met} came")
+            raise EngineError(f"the {self.size} ranks cannot meet: only {met} came")
 
     def abort(self) -> None:
         self._backend.abort()

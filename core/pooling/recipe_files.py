@@ -125,7 +125,7 @@ def _prompts(source: ModelSource) -> dict[str, Any]:
     check_file(prompts, dict.fromkeys(prompts, TEXT | NULL), f"{path}: prompts")
     name = found.get("default_prompt_name")
     if name is not None and name not in prompts:
-        raise ModelError(f"{path}: default_prompt_name {name!r} is none of its prompts ({', '.join(prompts) or 'there are none'})")
+        raise ModelError(f"{path}: default_prompt_name {name!r} is not one of its prompts ({', '.join(prompts) or 'there are none'})")
     similarity = found.get("similarity_fn_name") or "cosine"
     if similarity not in _SIMILARITIES:
         raise ModelError(f"{path}: similarity_fn_name {similarity!r} is not supported; supported: {', '.join(_SIMILARITIES)}")

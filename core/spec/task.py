@@ -83,6 +83,6 @@ def _check(chosen: str, convert: str, spec: ModelSpec, own: str) -> None:
         raise ModelError(f"{called} is a classifier, it makes no embeddings: use infer score or task=classify, or another model")
     if chosen == "classify" and not spec.is_classifier:
         right = "infer embed or task=embed" if own == "embed" else "infer generate"
-        raise ModelError(f"{called} is no classifier (those are named *ForSequenceClassification): use {right}, or another model")
+        raise ModelError(f"{called} is not a classifier (those are named *ForSequenceClassification): use {right}, or another model")
     if chosen == "embed" and own == "generate" and convert == "none":
         raise ConfigError(f"{called} generates text; convert=none keeps it from being used for embeddings: leave that out")

@@ -70,7 +70,7 @@ class ChatTemplate:
             if override not in sources:
                 there = f"it has: {', '.join(sorted(sources))}" if sources else "it has none"
                 raise ConfigError(
-                    f"chat template {override!r} is no file, no jinja2 text and none of the model's templates "
+                    f"chat template {override!r} is neither a file, nor jinja2 text, nor one of the model's templates "
                     f"({there}){nearest(override, sources)}"
                 )
             sources, origin = {"default": sources[override]}, f"{origin} ({override})"

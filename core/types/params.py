@@ -263,7 +263,7 @@ def _biases(value: Any) -> dict[int, float]:
     result = {}
     for key, bias in value.items():
         if not _is_token_id(key):
-            raise _invalid("logit_bias", f"{key!r} is no token id")
+            raise _invalid("logit_bias", f"{key!r} is not a token id")
         if isinstance(bias, bool) or not isinstance(bias, (int, float)):
             raise _wrong_type("logit_bias", "an object of token ids and numbers", bias)
         if not is_finite(bias):

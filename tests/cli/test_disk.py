@@ -155,11 +155,11 @@ def test_a_device_is_written_straight_through(program: Any, tiny: list[str], big
     for more in (["--resume"], ["--retry-errors"]):
         done = program("generate", *tiny, *more, big, null)
         assert done.returncode == 2, done.stderr
-        assert "no regular file" in done.stderr.decode()
+        assert "not a regular file" in done.stderr.decode()
     done = program("generate", *tiny, "--errors", null, big, tmp_path / "out")
     assert done.returncode == 2, done.stderr
     assert "--errors" in done.stderr.decode()
-    assert "no regular file" in done.stderr.decode()
+    assert "not a regular file" in done.stderr.decode()
     (tmp_path / "link").symlink_to(null)
     done = program("generate", *tiny, "--errors", tmp_path / "link", big, tmp_path / "out")
     assert done.returncode == 2, done.stderr

@@ -89,7 +89,7 @@ def test_shards_of_other_settings_are_foreign(call: Any, tmp_path: Path, sharded
     assert call(*argv).exit_code == 0
     result = call("merge", tmp_path / "out", a, b, c)
     assert result.exit_code == 2
-    assert f"'{b}' does not belong together with '{a}': they are of different jobs" in result.stderr
+    assert f"'{b}' does not belong with '{a}': they are of different jobs" in result.stderr
 
 
 def test_messages_as_objects(call: Any, tmp_path: Path, sharded: Any) -> None:

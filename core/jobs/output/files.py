@@ -119,7 +119,7 @@ def _refuse_others(path: Path, status: os.stat_result) -> None:
     if stat.S_ISLNK(status.st_mode):
         what = "a link"
     elif not stat.S_ISREG(status.st_mode):
-        what = "no regular file"
+        what = "not a regular file"
     elif status.st_nlink > 1:
         what = "a file with another name besides (a hard link)"
     else:

@@ -108,7 +108,7 @@ class Finished:
                 "answer the new records with --offset into another output, or all of them with --overwrite"
             )
         raise ConfigError(
-            f"failed lines cannot be copied from {what} that was made without --errors; leave that out, or start again with --overwrite"
+            f"failed lines cannot be copied from {what} that was made without --errors; leave --errors out, or start again with --overwrite"
         )
 
     def previous(self, again: Again, *, force: bool) -> Previous:

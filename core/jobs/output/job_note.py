@@ -113,7 +113,7 @@ class JobNote:
             raise ConfigError(f"{str(path)!r} cannot be read: {error}; {_ADVICE}") from None
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             found = value.get("format") if isinstance(value, dict) else None
-            raise ConfigError(f"{str(path)!r} is no note of an output in format {FORMAT} (format: {found!r}); {_ADVICE}")
+            raise ConfigError(f"{str(path)!r} is not a note of an output in format {FORMAT} (format: {found!r}); {_ADVICE}")
         for names, kind in ((_NUMBERS, int), (_TEXTS, str)):
             for name in names:
                 if type(value.get(name)) is not kind or (kind is int and value[name] < 0):

@@ -58,7 +58,7 @@ class MatrixOutput(JobOutput):
     def refuse_files_in_the_way(self, *, replace_errors: bool = False, overwrite: bool = False) -> None:
         super().refuse_files_in_the_way(replace_errors=replace_errors, overwrite=overwrite)
         if is_there(self.made) and not overwrite:
-            raise ConfigError(f"{str(self.made)!r} is needed for output {self.name!r} and is there; move it away, or use --overwrite")
+            raise ConfigError(f"{str(self.made)!r} is needed for output {self.name!r} but exists already; move it away, or use --overwrite")
 
     @property
     def _not_whole(self) -> Path:

@@ -65,9 +65,9 @@ def open_output(
         raise ConfigError(f"a {output_format} output cannot be answered anew in part; start again with --overwrite")
     if name in STDOUT or is_special(Path(name)):
         if matrix:
-            raise ConfigError(f"{output_format} is made when all rows are there, so it needs an output file; {name!r} is none")
+            raise ConfigError(f"{output_format} is made when all rows are there, so it needs an output file, which {name!r} is not")
         if resume or redo:
-            raise ConfigError(f"output {name!r} is no regular file: nothing of it is kept, so it cannot be resumed or redone")
+            raise ConfigError(f"output {name!r} is not a regular file: nothing of it is kept, so it cannot be resumed or redone")
         if compression not in ("auto", "none"):
             raise ConfigError(f"output {name!r} is written straight through; pipe it through {compression} instead")
         if errors is not None:
@@ -114,7 +114,7 @@ def _matrix_sink(name: str, output_format: str, embedding_dtype: str, compressio
 def _refuse_errors_file(name: str) -> None:
     """It is replaced when the output appears; a device must never be."""
     if is_folder(Path(name)) or is_special(Path(name)):
-        raise ConfigError(f"--errors {name!r} is no regular file; name a file")
+        raise ConfigError(f"--errors {name!r} is not a regular file; name a file")
     if not is_folder(Path(os.path.realpath(name)).parent):
         raise ConfigError(f"--errors {name!r} cannot be created: there is no folder {str(Path(name).parent)!r}")
 

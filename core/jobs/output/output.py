@@ -218,7 +218,6 @@ class JobOutput(OutputFiles):
                     self._files.remove(path)
         self.unlock()
 
-    # -- own -----------------------------------------------------------------------------------------------------
     # -- where a matrix differs ----------------------------------------------------------------------------------
     @property
     def _bytes_to_make(self) -> int:

@@ -45,7 +45,7 @@ class FinishedOutput:
                 if not _is_row(row):
                     raise ValueError
             except ValueError:
-                raise ConfigError(f"{self.name!r} is no output of infer: line {number:,} is not a row") from None
+                raise ConfigError(f"{self.name!r} is not an output of infer: line {number:,} is not a row") from None
             assert line.data is not None
             yield line.data, row
 

@@ -67,7 +67,7 @@ class SideFile:
             raise ConfigError(f"{self.what} exists; use --overwrite to replace it, or choose another file")
         if is_there(self.partial) and not partial:
             raise ConfigError(
-                f"{str(self.partial)!r} is needed for {self.what} and is there, of no run that is gone on with; "
+                f"{str(self.partial)!r} is needed for {self.what} but exists already, and does not belong to the run that is resumed; "
                 "use --overwrite to replace it, or choose another file"
             )
 
@@ -90,7 +90,7 @@ class SideFile:
             raise ConfigError(f"{was}; go on there with --resume, or start again with --overwrite")
         if self.fd >= 0 and self._files.read(self.fd, 1, 0):
             raise ConfigError(
-                f"{str(self.partial)!r} is not known to be of the unfinished run; move it away, or start again with --overwrite"
+                f"{str(self.partial)!r} is not known to belong to the unfinished run; move it away, or start again with --overwrite"
             )
 
     def open(self, open_file: Callable[[Path, int], int], *, has_output: bool) -> None:

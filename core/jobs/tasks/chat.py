@@ -54,7 +54,7 @@ class ChatOptions:
         self.parsers()
         for name in self.chat_template_kwargs:
             if name in _RENDER_FIELDS:
-                raise ConfigError(f"chat_template_kwargs: {name} is no variable of the template but a field of the record")
+                raise ConfigError(f"chat_template_kwargs: {name} is a field of the record, not a variable of the template")
 
     def parsers(self) -> tuple[ToolCallParser | None, ReasoningParser | None]:
         """The parsers of these names."""

@@ -181,7 +181,7 @@ class EmbedTask(PoolingTask):
 
 def _token_ids(value: Any, name: str) -> list[int]:
     if not isinstance(value, list) or not all(type(token) is int for token in value):
-        raise RecordError("invalid_type", f"{name} must hold texts or lists of token ids, all of a kind", param=name)
+        raise RecordError("invalid_type", f"{name} must hold texts or lists of token ids, all of the same kind", param=name)
     if not value:
         raise RecordError("invalid_value", f"{name} has an empty list of token ids", param=name)
     return value

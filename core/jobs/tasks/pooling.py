@@ -75,7 +75,7 @@ class PoolingTask(Task[PendingTexts]):
         for name, values in _NEUTRAL.items():
             value = fields.get(name)
             if value is not None and name not in self.fields and not any(type(value) is type(v) and value == v for v in values):
-                raise RecordError("unsupported", f"{name} is not supported for texts that are only read", param=name)
+                raise RecordError("unsupported", f"{name} is not supported where no text is generated", param=name)
         for name in _FORMER:
             if isinstance(fields.get(name), bool) and name not in self._consumed:
                 raise RecordError("unsupported", f"{name} is called use_activation", param=name)

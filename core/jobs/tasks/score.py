@@ -131,7 +131,7 @@ class ScoreTask(PoolingTask):
     def _reply(self, pending: PendingTexts, fields: Mapping[str, Any], num_queries: int, second: list[str], many: bool) -> _Reply:
         if pending.batch is None or not str(pending.batch.url).endswith("/rerank"):
             for name in _OF_RERANK & fields.keys():
-                self.complain(name, f"field {name!r} has a meaning in lines of /v1/rerank alone; scores stay in the order of documents")
+                self.complain(name, f"only lines of /v1/rerank use field {name!r}; scores stay in the order of documents")
             return _Reply(num_queries, many)
         if fields.get("documents") is None:
             raise RecordError("missing_field", 'a line of /v1/rerank needs "query" and "documents"', param="documents")

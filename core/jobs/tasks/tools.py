@@ -41,7 +41,7 @@ class ToolUse:
             return cls(tools if tools and choice != "none" else None, parallel=parallel)
         name = _wanted(choice)
         if not tools:
-            raise RecordError("invalid_value", "tool_choice wants a call, and there are no tools", param="tool_choice")
+            raise RecordError("invalid_value", "tool_choice asks for a call, but there are no tools", param="tool_choice")
         functions = _functions(tools)
         if name is not None and name not in functions:
             raise RecordError("invalid_value", f"tool_choice: no tool is called {name!r}{nearest(name, functions)}", param="tool_choice")
@@ -73,7 +73,7 @@ class ToolUse:
                     continue
                 for key, definition in moved.items():
                     if definitions.setdefault(place, {}).setdefault(key, definition) != definition:
-                        raise RecordError("unsupported", f"tools define {key!r} in different ways; give these other names", param="tools")
+                        raise RecordError("unsupported", f"tools define {key!r} in different ways; rename it in one of them", param="tools")
             properties = {"name": {"enum": [name]}, "parameters": arguments}
             calls.append({"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False})
         most = {} if self.parallel else {"maxItems": 1}

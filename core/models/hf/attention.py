@@ -138,10 +138,10 @@ class PagedAttention:
             shapes = ", ".join(str(tuple(t.shape)) for t in (query, key, value))
             raise ModelError(f"its attention is given queries, keys and values of shapes {shapes}, which a paged cache cannot hold")
         if value_dim > dim:
-            raise ModelError(f"its values have {value_dim} features a head and its keys {dim}; the cache holds no wider values")
+            raise ModelError(f"its values have {value_dim} features per head and its keys {dim}; the cache holds no wider values")
         causal = options.get("is_causal")
         if not (getattr(module, "is_causal", True) if causal is None else causal):
-            raise ModelError("its attention is not causal, so it is no model to generate with")
+            raise ModelError("its attention is not causal, so it cannot generate text")
         window = getattr(mask, "infer_window", options.get("sliding_window"))
         if isinstance(window, ModelError):
             raise window

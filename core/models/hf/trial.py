@@ -116,4 +116,4 @@ def _compare(got: Tensor, expected: Tensor, dtype: torch.dtype, how: str, of_row
         return
     distance = of_rows((got - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-30)).item()
     if not distance <= (FAR_IN_FLOAT32 if dtype == torch.float32 else FAR_IN_HALF):
-        raise ModelError(f"its output {how} is another (relative distance {distance:.2g}): its layers do what our attention cannot")
+        raise ModelError(f"its output {how} differs (relative distance {distance:.2g}): its layers do what our attention cannot")

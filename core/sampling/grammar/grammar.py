@@ -122,7 +122,7 @@ class Vocabulary:
             raise _error("unsupported", "it needs a tokenizer, and there is none (skip_tokenizer_init)")
         pieces = tokenizer.pieces(False)
         if pieces is None:
-            raise _error("unsupported", "it is not there for this kind of tokenizer, whose tokens have no bytes of their own")
+            raise _error("unsupported", "it is not available for this kind of tokenizer, whose tokens have no bytes of their own")
         import llguidance
 
         self.end_ids = end_ids
@@ -176,7 +176,7 @@ class CompiledGrammar:
                     thread = threading.Thread(target=self._compile, args=(made,), name="grammar", daemon=True)
                     thread.start()
                 except (RuntimeError, MemoryError):
-                    raise _error("grammar_error", "there is no memory to compile it", retryable=True) from None
+                    raise _error("grammar_error", "there is not enough memory to compile it", retryable=True) from None
                 finally:
                     threading.stack_size(before)
             thread.join()

@@ -121,9 +121,9 @@ class TestUse:
 
     def test_it_is_not_run_to_generate(self, bert_folder: Path, pair_folder: Path, qwen_folder: Path) -> None:
         for folder, words in (
-            (bert_folder, r"embeds texts here, it does not generate: use infer embed, or another model"),
-            (pair_folder, r"classifies texts here, it does not generate: use infer score, or LLM\(\.\.\.\)\.classify, or another model"),
-            (qwen_folder, r"embeds texts here, it does not generate: use infer embed, or task=generate"),
+            (bert_folder, r"embeds texts here and does not generate: use infer embed, or another model"),
+            (pair_folder, r"classifies texts here and does not generate: use infer score, or LLM\(\.\.\.\)\.classify, or another model"),
+            (qwen_folder, r"embeds texts here and does not generate: use infer embed, or task=generate"),
         ):
             plan = plan_of(folder)
             for call in (partial(build_engine, plan), plan.limits, plan.sampling_defaults, plan.chat_template):

@@ -66,7 +66,7 @@ def test_settings_an_encoder_cannot_have(tmp_path: Path, monkeypatch: pytest.Mon
     oracle_of("roberta", {"pad_token_id": 1}).save_pretrained(tmp_path)
     loaded(tmp_path, max_model_len=158)
     monkeypatch.setenv("INFER_ALLOW_LONG_MAX_MODEL_LEN", "1")
-    with pytest.raises(ConfigError, match="has learned 158 positions"):
+    with pytest.raises(ConfigError, match="has only 158 learned positions"):
         loaded(tmp_path, max_model_len=159)
     with pytest.raises(ConfigError, match="model_impl=transformers"):
         loaded(tmp_path, model_impl="transformers")

@@ -165,7 +165,7 @@ class TestRefusals:
     )
     def test_foreign(self, job: Job, changes: dict[str, Any], said: str) -> None:
         job.note(1, **changes)
-        self.refused(job, f"part-1' does not belong together with .*part-0': {said}")
+        self.refused(job, f"part-1' does not belong with .*part-0': {said}")
 
     def test_unfinished(self, job: Job) -> None:
         path = Path(job.names[1])
@@ -209,8 +209,8 @@ class TestRefusals:
             (whole[: whole.index(b"\n") + 1], "it has 1 rows, there were 3"),
             (whole + answer(11), "it has 4 rows, there were 3"),
             (answer(8) + whole, "record 8 is where record 2 should be"),
-            (b"x" + whole, "the row where record 2 should be is no answer"),
-            (whole.replace(b'{"index":5', b'{"nodex":5'), "the row where record 5 should be"),
+            (b"x" + whole, "the row in the place of record 2 is not an answer"),
+            (whole.replace(b'{"index":5', b'{"nodex":5'), "the row in the place of record 5"),
             (b"", "it has 0 rows"),
         ):
             path.write_bytes(changed)

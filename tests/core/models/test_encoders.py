@@ -162,7 +162,7 @@ def test_every_encoder_has_a_file_and_is_no_language_model() -> None:
 @pytest.mark.parametrize(
     ("hf", "message"),
     [
-        ({"model_type": "distilbert"}, r"'distilbert' is no encoder that is supported .*bert"),
+        ({"model_type": "distilbert"}, r"'distilbert' is not a supported encoder .*bert"),
         ({**TINY, "model_type": "bert", "position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key'"),
         ({**TINY, "model_type": "bert", "is_decoder": True}, "is_decoder"),
         ({**TINY, "model_type": "bert", "hidden_act": "mish"}, "activation 'mish'"),

@@ -218,8 +218,8 @@ LONGROPE = {
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("mamba", {"state_size": 8}, "does not go through transformers' AttentionInterface"),
     ("bert", {}, "not causal|neither causal"),
-    ("lfm2", HYBRID, "in two steps and beside another is another"),
-    ("falcon_h1", MAMBA, "in two steps and beside another is another"),
+    ("lfm2", HYBRID, "in two steps and beside another differs"),
+    ("falcon_h1", MAMBA, "in two steps and beside another differs"),
     ("llama4_text", {"attention_chunk_size": 16, "num_local_experts": 2, "head_dim": 8}, "neither causal nor a sliding window"),
     ("bloom", {"n_head": 6, "n_layer": 2}, "does not go through"),
     ("phi3", LONGROPE, "max_model_len=64"),

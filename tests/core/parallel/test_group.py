@@ -39,5 +39,5 @@ def test_one_that_counts_others_is_told(tmp_path: Path) -> None:
         def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
             return x * 2
 
-    with pytest.raises(EngineError, match="the 3 ranks cannot meet: 2 came"):
+    with pytest.raises(EngineError, match="the 3 ranks cannot meet: only 2 came"):
         Alone(Backend(), ordered=True).greet(CPU)

@@ -248,7 +248,7 @@ class TestText:
     @pytest.mark.parametrize(
         ("file", "message"),
         [
-            ({"prompts": {"query": "Q"}, "default_prompt_name": "doc"}, r"default_prompt_name 'doc' is none of its prompts \(query\)"),
+            ({"prompts": {"query": "Q"}, "default_prompt_name": "doc"}, r"default_prompt_name 'doc' is not one of its prompts \(query\)"),
             ({"prompts": ["a"]}, "prompts.*; it must be"),
             ({"prompts": {"a": 1}}, "prompts.*; it must be"),
             ({"similarity_fn_name": "maxsim"}, "similarity_fn_name 'maxsim' is not supported"),

@@ -83,7 +83,7 @@ def test_only_plain_files_with_one_name_are_our_own(tmp_path: Path) -> None:
     path.unlink()
     for make_other in (os.mkfifo, os.mkdir):
         make_other(path)
-        with pytest.raises(ConfigError, match="no regular file"):
+        with pytest.raises(ConfigError, match="not a regular file"):
             open_own(path, 0o600)
         path.rmdir() if path.is_dir() else path.unlink()
     os.close(open_own(path, 0o600))

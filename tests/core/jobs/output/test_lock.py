@@ -96,6 +96,6 @@ def test_what_is_no_lock_is_left_alone(path: Path, tmp_path: Path) -> None:
             FileLock(path, "output")
         path.unlink()
     os.mkfifo(path)
-    with pytest.raises(ConfigError, match="no regular file"):
+    with pytest.raises(ConfigError, match="not a regular file"):
         FileLock(path, "output")
     assert mine.read_text() == "mine"

@@ -262,7 +262,7 @@ def test_variables_of_command_and_record(chat_task: Any, prepare: Any, code_of: 
 
 
 def test_wrong_options_are_a_setting_s_mistake() -> None:
-    with pytest.raises(ConfigError, match="messages is no variable"):
+    with pytest.raises(ConfigError, match="messages is a field of the record"):
         ChatOptions({"messages": []})
     with pytest.raises(ConfigError, match="unknown tool-call parser"):
         ChatOptions(tool_call_parser="x")
