@@ -1,4 +1,7 @@
-"""`LLM`: the engine as a Python class, with vLLM's names. A thin face; the job layer does not go through it."""
+"""`LLM`: the engine as a Python class, with vLLM's names. A thin face; the job layer does not go through it.
+
+Its length is that of vLLM's signatures and their docstrings; what the calls do is in the other files of this folder.
+"""
 
 from __future__ import annotations
 

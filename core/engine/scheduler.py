@@ -15,6 +15,8 @@ preempted sequences in CPU memory, `Overruns` (overruns.py) for steps that overl
 
 What concerns all sequences is arithmetic on the arrays of `Running`; Python looks at those that need blocks, have filled
 one, begin or end.
+
+One class: what it decides in a step shares the same books, so the file is as long as that class.
 """
 
 from __future__ import annotations

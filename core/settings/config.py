@@ -3,7 +3,7 @@
 Frozen; only this travels inward.
 
 The `choose_*` functions decide one thing each and say why in `notes`, a list of sentences shown once.
-torch is imported inside them, never when this file is.
+torch is imported inside them, never when this file is. The file is as long as the list of settings and of these decisions.
 """
 
 from __future__ import annotations

@@ -11,21 +11,20 @@ from .model_spec import AttentionSpec, ClassifierSpec, ExpertsSpec, LayerSpec, M
 from .names import Names, Naming
 from .rope import RopeConfig
 
-LLAMA_NAMES: dict[str, Any] = {
-    "words": "model.embed_tokens",
-    "layer": "model.layers.{}",
-    "attention_norm": "input_layernorm",
-    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "q_norm": "self_attn.q_norm",
-    "k_norm": "self_attn.k_norm",
-    "attention_out": "self_attn.o_proj",
-    "mlp_norm": "post_attention_layernorm",
-    "up": ("mlp.gate_proj", "mlp.up_proj"),
-    "down": "mlp.down_proj",
-    "final_norm": "model.norm",
-    "head": "lm_head",
-}
-NAMES = Names(**LLAMA_NAMES)
+NAMES = Names(
+    words="model.embed_tokens",
+    layer="model.layers.{}",
+    attention_norm="input_layernorm",
+    qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    q_norm="self_attn.q_norm",
+    k_norm="self_attn.k_norm",
+    attention_out="self_attn.o_proj",
+    mlp_norm="post_attention_layernorm",
+    up=("mlp.gate_proj", "mlp.up_proj"),
+    down="mlp.down_proj",
+    final_norm="model.norm",
+    head="lm_head",
+)
 #: Embedding models often come as the base model alone, without the prefix that a language model's tensors have.
 NAMING = Naming(("model.",))
 #: Absent keys of config.json, see `Architecture.defaults`.

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ...errors import ModelError
-from ..decoder import DEFAULTS, FULL, LLAMA_NAMES, SLIDING, VALUES, decoder, windows_of
+from ..decoder import DEFAULTS, FULL, SLIDING, VALUES, decoder, windows_of
+from ..decoder import NAMES as LLAMA_NAMES
 from ..hf_values import NULL, POSITIVE, TEXT
 from ..model_spec import MLPSpec, NormSpec, StackSpec
-from ..names import Names
 from . import Architecture
 
-NAMES = Names(
-    **LLAMA_NAMES
-    | {
-        "attention_out_norm": "post_attention_layernorm",
-        "mlp_norm": "pre_feedforward_layernorm",
-        "mlp_out_norm": "post_feedforward_layernorm",
-    }
+NAMES = replace(
+    LLAMA_NAMES,
+    attention_out_norm="post_attention_layernorm",
+    mlp_norm="pre_feedforward_layernorm",
+    mlp_out_norm="post_feedforward_layernorm",
 )
 GEMMA2_DEFAULTS = DEFAULTS | {
     "vocab_size": 256000,

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ...errors import ModelError
-from ..decoder import DEFAULTS, LLAMA_NAMES, VALUES, decoder, sliding_windows
+from ..decoder import DEFAULTS, VALUES, decoder, sliding_windows
+from ..decoder import NAMES as LLAMA_NAMES
 from ..hf_values import COUNT
 from ..model_spec import ExpertsSpec, StackSpec
-from ..names import Names
 from . import Architecture
 
-NAMES = Names(
-    **LLAMA_NAMES | {"router": "block_sparse_moe.gate", "expert": "block_sparse_moe.experts.{}", "up": ("w1", "w3"), "down": "w2"},
-)
+NAMES = replace(LLAMA_NAMES, router="block_sparse_moe.gate", expert="block_sparse_moe.experts.{}", up=("w1", "w3"), down="w2")
 MIXTRAL_DEFAULTS = DEFAULTS | {
     "intermediate_size": 14336,
     "num_key_value_heads": 8,
