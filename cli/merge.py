@@ -42,9 +42,9 @@ def merge(*, output: str, shards: tuple[str, ...], overwrite: bool, compression:
     infer merge out.jsonl part-*.jsonl
     """
     from infer.core.jobs.merge import merge as merge_shards
-    from infer.core.jobs.merge import open_shards
     from infer.core.jobs.output.job_note import SUFFIXES
     from infer.core.jobs.output.opening import STDOUT, open_output
+    from infer.core.jobs.shards import open_shards
 
     names = [name for name in shards if not name.endswith(SUFFIXES)]  # a glob finds the notes too
     streams.require_output(output)

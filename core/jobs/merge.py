@@ -2,41 +2,32 @@
 
     record k of the whole input is in shard k mod n:    0 1 2 0 1 2 0 1 …    from the first selected record on
 
-A shard is believed only if it is whole (its sha256) and of the same job over the same input as the others. Every row says
-which record it answers, and is checked to be the next one.
+Every row says which record it answers, and is checked to be the next one. That the shards belong together is for shards.py.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import orjson
 
-from ..errors import ConfigError, InferError
+from ..errors import ConfigError
 from .identity import Identity
-from .input.decompress import Decompressed
 from .input.lines import SHORT_DIGEST_BYTES
 from .input.selection import Shard
-from .input.source import InputFile
 from .output.compression import FRAME_BYTES
-from .output.job_note import SHARD_SUFFIX, JobNote, find_note
-from .output.matrix_output import IDS_SUFFIX
+from .output.job_note import JobNote, find_note
 from .output.opening import is_there
 from .output.output import JobOutput
 from .output.pipe import StraightOutput
 from .output.previous import index_of
-from .output.side_file import PARTIAL_SUFFIX
 from .row import Row
 from .row_format import with_error
+from .shards import CHUNK, HashedFile, ShardFile, first_index, open_shards
 from .tally import Tally
-
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -45,93 +36,6 @@ class Merged:
 
     records: int
     errors: int
-
-
-class ShardFile:
-    """A finished shard: its note, and its rows read once."""
-
-    def __init__(self, name: str) -> None:
-        """Raises ConfigError if there is no such finished shard, or none of lines."""
-        self.name = name
-        path = Path(os.path.realpath(name))
-        note = find_note(path)
-        if note is None:
-            raise ConfigError(_unfinished(name, path))
-        self.note = note
-        if self.note.output_format != "jsonl":
-            raise ConfigError(
-                f"shard {name!r} is a {self.note.output_format} matrix, and only JSONL outputs are merged; the place of each of its rows "
-                f"in the whole input is `index` in {name + IDS_SUFFIX!r}"
-            )
-        if not path.is_file():
-            raise ConfigError(_unfinished(name, path))
-        self._source = _Hashed(name)
-
-    def rows(self) -> Iterator[bytes]:
-        """Each row without its newline. Raises ConfigError at the end if the file is not what its note says."""
-        rest: list[bytes] = []  # the pieces of a row that has not ended yet
-        count = 0
-        source = Decompressed(self._source, self.name)
-        try:
-            while data := source.read(_CHUNK):
-                *ended, piece = data.split(b"\n")
-                for row in ended:
-                    yield b"".join([*rest, row])
-                    rest.clear()
-                count += len(ended)
-                rest.append(piece)
-        except InferError as error:
-            if isinstance(error, ConfigError):
-                raise
-            raise ConfigError(f"shard {self.name!r} is damaged: {error}") from None
-        if any(rest) or count != self.note.records or self._source.sha256.hexdigest() != self.note.sha256:
-            raise ConfigError(
-                f"shard {self.name!r} is not the file that its note describes: it has {count:,} rows, there were "
-                f"{self.note.records:,}" + ("" if count != self.note.records else ", and its sha256 is another")
-            )
-
-    @property
-    def status(self) -> os.stat_result:
-        """Of its file."""
-        return self._source.status
-
-
-class _Hashed(InputFile):
-    """A file that is hashed as it is read."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.sha256 = hashlib.sha256()
-
-    def read(self, size: int) -> bytes:
-        data = super().read(size)
-        self.sha256.update(data)
-        return data
-
-
-def open_shards(names: Sequence[str]) -> list[ShardFile]:
-    """All shards of one job, the first one first. Raises ConfigError naming one that is missing, doubled, foreign or unfinished."""
-    shards = [ShardFile(name) for name in names]
-    if not shards:
-        raise ConfigError("there is no shard to merge")
-    first = shards[0]
-    place: dict[int, ShardFile] = {}
-    for shard in shards:
-        if difference := _foreign(shard.note, first.note):
-            raise ConfigError(f"shard {shard.name!r} does not belong with {first.name!r}: {difference}")
-        if (other := place.setdefault(shard.note.shard.index, shard)) is not shard:
-            raise ConfigError(f"{shard.name!r} and {other.name!r} are both shard {shard.note.shard}; give one of them")
-    count = first.note.shard.count
-    if missing := [f"{i}/{count}" for i in range(count) if i not in place]:
-        raise ConfigError(f"{'shards' if len(missing) > 1 else 'shard'} {', '.join(missing)} not given: every part is needed")
-    ordered = [place[i] for i in range(count)]
-    for shard, expected in zip(ordered, _expected(ordered), strict=True):
-        if shard.note.records != expected:
-            raise ConfigError(
-                f"shard {shard.name!r} says it has {shard.note.records:,} of {first.note.total_seen:,} records; "
-                f"as part {shard.note.shard} it should have {expected:,}"
-            )
-    return ordered
 
 
 def merge(names: Sequence[str], output: JobOutput | StraightOutput, shards: Sequence[ShardFile], *, overwrite: bool = False) -> Merged:
@@ -185,9 +89,9 @@ def _is_merged(shards: Sequence[ShardFile], output: JobOutput) -> bool:
     note = find_note(output.target)
     if note is None or note.merged != _merged(shards):
         return False
-    file = _Hashed(str(output.target))
+    file = HashedFile(str(output.target))
     try:
-        while file.read(_CHUNK):
+        while file.read(CHUNK):
             pass
     finally:
         file.close()
@@ -233,7 +137,7 @@ def _rows(shards: Sequence[ShardFile]) -> Iterator[tuple[bytes, bool]]:
     """All rows in order, and whether each is an error. Raises ConfigError, at the end at the latest, if a shard is not whole."""
     rows = [shard.rows() for shard in shards]
     failed = [0] * len(shards)
-    for index in range(_start(shards), shards[0].note.total_seen):
+    for index in range(first_index(shards), shards[0].note.total_seen):
         which = index % len(shards)
         row = next(rows[which])  # there is one, or rows() raises
         error = _check_row(row, index, shards[which].name)
@@ -268,37 +172,3 @@ def _check_row(row: bytes, index: int, name: str) -> bool:
     if place != index:
         raise ConfigError(f"shard {name!r}: record {place} is where record {index:,} should be")
     return failed
-
-
-def _start(shards: Sequence[ShardFile]) -> int:
-    """Index of the first selected record: under --offset the ones before it were seen, and are in no shard."""
-    return min(shards[0].note.offset, shards[0].note.total_seen)
-
-
-def _expected(shards: Sequence[ShardFile]) -> list[int]:
-    """Rows that each shard should have, given how many there are in all."""
-    start, n = _start(shards), len(shards)
-    return [len(range(start + (i - start) % n, shards[0].note.total_seen, n)) for i in range(n)]
-
-
-def _foreign(a: JobNote, b: JobNote) -> str:
-    """The difference between two shards that must be of one job; empty if there is none."""
-    if a.shard.count != b.shard.count:
-        return f"one is of {a.shard.count} parts, the other of {b.shard.count}"
-    if differences := b.identity.differences(a.identity, shards=True):
-        advice = "; with the same SOURCE_DATE_EPOCH all shards tell the same time" if "strftime_now" in differences[0] else ""
-        return f"they are of different jobs: {'; '.join(differences[:3])}{advice}"
-    if a.total_seen != b.total_seen:
-        return (
-            f"one is of the first {a.total_seen:,} records of the input, the other of {b.total_seen:,}; run the command of the one "
-            "that has seen less again with --resume"
-        )
-    return "" if a.input_chain == b.input_chain else "their inputs differ"
-
-
-def _unfinished(name: str, path: Path) -> str:
-    if path.with_name(path.name + PARTIAL_SUFFIX).exists():
-        return f"shard {name!r} is not finished; run its command again with --resume"
-    if path.exists():
-        return f"{name!r} has no {path.name + SHARD_SUFFIX!r} beside it: it is not the finished output of a run with --shard"
-    return f"shard {name!r} does not exist"

@@ -12,9 +12,10 @@ import pytest
 
 from infer.core.jobs.input.selection import Shard
 from infer.core.jobs.jsonl import dumps
-from infer.core.jobs.merge import merge, open_shards
+from infer.core.jobs.merge import merge
 from infer.core.jobs.output.opening import open_output
 from infer.core.jobs.row_format import flattened, with_error
+from infer.core.jobs.shards import open_shards
 
 ERRORS = ("error_code", "error_message", "error_param", "error_retryable")
 #: Lines that fail, and how.

@@ -16,10 +16,11 @@ import zstandard
 from infer.core.errors import ConfigError, InferError
 from infer.core.jobs.identity import Identity
 from infer.core.jobs.input.selection import Selection, Shard
-from infer.core.jobs.merge import Merged, merge, open_shards
+from infer.core.jobs.merge import Merged, merge
 from infer.core.jobs.output import output as output_module
 from infer.core.jobs.output.job_note import JobNote, find_note, note_path
 from infer.core.jobs.output.opening import open_output
+from infer.core.jobs.shards import open_shards
 from infer.core.jobs.tally import Tally
 
 

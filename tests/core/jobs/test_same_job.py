@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from infer.core.errors import ConfigError, EngineError, RecordError
 from infer.core.jobs.input.selection import Shard
-from infer.core.jobs.merge import merge, open_shards
+from infer.core.jobs.merge import merge
 from infer.core.jobs.output import output as output_module
 from infer.core.jobs.output.opening import open_output
+from infer.core.jobs.shards import open_shards
 
 #: Settings as a fingerprint has them, and what can be said that changes no byte of a row.
 JOB = {"temperature": 0.0, "model's config.json": "a", "version of torch": "2"}

@@ -20,13 +20,14 @@ from safetensors import safe_open
 from infer.core.errors import ConfigError, EngineError, OutputError, RecordError, TooManyErrors
 from infer.core.jobs import attempt as attempt_module
 from infer.core.jobs.input.selection import Shard
-from infer.core.jobs.merge import merge, open_shards
+from infer.core.jobs.merge import merge
 from infer.core.jobs.output import faults
 from infer.core.jobs.output import output as output_module
 from infer.core.jobs.output.files import RealFiles
 from infer.core.jobs.output.job_note import find_note
 from infer.core.jobs.output.opening import open_output
 from infer.core.jobs.output.sinks import npy
+from infer.core.jobs.shards import open_shards
 
 NUM = 40
 
