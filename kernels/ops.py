@@ -271,6 +271,9 @@ class Ops(Protocol):
     def pack_int8(self, weight: Tensor) -> Any:
         """A weight [out, in] quantized to int8, one scale an output row (largest magnitude / 127), in `linear_int8`'s form."""
 
+    def pack_int8_rows(self, values: Tensor, scale: Tensor) -> Any:
+        """The same of a weight that is quantized already: int8 [out, in], meaning values * scale float32 [out]."""
+
     def quantize(self, x: Tensor) -> ScaledRows:
         """uint8 round(x / scale) + INT8_ZERO with scale = largest magnitude of the row / 127; a row of zeros has scale 0."""
 

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from ..text.tokenizer import Tokenizer
 from ..weights.find import find
+from ..weights.quantized import as_stored
 from ..weights.source import ModelSource
 
 
@@ -33,14 +34,15 @@ class Settings(Protocol):
 
 
 def find_model(settings: Settings) -> ModelSource:
-    """The place of the model; cheap. Raises ModelError, ConfigError."""
-    return find(
+    """The place of the model, a quantized one seen as it is stored; cheap. Raises ModelError, ConfigError."""
+    found = find(
         settings.model,
         revision=settings.revision,
         download_dir=settings.download_dir,
         hf_token=settings.hf_token,
         with_code=settings.trust_remote_code,
     )
+    return as_stored(found)
 
 
 def find_tokenizer(settings: Settings, model: ModelSource) -> tuple[ModelSource, Tokenizer | None]:

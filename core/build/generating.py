@@ -32,12 +32,14 @@ from ..parallel.group import Group, current, sharding
 from ..parallel.sizes import check_size
 from ..quant import SCHEMES
 from ..quant.choice import HEAD, Choose
+from ..quant.stored import Stored
 from ..settings.config import EngineConfig
 from ..spec.model_spec import ExpertsSpec, ModelSpec, StackSpec
 from ..spec.support import LAYERS
 from ..weights import loader
 from ..weights.fit import beyond_layers
 from ..weights.parameter import Parameter
+from ..weights.quantized import QuantizedSource
 from ..weights.renamed import fit, untied
 from ..weights.source import ModelSource
 from .offload import CudaCopier, Offload, plan_offload
@@ -170,7 +172,7 @@ def _load_ours(
     if config.load_format != "dummy" and spec.stack is not None and (stack := untied(spec.stack, source)) is not spec.stack:
         log.info("config.json ties output and input embeddings, but the weights have both: each is used")
         spec = replace(spec, stack=stack)
-    model = models.build(spec, ops, choose=chooser(config, ops))
+    model = models.build(spec, ops, choose=chooser(config, source, ops, dtype))
     check_length(config, source, model.stack)
     offload = _offload(config, model, dtype, device)
     fill(config, source, model.stack, model.parameters(), dtype, device, ropes=model.ropes, whole=True)
@@ -233,15 +235,17 @@ def load_through_transformers(
         ops,
         dtype,
         device,
-        choose=chooser(config, ops),
+        choose=chooser(config, source, ops, dtype),
         max_model_len=config.max_model_len,
         trust_remote_code=config.trust_remote_code,
         dummy_seed=config.seed if config.load_format == "dummy" else None,
     )
 
 
-def chooser(config: EngineConfig, ops: Ops) -> Choose | None:
+def chooser(config: EngineConfig, source: ModelSource, ops: Ops, dtype: torch.dtype) -> Choose | None:
     """The choice of a scheme for each linear layer; None: all are stored plainly. Raises ConfigError if this machine cannot do it."""
+    if isinstance(source, QuantizedSource):
+        return lambda name: Stored(ops, dtype)
     if config.quantization is None:
         return None
     scheme = SCHEMES[config.quantization]

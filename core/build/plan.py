@@ -20,6 +20,8 @@ from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
 from ..weights.find import own_name
 from ..weights.fit import check_stack, check_weights
+from ..weights.formats import METHODS
+from ..weights.quantized import QuantizedSource
 from ..weights.source import ModelSource
 from .files import find_model, find_tokenizer
 from .generation_config import sampling_defaults
@@ -141,6 +143,7 @@ def make_plan(
         ConfigError: contradicting settings. ModelError: the model's small files cannot be used, or it cannot do what `args.task` says.
     """
     source = source or find_model(args)
+    _check_quantization(args.quantization, source)
     spec = source.spec(args.hf_overrides)
     task, recipe = _use(args, source, spec)
     if args.load_format != "dummy" and source.has_weights:  # `infer check` needs none
@@ -158,6 +161,17 @@ def make_plan(
     longest = None if recipe is None else recipe.max_seq_length
     config = args.resolve(spec, given=given, compile_kernels=compile_kernels, task=task, max_seq_length=longest)
     return Plan(config, source, tokenizer, tokenizer_source, recipe)
+
+
+def _check_quantization(asked: str | None, source: ModelSource) -> None:
+    """Raises ConfigError if the checkpoint is not what --quantization says that it is."""
+    if isinstance(source, QuantizedSource):
+        if asked not in (None, source.layers.method):
+            raise ConfigError(
+                f"quantization={asked}: the weights of {source.name} are quantized already ({source.layers.label}); leave it out"
+            )
+    elif asked in METHODS:
+        raise ConfigError(f"quantization={asked}: the weights of {source.name} are not quantized so; leave it out")
 
 
 def _use(args: EngineArgs, source: ModelSource, spec: ModelSpec) -> tuple[str, Recipe | None]:

@@ -39,7 +39,7 @@ def make_rows_alike(ops: Ops, layers: Iterable[Linear], dtype: torch.dtype, devi
         return
     seen = set()
     for layer in layers:
-        kind = (type(layer.method), layer.in_features, layer.out_features)
+        kind = (layer.method.kind, layer.in_features, layer.out_features)
         if kind in seen:
             continue
         seen.add(kind)

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from infer.kernels.ops import ROW_MULTIPLE, Ops
 
+from ..quant.base import unscaled
 from ..quant.plain import Plain
 from ..spec.activations import activation_kind
 from ..spec.model_spec import ClassifierSpec, NormSpec
 from ..weights.parameter import Parameter
-from .linear import Linear, unscaled
+from .linear import Linear
 from .norm import Norm
 
 

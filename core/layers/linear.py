@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from torch import Tensor
-
-from infer.kernels.ops import Ops, Rows, ScaledRows
+from infer.kernels.ops import Ops, Rows
 
 from ..parallel.group import Group, current
 from ..parallel.sizes import padded_share
-from ..quant.base import LinearMethod
+from ..quant.base import LinearMethod, unscaled
 from ..quant.choice import chosen
 from ..weights.cut import Cut
 from ..weights.parameter import Parameter
@@ -81,8 +79,3 @@ def _parts(dim: int, sizes: Sequence[int]) -> list[Cut] | None:
 def summed(rows: Rows, group: Group) -> Rows:
     """What a layer that is cut by its input features gives, over all ranks."""
     return rows if group.size == 1 else group.all_reduce(unscaled(rows))
-
-
-def unscaled(rows: Rows) -> Tensor:
-    """Rows with their factors multiplied in, in place."""
-    return rows.values.mul_(rows.scale[:, None]) if isinstance(rows, ScaledRows) else rows

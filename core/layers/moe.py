@@ -15,11 +15,12 @@ from torch import Tensor
 from infer.kernels.ops import ROW_MULTIPLE, Ops, Rows
 
 from ..parallel.group import current
+from ..quant.base import unscaled
 from ..quant.plain import Plain
 from ..spec.model_spec import ExpertsSpec, MLPSpec
 from ..spec.names import Names
 from ..weights.parameter import Parameter
-from .linear import Linear, unscaled
+from .linear import Linear
 from .mlp import MLP
 
 

@@ -12,10 +12,11 @@ from infer.kernels.ops import AttentionMeta, KVCache, Ops, Rows
 
 from ..layers.attention import Attention
 from ..layers.embedding import Embedding
-from ..layers.linear import Linear, shared_out, unscaled
+from ..layers.linear import Linear, shared_out
 from ..layers.norm import Norm
 from ..layers.rope import Ropes
 from ..parallel.group import current
+from ..quant.base import unscaled
 from ..quant.choice import HEAD, chosen
 from ..spec.model_spec import KVSpec, StackSpec
 from ..weights.parameter import Parameter

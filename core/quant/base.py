@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from infer.kernels.ops import Ops, Rows
+from infer.kernels.ops import Ops, Rows, ScaledRows
 
 from ..weights.cut import Cut
 from ..weights.parameter import Parameter
@@ -31,6 +31,11 @@ class LinearMethod(ABC):
         """Says where a weight's tensors go as soon as it is packed; None leaves them where they are."""
         self._weight: Any = None
 
+    @property
+    def kind(self) -> object:
+        """Equal for methods that multiply in the same way."""
+        return type(self)
+
     @classmethod
     def refusal(cls, ops: Ops) -> str:
         """Why this backend cannot do it, or nothing."""
@@ -49,7 +54,10 @@ class LinearMethod(ABC):
 
     def store(self, weight: Tensor) -> None:
         """Takes the whole weight [out, in] and keeps only what `apply` needs of it."""
-        self._weight = self._pack(weight)
+        self._keep(self._pack(weight))
+
+    def _keep(self, packed: Any) -> None:
+        self._weight = packed
         if self.place is not None:
             self.replace(self.place(self.tensors()))
 
@@ -72,3 +80,8 @@ class LinearMethod(ABC):
     @abstractmethod
     def _pack(self, weight: Tensor) -> Any:
         """What is kept of the weight: a tensor, or tuples and dataclasses of tensors and other things."""
+
+
+def unscaled(rows: Rows) -> Tensor:
+    """Rows with their factors multiplied in, in place."""
+    return rows.values.mul_(rows.scale[:, None]) if isinstance(rows, ScaledRows) else rows

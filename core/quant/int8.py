@@ -28,6 +28,11 @@ class Int8(LinearMethod):
         rows = self.ops.quantize(x) if isinstance(x, Tensor) else x
         return self.ops.linear_int8(rows, self._weight, bias, self._dtype)
 
+    def take(self, values: Tensor, scale: Tensor, dtype: torch.dtype) -> None:
+        """In place of `store`: integers int8 [out, in] with their scales float32 [out], for rows of `dtype`."""
+        self._dtype = dtype
+        self._keep(self.ops.pack_int8_rows(values, scale))
+
     def _pack(self, weight: Tensor) -> Any:
         self._dtype = weight.dtype
         return self.ops.pack_int8(weight)

@@ -130,9 +130,10 @@ class EngineArgs:
     )
     quantization: str | None = _model(
         None,
-        "int8: weights and activations of linear layers as 8-bit integers, made when the model is loaded.",
-        choices=("int8",),
-        later=("awq", "awq_marlin", "bitsandbytes", "compressed-tensors", "experts_int8", "fp8", "gguf", "gptq", "gptq_marlin", "modelopt"),
+        "int8: weights and activations of linear layers as 8-bit integers, made when the model is loaded. A quantized checkpoint "
+        "is read as its config.json says; its own method may be named, and no other.",
+        choices=("int8", "compressed-tensors", "gptq"),
+        later=("awq", "awq_marlin", "bitsandbytes", "experts_int8", "fp8", "gguf", "gptq_marlin", "modelopt"),
     )
     quantize_lm_head: bool = _model(False, "Quantize the output head too: faster, less accurate.")
     load_format: str = _model(

@@ -60,9 +60,10 @@ def refuse_unsupported(spec: ModelSpec, name: str, *, task: str, model_impl: str
     kind, names, hf_config = spec.model_type, spec.architectures, spec.config
     if not kind:
         raise ModelError(f"{name}: config.json has no model_type, so its architecture is unknown")
-    refuse_quantized(hf_config, name)
     called = f"{name}: model_type {kind!r}" + (f" ({names[0]})" if names else "")
     foreign = not (spec.stack or spec.lacking)
+    if foreign or model_impl == "transformers":
+        refuse_quantized(hf_config, name)
     if why := _not_text_alone(hf_config) or (_theirs(hf_config, kind, name) if foreign else ""):
         raise ModelError(f"{called} {why}, which is not supported; {_supported(task)}")
     if model_impl != "transformers" and not foreign:
@@ -78,12 +79,15 @@ def refuse_unsupported(spec: ModelSpec, name: str, *, task: str, model_impl: str
 
 
 def refuse_quantized(hf_config: Mapping[str, Any], name: str) -> None:
-    """Raises ModelError for a checkpoint that config.json says is quantized."""
+    """Raises ModelError for a checkpoint that config.json says is quantized: transformers' code gets plain weights alone."""
     for one in within(hf_config):
         for key in ("quantization_config", "compression_config"):
             if found := one.get(key):
                 method = found.get("quant_method") or found.get("format") or "by a method that is not named"
-                raise ModelError(f"{name} is quantized ({method}; config.json: {key}), which is not supported yet; supported: {_STORED}")
+                raise ModelError(
+                    f"{name} is quantized ({method}; config.json: {key}), which is not supported for models that run through "
+                    f"transformers' code; supported there: {_STORED}"
+                )
 
 
 def check_causal(spec: ModelSpec, name: str) -> None:

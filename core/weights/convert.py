@@ -18,10 +18,12 @@ def write_folder(source: ModelSource, folder: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    from .formats.values import as_tensor
+
     for name in SMALL_FILES:
         if (content := source.read(name)) is not None:
             (folder / name).write_bytes(content)
-    tensors = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in source.stream()}
+    tensors = {name: as_tensor(tensor).to(torch.bfloat16).contiguous() for name, tensor in source.stream()}
     path = folder / "model.safetensors"
     try:
         save_file(tensors, path, metadata={"format": "pt"})  # transformers wants to read "pt" there

@@ -16,6 +16,7 @@ import torch
 
 from .cut import Cut
 from .fit import INVERSE_FREQUENCIES, compare
+from .formats.values import as_tensor, cut_of
 from .parameter import Parameter, Part
 
 if TYPE_CHECKING:
@@ -49,9 +50,9 @@ def load(
     cuts = {name: _common_cut(users) for name, users in places.items()}
     for name, tensor in source.stream({name: cut for name, cut in cuts.items() if cut is not None}):
         for parameter, part in places.get(name, ()):
-            parameter.fill(part, tensor if part.cut == cuts[name] or part.cut is None else part.cut.of(tensor), dtype, device)
+            parameter.fill(part, tensor if part.cut == cuts[name] or part.cut is None else cut_of(tensor, part.cut), dtype, device)
         if frequencies is not None and name.endswith(INVERSE_FREQUENCIES):
-            frequencies = _compared(frequencies, tensor, name, source)
+            frequencies = _compared(frequencies, as_tensor(tensor), name, source)
         del tensor  # or it would stay while the next one is read
 
 

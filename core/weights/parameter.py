@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 
 from .cut import Cut
+from .formats.values import QuantizedWeight, as_tensor
+
+#: What a checkpoint has of a tensor.
+Value = Tensor | QuantizedWeight
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +41,10 @@ class Parameter:
         dtype: the one it is kept in whatever the model's is; None is the model's.
         store: takes the tensor once its last part is there; the parameter then lets go of both, so that who stores it does not live in
             a circle with it until memory is next looked through. None: it stays in `tensor`.
+        take: in place of `store`: takes what is held of each part, quantized ones as they are and others in `dtype`.
     """
 
-    __slots__ = ("_missing", "_store", "dtype", "parts", "shape", "tensor")
+    __slots__ = ("_missing", "_store", "_take", "_taken", "dtype", "parts", "shape", "tensor")
 
     def __init__(
         self,
@@ -47,6 +52,7 @@ class Parameter:
         cuts: Sequence[Cut | None] | None = None,
         dtype: torch.dtype | None = None,
         store: Callable[[Tensor], None] | None = None,
+        take: Callable[[list[Value]], None] | None = None,
     ) -> None:
         rows = 0
         placed: list[Part] = []
@@ -58,11 +64,21 @@ class Parameter:
         self.tensor: Tensor = torch.empty(0)
         self.dtype = dtype
         self._store = store
+        self._take = take
+        self._taken: list[Value] = [self.tensor] * len(placed)
         self._missing = len(placed)
 
-    def fill(self, part: Part, value: Tensor, dtype: torch.dtype, device: torch.device) -> None:
+    def fill(self, part: Part, value: Value, dtype: torch.dtype, device: torch.device) -> None:
         """Takes what is held of a checkpoint tensor, each part once. What is of the right kind already is kept, not copied."""
         dtype = self.dtype or dtype
+        if self._take is not None:
+            self._taken[self.parts.index(part)] = value if isinstance(value, QuantizedWeight) else value.to(device, dtype)
+            self._missing -= 1
+            if not self._missing:
+                take, taken, self._take, self._taken = self._take, self._taken, None, []
+                take(taken)
+            return
+        value = as_tensor(value)
         if len(self.parts) == 1:
             self.tensor = value.to(device, dtype)
         else:

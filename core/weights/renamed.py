@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from .cut import Cut
+    from .formats.values import QuantizedWeight
 
 #: Heads for other tasks, and buffers, by how their names begin once the base model's prefix is off. A base model alone needs none.
 OTHER_HEADS = ("pooler.", "cls.", "lm_head.", "classifier.", "score.", "head.", "decoder.", "qa_outputs.", "pre_classifier.")
@@ -103,18 +104,19 @@ class RenamedSource(ModelSource):
                 infos[piece] = replace(info, name=piece, shape=shape)
         return infos
 
-    def stream(self, cuts: Mapping[str, Cut] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
+    def stream(self, cuts: Mapping[str, Cut] | None = None) -> Iterator[tuple[str, torch.Tensor | QuantizedWeight]]:
+        from .formats.values import as_tensor
+
         cuts = cuts or {}
         whole = {name: cuts[pieces[0]] for name, pieces in self.names.items() if len(pieces) == 1 and pieces[0] in cuts}
         theirs = {name: replace(cut, dim=1 - cut.dim) if name in self.transposed else cut for name, cut in whole.items()}
         for name, tensor in self.source.stream(theirs):
             pieces = self.names.get(name, ())
             if len(pieces) == 1:
-                yield pieces[0], self._turned(name, tensor)
+                yield pieces[0], as_tensor(tensor).t().contiguous() if name in self.transposed else tensor
             elif pieces:
-                for piece, part in zip(pieces, self._turned(name, tensor).chunk(len(pieces)), strict=True):
+                whole_tensor = as_tensor(tensor).t().contiguous() if name in self.transposed else as_tensor(tensor)
+                for piece, part in zip(pieces, whole_tensor.chunk(len(pieces)), strict=True):
                     yield piece, cuts[piece].of(part) if piece in cuts else part
+                del whole_tensor
             del tensor  # or it would stay while the next one is read
-
-    def _turned(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.t().contiguous() if name in self.transposed else tensor

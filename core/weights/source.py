@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from .cut import Cut
+    from .formats.values import QuantizedWeight
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ class ModelSource(ABC):
         return self
 
     @abstractmethod
-    def stream(self, cuts: Mapping[str, Cut] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every tensor on the CPU, one at a time; each owns its memory and nothing else stays allocated.
+    def stream(self, cuts: Mapping[str, Cut] | None = None) -> Iterator[tuple[str, torch.Tensor | QuantizedWeight]]:
+        """Every tensor on the CPU, one at a time, quantized weights as such; each owns its memory and nothing else stays allocated.
 
         Of those in `cuts` only that part, and no more is read for it than the form of the file needs. The dtype is the one in
         `tensors()`. Raises ModelError as `tensors()` does.

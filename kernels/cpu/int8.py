@@ -40,11 +40,11 @@ def supports_int8() -> bool:
     weight[1::2] = -127
     rows = ScaledRows(torch.full((16, 256), 255, dtype=torch.uint8), torch.ones(16))
     exact = (rows.values.long() - INT8_ZERO) @ weight.long().T
-    return torch.equal(_multiply(rows, _pack(weight, torch.ones(32)), torch.float32).long(), exact)
+    return torch.equal(_multiply(rows, pack_int8_rows(weight, torch.ones(32)), torch.float32).long(), exact)
 
 
 def pack_int8(weight: Tensor) -> PackedInt8:
-    return _pack(*reference.pack_int8(weight))
+    return pack_int8_rows(*reference.pack_int8(weight))
 
 
 def linear_int8(x: ScaledRows, weight: PackedInt8, bias: Tensor | None, dtype: torch.dtype) -> Rows:
@@ -55,7 +55,7 @@ def linear_int8(x: ScaledRows, weight: PackedInt8, bias: Tensor | None, dtype: t
     return scaled(_multiply(x, weight, torch.float32), x.scale, bias, dtype)
 
 
-def _pack(values: Tensor, scale: Tensor) -> PackedInt8:
+def pack_int8_rows(values: Tensor, scale: Tensor) -> PackedInt8:
     if gemm.takes_int8(values):
         offset = values.sum(-1, dtype=torch.int32) * INT8_ZERO
         return PackedInt8(gemm.pack(values), scale, offset, True)

@@ -13,12 +13,12 @@ import triton.language as tl
 from torch import Tensor
 
 from ..ops import Rows, ScaledRows
-from ..reference.int8 import Int8Weight, pack_int8, passes_scale
+from ..reference.int8 import Int8Weight, pack_int8, pack_int8_rows, passes_scale
 from . import configs
 from .linear import grid_of
 from .signature import TARGETS, Signature
 
-__all__ = ["linear_int8", "pack_int8", "supports_int8"]
+__all__ = ["linear_int8", "pack_int8", "pack_int8_rows", "supports_int8"]
 
 
 def supports_int8() -> bool:

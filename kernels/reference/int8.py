@@ -38,6 +38,10 @@ def pack_int8(weight: Tensor) -> Int8Weight:
     return packed
 
 
+def pack_int8_rows(values: Tensor, scale: Tensor) -> Int8Weight:
+    return Int8Weight(values, scale)
+
+
 def linear_int8(x: ScaledRows, weight: Int8Weight, bias: Tensor | None, dtype: torch.dtype) -> Rows:
     sums = (x.values.double() - INT8_ZERO) @ weight.values.double().T
     product = sums.float() * weight.scale

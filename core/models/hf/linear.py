@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from infer.kernels.ops import ROW_MULTIPLE, Ops
 
-from ...layers.linear import Linear, unscaled
-from ...quant.base import LinearMethod
+from ...layers.linear import Linear
+from ...quant.base import LinearMethod, unscaled
 from ...quant.choice import HEAD, Choose
 
 

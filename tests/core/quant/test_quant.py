@@ -18,6 +18,7 @@ from infer.core.quant.plain import Plain
 from infer.core.settings.args import EngineArgs
 from infer.core.spec.read import read_spec
 from infer.core.weights.find import find
+from infer.core.weights.formats import METHODS
 from infer.kernels import load, usable
 from infer.kernels.ops import ScaledRows
 from infer.kernels.reference import Ops
@@ -90,7 +91,7 @@ def test_int8_is_refused_where_it_is_not_exact(tiny_llama: Path, monkeypatch: py
 def test_settings() -> None:
     choices = EngineArgs.settings()["quantization"].choices
     assert choices is not None
-    assert set(choices) == set(SCHEMES)
+    assert set(choices) == set(SCHEMES) | set(METHODS)
     with pytest.raises(ConfigError, match=r"quantization.*awq.*not supported yet"):
         EngineArgs(quantization="awq")
     with pytest.raises(ConfigError, match=r"quantization.*int9"):

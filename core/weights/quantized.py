@@ -1,0 +1,152 @@
+"""A quantized checkpoint seen as a plain one: the tensors of a layer's quantized weight are one weight, decoded as they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ..errors import ModelError
+from ..spec.support import within
+from .formats import METHODS
+from .formats.base import Format, Layers
+from .source import ModelSource, TensorInfo
+
+if TYPE_CHECKING:
+    import torch
+
+    from .cut import Cut
+    from .formats.values import QuantizedWeight
+
+#: Keys of config.json that describe a quantization.
+_KEYS = ("quantization_config", "compression_config")
+_WEIGHT = ".weight"
+
+
+def as_stored(source: ModelSource) -> ModelSource:
+    """`source` as a `QuantizedSource` if its config.json says that it is quantized. Raises ModelError if that is not supported."""
+    layers = read_layers(source)
+    return source if layers is None else QuantizedSource(source.name, source.path, source, layers)
+
+
+def read_layers(source: ModelSource) -> Layers | None:
+    """The quantization that config.json describes; None: there is none."""
+    raw = source.read_json("config.json") or {}
+    for one in within(raw):
+        for key in _KEYS:
+            if not (config := one.get(key)):
+                continue
+            method = config.get("quant_method") if isinstance(config, Mapping) else None
+            if not isinstance(method, str) or method not in METHODS:
+                named = repr(method) if method else "by a method that is not named"
+                raise ModelError(
+                    f"{source.name} is quantized ({named}; config.json: {key}), which is not supported; supported: {', '.join(METHODS)}"
+                )
+            try:
+                return METHODS[method](config)
+            except ModelError as error:
+                raise ModelError(f"{source.name} is {error}" if str(error).startswith("quantized") else f"{source.name}: {error}") from None
+    return None
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A quantized layer: its format, and its tensors by suffix."""
+
+    format: Format
+    out_features: int
+    in_features: int
+    wanted: frozenset[str]
+
+
+@dataclass(frozen=True)
+class QuantizedSource(ModelSource):
+    """`source` with `name.weight` [out, in] in place of the tensors that say it; `stream` gives it as a `QuantizedWeight`."""
+
+    source: ModelSource
+    layers: Layers = field(repr=False)
+
+    def read(self, filename: str) -> bytes | None:
+        return self.source.read(filename)
+
+    @property
+    def has_weights(self) -> bool:
+        return self.source.has_weights
+
+    def tensors(self) -> dict[str, TensorInfo]:
+        return self._read[0]
+
+    @cached_property
+    def _read(self) -> tuple[dict[str, TensorInfo], dict[str, _Layer]]:
+        """The tensors as they are seen, and the quantized layers by name. Raises ModelError for one that lacks a part."""
+        raw = self.source.tensors()
+        found: dict[str, TensorInfo] = {}
+        layers: dict[str, _Layer] = {}
+        by_layer: dict[str, dict[str, TensorInfo]] = {}
+        for name, info in raw.items():
+            layer, dot, suffix = name.rpartition(".")
+            by_layer.setdefault(layer, {})[dot + suffix] = info
+        for layer, parts in by_layer.items():
+            form = self.layers.choose(layer)
+            if form is None or form.main not in parts or (form.main == _WEIGHT and parts[_WEIGHT].dtype in _PLAIN):
+                found.update({info.name: info for info in parts.values() if not info.name.endswith(self.layers.ignored)})
+                continue
+            made = layers[layer] = self._layer(layer, form, parts)
+            others = parts.keys() - made.wanted - form.optional()
+            found.update({parts[suffix].name: parts[suffix] for suffix in others if not suffix.endswith(self.layers.ignored)})
+            found[layer + _WEIGHT] = TensorInfo(layer + _WEIGHT, (made.out_features, made.in_features), "F32", parts[form.main].file)
+        return found, layers
+
+    def _layer(self, layer: str, form: Format, parts: Mapping[str, TensorInfo]) -> _Layer:
+        main = parts[form.main]
+        out_features, in_features = form.size(main)
+        wanted = form.tensors(out_features, in_features)
+        for suffix, stored in wanted.items():
+            info = parts.get(suffix)
+            if info is None:
+                if suffix in form.optional():
+                    continue
+                raise ModelError(f"{self.name} is quantized ({self.layers.label}), but {layer} has no {suffix[1:]}; fetch the model again")
+            if tuple(info.shape) != stored.shape or info.dtype not in stored.dtypes:
+                raise ModelError(
+                    f"{main.file}: {info.name} is {info.dtype} {list(info.shape)}; beside {form.main[1:]} {list(main.shape)} "
+                    f"({form.name}, {form.label}) it must be {' or '.join(sorted(stored.dtypes))} {list(stored.shape)}"
+                )
+        return _Layer(form, out_features, in_features, frozenset(wanted.keys() & parts.keys()))
+
+    def stream(self, cuts: Mapping[str, Cut] | None = None) -> Iterator[tuple[str, torch.Tensor | QuantizedWeight]]:
+        from .formats.values import QuantizedWeight
+
+        seen, layers = self._read
+        cuts = cuts or {}
+        parts: dict[str, dict[str, torch.Tensor]] = {}
+        plain = {name: cut for name, cut in cuts.items() if name.removesuffix(_WEIGHT) not in layers}
+        for name, tensor in self.source.stream(plain):
+            assert not isinstance(tensor, QuantizedWeight), "nothing is quantized twice"
+            layer, dot, suffix = name.rpartition(".")
+            made = layers.get(layer)
+            if made is None or dot + suffix not in made.wanted:
+                if name in seen:
+                    yield name, tensor
+                continue
+            have = parts.setdefault(layer, {})
+            have[dot + suffix] = tensor
+            del tensor  # or it would stay while the next one is read
+            if have.keys() == made.wanted:
+                weight = self._decoded(layer, made, parts.pop(layer))
+                cut = cuts.get(layer + _WEIGHT)
+                yield layer + _WEIGHT, weight if cut is None else weight.cut(cut)
+                del weight
+
+    def _decoded(self, layer: str, made: _Layer, tensors: dict[str, torch.Tensor]) -> QuantizedWeight:
+        for suffix, tensor in tensors.items():
+            if tensor.is_floating_point() and suffix != made.format.main and not bool(tensor.float().isfinite().all()):
+                raise ModelError(f"{self.name}: {layer}{suffix} holds numbers that are not finite; fetch the model again")
+        try:
+            return made.format.decode(tensors, made.out_features, made.in_features)
+        except ModelError as error:
+            raise ModelError(f"{self.name}: {layer}: {error}") from None
+
+
+_PLAIN = frozenset({"F64", "F32", "F16", "BF16"})

@@ -1,0 +1,66 @@
+"""Every form of quantized weights that is read: what it means, bit for bit, and what a model of such weights answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from infer.core import LLM, SamplingParams
+from infer.core.weights.find import find
+from infer.core.weights.formats.values import QuantizedWeight
+from infer.core.weights.quantized import as_stored
+
+from .folders import Made, write
+from .packers import PACKERS
+
+PROMPTS = [[(7 * i + j * j) % 250 for j in range(5 + 9 * i)] for i in range(5)]
+SETTINGS: dict[str, Any] = {"device": "cpu", "dtype": "float32", "skip_tokenizer_init": True, "num_gpu_blocks_override": 100}
+
+
+@pytest.fixture(scope="module", params=PACKERS)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return write(tmp_path_factory.mktemp("model"), PACKERS[request.param])
+
+
+def test_weights_are_what_they_mean_bit_for_bit(made: Made) -> None:
+    source = as_stored(find(str(made.folder)))
+    wanted = made.model.state_dict()
+    infos = source.tensors()
+    found = dict(source.stream())
+    assert found.keys() == infos.keys() == wanted.keys()
+    quantized = 0
+    for name, value in found.items():
+        assert tuple(value.shape) == infos[name].shape == tuple(wanted[name].shape)
+        quantized += isinstance(value, QuantizedWeight)
+        dense = value.dense() if isinstance(value, QuantizedWeight) else value
+        assert torch.equal(dense, wanted[name]), name
+    assert quantized == 14
+
+
+def test_answers_are_those_of_what_the_weights_mean(made: Made) -> None:
+    llm = LLM(str(made.folder), **SETTINGS)
+    outputs = llm.generate([{"prompt_token_ids": ids} for ids in PROMPTS], SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=0))
+    is_int8 = "int-quantized" in made.folder.joinpath("config.json").read_text()
+    for ids, output in zip(PROMPTS, outputs, strict=True):
+        with torch.no_grad():
+            logits = made.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        wanted = logits[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]
+        got = torch.tensor([next(iter(one.values())).logprob for one in output.prompt_logprobs[1:]])
+        assert torch.allclose(got, wanted, atol=0.2 if is_int8 else 2e-4), (got - wanted).abs().max()
+
+
+@pytest.mark.parametrize("form", ["gptq-desc_act", "w4a16-asymmetric", "w8a8"])
+def test_ranks_share_what_they_are_given(tmp_path: Path, form: str) -> None:
+    made = write(tmp_path, PACKERS[form])
+    both = LLM(str(made.folder), tensor_parallel_size=2, **SETTINGS)
+    alone = LLM(str(made.folder), **SETTINGS)
+    params = SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=0)
+    outputs = [llm.generate([{"prompt_token_ids": ids} for ids in PROMPTS[:2]], params) for llm in (both, alone)]
+    for got, want in zip(*outputs, strict=True):
+        for one, other in zip(got.prompt_logprobs[1:], want.prompt_logprobs[1:], strict=True):
+            assert next(iter(one.values())).logprob == pytest.approx(
+                next(iter(other.values())).logprob, abs=0.3 if form == "w8a8" else 1e-3
+            )
