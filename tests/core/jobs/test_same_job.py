@@ -117,7 +117,7 @@ def test_what_is_gone_on_with_is_the_same_job(attempt: Any, tmp_path_factory: py
                 attempt(folder / "in", out, engine=mended, job=job, resume=True, **options)
             except ConfigError:
                 assert left
-                assert not same
+                assert not same or len(b"\n".join(edited)) < len(b"\n".join(lines))  # a shorter input is refused, whosever records are gone
                 return
             assert not left or (job == JOB and first["offset"] == then["offset"])
         elif not same:
