@@ -509,7 +509,7 @@ def test_what_someone_gives_as_a_template(toys: dict[str, Tokenizer], model_file
     assert text("rag") == "rag"
     (tmp_path / "plain").write_text("short")
     assert text(str(tmp_path / "plain")) == "short"
-    with pytest.raises(ConfigError, match=r"'rage' is no file.*it has: default, rag, short\); did you mean 'rag'"):
+    with pytest.raises(ConfigError, match=r"'rage' is neither a file.*it has: default, rag, short\); did you mean 'rag'"):
         text("rage")
     with pytest.raises(ConfigError, match="it has none"):
         ChatTemplate.load(lambda filename: None, toys["llama"], override="rag")
