@@ -14,7 +14,7 @@ from ..spec.model_spec import AttentionSpec, KVSpec
 from ..spec.names import Names
 from ..weights.cut import Cut
 from ..weights.parameter import Parameter
-from .linear import Linear, shared_in, shared_out, summed
+from .linear import Linear, shared_in, shared_out
 from .norm import Norm
 from .rope import Rope
 
@@ -30,7 +30,7 @@ class _Projections:
     def __init__(self, ops: Ops, layer: str, names: Names, hidden_size: int, spec: AttentionSpec, rope: Rope | None) -> None:
         self.ops = ops
         self.rope = rope
-        self.group = group = current()
+        group = current()
         first_kv, held_kv = kv_share(spec.num_kv_heads, group.rank, group.size)
         heads = share(spec.num_heads, group.size)
         self.config = AttentionConfig(heads, held_kv, spec.head_dim, spec.scale, spec.window, spec.soft_cap)
@@ -75,7 +75,7 @@ class Attention(_Projections):
             norm = HeadNorm(of_query.weight, of_key.weight, of_query.spec.eps)
         query = self.ops.rope_and_store(self.qkv(x), self.rotation(positions), norm, cache, meta, self.config)
         seen = self.ops.attention(query, cache, meta, self.config)
-        return summed(self.out(seen if rows is None else seen[rows]), self.group)
+        return self.out(seen if rows is None else seen[rows])
 
 
 class SegmentAttention(_Projections):

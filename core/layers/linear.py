@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from infer.kernels.ops import Ops, Rows
 
-from ..parallel.group import Group, current
+from ..parallel.group import current
 from ..parallel.sizes import padded_share
 from ..quant.base import LinearMethod, unscaled
 from ..quant.choice import chosen
@@ -41,17 +41,18 @@ class Linear:
         shapes = [(out, in_features) for out in outs]
         held = shapes if cuts is None else [cut.shape(shape) for cut, shape in zip(cuts, shapes, strict=True)]
         self.out_features, self.in_features = sum(shape[0] for shape in held), held[0][1]
-        by_input = cuts is not None and cuts[0].dim == 1
-        self.adds_bias = not by_input or current().rank == 0
+        self.group, self.by_input = current(), cuts is not None and cuts[0].dim == 1
+        self.adds_bias = not self.by_input or self.group.rank == 0
         biases = [(f"{name}.bias", (out,)) for name, out in zip(names, outs, strict=True)]
-        self.bias = Parameter(*biases, cuts=None if by_input else cuts) if bias else None
-
-    @property
-    def quantizes_input(self) -> bool:
-        """True if rows had best come quantized; plain ones are taken too."""
-        return self.method.quantizes_input
+        self.bias = Parameter(*biases, cuts=None if self.by_input else cuts) if bias else None
 
     def __call__(self, x: Rows) -> Rows:
+        """The product, over all ranks where they share the input features."""
+        rows = self.part(x)
+        return self.group.all_reduce(unscaled(rows)) if self.by_input else rows
+
+    def part(self, x: Rows) -> Rows:
+        """This rank's part: of the output features, or of the sum over input features."""
         return self.method.apply(x, self.bias.tensor if self.bias is not None and self.adds_bias else None)
 
     def parameters(self) -> Iterator[Parameter]:
@@ -74,8 +75,3 @@ def _parts(dim: int, sizes: Sequence[int]) -> list[Cut] | None:
     group = current()
     counts = [padded_share(size, group.size) for size in sizes]
     return None if group.size == 1 else [Cut(dim, group.rank * count, (group.rank + 1) * count) for count in counts]
-
-
-def summed(rows: Rows, group: Group) -> Rows:
-    """What a layer that is cut by its input features gives, over all ranks."""
-    return rows if group.size == 1 else group.all_reduce(unscaled(rows))

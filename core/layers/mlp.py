@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from infer.kernels.ops import Ops, Rows
 
-from ..parallel.group import current
 from ..spec.activations import activation_kind
 from ..spec.model_spec import MLPSpec
 from ..weights.parameter import Parameter
-from .linear import Linear, shared_in, shared_out, summed
+from .linear import Linear, shared_in, shared_out
 
 
 class MLP:
@@ -25,23 +24,25 @@ class MLP:
         self.ops = ops
         self.gated = spec.gated
         self.kind = activation_kind(spec.activation, gated=spec.gated)
-        self.group = current()
         widths = [(1 + spec.gated) * spec.size // len(up)] * len(up)
         self.up = Linear(ops, list(up), hidden_size, widths, bias=spec.bias, cuts=shared_out(*widths))
         self.down = Linear(ops, [down], spec.size, [hidden_size], bias=spec.bias, cuts=shared_in(spec.size))
 
     @property
     def quantizes_input(self) -> bool:
-        """See `Linear.quantizes_input`."""
-        return self.up.quantizes_input
+        """See `LinearMethod.quantizes_input`."""
+        return self.up.method.quantizes_input
 
     def __call__(self, x: Rows) -> Rows:
-        return summed(self.part(x), self.group)
+        return self.down(self._activated(x))
 
     def part(self, x: Rows) -> Rows:
         """This rank's part, which the others' are to be added to."""
+        return self.down.part(self._activated(x))
+
+    def _activated(self, x: Rows) -> Rows:
         activate = self.ops.gated_activation if self.gated else self.ops.activation
-        return self.down(activate(self.up(x), self.kind, quantize=self.down.quantizes_input))
+        return activate(self.up(x), self.kind, quantize=self.down.method.quantizes_input)
 
     def linears(self) -> Iterator[Linear]:
         yield self.up

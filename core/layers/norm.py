@@ -36,8 +36,10 @@ class Norm:
             return self.ops.layer_norm(x, self.weight, self._bias, self.spec.eps, quantize=quantize)
         return self.ops.rms_norm(x, self.weight, self.spec.eps, quantize=quantize)
 
-    def add(self, x: Rows, residual: Tensor, *, quantize: bool = False) -> tuple[Rows, Tensor]:
-        """(norm(x + residual), x + residual). May overwrite both."""
+    def add(self, x: Rows | None, residual: Tensor, *, quantize: bool = False) -> tuple[Rows, Tensor]:
+        """(norm(x + residual), x + residual); x None is 0. May overwrite both."""
+        if x is None:
+            return self(residual, quantize=quantize), residual
         if self.spec.centered:
             return self.ops.add_layer_norm(x, residual, self.weight, self._bias, self.spec.eps, quantize=quantize)
         return self.ops.add_rms_norm(x, residual, self.weight, self.spec.eps, quantize=quantize)

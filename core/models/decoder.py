@@ -20,7 +20,7 @@ from ..quant.base import unscaled
 from ..quant.choice import HEAD, chosen
 from ..spec.model_spec import KVSpec, StackSpec
 from ..weights.parameter import Parameter
-from .layer import Layer, added
+from .layer import Layer
 
 
 class DecoderLayer(Layer):
@@ -31,6 +31,7 @@ class DecoderLayer(Layer):
     """
 
     attention: Attention
+    attention_norm: Norm
 
     def __init__(self, ops: Ops, stack: StackSpec, index: int, ropes: Ropes) -> None:
         super().__init__(ops, stack, index)
@@ -42,13 +43,13 @@ class DecoderLayer(Layer):
         self, x: Rows | None, residual: Tensor, positions: Tensor, cache: KVCache, meta: AttentionMeta, rows: Tensor | None
     ) -> tuple[Rows, Tensor]:
         """Takes what is still to be added (None before the first layer) and the residual it is to be added to; returns the same two."""
-        normed, residual = added(self.attention_norm, x, residual, quantize=self.attention.qkv.quantizes_input)
+        normed, residual = self.attention_norm.add(x, residual, quantize=self.attention.qkv.method.quantizes_input)
         x = self.attention(normed, positions, cache, meta, rows)
         if self.attention_out_norm is not None:
             x = self.attention_out_norm(x)
         if rows is not None:
             residual = residual.index_select(0, rows)
-        normed, residual = added(self.mlp_norm, x, residual, quantize=self.mlp.quantizes_input)
+        normed, residual = self.mlp_norm.add(x, residual, quantize=self.mlp.quantizes_input)
         x = self.mlp(normed)
         return (x if self.mlp_out_norm is None else self.mlp_out_norm(x)), residual
 
@@ -116,7 +117,7 @@ class Decoder:
                 plans[heads] = self.ops.plan_attention(meta, *heads)
             meta.plan = plans[heads]
             x, residual = layer(x, residual, positions, cache, meta, rows if layer is self.layers[-1] else None)
-        hidden, _ = added(self.norm, x, residual)
+        hidden, _ = self.norm.add(x, residual)
         assert isinstance(hidden, Tensor), "asked for without quantization"
         return hidden
 

@@ -21,7 +21,7 @@ from ..layers.norm import Norm
 from ..layers.rope import Ropes
 from ..spec.model_spec import StackSpec
 from ..weights.parameter import Parameter
-from .layer import Layer, added
+from .layer import Layer
 
 
 class EncoderEmbedding:
@@ -87,9 +87,10 @@ class EncoderLayer(Layer):
         x = self.attention(residual, positions, segments, rows)
         if rows is not None:
             residual = residual.index_select(0, rows)
-        normed, _ = added(self.attention_norm, x, residual)
+        assert self.attention_norm is not None, "post-norm"
+        normed, _ = self.attention_norm.add(x, residual)
         assert isinstance(normed, Tensor), "asked for without quantization"
-        normed, _ = added(self.mlp_norm, self.mlp(normed), normed)
+        normed, _ = self.mlp_norm.add(self.mlp(normed), normed)
         assert isinstance(normed, Tensor), "asked for without quantization"
         return None, normed
 
@@ -97,12 +98,12 @@ class EncoderLayer(Layer):
         self, x: Rows | None, residual: Tensor, positions: Tensor, segments: Segments, rows: Tensor | None
     ) -> tuple[Rows, Tensor]:
         normed: Rows = residual
-        if x is not None:
-            normed, residual = added(self.attention_norm, x, residual, quantize=self.attention.qkv.quantizes_input)
+        if self.attention_norm is not None:
+            normed, residual = self.attention_norm.add(x, residual, quantize=self.attention.qkv.method.quantizes_input)
         x = self.attention(normed, positions, segments, rows)
         if rows is not None:
             residual = residual.index_select(0, rows)
-        normed, residual = added(self.mlp_norm, x, residual, quantize=self.mlp.quantizes_input)
+        normed, residual = self.mlp_norm.add(x, residual, quantize=self.mlp.quantizes_input)
         return self.mlp(normed), residual
 
 
@@ -149,6 +150,6 @@ class Encoder:
             x, residual = layer(x, residual, positions, segments, rows if layer is self.layers[-1] else None)
         if self.final_norm is None:
             return residual
-        hidden, _ = added(self.final_norm, x, residual)
+        hidden, _ = self.final_norm.add(x, residual)
         assert isinstance(hidden, Tensor), "asked for without quantization"
         return hidden

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torch import Tensor
-
-from infer.kernels.ops import Ops, Rows
+from infer.kernels.ops import Ops
 
 from ..layers.attention import Attention, SegmentAttention
 from ..layers.linear import Linear
@@ -18,18 +16,20 @@ from ..weights.parameter import Parameter
 
 
 class Layer:
-    """Layer `index` of a stack: norms (None where they have no name), attention and feed-forward part."""
+    """Layer `index` of a stack: norms (those of what is added only where they have a name), attention and feed-forward part."""
 
     attention: Attention | SegmentAttention
 
     def __init__(self, ops: Ops, stack: StackSpec, index: int) -> None:
         names, spec, prefix = stack.names, stack.layers[index].feed_forward, stack.names.layer.format(index)
 
-        def norm(name: str) -> Norm | None:
-            return Norm(ops, f"{prefix}.{name}", stack.hidden_size, stack.norm) if name else None
+        def norm(name: str) -> Norm:
+            return Norm(ops, f"{prefix}.{name}", stack.hidden_size, stack.norm)
 
-        self.attention_norm, self.attention_out_norm = norm(names.attention_norm), norm(names.attention_out_norm)
-        self.mlp_norm, self.mlp_out_norm = norm(names.mlp_norm), norm(names.mlp_out_norm)
+        self.attention_norm: Norm | None = norm(names.attention_norm)
+        self.attention_out_norm = norm(names.attention_out_norm) if names.attention_out_norm else None
+        self.mlp_norm = norm(names.mlp_norm)
+        self.mlp_out_norm = norm(names.mlp_out_norm) if names.mlp_out_norm else None
         self.mlp: MLP | Experts
         if isinstance(spec, ExpertsSpec):
             self.mlp = Experts(ops, prefix, names, stack.hidden_size, spec)
@@ -45,9 +45,3 @@ class Layer:
         for part in parts:
             if part is not None:
                 yield from part.parameters()
-
-
-def added(norm: Norm | None, x: Rows | None, residual: Tensor, *, quantize: bool = False) -> tuple[Rows, Tensor]:
-    """(norm(x + residual), x + residual); x None is 0."""
-    assert norm is not None, "the first of a stack has nothing to add"
-    return (norm(residual, quantize=quantize), residual) if x is None else norm.add(x, residual, quantize=quantize)

@@ -23,7 +23,7 @@ class LinearMethod(ABC):
     """The storage of one linear layer's weight, and the product with it. One instance a layer, made before the layer's parameters."""
 
     quantizes_input: bool = False
-    """The layer works on quantized rows: what comes before it had best give them (`quantize=True`)."""
+    """The layer works on quantized rows: what comes before it had best give them (`quantize=True`). Known once there is a weight."""
 
     def __init__(self, ops: Ops) -> None:
         self.ops = ops

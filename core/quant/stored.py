@@ -33,10 +33,6 @@ class Stored(LinearMethod):
         self._widths: list[int] = []
 
     @property
-    def quantizes_input(self) -> bool:  # type: ignore[override]
-        return all(method.quantizes_input for method in self._methods)
-
-    @property
     def kind(self) -> object:
         return tuple(method.kind for method in self._methods)
 
@@ -47,6 +43,7 @@ class Stored(LinearMethod):
     def _take(self, values: list[Value]) -> None:
         for _, run in groupby(values, lambda value: value.kind if isinstance(value, QuantizedWeight) else None):
             self._add(list(run))
+        self.quantizes_input = all(method.quantizes_input for method in self._methods)
 
     def _add(self, run: list[Value]) -> None:
         quantized = [value for value in run if isinstance(value, QuantizedWeight)]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..ops import Rows, ScaledRows
-from . import rows
-from .library import DTYPES, function, pointer
+from .library import DTYPES, function
+from .quantize import quantized
 
 #: Same numbers as `Kind` in src/activation.cpp.
 _KINDS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}
@@ -21,10 +21,10 @@ def activation(x: Rows, kind: str, *, quantize: bool = False) -> Rows:
 
 
 def _activate(x: Rows, kind: str, quantize: bool, *, gated: bool) -> Rows:
-    values, scale = rows.split(x)
+    values, scale = x if isinstance(x, ScaledRows) else (x, None)
+    values = values.contiguous()
     count, width = values.shape
     size = width // 2 if gated else width
-    out, out_scale = rows.quantized((count, size)) if quantize else (values.new_empty((count, size)), None)
-    where = (values.data_ptr(), pointer(scale), out.data_ptr(), pointer(out_scale))
-    _activation(*where, count, size, DTYPES[values.dtype], _KINDS[kind], gated)
+    out, out_scale = quantized((count, size)) if quantize else (values.new_empty((count, size)), None)
+    _activation(values, scale, out, out_scale, count, size, DTYPES[values.dtype], _KINDS[kind], gated)
     return out if out_scale is None else ScaledRows(out, out_scale)

@@ -48,10 +48,10 @@ def attention(query: Tensor, cache: KVCache, meta: AttentionMeta, config: Attent
     out = query.new_empty(query.shape[0], width)
     out[total:].zero_()
     _attention(
-        *map(library.pointer, (out, query, cache.key, cache.value, meta.query_start, meta.kv_lens, meta.block_tables)),
-        *(meta.block_tables.stride(0), plan.items.data_ptr(), len(plan.items)),
+        *(out, query, cache.key, cache.value, meta.query_start, meta.kv_lens, meta.block_tables),
+        *(meta.block_tables.stride(0), plan.items, len(plan.items)),
         *(plan.heads_together, config.num_heads, config.num_kv_heads, config.head_dim, meta.block_size, config.sliding_window or 0),
         *(config.scale, config.soft_cap or 0.0),
-        *(library.pointer(config.alibi_slopes), library.pointer(config.sinks), library.DTYPES[query.dtype]),
+        *(config.alibi_slopes, config.sinks, library.DTYPES[query.dtype]),
     )
     return out

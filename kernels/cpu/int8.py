@@ -19,6 +19,9 @@ from ..reference import int8 as reference
 from ..reference.int8 import passes_scale, scaled
 from . import gemm
 from .gemm import Panels
+from .library import DTYPES, function
+
+_gemm = function("infer_gemm_int8", "pppppppiiiii")
 
 
 class PackedInt8(NamedTuple):
@@ -51,7 +54,7 @@ def linear_int8(x: ScaledRows, weight: PackedInt8, bias: Tensor | None, dtype: t
     if passes_scale(bias, dtype):
         return ScaledRows(_multiply(x, weight, dtype), x.scale)
     if isinstance(weight.weight, Panels) and dtype != torch.float16:  # all in one pass
-        return gemm.multiply_int8(x.values, weight.weight, weight.scale, weight.offset, dtype, x.scale, bias)
+        return _ours(x, weight, dtype, x.scale, bias)
     return scaled(_multiply(x, weight, torch.float32), x.scale, bias, dtype)
 
 
@@ -66,10 +69,22 @@ def pack_int8_rows(values: Tensor, scale: Tensor) -> PackedInt8:
         return PackedInt8(values, scale, offset, False)
 
 
+def _ours(x: ScaledRows, weight: PackedInt8, dtype: torch.dtype, row_scale: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    """`_multiply` by panels; with `row_scale` that * row_scale + bias, which may be of any dtype."""
+    panels = weight.weight
+    assert isinstance(panels, Panels)
+    assert bias is None or row_scale is not None
+    values, (rows, outs, words) = x.values.contiguous(), (x.values.shape[0], panels.out_features, panels.words.shape[1])
+    out = torch.empty((rows, outs), dtype=dtype)
+    bias_dtype = 0 if bias is None else DTYPES[bias.dtype]
+    _gemm(out, values, panels.words, weight.scale, weight.offset, row_scale, bias, rows, outs, words, DTYPES[dtype], bias_dtype)
+    return out
+
+
 def _multiply(x: ScaledRows, weight: PackedInt8, dtype: torch.dtype) -> Tensor:
     """(values - INT8_ZERO) @ weight^T with the weight's scales applied, in float32 or bfloat16."""
     if isinstance(weight.weight, Panels):
-        return gemm.multiply_int8(x.values, weight.weight, weight.scale, weight.offset, dtype)
+        return _ours(x, weight, dtype)
     if not weight.packed:
         signed = (x.values ^ INT8_ZERO).view(torch.int8)
         return (torch._int_mm(signed, weight.weight.T).float() * weight.scale).to(dtype)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .build import BuildError, find_or_build
 from .cache import Cache, Unsafe
@@ -93,20 +92,21 @@ def openmp_runtime() -> str:
 
 
 def function(name: str, arguments: str) -> Callable[..., None]:
-    """C function `name`, its arguments as letters: p pointer, i int64, f float. Looked up when first called."""
+    """C function `name`, its arguments as letters: p tensor or None, i int64, f float. Looked up when first called."""
     entry: Callable[..., None] | None = None
+    places = [place for place, letter in enumerate(arguments) if letter == "p"]
 
-    def call(*values: object) -> None:
+    def call(*values: Any) -> None:
         nonlocal entry
         if entry is None:
             found = load()[name]
             found.argtypes = [_ARGUMENTS[letter] for letter in arguments]
             found.restype = None
             entry = found
-        entry(*values)
+        given = list(values)
+        for place in places:
+            if given[place] is not None:
+                given[place] = given[place].data_ptr()
+        entry(*given)
 
     return call
-
-
-def pointer(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()

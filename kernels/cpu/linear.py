@@ -15,9 +15,12 @@ from torch import Tensor
 from ..reference.linear import in_chunks
 from . import gemm
 from .gemm import Panels
+from .library import DTYPES, function
 
 #: Rows the layout is chosen for. Measured: the same speed at 16 to 2048 rows whatever it is.
 ROWS = 256
+
+_gemm = function("infer_gemm", "ppppiiiii")
 
 
 def pack_weight(weight: Tensor) -> Panels | Tensor:
@@ -27,8 +30,11 @@ def pack_weight(weight: Tensor) -> Panels | Tensor:
 
 
 def linear(x: Tensor, weight: Panels | Tensor, bias: Tensor | None, row_chunk: int) -> Tensor:
-    if isinstance(weight, Panels):  # row-wise by itself
-        return gemm.multiply(x, weight, bias)
+    if isinstance(weight, Panels):  # row-wise by itself; the bias may be of another dtype, as float32
+        x, (rows, outs, words) = x.contiguous(), (x.shape[0], weight.out_features, weight.words.shape[1])
+        out = torch.empty((rows, outs), dtype=x.dtype)
+        _gemm(out, x, weight.words, bias, rows, outs, words, DTYPES[x.dtype], 0 if bias is None else DTYPES[bias.dtype])
+        return out
     return in_chunks(x, row_chunk, lambda part: _multiply(part, weight, bias))
 
 

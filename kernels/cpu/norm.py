@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..ops import Rows, ScaledRows
-from . import rows
-from .library import DTYPES, function, pointer
+from .library import DTYPES, function
+from .quantize import quantized
 
 _rms_norm = function("infer_rms_norm", "ppppppiiiif")
 _layer_norm = function("infer_layer_norm", "pppppppiiiif")
@@ -37,16 +37,15 @@ def _normalize(
     x: Rows, residual: Tensor | None, weight: Tensor, eps: float, quantize: bool, *, centered: bool = False, bias: Tensor | None = None
 ) -> Rows:
     """`residual` becomes the sum, and x then what is returned. Weight and bias are of one dtype, x's or float32."""
-    values, scale = rows.split(x)
-    size = weight.shape[0]
+    values, scale = x if isinstance(x, ScaledRows) else (x, None)
+    values, size = values.contiguous(), weight.shape[0]
     assert values.shape[-1] == size
     assert residual is None or (residual.shape == values.shape and residual.dtype == values.dtype)
     assert bias is None or bias.dtype == weight.dtype
-    out, out_scale = rows.quantized(values.shape) if quantize else (torch.empty_like(values) if residual is None else values, None)
-    source = (values.data_ptr(), pointer(scale), pointer(residual), weight.data_ptr())
-    target = (out.data_ptr(), pointer(out_scale), values.numel() // size, size, DTYPES[values.dtype], DTYPES[weight.dtype], eps)
+    out, out_scale = quantized(values.shape) if quantize else (torch.empty_like(values) if residual is None else values, None)
+    shape = (values.numel() // size, size, DTYPES[values.dtype], DTYPES[weight.dtype], eps)
     if centered:
-        _layer_norm(*source, pointer(bias), *target)
+        _layer_norm(values, scale, residual, weight, bias, out, out_scale, *shape)
     else:
-        _rms_norm(*source, *target)
+        _rms_norm(values, scale, residual, weight, out, out_scale, *shape)
     return out if out_scale is None else ScaledRows(out, out_scale)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..ops import AttentionConfig, AttentionMeta, HeadNorm, KVCache, Rotation, Rows, ScaledRows
-from .library import DTYPES, function, pointer
+from .library import DTYPES, function
 
 _rope_and_store = function("infer_rope_and_store", "ppippppppippipiiiiiiiif")
 
@@ -22,28 +22,8 @@ def rope_and_store(
     positions, cos, sin = rotation or (None, None, None)
     norm_query, norm_key, eps = norm or (None, None, 0.0)
     _rope_and_store(
-        x.data_ptr(),
-        pointer(scale),
-        x.stride(0),
-        pointer(positions),
-        pointer(cos),
-        pointer(sin),
-        pointer(norm_query),
-        pointer(norm_key),
-        query.data_ptr(),
-        0 if cos is None else cos.shape[1],
-        cache.key.data_ptr(),
-        cache.value.data_ptr(),
-        meta.block_size,
-        meta.slots.data_ptr(),
-        x.shape[0],
-        meta.slots.shape[0],
-        heads,
-        kv_heads,
-        dim,
-        DTYPES[x.dtype],
-        DTYPES[cache.key.dtype],
-        0 if norm_query is None else DTYPES[norm_query.dtype],
-        eps,
+        *(x, scale, x.stride(0), positions, cos, sin, norm_query, norm_key, query, 0 if cos is None else cos.shape[1]),
+        *(cache.key, cache.value, meta.block_size, meta.slots, x.shape[0], meta.slots.shape[0], heads, kv_heads, dim),
+        *(DTYPES[x.dtype], DTYPES[cache.key.dtype], 0 if norm_query is None else DTYPES[norm_query.dtype], eps),
     )
     return query

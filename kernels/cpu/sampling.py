@@ -21,15 +21,15 @@ def sample(logits: Tensor, rows: SamplingRows | None, penalties: Penalties | Non
     tokens = torch.empty(len(logits), dtype=torch.int64)
     finite = torch.empty(len(logits), dtype=torch.bool)
     _sample(
-        logits.data_ptr(),
+        logits,
         library.DTYPES[logits.dtype],
         *logits.shape,
         logits.stride(0),
         *_settings(rows),
-        library.pointer(rows.uniform if rows else None),
+        rows.uniform if rows else None,
         *_changes(penalties, mask),
-        tokens.data_ptr(),
-        finite.data_ptr(),
+        tokens,
+        finite,
     )
     return tokens, finite
 
@@ -41,15 +41,15 @@ def processed_logits(
     logits = _readable(logits)
     processed = torch.empty(len(places), logits.shape[1], dtype=torch.float32)
     _processed_logits(
-        logits.data_ptr(),
+        logits,
         library.DTYPES[logits.dtype],
         logits.shape[1],
         logits.stride(0),
-        places.data_ptr(),
+        places,
         len(places),
         *_settings(rows),
         *_changes(penalties, mask),
-        processed.data_ptr(),
+        processed,
     )
     return processed
 
@@ -64,15 +64,15 @@ def top_logprobs(logits: Tensor, rows: Tensor, tokens: Tensor, count: int) -> To
         torch.empty(len(rows), dtype=torch.int64),
     )
     _top_logprobs(
-        logits.data_ptr(),
+        logits,
         library.DTYPES[logits.dtype],
         logits.shape[1],
         logits.stride(0),
-        rows.data_ptr(),
+        rows,
         len(rows),
-        tokens.data_ptr(),
+        tokens,
         count,
-        *map(library.pointer, result),
+        *result,
     )
     return result
 
@@ -82,13 +82,12 @@ def _readable(logits: Tensor) -> Tensor:
     return logits if logits.stride(1) == 1 else logits.contiguous()
 
 
-def _settings(rows: SamplingRows | None) -> list[int | None]:
-    return [library.pointer(t) for t in ([rows.temperature, rows.top_k, rows.top_p, rows.min_p] if rows else [None] * 4)]
+def _settings(rows: SamplingRows | None) -> list[Tensor | None]:
+    return [rows.temperature, rows.top_k, rows.top_p, rows.min_p] if rows else [None] * 4
 
 
-def _changes(penalties: Penalties | None, mask: TokenMask | None) -> list[int | None]:
+def _changes(penalties: Penalties | None, mask: TokenMask | None) -> list[Tensor | int | None]:
     changes: list[Tensor | None] = [None] * 5
     if penalties:
         changes = [penalties.row_start, penalties.token, penalties.bias, penalties.repetition, penalties.subtract]
-    masks: list[int | None] = [mask.rows.data_ptr(), mask.bits.data_ptr(), mask.bits.shape[1]] if mask else [None, None, 0]
-    return [*map(library.pointer, changes), *masks]
+    return [*changes, *((mask.rows, mask.bits, mask.bits.shape[1]) if mask else (None, None, 0))]

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ops import AttentionConfig, Rotation, Rows, Segments
-from . import library, rows
+from ..ops import AttentionConfig, Rotation, Rows, ScaledRows, Segments
+from . import library
 
 #: Items for every thread from which work is even enough, if there is so much of it.
 ITEMS_A_THREAD = 8
@@ -59,17 +59,18 @@ def plan_segments(segments: Segments, num_heads: int, num_kv_heads: int) -> Segm
 
 def segment_attention(qkv: Rows, rotation: Rotation | None, segments: Segments, config: AttentionConfig) -> Tensor:
     plan: SegmentItems = segments.plan
-    values, scale = rows.split(qkv)
+    values, scale = qkv if isinstance(qkv, ScaledRows) else (qkv, None)
+    values = values.contiguous()
     heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
     assert values.shape[1] == (heads + 2 * kv_heads) * dim
     positions, cos, sin = rotation or (None, None, None)
     out = values.new_empty(values.shape[0], heads * dim)
     out[plan.total :].zero_()
     _attention(
-        *map(library.pointer, (out, values, scale, positions, cos, sin)),
-        *(0 if cos is None else cos.shape[1], segments.starts.data_ptr(), plan.items.data_ptr(), len(plan.items)),
+        *(out, values, scale, positions, cos, sin),
+        *(0 if cos is None else cos.shape[1], segments.starts, plan.items, len(plan.items)),
         *(heads, kv_heads, dim, config.sliding_window or 0),
         *(config.scale, config.soft_cap or 0.0),
-        *(library.pointer(config.alibi_slopes), library.pointer(config.sinks), library.DTYPES[values.dtype]),
+        *(config.alibi_slopes, config.sinks, library.DTYPES[values.dtype]),
     )
     return out

@@ -74,7 +74,7 @@ def test_quantization_is_fused_into_what_comes_before(backend: str, tiny_llama: 
         for part in parameter.parts:
             parameter.fill(part, torch.randn(part.shape), torch.float32, torch.device("cpu"))
     rows = torch.randn(16, model.hidden_size)
-    normed = layer.attention_norm(rows, quantize=layer.attention.qkv.quantizes_input)
+    normed = layer.attention_norm(rows, quantize=layer.attention.qkv.method.quantizes_input)
     layer.attention.qkv(normed)
     layer.mlp(normed)
     layer.attention.out(torch.randn(16, layer.attention.out.in_features))
