@@ -9,12 +9,12 @@ import click
 from . import messages, streams
 from .bench_report import kernels_table, pass_line, throughput_table
 from .options import Command, engine_args, engine_options, given_sampling, sampling_options, sampling_params
-from .prompt_options import prompt_options, read_text
+from .prompt_options import Prompts, prompt_options
 from .report import set_up_logging
 
 if TYPE_CHECKING:
-    from infer.core.bench.throughput import Pass
     from infer.core.build.plan import Plan
+    from infer.core.jobs.stats import JobStats
     from infer.core.jobs.tasks.base import Task
 
 #: The command that is meant where none is named.
@@ -88,10 +88,10 @@ def throughput(
     set_up_logging(quiet=quiet, verbose=0)
     passes = {name: more.pop(name) for name in ("warmup", "repeat", "breakdown")}
     lengths = {name: value for name, value in more.items() if value is not None}
-    _refuse_contradictions(path, lengths, force_sampling=force_sampling, prompt_field=prompt_field, template=template)
+    _refuse_contradictions(path, lengths, force_sampling=force_sampling, columns=(prompt_field, template) != (None, None))
+    prompts = Prompts.of(prompt_field, template)
     args, origin = engine_args()
     defaults = sampling_params(temperature=0.0, ignore_eos=path is None)
-    text = None if template is None else read_text(template, "--template")
 
     from infer.core.bench.run import measure_throughput, random_workload
     from infer.core.bench.workload import RandomLengths, Workload
@@ -99,11 +99,9 @@ def throughput(
     from infer.core.jobs.tasks import constraint
     from infer.core.jobs.tasks.completion import CompletionOptions
     from infer.core.jobs.tasks.generate import GenerateTask
-    from infer.core.text.templates.template import RecordTemplate
 
     # What can be wrong with the input is found before the model is looked at.
     workload = None if path is None else Workload.from_file(path, num_prompts=num_prompts)
-    record_template = None if text is None else RecordTemplate.load(text)
     plan = make_plan(args, given=origin)
     if workload is None:
         if num_prompts is not None:
@@ -118,13 +116,12 @@ def throughput(
             messages.say(text, label=label)
 
     def make_task(plan: Plan) -> Task:
-        options = CompletionOptions(defaults=defaults, max_tokens_given=True, prompt_field=prompt_field, template=record_template, warn=say)
-        return GenerateTask(options, plan.tokenizer, max_model_len=plan.config.max_model_len)
+        return GenerateTask.of(CompletionOptions(defaults=defaults, max_tokens_given=True, warn=say, **prompts.options()), plan)
 
     for note in plan.config.notes:
         say(note, label="note: ")
 
-    def on_pass(name: str, one: Pass) -> None:
+    def on_pass(name: str, one: JobStats) -> None:
         say(pass_line(name, one))
 
     told = {"bench": "throughput", **measure_throughput(plan, make_task, workload, **passes, on_pass=on_pass)}
@@ -158,18 +155,14 @@ def kernels(*, rows: tuple[int, ...], quiet: bool) -> None:
     streams.write(streams.to_json(told) + "\n")
 
 
-def _refuse_contradictions(
-    path: str | None, lengths: dict[str, Any], *, force_sampling: bool, prompt_field: str | None, template: str | None
-) -> None:
-    """Raises click.UsageError."""
-    if prompt_field is not None and template is not None:
-        raise _usage("--prompt-field and --template both say where the prompt is; give one.")
+def _refuse_contradictions(path: str | None, lengths: dict[str, Any], *, force_sampling: bool, columns: bool) -> None:
+    """`columns`: it was said where a prompt is. Raises click.UsageError."""
     if path is not None and lengths:
         flag = "--" + next(iter(lengths)).replace("_", "-")
         raise _usage(f"{flag} is about random records, and {path!r} has its own; give one.")
     if path is None and "max_tokens" in given_sampling():
         raise _usage("--max-tokens: random records end at --output-len; give that.")
-    if path is None and (prompt_field, template) != (None, None):
+    if path is None and columns:
         raise _usage("--prompt-field and --template are about the records of IN, and there is none.")
     if force_sampling and (path is None or not given_sampling()):
         raise _usage("--force-sampling needs IN, and the sampling options to force.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .table import counted, table
 
 if TYPE_CHECKING:
-    from infer.core.bench.throughput import Pass
+    from infer.core.jobs.stats import JobStats
 
 #: Name of a part in the JSON -> what it is.
 PARTS = {
@@ -30,9 +30,9 @@ PARTS = {
 }
 
 
-def pass_line(name: str, one: Pass) -> str:
+def pass_line(name: str, one: JobStats) -> str:
     """The line that is printed at the end of each pass."""
-    return f"{name}: {one.seconds:.2f} s, {one.output_tokens / one.seconds:,.0f} output tokens/s"
+    return f"{name}: {one.run_s:.2f} s, {one.output_per_second:,.0f} output tokens/s"
 
 
 def throughput_table(told: Mapping[str, Any]) -> str:

@@ -27,23 +27,30 @@ def breakdown(timed: TimedPass, peaks: Peaks, dtype: str, vocab_size: int) -> di
     Args:
         vocab_size: tells lm_head from other linear layers.
     """
-    whole, groups = timed.whole, _grouped(timed, vocab_size)
+    groups = _grouped(timed, vocab_size)
+    seconds, steps = results.seconds(timed.job), results.engine_of(timed.job).num_steps
     # Of attention the plans are left out: they read no keys and values.
     reached = {**groups, "attention": [pair for pair in groups["attention"] if not pair[0].name.startswith("plan_")]}
     return {
-        "run_s": rounded(whole.seconds),
-        "steps": whole.steps,
+        "run_s": rounded(seconds),
+        "steps": steps,
         "parts": [
             {
                 "name": name,
-                "seconds": rounded(seconds),
-                "ms_per_step": rounded(1e3 * seconds / whole.steps),
-                "share": rounded(seconds / whole.seconds),
+                "seconds": rounded(part),
+                "ms_per_step": rounded(1e3 * part / steps),
+                "share": rounded(part / seconds),
             }
-            for name, seconds in _parts(timed, groups).items()
+            for name, part in _parts(timed, groups).items()
         ],
         "ops": [
-            {"name": key.name, "features": key.features, "calls": time.calls, "seconds": rounded(time.seconds), **results.rates(time)}
+            {
+                "name": key.name,
+                "features": key.features,
+                "calls": time.calls,
+                "seconds": rounded(time.seconds),
+                **results.rates(time, time.seconds),
+            }
             for key, time in sorted(timed.ops.items(), key=lambda item: -item[1].seconds)
         ],
         "achieved": {name: _achieved(reached[name], peaks, dtype) for name in ("linear", "lm_head", "attention") if reached[name]},
@@ -64,7 +71,7 @@ def _grouped(timed: TimedPass, vocab_size: int) -> dict[str, Group]:
 
 def _parts(timed: TimedPass, groups: dict[str, Group]) -> dict[str, float]:
     """All seconds of the pass, in the order in which a record meets them."""
-    stages, outer = defaultdict(float, timed.stages), timed.outer
+    stages, outer = results.engine_of(timed.job).seconds, timed.outer
     model = {name: _seconds(groups[name]) for name in ("attention", "linear", "lm_head", "row_wise")}
     return {
         **{name: outer[name] for name in ("read", "tokenize", "admit")},
@@ -73,7 +80,7 @@ def _parts(timed: TimedPass, groups: dict[str, Group]) -> dict[str, float]:
         "model_rest": _rest(stages["model"], sum(model.values())),
         **{name: stages[name] for name in ("sample", "commit", "detokenize")},
         "step_rest": _rest(outer["step"], sum(stages.values())),
-        "write": _rest(timed.whole.seconds, sum(outer.values())),
+        "write": _rest(results.seconds(timed.job), sum(outer.values())),
     }
 
 

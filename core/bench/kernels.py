@@ -14,6 +14,7 @@ from infer.kernels.ops import ROW_MULTIPLE, AttentionConfig, AttentionMeta, KVCa
 
 from ..spec.model_spec import ModelSpec, StackSpec
 from .peaks import best_of
+from .results import rates, rounded
 from .timing import TimedOps
 
 #: A model to take shapes from where none is named: those of SmolLM2-135M.
@@ -51,22 +52,12 @@ class Case:
     prepare: Callable[[Ops], Call]
 
 
-@dataclass(frozen=True)
-class CaseTime:
-    """The best call of a case, in seconds; flops and bytes as `OpTime` counts them."""
-
-    name: str
-    rows: int
-    seconds: float
-    reference_seconds: float | None
-    """None where the reference was not asked, or is what was measured."""
-    flops: int
-    bytes: int
-
-
 @torch.inference_mode()
-def measure(ops: Ops, spec: ModelSpec, dtype: torch.dtype, device: torch.device, rows: Sequence[int] = ROWS) -> Iterator[CaseTime]:
-    """Each operation at each number of rows, rounded up to what backends may assume. Raises ModelError."""
+def measure(ops: Ops, spec: ModelSpec, dtype: torch.dtype, device: torch.device, rows: Sequence[int] = ROWS) -> Iterator[dict[str, Any]]:
+    """Each operation at each number of rows, rounded up to what backends may assume; JSON of its best call.
+
+    `speedup` is the reference's time over the backend's; None where that is the reference. Raises ModelError.
+    """
     reference = kernels.load("reference") if ops.name != "reference" else None
     timed = TimedOps(ops)
     wait = torch.cuda.synchronize if device.type == "cuda" else None
@@ -80,7 +71,14 @@ def measure(ops: Ops, spec: ModelSpec, dtype: torch.dtype, device: torch.device,
             (work,) = timed.times.values()
             seconds = best_of(call, SECONDS, wait)
             other = best_of(case.prepare(reference), SECONDS, wait, least=1) if reference is not None else None
-            yield CaseTime(case.name, number, seconds, other, work.flops, work.bytes)
+            yield {
+                "name": case.name,
+                "rows": number,
+                "us": rounded(1e6 * seconds),
+                **rates(work, seconds),
+                "reference_us": None if other is None else rounded(1e6 * other),
+                "speedup": None if other is None else rounded(other / seconds),
+            }
 
 
 class _Cases:

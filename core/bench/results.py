@@ -6,33 +6,52 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
 
-from .kernels import CaseTime
+from ..engine.stats import EngineStats
+from ..jobs.stats import JobStats
 from .peaks import Peaks
-from .throughput import Pass
 from .timing import OpTime
 
 
-def throughput(passes: Sequence[Pass]) -> dict[str, Any]:
+def throughput(passes: Sequence[JobStats]) -> dict[str, Any]:
     """The results of repeated passes over one workload; counts are those of the first, which all share."""
     first = passes[0]
+    engine = engine_of(first)
     return {
-        "records": first.records,
-        "failed": first.failed,
-        "tokens": {"prompt": first.prompt_tokens, "output": first.output_tokens, "cached": first.cached_tokens},
+        "records": first.num_records,
+        "failed": first.num_failed,
+        "tokens": {"prompt": first.prompt_tokens, "output": first.output_tokens, "cached": engine.num_cached_tokens},
         "repeat": len(passes),
-        "run_s": spread(p.seconds for p in passes),
-        "requests_per_s": spread((p.records - p.failed) / p.seconds for p in passes),
-        "prompt_tokens_per_s": spread(p.prompt_tokens / p.seconds for p in passes),
-        "output_tokens_per_s": spread(p.output_tokens / p.seconds for p in passes),
-        "total_tokens_per_s": spread((p.prompt_tokens + p.output_tokens) / p.seconds for p in passes),
-        "first_token_s": spread(p.first_token_s for p in passes),
-        "steps": first.steps,
-        "step_ms": spread(1e3 * p.seconds / p.steps for p in passes),
-        "preemptions": first.preemptions,
-        "peak_kv_usage": rounded(first.peak_kv_usage),
-        "output_sha256": first.sha256,
-        "same_output": len({p.sha256 for p in passes}) == 1,
+        "run_s": spread(map(seconds, passes)),
+        "requests_per_s": spread(p.num_answered / seconds(p) for p in passes),
+        "prompt_tokens_per_s": spread(p.prompt_tokens / seconds(p) for p in passes),
+        "output_tokens_per_s": spread(p.output_tokens / seconds(p) for p in passes),
+        "total_tokens_per_s": spread((p.prompt_tokens + p.output_tokens) / seconds(p) for p in passes),
+        "first_token_s": spread(map(_first_token_s, passes)),
+        "steps": engine.num_steps,
+        "step_ms": spread(1e3 * seconds(p) / engine_of(p).num_steps for p in passes),
+        "preemptions": engine.num_preemptions,
+        "peak_kv_usage": rounded(engine.peak_kv_usage),
+        "output_sha256": first.output_sha256,
+        "same_output": len({p.output_sha256 for p in passes}) == 1,
     }
+
+
+def seconds(one: JobStats) -> float:
+    """From the first record admitted to the last row written."""
+    assert one.run_s is not None, "something was answered"
+    return one.run_s
+
+
+def engine_of(one: JobStats) -> EngineStats:
+    """The engine's part of a pass."""
+    assert one.engine is not None, "something was answered"
+    return one.engine
+
+
+def _first_token_s(one: JobStats) -> float:
+    """From the first record admitted to the first token drawn."""
+    assert one.first_token_at is not None and one.admitted_at is not None, "something was answered"  # noqa: PT018
+    return one.first_token_at - one.admitted_at
 
 
 def peaks(found: Peaks) -> dict[str, Any]:
@@ -40,25 +59,10 @@ def peaks(found: Peaks) -> dict[str, Any]:
     return {"gemm_gflops_per_s": {name: giga(value) for name, value in found.gemm.items()}, "read_gb_per_s": giga(found.read)}
 
 
-def kernels(times: Iterable[CaseTime]) -> list[dict[str, Any]]:
-    """One object a case; `speedup` is the reference's time over the backend's."""
-    return [
-        {
-            "name": one.name,
-            "rows": one.rows,
-            "us": rounded(1e6 * one.seconds),
-            **rates(one),
-            "reference_us": rounded(1e6 * one.reference_seconds) if one.reference_seconds is not None else None,
-            "speedup": rounded(one.reference_seconds / one.seconds) if one.reference_seconds is not None else None,
-        }
-        for one in times
-    ]
-
-
-def rates(time: OpTime | CaseTime) -> dict[str, float | None]:
+def rates(work: OpTime, took: float) -> dict[str, float | None]:
     """Arithmetic and traffic a second; None where nothing is counted."""
-    amounts = {"gflops_per_s": time.flops, "gb_per_s": time.bytes}
-    return {name: giga(amount / time.seconds) if amount and time.seconds else None for name, amount in amounts.items()}
+    amounts = {"gflops_per_s": work.flops, "gb_per_s": work.bytes}
+    return {name: giga(amount / took) if amount and took else None for name, amount in amounts.items()}
 
 
 def spread(values: Iterable[float]) -> dict[str, float]:

@@ -12,7 +12,7 @@ import torch
 from ..build.generating import DTYPES, load_kernels
 from ..build.plan import Plan, find_model
 from ..errors import ConfigError
-from ..jobs.stats import peak_memory, process_start, versions
+from ..jobs.stats import JobStats, peak_memory, process_start, versions
 from ..jobs.tasks.base import Task
 from ..settings.args import EngineArgs
 from ..spec.read import read_spec
@@ -20,7 +20,7 @@ from . import breakdown as breakdowns
 from . import results
 from .kernels import ROWS, SHAPES, measure
 from .peaks import measure_peaks
-from .throughput import Pass, Throughput
+from .throughput import Throughput
 from .workload import RandomLengths, Workload
 
 
@@ -32,7 +32,7 @@ def measure_throughput(
     warmup: int = 1,
     repeat: int = 3,
     breakdown: bool = True,
-    on_pass: Callable[[str, Pass], None] = lambda name, one: None,
+    on_pass: Callable[[str, JobStats], None] = lambda name, one: None,
 ) -> dict[str, Any]:
     """Loads the model and answers `workload` again and again; JSON.
 
@@ -45,7 +45,7 @@ def measure_throughput(
     """
     bench = Throughput(plan, make_task)
 
-    def repeated(name: str, count: int) -> list[Pass]:
+    def repeated(name: str, count: int) -> list[JobStats]:
         passes = []
         for i in range(count):
             passes.append(bench.run(workload))
@@ -65,7 +65,7 @@ def measure_throughput(
     }
     if breakdown:
         timed = bench.run_timed(workload)
-        on_pass("breakdown", timed.whole)
+        on_pass("breakdown", timed.job)
         # After the memory was looked at: large multiplications need large tensors.
         config = plan.config
         dtypes = {name: DTYPES[name] for name in dict.fromkeys((config.dtype, "float32", "bfloat16"))}
@@ -97,7 +97,7 @@ def measure_kernels(args: EngineArgs, rows: Sequence[int] = (), *, given: Mappin
         torch.set_num_threads(config.threads)
     device, dtype = torch.device(config.device), DTYPES[config.dtype]
     ops = load_kernels(config, device)
-    times = list(measure(ops, spec, dtype, device, rows or ROWS))
+    times = list(measure(ops, spec, dtype, device, rows or ROWS))  # before the peaks, whose tensors are large
     peaks = measure_peaks(ops, {config.dtype: dtype}, device)
     return {
         "model": args.model or None,
@@ -105,16 +105,16 @@ def measure_kernels(args: EngineArgs, rows: Sequence[int] = (), *, given: Mappin
         "dtype": config.dtype,
         "device": config.device,
         "threads": torch.get_num_threads(),
-        "ops": results.kernels(times),
+        "ops": times,
         "peaks": results.peaks(peaks),
         "versions": versions(),
     }
 
 
-def _memory(bench: Throughput, one: Pass) -> dict[str, Any]:
+def _memory(bench: Throughput, one: JobStats) -> dict[str, Any]:
     """Bytes resident at most and now, and of the KV cache those that held something at once."""
     blocks, per_token = bench.engine.scheduler.blocks, bench.plan.kv_bytes_per_token()
-    in_use = None if per_token is None else round(one.peak_kv_usage * blocks.num_usable) * blocks.block_size * per_token
+    in_use = None if per_token is None else round(results.engine_of(one).peak_kv_usage * blocks.num_usable) * blocks.block_size * per_token
     return {"peak_bytes": peak_memory(), "end_bytes": _resident(), "kv_in_use_bytes": in_use}
 
 

@@ -5,9 +5,11 @@ Each pass is a Run of its own, from bytes to bytes, and finds the engine as it w
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, cast
 
 import torch
@@ -19,42 +21,21 @@ from ..build.plan import Plan
 from ..engine.engine import Engine
 from ..engine.stats import EngineStats
 from ..errors import ConfigError, InferError
+from ..jobs.output.pipe import StraightOutput
 from ..jobs.run import Run
 from ..jobs.stats import JobStats
 from ..jobs.tasks.base import Task
-from .sink import Sink
 from .timing import OpKey, OpTime, TimedOps
 from .workload import Workload
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One pass over the workload. Seconds are from the first record admitted to the last row written."""
-
-    seconds: float
-    first_token_s: float
-    """Seconds from the first record admitted to the first token drawn."""
-    records: int
-    failed: int
-    prompt_tokens: int
-    output_tokens: int
-    cached_tokens: int
-    steps: int
-    preemptions: int
-    peak_kv_usage: float
-    sha256: str
-    """Of the output file this pass would have written."""
 
 
 @dataclass(frozen=True)
 class TimedPass:
     """A pass with a stopwatch at every part. The stopwatches take time too: no measure of throughput."""
 
-    whole: Pass
+    job: JobStats
     outer: Mapping[str, float]
     """Seconds in parts of the job: read, tokenize, admit, step."""
-    stages: Mapping[str, float]
-    """Seconds in parts of the engine's steps, as `EngineStats.seconds`."""
     ops: Mapping[OpKey, OpTime]
 
 
@@ -84,8 +65,8 @@ class Throughput:
         """The backend, without stopwatches."""
         return self.timed_ops.plain
 
-    def run(self, workload: Workload) -> Pass:
-        """One pass. Raises InferError if no record could be answered."""
+    def run(self, workload: Workload) -> JobStats:
+        """One pass; its `output_sha256` is of the file it would have written. Raises InferError if no record could be answered."""
         return self._run(workload, self.engine, self.task, workload.reader())
 
     def run_timed(self, workload: Workload) -> TimedPass:
@@ -97,42 +78,41 @@ class Throughput:
         self.timed_ops.times.clear()
         self.timed_ops.on = True
         try:
-            whole = self._run(workload, engine, task, reader)
+            job = self._run(workload, engine, task, reader)
         finally:
             self.timed_ops.on = False
-        return TimedPass(whole, outer, dict(self.engine.stats.seconds), dict(self.timed_ops.times))
+        return TimedPass(job, outer, dict(self.timed_ops.times))
 
     def _wrap(self, ops: Ops) -> Ops:
         on_cuda = self.plan.config.device.startswith("cuda")
         self.timed_ops = TimedOps(ops, synchronize=torch.cuda.synchronize if on_cuda else None)
         return cast(Ops, self.timed_ops)
 
-    def _run(self, workload: Workload, engine: Any, task: Any, reader: Any) -> Pass:
-        self.engine.scheduler.blocks.reset()
+    def _run(self, workload: Workload, engine: Any, task: Any, reader: Any) -> JobStats:
+        scheduler = self.engine.scheduler
+        scheduler.blocks.reset()
+        scheduler.num_preemptions = 0
         self.engine.stats = EngineStats()
-        preempted_before = self.engine.scheduler.num_preemptions
-        sink = Sink()
-        job = Run(reader, sink, stats=JobStats(started_at=time.monotonic())).run(engine, task)
-        stats = self.engine.stats
+        stream = _Hashed()
+        output = StraightOutput(workload.name, -1, stream, owned=False)
+        job = Run(reader, output, stats=JobStats(started_at=time.monotonic())).run(engine, task)
         if not job.num_answered:
             line, message = next(iter(job.first_errors.values()), (0, "it has no records"))
             raise InferError(f"nothing of {workload.name} could be answered, so there is nothing to measure: line {line}: {message}")
-        assert job.run_s is not None
-        assert job.admitted_at is not None
-        assert stats.first_token_at is not None
-        return Pass(
-            seconds=job.run_s,
-            first_token_s=stats.first_token_at - job.admitted_at,
-            records=job.num_records,
-            failed=job.num_failed,
-            prompt_tokens=job.prompt_tokens,
-            output_tokens=job.output_tokens,
-            cached_tokens=stats.num_cached_tokens,
-            steps=stats.num_steps,
-            preemptions=stats.num_preemptions - preempted_before,
-            peak_kv_usage=stats.peak_kv_usage,
-            sha256=sink.sha256,
-        )
+        job.output_sha256 = stream.sha256.hexdigest()
+        return job
+
+
+class _Hashed(BytesIO):
+    """A file of which the hash alone is kept: passes that are alike can be told to be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: Any, /) -> int:
+        self.sha256.update(data)
+        return len(data)
 
 
 class _Watched:
