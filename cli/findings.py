@@ -46,6 +46,7 @@ def check_input(
     `pooling` gives the task that is meant if the model pools, where that is not said. Raises InferError, Interrupted, BrokenPipeError.
     """
     from infer.core.build.plan import make_plan
+    from infer.core.engine.limits import Limits
     from infer.core.jobs.check import Findings, check
     from infer.core.jobs.input.inputs import Inputs
     from infer.core.jobs.input.reader import RecordReader
@@ -66,11 +67,11 @@ def check_input(
         size = inputs.size
         plan = make_plan(_without_torch(spec.args), given=spec.origin, compile_kernels=False)
         task = spec.task if pooling is None or plan.recipe is None else pooling(plan.recipe)
-        limits = task.limits(plan)
         for note in plan.config.notes:
             once(note)
         reader = RecordReader(inputs.sources, io.max_line_bytes, selection=io.selection)
         task = task.settled(plan, once)
+        limits = plan.limits()
 
         def show() -> None:
             if progress.due() or signals.status_wanted():
@@ -84,7 +85,7 @@ def check_input(
         stack.callback(progress.close)
         progress.begin()
         check(reader, lambda first: task.make_task(plan, warn=once, first=first), limits, findings=findings, on_progress=show)
-    need = None if task.pools else _kv_numbers(findings, plan, plan.limits())
+    need = _kv_numbers(findings, plan, limits) if isinstance(limits, Limits) else None
     if as_json:
         told = findings.to_json() | {"kv_cache": need, "time_s": _seconds(findings, need, tokens_per_second)}
         streams.write(streams.to_json(told, indent=1) + "\n")
@@ -132,14 +133,14 @@ def _text(findings: Findings, need: dict[str, Any] | None, config: EngineConfig,
     if failed:
         yield "\nerrors\n" + table(list(_error_rows(findings)), right=frozenset({1}), indent="  ")
     if findings.errors["prompt_too_long"]:
-        yield f"  the longest prompt has {findings.longest_prompt:,} tokens; max_model_len is {config.max_model_len:,}\n"
-    if findings.prompt_buckets.rows():
+        yield f"  the longest prompt has {findings.tokenized.max:,} tokens; max_model_len is {config.max_model_len:,}\n"
+    if findings.tokenized.count:
         good = counted(findings.prompts.count, "good record" if need is not None else "text")
         yield f"\nprompt tokens: {findings.prompts.total:,} in {good}\n"
         if findings.prompts.count:
             yield "  " + ", ".join(f"{name} {value:,}" for name, value in findings.prompts.to_json().items()) + "\n"
         yield _histogram(findings)
-        if findings.prompt_buckets.count > findings.prompts.count:
+        if findings.tokenized.count > findings.prompts.count:
             yield "    (records that would fail are counted here too)\n"
     if repeats := findings.distinct.repeats:
         about = "" if findings.distinct.exact else "about "
@@ -164,7 +165,7 @@ def _error_rows(findings: Findings) -> Iterator[tuple[str, str, str]]:
 
 
 def _histogram(findings: Findings) -> str:
-    rows = findings.prompt_buckets.rows()
+    rows = findings.tokenized.buckets()
     most = max(count for _, _, count in rows)
     lines = [
         (f"{low:,}" if low == high else f"{low:,}-{high:,}", f"{count:,}", "#" * math.ceil(_BAR * count / most))

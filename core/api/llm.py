@@ -358,13 +358,8 @@ class LLM(PoolingCalls):
 
     def _template(self, given: str | None, content_format: str) -> ChatTemplate:
         if (given, content_format) not in self._templates:
-            if self.tokenizer is None:
-                raise ConfigError("a conversation needs a tokenizer; skip_tokenizer_init is for prompts of token ids")
             override = None if given is None else template_text(given)
-            read = self._plan.tokenizer_source.read
-            template = ChatTemplate.load(read, self.tokenizer, override=override, content_format=content_format)
-            template.require()
-            self._templates[given, content_format] = template
+            self._templates[given, content_format] = self._plan.chat_template(override, content_format=content_format)
         return self._templates[given, content_format]
 
 

@@ -242,13 +242,8 @@ class PoolingCalls:
         recipe, longest = self._recipe("encode"), self._plan.config.max_model_len
         if prompt_name is not None and prefix is not None:
             raise ConfigError("prompt_name and prefix are two ways to say what goes before a text; leave one of the two out")
-        if prompt_name is not None:
-            if prompt_name not in recipe.prompts:
-                known = ", ".join(recipe.prompts) or "it has none"
-                raise ConfigError(f"this model has no prompt {prompt_name!r}{nearest(prompt_name, recipe.prompts)}; its prompts: {known}")
-            prefix = recipe.prompts[prompt_name]
+        prefix = recipe.prefix_of(prompt_name, prefix)
         limit, side = truncation(limit, dict(more or {}), longest)
-        prefix = recipe.prefix if prefix is None else prefix
         if limit is None:
             return TextEncoder(self.tokenizer, recipe, longest, prefix=prefix)
         if self.tokenizer is None:

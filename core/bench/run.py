@@ -80,7 +80,7 @@ def random_workload(lengths: RandomLengths, plan: Plan) -> Workload:
     if lengths.most_tokens > most:
         long = f"random records have up to {lengths.most_tokens:,} tokens"
         raise ConfigError(f"{long}, and max_model_len is {most:,}; lower --input-len or --output-len")
-    vocab_size, avoid = plan.limits().vocab_size, frozenset[int]()
+    vocab_size, avoid = plan.vocab_size, frozenset[int]()
     if plan.tokenizer is not None:
         vocab_size, avoid = min(vocab_size, plan.tokenizer.vocab_size), plan.tokenizer.special_ids
     return Workload.of_random(lengths, vocab_size=vocab_size, avoid=avoid, seed=plan.config.seed)

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..text.tokenizer import Tokenizer
 from ..weights.find import find
 from ..weights.quantized import as_stored
 from ..weights.source import ModelSource
 
+if TYPE_CHECKING:
+    from ..settings.args import EngineArgs
+    from ..settings.config import EngineConfig
 
-class Settings(Protocol):
-    """The settings here that EngineArgs and EngineConfig both have."""
 
-    @property
-    def model(self) -> str: ...
-    @property
-    def tokenizer(self) -> str | None: ...
-    @property
-    def tokenizer_mode(self) -> str: ...
-    @property
-    def skip_tokenizer_init(self) -> bool: ...
-    @property
-    def revision(self) -> str | None: ...
-    @property
-    def tokenizer_revision(self) -> str | None: ...
-    @property
-    def download_dir(self) -> str | None: ...
-    @property
-    def hf_token(self) -> str | None: ...
-    @property
-    def trust_remote_code(self) -> bool: ...
+#: Either has what is asked for here.
+Settings: TypeAlias = "EngineArgs | EngineConfig"
 
 
 def find_model(settings: Settings) -> ModelSource:

@@ -72,26 +72,24 @@ class Plan:
         """The model's config.json as it was read, overrides counted."""
         return self.source.spec(self.config.hf_overrides)
 
-    def limits(self) -> Limits:
+    def limits(self) -> Limits | PoolingLimits:
         """The limits of requests. The number of KV blocks is in it if it was given, not if it depends on the
-        memory that is free. Raises ConfigError if the given size is too small for the given `max_model_len`, and for a model that
-        pools.
+        memory that is free. Raises ConfigError if the given size is too small for the given `max_model_len`.
         """
-        self.must_generate()
+        if self.recipe is not None:
+            from ..pooling.limits import PoolingLimits
+
+            return PoolingLimits(self.vocab_size, self.config.max_model_len, self.recipe)
         from ..sampling.grammar.grammar import Grammars
         from .end_tokens import end_tokens_of
 
-        vocab_size, ends = self._vocab_size(), end_tokens_of(self.config, self.source, self.tokenizer)
-        grammars = Grammars(self.tokenizer, ends.all, vocab_size, settings=self.config.structured_outputs_config)
-        return Limits.of(self.config, vocab_size, self._num_blocks(), self.tokenizer, grammars)
+        ends = end_tokens_of(self.config, self.source, self.tokenizer)
+        grammars = Grammars(self.tokenizer, ends.all, self.vocab_size, settings=self.config.structured_outputs_config)
+        return Limits.of(self.config, self.vocab_size, self._num_blocks(), self.tokenizer, grammars)
 
-    def pooling_limits(self) -> PoolingLimits:
-        """The same for a model that pools. Raises ConfigError for one that generates."""
-        from ..pooling.limits import PoolingLimits
-
-        return PoolingLimits(self._vocab_size(), self.config.max_model_len, self.must_pool())
-
-    def _vocab_size(self) -> int:
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are below it. Raises ModelError where nothing says so."""
         vocab_size = self.spec.vocab_size
         if vocab_size is None:
             if self.tokenizer is None:

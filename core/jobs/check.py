@@ -12,31 +12,25 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..containment import contained
 from ..errors import RecordError
 from .distinct import Distinct
-from .histogram import Histogram, Log2Buckets
+from .histogram import Histogram
 from .input.reader import RecordReader
 from .record import Record
 from .tasks.base import Task
 from .tasks.pending import Pending
 
+if TYPE_CHECKING:
+    from ..engine.limits import Limits
+    from ..pooling.limits import PoolingLimits
+
 #: Records prepared at once, and about how many bytes of them; two such batches are in work at a time.
 _BATCH, _BATCH_BYTES = 512, 2 << 20
 #: While one batch is in the tokenizer, which does not hold the interpreter lock, the next one is parsed and templated.
 _WORKERS = 2
-
-
-class RequestLimits(Protocol):
-    """The limits of an engine, without the engine."""
-
-    @property
-    def max_model_len(self) -> int: ...
-
-    def check(self, request: Any) -> None:
-        """Raises RecordError for one that can never be answered."""
 
 
 class Place(NamedTuple):
@@ -54,7 +48,7 @@ class Place(NamedTuple):
 
 @dataclass
 class Findings:
-    """The counts of a check. Tokens of failed records are in none of the numbers but `prompt_buckets` and `longest_prompt`.
+    """The counts of a check. Tokens of failed records are in none of the numbers but `tokenized`.
 
     A prompt is what the model reads at once: a record that asks for the vectors of several texts has as many.
     """
@@ -68,8 +62,7 @@ class Findings:
     #: Tokens of each prompt of the good records.
     prompts: Histogram = field(default_factory=Histogram)
     #: Of all records that could be tokenized, too long or not.
-    prompt_buckets: Log2Buckets = field(default_factory=Log2Buckets)
-    longest_prompt: int = 0
+    tokenized: Histogram = field(default_factory=Histogram)
     #: Prompts of good records of which something is cut off.
     num_truncated: int = 0
     #: Most tokens, prompt and output, of each sequence: a record of n (or best_of) choices is so many of them.
@@ -93,10 +86,10 @@ class Findings:
         self.errors[error.code] += 1
         self.first_errors.setdefault(error.code, (Place(pending.line, pending.source), error.message))
 
-    def accept(self, pending: Pending, limits: RequestLimits) -> None:
+    def accept(self, pending: Pending, max_model_len: int) -> None:
         """One record would be answered."""
         self.num_truncated += pending.num_cut
-        for prompt, (length, choices) in zip(pending.asked(), pending.lengths(limits.max_model_len), strict=True):
+        for prompt, (length, choices) in zip(pending.asked(), pending.lengths(max_model_len), strict=True):
             self.prompts.add(len(prompt))
             self.sequences.add(length, choices)
             self.max_output_tokens += (length - len(prompt)) * choices
@@ -119,8 +112,8 @@ class Findings:
             },
             "errors": errors,
             "prompt_tokens": {"total": self.prompts.total, **self.prompts.to_json()},
-            "prompt_histogram": [{"from": low, "to": high, "records": count} for low, high, count in self.prompt_buckets.rows()],
-            "longest_prompt": self.longest_prompt,
+            "prompt_histogram": [{"from": low, "to": high, "records": count} for low, high, count in self.tokenized.buckets()],
+            "longest_prompt": self.tokenized.max or 0,
             "truncated_prompts": self.num_truncated,
             "max_output_tokens": self.max_output_tokens,
             "repeated_prompts": {"count": self.distinct.repeats, "exact": self.distinct.exact},
@@ -130,7 +123,7 @@ class Findings:
 def check(
     reader: RecordReader,
     task_for: Callable[[Record], Task],
-    limits: RequestLimits,
+    limits: Limits | PoolingLimits,
     *,
     findings: Findings | None = None,
     on_progress: Callable[[], None] = lambda: None,
@@ -156,17 +149,16 @@ def check(
     return findings
 
 
-def _count(findings: Findings, pending: Pending, limits: RequestLimits) -> None:
+def _count(findings: Findings, pending: Pending, limits: Limits | PoolingLimits) -> None:
     findings.num_records += 1
     findings.bytes_done += pending.size
     if pending.error is None:
         for prompt in pending.asked():
-            findings.prompt_buckets.add(len(prompt))
-            findings.longest_prompt = max(findings.longest_prompt, len(prompt))
+            findings.tokenized.add(len(prompt))
         with contained(pending):
             limits.check(pending.to_request())
     if pending.error is None:
-        findings.accept(pending, limits)
+        findings.accept(pending, limits.max_model_len)
     else:
         findings.fail(pending, pending.error)
 

@@ -48,22 +48,10 @@ class Histogram:
         middle = {"median": self.percentile(50), "mean": mean, "p90": self.percentile(90), "p99": self.percentile(99)}
         return {"min": self.min, **middle, "max": self.max}
 
-
-class Log2Buckets:
-    """Counts of the numbers in 0, 1, 2-3, 4-7, 8-15 and so on: a handful of counts for whatever comes."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[int] = Counter()
-        self.count = 0
-
-    def add(self, value: int) -> None:
-        """One more number, not negative."""
-        self._counts[value.bit_length()] += 1
-        self.count += 1
-
-    def rows(self) -> list[tuple[int, int, int]]:
-        """(smallest, largest, count) of each bucket from the first that holds something to the last."""
-        if not self._counts:
-            return []
-        bits = range(min(self._counts), max(self._counts) + 1)
-        return [((1 << b) >> 1, max((1 << b) - 1, 0), self._counts[b]) for b in bits]
+    def buckets(self) -> list[tuple[int, int, int]]:
+        """(smallest, largest, count) of 0, 1, 2-3, 4-7, 8-15 and so on, from the first that holds something to the last."""
+        counts: Counter[int] = Counter()
+        for value, times in self._counts.items():
+            counts[value.bit_length()] += times
+        bits = range(min(counts, default=0), max(counts, default=-1) + 1)
+        return [((1 << b) >> 1, max((1 << b) - 1, 0), counts[b]) for b in bits]

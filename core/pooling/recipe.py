@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..errors import ConfigError, nearest
+
 POOLINGS = ("cls", "mean", "last")
 
 
@@ -50,10 +52,20 @@ class Recipe:
         """Length of the vectors of a request that asks for no other."""
         return self.dimensions or self.size
 
-    @property
-    def prefix(self) -> str:
-        """The text that the model wants before each text where the user asks for nothing."""
-        return "" if self.default_prompt_name is None else self.prompts[self.default_prompt_name]
+    def prefix_of(self, prompt_name: str | None, prefix: str | None = None) -> str:
+        """The text put before texts: `prefix`, or else the prompt of this name, or else the model's default one, if it has one.
+
+        Raises ConfigError for a prompt that it does not have.
+        """
+        if prefix is not None:
+            return prefix
+        name = self.default_prompt_name if prompt_name is None else prompt_name
+        if name is None:
+            return ""
+        if name not in self.prompts:
+            there = f"its prompts: {', '.join(self.prompts)}" if self.prompts else "it has none (a prefix can be given)"
+            raise ConfigError(f"this model has no prompt {name[:100]!r}{nearest(name[:100], self.prompts)}; {there}")
+        return self.prompts[name]
 
     def wrong_dimensions(self, dimensions: int) -> str:
         """The reason why vectors cannot be cut to so many numbers; empty if they can."""

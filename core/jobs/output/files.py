@@ -12,7 +12,6 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Protocol
 
 from ...errors import ConfigError, OutputError
 
@@ -25,66 +24,44 @@ _CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNO
 _CANNOT_OPEN_FOLDER = _CANNOT_SYNC | {errno.EACCES, errno.EPERM, errno.EISDIR}
 
 
-class Files(Protocol):
-    """Descriptors are ints as the system's. All methods raise OSError."""
+class Files:
+    """The operating system's files; descriptors are its ints. All methods raise OSError."""
 
     def open(self, path: Path, mode: int) -> int:
         """Opens a file of the job's own for reading and writing, creating it with `mode`. Raises ConfigError for what is none."""
-
-    def look(self, path: Path) -> int:
-        """Opens a file that is there for reading."""
-
-    def write(self, fd: int, data: bytes) -> None:
-        """Appends all of `data` at the file's position."""
-
-    def truncate(self, fd: int, size: int) -> None:
-        """Cuts the file and moves its position to its end."""
-
-    def read(self, fd: int, size: int, offset: int) -> bytes:
-        """Up to `size` bytes at `offset`, leaving the position alone."""
-
-    def sync(self, fd: int) -> None:
-        """Makes what was written survive a power cut."""
-
-    def rename(self, source: Path, target: Path) -> None:
-        """Atomic replacement, durable on return."""
-
-    def remove(self, path: Path) -> None:
-        """No error if it is not there."""
-
-    def close(self, fd: int) -> None: ...
-
-
-class RealFiles:
-    """The operating system's files."""
-
-    def open(self, path: Path, mode: int) -> int:
         return open_own(path, mode)
 
     def look(self, path: Path) -> int:
+        """Opens a file that is there for reading."""
         return os.open(path, os.O_RDONLY | _CLOEXEC)
 
     def write(self, fd: int, data: bytes) -> None:
+        """Appends all of `data` at the file's position."""
         view = memoryview(data)
         while view:
             view = view[os.write(fd, view) :]
 
     def truncate(self, fd: int, size: int) -> None:
+        """Cuts the file and moves its position to its end."""
         os.ftruncate(fd, size)
         os.lseek(fd, size, os.SEEK_SET)
 
     def read(self, fd: int, size: int, offset: int) -> bytes:
+        """Up to `size` bytes at `offset`, leaving the position alone."""
         return os.pread(fd, size, offset)
 
     def sync(self, fd: int) -> None:
+        """Makes what was written survive a power cut."""
         with _allowed(_CANNOT_SYNC):
             os.fsync(fd)
 
     def rename(self, source: Path, target: Path) -> None:
+        """Atomic replacement, durable on return."""
         source.replace(target)
         sync_folder(target.parent)
 
     def remove(self, path: Path) -> None:
+        """No error if it is not there."""
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
 
@@ -139,7 +116,7 @@ def write_whole(path: Path, data: bytes) -> None:
         break
     else:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(temporary))
-    put_in_place(RealFiles(), fd, temporary, path, data)
+    put_in_place(Files(), fd, temporary, path, data)
 
 
 def put_in_place(files: Files, fd: int, temporary: Path, path: Path, data: bytes) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ...errors import ConfigError, OutputError
 from ..identity import Identity
 from ..tally import Tally
-from .files import RealFiles
+from .files import Files
 from .job_note import JOB_SUFFIX, JobNote, find_note
 from .making import sha256_of
 from .matrix_output import MatrixOutput
@@ -45,7 +45,7 @@ class Finished:
         if self._sha256 is None:
             try:
                 with self._output.target.open("rb") as file:
-                    self._sha256 = sha256_of(RealFiles(), file.fileno(), os.fstat(file.fileno()).st_size).hexdigest()
+                    self._sha256 = sha256_of(Files(), file.fileno(), os.fstat(file.fileno()).st_size).hexdigest()
             except OSError as error:
                 raise OutputError(f"output {self._output.name!r} cannot be read: {error.strerror}") from None
         return self._sha256

@@ -22,7 +22,7 @@ from ..identity import Identity
 from ..input.lines import SHORT_DIGEST_BYTES
 from ..input.selection import Shard
 from ..tally import Tally
-from .files import Files, RealFiles, put_in_place, refuse_if_foreign
+from .files import Files, put_in_place, refuse_if_foreign
 
 JOB_SUFFIX = ".job.json"
 SHARD_SUFFIX = ".shard.json"
@@ -139,7 +139,7 @@ class JobNote:
 
     def write(self, output: Path, files: Files | None = None) -> None:
         """Puts it beside the output, which it is on disk before; one of the other kind goes. Raises OSError, ConfigError."""
-        files = files or RealFiles()
+        files = files or Files()
         path = note_path(output, is_shard=self.shard.count > 1)
         temporary = path.with_name(path.name + TEMPORARY)
         put_in_place(files, files.open(temporary, 0o666), temporary, path, self.to_bytes())

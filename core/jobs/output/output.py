@@ -24,7 +24,7 @@ from ..row import Row
 from ..stats import JobStats
 from ..tally import Tally
 from . import faults
-from .files import Files, RealFiles
+from .files import Files
 from .job_note import JobNote
 from .journal import Commit, Recovered
 from .making import sha256_of
@@ -79,7 +79,7 @@ class JobOutput(OutputFiles):
         self._tally = Tally()
         self._changed = False
         self._next_commit = self._next_sync = 0.0
-        super().__init__(name, errors=errors, files=files or RealFiles())
+        super().__init__(name, errors=errors, files=files or Files())
 
     # -- begin ---------------------------------------------------------------------------------------------------
     def begin(self, header: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from ..output.sinks.vectors import decoded_dtype, encode_vector
 from ..row_format import MatrixRows
 from . import openai_batch
 from .pending import PendingTexts
-from .pooling import PoolingOptions, PoolingTask, prefix_of, usage_of
+from .pooling import PoolingOptions, PoolingTask, usage_of
 from .rows import native_row
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class EmbedTask(PoolingTask):
 
     def __init__(self, options: EmbedOptions, tokenizer: Tokenizer | None, recipe: Recipe, *, max_model_len: int) -> None:
         super().__init__(options, tokenizer, recipe, max_model_len=max_model_len)
-        self.prefix = prefix_of(recipe, prompt_name=options.prompt_name, prefix=options.prefix)
+        self.prefix = recipe.prefix_of(options.prompt_name, options.prefix)
         if options.matrix:
             self.rows = MatrixRows(recipe.output_size, options.embedding_dtype, flat=options.error_format == "flat")
 

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...errors import ConfigError, RecordError, nearest
+from ...errors import ConfigError, RecordError
 from ...intake.remarks import Remarks
 from ...intake.texts import TextIntake
 from ...pooling.recipe import Recipe
@@ -133,9 +133,10 @@ class PoolingTask(Task[PendingTexts]):
         """The text of a prompt of the recipe. Raises RecordError."""
         if not isinstance(name, str):
             raise RecordError("invalid_type", f"prompt_name must be a string, not {json_type(name)}", param="prompt_name")
-        if name not in self.recipe.prompts:
-            raise RecordError("invalid_value", unknown_prompt(name, self.recipe), param="prompt_name")
-        return self.recipe.prompts[name]
+        try:
+            return self.recipe.prefix_of(name)
+        except ConfigError as error:
+            raise RecordError("invalid_value", str(error), param="prompt_name") from None
 
     def text(self, value: Any, name: str) -> str:
         """A text of the field `name`. Raises RecordError."""
@@ -157,25 +158,6 @@ class PoolingTask(Task[PendingTexts]):
 def usage_of(output: Pooled) -> dict[str, int]:
     """The `usage` of an answer."""
     return {"prompt_tokens": output.num_tokens, "total_tokens": output.num_tokens}
-
-
-def unknown_prompt(name: str, recipe: Recipe) -> str:
-    """The message about a prompt that the recipe does not have."""
-    if not recipe.prompts:
-        return f"this model has no prompts, so none is named {name[:100]!r}"
-    return f"this model has no prompt {name[:100]!r}{nearest(name[:100], recipe.prompts)} (it has {', '.join(recipe.prompts)})"
-
-
-def prefix_of(recipe: Recipe, *, prompt_name: str | None, prefix: str | None) -> str:
-    """The text put before texts: `prefix`, or else the prompt of this name, or else the model's default one. Raises ConfigError."""
-    if prefix is not None:
-        return prefix
-    name = recipe.default_prompt_name if prompt_name is None else prompt_name
-    if name is None:
-        return ""
-    if name not in recipe.prompts:
-        raise ConfigError(unknown_prompt(name, recipe) + ("" if recipe.prompts else "; --prefix TEXT gives one"))
-    return recipe.prompts[name]
 
 
 def _shown(value: Any) -> str:

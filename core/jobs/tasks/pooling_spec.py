@@ -7,14 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .embed import EmbedOptions, EmbedTask
-from .pooling import PoolingOptions, prefix_of
+from .pooling import PoolingOptions
 from .score import ScoreOptions, ScoreTask
-from .spec import TaskSpec
+from .spec import S, Say, TaskSpec
 
 if TYPE_CHECKING:
     from ...build.plan import Plan
-    from ...pooling.recipe import Recipe
-    from ..check import RequestLimits
     from ..record import Record
     from .base import Task
 
@@ -26,11 +24,12 @@ class PoolingSpec(TaskSpec):
     options: PoolingOptions
     pools: ClassVar[bool] = True
 
-    def limits(self, plan: Plan) -> RequestLimits:
-        return plan.pooling_limits()
+    def settled(self: S, plan: Plan, say: Say) -> S:
+        plan.must_pool()
+        return self
 
     def job(self, plan: Plan) -> dict[str, Any]:
-        return {**self.prompts, "truncate": self.options.truncate, **self._own(plan), "recipe": asdict(_recipe(plan))}
+        return {**self.prompts, "truncate": self.options.truncate, **self._own(plan), "recipe": asdict(plan.must_pool())}
 
     def _own(self, plan: Plan) -> dict[str, Any]:
         """The other options that can change an answer."""
@@ -45,14 +44,14 @@ class EmbedSpec(PoolingSpec):
     output_format: str = "jsonl"
 
     def _make(self, options: EmbedOptions, plan: Plan, first: Record | None) -> Task[Any]:
-        return EmbedTask(options, plan.tokenizer, _recipe(plan), max_model_len=plan.config.max_model_len)
+        return EmbedTask(options, plan.tokenizer, plan.must_pool(), max_model_len=plan.config.max_model_len)
 
     def _own(self, plan: Plan) -> dict[str, Any]:
         options = self.options
         return {"prefix": self._prefix(plan), "encoding": options.encoding, "embedding_dtype": options.embedding_dtype}
 
     def defaults(self, plan: Plan) -> dict[str, Any]:
-        recipe, options = _recipe(plan), self.options
+        recipe, options = plan.must_pool(), self.options
         return {
             "embedding": {
                 "size": recipe.output_size,
@@ -75,7 +74,7 @@ class EmbedSpec(PoolingSpec):
         return made["size"], {name: _as_text(value) for name, value in {"model": plan.name, **told}.items()}
 
     def _prefix(self, plan: Plan) -> str:
-        return prefix_of(_recipe(plan), prompt_name=self.options.prompt_name, prefix=self.options.prefix)
+        return plan.must_pool().prefix_of(self.options.prompt_name, self.options.prefix)
 
 
 @dataclass(frozen=True)
@@ -85,22 +84,17 @@ class ScoreSpec(PoolingSpec):
     options: ScoreOptions
 
     def _make(self, options: ScoreOptions, plan: Plan, first: Record | None) -> Task[Any]:
-        return ScoreTask(options, plan.tokenizer, _recipe(plan), max_model_len=plan.config.max_model_len)
+        return ScoreTask(options, plan.tokenizer, plan.must_pool(), max_model_len=plan.config.max_model_len)
 
     def _own(self, plan: Plan) -> dict[str, Any]:
         return {"query_prefix": self.options.query_prefix, "document_prefix": self.options.document_prefix}
 
     def defaults(self, plan: Plan) -> dict[str, Any]:
-        recipe, truncate = _recipe(plan), self.options.truncate
+        recipe, truncate = plan.must_pool(), self.options.truncate
         if recipe.kind == "classify":
             return {"scoring": {"by": "cross-encoder", "activation": recipe.activation, "truncate": truncate}}
         made = {"size": recipe.output_size, "pooling": recipe.pooling, "normalized": recipe.normalize}
         return {"scoring": {"by": recipe.similarity, **made, "truncate": truncate}}
-
-
-def _recipe(plan: Plan) -> Recipe:
-    assert plan.recipe is not None
-    return plan.recipe
 
 
 def _as_text(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from ...types.pooling_request import Pooled
 from ..jsonl import json_type
 from . import openai_batch
 from .pending import PendingTexts
-from .pooling import PoolingOptions, PoolingTask, prefix_of, usage_of
+from .pooling import PoolingOptions, PoolingTask, usage_of
 from .rows import native_row
 
 if TYPE_CHECKING:
@@ -147,12 +147,10 @@ class ScoreTask(PoolingTask):
         given = self.options.query_prefix, self.options.document_prefix
         if self.pairs:
             return given[0] or "", given[1] or ""
-        own = (self._own_prefix(_QUERY if asymmetric else ()), self._own_prefix(_DOCUMENT if asymmetric else ()))
-        return own[0] if given[0] is None else given[0], own[1] if given[1] is None else given[1]
-
-    def _own_prefix(self, names: Sequence[str]) -> str:
-        name = next((name for name in names if name in self.recipe.prompts), None)
-        return prefix_of(self.recipe, prompt_name=name, prefix=None)
+        recipe = self.recipe
+        names = (next((name for name in side if asymmetric and name in recipe.prompts), None) for side in (_QUERY, _DOCUMENT))
+        first, second = (recipe.prefix_of(name, prefix) for name, prefix in zip(names, given, strict=True))
+        return first, second
 
     # --- out
 

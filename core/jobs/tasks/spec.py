@@ -18,7 +18,6 @@ from .defaults import with_model_defaults
 
 if TYPE_CHECKING:
     from ...build.plan import Plan
-    from ..check import RequestLimits
     from ..record import Record
     from .base import RecordOptions, Task
 
@@ -53,10 +52,6 @@ class TaskSpec(ABC):
     @abstractmethod
     def _make(self, options: Any, plan: Plan, first: Record | None) -> Task[Any]:
         """The task with the options as they are in the end."""
-
-    @abstractmethod
-    def limits(self, plan: Plan) -> RequestLimits:
-        """The limits of requests. Raises ConfigError."""
 
     @abstractmethod
     def job(self, plan: Plan) -> dict[str, Any]:
@@ -102,9 +97,6 @@ class WritingSpec(TaskSpec):
 
     def _make(self, options: CompletionOptions, plan: Plan, first: Record | None) -> Task[Any]:
         return self.make(options, plan)
-
-    def limits(self, plan: Plan) -> RequestLimits:
-        return plan.limits()
 
     def job(self, plan: Plan) -> dict[str, Any]:
         return {**self.prompts, **self.chat, **self._params}

@@ -14,6 +14,7 @@ from infer.core.build import files
 from infer.core.build.engines import build_engine, build_pooling_engine
 from infer.core.build.plan import Plan, make_plan
 from infer.core.errors import ConfigError, ModelError, RecordError
+from infer.core.pooling.limits import PoolingLimits
 from infer.core.pooling.recipe import Recipe
 from infer.core.settings.args import EngineArgs
 from infer.core.types.params import SamplingParams
@@ -114,7 +115,8 @@ class TestUse:
             matryoshka=(8, 16),
             max_seq_length=48,
         )
-        limits = plan.pooling_limits()
+        limits = plan.limits()
+        assert isinstance(limits, PoolingLimits)
         assert (limits.max_model_len, limits.recipe) == (48, plan.recipe)
         assert limits.vocab_size == plan.spec.vocab_size
         assert plan_of(bert_folder, max_model_len=60).config.max_model_len == 60
@@ -126,14 +128,14 @@ class TestUse:
             (qwen_folder, r"embeds texts here and does not generate: use infer embed, or task=generate"),
         ):
             plan = plan_of(folder)
-            for call in (partial(build_engine, plan), plan.limits, plan.sampling_defaults, plan.chat_template):
+            for call in (partial(build_engine, plan), plan.sampling_defaults, plan.chat_template):
                 with pytest.raises(ConfigError, match=words):
                     call()
 
     def test_a_model_that_generates_does_not_pool(self, tiny_llama: Path) -> None:
         plan = plan_of(tiny_llama)
         assert (plan.config.task, plan.recipe) == ("generate", None)
-        for call in (partial(build_pooling_engine, plan), plan.pooling_limits):
+        for call in (partial(build_pooling_engine, plan), plan.must_pool):
             with pytest.raises(ConfigError, match="is run to generate text: set task=embed to make embeddings with it"):
                 call()
 

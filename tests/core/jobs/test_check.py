@@ -84,7 +84,7 @@ def test_numbers(checked: Any) -> None:
     assert findings.sequences.max == 256
     assert findings.largest is not None
     assert (findings.largest[0].line, findings.largest[1]) == (3, 256)
-    assert findings.prompt_buckets.rows() == [(2, 3, 1), (4, 7, 3)]
+    assert findings.tokenized.buckets() == [(2, 3, 1), (4, 7, 3)]
     assert findings.distinct.repeats == 2
     told = findings.to_json()
     assert told["records"] == {"total": 4, "good": 4, "failed": 0, "blank_lines": 1}
@@ -95,8 +95,8 @@ def test_numbers(checked: Any) -> None:
 def test_too_long_prompts_are_measured_but_not_among_the_good(checked: Any) -> None:
     findings = checked([b'{"prompt":"' + b"x" * size + b'"}' for size in (10, 300, 1000)])
     assert findings.errors == {"prompt_too_long": 2}
-    assert (findings.longest_prompt, findings.prompts.max) == (1001, 11)
-    assert findings.prompt_buckets.count == 3
+    assert (findings.tokenized.max, findings.prompts.max) == (1001, 11)
+    assert findings.tokenized.count == 3
 
 
 def test_a_kv_cache_of_known_size(checked: Any) -> None:

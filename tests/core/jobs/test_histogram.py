@@ -4,7 +4,7 @@ import random
 import statistics
 
 from infer.core.jobs.distinct import Distinct
-from infer.core.jobs.histogram import Histogram, Log2Buckets
+from infer.core.jobs.histogram import Histogram
 
 
 def test_numbers_of_a_histogram() -> None:
@@ -29,16 +29,16 @@ def test_many_at_once() -> None:
 
 def test_an_empty_histogram() -> None:
     assert set(Histogram().to_json().values()) == {None}
-    assert Log2Buckets().rows() == []
+    assert Histogram().buckets() == []
 
 
 def test_buckets() -> None:
-    buckets = Log2Buckets()
+    histogram = Histogram()
     for value in (1, 2, 3, 8, 15, 15):
-        buckets.add(value)
-    assert buckets.rows() == [(1, 1, 1), (2, 3, 2), (4, 7, 0), (8, 15, 3)]
-    buckets.add(0)
-    assert buckets.rows()[0] == (0, 0, 1)
+        histogram.add(value)
+    assert histogram.buckets() == [(1, 1, 1), (2, 3, 2), (4, 7, 0), (8, 15, 3)]
+    histogram.add(0)
+    assert histogram.buckets()[0] == (0, 0, 1)
 
 
 def test_repeats_are_exact_while_there_is_room() -> None:

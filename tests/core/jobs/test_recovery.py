@@ -28,7 +28,7 @@ from infer.core.jobs.output import compression, faults
 from infer.core.jobs.output import journal as journal_module
 from infer.core.jobs.output import output as output_module
 from infer.core.jobs.output.faults import MATRIX_POINTS, POINTS
-from infer.core.jobs.output.files import RealFiles
+from infer.core.jobs.output.files import Files
 from infer.core.jobs.output.journal import recover
 from infer.core.jobs.output.writer import OrderedWriter
 from infer.core.jobs.row import Row
@@ -84,7 +84,7 @@ class Op(NamedTuple):
     given: int = 0
 
 
-class RecordingFiles(RealFiles):
+class RecordingFiles(Files):
     """Real files, but nothing is really synced. Stops after `crash_after` operations, the last one, if a write, cut to `cut` bytes."""
 
     def __init__(self, crash_after: int | None = None, cut: float = 1.0) -> None:
@@ -171,7 +171,7 @@ class Disk:
         return Disk(lost, dict(self.synced))
 
 
-class MemoryFiles(RealFiles):
+class MemoryFiles(Files):
     """Reads contents instead of descriptors."""
 
     def __init__(self, *contents: bytes) -> None:
@@ -214,7 +214,7 @@ class Job:
         """One attempt; what it does to files is in `files.log`."""
         ticks = itertools.count()
         self.monkeypatch.setattr(output_module, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
-        self.monkeypatch.setattr(output_module, "RealFiles", lambda: files)
+        self.monkeypatch.setattr(output_module, "Files", lambda: files)
         put = OrderedWriter.put
 
         def counting(writer: OrderedWriter, row: Row) -> None:

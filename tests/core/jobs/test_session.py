@@ -23,7 +23,7 @@ from infer.core.jobs.input.selection import Shard
 from infer.core.jobs.merge import merge
 from infer.core.jobs.output import faults
 from infer.core.jobs.output import output as output_module
-from infer.core.jobs.output.files import RealFiles
+from infer.core.jobs.output.files import Files
 from infer.core.jobs.output.job_note import find_note
 from infer.core.jobs.output.opening import open_output
 from infer.core.jobs.output.sinks import npy
@@ -838,9 +838,9 @@ def test_a_finished_output_that_cannot_be_read(attempt: Any, tmp_path: Path, mon
     (tmp_path / "in").write_bytes(lines(6))
     attempt(tmp_path / "in", tmp_path / "out")
 
-    def read(files: RealFiles, fd: int, size: int, offset: int) -> bytes:
+    def read(files: Files, fd: int, size: int, offset: int) -> bytes:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(RealFiles, "read", read)
+    monkeypatch.setattr(Files, "read", read)
     with pytest.raises(OutputError, match="out' cannot be read: Input/output error"):
         attempt(tmp_path / "in", tmp_path / "out", resume=True)

@@ -70,7 +70,7 @@ class TestWithoutModules:
             "config_sentence_transformers.json": {"prompts": {"q": "query: "}, "default_prompt_name": "q"},
         }
         recipe = embed(source_of(tmp_path, files))
-        assert (recipe.max_seq_length, recipe.lower_case, recipe.prefix) == (77, True, "query: ")
+        assert (recipe.max_seq_length, recipe.lower_case, recipe.prefix_of(None)) == (77, True, "query: ")
 
 
 class TestModules:
@@ -242,7 +242,7 @@ class TestText:
     def test_prompts(self, tmp_path: Path) -> None:
         file = {"prompts": {"query": "Q: ", "document": None}, "default_prompt_name": None, "similarity_fn_name": "dot"}
         recipe = embed(source_of(tmp_path, {"config_sentence_transformers.json": file}))
-        assert (recipe.prompts, recipe.default_prompt_name, recipe.prefix) == ({"query": "Q: ", "document": ""}, None, "")
+        assert (recipe.prompts, recipe.default_prompt_name, recipe.prefix_of(None)) == ({"query": "Q: ", "document": ""}, None, "")
         assert recipe.similarity == "dot"
 
     @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from infer.core.errors import ConfigError
-from infer.core.jobs.output.files import RealFiles, followed, open_own, write_whole
+from infer.core.jobs.output.files import Files, followed, open_own, write_whole
 
 
 def failing_sync(monkeypatch: pytest.MonkeyPatch, number: int, *, folders: bool) -> None:
@@ -26,7 +26,7 @@ def failing_sync(monkeypatch: pytest.MonkeyPatch, number: int, *, folders: bool)
 @pytest.mark.parametrize("folders", [True, False])
 def test_where_nothing_can_be_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, folders: bool) -> None:
     failing_sync(monkeypatch, number, folders=folders)
-    files = RealFiles()
+    files = Files()
     fd = files.open(tmp_path / "a", 0o600)
     files.write(fd, b"a")
     files.sync(fd)
@@ -46,7 +46,7 @@ def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(os, "open", open_)
     (tmp_path / "a").touch()
-    RealFiles().rename(tmp_path / "a", tmp_path / "b")
+    Files().rename(tmp_path / "a", tmp_path / "b")
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infer.core.jobs.output import journal as journal_module
-from infer.core.jobs.output.files import RealFiles
+from infer.core.jobs.output.files import Files
 from infer.core.jobs.output.journal import Commit, Journal, Recovered, recover
 from infer.core.jobs.output.spill_index import SpillIndex
 from infer.core.jobs.row import Row
@@ -26,7 +26,7 @@ class Place:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "journal"
-        self.files = RealFiles()
+        self.files = Files()
         self.fd = self.files.open(self.path, 0o600)
         self.out = self.files.open(folder / "out", 0o600)
         self.journal = Journal(self.files, self.fd)

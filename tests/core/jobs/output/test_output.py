@@ -119,11 +119,11 @@ def test_an_empty_job_takes_nothing_over(tmp_path: Path) -> None:
     output = begun(tmp_path / "other")
     output.close()
     journal = tmp_path / "out.partial.journal"
-    from infer.core.jobs.output.files import RealFiles
+    from infer.core.jobs.output.files import Files
     from infer.core.jobs.output.journal import Journal
 
     fd = os.open(journal, os.O_RDWR | os.O_CREAT)
-    Journal(RealFiles(), fd).begin({"sides": {"errors": {"path": str(tmp_path / "bad")}}})
+    Journal(Files(), fd).begin({"sides": {"errors": {"path": str(tmp_path / "bad")}}})
     os.close(fd)
     output = JobOutput(str(tmp_path / "out"), errors=str(tmp_path / "bad"))
     recovered = output.recover()

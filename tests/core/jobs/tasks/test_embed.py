@@ -152,11 +152,11 @@ def test_what_is_wrong_is_told(make: Make, fields: dict[str, Any], code: str, pa
 
 
 def test_a_misspelled_prompt_names_those_there_are(make: Make) -> None:
-    with pytest.raises(RecordError, match=r"did you mean 'query'\? \(it has query, passage\)"):
+    with pytest.raises(RecordError, match=r"did you mean 'query'\?; its prompts: query, passage"):
         prepare(make(), input="a", prompt_name="qurey")
     with pytest.raises(ConfigError, match="query, passage"):
         make(prompt_name="nope")
-    with pytest.raises(ConfigError, match="--prefix"):
+    with pytest.raises(ConfigError, match="a prefix can be given"):
         make(prompt_name="query", recipe=Recipe("embed", "cls", False, 4))
 
 
