@@ -66,7 +66,7 @@ def _device() -> dict[str, Any]:
     import torch
 
     from infer.core.memory.kv_cache import free_memory
-    from infer.core.settings.config import choose_device, choose_kernels, has_bfloat16
+    from infer.core.settings.hardware import choose_device, choose_kernels, has_bfloat16
 
     try:
         device, warnings = choose_device("auto", []), []

@@ -19,7 +19,7 @@ from ..build.generation_config import FILE as GENERATION_CONFIG
 from ..build.generation_config import NONE
 from ..errors import ModelError
 from ..pooling.recipe_files import small_files
-from ..settings.config import instruction_set
+from ..settings.hardware import instruction_set
 from .stats import versions
 
 if TYPE_CHECKING:

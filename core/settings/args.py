@@ -21,16 +21,9 @@ from ..spec.model_spec import ModelSpec
 from ..spec.task import choose_task
 from ..types.structured import BACKENDS
 from . import rules
-from .config import (
-    Caution,
-    EngineConfig,
-    check_gpus,
-    choose_device,
-    choose_dtype,
-    choose_kernels,
-    choose_limits,
-    choose_max_model_len,
-)
+from .config import Caution, EngineConfig
+from .hardware import check_gpus, choose_device, choose_dtype, choose_kernels
+from .lengths import choose_limits, choose_max_model_len
 from .memory import choose_swap_space, total_memory
 from .setting import Setting, setting, settings_of
 from .threads import choose_threads
@@ -38,31 +31,6 @@ from .yamlfile import find_config, read_yaml
 
 #: INFER_* variables that are not settings.
 RESERVED_ENV = frozenset({"INFER_CONFIG", "INFER_DEBUG", "INFER_FAULT", "INFER_ALLOW_LONG_MAX_MODEL_LEN", "INFER_CACHE"})
-
-#: Settings that say something to a model that generates, and nothing to one that pools: it keeps no KV cache and draws no tokens.
-_ONLY_GENERATE = (
-    "kv_cache_memory_bytes",
-    "num_gpu_blocks_override",
-    "block_size",
-    "enable_prefix_caching",
-    "watermark",
-    "gpu_memory_utilization",
-    "swap_space",
-    "enable_chunked_prefill",
-    "long_prefill_token_threshold",
-    "scheduling_policy",
-    "preemption_mode",
-    "max_logprobs",
-    "logprobs_mode",
-    "generation_config",
-    "override_generation_config",
-    "structured_outputs_config",
-    "guided_decoding_backend",
-    "quantize_lm_head",
-    "cpu_offload_gb",
-    "enforce_eager",
-    "max_seq_len_to_capture",
-)
 
 #: Section of the help -> its title, in order.
 GROUPS = {
@@ -77,8 +45,10 @@ GROUPS = {
 #: Texts that a model which pools takes in one step where nothing is said: they keep nothing from step to step, so many short ones go.
 MOST_TEXTS = 1024
 
-_model, _memory, _scheduling = (partial(setting, group=group) for group in ("model", "memory", "scheduling"))
-_device, _parallel = partial(setting, group="device"), partial(setting, group="parallel")
+_model, _scheduling, _device, _parallel = (partial(setting, group=group) for group in ("model", "scheduling", "device", "parallel"))
+#: Those that say something to a model that writes, and nothing to one that pools: it keeps no KV cache and draws no tokens.
+_memory = partial(setting, group="memory", no_effect=("pooling",))
+_writing, _queue = partial(_model, no_effect=("pooling",)), partial(_scheduling, no_effect=("pooling",))
 _later = partial(setting, group="later", pending=True)
 
 
@@ -108,6 +78,7 @@ class EngineArgs:
         None,
         'JSON that overrides how the model pools, such as {"pooling_type": "MEAN"}.',
         rule=rules.pooler_config,
+        no_effect=("writing",),
     )
     tokenizer: str | None = _model(None, "Take the tokenizer from another model.")
     tokenizer_mode: str = _model(
@@ -135,7 +106,7 @@ class EngineArgs:
         choices=("int8", "compressed-tensors", "gptq"),
         later=("awq", "awq_marlin", "bitsandbytes", "experts_int8", "fp8", "gguf", "gptq_marlin", "modelopt"),
     )
-    quantize_lm_head: bool = _model(False, "Quantize the output head too: faster, less accurate.")
+    quantize_lm_head: bool = _writing(False, "Quantize the output head too: faster, less accurate.")
     load_format: str = _model(
         "auto",
         "Source of the weights; dummy: random ones, for benchmarks.",
@@ -147,21 +118,21 @@ class EngineArgs:
     hf_token: str | None = _model(None, "Token for the hub; the variable HF_TOKEN keeps it out of command lines.", secret=True)
     seed: int = _model(0, "Run seed: the noise of a record depends on it and the record's index.", low=0, high=2**63 - 1)
     max_model_len: int | None = _model(None, "Most tokens of prompt and output together; default: the model's.", low=1)
-    max_logprobs: int = _model(20, "Most logprobs a record may ask for; -1: no limit.", low=-1)
-    logprobs_mode: str = _model(
+    max_logprobs: int = _writing(20, "Most logprobs a record may ask for; -1: no limit.", low=-1)
+    logprobs_mode: str = _writing(
         "raw_logprobs",
         "Logprobs of the model's own distribution, or after penalties, temperature and truncation.",
         choices=("raw_logprobs", "processed_logprobs"),
         later=("raw_logits", "processed_logits"),
     )
-    generation_config: str = _model(
+    generation_config: str = _writing(
         "auto", "Source of default sampling parameters; auto: the model's generation_config.json; none; or a folder with one."
     )
-    override_generation_config: dict[str, Any] | None = _model(None, "JSON that overrides generation_config.json.")
-    structured_outputs_config: dict[str, Any] | None = _model(
+    override_generation_config: dict[str, Any] | None = _writing(None, "JSON that overrides generation_config.json.")
+    structured_outputs_config: dict[str, Any] | None = _writing(
         None, 'JSON settings of structured output, such as {"disable_any_whitespace": true}.', rule=rules.structured_outputs
     )
-    guided_decoding_backend: str | None = _model(None, "Backend of structured output.", choices=BACKENDS, later=rules.OTHER_BACKENDS)
+    guided_decoding_backend: str | None = _writing(None, "Backend of structured output.", choices=BACKENDS, later=rules.OTHER_BACKENDS)
 
     # --- memory
     kv_cache_memory_bytes: int | None = _memory(
@@ -169,13 +140,15 @@ class EngineArgs:
     )
     num_gpu_blocks_override: int | None = _memory(None, "Exact number of KV blocks, whatever memory there is.", low=1)
     block_size: int = _memory(16, "Tokens per KV block; a power of two.", low=1, high=256, rule=rules.power_of_two)
-    gpu_memory_utilization: float = _memory(0.9, "Share of GPU memory to use in all.", low=0, high=1, open_low=True, no_effect=("cpu",))
+    gpu_memory_utilization: float = _memory(
+        0.9, "Share of GPU memory to use in all.", low=0, high=1, open_low=True, no_effect=("cpu", "pooling")
+    )
     enable_prefix_caching: bool = _memory(True, "Compute shared beginnings of prompts once.")
     prefix_caching_hash_algo: str = _memory("blake2b", "Hash of a cached block.", choices=("blake2b",), later=("sha256", "builtin"))
     watermark: float = _memory(0.0, "Share of KV blocks kept free when a record is admitted.", low=0, high=0.5)
-    swap_space: float = _memory(4.0, "GiB of CPU memory per GPU for preempted records.", low=0, no_effect=("cpu",))
+    swap_space: float = _memory(4.0, "GiB of CPU memory per GPU for preempted records.", low=0, no_effect=("cpu", "pooling"))
     cpu_offload_gb: float = _memory(
-        0.0, "GiB of weights that each GPU leaves in CPU memory; they travel to it in every step.", low=0, no_effect=("cpu",)
+        0.0, "GiB of weights that each GPU leaves in CPU memory; they travel to it in every step.", low=0, no_effect=("cpu", "pooling")
     )
 
     # --- scheduling
@@ -183,14 +156,14 @@ class EngineArgs:
     max_num_batched_tokens: int | None = _scheduling(
         None, "Most tokens in one step; default: 2048 on CPU (4096 for embeddings), 8192 on CUDA.", low=1
     )
-    enable_chunked_prefill: bool = _scheduling(True, "Split long prompts over several steps.")
-    long_prefill_token_threshold: int = _scheduling(0, "Most tokens of one prompt in one step; 0: no such limit.", low=0)
-    scheduling_policy: str = _scheduling(
+    enable_chunked_prefill: bool = _queue(True, "Split long prompts over several steps.")
+    long_prefill_token_threshold: int = _queue(0, "Most tokens of one prompt in one step; 0: no such limit.", low=0)
+    scheduling_policy: str = _queue(
         "fcfs",
         "Order of records; priority: of those that were read, the lowest `priority` first.",
         choices=("fcfs", "priority"),
     )
-    preemption_mode: str | None = _scheduling(
+    preemption_mode: str | None = _queue(
         None,
         "How a record that lost its KV blocks goes on: recompute, or swap (see --swap-space); default: whichever is quicker.",
         choices=("recompute", "swap"),
@@ -202,8 +175,8 @@ class EngineArgs:
     require_kernels: bool = _device(False, "Refuse to run where only the slow reference kernels are available.")
     threads: int | None = _device(None, "CPU threads; default: one for each physical core that this process may use.", low=1)
     deterministic: bool = _device(False, "Same bytes whatever the batch, on CUDA too (on CPU it is always so).", no_effect=("cpu",))
-    enforce_eager: bool = _device(False, "No CUDA graphs.", no_effect=("cpu",))
-    max_seq_len_to_capture: int = _device(8192, "Longest sequence covered by CUDA graphs.", low=1, no_effect=("cpu",))
+    enforce_eager: bool = _device(False, "No CUDA graphs.", no_effect=("cpu", "pooling"))
+    max_seq_len_to_capture: int = _device(8192, "Longest sequence covered by CUDA graphs.", low=1, no_effect=("cpu", "pooling"))
     max_context_len_to_capture: int | None = _device(
         None, "Gone: see --max-seq-len-to-capture.", rule=lambda _: "is gone: use max_seq_len_to_capture"
     )
@@ -355,10 +328,11 @@ class EngineArgs:
         threads = choose_threads(self.threads)
         if threads.note:
             notes.append(threads.note)
-        self._check_effects(kind, names, notes)
+        if pools and self.model_impl == "transformers":
+            raise ConfigError("model_impl=transformers generates text only for now; leave it out to embed or classify")
+        self._check_effects(kind, pools, names, notes)
         dtype = choose_dtype(self.dtype, spec, device, notes)
         max_model_len = choose_max_model_len(self.max_model_len, spec, notes, max_seq_length if pools else None)
-        self._check_use(pools, names, notes)
         limits = choose_limits(
             max_num_seqs=MOST_TEXTS if pools and "max_num_seqs" not in names else self.max_num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,
@@ -411,23 +385,14 @@ class EngineArgs:
             given = [name for name, source in given.items() if source != "default"]
         return [name for name in self.settings() if name in given]
 
-    def _check_effects(self, kind: str, given: list[str], notes: list[str]) -> None:
-        """Says which given settings do nothing on this kind of device."""
+    def _check_effects(self, kind: str, pools: bool, given: list[str], notes: list[str]) -> None:
+        """Says which given settings do nothing on this kind of device, or for what the model is used for."""
+        use = ("pooling", "texts are embedded or classified") if pools else ("writing", "text is generated")
+        idle = {kind: f"on {kind}" + ("" if kind == "cpu" else " yet"), use[0]: f"when {use[1]}"}
         for name in given:
             one = self.settings()[name]
-            if getattr(self, name) == one.default:
-                continue
-            if kind in one.no_effect:
-                notes.append(Caution(f"{name} has no effect on {kind}" + ("" if kind == "cpu" else " yet")))
-
-    def _check_use(self, pools: bool, given: list[str], notes: list[str]) -> None:
-        """Says which given settings do nothing for what the model is used for. Raises ConfigError where it cannot be had."""
-        if pools and self.model_impl == "transformers":
-            raise ConfigError("model_impl=transformers generates text only for now; leave it out to embed or classify")
-        idle = _ONLY_GENERATE if pools else ("pooler_config",)
-        for name in given:
-            if name in idle and getattr(self, name) != self.settings()[name].default:
-                notes.append(Caution(f"{name} has no effect when {'texts are embedded or classified' if pools else 'text is generated'}"))
+            if getattr(self, name) != one.default:
+                notes += [Caution(f"{name} has no effect {idle[case]}") for case in one.no_effect if case in idle]
 
 
 _SETTINGS = settings_of(EngineArgs)

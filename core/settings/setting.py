@@ -49,7 +49,7 @@ class Setting:
     pending: bool = False  # only the default works for now
     instead: str = ""  # what to do until then, where there is something
     rule: Callable[[Any], str] | None = None  # what is wrong with a value otherwise fine, or ""
-    no_effect: tuple[str, ...] = ()  # device types on which it does nothing, for now or for good
+    no_effect: tuple[str, ...] = ()  # device types, "pooling", "writing": where it does nothing, for now or for good
 
     @property
     def flag(self) -> str:

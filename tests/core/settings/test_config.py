@@ -12,7 +12,7 @@ import torch
 
 from infer.core.errors import ConfigError
 from infer.core.settings import args as args_module
-from infer.core.settings import config as configs
+from infer.core.settings import hardware
 from infer.core.settings.args import EngineArgs
 from infer.core.settings.config import EngineConfig
 from infer.core.settings.setting import presets
@@ -28,7 +28,7 @@ TINY = {"model_type": "llama", "max_position_embeddings": 512, "torch_dtype": "b
 def cpu_with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine these tests think they run on."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(configs, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(hardware, "has_bfloat16", lambda device: True)
     monkeypatch.setattr(library, "library", lambda: SimpleNamespace(digest="abc"))
     monkeypatch.setattr(args_module, "choose_threads", lambda asked: Threads(asked or 3, 3))
 
@@ -43,7 +43,7 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def slow_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(configs, "has_bfloat16", lambda device: False)
+    monkeypatch.setattr(hardware, "has_bfloat16", lambda device: False)
 
 
 @pytest.fixture

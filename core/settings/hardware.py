@@ -1,0 +1,158 @@
+"""Device, kernels and dtype: each is decided once, and why is said in `notes`, a list of sentences shown once.
+
+torch is imported inside the functions, never when this file is.
+"""
+
+from __future__ import annotations
+
+from ..errors import ConfigError, nearest
+from ..spec.model_spec import ModelSpec
+from ..spec.read import DTYPE_NAMES
+from .config import Caution
+
+
+def choose_device(device: str, notes: list[str]) -> str:
+    """`auto`, `cpu`, `cuda` or `cuda:N` -> "cpu" or "cuda:N". Raises ConfigError if there is no such GPU."""
+    if device == "cpu":
+        return device
+    import torch
+
+    if not torch.cuda.is_available():
+        if device == "auto":
+            notes.append("device: cpu (torch sees no GPU)")
+            return "cpu"
+        built = "it sees none" if torch.version.cuda or torch.version.hip else "this torch is built without CUDA"
+        raise ConfigError(f"device={device}: torch cannot use a GPU here: {built}; try device=cpu")
+    index = int(device.partition(":")[2] or torch.cuda.current_device())
+    if index >= torch.cuda.device_count():
+        raise ConfigError(f"device={device}: there are {torch.cuda.device_count()} GPUs, numbered from 0")
+    notes.append(f"device: cuda:{index} ({torch.cuda.get_device_name(index)})")
+    return f"cuda:{index}"
+
+
+def check_gpus(device: str, tensor_parallel_size: int, data_parallel_size: int) -> None:
+    """Raises ConfigError if there are too few GPUs: each rank takes one, in order from `device`."""
+    needed = tensor_parallel_size * data_parallel_size
+    if device == "cpu" or needed == 1:
+        return
+    import torch
+
+    there = torch.cuda.device_count() - int(device.partition(":")[2])
+    if needed > there:
+        sizes = f"tensor_parallel_size={tensor_parallel_size} and data_parallel_size={data_parallel_size}"
+        raise ConfigError(f"{sizes} take {needed} GPUs, and from {device} on there are {there}; lower them, or take device=cpu")
+
+
+def choose_kernels(kernels: str, device: str, notes: list[str], *, require: bool, build: bool) -> tuple[str, str | None]:
+    """The kernel backend, and which build of it where it is compiled (two builds may round differently).
+
+    Args:
+        require: the slow reference kernels will not do.
+        build: compile the CPU's if need be, and take the reference kernels if that cannot be done; else `auto` is a guess.
+
+    Raises ConfigError for a backend there is not, or that cannot be had here.
+    """
+    from infer.kernels import available, usable
+
+    known = available()
+    if kernels not in ("auto", *known):
+        raise ConfigError(f"unknown kernels {kernels!r}{nearest(kernels, known)}; available: {', '.join(known)}")
+    kind = device.partition(":")[0]
+    if kernels not in ("auto", *usable(kind)):
+        raise ConfigError(f"kernels={kernels} cannot run on {device}; leave it out, or take device={kernels}")
+    if require and kernels == "reference":
+        raise ConfigError("require_kernels contradicts kernels=reference; leave one of the two out")
+    if kernels == "reference":
+        return kernels, None
+    found, why = _triton(device) if kind == "cuda" else _compiled() if build else (None, "")
+    if why:
+        if require or kernels != "auto":
+            raise ConfigError(f"{'require_kernels' if require else f'kernels={kernels}'}: {why}")
+        notes.append(Caution(f"kernels: reference, which is much slower ({why})"))
+        return "reference", None
+    return kind, found
+
+
+def _compiled() -> tuple[str | None, str]:
+    """(which build of the CPU kernels, why there is none), made now if need be."""
+    from infer.kernels.cpu.library import BuildError, library
+
+    try:
+        return library().digest, ""
+    except BuildError as error:
+        return None, str(error)
+
+
+def _triton(device: str) -> tuple[str | None, str]:
+    """(which compiler makes the kernels of that GPU, why none can). They are made as they are met, in seconds all together."""
+    import torch
+
+    if not torch.version.hip and (capability := torch.cuda.get_device_capability(device)) < (8, 0):
+        return None, f"this GPU has compute capability {capability[0]}.{capability[1]}, and the Triton kernels need 8.0"
+    try:
+        from infer.kernels.cuda.build import digest, lacking
+    except Exception as error:  # whatever a broken installation raises
+        return None, f"triton cannot be used: {error}; pip install 'triton>=3.4'"
+    return (None, why) if (why := lacking()) else (digest(), "")
+
+
+def choose_dtype(dtype: str, spec: ModelSpec, device: str, notes: list[str]) -> str:
+    """float32, float16 or bfloat16. Raises ConfigError for one this device or model cannot use."""
+    stated = spec.dtype
+    cuda = device.startswith("cuda")
+    fast = has_bfloat16(device)
+    narrow = "float16" in spec.unsafe_dtypes
+    if dtype != "auto":
+        chosen = DTYPE_NAMES.get(dtype, dtype)
+        _check_dtype(chosen, device, narrow=narrow, fast=fast)
+        if chosen == "bfloat16" and not fast:
+            notes.append(Caution("dtype: bfloat16 is slow on this CPU, which has no bfloat16 dot products"))
+        if chosen != stated:
+            notes.append(f"dtype: {chosen} (the checkpoint has {stated or 'no dtype'})")
+        return chosen
+
+    name = f"a {stated} checkpoint" if stated else "a checkpoint that states no dtype"
+    if cuda:
+        half = "bfloat16" if narrow and fast else "float32" if narrow else "float16"
+        chosen = "bfloat16" if stated == "bfloat16" and fast else half
+        reason = "the checkpoint's" if chosen == stated else f"{name} on this GPU"
+    elif stated in ("bfloat16", "float16") or fast:
+        chosen = "bfloat16" if fast else "float32"
+        why = "which has bfloat16 dot products" if fast else "which has no bfloat16 dot products"
+        reason = "the checkpoint's" if chosen == stated else f"{name} on a CPU {why}"
+    else:
+        chosen, reason = "float32", "the checkpoint's" if stated else f"{name} on this CPU"
+    notes.append(f"dtype: {chosen} ({reason})")
+    return chosen
+
+
+def has_bfloat16(device: str) -> bool:
+    """True if the device multiplies bfloat16 natively."""
+    if device.startswith("cuda"):
+        import torch
+
+        return bool(torch.version.hip) or torch.cuda.get_device_capability(device)[0] >= 8
+    from infer.kernels.features import BFLOAT16, features
+
+    return bool(features() & BFLOAT16)
+
+
+def instruction_set(device: str) -> str:
+    """The hardware that the device computes with: two that differ may round differently."""
+    import torch
+
+    return str(torch.backends.cpu.get_cpu_capability()) if device == "cpu" else torch.cuda.get_device_name(device)
+
+
+def _check_dtype(dtype: str, device: str, *, narrow: bool, fast: bool) -> None:
+    if dtype == "float16" and narrow:
+        raise ConfigError("dtype=float16: this model's activations do not fit float16; use bfloat16 or float32")
+    if dtype == "bfloat16" and device.startswith("cuda") and not fast:
+        raise ConfigError("dtype=bfloat16: this GPU has no bfloat16 (it needs compute capability 8.0); use float16")
+    if dtype == "float16" and device == "cpu":
+        import torch
+
+        try:
+            torch.nn.functional.linear(torch.zeros(2, 16, dtype=torch.float16), torch.zeros(4, 16, dtype=torch.float16))
+        except RuntimeError as error:
+            raise ConfigError(f"dtype=float16: torch cannot multiply float16 on this CPU ({error}); use bfloat16 or float32") from None
