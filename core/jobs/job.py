@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from ..errors import ConfigError, InferError
 from .attempt import Attempt
 from .publish import publish
-from .resume import Left, resume
+from .resume import resume
 from .run import MaxErrors, Run
 from .spec import FINGERPRINTED, JobSpec
 from .stats import JobStats
@@ -56,18 +56,18 @@ def run_job(spec: JobSpec, stats: JobStats, watch: Watch, *, stdout: BinaryIO | 
     try:
         watch.opened(attempt.inputs.size)
         plan, task_spec = _plan(spec, attempt, watch)
-        left = resume(attempt, _fingerprint(spec, task_spec, plan, attempt))
+        is_left = resume(attempt, _fingerprint(spec, task_spec, plan, attempt))
         task = task_spec.make_task(plan, warn=watch.note, fingerprint=attempt.fingerprint, now=attempt.now)
-        if left is not None:
-            _run(plan, task, attempt, left, watch)
-            publish(attempt, left, watch)
+        if is_left:
+            _run(plan, task, attempt, watch)
+            publish(attempt, watch)
     except (InferError, KeyboardInterrupt) as error:
         if attempt.resumable and (attempt.holds_answers or not isinstance(error, InferError)) and not isinstance(error, ConfigError):
             watch.stopped(error)
         raise
     finally:
         attempt.close()
-    return Outcome(left is None, plan.config.to_dict(), task_spec, task_spec.defaults(plan))
+    return Outcome(not is_left, plan.config.to_dict(), task_spec, task_spec.defaults(plan))
 
 
 def _plan(spec: JobSpec, attempt: Attempt, watch: Watch) -> tuple[Plan, TaskSpec]:
@@ -95,13 +95,13 @@ def _fingerprint(spec: JobSpec, task: TaskSpec, plan: Plan, attempt: Attempt) ->
     return fingerprint(plan.config, plan.source, plan.tokenizer_source, job, verify=io.verify)
 
 
-def _run(plan: Plan, task: Task[Any], attempt: Attempt, left: Left, watch: Watch) -> None:
+def _run(plan: Plan, task: Task[Any], attempt: Attempt, watch: Watch) -> None:
     limit = attempt.options.max_errors
     run = Run(
-        left.records,
+        attempt.reader,
         attempt.output,
         stats=attempt.stats,
-        previous=left.previous,
+        previous=attempt.previous,
         max_errors=None if limit is None else MaxErrors(limit),
         watch=watch,
     )

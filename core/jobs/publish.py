@@ -7,15 +7,14 @@ import time
 from .attempt import Attempt
 from .output.matrix_output import MatrixOutput
 from .output.output import JobOutput
-from .resume import Left
 from .watch import Watch
 
 
-def publish(attempt: Attempt, left: Left, watch: Watch) -> None:
+def publish(attempt: Attempt, watch: Watch) -> None:
     """Puts OUT in its place, after its note. Raises ConfigError where the input is not what it was, OutputError."""
     output = attempt.output
-    if left.previous is not None:
-        left.previous.check_end(attempt.reader.num_selected)
+    if attempt.previous is not None:
+        attempt.previous.check_end(attempt.reader.num_selected)
     if isinstance(output, MatrixOutput):
         output.make()  # it may take a while, and can be interrupted
     attempt.inputs.check()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ..errors import ConfigError
@@ -11,38 +11,33 @@ from .attempt import Attempt
 from .identity import Identity
 from .input.inputs import Inputs
 from .input.reader import RecordReader
-from .input.replay import Records, replay
+from .input.replay import replay
 from .output.finished import Finished
 from .output.journal import Recovered
 from .output.matrix_output import MatrixOutput
 from .output.opening import refuse_files_in_the_way
 from .output.output import JobOutput
-from .output.previous import Again, Previous
+from .output.previous import Again
 
 
-@dataclass(frozen=True)
-class Left:
-    """The records to look at, and the rows of a finished output that are kept in the place of some."""
-
-    records: Records
-    previous: Previous | None = None
-
-
-def resume(attempt: Attempt, fingerprint: Mapping[str, Any]) -> Left | None:
+def resume(attempt: Attempt, fingerprint: Mapping[str, Any]) -> bool:
     """Starts the output of the job `fingerprint`, or goes on with what is there after checking that input and job are the same.
 
-    Returns None where all that is asked for is in OUT already. Raises ConfigError naming what differs.
+    The attempt's reader then has the records to look at, and `previous` the rows that are kept in the place of some.
+
+    Returns False where all that is asked for is in OUT already. Raises ConfigError naming what differs.
     """
     attempt.identify(fingerprint)
     output, before, finished = attempt.output, attempt.recovered, attempt.finished
     if not isinstance(output, JobOutput):
-        return Left(attempt.reader)
+        return True
     if before is not None and before.holds_answers:
-        return _unfinished(attempt, output, before)
+        _unfinished(attempt, output, before)
+        return True
     if finished is not None and not _started_over(attempt, finished):
         return _finished(attempt, output, finished)
     output.begin(attempt.header(keeps=None))
-    return Left(attempt.reader)
+    return True
 
 
 def _started_over(attempt: Attempt, finished: Finished) -> bool:
@@ -57,7 +52,7 @@ def _started_over(attempt: Attempt, finished: Finished) -> bool:
 
 
 # -- an unfinished output ------------------------------------------------------------------------------------------
-def _unfinished(attempt: Attempt, output: JobOutput, before: Recovered) -> Left:
+def _unfinished(attempt: Attempt, output: JobOutput, before: Recovered) -> None:
     header, force = before.header, attempt.options.resume_force
     _refuse_other_layout(header, attempt.header(keeps=None))
     if not force:
@@ -65,10 +60,9 @@ def _unfinished(attempt: Attempt, output: JobOutput, before: Recovered) -> Left:
         attempt.inputs.refuse_shorter(header.get("inputs") or {})
     _keep_as_before(attempt, output, header["keeps"])
     with output.telling():  # it reads the journal too
-        records = replay(attempt.reader, before, force=force)
+        replay(attempt.reader, before, force=force)
     output.resume(before)
     attempt.stats.resume(before.tally, attempts=before.commit.attempts, run_s=before.commit.run_s)
-    return Left(records, attempt.previous)
 
 
 def _keep_as_before(attempt: Attempt, output: JobOutput, keeps: Mapping[str, Any] | None) -> None:
@@ -102,8 +96,8 @@ def _layout(matrix: Mapping[str, Any] | None) -> str:
 
 
 # -- a finished output ---------------------------------------------------------------------------------------------
-def _finished(attempt: Attempt, output: JobOutput, finished: Finished) -> Left | None:
-    """Nothing is left to do, or the rows that stay are its own."""
+def _finished(attempt: Attempt, output: JobOutput, finished: Finished) -> bool:
+    """Nothing is left to do (False), or the rows that stay are its own."""
     again, force = attempt.options.again, attempt.options.resume_force
     finished.check(attempt.identity, force=force, changed=again.changed)
     if attempt.inputs.can_be_read_again or isinstance(output, MatrixOutput):
@@ -111,13 +105,13 @@ def _finished(attempt: Attempt, output: JobOutput, finished: Finished) -> Left |
         wants_errors = attempt.options.errors is not None and not finished.has_errors_file
         if not num_left and not wants_errors:
             _take_as_done(attempt, output, finished, reader)
-            return None
+            return False
         finished.refuse_matrix(grown=num_left > 0)
     if not attempt.was_begun:  # by an attempt that ended before its first answer, and had looked
         refuse_files_in_the_way(output, redo=True)
     attempt.previous = finished.previous(again, force=force)
     output.begin(attempt.header(keeps={**again.to_json(), **finished.stamp}))
-    return Left(attempt.reader, attempt.previous)
+    return True
 
 
 def _survey(attempt: Attempt, finished: Finished, again: Again) -> tuple[int, RecordReader]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from ..containment import contained, own_error
 from ..engine.protocol import Answer, AnyEngine
 from ..errors import OutputError, RecordError, TooManyErrors
-from .input.replay import Records
+from .input.reader import RecordReader
 from .output.previous import Previous
 from .output.writer import OrderedWriter, Output
 from .record import Record
@@ -84,7 +84,7 @@ class Run:
 
     def __init__(
         self,
-        reader: Records,
+        reader: RecordReader,
         output: Output,
         *,
         stats: JobStats | None = None,

@@ -5,6 +5,7 @@ Blank lines are skipped and counted, an over-long one becomes a record error. Kn
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 from ...errors import InferError, RecordError
@@ -54,14 +55,21 @@ class RecordReader:
         self.bytes_read = 0
         self.chain = self.input_chain = b""
         self.digests = bytearray()
+        self._again: deque[Record] = deque()
 
     @property
     def at_end(self) -> bool:
         """True if the input is known to be over. May turn true only after a `take` that found nothing."""
+        if self._again:
+            return False
         stop = self._selection.stop
         if stop is not None and self.num_records >= stop:
             return True
         return self._next_source == len(self._sources) and (self._lines is None or self._lines.at_end)
+
+    def put_back(self, records: Sequence[Record]) -> None:
+        """Records that were taken are the next ones to take. They were counted when they were read, and are not counted again."""
+        self._again.extend(records)
 
     def take(self, max_records: int, max_bytes: int, *, wait: bool) -> list[Record]:
         """Up to so many records and about so many bytes, at least one record if there is one.
@@ -72,6 +80,11 @@ class RecordReader:
         """
         records: list[Record] = []
         size = 0
+        while self._again and len(records) < max_records and size < max_bytes:
+            records.append(self._again.popleft())
+            size += records[-1].size
+        if records:
+            return records
         while len(records) < max_records and size < max_bytes:
             try:
                 line = self._next_selected(wait=wait and not records)

@@ -2,53 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Protocol
-
 from ..identity import changed_input
 from ..output.journal import Recovered
 from ..record import Record
 from .reader import RecordReader
 
 
-class Records(Protocol):
-    """The source of a job's records: see `RecordReader`."""
-
-    @property
-    def at_end(self) -> bool: ...
-
-    @property
-    def num_blank(self) -> int: ...
-
-    def take(self, max_records: int, max_bytes: int, *, wait: bool) -> list[Record]: ...
-
-
-class Backlog:
-    """A reader with records in front of it that were read before."""
-
-    def __init__(self, reader: RecordReader, records: list[Record]) -> None:
-        self._reader = reader
-        self._records = deque(records)
-
-    @property
-    def at_end(self) -> bool:
-        return not self._records and self._reader.at_end
-
-    @property
-    def num_blank(self) -> int:
-        return self._reader.num_blank
-
-    def take(self, max_records: int, max_bytes: int, *, wait: bool) -> list[Record]:
-        if not self._records:
-            return self._reader.take(max_records, max_bytes, wait=wait)
-        records: list[Record] = []
-        while self._records and len(records) < max_records and sum(r.size for r in records) < max_bytes:
-            records.append(self._records.popleft())
-        return records
-
-
-def replay(reader: RecordReader, recovered: Recovered, *, force: bool = False) -> Backlog:
-    """The records an unfinished run left to answer.
+def replay(reader: RecordReader, recovered: Recovered, *, force: bool = False) -> None:
+    """Leaves to the reader the records that an unfinished run left to answer.
 
     Reads the input from its start up to the last record that has its row, and checks that it is what it was. Those without a
     row before it are few: they were under way when the run ended.
@@ -73,4 +34,4 @@ def replay(reader: RecordReader, recovered: Recovered, *, force: bool = False) -
             backlog.append(record)
         elif not force and record.chain != recovered.chain_of(ordinal):
             raise changed_input(f"something up to line {record.line:,} is not what it was")
-    return Backlog(reader, backlog)
+    reader.put_back(backlog)

@@ -17,7 +17,7 @@ from . import faults
 from .files import is_there
 from .making import Making, is_whole
 from .output import JobOutput
-from .side_file import SideLines
+from .side_file import SideFile
 from .sinks.matrix_sink import MatrixSink
 from .sinks.sink import Stored
 
@@ -47,9 +47,9 @@ class MatrixOutput(JobOutput):
     def ids_path(self) -> Path:
         return self.beside(IDS_SUFFIX)
 
-    def _side_lines(self, errors: str | None) -> list[SideLines]:
+    def _side_files(self, errors: str | None) -> list[SideFile]:
         what = f"{str(self.ids_path)!r}, which belongs to output {self.name!r},"
-        return [*super()._side_lines(errors), SideLines("ids", self.ids_path, lambda row: row.side, what)]
+        return [*super()._side_files(errors), SideFile("ids", self.ids_path, lambda row: row.side, what, self._files)]
 
     @property
     def own_paths(self) -> list[Path]:

@@ -21,7 +21,7 @@ from .job_note import note_paths, refuse_other_notes
 from .journal import JOURNAL_SUFFIX, Journal, Recovered, is_journal, recover
 from .lock import LOCK_SUFFIX, FileLock
 from .making import is_whole
-from .side_file import PARTIAL_SUFFIX, SideFile, SideLines
+from .side_file import PARTIAL_SUFFIX, SideFile
 
 
 class OutputFiles:
@@ -40,7 +40,7 @@ class OutputFiles:
         self.partial = self.beside(PARTIAL_SUFFIX)
         self.journal_path = self.beside(JOURNAL_SUFFIX)
         self._files = files
-        self._sides = [SideFile(lines, files) for lines in self._side_lines(errors)]
+        self._sides = self._side_files(errors)
         self._lock_path = self.beside(LOCK_SUFFIX)
         self._lock: FileLock | None = None
         self._out = self._journal_fd = -1
@@ -53,12 +53,12 @@ class OutputFiles:
         """A file whose name begins as OUT does."""
         return self.target.with_name(self.target.name + suffix)
 
-    def _side_lines(self, errors: str | None) -> list[SideLines]:
+    def _side_files(self, errors: str | None) -> list[SideFile]:
         """The files of lines beside it."""
         if errors is None:
             return []
         what = f"--errors {errors!r}"
-        return [SideLines("errors", followed(errors, what), lambda row: row.error_line, what)]
+        return [SideFile("errors", followed(errors, what), lambda row: row.error_line, what, self._files)]
 
     @property
     def own_paths(self) -> list[Path]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import ConfigError
@@ -18,9 +17,8 @@ from .lock import LOCK_SUFFIX, FileLock
 PARTIAL_SUFFIX = ".partial"
 
 
-@dataclass(frozen=True)
-class SideLines:
-    """The lines of a side file, and its name.
+class SideFile:
+    """A file that lies at `partial` until it is published. One run at a time has it: see `lock`.
 
     Args:
         name: in the journal.
@@ -29,23 +27,14 @@ class SideLines:
         what: what messages call the file.
     """
 
-    name: str
-    path: Path
-    line_of: Callable[[Row], bytes | None]
-    what: str
-
-
-class SideFile:
-    """The file of `lines`, which lies at `partial` until it is published. One run at a time has it: see `lock`."""
-
-    def __init__(self, lines: SideLines, files: Files) -> None:
-        self.name = lines.name
-        self.path = lines.path
-        self.partial = lines.path.with_name(lines.path.name + PARTIAL_SUFFIX)
-        self.lock_path = lines.path.with_name(lines.path.name + LOCK_SUFFIX)
-        self.what = lines.what
+    def __init__(self, name: str, path: Path, line_of: Callable[[Row], bytes | None], what: str, files: Files) -> None:
+        self.name = name
+        self.path = path
+        self.partial = path.with_name(path.name + PARTIAL_SUFFIX)
+        self.lock_path = path.with_name(path.name + LOCK_SUFFIX)
+        self.what = what
         self.fd = -1
-        self._line_of = lines.line_of
+        self._line_of = line_of
         self._files = files
         self._published = False
         self._lock: FileLock | None = None

@@ -143,16 +143,15 @@ def attempt(fake_engine: Any, byte_tokenizer: Any) -> Callable[..., Attempt]:
         watch = Watched(made.stats, between_steps)
         try:
             opened.describe(size, {"model": "fake"})
-            left = resume(opened, job or {"temperature": 0.0})
-            if left is None:
+            if not resume(opened, job or {"temperature": 0.0}):
                 made.done = True
                 return made
             given = CompletionOptions(**(task or {}), fingerprint=opened.fingerprint)
             run = Run(
-                left.records,
+                opened.reader,
                 opened.output,
                 stats=made.stats,
-                previous=left.previous,
+                previous=opened.previous,
                 max_errors=None if chosen.max_errors is None else MaxErrors(chosen.max_errors),
                 watch=watch,
             )
@@ -162,7 +161,7 @@ def attempt(fake_engine: Any, byte_tokenizer: Any) -> Callable[..., Attempt]:
                 kind = GenerateTask if chosen.output_format == "jsonl" else partial(VectorTask, dtype=chosen.embedding_dtype)
                 run.answer(made.engine, kind(given, byte_tokenizer, max_model_len=length))
             run.end()
-            publish(opened, left, watch)
+            publish(opened, watch)
         finally:
             opened.close()
         return made
