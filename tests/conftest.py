@@ -13,11 +13,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from infer.core.engine.stats import EngineStats
 from infer.core.errors import RecordError
 from infer.core.settings.threads import bound_spinning, choose_threads
 from infer.core.text.chat import ChatTemplate
@@ -145,17 +145,7 @@ class FakeEngine:
         self.tokenizer = tokenizer or ByteTokenizer()
         self.vocab_size = self.tokenizer.vocab_size
         self.max_model_len = max_model_len
-        self.stats = SimpleNamespace(
-            num_prompt_tokens=0,
-            num_output_tokens=0,
-            num_cached_tokens=0,
-            num_steps=0,
-            num_preemptions=0,
-            kv_usage=0.0,
-            num_kv_blocks=50,
-            peak_kv_blocks=9,
-            first_token_at=None,
-        )
+        self.stats = EngineStats(num_kv_blocks=50, peak_kv_blocks=9)
         self.most_unfinished = 0
         self.told_of_the_end = False
         self.max_num_seqs = max_num_seqs

@@ -4,13 +4,13 @@ import io
 import logging
 import sys
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from infer.cli import report, streams
 from infer.cli.report import Report, progress_line, set_up_logging, share_done, summary_lines
+from infer.core.engine.stats import EngineStats
 from infer.core.errors import RecordError
 from infer.core.jobs.stats import JobStats
 from infer.core.jobs.tally import Tally
@@ -23,17 +23,7 @@ def make_stats(*, answered: int = 0, cut: int = 0, engine: bool = True) -> JobSt
         choice = CompletionOutput(0, "a", [1] * 20, "length" if i < cut else "stop")
         stats.add(Tally.of_answer(100, RequestOutput("0", None, [1] * 5, [choice]), default_max_tokens=True))
     if engine:
-        stats.engine = SimpleNamespace(
-            num_prompt_tokens=0,
-            num_output_tokens=0,
-            num_cached_tokens=0,
-            num_steps=0,
-            num_preemptions=0,
-            kv_usage=0.43,
-            num_kv_blocks=50,
-            peak_kv_blocks=9,
-            first_token_at=3.5,
-        )
+        stats.engine = EngineStats(kv_usage=0.43, num_kv_blocks=50, peak_kv_blocks=9, first_token_at=3.5)
     return stats
 
 

@@ -29,6 +29,8 @@ from infer.core import (
     UnknownArgument,
 )
 
+from ..seed import SEED
+
 SETTINGS: dict[str, Any] = {"dtype": "float32", "device": "cpu", "max_model_len": 128}
 GREEDY = SamplingParams(temperature=0, max_tokens=5, ignore_eos=True)
 SEEDED = SamplingParams(seed=7, max_tokens=6, ignore_eos=True)
@@ -55,26 +57,7 @@ def tokens(outputs: list[RequestOutput]) -> list[list[int]]:
 
 # -- construction ------------------------------------------------------------------------------------------------------
 def test_the_signatures_are_the_seeds() -> None:
-    seed = {
-        "tokenizer": None,
-        "tokenizer_mode": "auto",
-        "skip_tokenizer_init": False,
-        "trust_remote_code": False,
-        "tensor_parallel_size": 1,
-        "dtype": "auto",
-        "quantization": None,
-        "revision": None,
-        "tokenizer_revision": None,
-        "seed": 0,
-        "gpu_memory_utilization": 0.9,
-        "swap_space": 4,
-        "cpu_offload_gb": 0,
-        "enforce_eager": None,
-        "max_context_len_to_capture": None,
-        "max_seq_len_to_capture": 8192,
-        "disable_custom_all_reduce": False,
-        "disable_async_output_proc": False,
-    }
+    seed = {**SEED, "enforce_eager": None}
     parameters = list(inspect.signature(LLM).parameters.values())
     assert [(p.name, p.default) for p in parameters[1:-1]] == list(seed.items())
     assert (parameters[0].name, parameters[-1].kind) == ("model", inspect.Parameter.VAR_KEYWORD)

@@ -4,8 +4,8 @@ import json
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
+from infer.core.engine.stats import EngineStats
 from infer.core.errors import RecordError
 from infer.core.jobs.stats import JobStats, peak_memory, process_start, versions
 from infer.core.jobs.tally import Tally
@@ -43,7 +43,7 @@ def test_counts() -> None:
 def test_json() -> None:
     stats = JobStats(started_at=10.0, ready_at=12.0, admitted_at=12.5, finished_at=16.5)
     stats.prompt_tokens, stats.output_tokens = 40, 100
-    stats.engine = SimpleNamespace(
+    stats.engine = EngineStats(
         num_prompt_tokens=40,
         num_output_tokens=100,
         num_cached_tokens=8,

@@ -30,22 +30,10 @@ from infer.core.weights.folder import FolderSource
 from infer.kernels import load as load_kernels
 from infer.kernels import usable
 
+from .test_architectures import TINY as SHAPE
 from .test_architectures import prompts_of, run
 
-TINY: dict[str, Any] = {
-    "vocab_size": 160,
-    "hidden_size": 48,
-    "intermediate_size": 80,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.2,
-    "tie_word_embeddings": False,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+TINY: dict[str, Any] = {**SHAPE, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 ARCHITECTURES: list[tuple[str, dict[str, Any]]] = [
     ("gpt_neox", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25}}),
     ("olmo2", {}),

@@ -13,29 +13,9 @@ from infer.core.settings.args import GROUPS, EngineArgs
 from infer.core.settings.setting import Setting
 from infer.core.spec.read import read_spec
 
-SETTINGS = EngineArgs.settings()
+from ..seed import SEED
 
-#: Constructor of the seed `LLM` class: argument -> default.
-SEED = {
-    "tokenizer": None,
-    "tokenizer_mode": "auto",
-    "skip_tokenizer_init": False,
-    "trust_remote_code": False,
-    "tensor_parallel_size": 1,
-    "dtype": "auto",
-    "quantization": None,
-    "revision": None,
-    "tokenizer_revision": None,
-    "seed": 0,
-    "gpu_memory_utilization": 0.9,
-    "swap_space": 4,
-    "cpu_offload_gb": 0,
-    "enforce_eager": False,
-    "max_context_len_to_capture": None,
-    "max_seq_len_to_capture": 8192,
-    "disable_custom_all_reduce": False,
-    "disable_async_output_proc": False,
-}
+SETTINGS = EngineArgs.settings()
 
 OFFLINE = """
     max_model_len max_num_seqs max_num_batched_tokens block_size kv_cache_dtype enable_prefix_caching prefix_caching_hash_algo

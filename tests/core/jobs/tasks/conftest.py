@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,13 @@ from infer.core.errors import RecordError
 from infer.core.jobs.jsonl import dumps
 from infer.core.jobs.record import Record
 from infer.core.jobs.tasks import ChatTask, CompletionOptions, GenerateTask, Pending, Task
+from infer.core.text.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_bert: Path) -> Tokenizer:
+    """Of a model that pools."""
+    return Tokenizer.load(lambda name: (tiny_bert / name).read_bytes() if (tiny_bert / name).exists() else None)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,11 +25,6 @@ from infer.core.types.pooling_request import Pooled
 RECIPE = Recipe("embed", "mean", True, 4, prompts={"query": "query: ", "passage": "passage: "}, matryoshka=True)
 CLS, SEP = 2, 3
 Make = Callable[..., EmbedTask]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_bert: Path) -> Tokenizer:
-    return Tokenizer.load(lambda name: (tiny_bert / name).read_bytes() if (tiny_bert / name).exists() else None)
 
 
 @pytest.fixture

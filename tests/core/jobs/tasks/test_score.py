@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,11 +22,6 @@ EMBEDDER = Recipe("embed", "mean", False, 2)
 RANKER = Recipe("classify", "cls", False, 2, labels=("LABEL_0",), activation="sigmoid")
 CLS, SEP = 2, 3
 Make = Callable[..., ScoreTask]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_bert: Path) -> Tokenizer:
-    return Tokenizer.load(lambda name: (tiny_bert / name).read_bytes() if (tiny_bert / name).exists() else None)
 
 
 @pytest.fixture
