@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from ...containment import own_error
 from ...errors import RecordError
@@ -59,6 +59,11 @@ class RecordOptions:
     now: datetime | None = None
     warn: Callable[[str], None] = log.warning
 
+    @property
+    def has_column(self) -> bool:
+        """True if a template or --prompt-field says where the prompt is."""
+        return self.template is not None or self.prompt_field is not None
+
 
 class Task(ABC, Generic[P]):
     """One command's view of records. `P` is what it keeps of one until its row is written.
@@ -75,6 +80,17 @@ class Task(ABC, Generic[P]):
     rows: RowFormat = JsonRows()
     #: The kind of Pending it keeps.
     keeps: type[P]
+    #: Fields that hold what is read, where neither a template nor --prompt-field says otherwise.
+    columns: tuple[str, ...]
+    #: Field -> the command whose lines have it.
+    owners: ClassVar[Mapping[str, str]] = {
+        "messages": "chat",
+        "prompt": "generate",
+        "prompt_token_ids": "generate",
+        "input": "embed",
+        "documents": "score",
+        "text_1": "score",
+    }
     #: Fields that any record may have, and those that a misspelled one may have meant.
     known_fields: frozenset[str]
     guessable_fields: frozenset[str]
@@ -92,7 +108,6 @@ class Task(ABC, Generic[P]):
         self.fields = self.own_fields()
         self._consumed = self.known_fields | self.fields
         self._guessable = self.guessable_fields | self.fields
-        self._has_columns = options.template is not None or options.prompt_field is not None
         self._warned: set[str] = set()
         if options.error_format == "flat":
             self.rows = FlatRows(self.empty_answer())
@@ -101,17 +116,29 @@ class Task(ABC, Generic[P]):
 
     # --- what a task says about itself
 
-    @abstractmethod
     def own_fields(self) -> frozenset[str]:
         """Fields that are this task's beside those that any record may have."""
+        if self.options.template is not None:
+            return frozenset()
+        return frozenset(self.columns if self.options.prompt_field is None else {self.options.prompt_field})
 
     @abstractmethod
     def make_intake(self, remarks: Remarks) -> Intake[Any]:
         """The intake that tokenizes the prompts of records."""
 
     @abstractmethod
+    def missing(self, fields: Mapping[str, Any]) -> str:
+        """What a line lacks that has none of the columns."""
+
     def check_ours(self, fields: Mapping[str, Any]) -> None:
         """Raises RecordError (unsupported, missing_field) for a line of another command, naming it."""
+        if self.check_column(fields) or any(fields.get(name) is not None for name in self.columns):
+            return
+        for name, command in self.owners.items():
+            if name in fields and name not in self.fields:
+                hint = f" (or give --prompt-field {name})" if name in ("prompt", "input") and self.command != "score" else ""
+                raise RecordError("unsupported", f"a line with {name} belongs to infer {command}{hint}", param=name)
+        raise RecordError("missing_field", self.missing(fields), param=self.columns[0])
 
     @abstractmethod
     def refuse(self, fields: Mapping[str, Any]) -> None:
@@ -151,7 +178,7 @@ class Task(ABC, Generic[P]):
             self.check_ours(fields)
             self.refuse(fields)
             if others:
-                refused.refuse(others, self.command, columns=self._has_columns)
+                refused.refuse(others, self.command, columns=self.options.has_column)
                 self._check_spelling(others, pending)
             self.read(pending, fields)
         except BaseException as error:
@@ -233,4 +260,4 @@ class Task(ABC, Generic[P]):
         name = self.options.prompt_field
         if self.options.template is None and name is not None and name not in fields:
             raise RecordError("missing_field", f"no field {name!r}, which --prompt-field names", param=name)
-        return self.options.template is not None or name is not None
+        return self.options.has_column

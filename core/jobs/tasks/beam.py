@@ -28,9 +28,6 @@ class BeamTask(GenerateTask):
     def own_fields(self) -> frozenset[str]:
         return super().own_fields() | BEAM_FIELDS | {"use_beam_search"}
 
-    def check_ours(self, fields: Mapping[str, Any]) -> None:
-        super().check_ours({name: value for name, value in fields.items() if name != "beam_width"})
-
     def _set_params(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
         default = self.options.beam
         assert default is not None

@@ -71,6 +71,7 @@ class ChatTask(CompletionTask):
     """
 
     command = "chat"
+    columns = ("messages",)
     add_special_tokens = False  # the chat template has written them
 
     def __init__(
@@ -98,25 +99,11 @@ class ChatTask(CompletionTask):
         self._hidden_ids = frozenset(i for i, text in special.items() if text not in markers)
 
     def own_fields(self) -> frozenset[str]:
-        own = _RENDER_FIELDS | _TEMPLATE_FIELDS | tools.FIELDS
-        if self.options.template is not None:
-            return own - _COLUMNS
-        if self.options.prompt_field is not None:
-            return (own - _COLUMNS) | {self.options.prompt_field}
-        return own
+        own = super().own_fields() | ((_RENDER_FIELDS | _TEMPLATE_FIELDS | tools.FIELDS) - _COLUMNS)
+        return own if self.options.has_column else own | _COLUMNS
 
-    def check_ours(self, fields: Mapping[str, Any]) -> None:
-        if fields.get("beam_width") is not None:
-            raise RecordError("unsupported", "a line with beam_width belongs to infer beam", param="beam_width")
-        if self.check_column(fields) or fields.get("messages") is not None:
-            return
-        for name in ("prompt", "prompt_token_ids"):
-            if name in fields:
-                hint = " (or give --prompt-field prompt)" if name == "prompt" else ""
-                raise RecordError("unsupported", f"a line with {name} belongs to infer generate{hint}", param=name)
-        if "input" in fields:
-            raise RecordError("unsupported", "a line with input belongs to infer embed (or give --prompt-field input)", param="input")
-        raise RecordError("missing_field", 'no "messages"', param="messages")
+    def missing(self, fields: Mapping[str, Any]) -> str:
+        return 'no "messages"'
 
     def prompt_of(self, fields: Mapping[str, Any]) -> str:
         column = self.text_from_record(fields)

@@ -94,6 +94,11 @@ class CompletionTask(Task[PendingPrompt]):
     def make_intake(self, remarks: Remarks) -> PromptIntake:
         return PromptIntake(self.tokenizer, self.max_model_len, remarks, literal=self.options.literal_special_tokens)
 
+    def check_ours(self, fields: Mapping[str, Any]) -> None:
+        if fields.get("beam_width") is not None and "beam_width" not in self.fields:
+            raise RecordError("unsupported", "a line with beam_width belongs to infer beam", param="beam_width")
+        super().check_ours(fields)
+
     def refuse(self, fields: Mapping[str, Any]) -> None:
         if not self._refusable.isdisjoint(fields):
             known.refuse_unsupported(fields, self._refusable)

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 #: How a vector stands in a line.
 ENCODINGS = ("float", "base64")
 _OWN = frozenset({"dimensions", "encoding_format"})
-#: Where the texts are, where nothing else is said.
-_COLUMNS = ("input", "text")
 
 
 @dataclass(frozen=True)
@@ -61,6 +59,7 @@ class EmbedTask(PoolingTask):
     """
 
     command = "embed"
+    columns = ("input", "text")
     options: EmbedOptions
     known_fields = PoolingTask.known_fields | _OWN
     parameters = PoolingTask.parameters | _OWN
@@ -74,22 +73,8 @@ class EmbedTask(PoolingTask):
 
     # --- in
 
-    def own_fields(self) -> frozenset[str]:
-        if self.options.template is not None:
-            return frozenset()
-        if self.options.prompt_field is not None:
-            return frozenset({self.options.prompt_field})
-        return frozenset(_COLUMNS)
-
-    def check_ours(self, fields: Mapping[str, Any]) -> None:
-        if self.check_column(fields) or any(fields.get(name) is not None for name in _COLUMNS):
-            return
-        owners = {"messages": "chat", "prompt": "generate", "prompt_token_ids": "generate", "documents": "score", "text_1": "score"}
-        for name, command in owners.items():
-            if name in fields:
-                hint = " (or give --prompt-field prompt)" if name == "prompt" else ""
-                raise RecordError("unsupported", f"a line with {name} belongs to infer {command}{hint}", param=name)
-        raise RecordError("missing_field", 'no "input" and no "text"', param="input")
+    def missing(self, fields: Mapping[str, Any]) -> str:
+        return 'no "input" and no "text"'
 
     def read(self, pending: PendingTexts, fields: Mapping[str, Any]) -> None:
         pending.params = self.params_of(fields, dimensions=fields.get("dimensions"))
@@ -114,7 +99,7 @@ class EmbedTask(PoolingTask):
             return "template", self.text_from_record(fields)
         if self.options.prompt_field is not None:
             return self.options.prompt_field, fields[self.options.prompt_field]
-        given = [name for name in _COLUMNS if fields.get(name) is not None]
+        given = [name for name in self.columns if fields.get(name) is not None]
         if len(given) > 1:
             raise RecordError("invalid_value", "give input or text, not both", param="text")
         return given[0], fields[given[0]]

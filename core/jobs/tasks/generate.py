@@ -21,39 +21,22 @@ class GenerateTask(CompletionTask):
     """`prompt` (a string, or a list of token ids as OpenAI allows) or `prompt_token_ids`; `--prompt-field` or `--template` instead."""
 
     command = "generate"
+    columns = ("prompt", "prompt_token_ids")
 
     @classmethod
     def of(cls, options: CompletionOptions, plan: Plan) -> GenerateTask:
         """The task with the model of `plan`."""
         return cls(options, plan.tokenizer, max_model_len=plan.config.max_model_len)
 
-    def own_fields(self) -> frozenset[str]:
-        if self.options.template is not None:
-            return frozenset()
-        if self.options.prompt_field is not None:
-            return frozenset({self.options.prompt_field})
-        return frozenset({"prompt", "prompt_token_ids"})
-
-    def check_ours(self, fields: Mapping[str, Any]) -> None:
-        if fields.get("beam_width") is not None:
-            raise RecordError("unsupported", "a line with beam_width belongs to infer beam", param="beam_width")
-        if self.check_column(fields) or fields.get("prompt") is not None or fields.get("prompt_token_ids") is not None:
-            return
-        if "messages" in fields:
-            raise RecordError("unsupported", "a line with messages belongs to infer chat", param="messages")
-        if "input" in fields:
-            raise RecordError("unsupported", "a line with input belongs to infer embed (or give --prompt-field input)", param="input")
-        for name in ("documents", "text_1"):
-            if name in fields:
-                raise RecordError("unsupported", f"a line with {name} belongs to infer score", param=name)
+    def missing(self, fields: Mapping[str, Any]) -> str:
         hint = ' ("text" is a field of infer embed; or give --prompt-field text)' if "text" in fields else ""
-        raise RecordError("missing_field", f'no "prompt" and no "prompt_token_ids"{hint}', param="prompt")
+        return f'no "prompt" and no "prompt_token_ids"{hint}'
 
     def prompt_of(self, fields: Mapping[str, Any]) -> str | list[int]:
         if self.options.literal_special_tokens and self.options.template is not None and self.tokenizer is not None:
             literal = self.tokenizer.literal  # the template's own special tokens are meant, the record's are not
             return literal.settle(self.options.template.render(literal.mark(dict(fields))))
-        if self._has_columns and (text := self.text_from_record(fields)) is not None:
+        if self.options.has_column and (text := self.text_from_record(fields)) is not None:
             return text
         prompt, ids = fields.get("prompt"), fields.get("prompt_token_ids")
         if prompt is not None and ids is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 #: What sentence-transformers calls the prompt of what is looked for, and those of where it is looked for, in this order.
 _QUERY, _DOCUMENT = ("query",), ("document", "passage", "corpus")
-_FIELDS = frozenset({"query", "documents", "text_1", "text_2"})
 _OF_RERANK = frozenset({"top_n", "return_documents"})
 
 
@@ -62,6 +61,8 @@ class ScoreTask(PoolingTask):
     """
 
     command = "score"
+    columns = ("query", "documents", "text_1", "text_2")
+    owners: ClassVar[Mapping[str, str]] = {**PoolingTask.owners, "text": "embed"}
     options: ScoreOptions
 
     def __init__(self, options: ScoreOptions, tokenizer: Tokenizer | None, recipe: Recipe, *, max_model_len: int) -> None:
@@ -73,17 +74,8 @@ class ScoreTask(PoolingTask):
 
     # --- in
 
-    def own_fields(self) -> frozenset[str]:
-        return _FIELDS
-
-    def check_ours(self, fields: Mapping[str, Any]) -> None:
-        if any(fields.get(name) is not None for name in _FIELDS):
-            return
-        owners = {"messages": "chat", "prompt": "generate", "prompt_token_ids": "generate", "input": "embed", "text": "embed"}
-        for name, command in owners.items():
-            if name in fields:
-                raise RecordError("unsupported", f"a line with {name} belongs to infer {command}", param=name)
-        raise RecordError("missing_field", 'no "query" with "documents" and no "text_1" with "text_2"', param="query")
+    def missing(self, fields: Mapping[str, Any]) -> str:
+        return 'no "query" with "documents" and no "text_1" with "text_2"'
 
     def read(self, pending: PendingTexts, fields: Mapping[str, Any]) -> None:
         pending.params = self.params_of(fields)
@@ -104,7 +96,7 @@ class ScoreTask(PoolingTask):
 
     def _sides(self, fields: Mapping[str, Any]) -> tuple[bool, list[str], list[str], bool]:
         """(True if the sides are query and documents, the texts of both, True if scores are a list)."""
-        names = [name for name in ("query", "documents", "text_1", "text_2") if fields.get(name) is not None]
+        names = [name for name in self.columns if fields.get(name) is not None]
         if set(names) == {"query", "documents"}:
             documents = fields["documents"]
             if not isinstance(documents, list):
