@@ -19,14 +19,15 @@ from .identity import Identity
 from .input.lines import SHORT_DIGEST_BYTES
 from .input.selection import Shard
 from .output.compression import FRAME_BYTES
-from .output.job_note import JobNote, find_note
+from .output.finished import Finished
+from .output.job_note import JobNote
 from .output.opening import is_there
 from .output.output import JobOutput
 from .output.pipe import StraightOutput
 from .output.previous import index_of
 from .row import Row
 from .row_format import with_error
-from .shards import CHUNK, HashedFile, ShardFile, first_index, open_shards
+from .shards import ShardFile, first_index, open_shards
 from .tally import Tally
 
 
@@ -86,16 +87,8 @@ def _write(output: JobOutput | StraightOutput, shards: Sequence[ShardFile]) -> M
 
 def _is_merged(shards: Sequence[ShardFile], output: JobOutput) -> bool:
     """True if the output is there already, whole and made of these very shards."""
-    note = find_note(output.target)
-    if note is None or note.merged != _merged(shards):
-        return False
-    file = HashedFile(str(output.target))
-    try:
-        while file.read(CHUNK):
-            pass
-    finally:
-        file.close()
-    return file.sha256.hexdigest() == note.sha256
+    finished = Finished(output)
+    return finished.note is not None and finished.note.merged == _merged(shards) and finished.is_intact
 
 
 def _merged(shards: Sequence[ShardFile]) -> list[str]:
