@@ -10,7 +10,7 @@ import click
 from infer.core.errors import RecordError
 from infer.core.types.beam_params import OF_TOKENS, SCORINGS, BeamSearchParams
 
-from .command import Option
+from .command import Option, usage
 from .sampling_options import given_sampling, sampling_options
 from .value_types import NumberType
 
@@ -54,15 +54,14 @@ def beam_options(command: F) -> F:
 
 def beam_params() -> BeamSearchParams:
     """The command's default BeamSearchParams. Raises click.UsageError for values out of range."""
-    ctx = click.get_current_context()
-    given = dict(ctx.meta.get(_BEAM, {}))
+    given = dict(click.get_current_context().meta.get(_BEAM, {}))
     if "early_stopping" in given:
         given["early_stopping"] = _EARLY[given["early_stopping"]]
     known = BeamSearchParams.field_names()
     tokens = {name: value for name, value in given_sampling().items() if name in known}  # infer check has options of other tasks too
     if tokens.get("max_tokens", 16) is None:
-        raise click.UsageError("--max-tokens none: a beam search needs a number.", ctx)
+        raise usage("--max-tokens none: a beam search needs a number.")
     try:
         return BeamSearchParams(**{"beam_width": 4, "max_tokens": 16, **tokens, **given})
     except RecordError as error:
-        raise click.UsageError(str(error), ctx) from None
+        raise usage(str(error)) from None

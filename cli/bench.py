@@ -8,6 +8,7 @@ import click
 
 from . import messages, streams
 from .bench_report import kernels_table, pass_line, throughput_table
+from .command import usage
 from .options import Command, engine_args, engine_options, given_sampling, sampling_options, sampling_params
 from .prompt_options import Prompts, prompt_options
 from .report import set_up_logging
@@ -159,14 +160,10 @@ def _refuse_contradictions(path: str | None, lengths: dict[str, Any], *, force_s
     """`columns`: it was said where a prompt is. Raises click.UsageError."""
     if path is not None and lengths:
         flag = "--" + next(iter(lengths)).replace("_", "-")
-        raise _usage(f"{flag} is about random records, and {path!r} has its own; give one.")
+        raise usage(f"{flag} is about random records, and {path!r} has its own; give one.")
     if path is None and "max_tokens" in given_sampling():
-        raise _usage("--max-tokens: random records end at --output-len; give that.")
+        raise usage("--max-tokens: random records end at --output-len; give that.")
     if path is None and columns:
-        raise _usage("--prompt-field and --template are about the records of IN, and there is none.")
+        raise usage("--prompt-field and --template are about the records of IN, and there is none.")
     if force_sampling and (path is None or not given_sampling()):
-        raise _usage("--force-sampling needs IN, and the sampling options to force.")
-
-
-def _usage(message: str) -> click.UsageError:
-    return click.UsageError(message, click.get_current_context())
+        raise usage("--force-sampling needs IN, and the sampling options to force.")

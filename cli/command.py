@@ -49,6 +49,11 @@ class Command(click.Command):
             ctx.exit(code or 0)
 
 
+def usage(message: str) -> click.UsageError:
+    """The error for options of the running command that cannot be had."""
+    return click.UsageError(message, click.get_current_context())
+
+
 class Option(click.Option):
     """An option in a section of the help. If it was given it lands in `ctx.meta[store]`, else nowhere.
 

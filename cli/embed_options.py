@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from .command import Option
+from .command import Option, usage
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -91,8 +91,7 @@ def matrix_options(command: F) -> F:
 
 def given_pooling() -> dict[str, Any]:
     """Those of these options that were given. Raises click.UsageError where two contradict each other."""
-    ctx = click.get_current_context()
-    given = dict(ctx.meta.get(_POOLING, {}))
+    given = dict(click.get_current_context().meta.get(_POOLING, {}))
     if "prefix" in given and "prompt_name" in given:
-        raise click.UsageError("--prefix and --prompt-name both say what is put before texts; give one.", ctx)
+        raise usage("--prefix and --prompt-name both say what is put before texts; give one.")
     return given

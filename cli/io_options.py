@@ -15,6 +15,7 @@ import click
 from infer.core.jobs.options import JobOptions
 
 from . import streams
+from .command import usage
 from .value_types import MaxErrorsType, RedoType, ShardType, SizeType
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -143,7 +144,7 @@ def _paths(paths: tuple[str, ...], inputs: tuple[str, ...], *, outputs: int = 1)
         extra = f"Got unexpected extra argument{'s' * (len(paths) > most + 1)} ({' '.join(paths[most:])})"
         only = "the only argument is OUT" if outputs else "there is no argument"
         quote = f"; with --input {only} (quote a glob pattern: --input 'part-*.jsonl')" if inputs else ""
-        raise _usage(extra + quote)
+        raise usage(extra + quote)
     if inputs:
         names = tuple(name for pattern in inputs for name in _matches(pattern))
         output = paths[0] if paths else "-"
@@ -151,13 +152,13 @@ def _paths(paths: tuple[str, ...], inputs: tuple[str, ...], *, outputs: int = 1)
         source, output = (*paths, "-", "-")[:2]
         names = (source,)
     if names.count("-") > 1:
-        raise _usage("--input - (stdin) can be read only once.")
+        raise usage("--input - (stdin) can be read only once.")
     for name in names:
         streams.require_input(name)
     if outputs:
         streams.require_output(output)
     if "-" in names and sys.stdin is not None and sys.stdin.isatty():
-        raise _usage("No input: give a file as IN, or pipe JSONL lines into the command.")
+        raise usage("No input: give a file as IN, or pipe JSONL lines into the command.")
     return names, output
 
 
@@ -167,7 +168,7 @@ def _matches(pattern: str) -> list[str]:
         return [pattern]
     names = sorted(name for name in glob.glob(pattern, recursive=True) if not Path(name).is_dir())  # noqa: PTH207 (any pattern)
     if not names:
-        raise _usage(f"--input {pattern!r}: no file matches.")
+        raise usage(f"--input {pattern!r}: no file matches.")
     return names
 
 
@@ -180,16 +181,12 @@ _CONTINUE = ("resume", "retry_errors", "redo")
 def _refuse_contradictions(io: JobOptions) -> None:
     for a, b in _EXCLUDE_EACH_OTHER:
         if getattr(io, a) and getattr(io, b):
-            raise _usage(f"{_flag(io, a)} and {_flag(io, b)} contradict each other; give one.")
+            raise usage(f"{_flag(io, a)} and {_flag(io, b)} contradict each other; give one.")
     for name in _CONTINUE:
         if getattr(io, name) and io.output == "-":
-            raise _usage(f"{_flag(io, name)} with OUT - (stdout): cannot resume what is not a file.")
+            raise usage(f"{_flag(io, name)} with OUT - (stdout): cannot resume what is not a file.")
 
 
 def _flag(io: JobOptions, name: str) -> str:
     """The option as it was written."""
     return "--resume-force" if name == "resume" and io.resume_force else "--" + name.replace("_", "-")
-
-
-def _usage(message: str) -> click.UsageError:
-    return click.UsageError(message, click.get_current_context())

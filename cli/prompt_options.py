@@ -12,7 +12,7 @@ import click
 from infer.core.errors import ConfigError
 
 from . import streams
-from .command import Option
+from .command import Option, usage
 
 if TYPE_CHECKING:
     from infer.core.text.templates.template import RecordTemplate
@@ -54,10 +54,9 @@ class Prompts:
     @classmethod
     def of(cls, field: str | None = None, template: str | None = None) -> Prompts:
         """From the values of --prompt-field and --template. Raises click.UsageError, ConfigError."""
-        ctx = click.get_current_context()
         if field is not None and template is not None:
-            raise click.UsageError("--prompt-field and --template both say where the prompt is; give one.", ctx)
-        literal = bool(ctx.meta.get(_PROMPT, {}).get("literal_special_tokens"))
+            raise usage("--prompt-field and --template both say where the prompt is; give one.")
+        literal = bool(click.get_current_context().meta.get(_PROMPT, {}).get("literal_special_tokens"))
         if template is None:
             return cls(field, literal=literal)
         from infer.core.text.templates.template import RecordTemplate

@@ -13,7 +13,7 @@ from infer.core.errors import RecordError
 from infer.core.types.bounds import bounds_of
 from infer.core.types.params import SamplingParams
 
-from .command import Option
+from .command import Option, usage
 from .value_types import BiasType, NumberType, TextOrFileType, TokenIdsType
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -185,9 +185,9 @@ def given_sampling() -> dict[str, Any]:
     if truncate is None:
         return given
     if truncate == "error" and "truncate_prompt_tokens" in given:
-        raise _usage("--truncate error and --truncate-prompt-tokens contradict each other; give one.")
+        raise usage("--truncate error and --truncate-prompt-tokens contradict each other; give one.")
     if "truncation_side" in given:
-        raise _usage("--truncate and --truncation-side both say which end is cut off; give one.")
+        raise usage("--truncate and --truncation-side both say which end is cut off; give one.")
     return {**TRUNCATE[truncate], **given}
 
 
@@ -197,13 +197,13 @@ def _structured(given: Mapping[str, Any]) -> dict[str, Any]:
         return {STRUCTURED[name][0]: value for name, value in given.items()}
     if len(given) > 1:
         other = next(name for name in given if name != "structured_outputs")
-        raise _usage(f"--structured-outputs and --{other.replace('_', '-')} contradict each other; give one.")
+        raise usage(f"--structured-outputs and --{other.replace('_', '-')} contradict each other; give one.")
     try:
         fields = json.loads(given["structured_outputs"])
     except ValueError as error:
-        raise _usage(f"--structured-outputs is not valid JSON: {error}") from None
+        raise usage(f"--structured-outputs is not valid JSON: {error}") from None
     if not isinstance(fields, dict):
-        raise _usage(f"--structured-outputs must be a JSON object, not {type(fields).__name__}")
+        raise usage(f"--structured-outputs must be a JSON object, not {type(fields).__name__}")
     return fields
 
 
@@ -216,8 +216,4 @@ def sampling_params(**unless_given: Any) -> SamplingParams:
     try:
         return SamplingParams(**{**unless_given, **given_sampling()})
     except RecordError as error:
-        raise _usage(str(error)) from None
-
-
-def _usage(message: str) -> click.UsageError:
-    return click.UsageError(message, click.get_current_context())
+        raise usage(str(error)) from None

@@ -14,6 +14,7 @@ from infer.core.jobs.tasks.completion import CompletionOptions
 from infer.core.jobs.tasks.spec import WritingSpec
 from infer.core.settings.memory import refuse_little_address_space
 
+from .command import usage
 from .embed_options import given_pooling
 from .options import JobOptions, engine_args, given_sampling, sampling_params
 from .prompt_options import Prompts
@@ -110,7 +111,7 @@ def _pooling_spec(io: JobOptions, task: str, of_records: PoolingSpec) -> JobSpec
         raise ConfigError(f"task={args.task} contradicts infer {_command()}; leave --task out")
     for flag, value in (("--redo finish_reason", io.again.finish_reason), ("--report-cache", io.report_cache)):
         if value:
-            raise click.UsageError(f"{flag} applies only to a model that generates text; leave it out.", click.get_current_context())
+            raise usage(f"{flag} applies only to a model that generates text; leave it out.")
     given = given_pooling()
     over = {key: given[name] for name, key in _POOLER.items() if name in given}
     args = replace(args, task=task, pooler_config={**(args.pooler_config or {}), **over} or None)
