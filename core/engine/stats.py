@@ -18,7 +18,11 @@ PARTS = ("schedule", "batch", "model", "sample", "commit", "detokenize")
 
 @dataclass(slots=True)
 class EngineStats:
-    """Totals since the engine was made. Prompt tokens count once their request has its first output token."""
+    """Totals since the engine was made. Prompt tokens count once their request has its first output token.
+
+    Where texts are pooled they count once their text is computed, the same text that waited several times as often; all but one of these
+    are cached. The first token is then the first vector, and of the seconds `sample` is pooling and all that comes after it.
+    """
 
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0

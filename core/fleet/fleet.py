@@ -19,12 +19,11 @@ from ..errors import RecordError
 from ..parallel.ranks import Ranks, Worker
 from ..pooling.limits import PoolingLimits
 from ..pooling.recipe import Recipe
-from ..pooling.stats import PoolingStats
 from ..settings.config import EngineConfig
 from ..types.pooling_request import PoolingRequest
 from ..types.request import Request
 from . import codec
-from .replica import COUNTED, COUNTED_OF_TEXTS, devices, failure
+from .replica import COUNTED, devices, failure
 
 if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
@@ -55,15 +54,12 @@ class Fleet:
         self._ranks = Ranks("infer.core.fleet.replica", payloads, noun="engine", stall_timeout=config.stall_timeout)
         told = self._ranks.receive_json()
         self.vocab_size = told[0]["vocab_size"]
-        num_blocks = min(one["num_blocks"] for one in told)
-        self.stats: EngineStats
-        self._counted: tuple[str, ...]
+        blocks = [one["num_blocks"] for one in told]  # none where texts are pooled
+        self.stats = EngineStats(num_kv_blocks=sum(blocks))
         self._limits: Limits | PoolingLimits
         if recipe is None:
-            self.stats, self._counted = EngineStats(num_kv_blocks=sum(one["num_blocks"] for one in told)), COUNTED
-            self._limits = Limits.of(config, self.vocab_size, num_blocks, tokenizer)
+            self._limits = Limits.of(config, self.vocab_size, min(blocks), tokenizer)
         else:
-            self.stats, self._counted = PoolingStats(), COUNTED_OF_TEXTS
             self._limits = PoolingLimits(self.vocab_size, config.max_model_len, recipe)
         self._queue: deque[tuple[str, bytes]] = deque()
         """Requests that were not sent yet, encoded."""
@@ -157,7 +153,7 @@ class Fleet:
     def _hear(self, worker: Worker) -> list[Any]:
         (numbers, first), outputs = codec.unframe(self._ranks.receive_from(worker))
         self._numbers[worker.name] = numbers
-        for name, values in zip(self._counted, zip(*self._numbers.values(), strict=True), strict=True):
+        for name, values in zip(COUNTED, zip(*self._numbers.values(), strict=True), strict=True):
             setattr(self.stats, name, sum(values))
         if first is not None:
             self.stats.first_token_at = min(first, self.stats.first_token_at or first)

@@ -28,8 +28,6 @@ Answer = RequestOutput | Pooled
 _HEARTBEAT = 1.0
 #: What the fleet adds up of a replica's statistics.
 COUNTED = ("num_prompt_tokens", "num_output_tokens", "num_cached_tokens", "num_steps", "num_preemptions", "peak_kv_blocks")
-#: The same of an engine that pools.
-COUNTED_OF_TEXTS = ("num_prompt_tokens", "num_cached_tokens", "num_steps", "num_texts", "num_duplicates")
 
 
 def serve(wire: Wire, payload: Mapping[str, Any]) -> None:
@@ -37,7 +35,6 @@ def serve(wire: Wire, payload: Mapping[str, Any]) -> None:
     config = EngineConfig(**{**payload["config"], "notes": tuple(payload["config"]["notes"])})
     recipe = codec.loads(payload["recipe"].encode())
     engine = build(_plan(config, recipe))
-    counted = COUNTED if recipe is None else COUNTED_OF_TEXTS
     wire.send_json({"num_blocks": engine.stats.num_kv_blocks, "vocab_size": engine.vocab_size})
     commands: SimpleQueue[Any] = SimpleQueue()
     # Frames are taken as they come: if both sides waited for the other to take theirs, both would wait for ever.
@@ -50,7 +47,7 @@ def serve(wire: Wire, payload: Mapping[str, Any]) -> None:
         if engine.num_unfinished:
             outputs += engine.step()
         if outputs or time.monotonic() > said + _HEARTBEAT:
-            numbers = [getattr(engine.stats, name) for name in counted]
+            numbers = [getattr(engine.stats, name) for name in COUNTED]
             answers = [(output.request_id, _encoded(output)) for output in outputs]
             wire.send(codec.frame([numbers, engine.stats.first_token_at], answers))
             said = time.monotonic()

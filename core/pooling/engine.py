@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.stats import Stopwatch
+from ..engine.stats import EngineStats, Stopwatch
 from ..errors import RecordError
 from ..sampling.transfers import on
 from ..settings.config import EngineConfig
@@ -20,7 +20,6 @@ from .limits import PoolingLimits
 from .recipe import Recipe
 from .runner import Runner
 from .setting import Setting
-from .stats import PoolingStats
 from .window import Waiting, Window
 
 
@@ -52,7 +51,7 @@ class PoolingEngine:
         self.recipe = recipe
         self.vocab_size = runner.model.vocab_size
         self.max_model_len = config.max_model_len
-        self.stats = PoolingStats()
+        self.stats = EngineStats()
         self._limits = PoolingLimits(self.vocab_size, config.max_model_len, recipe)
         self._num_types = runner.model.num_token_types
         self._runner = runner
@@ -172,10 +171,7 @@ class PoolingEngine:
         for waiting in taken:
             tokens, takers = len(waiting.text.ids), len(waiting.takers)
             stats.num_prompt_tokens += tokens * takers
-            stats.num_texts += takers
-            if takers > 1:
-                stats.num_cached_tokens += tokens * (takers - 1)
-                stats.num_duplicates += takers - 1
+            stats.num_cached_tokens += tokens * (takers - 1)
             waiting.takers.clear()  # the window may know it a little longer, and need not know the answers
         if stats.first_token_at is None:
             stats.first_token_at = time.monotonic()
