@@ -12,7 +12,7 @@ from infer.core.types.beam_params import OF_TOKENS, SCORINGS, BeamSearchParams
 
 from .command import Option, usage
 from .sampling_options import given_sampling, sampling_options
-from .value_types import NumberType
+from .value_types import number
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,7 +26,7 @@ def beam_options(command: F) -> F:
     options = (
         ("--width", "beam_width", click.INT, 4, "Beams kept at each step; at most 64."),
         ("--num-return", "num_return", click.INT, None, "Continuations to write, best first; default: all of --width."),
-        ("--length-penalty", "length_penalty", NumberType(float, none=False), 1.0, "A score is the log-probability / length ** this."),
+        ("--length-penalty", "length_penalty", number(float, none=False), 1.0, "A score is the log-probability / length ** this."),
         (
             "--early-stopping",
             "early_stopping",

@@ -16,7 +16,7 @@ from infer.core.jobs.options import JobOptions
 
 from . import streams
 from .command import usage
-from .value_types import MaxErrorsType, RedoType, ShardType, SizeType
+from .value_types import MAX_ERRORS, REDO, SHARD, SIZE
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,14 +48,14 @@ _INPUT: list[Callable[[Any], Any]] = [
     click.option(
         "--shard",
         metavar="I/N",
-        type=ShardType(),
+        type=SHARD,
         help="Answer part I (from 0) of N: each record whose place in the whole input is I modulo N, within --offset and --limit.",
     ),
 ]
 _READING: list[Callable[[Any], Any]] = [
     click.option("--strict", is_flag=True, help="A field that looks like a misspelled parameter fails its record."),
     click.option(
-        "--max-line-bytes", type=SizeType(), default="64MiB", show_default=True, help="Longest input line; a longer one fails its record."
+        "--max-line-bytes", type=SIZE, default="64MiB", show_default=True, help="Longest input line; a longer one fails its record."
     ),
 ]
 _OUTPUT: list[Callable[[Any], Any]] = [
@@ -73,11 +73,11 @@ _OUTPUT: list[Callable[[Any], Any]] = [
     click.option(
         "--redo",
         metavar="finish_reason=VALUE|changed",
-        type=RedoType(),
+        type=REDO,
         help="Answer these records of a finished OUT anew; changed: those whose input line has changed.",
     ),
     click.option("--errors", metavar="FILE", type=_file, help="Copy the input lines that failed here, each with its error."),
-    click.option("--max-errors", metavar="N|P%", type=MaxErrorsType(), help="Stop when more records than this have failed."),
+    click.option("--max-errors", metavar="N|P%", type=MAX_ERRORS, help="Stop when more records than this have failed."),
     click.option(
         "--error-format",
         help="Form of errors: `error` is an object or null; or flat, error_code and more in rows of one shape, for readers of tables.",

@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 import click
 
-from infer.core.errors import ConfigError
 from infer.core.settings.args import GROUPS, EngineArgs
 from infer.core.settings.setting import Setting, presets
 
@@ -25,6 +24,7 @@ from . import messages
 from .command import Command, Option
 from .io_options import JobOptions, input_options, io_options
 from .sampling_options import given_sampling, sampling_options, sampling_params
+from .value_types import Typed
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,21 +34,15 @@ _ENGINE, _CONFIG = "infer.engine", "infer.config"
 SHORT = {"model": "-m"}
 
 
-class SettingType(click.ParamType):
+class SettingType(Typed):
     """The text of one setting; what is wrong with it is said by the setting itself."""
 
     def __init__(self, one: Setting) -> None:
+        super().__init__({"dict": "json", "list": "json", "str": "text"}.get(one.kind, "size" if one.size else one.kind), one.parse)
         self.one = one
-        self.name = {"dict": "json", "list": "json", "str": "text"}.get(one.kind, "size" if one.size else one.kind)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:  # click 8.1 gives no ctx
         return f"[{'|'.join(self.one.choices)}]" if self.one.choices else self.name.upper()
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            return self.one.parse(value) if isinstance(value, str) else self.one.check(value)
-        except ConfigError as error:
-            self.fail(str(error), param, ctx)
 
 
 def engine_options(command: F, *, without: Collection[str] = ()) -> F:

@@ -14,7 +14,7 @@ from infer.core.types.bounds import bounds_of
 from infer.core.types.params import SamplingParams
 
 from .command import Option, usage
-from .value_types import BiasType, NumberType, TextOrFileType, TokenIdsType
+from .value_types import BIAS, TOKEN_IDS, number, text_or_file
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -118,15 +118,15 @@ def _sampling_option(f: dataclasses.Field[Any], group: str, text: str, shown: An
     if kind == "bool":
         flag, type_ = f"{flag}/--no-{flag[2:]}", click.BOOL
     elif kind.startswith("tuple"):
-        type_ = TokenIdsType() if "int" in kind else click.STRING
+        type_ = TOKEN_IDS if "int" in kind else click.STRING
     elif kind.startswith("dict"):
-        type_ = BiasType()
+        type_ = BIAS
     elif "choices" in f.metadata:
         type_ = click.Choice(f.metadata["choices"])
     else:
         bounds = bounds_of(f)
         assert bounds is not None
-        type_ = NumberType(float if bounds.kind == "float" else int, none=bounds.none)
+        type_ = number(float if bounds.kind == "float" else int, none=bounds.none)
     return click.option(
         flag,
         f.name,
@@ -159,7 +159,7 @@ def _structured_option(name: str, metavar: str, text: str) -> Callable[[F], F]:
     if not metavar:
         kwargs = {"is_flag": True}
     else:
-        kwargs = {"type": TextOrFileType(metavar) if "FILE" in metavar else click.STRING, "metavar": metavar, "multiple": name == "choice"}
+        kwargs = {"type": text_or_file(metavar) if "FILE" in metavar else click.STRING, "metavar": metavar, "multiple": name == "choice"}
     flag = "--" + name.replace("_", "-")
     return click.option(flag, name, cls=Option, group=STRUCTURED_GROUP, store=_SAMPLING, default=None, help=text, **kwargs)
 

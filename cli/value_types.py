@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,123 +18,99 @@ from infer.core.settings.setting import parse_bytes
 FINISH_REASONS = ("length", "stop")
 
 
-class SizeType(click.ParamType):
-    """Bytes, such as 64MiB."""
+class Typed(click.ParamType):
+    """What `parse` makes of a text; it raises ConfigError for one that it can make nothing of."""
 
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            size = value if isinstance(value, int) else parse_bytes(value)
-        except ConfigError as error:
-            self.fail(str(error), param, ctx)
-        if size < 1:
-            self.fail("must be at least 1 byte", param, ctx)
-        return size
-
-
-class ShardType(click.ParamType):
-    """I/N."""
-
-    name = "i/n"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Shard:
-        if isinstance(value, Shard):
-            return value
-        try:
-            return Shard.parse(value)
-        except ConfigError as error:
-            self.fail(str(error), param, ctx)
-
-
-class MaxErrorsType(click.ParamType):
-    """N records (an int), or P% of them (a float share)."""
-
-    name = "n|p%"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
-        share = isinstance(value, str) and value.endswith("%")
-        try:
-            number = float(value[:-1]) / 100 if share else int(value)
-        except ValueError:
-            number = -1
-        if not (0 <= number <= 1 if share else number >= 0):
-            self.fail(f"{value!r} is neither a number of records, such as 10, nor a share of them, such as 5%", param, ctx)
-        return number
-
-
-class RedoType(click.ParamType):
-    """finish_reason=VALUE, as VALUE, or CHANGED."""
-
-    name = "field=value"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value == CHANGED:
-            return CHANGED
-        name, _, wanted = value.partition("=")
-        if name != "finish_reason" or wanted not in FINISH_REASONS:
-            forms = " or ".join(f"finish_reason={reason}" for reason in FINISH_REASONS)
-            self.fail(f"{value!r} is not {forms} or {CHANGED}", param, ctx)
-        return str(wanted)
-
-
-class NumberType(click.ParamType):
-    """A number of SamplingParams; `none` where the field may be None. The range is SamplingParams' business."""
-
-    def __init__(self, kind: type, *, none: bool) -> None:
-        self.kind, self.none = kind, none
-        self.name = "int" if kind is int else "float"
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if self.none and str(value).lower() == "none":
+        if not isinstance(value, str):  # it was converted before
+            return value
+        try:
+            return self._parse(value)
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _size(text: str) -> int:
+    size = parse_bytes(text)
+    if size < 1:
+        raise ConfigError("must be at least 1 byte")
+    return size
+
+
+def _max_errors(text: str) -> int | float:
+    """N records (an int), or P% of them (a float share)."""
+    share = text.endswith("%")
+    try:
+        number = float(text[:-1]) / 100 if share else int(text)
+    except ValueError:
+        number = -1
+    if not (0 <= number <= 1 if share else number >= 0):
+        raise ConfigError(f"{text!r} is neither a number of records, such as 10, nor a share of them, such as 5%")
+    return number
+
+
+def _redo(text: str) -> str:
+    """VALUE of finish_reason=VALUE, or CHANGED."""
+    name, _, wanted = text.partition("=")
+    if text != CHANGED and (name != "finish_reason" or wanted not in FINISH_REASONS):
+        forms = " or ".join(f"finish_reason={reason}" for reason in FINISH_REASONS)
+        raise ConfigError(f"{text!r} is not {forms} or {CHANGED}")
+    return wanted or text
+
+
+def _token_ids(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"{text!r} is neither a token id nor several, separated by commas") from None
+
+
+def _bias(text: str) -> dict[Any, Any]:
+    """ID=BIAS, or a JSON object of token ids and numbers. SamplingParams checks ids and numbers."""
+    try:
+        if text.lstrip().startswith("{"):
+            return dict(json.loads(text))
+        token, _, bias = text.partition("=")
+        return {str(int(token)): float(bias)}
+    except ValueError:
+        raise ConfigError(f"{text!r} is neither ID=BIAS, such as 42=-100, nor a JSON object of them") from None
+
+
+SIZE = Typed("size", _size)
+SHARD = Typed("i/n", Shard.parse)
+MAX_ERRORS = Typed("n|p%", _max_errors)
+REDO = Typed("field=value", _redo)
+TOKEN_IDS = Typed("id[,id...]", _token_ids)
+BIAS = Typed("id=bias|json", _bias)
+
+
+def number(kind: type, *, none: bool) -> Typed:
+    """A number of SamplingParams; `none` where the field may be None. The range is SamplingParams' business."""
+
+    def parse(text: str) -> Any:
+        if none and text.lower() == "none":
             return None
         try:
-            return self.kind(value)
+            return kind(text)
         except ValueError:
-            self.fail(f"{value!r} is not {'an integer' if self.kind is int else 'a number'}", param, ctx)
+            raise ConfigError(f"{text!r} is not {'an integer' if kind is int else 'a number'}") from None
+
+    return Typed("int" if kind is int else "float", parse)
 
 
-class TokenIdsType(click.ParamType):
-    """Token ids with commas between them, as a tuple."""
+def text_or_file(name: str) -> Typed:
+    """The content of a file, or where the name says so JSON written out. Always text."""
 
-    name = "id[,id...]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
+    def parse(text: str) -> str:
+        if "JSON" in name and text.lstrip().startswith("{"):
+            return text
         try:
-            return tuple(int(part) for part in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} is neither a token id nor several, separated by commas", param, ctx)
-
-
-class BiasType(click.ParamType):
-    """ID=BIAS, or a JSON object of token ids and numbers. SamplingParams checks ids and numbers."""
-
-    name = "id=bias|json"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[Any, Any]:
-        if isinstance(value, dict):
-            return value
-        try:
-            if value.lstrip().startswith("{"):
-                return dict(json.loads(value))
-            token, _, bias = value.partition("=")
-            return {str(int(token)): float(bias)}
-        except ValueError:
-            self.fail(f"{value!r} is neither ID=BIAS, such as 42=-100, nor a JSON object of them", param, ctx)
-
-
-class TextOrFileType(click.ParamType):
-    """The content of a file, or JSON written out. Always text."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name.lower()
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if "json" in self.name and value.lstrip().startswith("{"):
-            return str(value)
-        try:
-            return Path(value).read_text(encoding="utf-8")
+            return Path(text).read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
-            self.fail(f"{value!r} cannot be read: {getattr(error, 'strerror', None) or error}", param, ctx)
+            raise ConfigError(f"{text!r} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+    return Typed(name.lower(), parse)
