@@ -9,6 +9,7 @@ import click
 from . import messages, streams
 from .bench_report import kernels_table, pass_line, throughput_table
 from .command import usage
+from .io_options import quiet_option
 from .options import Command, engine_args, engine_options, given_sampling, sampling_options, sampling_params
 from .prompt_options import Prompts, prompt_options
 from .report import set_up_logging
@@ -28,9 +29,6 @@ class BenchGroup(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         named = bool(args) and (args[0] in self.commands or args[0] in ctx.help_option_names)
         return super().parse_args(ctx, args if named else [DEFAULT, *args])
-
-
-_quiet = click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 
 
 @click.group(cls=BenchGroup)
@@ -61,7 +59,7 @@ def bench() -> None:
 @click.option("--repeat", metavar="N", type=click.IntRange(min=1), default=3, show_default=True, help="Passes that count.")
 @click.option("--breakdown/--no-breakdown", default=True, show_default=True, help="One more pass with a stopwatch at every part.")
 @click.option("--force-sampling", is_flag=True, help="Sampling options given here win over the records' own.")
-@_quiet
+@quiet_option
 @prompt_options
 @sampling_options
 @engine_options
@@ -133,7 +131,7 @@ def throughput(
 
 @bench.command(cls=Command, short_help="Time each operation of the kernel backend.")
 @click.option("--rows", metavar="N", type=click.IntRange(min=1), multiple=True, help="Token rows, may be repeated (16, 64, 256, 2048).")
-@_quiet
+@quiet_option
 @engine_options
 def kernels(*, rows: tuple[int, ...], quiet: bool) -> None:
     """Measure each operation of the kernel backend at a model's shapes, beside the reference backend.

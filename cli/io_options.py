@@ -31,6 +31,12 @@ def _choice(*values: str) -> dict[str, Any]:
     return {"type": click.Choice(values), "default": values[0], "show_default": True}
 
 
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+#: Followed before the command line is parsed, see `messages.look_for_format`.
+log_format_option = click.option("--log-format", expose_value=False, help="Format of messages on stderr.", **_choice("text", "json"))
+compression_option = click.option(
+    "--compression", help="Compression of OUT; auto: by its name (.gz, .zst).", **_choice("auto", "none", "gzip", "zstd")
+)
 _file = click.Path(dir_okay=False)
 _INPUT: list[Callable[[Any], Any]] = [
     click.option(
@@ -59,7 +65,7 @@ _READING: list[Callable[[Any], Any]] = [
     ),
 ]
 _OUTPUT: list[Callable[[Any], Any]] = [
-    click.option("--compression", help="Compression of OUT; auto: by its name (.gz, .zst).", **_choice("auto", "none", "gzip", "zstd")),
+    compression_option,
     click.option("--overwrite", is_flag=True, help="Replace OUT, and the files of --errors and --stats, if they exist."),
     click.option("--resume", is_flag=True, help="Go on where an earlier run stopped; start if there was none."),
     click.option("--resume-force", is_flag=True, help="Resume even if input, model or settings have changed."),
@@ -96,8 +102,8 @@ _SAYING: list[Callable[[Any], Any]] = [
         show_default=True,
         help="Time between progress lines when stderr is not a terminal.",
     ),
-    click.option("--log-format", help="Format of messages on stderr.", **_choice("text", "json")),
-    click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
+    log_format_option,
+    quiet_option,
     click.option("-v", "--verbose", count=True, callback=_note_verbosity, help="Say more; tracebacks of internal errors."),
 ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from . import messages, streams
+from .io_options import compression_option, log_format_option, quiet_option
 from .options import Command
 from .signals import Signals
 from .table import counted
@@ -14,22 +15,9 @@ from .table import counted
 @click.argument("output", metavar="OUT", type=click.Path(allow_dash=True))
 @click.argument("shards", metavar="SHARD...", nargs=-1, required=True, type=click.Path())
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
-@click.option(
-    "--compression",
-    type=click.Choice(["auto", "none", "gzip", "zstd"]),
-    default="auto",
-    show_default=True,
-    help="Compression of OUT; auto: by its name (.gz, .zst).",
-)
-@click.option(
-    "--log-format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    expose_value=False,
-    help="Format of messages on stderr.",
-)
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@compression_option
+@log_format_option
+@quiet_option
 def merge(*, output: str, shards: tuple[str, ...], overwrite: bool, compression: str, quiet: bool) -> int:
     """Put the shards of one output together: OUT is then what a single run would have written, byte for byte.
 

@@ -6,7 +6,6 @@ What only decides how fast, where or in what file rows are written is not in it,
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import os
 import platform
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ from ..build.generation_config import NONE
 from ..errors import ModelError
 from ..pooling.recipe_files import small_files
 from ..settings.hardware import instruction_set
-from .stats import versions
+from .stats import library_version, versions
 
 if TYPE_CHECKING:
     from ..settings.config import EngineConfig
@@ -135,14 +134,6 @@ def fingerprint(
     # A record's own seed is another thing than the run's: one name must never hide another.
     found |= {f"default {name}" if name in found else name: value for name, value in job.items()}
     return orjson.loads(orjson.dumps(found, option=orjson.OPT_NON_STR_KEYS))  # as a journal gives it back
-
-
-def library_version(name: str) -> str | None:
-    """Of an installed distribution, which is not imported; None if it is not there."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _versions(*libraries: str) -> dict[str, Any]:

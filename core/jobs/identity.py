@@ -19,8 +19,9 @@ from typing import Any
 import orjson
 
 from ..errors import ConfigError
-from .fingerprint import VERIFIED, library_version
+from .fingerprint import VERIFIED
 from .input.selection import Selection
+from .stats import library_version
 
 #: What is said of an output in a journal and in a note, by part.
 _PARTS = ("fingerprint", "place", "file", "frames")

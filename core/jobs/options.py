@@ -43,8 +43,6 @@ class JobOptions:
     max_errors: int | float | None = None  # an int is a number of records, a float a share of them (0.05 for 5%)
     retry_errors: bool = False
     redo: str | None = None  # the finish_reason of the records to answer anew; or CHANGED: those that are other lines than they were
-    # what is said
-    log_format: str = "text"  # or "json"
     dry_run: bool = False
 
     @property

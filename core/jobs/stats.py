@@ -205,13 +205,16 @@ class JobStats(Tally):
 
 def versions() -> dict[str, str]:
     """Of what decides the output: infer, torch, tokenizers, python."""
-    found = {"python": platform.python_version()}
-    for name, distribution in (("infer", "infer-jsonl"), ("torch", "torch"), ("tokenizers", "tokenizers")):
-        try:
-            found[name] = importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+    found = {"infer": "infer-jsonl", "torch": "torch", "tokenizers": "tokenizers"}
+    return {"python": platform.python_version(), **{name: library_version(one) or "unknown" for name, one in found.items()}}
+
+
+def library_version(name: str) -> str | None:
+    """Of an installed distribution, which is not imported; None if it is not there."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _rounded(value: float | None) -> float | None:

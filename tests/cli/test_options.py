@@ -166,7 +166,6 @@ class TestIo:
             ("--retry-errors", {"retry_errors": True}),
             ("--redo finish_reason=length", {"redo": "length"}),
             ("--redo finish_reason=stop --retry-errors", {"redo": "stop", "retry_errors": True}),
-            ("--log-format json", {"log_format": "json"}),
             ("--dry-run", {"dry_run": True}),
         ],
     )
