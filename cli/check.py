@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from infer.core.jobs.tasks.spec import WritingSpec
+
 from .beam_options import beam_params
-from .chat_options import chat_flags, chat_options
+from .chat_options import ChatFlags, chat_flags, chat_options
 from .embed_options import EMBED, SCORE, matrix_options, pooling_options
 from .findings import check_input
 from .options import Command, JobOptions, engine_options, input_options, sampling_options
@@ -18,10 +20,10 @@ from .spec import embed_spec, embed_task, score_spec, score_task, writing_spec
 
 if TYPE_CHECKING:
     from infer.core.build.plan import Plan
+    from infer.core.jobs.spec import JobSpec
+    from infer.core.jobs.tasks.auto import Auto
     from infer.core.jobs.tasks.base import Task
     from infer.core.jobs.tasks.completion import CompletionOptions
-    from infer.core.jobs.tasks.spec import TaskSpec
-    from infer.core.pooling.recipe import Recipe
 
 
 @click.command(cls=Command)
@@ -68,30 +70,27 @@ def check(
     """
     from infer.core.jobs.tasks.generate import GenerateTask
 
-    prompts = Prompts.of(prompt_field, template)
+    prompts, flags = Prompts.of(prompt_field, template), chat_flags()
     if kind == "embed":
         spec = embed_spec(io, prompts)
     elif kind == "score":
         spec = score_spec(io, prompts)
     else:
-        flags = chat_flags()
         makers = {"chat": flags.make_task, "beam": _search}
         spec = writing_spec(io, makers.get(kind, GenerateTask.of), prompts, system=flags.system)
-        if kind == "auto":
-            from infer.core.jobs.tasks.auto import AutoWriting
-
-            of_others = {"messages": flags.make_task, "beam_width": _search}
-            spec = replace(spec, task=AutoWriting(**vars(spec.task), by_field=of_others))
-    pooling = partial(_pooling_task, io, prompts) if kind == "auto" else None
-    return check_input(spec, pooling=pooling, as_json=as_json, tokens_per_second=tokens_per_second)
+    auto = partial(_auto, io, prompts, spec, flags) if kind == "auto" else None
+    return check_input(spec, auto=auto, as_json=as_json, tokens_per_second=tokens_per_second)
 
 
-def _pooling_task(io: JobOptions, prompts: Prompts, recipe: Recipe) -> TaskSpec:
-    """The task where nobody says what it is and the model pools."""
-    from infer.core.jobs.tasks.auto import AutoPooling
+def _auto(io: JobOptions, prompts: Prompts, spec: JobSpec, flags: ChatFlags, plan: Plan) -> Auto:
+    """The tasks that may be meant where nobody says what the records are for."""
+    from infer.core.jobs.tasks.auto import Auto
 
+    if plan.recipe is None:
+        assert isinstance(spec.task, WritingSpec)
+        return Auto(spec.task, {"messages": replace(spec.task, make=flags.make_task), "beam_width": replace(spec.task, make=_search)})
     score = score_task(io, prompts)
-    return score if recipe.kind == "classify" else AutoPooling(**vars(embed_task(io, prompts)), score=score)
+    return Auto(score) if plan.recipe.kind == "classify" else Auto(embed_task(io, prompts), {"documents": score, "text_1": score})
 
 
 def _search(options: CompletionOptions, plan: Plan) -> Task[Any]:

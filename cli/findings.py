@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from infer.core.build.plan import Plan
     from infer.core.engine.limits import Limits
     from infer.core.jobs.check import Findings
+    from infer.core.jobs.record import Record
     from infer.core.jobs.spec import JobSpec
-    from infer.core.jobs.tasks.spec import TaskSpec
-    from infer.core.pooling.recipe import Recipe
+    from infer.core.jobs.tasks.auto import Auto
+    from infer.core.jobs.tasks.base import Task
     from infer.core.settings.args import EngineArgs
     from infer.core.settings.config import EngineConfig
 
@@ -37,19 +38,20 @@ _MESSAGE = 160
 def check_input(
     spec: JobSpec,
     *,
-    pooling: Callable[[Recipe], TaskSpec] | None = None,
+    auto: Callable[[Plan], Auto] | None = None,
     as_json: bool = False,
     tokens_per_second: float | None = None,
 ) -> int:
     """Reads all of the inputs of `spec`, says what a run would make of them and returns what its exit code would be, 0 or 3.
 
-    `pooling` gives the task that is meant if the model pools, where that is not said. Raises InferError, Interrupted, BrokenPipeError.
+    `auto` gives the tasks that may be meant, where nobody says which. Raises InferError, Interrupted, BrokenPipeError.
     """
     from infer.core.build.plan import make_plan
     from infer.core.engine.limits import Limits
     from infer.core.jobs.check import Findings, check
     from infer.core.jobs.input.inputs import Inputs
     from infer.core.jobs.input.reader import RecordReader
+    from infer.core.jobs.tasks.auto import Auto
 
     io = spec.io
     said: set[str] = set()
@@ -66,12 +68,15 @@ def check_input(
         stack.callback(inputs.close)
         size = inputs.size
         plan = make_plan(_without_torch(spec.args), given=spec.origin, compile_kernels=False)
-        task = spec.task if pooling is None or plan.recipe is None else pooling(plan.recipe)
         for note in plan.config.notes:
             once(note)
         reader = RecordReader(inputs.sources, io.max_line_bytes, selection=io.selection)
-        task = task.settled(plan, once)
+        tasks = Auto(spec.task) if auto is None else auto(plan)
+        tasks.otherwise.settled(plan, once)  # a model that cannot do it is refused at once
         limits = plan.limits()
+
+        def task_for(first: Record) -> Task[Any]:
+            return tasks.of(first).settled(plan, once).make_task(plan, warn=once)
 
         def show() -> None:
             if progress.due() or signals.status_wanted():
@@ -84,7 +89,7 @@ def check_input(
         started = time.monotonic()
         stack.callback(progress.close)
         progress.begin()
-        check(reader, lambda first: task.make_task(plan, warn=once, first=first), limits, findings=findings, on_progress=show)
+        check(reader, task_for, limits, findings=findings, on_progress=show)
     need = _kv_numbers(findings, plan, limits) if isinstance(limits, Limits) else None
     if as_json:
         told = findings.to_json() | {"kv_cache": need, "time_s": _seconds(findings, need, tokens_per_second)}

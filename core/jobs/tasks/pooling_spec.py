@@ -13,7 +13,6 @@ from .spec import S, Say, TaskSpec
 
 if TYPE_CHECKING:
     from ...build.plan import Plan
-    from ..record import Record
     from .base import Task
 
 
@@ -43,7 +42,7 @@ class EmbedSpec(PoolingSpec):
     options: EmbedOptions
     output_format: str = "jsonl"
 
-    def _make(self, options: EmbedOptions, plan: Plan, first: Record | None) -> Task[Any]:
+    def _make(self, options: EmbedOptions, plan: Plan) -> Task[Any]:
         return EmbedTask(options, plan.tokenizer, plan.must_pool(), max_model_len=plan.config.max_model_len)
 
     def _own(self, plan: Plan) -> dict[str, Any]:
@@ -83,7 +82,7 @@ class ScoreSpec(PoolingSpec):
 
     options: ScoreOptions
 
-    def _make(self, options: ScoreOptions, plan: Plan, first: Record | None) -> Task[Any]:
+    def _make(self, options: ScoreOptions, plan: Plan) -> Task[Any]:
         return ScoreTask(options, plan.tokenizer, plan.must_pool(), max_model_len=plan.config.max_model_len)
 
     def _own(self, plan: Plan) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from .defaults import with_model_defaults
 
 if TYPE_CHECKING:
     from ...build.plan import Plan
-    from ..record import Record
     from .base import RecordOptions, Task
 
 S = TypeVar("S", bound="TaskSpec")
@@ -43,14 +42,12 @@ class TaskSpec(ABC):
         """This with what only the model's files tell; `say` tells the user. Raises ConfigError, ModelError."""
         return self
 
-    def make_task(
-        self, plan: Plan, *, warn: Say, fingerprint: str = "", now: datetime | None = None, first: Record | None = None
-    ) -> Task[Any]:
-        """The task, for a job at the time `now`. `first` is the first record that is a JSON object, where it is known."""
-        return self._make(replace(self.options, warn=warn, fingerprint=fingerprint, model=plan.name, now=now), plan, first)
+    def make_task(self, plan: Plan, *, warn: Say, fingerprint: str = "", now: datetime | None = None) -> Task[Any]:
+        """The task, for a job at the time `now`."""
+        return self._make(replace(self.options, warn=warn, fingerprint=fingerprint, model=plan.name, now=now), plan)
 
     @abstractmethod
-    def _make(self, options: Any, plan: Plan, first: Record | None) -> Task[Any]:
+    def _make(self, options: Any, plan: Plan) -> Task[Any]:
         """The task with the options as they are in the end."""
 
     @abstractmethod
@@ -95,7 +92,7 @@ class WritingSpec(TaskSpec):
             return self
         return replace(self, options=replace(self.options, defaults=with_model_defaults(self.options.defaults, self.given, plan, say)))
 
-    def _make(self, options: CompletionOptions, plan: Plan, first: Record | None) -> Task[Any]:
+    def _make(self, options: CompletionOptions, plan: Plan) -> Task[Any]:
         return self.make(options, plan)
 
     def job(self, plan: Plan) -> dict[str, Any]:
