@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import RecordError, nearest
-from .bounds import Bounds, bounded, bounds_of
+from .bounds import Bounds, Checked, bounded
 from .params import SamplingParams
 from .structured import StructuredOutputsParams
 
@@ -42,7 +42,7 @@ OF_TOKENS = (
 
 
 @dataclass
-class BeamSearchParams:
+class BeamSearchParams(Checked):
     """Parameters of the search for a prompt's best outputs. Raises RecordError (invalid_type, invalid_value) naming the field.
 
     A beam's cumulative log-probability is the sum, over its output tokens, of the log-softmax of the logits in float32 after
@@ -68,7 +68,7 @@ class BeamSearchParams:
     """True: stop as soon as `beam_width` beams are finished. False: with scoring "hf", stop when the best live beam, at its present
     length, is no better than the worst finished one (transformers' rule, which may miss one); with "vllm" stop when that is certain.
     "never": with "hf" too, only when it is certain."""
-    scoring: str = "vllm"
+    scoring: str = field(default="vllm", metadata={"choices": SCORINGS})
     """The measure of length. "vllm": prompt and output, without the token that ended it; all endings among the 2 * beam_width likeliest
     tokens of a beam are kept, and beams that run out of tokens compete with them. "hf": the output, the ending included; only the
     best beam_width candidates of a step may finish."""
@@ -105,13 +105,9 @@ class BeamSearchParams:
     """Write the token ids of prompt and output beside the text."""
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            if (bounds := bounds_of(f)) is not None:
-                setattr(self, f.name, bounds.check(f.name, getattr(self, f.name)))
+        self.check_fields()
         if self.num_return is not None and self.num_return > self.beam_width:
             raise _invalid("num_return", f"must be at most beam_width {self.beam_width}, not {self.num_return}")
-        if self.scoring not in SCORINGS:
-            raise _invalid("scoring", f"must be {' or '.join(SCORINGS)}, not {self.scoring!r}")
         if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
             raise _invalid("early_stopping", f'must be true, false or "never", not {self.early_stopping!r}')
         same = self.sampling()
@@ -121,14 +117,6 @@ class BeamSearchParams:
     def sampling(self) -> SamplingParams:
         """Sampling parameters with what it says of tokens and endings. Raises RecordError."""
         return SamplingParams(max_tokens=self.max_tokens, **{name: getattr(self, name) for name in OF_TOKENS})
-
-    def clone(self) -> BeamSearchParams:
-        """A copy, checked again. Raises RecordError."""
-        return replace(self)
-
-    @classmethod
-    def field_names(cls) -> frozenset[str]:
-        return frozenset(f.name for f in fields(cls))
 
     def override(self, values: Mapping[str, Any]) -> BeamSearchParams:
         """These parameters with a record's own fields, by our names or aliases, on top. A null keeps the default.

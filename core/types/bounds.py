@@ -9,10 +9,13 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields
-from typing import Any
+from dataclasses import Field, dataclass, field, fields, replace
+from functools import cache
+from typing import Any, TypeVar
 
 from ..errors import RecordError
+
+T = TypeVar("T", bound="Checked")
 
 #: Largest integer that arrays and frames hold.
 MOST = 2**63 - 1
@@ -86,23 +89,36 @@ class Choice:
         return value
 
 
-def checks_of(kind: Any) -> dict[str, Bounds | Flag | Choice]:
-    """The checks of a dataclass's numbers, flags and choices, in the order of its fields."""
-    found: dict[str, Bounds | Flag | Choice] = {}
-    for f in fields(kind):
-        if (bounds := bounds_of(f)) is not None:
-            found[f.name] = bounds
-        elif "choices" in f.metadata:
-            found[f.name] = Choice(f.metadata["choices"])
-        elif f.type == "bool":
-            found[f.name] = Flag()
-    return found
+class Checked:
+    """A dataclass of parameters, whose fields say what they may hold."""
 
+    @classmethod
+    @cache
+    def checks(cls) -> Mapping[str, Bounds | Flag | Choice]:
+        """Of numbers, flags and choices, in the order of the fields."""
+        found: dict[str, Bounds | Flag | Choice] = {}
+        for f in fields(cls):  # type: ignore[arg-type]
+            if (bounds := bounds_of(f)) is not None:
+                found[f.name] = bounds
+            elif "choices" in f.metadata:
+                found[f.name] = Choice(f.metadata["choices"])
+            elif f.type == "bool":
+                found[f.name] = Flag()
+        return found
 
-def check_all(one: Any, checks: Mapping[str, Bounds | Flag | Choice]) -> None:
-    """Raises RecordError for the first field that is wrong; numbers are plain ones afterwards."""
-    for name, check in checks.items():
-        setattr(one, name, check.check(name, getattr(one, name)))
+    @classmethod
+    @cache
+    def field_names(cls) -> frozenset[str]:
+        return frozenset(f.name for f in fields(cls))  # type: ignore[arg-type]
+
+    def check_fields(self) -> None:
+        """Raises RecordError for the first field that is wrong; numbers are plain ones afterwards."""
+        for name, check in self.checks().items():
+            setattr(self, name, check.check(name, getattr(self, name)))
+
+    def clone(self: T) -> T:
+        """A copy, checked again. Raises RecordError."""
+        return replace(self)  # type: ignore[type-var]
 
 
 def bounded(bounds: Bounds, **default: Any) -> Any:

@@ -6,13 +6,12 @@ Knows nothing of engines or files.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from functools import cache
 from typing import Any
 
 from ..errors import RecordError, nearest
-from .bounds import Bounds, Choice, Flag, bounded, check_all, checks_of, is_finite
+from .bounds import Bounds, Checked, bounded, is_finite
 from .structured import GuidedDecodingParams, StructuredOutputsParams
 
 #: Below this a temperature means greedy decoding (as in vLLM).
@@ -53,7 +52,7 @@ class RequestOutputKind(Enum):
 
 
 @dataclass
-class SamplingParams:
+class SamplingParams(Checked):
     """Parameters of one record's draws, and of the end of its output. Names and meanings are vLLM's.
 
     Order of processing per token: `logits_processors`; structured output and `allowed_token_ids`, `bad_words`, `min_tokens`;
@@ -172,7 +171,7 @@ class SamplingParams:
 
     def validate(self) -> None:
         """Raises RecordError (invalid_type, invalid_value) naming the field."""
-        check_all(self, _checks())
+        self.check_fields()
         for name, kind, what in (
             ("stop", str, "strings"),
             ("stop_token_ids", int, "token ids"),
@@ -209,14 +208,6 @@ class SamplingParams:
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise RecordError("invalid_value", f"min_tokens {self.min_tokens} is above max_tokens {self.max_tokens}", param="min_tokens")
 
-    def clone(self) -> SamplingParams:
-        """A copy, checked again. Raises RecordError."""
-        return replace(self)
-
-    @classmethod
-    def field_names(cls) -> frozenset[str]:
-        return frozenset(f.name for f in fields(cls))
-
     def override(self, values: Mapping[str, Any]) -> SamplingParams:
         """These parameters with `values` (a record's own fields, our names or aliases) on top.
 
@@ -239,11 +230,6 @@ class SamplingParams:
         if "structured_outputs" in changes or "guided_decoding" in changes:
             changes.setdefault("structured_outputs", None)  # a record's constraint takes the place of the default one
         return replace(self, **changes) if changes else self
-
-
-@cache
-def _checks() -> Mapping[str, Bounds | Flag | Choice]:
-    return checks_of(SamplingParams)
 
 
 def _plain_list(name: str, value: Any, kind: type, what: str) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ..errors import RecordError
-from .bounds import Bounds, bounded, bounds_of
+from .bounds import Bounds, Checked, bounded
 
 #: Fields that say something -> what is made of the prompt, as `LLM.encode` calls it.
 VALID = {
@@ -18,7 +18,7 @@ VALID = {
 
 
 @dataclass
-class PoolingParams:
+class PoolingParams(Checked):
     """Raises RecordError (invalid_type, invalid_value) naming the field.
 
     vLLM's former `normalize` is `use_activation`.
@@ -36,9 +36,7 @@ class PoolingParams:
     """Reward models: the tokens whose scores are returned."""
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            if (bounds := bounds_of(f)) is not None:
-                setattr(self, f.name, bounds.check(f.name, getattr(self, f.name)))
+        self.check_fields()
         if not isinstance(self.use_activation, (bool, type(None))):
             raise RecordError("invalid_type", "use_activation must be true or false", param="use_activation")
         ids = self.returned_token_ids
