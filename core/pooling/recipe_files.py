@@ -17,6 +17,7 @@ from ..spec.model_spec import ModelSpec
 from ..weights.source import ModelSource
 from .modules import MODULES_FILE, Modules, files_of
 from .recipe import Recipe
+from .similarity import MEASURES
 
 PROMPTS_FILE = "config_sentence_transformers.json"
 #: Names that sentence-transformers has given the file, the first that is there counts.
@@ -28,7 +29,6 @@ _PROMPT_KINDS = {
     "prompts": OBJECT | NULL,
     **dict.fromkeys(("default_prompt_name", "similarity_fn_name", "activation_fn"), TEXT | NULL),
 }
-_SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 
 
 def read_modules(source: ModelSource) -> list[dict[str, Any]] | None:
@@ -127,8 +127,8 @@ def _prompts(source: ModelSource) -> dict[str, Any]:
     if name is not None and name not in prompts:
         raise ModelError(f"{path}: default_prompt_name {name!r} is not one of its prompts ({', '.join(prompts) or 'there are none'})")
     similarity = found.get("similarity_fn_name") or "cosine"
-    if similarity not in _SIMILARITIES:
-        raise ModelError(f"{path}: similarity_fn_name {similarity!r} is not supported; supported: {', '.join(_SIMILARITIES)}")
+    if similarity not in MEASURES:
+        raise ModelError(f"{path}: similarity_fn_name {similarity!r} is not supported; supported: {', '.join(MEASURES)}")
     return {
         "prompts": {key: value or "" for key, value in prompts.items()},
         "default_prompt_name": name,

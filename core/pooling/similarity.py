@@ -17,9 +17,9 @@ def similarity(measure: str, a: Vector, b: Vector) -> np.float32:
     with a vector of zeros is 0.
 
     Args:
-        measure: "cosine", "dot", "euclidean" or "manhattan".
+        measure: one of MEASURES.
     """
-    return np.float32(_MEASURES[measure](a.astype(np.float64), b.astype(np.float64)))
+    return np.float32(MEASURES[measure](a.astype(np.float64), b.astype(np.float64)))
 
 
 def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
@@ -27,11 +27,9 @@ def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return float((a * b).sum()) / lengths if lengths else 0.0
 
 
-_MEASURES: dict[str, Callable[[NDArray[np.float64], NDArray[np.float64]], float]] = {
+MEASURES: dict[str, Callable[[NDArray[np.float64], NDArray[np.float64]], float]] = {
     "cosine": _cosine,
     "dot": lambda a, b: float((a * b).sum()),
     "euclidean": lambda a, b: -float(np.sqrt(np.square(a - b).sum())),
     "manhattan": lambda a, b: -float(np.abs(a - b).sum()),
 }
-
-MEASURES = tuple(_MEASURES)
