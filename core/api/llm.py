@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 from ..build.plan import make_plan
 from ..containment import contained
-from ..errors import ConfigError, RecordError, UnknownArgument, nearest
+from ..errors import ConfigError, RecordError
 from ..fleet.start import start as start_engine
 from ..intake.prompts import PromptIntake
 from ..intake.remarks import Remarks
@@ -127,9 +127,6 @@ class LLM(PoolingCalls):
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "kwargs")}
         kwargs.pop("disable_log_stats", None)
-        for name in kwargs:
-            if name not in EngineArgs.settings():
-                raise UnknownArgument(f"LLM() has no argument {name!r}{nearest(name, EngineArgs.settings())}")
         if "torch" not in sys.modules:
             bound_spinning()
         plan = make_plan(EngineArgs.from_kwargs(**given, **kwargs))

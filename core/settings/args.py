@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
-from ..errors import ConfigError, nearest
+from ..errors import ConfigError, UnknownArgument, nearest
 from ..spec.model_spec import ModelSpec
 from ..spec.task import choose_task
 from ..types.structured import BACKENDS
@@ -239,10 +239,10 @@ class EngineArgs:
 
     @classmethod
     def from_kwargs(cls, **kwargs: Any) -> EngineArgs:
-        """Reads keyword arguments. Raises ConfigError for an unknown name or a wrong value."""
+        """Reads keyword arguments. Raises UnknownArgument, ConfigError for a wrong value."""
         for name in kwargs:
             if name not in cls.settings():
-                raise ConfigError(f"unknown argument {name!r}{nearest(name, cls.settings())}")
+                raise UnknownArgument(f"unknown argument {name!r}{nearest(name, cls.settings())}")
         return cls(**kwargs)
 
     @classmethod

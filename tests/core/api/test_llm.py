@@ -77,9 +77,9 @@ def test_the_signatures_are_the_seeds() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "error", "message"),
     [
-        ({"max_num_seq": 3}, UnknownArgument, "no argument 'max_num_seq'; did you mean 'max_num_seqs'"),
-        ({"max_num_seq": 3}, TypeError, "no argument"),
-        ({"max_num_seq": 3}, ConfigError, "no argument"),
+        ({"max_num_seq": 3}, UnknownArgument, "unknown argument 'max_num_seq'; did you mean 'max_num_seqs'"),
+        ({"max_num_seq": 3}, TypeError, "unknown argument"),
+        ({"max_num_seq": 3}, ConfigError, "unknown argument"),
         ({"max_context_len_to_capture": 8}, ValueError, "use max_seq_len_to_capture"),
         ({"tokenizer_mode": "quick"}, ValueError, "tokenizer_mode must be one of"),
         ({"dtype": "int3"}, ValueError, "dtype must be one of"),
