@@ -62,6 +62,11 @@ def json_type(value: object) -> str:
     return names.get(type(value), type(value).__name__)
 
 
+def wrong_type(name: str, wanted: str, value: Any, *, param: str | None = None) -> RecordError:
+    """The error for a field that is not what is `wanted`."""
+    return RecordError("invalid_type", f"{name} must be {wanted}, not {json_type(value)}", param=param or name)
+
+
 def _listed(array: Any) -> Any:
     """A numpy array as numbers with the digits that orjson gives them: the shortest of their own type."""
     if not hasattr(array, "__array_interface__"):

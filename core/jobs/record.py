@@ -7,7 +7,7 @@ from typing import Any
 
 from ..containment import own_error
 from ..errors import RecordError
-from .jsonl import json_type, loads
+from .jsonl import loads, wrong_type
 
 #: Integers from here on are rounded by programs that read JSON numbers as doubles, so they cannot be ids.
 MAX_ID = 2**53
@@ -78,7 +78,7 @@ class Record(InputLine):
         if value is None or isinstance(value, str):
             return value
         if isinstance(value, bool) or not isinstance(value, int):
-            raise RecordError("invalid_type", f"{name} must be a string or an integer, not {json_type(value)}", param=name)
+            raise wrong_type(name, "a string or an integer", value)
         if abs(value) >= MAX_ID:
             raise RecordError(
                 "invalid_value", f"{name} must be below 2^53 (larger ones are rounded by many readers): use a string", param=name

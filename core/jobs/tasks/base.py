@@ -17,7 +17,7 @@ from ...containment import own_error
 from ...errors import RecordError
 from ...intake.intake import Intake
 from ...intake.remarks import Remarks
-from ..jsonl import json_type
+from ..jsonl import wrong_type
 from ..recent import Recent
 from ..record import Record
 from ..row_format import FlatRows, JsonRows, RowFormat
@@ -252,7 +252,7 @@ class Task(ABC, Generic[P]):
             return None
         value = fields[name]
         if not isinstance(value, str):
-            raise RecordError("invalid_type", f"{name} must be a string, not {json_type(value)}", param=name)
+            raise wrong_type(name, "a string", value)
         return value
 
     def check_column(self, fields: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from ...text.reasoning import ReasoningParser, reasoning_parser
 from ...text.spelling import Spelling
 from ...text.tool_calls import ToolCallParser, tool_call_parser
 from ...types.outputs import CompletionOutput
-from ..jsonl import json_type
+from ..jsonl import wrong_type
 from . import tools
 from .completion import CompletionOptions, CompletionTask
 from .constraint import constraint_of
@@ -126,9 +126,7 @@ class ChatTask(CompletionTask):
         if kwargs is None:
             return found
         if not isinstance(kwargs, dict):
-            raise RecordError(
-                "invalid_type", f"chat_template_kwargs must be an object, not {json_type(kwargs)}", param="chat_template_kwargs"
-            )
+            raise wrong_type("chat_template_kwargs", "an object", kwargs)
         for name in kwargs:
             if name in _RENDER_FIELDS:
                 raise RecordError("invalid_value", f"{name} belongs on the line itself", param="chat_template_kwargs")
@@ -182,7 +180,7 @@ class ChatTask(CompletionTask):
         if given.get("logprobs") is True:
             given["logprobs"] = 0 if top is None else top
             if type(given["logprobs"]) is not int:
-                raise RecordError("invalid_type", f"top_logprobs must be an integer, not {json_type(top)}", param="top_logprobs")
+                raise wrong_type("top_logprobs", "an integer", top)
         elif top is not None:
             raise RecordError("invalid_value", "top_logprobs needs logprobs: true", param="top_logprobs")
         return given

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...errors import RecordError, nearest
 from ...types.structured import StructuredOutputsParams
-from ..jsonl import json_type
+from ..jsonl import wrong_type
 
 #: vLLM's older fields of a request -> field of StructuredOutputsParams.
 GUIDED = {
@@ -60,7 +60,7 @@ def constraint_of(fields: Mapping[str, Any]) -> tuple[bool, StructuredOutputsPar
 
 def _response_format(value: Any, how: Mapping[str, Any]) -> StructuredOutputsParams | None:
     if not isinstance(value, dict):
-        raise RecordError("invalid_type", f"response_format must be an object, not {json_type(value)}", param="response_format")
+        raise wrong_type("response_format", "an object", value)
     kind = value.get("type")
     if kind == "text":
         return None
@@ -82,9 +82,7 @@ def _schema(value: Mapping[str, Any]) -> Any:
     """The schema of a response_format. OpenAI wraps it in an object with a name; a bare one under `schema` is taken too."""
     wrapped = value.get("json_schema", value)
     if not isinstance(wrapped, dict):
-        raise RecordError(
-            "invalid_type", f"response_format: json_schema must be an object, not {json_type(wrapped)}", param="response_format"
-        )
+        raise wrong_type("response_format: json_schema", "an object", wrapped, param="response_format")
     if not isinstance(wrapped.get("strict", False), (bool, type(None))):
         raise RecordError("invalid_type", "response_format: strict must be true or false", param="response_format")
     schema = wrapped.get("schema")

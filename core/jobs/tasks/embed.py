@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ...errors import RecordError
 from ...pooling.recipe import Recipe
 from ...types.pooling_request import Pooled
-from ..jsonl import json_type
+from ..jsonl import json_type, wrong_type
 from ..output.sinks.vectors import decoded_dtype, encode_vector
 from ..row_format import MatrixRows
 from . import openai_batch
@@ -109,9 +109,7 @@ class EmbedTask(PoolingTask):
         if isinstance(value, str):
             return [self.text(value, name)], False
         if not isinstance(value, list):
-            raise RecordError(
-                "invalid_type", f"{name} must be a string, a list of token ids or a list of texts, not {json_type(value)}", param=name
-            )
+            raise wrong_type(name, "a string, a list of token ids or a list of texts", value)
         if not value:
             raise RecordError("invalid_value", f"{name} is an empty list: there is no text", param=name)
         if type(value[0]) is int:

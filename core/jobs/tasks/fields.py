@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import RecordError
 from ...types.params import ALIASES, NOT_SUPPORTED_YET, SamplingParams
-from ..jsonl import json_type
+from ..jsonl import wrong_type
 from . import constraint
 
 #: Sampling parameters, ours and those refused by name.
@@ -63,7 +63,7 @@ def flag(fields: Mapping[str, Any], name: str, default: bool) -> bool:
     if value is None:
         return default
     if not isinstance(value, bool):
-        raise RecordError("invalid_type", f"{name} must be true or false, not {json_type(value)}", param=name)
+        raise wrong_type(name, "true or false", value)
     return value
 
 
@@ -73,7 +73,7 @@ def priority_of(fields: Mapping[str, Any]) -> int:
     if value is None:
         return 0
     if type(value) is not int:
-        raise RecordError("invalid_type", f"priority must be an integer, not {json_type(value)}", param="priority")
+        raise wrong_type("priority", "an integer", value)
     if abs(value) > _MAX_PRIORITY:
         raise RecordError("invalid_value", f"priority must be at least {-_MAX_PRIORITY} and at most {_MAX_PRIORITY}", param="priority")
     return value

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import RecordError
 from ...text.spelling import Spelling
 from ...types.outputs import CompletionOutput
-from ..jsonl import json_type
+from ..jsonl import wrong_type
 from .completion import CompletionOptions, CompletionTask
 from .pending import PendingPrompt
 from .rows import completion_logprobs
@@ -48,7 +48,7 @@ class GenerateTask(CompletionTask):
                 raise RecordError("unsupported", "a list of prompts on one line is not supported: one prompt a line", param="prompt")
             return _token_ids("prompt", prompt)
         if not isinstance(prompt, str):
-            raise RecordError("invalid_type", f"prompt must be a string or a list of token ids, not {json_type(prompt)}", param="prompt")
+            raise wrong_type("prompt", "a string or a list of token ids", prompt)
         return prompt
 
     def sampling_of(self, fields: Mapping[str, Any]) -> dict[str, Any]:

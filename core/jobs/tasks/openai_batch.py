@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import RecordError, nearest
-from ..jsonl import json_type
+from ..jsonl import wrong_type
 
 #: What a line is asked of -> the command that answers it.
 COMMANDS = {
@@ -72,14 +72,14 @@ def body_of(fields: Mapping[str, Any], command: str) -> dict[str, Any]:
     if method != "POST":
         raise RecordError("invalid_value", "method must be POST", param="method")
     if not isinstance(url, str):
-        raise RecordError("invalid_type", f"url must be a string, not {json_type(url)}", param="url")
+        raise wrong_type("url", "a string", url)
     if url not in COMMANDS:
         known = ", ".join(COMMANDS)
         raise RecordError("unsupported", f"url {url[:100]!r} is not supported{nearest(url[:100], COMMANDS)} (known: {known})", param="url")
     if COMMANDS[url] != command:
         raise RecordError("unsupported", f"a line with url {url} belongs to infer {COMMANDS[url]}", param="url")
     if not isinstance(body, dict):
-        raise RecordError("invalid_type", f"body must be an object, not {json_type(body)}", param="body")
+        raise wrong_type("body", "an object", body)
     return body
 
 

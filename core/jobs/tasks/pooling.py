@@ -14,7 +14,7 @@ from ...pooling.texts import TextEncoder
 from ...text.fitting import SIDES
 from ...types.pooling_params import PoolingParams
 from ...types.pooling_request import Pooled
-from ..jsonl import json_type
+from ..jsonl import json_type, wrong_type
 from ..tally import Tally
 from . import constraint
 from . import fields as known
@@ -114,8 +114,7 @@ class PoolingTask(Task[PendingTexts]):
         if asked is not None:
             raise RecordError("invalid_value", "give truncate or truncate_prompt_tokens, not both", param="truncate_prompt_tokens")
         if type(limit) is not int:
-            message = f"truncate_prompt_tokens must be an integer, not {json_type(limit)}"
-            raise RecordError("invalid_type", message, param="truncate_prompt_tokens")
+            raise wrong_type("truncate_prompt_tokens", "an integer", limit)
         if limit < 1 and limit != -1:
             raise RecordError("invalid_value", "truncate_prompt_tokens must be -1 or at least 1", param="truncate_prompt_tokens")
         return side or self.options.truncate or "right", self.max_model_len if limit == -1 else limit
@@ -126,13 +125,13 @@ class PoolingTask(Task[PendingTexts]):
         if use is not None and alias is not None:
             raise RecordError("invalid_value", "use_activation and normalize are the same: give one", param="normalize")
         if alias is not None and not isinstance(alias, bool):
-            raise RecordError("invalid_type", f"normalize must be true or false, not {json_type(alias)}", param="normalize")
+            raise wrong_type("normalize", "true or false", alias)
         return PoolingParams(use_activation=alias if use is None else use, **more)
 
     def named_prompt(self, name: Any) -> str:
         """The text of a prompt of the recipe. Raises RecordError."""
         if not isinstance(name, str):
-            raise RecordError("invalid_type", f"prompt_name must be a string, not {json_type(name)}", param="prompt_name")
+            raise wrong_type("prompt_name", "a string", name)
         try:
             return self.recipe.prefix_of(name)
         except ConfigError as error:
@@ -141,7 +140,7 @@ class PoolingTask(Task[PendingTexts]):
     def text(self, value: Any, name: str) -> str:
         """A text of the field `name`. Raises RecordError."""
         if not isinstance(value, str):
-            raise RecordError("invalid_type", f"{name} must be a string, not {json_type(value)}", param=name)
+            raise wrong_type(name, "a string", value)
         if self.tokenizer is None:
             raise RecordError("unsupported", "without a tokenizer a text can only be token ids", param=name)
         return value

@@ -12,7 +12,7 @@ from ...errors import ConfigError, RecordError
 from ...pooling.recipe import Recipe
 from ...pooling.similarity import similarity
 from ...types.pooling_request import Pooled
-from ..jsonl import json_type
+from ..jsonl import wrong_type
 from . import openai_batch
 from .pending import PendingTexts
 from .pooling import PoolingOptions, PoolingTask, usage_of
@@ -100,7 +100,7 @@ class ScoreTask(PoolingTask):
         if set(names) == {"query", "documents"}:
             documents = fields["documents"]
             if not isinstance(documents, list):
-                raise RecordError("invalid_type", f"documents must be a list of strings, not {json_type(documents)}", param="documents")
+                raise wrong_type("documents", "a list of strings", documents)
             return True, [self.text(fields["query"], "query")], self._list(documents, "documents"), True
         if set(names) == {"text_1", "text_2"}:
             first, second = fields["text_1"], fields["text_2"]
@@ -129,7 +129,7 @@ class ScoreTask(PoolingTask):
             raise RecordError("missing_field", 'a line of /v1/rerank needs "query" and "documents"', param="documents")
         top_n = fields.get("top_n")
         if top_n is not None and type(top_n) is not int:
-            raise RecordError("invalid_type", f"top_n must be an integer, not {json_type(top_n)}", param="top_n")
+            raise wrong_type("top_n", "an integer", top_n)
         if top_n is not None and top_n < 0:
             raise RecordError("invalid_value", "top_n must be at least 0 (0: all)", param="top_n")
         return _Reply(num_queries, many, tuple(second), top_n or None)

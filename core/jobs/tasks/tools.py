@@ -8,7 +8,7 @@ from typing import Any
 
 from ...errors import RecordError, nearest
 from ...types.structured import StructuredOutputsParams
-from ..jsonl import json_type
+from ..jsonl import wrong_type
 from .fields import flag
 
 FIELDS = frozenset({"tools", "tool_choice", "parallel_tool_calls"})
@@ -87,7 +87,7 @@ def _wanted(choice: Any) -> str | None:
     if isinstance(choice, str):
         raise RecordError("invalid_value", "tool_choice must be auto, none, required or a function", param="tool_choice")
     if not isinstance(choice, dict):
-        raise RecordError("invalid_type", f"tool_choice must be a string or an object, not {json_type(choice)}", param="tool_choice")
+        raise wrong_type("tool_choice", "a string or an object", choice)
     function = choice.get("function")
     if choice.get("type", "function") != "function" or not isinstance(function, dict) or not isinstance(function.get("name"), str):
         message = 'a tool_choice that is an object must be {"type": "function", "function": {"name": …}}'
