@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from infer.core.engine.stats import EngineStats
@@ -24,6 +25,10 @@ from infer.core.text.chat import ChatTemplate
 from infer.core.text.pieces import ByteRules, Pieces, name_of
 from infer.core.types.outputs import CompletionOutput, Logprob, RequestOutput
 from infer.core.types.request import Request
+
+# How long an example takes, or to think of one, says more of what else the machine does than of the code.
+hypothesis.settings.register_profile("unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("unhurried")
 
 #: What the drivers of GPUs put there: NVIDIA's, those of its small boards, AMD's, and Windows' for a Linux inside it.
 GPU_FILES = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/kfd", "/dev/dxg")

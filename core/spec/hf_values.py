@@ -146,9 +146,13 @@ def _check(config: Mapping[str, Any], kinds: Mapping[str, Kind], within: str, ov
 
 
 def _wrong(name: str, value: Any, kind: Kind, overrides: Mapping[str, Any], path: Path | str) -> InferError:
-    shown = json.dumps(value, default=repr)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    what = f"{name} is {shown}; it must be {kind.wanted}"
+    what = f"{name} is {shown(value)}; it must be {kind.wanted}"
     if name.partition(".")[0] in overrides:
         return ConfigError(f"hf_overrides (--hf-overrides): {what}")
     return ModelError(f"{path}: {what}")
+
+
+def shown(value: Any) -> str:
+    """The beginning of a value of a model's file, for a message."""
+    text = json.dumps(value, default=repr)
+    return text if len(text) <= 60 else text[:57] + "..."

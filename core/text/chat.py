@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, ModelError, RecordError, nearest
+from ..spec.hf_values import shown
 from .messages import prepare
 from .special_tokens import Reader
 from .tokenizer import Tokenizer
@@ -257,10 +258,8 @@ def _named(value: Any, filename: str) -> dict[str, str]:
     if isinstance(value, list) and all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in value):
         named = {item["name"]: item.get("template") for item in value}
     if not isinstance(named, dict) or not all(isinstance(text, str) for text in named.values()):
-        shown = json.dumps(value)
-        shown = shown if len(shown) <= 60 else shown[:57] + "..."
         raise ModelError(
-            f"{filename}: chat_template is {shown}; it must be a template, a list of objects with a name and a template each, "
+            f"{filename}: chat_template is {shown(value)}; it must be a template, a list of objects with a name and a template each, "
             "or an object of templates by name"
         )
     return named

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
-from ..spec.hf_values import is_text
+from ..spec.hf_values import is_text, shown
 
 if TYPE_CHECKING:
     import tokenizers
@@ -46,8 +46,8 @@ def add_special_tokens(
     extra, more, left = _extra_tokens(config, special_map if old_style else {}, name)
     named.update(more)
     if left := [text for text in left if not known.get(text)]:
-        shown = f"{_ADDITIONAL} has {', '.join(left[:4])}{' and others' if len(left) > 4 else ''}"
-        log.warning("%s%s, which do not count beside the list of %s, as in transformers", prefix(name), shown, _EXTRA)
+        what = f"{_ADDITIONAL} has {', '.join(left[:4])}{' and others' if len(left) > 4 else ''}"
+        log.warning("%s%s, which do not count beside the list of %s, as in transformers", prefix(name), what, _EXTRA)
 
     missing: dict[str, AddedToken] = {}
     for _, spec in _added_tokens(config, name):
@@ -111,9 +111,7 @@ def _added_tokens(config: Mapping[str, Any], name: str) -> list[tuple[int, Any]]
 
 
 def _wrong(name: str, key: str, value: Any, wanted: str, file: str = CONFIG) -> ModelError:
-    shown = json.dumps(value)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return ModelError(f"{prefix(name)}{file}: {key} is {shown}; it must be {wanted}")
+    return ModelError(f"{prefix(name)}{file}: {key} is {shown(value)}; it must be {wanted}")
 
 
 def _token_text(value: Any) -> str | None:

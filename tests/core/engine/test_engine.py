@@ -53,7 +53,7 @@ requests = st.lists(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     requests=requests,
     block_size=st.sampled_from([1, 2, 4, 8]),

@@ -39,7 +39,7 @@ def check(output: RequestOutput, oracle: Any, count: int) -> None:
             assert entry.rank == order.index(token) + 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     prompts=st.lists(
         st.tuples(st.lists(st.integers(3, 5), min_size=1, max_size=30), st.sampled_from([None, 0, 1, 3, -1]), st.integers(1, 3)),

@@ -491,7 +491,7 @@ crashes = st.lists(
 
 
 @pytest.mark.parametrize("case", [name for name in CASES if "never" not in name and name != "parquet, always"])
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(crashes=crashes, grows=st.booleans())
 def test_chains_of_crashes(
     case: str,

@@ -422,7 +422,7 @@ fragments = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(fragments | st.binary(max_size=30), max_size=60), st.sampled_from(["generate", "chat"]), st.integers(0, 5))
 def test_any_bytes_give_one_row_a_line(run_job: Any, pieces: list[bytes], command: str, schedule: int) -> None:
     data = b"".join(pieces)

@@ -74,7 +74,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output_module, "COMMIT_EVERY", 0.0)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cases)
 def test_what_is_gone_on_with_is_the_same_job(attempt: Any, tmp_path_factory: pytest.TempPathFactory, case: dict[str, Any]) -> None:
     folder = tmp_path_factory.mktemp("case", numbered=True)

@@ -212,7 +212,7 @@ def test_the_blocks_of_one_that_goes_are_free_again(end: str) -> None:
 
 
 # -- the books -----------------------------------------------------------------------------------------------------
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     prompts=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 25), st.integers(3, 5)), min_size=2, max_size=12),
     num_blocks=st.integers(14, 30),

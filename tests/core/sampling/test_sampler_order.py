@@ -285,7 +285,7 @@ ROWS = st.tuples(
 
 
 @pytest.mark.parametrize("mode", ["processed_logprobs", "raw_logprobs"])
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(ROWS, min_size=1, max_size=6))
 def test_any_mix_in_any_company(backend: str, mode: str, rows: list[tuple[dict[str, Any], list[int], set[int] | None, int]]) -> None:
     """A batch of any parameters: each row is what the plain rules give, and to the bit what it gets alone."""

@@ -17,7 +17,7 @@ TEXTS = st.one_of(
     st.sampled_from(["The fox doesn't!", "我能 😀👨‍👩‍👧‍👦 b", "  two spaces", " café\n\n\tx", "中中中", "<s> x", ""]),
     st.text(max_size=10),
 ).filter(lambda s: s.encode("utf-8", "ignore").decode() == s)
-FEW = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def incremental(t: Tokenizer, prompt: list[int], pieces: list[list[int]], skip: bool) -> str:

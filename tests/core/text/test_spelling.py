@@ -28,7 +28,7 @@ WORDS = ["The fox doesn't!", "我能 😀👨‍👩‍👧‍👦 b", "  two  s
 TEXTS = st.one_of(st.sampled_from(WORDS), st.text(alphabet="ab ▁de,.!?'\né中😀\u200d\ufffd", max_size=20), st.text(max_size=10)).filter(
     lambda s: s.encode("utf-8", "ignore").decode() == s
 )
-FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="session")

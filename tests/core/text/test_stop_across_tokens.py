@@ -34,7 +34,7 @@ def follow(tokenizer: Tokenizer, prompt: list[int], output: list[int], params: S
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_the_first_stop_string_that_is_complete_cuts_the_text(toys: dict[str, Tokenizer], kind: str, data: st.DataObject) -> None:
     tokenizer = toys[kind]

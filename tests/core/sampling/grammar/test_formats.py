@@ -56,7 +56,7 @@ def test_examples(name: str) -> None:
     assert all(CHECKER.conforms(text, name) for text in GOOD[name])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data())
 def test_what_is_let_through_conforms(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(["date", "date-time", "ipv4", "ipv6", "uuid", "email"]))

@@ -276,7 +276,7 @@ def complaints(text: str, schema: Any) -> list[str]:
     return [e.message for e in jsonschema.Draft202012Validator(schema).iter_errors(json.loads(text))]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(st.recursive(st.one_of(st.booleans(), schemas(st.just(True))), schemas, max_leaves=5))
 def test_any_schema_that_is_not_refused_is_kept(tokenizer: Tokenizer, grammars: Grammars, schema: Any) -> None:
     try:

@@ -146,7 +146,7 @@ def patterns(draw: st.DrawFn, depth: int = 2) -> str:
     return "".join(parts)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(patterns(), st.lists(TEXTS, min_size=1, max_size=8))
 def test_the_same_texts_match(pattern: str, texts: list[str]) -> None:
     """What matches does so whichever alphabet the classes are of; of ASCII texts it is all that matches."""
