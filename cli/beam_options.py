@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import click
@@ -10,46 +11,33 @@ import click
 from infer.core.errors import RecordError
 from infer.core.types.beam_params import OF_TOKENS, SCORINGS, BeamSearchParams
 
-from .command import Option, usage
+from .command import Option, usage, with_options
 from .sampling_options import given_sampling, sampling_options
 from .value_types import number
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _BEAM = "infer.beam"
+_option = partial(click.option, cls=Option, group="Search (a record's own fields win)", store=_BEAM, default=None)
 _EARLY = {"true": True, "false": False, "never": "never"}
 
 
 def beam_options(command: F) -> F:
     """Adds the options of the search, and those of sampling that mean something in one."""
     command = sampling_options(command, only={"max_tokens", *OF_TOKENS}, unless_given={"temperature": 0.0})
-    options = (
-        ("--width", "beam_width", click.INT, 4, "Beams kept at each step; at most 64."),
-        ("--num-return", "num_return", click.INT, None, "Continuations to write, best first; default: all of --width."),
-        ("--length-penalty", "length_penalty", number(float, none=False), 1.0, "A score is the log-probability / length ** this."),
-        (
+    options = [
+        _option("--width", "beam_width", type=click.INT, shown=4, help="Beams kept at each step; at most 64."),
+        _option("--num-return", type=click.INT, help="Continuations to write, best first; default: all of --width."),
+        _option("--length-penalty", type=number(float, none=False), shown=1.0, help="A score is the log-probability / length ** this."),
+        _option(
             "--early-stopping",
-            "early_stopping",
-            click.Choice(list(_EARLY)),
-            "false",
-            "Stop at --width finished beams; never: only when no better one can come.",
+            type=click.Choice(list(_EARLY)),
+            shown="false",
+            help="Stop at --width finished beams; never: only when no better one can come.",
         ),
-        ("--scoring", "scoring", click.Choice(SCORINGS), "vllm", "What length is: prompt and output, or (hf) the output."),
-    )
-    for flag, name, type_, shown, text in reversed(options):
-        option = click.option(
-            flag,
-            name,
-            cls=Option,
-            group="Search (a record's own fields win)",
-            store=_BEAM,
-            type=type_,
-            default=None,
-            shown=shown,
-            help=text,
-        )
-        command = option(command)
-    return command
+        _option("--scoring", type=click.Choice(SCORINGS), shown="vllm", help="What length is: prompt and output, or (hf) the output."),
+    ]
+    return with_options(command, options)
 
 
 def beam_params() -> BeamSearchParams:

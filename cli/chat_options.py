@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -14,7 +15,7 @@ from infer.core.jobs.tasks.chat import ChatOptions, ChatTask
 from infer.core.text import reasoning, tool_calls
 from infer.core.text.chat import CONTENT_FORMATS, template_text
 
-from .command import Option
+from .command import Option, with_options
 
 if TYPE_CHECKING:
     from infer.core.build.plan import Plan
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _CHAT = "infer.chat"
-_GROUP = "Conversations"
+_option = partial(click.option, cls=Option, group="Conversations", store=_CHAT, default=None)
 
 
 def chat_options(command: F) -> F:
@@ -57,13 +58,7 @@ def chat_options(command: F) -> F:
             help="How the model writes its reasoning: it becomes the message's reasoning_content.",
         ),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _option(flag: str, **how: Any) -> Callable[[F], F]:
-    return click.option(flag, cls=Option, group=_GROUP, store=_CHAT, default=None, **how)
+    return with_options(command, options)
 
 
 @dataclass(frozen=True)

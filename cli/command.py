@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
@@ -52,6 +53,13 @@ class Command(click.Command):
 def usage(message: str) -> click.UsageError:
     """The error for options of the running command that cannot be had."""
     return click.UsageError(message, click.get_current_context())
+
+
+def with_options(command: Any, options: Iterable[Callable[[Any], Any]]) -> Any:
+    """`command` with some options, which its help shows in this order."""
+    for option in reversed(list(options)):
+        command = option(command)
+    return command
 
 
 class Option(click.Option):

@@ -3,71 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, TypeVar
 
 import click
 
-from .command import Option, usage
+from .command import Option, usage, with_options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _POOLING = "infer.pooling"
 
-_VECTORS = "Vectors (default: as the model's files say)"
-_TEXTS = "Texts (a record's own fields win)"
-_ROWS = "Rows"
+_option = partial(click.option, cls=Option, store=_POOLING, default=None)
+_vectors = partial(_option, group="Vectors (default: as the model's files say)")
+_texts = partial(_option, group="Texts (a record's own fields win)")
 
-#: Flag -> name, section, how it is declared. `shown` is the default where there is one.
-_OPTIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
-    (
-        "--pooling",
-        "pooling",
-        _VECTORS,
-        {"type": click.Choice(["cls", "mean", "last"]), "help": "Tokens that a vector is made of: the first, all, or the last."},
+_OPTIONS: dict[str, Callable[[Any], Any]] = {
+    "pooling": _vectors(
+        "--pooling", type=click.Choice(["cls", "mean", "last"]), help="Tokens that a vector is made of: the first, all, or the last."
     ),
-    ("--normalize/--no-normalize", "normalize", _VECTORS, {"type": click.BOOL, "help": "Scale vectors to length 1."}),
-    (
-        "--dimensions",
-        "dimensions",
-        _VECTORS,
-        {"type": click.IntRange(min=1), "metavar": "N", "help": "Cut vectors to their first N values, if the model was made for that."},
+    "normalize": _vectors("--normalize/--no-normalize", type=click.BOOL, help="Scale vectors to length 1."),
+    "dimensions": _vectors(
+        "--dimensions", type=click.IntRange(min=1), metavar="N", help="Cut vectors to their first N values, if the model was made for that."
     ),
-    (
-        "--prompt-name",
-        "prompt_name",
-        _TEXTS,
-        {"metavar": "NAME", "help": "Put this prompt of the model's before texts; default: the one its files call the default."},
+    "prompt_name": _texts(
+        "--prompt-name", metavar="NAME", help="Put this prompt of the model's before texts; default: the one its files call the default."
     ),
-    ("--prefix", "prefix", _TEXTS, {"metavar": "TEXT", "help": "Put this before texts, in place of a prompt of the model's."}),
-    (
-        "--query-prefix",
-        "query_prefix",
-        _TEXTS,
-        {"metavar": "TEXT", "help": "Put this before query or text_1; default: the model's prompt for queries."},
+    "prefix": _texts("--prefix", metavar="TEXT", help="Put this before texts, in place of a prompt of the model's."),
+    "query_prefix": _texts(
+        "--query-prefix", metavar="TEXT", help="Put this before query or text_1; default: the model's prompt for queries."
     ),
-    (
-        "--document-prefix",
-        "document_prefix",
-        _TEXTS,
-        {"metavar": "TEXT", "help": "Put this before documents or text_2; default: the model's prompt for documents."},
+    "document_prefix": _texts(
+        "--document-prefix", metavar="TEXT", help="Put this before documents or text_2; default: the model's prompt for documents."
     ),
-    (
+    "encoding": _option(
         "--encoding",
-        "encoding",
-        _ROWS,
-        {"type": click.Choice(["float", "base64"]), "shown": "float", "help": "Vectors in lines: numbers, or base64 of their bytes."},
+        group="Rows",
+        type=click.Choice(["float", "base64"]),
+        shown="float",
+        help="Vectors in lines: numbers, or base64 of their bytes.",
     ),
-)
+}
 EMBED = frozenset({"pooling", "normalize", "dimensions", "prompt_name", "prefix", "encoding"})
 SCORE = frozenset({"pooling", "normalize", "dimensions", "query_prefix", "document_prefix"})
 
 
 def pooling_options(command: F, *, only: Collection[str]) -> F:
     """Adds those of the options that are named; read them with `given_pooling()`."""
-    for flag, name, group, how in reversed(_OPTIONS):
-        if name in only:
-            command = click.option(flag, name, cls=Option, group=group, store=_POOLING, default=None, **how)(command)
-    return command
+    return with_options(command, [option for name, option in _OPTIONS.items() if name in only])
 
 
 def matrix_options(command: F) -> F:

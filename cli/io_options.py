@@ -15,7 +15,7 @@ import click
 from infer.core.jobs.options import JobOptions
 
 from . import streams
-from .command import usage
+from .command import usage, with_options
 from .value_types import MAX_ERRORS, REDO, SHARD, SIZE
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -121,7 +121,7 @@ def io_options(command: F) -> F:
         return command(io=io, **kwargs)
 
     paths = click.argument("paths", metavar="[IN] [OUT]", nargs=-1, type=click.Path(allow_dash=True))
-    return _with_options(with_io, [paths, *_INPUT, *_OUTPUT, *_READING, *_SAYING])
+    return with_options(with_io, [paths, *_INPUT, *_OUTPUT, *_READING, *_SAYING])
 
 
 def input_options(command: F) -> F:
@@ -134,13 +134,7 @@ def input_options(command: F) -> F:
         return command(io=JobOptions(inputs, "-", overwrite=False, stats=None, report_cache=False, **values), **kwargs)
 
     paths = click.argument("paths", metavar="[IN]", nargs=-1, type=click.Path(allow_dash=True))
-    return _with_options(with_io, [paths, *_INPUT, *_READING, *_SAYING])
-
-
-def _with_options(command: Any, options: list[Callable[[Any], Any]]) -> Any:
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return with_options(with_io, [paths, *_INPUT, *_READING, *_SAYING])
 
 
 def _paths(paths: tuple[str, ...], inputs: tuple[str, ...], *, outputs: int = 1) -> tuple[tuple[str, ...], str]:
