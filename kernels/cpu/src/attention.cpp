@@ -7,6 +7,8 @@
 //
 // key cache    [block][kv head][dim pair][token][2]   a dot product covers 16 tokens at once, without horizontal sums
 // value cache  [block][kv head][token][dim]
+//
+// It is one kernel for three types of values, and so one file.
 
 #include <algorithm>
 #include <atomic>
