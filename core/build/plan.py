@@ -21,7 +21,7 @@ from ..text.tokenizer import Tokenizer
 from ..weights.find import own_name
 from ..weights.fit import check_stack, check_weights
 from ..weights.formats import METHODS
-from ..weights.quantized import QuantizedSource
+from ..weights.quantized import DESCRIBED_BY, QuantizedSource
 from ..weights.source import ModelSource
 from .files import find_model, find_tokenizer
 from .generation_config import sampling_defaults
@@ -141,7 +141,7 @@ def make_plan(
         ConfigError: contradicting settings. ModelError: the model's small files cannot be used, or it cannot do what `args.task` says.
     """
     source = source or find_model(args)
-    _check_quantization(args.quantization, source)
+    _check_quantization(args, source)
     spec = source.spec(args.hf_overrides)
     task, recipe = _use(args, source, spec)
     if args.load_format != "dummy" and source.has_weights:  # `infer check` needs none
@@ -161,8 +161,11 @@ def make_plan(
     return Plan(config, source, tokenizer, tokenizer_source, recipe)
 
 
-def _check_quantization(asked: str | None, source: ModelSource) -> None:
-    """Raises ConfigError if the checkpoint is not what --quantization says that it is."""
+def _check_quantization(args: EngineArgs, source: ModelSource) -> None:
+    """Raises ConfigError if the checkpoint is not what the settings say that it is."""
+    asked = args.quantization
+    if stated := set(DESCRIBED_BY) & (args.hf_overrides or {}).keys():
+        raise ConfigError(f"hf_overrides: {', '.join(stated)} tells how weights are quantized, which the model's own files alone can")
     if isinstance(source, QuantizedSource):
         if asked not in (None, source.layers.method):
             raise ConfigError(

@@ -103,8 +103,8 @@ class EngineArgs:
         None,
         "int8: weights and activations of linear layers as 8-bit integers, made when the model is loaded. A quantized checkpoint "
         "is read as its config.json says; its own method may be named, and no other.",
-        choices=("int8", "compressed-tensors", "gptq"),
-        later=("awq", "awq_marlin", "bitsandbytes", "experts_int8", "fp8", "gguf", "gptq_marlin", "modelopt"),
+        choices=("int8", "auto-round", "awq", "bitsandbytes", "compressed-tensors", "fp8", "gptq", "modelopt", "mxfp4"),
+        later=("awq_marlin", "experts_int8", "fbgemm_fp8", "gguf", "gptq_marlin", "modelopt_fp4"),
     )
     quantize_lm_head: bool = _writing(False, "Quantize the output head too: faster, less accurate.")
     load_format: str = _model(

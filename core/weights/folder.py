@@ -46,6 +46,15 @@ class FolderSource(ModelSource):
     def tensors(self) -> dict[str, TensorInfo]:
         return {name: entry.info for shard in self._shards.values() for name, entry in shard.items()}
 
+    def content(self, name: str) -> bytes:
+        path, entry = next((path, entries[name]) for path, entries in self._shards.items() if name in entries)
+        try:
+            with path.open("rb") as f:
+                f.seek(entry.start)
+                return f.read(entry.end - entry.start)
+        except OSError as e:
+            raise ModelError(f"cannot read {path}: {e.strerror}") from e
+
     def stream(self, cuts: Mapping[str, Cut] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
         for path, entries in self._shards.items():
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ModelError
 from ..spec.support import within
-from .formats import METHODS
+from .formats import BESIDE, METHODS, method_of
 from .formats.base import Format, Layers
 from .source import ModelSource, TensorInfo
 
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from .formats.values import QuantizedWeight
 
 #: Keys of config.json that describe a quantization.
-_KEYS = ("quantization_config", "compression_config")
-_WEIGHT = ".weight"
+DESCRIBED_BY = ("quantization_config", "compression_config")
+
+log = logging.getLogger(__name__)
 
 
 def as_stored(source: ModelSource) -> ModelSource:
@@ -31,23 +33,28 @@ def as_stored(source: ModelSource) -> ModelSource:
 
 
 def read_layers(source: ModelSource) -> Layers | None:
-    """The quantization that config.json describes; None: there is none."""
+    """The quantization that config.json describes, or a file beside it; None: there is none."""
     raw = source.read_json("config.json") or {}
     for one in within(raw):
-        for key in _KEYS:
-            if not (config := one.get(key)):
-                continue
-            method = config.get("quant_method") if isinstance(config, Mapping) else None
-            if not isinstance(method, str) or method not in METHODS:
-                named = repr(method) if method else "by a method that is not named"
-                raise ModelError(
-                    f"{source.name} is quantized ({named}; config.json: {key}), which is not supported; supported: {', '.join(METHODS)}"
-                )
-            try:
-                return METHODS[method](config)
-            except ModelError as error:
-                raise ModelError(f"{source.name} is {error}" if str(error).startswith("quantized") else f"{source.name}: {error}") from None
+        for key in DESCRIBED_BY:
+            if config := one.get(key):
+                return _read_layers(source.name, config, f"config.json: {key}")
+    for file, method in BESIDE.items():
+        if config := source.read_json(file):
+            return _read_layers(source.name, {"quant_method": method, **config}, file)
     return None
+
+
+def _read_layers(name: str, config: object, place: str) -> Layers:
+    """What `config`, found at `place`, says of the model `name`. Raises ModelError."""
+    method = method_of(config) if isinstance(config, Mapping) else None
+    if not isinstance(config, Mapping) or method not in METHODS:
+        named = repr(method) if method else "by a method that is not named"
+        raise ModelError(f"{name} is quantized ({named}; {place}), which is not supported; supported: {', '.join(METHODS)}")
+    try:
+        return METHODS[method](config)
+    except ModelError as error:
+        raise ModelError(f"{name} is {error}" if str(error).startswith("quantized") else f"{name}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -85,21 +92,36 @@ class QuantizedSource(ModelSource):
         layers: dict[str, _Layer] = {}
         by_layer: dict[str, dict[str, TensorInfo]] = {}
         for name, info in raw.items():
-            layer, dot, suffix = name.rpartition(".")
-            by_layer.setdefault(layer, {})[dot + suffix] = info
+            layer, suffix = self._split(name)
+            by_layer.setdefault(layer, {})[suffix] = info
         for layer, parts in by_layer.items():
             form = self.layers.choose(layer)
-            if form is None or form.main not in parts or (form.main == _WEIGHT and parts[_WEIGHT].dtype in _PLAIN):
+            if form is None or not form.is_used(parts):
                 found.update({info.name: info for info in parts.values() if not info.name.endswith(self.layers.ignored)})
                 continue
             made = layers[layer] = self._layer(layer, form, parts)
-            others = parts.keys() - made.wanted - form.optional()
+            others = parts.keys() - made.wanted - made.format.optional()
             found.update({parts[suffix].name: parts[suffix] for suffix in others if not suffix.endswith(self.layers.ignored)})
-            found[layer + _WEIGHT] = TensorInfo(layer + _WEIGHT, (made.out_features, made.in_features), "F32", parts[form.main].file)
+            weight = layer + form.weight
+            found[weight] = TensorInfo(weight, (made.out_features, made.in_features), "F32", parts[form.main].file)
         return found, layers
+
+    def _split(self, name: str) -> tuple[str, str]:
+        """The layer of a tensor, and its suffix."""
+        for suffix in self._suffixes:
+            if name.endswith(suffix):
+                return name.removesuffix(suffix), suffix
+        layer, dot, suffix = name.rpartition(".")
+        return layer, dot + suffix
+
+    @cached_property
+    def _suffixes(self) -> list[str]:
+        """Of quantized layers, the longer ones first."""
+        return sorted(self.layers.suffixes, key=len, reverse=True)
 
     def _layer(self, layer: str, form: Format, parts: Mapping[str, TensorInfo]) -> _Layer:
         main = parts[form.main]
+        form = form.of(parts, lambda suffix: self.source.content(parts[suffix].name))
         out_features, in_features = form.size(main)
         wanted = form.tensors(out_features, in_features)
         for suffix, stored in wanted.items():
@@ -108,10 +130,10 @@ class QuantizedSource(ModelSource):
                 if suffix in form.optional():
                     continue
                 raise ModelError(f"{self.name} is quantized ({self.layers.label}), but {layer} has no {suffix[1:]}; fetch the model again")
-            if tuple(info.shape) != stored.shape or info.dtype not in stored.dtypes:
+            if not stored.fits(info):
                 raise ModelError(
                     f"{main.file}: {info.name} is {info.dtype} {list(info.shape)}; beside {form.main[1:]} {list(main.shape)} "
-                    f"({form.name}, {form.label}) it must be {' or '.join(sorted(stored.dtypes))} {list(stored.shape)}"
+                    f"({form.name}, {form.label}) it must be {stored}"
                 )
         return _Layer(form, out_features, in_features, frozenset(wanted.keys() & parts.keys()))
 
@@ -121,22 +143,26 @@ class QuantizedSource(ModelSource):
         seen, layers = self._read
         cuts = cuts or {}
         parts: dict[str, dict[str, torch.Tensor]] = {}
-        plain = {name: cut for name, cut in cuts.items() if name.removesuffix(_WEIGHT) not in layers}
+        weights = {layer + made.format.weight for layer, made in layers.items()}
+        plain = {name: cut for name, cut in cuts.items() if name not in weights}
+        if self.layers.note:
+            log.info("%s: %s", self.name, self.layers.note)
         for name, tensor in self.source.stream(plain):
             assert not isinstance(tensor, QuantizedWeight), "nothing is quantized twice"
-            layer, dot, suffix = name.rpartition(".")
+            layer, suffix = self._split(name)
             made = layers.get(layer)
-            if made is None or dot + suffix not in made.wanted:
+            if made is None or suffix not in made.wanted:
                 if name in seen:
                     yield name, tensor
                 continue
             have = parts.setdefault(layer, {})
-            have[dot + suffix] = tensor
+            have[suffix] = tensor
             del tensor  # or it would stay while the next one is read
             if have.keys() == made.wanted:
                 weight = self._decoded(layer, made, parts.pop(layer))
-                cut = cuts.get(layer + _WEIGHT)
-                yield layer + _WEIGHT, weight if cut is None else weight.cut(cut)
+                seen_as = layer + made.format.weight
+                cut = cuts.get(seen_as)
+                yield seen_as, weight if cut is None else weight.cut(cut)
                 del weight
 
     def _decoded(self, layer: str, made: _Layer, tensors: dict[str, torch.Tensor]) -> QuantizedWeight:
@@ -147,6 +173,3 @@ class QuantizedSource(ModelSource):
             return made.format.decode(tensors, made.out_features, made.in_features)
         except ModelError as error:
             raise ModelError(f"{self.name}: {layer}: {error}") from None
-
-
-_PLAIN = frozenset({"F64", "F32", "F16", "BF16"})

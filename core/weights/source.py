@@ -75,6 +75,10 @@ class ModelSource(ABC):
         Raises ModelError for files that are missing, cut short, damaged or of a kind that is not read.
         """
 
+    def content(self, name: str) -> bytes:
+        """The bytes of a small tensor, for those that hold no numbers. Without torch. Raises ModelError as `stream` does."""
+        raise NotImplementedError
+
     def exact(self) -> ModelSource:
         """The same with no bit of a quantized weight lost as it is read; itself where none is."""
         return self

@@ -19,14 +19,31 @@ if TYPE_CHECKING:
 
 #: Dtypes of scales, as safetensors spells them.
 FLOATS = frozenset({"F16", "BF16", "F32"})
+#: Dtypes of plain weights.
+PLAIN = FLOATS | {"F64"}
+#: Floats of 8 bits that weights are stored as.
+FLOATS_8 = frozenset({"F8_E4M3", "F8_E5M2"})
+#: Dtypes of scales that are powers of two: exponents of 8 bits.
+EXPONENTS = frozenset({"U8", "F8_E8M0"})
+#: Ends of tensors of a quantized KV cache, which is not ours.
+KV_SCALES = (".k_scale", ".v_scale", ".q_scale", ".k_zero_point", ".v_zero_point")
+STATIC = "the checkpoint's scales of activations are not used: each token has its own, or activations stay in the model's dtype"
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The shape that a tensor of a layer must have, and the dtypes that it may have."""
+    """The shape that a tensor of a layer must have, or others for the same, and the dtypes that it may have."""
 
     shape: tuple[int, ...]
     dtypes: frozenset[str]
+    or_shapes: tuple[tuple[int, ...], ...] = ()
+
+    def fits(self, info: TensorInfo) -> bool:
+        return info.dtype in self.dtypes and tuple(info.shape) in (self.shape, *self.or_shapes)
+
+    def __str__(self) -> str:
+        shapes = (self.shape, *self.or_shapes)
+        return f"{' or '.join(sorted(self.dtypes))} {' or '.join(str(list(shape)) for shape in shapes)}"
 
 
 class Format(ABC):
@@ -38,12 +55,27 @@ class Format(ABC):
     name: ClassVar[str]
     """As it is called in messages."""
     main: ClassVar[str]
-    """The suffix of the tensor that holds the values; a layer that has it is stored so."""
+    """The suffix of the tensor that holds the values."""
+    weight: ClassVar[str] = ".weight"
+    """The suffix under which the weight is seen that the tensors say."""
 
     @property
     @abstractmethod
     def label(self) -> str:
         """Bits and groups, for people."""
+
+    def is_used(self, parts: Mapping[str, TensorInfo]) -> bool:
+        """True if the layer with these tensors, by suffix, is stored so, and not plainly."""
+        return self.main in parts and (self.main != ".weight" or parts[self.main].dtype not in PLAIN)
+
+    def of(self, parts: Mapping[str, TensorInfo], read: Callable[[str], bytes]) -> Format:
+        """The form of it that the layer with these tensors has.
+
+        Args:
+            parts: its tensors by suffix.
+            read: the bytes of one, by suffix. For small ones.
+        """
+        return self
 
     @abstractmethod
     def size(self, main: TensorInfo) -> tuple[int, int]:
@@ -74,11 +106,13 @@ class Layers:
     choose: Callable[[str], Format | None]
     """From a layer's name to its format; None: stored plainly."""
     suffixes: frozenset[str]
-    """Of tensors that belong to quantized layers."""
+    """Ends of names of tensors that belong to quantized layers, after the layer's name."""
     label: str = ""
     """The scheme for people: "gptq 4 bits, groups of 128"."""
     ignored: tuple[str, ...] = ()
     """Suffixes of tensors that are there for other uses and are left out, as scales of a quantized KV cache."""
+    note: str = ""
+    """A sentence on what of it is not done, for the log."""
 
 
 def whole(config: Mapping[str, Any], key: str, default: Any = None, *, low: int = 1, among: Sequence[int] | None = None) -> int:

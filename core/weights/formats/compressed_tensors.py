@@ -1,125 +1,38 @@
-"""compressed-tensors: what llm-compressor writes, of which a few formats are read. A scheme is chosen by names and by classes."""
+"""compressed-tensors: what llm-compressor writes. A layer's form is chosen by names and by classes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...errors import ModelError
-from ..source import TensorInfo
-from .base import FLOATS, Format, Layers, Stored, compiled, flag, names, whole
+from .base import KV_SCALES, STATIC, Format, Layers, compiled, flag, names, whole
+from .fp8 import Fp8, block_of
+from .integers import Int8, Packed
+from .mxfp4 import Mxfp4
+from .nvfp4 import Nvfp4
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from .values import QuantizedWeight
-
-#: Tensors of a quantized KV cache, which is not ours.
-_KV_SCALES = (".k_scale", ".v_scale", ".q_scale", ".k_zero_point", ".v_zero_point")
 _SUFFIXES = frozenset(
-    {".weight_packed", ".weight_scale", ".weight_zero_point", ".weight_shape", ".weight_g_idx", ".weight_global_scale"}
+    {".weight", ".weight_packed", ".weight_scale", ".weight_zero_point", ".weight_shape", ".weight_g_idx", ".weight_global_scale"}
     | {".input_scale", ".input_zero_point", ".input_global_scale"}
 )
-_INTEGERS = frozenset({"I32", "U32", "I64"})
+#: Forms whose weights are of the one kind or of the other, as their groups say.
+_UNPACKED = ("int-quantized", "float-quantized", "naive-quantized")
 
 
 @dataclass(frozen=True)
-class Packed(Format):
-    """Integers of 4 or 8 bits, packed along the input features; activations stay as they are.
+class _Targets:
+    """Layers that config_groups or ignore names."""
 
-    Args:
-        bits: of a code.
-        group_size: None: one scale an output feature.
-        symmetric: without zeros.
-        ordered: without `weight_g_idx`.
-    """
+    names: frozenset[str]
+    patterns: tuple[re.Pattern[str], ...]
 
-    bits: int
-    group_size: int | None
-    symmetric: bool
-    ordered: bool
-
-    name = "compressed-tensors"
-    main = ".weight_packed"
-
-    @property
-    def label(self) -> str:
-        groups = "" if self.group_size is None else f" in groups of {self.group_size}"
-        return f"W{self.bits}A16{groups}"
-
-    def size(self, main: TensorInfo) -> tuple[int, int]:
-        if len(main.shape) != 2 or not all(main.shape):
-            raise self.shape_error(main)
-        return main.shape[0], main.shape[1] * 32 // self.bits
-
-    def tensors(self, out_features: int, in_features: int) -> dict[str, Stored]:
-        groups = -(-in_features // (self.group_size or in_features))
-        found = {
-            ".weight_packed": Stored((out_features, -(-in_features * self.bits // 32)), _INTEGERS),
-            ".weight_scale": Stored((out_features, groups), FLOATS),
-            ".weight_shape": Stored((2,), _INTEGERS),
-        }
-        if not self.symmetric:
-            found[".weight_zero_point"] = Stored((-(-out_features * self.bits // 32), groups), _INTEGERS)
-        if not self.ordered:
-            found[".weight_g_idx"] = Stored((in_features,), _INTEGERS)
-        return found
-
-    def decode(self, tensors: Mapping[str, Tensor], out_features: int, in_features: int) -> QuantizedWeight:
-        import torch
-
-        from .bits import unpack
-        from .values import Grouped
-
-        stated = tuple(tensors[".weight_shape"].tolist())
-        if stated != (out_features, in_features):
-            raise ModelError(f"a weight_shape says {list(stated)}, its weight_packed {[out_features, in_features]}")
-        codes = unpack(tensors[".weight_packed"].view(torch.int32), self.bits, in_features)
-        zero, columns = None, None
-        size = self.group_size or in_features
-        if not self.symmetric:
-            # Stored with the same offset as the codes, so that the difference needs none.
-            zero = unpack(tensors[".weight_zero_point"].view(torch.int32).t().contiguous(), self.bits, out_features).t().contiguous()
-        if not self.ordered:
-            index = tensors[".weight_g_idx"].long()
-            columns = index.argsort(stable=True)
-            if not torch.equal(index[columns], torch.arange(in_features) // size):
-                raise ModelError("a weight_g_idx does not fill the groups")
-            codes = codes[:, columns]
-        return Grouped(codes, self.bits, size, tensors[".weight_scale"], zero, columns=columns)
-
-
-@dataclass(frozen=True)
-class Int8(Format):
-    """8-bit integers with one scale an output feature; activations are quantized token by token."""
-
-    name = "compressed-tensors"
-    main = ".weight"
-
-    @property
-    def label(self) -> str:
-        return "W8A8"
-
-    def optional(self) -> frozenset[str]:
-        return frozenset({".input_scale", ".input_zero_point", ".weight_zero_point"})
-
-    def size(self, main: TensorInfo) -> tuple[int, int]:
-        if len(main.shape) != 2 or not all(main.shape) or main.dtype != "I8":
-            raise self.shape_error(main)
-        return main.shape[0], main.shape[1]
-
-    def tensors(self, out_features: int, in_features: int) -> dict[str, Stored]:
-        return {
-            ".weight": Stored((out_features, in_features), frozenset({"I8"})),
-            ".weight_scale": Stored((out_features, 1), FLOATS),
-        }
-
-    def decode(self, tensors: Mapping[str, Tensor], out_features: int, in_features: int) -> QuantizedWeight:
-        from .values import Int8Rows
-
-        return Int8Rows(tensors[".weight"], tensors[".weight_scale"].float().flatten())
+    def match(self, layer: str) -> tuple[bool, bool, bool]:
+        """True for a layer of this name, for one that a pattern fits, and for one of the class that all are of."""
+        return layer in self.names, any(pattern.match(layer) for pattern in self.patterns), "Linear" in self.names
 
 
 def read(config: Mapping[str, Any]) -> Layers:
@@ -127,46 +40,79 @@ def read(config: Mapping[str, Any]) -> Layers:
     groups = config.get("config_groups")
     if not isinstance(groups, Mapping) or not groups or not all(isinstance(group, Mapping) for group in groups.values()):
         raise ModelError("config.json: quantization_config has no config_groups")
-    if config.get("sparsity_config"):
-        raise ModelError("quantized by compressed-tensors and sparse (sparsity_config), which is not supported")
-    ignored = _matcher(names(config, "ignore"))
-    rules = [(_matcher(names(group, "targets")), _format(group, group.get("format") or config.get("format"))) for group in groups.values()]
+    for key, what in (("sparsity_config", "sparse"), ("transform_config", "with transforms")):
+        found = config.get(key)
+        if found and found != {"config_groups": {}}:
+            raise ModelError(f"quantized by compressed-tensors and {what} ({key}), which is not supported")
+    ignored = _targets(names(config, "ignore"))
+    rules = [(_targets(names(group, "targets")), _format(group, group.get("format") or config.get("format"))) for group in groups.values()]
 
     def choose(layer: str) -> Format | None:
-        return None if ignored(layer) else next((found for targets, found in rules if targets(layer)), None)
+        if any(ignored.match(layer)):
+            return None
+        # A name goes before a pattern, and that before the class.
+        return next((form for how in range(3) for targets, form in rules if targets.match(layer)[how]), None)
 
-    label = ", ".join(dict.fromkeys(found.label for _, found in rules))
-    return Layers("compressed-tensors", choose, _SUFFIXES, f"compressed-tensors, {label}", ignored=_KV_SCALES)
+    label = ", ".join(dict.fromkeys(form.label for _, form in rules))
+    note = STATIC if any(_is_static(group.get("input_activations")) for group in groups.values()) else ""
+    return Layers("compressed-tensors", choose, _SUFFIXES, f"compressed-tensors, {label}", ignored=KV_SCALES, note=note)
 
 
-def _matcher(targets: tuple[str, ...]) -> Callable[[str], bool]:
-    """Tells whether a layer is among these: a name, a pattern after "re:", or the class that all are of."""
-    patterns = [compiled(target[3:]) for target in targets if target.startswith("re:")]
-    return lambda layer: "Linear" in targets or layer in targets or any(pattern.match(layer) for pattern in patterns)
+def _targets(targets: tuple[str, ...]) -> _Targets:
+    patterns = tuple(compiled(target[3:]) for target in targets if target.startswith("re:"))
+    return _Targets(frozenset(target for target in targets if not target.startswith("re:")), patterns)
 
 
 def _format(group: Mapping[str, Any], form: Any) -> Format:
+    """The form of the layers of one of config_groups. Raises ModelError."""
     weights, activations = group.get("weights"), group.get("input_activations")
     if not isinstance(weights, Mapping) or not isinstance(activations, (Mapping, NoneType)):
         raise ModelError("config.json: quantization_config has a group without weights")
-    kind, bits = weights.get("type", "int"), whole(weights, "num_bits", 8)
-    strategy, symmetric = weights.get("strategy"), flag(weights, "symmetric", default=True)
-    size = whole(weights, "group_size") if strategy == "group" else None
-    by_row = strategy in ("group", "channel")
-    if form == "pack-quantized" and kind == "int" and bits in (4, 8) and by_row and activations is None:
-        ordered = weights.get("actorder") not in ("group", True)
-        return Packed(bits, size, symmetric, ordered)
-    if form == "int-quantized" and kind == "int" and bits == 8 and strategy == "channel" and symmetric and _is_int8(activations):
-        return Int8()
-    says = {"format": form, "type": kind, "num_bits": bits, "strategy": strategy, "symmetric": symmetric}
+    kind, bits, symmetric = weights.get("type", "int"), whole(weights, "num_bits", 8), flag(weights, "symmetric", default=True)
+    strategy, size = _strategy(weights)
+    is_float = kind == "float" and symmetric
+    if form == "pack-quantized" and kind == "int" and bits in (4, 8) and strategy in ("group", "channel"):
+        return Packed(bits, size, symmetric, ordered=weights.get("actorder") not in ("group", "dynamic", True))
+    if form in _UNPACKED and kind == "int" and bits in (4, 8) and strategy in ("group", "channel", "tensor"):
+        whole_row = None if strategy == "tensor" else 0
+        return Int8(bits, size or whole_row, symmetric, with_activations=_is_int8(activations))
+    if form in _UNPACKED and is_float and bits == 8 and strategy in ("group", "block", "channel", "tensor"):
+        return Fp8(_block(weights) if strategy == "block" else (1, size) if size else None)
+    if form == "mxfp8-quantized" and is_float and bits == 8 and size:
+        return Fp8((1, size), exponents=True)
+    if form == "nvfp4-pack-quantized" and is_float and bits == 4 and size == 16:
+        return Nvfp4()
+    if form == "mxfp4-pack-quantized" and is_float and bits == 4 and size == 32:
+        return Mxfp4()
+    says = {"format": form, "type": kind, "num_bits": bits, "strategy": strategy, "group_size": size, "symmetric": symmetric}
     told = ", ".join(f"{key} {value}" for key, value in says.items())
-    raise ModelError(f"quantized by compressed-tensors with {told}, and {_told(activations)}, which is not supported")
+    raise ModelError(f"quantized by compressed-tensors with {told}, which is not supported")
+
+
+def _strategy(weights: Mapping[str, Any]) -> tuple[str, int | None]:
+    """The strategy, and the size of groups if it has some. Raises ModelError."""
+    stated = weights.get("group_size")
+    strategy = weights.get("strategy") or ("tensor" if stated is None else "channel" if stated == -1 else "group")
+    if strategy == "group" and stated == -1:
+        strategy = "channel"
+    return str(strategy), whole(weights, "group_size") if strategy in ("group", "tensor_group") else None
+
+
+def _block(weights: Mapping[str, Any]) -> tuple[int, int]:
+    """The sizes of a block, which older files spell "128x128". Raises ModelError."""
+    found = weights.get("block_structure")
+    if isinstance(found, str) and re.fullmatch(r"\d{1,9}x\d{1,9}", found):
+        found = [int(size) for size in found.split("x")]
+    block = block_of({"block_structure": found}, "block_structure")
+    if block is None:
+        raise ModelError("config.json: quantization_config has a strategy of blocks without block_structure")
+    return block
 
 
 def _is_int8(activations: Mapping[str, Any] | None) -> bool:
-    """True for activations of 8-bit integers. Stated scales of theirs are not used: ours are each token's own, and no worse."""
     return activations is not None and activations.get("num_bits") == 8 and activations.get("type", "int") == "int"
 
 
-def _told(activations: Mapping[str, Any] | None) -> str:
-    return "activations as they are" if activations is None else f"activations of {activations.get('num_bits')} bits"
+def _is_static(activations: Mapping[str, Any] | None) -> bool:
+    """True for activations whose scales are in the checkpoint."""
+    return activations is not None and activations.get("dynamic", False) is not True

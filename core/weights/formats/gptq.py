@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 BITS = (2, 3, 4, 8)
 #: What config.json calls the two meanings of stored zeros: one less than the zero, or the zero.
 VERSIONS = {"gptq": 1, "gptq_v2": 0}
-_SUFFIXES = frozenset({".qweight", ".qzeros", ".scales", ".g_idx"})
+SUFFIXES = frozenset({".qweight", ".qzeros", ".scales", ".g_idx"})
 _INTEGERS = frozenset({"I32", "U32"})
 
 
@@ -113,7 +113,7 @@ def read(config: Mapping[str, Any]) -> Layers:
     def choose(layer: str) -> Format | None:
         return next((found for pattern, found in rules if pattern.match(layer)), usual)
 
-    return Layers("gptq", choose, _SUFFIXES, f"gptq, {usual.label}")
+    return Layers("gptq", choose, SUFFIXES, f"gptq, {usual.label}")
 
 
 def _format(config: Mapping[str, Any], changes: Mapping[str, Any], version: str) -> Gptq:

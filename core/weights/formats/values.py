@@ -179,3 +179,10 @@ class Floats(QuantizedWeight):
     def rows(self, start: int, stop: int) -> QuantizedWeight:
         scale = self.scale[torch.arange(start, stop) // self.block[0]]
         return Floats(self.values[start:stop], scale, (1, self.block[1]))
+
+    def cut(self, cut: Cut) -> QuantizedWeight | Tensor:
+        start, stop, size = cut.start, cut.stop, self.block[1]
+        in_blocks = start % size == 0 and (stop % size == 0 or stop == self.shape[1])
+        if cut.dim == 0 or not in_blocks or stop > self.shape[1]:
+            return super().cut(cut)
+        return Floats(self.values[:, start:stop], self.scale[:, start // size : -(-stop // size)], self.block)

@@ -92,8 +92,8 @@ def test_settings() -> None:
     choices = EngineArgs.settings()["quantization"].choices
     assert choices is not None
     assert set(choices) == set(SCHEMES) | set(METHODS)
-    with pytest.raises(ConfigError, match=r"quantization.*awq.*not supported yet"):
-        EngineArgs(quantization="awq")
+    with pytest.raises(ConfigError, match=r"quantization.*gptq_marlin.*not supported yet"):
+        EngineArgs(quantization="gptq_marlin")
     with pytest.raises(ConfigError, match=r"quantization.*int9"):
         EngineArgs(quantization="int9")
     config = EngineArgs(model="m", device="cpu", quantize_lm_head=True).resolve(read_spec({"max_position_embeddings": 64}))

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from .packers import Packer
+from .packer import Packer
 
 SIZES: dict[str, Any] = {
     "vocab_size": 250,
@@ -31,6 +31,7 @@ class Made:
     folder: Path
     model: Any
     """In float32, with what the folder's weights mean."""
+    num_packed: int
 
 
 def write(
@@ -52,14 +53,18 @@ def write(
     model = LlamaForCausalLM(LlamaConfig(**{**SIZES, **sizes}, initializer_range=0.2, tie_word_embeddings=False)).eval()
     layers = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and is_packed(name)}
     tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    num_packed = 0
     for name, module in layers.items():
-        packed = packer.pack(module.weight.detach())
+        if (pack := packer.of(name)) is None:
+            continue
+        num_packed += 1
+        packed = pack(module.weight.detach())
         del tensors[f"{name}.weight"]
         tensors.update({name + suffix: tensor for suffix, tensor in packed.tensors.items()})
         module.weight.data = packed.means
     changed(tensors)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
+    save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
     raw = json.loads(model.config.to_json_string()) | {"quantization_config": packer.config if config is None else config}
     (folder / "config.json").write_text(json.dumps(raw))
-    return Made(folder, model)
+    return Made(folder, model, num_packed)

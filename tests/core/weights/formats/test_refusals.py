@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,23 @@ from .folders import write
 from .packers import PACKERS
 
 LAYER = "model.layers.0.mlp.down_proj"
+STATE = ".weight.quant_state.bitsandbytes__nf4"
+
+
+def _changed(packer: str, **weights: Any) -> dict[str, Any]:
+    """The packer's config with other weights in its one group of layers."""
+    config = PACKERS[packer].config
+    group = config["config_groups"]["group_0"]
+    return config | {"config_groups": {"group_0": group | {"weights": group["weights"] | weights}}}
+
+
+def _stated(**changes: Any) -> Callable[[Tensor], Tensor]:
+    """Another state of bitsandbytes' codes."""
+    return lambda state: _text(json.dumps(json.loads(bytes(state.tolist())) | changes))
+
+
+def _text(text: str) -> Tensor:
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
 
 def plan(folder: Path, **settings: Any) -> None:
@@ -49,6 +67,38 @@ def plan(folder: Path, **settings: Any) -> None:
         ("w4a16", PACKERS["w4a16"].config | {"ignore": "lm_head"}, "ignore is no list of names"),
         ("w4a16", PACKERS["w4a16"].config | {"ignore": ["re:*"]}, "no regular expression"),
         ("w4a16", PACKERS["w4a16"].config | {"ignore": ["re:.*down_proj"]}, "is quantized .its weights have .*down_proj"),
+        ("w4a16", PACKERS["w4a16"].config | {"transform_config": {"config_groups": {"u": {}}}}, "and with transforms .transform_config"),
+        ("w4a16", _changed("w4a16", num_bits=3), "is quantized by compressed-tensors with format pack-quantized, type int, num_bits 3"),
+        ("w4a16", _changed("w4a16", group_size=0), "group_size is 0, which must be a whole number from 1 on"),
+        ("compressed-fp8-blocks", _changed("compressed-fp8-blocks", block_structure=[0, 64]), r"block_structure is \[0, 64\]"),
+        ("compressed-fp8-blocks", _changed("compressed-fp8-blocks", block_structure=None), "a strategy of blocks without block_structure"),
+        ("compressed-nvfp4", _changed("compressed-nvfp4", group_size=32), "format nvfp4-pack-quantized, .*group_size 32"),
+        ("awq", PACKERS["awq"].config | {"version": "gemv"}, "is quantized by AWQ in the version 'gemv', .*known: gemm"),
+        ("awq", PACKERS["awq"].config | {"bits": 8}, r"quantization_config\.bits is 8, which must be one of 4"),
+        ("awq", PACKERS["awq"].config | {"group_size": 0}, r"quantization_config\.group_size is 0"),
+        ("awq", PACKERS["awq"].config | {"group_size": 64}, r"down_proj\.qweight of shape \[96, 8\] is no weight quantized by AWQ"),
+        ("awq", PACKERS["awq"].config | {"group_size": 16}, r"qzeros is I32 .* must be I32 or U32 \[6, 8\]"),
+        ("awq", PACKERS["awq"].config | {"modules_to_not_convert": "lm_head"}, "modules_to_not_convert is no list of names"),
+        (
+            "auto-round",
+            PACKERS["auto-round"].config | {"packing_format": "auto_round:mlx"},
+            "by AutoRound with packing_format 'auto_round:mlx'",
+        ),
+        ("auto-round", PACKERS["auto-round"].config | {"data_type": "mx_fp"}, "by AutoRound with .*data_type 'mx_fp'"),
+        ("auto-round", PACKERS["auto-round"].config | {"act_bits": 8}, "by AutoRound with .*act_bits 8"),
+        ("auto-round", PACKERS["auto-round"].config | {"rotation_config": {"a": 1}}, "by AutoRound with rotations"),
+        ("auto-round", PACKERS["auto-round"].config | {"extra_config": {"lm_head": 4}}, "extra_config is not an object of objects"),
+        ("auto-round", PACKERS["auto-round"].config | {"bits": 16}, r"bits is 16, which must be one of 2, 3, 4, 8"),
+        ("auto-round", PACKERS["auto-round"].config | {"extra_config": {"(": {"bits": 8}}}, "no regular expression"),
+        ("fp8-blocks", PACKERS["fp8-blocks"].config | {"weight_block_size": [128]}, r"weight_block_size is \[128\], which must be two"),
+        ("fp8-blocks", PACKERS["fp8-blocks"].config | {"weight_block_size": [16, 64]}, r"weight_scale_inv is F32 .* must be .*\[4, 2\]"),
+        ("fp8", PACKERS["fp8"].config | {"weight_block_size": [1 << 40, 1]}, "weight_block_size is"),
+        ("modelopt-fp8", {"quant_method": "modelopt", "quant_algo": "NVFP4_AWQ"}, "by ModelOpt with quant_algo 'NVFP4_AWQ', .*known: FP8"),
+        ("modelopt-fp8", {"quant_method": "modelopt"}, "by ModelOpt with quant_algo None"),
+        ("nf4", PACKERS["nf4"].config | {"load_in_8bit": True}, "load_in_4bit True and load_in_8bit True; one must be true"),
+        ("nf4", PACKERS["nf4"].config | {"load_in_4bit": "yes"}, "load_in_4bit is 'yes', which must be true or false"),
+        ("llm-int8", PACKERS["nf4"].config, "is quantized by bitsandbytes, but has 0 states"),
+        ("fp8", PACKERS["nf4"].config, "down_proj.weight is quantized by bitsandbytes"),
     ],
 )
 def test_configs(tmp_path: Path, packer: str, config: dict[str, Any], said: str) -> None:
@@ -76,6 +126,44 @@ def _with(suffix: str, value: Callable[[Tensor], Tensor]) -> Callable[[dict[str,
         ("w4a16", _with(".weight_packed", lambda t: t[:, :-4]), "weight_scale is F16"),
         ("w8a8", _without(".weight_scale"), "has no weight_scale"),
         ("w8a8", _with(".weight_scale", lambda t: t[:, 0]), "weight_scale is BF16"),
+        ("w8a8-tensor", _with(".weight_scale", lambda t: t.expand(64, 1)), r"must be .* \[1\] or \[\] or \[1, 1\]"),
+        ("w8-groups", _without(".weight_zero_point"), "has no weight_zero_point"),
+        ("awq", _without(".scales"), r"is quantized \(awq, 4 bits, groups of 32\), but .*down_proj has no scales"),
+        ("awq", _without(".qzeros"), "has no qzeros"),
+        ("awq", _with(".scales", lambda t: t[:-1]), r"scales is F16 \[2, 64\]; .* must be .* \[3, 64\]"),
+        ("auto-round-awq", _without(".qzeros"), "is quantized .auto-round, .*has no qzeros"),
+        ("fp8", _without(".weight_scale"), r"is quantized \(fp8, FP8\), but .*down_proj has no weight_scale"),
+        ("fp8-blocks", _without(".weight_scale_inv"), "is quantized .* has no weight_scale"),
+        ("fp8-blocks", _with(".weight_scale_inv", lambda t: t.repeat(2, 1)), r"weight_scale_inv is F32 \[2, 1\]; .* must be .*\[1, 1\]"),
+        ("fp8-powers", _with(".weight_scale_inv", lambda t: t.to(torch.int32)), "weight_scale_inv is I32"),
+        ("fp8-rows", _with(".weight_scale", lambda t: t[:-1]), r"weight_scale is BF16 \[63, 1\]"),
+        ("fp8", _with(".weight", lambda t: t.view(torch.int8)), "down_proj.weight of shape .64, 96. is no weight quantized by FP8"),
+        ("compressed-nvfp4", _without(".weight_global_scale"), "has no weight_global_scale"),
+        ("compressed-nvfp4", _with(".weight_packed", lambda t: t[:, :-1]), "is no weight quantized by NVFP4"),
+        ("compressed-mxfp4", _with(".weight_scale", lambda t: t[:, 1:]), r"weight_scale is U8 \[64, 2\]"),
+        ("modelopt-nvfp4", _without(".weight_scale_2"), "has no weight_scale_2"),
+        ("nf4", _without(".weight.absmax"), "is quantized .bitsandbytes, nf4., but .*down_proj has no weight.absmax"),
+        ("nf4-nested", _without(".weight.nested_absmax"), "has no weight.nested_absmax"),
+        ("nf4", _without(STATE), "down_proj.weight is quantized by bitsandbytes, but has 0 states"),
+        ("nf4", _with(".weight.absmax", lambda t: t[1:]), r"absmax is F32 \[95\]; .* must be .* \[96\]"),
+        ("nf4", _with(STATE, lambda t: t[:-1]), "bitsandbytes__nf4 is not JSON"),
+        ("nf4", _with(STATE, lambda t: _text("[" * 9000)), "bitsandbytes__nf4 is not JSON"),
+        ("nf4", _with(STATE, lambda t: torch.zeros(1 << 20, dtype=torch.uint8)), "which is no state of bitsandbytes"),
+        ("nf4", _with(STATE, lambda t: t.int()), "is I32 .* which is no state of bitsandbytes"),
+        ("nf4", _with(STATE, lambda t: _text("[1]")), "says .1., which no weight has"),
+        *(
+            ("nf4", _with(STATE, _stated(**state)), "says .*, which no weight has")
+            for state in (
+                *({"shape": shape} for shape in ([64], [64, -96], "64", [64, 96.0], [64, 95], None)),
+                *({"blocksize": size} for size in (0, -64, 63, 1 << 60, "64", True, 64.0)),
+                *({"nested_blocksize": 256, "nested_offset": offset} for offset in ("0", float("nan"), 1e300, None)),
+                {"nested_blocksize": [256]},
+            )
+        ),
+        ("nf4", _with(STATE, _stated(shape=[96, 1 << 62])), r"weight is U8 \[3072, 1\]; .* must be"),
+        ("nf4", _with(STATE, _stated(shape=[96, 64])), r"down_proj.weight has shape \(96, 64\), config.json makes it \(64, 96\)"),
+        ("nf4", _with(STATE, _stated(blocksize=32)), r"absmax is F32 \[96\]; .* must be .* \[192\]"),
+        ("llm-int8", _without(".SCB"), "is quantized .bitsandbytes, int8., but .*down_proj has no SCB"),
     ],
 )
 def test_headers(tmp_path: Path, packer: str, changed: Callable[[dict[str, Tensor]], object], said: str) -> None:
@@ -91,6 +179,14 @@ def test_headers(tmp_path: Path, packer: str, changed: Callable[[dict[str, Tenso
         ("gptq-desc_act", _with(".g_idx", lambda t: t + 2), r"down_proj: a g_idx names groups from 2 to 4; there are 3"),
         ("w4a16", _with(".weight_shape", lambda t: t + 1), r"a weight_shape says \[65, 97\]"),
         ("w4a16-actorder", _with(".weight_g_idx", lambda t: t * 0), "a weight_g_idx does not fill the groups"),
+        ("awq", _with(".scales", lambda t: t.fill_(float("inf"))), r"down_proj\.scales holds numbers that are not finite"),
+        ("fp8", _with(".weight_scale", lambda t: t * float("nan")), r"down_proj\.weight_scale holds numbers that are not finite"),
+        ("fp8-powers", _with(".weight_scale_inv", lambda t: t.fill_(255)), "down_proj: a scale is no number"),
+        ("compressed-mxfp4", _with(".weight_scale", lambda t: t.fill_(255)), "down_proj: a scale is no number"),
+        ("compressed-nvfp4", _with(".weight_scale", lambda t: t.view(torch.uint8).fill_(127).view(t.dtype)), "weight_scale holds numbers"),
+        ("compressed-nvfp4", _with(".weight_global_scale", lambda t: t * 0), "its weight_global_scale is 0"),
+        ("nf4", _with(".weight.absmax", lambda t: t / 0), r"down_proj\.weight\.absmax holds numbers that are not finite"),
+        ("llm-int8-format", _with(".weight_format", lambda t: t + 1), "its values are not in rows"),
     ],
 )
 def test_values(tmp_path: Path, packer: str, changed: Callable[[dict[str, Tensor]], object], said: str) -> None:
@@ -108,6 +204,12 @@ def test_the_flag_must_agree(tmp_path: Path) -> None:
     made = write(tmp_path / "plain", PACKERS["gptq-4"], is_packed=lambda layer: False, config={})
     with pytest.raises(ConfigError, match=r"quantization=gptq: the weights of .* are not quantized so"):
         plan(made.folder, quantization="gptq")
+
+
+def test_overrides_do_not_say_how_weights_are_stored(tmp_path: Path) -> None:
+    made = write(tmp_path, PACKERS["gptq-4"])
+    with pytest.raises(ConfigError, match="hf_overrides: quantization_config tells how weights are quantized"):
+        plan(made.folder, hf_overrides={"quantization_config": PACKERS["awq"].config})
 
 
 def test_layers_may_differ(tmp_path: Path) -> None:
