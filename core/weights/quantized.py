@@ -104,6 +104,8 @@ class QuantizedSource(ModelSource):
             found.update({parts[suffix].name: parts[suffix] for suffix in others if not suffix.endswith(self.layers.ignored)})
             weight = layer + form.weight
             found[weight] = TensorInfo(weight, (made.out_features, made.in_features), "F32", parts[form.main].file)
+        if not layers:
+            raise ModelError(f"{self.name} is said to be quantized ({self.layers.label}), but none of its weights is")
         return found, layers
 
     def _split(self, name: str) -> tuple[str, str]:

@@ -246,7 +246,7 @@ def test_damaged_folders_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
     path = tmp_path / "model.safetensors"
     good = load_file(path)
-    with pytest.raises(ModelError, match=r"tiny is quantized \(awq; config.json: quantization_config\), which is not supported yet"):
+    with pytest.raises(ModelError, match=r"tiny is quantized \(awq; config.json: quantization_config\), which is not supported for"):
         loaded(tmp_path, overrides={"quantization_config": {"quant_method": "awq"}})
     save_file({k: v for k, v in good.items() if "q_norm" not in k}, path, metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"weights of tiny do not fit its config.json: 3 missing: model.layers.0.self_attn.q_norm"):

@@ -217,3 +217,10 @@ def test_layers_may_differ(tmp_path: Path) -> None:
     config = PACKERS["gptq-4"].config | {"dynamic": {r"-:.*\.k_proj": {}, r"+:.*down_proj": {"desc_act": True}}}
     made = write(tmp_path, PACKERS["gptq-4"], config=config, is_packed=lambda layer: ".layers." in layer and "k_proj" not in layer)
     LLM(str(made.folder), device="cpu", dtype="float32", skip_tokenizer_init=True)
+
+
+def test_a_quantization_that_is_not_there(tmp_path: Path) -> None:
+    said = r"is said to be quantized \(gptq, 4 bits, groups of 32\), but none of its weights is"
+    made = write(tmp_path / "said", PACKERS["gptq-4"], is_packed=lambda layer: False)
+    with pytest.raises(ModelError, match=said):
+        plan(made.folder)
