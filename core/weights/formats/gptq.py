@@ -98,13 +98,14 @@ def _uneven(codes: Tensor, bits: int, scale: Tensor, zero: Tensor, order: Tensor
 def read(config: Mapping[str, Any]) -> Layers:
     """The quantization_config of `quant_method` gptq."""
     version = config.get("checkpoint_format") or "gptq"
-    if version not in VERSIONS:
+    if not isinstance(version, str) or version not in VERSIONS:
         raise ModelError(f"quantized by GPTQ in the format {version!r}, which is not supported (known: {', '.join(VERSIONS)})")
     usual = _format(config, {}, version)
     rules: list[tuple[re.Pattern[str], Format | None]] = []
-    for pattern, changes in (config.get("dynamic") or {}).items():
-        if not isinstance(pattern, str) or not isinstance(changes, Mapping):
-            raise ModelError(f"config.json: quantization_config.dynamic has no rule at {pattern!r}")
+    dynamic = config.get("dynamic") or {}
+    if not isinstance(dynamic, Mapping) or not all(isinstance(changes, Mapping) for changes in dynamic.values()):
+        raise ModelError(f"config.json: quantization_config.dynamic is not an object of objects: {dynamic!r}")
+    for pattern, changes in dynamic.items():
         if pattern.startswith("-:"):
             rules.append((compiled(pattern[2:]), None))
         else:

@@ -1,4 +1,4 @@
-"""ModelOpt: FP8 and NVFP4 as NVIDIA's Model Optimizer writes them."""
+"""ModelOpt: FP8, MXFP8 and NVFP4 as NVIDIA's Model Optimizer writes them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ _ALGORITHMS: dict[str, Format] = {
     "FP8": Fp8(None),
     "FP8_PER_CHANNEL_PER_TOKEN": Fp8(None),
     "FP8_PB_WO": Fp8((128, 128)),
+    "MXFP8": Fp8((1, 32), exponents=True),
     "NVFP4": ModelOptNvfp4(),
     "W4A16_NVFP4": ModelOptNvfp4(),
 }

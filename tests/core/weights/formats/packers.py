@@ -62,6 +62,7 @@ PACKERS: dict[str, Packer] = {
     "modelopt-fp8": fp8("scalar", _MODELOPT | {"quant_algo": "FP8", "kv_cache_scheme": None}, extra=_SCALE),
     "modelopt-fp8-rows": fp8("rows", _MODELOPT | {"quant_algo": "FP8_PER_CHANNEL_PER_TOKEN"}),
     "modelopt-fp8-blocks": blocks(128, 128, _MODELOPT | {"quant_algo": "FP8_PB_WO"}, name=".weight_scale", deep=True),
+    "modelopt-mxfp8": blocks(1, 32, _MODELOPT | {"quant_algo": "MXFP8"}, name=".weight_scale", power=True),
     "modelopt-nvfp4": nvfp4(_MODELOPT | {"quant_algo": "NVFP4"}, modelopt=True),
     "nf4": bits4("nf4"),
     "nf4-nested": bits4("nf4", nested=True),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from infer.core import LLM
 from infer.core.build.plan import make_plan
 from infer.core.errors import ConfigError, ModelError
 from infer.core.settings.args import EngineArgs
+from infer.core.weights.formats import METHODS, method_of
 
 from .folders import write
 from .packers import PACKERS
@@ -204,6 +207,43 @@ def test_the_flag_must_agree(tmp_path: Path) -> None:
     made = write(tmp_path / "plain", PACKERS["gptq-4"], is_packed=lambda layer: False, config={})
     with pytest.raises(ConfigError, match=r"quantization=gptq: the weights of .* are not quantized so"):
         plan(made.folder, quantization="gptq")
+
+
+ODD: list[Any] = [None, True, 0, -1, 1.5, float("nan"), 10**30, "x", "re:(", [], [1], [[1]], [None], ["re:("], {}, {"a": 1}, {"a": {}}]
+#: Keys that no packer here writes.
+RARE = (
+    "dynamic",
+    "extra_config",
+    "rotation_config",
+    "transform_config",
+    "sparsity_config",
+    "checkpoint_format",
+    "scale_fmt",
+    "quantization",
+)
+
+
+def _places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to each value within a JSON value."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield (*place, key)
+        yield from _places(inner, (*place, key))
+
+
+@pytest.mark.parametrize("packer", ["gptq-4", "awq", "auto-round-layers", "by-targets", "compressed-fp8-blocks", "fp8-blocks", "nf4"])
+def test_a_config_with_any_value_in_any_place_is_read_or_refused(packer: str) -> None:
+    base = dict.fromkeys(RARE) | PACKERS[packer].config
+    for *way, last in _places(base):
+        for value in ODD:
+            config = copy.deepcopy(base)
+            place = config
+            for key in way:
+                place = place[key]
+            place[last] = value
+            method = method_of(config)
+            with contextlib.suppress(ModelError):
+                if method in METHODS:
+                    METHODS[method](config).choose(LAYER)
 
 
 def test_overrides_do_not_say_how_weights_are_stored(tmp_path: Path) -> None:
