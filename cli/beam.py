@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from .beam_options import beam_options, beam_params
 from .job import run_command
 from .options import Command, JobOptions, engine_options, io_options
-from .prompt_options import Prompts, prompt_options
+from .options.beam import beam_options, beam_params
+from .options.prompt import Prompts, prompt_options
 from .spec import writing_spec
 
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import messages, streams
 from .bench_report import kernels_table, pass_line, throughput_table
 from .command import usage
-from .io_options import quiet_option
 from .options import Command, engine_args, engine_options, given_sampling, sampling_options, sampling_params
-from .prompt_options import Prompts, prompt_options
+from .options.io import quiet_option
+from .options.prompt import Prompts, prompt_options
 from .report import set_up_logging
+from .terminal import messages, streams
 
 if TYPE_CHECKING:
     from infer.core.build.plan import Plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .table import counted, table
+from .terminal.table import counted, table
 
 if TYPE_CHECKING:
     from infer.core.jobs.stats import JobStats

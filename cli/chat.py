@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from .chat_options import chat_flags, chat_options
 from .job import run_command
 from .options import Command, JobOptions, engine_options, io_options, sampling_options
-from .prompt_options import Prompts, prompt_options
+from .options.chat import chat_flags, chat_options
+from .options.prompt import Prompts, prompt_options
 from .spec import writing_spec
 
 

@@ -10,12 +10,12 @@ import click
 
 from infer.core.jobs.tasks.spec import WritingSpec
 
-from .beam_options import beam_params
-from .chat_options import ChatFlags, chat_flags, chat_options
-from .embed_options import EMBED, SCORE, matrix_options, pooling_options
 from .findings import check_input
 from .options import Command, JobOptions, engine_options, input_options, sampling_options
-from .prompt_options import Prompts, prompt_options
+from .options.beam import beam_params
+from .options.chat import ChatFlags, chat_flags, chat_options
+from .options.embed import EMBED, SCORE, matrix_options, pooling_options
+from .options.prompt import Prompts, prompt_options
 from .spec import embed_spec, embed_task, score_spec, score_task, writing_spec
 
 if TYPE_CHECKING:

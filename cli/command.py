@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from infer.core.errors import InferError
 from infer.core.settings.args import GROUPS
 
-from . import messages, streams
+from .terminal import messages, streams
 
 
 class Command(click.Command):

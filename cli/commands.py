@@ -13,7 +13,7 @@ import click
 
 from infer.core.errors import nearest
 
-from . import messages
+from .terminal import messages
 
 #: Name -> (module, one line for the help), in the order of the help.
 COMMANDS = {

@@ -10,9 +10,9 @@ import click
 
 from infer.core.settings.args import EngineArgs
 
-from . import streams
 from .options import Command, engine_args, engine_options
-from .table import table
+from .terminal import streams
+from .terminal.table import table
 
 
 @click.group()

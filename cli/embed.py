@@ -6,11 +6,11 @@ from functools import partial
 
 import click
 
-from .embed_options import EMBED, matrix_options, pooling_options
 from .job import run_command
 from .options import Command, JobOptions, engine_options, io_options
-from .prompt_options import Prompts, prompt_options
-from .sampling_options import truncate_option
+from .options.embed import EMBED, matrix_options, pooling_options
+from .options.prompt import Prompts, prompt_options
+from .options.sampling import truncate_option
 from .spec import embed_spec
 
 

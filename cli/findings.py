@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from . import messages, streams
-from .progress import Progress
 from .signals import Signals
-from .table import clock, counted, table
+from .terminal import messages, streams
+from .terminal.progress import Progress
+from .terminal.table import clock, counted, table
 
 if TYPE_CHECKING:
     from infer.core.build.plan import Plan

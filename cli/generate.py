@@ -6,7 +6,7 @@ import click
 
 from .job import run_command
 from .options import Command, JobOptions, engine_options, io_options, sampling_options
-from .prompt_options import Prompts, prompt_options
+from .options.prompt import Prompts, prompt_options
 from .spec import writing_spec
 
 

@@ -17,11 +17,11 @@ from infer.core.jobs.spec import JobSpec
 from infer.core.jobs.stats import JobStats
 from infer.core.jobs.watch import Watch
 
-from . import streams
 from .options import JobOptions
 from .report import Report
 from .signals import Signals
-from .table import counted
+from .terminal import streams
+from .terminal.table import counted
 
 
 def run_command(spec: JobSpec) -> int:

@@ -41,7 +41,7 @@ _OF_OUTPUT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, er
 def _run(argv: list[str]) -> int:
     from infer.core.settings.threads import bound_spinning
 
-    from . import streams
+    from .terminal import streams
 
     state: dict[str, Any] = {}
     bound_spinning()
@@ -81,7 +81,7 @@ def _report(error: Exception, *, verbose: bool) -> int:
     from infer.core.errors import InferError
     from infer.core.settings.memory import how_memory_lacks, lacks_memory
 
-    from . import messages
+    from .terminal import messages
 
     if isinstance(error, click.ClickException):
         return _say(error.format_message() if messages.is_json() else _shown(error), error.exit_code)
@@ -103,7 +103,7 @@ def _report(error: Exception, *, verbose: bool) -> int:
 
 
 def _say(text: str, exit_code: int, *, label: str = "") -> int:
-    from . import messages
+    from .terminal import messages
 
     messages.say(text, event="error", level="error", label=label, exit_code=exit_code)
     return exit_code

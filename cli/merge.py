@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from . import messages, streams
-from .io_options import compression_option, log_format_option, quiet_option
 from .options import Command
+from .options.io import compression_option, log_format_option, quiet_option
 from .signals import Signals
-from .table import counted
+from .terminal import messages, streams
+from .terminal.table import counted
 
 
 @click.command(cls=Command)

@@ -8,9 +8,9 @@ import click
 
 from infer.core.errors import ConfigError, nearest
 
-from . import messages, streams
 from .report import set_up_logging
-from .table import table
+from .terminal import messages, streams
+from .terminal.table import table
 
 
 @click.group()

@@ -10,10 +10,10 @@ from typing import Any
 
 from infer.core.jobs.stats import JobStats, peak_memory
 
-from . import messages, streams
-from .messages import say
-from .progress import Progress
-from .table import clock, counted
+from .terminal import messages, streams
+from .terminal.messages import say
+from .terminal.progress import Progress
+from .terminal.table import clock, counted
 
 #: Seconds over which the speeds in a bar are taken.
 _SPEED_OVER = 10.0

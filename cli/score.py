@@ -6,11 +6,11 @@ from functools import partial
 
 import click
 
-from .embed_options import SCORE, pooling_options
 from .job import run_command
 from .options import Command, JobOptions, engine_options, io_options
-from .prompt_options import Prompts, literal_option
-from .sampling_options import truncate_option
+from .options.embed import SCORE, pooling_options
+from .options.prompt import Prompts, literal_option
+from .options.sampling import truncate_option
 from .spec import score_spec
 
 

@@ -15,11 +15,11 @@ from infer.core.jobs.tasks.spec import WritingSpec
 from infer.core.settings.memory import refuse_little_address_space
 
 from .command import usage
-from .embed_options import given_pooling
 from .options import JobOptions, engine_args, given_sampling, sampling_params
-from .prompt_options import Prompts
+from .options.embed import given_pooling
+from .options.prompt import Prompts
+from .options.sampling import given_truncate
 from .report import set_up_logging
-from .sampling_options import given_truncate
 
 if TYPE_CHECKING:
     from infer.core.build.plan import Plan

@@ -80,7 +80,7 @@ LIGHT = (
 HEAVY = {"torch", "transformers"}
 #: A file this long has two subjects.
 MAX_LINES = 450
-#: A folder of core with more files than this has two subjects.
+#: A folder with more files than this has two subjects.
 MAX_FILES = 25
 
 
@@ -257,7 +257,7 @@ def test_files_are_short() -> None:
 
 
 def test_rooms_are_small() -> None:
-    folders = Counter(path.parent.as_posix() for path in files() if path.parts[0] == "core")
+    folders = Counter(path.parent.as_posix() for path in files())
     assert {folder: n for folder, n in folders.items() if n > MAX_FILES} == {}
 
 

@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from infer.cli import streams
 from infer.cli.commands import COMMANDS, infer
+from infer.cli.terminal import streams
 from infer.core.settings.threads import SPIN_COUNT
 
 #: A program whose command `toy` does what the test says, in the group of the real one.
 TOY = """
 import sys
 import click
-from infer.cli import commands, main, streams
+from infer.cli import commands, main
+from infer.cli.terminal import streams
 from infer.cli.options import Command
 from infer.core.errors import ConfigError, OutputError
 

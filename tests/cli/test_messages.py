@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from infer.cli import messages
 from infer.cli.report import Report, set_up_logging
+from infer.cli.terminal import messages
 from infer.core.errors import RecordError
 from infer.core.jobs.stats import JobStats
 from infer.core.jobs.tally import Tally

@@ -11,9 +11,9 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from infer.cli import streams
 from infer.cli.options import Command, JobOptions, engine_args, engine_options, io_options, sampling_options
-from infer.cli.sampling_options import SAMPLING_HELP, STRUCTURED_GROUP
+from infer.cli.options.sampling import SAMPLING_HELP, STRUCTURED_GROUP
+from infer.cli.terminal import streams
 from infer.core.errors import ModelError
 from infer.core.jobs.input.selection import Selection, Shard
 from infer.core.settings.args import GROUPS, EngineArgs

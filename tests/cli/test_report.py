@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from infer.cli import report, streams
+from infer.cli import report
 from infer.cli.report import Report, progress_line, set_up_logging, share_done, summary_lines
+from infer.cli.terminal import streams
 from infer.core.engine.stats import EngineStats
 from infer.core.errors import RecordError
 from infer.core.jobs.stats import JobStats

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from infer.cli.options import Command, given_sampling, sampling_options, sampling_params
-from infer.cli.sampling_options import NOT_OPTIONS, SAMPLING_HELP, STRUCTURED
+from infer.cli.options.sampling import NOT_OPTIONS, SAMPLING_HELP, STRUCTURED
 from infer.core.build.generation_config import sampling_defaults
 from infer.core.jobs.jsonl import dumps
 from infer.core.jobs.record import Record

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from infer.cli.table import clock, counted, table
+from infer.cli.terminal.table import clock, counted, table
 
 
 def test_columns() -> None:

@@ -13,7 +13,7 @@ from infer.core.errors import RecordError
 from infer.core.types.bounds import bounds_of
 from infer.core.types.params import SamplingParams
 
-from .command import Option, usage
+from ..command import Option, usage
 from .value_types import BIAS, TOKEN_IDS, number, text_or_file
 
 F = TypeVar("F", bound=Callable[..., Any])

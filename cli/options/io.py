@@ -14,8 +14,8 @@ import click
 
 from infer.core.jobs.options import JobOptions
 
-from . import streams
-from .command import usage, with_options
+from ..command import usage, with_options
+from ..terminal import streams
 from .value_types import MAX_ERRORS, REDO, SHARD, SIZE
 
 F = TypeVar("F", bound=Callable[..., Any])

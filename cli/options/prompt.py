@@ -11,8 +11,8 @@ import click
 
 from infer.core.errors import ConfigError
 
-from . import streams
-from .command import Option, usage
+from ..command import Option, usage
+from ..terminal import streams
 
 if TYPE_CHECKING:
     from infer.core.text.templates.template import RecordTemplate

@@ -20,10 +20,10 @@ import click
 from infer.core.settings.args import GROUPS, EngineArgs
 from infer.core.settings.setting import Setting, presets
 
-from . import messages
-from .command import Command, Option
-from .io_options import JobOptions, input_options, io_options
-from .sampling_options import given_sampling, sampling_options, sampling_params
+from ..command import Command, Option
+from ..terminal import messages
+from .io import JobOptions, input_options, io_options
+from .sampling import given_sampling, sampling_options, sampling_params
 from .value_types import Typed
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -11,8 +11,8 @@ import click
 from infer.core.errors import RecordError
 from infer.core.types.beam_params import OF_TOKENS, SCORINGS, BeamSearchParams
 
-from .command import Option, usage, with_options
-from .sampling_options import given_sampling, sampling_options
+from ..command import Option, usage, with_options
+from .sampling import given_sampling, sampling_options
 from .value_types import number
 
 F = TypeVar("F", bound=Callable[..., Any])

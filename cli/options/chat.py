@@ -15,7 +15,7 @@ from infer.core.jobs.tasks.chat import ChatOptions, ChatTask
 from infer.core.text import reasoning, tool_calls
 from infer.core.text.chat import CONTENT_FORMATS, template_text
 
-from .command import Option, with_options
+from ..command import Option, with_options
 
 if TYPE_CHECKING:
     from infer.core.build.plan import Plan

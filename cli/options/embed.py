@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from .command import Option, usage, with_options
+from ..command import Option, usage, with_options
 
 F = TypeVar("F", bound=Callable[..., Any])
 

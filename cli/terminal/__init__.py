@@ -1,0 +1,1 @@
+"""The terminal: what is said on stderr, and what stdout is."""
