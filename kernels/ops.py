@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from .grouped import GroupedWeight
+
 #: Token rows are padded to a multiple of this: GEMM libraries treat left-over rows differently.
 ROW_MULTIPLE = 16
 
@@ -282,6 +284,26 @@ class Ops(Protocol):
 
         Without a bias: the weight's scales applied, the rows' own passed on. With one, or in float16, whose range the values
         could leave without the rows' scales: plain rows.
+        """
+
+    # -- weights in groups, see grouped.py -----------------------------------------------------------------------
+    def grouped_refusal(self, in_features: int, group_size: int, *, quantize_input: bool) -> str:
+        """Why weights [out, in_features] in such groups cannot be multiplied as they are here, or nothing.
+
+        `quantize_input` here and below: by rows quantized to int8 as they come, else by rows in the model's dtype.
+        """
+
+    def dequantize_grouped(self, weight: GroupedWeight) -> Tensor:
+        """float32 [out, in]: (level - zero) * scale + minimum, each operation rounded."""
+
+    def pack_grouped(self, weight: GroupedWeight, dtype: torch.dtype, *, quantize_input: bool) -> Any:
+        """A weight that is not refused in `linear_grouped`'s form, for a model in `dtype`. Raises ValueError where its parts do not fit."""
+
+    def linear_grouped(self, x: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
+        """x [N, in] @ weight^T + bias [out] -> [N, out] in x's dtype, of a weight that `pack_grouped` gave.
+
+        With `quantize_input` integer sums are exact, and float32 is added up in order of input features, step by step and span by
+        span (see `grouped.steps`): the bits are those of the reference. Without: the weight is rounded to `dtype` first.
         """
 
     # -- sampling ------------------------------------------------------------------------------------------------

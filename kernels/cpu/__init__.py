@@ -8,9 +8,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..backend import Backend
-from . import activation, attention, int8, kv, library, linear, norm, quantize, rope, sampling, segments
+from . import activation, attention, grouped, int8, kv, library, linear, norm, quantize, rope, sampling, segments
 
-_MODULES = (activation, attention, int8, kv, linear, norm, quantize, rope, sampling, segments)
+_MODULES = (activation, attention, grouped, int8, kv, linear, norm, quantize, rope, sampling, segments)
 _linear = linear.linear
 
 

@@ -40,6 +40,11 @@ def _compiled() -> int:
     return int(kinds)
 
 
+def multiplies(dtype: torch.dtype) -> bool:
+    """True if this kernel multiplies values of that dtype."""
+    return bool(_compiled() & _KINDS.get(dtype, 0))
+
+
 def takes(weight: Tensor) -> bool:
     """True if a weight that is not quantized is for this kernel. Where the CPU has tile registers, oneDNN's is faster."""
     tiles = weight.dtype == torch.bfloat16 and "amx_bf16" in features.features()

@@ -12,6 +12,7 @@
 
 #include <omp.h>
 
+#include "gemm.h"
 #include "vectors.h"
 #include "widen.h"
 
@@ -27,23 +28,6 @@
 
 namespace infer {
 namespace {
-
-constexpr int PANEL = 32;
-constexpr int MOST_ROWS = 12;
-// Bytes of x that stay in a core's L2 cache while panels go by.
-constexpr int64_t ROWS_BYTES = 384 << 10;
-
-struct Gemm {
-    void *out;
-    const char *x;
-    const char *weight;    // panels
-    const float *scale;    // [n], int8 only
-    const int32_t *sums;   // [n], int8 only: 128 times the sum of a feature's weights, what the offset of x adds
-    const float *bias;     // [n] or null; with int8 only beside row_scale
-    const float *row_scale;  // [rows] or null: what a row of int8 products is still to be multiplied by
-    int64_t rows, n, words;
-    int64_t row_bytes() const { return words * 4; }
-};
 
 #if defined(INFER_GEMM_F32)
 
@@ -201,6 +185,16 @@ template <class Kind, class Out> void multiply(const Gemm &g) {
 #endif
 
 }  // namespace
+
+void multiply_block(int64_t dtype, int rows, const Gemm &g, int64_t row, int64_t column, const char *panel) {
+#if defined(INFER_GEMM_F32)
+    if (dtype == F32) block_of<Float, float>(rows, g, row, column, panel, panel, 0);
+#if defined(INFER_GEMM_BF16)
+    if (dtype == BF16) block_of<Bf16, bf16>(rows, g, row, column, panel, panel, 0);
+#endif
+#endif
+}
+
 }  // namespace infer
 
 // What this build multiplies: 1 bf16, 2 int8, 4 float32.

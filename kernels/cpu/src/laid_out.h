@@ -46,7 +46,7 @@ inline void transpose(__m512i (&x)[LANES]) {
     }
 }
 
-template <> void pack_keys<bf16>(bf16 *to, const bf16 *from, int64_t stride, int64_t tokens, int64_t dim) {
+template <> inline void pack_keys<bf16>(bf16 *to, const bf16 *from, int64_t stride, int64_t tokens, int64_t dim) {
     const int64_t pairs = (dim + 1) / 2;
     for (int64_t group = 0; group < BLOCK; group += LANES, to += LANES * pairs * 2)
         for (int64_t p = 0; p < pairs; p += LANES) {

@@ -1,0 +1,203 @@
+"""Multiplication by weights in groups, kept in memory as small as they come: our own kernel, for CPUs with AVX-512. See src/grouped.cpp.
+
+Rows in the model's dtype are multiplied by panels widened to it as they are needed, with the sums of a plain weight's multiplication.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import features
+from ..grouped import GroupedWeight, Scales, malformed, steps
+from ..reference.grouped import dequantize_grouped
+from . import gemm
+from .gemm import PANEL
+from .library import DTYPES, function, pointer
+
+__all__ = ["dequantize_grouped", "grouped_refusal", "linear_grouped", "pack_grouped"]
+
+#: Features that a dot product takes at once.
+QUAD = 4
+#: Same numbers as `ByteType` in src/grouped.h.
+_DTYPES = {**DTYPES, torch.uint8: 3, torch.int8: 4}
+#: What stands for 0 in tables of levels: codes are the unsigned side of dot products.
+_LEVEL_ZERO = 128
+
+_kinds = function("infer_grouped_kinds", "p")
+_quantized = function("infer_grouped", "pppppiii")
+_plain = function("infer_grouped_plain", "ppppiii")
+
+
+@dataclass(frozen=True, slots=True)
+class PackedGrouped:
+    """A weight [out, in] as the kernel reads it; features beyond the last are zeros."""
+
+    codes: Tensor
+    """uint8 [panels, in / QUAD, 64], two codes of 4 bits a byte, or [.., 128]"""
+    scale: Scales
+    """[panels, groups, PANEL], in the dtypes that they came in"""
+    zero: Tensor | None
+    """uint8 [panels, groups, PANEL], or None if one stands for all"""
+    minimum: Scales | None
+    levels: Tensor | None
+    """uint8 [16]: with _LEVEL_ZERO for 0"""
+    offset: int
+    """The zero of all features, or what is to be added to `zero`."""
+    group_size: int
+    out_features: int
+    in_features: int
+    dtype: torch.dtype | None
+    """What panels are widened to; None: rows are quantized."""
+
+
+class _Scales(ctypes.Structure):
+    _fields_ = (
+        ("values", ctypes.c_void_p),
+        ("factor", ctypes.c_void_p),
+        ("dtype", ctypes.c_int64),
+        ("factor_dtype", ctypes.c_int64),
+        ("per_block", ctypes.c_int64),
+    )
+
+
+class _Grouped(ctypes.Structure):
+    """`Grouped` in src/grouped.h."""
+
+    _fields_ = (
+        ("codes", ctypes.c_void_p),
+        ("levels", ctypes.c_void_p),
+        ("zero", ctypes.c_void_p),
+        ("scale", _Scales),
+        ("minimum", _Scales),
+        ("n", ctypes.c_int64),
+        ("quads", ctypes.c_int64),
+        ("bits", ctypes.c_int64),
+        ("group", ctypes.c_int64),
+        ("offset", ctypes.c_int64),
+    )
+
+
+@functools.cache
+def _compiled() -> int:
+    kinds = ctypes.c_int64()
+    _kinds(ctypes.addressof(kinds))
+    return kinds.value
+
+
+def grouped_refusal(in_features: int, group_size: int, *, quantize_input: bool) -> str:
+    if quantize_input and not (_compiled() & 1 and "avx512_vnni" in features.features()):
+        return "the CPU has no AVX-512 VNNI, or the compiler does not know it"
+    if not quantize_input and not _compiled() & 2:
+        return "the CPU has no AVX-512, or the compiler does not know it"
+    if in_features % QUAD or (group_size < in_features and group_size % QUAD):
+        return f"{in_features} input features in groups of {group_size} are not multiples of {QUAD}"
+    return ""
+
+
+def pack_grouped(weight: GroupedWeight, dtype: torch.dtype, *, quantize_input: bool) -> PackedGrouped:
+    out_features, in_features = weight.codes.shape
+    if problem := malformed(weight) or grouped_refusal(in_features, weight.group_size, quantize_input=quantize_input):
+        raise ValueError(problem)
+    codes = gemm.pack(weight.codes).words.view(torch.uint8).view(-1, in_features // QUAD, 2, 64)
+    codes = codes[:, :, 0] | codes[:, :, 1] << 4 if weight.bits == 4 else codes.reshape(-1, in_features // QUAD, 128)
+    zero = weight.zero
+    if zero is None:
+        offset = 0 if weight.levels is not None else 1 << weight.bits - 1
+    else:
+        offset = 0
+        if zero.numel() and bool((zero == zero[0, 0]).all()):
+            offset = int(zero[0, 0])
+            zero = None
+    levels = None
+    if weight.levels is not None:
+        levels = (weight.levels.to(torch.int16) + _LEVEL_ZERO).to(torch.uint8)
+        offset += _LEVEL_ZERO
+    return PackedGrouped(
+        codes=codes,
+        scale=_scales(weight.scale),
+        zero=None if zero is None else _panels(zero),
+        minimum=None if weight.minimum is None else _scales(weight.minimum),
+        levels=levels,
+        offset=offset,
+        group_size=min(weight.group_size, in_features),
+        out_features=out_features,
+        in_features=in_features,
+        dtype=None if quantize_input else _panel_dtype(dtype),
+    )
+
+
+def linear_grouped(x: Tensor, weight: PackedGrouped, bias: Tensor | None) -> Tensor:
+    x = x.contiguous()
+    if weight.dtype is not None:
+        return _linear_plain(x, weight, bias)
+    rows, quads = x.shape[0], weight.in_features // QUAD
+    out = torch.empty((rows, weight.out_features), dtype=x.dtype)
+    form = _described(weight)
+    spans, parts = _cuts(weight.in_features, weight.group_size)
+    room = torch.empty(rows * (quads + spans + parts * (1 if weight.minimum is None else 2)), dtype=torch.int32)
+    bias_dtype = 0 if bias is None else DTYPES[bias.dtype]
+    _quantized(out.data_ptr(), x.data_ptr(), ctypes.addressof(form), pointer(bias), room.data_ptr(), rows, DTYPES[x.dtype], bias_dtype)
+    return out
+
+
+def _linear_plain(x: Tensor, weight: PackedGrouped, bias: Tensor | None) -> Tensor:
+    assert weight.dtype is not None
+    rows = x.to(weight.dtype)
+    out = torch.empty((rows.shape[0], weight.out_features), dtype=weight.dtype)
+    form = _described(weight)
+    bias_dtype = 0 if bias is None else DTYPES[bias.dtype]
+    _plain(out.data_ptr(), rows.data_ptr(), ctypes.addressof(form), pointer(bias), rows.shape[0], DTYPES[weight.dtype], bias_dtype)
+    return out.to(x.dtype)
+
+
+def _panel_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What is multiplied in: bfloat16 where the CPU has dot products of it, else float32."""
+    return dtype if dtype == torch.bfloat16 and gemm.multiplies(dtype) else torch.float32
+
+
+@functools.lru_cache(maxsize=256)
+def _cuts(in_features: int, group_size: int) -> tuple[int, int]:
+    """Spans and steps of a row."""
+    cuts = [*steps(in_features, group_size)]
+    return cuts[-1].span + 1, len(cuts)
+
+
+def _panels(values: Tensor) -> Tensor:
+    """[out, groups] -> [panels, groups, PANEL], zeros beyond out."""
+    out, groups = values.shape
+    panels = -(-out // PANEL)
+    padded = torch.nn.functional.pad(values, (0, 0, 0, panels * PANEL - out))
+    return padded.view(panels, PANEL, groups).transpose(1, 2).contiguous()
+
+
+def _scales(scales: Scales) -> Scales:
+    return scales._replace(values=_panels(scales.values), factor=None if scales.factor is None else _panels(scales.factor))
+
+
+def _described(weight: PackedGrouped) -> _Grouped:
+    """For one call: the tensors may be others at the next."""
+    return _Grouped(
+        weight.codes.data_ptr(),
+        pointer(weight.levels),
+        pointer(weight.zero),
+        _described_scales(weight.scale),
+        _described_scales(weight.minimum),
+        weight.out_features,
+        weight.in_features // QUAD,
+        4 if weight.codes.shape[-1] == 64 else 8,
+        weight.group_size // QUAD,
+        weight.offset,
+    )
+
+
+def _described_scales(scales: Scales | None) -> _Scales:
+    if scales is None:
+        return _Scales()
+    values, factor, per_block = scales
+    factor_dtype = 0 if factor is None else _DTYPES[factor.dtype]
+    return _Scales(values.data_ptr(), pointer(factor), _DTYPES[values.dtype], factor_dtype, per_block)

@@ -1,0 +1,31 @@
+// A block of rows by one panel of a weight: what gemm.cpp is made of, for kernels that make their panels as they go.
+#pragma once
+
+#include <cstdint>
+
+namespace infer {
+
+// Output features of a panel.
+constexpr int PANEL = 32;
+// Rows of a block, whose sums are all in registers.
+constexpr int MOST_ROWS = 12;
+// Bytes of x that stay in a core's L2 cache while panels go by.
+constexpr int64_t ROWS_BYTES = 384 << 10;
+
+struct Gemm {
+    void *out;
+    const char *x;
+    const char *weight;    // panels
+    const float *scale;    // [n], int8 only
+    const int32_t *sums;   // [n], int8 only: 128 times the sum of a feature's weights, what the offset of x adds
+    const float *bias;     // [n] or null; with int8 only beside row_scale
+    const float *row_scale;  // [rows] or null: what a row of int8 products is still to be multiplied by
+    int64_t rows, n, words;
+    int64_t row_bytes() const { return words * 4; }
+};
+
+// Up to MOST_ROWS rows from `row` on by the panel [words][PANEL] of output features from `column` on, all of `dtype`, which is one of
+// `infer_gemm_kinds`.
+void multiply_block(int64_t dtype, int rows, const Gemm &g, int64_t row, int64_t column, const char *panel);
+
+}  // namespace infer

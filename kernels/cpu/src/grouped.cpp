@@ -1,0 +1,262 @@
+// Rows quantized as they come, multiplied by weights of small integers with scales by groups.
+//
+// Codes are the unsigned side of the dot products, as they are or from a table of 16, and rows the signed one; so zeros need no sums over
+// the weight: a step's sum starts at -zero * (sum of the row's values), known once a row. A code of 4 bits is widened in registers, by 3
+// instructions for 2 vectors that all rows of a block then share, on ports that dot products do not use; 8-bit copies of panels would only
+// take up cache. A step's integer sum is exact; scales join in float32, in order of k, a product and its sum rounded once, as in the reference.
+
+#include <omp.h>
+
+#include "grouped.h"
+#include "spans.h"
+#include "widen.h"
+
+namespace infer {
+namespace {
+
+#if defined(__AVX512VNNI__)
+
+// Rows of a block: as many as keep their integer sums and their float32 ones in registers. A few more in one block, whose float32 sums then go by
+// memory, are still faster than two blocks while a panel comes from memory.
+constexpr int BLOCK_ROWS = 6, MOST_ALONE = 8;
+inline __m512i dot(__m512i sum, __m512i codes, __m512i x) {
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(x));  // see gemm.cpp
+    return sum;
+}
+
+struct Nibbles {
+    static constexpr int BYTES = 64;
+    const __m512i low = _mm512_set1_epi8(15);
+    explicit Nibbles(const uint8_t *) {}
+    void load(const uint8_t *codes, __m512i &a, __m512i &b) const {
+        const __m512i both = _mm512_loadu_si512(codes);
+        a = _mm512_and_si512(both, low);
+        b = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+    }
+};
+
+struct Levels : Nibbles {
+    __m512i table;
+    explicit Levels(const uint8_t *levels) : Nibbles(levels), table(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)levels))) {}
+    void load(const uint8_t *codes, __m512i &a, __m512i &b) const {
+        Nibbles::load(codes, a, b);
+        a = _mm512_shuffle_epi8(table, a);
+        b = _mm512_shuffle_epi8(table, b);
+    }
+};
+
+struct Bytes {
+    static constexpr int BYTES = 128;
+    explicit Bytes(const uint8_t *) {}
+    void load(const uint8_t *codes, __m512i &a, __m512i &b) const {
+        a = _mm512_loadu_si512(codes);
+        b = _mm512_loadu_si512(codes + 64);
+    }
+};
+
+struct Panel {
+    const uint8_t *codes, *zero;
+    const float *scale, *minimum;  // [groups][32]
+};
+
+// What to have fetched meanwhile: a cache line a quad, and another `scale_bytes` further on a step.
+struct Ahead {
+    const uint8_t *codes;
+    const char *scale;
+    int64_t scale_bytes;
+};
+
+// R rows by one panel -> total [R][32].
+template <class Codes, int R>
+__attribute__((noinline)) void block(const Grouped &g, const Cuts &cuts, const Panel &panel, const SpanRows &x, float *total, Ahead ahead) {
+    const Codes kind(g.levels);
+    const uint8_t *codes = panel.codes;
+    const int32_t *words = x.words, *start = x.start;
+    const float *sums = x.sums, *row_scale = x.scale;
+    const int64_t spans = cuts.spans;
+    for (int i = 0; i < R * PANEL; i += LANES) _mm512_store_ps(total + i, _mm512_setzero_ps());
+    int64_t group = -1, end = 0, quad = 0;  // of the group
+    for (int64_t span = 0; span < spans; span++, row_scale += R) {
+        __m512 part[R][2];
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) part[r][0] = part[r][1] = _mm512_setzero_ps();
+        for (int64_t step = 0; step < cuts.steps_of_span && quad < g.quads; step++, start += R) {
+            if (quad == end) {
+                group++;
+                end = std::min(g.quads, end + g.group);
+            }
+            const int64_t stop = std::min(end, quad + SPAN), column = group * PANEL;
+            __builtin_prefetch(ahead.scale, 0, 2);
+            ahead.scale += ahead.scale_bytes;
+            __m512i sum[R][2];
+            if (panel.zero) {
+                const __m512i offset = _mm512_set1_epi32((int32_t)g.offset);
+                const __m512i a = _mm512_add_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(panel.zero + column))), offset);
+                const __m512i b = _mm512_add_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(panel.zero + column + LANES))), offset);
+#pragma GCC unroll 8
+                for (int r = 0; r < R; r++) {
+                    // Products of the low halves: both fit in 16 bits, and the zero's high half is 0.
+                    const __m512i v = _mm512_set1_epi32(start[r]);
+                    sum[r][0] = _mm512_madd_epi16(a, v);
+                    sum[r][1] = _mm512_madd_epi16(b, v);
+                }
+            } else {
+#pragma GCC unroll 8
+                for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = _mm512_set1_epi32(start[r]);
+            }
+            const auto dots = [&](int64_t i) __attribute__((always_inline)) {
+                __m512i a, b;
+                kind.load(codes + i * Codes::BYTES, a, b);
+#pragma GCC unroll 8
+                for (int r = 0; r < R; r++) {
+                    const __m512i v = _mm512_set1_epi32(words[i * R + r]);
+                    sum[r][0] = dot(sum[r][0], a, v);
+                    sum[r][1] = dot(sum[r][1], b, v);
+                }
+            };
+#define INFER_QUADS(COUNT) /* so many without a jump */                                                                      \
+    for (; quad + COUNT <= stop; quad += COUNT, codes += COUNT * Codes::BYTES, words += COUNT * R, ahead.codes += COUNT * 64) \
+        _Pragma("GCC unroll 8") for (int64_t i = 0; i < COUNT; i++) {                                                         \
+            __builtin_prefetch(ahead.codes + i * 64, 0, 2);                                                                  \
+            dots(i);                                                                                                         \
+        }
+            INFER_QUADS(8)
+            INFER_QUADS(4)
+            INFER_QUADS(1)
+#undef INFER_QUADS
+#pragma GCC unroll 2
+            for (int half = 0; half < 2; half++) {
+                const __m512 scale = _mm512_loadu_ps(panel.scale + column + half * LANES);
+#pragma GCC unroll 8
+                for (int r = 0; r < R; r++) part[r][half] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][half]), scale, part[r][half]);
+            }
+            if (!panel.minimum) continue;
+#pragma GCC unroll 2
+            for (int half = 0; half < 2; half++) {
+                const __m512 minimum = _mm512_loadu_ps(panel.minimum + column + half * LANES);
+#pragma GCC unroll 8
+                for (int r = 0; r < R; r++) part[r][half] = _mm512_fmadd_ps(_mm512_set1_ps(sums[r]), minimum, part[r][half]);
+            }
+            sums += R;
+        }
+        asm("" : "+r"(total));  // else compilers keep it in registers that there are not, and spill them around every span
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+            for (int half = 0; half < 2; half++) {
+                float *to = total + r * PANEL + half * LANES;
+                _mm512_store_ps(to, _mm512_fmadd_ps(part[r][half], _mm512_set1_ps(row_scale[r]), _mm512_load_ps(to)));
+            }
+    }
+}
+
+template <class Codes>
+void block_of(int64_t rows, const Grouped &g, const Cuts &cuts, const Panel &panel, const SpanRows &x, float *total, const Ahead &ahead) {
+    switch (rows) {
+#define INFER_ROWS(R) \
+    case R: return block<Codes, R>(g, cuts, panel, x, total, ahead);
+        INFER_ROWS(1) INFER_ROWS(2) INFER_ROWS(3) INFER_ROWS(4) INFER_ROWS(5) INFER_ROWS(6)
+        INFER_ROWS(7) INFER_ROWS(8)
+#undef INFER_ROWS
+    }
+}
+
+template <class T> void finish(T *out, const float *total, const float *bias, int64_t rows, int64_t n, int64_t column) {
+    for (int64_t half = 0; half < PANEL && column + half < n; half += LANES) {
+        const int count = (int)std::min<int64_t>(LANES, n - column - half);
+        const f32x16 added = bias ? load_n(bias + column + half, count) : splat(0.0f);
+        for (int64_t r = 0; r < rows; r++) {
+            const f32x16 value = load(total + r * PANEL + half);
+            store_n(out + r * n + column + half, bias ? value + added : value, count);
+        }
+    }
+}
+
+struct Call {
+    void *out;
+    const void *x;
+    const float *bias;
+    int64_t rows, dtype;
+};
+
+// x quantized into `to`, then multiplied; all threads take part in both.
+template <class Codes, class T> void multiply(const Grouped &g, const Call &c, const SpanRows &to) {
+    const Cuts cuts(g.quads, g.group);
+    const int64_t spans = cuts.spans, steps = cuts.steps, groups = cuts.groups, panels = g.panels();
+    const int64_t blocks = c.rows <= MOST_ALONE ? 1 : (c.rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
+    const int64_t scale_bytes = PANEL * (g.scale.dtype == F32 ? 4 : g.scale.dtype <= F16 ? 2 : 1);
+    const int threads = omp_get_max_threads();
+    const int64_t most = std::max<int64_t>(1, ROWS_BYTES / (g.quads * 4 * BLOCK_ROWS));
+    int64_t chunks = (blocks + most - 1) / most;
+    // With more threads than panels to give them, rows are cut finer.
+    while (chunks * panels < 4 * threads && chunks < blocks) chunks++;
+    const auto first_row = [&](int64_t b) { return c.rows * b / blocks; };
+    const auto rows_of = [&](int64_t b) {
+        const int64_t first = first_row(b);
+        return SpanRows{to.words + first * g.quads, to.scale + first * spans, to.start + first * steps, to.sums ? to.sums + first * steps : nullptr};
+    };
+#pragma omp parallel num_threads(threads)
+    {
+        const int64_t id = omp_get_thread_num(), team = omp_get_num_threads();
+        for (int64_t i = blocks * spans * id / team; i < blocks * spans * (id + 1) / team; i++) {
+            const int64_t b = i / spans, first = first_row(b), rows = first_row(b + 1) - first;
+            quantize((const T *)c.x + first * g.quads * 4, cuts, i % spans, rows, g.zero ? 1 : g.offset, rows_of(b));
+        }
+#pragma omp barrier
+        static thread_local Room room;
+        float *scale = room.of<float>(groups * PANEL * 2 + MOST_ALONE * PANEL), *minimum = scale + groups * PANEL, *total = minimum + groups * PANEL;
+        const int64_t all = chunks * panels, begin = all * id / team, end = all * (id + 1) / team;
+        for (int64_t task = begin; task < end; task++) {
+            const int64_t chunk = task / panels, p = task % panels;
+            widen(g.scale, p, groups, scale);
+            if (g.minimum.values) widen(g.minimum, p, groups, minimum);
+            const Panel panel{g.panel(p), g.zero ? g.zero + p * groups * PANEL : nullptr, scale, g.minimum.values ? minimum : nullptr};
+            const int64_t first = blocks * chunk / chunks, last = blocks * (chunk + 1) / chunks;
+            for (int64_t b = first; b < last; b++) {
+                // The next panel comes from memory while the first blocks go by this one; what they read anyway is as good as nothing.
+                const int64_t row = first_row(b), rows = first_row(b + 1) - row, skipped = (b - first) * g.quads * 64;
+                const bool fetches = task + 1 < end && p + 1 < panels && skipped < g.quads * Codes::BYTES;
+                const Ahead ahead = fetches ? Ahead{g.panel(p + 1) + skipped, (const char *)g.scale.values + (p + 1) * groups * scale_bytes, groups == steps ? scale_bytes : 0}
+                                            : Ahead{panel.codes, (const char *)scale, 0};
+                block_of<Codes>(rows, g, cuts, panel, rows_of(b), total, ahead);
+                finish((T *)c.out + row * g.n, total, c.bias, rows, g.n, p * PANEL);
+            }
+        }
+    }
+}
+
+#endif
+
+}  // namespace
+}  // namespace infer
+
+// What this build multiplies by such weights: 1 quantized rows, 2 plain ones.
+extern "C" void infer_grouped_kinds(int64_t *kinds) {
+    *kinds = 0;
+#if defined(__AVX512VNNI__)
+    *kinds |= 1;
+#endif
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+    *kinds |= 2;
+#endif
+}
+
+// out [rows][n] = x [rows][k] * weight + bias. `room`, for quantized rows: 4 bytes for each quad, span and step of a row, and once more for each
+// step if there is a minimum.
+extern "C" void infer_grouped(void *out, const void *x, const infer::Grouped *g, const void *bias, int32_t *room, int64_t rows, int64_t dtype,
+                              int64_t bias_dtype) {
+#if defined(__AVX512VNNI__)
+    using namespace infer;
+    float *buffer = bias && bias_dtype != F32 ? (float *)malloc(g->n * sizeof(float)) : nullptr;
+    const Call call{out, x, widened(bias, bias_dtype, g->n, buffer), rows, dtype};
+    const Cuts cuts(g->quads, g->group);
+    int32_t *start = room + rows * (cuts.quads + cuts.spans);
+    const SpanRows to{room, (float *)(room + rows * cuts.quads), start, g->minimum.values ? (float *)(start + rows * cuts.steps) : nullptr};
+    INFER_DISPATCH(dtype, T, {
+        if (g->bits == 8) multiply<Bytes, T>(*g, call, to);
+        else if (g->levels) multiply<Levels, T>(*g, call, to);
+        else multiply<Nibbles, T>(*g, call, to);
+    });
+    free(buffer);
+#endif
+}
