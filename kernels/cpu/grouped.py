@@ -17,7 +17,7 @@ from ..grouped import GroupedWeight, Scales, malformed, steps
 from ..reference.grouped import dequantize_grouped
 from . import gemm
 from .gemm import PANEL
-from .library import DTYPES, function, pointer
+from .library import DTYPES, function
 
 __all__ = ["dequantize_grouped", "grouped_refusal", "linear_grouped", "pack_grouped"]
 
@@ -29,8 +29,9 @@ _DTYPES = {**DTYPES, torch.uint8: 3, torch.int8: 4}
 _LEVEL_ZERO = 128
 
 _kinds = function("infer_grouped_kinds", "p")
-_quantized = function("infer_grouped", "pppppiii")
-_plain = function("infer_grouped_plain", "ppppiii")
+# The third argument is the address of a `_Grouped`.
+_quantized = function("infer_grouped", "ppippiii")
+_plain = function("infer_grouped_plain", "ppipiii")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +85,9 @@ class _Grouped(ctypes.Structure):
 
 @functools.cache
 def _compiled() -> int:
-    kinds = ctypes.c_int64()
-    _kinds(ctypes.addressof(kinds))
-    return kinds.value
+    kinds = torch.zeros(1, dtype=torch.int64)
+    _kinds(kinds)
+    return int(kinds)
 
 
 def grouped_refusal(in_features: int, group_size: int, *, quantize_input: bool) -> str:
@@ -141,7 +142,7 @@ def linear_grouped(x: Tensor, weight: PackedGrouped, bias: Tensor | None) -> Ten
     spans, parts = _cuts(weight.in_features, weight.group_size)
     room = torch.empty(rows * (quads + spans + parts * (1 if weight.minimum is None else 2)), dtype=torch.int32)
     bias_dtype = 0 if bias is None else DTYPES[bias.dtype]
-    _quantized(out.data_ptr(), x.data_ptr(), ctypes.addressof(form), pointer(bias), room.data_ptr(), rows, DTYPES[x.dtype], bias_dtype)
+    _quantized(out, x, ctypes.addressof(form), bias, room, rows, DTYPES[x.dtype], bias_dtype)
     return out
 
 
@@ -151,7 +152,7 @@ def _linear_plain(x: Tensor, weight: PackedGrouped, bias: Tensor | None) -> Tens
     out = torch.empty((rows.shape[0], weight.out_features), dtype=weight.dtype)
     form = _described(weight)
     bias_dtype = 0 if bias is None else DTYPES[bias.dtype]
-    _plain(out.data_ptr(), rows.data_ptr(), ctypes.addressof(form), pointer(bias), rows.shape[0], DTYPES[weight.dtype], bias_dtype)
+    _plain(out, rows, ctypes.addressof(form), bias, rows.shape[0], DTYPES[weight.dtype], bias_dtype)
     return out.to(x.dtype)
 
 
@@ -183,8 +184,8 @@ def _described(weight: PackedGrouped) -> _Grouped:
     """For one call: the tensors may be others at the next."""
     return _Grouped(
         weight.codes.data_ptr(),
-        pointer(weight.levels),
-        pointer(weight.zero),
+        _address(weight.levels),
+        _address(weight.zero),
         _described_scales(weight.scale),
         _described_scales(weight.minimum),
         weight.out_features,
@@ -195,9 +196,13 @@ def _described(weight: PackedGrouped) -> _Grouped:
     )
 
 
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
 def _described_scales(scales: Scales | None) -> _Scales:
     if scales is None:
         return _Scales()
     values, factor, per_block = scales
     factor_dtype = 0 if factor is None else _DTYPES[factor.dtype]
-    return _Scales(values.data_ptr(), pointer(factor), _DTYPES[values.dtype], factor_dtype, per_block)
+    return _Scales(values.data_ptr(), _address(factor), _DTYPES[values.dtype], factor_dtype, per_block)
