@@ -32,14 +32,13 @@ from ..parallel.group import Group, current, sharding
 from ..parallel.sizes import check_size
 from ..quant import SCHEMES
 from ..quant.choice import HEAD, Choose
-from ..quant.stored import Stored
+from ..quant.stored import AsStored
 from ..settings.config import EngineConfig
 from ..spec.model_spec import ExpertsSpec, ModelSpec, StackSpec
 from ..spec.support import LAYERS
 from ..weights import loader
 from ..weights.fit import beyond_layers
 from ..weights.parameter import Parameter
-from ..weights.quantized import QuantizedSource
 from ..weights.renamed import fit, untied
 from ..weights.source import ModelSource
 from .offload import CudaCopier, Offload, plan_offload
@@ -172,10 +171,11 @@ def _load_ours(
     if config.load_format != "dummy" and spec.stack is not None and (stack := untied(spec.stack, source)) is not spec.stack:
         log.info("config.json ties output and input embeddings, but the weights have both: each is used")
         spec = replace(spec, stack=stack)
-    model = models.build(spec, ops, choose=chooser(config, source, ops, dtype))
+    choose = chooser(config, source, ops, dtype)
+    model = models.build(spec, ops, choose=choose)
     check_length(config, source, model.stack)
     offload = _offload(config, model, dtype, device)
-    fill(config, source, model.stack, model.parameters(), dtype, device, ropes=model.ropes, whole=True)
+    fill(config, source, model.stack, model.parameters(), dtype, device, choose=choose, ropes=model.ropes, whole=True)
     if offload is not None:
         offload.start(model)
     return model
@@ -196,10 +196,11 @@ def fill(
     dtype: torch.dtype,
     device: torch.device,
     *,
+    choose: Choose | None,
     ropes: Ropes,
     whole: bool,
 ) -> None:
-    """Loads the checkpoint into the parameters of a model, or random numbers. `whole` as of `renamed.fit`."""
+    """Loads the checkpoint into the parameters of a model, or random numbers. `whole` as of `renamed.fit`, `choose` the model's."""
     parameters = list(parameters)
     if config.load_format == "dummy":
         loader.load_dummy(parameters, dtype, device, seed=config.seed)
@@ -211,6 +212,8 @@ def fill(
         key = next(key for key in LAYERS if key in config.hf_overrides)
         log.warning("hf_overrides: %s %d leaves %d tensors of later layers unused", key, len(stack.layers), len(left))
     loader.load(parameters, found, dtype, device, ignore=left, frequencies=frequencies)
+    if isinstance(choose, AsStored):
+        log.info("%s; linear layers: %s", source.scheme, choose.held)
 
 
 def _offload(config: EngineConfig, model: Decoder, dtype: torch.dtype, device: torch.device) -> Offload | None:
@@ -242,10 +245,16 @@ def load_through_transformers(
     )
 
 
+def quantizes_rows(config: EngineConfig) -> bool:
+    """True if rows are to be quantized for weights that are quantized themselves."""
+    auto = config.device == "cpu" and config.dtype != "float32"
+    return auto if config.activation_dtype == "auto" else config.activation_dtype == "int8"
+
+
 def chooser(config: EngineConfig, source: ModelSource, ops: Ops, dtype: torch.dtype) -> Choose | None:
     """The choice of a scheme for each linear layer; None: all are stored plainly. Raises ConfigError if this machine cannot do it."""
-    if isinstance(source, QuantizedSource):
-        return lambda name: Stored(ops, dtype)
+    if source.scheme and config.quantization not in SCHEMES:
+        return AsStored(ops, dtype, quantize_input=quantizes_rows(config))
     if config.quantization is None:
         return None
     scheme = SCHEMES[config.quantization]

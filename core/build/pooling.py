@@ -62,9 +62,10 @@ def _load_encoder(
 ) -> Encoder:
     if config.model_impl == "transformers":
         raise ConfigError(f"model_impl=transformers: a {spec.model_type} model runs in our code alone; leave it out")
-    model = models.build_encoder(spec, ops, labels=labels, choose=chooser(config, source, ops, dtype))
+    choose = chooser(config, source, ops, dtype)
+    model = models.build_encoder(spec, ops, labels=labels, choose=choose)
     check_length(config, source, model.stack)
-    fill(config, source, model.stack, model.parameters(), dtype, device, ropes=model.ropes, whole=False)
+    fill(config, source, model.stack, model.parameters(), dtype, device, choose=choose, ropes=model.ropes, whole=False)
     model.allocate(config.max_model_len, device)
     return model
 
@@ -73,11 +74,12 @@ def _load_decoder(
     config: EngineConfig, source: ModelSource, spec: ModelSpec, ops: Ops, labels: int, dtype: torch.dtype, device: torch.device
 ) -> FlatDecoder:
     check_causal(spec, source.name)
-    decoder = models.build(spec, ops, choose=chooser(config, source, ops, dtype))
+    choose = chooser(config, source, ops, dtype)
+    decoder = models.build(spec, ops, choose=choose)
     check_length(config, source, decoder.stack)
     head = Classifier(ops, decoder.hidden_size, labels, SCORE, decoder.stack.norm) if labels else None
     model = FlatDecoder(decoder, dtype, config.block_size, head)
-    fill(config, source, decoder.stack, model.parameters(), dtype, device, ropes=decoder.ropes, whole=False)
+    fill(config, source, decoder.stack, model.parameters(), dtype, device, choose=choose, ropes=decoder.ropes, whole=False)
     decoder.allocate(config.max_model_len, device)
     return model
 

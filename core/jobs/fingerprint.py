@@ -35,6 +35,7 @@ SETTINGS = (
     "max_model_len",
     "skip_tokenizer_init",
     "quantization",
+    "activation_dtype",
     "quantize_lm_head",
     "hf_overrides",
     "tokenizer_mode",

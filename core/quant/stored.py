@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
@@ -12,11 +13,27 @@ from torch import Tensor
 from infer.kernels.ops import Ops, Rows
 
 from ..weights.cut import Cut
-from ..weights.formats.values import Int8Rows, QuantizedWeight
+from ..weights.formats.values import Grouped, Int8Rows, QuantizedWeight, as_tensor
 from ..weights.parameter import Parameter, Value
 from .base import LinearMethod, unscaled
+from .grouped import InGroups
 from .int8 import Int8
 from .plain import Plain
+
+
+class Held:
+    """The tally of a model's linear layers: how many weights are kept in which way, and their bytes."""
+
+    def __init__(self) -> None:
+        self.bytes: Counter[str] = Counter()
+        self.count: Counter[str] = Counter()
+
+    def add(self, way: str, method: LinearMethod) -> None:
+        self.count[way] += 1
+        self.bytes[way] += sum(tensor.nbytes for tensor in method.tensors())
+
+    def __str__(self) -> str:
+        return "; ".join(f"{self.count[way]} {way} ({self.bytes[way] / 2**20:,.0f} MiB)" for way in self.count)
 
 
 class Stored(LinearMethod):
@@ -24,11 +41,15 @@ class Stored(LinearMethod):
 
     Args:
         dtype: the model's, for weights that become plain.
+        quantize_input: rows become int8 where the weight allows it.
+        held: counts how weights are kept.
     """
 
-    def __init__(self, ops: Ops, dtype: torch.dtype) -> None:
+    def __init__(self, ops: Ops, dtype: torch.dtype, *, quantize_input: bool, held: Held) -> None:
         super().__init__(ops)
         self.dtype = dtype
+        self.quantize_input = quantize_input
+        self.held = held
         self._methods: list[LinearMethod] = []
         self._widths: list[int] = []
 
@@ -41,25 +62,49 @@ class Stored(LinearMethod):
         return [Parameter(*matrices, cuts=cuts, take=self._take)]
 
     def _take(self, values: list[Value]) -> None:
-        for _, run in groupby(values, lambda value: value.kind if isinstance(value, QuantizedWeight) else None):
-            self._add(list(run))
+        for kind, run in groupby(values, self._kind_of):
+            together = list(run)
+            method, way = self._plainly(together) if kind is None else self._quantized(together)
+            self.held.add(way, method)
+            self._methods.append(method)
+            self._widths.append(sum(value.shape[0] for value in together))
         self.quantizes_input = all(method.quantizes_input for method in self._methods)
 
-    def _add(self, run: list[Value]) -> None:
-        quantized = [value for value in run if isinstance(value, QuantizedWeight)]
-        method: LinearMethod
-        if len(quantized) == len(run) and isinstance(quantized[0], Int8Rows) and not Int8.refusal(self.ops):
-            weight = Int8Rows.stacked(quantized)
-            method = Int8(self.ops)
-            method.take(weight.values, weight.scale, self.dtype)
-        else:
-            method = Plain(self.ops)
-            method.store(torch.cat([self._plain(value) for value in run]))
-        self._methods.append(method)
-        self._widths.append(sum(value.shape[0] for value in run))
+    def _kind_of(self, value: Value) -> object:
+        """Equal for weights that are kept as one; None: it is kept plainly."""
+        return value.kind if isinstance(value, QuantizedWeight) and self._keeps(value) else None
 
-    def _plain(self, value: Value) -> Tensor:
-        return value.dense().to(self.dtype) if isinstance(value, QuantizedWeight) else value
+    def _keeps(self, weight: QuantizedWeight) -> bool:
+        """True if the backend multiplies by it as it is."""
+        if isinstance(weight, Int8Rows):
+            return self.quantize_input and not Int8.refusal(self.ops)
+        return isinstance(weight, Grouped) and not self._in_groups().refuses(weight)
+
+    def _in_groups(self) -> InGroups:
+        return InGroups(self.ops, self.dtype, quantize_input=self.quantize_input)
+
+    def _quantized(self, run: list[Value]) -> tuple[LinearMethod, str]:
+        """What keeps weights of one kind, and how it does, for people."""
+        weights = [value for value in run if isinstance(value, QuantizedWeight)]
+        weight = weights[0].stacked(weights)
+        if isinstance(weight, Int8Rows):
+            rows = Int8(self.ops)
+            rows.take(weight.values, weight.scale, self.dtype)
+            return rows, "in 8 bits, by rows in int8"
+        assert isinstance(weight, Grouped)
+        groups = self._in_groups()
+        groups.take(weight)
+        by = "int8" if self.quantize_input else self._name
+        return groups, f"in {weight.weight.bits} bits, groups of {weight.weight.group_size}, by rows in {by}"
+
+    def _plainly(self, run: list[Value]) -> tuple[LinearMethod, str]:
+        method = Plain(self.ops)
+        method.store(torch.cat([as_tensor(value, self.dtype) for value in run]))
+        return method, f"in {self._name}" + (", from fewer bits" if isinstance(run[0], QuantizedWeight) else "")
+
+    @property
+    def _name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
 
     def tensors(self) -> list[Tensor]:
         return [tensor for method in self._methods for tensor in method.tensors()]
@@ -84,3 +129,14 @@ class Stored(LinearMethod):
 
     def _pack(self, weight: Tensor) -> Any:
         raise AssertionError("it takes what is stored")
+
+
+class AsStored:
+    """The choice of `Stored` for every layer. Arguments as there; `held` is full once the weights are loaded."""
+
+    def __init__(self, ops: Ops, dtype: torch.dtype, *, quantize_input: bool) -> None:
+        self.ops, self.dtype, self.quantize_input = ops, dtype, quantize_input
+        self.held = Held()
+
+    def __call__(self, name: str) -> LinearMethod:
+        return Stored(self.ops, self.dtype, quantize_input=self.quantize_input, held=self.held)

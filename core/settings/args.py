@@ -106,6 +106,12 @@ class EngineArgs:
         choices=("int8", "auto-round", "awq", "bitsandbytes", "compressed-tensors", "fp8", "gptq", "modelopt", "mxfp4"),
         later=("awq_marlin", "experts_int8", "fbgemm_fp8", "gguf", "gptq_marlin", "modelopt_fp4"),
     )
+    activation_dtype: str = _model(
+        "auto",
+        "What rows are multiplied in by quantized weights; int8: quantized token by token, model: as they are; auto: int8 on CPUs in "
+        "bfloat16 and float16.",
+        choices=("auto", "int8", "model"),
+    )
     quantize_lm_head: bool = _writing(False, "Quantize the output head too: faster, less accurate.")
     load_format: str = _model(
         "auto",

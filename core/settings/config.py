@@ -27,6 +27,7 @@ class EngineConfig:
     download_dir: str | None
     hf_token: str | None = field(repr=False)
     quantization: str | None  # a scheme of quant/
+    activation_dtype: str  # "auto", "int8" or "model"
     quantize_lm_head: bool
     load_format: str
     hf_overrides: dict[str, Any]  # merged into config.json, see spec/hf_config.py

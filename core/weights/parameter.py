@@ -78,7 +78,7 @@ class Parameter:
                 take, taken, self._take, self._taken = self._take, self._taken, None, []
                 take(taken)
             return
-        value = as_tensor(value)
+        value = as_tensor(value, dtype)
         if len(self.parts) == 1:
             self.tensor = value.to(device, dtype)
         else:

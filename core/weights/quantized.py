@@ -78,6 +78,10 @@ class QuantizedSource(ModelSource):
         return self.source.read(filename)
 
     @property
+    def scheme(self) -> str:
+        return self.layers.label
+
+    @property
     def has_weights(self) -> bool:
         return self.source.has_weights
 

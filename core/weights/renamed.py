@@ -91,6 +91,10 @@ class RenamedSource(ModelSource):
         return self.source.read(filename)
 
     @property
+    def scheme(self) -> str:
+        return self.source.scheme
+
+    @property
     def has_weights(self) -> bool:
         return self.source.has_weights
 

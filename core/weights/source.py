@@ -64,6 +64,11 @@ class ModelSource(ABC):
         return read_spec(raw, overrides, self.path / FILE if self.path.is_dir() else self.path)
 
     @property
+    def scheme(self) -> str:
+        """The quantization of stored weights, for people ("gptq, 4 bits, groups of 128"); empty: there is none."""
+        return ""
+
+    @property
     def has_weights(self) -> bool:
         """True if there are weights in a form that is read."""
         return True

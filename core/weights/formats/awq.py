@@ -61,7 +61,7 @@ class Awq(Format):
         zeros = tensors.get(".qzeros")
         zero = None if zeros is None else _unpack(zeros)
         scale = tensors[".scales"].t().contiguous()
-        return Grouped(_unpack(tensors[".qweight"]), 4, self.group_size or in_features, scale, zero)
+        return Grouped.of(_unpack(tensors[".qweight"]), 4, self.group_size or in_features, scale, zero)
 
 
 def _unpack(words: Tensor) -> Tensor:

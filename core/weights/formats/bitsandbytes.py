@@ -199,7 +199,7 @@ class Bits8(Format):
         if order is not None and int(order):
             raise ModelError("its values are not in rows (weight_format); save it again with a later bitsandbytes")
         codes = tensors[".weight"].view(torch.uint8) ^ 128
-        return Grouped(codes, 8, in_features, (tensors[".SCB"].float() / 127)[:, None])
+        return Grouped.of(codes, 8, in_features, (tensors[".SCB"].float() / 127)[:, None])
 
 
 def read(config: Mapping[str, Any]) -> Layers:

@@ -85,14 +85,14 @@ class Gptq(Format):
                 if not torch.equal(index[order], torch.arange(in_features) // size):
                     return _uneven(codes[:, order], self.bits, scale, zero, order, counts)
                 codes = codes[:, order]
-        return Grouped(codes, self.bits, size, scale, zero, columns=order)
+        return Grouped.of(codes, self.bits, size, scale, zero, order)
 
 
 def _uneven(codes: Tensor, bits: int, scale: Tensor, zero: Tensor, order: Tensor, counts: Tensor) -> QuantizedWeight:
     """Groups of different sizes, as a group a feature."""
     from .values import Grouped
 
-    return Grouped(codes, bits, 1, scale.repeat_interleave(counts, 1), zero.repeat_interleave(counts, 1), columns=order)
+    return Grouped.of(codes, bits, 1, scale.repeat_interleave(counts, 1), zero.repeat_interleave(counts, 1), order)
 
 
 def read(config: Mapping[str, Any]) -> Layers:

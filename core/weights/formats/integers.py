@@ -81,7 +81,7 @@ class Packed(Format):
             if not torch.equal(index[columns], torch.arange(in_features) // size):
                 raise ModelError("a weight_g_idx does not fill the groups")
             codes = codes[:, columns]
-        return Grouped(codes, self.bits, size, tensors[".weight_scale"], zero, columns=columns)
+        return Grouped.of(codes, self.bits, size, tensors[".weight_scale"], zero, columns)
 
 
 @dataclass(frozen=True)
@@ -141,4 +141,4 @@ class Int8(Format):
         if self.with_activations and self.symmetric and not self.group_size:
             return Int8Rows(tensors[".weight"], scale.float().flatten())
         zero = None if self.symmetric else by_row(tensors[".weight_zero_point"]).view(torch.uint8) ^ 128
-        return Grouped(tensors[".weight"].view(torch.uint8) ^ 128, 8, self.group_size or in_features, scale, zero)
+        return Grouped.of(tensors[".weight"].view(torch.uint8) ^ 128, 8, self.group_size or in_features, scale, zero)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from infer.kernels.grouped import GroupedWeight, Scales
+from infer.kernels.reference.grouped import dequantize_grouped
 
 from ..cut import Cut
 
@@ -46,9 +49,20 @@ class QuantizedWeight(ABC):
         raise NotImplementedError
 
 
-def as_tensor(value: Tensor | QuantizedWeight) -> Tensor:
-    """A weight as it is if it is plain, else what it means in float32."""
-    return value.dense() if isinstance(value, QuantizedWeight) else value
+#: Numbers of a quantized weight that become plain at a time, so that the float32 copy stays small beside the result.
+_AT_A_TIME = 1 << 22
+
+
+def as_tensor(value: Tensor | QuantizedWeight, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A weight as it is if it is plain, else what it means, rounded to `dtype`."""
+    if isinstance(value, Tensor):
+        return value
+    count, width = value.shape
+    tensor = torch.empty(count, width, dtype=dtype)
+    step = max(1, _AT_A_TIME // max(1, width))
+    for start in range(0, count, step):
+        tensor[start : start + step] = value.rows(start, min(start + step, count)).dense()
+    return tensor
 
 
 def cut_of(value: Tensor | QuantizedWeight, cut: Cut) -> Tensor | QuantizedWeight:
@@ -58,73 +72,77 @@ def cut_of(value: Tensor | QuantizedWeight, cut: Cut) -> Tensor | QuantizedWeigh
 
 @dataclass(frozen=True)
 class Grouped(QuantizedWeight):
-    """Small integers with scales by groups along the input features.
+    """Small integers with scales by groups along the input features, as kernels take them."""
 
-    Feature i of row o is (codes[o, i] - zero[o, g]) * scale[o, g] + minimum[o, g], g = i // group_size.
-    """
-
-    codes: Tensor
-    """uint8 [out, in]"""
-    bits: int
-    """What a code takes at most."""
-    group_size: int
-    scale: Tensor
-    """[out, groups], of any floating dtype."""
-    zero: Tensor | None = None
-    """uint8 [out, groups]; None: 2^(bits - 1)."""
-    minimum: Tensor | None = None
-    """[out, groups], of any floating dtype; None: 0."""
+    weight: GroupedWeight
     columns: Tensor | None = None
     """int64 [in]: feature i of it is feature columns[i] of the layer's input; None: they are in order."""
 
+    @classmethod
+    def of(
+        cls, codes: Tensor, bits: int, group_size: int, scale: Tensor, zero: Tensor | None = None, columns: Tensor | None = None
+    ) -> Grouped:
+        """(codes - zero) * scale of uint8 codes of 1 to 8 bits; `zero` uint8 [out, groups], or None for 2^(bits - 1)."""
+        stored = 4 if bits <= 4 else 8
+        if zero is None and bits != stored:
+            zero = torch.full(scale.shape, 1 << (bits - 1), dtype=torch.uint8)
+        return cls(GroupedWeight(codes, stored, group_size, Scales(scale), zero), columns)
+
     @property
     def shape(self) -> tuple[int, int]:
-        return self.codes.shape[0], self.codes.shape[1]
+        return self.weight.codes.shape[0], self.weight.codes.shape[1]
 
     @property
     def kind(self) -> object:
-        columns = None if self.columns is None else tuple(self.columns.tolist())
-        return Grouped, self.bits, self.group_size, self.scale.dtype, self.zero is None, self.minimum is None, columns
+        one = self.weight
+        scales = [None if s is None else (s.values.dtype, s.factor is None, s.per_block) for s in (one.scale, one.minimum)]
+        tables = [None if table is None else tuple(table.tolist()) for table in (self.columns, one.levels)]
+        return Grouped, one.bits, one.group_size, one.zero is None, *scales, *tables
 
     def dense(self) -> Tensor:
-        groups = torch.arange(self.codes.shape[1]) // self.group_size
-        centre: float | Tensor = 1 << (self.bits - 1)
-        if self.zero is not None:
-            centre = self.zero.float()[:, groups]
-        values = (self.codes.float() - centre) * self.scale.float()[:, groups]
-        if self.minimum is not None:
-            values += self.minimum.float()[:, groups]
-        if self.columns is None:
-            return values
-        return torch.empty_like(values).index_copy_(1, self.columns, values)
+        values = dequantize_grouped(self.weight)
+        return values if self.columns is None else torch.empty_like(values).index_copy_(1, self.columns, values)
 
     def rows(self, start: int, stop: int) -> Grouped:
-        return self._with(lambda part: part[start:stop], lambda part: part[start:stop])
+        return self._with(lambda part, _: part[start:stop])
+
+    def reordered(self, order: Tensor) -> Grouped:
+        """Output features in another order, int64 [out]."""
+        return self._with(lambda part, _: part[order])
 
     def cut(self, cut: Cut) -> QuantizedWeight | Tensor:
-        start, stop, size = cut.start, cut.stop, self.group_size
-        in_groups = start % size == 0 and (stop % size == 0 or stop == self.shape[1])
-        if cut.dim == 0 or self.columns is not None or not in_groups or stop > self.shape[1]:
+        start, stop, width = cut.start, cut.stop, self.shape[1]
+        scales = (self.weight.scale, self.weight.minimum)
+        unit = self.weight.group_size * max(one.per_block if one is not None and one.factor is not None else 1 for one in scales)
+        if cut.dim == 0 or self.columns is not None or start % unit or (stop % unit and stop != width) or stop > width:
             return super().cut(cut)
-        return self._with(lambda codes: codes[:, start:stop], lambda part: part[:, start // size : -(-stop // size)])
+        return self._with(lambda part, features: part[:, start // features : -(-stop // features)].contiguous())
 
     @classmethod
     def stacked(cls, parts: Sequence[QuantizedWeight]) -> Grouped:
         first, *others = (part for part in parts if isinstance(part, Grouped))
+        below = [iter(tensors_of(other.weight)) for other in others]
+        return first._with(lambda part, _: torch.cat([part, *(next(tensors) for tensors in below)]))
 
-        def stack(name: str) -> Tensor | None:
-            return None if getattr(first, name) is None else torch.cat([getattr(part, name) for part in (first, *others)])
+    def _with(self, of: Callable[[Tensor, int], Tensor]) -> Grouped:
+        """The same of a part of each tensor, in the order of `tensors_of`; `of` takes it and the input features of one of its columns."""
+        whole, size = self.weight, self.weight.group_size
 
-        codes, scale = stack("codes"), stack("scale")
-        assert codes is not None
-        assert scale is not None
-        return replace(first, codes=codes, scale=scale, zero=stack("zero"), minimum=stack("minimum"))
+        def scales(one: Scales) -> Scales:
+            values = of(one.values, size)
+            return one._replace(values=values, factor=None if one.factor is None else of(one.factor, size * one.per_block))
 
-    def _with(self, of_codes: Callable[[Tensor], Tensor], of_groups: Callable[[Tensor], Tensor]) -> Grouped:
-        """The same of a part of the codes, and of what there is for each group."""
-        zero = None if self.zero is None else of_groups(self.zero)
-        minimum = None if self.minimum is None else of_groups(self.minimum)
-        return replace(self, codes=of_codes(self.codes), scale=of_groups(self.scale), zero=zero, minimum=minimum)
+        codes, scale = of(whole.codes, 1), scales(whole.scale)
+        zero = None if whole.zero is None else of(whole.zero, size)
+        minimum = None if whole.minimum is None else scales(whole.minimum)
+        return replace(self, weight=whole._replace(codes=codes, scale=scale, zero=zero, minimum=minimum))
+
+
+def tensors_of(weight: GroupedWeight) -> Iterator[Tensor]:
+    """Codes, scales, zeros and minimums: what has a row for each output feature."""
+    for part in (weight.codes, *weight.scale[:2], weight.zero, *(() if weight.minimum is None else weight.minimum[:2])):
+        if part is not None:
+            yield part
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
     import torch
 
     from ..cut import Cut
+    from ..formats.values import QuantizedWeight
 
-#: What tensors of each ggml type are streamed as. Plain floats keep their dtype (norms stay float32). Quantized ones become
-#: bfloat16, the dtype such models were trained and are run in (measured on normal weights, the rounding adds 5 % to the error
-#: Q8_0 already has, 0.1 % to Q5_1's and 0.02 % to Q4's), or float32, which has every bit of them, for who runs in another dtype.
+log = logging.getLogger(__name__)
+
+#: What tensors of each ggml type are streamed as. Plain floats keep their dtype (norms stay float32). Quantized ones of two dimensions
+#: stay as they are in most types, see blocks.py; others become bfloat16, the dtype such models were trained and are run in, or float32,
+#: which has every bit of them, for who runs in another dtype.
 PLAIN = {"F32": "F32", "F16": "F16", "BF16": "BF16", "F64": "F64"}
 #: Values dequantized at a time, so that the float32 copy stays small beside the tensor.
 CHUNK = 1 << 22
@@ -48,6 +52,11 @@ class GgufSource(ModelSource):
         made.__dict__["_file"] = self._file  # parsed once
         return made
 
+    @property
+    def scheme(self) -> str:
+        types = sorted({block.quant for block in self._file.blocks.values()} - PLAIN.keys())
+        return f"GGUF, {', '.join(types)}" if types else ""
+
     def read(self, filename: str) -> bytes | None:
         if filename not in self._files:
             made = self._make(filename)
@@ -66,7 +75,9 @@ class GgufSource(ModelSource):
             )
         return found
 
-    def stream(self, cuts: Mapping[str, Cut] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
+    def stream(self, cuts: Mapping[str, Cut] | None = None) -> Iterator[tuple[str, torch.Tensor | QuantizedWeight]]:
+        from ..formats.values import cut_of
+
         self.tensors()
         heads = self._meta.need(".attention.head_count", least=1)
         num_heads = {"q": heads, "k": self._meta.integer(".attention.head_count_kv") or heads}
@@ -75,11 +86,12 @@ class GgufSource(ModelSource):
                 for block in self._file.blocks.values():
                     if block.name == ROPE_FACTORS and self._rope_factors is not None:
                         continue
-                    tensor = self._load(f.fileno(), block)
+                    value = self._load(f.fileno(), block)
                     if which := permuted(self._meta.architecture, block.name):
-                        tensor = _unpermute(tensor, num_heads[which], block, self._meta)
+                        value = _unpermuted(value, num_heads[which], block, self._meta)
                     name = hf_name(block.name)
-                    yield name, tensor if cuts is None or name not in cuts else cuts[name].of(tensor)
+                    yield name, value if cuts is None or name not in cuts else cut_of(value, cuts[name])
+                    del value  # or it would stay while the next one is read
         except OSError as e:
             raise ModelError(f"cannot read {self.path}: {e.strerror}") from e
 
@@ -136,16 +148,22 @@ class GgufSource(ModelSource):
         except NotImplementedError as e:
             raise ModelError(f"{self.path}: tensor {block.name!r} has type {block.quant}, which the gguf package cannot dequantize") from e
 
-    def _load(self, fd: int, block: Block) -> torch.Tensor:
+    def _load(self, fd: int, block: Block) -> torch.Tensor | QuantizedWeight:
         import torch
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize
+
+        from ..formats.values import Grouped
+        from .blocks import HELD, grouped
 
         num_rows = math.prod(block.shape[:-1])
         row_bytes = (block.end - block.start) // max(num_rows, 1)
         if block.quant in PLAIN:
             dtype = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}[block.quant]
             return torch.from_numpy(_read(fd, block, 0, block.end - block.start)).view(dtype).reshape(block.shape)
+        if block.quant in HELD and len(block.shape) == 2:
+            return Grouped(grouped(torch.from_numpy(_read(fd, block, 0, block.end - block.start)).view(num_rows, -1), block.quant))
+        log.info("%s: %s is stored as %s, which becomes plain", self.path.name, block.name, block.quant)
         tensor = torch.empty(num_rows, block.shape[-1], dtype=torch.float32 if self.exact_weights else torch.bfloat16)
         step = max(CHUNK // block.shape[-1], 1)
         for row in range(0, num_rows, step):
@@ -169,9 +187,14 @@ def _read(fd: int, block: Block, offset: int, size: int) -> np.ndarray:
     return data
 
 
-def _unpermute(tensor: torch.Tensor, num_heads: int, block: Block, meta: Metadata) -> torch.Tensor:
+def _unpermuted(value: torch.Tensor | QuantizedWeight, num_heads: int, block: Block, meta: Metadata) -> torch.Tensor | QuantizedWeight:
     """Undoes llama.cpp's order of a head's rows, (0, d/2, 1, d/2+1, ...), for a weight [rows, columns] or a bias [rows]."""
-    rows = tensor.shape[0]
+    import torch
+
+    from ..formats.values import Grouped, as_tensor
+
+    rows = value.shape[0]
     if rows % (2 * num_heads):
         raise ModelError(f"{meta.path}: tensor {block.name!r} has {rows} rows, which {num_heads} heads cannot share")
-    return tensor.view(num_heads, rows // num_heads // 2, 2, -1).transpose(1, 2).reshape(tensor.shape)
+    order = torch.arange(rows).view(num_heads, rows // num_heads // 2, 2).transpose(1, 2).flatten()
+    return value.reordered(order) if isinstance(value, Grouped) else as_tensor(value)[order]

@@ -1,0 +1,51 @@
+"""Small integers with scales by groups: kept as small as the checkpoint has them, and multiplied so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from infer.kernels.ops import Ops, Rows
+
+from ..weights.formats.values import Grouped
+from .base import LinearMethod, unscaled
+
+
+class InGroups(LinearMethod):
+    """
+    Args:
+        dtype: the model's.
+        quantize_input: rows become int8 as they come; else weights become `dtype` a few at a time as they are used.
+    """
+
+    def __init__(self, ops: Ops, dtype: torch.dtype, *, quantize_input: bool) -> None:
+        super().__init__(ops)
+        self.dtype = dtype
+        self.quantize_input = quantize_input
+        self._columns: Tensor | None = None
+
+    @property
+    def kind(self) -> object:
+        return InGroups, self.quantize_input
+
+    def refuses(self, weight: Grouped) -> str:
+        """Why the backend cannot multiply by it, or nothing."""
+        return self.ops.grouped_refusal(weight.shape[1], weight.weight.group_size, quantize_input=self.quantize_input)
+
+    def take(self, weight: Grouped) -> None:
+        """In place of `store`."""
+        self._columns = weight.columns
+        self._keep(self.ops.pack_grouped(weight.weight, self.dtype, quantize_input=self.quantize_input))
+
+    def num_bytes(self, out_features: int, in_features: int, dtype: torch.dtype) -> int:
+        """At most: as if it were plain."""
+        return out_features * in_features * dtype.itemsize
+
+    def apply(self, x: Rows, bias: Tensor | None) -> Rows:
+        rows = unscaled(x)
+        return self.ops.linear_grouped(rows if self._columns is None else rows[:, self._columns], self._weight, bias)
+
+    def _pack(self, weight: Tensor) -> Any:
+        raise AssertionError("it takes what is stored")
