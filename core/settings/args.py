@@ -108,8 +108,8 @@ class EngineArgs:
     )
     activation_dtype: str = _model(
         "auto",
-        "What rows are multiplied in by quantized weights; int8: quantized token by token, model: as they are; auto: int8 on CPUs in "
-        "bfloat16 and float16.",
+        "Type of the rows that weights which are stored quantized are multiplied by; int8: quantized as they come; model: as they are; "
+        "auto: int8 on CPUs, but in float32 as they are.",
         choices=("auto", "int8", "model"),
     )
     quantize_lm_head: bool = _writing(False, "Quantize the output head too: faster, less accurate.")
