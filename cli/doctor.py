@@ -103,8 +103,9 @@ def _compiled() -> dict[str, Any]:
         told |= {"backend": "cpu", "file": str(ours.path), "compile_seconds": ours.compile_seconds}
     except build.BuildError as error:
         told["error"] = str(error)
-    int8 = kernels.load(told["backend"]).supports_int8()
-    return {"compiler": compiler, "kernels": told, "int8": told["backend"] == "cpu" and int8}
+    ops, ours_runs = kernels.load(told["backend"]), told["backend"] == "cpu"
+    packed = ours_runs and not ops.grouped_refusal(32, 32, quantize_input=True)
+    return {"compiler": compiler, "kernels": told, "int8": ours_runs and ops.supports_int8(), "packed_weights": packed}
 
 
 def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -120,6 +121,7 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "memory", f"{_gib(found['memory']['total'])}, {_gib(found['memory']['free'])} free"
         yield "bfloat16", "yes" if found["bfloat16"] else "no: --dtype auto takes another type"
         yield "int8", "yes" if found["int8"] else "no"
+        yield "packed weights", "stay packed" if found["packed_weights"] else "become plain"
         compiler = found["compiler"]
         yield "compiler", f"{compiler['command']}: {compiler['version']}" if compiler else "none"
         yield "CPU kernels", _kernels(found["kernels"])

@@ -33,7 +33,7 @@ class Outcome:
 
     Args:
         was_done: all that was asked for was in OUT already.
-        settings: the engine's, as they were decided.
+        settings: the engine's, as they were decided, and how the weights are quantized as they are stored.
         task: what became of records, with what the model's own files say.
         defaults: what was asked of every record, see `TaskSpec`.
     """
@@ -67,7 +67,8 @@ def run_job(spec: JobSpec, stats: JobStats, watch: Watch, *, stdout: BinaryIO | 
         raise
     finally:
         attempt.close()
-    return Outcome(not is_left, plan.config.to_dict(), task_spec, task_spec.defaults(plan))
+    settings = plan.config.to_dict() | {"stored_as": plan.source.scheme or None}
+    return Outcome(not is_left, settings, task_spec, task_spec.defaults(plan))
 
 
 def _plan(spec: JobSpec, attempt: Attempt, watch: Watch) -> tuple[Plan, TaskSpec]:

@@ -41,7 +41,9 @@ def read_layers(source: ModelSource) -> Layers | None:
                 return _read_layers(source.name, config, f"config.json: {key}")
     for file, method in BESIDE.items():
         if config := source.read_json(file):
-            return _read_layers(source.name, {"quant_method": method, **config}, file)
+            layers = _read_layers(source.name, {"quant_method": method, **config}, file)
+            stored = source.tensors() if source.has_weights else {}
+            return layers if any(name.endswith(tuple(layers.suffixes)) for name in stored) else None  # it may be left from elsewhere
     return None
 
 

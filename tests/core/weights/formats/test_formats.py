@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +92,16 @@ def test_rows_in_int8_are_near_those_of_the_model(tmp_path: Path) -> None:
         found.append([next(iter(one.values())).logprob for output in outputs for one in output.prompt_logprobs[1:]])
     difference = torch.tensor(found[0]) - torch.tensor(found[1])
     assert 0 < difference.abs().mean() < 0.15
+
+
+def test_the_scheme_is_told(tmp_path: Path) -> None:
+    """By --stats, and what became of each layer by -v."""
+    made = write(tmp_path / "model", PACKERS["w4a16"], is_packed=lambda layer: ".layers." in layer and "down_proj" not in layer)
+    (tmp_path / "in").write_text('{"prompt_token_ids": [5, 6, 7], "max_tokens": 2}\n')
+    command = [sys.executable, "-m", "infer.cli", "generate", "-v", "--model", str(made.folder), "--device", "cpu", "--dtype", "bfloat16"]
+    command += ["--skip-tokenizer-init", "--kv-cache-memory-bytes", "1MiB", "--stats", str(tmp_path / "stats")]
+    done = subprocess.run([*command, str(tmp_path / "in"), str(tmp_path / "out")], check=True, capture_output=True, text=True)
+    assert json.loads((tmp_path / "stats").read_text())["settings"]["stored_as"] == "compressed-tensors, W4A16 in groups of 32"
+    (told,) = [line for line in done.stderr.splitlines() if "linear layers: " in line]
+    assert "compressed-tensors, W4A16 in groups of 32; linear layers: " in told
+    assert "3 in bfloat16 (" in told  # two down_proj, and the head

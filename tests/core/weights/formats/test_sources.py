@@ -153,3 +153,10 @@ def test_plain_layers_in_a_quantized_checkpoint(tmp_path: Path) -> None:
     made = write(tmp_path, PACKERS["fp8-blocks"], config=FP8 | {"weight_block_size": [128, 128]}, is_packed=lambda layer: "mlp" in layer)
     assert isinstance(as_stored(find(str(made.folder))), QuantizedSource)
     _same(made)
+
+
+def test_a_description_beside_plain_weights_is_left_from_elsewhere(tmp_path: Path) -> None:
+    made = write(tmp_path, PACKERS["gptq-4"], is_packed=lambda layer: False, config={})
+    (tmp_path / "quantize_config.json").write_text(json.dumps({"bits": 4, "group_size": 32}))
+    source = find(str(made.folder))
+    assert as_stored(source) is source
