@@ -186,11 +186,11 @@ template <class Kind, class Out> void multiply(const Gemm &g) {
 
 }  // namespace
 
-void multiply_block(int64_t dtype, int rows, const Gemm &g, int64_t row, int64_t column, const char *panel) {
+void multiply_block(int64_t dtype, int rows, const Gemm &g, int64_t row, int64_t column, const char *panel, const char *ahead) {
 #if defined(INFER_GEMM_F32)
-    if (dtype == F32) block_of<Float, float>(rows, g, row, column, panel, panel, 0);
+    if (dtype == F32) block_of<Float, float>(rows, g, row, column, panel, ahead, ahead ? 1 : 0);
 #if defined(INFER_GEMM_BF16)
-    if (dtype == BF16) block_of<Bf16, bf16>(rows, g, row, column, panel, panel, 0);
+    if (dtype == BF16) block_of<Bf16, bf16>(rows, g, row, column, panel, ahead, ahead ? 1 : 0);
 #endif
 #endif
 }

@@ -25,7 +25,7 @@ struct Gemm {
 };
 
 // Up to MOST_ROWS rows from `row` on by the panel [words][PANEL] of output features from `column` on, all of `dtype`, which is one of
-// `infer_gemm_kinds`.
-void multiply_block(int64_t dtype, int rows, const Gemm &g, int64_t row, int64_t column, const char *panel);
+// `infer_gemm_kinds`. A cache line a word is fetched from `ahead` meanwhile, if it is not null.
+void multiply_block(int64_t dtype, int rows, const Gemm &g, int64_t row, int64_t column, const char *panel, const char *ahead);
 
 }  // namespace infer

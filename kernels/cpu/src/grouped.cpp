@@ -19,6 +19,8 @@ namespace {
 // Rows of a block: as many as keep their integer sums and their float32 ones in registers. A few more in one block, whose float32 sums then go by
 // memory, are still faster than two blocks while a panel comes from memory.
 constexpr int BLOCK_ROWS = 6, MOST_ALONE = 8;
+// Bytes of quantized rows that go by a panel before the next one: more than of plain ones, as panels are smaller and dearer to start with.
+constexpr int64_t ROWS_IN_CACHE = 640 << 10;
 inline __m512i dot(__m512i sum, __m512i codes, __m512i x) {
     asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(x));  // see gemm.cpp
     return sum;
@@ -186,7 +188,7 @@ template <class Codes, class T> void multiply(const Grouped &g, const Call &c, c
     const int64_t blocks = c.rows <= MOST_ALONE ? 1 : (c.rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
     const int64_t scale_bytes = PANEL * (g.scale.dtype == F32 ? 4 : g.scale.dtype <= F16 ? 2 : 1);
     const int threads = omp_get_max_threads();
-    const int64_t most = std::max<int64_t>(1, ROWS_BYTES / (g.quads * 4 * BLOCK_ROWS));
+    const int64_t most = std::max<int64_t>(1, ROWS_IN_CACHE / (g.quads * 4 * BLOCK_ROWS));
     int64_t chunks = (blocks + most - 1) / most;
     // With more threads than panels to give them, rows are cut finer.
     while (chunks * panels < 4 * threads && chunks < blocks) chunks++;

@@ -33,29 +33,37 @@ inline void put_quad(bf16 *to, const __m512 (&v)[4]) {
 template <class T> void widen_panel(const Grouped &g, int64_t p, T *to, float *scales, float *minimums) {
     const int64_t groups = g.groups(), quad_bytes = g.quad_bytes();
     const uint8_t *codes = g.panel(p);
-    __m512 table = _mm512_setzero_ps();
-    if (g.levels) table = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)g.levels)));
     widen(g.scale, p, groups, scales);
     if (g.minimum.values) widen(g.minimum, p, groups, minimums);
+    // By codes of 4 bits: their levels, less the zero where all have the same.
+    const int32_t same = g.zero ? 0 : (int32_t)g.offset;
+    const __m512i levels = g.levels ? _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)g.levels)) : (__m512i)lane_numbers();
+    const __m512 table = _mm512_cvtepi32_ps(_mm512_sub_epi32(levels, _mm512_set1_epi32(same)));
     for (int64_t group = 0; group < groups; group++) {
         const int64_t stop = std::min(g.quads, (group + 1) * g.group);
         for (int half = 0; half < 2; half++) {
             const int64_t column = half * LANES;
             const __m512 scale = _mm512_loadu_ps(scales + group * PANEL + column);
             const __m512 minimum = g.minimum.values ? _mm512_loadu_ps(minimums + group * PANEL + column) : _mm512_setzero_ps();
-            __m512 zero = _mm512_set1_ps((float)g.offset);
-            if (g.zero)
-                zero = _mm512_add_ps(zero, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(
-                                               _mm_loadu_si128((const __m128i *)(g.zero + (p * groups + group) * PANEL + column)))));
+            __m512 zero = _mm512_setzero_ps();
+            if (g.zero) {
+                const __m512i own = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(g.zero + (p * groups + group) * PANEL + column)));
+                zero = _mm512_cvtepi32_ps(_mm512_add_epi32(own, _mm512_set1_epi32((int32_t)g.offset)));
+            }
             for (int64_t quad = group * g.group; quad < stop; quad++) {
-                __m512i four = _mm512_loadu_si512(codes + quad * quad_bytes + (g.bits == 8 ? half * 64 : 0));
-                if (g.bits == 4) four = _mm512_and_si512(half ? _mm512_srli_epi16(four, 4) : four, _mm512_set1_epi8(15));
+                const uint8_t *from = codes + quad * quad_bytes;
+                const __m512i four = _mm512_loadu_si512(from + (g.bits == 8 ? half * 64 : 0));
                 __m512 v[4];
 #pragma GCC unroll 4
                 for (int i = 0; i < 4; i++) {
-                    const __m512i code = _mm512_and_si512(_mm512_srli_epi32(four, 8 * i), _mm512_set1_epi32(255));
-                    v[i] = g.levels ? _mm512_permutexvar_ps(code, table) : _mm512_cvtepi32_ps(code);
-                    v[i] = _mm512_mul_ps(_mm512_sub_ps(v[i], zero), scale);
+                    if (g.bits == 4) {
+                        v[i] = _mm512_permutexvar_ps(_mm512_srli_epi32(four, 8 * i + 4 * half), table);  // looks at the lowest 4 bits alone
+                    } else {
+                        const __m512i code = _mm512_and_si512(_mm512_srli_epi32(four, 8 * i), _mm512_set1_epi32(255));
+                        v[i] = _mm512_cvtepi32_ps(_mm512_sub_epi32(code, _mm512_set1_epi32(same)));
+                    }
+                    if (g.zero) v[i] = _mm512_sub_ps(v[i], zero);
+                    v[i] = _mm512_mul_ps(v[i], scale);
                     if (g.minimum.values) v[i] = _mm512_add_ps(v[i], minimum);
                 }
                 put_quad(to + quad * 4 * PANEL + column * (4 / (int64_t)sizeof(T)), v);
@@ -66,7 +74,8 @@ template <class T> void widen_panel(const Grouped &g, int64_t p, T *to, float *s
 
 template <class T> void multiply(const Grouped &g, const Gemm &gemm, int64_t dtype) {
     const int64_t panels = g.panels(), blocks = (gemm.rows + MOST_ROWS - 1) / MOST_ROWS;
-    const int64_t most = std::max<int64_t>(1, ROWS_BYTES / (gemm.row_bytes() * MOST_ROWS));
+    // Blocks at a time: to widen a panel again costs more than to fetch rows from the next cache.
+    const int64_t most = std::max<int64_t>(8, ROWS_BYTES / (gemm.row_bytes() * MOST_ROWS));
     const int threads = omp_get_max_threads();
     int64_t chunks = (blocks + most - 1) / most;
     while (chunks * panels < 2 * threads && chunks < blocks) chunks++;
@@ -81,9 +90,12 @@ template <class T> void multiply(const Grouped &g, const Gemm &gemm, int64_t dty
         for (int64_t task = begin; task < end; task++) {
             const int64_t chunk = task / panels, p = task % panels;
             widen_panel(g, p, panel, scales, minimums);
-            for (int64_t b = blocks * chunk / chunks; b < blocks * (chunk + 1) / chunks; b++) {
+            const int64_t first = blocks * chunk / chunks;
+            // The next panels' codes come from memory while the first block goes by this one.
+            const char *ahead = task + 1 < end && p + 1 < panels ? (const char *)g.panel(p + 1) : nullptr;
+            for (int64_t b = first; b < blocks * (chunk + 1) / chunks; b++) {
                 const int64_t row = gemm.rows * b / blocks, rows = gemm.rows * (b + 1) / blocks - row;
-                multiply_block(dtype, (int)rows, gemm, row, p * PANEL, (const char *)panel);
+                multiply_block(dtype, (int)rows, gemm, row, p * PANEL, (const char *)panel, b == first ? ahead : nullptr);
             }
         }
     }
