@@ -61,7 +61,7 @@ struct Panel {
     const float *scale, *minimum;  // [groups][32]
 };
 
-// What to have fetched meanwhile: a cache line a quad, and another `scale_bytes` further on a step.
+// What to have fetched meanwhile: a panel of codes, and a cache line a step, each `scale_bytes` further on.
 struct Ahead {
     const uint8_t *codes;
     const char *scale;
@@ -117,9 +117,9 @@ __attribute__((noinline)) void block(const Grouped &g, const Cuts &cuts, const P
                 }
             };
 #define INFER_QUADS(COUNT) /* so many without a jump */                                                                      \
-    for (; quad + COUNT <= stop; quad += COUNT, codes += COUNT * Codes::BYTES, words += COUNT * R, ahead.codes += COUNT * 64) \
+    for (; quad + COUNT <= stop; quad += COUNT, codes += COUNT * Codes::BYTES, words += COUNT * R, ahead.codes += COUNT * Codes::BYTES) \
         _Pragma("GCC unroll 8") for (int64_t i = 0; i < COUNT; i++) {                                                         \
-            __builtin_prefetch(ahead.codes + i * 64, 0, 2);                                                                  \
+            for (int line = 0; line < Codes::BYTES; line += 64) __builtin_prefetch(ahead.codes + i * Codes::BYTES + line, 0, 2); \
             dots(i);                                                                                                         \
         }
             INFER_QUADS(8)
@@ -215,10 +215,10 @@ template <class Codes, class T> void multiply(const Grouped &g, const Call &c, c
             const Panel panel{g.panel(p), g.zero ? g.zero + p * groups * PANEL : nullptr, scale, g.minimum.values ? minimum : nullptr};
             const int64_t first = blocks * chunk / chunks, last = blocks * (chunk + 1) / chunks;
             for (int64_t b = first; b < last; b++) {
-                // The next panel comes from memory while the first blocks go by this one; what they read anyway is as good as nothing.
-                const int64_t row = first_row(b), rows = first_row(b + 1) - row, skipped = (b - first) * g.quads * 64;
-                const bool fetches = task + 1 < end && p + 1 < panels && skipped < g.quads * Codes::BYTES;
-                const Ahead ahead = fetches ? Ahead{g.panel(p + 1) + skipped, (const char *)g.scale.values + (p + 1) * groups * scale_bytes, groups == steps ? scale_bytes : 0}
+                // The next panel comes from memory while the first block goes by this one; to fetch what is read anyway is as good as nothing.
+                const int64_t row = first_row(b), rows = first_row(b + 1) - row;
+                const bool fetches = b == first && task + 1 < end && p + 1 < panels;
+                const Ahead ahead = fetches ? Ahead{g.panel(p + 1), (const char *)g.scale.values + (p + 1) * groups * scale_bytes, groups == steps ? scale_bytes : 0}
                                             : Ahead{panel.codes, (const char *)scale, 0};
                 block_of<Codes>(rows, g, cuts, panel, rows_of(b), total, ahead);
                 finish((T *)c.out + row * g.n, total, c.bias, rows, g.n, p * PANEL);

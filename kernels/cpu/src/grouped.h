@@ -64,18 +64,27 @@ inline f32x16 load(const int8_t *p) { return convert<f32x16>(as<i32x16>(_mm512_c
     else if (dtype == infer::I8) { using T = int8_t; __VA_ARGS__; } \
     else INFER_DISPATCH(dtype, T, __VA_ARGS__)
 
+// Values of groups times the factors of their blocks.
+template <class T, class F> void widen_blocks(const T *values, const F *factors, int64_t per_block, int64_t groups, float *to) {
+    for (int64_t g = 0; g < groups; factors += PANEL) {
+        const f32x16 low = load(factors), high = load(factors + LANES);
+        for (const int64_t stop = std::min(groups, g + per_block); g < stop; g++) {
+            store(to + g * PANEL, load(values + g * PANEL) * low);
+            store(to + g * PANEL + LANES, load(values + g * PANEL + LANES) * high);
+        }
+    }
+}
+
 // A panel's factors as float32 [groups][32].
 inline void widen(const Scales &s, int64_t panel, int64_t groups, float *to) {
     INFER_FACTORS(s.dtype, T, {
         const T *values = (const T *)s.values + panel * groups * PANEL;
-        for (int64_t i = 0; i < groups * PANEL; i += LANES) store(to + i, load(values + i));
-    });
-    if (!s.factor) return;
-    const int64_t blocks = (groups + s.per_block - 1) / s.per_block;
-    INFER_DISPATCH(s.factor_dtype, T, {
-        const T *factors = (const T *)s.factor + panel * blocks * PANEL;
-        for (int64_t g = 0; g < groups; g += s.per_block, factors += PANEL)
-            for (int64_t i = g * PANEL; i < std::min(groups, g + s.per_block) * PANEL; i += LANES) store(to + i, load(to + i) * load(factors + i % PANEL));
+        if (!s.factor) {
+            for (int64_t i = 0; i < groups * PANEL; i += LANES) store(to + i, load(values + i));
+            return;
+        }
+        const int64_t first = panel * ((groups + s.per_block - 1) / s.per_block) * PANEL;
+        INFER_DISPATCH(s.factor_dtype, F, widen_blocks(values, (const F *)s.factor + first, s.per_block, groups, to));
     });
 }
 
