@@ -19,6 +19,8 @@ namespace {
 // Rows of a block: as many as keep their integer sums and their float32 ones in registers. A few more in one block, whose float32 sums then go by
 // memory, are still faster than two blocks while a panel comes from memory.
 constexpr int BLOCK_ROWS = 6, MOST_ALONE = 8;
+// Blocks that the next panel is fetched during: all at once is more than may be under way.
+constexpr int64_t FETCHING = 3;
 // Bytes of quantized rows that go by a panel before the next one: more than of plain ones, as panels are smaller and dearer to start with.
 constexpr int64_t ROWS_IN_CACHE = 640 << 10;
 inline __m512i dot(__m512i sum, __m512i codes, __m512i x) {
@@ -61,9 +63,10 @@ struct Panel {
     const float *scale, *minimum;  // [groups][32]
 };
 
-// What to have fetched meanwhile: a panel of codes, and a cache line a step, each `scale_bytes` further on.
+// What to have fetched meanwhile, each so many bytes further on: codes with each quad, and a cache line of factors with each step.
 struct Ahead {
     const uint8_t *codes;
+    int64_t code_bytes;
     const char *scale;
     int64_t scale_bytes;
 };
@@ -116,11 +119,11 @@ __attribute__((noinline)) void block(const Grouped &g, const Cuts &cuts, const P
                     sum[r][1] = dot(sum[r][1], b, v);
                 }
             };
-#define INFER_QUADS(COUNT) /* so many without a jump */                                                                      \
-    for (; quad + COUNT <= stop; quad += COUNT, codes += COUNT * Codes::BYTES, words += COUNT * R, ahead.codes += COUNT * Codes::BYTES) \
-        _Pragma("GCC unroll 8") for (int64_t i = 0; i < COUNT; i++) {                                                         \
-            for (int line = 0; line < Codes::BYTES; line += 64) __builtin_prefetch(ahead.codes + i * Codes::BYTES + line, 0, 2); \
-            dots(i);                                                                                                         \
+#define INFER_QUADS(COUNT) /* so many without a jump */                                                 \
+    for (; quad + COUNT <= stop; quad += COUNT, codes += COUNT * Codes::BYTES, words += COUNT * R)      \
+        _Pragma("GCC unroll 8") for (int64_t i = 0; i < COUNT; i++, ahead.codes += ahead.code_bytes) {  \
+            for (int line = 0; line < Codes::BYTES; line += 64) __builtin_prefetch(ahead.codes + line, 0, 2); \
+            dots(i);                                                                                    \
         }
             INFER_QUADS(8)
             INFER_QUADS(4)
@@ -215,11 +218,15 @@ template <class Codes, class T> void multiply(const Grouped &g, const Call &c, c
             const Panel panel{g.panel(p), g.zero ? g.zero + p * groups * PANEL : nullptr, scale, g.minimum.values ? minimum : nullptr};
             const int64_t first = blocks * chunk / chunks, last = blocks * (chunk + 1) / chunks;
             for (int64_t b = first; b < last; b++) {
-                // The next panel comes from memory while the first block goes by this one; to fetch what is read anyway is as good as nothing.
-                const int64_t row = first_row(b), rows = first_row(b + 1) - row;
-                const bool fetches = b == first && task + 1 < end && p + 1 < panels;
-                const Ahead ahead = fetches ? Ahead{g.panel(p + 1), (const char *)g.scale.values + (p + 1) * groups * scale_bytes, groups == steps ? scale_bytes : 0}
-                                            : Ahead{panel.codes, (const char *)scale, 0};
+                // The next panel comes from memory while the first blocks go by this one; to fetch what is read anyway is as good as nothing.
+                const int64_t row = first_row(b), rows = first_row(b + 1) - row, sharing = std::min<int64_t>(last - first, FETCHING);
+                Ahead ahead{panel.codes, 0, (const char *)scale, 0};
+                if (b - first < sharing && task + 1 < end && p + 1 < panels) {
+                    ahead.code_bytes = (Codes::BYTES + sharing - 1) / sharing;
+                    ahead.codes = g.panel(p + 1) + (b - first) * g.quads * ahead.code_bytes;
+                    ahead.scale = (const char *)g.scale.values + (p + 1) * groups * scale_bytes;
+                    ahead.scale_bytes = b == first && groups == steps ? scale_bytes : 0;
+                }
                 block_of<Codes>(rows, g, cuts, panel, rows_of(b), total, ahead);
                 finish((T *)c.out + row * g.n, total, c.bias, rows, g.n, p * PANEL);
             }
