@@ -297,7 +297,10 @@ class Ops(Protocol):
         """float32 [out, in]: (level - zero) * scale + minimum, each operation rounded."""
 
     def pack_grouped(self, weight: GroupedWeight, dtype: torch.dtype, *, quantize_input: bool) -> Any:
-        """A weight that is not refused in `linear_grouped`'s form, for a model in `dtype`. Raises ValueError where its parts do not fit."""
+        """A weight that is not refused in `linear_grouped`'s form, for a model in `dtype`; it tells its `quantize_input`.
+
+        Raises ValueError where its parts do not fit.
+        """
 
     def linear_grouped(self, x: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
         """x [N, in] @ weight^T + bias [out] -> [N, out] in x's dtype, of a weight that `pack_grouped` gave.

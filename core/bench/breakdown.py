@@ -13,7 +13,7 @@ from .throughput import TimedPass
 from .timing import OpKey, OpTime
 
 #: Operations that are linear layers or attention; what else runs in the model is row-wise (norms, rotation, activation...).
-LINEAR = frozenset({"linear", "linear_int8"})
+LINEAR = frozenset({"linear", "linear_int8", "linear_grouped"})
 ATTENTION = frozenset({"plan_attention", "attention", "plan_segments", "segment_attention"})
 #: Operations of the sampler, whose time is a stage of its own.
 SAMPLING = frozenset({"sample", "top_logprobs", "processed_logits"})
@@ -88,7 +88,7 @@ def _achieved(group: Group, peaks: Peaks, dtype: str) -> dict[str, Any]:
     """The rates that some operations reached together; weights, keys and values are read once a call."""
     seconds = _seconds(group) or 1e-9
     # Seconds the same arithmetic takes at the measured peak of each operation's type; a mixture has no other peak.
-    ideal = [time.flops / peak if (peak := peaks.gemm.get("int8" if key.name == "linear_int8" else dtype)) else None for key, time in group]
+    ideal = [time.flops / peak if (peak := peaks.gemm.get("int8" if key.in_int8 else dtype)) else None for key, time in group]
     known = [one for one in ideal if one is not None]
     flops, size = sum(time.flops for _, time in group), sum(time.bytes for _, time in group)
     return {

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from infer.kernels.ops import AttentionConfig, AttentionMeta, KVCache, Ops, Rotation, Rows, ScaledRows, Segments
 
+from ..quant.packed import tensors_of
+
 M = TypeVar("M", AttentionMeta, Segments)
 
 
@@ -32,10 +34,15 @@ class OpTime:
 
 
 class OpKey(NamedTuple):
-    """An operation, and (input, output) features where it multiplies with a weight."""
+    """An operation, and (input, output) features where it multiplies with a weight.
+
+    Args:
+        in_int8: its products are of integers of 8 bits.
+    """
 
     name: str
     features: tuple[int, int] | None = None
+    in_int8: bool = False
 
 
 class Work(NamedTuple):
@@ -93,6 +100,8 @@ class TimedOps:
     def _work(self, name: str, args: tuple[Any, ...], result: Any) -> Work:
         if name in ("linear", "linear_int8"):
             return linear_work(name, args[0], result)
+        if name == "linear_grouped":
+            return grouped_work(name, args[0], args[1], result)
         if name == "attention":
             return self._reach.attention_work(*args)
         if name == "segment_attention":
@@ -104,7 +113,15 @@ def linear_work(name: str, x: Tensor | ScaledRows, result: Tensor | ScaledRows) 
     """x [N, in] -> result [N, out]; the bytes are the weight's."""
     x, result = _values(x), _values(result)
     (rows, size_in), size_out = x.shape, result.shape[-1]
-    return Work(OpKey(name, (size_in, size_out)), 2 * rows * size_in * size_out, size_in * size_out * x.element_size())
+    key = OpKey(name, (size_in, size_out), in_int8=name == "linear_int8")
+    return Work(key, 2 * rows * size_in * size_out, size_in * size_out * x.element_size())
+
+
+def grouped_work(name: str, x: Tensor, weight: Any, result: Tensor) -> Work:
+    """The same of a weight that `pack_grouped` gave, whose bytes are those of its codes, scales and zeros as they lie in memory."""
+    (rows, size_in), size_out = x.shape, result.shape[-1]
+    key = OpKey(name, (size_in, size_out), in_int8=weight.quantize_input)
+    return Work(key, 2 * rows * size_in * size_out, sum(tensor.nbytes for tensor in tensors_of(weight)))
 
 
 def row_bytes(values: Any) -> int:

@@ -55,6 +55,10 @@ class PackedGrouped:
     dtype: torch.dtype | None
     """What panels are widened to; None: rows are quantized."""
 
+    @property
+    def quantize_input(self) -> bool:
+        return self.dtype is None
+
 
 class _Scales(ctypes.Structure):
     _fields_ = (

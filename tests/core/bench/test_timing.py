@@ -9,6 +9,7 @@ import torch
 
 from infer import kernels
 from infer.core.bench.timing import OpKey, TimedOps, linear_work
+from infer.kernels.grouped import GroupedWeight, Scales
 from infer.kernels.ops import AttentionConfig, AttentionMeta, Ops, ScaledRows, Segments
 
 BLOCK = 16
@@ -52,7 +53,23 @@ def test_linear_layers_by_shape(timed: TimedOps) -> None:
 def test_int8_weights_take_a_byte() -> None:
     x = ScaledRows(torch.zeros(16, 8, dtype=torch.uint8), torch.ones(16))
     work = linear_work("linear_int8", x, torch.zeros(16, 24))
-    assert (work.key, work.flops, work.bytes) == (OpKey("linear_int8", (8, 24)), 2 * 16 * 8 * 24, 8 * 24)
+    assert (work.key, work.flops, work.bytes) == (OpKey("linear_int8", (8, 24), in_int8=True), 2 * 16 * 8 * 24, 8 * 24)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("in_int8", [False, True])
+def test_weights_in_groups_take_what_they_are_stored_in(backend: str, *, in_int8: bool) -> None:
+    timed = TimedOps(kernels.load(backend))
+    ops = as_ops(timed)
+    if why := ops.grouped_refusal(64, 32, quantize_input=in_int8):
+        pytest.skip(why)
+    weight = GroupedWeight(torch.randint(0, 256, (32, 64), dtype=torch.uint8), 8, 32, Scales(torch.ones(32, 2, dtype=torch.float16)))
+    packed = ops.pack_grouped(weight, torch.float32, quantize_input=in_int8)
+    timed.on = True
+    ops.linear_grouped(torch.randn(16, 64), packed, None)
+    ((key, time),) = timed.times.items()
+    assert (key, time.calls, time.flops) == (OpKey("linear_grouped", (64, 32), in_int8=in_int8), 1, 2 * 16 * 64 * 32)
+    assert time.bytes == 32 * 64 + 2 * 32 * 2
 
 
 def test_rows_in_and_out(timed: TimedOps) -> None:
