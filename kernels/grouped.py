@@ -97,7 +97,7 @@ def by_feature(values: Tensor, weight: GroupedWeight) -> Tensor:
 
 
 def malformed(weight: GroupedWeight) -> str:
-    """What is wrong with a weight's shapes or dtypes, or nothing. Codes are not looked at."""
+    """The fault in a weight's shapes or dtypes, or nothing. Codes are not looked at."""
     out, groups = weight.codes.shape[0], weight.groups
     if weight.bits not in (4, 8):
         return f"codes of {weight.bits} bits; 4 and 8 are stored"

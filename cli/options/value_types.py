@@ -19,7 +19,7 @@ FINISH_REASONS = ("length", "stop")
 
 
 class Typed(click.ParamType):
-    """What `parse` makes of a text; it raises ConfigError for one that it can make nothing of."""
+    """A value that `parse` makes of a text; it raises ConfigError for one that it can make nothing of."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
         self.name = name

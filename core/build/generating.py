@@ -245,16 +245,10 @@ def load_through_transformers(
     )
 
 
-def quantizes_rows(config: EngineConfig) -> bool:
-    """True if rows are to be quantized for weights that are quantized themselves."""
-    auto = config.device == "cpu" and config.dtype != "float32"
-    return auto if config.activation_dtype == "auto" else config.activation_dtype == "int8"
-
-
 def chooser(config: EngineConfig, source: ModelSource, ops: Ops, dtype: torch.dtype) -> Choose | None:
     """The choice of a scheme for each linear layer; None: all are stored plainly. Raises ConfigError if this machine cannot do it."""
     if source.scheme and config.quantization not in SCHEMES:
-        return AsStored(ops, dtype, quantize_input=quantizes_rows(config))
+        return AsStored(ops, dtype, rows=config.activation_dtype)
     if config.quantization is None:
         return None
     scheme = SCHEMES[config.quantization]

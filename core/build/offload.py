@@ -103,7 +103,11 @@ class Offload:
         """Takes the rooms' memory; from now on the model's layers find their weights on the device while they are visited."""
         self._homes = [[method.tensors() for method in methods] for methods in self._methods]
         kinds = [[_kinds(tensors) for tensors in home] for home in self._homes]
-        assert all(kind == kinds[0] for kind in kinds), "offloaded layers are not alike"
+        if any(kind != kinds[0] for kind in kinds):
+            raise ConfigError(
+                "cpu_offload_gb: the layers to be offloaded are not stored in one way, so they cannot share memory on the device; "
+                "leave it out, or set activation_dtype=model"
+            )
         for number in range(ROOMS):
             room = [[torch.empty_strided(*kind[:2], dtype=kind[2], device=self._device) for kind in linear] for linear in kinds[0]]
             self._rooms.append(Room(room, number, None))

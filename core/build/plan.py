@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from ..parallel.sizes import check_size
 from ..pooling.recipe import Recipe
 from ..pooling.recipe_files import read_modules, read_recipe
 from ..settings.args import EngineArgs
+from ..settings.config import Caution
 from ..spec.model_spec import ModelSpec
 from ..spec.support import refuse_unsupported
 from ..spec.task import choose_task
@@ -158,6 +159,9 @@ def make_plan(
     tokenizer_source, tokenizer = find_tokenizer(args, source)
     longest = None if recipe is None else recipe.max_seq_length
     config = args.resolve(spec, given=given, compile_kernels=compile_kernels, task=task, max_seq_length=longest)
+    if args.activation_dtype != "auto" and not (source.scheme and args.quantization in (None, *METHODS)):
+        idle = "with weights quantized as they are loaded" if args.quantization else "with weights that are not quantized"
+        config = replace(config, notes=(*config.notes, Caution(f"activation_dtype has no effect {idle}")))
     return Plan(config, source, tokenizer, tokenizer_source, recipe)
 
 

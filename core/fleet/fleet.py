@@ -64,14 +64,14 @@ class Fleet:
         self._queue: deque[tuple[str, bytes]] = deque()
         """Requests that were not sent yet, encoded."""
         self._at: dict[str, Worker] = {}
-        """Where the requests are that were sent."""
+        """The engines that the sent requests are with."""
         self._loads: dict[str, int] = {worker.name: 0 for worker in self._ranks.workers}
         """Sequences that each engine has."""
         self._weights: dict[str, int] = {}
         self._numbers: dict[str, list[int]] = {}
         self._heard: dict[str, float] = {}
         self._more = self._told = True
-        """Whether more requests may come: what is known here, and what the engines were told."""
+        """(more requests may come, as far as is known here; what the engines were told of it)"""
 
     def add(self, request: Any) -> None:
         """Queues a Request, or a PoolingRequest where the engines pool. Raises RecordError for one that no engine could answer, or that

@@ -93,11 +93,14 @@ def fingerprint(
     Raises ModelError where a file cannot be read.
     """
     from ..weights.find import own_name
+    from ..weights.formats import BESIDE
 
     writes, chats = config.task == "generate", job.get("command") == "chat"
     theirs, slow = _runs_in_transformers(config, model), _is_slow(config, tokenizer)
     found: dict[str, Any] = {"model's name": own_name(model), "model's code": "transformers" if theirs else "infer"}
     found["model's config.json"] = _hash(model.read("config.json"))
+    if model.scheme:
+        found |= {f"model's {name}": _hash(model.read(name)) for name in BESIDE}
     if writes:
         found |= _generation_config(config, model)
     else:

@@ -62,7 +62,7 @@ class Linear:
 
 
 def shared_out(*sizes: int) -> list[Cut] | None:
-    """What this rank holds of weights with `sizes` output features, each shared evenly; None where it is alone."""
+    """This rank's part of weights with `sizes` output features, each shared evenly; None where it is alone."""
     return _parts(0, sizes)
 
 

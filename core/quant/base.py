@@ -71,7 +71,7 @@ class LinearMethod(ABC):
 
     @abstractmethod
     def num_bytes(self, out_features: int, in_features: int, dtype: torch.dtype) -> int:
-        """What is kept of a weight [out, in] in `dtype`, before there is one. A backend may pad it."""
+        """Bytes that are kept of a weight [out, in] in `dtype`, before there is one. A backend may pad it."""
 
     @abstractmethod
     def apply(self, x: Rows, bias: Tensor | None) -> Rows:
@@ -79,7 +79,7 @@ class LinearMethod(ABC):
 
     @abstractmethod
     def _pack(self, weight: Tensor) -> Any:
-        """What is kept of the weight: a tensor, or tuples and dataclasses of tensors and other things."""
+        """The form that is kept of the weight: a tensor, or tuples and dataclasses of tensors and other things."""
 
 
 def unscaled(rows: Rows) -> Tensor:

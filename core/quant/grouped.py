@@ -10,7 +10,8 @@ from torch import Tensor
 from infer.kernels.ops import Ops, Rows
 
 from ..weights.formats.values import Grouped
-from .base import LinearMethod, unscaled
+from .base import LinearMethod
+from .packed import tensors_of, with_tensors
 
 
 class InGroups(LinearMethod):
@@ -34,18 +35,19 @@ class InGroups(LinearMethod):
         """Why the backend cannot multiply by it, or nothing."""
         return self.ops.grouped_refusal(weight.shape[1], weight.weight.group_size, quantize_input=self.quantize_input)
 
-    def take(self, weight: Grouped) -> None:
-        """In place of `store`."""
-        self._columns = weight.columns
-        self._keep(self.ops.pack_grouped(weight.weight, self.dtype, quantize_input=self.quantize_input))
+    def take(self, weight: Grouped, device: torch.device) -> None:
+        """In place of `store`: the weight is to be on `device`."""
+        self._columns = None if weight.columns is None else weight.columns.to(device)
+        there = with_tensors(weight.weight, [tensor.to(device) for tensor in tensors_of(weight.weight)])
+        self._keep(self.ops.pack_grouped(there, self.dtype, quantize_input=self.quantize_input))
 
     def num_bytes(self, out_features: int, in_features: int, dtype: torch.dtype) -> int:
         """At most: as if it were plain."""
         return out_features * in_features * dtype.itemsize
 
     def apply(self, x: Rows, bias: Tensor | None) -> Rows:
-        rows = unscaled(x)
-        return self.ops.linear_grouped(rows if self._columns is None else rows[:, self._columns], self._weight, bias)
+        assert isinstance(x, Tensor), "only layers that quantize their input get rows with factors"
+        return self.ops.linear_grouped(x if self._columns is None else x[:, self._columns], self._weight, bias)
 
     def _pack(self, weight: Tensor) -> Any:
         raise AssertionError("it takes what is stored")

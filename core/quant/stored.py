@@ -41,14 +41,15 @@ class Stored(LinearMethod):
 
     Args:
         dtype: the model's, for weights that become plain.
-        quantize_input: rows become int8 where the weight allows it.
+        rows: "int8", "model" for the model's dtype, or "auto": int8 where the checkpoint says so, and for packed weights unless the model
+            computes in float32.
         held: counts how weights are kept.
     """
 
-    def __init__(self, ops: Ops, dtype: torch.dtype, *, quantize_input: bool, held: Held) -> None:
+    def __init__(self, ops: Ops, dtype: torch.dtype, *, rows: str, held: Held) -> None:
         super().__init__(ops)
         self.dtype = dtype
-        self.quantize_input = quantize_input
+        self.rows = rows
         self.held = held
         self._methods: list[LinearMethod] = []
         self._widths: list[int] = []
@@ -61,14 +62,16 @@ class Stored(LinearMethod):
         matrices = [(f"{name}.weight", (out, in_features)) for name, out in zip(names, outs, strict=True)]
         return [Parameter(*matrices, cuts=cuts, take=self._take)]
 
-    def _take(self, values: list[Value]) -> None:
+    def _take(self, values: list[Value], device: torch.device) -> None:
         for kind, run in groupby(values, self._kind_of):
             together = list(run)
-            method, way = self._plainly(together) if kind is None else self._quantized(together)
+            method, way = self._plainly(together, device) if kind is None else self._quantized(together, device)
             self.held.add(way, method)
             self._methods.append(method)
             self._widths.append(sum(value.shape[0] for value in together))
         self.quantizes_input = all(method.quantizes_input for method in self._methods)
+        if self.place is not None:
+            self.replace(self.place(self.tensors()))
 
     def _kind_of(self, value: Value) -> object:
         """Equal for weights that are kept as one; None: it is kept plainly."""
@@ -77,29 +80,34 @@ class Stored(LinearMethod):
     def _keeps(self, weight: QuantizedWeight) -> bool:
         """True if the backend multiplies by it as it is."""
         if isinstance(weight, Int8Rows):
-            return self.quantize_input and not Int8.refusal(self.ops)
-        return isinstance(weight, Grouped) and not self._in_groups().refuses(weight)
+            return self.rows != "model" and not Int8.refusal(self.ops)
+        return isinstance(weight, Grouped) and self._in_groups(weight) is not None
 
-    def _in_groups(self) -> InGroups:
-        return InGroups(self.ops, self.dtype, quantize_input=self.quantize_input)
+    def _in_groups(self, weight: Grouped) -> InGroups | None:
+        """The way it is multiplied; None: the backend has none."""
+        quantize = self.rows == "int8" or (self.rows == "auto" and self.dtype != torch.float32)
+        ways = [InGroups(self.ops, self.dtype, quantize_input=True)] if quantize else []
+        ways.append(InGroups(self.ops, self.dtype, quantize_input=False))
+        return next((way for way in ways if not way.refuses(weight)), None)
 
-    def _quantized(self, run: list[Value]) -> tuple[LinearMethod, str]:
-        """What keeps weights of one kind, and how it does, for people."""
+    def _quantized(self, run: list[Value], device: torch.device) -> tuple[LinearMethod, str]:
+        """The method that keeps weights of one kind, and its way in words."""
         weights = [value for value in run if isinstance(value, QuantizedWeight)]
         weight = weights[0].stacked(weights)
         if isinstance(weight, Int8Rows):
             rows = Int8(self.ops)
-            rows.take(weight.values, weight.scale, self.dtype)
+            rows.take(weight.values.to(device), weight.scale.to(device), self.dtype)
             return rows, "in 8 bits, by rows in int8"
         assert isinstance(weight, Grouped)
-        groups = self._in_groups()
-        groups.take(weight)
-        by = "int8" if self.quantize_input else self._name
+        groups = self._in_groups(weight)
+        assert groups is not None, "or it would not be kept"
+        groups.take(weight, device)
+        by = "int8" if groups.quantize_input else self._name
         return groups, f"in {weight.weight.bits} bits, groups of {weight.weight.group_size}, by rows in {by}"
 
-    def _plainly(self, run: list[Value]) -> tuple[LinearMethod, str]:
+    def _plainly(self, run: list[Value], device: torch.device) -> tuple[LinearMethod, str]:
         method = Plain(self.ops)
-        method.store(torch.cat([as_tensor(value, self.dtype) for value in run]))
+        method.store(torch.cat([as_tensor(value, self.dtype).to(device) for value in run]))
         return method, f"in {self._name}" + (", from fewer bits" if isinstance(run[0], QuantizedWeight) else "")
 
     @property
@@ -134,9 +142,9 @@ class Stored(LinearMethod):
 class AsStored:
     """The choice of `Stored` for every layer. Arguments as there; `held` is full once the weights are loaded."""
 
-    def __init__(self, ops: Ops, dtype: torch.dtype, *, quantize_input: bool) -> None:
-        self.ops, self.dtype, self.quantize_input = ops, dtype, quantize_input
+    def __init__(self, ops: Ops, dtype: torch.dtype, *, rows: str) -> None:
+        self.ops, self.dtype, self.rows = ops, dtype, rows
         self.held = Held()
 
     def __call__(self, name: str) -> LinearMethod:
-        return Stored(self.ops, self.dtype, quantize_input=self.quantize_input, held=self.held)
+        return Stored(self.ops, self.dtype, rows=self.rows, held=self.held)

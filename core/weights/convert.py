@@ -23,7 +23,7 @@ def write_folder(source: ModelSource, folder: Path) -> None:
     for name in SMALL_FILES:
         if (content := source.read(name)) is not None:
             (folder / name).write_bytes(content)
-    tensors = {name: as_tensor(tensor).to(torch.bfloat16).contiguous() for name, tensor in source.stream()}
+    tensors = {name: as_tensor(tensor, torch.bfloat16).to(torch.bfloat16).contiguous() for name, tensor in source.stream()}
     path = folder / "model.safetensors"
     try:
         save_file(tensors, path, metadata={"format": "pt"})  # transformers wants to read "pt" there

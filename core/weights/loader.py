@@ -79,7 +79,7 @@ def load_dummy(parameters: Iterable[Parameter], dtype: torch.dtype, device: torc
 
 
 def _common_cut(users: list[tuple[Parameter, Part]]) -> Cut | None:
-    """What all users of a tensor take of it, if it is the same; None: read it whole."""
+    """The part that all users of a tensor take of it, if it is the same; None: read it whole."""
     first = users[0][1].cut
     return first if all(part.cut == first for _, part in users) else None
 

@@ -41,7 +41,8 @@ class Parameter:
         dtype: the one it is kept in whatever the model's is; None is the model's.
         store: takes the tensor once its last part is there; the parameter then lets go of both, so that who stores it does not live in
             a circle with it until memory is next looked through. None: it stays in `tensor`.
-        take: in place of `store`: takes what is held of each part, quantized ones as they are and others in `dtype`.
+        take: in place of `store`: takes what is held of each part, quantized ones as they are and others in `dtype`; and the device that
+            they are to be on.
     """
 
     __slots__ = ("_missing", "_store", "_take", "_taken", "dtype", "parts", "shape", "tensor")
@@ -52,7 +53,7 @@ class Parameter:
         cuts: Sequence[Cut | None] | None = None,
         dtype: torch.dtype | None = None,
         store: Callable[[Tensor], None] | None = None,
-        take: Callable[[list[Value]], None] | None = None,
+        take: Callable[[list[Value], torch.device], None] | None = None,
     ) -> None:
         rows = 0
         placed: list[Part] = []
@@ -76,7 +77,7 @@ class Parameter:
             self._missing -= 1
             if not self._missing:
                 take, taken, self._take, self._taken = self._take, self._taken, None, []
-                take(taken)
+                take(taken, device)
             return
         value = as_tensor(value, dtype)
         if len(self.parts) == 1:

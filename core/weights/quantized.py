@@ -48,7 +48,7 @@ def read_layers(source: ModelSource) -> Layers | None:
 
 
 def _read_layers(name: str, config: object, place: str) -> Layers:
-    """What `config`, found at `place`, says of the model `name`. Raises ModelError."""
+    """The quantization of the model `name` by `config`, which was found at `place`. Raises ModelError."""
     method = method_of(config) if isinstance(config, Mapping) else None
     if not isinstance(config, Mapping) or method not in METHODS:
         named = repr(method) if method else "by a method that is not named"
@@ -162,6 +162,7 @@ class QuantizedSource(ModelSource):
             if made is None or suffix not in made.wanted:
                 if name in seen:
                     yield name, tensor
+                del tensor
                 continue
             have = parts.setdefault(layer, {})
             have[suffix] = tensor

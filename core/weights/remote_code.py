@@ -55,7 +55,7 @@ def allow(folder: Path, files: list[str], name: str) -> None:
 
 
 def refusal(files: list[str], name: str, what: str) -> ModelError:
-    """What to raise where code is needed and not allowed."""
+    """The error for code that is needed and not allowed."""
     return ModelError(
         f"{name}: {what} needs Python code that comes with the model ({', '.join(files)}); code can do anything on this machine, "
         f"so read it first, then allow it with {SETTING}"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a file's header says of one tensor.
+    """A tensor as a file's header describes it.
 
     `shape` is the shape PyTorch gives it (rows first), `dtype` the one `ModelSource.stream` yields, spelled as
     safetensors does ("BF16", "F32"...); `file` is the name of the file that holds it, for messages.
@@ -37,7 +37,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class ModelSource(ABC):
-    """Where a model is and how to read it. `folder.FolderSource` and `gguf.GgufSource` are the two forms.
+    """A model's place and the way to read it. `folder.FolderSource` and `gguf.GgufSource` are the two forms.
 
     Names of files and tensors are always those of a Hugging Face folder.
     """
@@ -57,7 +57,7 @@ class ModelSource(ABC):
         return None if content is None else parse_json(content, self.path / filename)
 
     def spec(self, overrides: Mapping[str, Any] | None = None) -> ModelSpec:
-        """What config.json says, see `read_spec`. Raises ModelError also where there is none."""
+        """The model as config.json describes it, see `read_spec`. Raises ModelError also where there is none."""
         raw = self.read_json(FILE)
         if raw is None:
             raise ModelError(f"model {self.name!r} has no {FILE} in {str(self.path)!r}; is it a model folder?")

@@ -53,7 +53,7 @@ class PackedGrouped:
     out_features: int
     in_features: int
     dtype: torch.dtype | None
-    """What panels are widened to; None: rows are quantized."""
+    """The type that panels are widened to; None: rows are quantized."""
 
     @property
     def quantize_input(self) -> bool:
@@ -161,7 +161,7 @@ def _linear_plain(x: Tensor, weight: PackedGrouped, bias: Tensor | None) -> Tens
 
 
 def _panel_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What is multiplied in: bfloat16 where the CPU has dot products of it, else float32."""
+    """The type of products: bfloat16 where the CPU has dot products of it, else float32."""
     return dtype if dtype == torch.bfloat16 and gemm.multiplies(dtype) else torch.float32
 
 

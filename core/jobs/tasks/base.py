@@ -128,7 +128,7 @@ class Task(ABC, Generic[P]):
 
     @abstractmethod
     def missing(self, fields: Mapping[str, Any]) -> str:
-        """What a line lacks that has none of the columns."""
+        """The words for a line that has none of the columns."""
 
     def check_ours(self, fields: Mapping[str, Any]) -> None:
         """Raises RecordError (unsupported, missing_field) for a line of another command, naming it."""

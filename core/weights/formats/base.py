@@ -47,7 +47,7 @@ class Stored:
 
 
 class Format(ABC):
-    """How one layer's weight [out, in] is stored: under the layer's name, a few tensors with suffixes of their own.
+    """The storage of one layer's weight [out, in]: under the layer's name, a few tensors with suffixes of their own.
 
     It describes itself without torch; `decode` alone uses it.
     """
@@ -94,7 +94,7 @@ class Format(ABC):
         """The weight that these say, by suffix. Raises ModelError for values that no quantizer writes."""
 
     def shape_error(self, main: TensorInfo) -> ModelError:
-        return ModelError(f"{main.file}: {main.name} of shape {list(main.shape)} is no weight quantized by {self.name}")
+        return ModelError(f"{main.file}: {main.name} of shape {list(main.shape)} is not a weight quantized by {self.name}")
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def names(config: Mapping[str, Any], key: str) -> tuple[str, ...]:
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise ModelError(f"config.json: quantization_config.{key} is no list of names: {value!r}")
+        raise ModelError(f"config.json: quantization_config.{key} is not a list of names: {value!r}")
     return tuple(value)
 
 
@@ -149,4 +149,4 @@ def compiled(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as e:
-        raise ModelError(f"config.json: quantization_config has a pattern that is no regular expression: {pattern!r} ({e})") from e
+        raise ModelError(f"config.json: quantization_config has a pattern that is not a regular expression: {pattern!r} ({e})") from e

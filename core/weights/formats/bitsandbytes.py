@@ -56,7 +56,7 @@ class Bits4(Format):
             )
         info = parts[found[0]]
         if info.dtype != "U8" or len(info.shape) != 1 or info.shape[0] > _MOST_STATE:
-            raise ModelError(f"{info.file}: {info.name} is {info.dtype} {list(info.shape)}, which is no state of bitsandbytes")
+            raise ModelError(f"{info.file}: {info.name} is {info.dtype} {list(info.shape)}, which is not a state of bitsandbytes")
         dtype = parts[self.main].dtype
         state, kind = _parsed(read(found[0]), info), found[0].removeprefix(_STATE)
         return Coded4(state, kind, per_item=_STORAGE.get(dtype, 1), dtypes=frozenset({dtype} & _STORAGE.keys()))

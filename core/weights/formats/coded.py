@@ -18,9 +18,9 @@ E2M1 = (*_MAGNITUDES, *(-magnitude for magnitude in _MAGNITUDES))
 
 
 def powers_of_two(exponents: Tensor) -> Tensor:
-    """The scales 2^(e - 127) of 8-bit exponents. Raises ModelError for one that is no number."""
+    """The scales 2^(e - 127) of 8-bit exponents. Raises ModelError for one that is not a number."""
     if bool((exponents.view(torch.uint8) == 255).any()):
-        raise ModelError("a scale is no number")
+        raise ModelError("a scale is not a number")
     return exponents.view(torch.float8_e8m0fnu)
 
 

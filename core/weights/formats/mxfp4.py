@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..source import TensorInfo
 from .base import EXPONENTS, Format, Layers, Stored, names
+from .floats4 import BYTES, Floats4
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,36 +16,19 @@ if TYPE_CHECKING:
     from .values import QuantizedWeight
 
 GROUP_SIZE = 32
-_BYTES = frozenset({"U8"})
 
 
 @dataclass(frozen=True)
-class Mxfp4(Format):
+class Mxfp4(Floats4):
     """A linear layer's, as compressed-tensors stores it."""
 
     name = "MXFP4"
     main = ".weight_packed"
-
-    @property
-    def label(self) -> str:
-        return "MXFP4"
-
-    def size(self, main: TensorInfo) -> tuple[int, int]:
-        if len(main.shape) != 2 or not all(main.shape) or main.shape[1] * 2 % GROUP_SIZE:
-            raise self.shape_error(main)
-        return main.shape[0], main.shape[1] * 2
-
-    def tensors(self, out_features: int, in_features: int) -> dict[str, Stored]:
-        return {
-            ".weight_packed": Stored((out_features, in_features // 2), _BYTES),
-            ".weight_scale": Stored((out_features, in_features // GROUP_SIZE), EXPONENTS),
-        }
-
-    def optional(self) -> frozenset[str]:
-        return frozenset({".input_scale", ".input_global_scale"})
+    group_size = GROUP_SIZE
+    scales = EXPONENTS
 
     def decode(self, tensors: Mapping[str, Tensor], out_features: int, in_features: int) -> QuantizedWeight:
-        return weight(tensors[".weight_packed"], tensors[".weight_scale"])
+        return weight(tensors[self.main], tensors[".weight_scale"])
 
 
 @dataclass(frozen=True)
@@ -76,7 +60,7 @@ class Experts(Format):
 
     def tensors(self, out_features: int, in_features: int) -> dict[str, Stored]:
         groups = (self.experts, out_features // self.experts, in_features // GROUP_SIZE)
-        return {"_blocks": Stored((*groups, GROUP_SIZE // 2), _BYTES), "_scales": Stored(groups, EXPONENTS)}
+        return {"_blocks": Stored((*groups, GROUP_SIZE // 2), BYTES), "_scales": Stored(groups, EXPONENTS)}
 
     def decode(self, tensors: Mapping[str, Tensor], out_features: int, in_features: int) -> QuantizedWeight:
         return weight(tensors["_blocks"].view(out_features, -1), tensors["_scales"].view(out_features, -1))

@@ -6,45 +6,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ..source import TensorInfo
-from .base import Format, Stored
+from .base import Stored
+from .floats4 import Floats4
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .values import QuantizedWeight
 
-GROUP_SIZE = 16
-_BYTES = frozenset({"U8"})
-
 
 @dataclass(frozen=True)
-class Nvfp4(Format):
+class Nvfp4(Floats4):
     """As compressed-tensors stores it: the scale of the whole weight divides the others."""
 
     name = "NVFP4"
     main = ".weight_packed"
+    group_size = 16
+    scales = frozenset({"F8_E4M3"})
     whole: ClassVar[str] = ".weight_global_scale"
     """The suffix of the scale of the whole weight."""
-
-    @property
-    def label(self) -> str:
-        return "NVFP4"
-
-    def size(self, main: TensorInfo) -> tuple[int, int]:
-        if len(main.shape) != 2 or not all(main.shape) or main.shape[1] * 2 % GROUP_SIZE:
-            raise self.shape_error(main)
-        return main.shape[0], main.shape[1] * 2
+    multiplies: ClassVar[bool] = False
 
     def tensors(self, out_features: int, in_features: int) -> dict[str, Stored]:
-        return {
-            self.main: Stored((out_features, in_features // 2), _BYTES),
-            ".weight_scale": Stored((out_features, in_features // GROUP_SIZE), frozenset({"F8_E4M3"})),
-            self.whole: Stored((1,), frozenset({"F32"}), ((),)),
-        }
-
-    def optional(self) -> frozenset[str]:
-        return frozenset({".input_scale", ".input_global_scale"})
+        return super().tensors(out_features, in_features) | {self.whole: Stored((1,), frozenset({"F32"}), ((),))}
 
     def decode(self, tensors: Mapping[str, Tensor], out_features: int, in_features: int) -> QuantizedWeight:
         import torch
@@ -56,9 +40,7 @@ class Nvfp4(Format):
         if float(whole) <= 0:
             raise ModelError(f"its {self.whole[1:]} is {float(whole)}")
         place = {"factor" if self.multiplies else "divisor": whole.expand(out_features).contiguous()}
-        return Coded(tensors[self.main], torch.tensor(E2M1), tensors[".weight_scale"], GROUP_SIZE, **place)
-
-    multiplies: ClassVar[bool] = False
+        return Coded(tensors[self.main], torch.tensor(E2M1), tensors[".weight_scale"], self.group_size, **place)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ SENTENCEPIECE_IDS = {"bos_token": 1, "eos_token": 2, "unk_token": 0}
 
 @dataclass(frozen=True)
 class Split:
-    """How a byte-level vocabulary cuts text before its merges apply, as in the tokenizer.json of the models that brought it.
+    """The cuts that a byte-level vocabulary makes in text before its merges apply, as in the tokenizer.json of the models that brought it.
 
     `ignore_merges`: a piece that is a token is taken whole. `add_bos`: what a file without add_bos_token means.
     """
@@ -199,7 +199,7 @@ def _add_template(built: Tokenizer, meta: Metadata, tokens: Sequence[str]) -> No
 
 
 def _adds(meta: Metadata) -> tuple[bool, bool]:
-    """Whether BOS is put before and EOS after each text."""
+    """(BOS is put before each text, EOS after it)"""
     bos, eos = meta.flag("tokenizer.ggml.add_bos_token"), meta.flag("tokenizer.ggml.add_eos_token")
     if bos is None:
         bos = meta.text("tokenizer.ggml.model") == "llama" or _split(meta).add_bos

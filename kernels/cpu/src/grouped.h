@@ -9,8 +9,6 @@
 
 namespace infer {
 
-#if defined(__AVX512F__) && defined(__AVX512BW__)
-
 // As in grouped.py, beside those of DType.
 enum ByteType : int64_t { U8 = 3, I8 = 4 };
 
@@ -36,6 +34,8 @@ struct Grouped {
     int64_t quad_bytes() const { return bits == 4 ? 64 : 128; }
     const uint8_t *panel(int64_t p) const { return codes + p * quads * quad_bytes(); }
 };
+
+#if defined(__AVX512F__) && defined(__AVX512BW__)
 
 // Memory of a thread that it keeps for the next call: it may be as large as the L2 cache, and would come as fresh pages each time.
 struct Room {

@@ -135,7 +135,7 @@ def test_experts_of_another_shape(tmp_path: Path) -> None:
     stored = _experts(tmp_path)
     name = "model.layers.0.mlp.experts.gate_up_proj"
     for changes, said in (
-        ({f"{name}_blocks": stored[f"{name}_blocks"][..., :8]}, "is no weight quantized by MXFP4"),
+        ({f"{name}_blocks": stored[f"{name}_blocks"][..., :8]}, "is not a weight quantized by MXFP4"),
         ({f"{name}_scales": stored[f"{name}_scales"][1:]}, r"_scales is U8 \[2, 10, 2\]; .* must be .* \[3, 10, 2\]"),
     ):
         save_file({one: tensor.contiguous() for one, tensor in (stored | changes).items()}, tmp_path / "model.safetensors")
