@@ -6,6 +6,8 @@ K key/value heads, D head size, R sampled rows, V vocabulary size, B blocks of `
 Every operation is row-wise: what it computes for one row depends on that row's own inputs alone, bit for bit, however
 many rows there are and wherever the row stands (design promise 4); on a GPU where `deterministic` asks for it. Backends may
 assume N is a multiple of ROW_MULTIPLE.
+
+The file is as long as the list of operations.
 """
 
 from __future__ import annotations

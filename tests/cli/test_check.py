@@ -1,3 +1,5 @@
+"""`infer check`: what it says of a file, and that no weights are loaded for it."""
+
 from __future__ import annotations
 
 import json

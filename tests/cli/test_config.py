@@ -1,3 +1,5 @@
+"""`infer config`: every setting, its value and where it came from."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""`infer merge`: the parts of a sharded job put together."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Tables for the terminal."""
+
 from __future__ import annotations
 
 from infer.cli.terminal.table import clock, counted, table

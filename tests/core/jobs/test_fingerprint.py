@@ -1,3 +1,5 @@
+"""The fingerprint of a job: everything that can change a row, and nothing else."""
+
 from __future__ import annotations
 
 import dataclasses

@@ -1,3 +1,5 @@
+"""Histograms of times and lengths."""
+
 from __future__ import annotations
 
 import random

@@ -1,3 +1,5 @@
+"""Lines of JSON: what is read, and what is written of odd values."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Ids that came before, known in bounded memory."""
+
 from __future__ import annotations
 
 from infer.core.jobs.recent import Recent

@@ -1,3 +1,5 @@
+"""The statistics of a run."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Counts of answers, failures and tokens."""
+
 from __future__ import annotations
 
 import dataclasses

@@ -1,3 +1,5 @@
+"""File descriptors of children."""
+
 from __future__ import annotations
 
 import subprocess

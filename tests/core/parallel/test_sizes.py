@@ -1,3 +1,5 @@
+"""Sizes that ranks can share."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Messages between processes."""
+
 from __future__ import annotations
 
 import socket

@@ -1,3 +1,5 @@
+"""Chat templates: which one is used, and what it gives."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Text as it grows token by token."""
+
 from __future__ import annotations
 
 from itertools import pairwise

@@ -1,3 +1,5 @@
+"""Special tokens spelled in a user's text: they stay text."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Reasoning split from the answer."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Stop strings."""
+
 from __future__ import annotations
 
 import pytest

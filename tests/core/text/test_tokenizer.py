@@ -1,3 +1,5 @@
+"""Tokenizers: text to ids and back."""
+
 from __future__ import annotations
 
 import json

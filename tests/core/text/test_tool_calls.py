@@ -1,3 +1,5 @@
+"""Tool calls read from an answer."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Compressed inputs, whole, cut off and damaged."""
+
 from __future__ import annotations
 
 import functools

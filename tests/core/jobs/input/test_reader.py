@@ -1,3 +1,5 @@
+"""Lines of the input and their numbers."""
+
 from __future__ import annotations
 
 import gzip

@@ -1,3 +1,5 @@
+"""Inputs by name, pattern and standard input, and those that cannot be opened."""
+
 from __future__ import annotations
 
 import contextlib

@@ -1,3 +1,5 @@
+"""Names and renamings of a job's files."""
+
 from __future__ import annotations
 
 import errno

@@ -1,3 +1,5 @@
+"""Opening of OUT: what is refused, what is taken over."""
+
 from __future__ import annotations
 
 import os

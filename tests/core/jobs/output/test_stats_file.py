@@ -1,3 +1,5 @@
+"""The file of --stats: its lock and its writing."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Rows in input order, whatever the order of answers."""
+
 from __future__ import annotations
 
 import random

@@ -1,3 +1,5 @@
+"""Chat records: how they are read and what their rows hold."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,3 +1,5 @@
+"""Fields of a record that set sampling parameters."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,3 +1,5 @@
+"""Records of `infer generate`: how they are read and what their rows hold."""
+
 from __future__ import annotations
 
 import math

@@ -1,3 +1,5 @@
+"""OpenAI Batch lines: how they are read and what is answered."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Prompt templates over a record's fields."""
+
 from __future__ import annotations
 
 import threading

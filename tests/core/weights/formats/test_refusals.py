@@ -1,4 +1,4 @@
-"""What is wrong with a quantized checkpoint is told in one sentence, by infer check and by the run alike."""
+"""Faults of quantized checkpoints: told in one sentence, by infer check and by the run alike."""
 
 from __future__ import annotations
 
