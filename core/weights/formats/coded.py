@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from infer.kernels.grouped import GroupedWeight, Scales
+
 from ...errors import ModelError
 from ..cut import Cut
-from .values import QuantizedWeight
+from .values import Grouped, QuantizedWeight
 
 _MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 #: The numbers of floats of 4 bits with 2 bits of exponent and 1 of mantissa.
@@ -64,6 +66,18 @@ class Coded(QuantizedWeight):
         values = values.view(self.shape[0], -1, self.group_size) * self.scales[:, :, None]
         return values.view(self.shape)
 
+    def in_groups(self) -> Grouped | None:
+        """The same as small integers, twice the numbers with half the scales; None where they are not whole, or halves are not exact."""
+        levels, scale = (self.numbers * 2).to(torch.int8), self.scale.float()
+        if bool((levels != self.numbers * 2).any()):
+            return None
+        factor = None if self.factor is None else self.factor[:, None]
+        halves = Scales(_exact(self.scales if factor is None else scale, 0.5), factor, 1 if factor is None else scale.shape[1])
+        if bool((halves.widened() * 2 != self.scales).any()):
+            return None
+        codes = torch.stack((self.packed & 15, self.packed >> 4), dim=2).view(self.shape)
+        return Grouped(GroupedWeight(codes, 4, self.group_size, halves, levels=levels))
+
     def rows(self, start: int, stop: int) -> Coded:
         return self._with(lambda part: part[start:stop])
 
@@ -93,6 +107,13 @@ class Coded(QuantizedWeight):
         divisor = None if self.divisor is None else of(self.divisor)
         factor = None if self.factor is None else of(self.factor)
         return replace(self, packed=of(self.packed), scale=of(self.scale), divisor=divisor, factor=factor)
+
+
+def _exact(scale: Tensor, times: float) -> Tensor:
+    """float32 `scale` times a power of two, in bfloat16 if that keeps every bit."""
+    wide = scale * times
+    narrow = wide.bfloat16()
+    return narrow if bool((narrow.float() == wide).all()) else wide
 
 
 def _is_byte(tensor: Tensor) -> bool:

@@ -13,6 +13,7 @@ from .floats4 import BYTES, Floats4
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .coded import Coded
     from .values import QuantizedWeight
 
 GROUP_SIZE = 32
@@ -28,7 +29,8 @@ class Mxfp4(Floats4):
     scales = EXPONENTS
 
     def decode(self, tensors: Mapping[str, Tensor], out_features: int, in_features: int) -> QuantizedWeight:
-        return weight(tensors[self.main], tensors[".weight_scale"])
+        coded = weight(tensors[self.main], tensors[".weight_scale"])
+        return coded.in_groups() or coded
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Experts(Format):
         return weight(tensors["_blocks"].view(out_features, -1), tensors["_scales"].view(out_features, -1))
 
 
-def weight(packed: Tensor, exponents: Tensor) -> QuantizedWeight:
+def weight(packed: Tensor, exponents: Tensor) -> Coded:
     """The weight of bytes [out, in / 2] with two numbers in each, the first in the low bits, and exponents [out, in / 32]."""
     import torch
 

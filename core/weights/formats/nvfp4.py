@@ -40,7 +40,8 @@ class Nvfp4(Floats4):
         if float(whole) <= 0:
             raise ModelError(f"its {self.whole[1:]} is {float(whole)}")
         place = {"factor" if self.multiplies else "divisor": whole.expand(out_features).contiguous()}
-        return Coded(tensors[self.main], torch.tensor(E2M1), tensors[".weight_scale"], self.group_size, **place)
+        coded = Coded(tensors[self.main], torch.tensor(E2M1), tensors[".weight_scale"], self.group_size, **place)
+        return coded.in_groups() or coded
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,8 @@ class Grouped(QuantizedWeight):
     def cut(self, cut: Cut) -> QuantizedWeight | Tensor:
         start, stop, width = cut.start, cut.stop, self.shape[1]
         scales = (self.weight.scale, self.weight.minimum)
-        unit = self.weight.group_size * max(one.per_block if one is not None and one.factor is not None else 1 for one in scales)
+        blocks = [one.per_block for one in scales if one is not None and one.factor is not None and one.factor.shape[1] > 1]
+        unit = self.weight.group_size * max([1, *blocks])
         if cut.dim == 0 or self.columns is not None or start % unit or (stop % unit and stop != width) or stop > width:
             return super().cut(cut)
         return self._with(lambda part, features: part[:, start // features : -(-stop // features)].contiguous())

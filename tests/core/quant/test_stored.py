@@ -17,6 +17,7 @@ from infer.core.quant.int8 import Int8
 from infer.core.quant.plain import Plain
 from infer.core.quant.stored import Held, Stored
 from infer.core.settings.args import EngineArgs
+from infer.core.weights.cut import Cut
 from infer.core.weights.formats.values import Grouped, Int8Rows
 from infer.core.weights.parameter import Value
 from infer.kernels.reference import Ops
@@ -86,6 +87,23 @@ def test_features_stay_in_their_order() -> None:
     got = method.apply(x, bias)
     assert isinstance(got, Tensor)
     assert torch.allclose(got, x @ dense.T + bias, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("form", ["compressed-mxfp4", "compressed-nvfp4", "modelopt-nvfp4"])
+def test_floats_of_4_bits_stay_packed(tmp_path: Path, form: str) -> None:
+    source = find_model(
+        EngineArgs.from_kwargs(
+            model=str(write(tmp_path, PACKERS[form]).folder), device="cpu", kernels="reference", skip_tokenizer_init=True
+        )
+    )
+    weights = [value for _, value in source.stream() if not isinstance(value, Tensor)]
+    for weight in weights:
+        (method,) = stored([weight], Ops())._methods
+        assert isinstance(method, InGroups)
+        half = weight.cut(Cut(1, 0, 32))
+        assert isinstance(half, Grouped)
+        assert torch.equal(half.dense(), weight.dense()[:, :32])
+    assert weights
 
 
 @pytest.mark.parametrize("rows", ["auto", "model"])
