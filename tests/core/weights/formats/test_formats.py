@@ -69,19 +69,6 @@ def test_ranks_share_what_they_are_given(tmp_path: Path, form: str) -> None:
             )
 
 
-@pytest.mark.parametrize("form", ["gptq-desc_act", "gptq-uneven", "w4a16-asymmetric", "w4a16-channel", "w8a16", "w8a8", "awq"])
-@pytest.mark.parametrize("rows", ["int8", "model"])
-def test_no_answer_depends_on_the_schedule(tmp_path: Path, form: str, rows: str) -> None:
-    made = write(tmp_path, PACKERS[form])
-    settings = SETTINGS | {"dtype": "bfloat16", "activation_dtype": rows}
-    params = SamplingParams(max_tokens=12, logprobs=2, temperature=0.8, seed=1, ignore_eos=True)
-    prompts = [{"prompt_token_ids": ids} for ids in PROMPTS]
-    whole = LLM(str(made.folder), **settings).generate(prompts, params)
-    tight = LLM(str(made.folder), **settings, max_num_seqs=2, max_num_batched_tokens=16, enable_prefix_caching=False)
-    again = tight.generate(prompts[::-1], params)[::-1]
-    assert [one.outputs[0].logprobs for one in again] == [one.outputs[0].logprobs for one in whole]
-
-
 def test_rows_in_int8_are_near_those_of_the_model(tmp_path: Path) -> None:
     made = write(tmp_path, PACKERS["w4a16"])
     params = SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=0)
