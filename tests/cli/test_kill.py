@@ -19,6 +19,9 @@ import zstandard
 
 from infer.core.jobs.output.faults import POINTS
 
+from ..core.weights.formats.folders import write
+from ..core.weights.formats.packers import PACKERS
+
 SAMPLINGS = {"greedy": ["--temperature", "0"], "sampled": ["--temperature", "0.9", "--top-p", "0.9"]}
 
 
@@ -143,6 +146,29 @@ def test_killed_when_all_is_done(make_job: Any, write_lines: Any) -> None:
     code, said = job.attempt()
     assert (code, sorted(job.files)) == (3, ["", "errors"]), said
     assert "finished already: 2 records, 1 failed" in said
+
+
+def test_killed_with_quantized_weights(launch: Any, write_lines: Any, tmp_path: Path, committed: Any) -> None:
+    model = write(tmp_path / "model", PACKERS["w4a16-asymmetric"]).folder
+    lines = [{"prompt_token_ids": [i % 250, 7, 9], "max_tokens": 30, "note": random.Random(i).randbytes(8000).hex()} for i in range(60)]
+    path = write_lines(*lines)
+    options = ["--model", model, "--dtype", "bfloat16", "--device", "cpu", "--skip-tokenizer-init", "--ignore-eos"]
+    options += ["--kv-cache-memory-bytes", "1MiB", "--max-num-seqs", "8", "--temperature", "0.9", "--input", path]
+
+    def job(name: str) -> Killed:
+        (tmp_path / name).mkdir()
+        return Killed(launch, options, tmp_path / name / "out.jsonl", tmp_path / name / "errors")
+
+    killed, whole = job("killed"), job("whole")
+    for fault in ("commit:2", "publish"):
+        code, said = killed.attempt(fault)
+        assert code == -signal.SIGKILL, (fault, said)
+        assert committed(killed.out) > 0
+    for one in (killed, whole):
+        code, said = one.attempt()
+        assert code == 0, said
+    assert killed.out.read_bytes() == whole.out.read_bytes()
+    assert killed.out.read_bytes().count(b"\n") == 60
 
 
 @pytest.mark.slow
