@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 
 #: Kinds of layers in `layer_types` that attend to keys and values of earlier tokens and to nothing else.
 ATTENTION = frozenset({"full_attention", "sliding_attention"})
-#: Models whose attention a paged cache cannot hold: it has biases by distance, or the model's code computes it by itself.
+#: Models whose attention a paged cache cannot hold: it has biases by distance, or the model's code computes it by itself. Of most
+#: of these, and of others, their classes tell.
 _OWN_ATTENTION = frozenset(
     {"bloom", "cpmant", "falcon", "gpt_neox_japanese", "mpt", "openai-gpt", "reformer", "trocr", "xglm", "xlm", "xlnet"}
 )
@@ -154,17 +155,23 @@ def _theirs(hf_config: Mapping[str, Any], kind: str, name: str) -> str:
         return why
     if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
         return "reads texts in both directions"
-    if kind in _OWN_ATTENTION:
-        return "has attention that a paged cache cannot hold"
     text = config.get_text_config()
     layers = getattr(text, "layer_types", None) or ()
-    if others := sorted({str(one) for one in layers} - ATTENTION):
+    if kind not in _OWN_ATTENTION and (others := sorted({str(one) for one in layers} - ATTENTION)):
         return f"has layers that are not plain attention ({', '.join(others)})"
     try:
         model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     except KeyError:
-        return ""
-    return "has recurrent layers" if getattr(model, "_is_stateful", False) and not layers else ""
+        model = None
+    if getattr(model, "_is_stateful", False) and not layers:
+        return "has recurrent layers"
+    return "has attention that a paged cache cannot hold" if kind in _OWN_ATTENTION or not _takes_attention(model) else ""
+
+
+def _takes_attention(model: Any) -> bool:
+    """False for a class that computes attention by itself, as it says; True where it says nothing."""
+    takes = getattr(model, "_can_set_attn_implementation", None)
+    return takes is None or bool(takes())
 
 
 def _has_code(hf_config: Mapping[str, Any], kind: str) -> bool:

@@ -38,7 +38,8 @@ def check_against(model: HFModel, expected: Tensor, dtype: torch.dtype) -> None:
     """Compares with the logits [TOKENS, V] that transformers' own attention gives. Raises ModelError if they are others.
 
     What shows up here: attention that needs more than keys, values and a window (biases, indices of its own), position ids
-    that are not looked at, and state that layers keep elsewhere than in the cache (Mamba, convolutions).
+    that are not looked at or do not count from 0 (RoBERTa's), and state that layers keep elsewhere than in the cache (Mamba,
+    convolutions).
     """
     tokens = model.tokens_to_try
     caches = _caches(model, dtype, tokens.device, 2)
@@ -116,4 +117,5 @@ def _compare(got: Tensor, expected: Tensor, dtype: torch.dtype, how: str, of_row
         return
     distance = of_rows((got - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-30)).item()
     if not distance <= (FAR_IN_FLOAT32 if dtype == torch.float32 else FAR_IN_HALF):
-        raise ModelError(f"its output {how} differs (relative distance {distance:.2g}): its layers do what our attention cannot")
+        why = "its layers do what our attention cannot, or count positions in their own way"
+        raise ModelError(f"its output {how} differs (relative distance {distance:.2g}): {why}")

@@ -210,6 +210,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("falcon_h1", MAMBA, "in two steps and beside another differs"),
     ("llama4_text", {"attention_chunk_size": 16, "num_local_experts": 2, "head_dim": 8}, "neither causal nor a sliding window"),
     ("bloom", {"n_head": 6, "n_layer": 2}, "does not go through"),
+    ("data2vec-text", {"is_decoder": True, "pad_token_id": 1}, "count positions in their own way"),
+    ("xlm-roberta-xl", {"is_decoder": True, "pad_token_id": 1}, "count positions in their own way"),
+    ("roberta-prelayernorm", {"is_decoder": True, "pad_token_id": 1}, "count positions in their own way"),
     ("phi3", LONGROPE, "max_model_len=64"),
     ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}, "max_position_embeddings": 128}, "=128"),
 ]

@@ -46,6 +46,8 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
     ("bloom", "BloomForCausalLM", {}, "attention that a paged cache cannot hold"),
     ("mpt", "MptForCausalLM", {}, "attention that a paged cache cannot hold"),
     ("xlnet", "XLNetLMHeadModel", {}, "attention that a paged cache cannot hold"),
+    ("gpt_neo", "GPTNeoForCausalLM", {}, "attention that a paged cache cannot hold"),
+    ("megatron-bert", "MegatronBertForCausalLM", {"is_decoder": True}, "attention that a paged cache cannot hold"),
     ("electra", "ElectraModel", {}, "reads texts in both directions"),
     ("electra", "ElectraForCausalLM", {}, "reads texts in both directions"),
     ("distilbert", "DistilBertModel", {}, "reads texts in both directions"),
