@@ -12,6 +12,7 @@ The file is as long as the list of operations.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -287,6 +288,22 @@ class Ops(Protocol):
         Without a bias: the weight's scales applied, the rows' own passed on. With one, or in float16, whose range the values
         could leave without the rows' scales: plain rows.
         """
+
+    # -- mixtures of experts -------------------------------------------------------------------------------------
+    def linear_experts(self, x: Tensor, weights: Sequence[Any], starts: Tensor, biases: Sequence[Tensor] | None) -> Tensor:
+        """Rows of x [P, in], sorted by expert, by the weights [out, in] of their experts -> [P, out]: each as `linear` multiplies it.
+
+        Args:
+            weights: of each of E experts, as `pack_weight` gave them; all of a shape and dtype.
+            starts: int64 [E + 1], on x's device: expert e has the rows from starts[e] to starts[e + 1], of which there may be none; the
+                last is P.
+            biases: [out] of each expert.
+        """
+
+    def linear_experts_int8(
+        self, x: ScaledRows, weights: Sequence[Any], starts: Tensor, biases: Sequence[Tensor] | None, dtype: torch.dtype
+    ) -> Rows:
+        """The same of quantized rows by weights that `pack_int8` gave: each as `linear_int8` multiplies it."""
 
     # -- weights in groups, see grouped.py -----------------------------------------------------------------------
     def grouped_refusal(self, in_features: int, group_size: int, *, quantize_input: bool) -> str:

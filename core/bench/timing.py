@@ -100,6 +100,8 @@ class TimedOps:
     def _work(self, name: str, args: tuple[Any, ...], result: Any) -> Work:
         if name in ("linear", "linear_int8"):
             return linear_work(name, args[0], result)
+        if name in ("linear_experts", "linear_experts_int8"):
+            return experts_work(name, args[0], args[2], result)
         if name == "linear_grouped":
             return grouped_work(name, args[0], args[1], result)
         if name == "attention":
@@ -115,6 +117,14 @@ def linear_work(name: str, x: Tensor | ScaledRows, result: Tensor | ScaledRows) 
     (rows, size_in), size_out = x.shape, result.shape[-1]
     key = OpKey(name, (size_in, size_out), in_int8=name == "linear_int8")
     return Work(key, 2 * rows * size_in * size_out, size_in * size_out * x.element_size())
+
+
+def experts_work(name: str, x: Tensor | ScaledRows, starts: Tensor, result: Tensor | ScaledRows) -> Work:
+    """The same of rows sorted by expert; the bytes are those of the weights that have rows."""
+    x, result = _values(x), _values(result)
+    (rows, size_in), size_out = x.shape, result.shape[-1]
+    key = OpKey(name, (size_in, size_out), in_int8=name.endswith("int8"))
+    return Work(key, 2 * rows * size_in * size_out, int((starts.diff() > 0).sum()) * size_in * size_out * x.element_size())
 
 
 def grouped_work(name: str, x: Tensor, weight: Any, result: Tensor) -> Work:

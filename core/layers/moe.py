@@ -1,75 +1,125 @@
 """A mixture of experts: a router chooses some feed-forward parts for each token, and their results are weighed and added.
 
-What a token gets depends on its own row alone, bit for bit: every expert multiplies its rows padded to a multiple of ROW_MULTIPLE, as
-all multiplications here; equal scores go to the lower expert; and a row's sums run over its experts in the order of their scores.
+Rows are sorted by expert and multiplied by all experts' weights at once. What a token gets depends on its own row alone, bit for bit: so
+do multiplications, and a row's sums run over its experts in the order of their scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from infer.kernels.ops import ROW_MULTIPLE, Ops, Rows
+from infer.kernels.ops import Ops, Rows, ScaledRows
 
 from ..parallel.group import current
-from ..quant.base import unscaled
+from ..quant.base import LinearMethod, unscaled
 from ..quant.plain import Plain
-from ..spec.model_spec import ExpertsSpec, MLPSpec
+from ..spec.activations import activation_kind
+from ..spec.model_spec import ExpertsSpec
 from ..spec.names import Names
 from ..weights.parameter import Parameter
 from .linear import Linear
 from .mlp import MLP
+from .router import Router
 
 
 class Experts:
-    """Each expert is shared by all ranks as any feed-forward part is; the router, which every rank has whole, is never quantized."""
+    """Each expert is shared by all ranks as any feed-forward part is."""
 
     quantizes_input = False
 
     def __init__(self, ops: Ops, layer: str, names: Names, hidden_size: int, spec: ExpertsSpec) -> None:
-        self.spec = spec
-        self.group = current()
-        self.router = Linear(ops, [f"{layer}.{names.router}"], hidden_size, [spec.count], bias=False, method=Plain(ops))
-        one = MLPSpec(size=spec.size, activation=spec.activation)
-        prefixes = [f"{layer}.{names.expert.format(number)}" for number in range(spec.count)]
-        self.experts = [MLP(ops, [f"{prefix}.{up}" for up in names.up], f"{prefix}.{names.down}", hidden_size, one) for prefix in prefixes]
+        self.ops, self.spec, self.group = ops, spec, current()
+        self.kind = activation_kind(spec.activation, gated=True)
+        self.router = Router(ops, layer, names, hidden_size, spec.count, spec.routing)
+        up, down = [f"{layer}.{name}" for name in names.expert_up], f"{layer}.{names.expert_down}"
+        self.experts = [
+            MLP(ops, [name.format(number) for name in up], down.format(number), hidden_size, spec.each) for number in range(spec.count)
+        ]
+        self.shared = self.shared_gate = None
+        if spec.shared is not None:
+            self.shared = MLP(
+                ops, [f"{layer}.{name}" for name in names.shared_up], f"{layer}.{names.shared_down}", hidden_size, spec.shared
+            )
+            if spec.shared_gate:
+                self.shared_gate = Linear(ops, [f"{layer}.{names.shared_gate}"], hidden_size, [1], bias=False, method=Plain(ops))
 
     def __call__(self, x: Rows) -> Rows:
         assert isinstance(x, Tensor), "asked for without quantization"
-        chosen, weights = self._routes(x)
-        # Pairs of (row, place among its experts), expert by expert.
-        order = chosen.flatten().argsort(stable=True)
-        counts = chosen.flatten().bincount(minlength=self.spec.count).tolist()
-        results = x.new_empty(chosen.numel(), x.shape[1])
-        for expert, pairs in zip(self.experts, order.split(counts), strict=True):
-            if len(pairs):
-                rows = F.pad(x[pairs // self.spec.per_token], (0, 0, 0, -len(pairs) % ROW_MULTIPLE))
-                results[pairs] = unscaled(expert.part(rows))[: len(pairs)]
-        by_row = results.view(len(x), self.spec.per_token, -1)
+        chosen, weights = self.router(x)
+        count = chosen.shape[1]
+        # Pairs of (row, place among its experts), expert by expert; where each expert's begin; where each pair has gone.
+        of_pair, pairs = chosen.flatten().sort(stable=True)
+        starts = torch.searchsorted(of_pair, torch.arange(self.spec.count + 1, device=x.device))
+        places = torch.empty_like(pairs).scatter_(0, pairs, torch.arange(len(pairs), device=x.device))
+        by_row = self._multiplied(_of_rows(x, pairs // count, self.ops, quantize=self._quantizes(self._ups)), starts)[places]
+        by_row = by_row.view(len(x), count, -1)
         total = by_row[:, 0].float() * weights[:, :1]
-        for place in range(1, self.spec.per_token):
+        for place in range(1, count):
             total += by_row[:, place].float() * weights[:, place : place + 1]
+        if self.shared is not None:
+            total += self._shared_part(x, self.shared)
         summed = total.to(x.dtype)
         return summed if self.group.size == 1 else self.group.all_reduce(summed)
 
-    def _routes(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each row its experts int64 [N, K], the likeliest first, and their weights float32 [N, K], which are 1 together."""
-        scores, order = unscaled(self.router(x)).float().sort(dim=-1, descending=True, stable=True)
-        scores, chosen = scores[:, : self.spec.per_token], order[:, : self.spec.per_token]
-        weights = torch.exp(scores - scores[:, :1])
-        total = weights[:, 0].clone()
-        for place in range(1, self.spec.per_token):
-            total += weights[:, place]
-        return chosen, weights / total[:, None]
+    def _multiplied(self, x: Rows, starts: Tensor) -> Tensor:
+        """This rank's part of what experts make of rows sorted by expert."""
+        inner = multiply(self._ups, x, starts)
+        activated = self.ops.gated_activation(inner, self.kind, quantize=self._quantizes(self._downs))
+        return unscaled(multiply(self._downs, activated, starts))
+
+    def _shared_part(self, x: Tensor, shared: MLP) -> Tensor:
+        """float32: this rank's part of what the expert for all tokens makes of them."""
+        part = unscaled(shared.part(self.ops.quantize(x) if shared.quantizes_input else x)).float()
+        if self.shared_gate is None:
+            return part
+        gate = unscaled(self.shared_gate(x)).float()
+        return part / (1 + torch.exp(-gate))
+
+    @property
+    def _ups(self) -> list[Linear]:
+        return [expert.up for expert in self.experts]
+
+    @property
+    def _downs(self) -> list[Linear]:
+        return [expert.down for expert in self.experts]
+
+    def _quantizes(self, linears: Sequence[Linear]) -> bool:
+        return all(linear.method.quantizes_input for linear in linears)
 
     def linears(self) -> Iterator[Linear]:
-        yield self.router
+        yield self.router.linear
         for expert in self.experts:
             yield from expert.linears()
+        if self.shared is not None:
+            yield from self.shared.linears()
+        if self.shared_gate is not None:
+            yield self.shared_gate
 
     def parameters(self) -> Iterator[Parameter]:
-        for linear in self.linears():
-            yield from linear.parameters()
+        yield from self.router.parameters()
+        for part in (*self.experts, self.shared, self.shared_gate):
+            if part is not None:
+                yield from part.parameters()
+
+
+def multiply(linears: Sequence[Linear], x: Rows, starts: Tensor) -> Rows:
+    """Rows of x [P, in], sorted by expert, by the layers of their experts, which are alike but for their schemes perhaps -> [P, out].
+
+    `starts` int64 [E + 1]: where each expert's rows begin. As `Linear.part`: this rank's part.
+    """
+    methods = [linear.method for linear in linears]
+    biases = [linear.bias.tensor for linear in linears if linear.bias is not None and linear.adds_bias] or None
+    alike = all(method.kind == methods[0].kind for method in methods)
+    scheme = type(methods[0]) if alike else LinearMethod
+    return scheme.apply_experts(methods, x, starts, biases)
+
+
+def _of_rows(x: Tensor, rows: Tensor, ops: Ops, *, quantize: bool) -> Rows:
+    """Rows of x by number, quantized if that is wanted."""
+    if not quantize:
+        return x[rows]
+    quantized = ops.quantize(x)
+    return ScaledRows(quantized.values[rows], quantized.scale[rows])

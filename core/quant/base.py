@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from infer.kernels.ops import Ops, Rows, ScaledRows
+from infer.kernels.reference.experts import by_expert
 
 from ..weights.cut import Cut
 from ..weights.parameter import Parameter
@@ -76,6 +77,14 @@ class LinearMethod(ABC):
     @abstractmethod
     def apply(self, x: Rows, bias: Tensor | None) -> Rows:
         """x [N, in] @ weight^T + bias [out] -> [N, out]."""
+
+    @classmethod
+    def apply_experts(cls, methods: Sequence[LinearMethod], x: Rows, starts: Tensor, biases: Sequence[Tensor] | None) -> Rows:
+        """Rows of x [P, in], sorted by expert, by the weights of their experts -> [P, out]; arguments as of `Ops.linear_experts`.
+
+        Here expert by expert, of any methods. Schemes whose weights can be multiplied together do so; `methods` are then all of one `kind`.
+        """
+        return by_expert(x, starts, lambda expert, rows: methods[expert].apply(rows, None if biases is None else biases[expert]))
 
     @abstractmethod
     def _pack(self, weight: Tensor) -> Any:

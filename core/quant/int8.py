@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,6 +28,13 @@ class Int8(LinearMethod):
     def apply(self, x: Rows, bias: Tensor | None) -> Rows:
         rows = self.ops.quantize(x) if isinstance(x, Tensor) else x
         return self.ops.linear_int8(rows, self._weight, bias, self._dtype)
+
+    @classmethod
+    def apply_experts(cls, methods: Sequence[LinearMethod], x: Rows, starts: Tensor, biases: Sequence[Tensor] | None) -> Rows:
+        first = methods[0]
+        assert isinstance(first, Int8)
+        rows = first.ops.quantize(x) if isinstance(x, Tensor) else x
+        return first.ops.linear_experts_int8(rows, [method._weight for method in methods], starts, biases, first._dtype)
 
     def take(self, values: Tensor, scale: Tensor, dtype: torch.dtype) -> None:
         """In place of `store`: integers int8 [out, in] with their scales float32 [out], for rows of `dtype`."""

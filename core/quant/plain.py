@@ -1,7 +1,8 @@
-"""No quantization: the weight in the model's dtype."""
+"""No quantization: the weight in the model's dtype, or in float32."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from infer.kernels.ops import Rows
 
+from ..weights.cut import Cut
+from ..weights.parameter import Parameter
 from .base import LinearMethod
 
 
@@ -20,5 +23,25 @@ class Plain(LinearMethod):
         assert isinstance(x, Tensor), "rows are quantized only for layers that ask for it"
         return self.ops.linear(x, self._weight, bias)
 
+    @classmethod
+    def apply_experts(cls, methods: Sequence[LinearMethod], x: Rows, starts: Tensor, biases: Sequence[Tensor] | None) -> Rows:
+        assert isinstance(x, Tensor), "rows are quantized only for layers that ask for it"
+        return methods[0].ops.linear_experts(x, [method._weight for method in methods], starts, biases)
+
     def _pack(self, weight: Tensor) -> Any:
         return self.ops.pack_weight(weight)
+
+
+class InFloat32(Plain):
+    """Kept and multiplied in float32, whatever the model's dtype is."""
+
+    def declare(self, names: Sequence[str], outs: Sequence[int], in_features: int, cuts: Sequence[Cut] | None) -> list[Parameter]:
+        matrices = [(f"{name}.weight", (out, in_features)) for name, out in zip(names, outs, strict=True)]
+        return [Parameter(*matrices, cuts=cuts, dtype=torch.float32, store=self.store)]
+
+    def num_bytes(self, out_features: int, in_features: int, dtype: torch.dtype) -> int:
+        return super().num_bytes(out_features, in_features, torch.float32)
+
+    def apply(self, x: Rows, bias: Tensor | None) -> Tensor:
+        assert isinstance(x, Tensor), "rows are quantized only for layers that ask for it"
+        return super().apply(x.float(), None if bias is None else bias.float())

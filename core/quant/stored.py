@@ -135,6 +135,13 @@ class Stored(LinearMethod):
         parts = [method.apply(x, part) for method, part in zip(self._methods, biases, strict=True)]
         return torch.cat([unscaled(part) for part in parts], dim=1)
 
+    @classmethod
+    def apply_experts(cls, methods: Sequence[LinearMethod], x: Rows, starts: Tensor, biases: Sequence[Tensor] | None) -> Rows:
+        kept = [method._methods for method in methods if isinstance(method, Stored)]
+        if any(len(one) > 1 for one in kept):
+            return LinearMethod.apply_experts(methods, x, starts, biases)
+        return type(kept[0][0]).apply_experts([one[0] for one in kept], x, starts, biases)
+
     def _pack(self, weight: Tensor) -> Any:
         raise AssertionError("it takes what is stored")
 

@@ -90,18 +90,76 @@ class MLPSpec:
     def __post_init__(self) -> None:
         activation_kind(self.activation, gated=self.gated)
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Features between layers that ranks share."""
+        return (self.size,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutingSpec:
+    """Choice of `per_token` experts for a token, and of their weights, by a score for each that is made of the router's numbers."""
+
+    per_token: int
+    scores: str = "softmax"
+    """"softmax": over all experts; "sigmoid": of each; "chosen": experts are chosen by the numbers themselves, and a softmax over those
+    chosen makes their weights."""
+    bias: bool = False
+    """Of the router."""
+    correction: int = 0
+    """Dimensions of what is added to scores to choose by, and not to weigh by: 1 [experts], 2 [1, experts]; 0: there is none."""
+    groups: int = 1
+    """Experts stand in so many groups, one after the other, of which only the best `groups_chosen` are chosen from."""
+    groups_chosen: int = 1
+    group_by: int = 1
+    """A group is as good as the sum of so many of its best scores."""
+    normalized: bool = False
+    """A token's weights are divided by their sum."""
+    smallest_sum: float = 1e-20
+    """By this where it is smaller."""
+    scale: float = 1.0
+    """All weights are multiplied by it in the end."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertsSpec:
-    """`count` feed-forward parts, of which a router chooses `per_token` for each token and weighs them. As `MLPSpec`."""
+    """`count` feed-forward parts, gated, of which each token has some. As `MLPSpec`. Raises ModelError for numbers that do not fit."""
 
     count: int
-    per_token: int
+    routing: RoutingSpec
     size: int
     activation: str
+    bias: bool = False
+    shared_size: int = 0
+    """Of a further expert, that every token has and no router weighs; 0: there is none."""
+    shared_bias: bool = False
+    shared_gate: bool = False
+    """It is weighed all the same, by the sigmoid of a product with the token."""
 
     def __post_init__(self) -> None:
         activation_kind(self.activation, gated=True)
+        per_token, groups = self.routing.per_token, self.routing.groups
+        if per_token > self.count:
+            raise ModelError(f"config.json: a token has {per_token} experts, and there are {self.count}")
+        if self.count % groups or not self.routing.groups_chosen <= groups:
+            raise ModelError(f"config.json: {self.count} experts cannot be chosen from {self.routing.groups_chosen} of {groups} groups")
+        if per_token > self.count // groups * self.routing.groups_chosen:
+            raise ModelError(f"config.json: {self.routing.groups_chosen} of {groups} groups have no {per_token} experts")
+
+    @property
+    def each(self) -> MLPSpec:
+        """An expert by itself."""
+        return MLPSpec(size=self.size, activation=self.activation, bias=self.bias)
+
+    @property
+    def shared(self) -> MLPSpec | None:
+        """The expert that every token has."""
+        return MLPSpec(size=self.shared_size, activation=self.activation, bias=self.shared_bias) if self.shared_size else None
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Features between layers that ranks share."""
+        return (self.size, self.shared_size) if self.shared_size else (self.size,)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,8 +31,15 @@ class Names:
     mlp_out_norm: str = ""
     """Of what the feed-forward part gives, before it is added."""
     router: str = ""
-    expert: str = ""
-    """An expert's prefix with its number; `up` and `down` stand behind it."""
+    router_correction: str = ""
+    """See `RoutingSpec.correction`: a tensor, not a prefix."""
+    expert_up: tuple[str, ...] = ()
+    """As `up`, with "{}" for an expert's number."""
+    expert_down: str = ""
+    shared_up: tuple[str, ...] = ()
+    """As `up`, of the expert for all tokens."""
+    shared_down: str = ""
+    shared_gate: str = ""
     final_norm: str = ""
     head: str = ""
 

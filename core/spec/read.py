@@ -133,7 +133,9 @@ def _caches(hf: Mapping[str, Any]) -> tuple[KVSpec, ...]:
 
 
 def _shares(stack: StackSpec) -> frozenset[Shares]:
-    return frozenset(Shares(one.attention.num_heads, one.attention.num_kv_heads, one.feed_forward.size) for one in stack.layers)
+    return frozenset(
+        Shares(one.attention.num_heads, one.attention.num_kv_heads, size) for one in stack.layers for size in one.feed_forward.sizes
+    )
 
 
 def _classifier_pooling(hf: Mapping[str, Any], ours: Architecture | None) -> str:

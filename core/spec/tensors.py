@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .model_spec import AttentionSpec, ClassifierSpec, ExpertsSpec, MLPSpec, NormSpec, StackSpec
+from .model_spec import AttentionSpec, ClassifierSpec, ExpertsSpec, MLPSpec, NormSpec, RoutingSpec, StackSpec
 from .names import Names
 
 #: The name of a tensor, and its shape as our model asks for it.
@@ -42,7 +42,7 @@ def _body(stack: StackSpec) -> Iterator[Named]:
         if isinstance(layer.feed_forward, ExpertsSpec):
             yield from _experts(prefix, names, hidden, layer.feed_forward)
         else:
-            yield from _mlp(prefix, names, hidden, layer.feed_forward)
+            yield from _mlp(prefix, names.up, names.down, hidden, layer.feed_forward)
     yield from _norm(names.final_norm, hidden, stack.norm)
 
 
@@ -58,16 +58,27 @@ def _attention(layer: str, names: Names, hidden: int, spec: AttentionSpec) -> It
 
 
 def _experts(layer: str, names: Names, hidden: int, spec: ExpertsSpec) -> Iterator[Named]:
-    yield from _linear(f"{layer}.{names.router}", spec.count, hidden, bias=False)
-    one = MLPSpec(size=spec.size, activation=spec.activation)
+    yield from _linear(f"{layer}.{names.router}", spec.count, hidden, bias=spec.routing.bias)
+    if shape := correction_shape(spec.count, spec.routing):
+        yield f"{layer}.{names.router_correction}", shape
     for number in range(spec.count):
-        yield from _mlp(f"{layer}.{names.expert.format(number)}", names, hidden, one)
+        up = tuple(name.format(number) for name in names.expert_up)
+        yield from _mlp(layer, up, names.expert_down.format(number), hidden, spec.each)
+    if spec.shared is not None:
+        yield from _mlp(layer, names.shared_up, names.shared_down, hidden, spec.shared)
+        if spec.shared_gate:
+            yield from _linear(f"{layer}.{names.shared_gate}", 1, hidden, bias=False)
 
 
-def _mlp(prefix: str, names: Names, hidden: int, spec: MLPSpec) -> Iterator[Named]:
-    for name in names.up:
-        yield from _linear(f"{prefix}.{name}", (1 + spec.gated) * spec.size // len(names.up), hidden, bias=spec.bias)
-    yield from _linear(f"{prefix}.{names.down}", hidden, spec.size, bias=spec.bias)
+def correction_shape(experts: int, spec: RoutingSpec) -> tuple[int, ...]:
+    """The shape of what is added to the scores of experts; empty: there is none."""
+    return (1,) * (spec.correction - 1) + (experts,) if spec.correction else ()
+
+
+def _mlp(prefix: str, up: tuple[str, ...], down: str, hidden: int, spec: MLPSpec) -> Iterator[Named]:
+    for name in up:
+        yield from _linear(f"{prefix}.{name}", (1 + spec.gated) * spec.size // len(up), hidden, bias=spec.bias)
+    yield from _linear(f"{prefix}.{down}", hidden, spec.size, bias=spec.bias)
 
 
 def _classifier(spec: ClassifierSpec, stack: StackSpec, labels: int) -> Iterator[Named]:

@@ -5,13 +5,16 @@ Matrix multiplication is ours too, but for dtypes and CPUs (AMX) that oneDNN ser
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch import Tensor
 
 from ..backend import Backend
-from . import activation, attention, grouped, int8, kv, library, linear, norm, quantize, rope, sampling, segments
+from . import activation, attention, experts, grouped, int8, kv, library, linear, norm, quantize, rope, sampling, segments
 
-_MODULES = (activation, attention, grouped, int8, kv, linear, norm, quantize, rope, sampling, segments)
-_linear = linear.linear
+_MODULES = (activation, attention, experts, grouped, int8, kv, linear, norm, quantize, rope, sampling, segments)
+_linear, _linear_experts = linear.linear, experts.linear_experts
 
 
 class Ops(Backend, modules=_MODULES):
@@ -26,3 +29,6 @@ class Ops(Backend, modules=_MODULES):
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return _linear(x, weight, bias, self.row_chunk)
+
+    def linear_experts(self, x: Tensor, weights: Sequence[Any], starts: Tensor, biases: Sequence[Tensor] | None) -> Tensor:
+        return _linear_experts(x, weights, starts, biases, self.row_chunk)

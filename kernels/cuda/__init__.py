@@ -17,10 +17,10 @@ from torch import Tensor
 
 from ..backend import Backend
 from ..ops import AttentionMeta, Segments
-from . import activation, attention, grouped, int8, kv, linear, logprobs, norm, quantize, rope, sampling, segments
+from . import activation, attention, experts, grouped, int8, kv, linear, logprobs, norm, quantize, rope, sampling, segments
 from .devices import on_its_device
 
-_MODULES = (activation, attention, grouped, int8, kv, linear, logprobs, norm, quantize, rope, sampling, segments)
+_MODULES = (activation, attention, experts, grouped, int8, kv, linear, logprobs, norm, quantize, rope, sampling, segments)
 _linear, _plan_segments = on_its_device(linear.linear), segments.plan_segments
 
 

@@ -6,14 +6,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...errors import ModelError
 from ..decoder import DEFAULTS, VALUES, decoder, sliding_windows
 from ..decoder import NAMES as LLAMA_NAMES
 from ..hf_values import COUNT
-from ..model_spec import ExpertsSpec, StackSpec
+from ..model_spec import ExpertsSpec, RoutingSpec, StackSpec
 from . import Architecture
 
-NAMES = replace(LLAMA_NAMES, router="block_sparse_moe.gate", expert="block_sparse_moe.experts.{}", up=("w1", "w3"), down="w2")
+NAMES = replace(
+    LLAMA_NAMES,
+    router="block_sparse_moe.gate",
+    expert_up=("block_sparse_moe.experts.{}.w1", "block_sparse_moe.experts.{}.w3"),
+    expert_down="block_sparse_moe.experts.{}.w2",
+)
 MIXTRAL_DEFAULTS = DEFAULTS | {
     "intermediate_size": 14336,
     "num_key_value_heads": 8,
@@ -27,10 +31,8 @@ MORE_VALUES = dict.fromkeys(("num_local_experts", "num_experts_per_tok"), COUNT)
 
 
 def stack(hf: Mapping[str, Any]) -> StackSpec:
-    count, chosen = hf["num_local_experts"], hf["num_experts_per_tok"]
-    if chosen > count:
-        raise ModelError(f"config.json: num_experts_per_tok is {chosen}, and there are {count} experts (num_local_experts)")
-    experts = ExpertsSpec(count=count, per_token=chosen, size=hf["intermediate_size"], activation=hf["hidden_act"])
+    routing = RoutingSpec(per_token=hf["num_experts_per_tok"], scores="chosen")
+    experts = ExpertsSpec(count=hf["num_local_experts"], routing=routing, size=hf["intermediate_size"], activation=hf["hidden_act"])
     return decoder(hf, windows=sliding_windows(hf, switched=False), feed_forward=experts, names=NAMES)
 
 

@@ -2,7 +2,7 @@
 //
 // The weight is laid out in panels of 32 output features, word by word: [panel][k word][32], a word being what one lane of a dot
 // product takes (a float32, 2 bf16 or 4 int8). A block of up to 12 rows goes through a panel with all its sums in registers; every element is one
-// sum over k in order, so a row's bits do not depend on the rows beside it. Threads share out panels and row blocks.
+// sum over k in order, so a row's bits do not depend on the rows beside it. Threads share out panels and row blocks, of one weight or of many.
 //
 // Why not leave it to oneDNN: with weights that come from memory, as in a model they do, this is faster at every number of
 // rows (numbers in the commit that added it). CPUs with tile registers (AMX) are oneDNN's, see gemm.py.
@@ -154,33 +154,88 @@ template <class Kind, class Out> void block_of(int rows, const Gemm &g, int64_t 
     }
 }
 
-template <class Kind, class Out> void multiply(const Gemm &g) {
-    const int64_t panels = (g.n + PANEL - 1) / PANEL, panel_bytes = g.words * PANEL * 4;
-    const int64_t most = std::max<int64_t>(MOST_ROWS, ROWS_BYTES / g.row_bytes());
+// Tasks of a thread that come before `cost`, of `panels` that cost `each`.
+inline int64_t before(int64_t cost, int64_t each, int64_t panels) { return cost <= 0 ? 0 : std::min(panels, (cost + each - 1) / each); }
+
+// Products of several weights of one shape, each with rows of its own: threads share out all their panels and chunks of rows.
+template <class Kind, class Out> void multiply(const Gemm *gemms, int64_t count) {
+    const int64_t n = gemms->n, words = gemms->words, panels = (n + PANEL - 1) / PANEL, panel_bytes = words * PANEL * 4;
+    const int64_t most = std::max<int64_t>(MOST_ROWS, ROWS_BYTES / gemms->row_bytes());
     const int threads = omp_get_max_threads();
-    int64_t chunks = (g.rows + most - 1) / most;
-    // With more threads than panels to give them, rows are cut finer.
-    while (chunks * panels < 4 * threads && g.rows / (chunks + 1) >= MOST_ROWS) chunks++;
+    int64_t *chunks = (int64_t *)malloc(count * sizeof(int64_t)), all = 0;
+    for (int64_t i = 0; i < count; i++) all += chunks[i] = (gemms[i].rows + most - 1) / most;
+    // With more threads than panels to give them, rows are cut finer, the largest chunks first.
+    while (all * panels < 4 * threads) {
+        int64_t largest = -1, rows = MOST_ROWS - 1;
+        for (int64_t i = 0; i < count; i++)
+            if (gemms[i].rows / (chunks[i] + 1) > rows) largest = i, rows = gemms[i].rows / (chunks[i] + 1);
+        if (largest < 0) break;
+        chunks[largest]++, all++;
+    }
+    // A panel costs as much as its rows, and where they are few, the time in which it comes from memory.
+    const auto rows_of = [&](int64_t i, int64_t chunk) { return gemms[i].rows * (chunk + 1) / chunks[i] - gemms[i].rows * chunk / chunks[i]; };
+    const auto cost_of = [&](int64_t rows) { return std::max<int64_t>(rows, MOST_ROWS); };
+    int64_t cost = 0;
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t chunk = 0; chunk < chunks[i]; chunk++) cost += panels * cost_of(rows_of(i, chunk));
 #pragma omp parallel num_threads(threads)
     {
-        const int64_t all = chunks * panels, id = omp_get_thread_num(), team = omp_get_num_threads();
-        const int64_t first = all * id / team, last = all * (id + 1) / team;
-        for (int64_t task = first; task < last; task++) {
-            const int64_t chunk = task / panels, p = task % panels;
-            const int64_t begin = g.rows * chunk / chunks, rows = g.rows * (chunk + 1) / chunks - begin;
-            const int64_t blocks = (rows + MOST_ROWS - 1) / MOST_ROWS;
-            const char *panel = g.weight + p * panel_bytes;
-            // The next panel comes from memory while this one is in the cache: its lines are spread over the first blocks.
-            const int64_t fetching = task + 1 < last && p + 1 < panels ? std::min<int64_t>(blocks, 2) : 0;
-            const int lines = fetching ? (int)(2 / fetching) : 0;
-            for (int64_t b = 0; b < blocks; b++) {
-                const int64_t from = rows * b / blocks, count = rows * (b + 1) / blocks - from;
-                const char *ahead = panel + panel_bytes + b * lines * g.words * 64;
-                block_of<Kind, Out>((int)count, g, begin + from, p * PANEL, panel, ahead, b < fetching ? lines : 0);
+        const int64_t id = omp_get_thread_num(), team = omp_get_num_threads();
+        int64_t from = cost * id / team, to = cost * (id + 1) / team;
+        for (int64_t i = 0; i < count && to > 0; i++)
+            for (int64_t chunk = 0; chunk < chunks[i]; chunk++) {
+                const Gemm &g = gemms[i];
+                const int64_t begin = g.rows * chunk / chunks[i], rows = rows_of(i, chunk), each = cost_of(rows);
+                const int64_t first = before(from, each, panels), last = before(to, each, panels);
+                from -= panels * each, to -= panels * each;
+                const int64_t blocks = (rows + MOST_ROWS - 1) / MOST_ROWS;
+                for (int64_t p = first; p < last; p++) {
+                    const char *panel = g.weight + p * panel_bytes;
+                    // The next panel comes from memory while this one is in the cache: its lines are spread over the first blocks.
+                    const int64_t fetching = p + 1 < last ? std::min<int64_t>(blocks, 2) : 0;
+                    const int lines = fetching ? (int)(2 / fetching) : 0;
+                    for (int64_t b = 0; b < blocks; b++) {
+                        const int64_t row = rows * b / blocks, some = rows * (b + 1) / blocks - row;
+                        const char *ahead = panel + panel_bytes + b * lines * words * 64;
+                        block_of<Kind, Out>((int)some, g, begin + row, p * PANEL, panel, ahead, b < fetching ? lines : 0);
+                    }
+                }
             }
+    }
+    free(chunks);
+}
+
+// The weights, as Gemms, of experts that have rows: expert e's are starts[e] to starts[e + 1] of x and out. What differs between them
+// comes as an array of addresses, or as null. The memory is the caller's to free.
+struct Experts {
+    Gemm *gemms;
+    float *biases;  // as float32, where they come as something else
+    int64_t count = 0;
+
+    Experts(void *out, int64_t out_size, const void *x, const int64_t *panels, const int64_t *scale, const int64_t *sums, const float *row_scale,
+            const int64_t *bias, int64_t bias_dtype, const int64_t *starts, int64_t experts, int64_t n, int64_t words)
+        : gemms((Gemm *)malloc(experts * sizeof(Gemm))), biases(bias && bias_dtype != F32 ? (float *)malloc(experts * n * sizeof(float)) : nullptr) {
+        for (int64_t e = 0; e < experts; e++) {
+            const int64_t start = starts[e], rows = starts[e + 1] - start;
+            if (rows <= 0) continue;
+            const float *wide = bias ? widened((const void *)bias[e], bias_dtype, n, biases ? biases + e * n : nullptr) : nullptr;
+            gemms[count++] = Gemm{(char *)out + start * n * out_size,
+                                  (const char *)x + start * words * 4,
+                                  (const char *)panels[e],
+                                  scale ? (const float *)scale[e] : nullptr,
+                                  sums ? (const int32_t *)sums[e] : nullptr,
+                                  wide,
+                                  row_scale ? row_scale + start : nullptr,
+                                  rows,
+                                  n,
+                                  words};
         }
     }
-}
+    ~Experts() {
+        free(biases);
+        free(gemms);
+    }
+};
 
 #endif
 
@@ -230,9 +285,9 @@ extern "C" void infer_gemm(void *out, const void *x, const void *panels, const v
     const bool narrow = bias && bias_dtype != infer::F32;
     float *buffer = narrow ? (float *)malloc(n * sizeof(float)) : nullptr;
     const infer::Gemm g{out, (const char *)x, (const char *)panels, nullptr, nullptr, infer::widened(bias, bias_dtype, n, buffer), nullptr, rows, n, words};
-    if (dtype == infer::F32) infer::multiply<infer::Float, float>(g);
+    if (dtype == infer::F32) infer::multiply<infer::Float, float>(&g, 1);
 #if defined(INFER_GEMM_BF16)
-    if (dtype == infer::BF16) infer::multiply<infer::Bf16, infer::bf16>(g);
+    if (dtype == infer::BF16) infer::multiply<infer::Bf16, infer::bf16>(&g, 1);
 #endif
     free(buffer);
 #endif
@@ -246,8 +301,33 @@ extern "C" void infer_gemm_int8(void *out, const void *x, const void *panels, co
     float *buffer = narrow ? (float *)malloc(n * sizeof(float)) : nullptr;
     const float *wide = infer::widened(bias, bias_dtype, n, buffer);
     const infer::Gemm g{out, (const char *)x, (const char *)panels, scale, sums, wide, row_scale, rows, n, words};
-    if (dtype == infer::BF16) infer::multiply<infer::Int8, infer::bf16>(g);
-    else infer::multiply<infer::Int8, float>(g);
+    if (dtype == infer::BF16) infer::multiply<infer::Int8, infer::bf16>(&g, 1);
+    else infer::multiply<infer::Int8, float>(&g, 1);
     free(buffer);
+#endif
+}
+
+// `infer_gemm` of rows sorted by expert: rows starts[e] to starts[e + 1] by panels[e], + bias[e]; panels and bias are addresses.
+extern "C" void infer_gemm_experts(void *out, const void *x, const int64_t *panels, const int64_t *bias, const int64_t *starts, int64_t experts,
+                                   int64_t n, int64_t words, int64_t dtype, int64_t bias_dtype) {
+#if defined(INFER_GEMM_F32)
+    const infer::Experts all(out, dtype == infer::F32 ? 4 : 2, x, panels, nullptr, nullptr, nullptr, bias, bias_dtype, starts, experts, n, words);
+    if (!all.count) return;
+    if (dtype == infer::F32) infer::multiply<infer::Float, float>(all.gemms, all.count);
+#if defined(INFER_GEMM_BF16)
+    if (dtype == infer::BF16) infer::multiply<infer::Bf16, infer::bf16>(all.gemms, all.count);
+#endif
+#endif
+}
+
+// The same as `infer_gemm_int8`; panels, scale, sums and bias are addresses.
+extern "C" void infer_gemm_int8_experts(void *out, const void *x, const int64_t *panels, const int64_t *scale, const int64_t *sums,
+                                        const float *row_scale, const int64_t *bias, const int64_t *starts, int64_t experts, int64_t n,
+                                        int64_t words, int64_t dtype, int64_t bias_dtype) {
+#if defined(INFER_GEMM_INT8)
+    const infer::Experts all(out, dtype == infer::F32 ? 4 : 2, x, panels, scale, sums, row_scale, bias, bias_dtype, starts, experts, n, words);
+    if (!all.count) return;
+    if (dtype == infer::BF16) infer::multiply<infer::Int8, infer::bf16>(all.gemms, all.count);
+    else infer::multiply<infer::Int8, float>(all.gemms, all.count);
 #endif
 }

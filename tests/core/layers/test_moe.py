@@ -59,12 +59,12 @@ def test_a_row_gets_the_same_alone_and_among_others(backend: str, dtype: torch.d
 
 
 def test_equal_scores_go_to_the_lower_experts() -> None:
-    chosen, weights = experts("reference", torch.float32)._routes(rows(torch.float32))
+    chosen, weights = experts("reference", torch.float32).router(rows(torch.float32))
     assert chosen[TIED].tolist() == [0, 1, 2, 3, 4]
     torch.testing.assert_close(weights[TIED], torch.full((5,), 0.2))
 
 
 def test_the_router_is_never_quantized() -> None:
     made = experts("reference", torch.float32, int8=True)
-    assert not isinstance(made.router.method, Int8)
+    assert not isinstance(made.router.linear.method, Int8)
     assert all(isinstance(linear.method, Int8) for one in made.experts for linear in one.linears())
