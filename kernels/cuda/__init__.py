@@ -21,7 +21,7 @@ from . import activation, attention, experts, grouped, int8, kv, linear, logprob
 from .devices import on_its_device
 
 _MODULES = (activation, attention, experts, grouped, int8, kv, linear, logprobs, norm, quantize, rope, sampling, segments)
-_linear, _plan_segments = on_its_device(linear.linear), segments.plan_segments
+_linear, _linear_grouped, _plan_segments = on_its_device(linear.linear), on_its_device(grouped.linear_grouped), segments.plan_segments
 
 
 class Ops(Backend, modules=_MODULES, wrap=on_its_device):
@@ -35,6 +35,9 @@ class Ops(Backend, modules=_MODULES, wrap=on_its_device):
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return _linear(x, weight, bias, self.row_chunk, deterministic=self.deterministic)
+
+    def linear_grouped(self, x: Tensor, weight: grouped.PackedGroups, bias: Tensor | None) -> Tensor:
+        return _linear_grouped(x, weight, bias, deterministic=self.deterministic)
 
     def plan_attention(self, meta: AttentionMeta, num_heads: int, num_kv_heads: int) -> Any:
         return attention.plan_attention(meta, num_heads, num_kv_heads, deterministic=self.deterministic)

@@ -29,7 +29,21 @@ from .signature import TARGETS, Signature, Target
 __all__ = ["TARGETS", "Signature", "Target", "all_signatures", "check", "reports", "some_of"]
 
 #: Modules of this folder that have kernels: each has `signatures() -> list[Signature]`.
-MODULES = ("activation", "attention", "experts", "int8", "kv", "linear", "logprobs", "norm", "quantize", "rope", "sampling", "segments")
+MODULES = (
+    "activation",
+    "attention",
+    "experts",
+    "grouped",
+    "int8",
+    "kv",
+    "linear",
+    "logprobs",
+    "norm",
+    "quantize",
+    "rope",
+    "sampling",
+    "segments",
+)
 
 
 #: What Triton 3.4 spills, in bytes a thread, where 3.6 and later spill nothing: the results are right, and a little slower.

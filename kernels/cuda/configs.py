@@ -49,6 +49,27 @@ PRODUCTS = {
     ("gfx942", 4): Product(64, 64, 16, 4, 2),
 }
 
+#: (class, architecture, bytes of an element) -> tile of a product with a weight that is widened on the way; `depth` is the weight's own.
+#: few: up to 16 rows, where bytes in flight count; some: up to 64; many: enough rows to pay for widening; fixed: any number.
+GROUPED_KINDS = ("few", "some", "many", "fixed")
+_NVIDIA_GROUPED = {
+    ("few", 2): Product(16, 64, 0, 4, 5),
+    ("some", 2): Product(64, 64, 0, 4, 4),
+    ("many", 2): Product(128, 128, 0, 8, 3),
+    ("fixed", 2): Product(64, 64, 0, 8, 4),
+    **{(kind, 4): Product(32, 32, 0, 8, 2) for kind in GROUPED_KINDS},
+}
+_AMD_GROUPED = {
+    ("few", 2): Product(16, 64, 0, 4, 2),
+    ("some", 2): Product(64, 64, 0, 4, 2),
+    ("many", 2): Product(128, 128, 0, 8, 2),
+    ("fixed", 2): Product(64, 64, 0, 4, 2),
+    **{(kind, 4): Product(32, 32, 0, 4, 2) for kind in GROUPED_KINDS},
+}
+GROUPED = {
+    (kind, row, size): tile for row in SHARED for (kind, size), tile in (_AMD_GROUPED if row.startswith("gfx") else _NVIDIA_GROUPED).items()
+}
+
 #: Passes over rows of logits. A block's largest elements bound a row's top_k, if it is no larger than the block.
 LOGITS = {"sm_80": Pass(4096, 8), "sm_86": Pass(4096, 8), "sm_90": Pass(4096, 8), "gfx942": Pass(4096, 8)}
 #: Activations, and quantization of rows too wide for one block.
@@ -75,6 +96,12 @@ def row_of(capability: tuple[int, int], shared: int) -> str:
 def product(x: torch.Tensor) -> Product:
     """The tile of products with rows of this kind."""
     return PRODUCTS[architecture(x.device), x.element_size()]
+
+
+def grouped(x: torch.Tensor, *, deterministic: bool) -> Product:
+    """The tile of products of rows of this kind and weights in groups; of any number of rows the same where that is asked for."""
+    kind = "fixed" if deterministic else "few" if x.shape[0] <= 16 else "some" if x.shape[0] <= 64 else "many"
+    return GROUPED[kind, architecture(x.device), x.element_size()]
 
 
 def row_warps(block: int) -> int:

@@ -17,13 +17,15 @@ from triton.runtime import driver
 
 from infer.kernels import load
 from infer.kernels.cuda import sampling
+from infer.kernels.grouped import GroupedWeight, Scales
 from infer.kernels.ops import AttentionConfig, AttentionMeta, Ops, Penalties, Rotation, SamplingRows, Segments, TokenMask
 
 #: Nothing in it is a multiple of 16 elements.
 ODD = 1003
 HEADS, KV_HEADS, DIM, BLOCK_SIZE = 4, 2, 64, 16
 WIDTH = (HEADS + 2 * KV_HEADS) * DIM
-FIRST = (3, 40)
+#: One of each class of tiles, see kernels/cuda/configs.py.
+FIRST = (3, 40, 70)
 LATER = (1, 2, 5, 16, 17, 32, 100, 257)
 
 
@@ -45,10 +47,13 @@ class NoGPU:
 
 def layers(ops: Ops, n: int, dtype: torch.dtype) -> None:
     """A step of n rows through every kind of layer."""
+    grouped = GroupedWeight(torch.ones(96, 64, dtype=torch.uint8), 4, 32, Scales(torch.ones(96, 2)))
+    in_groups = ops.pack_grouped(grouped, dtype, quantize_input=False)
     x, weight, bias = torch.ones(n, 64, dtype=dtype), torch.ones(96, 64, dtype=dtype), torch.ones(96, dtype=dtype)
     norm = torch.ones(64, dtype=dtype)
     for b in (None, bias):
         ops.linear(x, weight, b)
+        ops.linear_grouped(x, in_groups, b)
         ops.linear_int8(ops.quantize(x), ops.pack_int8(weight), b, dtype)
     ops.rms_norm(x, norm, 1e-5)
     ops.add_rms_norm(x, x.clone(), norm, 1e-5, quantize=True)
