@@ -32,7 +32,7 @@ from ..parallel.group import Group, current, sharding
 from ..parallel.sizes import check_size
 from ..quant import SCHEMES
 from ..quant.choice import HEAD, Choose
-from ..quant.stored import AsStored
+from ..quant.stored import AsStored, Stored
 from ..settings.config import EngineConfig
 from ..spec.model_spec import ExpertsSpec, ModelSpec, StackSpec
 from ..spec.support import LAYERS
@@ -213,7 +213,7 @@ def fill(
         log.warning("hf_overrides: %s %d leaves %d tensors of later layers unused", key, len(stack.layers), len(left))
     loader.load(parameters, found, dtype, device, ignore=left, frequencies=frequencies)
     if isinstance(choose, AsStored):
-        log.info("%s; linear layers: %s", source.scheme, choose.held)
+        log.info("%s; linear layers: %s", source.scheme or config.quantization, choose.held)
 
 
 def _offload(config: EngineConfig, model: Decoder, dtype: torch.dtype, device: torch.device) -> Offload | None:
@@ -254,4 +254,7 @@ def chooser(config: EngineConfig, source: ModelSource, ops: Ops, dtype: torch.dt
     scheme = SCHEMES[config.quantization]
     if why := scheme.refusal(ops):
         raise ConfigError(f"quantization={config.quantization}: {why}")
-    return lambda name: None if name == HEAD and not config.quantize_lm_head else scheme(ops)
+    plain = frozenset() if config.quantize_lm_head else frozenset({HEAD})
+    if issubclass(scheme, Stored):
+        return AsStored(ops, dtype, rows=config.activation_dtype, method=scheme, plain=plain)
+    return lambda name: None if name in plain else scheme(ops)

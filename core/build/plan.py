@@ -159,8 +159,9 @@ def make_plan(
     tokenizer_source, tokenizer = find_tokenizer(args, source)
     longest = None if recipe is None else recipe.max_seq_length
     config = args.resolve(spec, given=given, compile_kernels=compile_kernels, task=task, max_seq_length=longest)
-    if args.activation_dtype != "auto" and not (source.scheme and args.quantization in (None, *METHODS)):
-        idle = "with weights quantized as they are loaded" if args.quantization else "with weights that are not quantized"
+    packed = args.quantization == "int4" or (source.scheme and args.quantization in (None, *METHODS))
+    if args.activation_dtype != "auto" and not packed:
+        idle = f"with quantization={args.quantization}" if args.quantization else "with weights that are not quantized"
         config = replace(config, notes=(*config.notes, Caution(f"activation_dtype has no effect {idle}")))
     return Plan(config, source, tokenizer, tokenizer_source, recipe)
 

@@ -147,11 +147,18 @@ class Stored(LinearMethod):
 
 
 class AsStored:
-    """The choice of `Stored` for every layer. Arguments as there; `held` is full once the weights are loaded."""
+    """The choice of `Stored` for every layer. Arguments as there; `held` is full once the weights are loaded.
 
-    def __init__(self, ops: Ops, dtype: torch.dtype, *, rows: str) -> None:
-        self.ops, self.dtype, self.rows = ops, dtype, rows
+    Args:
+        method: `Stored`, or what makes of plain weights such as are stored.
+        plain: layers that stay as they are.
+    """
+
+    def __init__(
+        self, ops: Ops, dtype: torch.dtype, *, rows: str, method: type[Stored] = Stored, plain: frozenset[str] = frozenset()
+    ) -> None:
+        self.ops, self.dtype, self.rows, self.method, self.plain = ops, dtype, rows, method, plain
         self.held = Held()
 
-    def __call__(self, name: str) -> LinearMethod:
-        return Stored(self.ops, self.dtype, rows=self.rows, held=self.held)
+    def __call__(self, name: str) -> LinearMethod | None:
+        return None if name in self.plain else self.method(self.ops, self.dtype, rows=self.rows, held=self.held)

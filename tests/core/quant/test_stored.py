@@ -137,9 +137,11 @@ def test_a_setting_without_effect_is_told(tiny_llama: Path, quantization: str | 
     assert any("activation_dtype has no effect" in note for note in make_plan(args).config.notes)
 
 
-def test_a_setting_with_effect_is_not(tmp_path: Path) -> None:
-    folder = write(tmp_path, PACKERS["w4a16"]).folder
-    args = EngineArgs.from_kwargs(model=str(folder), device="cpu", kernels="reference", activation_dtype="int8", skip_tokenizer_init=True)
+@pytest.mark.parametrize("quantization", [None, "int4"])
+def test_a_setting_with_effect_is_not(tmp_path: Path, quantization: str | None) -> None:
+    folder = write(tmp_path, PACKERS["w4a16"], **({"is_packed": lambda _: False, "config": {}} if quantization else {})).folder
+    settings = {"kernels": "reference", "activation_dtype": "int8", "skip_tokenizer_init": True, "quantization": quantization}
+    args = EngineArgs.from_kwargs(model=str(folder), device="cpu", **settings)
     assert not any("activation_dtype" in note for note in make_plan(args).config.notes)
 
 
