@@ -193,7 +193,7 @@ def _hash(data: bytes | None) -> str | None:
 
 def _weights(model: ModelSource, *, whole: bool = False) -> str:
     """Hash of names, shapes and dtypes, and of the files' sizes and samples of their bytes; `whole`: of all their bytes."""
-    tensors = model.tensors()
+    tensors = model.stored.tensors()
     hasher = hashlib.blake2b(digest_size=12)
     for name in sorted(tensors):
         info = tensors[name]

@@ -76,6 +76,10 @@ class QuantizedSource(ModelSource):
     source: ModelSource
     layers: Layers = field(repr=False)
 
+    @property
+    def stored(self) -> ModelSource:
+        return self.source
+
     def read(self, filename: str) -> bytes | None:
         return self.source.read(filename)
 

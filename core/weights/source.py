@@ -69,6 +69,11 @@ class ModelSource(ABC):
         return ""
 
     @property
+    def stored(self) -> ModelSource:
+        """The same with its tensors as the files have them; itself where they are seen so."""
+        return self
+
+    @property
     def has_weights(self) -> bool:
         """True if there are weights in a form that is read."""
         return True

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from infer.core.build.files import find_model
 from infer.core.build.plan import make_plan
-from infer.core.jobs.fingerprint import fingerprint
+from infer.core.jobs.fingerprint import VERIFIED, fingerprint
 from infer.core.quant.grouped import InGroups
 from infer.core.quant.int8 import Int8
 from infer.core.quant.plain import Plain
@@ -143,6 +144,27 @@ def test_a_setting_with_effect_is_not(tmp_path: Path, quantization: str | None) 
     settings = {"kernels": "reference", "activation_dtype": "int8", "skip_tokenizer_init": True, "quantization": quantization}
     args = EngineArgs.from_kwargs(model=str(folder), device="cpu", **settings)
     assert not any("activation_dtype" in note for note in make_plan(args).config.notes)
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_scales_in_a_file_of_their_own_count(tmp_path: Path, verify: bool) -> None:
+    """All that a weight is made of may lie in several files: any other is another model."""
+    folder = write(tmp_path, PACKERS["gptq-4"]).folder
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    shards = {"scales": {name: one for name, one in tensors.items() if name.endswith((".scales", ".qzeros"))}}
+    shards["others"] = {name: one for name, one in tensors.items() if name not in shards["scales"]}
+    index = {name: f"{shard}.safetensors" for shard, names in shards.items() for name in names}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    found = []
+    for factor in (1, 2):
+        shards["scales"] = {name: one * factor if name.endswith(".scales") else one for name, one in shards["scales"].items()}
+        for shard, part in shards.items():
+            save_file(part, folder / f"{shard}.safetensors")
+        args = EngineArgs.from_kwargs(model=str(folder), device="cpu", kernels="reference", skip_tokenizer_init=True)
+        source = find_model(args)
+        found.append(fingerprint(make_plan(args, source).config, source, source, {}, verify=verify))
+    assert {name for name in found[0] if found[0][name] != found[1][name]} == {"model's weights", *([VERIFIED] if verify else [])}
 
 
 def test_a_file_beside_the_config_counts(tmp_path: Path) -> None:
