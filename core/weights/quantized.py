@@ -166,6 +166,8 @@ class QuantizedSource(ModelSource):
             if made is None or suffix not in made.wanted:
                 if name in seen:
                     yield name, tensor
+                elif made is not None and suffix in made.format.zeros() and bool(tensor.float().any()):
+                    raise ModelError(f"{self.name}: {name} is not zero, and {made.format.label} has no such part; fetch the model again")
                 del tensor
                 continue
             have = parts.setdefault(layer, {})

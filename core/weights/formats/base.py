@@ -89,6 +89,10 @@ class Format(ABC):
         """Suffixes of `tensors` that need not be there, and of others that may be and are not read."""
         return frozenset()
 
+    def zeros(self) -> frozenset[str]:
+        """Suffixes of tensors that are not read and must be all zero, so that they say nothing."""
+        return frozenset()
+
     @abstractmethod
     def decode(self, tensors: Mapping[str, Tensor], out_features: int, in_features: int) -> QuantizedWeight:
         """The weight that these say, by suffix. Raises ModelError for values that no quantizer writes."""

@@ -62,7 +62,10 @@ class Fp8(Format):
         }
 
     def optional(self) -> frozenset[str]:
-        return frozenset({".input_scale", ".activation_scale", ".input_zero_point", ".weight_zero_point"})
+        return frozenset({".input_scale", ".activation_scale", ".input_zero_point"}) | self.zeros()
+
+    def zeros(self) -> frozenset[str]:
+        return frozenset({".weight_zero_point"})
 
     def decode(self, tensors: Mapping[str, Tensor], out_features: int, in_features: int) -> QuantizedWeight:
         from .coded import powers_of_two

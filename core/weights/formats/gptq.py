@@ -29,7 +29,7 @@ class Gptq(Format):
     Args:
         bits: of a code.
         group_size: input features with the same scale; None: all.
-        ordered: group follows group along the input features; else `g_idx` says which each feature is in.
+        ordered: group follows group along the input features where no `g_idx` says which each feature is in; else there must be one.
         zero_added: to a stored zero.
     """
 
@@ -75,7 +75,9 @@ class Gptq(Format):
         zero = zero.t().contiguous()
         size = self.group_size or in_features
         order = None
-        if (index := tensors.get(".g_idx")) is not None and not self.ordered:
+        index = tensors.get(".g_idx")
+        # It counts whatever desc_act says, as in GPTQModel; all zeros are what some tools write that need none.
+        if index is not None and (bool(index.any()) or not self.ordered):
             index = index.long()
             if int(index.min()) < 0 or int(index.max()) >= scale.shape[1]:
                 raise ModelError(f"a g_idx names groups from {int(index.min())} to {int(index.max())}; there are {scale.shape[1]}")

@@ -109,7 +109,10 @@ class Int8(Format):
         return f"W{self.bits}A{8 if self.with_activations else 16}{groups}"
 
     def optional(self) -> frozenset[str]:
-        return frozenset({".input_scale", ".input_zero_point"} | ({".weight_zero_point"} if self.symmetric else set()))
+        return frozenset({".input_scale", ".input_zero_point"}) | self.zeros()
+
+    def zeros(self) -> frozenset[str]:
+        return frozenset({".weight_zero_point"} if self.symmetric else ())
 
     def size(self, main: TensorInfo) -> tuple[int, int]:
         if len(main.shape) != 2 or not all(main.shape) or main.dtype != "I8":

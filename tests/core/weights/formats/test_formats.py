@@ -55,6 +55,32 @@ def test_answers_are_those_of_what_the_weights_mean(made: Made) -> None:
         assert torch.allclose(got, wanted, atol=0.4 if is_int8 else 2e-4), (got - wanted).abs().max()
 
 
+@pytest.mark.parametrize("form", ["gptq-desc_act", "gptq-desc_act-3"])
+def test_an_order_of_groups_counts_whatever_desc_act_says(tmp_path: Path, form: str) -> None:
+    packer = PACKERS[form]
+    made = write(tmp_path, packer, config=packer.config | {"desc_act": False})
+    found = dict(as_stored(find(str(made.folder))).stream())
+    for name, wanted in made.model.state_dict().items():
+        value = found[name]
+        assert torch.equal(value.dense() if isinstance(value, QuantizedWeight) else value, wanted), name
+
+
+@pytest.mark.parametrize(
+    ("form", "beside", "more", "dtype"),
+    [("gptq-4", ".g_idx", ".g_idx", torch.int32), ("w8a8", ".weight_scale", ".weight_zero_point", torch.int8)],
+)
+def test_zeros_that_some_tools_write_say_nothing(tmp_path: Path, form: str, beside: str, more: str, dtype: torch.dtype) -> None:
+    def changed(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in tensors if name.endswith(beside)]:
+            tensors[name.removesuffix(beside) + more] = torch.zeros(tensors[name].shape, dtype=dtype)
+
+    made = write(tmp_path, PACKERS[form], changed=changed)
+    found = dict(as_stored(find(str(made.folder))).stream())
+    for name, wanted in made.model.state_dict().items():
+        value = found[name]
+        assert torch.equal(value.dense() if isinstance(value, QuantizedWeight) else value, wanted), name
+
+
 @pytest.mark.parametrize("form", ["gptq-desc_act", "w4a16-asymmetric", "w8a8"])
 def test_ranks_share_what_they_are_given(tmp_path: Path, form: str) -> None:
     made = write(tmp_path, PACKERS[form])

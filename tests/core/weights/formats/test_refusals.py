@@ -118,6 +118,11 @@ def _with(suffix: str, value: Callable[[Tensor], Tensor]) -> Callable[[dict[str,
     return lambda tensors: tensors.update({LAYER + suffix: value(tensors[LAYER + suffix])})
 
 
+def _beside(suffix: str, other: str, value: float) -> Callable[[dict[str, Tensor]], object]:
+    """A tensor more, of the shape of one that is there."""
+    return lambda tensors: tensors.update({LAYER + other: torch.full(tensors[LAYER + suffix].shape, value).to(torch.int8)})
+
+
 @pytest.mark.parametrize(
     ("packer", "changed", "said"),
     [
@@ -188,6 +193,9 @@ def test_headers(tmp_path: Path, packer: str, changed: Callable[[dict[str, Tenso
         ("compressed-mxfp4", _with(".weight_scale", lambda t: t.fill_(255)), "down_proj: a scale is not a number"),
         ("compressed-nvfp4", _with(".weight_scale", lambda t: t.view(torch.uint8).fill_(127).view(t.dtype)), "weight_scale holds numbers"),
         ("compressed-nvfp4", _with(".weight_global_scale", lambda t: t * 0), "its weight_global_scale is 0"),
+        ("w8a8", _beside(".weight_scale", ".weight_zero_point", 1), r"down_proj\.weight_zero_point is not zero, and W8A8 has no"),
+        ("compressed-fp8-channel", _beside(".weight_scale", ".weight_zero_point", 1), "weight_zero_point is not zero, and FP8 has no"),
+        ("gptq-4", _with(".g_idx", lambda t: t + 2), r"down_proj: a g_idx names groups from 2 to 4; there are 3"),
         ("nf4", _with(".weight.absmax", lambda t: t / 0), r"down_proj\.weight\.absmax holds numbers that are not finite"),
         ("llm-int8-format", _with(".weight_format", lambda t: t + 1), "its values are not in rows"),
     ],
