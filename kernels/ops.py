@@ -195,6 +195,10 @@ class Ops(Protocol):
     ) -> KVCache:
         """Cache of one layer for `num_blocks` blocks; NULL_BLOCK is zero, the rest may hold anything."""
 
+    def kv_refusal(self, dtype: torch.dtype) -> str:
+        """Why keys and values cannot be kept in `dtype`, or nothing. float8 is written without scales: what it cannot hold becomes its
+        largest number; queries stay in their own dtype, and products are made in it."""
+
     def rope_and_store(
         self, qkv: Rows, rotation: Rotation | None, norm: HeadNorm | None, cache: KVCache, meta: AttentionMeta, config: AttentionConfig
     ) -> Tensor:

@@ -102,6 +102,8 @@ def load(config: EngineConfig, source: ModelSource, group: Group, wrap_ops: Call
         torch.set_num_threads(max(1, config.threads // group.size) if device.type == "cpu" else config.threads)
     backend = load_kernels(config, device)
     ops = backend if wrap_ops is None else wrap_ops(backend)
+    if why := backend.kv_refusal(kv_cache.kv_dtype(config, dtype)):
+        raise ConfigError(f"kv_cache_dtype={config.kv_cache_dtype}: {why}")
     memory = None if config.kv_size_is_given else memory_of(device)
     plan = None if memory is None else MemoryPlan(memory, config.gpu_memory_utilization)
     with sharding(group):
@@ -110,7 +112,7 @@ def load(config: EngineConfig, source: ModelSource, group: Group, wrap_ops: Call
         make_rows_alike(backend, chain(model.linears(), [model.head]), dtype, device)
         if isinstance(model, HFModel):
             warn_if_rows_differ(model, dtype)
-    shape = kv_cache.KVShape(model.caches, dtype)
+    shape = kv_cache.KVShape(model.caches, kv_cache.kv_dtype(config, dtype))
     sharers = group.size * config.data_parallel_size if device.type == "cpu" else 1  # processes in one machine's memory
     usage = None
     if plan is not None:

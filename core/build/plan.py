@@ -115,16 +115,17 @@ class Plan:
     def kv_bytes_per_token(self) -> int | None:
         """Bytes of a token's keys and values in the KV cache; None if config.json does not say."""
         caches = self.spec.caches
-        return sum(cache.numbers for cache in caches) * _ITEM_BYTES[self.config.dtype] if caches else None
+        item_bytes = _ITEM_BYTES[self.config.dtype] if self.config.kv_cache_dtype == "auto" else 1
+        return sum(cache.numbers for cache in caches) * item_bytes if caches else None
 
     def _num_blocks(self) -> int | None:
         caches = self.spec.caches
         if not caches or (self.config.num_gpu_blocks_override is None and self.config.kv_cache_memory_bytes is None):
             return None
-        from ..memory.kv_cache import KVShape, choose_num_blocks
+        from ..memory.kv_cache import KVShape, choose_num_blocks, kv_dtype
         from .generating import DTYPES
 
-        return choose_num_blocks(self.config, KVShape(caches, DTYPES[self.config.dtype]), 0)
+        return choose_num_blocks(self.config, KVShape(caches, kv_dtype(self.config, DTYPES[self.config.dtype])), 0)
 
 
 def make_plan(

@@ -24,6 +24,8 @@ CPU_SHARE = 0.25
 IDLE_BYTES = 128 << 20
 #: Bytes taken to be free where the system does not say.
 UNKNOWN_FREE = 4 << 30
+#: What `kv_cache_dtype` names, but for the model's own.
+DTYPES = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
 #: Kernels count a cache's tokens in 32 bits.
 MOST_TOKENS = 2**31 - 1
 
@@ -38,6 +40,11 @@ class KVShape:
     @property
     def bytes_per_token(self) -> int:
         return sum(cache.numbers for cache in self.caches) * self.dtype.itemsize
+
+
+def kv_dtype(config: EngineConfig, dtype: torch.dtype) -> torch.dtype:
+    """The type of keys and values of a model in `dtype`."""
+    return DTYPES.get(config.kv_cache_dtype, dtype)
 
 
 def choose_num_blocks(config: EngineConfig, shape: KVShape, free_bytes: int, usage: Usage | None = None) -> int:

@@ -17,7 +17,13 @@ from torch import Tensor
 from ..ops import NULL_BLOCK, KVCache
 from ..reference.kv import copy_blocks, new_host_cache, swap_in, swap_out
 
-__all__ = ["copy_blocks", "new_host_cache", "new_kv_cache", "swap_in", "swap_out"]
+__all__ = ["copy_blocks", "kv_refusal", "new_host_cache", "new_kv_cache", "swap_in", "swap_out"]
+
+
+def kv_refusal(dtype: torch.dtype) -> str:
+    if dtype.itemsize > 1:
+        return ""
+    return "the CPU kernels keep keys and values in the model's dtype; leave it out, or use kernels=reference (slow)"
 
 
 def new_kv_cache(num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> KVCache:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ..ops import NULL_BLOCK, KVCache
-from ..reference.kv import new_host_cache, swap_in, swap_out
+from ..reference.kv import kv_refusal, new_host_cache, swap_in, swap_out
 from .signature import Signature
 
-__all__ = ["copy_blocks", "new_host_cache", "new_kv_cache", "swap_in", "swap_out"]
+__all__ = ["copy_blocks", "kv_refusal", "new_host_cache", "new_kv_cache", "swap_in", "swap_out"]
 
 
 def new_kv_cache(num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> KVCache:

@@ -10,6 +10,10 @@ from torch import Tensor
 from ..ops import NULL_BLOCK, AttentionMeta, KVCache
 
 
+def kv_refusal(dtype: torch.dtype) -> str:
+    return ""
+
+
 def new_kv_cache(num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> KVCache:
     shape = (num_blocks, block_size, num_kv_heads, head_dim)
     # Untouched pages of `empty` cost no memory until a block is used.
@@ -22,12 +26,25 @@ def new_kv_cache(num_blocks: int, block_size: int, num_kv_heads: int, head_dim: 
 def store_kv(key: Tensor, value: Tensor, cache: KVCache, meta: AttentionMeta) -> None:
     """Stores the first T rows of key and value [N, K, D] at `meta.slots`, rounded to the cache's dtype."""
     count = meta.slots.shape[0]
-    cache.key.flatten(0, 1).index_copy_(0, meta.slots, key[:count].to(cache.key.dtype))
-    cache.value.flatten(0, 1).index_copy_(0, meta.slots, value[:count].to(cache.value.dtype))
+    for tensor, rows in zip(cache, (key, value), strict=True):
+        _movable(tensor).flatten(0, 1).index_copy_(0, meta.slots, _movable(narrowed(rows[:count], tensor.dtype)))
+
+
+def narrowed(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x rounded to `dtype`; what float8 cannot hold becomes its largest number, and NaN stays NaN."""
+    if dtype.itemsize > 1:
+        return x.to(dtype)
+    most = torch.finfo(dtype).max
+    return x.clamp(-most, most).to(dtype)
+
+
+def _movable(tensor: Tensor) -> Tensor:
+    """The tensor as its bytes where it is of float8, which knows few operations."""
+    return tensor.view(torch.uint8) if tensor.dtype.itemsize == 1 else tensor
 
 
 def copy_blocks(cache: KVCache, source: Tensor, target: Tensor) -> None:
-    for tensor in cache:
+    for tensor in map(_movable, cache):
         tensor.index_copy_(0, target, tensor.index_select(0, source))
 
 

@@ -73,15 +73,15 @@ def test_bytes_per_token_are_the_engines(tiny_llama: Path) -> None:
 
     from infer.core.build.generating import DTYPES
     from infer.core.build.plan import make_plan
-    from infer.core.memory.kv_cache import KVShape
+    from infer.core.memory.kv_cache import KVShape, kv_dtype
     from infer.core.models import build
     from infer.core.settings.args import EngineArgs
     from infer.kernels import load
 
-    for dtype in ("float32", "bfloat16"):
-        plan = make_plan(EngineArgs(model=str(tiny_llama), device="cpu", dtype=dtype))
+    for dtype, kept in (("float32", "auto"), ("bfloat16", "auto"), ("bfloat16", "fp8")):
+        plan = make_plan(EngineArgs(model=str(tiny_llama), device="cpu", dtype=dtype, kv_cache_dtype=kept))
         model = build(plan.spec, load("reference"))
-        assert plan.kv_bytes_per_token() == KVShape(model.caches, DTYPES[dtype]).bytes_per_token
+        assert plan.kv_bytes_per_token() == KVShape(model.caches, kv_dtype(plan.config, DTYPES[dtype])).bytes_per_token
         assert plan.limits().vocab_size == model.vocab_size
     assert torch.float32 in DTYPES.values()
 

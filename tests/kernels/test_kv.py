@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from infer import kernels
-from infer.kernels.ops import NULL_BLOCK, KVCache, Ops
+from infer.kernels.ops import NULL_BLOCK, AttentionConfig, AttentionMeta, KVCache, Ops
 
 CPU = torch.device("cpu")
+CPU_INTS = torch.tensor([0, 1], dtype=torch.int32)
 BLOCKS = 9
 
 
@@ -28,6 +29,25 @@ def filled(ops: Ops, dtype: torch.dtype) -> KVCache:
 
 def bits(cache: KVCache) -> list[Tensor]:
     return [tensor.view(torch.uint8).clone() for tensor in cache]
+
+
+def test_float8_is_kept_by_the_reference_alone() -> None:
+    """Rounded to the nearest; what it cannot hold becomes its largest number."""
+    assert "model's dtype" in kernels.load("cpu").kv_refusal(torch.float8_e4m3fn)
+    assert kernels.load("cpu").kv_refusal(torch.bfloat16) == ""
+    ops = kernels.load("reference")
+    numbers = torch.tensor([0.0, 1.0, 1.07, -0.3, 448.0, 500.0, -1e9, 2.0**-9, float("inf"), 60000.0])
+    for dtype, most in ((torch.float8_e4m3fn, 448.0), (torch.float8_e5m2, 57344.0)):
+        assert ops.kv_refusal(dtype) == ""
+        cache = ops.new_kv_cache(3, 4, 1, 10, dtype, CPU)
+        meta = AttentionMeta(CPU_INTS, CPU_INTS, CPU_INTS[None], torch.tensor([5]), 4)
+        ops.rope_and_store(torch.cat([numbers * 0, numbers, -numbers])[None], None, None, cache, meta, AttentionConfig(1, 1, 10, 1.0))
+        want = numbers.clamp(-most, most).to(dtype).float()
+        assert torch.equal(cache.key[1, 1, 0].float(), want)
+        assert torch.equal(cache.value[1, 1, 0].float(), -want)
+        before = bits(cache)
+        ops.copy_blocks(cache, torch.tensor([1]), torch.tensor([2]))
+        assert all(torch.equal(new[2], old[1]) for old, new in zip(before, bits(cache), strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

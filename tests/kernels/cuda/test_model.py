@@ -42,6 +42,18 @@ def test_it_says_what_the_reference_says(tiny_llama: Path, on_triton: str) -> No
         assert logprobs == pytest.approx(values, abs=1e-3)
 
 
+@pytest.mark.parametrize("kept", ["fp8", "fp8_e5m2"])
+def test_a_cache_of_8_bits_says_what_the_references_says(tiny_llama: Path, on_triton: str, kept: str) -> None:
+    with pytest.MonkeyPatch.context() as plain:
+        plain.setattr(kernels, "load", lambda name: load("reference"))
+        expected = answers(tiny_llama, "cpu", PROMPTS, kv_cache_dtype=kept)
+        wide = answers(tiny_llama, "cpu", PROMPTS)
+    assert wide != expected
+    for (tokens, logprobs), (wanted, values) in zip(answers(tiny_llama, on_triton, PROMPTS, kv_cache_dtype=kept), expected, strict=True):
+        assert tokens == wanted
+        assert logprobs == pytest.approx(values, abs=1e-2)  # a key in the middle of two may be rounded to either
+
+
 def test_deterministic_answers_do_not_depend_on_the_batch(tiny_llama: Path, on_triton: str) -> None:
     together = answers(tiny_llama, on_triton, PROMPTS, deterministic=True)
     assert answers(tiny_llama, on_triton, PROMPTS[1:2], deterministic=True) == together[1:2]

@@ -1,0 +1,74 @@
+"""A KV cache in 8 bits: near the wide one's answers, in a part of its memory, whatever the schedule; refused where nobody keeps it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from infer.core import LLM, SamplingParams
+from infer.core.errors import ConfigError
+from infer.core.memory import kv_cache
+from infer.core.settings.args import EngineArgs
+from infer.kernels.ops import KVCache
+
+PROMPTS = [[(7 * i + j * j) % 250 for j in range(5 + 9 * i)] for i in range(4)] + [[(21 + j * j) % 250 for j in range(41)]]
+SETTINGS: dict[str, Any] = {"device": "cpu", "kernels": "reference", "dtype": "float32", "skip_tokenizer_init": True, "max_model_len": 64}
+
+
+def answers(llm: LLM, **params: Any) -> list[Any]:
+    asked = SamplingParams(**{"temperature": 0.8, "seed": 1, "max_tokens": 12, "logprobs": 2, "ignore_eos": True, **params})
+    return llm.generate([{"prompt_token_ids": ids} for ids in PROMPTS], asked)
+
+
+@pytest.mark.parametrize("kept", ["fp8", "fp8_e5m2"])
+def test_answers_are_near_and_do_not_depend_on_the_schedule(tiny_llama: Path, kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    allocate = kv_cache.allocate
+
+    def watched(*args: Any) -> list[KVCache]:
+        caches = allocate(*args)
+        sizes.append(sum(tensor[0].nbytes for cache in caches for tensor in cache))
+        return caches
+
+    monkeypatch.setattr(kv_cache, "allocate", watched)
+    roomy = LLM(str(tiny_llama), **SETTINGS, kv_cache_dtype=kept, num_gpu_blocks_override=100)
+    whole = [one.outputs[0].logprobs for one in answers(roomy)]
+    tight: dict[str, Any] = {"num_gpu_blocks_override": 4, "max_num_seqs": 3, "max_num_batched_tokens": 16, "enable_prefix_caching": False}
+    cramped = LLM(str(tiny_llama), **SETTINGS, **tight, kv_cache_dtype=kept)
+    assert [one.outputs[0].logprobs for one in answers(cramped)] == whole
+    assert cramped.engine.stats.num_preemptions > 0
+
+    wide = LLM(str(tiny_llama), **SETTINGS, num_gpu_blocks_override=100)
+    assert sizes[0] == sizes[1] == sizes[2] // 4
+    found = []
+    for llm in (roomy, wide):
+        outputs = answers(llm, max_tokens=1, prompt_logprobs=0)
+        found.append(torch.tensor([next(iter(one.values())).logprob for o in outputs for one in o.prompt_logprobs[1:]]))
+    difference = (found[0] - found[1]).abs()
+    assert 0 < difference.mean() < (0.1 if kept == "fp8" else 0.2)
+
+
+def test_the_setting(tiny_llama: Path) -> None:
+    assert EngineArgs(kv_cache_dtype="fp8_e4m3").kv_cache_dtype == "fp8_e4m3"
+    with pytest.raises(ConfigError, match=r"kv_cache_dtype=int8 is not supported yet; for now: auto, fp8"):
+        EngineArgs(kv_cache_dtype="int8")
+
+
+def test_refused_where_kernels_keep_none(compiled_kernels: None, tiny_llama: Path) -> None:
+    if not _compiled():
+        pytest.skip("no CPU kernels here")
+    with pytest.raises(ConfigError, match=r"kv_cache_dtype=fp8_e4m3: the CPU kernels keep keys and values in the model's dtype"):
+        LLM(str(tiny_llama), **SETTINGS | {"kernels": "cpu"}, kv_cache_dtype="fp8")
+
+
+def _compiled() -> bool:
+    from infer.kernels.cpu.library import BuildError, load
+
+    try:
+        load()
+    except BuildError:
+        return False
+    return True
