@@ -20,7 +20,7 @@ from ..spec.task import choose_task
 from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
 from ..weights.find import own_name
-from ..weights.fit import check_stack, check_weights
+from ..weights.fit import check_groups, check_stack, check_weights
 from ..weights.formats import METHODS
 from ..weights.quantized import DESCRIBED_BY, QuantizedSource
 from ..weights.source import ModelSource
@@ -155,6 +155,8 @@ def make_plan(
             )
     if task == "generate":
         check_size(spec, args.tensor_parallel_size)
+        if args.load_format != "dummy" and source.has_weights and args.quantization in (None, *METHODS):
+            check_groups(source, spec, args.tensor_parallel_size)
     elif args.tensor_parallel_size > 1:
         raise ConfigError("tensor_parallel_size: models that pool are not shared yet; leave it at 1, or set data_parallel_size")
     tokenizer_source, tokenizer = find_tokenizer(args, source)

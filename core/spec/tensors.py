@@ -26,6 +26,19 @@ def tensors(stack: StackSpec, *, head: bool, classifier: ClassifierSpec | None =
     return found
 
 
+def shared_inputs(stack: StackSpec) -> Iterator[tuple[str, int]]:
+    """The weights that ranks share by their input features, with how many these are: whatever adds to the stream of hidden states."""
+    names = stack.names
+    for index, layer in enumerate(stack.layers):
+        prefix, feed_forward = names.layer.format(index), layer.feed_forward
+        yield f"{prefix}.{names.attention_out}.weight", layer.attention.num_heads * layer.attention.head_dim
+        of_layer = [prefix]
+        if isinstance(feed_forward, ExpertsSpec):
+            of_layer = [f"{prefix}.{names.expert.format(number)}" for number in range(feed_forward.count)]
+        for one in of_layer:
+            yield f"{one}.{names.down}.weight", feed_forward.size
+
+
 def _body(stack: StackSpec) -> Iterator[Named]:
     names, hidden = stack.names, stack.hidden_size
     for name, rows in ((names.words, stack.vocab_size), (names.positions, stack.num_positions), (names.types, stack.num_token_types)):

@@ -6,11 +6,12 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ..errors import ModelError
+from ..errors import ConfigError, ModelError
+from ..parallel.sizes import fitting_sizes
 from ..spec.decoder import SCORE
 from ..spec.model_spec import ModelSpec, StackSpec
 from ..spec.support import LAYERS, quantized_weights, stated_sizes
-from ..spec.tensors import tensors
+from ..spec.tensors import shared_inputs, tensors
 from .renamed import fit, untied
 from .source import ModelSource, TensorInfo
 
@@ -73,6 +74,26 @@ def check_stack(
     wanted = tensors(stack, head=writes, classifier=classifier, labels=labels)
     found = fit(source, stack, wanted, whole=writes).tensors()
     compare(source.name, wanted, found, ignore=beyond_layers(overrides, stack, found))
+
+
+def check_groups(source: ModelSource, spec: ModelSpec, size: int) -> None:
+    """Raises ConfigError, naming the sizes that work, if `size` ranks would cut the groups of a quantized weight."""
+    if size == 1 or spec.stack is None:
+        return
+    shared = dict(shared_inputs(spec.stack))
+    found = fit(source, spec.stack, shared, whole=True).tensors()
+    groups = {name: found[name].group for name in shared if name in found}
+
+    def cut(name: str, among: int) -> bool:
+        """True if a group of a weight would be cut; where there is only one, ranks share it."""
+        return among > 1 and groups[name] < shared[name] and shared[name] // among % groups[name] != 0
+
+    if worst := next((name for name in groups if cut(name, size)), None):
+        fitting = [among for among in fitting_sizes(spec.shares) if not any(cut(name, among) for name in groups)]
+        raise ConfigError(
+            f"tensor_parallel_size={size}: {worst} is quantized in groups of {groups[worst]} input features and has {shared[worst]}, "
+            f"which cannot be shared evenly between groups; sizes that work: {', '.join(map(str, fitting))}"
+        )
 
 
 def beyond_layers(overrides: Mapping[str, Any], stack: StackSpec, stored: Collection[str]) -> frozenset[str]:

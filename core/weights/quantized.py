@@ -113,7 +113,8 @@ class QuantizedSource(ModelSource):
             others = parts.keys() - made.wanted - made.format.optional()
             found.update({parts[suffix].name: parts[suffix] for suffix in others if not suffix.endswith(self.layers.ignored)})
             weight = layer + form.weight
-            found[weight] = TensorInfo(weight, (made.out_features, made.in_features), "F32", parts[form.main].file)
+            group = made.format.group(made.in_features)
+            found[weight] = TensorInfo(weight, (made.out_features, made.in_features), "F32", parts[form.main].file, group)
         if not layers:
             raise ModelError(f"{self.name} is said to be quantized ({self.layers.label}), but none of its weights is")
         return found, layers
@@ -157,6 +158,7 @@ class QuantizedSource(ModelSource):
         parts: dict[str, dict[str, torch.Tensor]] = {}
         weights = {layer + made.format.weight for layer, made in layers.items()}
         plain = {name: cut for name, cut in cuts.items() if name not in weights}
+        become_plain = 0
         if self.layers.note:
             log.info("%s: %s", self.name, self.layers.note)
         for name, tensor in self.source.stream(plain):
@@ -177,8 +179,17 @@ class QuantizedSource(ModelSource):
                 weight = self._decoded(layer, made, parts.pop(layer))
                 seen_as = layer + made.format.weight
                 cut = cuts.get(seen_as)
-                yield seen_as, weight if cut is None else weight.cut(cut)
-                del weight
+                value = weight if cut is None else weight.cut(cut)
+                become_plain += not isinstance(value, QuantizedWeight)
+                yield seen_as, value
+                del weight, value
+        if become_plain:
+            # A rank's features of such a weight are some of every group, in any number.
+            log.info(
+                "%s: ranks share %d weights by input features whose groups are out of order (desc_act): these become plain",
+                self.name,
+                become_plain,
+            )
 
     def _decoded(self, layer: str, made: _Layer, tensors: dict[str, torch.Tensor]) -> QuantizedWeight:
         for suffix, tensor in tensors.items():

@@ -105,7 +105,7 @@ class RenamedSource(ModelSource):
             whole = info.shape[::-1] if name in self.transposed else info.shape
             for piece in pieces:
                 shape = whole if len(pieces) == 1 else (whole[0] // len(pieces), *whole[1:])
-                infos[piece] = replace(info, name=piece, shape=shape)
+                infos[piece] = replace(info, name=piece, shape=shape, group=1 if name in self.transposed else info.group)
         return infos
 
     def stream(self, cuts: Mapping[str, Cut] | None = None) -> Iterator[tuple[str, torch.Tensor | QuantizedWeight]]:

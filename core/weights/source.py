@@ -27,12 +27,14 @@ class TensorInfo:
 
     `shape` is the shape PyTorch gives it (rows first), `dtype` the one `ModelSource.stream` yields, spelled as
     safetensors does ("BF16", "F32"...); `file` is the name of the file that holds it, for messages.
+    Where columns of a quantized weight are cut anywhere but between two times `group`, it does not stay quantized.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     file: str
+    group: int = 1
 
 
 @dataclass(frozen=True)

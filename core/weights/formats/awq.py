@@ -52,6 +52,9 @@ class Awq(Format):
             ".scales": Stored((groups, out_features), FLOATS),
         }
 
+    def group(self, in_features: int) -> int:
+        return self.group_size or 1
+
     def optional(self) -> frozenset[str]:
         return frozenset({".qzeros"}) if self.symmetric else frozenset()
 

@@ -85,6 +85,10 @@ class Format(ABC):
     def tensors(self, out_features: int, in_features: int) -> dict[str, Stored]:
         """All that is there of such a layer, by suffix."""
 
+    def group(self, in_features: int) -> int:
+        """The input features that have a scale together: ranks can share a weight between them. 1: anywhere, or it then becomes plain."""
+        return 1
+
     def optional(self) -> frozenset[str]:
         """Suffixes of `tensors` that need not be there, and of others that may be and are not read."""
         return frozenset()

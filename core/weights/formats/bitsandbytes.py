@@ -146,6 +146,9 @@ class Coded4(Format):
             found[".weight.nested_quant_map"] = Stored((256,), FLOATS)
         return found
 
+    def group(self, in_features: int) -> int:
+        return math.gcd(in_features, self.state.block)  # blocks may go on in the next row
+
     def optional(self) -> frozenset[str]:
         return frozenset({_STATE + self.kind})
 
@@ -159,7 +162,7 @@ class Coded4(Format):
         if self.state.nested is not None:
             scale = tensors[".weight.nested_absmax"].float()[torch.arange(len(absmax)) // self.state.nested]
             absmax = tensors[".weight.nested_quant_map"].float()[absmax.int()] * scale + self.state.offset
-        size = math.gcd(in_features, self.state.block)  # blocks may go on in the next row
+        size = self.group(in_features)
         scale = absmax.float()[torch.arange(0, out_features * in_features, size) // self.state.block].view(out_features, -1)
         return Coded((packed << 4) | (packed >> 4), tensors[".weight.quant_map"].float(), scale, size)
 

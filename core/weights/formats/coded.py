@@ -12,7 +12,7 @@ from infer.kernels.grouped import GroupedWeight, Scales
 
 from ...errors import ModelError
 from ..cut import Cut
-from .values import Grouped, QuantizedWeight
+from .values import Grouped, QuantizedWeight, between
 
 _MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 #: The numbers of floats of 4 bits with 2 bits of exponent and 1 of mantissa.
@@ -83,9 +83,10 @@ class Coded(QuantizedWeight):
 
     def cut(self, cut: Cut) -> QuantizedWeight | Tensor:
         start, stop, size = cut.start, cut.stop, self.group_size
-        if cut.dim == 0 or start % size or stop % size or stop > self.shape[1]:
+        if cut.dim == 0 or start % 2 or stop % 2 or stop > self.shape[1] or not between(start, stop, size, self.shape[1]):
             return super().cut(cut)
-        return replace(self, packed=self.packed[:, start // 2 : stop // 2], scale=self.scale[:, start // size : stop // size])
+        scale = self.scale[:, start // size : -(-stop // size)]
+        return replace(self, packed=self.packed[:, start // 2 : stop // 2], scale=scale, group_size=min(size, stop - start))
 
     @classmethod
     def stacked(cls, parts: Sequence[QuantizedWeight]) -> Coded:

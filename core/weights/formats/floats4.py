@@ -33,5 +33,8 @@ class Floats4(Format):
             ".weight_scale": Stored((out_features, in_features // self.group_size), self.scales),
         }
 
+    def group(self, in_features: int) -> int:
+        return self.group_size
+
     def optional(self) -> frozenset[str]:
         return frozenset({".input_scale", ".input_global_scale"})

@@ -61,6 +61,9 @@ class Fp8(Format):
             self.scale: Stored(shape, FLOATS | EXPONENTS if self.exponents else FLOATS, others),
         }
 
+    def group(self, in_features: int) -> int:
+        return 1 if self.block is None else self.block[1]
+
     def optional(self) -> frozenset[str]:
         return frozenset({".input_scale", ".activation_scale", ".input_zero_point"}) | self.zeros()
 

@@ -59,6 +59,9 @@ class Gptq(Format):
             ".g_idx": Stored((in_features,), _INTEGERS | {"I64"}),
         }
 
+    def group(self, in_features: int) -> int:
+        return self.group_size if self.ordered and self.group_size else 1
+
     def optional(self) -> frozenset[str]:
         return frozenset({".g_idx"}) if self.ordered else frozenset()
 

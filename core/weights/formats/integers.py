@@ -60,6 +60,9 @@ class Packed(Format):
             found[".weight_g_idx"] = Stored((in_features,), _INTEGERS)
         return found
 
+    def group(self, in_features: int) -> int:
+        return self.group_size if self.ordered and self.group_size else 1
+
     def decode(self, tensors: Mapping[str, Tensor], out_features: int, in_features: int) -> QuantizedWeight:
         import torch
 
@@ -107,6 +110,9 @@ class Int8(Format):
     def label(self) -> str:
         groups = f" in groups of {self.group_size}" if self.group_size else ""
         return f"W{self.bits}A{8 if self.with_activations else 16}{groups}"
+
+    def group(self, in_features: int) -> int:
+        return self.group_size or 1
 
     def optional(self) -> frozenset[str]:
         return frozenset({".input_scale", ".input_zero_point"}) | self.zeros()

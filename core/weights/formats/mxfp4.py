@@ -64,6 +64,9 @@ class Experts(Format):
         groups = (self.experts, out_features // self.experts, in_features // GROUP_SIZE)
         return {"_blocks": Stored((*groups, GROUP_SIZE // 2), BYTES), "_scales": Stored(groups, EXPONENTS)}
 
+    def group(self, in_features: int) -> int:
+        return GROUP_SIZE
+
     def decode(self, tensors: Mapping[str, Tensor], out_features: int, in_features: int) -> QuantizedWeight:
         return weight(tensors["_blocks"].view(out_features, -1), tensors["_scales"].view(out_features, -1))
 

@@ -65,6 +65,11 @@ def as_tensor(value: Tensor | QuantizedWeight, dtype: torch.dtype = torch.float3
     return tensor
 
 
+def between(start: int, stop: int, unit: int, width: int) -> bool:
+    """True if features [start, stop) of `width` are whole groups of `unit` of them, or part of the only one."""
+    return unit >= width or (start % unit == 0 and (stop % unit == 0 or stop == width))
+
+
 def cut_of(value: Tensor | QuantizedWeight, cut: Cut) -> Tensor | QuantizedWeight:
     """A rank's part of a weight."""
     return value.cut(cut) if isinstance(value, QuantizedWeight) else cut.of(value)
@@ -115,7 +120,7 @@ class Grouped(QuantizedWeight):
         scales = (self.weight.scale, self.weight.minimum)
         blocks = [one.per_block for one in scales if one is not None and one.factor is not None and one.factor.shape[1] > 1]
         unit = self.weight.group_size * max([1, *blocks])
-        if cut.dim == 0 or self.columns is not None or start % unit or (stop % unit and stop != width) or stop > width:
+        if cut.dim == 0 or self.columns is not None or stop > width or not between(start, stop, unit, width):
             return super().cut(cut)
         return self._with(lambda part, features: part[:, start // features : -(-stop // features)].contiguous())
 
@@ -201,7 +206,6 @@ class Floats(QuantizedWeight):
 
     def cut(self, cut: Cut) -> QuantizedWeight | Tensor:
         start, stop, size = cut.start, cut.stop, self.block[1]
-        in_blocks = start % size == 0 and (stop % size == 0 or stop == self.shape[1])
-        if cut.dim == 0 or not in_blocks or stop > self.shape[1]:
+        if cut.dim == 0 or stop > self.shape[1] or not between(start, stop, size, self.shape[1]):
             return super().cut(cut)
         return Floats(self.values[:, start:stop], self.scale[:, start // size : -(-stop // size)], self.block)

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 #: stay as they are in most types, see blocks.py; others become bfloat16, the dtype such models were trained and are run in, or float32,
 #: which has every bit of them, for who runs in another dtype.
 PLAIN = {"F32": "F32", "F16": "F16", "BF16": "BF16", "F64": "F64"}
+#: Values of a block of the types that stay as they are: ranks share a weight between blocks.
+GROUPS = dict.fromkeys(("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"), 32) | dict.fromkeys(("Q4_K", "Q5_K", "Q6_K"), 256)
 #: Values dequantized at a time, so that the float32 copy stays small beside the tensor.
 CHUNK = 1 << 22
 ROPE_FACTORS = "rope_freqs.weight"
@@ -70,9 +72,8 @@ class GgufSource(ModelSource):
             if block.name == ROPE_FACTORS and self._rope_factors is not None:
                 continue  # in config.json as rope_scaling
             self._check_quant(block)
-            found[hf_name(block.name)] = TensorInfo(
-                hf_name(block.name), block.shape, PLAIN.get(block.quant, "F32" if self.exact_weights else "BF16"), self.path.name
-            )
+            dtype = PLAIN.get(block.quant, "F32" if self.exact_weights else "BF16")
+            found[hf_name(block.name)] = TensorInfo(hf_name(block.name), block.shape, dtype, self.path.name, GROUPS.get(block.quant, 1))
         return found
 
     def stream(self, cuts: Mapping[str, Cut] | None = None) -> Iterator[tuple[str, torch.Tensor | QuantizedWeight]]:

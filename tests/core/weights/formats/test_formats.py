@@ -81,20 +81,6 @@ def test_zeros_that_some_tools_write_say_nothing(tmp_path: Path, form: str, besi
         assert torch.equal(value.dense() if isinstance(value, QuantizedWeight) else value, wanted), name
 
 
-@pytest.mark.parametrize("form", ["gptq-desc_act", "w4a16-asymmetric", "w8a8"])
-def test_ranks_share_what_they_are_given(tmp_path: Path, form: str) -> None:
-    made = write(tmp_path, PACKERS[form])
-    both = LLM(str(made.folder), tensor_parallel_size=2, **SETTINGS)
-    alone = LLM(str(made.folder), **SETTINGS)
-    params = SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=0)
-    outputs = [llm.generate([{"prompt_token_ids": ids} for ids in PROMPTS[:2]], params) for llm in (both, alone)]
-    for got, want in zip(*outputs, strict=True):
-        for one, other in zip(got.prompt_logprobs[1:], want.prompt_logprobs[1:], strict=True):
-            assert next(iter(one.values())).logprob == pytest.approx(
-                next(iter(other.values())).logprob, abs=0.3 if form == "w8a8" else 1e-3
-            )
-
-
 def test_rows_in_int8_are_near_those_of_the_model(tmp_path: Path) -> None:
     made = write(tmp_path, PACKERS["w4a16"])
     params = SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=0)
