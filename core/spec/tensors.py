@@ -32,11 +32,13 @@ def shared_inputs(stack: StackSpec) -> Iterator[tuple[str, int]]:
     for index, layer in enumerate(stack.layers):
         prefix, feed_forward = names.layer.format(index), layer.feed_forward
         yield f"{prefix}.{names.attention_out}.weight", layer.attention.num_heads * layer.attention.head_dim
-        of_layer = [prefix]
-        if isinstance(feed_forward, ExpertsSpec):
-            of_layer = [f"{prefix}.{names.expert.format(number)}" for number in range(feed_forward.count)]
-        for one in of_layer:
-            yield f"{one}.{names.down}.weight", feed_forward.size
+        if not isinstance(feed_forward, ExpertsSpec):
+            yield f"{prefix}.{names.down}.weight", feed_forward.size
+            continue
+        for number in range(feed_forward.count):
+            yield f"{prefix}.{names.expert_down.format(number)}.weight", feed_forward.each.size
+        if feed_forward.shared is not None:
+            yield f"{prefix}.{names.shared_down}.weight", feed_forward.shared.size
 
 
 def _body(stack: StackSpec) -> Iterator[Named]:
