@@ -16,6 +16,10 @@ from .rope import rope_of
 
 FILE = "config.json"
 
+#: Parameters of rotation that had keys of their own before transformers 5, and still may.
+_ONCE_APART = ("rope_theta", "partial_rotary_factor")
+#: All keys of rotation.
+_ROTATION = frozenset({"rope_scaling", "rope_parameters", *_ONCE_APART})
 #: Scalings that count from the length a model was trained with.
 _FROM_ORIGINAL = ("llama3", "yarn", "longrope")
 
@@ -37,10 +41,14 @@ def effective(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
     merged = apply_hf_overrides(raw, overrides)
     check_kind(merged, overrides or {}, path)
     ours = architectures.of(merged.get("model_type"))
-    check_values(merged, ours.values if ours is not None else {}, overrides or {}, path)
+    kinds = {} if ours is None else {**ours.values, **{other: ours.values[key] for other, key in ours.other_names.items()}}
+    check_values(merged, kinds, overrides or {}, path)
     if ours is None or ours.old_names in merged:
         return merged
     found = {**ours.defaults, **merged}
+    for other, key in ours.other_names.items():
+        if other in merged and not (key in (overrides or {}) and other not in (overrides or {})):
+            found[key] = merged[other]
     check_layers(found, path)
     if ours.theta is not None:
         found["rope_parameters"] = _rope_parameters(found, ours.theta, path)
@@ -50,12 +58,38 @@ def effective(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
 
 
 def apply_hf_overrides(hf_config: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A copy of `hf_config` with `overrides` merged in, mappings within mappings."""
+    """A copy of `hf_config` with `overrides` merged in, mappings within mappings.
+
+    What the file says in another spelling, which transformers would read in place of an override, gives way to it.
+    """
+    overrides = overrides or {}
     merged = dict(hf_config)
-    for key, value in (overrides or {}).items():
+    for key, value in overrides.items():
         old = merged.get(key)
         merged[key] = apply_hf_overrides(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    if "torch_dtype" in overrides and "dtype" not in overrides:
+        merged.pop("dtype", None)
+    if not overrides.keys().isdisjoint(_ROTATION):
+        merged.update(_rotation(merged, hf_config, overrides))
     return merged
+
+
+def _rotation(merged: Mapping[str, Any], file: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The objects of rotation with all overrides counted, in whichever of its spellings they are."""
+    before = rope_of(file)
+    apart = {key: before[key] for key in _ONCE_APART if key in before and key not in overrides}
+    found = {key: merged[key] for key in ("rope_scaling", "rope_parameters") if key in merged}
+    if "rope_scaling" in overrides:  # it was never the place of these
+        found["rope_scaling"] = {**apart, **(found["rope_scaling"] or {})}
+        if not overrides["rope_scaling"] and "rope_parameters" not in overrides:
+            found |= {"rope_scaling": None, "rope_parameters": {**apart, "rope_type": "default"}}
+    elif "rope_parameters" in overrides and found.get("rope_scaling"):
+        found |= {"rope_scaling": None, "rope_parameters": {**before, **(overrides["rope_parameters"] or {})}}
+    for place, value in found.items():
+        if isinstance(value, Mapping):
+            theirs = overrides.get(place) or {}
+            found[place] = {key: one for key, one in value.items() if key not in _ONCE_APART or key in theirs or key not in overrides}
+    return found
 
 
 def _rope_parameters(config: Mapping[str, Any], theta: float, path: Path | str) -> dict[str, Any]:

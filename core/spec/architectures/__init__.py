@@ -35,6 +35,8 @@ class Architecture:
     """The one that is meant where no file names any."""
     unsafe_dtypes: frozenset[str] = field(default_factory=frozenset)
     """Whose range its activations leave."""
+    other_names: Mapping[str, str] = field(default_factory=dict)
+    """Keys that stand for others and go before them, as transformers' config class has them."""
     old_names: str = ""
     """A key of first releases that had names of their own, which `stack` reads: `defaults` are not theirs."""
     pooling_key: str = ""

@@ -82,4 +82,10 @@ def stack(hf: Mapping[str, Any]) -> StackSpec:
     return replace(made, layers=tuple(scaled))
 
 
-ARCHITECTURE = Architecture(stack=stack, defaults=DEFAULTS, values=VALUES, end_token=50256)
+OTHER_NAMES = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+ARCHITECTURE = Architecture(stack=stack, defaults=DEFAULTS, values=VALUES, other_names=OTHER_NAMES, end_token=50256)

@@ -36,4 +36,11 @@ def stack(hf: Mapping[str, Any]) -> StackSpec:
     return decoder(hf, windows=sliding_windows(hf, switched=False), feed_forward=experts, names=NAMES)
 
 
-ARCHITECTURE = Architecture(stack=stack, defaults=MIXTRAL_DEFAULTS, values=VALUES | MORE_VALUES, theta=1e6, end_token=2)
+ARCHITECTURE = Architecture(
+    stack=stack,
+    defaults=MIXTRAL_DEFAULTS,
+    values=VALUES | MORE_VALUES,
+    other_names={"num_experts": "num_local_experts"},
+    theta=1e6,
+    end_token=2,
+)

@@ -148,11 +148,65 @@ def test_layers_and_length_read_one_scaling() -> None:
 
 def test_overrides_are_read_as_the_file_is() -> None:
     raw = {"model_type": "llama", **SMALL, "rope_parameters": {"rope_type": "default", "rope_theta": 7.0}}
-    hf = effective(raw, {"rope_scaling": {"rope_type": "linear", "factor": 2.0}, "num_key_value_heads": 2})
-    assert hf == effective({**raw, "rope_scaling": {"rope_type": "linear", "factor": 2.0}, "num_key_value_heads": 2})
+    hf = effective(raw, {"num_key_value_heads": 2, "rms_norm_eps": 0.5})
+    assert hf == effective({**raw, "num_key_value_heads": 2, "rms_norm_eps": 0.5})
     assert effective(raw, {"rope_parameters": {"factor": 3.0, "rope_type": "linear"}})["rope_parameters"]["rope_theta"] == 7.0
     args = EngineArgs.from_kwargs(model="m", device="cpu", hf_overrides={"max_position_embeddings": 99})
     assert args.resolve(read_spec(raw, args.hf_overrides)).max_model_len == 99
+
+
+LINEAR = {"rope_type": "linear", "factor": 2.0}
+LONGER = {"rope_type": "linear", "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("file", "override", "found"),
+    [
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 7.0}}, {"rope_theta": 9.0}, ("default", None, 9.0)),
+        ({"rope_parameters": {**LINEAR, "rope_theta": 7.0}}, {"rope_theta": 9.0}, ("linear", 2.0, 9.0)),
+        ({"rope_scaling": {**LINEAR, "rope_theta": 7.0}}, {"rope_theta": 9.0}, ("linear", 2.0, 9.0)),
+        ({"rope_theta": 7.0}, {"rope_theta": 9.0}, ("default", None, 9.0)),
+        ({"rope_theta": 7.0}, {"rope_parameters": {"rope_theta": 9.0}}, ("default", None, 9.0)),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 7.0}}, {"rope_scaling": LONGER}, ("linear", 4.0, 7.0)),
+        ({"rope_parameters": {**LINEAR, "rope_theta": 7.0}}, {"rope_scaling": LONGER | {"rope_theta": 9.0}}, ("linear", 4.0, 9.0)),
+        ({"rope_parameters": {**LINEAR, "rope_theta": 7.0}}, {"rope_scaling": LONGER, "rope_theta": 9.0}, ("linear", 4.0, 9.0)),
+        ({"rope_theta": 7.0, "rope_scaling": LINEAR}, {"rope_scaling": {"factor": 4.0}}, ("linear", 4.0, 7.0)),
+        ({"rope_theta": 7.0, "rope_scaling": LINEAR}, {"rope_parameters": LONGER}, ("linear", 4.0, 7.0)),
+        ({"rope_theta": 7.0, "rope_scaling": LINEAR}, {"rope_parameters": {"rope_theta": 9.0}}, ("linear", 2.0, 9.0)),
+        ({"rope_parameters": {**LINEAR, "rope_theta": 7.0}}, {"rope_scaling": None}, ("default", None, 7.0)),
+        ({"rope_theta": 7.0, "rope_scaling": LINEAR}, {"rope_scaling": None}, ("default", None, 7.0)),
+    ],
+)
+@pytest.mark.parametrize("kind", ["llama", "olmo"])
+def test_an_override_counts_however_the_file_spells_it(
+    kind: str, file: dict[str, Any], override: dict[str, Any], found: tuple[str, float | None, float]
+) -> None:
+    """The newer spellings of the file must not hide the older ones of an override, nor the other way round."""
+    hf = effective({"model_type": kind, **SMALL, **file}, override)
+    rope = oracle(kind, hf).rope_parameters  # what transformers' code is given of it, and ours
+    assert (rope["rope_type"], rope.get("factor"), rope["rope_theta"]) == found
+
+
+def test_other_spellings_of_other_keys() -> None:
+    llama = {"model_type": "llama", **SMALL, "dtype": "float32"}
+    assert read_spec(llama, {"torch_dtype": "float16"}).dtype == "float16"
+    assert read_spec({"model_type": "llava", "text_config": llama}, {"text_config": {"torch_dtype": "float16"}}).dtype == "float16"
+    gpt2 = {"model_type": "gpt2", "n_layer": 3, "n_embd": 48, "n_head": 6, "n_positions": 64}
+    for override in ({"num_hidden_layers": 2}, {"n_layer": 2}):
+        for file in (gpt2, {**gpt2, "num_hidden_layers": 5}):
+            stack = read_spec(file, override).stack
+            assert stack is not None and len(stack.layers) == 2
+
+
+@pytest.mark.parametrize("kind", named())
+def test_keys_that_stand_for_others_are_transformers(kind: str) -> None:
+    ours = of(kind)
+    assert ours is not None
+    config = transformers.models.auto.configuration_auto.CONFIG_MAPPING[kind]
+    assert dict(ours.other_names) == {one: key for one, key in config.attribute_map.items() if key in ours.values}
+    for other, key in ours.other_names.items():
+        for edits in ({other: 4}, {other: 4, key: 8}, {key: 8, other: 4}):
+            assert effective({"model_type": kind, **edits})[key] == getattr(oracle(kind, edits), key) == 4
 
 
 WRONG: dict[str, Any] = {
