@@ -19,20 +19,24 @@ from ..layers.embedding import Embedding
 from ..layers.linear import Linear
 from ..layers.norm import Norm
 from ..layers.rope import Ropes
+from ..quant.base import unscaled
 from ..spec.model_spec import StackSpec
 from ..weights.parameter import Parameter
 from .layer import Layer
 
 
 class EncoderEmbedding:
-    """norm(word + learned position + token type), of which the last two are not in every model."""
+    """norm(word + learned position + token type), of which the last two are not in every model, projected to the layers' features."""
 
     def __init__(self, ops: Ops, stack: StackSpec) -> None:
-        names, hidden = stack.names, stack.hidden_size
-        self.words = Embedding(names.words, stack.vocab_size, hidden)
-        self.positions = Embedding(names.positions, stack.num_positions, hidden) if stack.num_positions else None
-        self.types = Embedding(names.types, stack.num_token_types, hidden) if stack.num_token_types else None
-        self.norm = Norm(ops, names.embedding_norm, hidden, stack.norm)
+        names, size = stack.names, stack.embedding_size or stack.hidden_size
+        self.words = Embedding(names.words, stack.vocab_size, size)
+        self.positions = Embedding(names.positions, stack.num_positions, size) if stack.num_positions else None
+        self.types = Embedding(names.types, stack.num_token_types, size) if stack.num_token_types else None
+        self.norm = Norm(ops, names.embedding_norm, size, stack.norm)
+        self.projection = None
+        if stack.embedding_size is not None:
+            self.projection = Linear(ops, [names.embedding_projection], size, [stack.hidden_size], bias=True)
         self.padding_token = stack.padding_token
         self.num_types = stack.num_token_types
 
@@ -46,11 +50,14 @@ class EncoderEmbedding:
             of_types = self.types.weight.tensor[:1].expand_as(words) if types is None or self.num_types == 1 else self.types(types)
             more = of_types.contiguous() if more is None else more.add_(of_types)
         normed = self.norm(words) if more is None else self.norm.add(words, more)[0]
-        assert isinstance(normed, Tensor), "asked for without quantization"
-        return normed
+        return unscaled(normed if self.projection is None else self.projection(normed))
+
+    def linears(self) -> Iterator[Linear]:
+        if self.projection is not None:
+            yield self.projection
 
     def parameters(self) -> Iterator[Parameter]:
-        for part in (self.words, self.positions, self.types, self.norm):
+        for part in (self.words, self.positions, self.types, self.norm, self.projection):
             if part is not None:
                 yield from part.parameters()
 
@@ -132,8 +139,8 @@ class Encoder:
         self.ropes.allocate(num_positions, device)
 
     def linears(self) -> Iterator[Linear]:
-        for layer in self.layers:
-            yield from layer.linears()
+        for part in (self.embedding, *self.layers):
+            yield from part.linears()
 
     def parameters(self) -> Iterator[Parameter]:
         for part in (self.embedding, *self.layers, self.final_norm, self._head):
@@ -146,8 +153,9 @@ class Encoder:
         segments.plan = self.ops.plan_segments(segments, attention.num_heads, attention.num_kv_heads)
         x: Rows | None = None
         residual = self.embedding(tokens, positions, types)
-        for layer in self.layers:
-            x, residual = layer(x, residual, positions, segments, rows if layer is self.layers[-1] else None)
+        passes = self.stack.passes or range(len(self.layers))
+        for number, index in enumerate(passes, 1):
+            x, residual = self.layers[index](x, residual, positions, segments, rows if number == len(passes) else None)
         if self.final_norm is None:
             return residual
         hidden, _ = self.final_norm.add(x, residual)

@@ -201,6 +201,10 @@ class StackSpec:
     padding_token: int | None = None
     """RoBERTa's: its id is its own position too, text begins at the next one, and where it stands in a text it is not counted."""
     num_token_types: int = 0
+    embedding_size: int | None = None
+    """Features of the embedding, its positions and types and its norm where they are projected to those of the layers; None: the same."""
+    passes: tuple[int, ...] = ()
+    """An encoder's layers as they run, by their number in `layers`; empty: each once."""
     embedding_scale: float = 1.0
     tie_embeddings: bool = False
     logits_soft_cap: float | None = None

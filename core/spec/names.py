@@ -14,6 +14,8 @@ class Names:
     positions: str = ""
     types: str = ""
     embedding_norm: str = ""
+    embedding_projection: str = ""
+    """From the embedding's features to those of the layers (`StackSpec.embedding_size`)."""
     layer: str
     attention_norm: str
     """Before attention, or behind it where the norms come after (`StackSpec.pre_norm`)."""

@@ -43,10 +43,13 @@ def shared_inputs(stack: StackSpec) -> Iterator[tuple[str, int]]:
 
 def _body(stack: StackSpec) -> Iterator[Named]:
     names, hidden = stack.names, stack.hidden_size
+    embedded = stack.embedding_size or hidden
     for name, rows in ((names.words, stack.vocab_size), (names.positions, stack.num_positions), (names.types, stack.num_token_types)):
         if rows:
-            yield f"{name}.weight", (rows, hidden)
-    yield from _norm(names.embedding_norm, hidden, stack.norm)
+            yield f"{name}.weight", (rows, embedded)
+    yield from _norm(names.embedding_norm, embedded, stack.norm)
+    if stack.embedding_size is not None:
+        yield from _linear(names.embedding_projection, hidden, embedded, bias=True)
     for index, layer in enumerate(stack.layers):
         prefix = names.layer.format(index)
         normed = bool(names.embedding_norm) and stack.pre_norm and not index  # the embeddings are, and are not a second time

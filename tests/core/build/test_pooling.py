@@ -25,10 +25,10 @@ from ..models.texts import EMBED, classify, expected_of, hidden_of, loaded, orac
 
 
 def test_an_encoder_of_nobody_s_is_named(tmp_path: Path) -> None:
-    oracle_of("distilbert").save_pretrained(tmp_path)
+    oracle_of("mobilebert").save_pretrained(tmp_path)
     with pytest.raises(
         ModelError,
-        match=r"model_type 'distilbert' \(DistilBertModel\) reads texts in both directions, which is not.*to embed: bert",
+        match=r"model_type 'mobilebert' \(MobileBertModel\) reads texts in both directions, which is not.*to embed: albert",
     ):
         loaded(tmp_path)
 

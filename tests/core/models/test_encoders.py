@@ -26,6 +26,9 @@ PLAIN = [
     ("camembert", {"pad_token_id": 1}),
     ("modernbert", {}),
     ("nomic_bert", {}),
+    ("distilbert", {}),
+    ("electra", {"embedding_size": 24}),
+    ("albert", {"embedding_size": 24, "num_hidden_groups": 2}),
 ]
 OPTIONS = [
     ("bert", {"hidden_act": "gelu_new", "type_vocab_size": 1}),
@@ -41,6 +44,10 @@ OPTIONS = [
     ),
     ("nomic_bert", {"hidden_act": "gelu", "rope_parameters": {"rope_type": "default", "rope_theta": 123.0}}),
     ("nomic_bert", {"layer_norm_eps": 0.1, "type_vocab_size": 1}),
+    ("distilbert", {"activation": "relu", "n_layers": 1, "sinusoidal_pos_embds": True}),
+    ("electra", {"embedding_size": 48, "hidden_act": "relu"}),
+    ("albert", {"embedding_size": 16, "num_hidden_layers": 5, "hidden_act": "gelu", "layer_norm_eps": 0.1}),
+    ("albert", {"embedding_size": 16, "num_hidden_layers": 5, "num_hidden_groups": 3}),
 ]
 
 
@@ -69,7 +76,7 @@ def test_types_are_of_no_matter_to_a_model_with_one() -> None:
 @pytest.mark.parametrize("int8", [False, True], ids=["plain", "int8"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("backend", usable("cpu"))
-@pytest.mark.parametrize("kind", ["bert", "modernbert", "nomic_bert"])
+@pytest.mark.parametrize("kind", ["bert", "modernbert", "nomic_bert", "albert"])
 def test_neighbours_do_not_change_a_bit(kind: str, backend: str, dtype: torch.dtype, int8: bool) -> None:
     model = encoder_of(oracle_of(kind), backend, dtype=dtype, int8=int8)
     texts = texts_of(70, 1, 33, 128, 16, 90)
@@ -162,7 +169,11 @@ def test_every_encoder_has_a_file_and_is_no_language_model() -> None:
 @pytest.mark.parametrize(
     ("hf", "message"),
     [
-        ({"model_type": "distilbert"}, r"'distilbert' is not a supported encoder .*bert"),
+        ({"model_type": "rembert"}, r"'rembert' is not a supported encoder .*bert"),
+        ({**TINY, "model_type": "albert", "inner_group_num": 2}, "inner_group_num 2"),
+        ({**TINY, "model_type": "albert", "num_hidden_groups": 4}, "num_hidden_groups 4 is more than the 3 layers"),
+        ({**TINY, "model_type": "electra", "is_decoder": True}, "is_decoder"),
+        ({"model_type": "distilbert", "n_heads": 5}, "5 attention heads cannot share 768"),
         ({**TINY, "model_type": "bert", "position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key'"),
         ({**TINY, "model_type": "bert", "is_decoder": True}, "is_decoder"),
         ({**TINY, "model_type": "bert", "hidden_act": "mish"}, "activation 'mish'"),
