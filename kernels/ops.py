@@ -122,6 +122,19 @@ class Segments:
     """Prepared by the backend's `plan_segments`, once a step for all layers."""
 
 
+class PairBias(NamedTuple):
+    """A number for each head and each pair of tokens of a text.
+
+    That of head h for query position i and key position j of text s is `values[at + h * head + i * row + j]` with
+    (at, head, row) = `places[s]`: a table [H, n, n] for each text (row n), or one by distance for all (row -1).
+    """
+
+    values: Tensor
+    """float32 [any number]"""
+    places: Tensor
+    """int64 [S, 3]"""
+
+
 @dataclass(slots=True)
 class SamplingRows:
     """Per-row sampling settings of R rows, as tensors. Neutral values switch a step off for that row."""
@@ -235,12 +248,14 @@ class Ops(Protocol):
     def plan_segments(self, segments: Segments, num_heads: int, num_kv_heads: int) -> Any:
         """Prepares what `segment_attention` needs of the step's shape, the same for all layers."""
 
-    def segment_attention(self, qkv: Rows, rotation: Rotation | None, segments: Segments, config: AttentionConfig) -> Tensor:
+    def segment_attention(
+        self, qkv: Rows, rotation: Rotation | None, segments: Segments, config: AttentionConfig, bias: PairBias | None = None
+    ) -> Tensor:
         """Softmax(q k^T * scale) v within each text, in both directions, of qkv [N, (H + 2K) * D] (queries, keys, values) -> [N, H * D].
 
         Queries and keys are rotated first, in float32, and rounded to the model's dtype, as values are. Accumulates in float32; the
         result is of the model's dtype; rows from T on are zero. `config.sliding_window` w: a position sees those less than w
-        away on either side; `alibi_slopes`: -slope * distance is added. What a row gets depends on its own text alone.
+        away on either side; `alibi_slopes`: -slope * distance is added, and so is `bias`. What a row gets depends on its own text alone.
         """
 
     # -- row-wise layers -----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from infer.kernels.ops import AttentionConfig, AttentionMeta, KVCache, Ops, Rotation, Rows, ScaledRows, Segments
+from infer.kernels.ops import AttentionConfig, AttentionMeta, KVCache, Ops, PairBias, Rotation, Rows, ScaledRows, Segments
 
 from ..quant.packed import tensors_of
 
@@ -156,7 +156,9 @@ class Reach:
         token_bytes = config.num_kv_heads * config.head_dim * (cache.key.element_size() + cache.value.element_size())
         return Work(OpKey("attention"), 4 * pairs * config.num_heads * config.head_dim, tokens * token_bytes)
 
-    def segments_work(self, qkv: Rows, rotation: Rotation | None, segments: Segments, config: AttentionConfig) -> Work:
+    def segments_work(
+        self, qkv: Rows, rotation: Rotation | None, segments: Segments, config: AttentionConfig, bias: PairBias | None = None
+    ) -> Work:
         """Each text's keys and values read once; two multiplications for each pair of tokens of a text that see each other."""
         tokens, pairs = self._of(segments, config.sliding_window, _texts_and_pairs)
         token_bytes = 2 * config.num_kv_heads * config.head_dim * _values(qkv).element_size()

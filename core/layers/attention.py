@@ -16,6 +16,7 @@ from ..weights.cut import Cut
 from ..weights.parameter import Parameter
 from .linear import Linear, shared_in, shared_out
 from .norm import Norm
+from .relative import Relative
 from .rope import Rope
 
 
@@ -53,7 +54,7 @@ class _Projections:
         yield from (self.qkv, self.out)
 
     def parameters(self) -> Iterator[Parameter]:
-        for linear in self.linears():
+        for linear in (self.qkv, self.out):
             yield from linear.parameters()
         for norm in self.norms:
             yield from norm.parameters()
@@ -79,9 +80,36 @@ class Attention(_Projections):
 
 
 class SegmentAttention(_Projections):
-    """In both directions, within each text: hidden [N, size] -> [N, size]."""
+    """In both directions, within each text: hidden [N, size] -> [N, size].
+
+    Args:
+        relative: what it knows of distances between tokens; None: nothing.
+    """
+
+    def __init__(
+        self, ops: Ops, layer: str, names: Names, hidden_size: int, spec: AttentionSpec, rope: Rope | None, relative: Relative | None = None
+    ) -> None:
+        super().__init__(ops, layer, names, hidden_size, spec, rope)
+        self.relative = relative
+
+    def allocate(self) -> None:
+        """Prepares for texts, once weights are there."""
+        if self.relative is not None:
+            self.relative.allocate(self.qkv)
+
+    def linears(self) -> Iterator[Linear]:
+        yield from super().linears()
+        if self.relative is not None:
+            yield from self.relative.linears()
+
+    def parameters(self) -> Iterator[Parameter]:
+        yield from super().parameters()
+        if self.relative is not None:
+            yield from self.relative.parameters()
 
     def __call__(self, x: Rows, positions: Tensor, segments: Segments, rows: Tensor | None = None) -> Rows:
         """`rows` int64 [R]: the token rows whose result is wanted, [R, size]; None is all."""
-        seen = self.ops.segment_attention(self.qkv(x), self.rotation(positions), segments, self.config)
+        qkv = self.qkv(x)
+        bias = None if self.relative is None else self.relative.bias(qkv, segments)
+        seen = self.ops.segment_attention(qkv, self.rotation(positions), segments, self.config, bias)
         return self.out(seen if rows is None else seen.index_select(0, rows))

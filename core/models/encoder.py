@@ -18,6 +18,7 @@ from ..layers.classifier import Classifier
 from ..layers.embedding import Embedding
 from ..layers.linear import Linear
 from ..layers.norm import Norm
+from ..layers.relative import Relative, relative_of
 from ..layers.rope import Ropes
 from ..quant.base import unscaled
 from ..spec.model_spec import StackSpec
@@ -78,11 +79,11 @@ class EncoderLayer(Layer):
 
     attention: SegmentAttention
 
-    def __init__(self, ops: Ops, stack: StackSpec, index: int, ropes: Ropes) -> None:
+    def __init__(self, ops: Ops, stack: StackSpec, index: int, ropes: Ropes, relative: Relative | None = None) -> None:
         super().__init__(ops, stack, index)
         spec, self.pre_norm = stack.layers[index].attention, stack.pre_norm
         prefix = stack.names.layer.format(index)
-        self.attention = SegmentAttention(ops, prefix, stack.names, stack.hidden_size, spec, ropes.of(spec.rope))
+        self.attention = SegmentAttention(ops, prefix, stack.names, stack.hidden_size, spec, ropes.of(spec.rope), relative)
         if self.pre_norm and not index:  # the embeddings are normed: a pre-norm stack does not do it again
             self.attention_norm = None
 
@@ -131,19 +132,29 @@ class Encoder:
         self.classifier: Callable[[Tensor], Tensor] | None = self._head
         self.ropes = Ropes()
         self.embedding = EncoderEmbedding(ops, stack)
-        self.layers = [EncoderLayer(ops, stack, index, self.ropes) for index in range(len(stack.layers))]
+        self.relative = shared = relative_of(ops, stack)
+        self.layers = [
+            EncoderLayer(ops, stack, index, self.ropes, None if shared is None else shared.of_layer(index))
+            for index in range(len(stack.layers))
+        ]
         self.final_norm = Norm(ops, stack.names.final_norm, stack.hidden_size, stack.norm) if stack.names.final_norm else None
 
+    @torch.inference_mode()
     def allocate(self, num_positions: int, device: torch.device) -> None:
-        """Prepares for texts of so many tokens."""
+        """Prepares for texts of so many tokens, once weights are there."""
         self.ropes.allocate(num_positions, device)
+        if self.relative is not None:
+            self.relative.allocate(num_positions, device)
+        for layer in self.layers:
+            layer.attention.allocate()
 
     def linears(self) -> Iterator[Linear]:
-        for part in (self.embedding, *self.layers):
-            yield from part.linears()
+        yield from self.embedding.linears()
+        for layer in self.layers:
+            yield from layer.linears()
 
     def parameters(self) -> Iterator[Parameter]:
-        for part in (self.embedding, *self.layers, self.final_norm, self._head):
+        for part in (self.embedding, self.relative, *self.layers, self.final_norm, self._head):
             if part is not None:
                 yield from part.parameters()
 

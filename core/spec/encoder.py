@@ -106,4 +106,4 @@ def learned(hf: Mapping[str, Any], prefix: str, **differences: Any) -> StackSpec
     if hf.get("is_decoder"):
         raise ModelError("config.json: is_decoder is set; an encoder that attends to earlier tokens alone is not supported")
     tables = {"num_positions": hf["max_position_embeddings"], "num_token_types": hf.get("type_vocab_size", 2)}
-    return encoder(hf, Naming((prefix,)), **tables, **differences)
+    return encoder(hf, Naming((prefix,)), **{**tables, **differences})

@@ -163,6 +163,35 @@ class ExpertsSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistanceSpec:
+    """A learned number for each head and distance, added to scores. Half the buckets are of keys before the query; of each half the
+    first half hold one distance each, the others grow up to `max_distance` (T5's, arXiv 1910.10683)."""
+
+    buckets: int
+    max_distance: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DisentangledSpec:
+    """DeBERTa's attention (arXiv 2006.03654): distances have queries and keys as tokens do, and each kind looks at the other.
+
+    Up to `buckets` / 2 a distance is a bucket, and beyond they grow up to `max_distance`; 0: all up to it are.
+    """
+
+    buckets: int
+    max_distance: int
+    by_query: bool
+    """A token's query looks at a key's distance ("c2p")."""
+    by_key: bool
+    """The distance looks at a token's key ("p2c")."""
+
+    @property
+    def span(self) -> int:
+        """Rows of the table on either side of distance 0."""
+        return self.buckets or self.max_distance
+
+
+@dataclass(frozen=True, kw_only=True)
 class LayerSpec:
     attention: AttentionSpec
     feed_forward: MLPSpec | ExpertsSpec
@@ -203,6 +232,8 @@ class StackSpec:
     num_token_types: int = 0
     embedding_size: int | None = None
     """Features of the embedding, its positions and types and its norm where they are projected to those of the layers; None: the same."""
+    relative: DistanceSpec | DisentangledSpec | None = None
+    """What an encoder's attention knows of distances, one table for all layers."""
     passes: tuple[int, ...] = ()
     """An encoder's layers as they run, by their number in `layers`; empty: each once."""
     embedding_scale: float = 1.0

@@ -16,6 +16,9 @@ class Names:
     embedding_norm: str = ""
     embedding_projection: str = ""
     """From the embedding's features to those of the layers (`StackSpec.embedding_size`)."""
+    relative: str = ""
+    """The table of what is learned of distances between tokens (`StackSpec.relative`), and its norm."""
+    relative_norm: str = ""
     layer: str
     attention_norm: str
     """Before attention, or behind it where the norms come after (`StackSpec.pre_norm`)."""
@@ -26,6 +29,8 @@ class Names:
     attention_out: str
     attention_out_norm: str = ""
     """Of what attention gives, before it is added."""
+    relative_qk: tuple[str, ...] = ()
+    """Queries and keys of distances; without: those of tokens are theirs too."""
     mlp_norm: str
     up: tuple[str, ...]
     """Of a gated block: gate and up, or one layer that is both, gate first."""

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .model_spec import AttentionSpec, ClassifierSpec, ExpertsSpec, MLPSpec, NormSpec, RoutingSpec, StackSpec
+from .model_spec import (
+    AttentionSpec,
+    ClassifierSpec,
+    DisentangledSpec,
+    DistanceSpec,
+    ExpertsSpec,
+    MLPSpec,
+    NormSpec,
+    RoutingSpec,
+    StackSpec,
+)
 from .names import Names
 
 #: The name of a tensor, and its shape as our model asks for it.
@@ -50,6 +60,11 @@ def _body(stack: StackSpec) -> Iterator[Named]:
     yield from _norm(names.embedding_norm, embedded, stack.norm)
     if stack.embedding_size is not None:
         yield from _linear(names.embedding_projection, hidden, embedded, bias=True)
+    if isinstance(stack.relative, DistanceSpec):
+        yield f"{names.relative}.weight", (stack.relative.buckets, stack.layers[0].attention.num_heads)
+    if isinstance(stack.relative, DisentangledSpec):
+        yield f"{names.relative}.weight", (2 * stack.relative.span, hidden)
+        yield from _norm(names.relative_norm, hidden, stack.norm)
     for index, layer in enumerate(stack.layers):
         prefix = names.layer.format(index)
         normed = bool(names.embedding_norm) and stack.pre_norm and not index  # the embeddings are, and are not a second time
@@ -69,6 +84,8 @@ def _attention(layer: str, names: Names, hidden: int, spec: AttentionSpec) -> It
     widths = (width, kv_width, kv_width) if len(names.qkv) == 3 else (width + 2 * kv_width,)
     for name, size in zip(names.qkv, widths, strict=True):
         yield from _linear(f"{layer}.{name}", size, hidden, bias=spec.qkv_bias)
+    for name in names.relative_qk:
+        yield from _linear(f"{layer}.{name}", width, hidden, bias=spec.qkv_bias)
     yield from _linear(f"{layer}.{names.attention_out}", hidden, width, bias=spec.out_bias)
     if spec.qk_norm is not None:
         for name in (names.q_norm, names.k_norm):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ops import AttentionConfig, Rotation, Rows, ScaledRows, Segments
+from ..ops import AttentionConfig, PairBias, Rotation, Rows, ScaledRows, Segments
 from . import library
 
 #: Items for every thread from which work is even enough, if there is so much of it.
@@ -21,7 +21,7 @@ BAND = 96
 #: What laying out a token's keys and values costs, in keys that a row looks at.
 LAYING_OUT = 32
 
-_attention = library.function("infer_segment_attention", "pppppp" + "ippi" + "iiii" + "ff" + "ppi")
+_attention = library.function("infer_segment_attention", "pppppp" + "ippi" + "iiii" + "ff" + "pppp" + "i")
 
 
 @dataclass(slots=True)
@@ -57,7 +57,9 @@ def plan_segments(segments: Segments, num_heads: int, num_kv_heads: int) -> Segm
     return SegmentItems(torch.from_numpy(items), int(starts[-1]))
 
 
-def segment_attention(qkv: Rows, rotation: Rotation | None, segments: Segments, config: AttentionConfig) -> Tensor:
+def segment_attention(
+    qkv: Rows, rotation: Rotation | None, segments: Segments, config: AttentionConfig, bias: PairBias | None = None
+) -> Tensor:
     plan: SegmentItems = segments.plan
     values, scale = qkv if isinstance(qkv, ScaledRows) else (qkv, None)
     values = values.contiguous()
@@ -71,6 +73,7 @@ def segment_attention(qkv: Rows, rotation: Rotation | None, segments: Segments, 
         *(0 if cos is None else cos.shape[1], segments.starts, plan.items, len(plan.items)),
         *(heads, kv_heads, dim, config.sliding_window or 0),
         *(config.scale, config.soft_cap or 0.0),
-        *(config.alibi_slopes, config.sinks, library.DTYPES[values.dtype]),
+        *(config.alibi_slopes, config.sinks, *(bias or (None, None))),
+        library.DTYPES[values.dtype],
     )
     return out

@@ -38,10 +38,11 @@ def _find_tile(starts, num_sequences, tile, GROUP: tl.constexpr, BLOCK_M: tl.con
 
 @triton.jit
 def _visit(
-    best, total, acc, query, position, slopes,
+    best, total, acc, query, position, slopes, biases,
     key, value, table, start, stop, block_stride, token_stride, scale, soft_cap, window,
     D: tl.constexpr, D_PAD: tl.constexpr, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr,
     CAUSAL: tl.constexpr, MASKED: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr, HAS_SLOPES: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
     """The rows' state after the key tiles of [start, stop), in order; BLOCK_SIZE 0: keys are not paged.
 
@@ -69,6 +70,13 @@ def _visit(
             scores = tanh(scores) * soft_cap
         if HAS_SLOPES:
             scores = tl.fma(tl.broadcast_to(slopes[:, None], scores.shape), -tl.abs(distance).to(tl.float32), scores)
+        if HAS_BIAS:
+            added = biases[:, None] + n[None, :]
+            if MASKED:
+                added = tl.load(added, mask=tl.broadcast_to(here[None, :], scores.shape), other=0)
+            else:
+                added = tl.load(added)
+            scores = tl.fma(added, _LOG2_E, scores)
         if MASKED:
             seen = tl.broadcast_to(here[None, :], scores.shape)
             if CAUSAL:
@@ -143,9 +151,9 @@ def attend_paged(
         for piece in range(piece_of(start) + tl.program_id(2), last + 1, tl.num_programs(2)):
             part_best, part_total, part_acc = _visit(
                 tl.full((BLOCK_M,), float("-inf"), tl.float32), tl.zeros((BLOCK_M,), tl.float32), tl.zeros((BLOCK_M, D_PAD), tl.float32),
-                q, position, slope, key, value, table,
+                q, position, slope, slope, key, value, table,
                 tl.maximum(piece_start(piece), start), tl.minimum(piece_start(piece + 1), stop), block_stride, token_stride,
-                scale, soft_cap, window, D, D_PAD, BLOCK_SIZE, BLOCK_N, True, True, HAS_WINDOW, HAS_CAP, HAS_SLOPES,
+                scale, soft_cap, window, D, D_PAD, BLOCK_SIZE, BLOCK_N, True, True, HAS_WINDOW, HAS_CAP, HAS_SLOPES, False,
             )  # fmt: skip
             if PARTIAL:
                 place = (sequence.to(tl.int64) * HEADS + head) * pieces_at_most + piece
@@ -160,12 +168,12 @@ def attend_paged(
             # Tiles that even the first row sees as a whole need no mask.
             whole = tl.maximum(before + tile * BLOCK_M // GROUP + 1, 0) // BLOCK_N * BLOCK_N
             best, total, acc = _visit(
-                best, total, acc, q, position, slope, key, value, table, start, whole, block_stride, token_stride,
-                scale, soft_cap, window, D, D_PAD, BLOCK_SIZE, BLOCK_N, True, False, False, HAS_CAP, HAS_SLOPES,
+                best, total, acc, q, position, slope, slope, key, value, table, start, whole, block_stride, token_stride,
+                scale, soft_cap, window, D, D_PAD, BLOCK_SIZE, BLOCK_N, True, False, False, HAS_CAP, HAS_SLOPES, False,
             )  # fmt: skip
         best, total, acc = _visit(
-            best, total, acc, q, position, slope, key, value, table, whole, stop, block_stride, token_stride,
-            scale, soft_cap, window, D, D_PAD, BLOCK_SIZE, BLOCK_N, True, True, HAS_WINDOW, HAS_CAP, HAS_SLOPES,
+            best, total, acc, q, position, slope, slope, key, value, table, whole, stop, block_stride, token_stride,
+            scale, soft_cap, window, D, D_PAD, BLOCK_SIZE, BLOCK_N, True, True, HAS_WINDOW, HAS_CAP, HAS_SLOPES, False,
         )  # fmt: skip
     if not PARTIAL:
         result = finish(best, total, acc, sink, HAS_SINKS)
@@ -210,10 +218,11 @@ def merge_pieces(
 
 @triton.jit(do_not_specialize=["window", "num_texts"])
 def attend_texts(
-    out, query, key, value, starts, slopes, sinks,
+    out, query, key, value, starts, slopes, sinks, bias, places,
     scale, soft_cap, window, num_texts, row_stride,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     DOT: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr, HAS_SLOPES: tl.constexpr, HAS_SINKS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
     """Grid (tiles, KV_HEADS). Query, key and value are rows `row_stride` apart; tokens of a text see each other, both ways."""
     GROUP: tl.constexpr = HEADS // KV_HEADS
@@ -238,6 +247,11 @@ def attend_texts(
     if HAS_SINKS:
         sink = tl.load(sinks + head, mask=real, other=0) * _LOG2_E
 
+    biases = tl.zeros((BLOCK_M,), tl.int64)
+    if HAS_BIAS:
+        of_text = places + text * 3
+        biases = bias + (tl.load(of_text) + head * tl.load(of_text + 1) + tl.where(real, position, 0) * tl.load(of_text + 2))
+
     key += first_token.to(tl.int64) * row_stride + kv_head * D
     value += first_token.to(tl.int64) * row_stride + kv_head * D
     best = tl.full((BLOCK_M,), float("-inf"), tl.float32)
@@ -253,12 +267,12 @@ def attend_texts(
     else:
         whole = tokens // BLOCK_N * BLOCK_N
         best, total, acc = _visit(
-            best, total, acc, q, position, slope, key, value, starts, start, whole, 0, row_stride, scale, soft_cap, window,
-            D, D_PAD, 0, BLOCK_N, False, False, False, HAS_CAP, HAS_SLOPES,
+            best, total, acc, q, position, slope, biases, key, value, starts, start, whole, 0, row_stride, scale, soft_cap, window,
+            D, D_PAD, 0, BLOCK_N, False, False, False, HAS_CAP, HAS_SLOPES, HAS_BIAS,
         )  # fmt: skip
     best, total, acc = _visit(
-        best, total, acc, q, position, slope, key, value, starts, whole, stop, 0, row_stride, scale, soft_cap, window,
-        D, D_PAD, 0, BLOCK_N, False, True, HAS_WINDOW, HAS_CAP, HAS_SLOPES,
+        best, total, acc, q, position, slope, biases, key, value, starts, whole, stop, 0, row_stride, scale, soft_cap, window,
+        D, D_PAD, 0, BLOCK_N, False, True, HAS_WINDOW, HAS_CAP, HAS_SLOPES, HAS_BIAS,
     )  # fmt: skip
     result = finish(best, total, acc, sink, HAS_SINKS)
     store_as(out + (token * HEADS + head)[:, None] * D + d[None, :], result, mask)

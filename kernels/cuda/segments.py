@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..ops import AttentionConfig, Rotation, Rows, Segments
+from ..ops import AttentionConfig, PairBias, Rotation, Rows, Segments
 from .attend import attend_texts
 from .attention import POINTERS, TRITON_DTYPES, folded, of_config
 from .attention_configs import launch
@@ -22,7 +22,9 @@ def plan_segments(segments: Segments, num_heads: int, num_kv_heads: int, *, dete
     return segments.starts.shape[0] - 1
 
 
-def segment_attention(qkv: Rows, rotation: Rotation | None, segments: Segments, config: AttentionConfig) -> Tensor:
+def segment_attention(
+    qkv: Rows, rotation: Rotation | None, segments: Segments, config: AttentionConfig, bias: PairBias | None = None
+) -> Tensor:
     num_texts: int = segments.plan
     x = rotated(qkv, rotation, config)
     heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
@@ -36,9 +38,11 @@ def segment_attention(qkv: Rows, rotation: Rotation | None, segments: Segments, 
     attend_texts[(tiles, kv_heads)](
         *(out, x, x[:, heads * dim :], x[:, (heads + kv_heads) * dim :], segments.starts),
         *(x if config.alibi_slopes is None else config.alibi_slopes, x if config.sinks is None else config.sinks),
+        *(bias or (x, x)),
         *(scale, soft_cap, config.sliding_window or 0, num_texts, x.stride(0)),
         DOT=TRITON_DTYPES[x.dtype],
         **of_config(config),
+        HAS_BIAS=bias is not None,
         **shape.blocks,
         num_warps=shape.num_warps,
         num_stages=shape.num_stages,
@@ -50,15 +54,23 @@ def segment_attention(qkv: Rows, rotation: Rotation | None, segments: Segments, 
 def signatures() -> list[Signature]:
     """Heads of every class, as the table launches them on each target."""
     found = []
-    plain = [(torch.bfloat16, 64, False), (torch.bfloat16, 128, False), (torch.float16, 256, False), (torch.float32, 64, False)]
+    plain = [(torch.bfloat16, 64, ""), (torch.bfloat16, 128, ""), (torch.float16, 256, ""), (torch.float32, 64, "")]
     for target in TARGETS:
-        for dtype, dim, window in [*plain, (torch.bfloat16, 64, True), (torch.bfloat16, 128, True)]:
+        for dtype, dim, more in [*plain, *((torch.bfloat16, dim, more) for dim in (64, 128) for more in ("window", "bias"))]:
             shape = launch("segments", target.row, dtype, dim)
-            types = dict.fromkeys(("out", "query", "key", "value"), POINTERS[dtype]) | dict.fromkeys(("slopes", "sinks"), "*fp32")
-            types |= {"starts": "*i32", "scale": "fp32", "soft_cap": "fp32", "window": "i32", "num_texts": "i32", "row_stride": "i32:16"}
+            types = dict.fromkeys(("out", "query", "key", "value"), POINTERS[dtype]) | dict.fromkeys(("slopes", "sinks", "bias"), "*fp32")
+            types |= {
+                "starts": "*i32",
+                "places": "*i64",
+                "scale": "fp32",
+                "soft_cap": "fp32",
+                "window": "i32",
+                "num_texts": "i32",
+                "row_stride": "i32:16",
+            }
             constants = of_config(AttentionConfig(12, 12, dim, 1.0)) | shape.blocks | {"DOT": TRITON_DTYPES[dtype]}
-            constants["HAS_WINDOW"] = window
-            name = f"attend_texts {POINTERS[dtype][1:]} {dim}" + " with window" * window
+            constants |= {"HAS_WINDOW": more == "window", "HAS_BIAS": more == "bias"}
+            name = f"attend_texts {POINTERS[dtype][1:]} {dim}" + (f" with {more}" if more else "")
             cores = dtype.itemsize == 2
             launched = (shape.num_warps, shape.num_stages, cores, (target.name,))
             found.append(Signature(attend_texts, name, types, constants, *launched, always=dtype == torch.bfloat16))

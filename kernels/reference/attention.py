@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..ops import NULL_BLOCK, AttentionConfig, AttentionMeta, KVCache
+from ..ops import NULL_BLOCK, AttentionConfig, AttentionMeta, KVCache, PairBias
 
 ROWS = 16
 KEYS = 64
@@ -88,16 +88,16 @@ def attention(query: Tensor, cache: KVCache, meta: AttentionMeta, config: Attent
     return attend(query, cache, meta.plan, config)
 
 
-def attend(query: Tensor, cache: KVCache, plan: Tiles, config: AttentionConfig) -> Tensor:
+def attend(query: Tensor, cache: KVCache, plan: Tiles, config: AttentionConfig, bias: PairBias | None = None) -> Tensor:
     """Attention of query [N, H, D] along the plan's tiles -> [N, H * D]; rows in no tile are zero."""
     step = max(1, GATHER_LIMIT // (config.num_kv_heads * KEYS * config.head_dim))
     out = torch.zeros_like(query)
     for start in range(0, len(plan.sequence), step):
-        _attend(query, cache, plan, slice(start, start + step), config, out)
+        _attend(query, cache, plan, slice(start, start + step), config, bias, out)
     return out.flatten(1)
 
 
-def _attend(query: Tensor, cache: KVCache, plan: Tiles, part: slice, config: AttentionConfig, out: Tensor) -> None:
+def _attend(query: Tensor, cache: KVCache, plan: Tiles, part: slice, config: AttentionConfig, bias: PairBias | None, out: Tensor) -> None:
     """Attention of the tiles in `part`, written to their rows of `out`."""
     num_kv_heads, head_dim = cache.key.shape[2:]
     token, group, position, last = plan.token[part], plan.group[part], plan.position[part], plan.last[part]
@@ -123,6 +123,11 @@ def _attend(query: Tensor, cache: KVCache, plan: Tiles, part: slice, config: Att
             distance = (key_position - position[:n, :, None]).abs()[:, None]  # [n, 1, ROWS, KEYS]
             scores = scores - _by_head(config.alibi_slopes, num_kv_heads, group[:n]) * distance
         seen = key_position <= last[:n, :, None]
+        if bias is not None:
+            heads = torch.arange(num_kv_heads, device=query.device)[:, None] * grouped.shape[2] + group[:n, None]  # [n, K, ROWS]
+            at, of_head, of_row = (x[:, None, None] for x in bias.places[plan.sequence[part][:n]].unbind(1))
+            rows = at + heads * of_head + position[:n, None] * of_row
+            scores = scores + bias.values[(rows[..., None] + key_position).where(seen[:, None], 0)]
         if config.sliding_window is not None:
             seen &= (key_position - position[:n, :, None]).abs() < config.sliding_window
         scores = scores.masked_fill_(~seen[:, None], float("-inf")).flatten(0, 1)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ops import AttentionConfig, AttentionMeta, KVCache, Rotation, Rows, Segments
+from ..ops import AttentionConfig, AttentionMeta, KVCache, PairBias, Rotation, Rows, Segments
 from .attention import Tiles, attend, plan_tiles
 from .quantize import to_float
 from .rope import rotated
@@ -23,13 +23,15 @@ def plan_segments(segments: Segments, num_heads: int, num_kv_heads: int) -> Tile
     return plan_tiles(meta, num_heads // num_kv_heads, causal=False)
 
 
-def segment_attention(qkv: Rows, rotation: Rotation | None, segments: Segments, config: AttentionConfig) -> Tensor:
+def segment_attention(
+    qkv: Rows, rotation: Rotation | None, segments: Segments, config: AttentionConfig, bias: PairBias | None = None
+) -> Tensor:
     x32, dtype = to_float(qkv)
     heads, kv_heads = config.num_heads, config.num_kv_heads
     query, key, value = x32.unflatten(-1, (heads + 2 * kv_heads, config.head_dim)).split([heads, kv_heads, kv_heads], dim=1)
     if rotation is not None:
         query, key = rotated(query, rotation), rotated(key, rotation)
-    return attend(query.to(dtype), KVCache(_blocks(key, dtype), _blocks(value, dtype)), segments.plan, config)
+    return attend(query.to(dtype), KVCache(_blocks(key, dtype), _blocks(value, dtype)), segments.plan, config, bias)
 
 
 def _blocks(rows: Tensor, dtype: torch.dtype) -> Tensor:

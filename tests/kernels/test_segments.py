@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from infer import kernels
-from infer.kernels.ops import ROW_MULTIPLE, AttentionConfig, Ops, Rotation, Rows, ScaledRows, Segments
+from infer.kernels.ops import ROW_MULTIPLE, AttentionConfig, Ops, PairBias, Rotation, Rows, ScaledRows, Segments
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 TOLERANCE = {
@@ -37,7 +37,14 @@ class Texts:
     """Random texts, and what attention within them gives: by a backend, and by the formula."""
 
     def __init__(
-        self, lengths: list[int], config: AttentionConfig, dtype: torch.dtype, *, rotated: int | None = None, scaled: bool = False
+        self,
+        lengths: list[int],
+        config: AttentionConfig,
+        dtype: torch.dtype,
+        *,
+        rotated: int | None = None,
+        scaled: bool = False,
+        bias: str = "",
     ) -> None:
         g = torch.Generator().manual_seed(config.num_heads)
         width = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
@@ -46,6 +53,12 @@ class Texts:
         self.scales = [torch.rand(n, generator=g) + 0.5 for n in lengths] if scaled else None
         angles = torch.outer(torch.arange(max(lengths) * 1.0), torch.rand(rotated or 0, generator=g))
         self.tables = (angles.cos(), angles.sin()) if rotated else None
+        #: Of pairs of tokens, [H, n, n] for each text; of "distance" from a table for all.
+        most = max(lengths)
+        self.by_distance = torch.randn(config.num_heads, 2 * most - 1, generator=g) if bias == "distance" else None
+        self.biases = [torch.randn(config.num_heads, n, n, generator=g) for n in lengths] if bias == "pairs" else None
+        if self.by_distance is not None:
+            self.biases = [self.by_distance[:, most - 1 + torch.arange(n) - torch.arange(n)[:, None]] for n in lengths]
 
     def attend(self, ops: Ops, which: list[int] | None = None, *, padding: float = 7.0) -> list[Tensor]:
         """[n, H * D] of each of the texts `which`, in that order, in one step. Rows that pad it are filled with `padding`."""
@@ -64,11 +77,21 @@ class Texts:
             rotation = Rotation(positions, *self.tables)
         segments = Segments(starts)
         segments.plan = ops.plan_segments(segments, c.num_heads, c.num_kv_heads)
-        out = ops.segment_attention(qkv, rotation, segments, c)
+        out = ops.segment_attention(qkv, rotation, segments, c, self.bias(which))
         assert out.dtype == self.dtype
         assert out.shape == (total + pad, c.num_heads * c.head_dim)
         assert not out[total:].any()
         return list(out[:total].split(lens))
+
+    def bias(self, which: list[int]) -> PairBias | None:
+        if self.by_distance is not None:
+            width = self.by_distance.shape[1]
+            return PairBias(self.by_distance.flatten(), torch.tensor([[width // 2, width, -1]] * len(which)))
+        if self.biases is None:
+            return None
+        at = torch.tensor([0, *(self.biases[i].numel() for i in which)]).cumsum(0)[:-1]
+        lens = torch.tensor([self.lengths[i] for i in which])
+        return PairBias(torch.cat([self.biases[i].flatten() for i in which]), torch.stack([at, lens * lens, lens], 1))
 
     def heads(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values [heads, n, D] of text i as attention takes them, in float64; keys and values repeated."""
@@ -98,6 +121,8 @@ class Texts:
         distance = (torch.arange(n)[:, None] - torch.arange(n)).abs()
         if c.alibi_slopes is not None:
             scores = scores - c.alibi_slopes.double()[:, None, None] * distance
+        if self.biases is not None:
+            scores = scores + self.biases[i]
         if c.sliding_window:
             scores = scores.masked_fill(distance >= c.sliding_window, -math.inf)
         if c.sinks is not None:
@@ -144,6 +169,24 @@ def test_variants(ops: Ops, dtype: torch.dtype, more: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("dim", "rotated"), [(64, 32), (40, 10), (33, 16), (33, None), (32, None)])
 def test_rotated_and_scaled_rows(ops: Ops, dtype: torch.dtype, scaled: bool, dim: int, rotated: int | None) -> None:
     Texts(SHORT, config(4, 2, dim), dtype, rotated=rotated, scaled=scaled).check(ops)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("bias", ["pairs", "distance"])
+@pytest.mark.parametrize("more", [{}, {"soft_cap": 2.0, "sliding_window": 65, "sinks": torch.linspace(-3, 3, 6)}], ids="+".join)
+def test_a_bias_of_pairs(ops: Ops, dtype: torch.dtype, bias: str, more: dict[str, Any]) -> None:
+    Texts([*SHORT, 700], config(6, 2, 32, **more), dtype, bias=bias).check(ops)
+
+
+def test_nothing_beyond_a_table_of_biases_is_read(ops: Ops) -> None:
+    texts = Texts([5, 70], config(6, 2, 32), torch.float32, bias="pairs")
+    alone = texts.attend(ops)
+    assert texts.biases is not None
+    for poisoned in (0, 1):
+        kept = texts.biases[poisoned].clone()
+        texts.biases[poisoned].fill_(math.nan)
+        assert torch.equal(texts.attend(ops)[1 - poisoned], alone[1 - poisoned])
+        texts.biases[poisoned] = kept
 
 
 @pytest.mark.parametrize("name", kernels.usable("cpu"))

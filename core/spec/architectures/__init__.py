@@ -75,4 +75,4 @@ def _of(model_type: str) -> Architecture:
 
 
 #: Model types with a character that file names do not have.
-_SPELLED = {"xlm_roberta": "xlm-roberta"}
+_SPELLED = {"xlm_roberta": "xlm-roberta", "deberta_v2": "deberta-v2"}

@@ -27,6 +27,8 @@ struct Problem {
     int64_t num_heads, num_kv_heads, head_dim, window;
     float scale, soft_cap;
     const float *alibi, *sinks;
+    const float *bias;      // null, or: that of (head h, query i, key j) of text s is bias[at + h * head + i * row + j]
+    const int64_t *places;  // [texts][3]: at, head, row
 
     int64_t pairs() const { return (head_dim + 1) / 2; }
     int64_t group() const { return num_heads / num_kv_heads; }
@@ -37,12 +39,13 @@ struct Problem {
 // Key/value heads h0 to h1 of tokens [first, last) of a text of `len` tokens, whose first one is row `row`.
 struct Item {
     int64_t row, len, h0, h1, first, last;
+    const int64_t *place;  // of the text's bias, if there is one
 };
 
 Item find_item(const Problem &a, int64_t number) {
     const int32_t *item = a.items + number * 5;
     const int64_t row = a.starts[item[0]];
-    return {row, a.starts[item[0] + 1] - row, item[1], item[2], item[3], item[4]};
+    return {row, a.starts[item[0] + 1] - row, item[1], item[2], item[3], item[4], a.places ? a.places + item[0] * 3 : nullptr};
 }
 
 // -- a text's keys and values -----------------------------------------------------------------------------------------
@@ -121,7 +124,7 @@ void score_groups(const Problem &a, const T *key, const typename Query<T>::Pair 
 
 // The running softmax of R rows from r0 on over tokens [begin, end) of a chunk, `begin` a multiple of BLOCK.
 template <class T, bool SPECIAL, int R>
-void absorb(const Problem &a, const Packed &packed, int64_t begin, int64_t end, const Rows &rows, int64_t r0, int64_t head0, Scratch<T> &s) {
+void absorb(const Problem &a, const Item &item, const Packed &packed, int64_t begin, int64_t end, const Rows &rows, int64_t r0, int64_t head0, Scratch<T> &s) {
     if (SPECIAL && a.window > 0) {
         begin = std::max(begin, (rows.position(r0) + 1 - a.window) / BLOCK * BLOCK);
         end = std::min(end, rows.position(r0 + R - 1) + a.window);
@@ -150,11 +153,14 @@ void absorb(const Problem &a, const Packed &packed, int64_t begin, int64_t end, 
             const int64_t position = rows.position(r0 + r);
             const int low = a.window > 0 ? (int)std::max<int64_t>(0, position + 1 - a.window - begin) : 0;
             const int high = (int)(a.window > 0 ? std::min(end, position + a.window) : end) - (int)begin;
-            const float slope = a.alibi ? a.alibi[head0 + rows.head(r0 + r)] : 0.0f;
+            const int64_t head = head0 + rows.head(r0 + r);
+            const float slope = a.alibi ? a.alibi[head] : 0.0f;
+            const float *bias = a.bias ? a.bias + item.place[0] + head * item.place[1] + position * item.place[2] + begin : nullptr;
             for (int64_t t = 0; t < groups * LANES; t += LANES) {
                 f32x16 x = load(mine + t) * a.scale;
                 if (a.soft_cap > 0) x = capped(x, a.soft_cap);
                 if (a.alibi) x = x - vabs(convert<f32x16>(lane + (int32_t)(begin + t - position))) * slope;
+                if (bias) x = x + (t + LANES <= count ? load(bias + t) : load_n(bias + t, (int)(count - t)));
                 x *= LOG2E;
                 store(mine + t, select((lane + (int32_t)t >= low) & (lane + (int32_t)t < high), x, hidden));
             }
@@ -207,12 +213,12 @@ template <class T, bool SPECIAL> void attend_band(const Problem &a, const Item &
         for (int64_t b = 0; b < blocks; b++) {
             const int64_t r = rows.count * b / blocks;
             switch (rows.count * (b + 1) / blocks - r) {
-            case 6: absorb<T, SPECIAL, 6>(a, packed, from, to, rows, r, head0, s); break;
-            case 5: absorb<T, SPECIAL, 5>(a, packed, from, to, rows, r, head0, s); break;
-            case 4: absorb<T, SPECIAL, 4>(a, packed, from, to, rows, r, head0, s); break;
-            case 3: absorb<T, SPECIAL, 3>(a, packed, from, to, rows, r, head0, s); break;
-            case 2: absorb<T, SPECIAL, 2>(a, packed, from, to, rows, r, head0, s); break;
-            case 1: absorb<T, SPECIAL, 1>(a, packed, from, to, rows, r, head0, s); break;
+            case 6: absorb<T, SPECIAL, 6>(a, item, packed, from, to, rows, r, head0, s); break;
+            case 5: absorb<T, SPECIAL, 5>(a, item, packed, from, to, rows, r, head0, s); break;
+            case 4: absorb<T, SPECIAL, 4>(a, item, packed, from, to, rows, r, head0, s); break;
+            case 3: absorb<T, SPECIAL, 3>(a, item, packed, from, to, rows, r, head0, s); break;
+            case 2: absorb<T, SPECIAL, 2>(a, item, packed, from, to, rows, r, head0, s); break;
+            case 1: absorb<T, SPECIAL, 1>(a, item, packed, from, to, rows, r, head0, s); break;
             }
         }
     }
@@ -267,10 +273,11 @@ template <class T> void attend_all(const Problem &a, int64_t count, bool special
 extern "C" void infer_segment_attention(void *out, const void *qkv, const float *row_scale, const int64_t *positions, const float *cos,
                                         const float *sin, int64_t rotated, const int32_t *starts, const int32_t *items, int64_t count,
                                         int64_t num_heads, int64_t num_kv_heads, int64_t head_dim, int64_t window, float scale,
-                                        float soft_cap, const float *alibi, const float *sinks, int64_t dtype) {
-    const bool special = window > 0 || soft_cap > 0 || alibi || sinks || !(scale > 0);
+                                        float soft_cap, const float *alibi, const float *sinks, const float *bias, const int64_t *places,
+                                        int64_t dtype) {
+    const bool special = window > 0 || soft_cap > 0 || alibi || sinks || bias || !(scale > 0);
     infer::Problem a{out,       qkv,          row_scale, {positions, cos, sin, rotated}, starts, items,
-                     num_heads, num_kv_heads, head_dim,  window, scale, soft_cap, alibi, sinks};
+                     num_heads, num_kv_heads, head_dim,  window, scale, soft_cap, alibi, sinks, bias, places};
     if (!special) a.scale *= infer::LOG2E;
     INFER_DISPATCH(dtype, T, infer::attend_all<T>(a, count, special));
 }

@@ -19,6 +19,17 @@ from infer.kernels import usable
 from .texts import TINY, encoder_of, expected_of, hidden_of, loaded, oracle_of, texts_of, types_of, with_int8
 
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
+DEBERTA = {
+    "relative_attention": True,
+    "position_buckets": 16,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_biased_input": False,
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+    "pooler_hidden_size": 48,
+    "type_vocab_size": 0,
+    "layer_norm_eps": 1e-7,
+}
 PLAIN = [
     ("bert", {}),
     ("roberta", {"pad_token_id": 1}),
@@ -29,6 +40,8 @@ PLAIN = [
     ("distilbert", {}),
     ("electra", {"embedding_size": 24}),
     ("albert", {"embedding_size": 24, "num_hidden_groups": 2}),
+    ("mpnet", {"pad_token_id": 1}),
+    ("deberta-v2", DEBERTA),
 ]
 OPTIONS = [
     ("bert", {"hidden_act": "gelu_new", "type_vocab_size": 1}),
@@ -48,6 +61,11 @@ OPTIONS = [
     ("electra", {"embedding_size": 48, "hidden_act": "relu"}),
     ("albert", {"embedding_size": 16, "num_hidden_layers": 5, "hidden_act": "gelu", "layer_norm_eps": 0.1}),
     ("albert", {"embedding_size": 16, "num_hidden_layers": 5, "num_hidden_groups": 3}),
+    ("mpnet", {"pad_token_id": 5, "num_attention_heads": 2}),
+    ("deberta-v2", {**DEBERTA, "share_att_key": False, "norm_rel_ebd": "none", "position_biased_input": True, "type_vocab_size": 2}),
+    ("deberta-v2", {"relative_attention": False, "pos_att_type": ["c2p"], "pooler_hidden_size": 48, "type_vocab_size": 2}),
+    ("deberta-v2", {**DEBERTA, "position_buckets": -1, "max_relative_positions": 20, "pos_att_type": "c2p"}),
+    ("deberta-v2", {**DEBERTA, "position_buckets": 10, "max_relative_positions": 40, "pos_att_type": ["p2c"], "num_attention_heads": 2}),
 ]
 
 
@@ -76,9 +94,9 @@ def test_types_are_of_no_matter_to_a_model_with_one() -> None:
 @pytest.mark.parametrize("int8", [False, True], ids=["plain", "int8"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("backend", usable("cpu"))
-@pytest.mark.parametrize("kind", ["bert", "modernbert", "nomic_bert", "albert"])
+@pytest.mark.parametrize("kind", ["bert", "modernbert", "nomic_bert", "albert", "mpnet", "deberta-v2"])
 def test_neighbours_do_not_change_a_bit(kind: str, backend: str, dtype: torch.dtype, int8: bool) -> None:
-    model = encoder_of(oracle_of(kind), backend, dtype=dtype, int8=int8)
+    model = encoder_of(oracle_of(kind, dict(PLAIN)[kind]), backend, dtype=dtype, int8=int8)
     texts = texts_of(70, 1, 33, 128, 16, 90)
     together = hidden_of(model, texts, types_of(texts))
     for i, text in enumerate(texts):
@@ -173,6 +191,12 @@ def test_every_encoder_has_a_file_and_is_no_language_model() -> None:
         ({**TINY, "model_type": "albert", "inner_group_num": 2}, "inner_group_num 2"),
         ({**TINY, "model_type": "albert", "num_hidden_groups": 4}, "num_hidden_groups 4 is more than the 3 layers"),
         ({**TINY, "model_type": "electra", "is_decoder": True}, "is_decoder"),
+        ({**TINY, "model_type": "mpnet", "relative_attention_num_buckets": 64}, "relative_attention_num_buckets 64"),
+        ({**TINY, "model_type": "deberta-v2", **DEBERTA, "pos_att_type": []}, r"pos_att_type \[\] is not supported"),
+        ({**TINY, "model_type": "deberta-v2", **DEBERTA, "pos_att_type": "c2c"}, r"pos_att_type \['c2c'\] is not supported"),
+        ({**TINY, "model_type": "deberta-v2", **DEBERTA, "pos_att_type": "c2p", "share_att_key": False}, "share_att_key false"),
+        ({**TINY, "model_type": "deberta-v2", **DEBERTA, "conv_kernel_size": 3}, "conv_kernel_size"),
+        ({**TINY, "model_type": "deberta-v2", **DEBERTA, "pooler_hidden_size": 64}, "pooler_hidden_size 64"),
         ({"model_type": "distilbert", "n_heads": 5}, "5 attention heads cannot share 768"),
         ({**TINY, "model_type": "bert", "position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key'"),
         ({**TINY, "model_type": "bert", "is_decoder": True}, "is_decoder"),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from infer.kernels.cuda.segments import plan_segments, segment_attention
-from infer.kernels.ops import ROW_MULTIPLE, AttentionConfig, Rotation, Rows, ScaledRows, Segments
+from infer.kernels.ops import ROW_MULTIPLE, AttentionConfig, PairBias, Rotation, Rows, ScaledRows, Segments
 from infer.kernels.reference import segments as reference_segments
 
 TOLERANCE = {
@@ -43,22 +43,22 @@ def segments_of(lengths: list[int], device: torch.device) -> Segments:
     return Segments(torch.tensor([0, *lengths]).cumsum(0).int().to(device))
 
 
-def attend(qkv: Rows, rotation: Rotation | None, lengths: list[int], config: AttentionConfig) -> Tensor:
+def attend(qkv: Rows, rotation: Rotation | None, lengths: list[int], config: AttentionConfig, bias: PairBias | None = None) -> Tensor:
     x = qkv.values if isinstance(qkv, ScaledRows) else qkv
     segments = segments_of(lengths, x.device)
     segments.plan = plan_segments(segments, config.num_heads, config.num_kv_heads)
-    out = segment_attention(qkv, rotation, segments, config)
+    out = segment_attention(qkv, rotation, segments, config, bias)
     assert out.dtype == x.dtype
     assert out.shape == (len(x), config.num_heads * config.head_dim)
     assert not out[sum(lengths) :].any()
     return out
 
 
-def check(qkv: Rows, rotation: Rotation | None, lengths: list[int], config: AttentionConfig) -> None:
-    mine = attend(qkv, rotation, lengths, config)
+def check(qkv: Rows, rotation: Rotation | None, lengths: list[int], config: AttentionConfig, bias: PairBias | None = None) -> None:
+    mine = attend(qkv, rotation, lengths, config, bias)
     segments = segments_of(lengths, mine.device)
     segments.plan = reference_segments.plan_segments(segments, config.num_heads, config.num_kv_heads)
-    expected = reference_segments.segment_attention(qkv, rotation, segments, config)
+    expected = reference_segments.segment_attention(qkv, rotation, segments, config, bias)
     torch.testing.assert_close(mine, expected, **TOLERANCE[mine.dtype])
 
 
@@ -95,6 +95,19 @@ def test_variants(device: torch.device, more: dict[str, Any]) -> None:
     config = config_of(4, 2, 32, device, **more)
     rows = rows_of(config, sum(LENGTHS), torch.float32, device)
     check(rows, None, LENGTHS, config)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("more", [{}, {"sliding_window": 33, "soft_cap": 3.0}], ids="+".join)
+def test_a_bias_of_pairs(device: torch.device, more: dict[str, Any], dtype: torch.dtype) -> None:
+    config = config_of(4, 2, 32, device, **more)
+    rows = rows_of(config, sum(LENGTHS), dtype, device)
+    table = torch.randn(4, 201, generator=torch.Generator().manual_seed(3)).to(device)
+    check(rows, None, LENGTHS, config, PairBias(table.flatten(), torch.tensor([[100, 201, -1]] * len(LENGTHS), device=device)))
+    lens = torch.tensor(LENGTHS, device=device)
+    at = (lens * lens * 4).cumsum(0) - lens * lens * 4
+    values = torch.randn(int((lens * lens).sum()) * 4, generator=torch.Generator().manual_seed(4)).to(device)
+    check(rows, None, LENGTHS, config, PairBias(values, torch.stack([at, lens * lens, lens], 1)))
 
 
 @pytest.mark.grid
