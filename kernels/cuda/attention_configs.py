@@ -4,6 +4,7 @@
 - decode: the heads of one group, with tensor cores' smallest tile; keys in flight are what counts.
 - fixed: prompts and decodes alike, where results must not depend on which of the two a row is part of.
 - segments: prefill over texts that keep no cache.
+- biased: that with a number added to each pair's score, whose addresses and numbers need registers too.
 
 As compiled ahead of time by Triton 3.6 and 3.9, rows for 16 bits spill no registers, whatever the options, but with ALiBi (24 to 44 bytes
 with a float8 cache on sm_80 and with heads of 80 on gfx942) and `fixed` with a window and heads of 128 on sm_120 (56 bytes, by 3.6). With
@@ -45,6 +46,8 @@ _TABLE: dict[tuple[str, str, int], tuple[Row, Row, Row]] = {
     ("segments", "sm_90", 16): ((128, 64, 4, 3), (128, 64, 8, 3), (64, 64, 8, 2)),
     ("segments", "gfx942", 16): ((128, 64, 4, 2), (128, 64, 8, 1), (64, 32, 4, 1)),
     ("segments", "sm_80", 32): ((32, 16, 4, 2), (32, 16, 4, 2), (16, 16, 4, 2)),
+    ("biased", "sm_80", 16): ((64, 64, 4, 2), (64, 32, 8, 2), (32, 32, 8, 2)),
+    ("biased", "sm_80", 32): ((32, 16, 4, 2), (32, 16, 4, 2), (16, 16, 4, 2)),
 }
 _HEAD_CLASSES = (64, 128, 256)
 

@@ -32,7 +32,7 @@ def segment_attention(
     out = torch.zeros((x.shape[0], heads * dim), dtype=x.dtype, device=x.device)
     if not num_texts or not len(x):
         return out
-    shape = launch("segments", architecture(x.device), x.dtype, dim)
+    shape = launch("segments" if bias is None else "biased", architecture(x.device), x.dtype, dim)
     tiles = x.shape[0] * (heads // kv_heads) // shape.blocks["BLOCK_M"] + num_texts
     scale, soft_cap = folded(config)
     attend_texts[(tiles, kv_heads)](
@@ -57,7 +57,7 @@ def signatures() -> list[Signature]:
     plain = [(torch.bfloat16, 64, ""), (torch.bfloat16, 128, ""), (torch.float16, 256, ""), (torch.float32, 64, "")]
     for target in TARGETS:
         for dtype, dim, more in [*plain, *((torch.bfloat16, dim, more) for dim in (64, 128) for more in ("window", "bias"))]:
-            shape = launch("segments", target.row, dtype, dim)
+            shape = launch("biased" if more == "bias" else "segments", target.row, dtype, dim)
             types = dict.fromkeys(("out", "query", "key", "value"), POINTERS[dtype]) | dict.fromkeys(("slopes", "sinks", "bias"), "*fp32")
             types |= {
                 "starts": "*i32",
