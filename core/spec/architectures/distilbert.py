@@ -31,6 +31,7 @@ SIZES = {
     "n_heads": "num_attention_heads",
     "activation": "hidden_act",
 }
+OTHER_NAMES = {"hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads"}
 DEFAULTS = {
     "vocab_size": 30522,
     "dim": 768,
@@ -55,4 +56,4 @@ def stack(hf: Mapping[str, Any]) -> StackSpec:
     return learned(bert, "distilbert.", names=NAMES, classifier=head)
 
 
-ARCHITECTURE = Architecture(stack=stack, defaults=DEFAULTS, values=VALUES | MORE_VALUES, is_encoder=True)
+ARCHITECTURE = Architecture(stack=stack, defaults=DEFAULTS, values=VALUES | MORE_VALUES, is_encoder=True, other_names=OTHER_NAMES)

@@ -40,7 +40,8 @@ def stack(hf: Mapping[str, Any]) -> StackSpec:
 
 ARCHITECTURE = Architecture(
     stack=stack,
-    defaults=DEFAULTS | {"vocab_size": 30527, "pad_token_id": 1, "relative_attention_num_buckets": 32},
+    defaults={key: value for key, value in DEFAULTS.items() if key != "type_vocab_size"}
+    | {"vocab_size": 30527, "pad_token_id": 1, "relative_attention_num_buckets": 32},
     values=VALUES | {"relative_attention_num_buckets": COUNT},
     is_encoder=True,
 )

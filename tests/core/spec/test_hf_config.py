@@ -290,7 +290,7 @@ def test_other_kinds_of_models_are_looked_at_too(key: str) -> None:
 def test_an_encoder_reads_its_defaults() -> None:
     for kind in encoders():
         stack = build_encoder(read_spec({"model_type": kind, **SMALL}), load_kernels("reference")).stack
-        assert len(stack.passes or stack.layers) == {"distilbert": 6}.get(kind, 3)
+        assert len(stack.passes or stack.layers) == 3
 
 
 @pytest.mark.parametrize(

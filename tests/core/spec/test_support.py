@@ -95,7 +95,7 @@ def test_what_cannot_be_run_is_refused_by_name(kind: str, name: str, more: dict[
         ("stablelm", "StableLmForCausalLM", {}),
         ("biogpt", "BioGptForCausalLM", {}),
         ("bart", "BartForCausalLM", {"is_encoder_decoder": False, "is_decoder": True}),
-        ("rembert", "RemBertForCausalLM", {"is_decoder": True}),
+        ("roberta-prelayernorm", "RobertaPreLayerNormForCausalLM", {"is_decoder": True}),
     ],
 )
 def test_what_can_be_run_is_let_through(kind: str, name: str, more: dict[str, Any]) -> None:
