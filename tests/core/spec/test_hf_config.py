@@ -195,7 +195,8 @@ def test_other_spellings_of_other_keys() -> None:
     for override in ({"num_hidden_layers": 2}, {"n_layer": 2}):
         for file in (gpt2, {**gpt2, "num_hidden_layers": 5}):
             stack = read_spec(file, override).stack
-            assert stack is not None and len(stack.layers) == 2
+            assert stack is not None
+            assert len(stack.layers) == 2
 
 
 @pytest.mark.parametrize("kind", named())
