@@ -23,6 +23,8 @@ CONFIG, MAP = "tokenizer_config.json", "special_tokens_map.json"
 #: Tokens that tokenizer_config.json names, and the two lists of more.
 _NAMED = tuple(f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _EXTRA, _ADDITIONAL = "extra_special_tokens", "additional_special_tokens"
+#: What transformers 5 writes of those that have a name.
+_SPECIFIC = "model_specific_special_tokens"
 
 
 def add_special_tokens(
@@ -30,21 +32,20 @@ def add_special_tokens(
 ) -> dict[str, str]:
     """Makes the tokens that the configs name, and tokenizer.json does not list as added, added tokens; returns the named ones.
 
-    A config without `added_tokens_decoder` is from before it existed, and then special_tokens_map.json wins, as in transformers.
-    Raises ModelError for a value that is no token.
+    A config without `added_tokens_decoder` is from before it existed, and then special_tokens_map.json wins; with it, that file is not
+    read: as in transformers. Raises ModelError for a value that is no token.
     """
     from tokenizers import AddedToken
 
-    old_style = "added_tokens_decoder" not in config
-    merged = {**config, **special_map} if old_style else {**special_map, **config}
+    special_map = special_map if "added_tokens_decoder" not in config else {}
+    merged = {**config, **special_map}
     for key in _NAMED:
         if merged.get(key) is not None and _token_text(merged[key]) is None and merged[key] != "":
-            from_map = key in special_map and (old_style or key not in config)
-            raise _wrong(name, key, merged[key], "a token", MAP if from_map else CONFIG)
-    named = {key: text for key, value in merged.items() if key.endswith("_token") and (text := _token_text(value)) is not None}
+            raise _wrong(name, key, merged[key], "a token", MAP if key in special_map else CONFIG)
+    named = {key: text for key in _in_order(merged, special_map) if (text := _token_text(merged[key])) is not None}
     known = {token.content: token.special for token in backend.get_added_tokens_decoder().values()}
-    extra, more, left = _extra_tokens(config, special_map if old_style else {}, name)
-    named.update(more)
+    extra, more, left = _extra_tokens(config, special_map, name)
+    named.update({**_specific(config, name), **more})
     if left := [text for text in left if not known.get(text)]:
         what = f"{_ADDITIONAL} has {', '.join(left[:4])}{' and others' if len(left) > 4 else ''}"
         log.warning("%s%s, which do not count beside the list of %s, as in transformers", prefix(name), what, _EXTRA)
@@ -58,7 +59,16 @@ def add_special_tokens(
         token = missing.setdefault(text, AddedToken(text, special=True, normalized=False))
         token.special = True
     backend.add_tokens([token for text, token in missing.items() if text not in known])
+    # Of those that are there already, a name makes a token special; to be in a list of more does not: as in transformers.
+    backend.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in named.values() if known.get(text) is False])
     return named
+
+
+def _in_order(merged: Mapping[str, Any], special_map: Mapping[str, Any]) -> list[str]:
+    """Keys of named tokens in the order in which transformers makes those that are missing."""
+    own = [key for key in merged if key.endswith("_token") and key not in _NAMED]
+    plain = [key for key in own if isinstance(merged[key], str) and key not in special_map]
+    return [key for key in _NAMED if key in merged] + [key for key in own if key not in plain] + plain
 
 
 def _extra_tokens(config: Mapping[str, Any], special_map: Mapping[str, Any], name: str) -> tuple[list[str], dict[str, str], list[str]]:
@@ -85,6 +95,15 @@ def _extra_tokens(config: Mapping[str, Any], special_map: Mapping[str, Any], nam
     found = dict.fromkeys(text for value in extra or () if (text := _token_text(value)) is not None)
     left = [text for value in additional or () if (text := _token_text(value)) is not None and text not in found]
     return list(found), named, left
+
+
+def _specific(config: Mapping[str, Any], name: str) -> dict[str, str]:
+    """Tokens that `model_specific_special_tokens` gives a name, which counts where no other key names one of the model's own."""
+    found = _checked_extra(config, _SPECIFIC, name)
+    if isinstance(found, list):
+        raise _wrong(name, _SPECIFIC, found, "an object of tokens")
+    own = any(key.endswith("_token") and key not in _NAMED and isinstance(value, str) for key, value in config.items())
+    return {} if own or not found or (isinstance(config.get(_EXTRA), Mapping) and config[_EXTRA]) else _texts(found)
 
 
 def _texts(tokens: Mapping[str, Any]) -> dict[str, str]:

@@ -72,6 +72,22 @@ def test_lists_of_special_tokens_are_those_of_transformers(tmp_path: Path) -> No
     assert load(written(tmp_path / "dict", {"extra_special_tokens": {"image_token": "<img>"}})).special_tokens == {"image_token": "<img>"}
 
 
+SPECIFIC: list[Any] = [..., None, {}, {"image_token": "<img>"}, {"picture": "<img>", "x_token": {"__type": "AddedToken", "content": "<x>"}}]
+
+
+def test_named_tokens_of_the_model_are_those_of_transformers(tmp_path: Path) -> None:
+    keys = [{}, {"image_token": "<e1>"}, {"extra_special_tokens": {"image": "<e1>"}}, {"extra_special_tokens": ["<e1>"]}]
+    maps = [None, {"pad_token": "<x>"}, {"eos_token": "<known>", "additional_special_tokens": ["<a2>"]}]
+    for number, (specific, more, special_map, style) in enumerate(itertools.product(SPECIFIC, keys, maps, ({}, NEW_STYLE))):
+        config = {**given(model_specific_special_tokens=specific), **more, **style}
+        folder = written(tmp_path / str(number), config, special_map)
+        theirs, ours = transformers.AutoTokenizer.from_pretrained(str(folder)), load(folder)
+        ids = theirs(TEXT).input_ids
+        assert ours.encode(TEXT) == ids, (config, special_map)
+        assert ours.decode(ids, skip_special_tokens=True) == theirs.decode(ids, skip_special_tokens=True), (config, special_map)
+        assert ours.special_tokens == {name: str(token) for name, token in theirs.special_tokens_map.items() if isinstance(token, str)}
+
+
 def test_special_tokens_map_adds_to_them(tmp_path: Path) -> None:
     lists: list[tuple[Any, Any, Any, Any]] = [
         (..., ["<a1>"], ["<e1>"], ...),
@@ -113,6 +129,9 @@ def test_tokens_that_do_not_count_are_named(tmp_path: Path, caplog: pytest.LogCa
         ({"additional_special_tokens": "<x>"}, "additional_special_tokens is"),
         ({"additional_special_tokens": 5}, "additional_special_tokens is"),
         ({"additional_special_tokens": [None]}, "additional_special_tokens is"),
+        ({"model_specific_special_tokens": "<x>"}, "model_specific_special_tokens is"),
+        ({"model_specific_special_tokens": ["<x>"]}, "model_specific_special_tokens is"),
+        ({"model_specific_special_tokens": {"image_token": 1}}, "model_specific_special_tokens is"),
     ],
     ids=json.dumps,
 )
