@@ -286,7 +286,7 @@ class Ops(Protocol):
         """act(x[:, :I]) * x[:, I:] for x [N, 2I], computed in float32; kind: "silu", "gelu" (erf) or "gelu_tanh"."""
 
     def activation(self, x: Rows, kind: str, *, quantize: bool = False) -> Rows:
-        """act(x) for x [N, I], computed in float32; kind: "silu", "gelu" (erf), "gelu_tanh" or "relu"."""
+        """act(x) for x [N, I], computed in float32; kind: "silu", "gelu" (erf), "gelu_tanh", "relu" or "relu2" (its square)."""
 
     # -- int8 ----------------------------------------------------------------------------------------------------
     def supports_int8(self) -> bool:

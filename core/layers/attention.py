@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from infer.kernels.ops import AttentionConfig, AttentionMeta, HeadNorm, KVCache, Ops, Rotation, Rows, Segments
+from infer.kernels.reference.rope import rotated
 
 from ..parallel.group import current
 from ..parallel.sizes import kv_share, share
+from ..quant.base import unscaled
 from ..spec.model_spec import AttentionSpec, KVSpec
 from ..spec.names import Names
 from ..weights.cut import Cut
 from ..weights.parameter import Parameter
 from .linear import Linear, shared_in, shared_out
 from .norm import Norm
+from .qk_norm import QKNorm
 from .relative import Relative
 from .rope import Rope
 
@@ -34,7 +39,8 @@ class _Projections:
         group = current()
         first_kv, held_kv = kv_share(spec.num_kv_heads, group.rank, group.size)
         heads = share(spec.num_heads, group.size)
-        self.config = AttentionConfig(heads, held_kv, spec.head_dim, spec.scale, spec.window, spec.soft_cap)
+        slopes = torch.tensor(spec.slopes[group.rank * heads : (group.rank + 1) * heads]) if spec.slopes else None
+        self.config = AttentionConfig(heads, held_kv, spec.head_dim, spec.scale, spec.window, spec.soft_cap, slopes)
         width, kv_width = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
         outs = [width, kv_width, kv_width] if len(names.qkv) == 3 else [width + 2 * kv_width]
         cuts = None
@@ -45,10 +51,25 @@ class _Projections:
         self.qkv = Linear(ops, [f"{layer}.{name}" for name in names.qkv], hidden_size, outs, bias=spec.qkv_bias, cuts=cuts)
         out = f"{layer}.{names.attention_out}"
         self.out = Linear(ops, [out], width, [hidden_size], bias=spec.out_bias, cuts=shared_in(width))
-        self.norms = [Norm(ops, f"{layer}.{name}", spec.head_dim, spec.qk_norm) for name in (names.q_norm, names.k_norm) if spec.qk_norm]
+        self.spec = spec
+        self.head_norms: list[Norm] = []
+        """Those that kernels have: of each head, with weights for all, before rotation."""
+        self.norms: list[QKNorm] = []
+        """Others, of queries and keys."""
+        q_norm, k_norm = f"{layer}.{names.q_norm}", f"{layer}.{names.k_norm}"
+        if spec.qk_norm is not None and (spec.qk_norm_over != "head" or spec.qk_norm.centered or spec.norm_after_rotation):
+            self.norms.append(QKNorm(ops, q_norm, spec.num_heads, (group.rank * heads, heads), spec))
+            self.norms.append(QKNorm(ops, k_norm, spec.num_kv_heads, (first_kv, held_kv), spec))
+        elif spec.qk_norm is not None:
+            self.head_norms = [Norm(ops, name, spec.head_dim, spec.qk_norm) for name in (q_norm, k_norm)]
 
     def rotation(self, positions: Tensor) -> Rotation | None:
         return None if self.rope is None else Rotation(positions, self.rope.cos, self.rope.sin)
+
+    def allocate(self, device: torch.device) -> None:
+        """Prepares for steps on a device."""
+        if self.config.alibi_slopes is not None:
+            self.config = replace(self.config, alibi_slopes=self.config.alibi_slopes.to(device))
 
     def linears(self) -> Iterator[Linear]:
         yield from (self.qkv, self.out)
@@ -56,8 +77,10 @@ class _Projections:
     def parameters(self) -> Iterator[Parameter]:
         for linear in (self.qkv, self.out):
             yield from linear.parameters()
-        for norm in self.norms:
+        for norm in self.head_norms:
             yield from norm.parameters()
+        for wide in self.norms:
+            yield from wide.parameters()
 
 
 class Attention(_Projections):
@@ -71,12 +94,29 @@ class Attention(_Projections):
     def __call__(self, x: Rows, positions: Tensor, cache: KVCache, meta: AttentionMeta, rows: Tensor | None = None) -> Rows:
         """`rows` int64 [R]: the token rows whose result is wanted, [R, size]; None is all. All keys and values are stored."""
         norm = None
-        if self.norms:
-            of_query, of_key = self.norms
+        if self.head_norms:
+            of_query, of_key = self.head_norms
             norm = HeadNorm(of_query.weight, of_key.weight, of_query.spec.eps)
-        query = self.ops.rope_and_store(self.qkv(x), self.rotation(positions), norm, cache, meta, self.config)
+        qkv, rotation = self._prepared(self.qkv(x), self.rotation(positions))
+        query = self.ops.rope_and_store(qkv, rotation, norm, cache, meta, self.config)
+        if self.rope is not None and self.rope.query_scale is not None:
+            query.mul_(self.rope.query_scale[positions][:, None, None])
         seen = self.ops.attention(query, cache, meta, self.config)
         return self.out(seen if rows is None else seen[rows])
+
+    def _prepared(self, qkv: Rows, rotation: Rotation | None) -> tuple[Rows, Rotation | None]:
+        """What kernels do not do: queries, keys and values clipped, and queries and keys normed; and the rotation that is left."""
+        if self.spec.clip is None and not self.norms:
+            return qkv, rotation
+        x, c = unscaled(qkv), self.config
+        if self.spec.clip is not None:
+            x = x.clamp_(-self.spec.clip, self.spec.clip)
+        parts = x.split([c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim, c.num_kv_heads * c.head_dim], dim=1)
+        for norm, part in zip(self.norms, parts, strict=False):
+            if self.spec.norm_after_rotation and rotation is not None:
+                part.copy_(rotated(part.float().unflatten(1, (-1, c.head_dim)), rotation).flatten(1))
+            part.copy_(norm(part))
+        return x, None if self.norms and self.spec.norm_after_rotation else rotation
 
 
 class SegmentAttention(_Projections):

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 
 from infer.kernels.ops import Ops, Rows
 
+from ..quant.base import unscaled
 from ..spec.activations import activation_kind
 from ..spec.model_spec import MLPSpec
 from ..weights.parameter import Parameter
 from .linear import Linear, shared_in, shared_out
+from .xielu import XIELU
 
 
 class MLP:
@@ -18,12 +20,14 @@ class MLP:
     Args:
         up: checkpoint prefixes. Of a gated block: gate and up, or one layer that is both, gate first.
         down: checkpoint prefix.
+        learned: checkpoint prefix of an activation that has learned numbers.
     """
 
-    def __init__(self, ops: Ops, up: Sequence[str], down: str, hidden_size: int, spec: MLPSpec) -> None:
+    def __init__(self, ops: Ops, up: Sequence[str], down: str, hidden_size: int, spec: MLPSpec, *, learned: str = "") -> None:
         self.ops = ops
         self.gated = spec.gated
-        self.kind = activation_kind(spec.activation, gated=spec.gated)
+        self.kind = "" if spec.learned_activation else activation_kind(spec.activation, gated=spec.gated)
+        self.learned = XIELU(learned) if spec.learned_activation else None
         widths = [(1 + spec.gated) * spec.size // len(up)] * len(up)
         self.up = Linear(ops, list(up), hidden_size, widths, bias=spec.bias, cuts=shared_out(*widths))
         self.down = Linear(ops, [down], spec.size, [hidden_size], bias=spec.bias, cuts=shared_in(spec.size))
@@ -41,6 +45,8 @@ class MLP:
         return self.down.part(self._activated(x))
 
     def _activated(self, x: Rows) -> Rows:
+        if self.learned is not None:
+            return self.learned(unscaled(self.up(x)))
         activate = self.ops.gated_activation if self.gated else self.ops.activation
         return activate(self.up(x), self.kind, quantize=self.down.method.quantizes_input)
 
@@ -51,3 +57,5 @@ class MLP:
     def parameters(self) -> Iterator[Parameter]:
         for linear in self.linears():
             yield from linear.parameters()
+        if self.learned is not None:
+            yield from self.learned.parameters()

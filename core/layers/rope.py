@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ..errors import ModelError
 from ..spec.rope import RopeConfig
+
+log = logging.getLogger(__name__)
 
 #: Tables of cos and sin that are larger come of a damaged config.json.
 MOST_BYTES = 8 << 30
@@ -21,24 +25,40 @@ class Rope:
     def __init__(self, config: RopeConfig) -> None:
         self.config = config
         self.cos = self.sin = torch.empty(0)
+        self.query_scale: Tensor | None = None
+        """float32 [positions]: what rotated queries are multiplied by, where a model was trained so."""
 
     @property
     def frequencies(self) -> Tensor:
-        """float32 [rotary_dim / 2], radians a position."""
-        return _INVERSE_FREQUENCIES[self.config.kind](self.config)[0]
+        """float32 [rotary_dim / 2], radians a position, in short contexts."""
+        return _INVERSE_FREQUENCIES[self.config.kind](self.config, 0)[0]
 
     def allocate(self, num_positions: int, device: torch.device) -> None:
-        """Makes the tables. Raises ModelError where they would be larger than any model's."""
+        """Makes the tables. Raises ModelError where they would be larger than any model's.
+
+        Where longer contexts turn by other frequencies than short ones ("dynamic", "longrope"), `num_positions` decides for all texts,
+        as in vLLM: what is cached was turned before it was known how long its text would get.
+        """
         size = num_positions * self.config.rotary_dim * 4
         if size > MOST_BYTES:
             raise ModelError(
                 f"config.json: max_position_embeddings: tables of rotation for {num_positions:,} positions would take "
                 f"{size / 2**30:,.0f} GiB; set --max-model-len to what is needed"
             )
-        frequencies, factor = _INVERSE_FREQUENCIES[self.config.kind](self.config)
+        frequencies, factor = _INVERSE_FREQUENCIES[self.config.kind](self.config, num_positions)
+        if self.config.kind == "longrope" and num_positions > self.config.original:
+            log.warning(
+                "rotation for long contexts (longrope): up to %d positions are allowed for, more than the model's own %d; answers to "
+                "short prompts are a little better with --max-model-len %d",
+                *(num_positions, self.config.original, self.config.original),
+            )
         angles = torch.outer(torch.arange(num_positions, dtype=torch.float32), frequencies)
         self.cos = angles.cos().mul_(factor).to(device)
         self.sin = angles.sin_().mul_(factor).to(device)  # in place: tables of long contexts are gigabytes
+        if beta := self.config.query_growth:
+            # As Llama 4 scales queries: 1 + beta ln(1 + floor(position / original)).
+            passed = torch.arange(num_positions, dtype=torch.float32).div_(self.config.original).floor_()
+            self.query_scale = passed.log1p_().mul_(beta).add_(1).to(device)
 
 
 def _plain(config: RopeConfig) -> Tensor:
@@ -46,15 +66,35 @@ def _plain(config: RopeConfig) -> Tensor:
     return 1.0 / (config.theta**exponents)
 
 
-def _default(config: RopeConfig) -> tuple[Tensor, float]:
+def _default(config: RopeConfig, longest: int) -> tuple[Tensor, float]:
     return _plain(config), 1.0
 
 
-def _linear(config: RopeConfig) -> tuple[Tensor, float]:
+def _linear(config: RopeConfig, longest: int) -> tuple[Tensor, float]:
     return _plain(config) / config.scaling["factor"], 1.0
 
 
-def _llama3(config: RopeConfig) -> tuple[Tensor, float]:
+def _dynamic(config: RopeConfig, longest: int) -> tuple[Tensor, float]:
+    """The base grows with the context beyond the length that the model was trained with."""
+    factor, dim = config.scaling["factor"], config.rotary_dim
+    growth = factor * max(longest, config.max_position) / config.max_position - (factor - 1)
+    return _plain(replace(config, theta=config.theta * growth ** (dim / (dim - 2)))), 1.0
+
+
+def _longrope(config: RopeConfig, longest: int) -> tuple[Tensor, float]:
+    """Each frequency is divided by a number of its own, one for short contexts and one for long ones."""
+    key = "long_factor" if longest > config.original else "short_factor"
+    return _plain(config) / torch.tensor(config.scaling[key], dtype=torch.float32), config.sharpening
+
+
+def _proportional(config: RopeConfig, longest: int) -> tuple[Tensor, float]:
+    """Frequencies of whole heads, of which only the first turn."""
+    frequencies = _plain(config) / config.scaling.get("factor", 1.0)
+    frequencies[config.scaling["turning"] :] = 0.0
+    return frequencies, 1.0
+
+
+def _llama3(config: RopeConfig, longest: int) -> tuple[Tensor, float]:
     """Long wavelengths are stretched by `factor`, short ones kept, those between interpolated."""
     s = config.scaling
     low, high = s["low_freq_factor"], s["high_freq_factor"]
@@ -64,7 +104,7 @@ def _llama3(config: RopeConfig) -> tuple[Tensor, float]:
     return (1 - keep) * frequencies / s["factor"] + keep * frequencies, 1.0
 
 
-def _yarn(config: RopeConfig) -> tuple[Tensor, float]:
+def _yarn(config: RopeConfig, longest: int) -> tuple[Tensor, float]:
     low, high = config.ramp
     ramp = (torch.arange(config.rotary_dim // 2, dtype=torch.float32) - low) / max(high - low, 0.001)
     stretch = ramp.clamp(0, 1)
@@ -72,11 +112,15 @@ def _yarn(config: RopeConfig) -> tuple[Tensor, float]:
     return frequencies / config.factor * stretch + frequencies * (1 - stretch), config.sharpening
 
 
-_INVERSE_FREQUENCIES: dict[str, Callable[[RopeConfig], tuple[Tensor, float]]] = {
+#: Frequencies for contexts up to a length, and the factor of cos and sin.
+_INVERSE_FREQUENCIES: dict[str, Callable[[RopeConfig, int], tuple[Tensor, float]]] = {
     "default": _default,
     "linear": _linear,
     "llama3": _llama3,
     "yarn": _yarn,
+    "dynamic": _dynamic,
+    "longrope": _longrope,
+    "proportional": _proportional,
 }
 
 

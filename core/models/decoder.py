@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from infer.kernels.ops import AttentionMeta, KVCache, Ops, Rows
+from infer.kernels.ops import AttentionMeta, KVCache, Ops, Rows, ScaledRows
 
 from ..layers.attention import Attention
 from ..layers.embedding import Embedding
@@ -24,34 +24,65 @@ from .layer import Layer
 
 
 class DecoderLayer(Layer):
-    """x + attention(norm(x)), then x + mlp(norm(x)); the residual is carried beside the activations.
+    """x + attention(norm(x)), then x + mlp(norm(x)); or both of one x (`StackSpec.parallel`). The residual is carried beside the
+    activations.
 
-    Where the architecture has norms of what is added, they come before that. `rows` int64 [R]: the only rows that are wanted of this
-    layer; keys and values are stored of all.
+    Where the architecture has norms of what is added, they come before that; where it has none before a part, there is none. `rows`
+    int64 [R]: the only rows that are wanted of this layer; keys and values are stored of all.
     """
 
     attention: Attention
-    attention_norm: Norm
 
     def __init__(self, ops: Ops, stack: StackSpec, index: int, ropes: Ropes) -> None:
         super().__init__(ops, stack, index)
         spec = stack.layers[index].attention
         prefix = stack.names.layer.format(index)
+        self.parallel, self.scale = stack.parallel, stack.residual_scale
         self.attention = Attention(ops, prefix, stack.names, stack.hidden_size, spec, ropes.of(spec.rope))
 
     def __call__(
         self, x: Rows | None, residual: Tensor, positions: Tensor, cache: KVCache, meta: AttentionMeta, rows: Tensor | None
     ) -> tuple[Rows, Tensor]:
         """Takes what is still to be added (None before the first layer) and the residual it is to be added to; returns the same two."""
-        normed, residual = self.attention_norm.add(x, residual, quantize=self.attention.qkv.method.quantizes_input)
-        x = self.attention(normed, positions, cache, meta, rows)
-        if self.attention_out_norm is not None:
-            x = self.attention_out_norm(x)
+        if self.parallel:
+            return self._parallel(x, residual, positions, cache, meta, rows)
+        normed, residual = _normed(self.attention_norm, x, residual, quantize=self.attention.qkv.method.quantizes_input)
+        x = self._out(self.attention(normed, positions, cache, meta, rows), self.attention_out_norm)
         if rows is not None:
             residual = residual.index_select(0, rows)
-        normed, residual = self.mlp_norm.add(x, residual, quantize=self.mlp.quantizes_input)
-        x = self.mlp(normed)
-        return (x if self.mlp_out_norm is None else self.mlp_out_norm(x)), residual
+        normed, residual = _normed(self.mlp_norm, x, residual, quantize=self.mlp.quantizes_input)
+        return self._out(self.mlp(normed), self.mlp_out_norm), residual
+
+    def _parallel(
+        self, x: Rows | None, residual: Tensor, positions: Tensor, cache: KVCache, meta: AttentionMeta, rows: Tensor | None
+    ) -> tuple[Rows, Tensor]:
+        quantize = self.attention.qkv.method.quantizes_input and (self.mlp_norm is not None or self.mlp.quantizes_input)
+        normed, residual = _normed(self.attention_norm, x, residual, quantize=quantize)
+        attended = unscaled(self.attention(normed, positions, cache, meta, rows))
+        if rows is not None:
+            residual, normed = residual.index_select(0, rows), _chosen(normed, rows)
+        if self.mlp_norm is not None:
+            normed = self.mlp_norm(residual, quantize=self.mlp.quantizes_input)
+        return self._out(attended.add_(unscaled(self.mlp(normed))), None), residual
+
+    def _out(self, x: Rows, norm: Norm | None) -> Rows:
+        """What is to be added of what a part gives."""
+        x = x if norm is None else norm(x)
+        if self.scale == 1:
+            return x
+        return x._replace(scale=x.scale * self.scale) if isinstance(x, ScaledRows) else x.mul_(self.scale)
+
+
+def _normed(norm: Norm | None, x: Rows | None, residual: Tensor, *, quantize: bool) -> tuple[Rows, Tensor]:
+    """(norm(x + residual), x + residual), and without a norm x + residual twice. May overwrite both."""
+    if norm is not None:
+        return norm.add(x, residual, quantize=quantize)
+    total = residual if x is None else residual + unscaled(x)
+    return total, total
+
+
+def _chosen(x: Rows, rows: Tensor) -> Rows:
+    return ScaledRows(x.values[rows], x.scale[rows]) if isinstance(x, ScaledRows) else x[rows]
 
 
 class Decoder:
@@ -65,6 +96,7 @@ class Decoder:
         self.ropes = Ropes()
         self.embedding = Embedding(names.words, stack.vocab_size, hidden)
         self.positions = Embedding(names.positions, stack.num_positions, hidden) if stack.num_positions else None
+        self.embedding_norm = Norm(ops, names.embedding_norm, hidden, stack.norm) if names.embedding_norm else None
         self.layers = [DecoderLayer(ops, stack, index, self.ropes) for index in range(len(stack.layers))]
         self.visit: Callable[[Sequence[DecoderLayer]], Iterable[DecoderLayer]] = iter
         """Gives the layers one by one: each may be used until the next is asked for."""
@@ -74,6 +106,7 @@ class Decoder:
         self.group = current()
         cuts, method = shared_out(stack.vocab_size), chosen(ops, HEAD)
         self.head = Linear(ops, [head], hidden, [stack.vocab_size], bias=False, cuts=cuts, method=method)
+        self.head_bias = Parameter((f"{names.head}.bias", (stack.vocab_size,)), dtype=torch.float32) if stack.head_bias else None
 
     @property
     def caches(self) -> tuple[KVSpec, ...]:
@@ -83,14 +116,18 @@ class Decoder:
     def allocate(self, num_positions: int, device: torch.device) -> None:
         """Prepares for sequences of so many tokens."""
         self.ropes.allocate(num_positions, device)
+        for layer in self.layers:
+            layer.attention.allocate(device)
 
     def parameters(self) -> Iterator[Parameter]:
         yield from self.body_parameters()
         yield from self.head.parameters()
+        if self.head_bias is not None:
+            yield self.head_bias
 
     def body_parameters(self) -> Iterator[Parameter]:
         """All but the head's: what hidden states need."""
-        for part in (self.embedding, self.positions, *self.layers, self.norm):
+        for part in (self.embedding, self.positions, self.embedding_norm, *self.layers, self.norm):
             if part is not None:
                 yield from part.parameters()
 
@@ -125,7 +162,9 @@ class Decoder:
         words = self.embedding(tokens)
         if self.stack.embedding_scale != 1:  # rounded to the model's dtype first, as the model was trained
             words *= torch.tensor(self.stack.embedding_scale, dtype=words.dtype)
-        return words if self.positions is None else words.add_(self.positions(positions))
+        if self.positions is not None:
+            words.add_(self.positions(positions + self.stack.first_position))
+        return words if self.embedding_norm is None else unscaled(self.embedding_norm(words))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [R, vocab_size], in the model's dtype, of hidden states [R, hidden_size]; R a multiple of ROW_MULTIPLE.
@@ -133,5 +172,9 @@ class Decoder:
         Where ranks share the model, rank 0 gets them; what the others get means nothing.
         """
         logits = self.group.gather(unscaled(self.head(hidden)))[:, : self.vocab_size]
+        if self.head_bias is not None and self.group.rank == 0:
+            logits = (logits.float() + self.head_bias.tensor).to(logits.dtype)
+        if self.stack.logits_scale != 1:
+            logits = logits * self.stack.logits_scale
         cap = self.stack.logits_soft_cap
         return logits if cap is None else logits.float().div_(cap).tanh_().mul_(cap).to(logits.dtype)

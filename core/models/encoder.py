@@ -84,7 +84,7 @@ class EncoderLayer(Layer):
         spec, self.pre_norm = stack.layers[index].attention, stack.pre_norm
         prefix = stack.names.layer.format(index)
         self.attention = SegmentAttention(ops, prefix, stack.names, stack.hidden_size, spec, ropes.of(spec.rope), relative)
-        if self.pre_norm and not index:  # the embeddings are normed: a pre-norm stack does not do it again
+        if stack.first_is_normed and not index:
             self.attention_norm = None
 
     def __call__(
@@ -98,6 +98,7 @@ class EncoderLayer(Layer):
         assert self.attention_norm is not None, "post-norm"
         normed, _ = self.attention_norm.add(x, residual)
         assert isinstance(normed, Tensor), "asked for without quantization"
+        assert self.mlp_norm is not None, "every encoder has one"
         normed, _ = self.mlp_norm.add(self.mlp(normed), normed)
         assert isinstance(normed, Tensor), "asked for without quantization"
         return None, normed
@@ -111,6 +112,7 @@ class EncoderLayer(Layer):
         x = self.attention(normed, positions, segments, rows)
         if rows is not None:
             residual = residual.index_select(0, rows)
+        assert self.mlp_norm is not None, "every encoder has one"
         normed, residual = self.mlp_norm.add(x, residual, quantize=self.mlp.quantizes_input)
         return self.mlp(normed), residual
 

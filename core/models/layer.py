@@ -16,25 +16,26 @@ from ..weights.parameter import Parameter
 
 
 class Layer:
-    """Layer `index` of a stack: norms (those of what is added only where they have a name), attention and feed-forward part."""
+    """Layer `index` of a stack: norms (where they have a name), attention and feed-forward part."""
 
     attention: Attention | SegmentAttention
 
     def __init__(self, ops: Ops, stack: StackSpec, index: int) -> None:
         names, spec, prefix = stack.names, stack.layers[index].feed_forward, stack.names.layer.format(index)
 
-        def norm(name: str) -> Norm:
-            return Norm(ops, f"{prefix}.{name}", stack.hidden_size, stack.norm)
+        def norm(name: str) -> Norm | None:
+            return Norm(ops, f"{prefix}.{name}", stack.hidden_size, stack.norm) if name else None
 
-        self.attention_norm: Norm | None = norm(names.attention_norm)
-        self.attention_out_norm = norm(names.attention_out_norm) if names.attention_out_norm else None
+        self.attention_norm = norm(names.attention_norm)
+        self.attention_out_norm = norm(names.attention_out_norm)
         self.mlp_norm = norm(names.mlp_norm)
-        self.mlp_out_norm = norm(names.mlp_out_norm) if names.mlp_out_norm else None
+        self.mlp_out_norm = norm(names.mlp_out_norm)
         self.mlp: MLP | Experts
         if isinstance(spec, ExpertsSpec):
             self.mlp = Experts(ops, prefix, names, stack.hidden_size, spec)
         else:
-            self.mlp = MLP(ops, [f"{prefix}.{up}" for up in names.up], f"{prefix}.{names.down}", stack.hidden_size, spec)
+            up, learned = [f"{prefix}.{up}" for up in names.up], f"{prefix}.{names.activation}"
+            self.mlp = MLP(ops, up, f"{prefix}.{names.down}", stack.hidden_size, spec, learned=learned)
 
     def linears(self) -> Iterator[Linear]:
         yield from self.attention.linears()

@@ -15,7 +15,11 @@ _GATED = {
     "gelu_pytorch_tanh": "gelu_tanh",
 }
 #: The same for `Ops.activation`.
-_PLAIN = {**_GATED, "relu": "relu"}
+_PLAIN = {**_GATED, "relu": "relu", "relu2": "relu2"}
+#: One with learned numbers, that no kernel has.
+XIELU = "xielu"
+#: The names of those numbers.
+LEARNED = ("alpha_p", "alpha_n")
 
 
 def activation_kind(name: str, *, gated: bool = False) -> str:

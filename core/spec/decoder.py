@@ -76,6 +76,7 @@ def decoder(
     *,
     attention: Mapping[str, Any] | None = None,
     windows: Sequence[int | None] = (),
+    by_layer: Sequence[Mapping[str, Any]] = (),
     feed_forward: MLPSpec | ExpertsSpec | None = None,
     **differences: Any,
 ) -> StackSpec:
@@ -84,6 +85,7 @@ def decoder(
     Args:
         attention: differences of every layer's `AttentionSpec`.
         windows: one entry a layer; empty: all layers see everything.
+        by_layer: differences of each layer's `AttentionSpec`; empty: there are no others.
         feed_forward: another than the gated one.
         differences: of the `StackSpec`.
     """
@@ -104,17 +106,37 @@ def decoder(
     if "rope" not in attends:
         attends["rope"] = RopeConfig.from_hf(hf, head_dim)
     feed_forward = feed_forward or gated(hf)
-    kinds = {window: LayerSpec(attention=AttentionSpec(**attends, window=window), feed_forward=feed_forward) for window in {*windows, None}}
+    seen = [{"window": window} for window in windows or (None,) * hf["num_hidden_layers"]]
+    if by_layer:
+        seen = [{**one, **more} for one, more in zip(seen, by_layer, strict=True)]
     values: dict[str, Any] = {
         "names": NAMES,
         "naming": NAMING,
         "vocab_size": hf["vocab_size"],
         "hidden_size": hidden,
-        "layers": tuple(kinds[window] for window in windows or (None,) * hf["num_hidden_layers"]),
+        "layers": tuple(LayerSpec(attention=AttentionSpec(**{**attends, **one}), feed_forward=feed_forward) for one in seen),
         "norm": NormSpec(eps=hf.get("rms_norm_eps", 1e-6)),
         "tie_embeddings": bool(hf.get("tie_word_embeddings", False)),
     }
     return StackSpec(**{**values, **differences})
+
+
+def ropes_by_kind(hf: Mapping[str, Any], thetas: Mapping[str, float]) -> list[dict[str, RopeConfig]]:
+    """A rotation by each layer's kind, for `by_layer`: of `rope_parameters` by kind (transformers 5), or of a base of each kind and one
+    scaling of those that see everything (before).
+
+    Args:
+        hf: with `layer_types` and `head_dim`.
+        thetas: base of each kind where config.json names none.
+    """
+    parameters, scaling = hf.get("rope_parameters") or {}, hf.get("rope_scaling") or {}
+    if not any(isinstance(value, Mapping) for value in parameters.values()):  # one for all kinds
+        parameters = dict.fromkeys(thetas, parameters)
+    ropes = {}
+    for kind, theta in thetas.items():
+        merged = {"rope_theta": theta, **(parameters.get(kind) or {}), **(scaling if kind == FULL else {})}
+        ropes[kind] = RopeConfig.from_hf({**hf, "rope_scaling": None, "rope_parameters": merged, "rope_theta": None}, hf["head_dim"])
+    return [{"rope": ropes[kind]} for kind in hf["layer_types"]]
 
 
 def gated(hf: Mapping[str, Any], *, bias: bool = False) -> MLPSpec:
@@ -122,9 +144,15 @@ def gated(hf: Mapping[str, Any], *, bias: bool = False) -> MLPSpec:
     return MLPSpec(size=hf["intermediate_size"], activation=hf.get("hidden_act", "silu"), bias=bias)
 
 
-def qk_norm(hf: Mapping[str, Any]) -> NormSpec:
+def biased(hf: Mapping[str, Any]) -> dict[str, bool]:
+    """Biases of attention, all or none, as `attention_bias` says."""
+    bias = bool(hf.get("attention_bias", False))
+    return {"qkv_bias": bias, "out_bias": bias}
+
+
+def qk_norm(hf: Mapping[str, Any], *, offset: float = 0.0) -> NormSpec:
     """A norm of each query and key head with the epsilon of all others."""
-    return NormSpec(eps=hf.get("rms_norm_eps", 1e-6))
+    return NormSpec(eps=hf.get("rms_norm_eps", 1e-6), offset=offset)
 
 
 def sliding_windows(hf: Mapping[str, Any], *, switched: bool) -> tuple[int | None, ...]:
@@ -152,6 +180,12 @@ def windows_of(kinds: Sequence[str], window: int | None, why_none: str = "") -> 
     if not window:
         raise ModelError(f"config.json: layer_types has layers of {SLIDING}, and there is no sliding_window{why_none}")
     return tuple(window if kind == SLIDING else None for kind in kinds)
+
+
+def check_length(key: str, values: Collection[Any], layers: int) -> None:
+    """Raises ModelError if there is not one value for each layer."""
+    if len(values) != layers:
+        raise ModelError(f"config.json: {key} has {len(values)} entries, num_hidden_layers is {layers}; they must agree")
 
 
 def check_kinds(kinds: Collection[str]) -> None:

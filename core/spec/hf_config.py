@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import ModelError
 from . import architectures
 from .hf_values import check_kind, check_layers, check_values
-from .rope import rope_of
+from .rope import ALIASES, rope_of
 
 FILE = "config.json"
 
@@ -51,7 +51,7 @@ def effective(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
             found[key] = merged[other]
     check_layers(found, path)
     if ours.theta is not None:
-        found["rope_parameters"] = _rope_parameters(found, ours.theta, path)
+        found["rope_parameters"] = _rope_parameters(found, ours.theta, ours.partial, path)
         found.pop("rope_scaling", None)
         found.pop("partial_rotary_factor", None)
     return found
@@ -92,16 +92,19 @@ def _rotation(merged: Mapping[str, Any], file: Mapping[str, Any], overrides: Map
     return found
 
 
-def _rope_parameters(config: Mapping[str, Any], theta: float, path: Path | str) -> dict[str, Any]:
+def _rope_parameters(config: Mapping[str, Any], theta: float, default: float | None, path: Path | str) -> dict[str, Any]:
     found = dict(rope_of(config))
     if nested := [key for key, value in found.items() if isinstance(value, Mapping)]:
         raise ModelError(f"{path}: rope_parameters by kind of layer ({', '.join(nested)}) are not supported for {config['model_type']}")
     found.setdefault("rope_theta", config.get("rope_theta", theta))
     if found["rope_theta"] is None:
         raise ModelError(f"{path}: rope_theta is null; it must be a number above 0")
-    found["rope_type"] = found.get("rope_type", found.get("type", "default"))
+    kind = found.get("rope_type", found.get("type", "default"))
+    found["rope_type"] = ALIASES.get(kind, kind)
     partial = found.pop("partial_rotary_factor", config.get("partial_rotary_factor"))
-    if found["rope_type"] != "default" and partial not in (None, 1):  # these models' code rotates whole heads
+    if default is not None:
+        found["partial_rotary_factor"] = default if partial is None else partial
+    elif found["rope_type"] != "default" and partial not in (None, 1):  # these models' code rotates whole heads
         raise ModelError(f"{path}: partial_rotary_factor {partial} is not supported for {config['model_type']}")
     if found["rope_type"] in _FROM_ORIGINAL:
         trained = config.get("original_max_position_embeddings") or found.get("original_max_position_embeddings")

@@ -64,6 +64,7 @@ DTYPE = Kind("the name of a dtype", lambda value: isinstance(value, str) and _DT
 OBJECT = Kind("an object", lambda value: isinstance(value, Mapping))
 NULL = Kind("null", lambda value: value is None)
 COUNTS = Kind("a list of such", _all(WHOLE))
+POSITIVES = Kind("a list of numbers above 0", _all(POSITIVE))
 TEXTS = Kind("a list of strings", _all(TEXT))
 TOKENS = Kind("a list of token ids", _all(TOKEN))
 
@@ -99,6 +100,8 @@ _ROPE: dict[str, Kind] = {
     "original_max_position_embeddings": COUNT | NULL,
     "partial_rotary_factor": FRACTION | NULL,
     "truncate": FLAG,
+    **dict.fromkeys(("short_factor", "long_factor"), POSITIVES | NULL),
+    "llama_4_scaling_beta": NUMBER | NULL,
     **dict.fromkeys(("full_attention", "sliding_attention"), OBJECT | NULL),
 }
 _ROPE_OBJECTS = ("rope_scaling", "rope_parameters")

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import ModelError
-from .activations import activation_kind
+from .activations import XIELU, activation_kind
 from .names import Names, Naming
 from .rope import RopeConfig
 
@@ -45,7 +45,7 @@ class Shares:
 
 @dataclass(frozen=True, kw_only=True)
 class NormSpec:
-    """A root-mean-square norm, or one of mean and variance."""
+    """A root-mean-square norm, or one of mean and variance (`centered`)."""
 
     eps: float
     centered: bool = False
@@ -63,15 +63,22 @@ class AttentionSpec:
     head_dim: int
     scale: float
     rope: RopeConfig | None = None
-    """None: positions are no matter of attention."""
+    """None: queries and keys are not rotated."""
+    slopes: tuple[float, ...] = ()
+    """Of each head (ALiBi): slope * (key position - query position) is added to scores; empty: nothing is."""
     window: int | None = None
     """Positions that a token sees, itself included (in an encoder on either side); None is all."""
     soft_cap: float | None = None
     """Scores become soft_cap * tanh(score / soft_cap)."""
     qkv_bias: bool = False
     out_bias: bool = False
+    clip: float | None = None
+    """Queries, keys and values are kept between -clip and clip."""
     qk_norm: NormSpec | None = None
-    """Of each query and key head, before rotation."""
+    """Of queries and keys."""
+    qk_norm_over: str = "head"
+    """"head": each head by itself, all with the same weights; "own": each with its own; "all": all heads of a token together."""
+    norm_after_rotation: bool = False
 
     @property
     def cache(self) -> KVSpec:
@@ -80,7 +87,10 @@ class AttentionSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class MLPSpec:
-    """down(act(gate(x)) * up(x)), or without a gate down(act(up(x))). Raises ModelError for an activation that we do not have."""
+    """down(act(gate(x)) * up(x)), or without a gate down(act(up(x))). Raises ModelError for an activation that we do not have.
+
+    The activation "xielu" has learned numbers, see layers/xielu.py.
+    """
 
     size: int
     activation: str
@@ -88,7 +98,12 @@ class MLPSpec:
     bias: bool = False
 
     def __post_init__(self) -> None:
-        activation_kind(self.activation, gated=self.gated)
+        if not self.learned_activation:
+            activation_kind(self.activation, gated=self.gated)
+
+    @property
+    def learned_activation(self) -> bool:
+        return self.activation == XIELU and not self.gated
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -225,8 +240,16 @@ class StackSpec:
     norm: NormSpec
     pre_norm: bool = True
     """x + attention(norm(x)) and a norm at the end; else norm(x + attention(x))."""
+    first_is_normed: bool = False
+    """The first layer has no norm before its attention, since the embeddings have had one."""
+    parallel: bool = False
+    """Attention and feed-forward part read the same x; without a norm of its own, the latter reads the former's."""
+    residual_scale: float = 1.0
+    """What attention and the feed-forward part give is multiplied by it before it is added."""
     num_positions: int = 0
     """Rows of the learned position table; 0: there is none."""
+    position_offset: int = 0
+    """The row of a text's first token, where no padding token decides."""
     padding_token: int | None = None
     """RoBERTa's: its id is its own position too, text begins at the next one, and where it stands in a text it is not counted."""
     num_token_types: int = 0
@@ -238,7 +261,10 @@ class StackSpec:
     """An encoder's layers as they run, by their number in `layers`; empty: each once."""
     embedding_scale: float = 1.0
     tie_embeddings: bool = False
+    head_bias: bool = False
+    logits_scale: float = 1.0
     logits_soft_cap: float | None = None
+    """Of scaled logits."""
     classifier: ClassifierSpec | None = None
 
     @property
@@ -249,7 +275,7 @@ class StackSpec:
     @property
     def first_position(self) -> int:
         """The row of the position table that a text's first token has."""
-        return 0 if self.padding_token is None else self.padding_token + 1
+        return self.position_offset if self.padding_token is None else self.padding_token + 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,23 +20,26 @@ class Names:
     """The table of what is learned of distances between tokens (`StackSpec.relative`), and its norm."""
     relative_norm: str = ""
     layer: str
-    attention_norm: str
+    attention_norm: str = ""
     """Before attention, or behind it where the norms come after (`StackSpec.pre_norm`)."""
     qkv: tuple[str, ...]
     """Queries, keys and values, or one layer that is all three in this order."""
     q_norm: str = ""
+    """With "{}" in it: one norm a head, by number."""
     k_norm: str = ""
     attention_out: str
     attention_out_norm: str = ""
     """Of what attention gives, before it is added."""
     relative_qk: tuple[str, ...] = ()
     """Queries and keys of distances; without: those of tokens are theirs too."""
-    mlp_norm: str
+    mlp_norm: str = ""
     up: tuple[str, ...]
     """Of a gated block: gate and up, or one layer that is both, gate first."""
     down: str
     mlp_out_norm: str = ""
     """Of what the feed-forward part gives, before it is added."""
+    activation: str = ""
+    """Of the numbers that an activation has learned."""
     router: str = ""
     router_correction: str = ""
     """See `RoutingSpec.correction`: a tensor, not a prefix."""
@@ -52,6 +55,21 @@ class Names:
 
 
 @dataclass(frozen=True)
+class Split:
+    """A tensor that is several of ours, cut along its first dimension.
+
+    Args:
+        pieces: what to put in the place of the part of its name.
+        sizes: rows of each piece within a group; empty: all are equal.
+        groups: times that the pieces follow each other (once a head, say).
+    """
+
+    pieces: tuple[str, ...]
+    sizes: tuple[int, ...] = ()
+    groups: int = 1
+
+
+@dataclass(frozen=True)
 class Naming:
     """Differences between the names in a family's checkpoints and those our model asks for.
 
@@ -59,12 +77,14 @@ class Naming:
         prefixes: of the base model's tensors ("bert."); ours may have one too, which is then not in every file.
         renames: parts of a name and what they are to us, applied in order. Suffixes of old checkpoints (LayerNorm.gamma) are known.
         transposed: ends of names (as in the file) of matrices that are stored [in, out].
-        splits: parts of a name of fused tensors -> what to put there for each of its equal pieces, along the first dimension.
+        splits: parts of a name of fused tensors, and what they are fused of.
         buffers: ends of names of tensors that are computed, not learned, and not read.
+        media: beginnings of names of what reads images or sound, which is not there in our model.
     """
 
     prefixes: tuple[str, ...] = ()
     renames: Mapping[str, str] = field(default_factory=dict)
     transposed: tuple[str, ...] = ()
-    splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    splits: Mapping[str, Split] = field(default_factory=dict)
     buffers: tuple[str, ...] = ()
+    media: tuple[str, ...] = ()

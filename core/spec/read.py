@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
 from . import architectures
-from .architectures import Architecture
+from .architectures import Architecture, Wrapper
 from .hf_config import FILE, effective
 from .model_spec import KVSpec, ModelSpec, Shares, StackSpec
 from .rope import rope_of
@@ -36,15 +37,23 @@ def read_spec(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
     """The ModelSpec of a config.json. Arguments and errors as of `hf_config.effective`."""
     hf = effective(raw, overrides, path)
     kind = hf.get("model_type")
-    ours = architectures.of(kind)
+    wrapper = architectures.wrapper_of(kind)
+    text = hf if wrapper is None else _text_of(hf, wrapper, path)
+    ours = architectures.of(text.get("model_type"))
     stack, lacking = None, ""
     if ours is not None:
         try:
-            stack = ours.stack(hf)
+            stack = ours.stack(text)
         except KeyError as error:
-            lacking = f"config.json has no {error}, which a {kind} model needs"
+            lacking = f"config.json has no {error}, which a {text['model_type']} model needs"
         except ModelError as error:  # transformers' code may have it
             lacking = str(error)
+    elif wrapper is not None:
+        lacking = f"the language model in it, {text.get('model_type')!r}, is not one that we have code for"
+    if stack is not None and wrapper is not None:
+        naming = stack.naming
+        naming = replace(naming, renames={**wrapper.renames, **naming.renames}, media=wrapper.media)
+        stack = replace(stack, naming=naming)
     names = hf.get("architectures")
     stated = _get(hf, "model_max_length")
     return ModelSpec(
@@ -56,16 +65,28 @@ def read_spec(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
         unsafe_dtypes=_unsafe_dtypes(ours, str(kind)),
         vocab_size=_size(hf, ("vocab_size",)) if stack is None else stack.vocab_size,
         hidden_size=_size(hf, ("hidden_size", "n_embd", "d_model")) if stack is None else stack.hidden_size,
-        max_length=_max_length(hf, stack),
+        max_length=_max_length(text, stack),
         stated_length=int(stated) if isinstance(stated, (int, float)) else None,
         caches=_caches(hf) if stack is None else tuple(layer.attention.cache for layer in stack.layers),
         shares=frozenset() if stack is None else _shares(stack),
-        end_tokens=_end_tokens(hf.get("eos_token_id")),
-        default_end_token=None if ours is None or "eos_token_id" in hf else ours.end_token,
+        end_tokens=_end_tokens(_get(hf, "eos_token_id") if wrapper is None else hf.get("eos_token_id", text.get("eos_token_id"))),
+        default_end_token=None if ours is None or "eos_token_id" in hf or "eos_token_id" in text else ours.end_token,
         classifier_pooling=_classifier_pooling(hf, ours),
         stack=stack,
         lacking=lacking,
     )
+
+
+def _text_of(hf: Mapping[str, Any], wrapper: Wrapper, path: Path | str) -> dict[str, Any]:
+    """config.json of the language model in a wrapper, as if it were a model by itself. Either may state a tie."""
+    inner = hf.get(wrapper.key)
+    # Files of first releases have the language model's keys beside the wrapper's own.
+    found = dict(inner) if isinstance(inner, Mapping) else {key: value for key, value in hf.items() if not key.endswith("_config")}
+    kind = found.get("model_type")
+    found = {**wrapper.defaults, **found}
+    found["model_type"] = wrapper.model_type if kind in (None, hf.get("model_type"), *wrapper.spellings) else kind
+    found["tie_word_embeddings"] = bool(hf.get("tie_word_embeddings", wrapper.tie) or found.get("tie_word_embeddings", False))
+    return effective(found, None, path)
 
 
 def _get(hf: Mapping[str, Any], key: str) -> Any:

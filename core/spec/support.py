@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, nearest
-from .architectures import decoders, named
+from .architectures import decoders, named, wrapper_of
 from .model_spec import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -63,9 +63,10 @@ def refuse_unsupported(spec: ModelSpec, name: str, *, task: str, model_impl: str
         raise ModelError(f"{name}: config.json has no model_type, so its architecture is unknown")
     called = f"{name}: model_type {kind!r}" + (f" ({names[0]})" if names else "")
     foreign = not (spec.stack or spec.lacking)
+    text_alone = wrapper_of(kind) is not None and model_impl != "transformers"
     if foreign or model_impl == "transformers":
         refuse_quantized(hf_config, name)
-    if why := _not_text_alone(hf_config) or (_theirs(hf_config, kind, name) if foreign else ""):
+    if why := ("" if text_alone else _not_text_alone(hf_config)) or (_theirs(hf_config, kind, name) if foreign else ""):
         raise ModelError(f"{called} {why}, which is not supported; {_supported(task)}")
     if model_impl != "transformers" and not foreign:
         spec.need_stack()

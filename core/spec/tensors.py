@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .activations import LEARNED
 from .model_spec import (
     AttentionSpec,
     ClassifierSpec,
@@ -31,6 +32,8 @@ def tensors(stack: StackSpec, *, head: bool, classifier: ClassifierSpec | None =
     found = dict(_body(stack))
     if head and not stack.tie_embeddings:
         found[f"{stack.names.head}.weight"] = (stack.vocab_size, stack.hidden_size)
+    if head and stack.head_bias:
+        found[f"{stack.names.head}.bias"] = (stack.vocab_size,)
     if classifier is not None:
         found.update(_classifier(classifier, stack, labels))
     return found
@@ -67,7 +70,7 @@ def _body(stack: StackSpec) -> Iterator[Named]:
         yield from _norm(names.relative_norm, hidden, stack.norm)
     for index, layer in enumerate(stack.layers):
         prefix = names.layer.format(index)
-        normed = bool(names.embedding_norm) and stack.pre_norm and not index  # the embeddings are, and are not a second time
+        normed = stack.first_is_normed and not index
         for name in (names.attention_norm, names.attention_out_norm, names.mlp_norm, names.mlp_out_norm):
             if name and not (normed and name == names.attention_norm):
                 yield from _norm(f"{prefix}.{name}", hidden, stack.norm)
@@ -76,6 +79,8 @@ def _body(stack: StackSpec) -> Iterator[Named]:
             yield from _experts(prefix, names, hidden, layer.feed_forward)
         else:
             yield from _mlp(prefix, names.up, names.down, hidden, layer.feed_forward)
+            for number in LEARNED if layer.feed_forward.learned_activation else ():
+                yield f"{prefix}.{names.activation}.{number}", (1,)
     yield from _norm(names.final_norm, hidden, stack.norm)
 
 
@@ -88,8 +93,18 @@ def _attention(layer: str, names: Names, hidden: int, spec: AttentionSpec) -> It
         yield from _linear(f"{layer}.{name}", width, hidden, bias=spec.qkv_bias)
     yield from _linear(f"{layer}.{names.attention_out}", hidden, width, bias=spec.out_bias)
     if spec.qk_norm is not None:
-        for name in (names.q_norm, names.k_norm):
-            yield from _norm(f"{layer}.{name}", spec.head_dim, spec.qk_norm)
+        for name, heads in ((names.q_norm, spec.num_heads), (names.k_norm, spec.num_kv_heads)):
+            for one, shape in qk_norm_tensors(f"{layer}.{name}", heads, spec):
+                yield f"{one}.weight", shape
+
+
+def qk_norm_tensors(name: str, heads: int, spec: AttentionSpec) -> list[tuple[str, tuple[int, ...]]]:
+    """Prefixes and shapes of the weights of a norm over `heads` heads of queries or keys; it has no bias."""
+    if spec.qk_norm_over == "head":
+        return [(name, (spec.head_dim,))]
+    if spec.qk_norm_over == "all":
+        return [(name, (heads * spec.head_dim,))]
+    return [(name.format(head), (spec.head_dim,)) for head in range(heads)] if "{}" in name else [(name, (heads, spec.head_dim))]
 
 
 def _experts(layer: str, names: Names, hidden: int, spec: ExpertsSpec) -> Iterator[Named]:

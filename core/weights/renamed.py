@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 from ..spec.model_spec import StackSpec
-from ..spec.names import Naming
+from ..spec.names import Naming, Split
 from .source import ModelSource, TensorInfo
 
 if TYPE_CHECKING:
@@ -28,12 +29,13 @@ def fit(source: ModelSource, stack: StackSpec, wanted: Collection[str], *, whole
         whole: the model with the head that writes; else heads that are not wanted are left out.
     """
     naming, found = stack.naming, source.tensors()
+    splits: dict[str, Split] = {}
     names: dict[str, tuple[str, ...]] = {name: (name,) for name in found if name in wanted}
     taken = set(names)
     for name in found:
-        if name in names or name.endswith(naming.buffers):
+        if name in names or name.endswith(naming.buffers) or name.startswith(naming.media):
             continue
-        pieces = _ours(naming, name, wanted)
+        pieces, split = _ours(naming, name, wanted)
         if pieces is None or not taken.isdisjoint(pieces):  # fits nothing, or is twice in one checkpoint
             names[name] = (name,)
             if pieces is None and not whole and _of_another_head(naming, name):
@@ -41,10 +43,18 @@ def fit(source: ModelSource, stack: StackSpec, wanted: Collection[str], *, whole
             continue
         names[name] = pieces
         taken.update(pieces)
+        if split is not None:
+            splits[name] = split
     embedding, head = f"{stack.names.words}.weight", f"{stack.names.head}.weight"
     if stack.tie_embeddings and embedding not in taken and head in found:  # the one weight under the head's name
         names[head] = (embedding,)
-    return RenamedSource(source.name, source.path, source, names, frozenset(name for name in found if name.endswith(naming.transposed)))
+    transposed = frozenset(name for name in found if name.endswith(naming.transposed))
+    return RenamedSource(source.name, source.path, source, names, transposed, splits, _turned_by_neighbours(stack))
+
+
+def of_media(stack: StackSpec, source: ModelSource) -> int:
+    """The number of tensors that read images or sound, and are not read here."""
+    return sum(name.startswith(stack.naming.media) for name in source.tensors()) if stack.naming.media else 0
 
 
 def untied(stack: StackSpec, source: ModelSource) -> StackSpec:
@@ -54,17 +64,31 @@ def untied(stack: StackSpec, source: ModelSource) -> StackSpec:
     return replace(stack, tie_embeddings=False) if stack.tie_embeddings and both <= found else stack
 
 
-def _ours(naming: Naming, name: str, wanted: Collection[str]) -> tuple[str, ...] | None:
-    """Our names of a tensor's pieces; None: it fits nothing."""
+def _ours(naming: Naming, name: str, wanted: Collection[str]) -> tuple[tuple[str, ...] | None, Split | None]:
+    """Our names of a tensor's pieces, and how it is split; None: it fits nothing, it is one."""
     bare = _bare(naming, name)
-    for old, new in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"), *naming.renames.items()):
-        bare = bare.replace(old, new)
     fused = next((part for part in naming.splits if part in bare), None)
-    pieces = tuple(bare.replace(fused, new) for new in naming.splits[fused]) if fused else (bare,)
+    split = naming.splits[fused] if fused else None
+    pieces = tuple(bare.replace(fused, new) for new in split.pieces) if split is not None and fused else (bare,)
     for prefix in ("", *naming.prefixes):
         if all(prefix + piece in wanted for piece in pieces):
-            return tuple(prefix + piece for piece in pieces)
-    return None
+            return tuple(prefix + piece for piece in pieces), split
+    return None, None
+
+
+def _turned_by_neighbours(stack: StackSpec) -> dict[str, tuple[int, int]]:
+    """Head size and rotated features by our name of a tensor whose rows are to be put in another order, see `RopeConfig.interleaved`."""
+    found: dict[str, tuple[int, int]] = {}
+    for index, layer in enumerate(stack.layers):
+        spec, prefix = layer.attention, stack.names.layer.format(index)
+        if spec.rope is None or not spec.rope.interleaved:
+            continue
+        for name in stack.names.qkv[:2]:
+            found |= {f"{prefix}.{name}.{end}": (spec.head_dim, spec.rope.rotary_dim) for end in ("weight", "bias")}
+        for norm in (stack.names.q_norm, stack.names.k_norm) if spec.qk_norm is not None else ():
+            names = [f"{prefix}.{norm.format(head)}.weight" for head in range(spec.num_heads if "{}" in norm else 1)]
+            found |= dict.fromkeys(names, (spec.head_dim, spec.rope.rotary_dim))
+    return found
 
 
 def _of_another_head(naming: Naming, name: str) -> bool:
@@ -73,19 +97,26 @@ def _of_another_head(naming: Naming, name: str) -> bool:
 
 
 def _bare(naming: Naming, name: str) -> str:
-    return next((name.removeprefix(prefix) for prefix in naming.prefixes if name.startswith(prefix)), name)
+    """Without the base model's prefix, and in our spelling."""
+    bare = next((name.removeprefix(prefix) for prefix in naming.prefixes if name.startswith(prefix)), name)
+    for old, new in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"), *naming.renames.items()):
+        bare = bare.replace(old, new)
+    return bare
 
 
 @dataclass(frozen=True)
 class RenamedSource(ModelSource):
-    """`source` with its tensors under the names that `names` gives; several for one: its equal pieces by rows. Others are left out.
+    """`source` with its tensors under the names that `names` gives; several for one: its pieces by rows. Others are left out.
 
-    Of `transposed`, by the source's names, rows are columns there.
+    Of `transposed`, by the source's names, rows are columns there. `splits`, by the source's names: how pieces lie. `turned`, by the
+    names given: head size and rotated features of those whose features turn with their neighbours.
     """
 
     source: ModelSource
     names: Mapping[str, tuple[str, ...]]
     transposed: frozenset[str] = frozenset()
+    splits: Mapping[str, Split] = field(default_factory=dict)
+    turned: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def read(self, filename: str) -> bytes | None:
         return self.source.read(filename)
@@ -103,24 +134,59 @@ class RenamedSource(ModelSource):
         for name, info in self.source.tensors().items():
             pieces = self.names.get(name, ())
             whole = info.shape[::-1] if name in self.transposed else info.shape
-            for piece in pieces:
-                shape = whole if len(pieces) == 1 else (whole[0] // len(pieces), *whole[1:])
+            split = self.splits.get(name)
+            for number, piece in enumerate(pieces):
+                shape = whole if split is None else (_rows(split, number, whole[0]), *whole[1:])
                 infos[piece] = replace(info, name=piece, shape=shape, group=1 if name in self.transposed else info.group)
         return infos
 
     def stream(self, cuts: Mapping[str, Cut] | None = None) -> Iterator[tuple[str, torch.Tensor | QuantizedWeight]]:
-        from .formats.values import as_tensor
+        from .formats.values import as_tensor, cut_of
 
         cuts = cuts or {}
         whole = {name: cuts[pieces[0]] for name, pieces in self.names.items() if len(pieces) == 1 and pieces[0] in cuts}
         theirs = {name: replace(cut, dim=1 - cut.dim) if name in self.transposed else cut for name, cut in whole.items()}
         for name, tensor in self.source.stream(theirs):
             pieces = self.names.get(name, ())
+            whole_tensor = as_tensor(tensor).t().contiguous() if pieces and name in self.transposed else tensor
             if len(pieces) == 1:
-                yield pieces[0], as_tensor(tensor).t().contiguous() if name in self.transposed else tensor
+                yield pieces[0], self._in_order(pieces[0], whole_tensor)
             elif pieces:
-                whole_tensor = as_tensor(tensor).t().contiguous() if name in self.transposed else as_tensor(tensor)
-                for piece, part in zip(pieces, whole_tensor.chunk(len(pieces)), strict=True):
-                    yield piece, cuts[piece].of(part) if piece in cuts else part
-                del whole_tensor
-            del tensor  # or it would stay while the next one is read
+                for piece, part in zip(pieces, _split(whole_tensor, self.splits[name]), strict=True):
+                    yield piece, self._in_order(piece, cut_of(part, cuts[piece]) if piece in cuts else part)
+            del tensor, whole_tensor  # or it would stay while the next one is read
+
+    def _in_order(self, piece: str, tensor: torch.Tensor | QuantizedWeight) -> torch.Tensor | QuantizedWeight:
+        """With the rows of each head, all of them or a rank's, in the order in which halves turn with each other."""
+        if piece not in self.turned:
+            return tensor
+        import torch
+
+        dim, turned = self.turned[piece]
+        head = torch.arange(dim)
+        head = torch.cat([head[:turned:2], head[1:turned:2], head[turned:]])
+        if isinstance(tensor, torch.Tensor) and tensor.shape[-1] == dim and "norm" in piece:  # [size] or [heads, size]
+            return tensor[..., head]
+        order = (torch.arange(0, tensor.shape[0], dim)[:, None] + head).flatten()
+        return tensor[order] if isinstance(tensor, torch.Tensor) else tensor.reordered(order)
+
+
+def _rows(split: Split, number: int, rows: int) -> int:
+    """The rows of a piece of a tensor with so many in all; what does not divide is left to the check of shapes."""
+    if not split.sizes:
+        return rows // len(split.pieces)
+    fits = sum(split.sizes) * split.groups == rows
+    return split.sizes[number] * split.groups if fits else rows
+
+
+def _split(tensor: torch.Tensor | QuantizedWeight, split: Split) -> Iterator[torch.Tensor | QuantizedWeight]:
+    from .formats.values import QuantizedWeight, as_tensor
+
+    sizes = split.sizes or (tensor.shape[0] // len(split.pieces) // split.groups,) * len(split.pieces)
+    starts = list(accumulate(sizes, initial=0))
+    if isinstance(tensor, QuantizedWeight) and split.groups == 1:
+        yield from (tensor.rows(start, stop) for start, stop in pairwise(starts))
+        return
+    groups = as_tensor(tensor).unflatten(0, (split.groups, starts[-1]))
+    for start, stop in pairwise(starts):
+        yield groups[:, start:stop].flatten(0, 1).contiguous()

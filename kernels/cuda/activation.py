@@ -10,7 +10,7 @@ from . import configs
 from .quantize import magnitude, quantized, scale_of, to_uint8
 from .signature import Signature
 
-KINDS = ("silu", "gelu", "gelu_tanh", "relu")
+KINDS = ("silu", "gelu", "gelu_tanh", "relu", "relu2")
 
 
 def gated_activation(x: Rows, kind: str, *, quantize: bool = False) -> Rows:
@@ -52,6 +52,8 @@ def activated(x, KIND: tl.constexpr):
     if KIND == "gelu_tanh":
         # 0.5 * (1 + tanh(z)) = 1 / (1 + exp(-2 z)), without a difference of near equals.
         return x / (1.0 + tl.exp(-1.5957691216057308 * (x + 0.044715 * x * x * x)))
+    if KIND == "relu2":
+        return tl.where(x < 0.0, 0.0, x * x)
     return tl.where(x < 0.0, 0.0, x)  # NaN stays
 
 

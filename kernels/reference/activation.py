@@ -31,7 +31,11 @@ def _relu(x: Tensor) -> Tensor:
     return torch.where(x < 0, 0.0, x)  # NaN stays NaN
 
 
-ACTIVATIONS = {"silu": _silu, "gelu": _gelu, "gelu_tanh": _gelu_tanh, "relu": _relu}
+def _relu2(x: Tensor) -> Tensor:
+    return _relu(x).square()
+
+
+ACTIVATIONS = {"silu": _silu, "gelu": _gelu, "gelu_tanh": _gelu_tanh, "relu": _relu, "relu2": _relu2}
 
 
 def gated_activation(x: Rows, kind: str, *, quantize: bool = False) -> Rows:

@@ -24,7 +24,7 @@ TOLERANCE = {
 ROWS = 48
 EPS = 1e-5
 NAMES = ["rms_norm", "add_rms_norm", "layer_norm", "layer_norm without bias", "add_layer_norm", "quantize"]
-ACTIVATIONS = ["silu", "gelu", "gelu_tanh", "relu"]
+ACTIVATIONS = ["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 NAMES += [f"gated {kind}" for kind in ACTIVATIONS] + ACTIVATIONS
 
 #: What an operation gives for rows [first, first + count): its results, one or two.

@@ -1,5 +1,7 @@
 """One file an architecture; its name is config.json's `model_type` ("-" as "_"), and adding it adds the architecture. No torch.
 
+In which of the folders it lies is for readers alone, but for wrappers/, whose files say where in config.json the language model is.
+
 Each says in `ARCHITECTURE` how its config.json is read: which layers it stands for (`StackSpec`), what absent keys mean and which
 values are none. The code that computes them is in models/ and layers/, the same for all. What has no file here runs through
 transformers' code, see models/hf.
@@ -17,6 +19,10 @@ from typing import Any
 from ..hf_values import Kind
 from ..model_spec import StackSpec
 
+#: Beginnings of tensors' names that wrappers have for what reads images or sound.
+_TOWERS = ("vision_tower.", "visual.", "vision_model.", "multi_modal_projector.", "image_newline", "audio_tower.", "embed_vision.")
+MEDIA = (*_TOWERS, *(f"model.{one}" for one in _TOWERS))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
@@ -29,6 +35,8 @@ class Architecture:
     values: Mapping[str, Kind]
     """Kinds of values, more than those of every model."""
     is_encoder: bool = False
+    partial: float | None = None
+    """The share of a head that turns where config.json names none; None: whole heads turn, whatever it names."""
     theta: float | None = None
     """Base of rotation where config.json names none; None: `stack` reads rotation by itself, or there is none."""
     end_token: int | None = None
@@ -43,18 +51,59 @@ class Architecture:
     """The key that names the pooling of its classifier, if there is one."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wrapper:
+    """A model of images or sound and text: the language model under one of config.json's keys is read, and the rest is not there."""
+
+    model_type: str
+    """The language model's, where its config names none."""
+    spellings: tuple[str, ...] = ()
+    """Other model types in its config that mean the same."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Absent keys of it, where they are others than those of its architecture."""
+    tie: bool = False
+    """Of embeddings, where the wrapper's config.json says nothing of it."""
+    key: str = "text_config"
+    renames: Mapping[str, str] = field(default_factory=lambda: {"language_model.model.": "", "language_model.": ""})
+    """As of `Naming`: from names in the wrapper's files to those of the language model, without its prefix."""
+    media: tuple[str, ...] = MEDIA
+    """As of `Naming`."""
+
+
 @cache
+def _files() -> Mapping[str, str]:
+    """The module, relative to this package, of every model_type that there is a file for."""
+    files = (path for path in Path(__file__).parent.glob("*/*.py") if path.stem != "__init__")
+    return {_SPELLED.get(path.stem, path.stem): f".{path.parent.name}.{path.stem}" for path in sorted(files, key=lambda path: path.stem)}
+
+
 def named() -> tuple[str, ...]:
-    """Every model_type that there is a file for."""
-    files = (path for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
-    return tuple(sorted(_SPELLED.get(path.stem, path.stem) for path in files))
+    """Every model_type that there is a file for, wrappers left out."""
+    return tuple(one for one, module in _files().items() if not module.startswith(".wrappers."))
+
+
+def wrappers() -> tuple[str, ...]:
+    """The model types whose language model alone is read."""
+    return tuple(one for one, module in _files().items() if module.startswith(".wrappers."))
 
 
 def of(model_type: Any) -> Architecture | None:
     """The architecture of a model_type; None where there is no file for it."""
-    if model_type not in named():
+    found = _found(model_type)
+    return found if isinstance(found, Architecture) else None
+
+
+def wrapper_of(model_type: Any) -> Wrapper | None:
+    """The same of a wrapper."""
+    found = _found(model_type)
+    return found if isinstance(found, Wrapper) else None
+
+
+def _found(model_type: Any) -> Architecture | Wrapper | None:
+    module = _files().get(model_type) if isinstance(model_type, str) else None
+    if module is None:
         return None
-    found: Architecture = importlib.import_module(f".{model_type.replace('-', '_')}", __package__).ARCHITECTURE
+    found: Architecture | Wrapper = importlib.import_module(module, __package__).ARCHITECTURE
     return found
 
 

@@ -81,6 +81,9 @@ class Coded(QuantizedWeight):
     def rows(self, start: int, stop: int) -> Coded:
         return self._with(lambda part: part[start:stop])
 
+    def reordered(self, order: Tensor) -> Coded:
+        return self._with(lambda part: part.view(torch.uint8)[order].view(part.dtype) if _is_byte(part) else part[order])
+
     def cut(self, cut: Cut) -> QuantizedWeight | Tensor:
         start, stop, size = cut.start, cut.stop, self.group_size
         if cut.dim == 0 or start % 2 or stop % 2 or stop > self.shape[1] or not between(start, stop, size, self.shape[1]):

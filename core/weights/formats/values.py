@@ -36,6 +36,10 @@ class QuantizedWeight(ABC):
     def rows(self, start: int, stop: int) -> QuantizedWeight:
         """Output features [start, stop) of it."""
 
+    @abstractmethod
+    def reordered(self, order: Tensor) -> QuantizedWeight:
+        """Output features in another order, int64 [out]."""
+
     def cut(self, cut: Cut) -> QuantizedWeight | Tensor:
         """A rank's part of it; a tensor where it cannot be cut as it is."""
         start, stop = cut.within(self.shape[cut.dim])
@@ -112,7 +116,6 @@ class Grouped(QuantizedWeight):
         return self._with(lambda part, _: part[start:stop])
 
     def reordered(self, order: Tensor) -> Grouped:
-        """Output features in another order, int64 [out]."""
         return self._with(lambda part, _: part[order])
 
     def cut(self, cut: Cut) -> QuantizedWeight | Tensor:
@@ -170,6 +173,9 @@ class Int8Rows(QuantizedWeight):
     def rows(self, start: int, stop: int) -> Int8Rows:
         return Int8Rows(self.values[start:stop], self.scale[start:stop])
 
+    def reordered(self, order: Tensor) -> Int8Rows:
+        return Int8Rows(self.values[order], self.scale[order])
+
     def cut(self, cut: Cut) -> QuantizedWeight | Tensor:
         if cut.dim == 0 or cut.stop > self.shape[1]:
             return super().cut(cut)
@@ -203,6 +209,9 @@ class Floats(QuantizedWeight):
     def rows(self, start: int, stop: int) -> QuantizedWeight:
         scale = self.scale[torch.arange(start, stop) // self.block[0]]
         return Floats(self.values[start:stop], scale, (1, self.block[1]))
+
+    def reordered(self, order: Tensor) -> Floats:
+        return Floats(self.values[order], self.scale[order // self.block[0]], (1, self.block[1]))
 
     def cut(self, cut: Cut) -> QuantizedWeight | Tensor:
         start, stop, size = cut.start, cut.stop, self.block[1]

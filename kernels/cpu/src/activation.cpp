@@ -11,7 +11,7 @@ namespace {
 using namespace infer;
 
 // Same numbers as in activation.py.
-enum Kind : int32_t { SILU = 0, GELU = 1, GELU_TANH = 2, RELU = 3 };
+enum Kind : int32_t { SILU = 0, GELU = 1, GELU_TANH = 2, RELU = 3, RELU2 = 4 };
 
 // x times the normal distribution, to 3e-4 of what it differs from max(x, 0) by: that is |x| times the distribution's tail beyond |x|.
 inline f32x16 gelu_rough(f32x16 x) {
@@ -28,6 +28,7 @@ inline f32x16 gelu_rough(f32x16 x) {
 // ROUGH: for results that are rounded to bf16.
 template <int KIND, bool ROUGH> inline f32x16 activate(f32x16 x) {
     if (KIND == RELU) return select(x < splat(0.0f), splat(0.0f), x);
+    if (KIND == RELU2) return select(x < splat(0.0f), splat(0.0f), x * x);
     if (KIND == GELU && ROUGH) return gelu_rough(x);
     if (KIND == GELU) return 0.5f * x * (1.0f + verf(x * 0.70710678f));
     // silu is x * sigmoid(x); 1 + tanh(u) is 2 * sigmoid(2 u), so gelu_tanh is a sigmoid too.
@@ -85,6 +86,7 @@ template <class T, bool GATED> void run(const Activated &a, int64_t kind) {
     case GELU: return run<T, GELU, GATED>(a);
     case GELU_TANH: return run<T, GELU_TANH, GATED>(a);
     case RELU: return run<T, RELU, GATED>(a);
+    case RELU2: return run<T, RELU2, GATED>(a);
     }
 }
 

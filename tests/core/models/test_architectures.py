@@ -71,6 +71,85 @@ ARCHITECTURES = [
     ("mixtral", {"num_local_experts": 6, "num_experts_per_tok": 3, "sliding_window": 24, "tie_word_embeddings": True}),
     ("gemma2", {"head_dim": 16, "query_pre_attn_scalar": 24, "sliding_window": 20, "tie_word_embeddings": True}),
     ("gemma2", {"head_dim": 24, "final_logit_softcapping": None, "attn_logit_softcapping": 2.0, "layer_types": ["full_attention"] * 3}),
+    ("gemma", {"head_dim": 16, "tie_word_embeddings": True}),
+    (
+        "gemma3_text",
+        {
+            "head_dim": 16,
+            "query_pre_attn_scalar": 24,
+            "sliding_window": 20,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+    ),
+    (
+        "gemma3_text",
+        {
+            "head_dim": 24,
+            "sliding_window": 20,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+            "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+        },
+    ),
+    ("phi3", {}),
+    (
+        "phi3",
+        {
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "short_factor": [1.0, 1.1, 1.3, 1.9],
+                "long_factor": [1.0, 2.0, 3.0, 4.0],
+            },
+            "original_max_position_embeddings": 512,
+            "max_position_embeddings": 2048,
+            "sliding_window": 30,
+        },
+    ),
+    (
+        "phi3",
+        {
+            "hidden_size": 48,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.75},
+        },
+    ),
+    ("granite", {"embedding_multiplier": 12.0, "logits_scaling": 8.0, "residual_multiplier": 0.22, "attention_multiplier": 0.09}),
+    ("granite", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
+    ("smollm3", {"no_rope_layer_interval": 2}),
+    ("smollm3", {"no_rope_layers": [0, 1, 1], "use_sliding_window": True, "sliding_window": 20}),
+    ("olmo2", {"attention_bias": True}),
+    ("olmo3", {"sliding_window": 20, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}),
+    ("glm", {"head_dim": 16}),
+    ("glm4", {"head_dim": 16, "attention_bias": False}),
+    ("cohere", {"use_qk_norm": True, "tie_word_embeddings": True, "logit_scale": 0.25}),
+    ("cohere", {"attention_bias": True}),
+    (
+        "cohere2",
+        {"sliding_window": 20, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "tie_word_embeddings": True},
+    ),
+    ("exaone4", {"sliding_window": None, "layer_types": ["full_attention"] * 3}),
+    ("exaone4", {"sliding_window": 20, "sliding_window_pattern": 2}),
+    ("seed_oss", {"head_dim": 16}),
+    ("hunyuan_v1_dense", {"head_dim": 16}),
+    ("ernie4_5", {"head_dim": 16, "use_bias": True, "tie_word_embeddings": True}),
+    ("apertus", {}),
+    (
+        "ministral3",
+        {
+            "head_dim": 16,
+            "rope_parameters": {
+                **YARN,
+                "original_max_position_embeddings": 32,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+                "llama_4_scaling_beta": 0.1,
+            },
+        },
+    ),
 ]
 #: Keys of config.json that are spelled in another way.
 GPT2 = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "max_position_embeddings": "n_positions"}
@@ -79,7 +158,7 @@ GPT2 = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_
 def reference_model(kind: str, changes: dict[str, Any]) -> Any:
     torch.manual_seed(0)
     tiny = {GPT2[key]: TINY[key] for key in GPT2} | {"vocab_size": 160, "initializer_range": 0.2} if kind == "gpt2" else TINY
-    config = transformers.AutoConfig.for_model(kind, **{**tiny, **changes})
+    config = transformers.AutoConfig.for_model(kind, **{**tiny, "pad_token_id": 0, **changes})
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1:  # norms are all ones and biases zeros at first: that would hide a missing one

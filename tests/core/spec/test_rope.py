@@ -20,7 +20,7 @@ def read(rope: dict[str, Any], **keys: Any) -> None:
     ("rope", "said"),
     [
         ({"rope_type": "x"}, "rope scaling 'x' is not supported"),
-        ({"rope_type": "dynamic", "factor": 2.0}, "rope scaling 'dynamic' is not supported"),
+        ({"rope_type": "ntk", "factor": 2.0}, "rope scaling 'ntk' is not supported"),
         ({"rope_type": "linear"}, "rope scaling 'linear' lacks factor"),
         ({"rope_type": "linear", "factor": None}, "rope scaling 'linear' lacks factor"),
         ({"rope_type": "llama3", "factor": 2.0}, "rope scaling 'llama3' lacks low_freq_factor and high_freq_factor"),

@@ -30,9 +30,8 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
     ("m2m_100", "M2M100ForConditionalGeneration", {}, "encoder with a decoder"),
     ("pegasus", "PegasusForConditionalGeneration", {}, "encoder with a decoder"),
     ("llama", "LlamaForCausalLM", {"is_encoder_decoder": True}, "encoder with a decoder"),
-    ("llava", "LlavaForConditionalGeneration", {"vision_config": {"model_type": "clip_vision_model"}}, "reads images"),
-    ("llava", "LlavaForConditionalGeneration", {}, "reads images"),
-    ("qwen2_vl", "Qwen2VLForConditionalGeneration", {"vision_config": {"depth": 2}}, "reads images"),
+    ("paligemma", "PaliGemmaForConditionalGeneration", {"vision_config": {"model_type": "siglip_vision_model"}}, "reads images"),
+    ("paligemma", "PaliGemmaForConditionalGeneration", {}, "reads images"),
     ("qwen2_audio", "Qwen2AudioForConditionalGeneration", {"audio_config": {"model_type": "qwen2_audio_encoder"}}, "reads audio"),
     ("mamba", "MambaForCausalLM", {}, "layers"),
     ("mamba2", "Mamba2ForCausalLM", {}, "layers"),
@@ -91,6 +90,9 @@ def test_what_cannot_be_run_is_refused_by_name(kind: str, name: str, more: dict[
         ("opt", "OPTForCausalLM", {}),
         ("gemma2", "Gemma2ForCausalLM", {}),
         ("gemma3_text", "Gemma3ForCausalLM", {}),
+        ("llava", "LlavaForConditionalGeneration", {"vision_config": {"model_type": "clip_vision_model"}}),
+        ("llava", "LlavaForConditionalGeneration", {}),
+        ("qwen2_vl", "Qwen2VLForConditionalGeneration", {"vision_config": {"depth": 2}}),
         ("qwen2_moe", "Qwen2MoeForCausalLM", {"use_sliding_window": False}),
         ("stablelm", "StableLmForCausalLM", {}),
         ("biogpt", "BioGptForCausalLM", {}),
@@ -108,7 +110,7 @@ def test_a_model_without_a_type_is_told_so() -> None:
 
 
 def test_model_impl_infer_is_for_models_of_ours() -> None:
-    with pytest.raises(ModelError, match=r"model_type 'opt' is not supported; supported: gemma2, gpt2, llama, mistral"):
+    with pytest.raises(ModelError, match=r"model_type 'opt' is not supported; supported: apertus, cohere, cohere2"):
         refuse_unsupported(read_spec({"model_type": "opt"}), "m", task="generate", model_impl="infer")
 
 
@@ -222,8 +224,8 @@ def test_overrides_reach_the_judge(folder: Path) -> None:
 
 
 def test_what_our_code_lacks_is_left_to_transformers_where_that_is_asked_for() -> None:
-    spec = read_spec({"model_type": "llama", "rope_scaling": {"type": "dynamic", "factor": 2.0}})
+    spec = read_spec({"model_type": "llama", "rope_scaling": {"type": "ntk", "factor": 2.0}})
     assert (spec.stack, spec.is_ours, len(spec.caches)) == (None, True, 32)
     refuse_unsupported(spec, "m", task="generate", model_impl="transformers")
-    with pytest.raises(ModelError, match="rope scaling 'dynamic' is not supported"):
+    with pytest.raises(ModelError, match="rope scaling 'ntk' is not supported"):
         refuse_unsupported(spec, "m", task="generate")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...errors import ModelError
-from ..decoder import DEFAULTS, FULL, SLIDING, VALUES, decoder, windows_of
-from ..decoder import NAMES as LLAMA_NAMES
-from ..hf_values import NULL, POSITIVE, TEXT
-from ..model_spec import MLPSpec, NormSpec, StackSpec
-from . import Architecture
+from ....errors import ModelError
+from ...decoder import DEFAULTS, FULL, SLIDING, VALUES, biased, decoder, windows_of
+from ...decoder import NAMES as LLAMA_NAMES
+from ...hf_values import NULL, POSITIVE, TEXT
+from ...model_spec import MLPSpec, NormSpec, StackSpec
+from .. import Architecture
 
 NAMES = replace(
     LLAMA_NAMES,
@@ -37,7 +37,7 @@ GEMMA2_DEFAULTS = DEFAULTS | {
     "attn_logit_softcapping": 50.0,
 }
 del GEMMA2_DEFAULTS["hidden_act"]
-MORE_VALUES = {
+GEMMA2_VALUES = VALUES | {
     "hidden_activation": TEXT,
     "query_pre_attn_scalar": POSITIVE,
     **dict.fromkeys(("final_logit_softcapping", "attn_logit_softcapping"), POSITIVE | NULL),
@@ -45,18 +45,22 @@ MORE_VALUES = {
 
 
 def stack(hf: Mapping[str, Any]) -> StackSpec:
-    if hf.get("use_bidirectional_attention"):
-        raise ModelError("config.json: use_bidirectional_attention is set, which is not supported for gemma2")
     kinds = hf.get("layer_types") or [FULL if i % 2 else SLIDING for i in range(hf["num_hidden_layers"])]
+    return gemma(hf, kinds, {})
+
+
+def gemma(
+    hf: Mapping[str, Any], kinds: Sequence[str], attention: Mapping[str, Any], by_layer: Sequence[Mapping[str, Any]] = ()
+) -> StackSpec:
+    """Gemma 2, on top of which Gemma 3 says its differences: kinds of layers, and arguments of `decoder`."""
+    if hf.get("use_bidirectional_attention"):
+        raise ModelError(f"config.json: use_bidirectional_attention is set, which is not supported for {hf['model_type']}")
+    scores = {"scale": hf["query_pre_attn_scalar"] ** -0.5, "soft_cap": hf["attn_logit_softcapping"]}
     return decoder(
         hf,
-        attention={
-            "scale": hf["query_pre_attn_scalar"] ** -0.5,
-            "soft_cap": hf["attn_logit_softcapping"],
-            "qkv_bias": hf["attention_bias"],
-            "out_bias": hf["attention_bias"],
-        },
+        attention={**scores, **biased(hf), **attention},
         windows=windows_of(kinds, hf["sliding_window"]),
+        by_layer=by_layer,
         feed_forward=MLPSpec(size=hf["intermediate_size"], activation=hf["hidden_activation"]),
         names=NAMES,
         norm=NormSpec(eps=hf["rms_norm_eps"], offset=1.0),
@@ -68,7 +72,7 @@ def stack(hf: Mapping[str, Any]) -> StackSpec:
 ARCHITECTURE = Architecture(
     stack=stack,
     defaults=GEMMA2_DEFAULTS,
-    values=VALUES | MORE_VALUES,
+    values=GEMMA2_VALUES,
     theta=1e4,
     end_token=1,
     unsafe_dtypes=frozenset({"float16"}),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..decoder import DEFAULTS, VALUES, decoder, gated
-from ..model_spec import StackSpec
-from . import Architecture
+from ...decoder import DEFAULTS, VALUES, decoder, gated
+from ...model_spec import StackSpec
+from .. import Architecture
 
 
 def stack(hf: Mapping[str, Any]) -> StackSpec:

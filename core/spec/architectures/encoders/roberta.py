@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..encoder import DEFAULTS, VALUES, learned
-from ..model_spec import ClassifierSpec, StackSpec
-from . import Architecture
+from ...encoder import DEFAULTS, VALUES, learned
+from ...model_spec import ClassifierSpec, StackSpec
+from .. import Architecture
 
 HEAD = ClassifierSpec(out="classifier.out_proj", dense="classifier.dense")
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..decoder import DEFAULTS, VALUES, decoder, sliding_windows
-from ..decoder import NAMES as LLAMA_NAMES
-from ..hf_values import COUNT
-from ..model_spec import ExpertsSpec, RoutingSpec, StackSpec
-from . import Architecture
+from ...decoder import DEFAULTS, VALUES, decoder, sliding_windows
+from ...decoder import NAMES as LLAMA_NAMES
+from ...hf_values import COUNT
+from ...model_spec import ExpertsSpec, RoutingSpec, StackSpec
+from .. import Architecture
 
 NAMES = replace(
     LLAMA_NAMES,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..encoder import VALUES, learned
-from ..hf_values import COUNT, FLAG, LAYERS, TEXT
-from ..model_spec import ClassifierSpec, StackSpec
-from ..names import Names
-from . import Architecture
+from ...encoder import VALUES, learned
+from ...hf_values import COUNT, FLAG, LAYERS, TEXT
+from ...model_spec import ClassifierSpec, StackSpec
+from ...names import Names
+from .. import Architecture
 
 NAMES = Names(
     words="embeddings.word_embeddings",

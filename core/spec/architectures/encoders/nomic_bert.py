@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import ModelError
-from ..encoder import DEFAULTS, VALUES, encoder
-from ..hf_values import COUNT, FLAG, LAYERS, NULL, NUMBER, POSITIVE, TEXT, Kind
-from ..model_spec import MLPSpec, StackSpec
-from ..names import Names, Naming
-from ..rope import RopeConfig
-from . import Architecture
+from ....errors import ModelError
+from ...encoder import DEFAULTS, VALUES, encoder
+from ...hf_values import COUNT, FLAG, LAYERS, NULL, NUMBER, POSITIVE, TEXT, Kind
+from ...model_spec import MLPSpec, StackSpec
+from ...names import Names, Naming, Split
+from ...rope import RopeConfig
+from .. import Architecture
 
 NAMES = Names(
     words="embeddings.word_embeddings",
@@ -40,7 +40,7 @@ NAMING = Naming(
         ".norm1.": ".post_attention_layernorm.",
         ".norm2.": ".post_mlp_layernorm.",
     },
-    splits={".attn.Wqkv.": (".self_attn.q_proj.", ".self_attn.k_proj.", ".self_attn.v_proj.")},
+    splits={".attn.Wqkv.": Split((".self_attn.q_proj.", ".self_attn.k_proj.", ".self_attn.v_proj."))},
 )
 GATED = {"swiglu": "silu", "geglu": "gelu"}
 #: Switches of the first releases' config.json and the only value of each that we compute; absent is that value.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..decoder import DEFAULTS, VALUES, decoder, sliding_windows
-from ..model_spec import StackSpec
-from . import Architecture
+from ...decoder import DEFAULTS, VALUES, decoder, sliding_windows
+from ...model_spec import StackSpec
+from .. import Architecture
 
 MISTRAL_DEFAULTS = DEFAULTS | {
     "intermediate_size": 14336,

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...errors import ModelError
-from ..encoder import DEFAULTS, NAMES, VALUES, learned
-from ..hf_values import COUNT
-from ..model_spec import DistanceSpec, StackSpec
-from . import Architecture
+from ....errors import ModelError
+from ...encoder import DEFAULTS, NAMES, VALUES, learned
+from ...hf_values import COUNT
+from ...model_spec import DistanceSpec, StackSpec
+from .. import Architecture
 from .roberta import HEAD
 
 OWN_NAMES = replace(

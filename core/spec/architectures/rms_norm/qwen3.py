@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..decoder import VALUES, WINDOW_DEFAULTS, decoder, qk_norm, sliding_windows
-from ..model_spec import StackSpec
-from . import Architecture
+from ...decoder import VALUES, WINDOW_DEFAULTS, decoder, qk_norm, sliding_windows
+from ...model_spec import StackSpec
+from .. import Architecture
 
 
 def stack(hf: Mapping[str, Any]) -> StackSpec:

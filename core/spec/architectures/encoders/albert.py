@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import ModelError
-from ..encoder import DEFAULTS, VALUES, learned
-from ..hf_values import COUNT, LAYERS
-from ..model_spec import ClassifierSpec, StackSpec
-from ..names import Names
-from . import Architecture
+from ....errors import ModelError
+from ...encoder import DEFAULTS, VALUES, learned
+from ...hf_values import COUNT, LAYERS
+from ...model_spec import ClassifierSpec, StackSpec
+from ...names import Names
+from .. import Architecture
 
 NAMES = Names(
     words="embeddings.word_embeddings",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..decoder import FULL, SLIDING, check_kinds
-from ..encoder import VALUES, encoder
-from ..hf_values import COUNT, FLAG, NULL, POSITIVE, TEXT
-from ..model_spec import ClassifierSpec, MLPSpec, NormSpec, StackSpec
-from ..names import Names, Naming
-from ..rope import RopeConfig
-from . import Architecture
+from ...decoder import FULL, SLIDING, check_kinds
+from ...encoder import VALUES, encoder
+from ...hf_values import COUNT, FLAG, NULL, POSITIVE, TEXT
+from ...model_spec import ClassifierSpec, MLPSpec, NormSpec, StackSpec
+from ...names import Names, Naming
+from ...rope import RopeConfig
+from .. import Architecture
 
 NAMES = Names(
     words="embeddings.tok_embeddings",
@@ -66,6 +66,7 @@ def stack(hf: Mapping[str, Any]) -> StackSpec:
         names=NAMES,
         norm=NormSpec(eps=hf.get("norm_eps", 1e-5), centered=True, bias=bool(hf.get("norm_bias", False))),
         pre_norm=True,
+        first_is_normed=True,
         classifier=ClassifierSpec(
             out="classifier",
             dense="head.dense",

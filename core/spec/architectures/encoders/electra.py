@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..encoder import DEFAULTS, NAMES, VALUES, learned
-from ..hf_values import COUNT
-from ..model_spec import ClassifierSpec, StackSpec
-from . import Architecture
+from ...encoder import DEFAULTS, NAMES, VALUES, learned
+from ...hf_values import COUNT
+from ...model_spec import ClassifierSpec, StackSpec
+from .. import Architecture
 
 HEAD = ClassifierSpec(out="classifier.out_proj", dense="classifier.dense", activation="gelu")
 SIZES = {"embedding_size": 128, "hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4}

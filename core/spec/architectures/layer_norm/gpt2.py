@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...errors import ModelError
-from ..decoder import decoder
-from ..hf_values import COUNT, DTYPE, FLAG, LAYERS, NULL, POSITIVE, TEXT
-from ..model_spec import MLPSpec, NormSpec, StackSpec
-from ..names import Names, Naming
-from . import Architecture
+from ....errors import ModelError
+from ...decoder import decoder
+from ...hf_values import COUNT, DTYPE, FLAG, LAYERS, NULL, POSITIVE, TEXT
+from ...model_spec import MLPSpec, NormSpec, StackSpec
+from ...names import Names, Naming, Split
+from .. import Architecture
 
 NAMES = Names(
     words="transformer.wte",
@@ -32,7 +32,7 @@ NAMES = Names(
 NAMING = Naming(
     ("transformer.",),
     transposed=(".c_attn.weight", ".c_proj.weight", ".c_fc.weight"),
-    splits={"attn.c_attn.": ("attn.q.", "attn.k.", "attn.v.")},
+    splits={"attn.c_attn.": Split(("attn.q.", "attn.k.", "attn.v."))},
     buffers=(".attn.bias", ".attn.masked_bias"),
 )
 DEFAULTS = {

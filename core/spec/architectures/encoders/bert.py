@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..encoder import DEFAULTS, VALUES, learned
-from ..model_spec import StackSpec
-from . import Architecture
+from ...encoder import DEFAULTS, VALUES, learned
+from ...model_spec import StackSpec
+from .. import Architecture
 
 
 def stack(hf: Mapping[str, Any]) -> StackSpec:

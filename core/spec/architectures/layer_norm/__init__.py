@@ -1,0 +1,1 @@
+"""Decoders with norms of mean and variance (LayerNorm): what came before Llama, and what kept to it."""

@@ -1,0 +1,1 @@
+"""Decoders with root-mean-square norms: Llama and what followed it."""

@@ -1,0 +1,30 @@
+"""Granite: Llama with factors of embeddings, scores, residuals and logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...decoder import DEFAULTS, VALUES, biased, decoder, gated
+from ...hf_values import POSITIVE
+from ...model_spec import StackSpec
+from .. import Architecture
+
+FACTORS = ("embedding_multiplier", "logits_scaling", "residual_multiplier", "attention_multiplier")
+GRANITE_DEFAULTS = DEFAULTS | {"attention_bias": False, "mlp_bias": False} | dict.fromkeys(FACTORS, 1.0)
+
+
+def stack(hf: Mapping[str, Any]) -> StackSpec:
+    return decoder(
+        hf,
+        attention={**biased(hf), "scale": float(hf["attention_multiplier"])},
+        feed_forward=gated(hf, bias=hf["mlp_bias"]),
+        embedding_scale=float(hf["embedding_multiplier"]),
+        residual_scale=float(hf["residual_multiplier"]),
+        logits_scale=1 / hf["logits_scaling"],
+    )
+
+
+ARCHITECTURE = Architecture(
+    stack=stack, defaults=GRANITE_DEFAULTS, values=VALUES | dict.fromkeys(FACTORS, POSITIVE), theta=1e4, end_token=2
+)

@@ -1,0 +1,7 @@
+"""LLaVA 1.5 and what is made like it: a tower before any language model."""
+
+from __future__ import annotations
+
+from .. import Wrapper
+
+ARCHITECTURE = Wrapper(model_type="llama")

@@ -1,0 +1,7 @@
+"""LLaVA-OneVision."""
+
+from __future__ import annotations
+
+from .. import Wrapper
+
+ARCHITECTURE = Wrapper(model_type="qwen2")

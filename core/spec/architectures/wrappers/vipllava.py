@@ -1,0 +1,7 @@
+"""ViP-LLaVA."""
+
+from __future__ import annotations
+
+from .. import Wrapper
+
+ARCHITECTURE = Wrapper(model_type="llama")

@@ -1,0 +1,126 @@
+"""Models of images and text, whose language model alone is read: against transformers' whole model on text, in its files' names."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from infer.core.build.plan import make_plan
+from infer.core.errors import ModelError
+from infer.core.settings.args import EngineArgs
+from infer.core.spec.architectures import wrappers
+from infer.core.spec.read import read_spec
+
+from .test_architectures import TINY
+from .test_folders import PROMPT, edited, ours
+
+TEXT: dict[str, Any] = {**TINY, "head_dim": 8, "eos_token_id": None, "bos_token_id": None, "pad_token_id": 0}
+SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}
+CLIP = {"model_type": "clip_vision_model", "projection_dim": 16, **SMALL}
+SIGLIP = {"model_type": "siglip_vision_model", **SMALL}
+QWEN = {"depth": 1, "hidden_size": 48, "num_heads": 2, "intermediate_size": 16}
+MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}}
+#: The wrapper's keys, and those of the language model in it.
+WRAPPERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "mistral3": ({"vision_config": {"model_type": "pixtral", **SMALL, "head_dim": 8}}, {"model_type": "mistral", "sliding_window": None}),
+    "gemma3": ({"vision_config": SIGLIP, "mm_tokens_per_image": 4}, {"model_type": "gemma3_text", "sliding_window": 5}),
+    "llava": ({"vision_config": CLIP}, {"model_type": "llama"}),
+    "llava_next": ({"vision_config": CLIP}, {"model_type": "mistral"}),
+    "llava_onevision": ({"vision_config": SIGLIP}, {"model_type": "qwen2"}),
+    "vipllava": ({"vision_config": {**CLIP, "num_hidden_layers": 12}}, {"model_type": "llama"}),
+    "qwen2_vl": ({"vision_config": {**QWEN, "embed_dim": 16}}, MROPE),
+    "qwen2_5_vl": ({"vision_config": {**QWEN, "out_hidden_size": 48, "fullatt_block_indexes": [0]}}, MROPE),
+    "qwen3_vl": ({"vision_config": {**QWEN, "out_hidden_size": 48, "deepstack_visual_indexes": [0]}}, MROPE),
+}
+
+
+def saved(folder: Path, kind: str, **text: Any) -> Path:
+    torch.manual_seed(0)
+    outer, inner = WRAPPERS[kind]
+    config = transformers.AutoConfig.for_model(kind, **outer, text_config={**TEXT, **inner, **text})
+    model = transformers.AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, 0.0, 0.2)
+        elif "norm" not in name:
+            torch.nn.init.normal_(parameter, 0.0, 0.3)
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    return folder
+
+
+@torch.inference_mode()
+def theirs(folder: Path, num_tokens: int = 12) -> list[int]:
+    model = transformers.AutoModelForImageTextToText.from_pretrained(str(folder), dtype=torch.float32).eval()
+    tokens = list(PROMPT)
+    for _ in range(num_tokens):
+        tokens.append(int(model(input_ids=torch.tensor([tokens])).logits[0, -1].argmax()))
+    return tokens[len(PROMPT) :]
+
+
+def test_every_wrapper_has_a_row() -> None:
+    assert set(WRAPPERS) == set(wrappers())
+
+
+@pytest.mark.parametrize("kind", WRAPPERS)
+def test_text_is_what_the_whole_model_writes(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    saved(tmp_path, kind)
+    with caplog.at_level(logging.WARNING):
+        assert ours(tmp_path) == theirs(tmp_path)
+    media = [name for name in load_file(tmp_path / "model.safetensors") if "language_model" not in name and "lm_head" not in name]
+    told = f"{len([name for name in media if not name.startswith(('model.layers', 'model.embed', 'model.norm'))])} tensors that read images"
+    assert caplog.text.count(told) == 1
+
+
+@pytest.mark.parametrize("prefix", [("language_model.model.", "language_model.lm_head."), ("model.language_model.", "lm_head.")])
+def test_both_spellings_of_its_names(tmp_path: Path, prefix: tuple[str, str]) -> None:
+    """Files of before transformers 4.52 have the language model's own head and prefix within the wrapper's."""
+    file = saved(tmp_path, "llava") / "model.safetensors"
+    expected = ours(tmp_path)
+    weights = load_file(file)
+    bare = {name: name for name in weights}
+    for name in weights:
+        for start, new in (
+            ("language_model.model.", prefix[0]),
+            ("model.language_model.", prefix[0]),
+            ("language_model.lm_head.", prefix[1]),
+        ):
+            if name.startswith(start):
+                bare[name] = new + name.removeprefix(start)
+                break
+        else:
+            bare[name] = prefix[1] + name.removeprefix("lm_head.") if name.startswith("lm_head.") else name
+    save_file({bare[name]: tensor for name, tensor in weights.items()}, file, {"format": "pt"})
+    assert ours(tmp_path) == expected
+
+
+def test_first_releases_have_one_flat_config(tmp_path: Path) -> None:
+    """Qwen2-VL's keys stood beside the wrapper's, and M-RoPE was a kind of scaling."""
+    expected = ours(saved(tmp_path, "qwen2_vl"))
+    config = json.loads((tmp_path / "config.json").read_text())
+    text = {key: value for key, value in config.pop("text_config").items() if key not in ("model_type", "rope_parameters")}
+    flat = {**text, **config, "rope_theta": 1e4, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}
+    (tmp_path / "config.json").write_text(json.dumps(flat))
+    assert ours(tmp_path) == expected == theirs(tmp_path)
+
+
+def test_what_is_not_text_alone_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path, "llava")
+    with pytest.raises(ModelError, match=r"model_type 'llava' .*reads images"):
+        make_plan(EngineArgs.from_kwargs(model=str(tmp_path), device="cpu", model_impl="transformers", skip_tokenizer_init=True))
+    edited(tmp_path, text_config={**TEXT, "model_type": "bloomy"})
+    with pytest.raises(ModelError, match=r"the language model in it, 'bloomy', is not one that we have code for"):
+        make_plan(EngineArgs.from_kwargs(model=str(tmp_path), device="cpu", skip_tokenizer_init=True))
+
+
+def test_sizes_are_the_language_models() -> None:
+    spec = read_spec({"model_type": "gemma3", "text_config": {"hidden_size": 64, "num_hidden_layers": 2}, "vision_config": {}})
+    assert (spec.vocab_size, spec.hidden_size, spec.max_length, len(spec.caches)) == (262208, 64, 131072, 2)
+    assert spec.need_stack().tie_embeddings
