@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -65,6 +66,27 @@ def list_(as_json: bool) -> None:
         (r["alias"], f"{r['bytes'] / 1e6:.0f}", r["license"], r["path"] or f"not fetched: infer models get {r['alias']}") for r in rows
     ]
     streams.write(table(lines))
+
+
+@models.command()
+@click.option("--all", "every", is_flag=True, help="Also what transformers has beside them: run in its code, or refused, and why.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON list of {model_type, code, use, about}.")
+def architectures(every: bool, as_json: bool) -> None:
+    """List the architectures there is code for, by the model_type of config.json.
+
+    CODE is "infer" for those with a file of their own (core/spec/architectures), and "transformers" for those that run in its code.
+
+    \b
+    infer models architectures --json
+    """
+    from infer.core.spec import catalog
+
+    rows = [asdict(one) for one in (*catalog.ours(), *(catalog.others() if every else ()))]
+    if as_json:
+        streams.write(streams.to_json(rows, indent=1) + "\n")
+        return
+    lines = [("MODEL_TYPE", "CODE", "USE", "ABOUT")]
+    streams.write(table([*lines, *((one["model_type"], one["code"] or "refused", one["use"], one["about"]) for one in rows)]))
 
 
 def _rows() -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import click
 import pytest
 
 from infer.cli.commands import COMMANDS, infer
+from infer.core.spec import catalog
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -28,6 +29,13 @@ def test_set_up_lines_are_one_line_each(name: str) -> None:
 def test_every_command_is_shown() -> None:
     for command in COMMANDS:
         assert f"infer {command}" in README
+
+
+def test_architectures_named_are_those_there_are() -> None:
+    """In the order of `infer models architectures`."""
+    paragraph = re.search(r"^Architectures, by the `model_type` of config.json: (.*?)\.$", README, re.DOTALL | re.MULTILINE)
+    assert paragraph is not None
+    assert re.findall(r"`([\w-]+)`", paragraph[1]) == [one.model_type for one in catalog.ours()]
 
 
 def test_commands_shown_have_only_options_there_are() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import ModelError
 from .hf_values import COUNT, DTYPE, FLAG, LAYERS, NULL, POSITIVE, TEXT, WHOLE, Kind
 from .model_spec import AttentionSpec, ClassifierSpec, ExpertsSpec, LayerSpec, MLPSpec, NormSpec, StackSpec
-from .names import Names, Naming
+from .names import Names, Naming, Split
 from .rope import RopeConfig
 
 NAMES = Names(
@@ -137,6 +137,33 @@ def ropes_by_kind(hf: Mapping[str, Any], thetas: Mapping[str, float]) -> list[di
         merged = {"rope_theta": theta, **(parameters.get(kind) or {}), **(scaling if kind == FULL else {})}
         ropes[kind] = RopeConfig.from_hf({**hf, "rope_scaling": None, "rope_parameters": merged, "rope_theta": None}, hf["head_dim"])
     return [{"rope": ropes[kind]} for kind in hf["layer_types"]]
+
+
+def layer_norm(hf: Mapping[str, Any], key: str = "layer_norm_epsilon", *, bias: bool = True, offset: float = 0.0) -> NormSpec:
+    """A norm of mean and variance, with the epsilon that config.json has under `key`."""
+    return NormSpec(eps=hf[key], centered=True, bias=bias, offset=offset)
+
+
+def plain(size: int, activation: str, *, bias: bool = True) -> MLPSpec:
+    """A feed-forward part without a gate."""
+    return MLPSpec(size=size, activation=activation, gated=False, bias=bias)
+
+
+def by_head(made: StackSpec, pieces: tuple[str, str, str]) -> Split:
+    """A layer that gives the queries, the key and the value of one key/value head after the other."""
+    one = made.layers[0].attention
+    heads = one.num_heads // one.num_kv_heads
+    return Split(pieces, (heads * one.head_dim, one.head_dim, one.head_dim), one.num_kv_heads)
+
+
+def ungrouped(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json of a model whose query heads each have a key and a value of their own, whatever keys of other models it has."""
+    return {**hf, "num_key_value_heads": None, "head_dim": None}
+
+
+def without(defaults: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """The defaults of an architecture that does not have some keys."""
+    return {key: value for key, value in defaults.items() if key not in keys}
 
 
 def gated(hf: Mapping[str, Any], *, bias: bool = False) -> MLPSpec:

@@ -123,8 +123,8 @@ def _max_length(hf: Mapping[str, Any], stack: StackSpec | None) -> int | None:
     if not lengths:
         return None
     length: float = min(lengths)
-    if stack is not None:  # the table may begin with rows that no text uses
-        length -= stack.first_position
+    if stack is not None and stack.max_length is not None:  # the table may begin with rows that no text uses
+        length = min(length, stack.max_length)
     scaling = _rope_scaling(hf)
     kind = str(scaling.get("rope_type") or scaling.get("type") or "default")
     factor = scaling.get("factor")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .formats.values import QuantizedWeight
 
 #: Heads for other tasks, and buffers, by how their names begin once the base model's prefix is off. A base model alone needs none.
-OTHER_HEADS = ("pooler.", "cls.", "lm_head.", "classifier.", "score.", "head.", "decoder.", "qa_outputs.", "pre_classifier.")
+OTHER_HEADS = ("pooler.", "cls.", "lm_head.", "embed_out.", "classifier.", "score.", "head.", "decoder.", "qa_outputs.", "pre_classifier.")
 BUFFERS = ("position_ids", "token_type_ids")
 
 

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from infer.cli.models import models
 from infer.core.errors import ConfigError
+from infer.core.spec import catalog
 from infer.core.weights import fetch
 from infer.core.weights.aliases import MANIFEST, Alias, aliases
 from infer.kernels.cpu import library
@@ -118,8 +119,29 @@ def test_list_is_a_plain_table(fetched: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("args", [(), ("get",), ("list",)])
+@pytest.mark.parametrize("args", [(), ("get",), ("list",), ("architectures",)])
 def test_help_has_an_example(args: tuple[str, ...]) -> None:
     result = run(*args, "--help")
     assert result.exit_code == 0
     assert "infer models " in result.stdout.split("Options:")[0].split("\n\n", 1)[1]
+
+
+def test_architectures_are_those_that_have_files() -> None:
+    files = {path.stem for path in (Path(catalog.__file__).parent / "architectures").glob("*/*.py")} - {"__init__"}
+    rows = json.loads(run("architectures", "--json").stdout)
+    assert {row["model_type"].replace("-", "_") for row in rows} == files
+    assert {row["code"] for row in rows} == {"infer"}
+    uses = {row["model_type"]: row["use"] for row in rows}
+    assert (uses["llama"], uses["bert"], uses["gemma3"]) == ("generate", "embed", "text alone")
+    lines = run("architectures").stdout.splitlines()
+    assert len(lines) == 1 + len(rows)
+    assert lines[0].split() == ["MODEL_TYPE", "CODE", "USE", "ABOUT"]
+
+
+def test_all_architectures_are_what_a_run_would_say() -> None:
+    """What is refused is so with the reason, and what runs in transformers' code is no one's that has a file."""
+    rows = {row["model_type"]: row for row in json.loads(run("architectures", "--all", "--json").stdout)}
+    assert rows["helium"]["code"] == "transformers"
+    assert (rows["mamba2"]["code"], rows["t5" if "t5" in rows else "bart"]["code"]) == ("", "")
+    assert "layers" in rows["mamba2"]["about"]
+    assert all(row["about"] for row in rows.values() if row["code"] != "transformers")

@@ -1,6 +1,6 @@
 """One file an architecture; its name is config.json's `model_type` ("-" as "_"), and adding it adds the architecture. No torch.
 
-In which of the folders it lies is for readers alone, but for wrappers/, whose files say where in config.json the language model is.
+In which of the folders it lies is for readers alone, but for wrapped/, whose files say where in config.json the language model is.
 
 Each says in `ARCHITECTURE` how its config.json is read: which layers it stands for (`StackSpec`), what absent keys mean and which
 values are none. The code that computes them is in models/ and layers/, the same for all. What has no file here runs through
@@ -77,14 +77,19 @@ def _files() -> Mapping[str, str]:
     return {_SPELLED.get(path.stem, path.stem): f".{path.parent.name}.{path.stem}" for path in sorted(files, key=lambda path: path.stem)}
 
 
+def module_of(model_type: str) -> str:
+    """The name of the module of a model_type that there is a file for."""
+    return f"{__package__}{_files()[model_type]}"
+
+
 def named() -> tuple[str, ...]:
     """Every model_type that there is a file for, wrappers left out."""
-    return tuple(one for one, module in _files().items() if not module.startswith(".wrappers."))
+    return tuple(one for one, module in _files().items() if not module.startswith(".wrapped."))
 
 
 def wrappers() -> tuple[str, ...]:
     """The model types whose language model alone is read."""
-    return tuple(one for one, module in _files().items() if module.startswith(".wrappers."))
+    return tuple(one for one, module in _files().items() if module.startswith(".wrapped."))
 
 
 def of(model_type: Any) -> Architecture | None:

@@ -81,11 +81,11 @@ class TestVocabulary:
         (model / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
 
     def test_a_model_of_several_towers(self, model: Path) -> None:
-        self.rewrite(model, model_type="gpt_neox", vocab_size=None, text_config={"vocab_size": 200})
+        self.rewrite(model, model_type="helium", vocab_size=None, text_config={"vocab_size": 200})
         assert plan_of(model).limits().vocab_size == 200
 
     def test_a_config_that_does_not_say(self, model: Path) -> None:
-        self.rewrite(model, model_type="gpt_neox", vocab_size=None)
+        self.rewrite(model, model_type="helium", vocab_size=None)
         assert plan_of(model).limits().vocab_size == 259
         with pytest.raises(ModelError, match="does not say how large the vocabulary is"):
             plan_of(model, skip_tokenizer_init=True).limits()

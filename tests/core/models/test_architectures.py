@@ -150,14 +150,57 @@ ARCHITECTURES = [
             },
         },
     ),
+    ("gpt_bigcode", {}),
+    ("gpt_bigcode", {"multi_query": False, "n_inner": 80, "tie_word_embeddings": False}),
+    ("gptj", {"rotary_dim": 4}),
+    ("gptj", {"rotary_dim": 8, "n_inner": 80}),
+    ("gpt_neo", {"window_size": 20, "attention_types": [[["global", "local"], 1], [["local"], 1]]}),
+    ("gpt_neox", {"hidden_size": 96}),
+    (
+        "gpt_neox",
+        {
+            "use_parallel_residual": False,
+            "attention_bias": False,
+            "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4, "partial_rotary_factor": 1.0},
+        },
+    ),
+    ("phi", {"num_attention_heads": 3, "num_key_value_heads": 1}),
+    ("opt", {"ffn_dim": 80, "dropout": 0.0, "word_embed_proj_dim": 48}),
+    ("opt", {"ffn_dim": 80, "enable_bias": False, "tie_word_embeddings": False, "activation_function": "gelu", "word_embed_proj_dim": 48}),
+    ("starcoder2", {"sliding_window": 20}),
+    ("starcoder2", {"use_bias": False, "tie_word_embeddings": True}),
+    ("stablelm", {"use_qkv_bias": True, "partial_rotary_factor": 0.5}),
+    ("stablelm", {"qk_layernorm": True, "use_parallel_residual": True, "partial_rotary_factor": 0.25}),
+    ("nemotron", {"head_dim": 16, "attention_bias": True, "mlp_bias": True}),
+    ("bloom", {"n_head": 6, "n_layer": 3}),
+    ("falcon", {"num_attention_heads": 4}),
+    ("falcon", {"num_attention_heads": 4, "new_decoder_architecture": True, "num_kv_heads": 2, "bias": True, "ffn_hidden_size": 80}),
+    ("falcon", {"num_attention_heads": 4, "new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1}),
+    ("falcon", {"num_attention_heads": 8, "alibi": True, "multi_query": False, "parallel_attn": False, "bias": True}),
+    ("mpt", {"n_heads": 4}),
+    ("mpt", {"n_heads": 6, "attn_config": {"clip_qkv": 0.7, "softmax_scale": 0.3}}),
 ]
 #: Keys of config.json that are spelled in another way.
 GPT2 = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "max_position_embeddings": "n_positions"}
+SPELLED: dict[str, dict[str, str]] = {
+    **dict.fromkeys(("gpt2", "gptj", "gpt_bigcode"), GPT2),
+    "gpt_neo": {"num_hidden_layers": "num_layers", "num_attention_heads": "num_heads"},
+    "bloom": {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head"},
+    "mpt": {
+        "hidden_size": "d_model",
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+        "max_position_embeddings": "max_seq_len",
+    },
+}
 
 
 def reference_model(kind: str, changes: dict[str, Any]) -> Any:
     torch.manual_seed(0)
-    tiny = {GPT2[key]: TINY[key] for key in GPT2} | {"vocab_size": 160, "initializer_range": 0.2} if kind == "gpt2" else TINY
+    spelled = SPELLED.get(kind, {})
+    tiny = {spelled.get(key, key): value for key, value in TINY.items()}
+    if kind in SPELLED:  # what is not a key of theirs would stand beside their own word for it
+        tiny = {key: value for key, value in tiny.items() if key not in ("intermediate_size", "num_key_value_heads", "tie_word_embeddings")}
     config = transformers.AutoConfig.for_model(kind, **{**tiny, "pad_token_id": 0, **changes})
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     for name, parameter in model.named_parameters():

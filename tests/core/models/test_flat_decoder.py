@@ -97,7 +97,7 @@ def test_the_base_model_alone_has_no_prefix(tmp_path: Path) -> None:
 
 
 def test_a_model_without_a_file_runs_through_transformers(tmp_path: Path) -> None:
-    oracle = oracle_of("olmo2", {}, transformers.AutoModelForCausalLM, **GROUPED)
+    oracle = oracle_of("helium", {"head_dim": 8}, transformers.AutoModelForCausalLM, **GROUPED)
     oracle.save_pretrained(tmp_path)
     for backend in usable("cpu"):
         model = loaded(tmp_path, backend)
@@ -107,10 +107,10 @@ def test_a_model_without_a_file_runs_through_transformers(tmp_path: Path) -> Non
         for got, expected in zip(hidden_of(model, texts), expected_of(oracle.model, texts), strict=True):
             torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
         assert torch.equal(hidden_of(model, texts, rows=[69, 70, 103])[0], torch.cat(hidden_of(model, texts))[[69, 70, 103]])
-    with_config(tmp_path, architectures=["Olmo2ForSequenceClassification"])
+    with_config(tmp_path, architectures=["HeliumForSequenceClassification"])
     with pytest.raises(
         ModelError,
-        match=r"model_type 'olmo2' \(Olmo2ForSequenceClassification\) is a classifier .* not supported; supported to classify: bert",
+        match=r"model_type 'helium' \(HeliumForSequenceClassification\) is a classifier .*; supported to classify: apertus, bert",
     ):
         loaded(tmp_path, recipe=classify("a"))
 

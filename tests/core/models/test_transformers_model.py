@@ -304,8 +304,8 @@ def test_whose_code_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
         got = answers(tmp_path, prompts, num_gpu_blocks_override=40, model_impl="transformers")
     assert said in caplog.text
     assert [tokens for tokens, _ in got] == [tokens for tokens, _ in expected]
-    saved("olmo2", {}, tmp_path)
-    with pytest.raises(ModelError, match=r"model_type 'olmo2' .* is not supported"):
+    saved("helium", {}, tmp_path)
+    with pytest.raises(ModelError, match=r"model_type 'helium' .* is not supported"):
         answers(tmp_path, prompts, model_impl="infer")
 
 

@@ -235,6 +235,8 @@ def test_a_size_that_is_none_is_refused_by_its_key(kind: str, wrong: str) -> Non
     ours = of(kind)
     assert ours is not None
     for key in ours.values.keys() & set(SIZES):
+        if wrong == "null" and ours.defaults.get(key, 0) is None:
+            continue  # then another key says it
         most = 10_000 if key == "num_hidden_layers" else 2**31 - 1
         with pytest.raises(ModelError, match=rf"^m/config.json: {key} is .*; it must be a whole number from 1 to {most}\b"):
             effective({"model_type": kind, key: WRONG[wrong]}, path="m/config.json")

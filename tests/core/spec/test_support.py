@@ -41,9 +41,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
     ("qwen3_next", "Qwen3NextForCausalLM", {}, "layers that are not plain attention (linear_attention)"),
     ("lfm2", "Lfm2ForCausalLM", {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2}, "plain attention (conv)"),
     ("llama4_text", "Llama4ForCausalLM", {}, "plain attention (chunked_attention)"),
-    ("falcon", "FalconForCausalLM", {}, "attention that a paged cache cannot hold"),
-    ("bloom", "BloomForCausalLM", {}, "attention that a paged cache cannot hold"),
-    ("mpt", "MptForCausalLM", {}, "attention that a paged cache cannot hold"),
+    ("xglm", "XGLMForCausalLM", {}, "attention that a paged cache cannot hold"),
     ("xlnet", "XLNetLMHeadModel", {}, "attention that a paged cache cannot hold"),
     ("gpt_neo", "GPTNeoForCausalLM", {}, "attention that a paged cache cannot hold"),
     ("megatron-bert", "MegatronBertForCausalLM", {"is_decoder": True}, "attention that a paged cache cannot hold"),
@@ -53,7 +51,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
     ("deberta", "DebertaModel", {}, "reads texts in both directions"),
     ("longformer", "LongformerModel", {}, "reads texts in both directions"),
     ("rembert", "RemBertForSequenceClassification", {}, "reads texts in both directions"),
-    ("opt", "OPTForSequenceClassification", {}, "classifier in code that is not ours"),
+    ("helium", "HeliumForSequenceClassification", {}, "classifier in code that is not ours"),
     ("llama", "LlamaForTokenClassification", {}, "labels tokens and writes no text"),
     ("llama", "LlamaForQuestionAnswering", {}, "finds answers in texts and writes no text"),
     ("vit", "ViTForImageClassification", {}, "not supported"),
@@ -88,6 +86,8 @@ def test_what_cannot_be_run_is_refused_by_name(kind: str, name: str, more: dict[
         ("bert", "BertForSequenceClassification", {}),
         ("gpt2", "GPT2LMHeadModel", {}),
         ("opt", "OPTForCausalLM", {}),
+        ("falcon", "FalconForCausalLM", {}),
+        ("bloom", "BloomForCausalLM", {}),
         ("gemma2", "Gemma2ForCausalLM", {}),
         ("gemma3_text", "Gemma3ForCausalLM", {}),
         ("llava", "LlavaForConditionalGeneration", {"vision_config": {"model_type": "clip_vision_model"}}),
@@ -110,8 +110,8 @@ def test_a_model_without_a_type_is_told_so() -> None:
 
 
 def test_model_impl_infer_is_for_models_of_ours() -> None:
-    with pytest.raises(ModelError, match=r"model_type 'opt' is not supported; supported: apertus, cohere, cohere2"):
-        refuse_unsupported(read_spec({"model_type": "opt"}), "m", task="generate", model_impl="infer")
+    with pytest.raises(ModelError, match=r"model_type 'helium' is not supported; supported: apertus, bloom, cohere"):
+        refuse_unsupported(read_spec({"model_type": "helium"}), "m", task="generate", model_impl="infer")
 
 
 def test_every_architecture_is_known_to_transformers() -> None:
@@ -128,7 +128,7 @@ def test_every_architecture_is_known_to_transformers() -> None:
         ("compression_config", {"format": "pack-quantized"}, "pack-quantized"),
     ],
 )
-@pytest.mark.parametrize(("kind", "settings"), [("gpt_oss", {}), ("opt", {}), ("llama", {"model_impl": "transformers"})])
+@pytest.mark.parametrize(("kind", "settings"), [("gpt_oss", {}), ("helium", {}), ("llama", {"model_impl": "transformers"})])
 def test_quantized_checkpoints_are_refused_in_transformers_code(
     kind: str, settings: dict[str, Any], key: str, found: dict[str, Any], method: str
 ) -> None:

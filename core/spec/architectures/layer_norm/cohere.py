@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...decoder import DEFAULTS, NAMES, VALUES, biased, decoder
+from ...decoder import DEFAULTS, NAMES, VALUES, biased, decoder, layer_norm, without
 from ...hf_values import FLAG, NULL, POSITIVE
-from ...model_spec import NormSpec, StackSpec
+from ...model_spec import StackSpec
 from ...rope import RopeConfig
 from .. import Architecture
 
-COHERE_DEFAULTS = {key: value for key, value in DEFAULTS.items() if key not in ("rms_norm_eps", "head_dim")} | {
+COHERE_DEFAULTS = without(DEFAULTS, "rms_norm_eps", "head_dim") | {
     "vocab_size": 256000,
     "hidden_size": 8192,
     "intermediate_size": 22528,
@@ -31,7 +31,7 @@ BESIDE = replace(NAMES, mlp_norm="")
 def stack(hf: Mapping[str, Any], **more: Any) -> StackSpec:
     """`more`: arguments of `decoder`."""
     head_dim = hf["hidden_size"] // hf["num_attention_heads"]
-    norm = NormSpec(eps=hf["layer_norm_eps"], centered=True)
+    norm = layer_norm(hf, "layer_norm_eps", bias=False)
     attention = {**biased(hf), "rope": RopeConfig.from_hf(hf, head_dim, interleaved=True)}
     if hf.get("use_qk_norm"):
         attention |= {"qk_norm": norm, "qk_norm_over": "own"}

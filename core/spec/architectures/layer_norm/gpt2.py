@@ -6,13 +6,12 @@ config.json and tensors have names of their own, and the matrices are stored [in
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from ....errors import ModelError
-from ...decoder import decoder
+from ...decoder import decoder, layer_norm, plain, ungrouped
 from ...hf_values import COUNT, DTYPE, FLAG, LAYERS, NULL, POSITIVE, TEXT
-from ...model_spec import MLPSpec, NormSpec, StackSpec
+from ...model_spec import StackSpec
 from ...names import Names, Naming, Split
 from .. import Architecture
 
@@ -63,23 +62,26 @@ VALUES = {
 def stack(hf: Mapping[str, Any]) -> StackSpec:
     if hf["add_cross_attention"]:
         raise ModelError("config.json: add_cross_attention is set; a decoder that attends to an encoder is not supported")
-    hidden, heads = hf["n_embd"], hf["n_head"]
-    if hidden % heads:
-        raise ModelError(f"config.json: {heads} attention heads cannot share {hidden} features")
-    scale = (hidden // heads) ** -0.5 if hf["scale_attn_weights"] else 1.0
-    made = decoder(
-        {**hf, "hidden_size": hidden, "num_attention_heads": heads, "num_hidden_layers": hf["n_layer"]},
+    hf = llamas(hf)
+    scale = (hf["hidden_size"] // hf["num_attention_heads"]) ** -0.5 if hf["scale_attn_weights"] else 1.0
+    by_layer = [{"scale": scale / number} for number in range(1, hf["n_layer"] + 1)]
+    return decoder(
+        hf,
         attention={"rope": None, "scale": scale, "qkv_bias": True, "out_bias": True},
-        feed_forward=MLPSpec(size=hf["n_inner"] or 4 * hidden, activation=hf["activation_function"], gated=False, bias=True),
+        by_layer=by_layer if hf["scale_attn_by_inverse_layer_idx"] else (),
+        feed_forward=plain(hf["n_inner"] or 4 * hf["n_embd"], hf["activation_function"]),
         names=NAMES,
         naming=NAMING,
-        norm=NormSpec(eps=hf["layer_norm_epsilon"], centered=True, bias=True),
+        norm=layer_norm(hf),
         num_positions=hf["n_positions"],
     )
-    if not hf["scale_attn_by_inverse_layer_idx"]:
-        return made
-    scaled = (replace(one, attention=replace(one.attention, scale=scale / number)) for number, one in enumerate(made.layers, 1))
-    return replace(made, layers=tuple(scaled))
+
+
+def llamas(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """GPT-2's config.json with Llama's names of sizes beside its own. Raises ModelError where heads cannot share features."""
+    if hf["n_embd"] % hf["n_head"]:
+        raise ModelError(f"config.json: {hf['n_head']} attention heads cannot share {hf['n_embd']} features")
+    return {**ungrouped(hf), "hidden_size": hf["n_embd"], "num_attention_heads": hf["n_head"], "num_hidden_layers": hf["n_layer"]}
 
 
 OTHER_NAMES = {

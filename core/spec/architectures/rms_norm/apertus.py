@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...decoder import DEFAULTS, NAMES, NAMING, VALUES, biased, decoder, qk_norm
+from ...decoder import DEFAULTS, NAMES, NAMING, VALUES, biased, decoder, qk_norm, without
 from ...model_spec import MLPSpec, StackSpec
 from .. import Architecture
 
-APERTUS_DEFAULTS = DEFAULTS | {
+APERTUS_DEFAULTS = without(DEFAULTS, "head_dim") | {
     "vocab_size": 131072,
     "intermediate_size": 14336,
     "hidden_act": "xielu",

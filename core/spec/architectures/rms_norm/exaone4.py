@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...decoder import DEFAULTS, FULL, SLIDING, VALUES, decoder, qk_norm, windows_of
+from ...decoder import DEFAULTS, FULL, SLIDING, VALUES, decoder, qk_norm, windows_of, without
 from ...hf_values import NULL, TEXT, WHOLE
 from ...model_spec import StackSpec
 from .. import Architecture
 from .olmo2 import BEHIND
 
-EXAONE4_DEFAULTS = DEFAULTS | {
+EXAONE4_DEFAULTS = without(DEFAULTS, "head_dim") | {
     "vocab_size": 102400,
     "intermediate_size": 16384,
     "num_key_value_heads": 32,

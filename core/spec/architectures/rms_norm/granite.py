@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...decoder import DEFAULTS, VALUES, biased, decoder, gated
+from ...decoder import DEFAULTS, VALUES, biased, decoder, gated, without
 from ...hf_values import POSITIVE
 from ...model_spec import StackSpec
 from .. import Architecture
 
 FACTORS = ("embedding_multiplier", "logits_scaling", "residual_multiplier", "attention_multiplier")
-GRANITE_DEFAULTS = DEFAULTS | {"attention_bias": False, "mlp_bias": False} | dict.fromkeys(FACTORS, 1.0)
+GRANITE_DEFAULTS = without(DEFAULTS, "head_dim") | {"attention_bias": False, "mlp_bias": False} | dict.fromkeys(FACTORS, 1.0)
 
 
 def stack(hf: Mapping[str, Any]) -> StackSpec:

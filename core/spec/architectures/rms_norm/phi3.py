@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...decoder import DEFAULTS, NAMING, VALUES, decoder
+from ...decoder import DEFAULTS, NAMING, VALUES, decoder, without
 from ...model_spec import StackSpec
 from ...names import Split
 from .. import Architecture
 
-PHI3_DEFAULTS = DEFAULTS | {
+PHI3_DEFAULTS = without(DEFAULTS, "head_dim") | {
     "vocab_size": 32064,
     "hidden_size": 3072,
     "intermediate_size": 8192,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...decoder import DEFAULTS, FULL, SLIDING, VALUES, biased, check_length, decoder, gated, windows_of
+from ...decoder import DEFAULTS, FULL, SLIDING, VALUES, biased, check_length, decoder, gated, windows_of, without
 from ...hf_values import COUNT, COUNTS, NULL
 from ...model_spec import StackSpec
 from .. import Architecture
 
-SMOLLM3_DEFAULTS = DEFAULTS | {
+SMOLLM3_DEFAULTS = without(DEFAULTS, "head_dim") | {
     "vocab_size": 128256,
     "hidden_size": 2048,
     "num_hidden_layers": 36,
