@@ -66,11 +66,6 @@ class _Projections:
     def rotation(self, positions: Tensor) -> Rotation | None:
         return None if self.rope is None else Rotation(positions, self.rope.cos, self.rope.sin)
 
-    def allocate(self, device: torch.device) -> None:
-        """Prepares for steps on a device."""
-        if self.config.alibi_slopes is not None:
-            self.config = replace(self.config, alibi_slopes=self.config.alibi_slopes.to(device))
-
     def linears(self) -> Iterator[Linear]:
         yield from (self.qkv, self.out)
 
@@ -85,6 +80,11 @@ class _Projections:
 
 class Attention(_Projections):
     """Causal, grouped-query, over the paged cache: hidden [N, size] -> [N, size]."""
+
+    def move(self, device: torch.device) -> None:
+        """Makes slopes lie on the device of the steps."""
+        if self.config.alibi_slopes is not None:
+            self.config = replace(self.config, alibi_slopes=self.config.alibi_slopes.to(device))
 
     @property
     def cache(self) -> KVSpec:

@@ -117,7 +117,7 @@ class Decoder:
         """Prepares for sequences of so many tokens."""
         self.ropes.allocate(num_positions, device)
         for layer in self.layers:
-            layer.attention.allocate(device)
+            layer.attention.move(device)
 
     def parameters(self) -> Iterator[Parameter]:
         yield from self.body_parameters()

@@ -43,7 +43,6 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
     ("llama4_text", "Llama4ForCausalLM", {}, "plain attention (chunked_attention)"),
     ("xglm", "XGLMForCausalLM", {}, "attention that a paged cache cannot hold"),
     ("xlnet", "XLNetLMHeadModel", {}, "attention that a paged cache cannot hold"),
-    ("gpt_neo", "GPTNeoForCausalLM", {}, "attention that a paged cache cannot hold"),
     ("megatron-bert", "MegatronBertForCausalLM", {"is_decoder": True}, "attention that a paged cache cannot hold"),
     ("rembert", "RemBertModel", {}, "reads texts in both directions"),
     ("rembert", "RemBertForCausalLM", {}, "reads texts in both directions"),

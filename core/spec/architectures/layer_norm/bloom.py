@@ -61,4 +61,6 @@ def stack(hf: Mapping[str, Any]) -> StackSpec:
 
 
 NAMES_OF_PIECES = ("self_attention.q.", "self_attention.k.", "self_attention.v.")
-ARCHITECTURE = Architecture(stack=stack, defaults=DEFAULTS, values=VALUES, end_token=2)
+#: Keys that stand for these, as in transformers.
+OTHER_NAMES = {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
+ARCHITECTURE = Architecture(stack=stack, other_names=OTHER_NAMES, defaults=DEFAULTS, values=VALUES, end_token=2)

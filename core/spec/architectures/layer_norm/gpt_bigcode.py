@@ -11,7 +11,7 @@ from ...hf_values import FLAG
 from ...model_spec import StackSpec
 from ...names import Naming, Split
 from .. import Architecture
-from .gpt2 import DEFAULTS, NAMES, VALUES, llamas
+from .gpt2 import DEFAULTS, NAMES, OTHER_NAMES, VALUES, llamas
 
 BIGCODE_DEFAULTS = {key: value for key, value in DEFAULTS.items() if not key.startswith(("scale_attn_by", "add_"))} | {
     "activation_function": "gelu_pytorch_tanh",
@@ -34,4 +34,6 @@ def stack(hf: Mapping[str, Any]) -> StackSpec:
     return replace(made, naming=Naming(("transformer.",), splits=splits, buffers=(".attn.bias", ".attn.masked_bias")))
 
 
-ARCHITECTURE = Architecture(stack=stack, defaults=BIGCODE_DEFAULTS, values=VALUES | {"multi_query": FLAG}, end_token=50256)
+ARCHITECTURE = Architecture(
+    stack=stack, other_names=OTHER_NAMES, defaults=BIGCODE_DEFAULTS, values=VALUES | {"multi_query": FLAG}, end_token=50256
+)

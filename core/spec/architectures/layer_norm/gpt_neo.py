@@ -53,4 +53,6 @@ def stack(hf: Mapping[str, Any]) -> StackSpec:
     )
 
 
-ARCHITECTURE = Architecture(stack=stack, defaults=GPT_NEO_DEFAULTS, values=GPT_NEO_VALUES, end_token=50256)
+#: Keys that stand for these, as in transformers.
+OTHER_NAMES = {"num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"}
+ARCHITECTURE = Architecture(stack=stack, other_names=OTHER_NAMES, defaults=GPT_NEO_DEFAULTS, values=GPT_NEO_VALUES, end_token=50256)

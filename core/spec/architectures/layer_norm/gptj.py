@@ -12,7 +12,7 @@ from ...model_spec import StackSpec
 from ...names import Naming
 from ...rope import RopeConfig
 from .. import Architecture
-from .gpt2 import DEFAULTS, NAMES, VALUES, llamas
+from .gpt2 import DEFAULTS, NAMES, OTHER_NAMES, VALUES, llamas
 
 KEYS = ("n_inner", "activation_function", "layer_norm_epsilon", "vocab_size")
 GPTJ_DEFAULTS = {key: DEFAULTS[key] for key in KEYS} | {
@@ -51,4 +51,6 @@ def stack(hf: Mapping[str, Any]) -> StackSpec:
     )
 
 
-ARCHITECTURE = Architecture(stack=stack, defaults=GPTJ_DEFAULTS, values=VALUES | {"rotary_dim": COUNT}, end_token=50256)
+ARCHITECTURE = Architecture(
+    stack=stack, other_names=OTHER_NAMES, defaults=GPTJ_DEFAULTS, values=VALUES | {"rotary_dim": COUNT}, end_token=50256
+)

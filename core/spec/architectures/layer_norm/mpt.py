@@ -70,4 +70,6 @@ def stack(hf: Mapping[str, Any]) -> StackSpec:
     )
 
 
-ARCHITECTURE = Architecture(stack=stack, defaults=DEFAULTS, values=VALUES)
+#: Keys that stand for these, as in transformers.
+OTHER_NAMES = {"num_attention_heads": "n_heads", "hidden_size": "d_model", "num_hidden_layers": "n_layers"}
+ARCHITECTURE = Architecture(stack=stack, other_names=OTHER_NAMES, defaults=DEFAULTS, values=VALUES)
