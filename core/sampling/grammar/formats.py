@@ -55,7 +55,7 @@ FORMATS = {
     "ipv4": _IPV4,
     "ipv6": _IPV6,
     "json-pointer": _POINTER,
-    "relative-json-pointer": f"(?:0|[1-9][0-9]{{0,8}})(?:#|{_POINTER})",
+    "relative-json-pointer": f"(?:0|[1-9][0-9]?)(?:#|{_POINTER})",  # jsonschema takes no digit behind a 0
     "time": _TIME,
     "uri": _URI,
     "uri-reference": _REFERENCE,

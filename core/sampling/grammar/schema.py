@@ -22,6 +22,7 @@ from urllib.parse import unquote
 
 from ...errors import RecordError
 from .formats import FORMATS
+from .number_bounds import MAX_INTEGER, tighten
 from .regex import normalized as normalized_regex
 from .regex import spelled
 
@@ -33,10 +34,6 @@ MAX_VALUES = 20_000
 MAX_PROPERTIES = 1_000
 #: Highest count of characters, items or properties.
 MAX_COUNT = 2**31 - 1
-#: Whole numbers up to here are exact in every reader of JSON.
-MAX_INTEGER = 2**53
-#: Highest `multipleOf`: the library counts remainders.
-MAX_STEP = 10_000
 
 _KEYWORDS = {
     "string": ("minLength", "maxLength", "pattern", "format"),
@@ -57,7 +54,6 @@ _TYPES = ("string", "number", "integer", "array", "object", "boolean", "null")
 _TYPED = frozenset(name for names in _KEYWORDS.values() for name in names)
 _SEVERAL = ("anyOf", "oneOf", "allOf")
 _COUNTED = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
-_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _REFUSED = (
     "not",
     "if",
@@ -200,7 +196,10 @@ class _Writer:
         joined = id(schema) in self._joined
         self._types(schema, path, joined)
         _counts(schema, path)
-        _numbers(schema, path)
+        try:
+            tighten(schema, joined=joined)
+        except ValueError as error:
+            raise _error(path, str(error)) from None
         self._values(schema, path)
         self._string(schema, path)
         self._array(schema, path, joined)
@@ -417,26 +416,6 @@ def _counts(schema: Schema, path: str) -> None:
             raise _error(path, f"{name} must be a whole number from 0 up")
         if value > MAX_COUNT:
             raise _error(path, f"{name} is above {MAX_COUNT}")
-
-
-def _numbers(schema: Schema, path: str) -> None:
-    for name in _BOUNDS:
-        value = schema.get(name, 0)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise _error(path, f"{name} must be a number")
-        if not abs(value) <= MAX_INTEGER:
-            raise _error(path, f"{name} is too large to be enforced exactly")
-    for least, open_least, pick in (("minimum", "exclusiveMinimum", max), ("maximum", "exclusiveMaximum", min)):
-        if least in schema and open_least in schema:  # the tighter of two is enough
-            tighter = pick(schema[least], schema[open_least])
-            del schema[least if schema[open_least] == tighter else open_least]
-    step = schema.get("multipleOf", 1)
-    if isinstance(step, bool) or not isinstance(step, (int, float)) or not 0 < step < math.inf:
-        raise _error(path, "multipleOf must be a number above 0")
-    if step != int(step) or step > MAX_STEP:
-        raise _error(path, f"multipleOf can be enforced for whole numbers up to {MAX_STEP}")
-    if "multipleOf" in schema:
-        schema["multipleOf"] = int(step)
 
 
 def _key(name: str) -> str:
