@@ -37,6 +37,8 @@ from .field_widths import check_braces, check_percent
 _CONSTANT = frozenset({"abs", "attr", "count", "d", "default", "first", "float", "last", "length"})
 #: Those that give an iterator, whose items are charged as they are taken.
 _LAZY = frozenset({"batch", "items", "map", "reject", "rejectattr", "reverse", "select", "selectattr", "slice", "unique"})
+#: Those that pass over items which they do not give: each is charged as they look at it.
+_CHOOSING = frozenset({"reject", "rejectattr", "select", "selectattr", "unique"})
 #: Steps that a filter costs, whatever it does.
 _FILTER = 4
 #: Characters that strip() may be told to take away, and that may be searched for from the end: these searches try every pair.
@@ -148,8 +150,9 @@ def check_method(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     if isinstance(owner, (str, bytes)):
         looked(len(owner))
         _check_text_method(owner, name, args, kwargs)
-    elif isinstance(owner, (list, tuple)) and name in ("index", "count"):
+    elif isinstance(owner, (list, tuple, range)) and name in ("index", "count"):
         measure(owner, *args)
+        charge(cost=1 + len(owner))
     else:
         for arg in args:
             key(arg)
@@ -248,9 +251,11 @@ def _bounded(name: str, inner: Callable[..., Any]) -> Callable[..., Any]:
     def bounded(*args: Any, **kwargs: Any) -> Any:
         check(*args[skip:], *kwargs.values())
         charge(cost=_FILTER)
+        depth = max((value.depth for value in args if isinstance(value, Lazy)), default=0)
+        if name in _CHOOSING and len(args) > skip:
+            args = (*args[:skip], count(args[skip], cost=2), *args[skip + 1 :])
         result = inner(*args, **kwargs)
         if name in _LAZY and not isinstance(result, str):
-            depth = max((value.depth for value in args if isinstance(value, Lazy)), default=0)
             return Lazy(iter(result), depth + 1)
         return charged(result)
 
@@ -276,6 +281,19 @@ def _check_unknown(*args: Any) -> None:
 
 def _check_lazy(value: Any, *args: Any) -> None:
     measure(*args)
+
+
+def _check_title(value: Any) -> None:
+    """Of each word a new one is made."""
+    size = check_text(value)
+    charge(cost=size >> 1)
+
+
+def _check_rounded(value: Any, *given: Any) -> None:
+    """It multiplies by ten to the power of its precision."""
+    for precision in filter(_is_int, given):
+        check_binop("**", 10, precision)
+    measure(value)
 
 
 def _check_trim(value: Any, chars: Any = None) -> None:
@@ -307,7 +325,9 @@ def _check_wrapped(value: Any, width: Any = 79, *args: Any) -> None:
 
 
 _CHECKS: dict[str, Any] = {
-    **dict.fromkeys(("lower", "upper", "capitalize", "title"), check_text),
+    **dict.fromkeys(("lower", "upper", "capitalize"), check_text),
+    "title": _check_title,
+    "round": _check_rounded,
     **dict.fromkeys(("e", "escape", "forceescape", "pprint", "striptags", "urlize", "wordcount"), _check_marked),
     **dict.fromkeys(("items", "map", "reject", "rejectattr", "select", "selectattr"), _check_lazy),
     "trim": _check_trim,

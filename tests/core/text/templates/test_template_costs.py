@@ -81,6 +81,38 @@ def test_methods_of_long_texts_are_charged(name: str) -> None:
     stopped(LONG + "{% for i in range(99999) %}{% set b = " + call + " %}{% endfor %}")
 
 
+@pytest.mark.parametrize("value", ["range(999)", "('a' * 999)"])
+@pytest.mark.parametrize(
+    "choice", ["select('eq', -1)", "reject('ne', -1)", "selectattr('real', 'eq', 'x')", "rejectattr('real', 'ne', 'x')"]
+)
+def test_items_that_are_passed_over_are_charged(value: str, choice: str) -> None:
+    stopped("{% set x = " + value + " %}{% for i in range(999) %}{% set b = x | " + choice + " | first %}{% endfor %}")
+
+
+@pytest.mark.parametrize("call", ["count(0.5)", "index(998)"])
+def test_methods_of_ranges_are_charged(call: str) -> None:
+    stopped("{% set x = range(999) %}{% for i in range(999) %}{% set b = x." + call + " %}{% endfor %}")
+
+
+def test_words_that_are_written_anew_are_charged() -> None:
+    stopped("{% set x = 'a ' * 9999 %}{% for i in range(99) %}{% set b = x | title %}{% endfor %}")
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        "5 | round(-999999999)",
+        "5 | round(999999999, 'floor')",
+        "1.5 | round(method='ceil', precision=99999)",
+        "[5] | map('round', -99999) | list",
+    ],
+)
+def test_powers_of_ten_are_bounded(number: str) -> None:
+    with pytest.raises(RecordError, match="bits"):
+        Template("{{ (" + number + ") }}").render({})
+    assert Template("{{ 1.256 | round(2) }} {{ 1251 | round(-2) }} {{ 1.21 | round(1, 'ceil') }}").render({}) == "1.26 1300 1.3"
+
+
 @pytest.mark.parametrize("what", ["raise_exception", "[[raise_exception]]", "{'a': [1] | map('string')}"])
 @pytest.mark.parametrize(
     "use",
