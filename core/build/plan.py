@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -150,9 +150,12 @@ def make_plan(
         check_weights(source, spec)
         if spec.stack is not None and (spec.is_encoder or spec.in_our_code(args.model_impl)):
             labels = len(recipe.labels) if recipe is not None and recipe.kind == "classify" else 0
-            check_stack(
-                source, spec.stack, is_encoder=spec.is_encoder, writes=recipe is None, labels=labels, overrides=args.hf_overrides or {}
-            )
+            if recipe is not None and recipe.tokens:
+                check_stack(source, spec.stack, is_encoder=False, writes=True, labels=0, overrides=args.hf_overrides or {})
+            else:
+                check_stack(
+                    source, spec.stack, is_encoder=spec.is_encoder, writes=recipe is None, labels=labels, overrides=args.hf_overrides or {}
+                )
     if task == "generate":
         check_size(spec, args.tensor_parallel_size)
         if args.load_format != "dummy" and source.has_weights and args.quantization in (None, *METHODS):
@@ -160,6 +163,8 @@ def make_plan(
     elif args.tensor_parallel_size > 1:
         raise ConfigError("tensor_parallel_size: models that pool are not shared yet; leave it at 1, or set data_parallel_size")
     tokenizer_source, tokenizer = find_tokenizer(args, source)
+    if recipe is not None and recipe.tokens:
+        recipe = replace(recipe, token_ids=_token_ids(recipe.tokens, tokenizer, source.name))
     longest = None if recipe is None else recipe.max_seq_length
     config = args.resolve(spec, given=given, compile_kernels=compile_kernels, task=task, max_seq_length=longest)
     packed = args.quantization == "int4" or (source.scheme and args.quantization in (None, *METHODS))
@@ -167,6 +172,18 @@ def make_plan(
         idle = f"with quantization={args.quantization}" if args.quantization else "with weights that are not quantized"
         config = replace(config, notes=(*config.notes, Caution(f"activation_dtype has no effect {idle}")))
     return Plan(config, source, tokenizer, tokenizer_source, recipe)
+
+
+def _token_ids(tokens: Sequence[str], tokenizer: Tokenizer | None, name: str) -> tuple[int, ...]:
+    """The ids of `classifier_from_token`. Raises ConfigError without a tokenizer, ModelError for what is not one token."""
+    if tokenizer is None:
+        raise ConfigError("classifier_from_token names tokens by their text, which skip_tokenizer_init leaves without ids")
+    found = {token: tokenizer.encode(token, add_special_tokens=False) for token in tokens}
+    if wrong := [token for token, ids in found.items() if len(ids) != 1]:
+        raise ModelError(
+            f"model {name!r}: classifier_from_token: {wrong[0]!r} is not one token of its vocabulary, but {len(found[wrong[0]])}"
+        )
+    return tuple(ids[0] for ids in found.values())
 
 
 def _check_quantization(args: EngineArgs, source: ModelSource) -> None:

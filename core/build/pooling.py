@@ -10,7 +10,7 @@ from infer.kernels.ops import Ops
 
 from .. import models
 from ..errors import ConfigError
-from ..layers.classifier import Classifier
+from ..layers.classifier import Classifier, ScoringHead, TokenScores
 from ..models.encoder import Encoder
 from ..models.flat_decoder import FlatDecoder
 from ..models.hf.trial import warn_if_rows_differ
@@ -20,6 +20,7 @@ from ..settings.config import EngineConfig
 from ..spec.decoder import SCORE
 from ..spec.model_spec import ModelSpec
 from ..spec.support import check_causal, refuse_unsupported
+from ..weights.renamed import untied
 from ..weights.source import ModelSource
 from .generating import check_length, chooser, fill, load_through_transformers, told
 from .probe import rows_are_alike
@@ -41,16 +42,16 @@ def load_pooling_model(
         if spec.is_encoder:
             model: PoolingModel = _load_encoder(config, source, spec, ops, labels, dtype, device)
         elif spec.in_our_code(config.model_impl):
-            model = _load_decoder(config, source, spec, ops, labels, dtype, device)
+            model = _load_decoder(config, source, spec, ops, recipe, dtype, device)
         else:
             model = _load_through_transformers(config, source, spec, ops, labels, dtype, device)
-        if isinstance(model.classifier, Classifier):
+        if isinstance(model.classifier, ScoringHead):
             _probe(model.classifier, ops, device)
     return model
 
 
 @torch.inference_mode()
-def _probe(head: Classifier, ops: Ops, device: torch.device) -> None:
+def _probe(head: ScoringHead, ops: Ops, device: torch.device) -> None:
     """The head's layers are not the stack's: other shapes, and float32. When it matters, see `make_rows_alike`."""
     if device.type == "cuda" and not ops.deterministic:
         return
@@ -71,13 +72,18 @@ def _load_encoder(
 
 
 def _load_decoder(
-    config: EngineConfig, source: ModelSource, spec: ModelSpec, ops: Ops, labels: int, dtype: torch.dtype, device: torch.device
+    config: EngineConfig, source: ModelSource, spec: ModelSpec, ops: Ops, recipe: Recipe, dtype: torch.dtype, device: torch.device
 ) -> FlatDecoder:
     check_causal(spec, source.name)
+    labels = len(recipe.labels) if recipe.kind == "classify" else 0
     choose = chooser(config, source, ops, dtype)
     decoder = models.build(spec, ops, choose=choose)
     check_length(config, source, decoder.stack)
-    head = Classifier(ops, decoder.hidden_size, labels, SCORE, decoder.stack.norm) if labels else None
+    head: ScoringHead | None = None
+    if recipe.token_ids:
+        head = TokenScores(ops, untied(decoder.stack, source), recipe.token_ids, difference=recipe.difference)
+    elif labels:
+        head = Classifier(ops, decoder.hidden_size, labels, SCORE, decoder.stack.norm)
     model = FlatDecoder(decoder, dtype, config.block_size, head)
     fill(config, source, decoder.stack, model.parameters(), dtype, device, choose=choose, ropes=decoder.ropes, whole=False)
     decoder.allocate(config.max_model_len, device)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from infer.kernels.ops import NULL_BLOCK, AttentionMeta, KVCache, Ops, Segments
 
-from ..layers.classifier import Classifier
+from ..layers.classifier import ScoringHead
 from ..layers.linear import Linear
 from ..spec.model_spec import KVSpec
 from ..weights.parameter import Parameter
@@ -30,7 +30,7 @@ class FlatDecoder:
 
     num_token_types = 0
 
-    def __init__(self, model: LanguageModel, dtype: torch.dtype, block_size: int, classifier: Classifier | None = None) -> None:
+    def __init__(self, model: LanguageModel, dtype: torch.dtype, block_size: int, classifier: ScoringHead | None = None) -> None:
         self.model = model
         self.ops: Ops = model.ops
         self.hidden_size, self.vocab_size = model.hidden_size, model.vocab_size

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..errors import ConfigError, nearest
+from .template import PairTemplate
 
 POOLINGS = ("cls", "mean", "last")
 
@@ -38,6 +39,10 @@ class Recipe:
     max_seq_length: int | None = None  # sentence_bert_config.json's; the model's limit is in EngineConfig.max_model_len
     labels: tuple[str, ...] = ()  # of a classifier, in order
     activation: str = "identity"  # of a classifier's scores: "identity", "sigmoid" or "softmax"
+    tokens: tuple[str, ...] = ()  # of a language model's head whose logits are scores; none: a classifier has weights of its own
+    token_ids: tuple[int, ...] = ()  # theirs, once there is a tokenizer
+    difference: bool = False  # the score is the logit of the second of two tokens less that of the first
+    template: PairTemplate | None = None  # the text around a pair
     similarity: str = "cosine"  # how two embeddings are compared: "cosine", "dot", "euclidean" or "manhattan"
 
     @property

@@ -18,6 +18,7 @@ from ..weights.source import ModelSource
 from .modules import MODULES_FILE, Modules, files_of
 from .recipe import Recipe
 from .similarity import MEASURES
+from .template import PairTemplate
 
 PROMPTS_FILE = "config_sentence_transformers.json"
 #: Names that sentence-transformers has given the file, the first that is there counts.
@@ -80,6 +81,9 @@ def read_recipe(source: ModelSource, spec: ModelSpec, *, task: str, pooler_confi
             normalize=False,
             hidden_size=hidden,
             labels=labels,
+            tokens=classes.tokens_of(spec),
+            difference=classes.is_difference(spec),
+            template=PairTemplate.of(spec.config.get("score_template")),
             activation=asked.get("activation") or ("identity" if activation is False else own),
             **text,
         )

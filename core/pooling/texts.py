@@ -11,6 +11,7 @@ from ..errors import RecordError
 from ..text.fitting import SIDES, Fitted, Piece
 from ..types.pooling_request import TextIds
 from .recipe import Recipe
+from .template import PairTemplate
 
 if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
@@ -48,7 +49,7 @@ class TextEncoder:
         self.max_len = max_len
         self.truncate = truncate
         self._tokenizer = tokenizer
-        self._lower_case = recipe.lower_case
+        self._lower_case, self._template = recipe.lower_case, recipe.template
         self._literal = literal
         self._max_chars = max(_CHARS_PER_TOKEN * max_len, _FEW_CHARS)
         self._prefix = tokenizer.literal.settle(prefix) if literal and tokenizer is not None else prefix
@@ -95,6 +96,18 @@ class TextEncoder:
         ends = self._tokenizer is not None and bool(prefix.ids) and prefix.ids[-1] in self._tokenizer.special_ids
         return len(prefix.ids) - ends
 
+    def _filled(self, template: PairTemplate, pairs: Sequence[tuple[str, str]]) -> list[tuple[TextIds, bool]]:
+        """Pairs in a template, of which what stands between its ends is cut."""
+        assert self._tokenizer is not None
+        first, last = (tuple(self._tokenizer.encode(end, add_special_tokens=False)) for end in (template.prefix, template.suffix))
+        encode = self._tokenizer.encode_literal if self._literal else self._tokenizer.encode_batch
+        found, room = [], max(self.max_len - len(first) - len(last), 0)
+        for ids in encode([template.fill(*pair) for pair in pairs], add_special_tokens=False):
+            cut = self.truncate is not None and len(ids) > room
+            kept = ids if not cut else ids[len(ids) - room :] if self.truncate == "left" else ids[:room]
+            found.append((TextIds((*first, *kept, *last)), cut))
+        return found
+
     def _fit(self, pieces: Sequence[Piece]) -> list[tuple[TextIds, bool]]:
         if not pieces:
             return []
@@ -102,6 +115,8 @@ class TextEncoder:
         if self._lower_case:
             pieces = [piece.lower() if isinstance(piece, str) else (piece[0].lower(), piece[1].lower()) for piece in pieces]
         limit = None if self.truncate is None else self.max_len
+        if self._template is not None and isinstance(pieces[0], tuple):
+            return self._filled(self._template, [piece for piece in pieces if isinstance(piece, tuple)])
         fitted = self._tokenizer.encode_fitted(pieces, limit=limit, side=self.truncate or "right", literal=self._literal)
         return [(_text(one), one.cut) for one in fitted]
 

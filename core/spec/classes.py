@@ -17,8 +17,8 @@ def labels_of(spec: ModelSpec) -> tuple[str, ...]:
     Raises ModelError for labels that are not numbered from 0.
     """
     hf_config = spec.config
-    if hf_config.get("classifier_from_token"):
-        raise ModelError("config.json: classifier_from_token (a classifier made of a language model's head) is not supported yet")
+    if tokens := tokens_of(spec):
+        return tokens[1:] if is_difference(spec) else tokens
     names = hf_config.get("id2label")
     if names:
         numbers = {int(key): str(name) for key, name in names.items()} if isinstance(names, Mapping) and _numbered(names) else {}
@@ -29,6 +29,32 @@ def labels_of(spec: ModelSpec) -> tuple[str, ...]:
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise ModelError(f"config.json: num_labels is {count!r}, not a number of labels")
     return tuple(f"LABEL_{i}" for i in range(count))
+
+
+def tokens_of(spec: ModelSpec) -> tuple[str, ...]:
+    """The tokens whose logits are scores (`classifier_from_token`, as vLLM calls it); empty: its classifier has weights of its own.
+
+    Raises ModelError for a model without a head that writes.
+    """
+    found = spec.config.get("classifier_from_token")
+    if not found:
+        return ()
+    if not isinstance(found, (list, tuple)) or not all(isinstance(token, str) and token for token in found):
+        raise ModelError(f"config.json: classifier_from_token is {found!r}, not a list of tokens")
+    if spec.is_encoder or spec.stack is None:
+        raise ModelError(f"config.json: classifier_from_token is for language models in our code, which {spec.model_type} is not")
+    return tuple(found)
+
+
+def is_difference(spec: ModelSpec) -> bool:
+    """True if the score is the logit of the second token less that of the first. Raises ModelError for another `method`."""
+    method, count = spec.config.get("method"), len(tokens_of(spec))
+    known = ("from_2_way_softmax", "no_post_processing")
+    if method is not None and method not in known:
+        raise ModelError(f"config.json: method {method!r} (of classifier_from_token) is not supported; supported: {', '.join(known)}")
+    if method == known[0] and count != 2:
+        raise ModelError(f"config.json: method {method!r} needs two tokens in classifier_from_token, not {count}")
+    return method == known[0]
 
 
 def activation_of(spec: ModelSpec, saved: Mapping[str, Any], num_labels: int) -> str:

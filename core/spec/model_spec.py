@@ -331,5 +331,6 @@ class ModelSpec:
 
     @cached_property
     def is_classifier(self) -> bool:
-        """True if config.json names a class with a classifier over whole texts."""
-        return any(name.endswith("ForSequenceClassification") for name in self.architectures)
+        """True if config.json names a class with a classifier over whole texts, or the tokens to make one of."""
+        made = bool(self.config.get("classifier_from_token"))
+        return made or any(name.endswith("ForSequenceClassification") for name in self.architectures)

@@ -336,7 +336,13 @@ class TestClassifier:
             ({"problem_type": "ranking"}, "problem_type 'ranking' is not supported"),
             ({"sentence_transformers": {"activation_fn": TANH}}, f"activation_fn '{TANH}' is not supported"),
             ({"model_type": "modernbert", "classifier_pooling": "max"}, "classifier_pooling 'max' is not supported"),
-            ({"classifier_from_token": ["no", "yes"]}, "classifier_from_token"),
+            ({"classifier_from_token": ["no", "yes"]}, "classifier_from_token is for language models in our code, which bert is not"),
+            ({"classifier_from_token": "yes"}, "classifier_from_token is 'yes', not a list of tokens"),
+            ({"model_type": "llama", "classifier_from_token": ["a", "b"], "method": "sum"}, "method 'sum'"),
+            ({"model_type": "llama", "classifier_from_token": ["a"], "method": "from_2_way_softmax"}, "needs two tokens"),
+            ({"model_type": "llama", "classifier_from_token": ["a"], "score_template": {"pair": "{query}"}}, r"pair needs \{document\}"),
+            ({"model_type": "llama", "classifier_from_token": ["a"], "score_template": {"pairs": ""}}, "no key 'pairs'.*pair"),
+            ({"model_type": "llama", "classifier_from_token": ["a"], "score_template": ["{query}"]}, "score_template is not an object"),
         ],
     )
     def test_refused(self, tmp_path: Path, said: dict[str, Any], message: str) -> None:

@@ -165,8 +165,11 @@ class TestYaml:
         path = self.write(tmp_path, "a: 1\n")
         assert find_config(str(path)) == path
         assert find_config("cpu").name == "cpu.yaml"
-        assert set(presets()) == {"cpu", "gpu", "gpu-tp4", "throughput", "low-memory"}
-        with pytest.raises(ConfigError, match=r"no file or preset named 'cpuu'; did you mean 'cpu'\? \(presets: cpu, gpu, "):
+        rerankers = {"qwen3-reranker", "bge-reranker-v2-gemma"}
+        assert set(presets()) == {"cpu", "gpu", "gpu-tp4", "throughput", "low-memory"} | rerankers
+        with pytest.raises(
+            ConfigError, match=r"no file or preset named 'cpuu'; did you mean 'cpu'\? \(presets: bge-reranker-v2-gemma, cpu, gpu, "
+        ):
             find_config("cpuu")
         with pytest.raises(ConfigError, match="is a folder"):
             find_config(str(tmp_path))
