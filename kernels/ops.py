@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from .fp8 import Fp8Weight
 from .grouped import GroupedWeight
 
 #: Token rows are padded to a multiple of this: GEMM libraries treat left-over rows differently.
@@ -345,6 +346,24 @@ class Ops(Protocol):
 
         With `quantize_input` integer sums are exact, and float32 is added up in order of input features, step by step and span by
         span (see `grouped.steps`): the bits are those of the reference. Without: the weight is rounded to `dtype` first.
+        """
+
+    # -- weights of 8-bit floats, see fp8.py ----------------------------------------------------------------------
+    def fp8_refusal(self, shape: tuple[int, int], block: tuple[int, int], dtype: torch.dtype, *, quantize_input: bool) -> str:
+        """Why a weight [out, in] of this shape, with scales by such blocks, cannot be multiplied here in a model of `dtype`, or nothing.
+
+        `quantize_input` here and below: by rows quantized to e4m3 as they come, else by rows in the model's dtype.
+        """
+
+    def pack_fp8(self, weight: Fp8Weight, dtype: torch.dtype, *, quantize_input: bool) -> Any:
+        """A weight that is not refused in `linear_fp8`'s form; it tells its `quantize_input`. Raises ValueError where its parts do not
+        fit."""
+
+    def linear_fp8(self, x: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
+        """x [N, in] @ weight^T + bias [out] -> [N, out] in x's dtype, of a weight that `pack_fp8` gave.
+
+        With `quantize_input` rows are those of `fp8.rounded_rows`, and both sides' scales are applied to sums of values. Without: the
+        weight is rounded to `dtype` first.
         """
 
     # -- sampling ------------------------------------------------------------------------------------------------

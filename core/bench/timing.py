@@ -102,8 +102,8 @@ class TimedOps:
             return linear_work(name, args[0], result)
         if name in ("linear_experts", "linear_experts_int8"):
             return experts_work(name, args[0], args[2], result)
-        if name == "linear_grouped":
-            return grouped_work(name, args[0], args[1], result)
+        if name in ("linear_grouped", "linear_fp8"):
+            return packed_work(name, args[0], args[1], result)
         if name == "attention":
             return self._reach.attention_work(*args)
         if name == "segment_attention":
@@ -127,10 +127,10 @@ def experts_work(name: str, x: Tensor | ScaledRows, starts: Tensor, result: Tens
     return Work(key, 2 * rows * size_in * size_out, int((starts.diff() > 0).sum()) * size_in * size_out * x.element_size())
 
 
-def grouped_work(name: str, x: Tensor, weight: Any, result: Tensor) -> Work:
-    """The same of a weight that `pack_grouped` gave, whose bytes are those of its codes, scales and zeros as they lie in memory."""
+def packed_work(name: str, x: Tensor, weight: Any, result: Tensor) -> Work:
+    """The same of a weight that `pack_grouped` or `pack_fp8` gave, whose bytes are those of its codes, scales and zeros as they lie in memory."""
     (rows, size_in), size_out = x.shape, result.shape[-1]
-    key = OpKey(name, (size_in, size_out), in_int8=weight.quantize_input)
+    key = OpKey(name, (size_in, size_out), in_int8=weight.quantize_input and name == "linear_grouped")
     return Work(key, 2 * rows * size_in * size_out, sum(tensor.nbytes for tensor in tensors_of(weight)))
 
 

@@ -39,6 +39,7 @@ from ..spec.support import LAYERS
 from ..weights import loader
 from ..weights.fit import beyond_layers
 from ..weights.parameter import Parameter
+from ..weights.quantized import QuantizedSource
 from ..weights.renamed import fit, of_media, untied
 from ..weights.source import ModelSource
 from .offload import CudaCopier, Offload, plan_offload
@@ -251,7 +252,7 @@ def load_through_transformers(
 
 def chooser(config: EngineConfig, source: ModelSource, ops: Ops, dtype: torch.dtype) -> Choose | None:
     """The choice of a scheme for each linear layer; None: all are stored plainly. Raises ConfigError if this machine cannot do it."""
-    if source.scheme and config.quantization not in SCHEMES:
+    if isinstance(source, QuantizedSource) or (source.scheme and config.quantization is None):
         return AsStored(ops, dtype, rows=config.activation_dtype)
     if config.quantization is None:
         return None

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from ..pooling.limits import PoolingLimits
     from ..settings.config import EngineConfig
 
+#: Methods of checkpoints that name as well what can be made of plain weights.
+ON_THE_FLY = ("fp8",)
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -167,7 +169,7 @@ def make_plan(
         recipe = replace(recipe, token_ids=_token_ids(recipe.tokens, tokenizer, source.name))
     longest = None if recipe is None else recipe.max_seq_length
     config = args.resolve(spec, given=given, compile_kernels=compile_kernels, task=task, max_seq_length=longest)
-    packed = args.quantization == "int4" or (source.scheme and args.quantization in (None, *METHODS))
+    packed = args.quantization in ("int4", "fp8") or (source.scheme and args.quantization in (None, *METHODS))
     if args.activation_dtype != "auto" and not packed:
         idle = f"with quantization={args.quantization}" if args.quantization else "with weights that are not quantized"
         config = replace(config, notes=(*config.notes, Caution(f"activation_dtype has no effect {idle}")))
@@ -196,7 +198,7 @@ def _check_quantization(args: EngineArgs, source: ModelSource) -> None:
             raise ConfigError(
                 f"quantization={asked}: the weights of {source.name} are quantized already ({source.layers.label}); leave it out"
             )
-    elif asked in METHODS:
+    elif asked in METHODS and asked not in ON_THE_FLY:
         raise ConfigError(f"quantization={asked}: the weights of {source.name} are not quantized so; leave it out")
 
 

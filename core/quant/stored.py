@@ -13,9 +13,10 @@ from torch import Tensor
 from infer.kernels.ops import Ops, Rows
 
 from ..weights.cut import Cut
-from ..weights.formats.values import Grouped, Int8Rows, QuantizedWeight, as_tensor
+from ..weights.formats.values import Floats, Grouped, Int8Rows, QuantizedWeight, as_tensor
 from ..weights.parameter import Parameter, Value
 from .base import LinearMethod, unscaled
+from .floats import InFloats
 from .grouped import InGroups
 from .int8 import Int8
 from .plain import Plain
@@ -81,6 +82,8 @@ class Stored(LinearMethod):
         """True if the backend multiplies by it as it is."""
         if isinstance(weight, Int8Rows):
             return self.rows != "model" and not Int8.refusal(self.ops)
+        if isinstance(weight, Floats):
+            return self._in_floats(weight) is not None
         return isinstance(weight, Grouped) and self._in_groups(weight) is not None
 
     def _in_groups(self, weight: Grouped) -> InGroups | None:
@@ -88,6 +91,13 @@ class Stored(LinearMethod):
         quantize = self.rows == "int8" or (self.rows == "auto" and self.dtype != torch.float32)
         ways = [InGroups(self.ops, self.dtype, quantize_input=True)] if quantize else []
         ways.append(InGroups(self.ops, self.dtype, quantize_input=False))
+        return next((way for way in ways if not way.refuses(weight)), None)
+
+    def _in_floats(self, weight: Floats) -> InFloats | None:
+        """The same of floats of 8 bits: rows become such too, where the backend multiplies them, unless they are to be the model's."""
+        ways = [
+            InFloats(self.ops, self.dtype, quantize_input=quantize) for quantize in (True, False) if not quantize or self.rows != "model"
+        ]
         return next((way for way in ways if not way.refuses(weight)), None)
 
     def _quantized(self, run: list[Value], device: torch.device) -> tuple[LinearMethod, str]:
@@ -98,6 +108,11 @@ class Stored(LinearMethod):
             rows = Int8(self.ops)
             rows.take(weight.values.to(device), weight.scale.to(device), self.dtype)
             return rows, "in 8 bits, by rows in int8"
+        if isinstance(weight, Floats):
+            floats = self._in_floats(weight)
+            assert floats is not None, "or it would not be kept"
+            floats.take(weight, device)
+            return floats, f"in floats of 8 bits, by rows in {'fp8' if floats.quantize_input else self._name}"
         assert isinstance(weight, Grouped)
         groups = self._in_groups(weight)
         assert groups is not None, "or it would not be kept"

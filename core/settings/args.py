@@ -102,16 +102,17 @@ class EngineArgs:
     quantization: str | None = _model(
         None,
         "int8: weights and activations of linear layers as 8-bit integers; int4: their weights in 4 bits, in groups of 32, rounded to "
-        "the nearest step after a search for the range that loses least. Both are made when the model is loaded, from the weights alone. "
-        "A quantized checkpoint "
-        "is read as its config.json says; its own method may be named, and no other.",
+        "the nearest step after a search for the range that loses least; fp8: 8-bit floats, on GPUs. All are made when the model is "
+        "loaded, from the weights alone. A quantized checkpoint is read as its config.json says; its own method may be named, "
+        "and no other.",
         choices=("int8", "int4", "auto-round", "awq", "bitsandbytes", "compressed-tensors", "fp8", "gptq", "modelopt", "mxfp4"),
         later=("awq_marlin", "experts_int8", "fbgemm_fp8", "gguf", "gptq_marlin", "modelopt_fp4"),
     )
     activation_dtype: str = _model(
         "auto",
-        "Type of the rows that weights which are stored quantized, or made int4, are multiplied by; int8: quantized as they come; model: "
-        "as they are; auto: int8 where the checkpoint says so, and for packed weights unless the model computes in float32.",
+        "Type of the rows that weights which are stored quantized, or made int4 or fp8, are multiplied by; int8: quantized as they "
+        "come; model: as they are; auto: int8 where the checkpoint says so, and for packed weights unless the model computes in float32. "
+        "Weights in fp8 take rows in fp8 where the GPU multiplies them, unless model is said.",
         choices=("auto", "int8", "model"),
     )
     quantize_lm_head: bool = _writing(False, "Quantize the output head too: faster, less accurate.")

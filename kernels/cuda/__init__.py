@@ -13,15 +13,19 @@ os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "0")
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..backend import Backend
+from ..fp8 import Fp8Weight
 from ..ops import AttentionMeta, Segments
-from . import activation, attention, experts, grouped, int8, kv, linear, logprobs, norm, quantize, rope, sampling, segments
-from .devices import on_its_device
+from . import activation, attention, experts, fp8, grouped, int8, kv, linear, logprobs, norm, quantize, rope, sampling, segments
+from .build import on_its_device
 
-_MODULES = (activation, attention, experts, grouped, int8, kv, linear, logprobs, norm, quantize, rope, sampling, segments)
-_linear, _linear_grouped, _plan_segments = on_its_device(linear.linear), on_its_device(grouped.linear_grouped), segments.plan_segments
+_MODULES = (activation, attention, experts, fp8, grouped, int8, kv, linear, logprobs, norm, quantize, rope, sampling, segments)
+_linear, _linear_grouped = on_its_device(linear.linear), on_its_device(grouped.linear_grouped)
+_linear_fp8 = on_its_device(fp8.linear_fp8)
+_plan_segments = segments.plan_segments
 
 
 class Ops(Backend, modules=_MODULES, wrap=on_its_device):
@@ -38,6 +42,15 @@ class Ops(Backend, modules=_MODULES, wrap=on_its_device):
 
     def linear_grouped(self, x: Tensor, weight: grouped.PackedGroups, bias: Tensor | None) -> Tensor:
         return _linear_grouped(x, weight, bias, deterministic=self.deterministic)
+
+    def fp8_refusal(self, shape: tuple[int, int], block: tuple[int, int], dtype: torch.dtype, *, quantize_input: bool) -> str:
+        return fp8.fp8_refusal(shape, block, dtype, quantize_input=quantize_input, deterministic=self.deterministic)
+
+    def pack_fp8(self, weight: Fp8Weight, dtype: torch.dtype, *, quantize_input: bool) -> Any:
+        return fp8.pack_fp8(weight, dtype, quantize_input=quantize_input, deterministic=self.deterministic)
+
+    def linear_fp8(self, x: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
+        return _linear_fp8(x, weight, bias, deterministic=self.deterministic)
 
     def plan_attention(self, meta: AttentionMeta, num_heads: int, num_kv_heads: int) -> Any:
         return attention.plan_attention(meta, num_heads, num_kv_heads, deterministic=self.deterministic)

@@ -33,6 +33,7 @@ MODULES = (
     "activation",
     "attention",
     "experts",
+    "fp8",
     "grouped",
     "int8",
     "kv",

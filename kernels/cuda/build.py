@@ -1,4 +1,5 @@
-"""Identity of the kernels (other versions of compilers, and other sources, may round differently), and what launching them needs."""
+"""Identity of the kernels (other versions of compilers, and other sources, may round differently), and what launching them needs: C
+compilers, and the right device. Triton takes the thread's current one, which need not be that of the tensors."""
 
 from __future__ import annotations
 
@@ -7,9 +8,14 @@ import hashlib
 import os
 import shutil
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
+import torch
 import triton
+
+Result = TypeVar("Result")
 
 
 @functools.cache
@@ -46,3 +52,21 @@ def _has_launcher() -> bool:
         return driver.active.utils is not None
     except Exception:  # whatever it meets on the way to a compiler
         return False
+
+
+def on_its_device(operation: Callable[..., Result]) -> Callable[..., Result]:
+    """The operation, with the device of its first argument (a tensor, or a tuple that begins with one) as the current one meanwhile.
+
+    Operations on something else launch nothing.
+    """
+
+    @functools.wraps(operation)
+    def wrapper(*args: Any, **kwargs: Any) -> Result:
+        first = args[0] if args else None
+        device = getattr(first[0] if isinstance(first, tuple) else first, "device", None)
+        if device is None or device.type != "cuda" or device.index == torch.cuda.current_device():
+            return operation(*args, **kwargs)
+        with torch.cuda.device(device):
+            return operation(*args, **kwargs)
+
+    return wrapper

@@ -25,8 +25,8 @@ from torch import Tensor
 from ..grouped import GroupedWeight, Scales, malformed
 from ..reference.grouped import dequantize_grouped
 from . import configs
-from .narrow import from_e4m3, narrowed
-from .signature import TARGETS, Signature
+from .narrow import from_e4m3, narrowed, readable
+from .signature import TARGETS, Signature, Target
 from .tiles import dot_add
 
 __all__ = ["dequantize_grouped", "grouped_refusal", "linear_grouped", "pack_grouped"]
@@ -49,7 +49,7 @@ class PackedGroups:
     """A weight [out, in] as the kernel reads it; input features beyond the last have code 0."""
 
     codes: Tensor
-    """uint8 [out, chunks * half], of 4-bit codes two a byte; or float8 e4m3"""
+    """uint8 [out, chunks * half], of 4-bit codes two a byte; or float8 [out, chunks * half]"""
     scale: Scales
     """values [groups, rows of factors], factor [blocks, rows of factors], in the dtypes that they came in"""
     zero: Tensor | None
@@ -147,7 +147,7 @@ def linear_grouped(x: Tensor, weight: PackedGroups, bias: Tensor | None, *, dete
     chunks = triton.cdiv(weight.in_features, chunk)
     of_piece, pieces, alone = _pieces(chunks, chunk, tiles, deterministic=deterministic)
     partial = torch.empty(pieces, count, outputs, dtype=torch.float32, device=x.device) if alone else out
-    codes, scale, minimum = weight.codes, weight.scale, weight.minimum or weight.scale
+    codes, scale, minimum = readable(weight.codes), weight.scale, weight.minimum or weight.scale
     grouped_kernel[(tiles, pieces if alone else 1)](
         *(rows, rows.stride(0), codes, codes.stride(0), scale.values, _or(scale.factor, out)),
         *(minimum.values, _or(minimum.factor, out), _or(weight.zero, out), _or(weight.levels, out), _or(bias, out)),
@@ -188,7 +188,7 @@ def _constants(weight: PackedGroups, *, bias: bool, pieces: bool, partial: bool)
         "MINIMUM_BLOCK": minimum.per_block if minimum is not None and minimum.factor is not None else 0,
         "ZERO": weight.zero is not None,
         "LEVELS": weight.levels is not None,
-        "FLOATS": weight.codes.dtype == torch.float8_e4m3fn,
+        "FLOATS": weight.codes.is_floating_point(),
         "BIAS": bias,
         "PIECES": pieces,
         "PARTIAL": partial,
@@ -325,6 +325,11 @@ _FORMS = {
     "W8 rows": (8, 64, 0, "*fp32", 0, False, False, False),
     "W8 groups of 16, scales by blocks": (8, 16, 16, "*i8", 16, False, False, False),
 }
+#: The same of fp8.py.
+_FLOATS = {
+    "floats by rows": (8, 64, 0, "*fp32", 0, False, False, False),
+    "floats in blocks of 128": (8, 64, 128, "*fp32", 0, False, False, False),
+}
 
 
 def signatures() -> list[Signature]:
@@ -334,29 +339,30 @@ def signatures() -> list[Signature]:
         for kind in configs.GROUPED_KINDS:
             for form in _FORMS:
                 for dtype in ("bf16", "fp16") if form.startswith("W4 groups of 128") else ("bf16",):
-                    found.append(_signature(kind, target, form, dtype))
-        found.append(_signature("fixed", target, "W4 groups of 128", "fp32"))
+                    found.append(signature(kind, target, form, dtype))
+        found.append(signature("fixed", target, "W4 groups of 128", "fp32"))
     types = {"partial": "*fp32", "bias": "*bf16", "out": "*bf16", "outputs": "i32:16", "pieces": "i32"}
     return [*found, Signature(sum_pieces_kernel, "sum_pieces", types, {"BIAS": True, "BLOCK": _SUM_BLOCK})]
 
 
-def _signature(kind: str, target: Any, form: str, dtype: str) -> Signature:
+def signature(kind: str, target: Target, form: str, dtype: str, codes: str = "*u8") -> Signature:
+    """A form in a class of tiles; `codes`: what it is stored as."""
     size = 4 if dtype == "fp32" else 2
     tile = configs.GROUPED[kind, target.row, size]
-    bits, half, group, scale, block, zero, minimum, table = _FORMS[form]
+    bits, half, group, scale, block, zero, minimum, table = (_FORMS | _FLOATS)[form]
     factor = "*fp16" if block else f"*{dtype}"
     types = {
-        "x": f"*{dtype}", "x_stride": "i32:16", "codes": "*u8", "codes_stride": "i32:16", "scale": scale, "scale_factor": factor,
+        "x": f"*{dtype}", "x_stride": "i32:16", "codes": codes, "codes_stride": "i32:16", "scale": scale, "scale_factor": factor,
         "minimum": scale, "minimum_factor": factor, "zero": "*u8" if zero else f"*{dtype}", "levels": "*u8" if table else f"*{dtype}",
         "bias": f"*{dtype}", "out": "*fp32" if kind == "few" else f"*{dtype}", "count": "i32", "outputs": "i32:16", "depth": "i32:16",
         "chunks": "i32", "of_piece": "i32", "offset": "i32", "scale_stride": "i32:16", "outs_of_scale": "i32",
     }  # fmt: skip
     constexprs = {
         "BITS": bits, "HALF": half if size == 2 else _HALVES[-1], "GROUP": group, "SCALE_BLOCK": block, "MINIMUM": minimum,
-        "MINIMUM_BLOCK": block if minimum else 0, "ZERO": zero, "LEVELS": table, "FLOATS": False, "BIAS": kind != "few",
+        "MINIMUM_BLOCK": block if minimum else 0, "ZERO": zero, "LEVELS": table, "FLOATS": form in _FLOATS, "BIAS": kind != "few",
         "PIECES": kind == "fixed", "PARTIAL": kind == "few", "ROWS": tile.rows, "OUTPUTS": tile.outputs,
     }  # fmt: skip
-    name = f"linear_grouped {kind} {form} {dtype}"
+    name = f"linear_grouped {kind} {form} {dtype}{'' if codes == '*u8' else ' ' + codes[1:]}"
     # Triton 3.6 leaves float32, which has no tensor cores, few registers, and 16 bytes spill.
     limit = 32 if size == 4 else 0
     launched = (tile.num_warps, tile.num_stages, size == 2, (target.name,))

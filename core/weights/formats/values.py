@@ -189,7 +189,7 @@ class Int8Rows(QuantizedWeight):
 
 @dataclass(frozen=True)
 class Floats(QuantizedWeight):
-    """Floats of 8 or 4 bits, by blocks: values[o, i] * scale[o // rows, i // columns]."""
+    """Floats of 8 bits, or others, by blocks: values[o, i] * scale[o // rows, i // columns]."""
 
     values: Tensor
     """[out, in], of any dtype that becomes float32 exactly."""
@@ -206,12 +206,26 @@ class Floats(QuantizedWeight):
         rows, columns = torch.arange(out_features) // self.block[0], torch.arange(in_features) // self.block[1]
         return self.values.float() * self.scale[rows][:, columns]
 
-    def rows(self, start: int, stop: int) -> QuantizedWeight:
+    @property
+    def kind(self) -> object:
+        return Floats, self.values.dtype, min(self.block[1], self.shape[1])
+
+    def rows(self, start: int, stop: int) -> Floats:
         scale = self.scale[torch.arange(start, stop) // self.block[0]]
         return Floats(self.values[start:stop], scale, (1, self.block[1]))
 
     def reordered(self, order: Tensor) -> Floats:
         return Floats(self.values[order], self.scale[order // self.block[0]], (1, self.block[1]))
+
+    @classmethod
+    def stacked(cls, parts: Sequence[QuantizedWeight]) -> Floats:
+        floats = [part for part in parts if isinstance(part, Floats)]
+        (rows, _), *others = (part.block for part in floats)
+        if any(block[0] != rows for block in others) or any(part.shape[0] % rows for part in floats[:-1]):
+            floats = [part.rows(0, part.shape[0]) for part in floats]  # blocks would not begin where the parts do
+        # Floats of 8 bits cannot be concatenated by every version of torch; their bytes can.
+        values = torch.cat([part.values.view(torch.uint8) for part in floats]).view(floats[0].values.dtype)
+        return Floats(values, torch.cat([part.scale for part in floats]), floats[0].block)
 
     def cut(self, cut: Cut) -> QuantizedWeight | Tensor:
         start, stop, size = cut.start, cut.stop, self.block[1]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from infer.kernels.cuda import Ops, configs
-from infer.kernels.cuda.devices import on_its_device
+from infer.kernels.cuda.build import on_its_device
 from infer.kernels.ops import Ops as Contract
 
 #: They launch nothing.
