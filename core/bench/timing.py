@@ -128,7 +128,7 @@ def experts_work(name: str, x: Tensor | ScaledRows, starts: Tensor, result: Tens
 
 
 def packed_work(name: str, x: Tensor, weight: Any, result: Tensor) -> Work:
-    """The same of a weight that `pack_grouped` or `pack_fp8` gave, whose bytes are those of its codes, scales and zeros as they lie in memory."""
+    """The same of a weight that `pack_grouped` or `pack_fp8` gave; the bytes are those of codes, scales and zeros as they lie in memory."""
     (rows, size_in), size_out = x.shape, result.shape[-1]
     key = OpKey(name, (size_in, size_out), in_int8=weight.quantize_input and name == "linear_grouped")
     return Work(key, 2 * rows * size_in * size_out, sum(tensor.nbytes for tensor in tensors_of(weight)))
