@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..engine.limits import Limits
 from ..errors import ConfigError, ModelError
 from ..parallel.sizes import check_size
+from ..pooling.dense_files import check_dense
 from ..pooling.recipe import Recipe
 from ..pooling.recipe_files import read_modules, read_recipe
 from ..settings.args import EngineArgs
@@ -158,6 +159,8 @@ def make_plan(
                 check_stack(
                     source, spec.stack, is_encoder=spec.is_encoder, writes=recipe is None, labels=labels, overrides=args.hf_overrides or {}
                 )
+        for dense in () if recipe is None else recipe.dense:
+            check_dense(dense, source)
     if task == "generate":
         check_size(spec, args.tensor_parallel_size)
         if args.load_format != "dummy" and source.has_weights and args.quantization in (None, *METHODS):
@@ -169,6 +172,9 @@ def make_plan(
         recipe = replace(recipe, token_ids=_token_ids(recipe.tokens, tokenizer, source.name))
     longest = None if recipe is None else recipe.max_seq_length
     config = args.resolve(spec, given=given, compile_kernels=compile_kernels, task=task, max_seq_length=longest)
+    if args.load_format != "dummy" and not source.has_weights:
+        note = f"{source.name} has no weights here: a run needs them, and whether they fit was not checked"
+        config = replace(config, notes=(*config.notes, Caution(note)))
     packed = args.quantization in ("int4", "fp8") or (source.scheme and args.quantization in (None, *METHODS))
     if args.activation_dtype != "auto" and not packed:
         idle = f"with quantization={args.quantization}" if args.quantization else "with weights that are not quantized"

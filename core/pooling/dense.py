@@ -10,12 +10,11 @@ from torch import Tensor
 
 from infer.kernels.ops import Ops
 
-from ..errors import ModelError
 from ..layers.linear import Linear
 from ..settings.config import EngineConfig
 from ..weights import loader
-from ..weights.folder import SINGLE, FolderSource
 from ..weights.source import ModelSource
+from .dense_files import stored
 from .recipe import DenseSpec
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -46,7 +45,7 @@ class Dense:
         if config.load_format == "dummy":
             loader.load_dummy(parameters, torch.float32, device, seed=config.seed)
         else:
-            loader.load(parameters, _folder(spec.folder, source), torch.float32, device)
+            loader.load(parameters, stored(spec, source), torch.float32, device)
         return dense
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -63,20 +62,3 @@ def activate(x: Tensor, kind: str) -> Tensor:
     function = ACTIVATIONS[kind]
     flat = F.pad(x.reshape(-1), (0, -x.numel() % _VECTORS))
     return torch.cat([function(piece) for piece in flat.split(_PIECE)])[: x.numel()].view(x.shape)
-
-
-def _folder(name: str, source: ModelSource) -> FolderSource:
-    """The file with the weights of a module, in a form that is read."""
-    if not isinstance(source, FolderSource):
-        raise ModelError(f"{source.name} is one file, and the weights of its module {name} are not in it; use the model's folder")
-    folder = source.path / name
-    if not (folder / SINGLE).exists():
-        pickles = sorted(path.name for path in folder.glob("*.bin"))
-        what = (
-            f"only {pickles[0]}, and pickle files can run code when read, so they are refused; convert it once to safetensors "
-            "(sentence-transformers: SentenceTransformer(folder).save(new_folder))"
-            if pickles
-            else "fetch the model again"
-        )
-        raise ModelError(f"{folder} has no {SINGLE}: {what}")
-    return FolderSource(f"{source.name}/{name}", folder)

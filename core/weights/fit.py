@@ -26,6 +26,8 @@ _QUANTIZED_DTYPES = ("F8_", "F6_", "F4")
 #: Integers are weights only where they are quantized; of vectors, and of these, some buffers are made.
 _INTEGERS = frozenset({"I8", "U8", "I16", "U16", "I32", "U32"})
 _BUFFERS = ("bias", "ids", "mask")
+#: Dtypes of what a model computes with.
+FLOATING = frozenset({"F16", "BF16", "F32", "F64"})
 #: Tensors some checkpoints carry that are computed, not learned: by config.json, as in transformers, and not read.
 INVERSE_FREQUENCIES = "rotary_emb.inv_freq"
 COMPUTED = (INVERSE_FREQUENCIES, "rotary_emb.cos_cached", "rotary_emb.sin_cached")
@@ -107,7 +109,7 @@ def beyond_layers(overrides: Mapping[str, Any], stack: StackSpec, stored: Collec
 def compare(
     name: str, wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, TensorInfo], *, ignore: frozenset[str] = frozenset()
 ) -> None:
-    """Raises ModelError naming tensors of the model `name` that are missing, unexpected or of another shape.
+    """Raises ModelError naming tensors of the model `name` that are missing, unexpected, of another shape or no real numbers.
 
     Args:
         ignore: names of tensors that may be there without being used.
@@ -120,6 +122,10 @@ def compare(
     for one, shape in wanted.items():
         if one in found and tuple(found[one].shape) != shape:
             problems.append(f"{one} has shape {tuple(found[one].shape)}, config.json makes it {shape}")
+    if other := [one for one in wanted if one in found and found[one].dtype not in FLOATING]:
+        problems.append(
+            f"{other[0]} is stored as {found[other[0]].dtype}, which is no dtype of weights (known: {', '.join(sorted(FLOATING))})"
+        )
     if problems:
         shown = "; ".join(problems[:NAMED]) + (f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else "")
         raise ModelError(f"the weights of {name} do not fit its config.json: {shown}")

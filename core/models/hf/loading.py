@@ -17,7 +17,7 @@ from ...errors import InferError, ModelError
 from ...quant.choice import Choose
 from ...spec.model_spec import ModelSpec
 from ...spec.support import refuse_quantized, transformers_config
-from ...weights.fit import check_weights
+from ...weights.fit import FLOATING, check_weights
 from ...weights.remote_code import allow, named_code, refusal
 from ...weights.source import ModelSource
 from . import experts
@@ -152,6 +152,10 @@ def _check_shapes(described: Any, source: ModelSource) -> None:
     stored = source.tensors()
     described = described.state_dict()
     for name, tensor in described.items():
+        if name in stored and tensor.is_floating_point() and stored[name].dtype not in FLOATING:
+            raise ModelError(
+                f"{name} is stored as {stored[name].dtype}, which is no dtype of weights (known: {', '.join(sorted(FLOATING))})"
+            )
         if name in stored and stored[name].shape != tuple(tensor.shape):
             what = f"{name} has shape {stored[name].shape}, config.json makes it {tuple(tensor.shape)}"
             raise ModelError(f"the weights of {source.name} do not fit its config.json: {what}")

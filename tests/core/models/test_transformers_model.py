@@ -251,6 +251,9 @@ def test_damaged_folders_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixt
     good = load_file(path)
     with pytest.raises(ModelError, match=r"tiny is quantized \(awq; config.json: quantization_config\), which is not supported for"):
         loaded(tmp_path, overrides={"quantization_config": {"quant_method": "awq"}})
+    save_file({**good, "model.norm.weight": torch.ones(len(good["model.norm.weight"])).long()}, path, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"tiny .*model\.norm\.weight is stored as I64, which is no dtype of weights"):
+        loaded(tmp_path)
     save_file({k: v for k, v in good.items() if "q_norm" not in k}, path, metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"weights of tiny do not fit its config.json: 3 missing: model.layers.0.self_attn.q_norm"):
         loaded(tmp_path)

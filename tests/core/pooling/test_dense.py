@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from infer.core.build.plan import make_plan
 from infer.core.errors import ModelError
 from infer.core.pooling.dense import Dense
+from infer.core.pooling.dense_files import check_dense
 from infer.core.pooling.recipe import DenseSpec
+from infer.core.settings.args import EngineArgs
 from infer.core.settings.config import EngineConfig
 from infer.core.weights.folder import FolderSource
+from infer.core.weights.formats.base import Layers
+from infer.core.weights.quantized import QuantizedSource
 from infer.core.weights.source import ModelSource
 from infer.kernels import load
 
@@ -50,6 +56,36 @@ def test_what_does_not_fit_is_told(folder: Path, make_config: Callable[..., Engi
     save_file({"linear.weight": torch.randn(10, 7)}, str(folder / "2_Dense/model.safetensors"))
     with pytest.raises(ModelError, match=r"linear\.bias.*\(10, 7\)"):
         read(folder, make_config())
+    with pytest.raises(ModelError, match=r"model/2_Dense do not fit .*linear\.bias.*\(10, 7\)"):
+        check_dense(SPEC, FolderSource("model", folder))
+
+
+def test_a_plan_looks_at_them_before_anything_is_read(tiny_bert: Path, tmp_path: Path) -> None:
+    """So `infer check` finds what a run would."""
+    folder = shutil.copytree(tiny_bert, tmp_path / "model")
+    listed = json.loads((folder / "modules.json").read_text())
+    listed.insert(2, {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
+    (folder / "modules.json").write_text(json.dumps(listed))
+    (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | {"matryoshka_dimensions": None}))
+    (folder / "2_Dense").mkdir()
+    says = {"in_features": 32, "out_features": 8, "bias": False, "activation_function": "torch.nn.modules.activation.Tanh"}
+    (folder / "2_Dense/config.json").write_text(json.dumps(says))
+    args = EngineArgs(str(folder), device="cpu", kernels="reference")
+    with pytest.raises(ModelError, match=r"2_Dense has no model\.safetensors"):
+        make_plan(args)
+    for weights, said in (({"linear.weight": torch.ones(8, 31)}, r"\(8, 31\)"), ({"linear.weight": torch.ones(8, 32).long()}, "I64")):
+        save_file(weights, str(folder / "2_Dense/model.safetensors"))
+        with pytest.raises(ModelError, match=said):
+            make_plan(args)
+    save_file({"linear.weight": torch.ones(8, 32)}, str(folder / "2_Dense/model.safetensors"))
+    make_plan(args)
+
+
+def test_beside_quantized_weights(folder: Path) -> None:
+    """The folder has modules, however its model is stored."""
+    save_file({"linear.weight": torch.randn(10, 6), "linear.bias": torch.randn(10)}, str(folder / "2_Dense/model.safetensors"))
+    whole = FolderSource("model", folder)
+    check_dense(SPEC, QuantizedSource("model", folder, whole, Layers("gptq", lambda layer: None, frozenset())))
 
 
 def test_pickles_are_refused(folder: Path, make_config: Callable[..., EngineConfig]) -> None:

@@ -11,7 +11,7 @@ import pytest
 import transformers
 from safetensors.torch import save_file
 
-from infer.core.build.plan import make_plan
+from infer.core.build.plan import Plan, make_plan
 from infer.core.errors import ConfigError, InferError, ModelError
 from infer.core.settings.args import EngineArgs
 from infer.core.spec.architectures import named
@@ -142,8 +142,8 @@ def torch() -> Any:
     return pytest.importorskip("torch")
 
 
-def plan_of(folder: Path, **settings: Any) -> None:
-    make_plan(EngineArgs.from_kwargs(model=str(folder), device="cpu", kernels="reference", skip_tokenizer_init=True, **settings))
+def plan_of(folder: Path, **settings: Any) -> Plan:
+    return make_plan(EngineArgs.from_kwargs(model=str(folder), device="cpu", kernels="reference", skip_tokenizer_init=True, **settings))
 
 
 LLAMA = {"model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
@@ -211,8 +211,11 @@ def test_layers_that_no_model_has_take_no_memory(kind: str) -> None:
 
 
 def test_a_folder_without_weights_can_be_checked(folder: Path) -> None:
+    whole = plan_of(folder)
+    assert not any("weights" in note for note in whole.config.notes)
     (folder / "model.safetensors").unlink()
-    plan_of(folder)
+    assert [note for note in plan_of(folder).config.notes if "has no weights here" in note]
+    assert not [note for note in plan_of(folder, load_format="dummy").config.notes if "has no weights here" in note]
 
 
 def test_overrides_reach_the_judge(folder: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from infer.core.errors import ModelError
 from infer.core.weights.loader import load, load_dummy
 from infer.core.weights.parameter import Parameter
+from infer.core.weights.source import TensorInfo
 
 CPU = torch.device("cpu")
 
@@ -21,8 +22,9 @@ class Source:
     weights: dict[str, torch.Tensor]
     name: str = "toy"
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        return self.weights
+    def tensors(self) -> dict[str, TensorInfo]:
+        dtypes = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL", torch.complex64: "C64"}
+        return {name: TensorInfo(name, tuple(one.shape), dtypes[one.dtype], "toy") for name, one in self.weights.items()}
 
     def stream(self, cuts: object = None) -> Iterator[tuple[str, torch.Tensor]]:
         yield from self.weights.items()
@@ -49,6 +51,9 @@ def test_parts_are_stacked_and_converted() -> None:
         ({"k.weight": None}, r"missing: k\.weight"),
         ({"extra.weight": torch.rand(1)}, r"unexpected: extra\.weight"),
         ({"k.weight": torch.rand(3, 2)}, r"k\.weight has shape \(3, 2\), config.json makes it \(2, 3\)"),
+        ({"k.weight": torch.ones(2, 3, dtype=torch.int64)}, r"k\.weight is stored as I64, which is no dtype of weights"),
+        ({"norm.weight": torch.ones(3, dtype=torch.bool)}, r"norm\.weight is stored as BOOL"),
+        ({"q.weight": torch.ones(4, 3, dtype=torch.complex64)}, r"q\.weight is stored as C64"),
         ({f"x{i}": torch.rand(1) for i in range(9)}, r"unexpected: x0, x1, x2, x3, x4 and 4 more"),
     ],
 )
