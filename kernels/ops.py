@@ -29,6 +29,9 @@ ROW_MULTIPLE = 16
 #: holds (NaN, say) can never reach a neighbour through 0 * NaN.
 NULL_BLOCK = 0
 
+#: Numbers of the activation "clamped_swiglu", as gpt-oss has it.
+CLAMP, CLAMPED_SLOPE = 7.0, 1.702
+
 #: What stands for 0 in quantized activations: they are uint8, because int8 dot products take one unsigned side.
 INT8_ZERO = 128
 
@@ -284,7 +287,10 @@ class Ops(Protocol):
         """(layer_norm(s), s) for s = x + residual rounded to residual's dtype. May overwrite both inputs."""
 
     def gated_activation(self, x: Rows, kind: str, *, quantize: bool = False) -> Rows:
-        """act(x[:, :I]) * x[:, I:] for x [N, 2I], computed in float32; kind: "silu", "gelu" (erf) or "gelu_tanh"."""
+        """act(x[:, :I]) * x[:, I:] for x [N, 2I], computed in float32; kind: "silu", "gelu" (erf) or "gelu_tanh".
+
+        Or "clamped_swiglu": gate * sigmoid(CLAMPED_SLOPE * gate) * (up + 1), of a gate at most CLAMP and up from -CLAMP to CLAMP.
+        """
 
     def activation(self, x: Rows, kind: str, *, quantize: bool = False) -> Rows:
         """act(x) for x [N, I], computed in float32; kind: "silu", "gelu" (erf), "gelu_tanh", "relu" or "relu2" (its square)."""

@@ -51,6 +51,12 @@ class _Projections:
         self.qkv = Linear(ops, [f"{layer}.{name}" for name in names.qkv], hidden_size, outs, bias=spec.qkv_bias, cuts=cuts)
         out = f"{layer}.{names.attention_out}"
         self.out = Linear(ops, [out], width, [hidden_size], bias=spec.out_bias, cuts=shared_in(width))
+        self.sinks: Parameter | None = None
+        if spec.sinks:
+            of_rank = [Cut(0, group.rank * heads, (group.rank + 1) * heads)] if group.size > 1 else None
+            self.sinks = Parameter(
+                (f"{layer}.{names.sinks}", (spec.num_heads,)), cuts=of_rank, dtype=torch.float32, store=self._store_sinks
+            )
         self.spec = spec
         self.head_norms: list[Norm] = []
         """Those that kernels have: of each head, with weights for all, before rotation."""
@@ -62,6 +68,9 @@ class _Projections:
             self.norms.append(QKNorm(ops, k_norm, spec.num_kv_heads, (first_kv, held_kv), spec))
         elif spec.qk_norm is not None:
             self.head_norms = [Norm(ops, name, spec.head_dim, spec.qk_norm) for name in (q_norm, k_norm)]
+
+    def _store_sinks(self, sinks: Tensor) -> None:
+        self.config = replace(self.config, sinks=sinks)
 
     def rotation(self, positions: Tensor) -> Rotation | None:
         return None if self.rope is None else Rotation(positions, self.rope.cos, self.rope.sin)
@@ -76,6 +85,8 @@ class _Projections:
             yield from norm.parameters()
         for wide in self.norms:
             yield from wide.parameters()
+        if self.sinks is not None:
+            yield self.sinks
 
 
 class Attention(_Projections):
@@ -105,17 +116,17 @@ class Attention(_Projections):
         return self.out(seen if rows is None else seen[rows])
 
     def _prepared(self, qkv: Rows, rotation: Rotation | None) -> tuple[Rows, Rotation | None]:
-        """What kernels do not do: queries, keys and values clipped, and queries and keys normed; and the rotation that is left."""
+        """What kernels do not do: queries and keys normed, then they and values clipped; and the rotation that is left."""
         if self.spec.clip is None and not self.norms:
             return qkv, rotation
         x, c = unscaled(qkv), self.config
-        if self.spec.clip is not None:
-            x = x.clamp_(-self.spec.clip, self.spec.clip)
         parts = x.split([c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim, c.num_kv_heads * c.head_dim], dim=1)
         for norm, part in zip(self.norms, parts, strict=False):
             if self.spec.norm_after_rotation and rotation is not None:
                 part.copy_(rotated(part.float().unflatten(1, (-1, c.head_dim)), rotation).flatten(1))
             part.copy_(norm(part))
+        if self.spec.clip is not None:
+            x = x.clamp_(-self.spec.clip, self.spec.clip)
         return x, None if self.norms and self.spec.norm_after_rotation else rotation
 
 

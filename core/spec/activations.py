@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from ..errors import ModelError, nearest
 
-#: hidden_act -> the kind of `Ops.gated_activation`.
-_GATED = {
+#: Of gpt-oss, whose config.json says "silu".
+CLAMPED_SWIGLU = "clamped_swiglu"
+#: hidden_act -> the kind of `Ops.gated_activation` and `Ops.activation`.
+_BOTH = {
     "silu": "silu",
     "swish": "silu",
     "gelu": "gelu",
@@ -14,8 +16,9 @@ _GATED = {
     "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
 }
-#: The same for `Ops.activation`.
-_PLAIN = {**_GATED, "relu": "relu", "relu2": "relu2"}
+#: The same of one of them.
+_GATED = {**_BOTH, CLAMPED_SWIGLU: CLAMPED_SWIGLU}
+_PLAIN = {**_BOTH, "relu": "relu", "relu2": "relu2"}
 #: One with learned numbers, that no kernel has.
 XIELU = "xielu"
 #: The names of those numbers.

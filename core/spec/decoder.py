@@ -77,7 +77,7 @@ def decoder(
     attention: Mapping[str, Any] | None = None,
     windows: Sequence[int | None] = (),
     by_layer: Sequence[Mapping[str, Any]] = (),
-    feed_forward: MLPSpec | ExpertsSpec | None = None,
+    feed_forward: MLPSpec | ExpertsSpec | Sequence[MLPSpec | ExpertsSpec] | None = None,
     **differences: Any,
 ) -> StackSpec:
     """Llama's reading of config.json. Raises KeyError for what is missing, ModelError for sizes that do not fit each other.
@@ -86,7 +86,7 @@ def decoder(
         attention: differences of every layer's `AttentionSpec`.
         windows: one entry a layer; empty: all layers see everything.
         by_layer: differences of each layer's `AttentionSpec`; empty: there are no others.
-        feed_forward: another than the gated one.
+        feed_forward: another than the gated one, or one a layer.
         differences: of the `StackSpec`.
     """
     hidden, heads = hf["hidden_size"], hf["num_attention_heads"]
@@ -106,6 +106,7 @@ def decoder(
     if "rope" not in attends:
         attends["rope"] = RopeConfig.from_hf(hf, head_dim)
     feed_forward = feed_forward or gated(hf)
+    parts = (feed_forward,) * hf["num_hidden_layers"] if isinstance(feed_forward, (MLPSpec, ExpertsSpec)) else feed_forward
     seen = [{"window": window} for window in windows or (None,) * hf["num_hidden_layers"]]
     if by_layer:
         seen = [{**one, **more} for one, more in zip(seen, by_layer, strict=True)]
@@ -114,7 +115,9 @@ def decoder(
         "naming": NAMING,
         "vocab_size": hf["vocab_size"],
         "hidden_size": hidden,
-        "layers": tuple(LayerSpec(attention=AttentionSpec(**{**attends, **one}), feed_forward=feed_forward) for one in seen),
+        "layers": tuple(
+            LayerSpec(attention=AttentionSpec(**{**attends, **one}), feed_forward=part) for one, part in zip(seen, parts, strict=True)
+        ),
         "norm": NormSpec(eps=hf.get("rms_norm_eps", 1e-6)),
         "tie_embeddings": bool(hf.get("tie_word_embeddings", False)),
     }

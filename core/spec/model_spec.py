@@ -73,12 +73,14 @@ class AttentionSpec:
     qkv_bias: bool = False
     out_bias: bool = False
     clip: float | None = None
-    """Queries, keys and values are kept between -clip and clip."""
+    """Queries and keys, normed where they are, and values are kept between -clip and clip, before rotation."""
     qk_norm: NormSpec | None = None
     """Of queries and keys."""
     qk_norm_over: str = "head"
     """"head": each head by itself, all with the same weights; "own": each with its own; "all": all heads of a token together."""
     norm_after_rotation: bool = False
+    sinks: bool = False
+    """Each head has a learned score that takes its share of the softmax and adds no value."""
 
     @property
     def cache(self) -> KVSpec:

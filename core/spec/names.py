@@ -24,6 +24,8 @@ class Names:
     """Before attention, or behind it where the norms come after (`StackSpec.pre_norm`)."""
     qkv: tuple[str, ...]
     """Queries, keys and values, or one layer that is all three in this order."""
+    sinks: str = ""
+    """See `AttentionSpec.sinks`: a tensor, not a prefix."""
     q_norm: str = ""
     """With "{}" in it: one norm a head, by number."""
     k_norm: str = ""
@@ -70,6 +72,21 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Stack:
+    """A tensor of all experts of a layer, one after the other, [experts, out, in] or of biases [experts, out], that is several of ours.
+
+    Args:
+        pieces: what to put in the place of the end of its name for each part of an expert, with "{}" for the expert's number.
+        interleaved: rows of the parts take turns; else one part is below the other.
+        transposed: weights are [experts, in, out], but where they are quantized.
+    """
+
+    pieces: tuple[str, ...]
+    interleaved: bool = False
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
 class Naming:
     """Differences between the names in a family's checkpoints and those our model asks for.
 
@@ -78,13 +95,17 @@ class Naming:
         renames: parts of a name and what they are to us, applied in order. Suffixes of old checkpoints (LayerNorm.gamma) are known.
         transposed: ends of names (as in the file) of matrices that are stored [in, out].
         splits: parts of a name of fused tensors, and what they are fused of.
+        stacks: ends of names of tensors that hold all experts, and what is in them.
         buffers: ends of names of tensors that are computed, not learned, and not read.
         media: beginnings of names of what reads images or sound, which is not there in our model.
+        unused: the same of layers that guess further tokens ahead.
     """
 
     prefixes: tuple[str, ...] = ()
     renames: Mapping[str, str] = field(default_factory=dict)
     transposed: tuple[str, ...] = ()
     splits: Mapping[str, Split] = field(default_factory=dict)
+    stacks: Mapping[str, Stack] = field(default_factory=dict)
     buffers: tuple[str, ...] = ()
     media: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()

@@ -92,6 +92,8 @@ def _attention(layer: str, names: Names, hidden: int, spec: AttentionSpec) -> It
     for name in names.relative_qk:
         yield from _linear(f"{layer}.{name}", width, hidden, bias=spec.qkv_bias)
     yield from _linear(f"{layer}.{names.attention_out}", hidden, width, bias=spec.out_bias)
+    if spec.sinks:
+        yield f"{layer}.{names.sinks}", (spec.num_heads,)
     if spec.qk_norm is not None:
         for name, heads in ((names.q_norm, spec.num_heads), (names.k_norm, spec.num_kv_heads)):
             for one, shape in qk_norm_tensors(f"{layer}.{name}", heads, spec):

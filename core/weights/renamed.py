@@ -8,8 +8,9 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 from ..spec.model_spec import StackSpec
-from ..spec.names import Naming, Split
+from ..spec.names import Naming, Split, Stack
 from .source import ModelSource, TensorInfo
+from .stacks import names_of, parts_of, shape_of
 
 if TYPE_CHECKING:
     import torch
@@ -29,11 +30,11 @@ def fit(source: ModelSource, stack: StackSpec, wanted: Collection[str], *, whole
         whole: the model with the head that writes; else heads that are not wanted are left out.
     """
     naming, found = stack.naming, source.tensors()
-    splits: dict[str, Split] = {}
+    splits: dict[str, Split | Stack] = {}
     names: dict[str, tuple[str, ...]] = {name: (name,) for name in found if name in wanted}
     taken = set(names)
     for name in found:
-        if name in names or name.endswith(naming.buffers) or name.startswith(naming.media):
+        if name in names or name.endswith(naming.buffers) or name.startswith(naming.media + naming.unused):
             continue
         pieces, split = _ours(naming, name, wanted)
         if pieces is None or not taken.isdisjoint(pieces):  # fits nothing, or is twice in one checkpoint
@@ -64,9 +65,14 @@ def untied(stack: StackSpec, source: ModelSource) -> StackSpec:
     return replace(stack, tie_embeddings=False) if stack.tie_embeddings and both <= found else stack
 
 
-def _ours(naming: Naming, name: str, wanted: Collection[str]) -> tuple[tuple[str, ...] | None, Split | None]:
+def _ours(naming: Naming, name: str, wanted: Collection[str]) -> tuple[tuple[str, ...] | None, Split | Stack | None]:
     """Our names of a tensor's pieces, and how it is split; None: it fits nothing, it is one."""
     bare = _bare(naming, name)
+    if (end := next((end for end in naming.stacks if bare.endswith(end)), None)) is not None:
+        stack = naming.stacks[end]
+        for prefix in ("", *naming.prefixes):
+            if found := names_of(stack, prefix + bare.removesuffix(end), wanted):
+                return found, stack
     fused = next((part for part in naming.splits if part in bare), None)
     split = naming.splits[fused] if fused else None
     pieces = tuple(bare.replace(fused, new) for new in split.pieces) if split is not None and fused else (bare,)
@@ -115,7 +121,7 @@ class RenamedSource(ModelSource):
     source: ModelSource
     names: Mapping[str, tuple[str, ...]]
     transposed: frozenset[str] = frozenset()
-    splits: Mapping[str, Split] = field(default_factory=dict)
+    splits: Mapping[str, Split | Stack] = field(default_factory=dict)
     turned: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def read(self, filename: str) -> bytes | None:
@@ -136,7 +142,10 @@ class RenamedSource(ModelSource):
             whole = info.shape[::-1] if name in self.transposed else info.shape
             split = self.splits.get(name)
             for number, piece in enumerate(pieces):
-                shape = whole if split is None else (_rows(split, number, whole[0]), *whole[1:])
+                if isinstance(split, Stack):
+                    shape = shape_of(split, len(pieces), info.shape)
+                else:
+                    shape = whole if split is None else (_rows(split, number, whole[0]), *whole[1:])
                 infos[piece] = replace(info, name=piece, shape=shape, group=1 if name in self.transposed else info.group)
         return infos
 
@@ -149,10 +158,12 @@ class RenamedSource(ModelSource):
         for name, tensor in self.source.stream(theirs):
             pieces = self.names.get(name, ())
             whole_tensor = as_tensor(tensor).t().contiguous() if pieces and name in self.transposed else tensor
-            if len(pieces) == 1:
+            if len(pieces) == 1 and name not in self.splits:
                 yield pieces[0], self._in_order(pieces[0], whole_tensor)
             elif pieces:
-                for piece, part in zip(pieces, _split(whole_tensor, self.splits[name]), strict=True):
+                split = self.splits[name]
+                parts = parts_of(split, len(pieces), tensor) if isinstance(split, Stack) else _split(whole_tensor, split)
+                for piece, part in zip(pieces, parts, strict=True):
                     yield piece, self._in_order(piece, cut_of(part, cuts[piece]) if piece in cuts else part)
             del tensor, whole_tensor  # or it would stay while the next one is read
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..ops import Rows, ScaledRows
+from ..ops import CLAMP, CLAMPED_SLOPE, Rows, ScaledRows
 from . import configs
 from .quantize import magnitude, quantized, scale_of, to_uint8
 from .signature import Signature
 
-KINDS = ("silu", "gelu", "gelu_tanh", "relu", "relu2")
+KINDS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "clamped_swiglu")
+_CLAMP, _SLOPE = tl.constexpr(CLAMP), tl.constexpr(CLAMPED_SLOPE)
 
 
 def gated_activation(x: Rows, kind: str, *, quantize: bool = False) -> Rows:
@@ -52,6 +53,9 @@ def activated(x, KIND: tl.constexpr):
     if KIND == "gelu_tanh":
         # 0.5 * (1 + tanh(z)) = 1 / (1 + exp(-2 z)), without a difference of near equals.
         return x / (1.0 + tl.exp(-1.5957691216057308 * (x + 0.044715 * x * x * x)))
+    if KIND == "clamped_swiglu":
+        x = tl.where(x > _CLAMP, _CLAMP, x)  # NaN stays
+        return x / (1.0 + tl.exp(-_SLOPE * x))
     if KIND == "relu2":
         return tl.where(x < 0.0, 0.0, x * x)
     return tl.where(x < 0.0, 0.0, x)  # NaN stays
@@ -64,6 +68,8 @@ def _part(x, factor, row, at, size, KIND: tl.constexpr, GATED: tl.constexpr):
     if GATED:
         gate = tl.load(x + row * 2 * size + at, mask=there, other=0.0).to(tl.float32) * factor
         up = tl.load(x + row * 2 * size + size + at, mask=there, other=0.0).to(tl.float32) * factor
+        if KIND == "clamped_swiglu":
+            up = tl.where(up > _CLAMP, _CLAMP, tl.where(up < -_CLAMP, -_CLAMP, up)) + 1.0
         return activated(gate, KIND) * up
     return activated(tl.load(x + row * size + at, mask=there, other=0.0).to(tl.float32) * factor, KIND)
 
@@ -103,6 +109,7 @@ def signatures() -> list[Signature]:
         ("silu", "fp32", True, False),
         ("silu", "bf16", True, True),
         ("gelu_tanh", "bf16", True, False),
+        ("clamped_swiglu", "bf16", True, False),
         ("gelu", "fp16", False, False),
         ("gelu", "bf16", False, True),
         ("relu", "fp16", False, False),

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..ops import Rows
+from ..ops import CLAMP, CLAMPED_SLOPE, Rows
 from .quantize import from_float, to_float
 
 
@@ -35,13 +35,19 @@ def _relu2(x: Tensor) -> Tensor:
     return _relu(x).square()
 
 
+def _clamped_swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    gate = gate.clamp(max=CLAMP)
+    return gate / (1 + torch.exp(-CLAMPED_SLOPE * gate)) * (up.clamp(-CLAMP, CLAMP) + 1)
+
+
 ACTIVATIONS = {"silu": _silu, "gelu": _gelu, "gelu_tanh": _gelu_tanh, "relu": _relu, "relu2": _relu2}
 
 
 def gated_activation(x: Rows, kind: str, *, quantize: bool = False) -> Rows:
     x32, dtype = to_float(x)
     gate, up = x32.chunk(2, dim=-1)
-    return from_float(ACTIVATIONS[kind](gate) * up, dtype, quantize)
+    result = _clamped_swiglu(gate, up) if kind == "clamped_swiglu" else ACTIVATIONS[kind](gate) * up
+    return from_float(result, dtype, quantize)
 
 
 def activation(x: Rows, kind: str, *, quantize: bool = False) -> Rows:

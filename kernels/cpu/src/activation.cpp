@@ -11,7 +11,10 @@ namespace {
 using namespace infer;
 
 // Same numbers as in activation.py.
-enum Kind : int32_t { SILU = 0, GELU = 1, GELU_TANH = 2, RELU = 3, RELU2 = 4 };
+enum Kind : int32_t { SILU = 0, GELU = 1, GELU_TANH = 2, RELU = 3, RELU2 = 4, CLAMPED_SWIGLU = 5 };
+
+// As in ops.py.
+constexpr float CLAMP = 7.0f;
 
 // x times the normal distribution, to 3e-4 of what it differs from max(x, 0) by: that is |x| times the distribution's tail beyond |x|.
 inline f32x16 gelu_rough(f32x16 x) {
@@ -29,11 +32,22 @@ inline f32x16 gelu_rough(f32x16 x) {
 template <int KIND, bool ROUGH> inline f32x16 activate(f32x16 x) {
     if (KIND == RELU) return select(x < splat(0.0f), splat(0.0f), x);
     if (KIND == RELU2) return select(x < splat(0.0f), splat(0.0f), x * x);
+    if (KIND == CLAMPED_SWIGLU) {
+        x = select(x > splat(CLAMP), splat(CLAMP), x);  // NaN stays
+        return x / (1.0f + vexp(-1.702f * x));
+    }
     if (KIND == GELU && ROUGH) return gelu_rough(x);
     if (KIND == GELU) return 0.5f * x * (1.0f + verf(x * 0.70710678f));
     // silu is x * sigmoid(x); 1 + tanh(u) is 2 * sigmoid(2 u), so gelu_tanh is a sigmoid too.
     f32x16 u = KIND == SILU ? x : x * vfma(x * x, splat(0.07135481f), splat(1.59576912f));
     return x / (1.0f + vexp(-u));
+}
+
+// The factor that `up` is.
+template <int KIND> inline f32x16 other(f32x16 up) {
+    if (KIND != CLAMPED_SWIGLU) return up;
+    up = select(up > splat(CLAMP), splat(CLAMP), up);
+    return select(up < splat(-CLAMP), splat(-CLAMP), up) + 1.0f;
 }
 
 struct Activated {
@@ -51,7 +65,7 @@ template <class T, int KIND, bool GATED> void activate_row(const Activated &a, i
     const float factor = a.x_scale ? a.x_scale[row] : 1.0f;
     auto value = [&](int64_t i, int n, auto rough) {
         f32x16 v = activate<KIND, decltype(rough)::value>(load_n(x + i, n) * factor);
-        return GATED ? v * (load_n(x + size + i, n) * factor) : v;
+        return GATED ? v * other<KIND>(load_n(x + size + i, n) * factor) : v;
     };
     if (!a.out_scale) {
         T *out = (T *)a.out + row * size;
@@ -87,6 +101,7 @@ template <class T, bool GATED> void run(const Activated &a, int64_t kind) {
     case GELU_TANH: return run<T, GELU_TANH, GATED>(a);
     case RELU: return run<T, RELU, GATED>(a);
     case RELU2: return run<T, RELU2, GATED>(a);
+    case CLAMPED_SWIGLU: return run<T, CLAMPED_SWIGLU, GATED>(a);
     }
 }
 

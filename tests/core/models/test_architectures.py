@@ -44,6 +44,8 @@ LLAMA3 = {
 }
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
 
+MOE = {"moe_intermediate_size": 40}
+
 ARCHITECTURES = [
     ("llama", {}),
     ("llama", {"tie_word_embeddings": True}),
@@ -69,6 +71,69 @@ ARCHITECTURES = [
     ("gpt2", {"scale_attn_by_inverse_layer_idx": True, "scale_attn_weights": False}),
     ("mixtral", {"num_local_experts": 4}),
     ("mixtral", {"num_local_experts": 6, "num_experts_per_tok": 3, "sliding_window": 24, "tie_word_embeddings": True}),
+    ("qwen2_moe", {**MOE, "num_experts": 6, "num_experts_per_tok": 4, "shared_expert_intermediate_size": 48, "norm_topk_prob": False}),
+    (
+        "qwen2_moe",
+        {
+            **MOE,
+            "num_experts": 5,
+            "num_experts_per_tok": 2,
+            "shared_expert_intermediate_size": 56,
+            "norm_topk_prob": True,
+            "decoder_sparse_step": 2,
+            "qkv_bias": False,
+            "use_sliding_window": True,
+            "sliding_window": 20,
+            "max_window_layers": 2,
+        },
+    ),
+    ("qwen3_moe", {**MOE, "num_experts": 8, "num_experts_per_tok": 3, "norm_topk_prob": True, "head_dim": 16, "mlp_only_layers": [1]}),
+    ("qwen3_moe", {**MOE, "num_experts": 8, "num_experts_per_tok": 8, "use_sliding_window": True, "sliding_window": 20}),
+    ("olmoe", {"num_experts": 8, "num_experts_per_tok": 5, "num_key_value_heads": 6}),
+    ("olmoe", {"num_experts": 8, "num_experts_per_tok": 2, "norm_topk_prob": True, "clip_qkv": 1.5, "attention_bias": True}),
+    (
+        "granitemoe",
+        {
+            "num_local_experts": 8,
+            "num_experts_per_tok": 3,
+            "embedding_multiplier": 12.0,
+            "logits_scaling": 6.0,
+            "residual_multiplier": 0.22,
+            "attention_multiplier": 0.3,
+            "tie_word_embeddings": True,
+        },
+    ),
+    ("minimax_m2", {"num_local_experts": 7, "num_experts_per_tok": 3, "head_dim": 16, "rotary_dim": 8}),
+    ("ernie4_5_moe", {**MOE, "moe_num_experts": 6, "moe_k": 3, "tie_word_embeddings": True}),
+    (
+        "ernie4_5_moe",
+        {
+            **MOE,
+            "moe_num_experts": 6,
+            "moe_k": 2,
+            "moe_num_shared_experts": 0,
+            "moe_layer_start_index": 0,
+            "moe_layer_end_index": 1,
+            "use_bias": True,
+        },
+    ),
+    ("glm4_moe", {**MOE, "n_routed_experts": 8, "num_experts_per_tok": 3, "head_dim": 16, "attention_bias": True, "use_qk_norm": True}),
+    (
+        "glm4_moe",
+        {
+            **MOE,
+            "n_routed_experts": 12,
+            "num_experts_per_tok": 3,
+            "n_group": 4,
+            "topk_group": 2,
+            "routed_scaling_factor": 2.5,
+            "n_shared_experts": 2,
+            "first_k_dense_replace": 2,
+            "partial_rotary_factor": 1.0,
+        },
+    ),
+    ("gpt_oss", {"head_dim": 16, "sliding_window": 24, "num_local_experts": 6, "num_experts_per_tok": 3}),
+    ("gpt_oss", {"head_dim": 8, "sliding_window": 8, "num_local_experts": 4, "num_experts_per_tok": 4, "rope_parameters": YARN}),
     ("gemma2", {"head_dim": 16, "query_pre_attn_scalar": 24, "sliding_window": 20, "tie_word_embeddings": True}),
     ("gemma2", {"head_dim": 24, "final_logit_softcapping": None, "attn_logit_softcapping": 2.0, "layer_types": ["full_attention"] * 3}),
     ("gemma", {"head_dim": 16, "tie_word_embeddings": True}),
@@ -206,6 +271,9 @@ def reference_model(kind: str, changes: dict[str, Any]) -> Any:
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1:  # norms are all ones and biases zeros at first: that would hide a missing one
             torch.nn.init.normal_(parameter, 0.5 if "norm" in name else 0.0, 0.3)
+    for name, state in chain(model.named_parameters(), model.named_buffers()):
+        if name.endswith(("e_score_correction_bias", "_proj_bias")):
+            torch.nn.init.normal_(state, 0.0, 0.3)
     return model
 
 

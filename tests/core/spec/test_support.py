@@ -127,7 +127,7 @@ def test_every_architecture_is_known_to_transformers() -> None:
         ("compression_config", {"format": "pack-quantized"}, "pack-quantized"),
     ],
 )
-@pytest.mark.parametrize(("kind", "settings"), [("gpt_oss", {}), ("helium", {}), ("llama", {"model_impl": "transformers"})])
+@pytest.mark.parametrize(("kind", "settings"), [("phimoe", {}), ("helium", {}), ("llama", {"model_impl": "transformers"})])
 def test_quantized_checkpoints_are_refused_in_transformers_code(
     kind: str, settings: dict[str, Any], key: str, found: dict[str, Any], method: str
 ) -> None:

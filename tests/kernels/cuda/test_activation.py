@@ -47,6 +47,16 @@ def test_activations(
     check(ops, device, kind, size, dtype, gated=gated, scaled=scaled, quantize=quantize)
 
 
+def test_clamped_swiglu(ops: Ops, device: torch.device) -> None:
+    """It has no form without a gate; rows of 3 times the normal spread go beyond both bounds."""
+    for size, dtype, scaled, quantize in ((50, torch.float32, False, False), (200, torch.bfloat16, True, True)):
+        check(ops, device, "clamped_swiglu", size, dtype, gated=True, scaled=scaled, quantize=quantize)
+    x = torch.tensor([[100.0, -100.0, 1.0, 100.0, -9.0, -1.0, 8.0, 20.0]])
+    torch.testing.assert_close(
+        ops.gated_activation(x.to(device), "clamped_swiglu"), REFERENCE.gated_activation(x, "clamped_swiglu").to(device)
+    )
+
+
 @pytest.mark.grid
 @pytest.mark.parametrize("kind", KINDS[:3])
 @pytest.mark.parametrize("size", [1, 17, 1024, 1025, 8960, 28672])

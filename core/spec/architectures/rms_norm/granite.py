@@ -14,14 +14,15 @@ FACTORS = ("embedding_multiplier", "logits_scaling", "residual_multiplier", "att
 GRANITE_DEFAULTS = without(DEFAULTS, "head_dim") | {"attention_bias": False, "mlp_bias": False} | dict.fromkeys(FACTORS, 1.0)
 
 
-def stack(hf: Mapping[str, Any]) -> StackSpec:
+def stack(hf: Mapping[str, Any], **more: Any) -> StackSpec:
+    """`more`: arguments of `decoder`."""
     return decoder(
         hf,
         attention={**biased(hf), "scale": float(hf["attention_multiplier"])},
-        feed_forward=gated(hf, bias=hf["mlp_bias"]),
         embedding_scale=float(hf["embedding_multiplier"]),
         residual_scale=float(hf["residual_multiplier"]),
         logits_scale=1 / hf["logits_scaling"],
+        **{"feed_forward": gated(hf, bias=hf.get("mlp_bias", False)), **more},
     )
 
 
