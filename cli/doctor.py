@@ -77,8 +77,20 @@ def _device() -> dict[str, Any]:
     if device != "cpu":
         found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         backend, build = choose_kernels("auto", device, warnings, require=False, build=False)
-        found["gpu_kernels"] = {"backend": backend, "build": build}
+        found["gpu_kernels"] = {"backend": backend, "build": build, "fp8": _fp8(backend)}
     return found | {"warnings": warnings}
+
+
+def _fp8(backend: str) -> str | None:
+    """What of a product of 8-bit floats stays in 8 bits on the GPU: "weights and rows", or "weights"; None with plain torch."""
+    import torch
+
+    from infer import kernels
+
+    if backend == "reference":
+        return None
+    refusal = kernels.load(backend).fp8_refusal((16, 16), (1, 16), torch.bfloat16, quantize_input=True)
+    return "weights" if refusal else "weights and rows"
 
 
 def _compiled() -> dict[str, Any]:
@@ -128,6 +140,8 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "kernel cache", found["kernels"]["cache"] or "none"
         if found["gpu_kernels"]:
             yield "GPU kernels", found["gpu_kernels"]["build"] or "reference (plain torch)"
+            if found["gpu_kernels"]["fp8"]:
+                yield "GPU, packed", f"4 and 8 bits stay packed; of fp8 {found['gpu_kernels']['fp8']} do"
     yield from found["versions"].items()
 
 

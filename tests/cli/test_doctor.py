@@ -73,7 +73,9 @@ class TestDoctor:
             "CXX=no-such-compiler is not a program; set it to a C++ compiler, or not at all\n"
         )
 
-    @pytest.mark.parametrize(("capability", "lacking"), [((9, 0), ""), ((7, 5), ""), ((9, 0), "triton 3.6.0 needs a C compiler (gcc)")])
+    @pytest.mark.parametrize(
+        ("capability", "lacking"), [((9, 0), ""), ((8, 0), ""), ((7, 5), ""), ((9, 0), "triton 3.6.0 needs a C compiler (gcc)")]
+    )
     def test_a_gpu(self, call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], lacking: str) -> None:
         monkeypatch.setattr(library, "library", fake_library(None))
         monkeypatch.setattr("infer.kernels.cuda.build.lacking", lambda: lacking)
@@ -92,8 +94,10 @@ class TestDoctor:
             assert told["backend"] == "cuda"
             assert f"GPU kernels       {told['build']}\n" in result.stdout
             assert told["build"].startswith("triton-")
+            assert told["fp8"] == ("weights and rows" if capability >= (8, 9) else "weights")
+            assert f"GPU, packed       4 and 8 bits stay packed; of fp8 {told['fp8']} do\n" in result.stdout
         else:
-            assert told == {"backend": "reference", "build": None}
+            assert told == {"backend": "reference", "build": None, "fp8": None}
             assert "GPU kernels       reference (plain torch)\n" in result.stdout
             assert (lacking or "this GPU has compute capability 7.5, and the Triton kernels need 8.0") in result.stderr
 

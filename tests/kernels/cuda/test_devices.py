@@ -16,6 +16,10 @@ from infer.kernels.ops import Ops as Contract
 
 #: They launch nothing.
 PLANS = {"new_kv_cache", "new_host_cache", "plan_attention", "plan_segments", "supports_int8"}
+#: Those that look at `deterministic`.
+PRODUCTS = {"linear", "linear_grouped", "linear_fp8"}
+#: Others that do.
+LAUNCH_NOTHING = {"fp8_refusal", "pack_fp8"}
 
 
 @pytest.fixture
@@ -50,18 +54,19 @@ def test_every_operation_is_launched_on_its_tensors_device(current: list[int]) -
 def test_no_operation_is_left_out() -> None:
     names = {name for name in vars(Contract) if not name.startswith("_") and callable(getattr(Contract, name))}
     assert {"linear", "sample", "attention"} < names
-    bare = {name for name in names - PLANS - {"linear"} if not hasattr(getattr(Ops, name), "__wrapped__")}
+    bare = {name for name in names - PLANS - PRODUCTS - LAUNCH_NOTHING if not hasattr(getattr(Ops, name), "__wrapped__")}
     assert bare == set()
 
 
-def test_the_product_is_one_of_them(current: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", sorted(PRODUCTS))
+def test_products_are_some_of_them(current: list[int], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     seen = []
 
     def product(x: Any, *args: Any, **kwargs: Any) -> None:
         seen.append(list(current))
 
-    monkeypatch.setattr("infer.kernels.cuda._linear", on_its_device(product))
-    Ops().linear(SimpleNamespace(device=torch.device("cuda:1")), None, None)  # type: ignore[arg-type]
+    monkeypatch.setattr(f"infer.kernels.cuda._{name}", on_its_device(product))
+    getattr(Ops(), name)(SimpleNamespace(device=torch.device("cuda:1")), None, None)
     assert seen == [[0, 1]]
 
 
