@@ -75,6 +75,11 @@ class _Projections:
     def rotation(self, positions: Tensor) -> Rotation | None:
         return None if self.rope is None else Rotation(positions, self.rope.cos, self.rope.sin)
 
+    def move(self, device: torch.device) -> None:
+        """Makes slopes lie on the device of the steps."""
+        if self.config.alibi_slopes is not None:
+            self.config = replace(self.config, alibi_slopes=self.config.alibi_slopes.to(device))
+
     def linears(self) -> Iterator[Linear]:
         yield from (self.qkv, self.out)
 
@@ -91,11 +96,6 @@ class _Projections:
 
 class Attention(_Projections):
     """Causal, grouped-query, over the paged cache: hidden [N, size] -> [N, size]."""
-
-    def move(self, device: torch.device) -> None:
-        """Makes slopes lie on the device of the steps."""
-        if self.config.alibi_slopes is not None:
-            self.config = replace(self.config, alibi_slopes=self.config.alibi_slopes.to(device))
 
     @property
     def cache(self) -> KVSpec:
@@ -143,8 +143,9 @@ class SegmentAttention(_Projections):
         super().__init__(ops, layer, names, hidden_size, spec, rope)
         self.relative = relative
 
-    def allocate(self) -> None:
+    def allocate(self, device: torch.device) -> None:
         """Prepares for texts, once weights are there."""
+        self.move(device)
         if self.relative is not None:
             self.relative.allocate(self.qkv)
 
@@ -160,7 +161,17 @@ class SegmentAttention(_Projections):
 
     def __call__(self, x: Rows, positions: Tensor, segments: Segments, rows: Tensor | None = None) -> Rows:
         """`rows` int64 [R]: the token rows whose result is wanted, [R, size]; None is all."""
-        qkv = self.qkv(x)
+        qkv = self._normed(self.qkv(x))
         bias = None if self.relative is None else self.relative.bias(qkv, segments)
         seen = self.ops.segment_attention(qkv, self.rotation(positions), segments, self.config, bias)
         return self.out(seen if rows is None else seen.index_select(0, rows))
+
+    def _normed(self, qkv: Rows) -> Rows:
+        """With a norm of each query and key head."""
+        if not self.head_norms:
+            return qkv
+        x, c = unscaled(qkv), self.config
+        parts = x.split([c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim, c.num_kv_heads * c.head_dim], dim=1)
+        for norm, part in zip(self.head_norms, parts, strict=False):
+            part.copy_(unscaled(norm(part.reshape(-1, c.head_dim))).view_as(part))
+        return x

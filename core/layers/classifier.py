@@ -96,16 +96,16 @@ class TokenScores(ScoringHead):
 
     def __init__(self, ops: Ops, stack: StackSpec, tokens: Sequence[int], *, difference: bool) -> None:
         super().__init__(1 if difference else len(tokens))
-        self._difference, self._soft_cap = difference, stack.logits_soft_cap
+        self._difference, self._scale, self._soft_cap = difference, stack.logits_scale, stack.logits_soft_cap
         head = stack.names.words if stack.tie_embeddings else stack.names.head
         names, outs = [head] * len(tokens), [stack.vocab_size] * len(tokens)
         rows = [Cut(0, token, token + 1) for token in tokens]
-        self._out = Linear(ops, names, stack.hidden_size, outs, bias=False, cuts=rows, method=Plain(ops))
+        self._out = Linear(ops, names, stack.hidden_size, outs, bias=stack.head_bias, cuts=rows, method=Plain(ops))
         for parameter in self.parameters():
             parameter.dtype = torch.float32
 
     def _scores(self, x: Tensor) -> Tensor:
-        logits = unscaled(self._out(x))
+        logits = unscaled(self._out(x)) * self._scale
         if self._soft_cap is not None:
             logits = (logits / self._soft_cap).tanh() * self._soft_cap
         return logits[:, 1:] - logits[:, :1] if self._difference else logits

@@ -1,7 +1,7 @@
-"""The bidirectional stack that BERT and its descendants share; an architecture says only where it differs.
+"""The bidirectional stack that BERT, its descendants and EmbeddingGemma share; an architecture says only where it differs.
 
 Two orders there are. Post-norm (BERT): x = norm(x + attention(x)), then x = norm(x + mlp(x)). Pre-norm (ModernBERT):
-x + attention(norm(x)), then x + mlp(norm(x)), and a norm at the end.
+x + attention(norm(x)), then x + mlp(norm(x)), and a norm at the end; where there are norms of what is added, they come before that.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from infer.kernels.ops import Ops, Rows, Segments
 
+from ..errors import ModelError
 from ..layers.attention import SegmentAttention
 from ..layers.classifier import Classifier
 from ..layers.embedding import Embedding
@@ -34,7 +35,8 @@ class EncoderEmbedding:
         self.words = Embedding(names.words, stack.vocab_size, size)
         self.positions = Embedding(names.positions, stack.num_positions, size) if stack.num_positions else None
         self.types = Embedding(names.types, stack.num_token_types, size) if stack.num_token_types else None
-        self.norm = Norm(ops, names.embedding_norm, size, stack.norm)
+        self.norm = Norm(ops, names.embedding_norm, size, stack.norm) if names.embedding_norm else None
+        self.scale = stack.embedding_scale
         self.projection = None
         if stack.embedding_size is not None:
             self.projection = Linear(ops, [names.embedding_projection], size, [stack.hidden_size], bias=True)
@@ -44,13 +46,18 @@ class EncoderEmbedding:
     def __call__(self, tokens: Tensor, positions: Tensor, types: Tensor | None) -> Tensor:
         """Of int64 [N] each -> [N, size]. `types` None is all 0."""
         words = self.words(tokens)
+        if self.scale != 1:  # rounded to the model's dtype first, as the model was trained
+            words *= torch.tensor(self.scale, dtype=words.dtype)
         more = None
         if self.positions is not None:
             more = self.positions(positions if self.padding_token is None else _counted(tokens, positions, self.padding_token))
         if self.types is not None:
             of_types = self.types.weight.tensor[:1].expand_as(words) if types is None or self.num_types == 1 else self.types(types)
             more = of_types.contiguous() if more is None else more.add_(of_types)
-        normed = self.norm(words) if more is None else self.norm.add(words, more)[0]
+        if self.norm is None:
+            normed: Rows = words if more is None else words.add_(more)
+        else:
+            normed = self.norm(words) if more is None else self.norm.add(words, more)[0]
         return unscaled(normed if self.projection is None else self.projection(normed))
 
     def linears(self) -> Iterator[Linear]:
@@ -110,11 +117,14 @@ class EncoderLayer(Layer):
         if self.attention_norm is not None:
             normed, residual = self.attention_norm.add(x, residual, quantize=self.attention.qkv.method.quantizes_input)
         x = self.attention(normed, positions, segments, rows)
+        if self.attention_out_norm is not None:
+            x = self.attention_out_norm(x)
         if rows is not None:
             residual = residual.index_select(0, rows)
         assert self.mlp_norm is not None, "every encoder has one"
         normed, residual = self.mlp_norm.add(x, residual, quantize=self.mlp.quantizes_input)
-        return self.mlp(normed), residual
+        x = self.mlp(normed)
+        return x if self.mlp_out_norm is None else self.mlp_out_norm(x), residual
 
 
 class Encoder:
@@ -129,8 +139,11 @@ class Encoder:
         self.ops = ops
         self.hidden_size, self.vocab_size = stack.hidden_size, stack.vocab_size
         self.num_token_types = stack.num_token_types
-        assert stack.classifier is not None, "every encoder names one"
-        self._head = Classifier(ops, stack.hidden_size, labels, stack.classifier, stack.norm) if labels else None
+        self._head = None
+        if labels:
+            if stack.classifier is None:
+                raise ModelError("a classifier with this model's layers is not supported where tokens see each other in both directions")
+            self._head = Classifier(ops, stack.hidden_size, labels, stack.classifier, stack.norm)
         self.classifier: Callable[[Tensor], Tensor] | None = self._head
         self.ropes = Ropes()
         self.embedding = EncoderEmbedding(ops, stack)
@@ -148,7 +161,7 @@ class Encoder:
         if self.relative is not None:
             self.relative.allocate(num_positions, device)
         for layer in self.layers:
-            layer.attention.allocate()
+            layer.attention.allocate(device)
 
     def linears(self) -> Iterator[Linear]:
         yield from self.embedding.linears()

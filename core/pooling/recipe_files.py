@@ -1,7 +1,8 @@
 """Recipe files of a model's folder: sentence-transformers' small files and config.json.
 
-The user comes first, then sentence-transformers' files, then what models of the kind do: encoders take the first token and
-normalize, causal decoders take the last one and normalize. Where there are modules, there is no normalizing without a Normalize module.
+The user comes first, then sentence-transformers' files, then what models of the kind do: encoders take the first token (those
+with a language model's layers the mean) and normalize, causal decoders take the last one and normalize. Where there are modules,
+there is no normalizing without a Normalize module.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ def read_recipe(source: ModelSource, spec: ModelSpec, *, task: str, pooler_confi
         raise ConfigError("pooler_config activation is for classifiers; embeddings have normalize")
     listed = read_modules(source)
     modules = None if listed is None else Modules.of(source, listed)
-    default = "cls" if spec.is_encoder else "last"
+    made_of_writer = spec.stack is not None and spec.stack.classifier is None
+    default = "last" if not spec.is_encoder else "mean" if made_of_writer else "cls"
     own = (pooling or default) if modules is None else pooling or modules.pooling()  # the user can replace one that is not supported
     recipe = Recipe(
         kind=task,

@@ -59,7 +59,7 @@ def read_spec(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
     return ModelSpec(
         config=hf,
         model_type=kind or "",
-        is_encoder=ours is not None and ours.is_encoder,
+        is_encoder=ours is not None and (ours.is_encoder or hf.get(ours.encoder_key) is True),
         architectures=tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else (),
         dtype=_dtype(hf),
         unsafe_dtypes=_unsafe_dtypes(ours, str(kind)),

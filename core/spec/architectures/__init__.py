@@ -35,6 +35,8 @@ class Architecture:
     values: Mapping[str, Kind]
     """Kinds of values, more than those of every model."""
     is_encoder: bool = False
+    encoder_key: str = ""
+    """The key that makes an encoder of it where it is true."""
     partial: float | None = None
     """The share of a head that turns where config.json names none; None: whole heads turn, whatever it names."""
     theta: float | None = None
