@@ -41,6 +41,24 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 #: Parameters that a misspelled field may have meant; not those whose names are everyday words.
 GUESSABLE = (SAMPLING | constraint.FIELDS | {"add_special_tokens"}) - {"echo", "suffix"}
 
+#: Names that other engines and clients give to parameters, folded -> ours.
+_ELSEWHERE: Mapping[str, str] = {
+    "dosample": "temperature",
+    "eostokenid": "stop_token_ids",
+    "inputtype": "prompt_name",
+    "jsonschema": "structured_outputs",
+    "ebnf": "structured_outputs",
+    "maxlength": "max_tokens",
+    "maxoutputtokens": "max_tokens",
+    "minlength": "min_tokens",
+    "npredict": "max_tokens",
+    "numpredict": "max_tokens",
+    "outputdimension": "dimensions",
+    "stopsequences": "stop",
+    "stopstrings": "stop",
+    "stopwords": "stop",
+}
+
 #: No field here is echoed in `extra`.
 KNOWN = SAMPLING | COMMON | constraint.FIELDS | DROPPED | frozenset(NEUTRAL) | {"id"}
 
@@ -81,7 +99,7 @@ def priority_of(fields: Mapping[str, Any]) -> int:
 
 @lru_cache(maxsize=4096)
 def intended(name: str, known: frozenset[str]) -> str | None:
-    """The known field that an unknown `name` looks like a misspelling of (max_token, top-p, temprature), if any.
+    """The known field that an unknown `name` looks like a misspelling of (max_token, top-p, temprature), or is called elsewhere, if any.
 
     Stricter than the suggestions for flags: a data column that is only a bit like a parameter must not be called a mistake.
     """
@@ -91,6 +109,8 @@ def intended(name: str, known: frozenset[str]) -> str | None:
     for candidate in sorted(known):
         if _fold(candidate) == folded:
             return candidate
+    if _ELSEWHERE.get(folded) in known:
+        return _ELSEWHERE[folded]
     close = difflib.get_close_matches(name.lower(), sorted(known), n=1, cutoff=0.81)
     return close[0] if close else None
 
