@@ -15,7 +15,7 @@ from ..errors import ConfigError, InferError, ModelError
 MOST = 2**31 - 1
 #: No number of a config is larger; NaN and infinity are none at all.
 LARGEST = 1e18
-_DTYPE = re.compile(r"(torch\.)?(auto|half|double|(b?float|u?int)\d*(_[a-z0-9]+)?)")
+_DTYPE = re.compile(r"(torch\.)?(auto|half|double|(b?float|u?int)([1-8]|16|32|64)?(_[a-z0-9]+)?)")
 #: Levels of objects within objects that are looked at.
 _DEPTH = 4
 

@@ -261,6 +261,8 @@ def test_a_size_that_is_none_is_refused_by_its_key(kind: str, wrong: str) -> Non
         ({"rms_norm_eps": "1e-5"}, "rms_norm_eps is"),
         ({"rms_norm_eps": None}, "rms_norm_eps is"),
         ({"hidden_act": ["silu"]}, "hidden_act is"),
+        ({"dtype": "float99"}, "dtype is"),
+        ({"torch_dtype": "int9"}, "torch_dtype is"),
         ({"tie_word_embeddings": "false"}, "tie_word_embeddings is"),
         ({"attention_bias": 1}, "attention_bias is"),
         ({"rope_theta": 0}, "rope_theta is"),
