@@ -23,6 +23,8 @@ _FLOAT32 = np.finfo(np.float32)
 #: Rows of a table of changes; the numbers are as in `Penalties`.
 _BIAS, _REPETITION, _SUBTRACT = range(3)
 
+#: A larger penalty would forbid a token, which is for constraints: logits are below 1e8, and a temperature makes 100 times as much.
+_MOST_FACTOR = 1e28
 #: Token ids [n] and their changes [3, n].
 Entries = tuple[NDArray[np.int64], NDArray[np.float32]]
 
@@ -37,8 +39,8 @@ class SeenTokens:
 
     def __init__(self, sequence: Sequence) -> None:
         params = sequence.request.params
-        # Neither end of what float32 holds: 0 and infinity would make NaN of other extremes.
-        self._factor = min(max(params.repetition_penalty, float(_FLOAT32.tiny)), float(_FLOAT32.max))
+        # Neither end of what float32 holds: 0 would make NaN of other extremes, and a logit of -inf is forbidden.
+        self._factor = min(max(params.repetition_penalty, float(_FLOAT32.tiny)), _MOST_FACTOR)
         self._frequency = params.frequency_penalty
         self._presence = params.presence_penalty
         self._counts_output = params.repetition_penalty != 1 or bool(params.frequency_penalty or params.presence_penalty)

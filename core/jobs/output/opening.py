@@ -78,8 +78,7 @@ def open_output(
         _refuse_reserved(name, f"output {name!r}")
         if is_folder(Path(name)):
             raise ConfigError(f"output {name!r} is a folder; name a file")
-        if not is_folder(Path(os.path.realpath(name)).parent):
-            raise ConfigError(f"output {name!r} cannot be created: there is no folder {str(Path(name).parent)!r}")
+        _refuse_nowhere(name, f"output {name!r}")
         if errors is not None:
             _refuse_reserved(errors, f"--errors {errors!r}")
             _refuse_errors_file(errors)
@@ -115,8 +114,15 @@ def _refuse_errors_file(name: str) -> None:
     """It is replaced when the output appears; a device must never be."""
     if is_folder(Path(name)) or is_special(Path(name)):
         raise ConfigError(f"--errors {name!r} is not a regular file; name a file")
-    if not is_folder(Path(os.path.realpath(name)).parent):
-        raise ConfigError(f"--errors {name!r} cannot be created: there is no folder {str(Path(name).parent)!r}")
+    _refuse_nowhere(name, f"--errors {name!r}")
+
+
+def _refuse_nowhere(name: str, what: str) -> None:
+    """Raises ConfigError for a file in a folder that is not there, links followed."""
+    folder = Path(os.path.realpath(name)).parent
+    if not is_folder(folder):
+        where = Path(name).parent if not is_folder(Path(name).parent) else folder
+        raise ConfigError(f"{what} cannot be created: there is no folder {str(where)!r}")
 
 
 def _refuse_reserved(name: str, what: str) -> None:

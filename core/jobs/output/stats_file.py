@@ -42,7 +42,8 @@ class StatsFile:
         if self._straight:
             return
         if is_folder(self._path) or not is_folder(self._path.parent):
-            what = "it is a folder" if is_folder(self._path) else f"there is no folder {str(Path(name).parent)!r}"
+            where = Path(name).parent if not is_folder(Path(name).parent) else self._path.parent
+            what = "it is a folder" if is_folder(self._path) else f"there is no folder {str(where)!r}"
             raise ConfigError(f"--stats {name!r}: {what}")
         if any(one != "-" and self._path == Path(os.path.realpath(one)) for one in (output, *taken)):
             raise ConfigError(f"--stats {name!r} is the input or the output; choose another file")

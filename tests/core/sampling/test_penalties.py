@@ -6,14 +6,17 @@ import math
 import random
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from infer.core import LLM
 from infer.core.sampling.penalties import PenaltyBook
 from infer.core.types.params import SamplingParams
 from infer.core.types.request import Request, Sequence
+from infer.core.types.structured import StructuredOutputsParams
 
 CPU = torch.device("cpu")
 VOCABULARY = 40
@@ -133,9 +136,21 @@ def test_rows_without_anything_to_change() -> None:
     assert gathered(book, [plain, fresh, other, plain], [1, 2]) == [{}, {}, {6: (0, 1, 1)}, {}]
 
 
-@pytest.mark.parametrize(("given", "held"), [(1e300, torch.finfo(torch.float32).max), (1e-300, torch.finfo(torch.float32).tiny)])
+@pytest.mark.parametrize(("given", "held"), [(1e300, torch.tensor(1e28).item()), (1e-300, torch.finfo(torch.float32).tiny)])
 def test_penalties_that_float32_cannot_hold(given: float, held: float) -> None:
     assert gathered(PenaltyBook(ENDS), [new_sequence([3], repetition_penalty=given)]) == [{3: (0, held, 0)}]
+
+
+@pytest.mark.parametrize("constraint", [{"structured_outputs": {"regex": "a+"}}, {"allowed_token_ids": [67]}])
+def test_a_huge_penalty_forbids_nothing(tiny_llama: Path, constraint: dict[str, Any]) -> None:
+    """A constraint leaves one token, which the prompt has: it comes, however dear. (That of a regex may end then.)"""
+    llm = LLM(str(tiny_llama), device="cpu", dtype="float32", num_gpu_blocks_override=40)
+    if "structured_outputs" in constraint:
+        constraint = {"structured_outputs": StructuredOutputsParams(**constraint["structured_outputs"])}
+    for temperature in (0, 0.01, 1):
+        params = SamplingParams(max_tokens=3, temperature=temperature, repetition_penalty=1e308, ignore_eos=True, **constraint)
+        (output,) = llm.generate(["ab"], params)
+        assert output.outputs[0].text == ("a" if "structured_outputs" in constraint else "aaa")
 
 
 def test_a_step_looks_at_new_tokens_alone() -> None:

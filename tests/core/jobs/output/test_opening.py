@@ -117,6 +117,14 @@ def test_a_link_to_the_output_stays_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "real").read_bytes() == b"new\n"
 
 
+def test_a_link_into_a_folder_that_is_not_there_names_that_folder(tmp_path: Path) -> None:
+    link = tmp_path / "out.jsonl"
+    link.symlink_to(tmp_path / "nowhere" / "out.jsonl")
+    for name, options in ((link, {}), (tmp_path / "other.jsonl", {"errors": str(link)})):
+        with pytest.raises(ConfigError, match=r"cannot be created: there is no folder '.*nowhere'"):
+            open_output(str(name), inputs=[], **options)
+
+
 @pytest.mark.parametrize("name", ["no/such/folder/out", "."])
 def test_impossible_names(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError):
