@@ -29,8 +29,8 @@ class MLP:
         self.kind = "" if spec.learned_activation else activation_kind(spec.activation, gated=spec.gated)
         self.learned = XIELU(learned) if spec.learned_activation else None
         widths = [(1 + spec.gated) * spec.size // len(up)] * len(up)
-        self.up = Linear(ops, list(up), hidden_size, widths, bias=spec.bias, cuts=shared_out(*widths))
-        self.down = Linear(ops, [down], spec.size, [hidden_size], bias=spec.bias, cuts=shared_in(spec.size))
+        self.up = Linear(ops, list(up), hidden_size, widths, bias=spec.biases[0], cuts=shared_out(*widths))
+        self.down = Linear(ops, [down], spec.size, [hidden_size], bias=spec.biases[1], cuts=shared_in(spec.size))
 
     @property
     def quantizes_input(self) -> bool:

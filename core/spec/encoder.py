@@ -57,6 +57,7 @@ def encoder(
     windows: Sequence[int | None] = (),
     rope: RopeConfig | None = None,
     local_rope: RopeConfig | None = None,
+    slopes: tuple[float, ...] = (),
     mlp: MLPSpec | None = None,
     **differences: Any,
 ) -> StackSpec:
@@ -66,6 +67,7 @@ def encoder(
         bias: of the layers of attention.
         windows: one entry a layer; empty: all layers see everything.
         local_rope: of layers with a window, where it is another.
+        slopes: one a head: its scores fall by so much with each token between two (ALiBi), to both sides.
         differences: of the `StackSpec`.
     """
     hidden, heads = hf["hidden_size"], hf["num_attention_heads"]
@@ -76,7 +78,7 @@ def encoder(
 
     def layer(window: int | None) -> LayerSpec:
         turned = rope if window is None else local_rope or rope
-        sizes = {"num_heads": heads, "num_kv_heads": heads, "head_dim": head_dim, "scale": head_dim**-0.5}
+        sizes = {"num_heads": heads, "num_kv_heads": heads, "head_dim": head_dim, "scale": head_dim**-0.5, "slopes": slopes}
         return LayerSpec(
             attention=AttentionSpec(**sizes, window=window, rope=turned, qkv_bias=bias, out_bias=bias),
             feed_forward=mlp,

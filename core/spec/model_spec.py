@@ -98,10 +98,17 @@ class MLPSpec:
     activation: str
     gated: bool = True
     bias: bool = False
+    down_bias: bool | None = None
+    """None: as `bias`."""
 
     def __post_init__(self) -> None:
         if not self.learned_activation:
             activation_kind(self.activation, gated=self.gated)
+
+    @property
+    def biases(self) -> tuple[bool, bool]:
+        """Of the layers up and down."""
+        return self.bias, self.bias if self.down_bias is None else self.down_bias
 
     @property
     def learned_activation(self) -> bool:

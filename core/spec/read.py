@@ -26,7 +26,7 @@ LENGTH_KEYS = (
     "seq_len",
 )
 #: Rope scalings whose `max_position_embeddings` is already the scaled length.
-ALREADY_SCALED = frozenset({"default", "su", "longrope", "llama3", "mrope"})
+ALREADY_SCALED = frozenset({"default", "su", "longrope", "llama3", "mrope", "ntk"})
 #: Other spellings of dtypes.
 DTYPE_NAMES = {"half": "float16", "float": "float32", "double": "float32", "float64": "float32"}
 #: Families in transformers' code whose activations leave float16's range.

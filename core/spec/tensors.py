@@ -129,8 +129,8 @@ def correction_shape(experts: int, spec: RoutingSpec) -> tuple[int, ...]:
 
 def _mlp(prefix: str, up: tuple[str, ...], down: str, hidden: int, spec: MLPSpec) -> Iterator[Named]:
     for name in up:
-        yield from _linear(f"{prefix}.{name}", (1 + spec.gated) * spec.size // len(up), hidden, bias=spec.bias)
-    yield from _linear(f"{prefix}.{down}", hidden, spec.size, bias=spec.bias)
+        yield from _linear(f"{prefix}.{name}", (1 + spec.gated) * spec.size // len(up), hidden, bias=spec.biases[0])
+    yield from _linear(f"{prefix}.{down}", hidden, spec.size, bias=spec.biases[1])
 
 
 def _classifier(spec: ClassifierSpec, stack: StackSpec, labels: int) -> Iterator[Named]:

@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from ...encoder import DEFAULTS, VALUES, learned
-from ...model_spec import StackSpec
+from ....errors import ModelError
+from ...alibi import slopes
+from ...encoder import DEFAULTS, NAMES, VALUES, encoder, learned
+from ...hf_values import TEXT
+from ...model_spec import MLPSpec, StackSpec
+from ...names import Naming
 from .. import Architecture
 
 
 def stack(hf: Mapping[str, Any]) -> StackSpec:
-    return learned(hf, "bert.")
+    return _jina(hf) if hf.get("position_embedding_type") == "alibi" else learned(hf, "bert.")
 
 
-ARCHITECTURE = Architecture(stack=stack, defaults=DEFAULTS, values=VALUES, is_encoder=True)
+def _jina(hf: Mapping[str, Any]) -> StackSpec:
+    """JinaBERT (jina-embeddings-v2; arXiv 2310.19923), which calls itself bert: ALiBi and a gated feed-forward part. transformers
+    has no code for it, and the Python files that come with its models are not run."""
+    kind = hf.get("feed_forward_type", "original")
+    if kind != "geglu":
+        raise ModelError(f"config.json: feed_forward_type {kind!r} is not supported with position_embedding_type 'alibi' (known: geglu)")
+    return encoder(
+        hf,
+        Naming(("bert.",)),
+        slopes=slopes(hf["num_attention_heads"]),
+        mlp=MLPSpec(size=hf["intermediate_size"], activation="gelu", down_bias=True),
+        names=replace(NAMES, up=("mlp.gated_layers",), down="mlp.wo", mlp_norm="mlp.layernorm"),
+        num_token_types=hf.get("type_vocab_size", 2),
+    )
+
+
+ARCHITECTURE = Architecture(stack=stack, defaults=DEFAULTS, values=VALUES | {"feed_forward_type": TEXT}, is_encoder=True)
