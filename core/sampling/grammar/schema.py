@@ -272,7 +272,7 @@ class _Writer:
                 raise _error(path, "unevaluatedProperties cannot be enforced; say additionalProperties")
             schema.setdefault("additionalProperties", schema.pop("unevaluatedProperties"))
         properties = schema.get("properties", {})
-        if len(properties) + len(required) > MAX_PROPERTIES:
+        if len({*properties, *required}) > MAX_PROPERTIES:
             raise _error(path, f"more than {MAX_PROPERTIES} properties")
         for name in ("patternProperties", "propertyNames"):
             if name in schema:

@@ -55,6 +55,13 @@ def test_only_an_object_that_stands_alone_is_closed() -> None:
         normalized({"allOf": [part, part]}, closed=True)
 
 
+def test_a_property_that_is_required_counts_once() -> None:
+    names = [f"p{i}" for i in range(MAX_PROPERTIES)]
+    assert normalized({**OBJECT, "properties": dict.fromkeys(names, True), "required": names})["required"] == names
+    with pytest.raises(RecordError, match="properties"):
+        normalized({**OBJECT, "properties": dict.fromkeys(names, True), "required": ["another"]})
+
+
 def test_the_schema_given_stays_as_it_is() -> None:
     schema = {**OBJECT, "properties": {"a": {"type": "string", "format": "date"}}}
     assert normalized(schema) is not schema
