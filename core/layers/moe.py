@@ -55,7 +55,7 @@ class Experts:
         starts = torch.searchsorted(of_pair, torch.arange(self.spec.count + 1, device=x.device))
         places = torch.empty_like(pairs).scatter_(0, pairs, torch.arange(len(pairs), device=x.device))
         by_row = self._multiplied(_of_rows(x, pairs // count, self.ops, quantize=self._quantizes(self._ups)), starts)[places]
-        by_row = by_row.view(len(x), count, -1)
+        by_row = by_row.view(len(x), count, x.shape[1])
         total = by_row[:, 0].float() * weights[:, :1]
         for place in range(1, count):
             total += by_row[:, place].float() * weights[:, place : place + 1]

@@ -25,7 +25,7 @@ class Norm:
         # A sum of weight and offset has more digits than a narrow dtype holds.
         dtype = torch.float32 if spec.offset else None
         self.parameter = Parameter((f"{name}.weight", (size,)), dtype=dtype, store=self._store)
-        self.bias = Parameter((f"{name}.bias", (size,))) if spec.bias else None
+        self.bias = Parameter((f"{name}.bias", (size,)), dtype=dtype) if spec.bias else None
         self.weight = torch.empty(0)
 
     def _store(self, weight: Tensor) -> None:

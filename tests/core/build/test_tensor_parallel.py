@@ -48,6 +48,9 @@ OTHERS: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 48, "n_layer": 2, "n_head": 6, "n_positions": 256},
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 24, "sliding_window": 20},
+    "olmo2": {"pad_token_id": 0},
+    "cohere": {"use_qk_norm": True, "logit_scale": 0.25, "pad_token_id": 0},
+    "falcon": {"num_attention_heads": 8, "num_kv_heads": 2, "new_decoder_architecture": True, "alibi": True, "ffn_hidden_size": 96},
 }
 
 
@@ -57,7 +60,7 @@ def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     torch.manual_seed(3)
     sizes = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2}
     common = {"vocab_size": 257, "initializer_range": 0.2} | ({} if request.param == "gpt2" else sizes | {"max_position_embeddings": 256})
-    config = AutoConfig.for_model(request.param, **common, **OTHERS[request.param])
+    config = AutoConfig.for_model(request.param, **{**common, **OTHERS[request.param]})
     model = AutoModelForCausalLM.from_config(config).eval()
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1:

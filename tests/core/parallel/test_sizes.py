@@ -27,9 +27,9 @@ def test_a_size_that_does_not_fit_is_refused_with_those_that_do() -> None:
     check_size(spec, 3)
     with pytest.raises(ConfigError, match=r"9 attention heads, 3 key/value heads .* sizes that work: 1, 3$"):
         check_size(spec, 2)
-    check_size(read_spec({"model_type": "opt"}), 1)
-    with pytest.raises(ConfigError, match="opt models run through transformers' code, which ranks cannot share"):
-        check_size(read_spec({"model_type": "opt"}), 2)
+    check_size(read_spec({"model_type": "helium"}), 1)
+    with pytest.raises(ConfigError, match="helium models run through transformers' code, which ranks cannot share"):
+        check_size(read_spec({"model_type": "helium"}), 2)
 
 
 @pytest.mark.parametrize(("heads", "size"), [(8, 1), (8, 2), (8, 8), (2, 4), (2, 8), (1, 3), (3, 3)])

@@ -213,10 +213,9 @@ class TestMaxModelLen:
 
     def test_none_stated(self) -> None:
         assert (
-            "max_model_len: 2048 (config.json states no length)"
-            in resolve({"model_type": "gpt_neox", "max_position_embeddings": None}).notes
+            "max_model_len: 2048 (config.json states no length)" in resolve({"model_type": "helium", "max_position_embeddings": None}).notes
         )
-        assert resolve({"model_type": "gpt_neox", "max_position_embeddings": None}, max_model_len=9000).max_model_len == 9000
+        assert resolve({"model_type": "helium", "max_position_embeddings": None}, max_model_len=9000).max_model_len == 9000
 
     def test_given(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("INFER_ALLOW_LONG_MAX_MODEL_LEN", raising=False)
@@ -301,7 +300,7 @@ class TestPooling:
             ({"max_position_embeddings": 512}, 256, {}, 256),
             ({"max_position_embeddings": 512}, 1024, {}, 512),
             ({"max_position_embeddings": 512}, 256, {"max_model_len": 400}, 400),
-            ({"model_type": "gpt_neox", "max_position_embeddings": None}, 100, {}, 100),
+            ({"model_type": "helium", "max_position_embeddings": None}, 100, {}, 100),
             ({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}, None, {}, 512),
             ({"model_type": "xlm-roberta", "max_position_embeddings": 514}, None, {}, 512),
             ({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 0}, None, {}, 513),
