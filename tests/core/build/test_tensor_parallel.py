@@ -47,6 +47,9 @@ def six_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 OTHERS: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 48, "n_layer": 2, "n_head": 6, "n_positions": 256},
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen2_moe": {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "shared_expert_intermediate_size": 64},
+    "minimax_m2": {"num_local_experts": 6, "num_experts_per_tok": 3, "head_dim": 16, "rotary_dim": 8},
+    "gpt_oss": {"head_dim": 16, "sliding_window": 24, "num_local_experts": 4, "num_experts_per_tok": 2},
     "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 24, "sliding_window": 20},
     "olmo2": {"pad_token_id": 0},
     "cohere": {"use_qk_norm": True, "logit_scale": 0.25, "pad_token_id": 0},
@@ -63,7 +66,7 @@ def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     config = AutoConfig.for_model(request.param, **{**common, **OTHERS[request.param]})
     model = AutoModelForCausalLM.from_config(config).eval()
     for name, parameter in model.named_parameters():
-        if parameter.dim() == 1:
+        if parameter.dim() == 1 or name.endswith("_proj_bias"):
             torch.nn.init.normal_(parameter, 0.5 if "norm" in name or "ln_" in name else 0.0, 0.3)
     model.save_pretrained(folder)
     return folder

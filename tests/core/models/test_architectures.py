@@ -45,6 +45,11 @@ LLAMA3 = {
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
 
 MOE = {"moe_intermediate_size": 40}
+#: All experts of a token: which ones it has must not hang on rounding.
+MIXED = [
+    ("qwen2_moe", {**MOE, "num_experts": 4, "num_experts_per_tok": 4, "shared_expert_intermediate_size": 48}),
+    ("gpt_oss", {"head_dim": 16, "num_local_experts": 3, "num_experts_per_tok": 3}),
+]
 
 ARCHITECTURES = [
     ("llama", {}),
@@ -351,7 +356,7 @@ def test_logits_equal_transformers(kind: str, changes: dict[str, Any], backend: 
             torch.testing.assert_close(got, expected, rtol=1e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral", "gemma2"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral", "gemma2", "qwen2_moe", "gpt_oss"])
 @pytest.mark.parametrize("int8", [False, True], ids=["plain", "int8"])
 @pytest.mark.parametrize("backend", usable("cpu"))
 def test_chunks_do_not_change_a_bit(backend: str, int8: bool, kind: str) -> None:
@@ -382,7 +387,14 @@ def test_rows_that_are_asked_for_are_those_of_all(backend: str, int8: bool) -> N
 @pytest.mark.parametrize("backend", usable("cpu"))
 @pytest.mark.parametrize(
     ("kind", "changes"),
-    [("llama", {}), ("qwen2", {"tie_word_embeddings": True}), ("qwen3", {"head_dim": 16}), ("gpt2", {}), ("gemma2", {"head_dim": 16})],
+    [
+        ("llama", {}),
+        ("qwen2", {"tie_word_embeddings": True}),
+        ("qwen3", {"head_dim": 16}),
+        ("gpt2", {}),
+        ("gemma2", {"head_dim": 16}),
+        *MIXED,
+    ],
 )
 def test_int8_stays_near_the_plain_model(kind: str, changes: dict[str, Any], backend: str) -> None:
     if not load_kernels(backend).supports_int8():
