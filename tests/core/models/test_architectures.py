@@ -356,7 +356,7 @@ def test_logits_equal_transformers(kind: str, changes: dict[str, Any], backend: 
             torch.testing.assert_close(got, expected, rtol=1e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral", "gemma2", "qwen2_moe", "gpt_oss"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral", "gemma2"])
 @pytest.mark.parametrize("int8", [False, True], ids=["plain", "int8"])
 @pytest.mark.parametrize("backend", usable("cpu"))
 def test_chunks_do_not_change_a_bit(backend: str, int8: bool, kind: str) -> None:
