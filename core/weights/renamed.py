@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from .formats.values import QuantizedWeight
 
 #: Heads for other tasks, and buffers, by how their names begin once the base model's prefix is off. A base model alone needs none.
-OTHER_HEADS = ("pooler.", "cls.", "lm_head.", "embed_out.", "classifier.", "score.", "head.", "decoder.", "qa_outputs.", "pre_classifier.")
+OTHER_HEADS = (
+    *("pooler.", "cls.", "lm_head.", "embed_out.", "classifier.", "score.", "head.", "decoder.", "qa_outputs.", "pre_classifier."),
+    *("predictions.", "sop_classifier.", "vocab_transform.", "vocab_layer_norm.", "vocab_projector.", "sequence_summary."),
+    *("generator_predictions.", "generator_lm_head.", "discriminator_predictions.", "lm_predictions.", "mask_predictions."),
+)
 BUFFERS = ("position_ids", "token_type_ids")
 
 

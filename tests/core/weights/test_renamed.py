@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,14 @@ import pytest
 import torch
 import transformers
 from torch import Tensor
+from transformers.models.auto import modeling_auto
 
 from infer.core.errors import ModelError
+from infer.core.spec.architectures import encoders
 from infer.core.spec.read import read_spec
+from infer.core.weights.fit import check_stack
 from infer.core.weights.renamed import fit
+from infer.core.weights.source import ModelSource, TensorInfo
 
 from ..models.texts import checkpoint, encoder_of, hidden_of, oracle_of, texts_of
 
@@ -174,3 +180,44 @@ def test_a_prefix_of_ours_may_be_missing_in_the_file() -> None:
     assert set(wanted.tensors()) == {"model.layers.0.w", "model.norm", "lm_head.weight", "odd"}
     whole = fit(source, stack, {"model.layers.0.w", "model.norm"}, whole=True)
     assert set(whole.tensors()) == {"model.layers.0.w", "model.norm", "lm_head.weight", "odd"}, "a model that writes leaves no head out"
+
+
+#: Classes of models with a head for another task than embedding.
+HEADS = (
+    *(
+        modeling_auto.MODEL_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES,
+    ),
+    *(modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, modeling_auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES),
+    *(modeling_auto.MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+    modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Headers(ModelSource):
+    infos: dict[str, TensorInfo]
+
+    def read(self, filename: str) -> bytes | None:
+        return None
+
+    def tensors(self) -> dict[str, TensorInfo]:
+        return self.infos
+
+    def stream(self, cuts: Any = None) -> Any:
+        raise AssertionError("nothing is read")
+
+
+@pytest.mark.parametrize("kind", encoders())
+def test_an_encoder_is_read_whatever_head_it_was_saved_with(kind: str) -> None:
+    """Most base models are published with the head that they were trained with."""
+    config = transformers.models.auto.configuration_auto.CONFIG_MAPPING[kind]()
+    stack = read_spec(json.loads(config.to_json_string(use_diff=False))).need_stack()
+    names = {one for heads in HEADS if kind in heads for one in ([heads[kind]] if isinstance(heads[kind], str) else heads[kind])}
+    assert len(names) > 2
+    for name in sorted(names):
+        with torch.device("meta"):
+            model = getattr(transformers, name)(config)
+        infos = {one: TensorInfo(one, tuple(tensor.shape), "F32", "") for one, tensor in model.state_dict().items()}
+        check_stack(Headers(name, Path(), infos), stack, is_encoder=True, writes=False, labels=0, overrides={})
