@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
 
 from infer.core.errors import ConfigError, nearest
 
+from .command import Command
 from .report import set_up_logging
 from .terminal import messages, streams
 from .terminal.table import table
@@ -16,7 +18,7 @@ from .terminal.table import table
 
 @click.group()
 def models() -> None:
-    """Fetch and list the models known by a short name.
+    """Fetch and list models known by a short name, and write models in fewer bits.
 
     \b
     infer models get smollm2-135m
@@ -87,6 +89,45 @@ def architectures(every: bool, as_json: bool) -> None:
         return
     lines = [("MODEL_TYPE", "CODE", "USE", "ABOUT")]
     streams.write(table([*lines, *((one["model_type"], one["code"] or "refused", one["use"], one["about"]) for one in rows)]))
+
+
+@models.command(cls=Command)
+@click.argument("model", metavar="IN")
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
+@click.option("--scheme", type=click.Choice(["w8a8", "w4a16"]), required=True, help="Bits of weights and activations.")
+@click.option(
+    "--calibrate",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="JSONL of texts like those that the model is for: prompt, text, messages or prompt_token_ids. Without it weights are rounded to "
+    "the nearest step by themselves.",
+)
+@click.option("--records", type=click.IntRange(1), default=128, show_default=True, help="Records of that file to use, 512 tokens of each.")
+@click.option("--group-size", type=click.IntRange(1), help="Input features that share a scale (w4a16); default: 128, or what fits.")
+@click.option("--symmetric", is_flag=True, help="No zeros beside the scales (w4a16): a little smaller, less accurate.")
+@click.option("--smooth/--no-smooth", default=True, show_default=True, help="Move outliers of activations into weights (w8a8, calibrated).")
+@click.option("--overwrite", is_flag=True, help="Replace the model in OUT.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("-v", "--verbose", count=True, help="Tell what is done in each layer.")
+def quantize(quiet: bool, verbose: int, out: Path, records: int, **options: Any) -> None:
+    """Write the model IN to the folder OUT in fewer bits, as compressed-tensors, which vLLM and transformers read too.
+
+    w8a8: weights and activations in 8 bits; with --calibrate outliers of activations are moved into weights first (SmoothQuant). w4a16:
+    weights in 4 bits. With --calibrate both are rounded by GPTQ. The output head stays as it is. It takes the memory of the model and of
+    the texts' hidden states.
+
+    \b
+    infer models quantize smollm2-135m smollm2-w8a8 --scheme w8a8 --calibrate texts.jsonl
+    infer generate --model ./smollm2-w8a8 in.jsonl out.jsonl
+    """
+    set_up_logging(quiet=quiet, verbose=verbose)
+    from infer.core.compress.quantize import QuantizeSpec
+    from infer.core.compress.quantize import quantize as run
+
+    done = run(QuantizeSpec(out=out, num_records=records, **options))
+    if not quiet:
+        how = f"by {done.num_tokens:,} tokens of text" if options["calibrate"] else "to the nearest step, without calibration"
+        _say(f"{done.num_layers} linear layers, {how}: {done.num_bytes_before / 1e6:,.0f} MB -> {done.num_bytes / 1e6:,.0f} MB")
+    streams.write(f"{out}\n")
 
 
 def _rows() -> list[dict[str, Any]]:

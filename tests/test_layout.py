@@ -40,7 +40,7 @@ CORE = (
     ("intake", "build"),
     ("fleet",),
     ("jobs",),
-    ("api", "bench"),
+    ("api", "bench", "compress"),
 )
 #: Never import torch, at any depth: these test in milliseconds, and what they hold is plain data.
 NO_TORCH = (
