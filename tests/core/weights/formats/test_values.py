@@ -10,7 +10,8 @@ from gguf.quants import dequantize
 from torch import Tensor
 
 from infer.core.weights.cut import Cut
-from infer.core.weights.formats.values import Grouped, QuantizedWeight, as_tensor, cut_of
+from infer.core.weights.formats.coded import Coded
+from infer.core.weights.formats.values import Floats, Grouped, Int8Rows, QuantizedWeight, as_tensor, cut_of
 from infer.core.weights.gguf.blocks import HELD, grouped
 
 ROWS = 24
@@ -72,3 +73,19 @@ def test_codes_of_any_width_are_stored_in_4_or_8_bits(bits: int) -> None:
     weight = Grouped.of(codes, bits, 8, scale)
     assert weight.weight.bits == (8 if bits == 8 else 4)
     assert torch.equal(weight.dense(), (codes.float() - (1 << (bits - 1))) * scale.repeat_interleave(8, 1))
+
+
+def test_rows_in_another_order_stay_quantized() -> None:
+    """What layers whose features turn with their neighbours ask for; `Floats` by blocks of rows, too."""
+    dice = torch.Generator().manual_seed(0)
+    order = torch.randperm(12, generator=dice)
+    values, packed = (torch.randint(low, high, (12, 8), generator=dice) for low, high in ((-127, 128), (0, 256)))
+    eighths = torch.rand(12, 1, generator=dice).to(torch.float8_e4m3fn)
+    for weight in (
+        Int8Rows(values.to(torch.int8), torch.rand(12, generator=dice)),
+        Floats(values.float(), torch.rand(3, 2, generator=dice), (4, 4)),
+        Coded(packed.to(torch.uint8), torch.arange(16.0), eighths, 16, factor=torch.rand(12, generator=dice)),
+        Grouped.of(packed.to(torch.uint8), 8, 4, torch.rand(12, 2, generator=dice)),
+    ):
+        assert type(weight.reordered(order)) is type(weight)
+        assert torch.equal(weight.reordered(order).dense(), weight.dense()[order])
