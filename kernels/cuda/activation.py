@@ -5,13 +5,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..ops import CLAMP, CLAMPED_SLOPE, Rows, ScaledRows
+from ..ops import Rows, ScaledRows
 from . import configs
 from .quantize import magnitude, quantized, scale_of, to_uint8
 from .signature import Signature
 
 KINDS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "clamped_swiglu")
-_CLAMP, _SLOPE = tl.constexpr(CLAMP), tl.constexpr(CLAMPED_SLOPE)
 
 
 def gated_activation(x: Rows, kind: str, *, quantize: bool = False) -> Rows:
@@ -54,8 +53,8 @@ def activated(x, KIND: tl.constexpr):
         # 0.5 * (1 + tanh(z)) = 1 / (1 + exp(-2 z)), without a difference of near equals.
         return x / (1.0 + tl.exp(-1.5957691216057308 * (x + 0.044715 * x * x * x)))
     if KIND == "clamped_swiglu":
-        x = tl.where(x > _CLAMP, _CLAMP, x)  # NaN stays
-        return x / (1.0 + tl.exp(-_SLOPE * x))
+        x = tl.where(x > 7.0, 7.0, x)  # NaN stays; the numbers are those of ops.py
+        return x / (1.0 + tl.exp(-1.702 * x))
     if KIND == "relu2":
         return tl.where(x < 0.0, 0.0, x * x)
     return tl.where(x < 0.0, 0.0, x)  # NaN stays
@@ -69,7 +68,7 @@ def _part(x, factor, row, at, size, KIND: tl.constexpr, GATED: tl.constexpr):
         gate = tl.load(x + row * 2 * size + at, mask=there, other=0.0).to(tl.float32) * factor
         up = tl.load(x + row * 2 * size + size + at, mask=there, other=0.0).to(tl.float32) * factor
         if KIND == "clamped_swiglu":
-            up = tl.where(up > _CLAMP, _CLAMP, tl.where(up < -_CLAMP, -_CLAMP, up)) + 1.0
+            up = tl.where(up > 7.0, 7.0, tl.where(up < -7.0, -7.0, up)) + 1.0
         return activated(gate, KIND) * up
     return activated(tl.load(x + row * size + at, mask=there, other=0.0).to(tl.float32) * factor, KIND)
 
