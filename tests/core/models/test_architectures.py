@@ -207,6 +207,8 @@ ARCHITECTURES = [
     ("hunyuan_v1_dense", {"head_dim": 16}),
     ("ernie4_5", {"head_dim": 16, "use_bias": True, "tie_word_embeddings": True}),
     ("apertus", {}),
+    ("arcee", {"head_dim": 8, "mlp_bias": True}),
+    ("ministral", {"head_dim": 16, "sliding_window": 20, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}),
     (
         "ministral3",
         {

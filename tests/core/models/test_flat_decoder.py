@@ -110,7 +110,7 @@ def test_a_model_without_a_file_runs_through_transformers(tmp_path: Path) -> Non
     with_config(tmp_path, architectures=["HeliumForSequenceClassification"])
     with pytest.raises(
         ModelError,
-        match=r"model_type 'helium' \(HeliumForSequenceClassification\) is a classifier .*; supported to classify: albert, apertus, bert",
+        match=r"model_type 'helium' \(HeliumForSequenceClassification\) is a classifier .*; supported to classify: albert, apertus",
     ):
         loaded(tmp_path, recipe=classify("a"))
 

@@ -109,7 +109,7 @@ def test_a_model_without_a_type_is_told_so() -> None:
 
 
 def test_model_impl_infer_is_for_models_of_ours() -> None:
-    with pytest.raises(ModelError, match=r"model_type 'helium' is not supported; supported: apertus, bloom, cohere"):
+    with pytest.raises(ModelError, match=r"model_type 'helium' is not supported; supported: apertus, arcee, bloom"):
         refuse_unsupported(read_spec({"model_type": "helium"}), "m", task="generate", model_impl="infer")
 
 
