@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 PoolingParamsLike = PoolingParams | Sequence[PoolingParams] | None
 #: What `pooling_task` may be, and what the model must then be made for.
-_TASKS = {"embed": "embed", "token_embed": "embed", "classify": "classify"}
+_TASKS = {"embed": "embed", "token_embed": "embed", "classify": "classify", "token_classify": "classify"}
 
 
 class PoolingCalls:
@@ -70,7 +70,8 @@ class PoolingCalls:
             prompt_token_ids: the older form of prompts that are token ids; without effect where `prompts` are given.
             use_tqdm: show a progress bar on stderr; or a function that makes one.
             lora_request, prompt_adapter_request: not supported yet, so refused.
-            pooling_task: "embed", "token_embed" (a vector for each token) or "classify"; None is what the model is for.
+            pooling_task: "embed", "token_embed" (a vector for each token), "classify" or "token_classify" (scores for each token); None
+                is what the model is for.
             truncate_prompt_tokens: most tokens of a prompt, special ones included; what is longer loses text. -1: as many as the model
                 takes. None: a prompt that is too long is an error.
             tokenization_kwargs: more about that: `truncate_prompt_tokens`, `truncation_side` ("left" or "right"; None is the
@@ -173,7 +174,7 @@ class PoolingCalls:
         The other arguments and the errors are those of `encode`.
         """
         recipe = self._recipe("score")
-        if recipe.kind == "classify" and len(recipe.labels) != 1:
+        if recipe.kind == "classify" and (len(recipe.labels) != 1 or recipe.per_token):
             raise ConfigError(f"score needs a classifier of one label, this one has {len(recipe.labels)}: use LLM.classify")
         if not isinstance(pooling_params, PoolingParams | None):
             raise ConfigError(f"pooling_params of score must be one PoolingParams, not {type(pooling_params).__name__}")
@@ -224,7 +225,7 @@ class PoolingCalls:
     def _kind(self, pooling_task: str | None) -> str:
         recipe = self._recipe("encode")
         if pooling_task is None:
-            return recipe.kind
+            return "token_classify" if recipe.per_token else recipe.kind
         if pooling_task == "score":
             raise ConfigError("pooling_task=score: use LLM.score")
         if pooling_task not in _TASKS:

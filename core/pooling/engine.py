@@ -124,7 +124,7 @@ class PoolingEngine:
         texts, setting = [waiting.text for waiting in taken], taken[0].setting
         batch = self._runner.pack(texts)
         watch.count("batch")
-        if setting.kind == "token_embed":
+        if setting.kind in ("token_embed", "token_classify"):
             hidden, ends = self._runner.tokens(batch), batch.starts[1:]
             watch.count("model")
             rows, finite_rows = self._head(hidden, int(ends[-1]), setting)

@@ -44,7 +44,7 @@ class Head:
 
         `finite` is false where the model gave, or the head made, something infinite or NaN.
         """
-        values = self._scores(pooled) if setting.kind == "classify" else self._embeddings(pooled)
+        values = self._scores(pooled) if setting.kind.endswith("classify") else self._embeddings(pooled)
         found: NDArray[np.float32] = values[:count].cpu().numpy()
         finite = _finite(found)
         if values is not pooled:  # an activation may have squashed it
@@ -52,7 +52,7 @@ class Head:
         found = found[:, : setting.size]
         if not setting.activate:
             return found.copy(), finite
-        return (activated(found, self._activation) if setting.kind == "classify" else normalized(found)), finite
+        return (activated(found, self._activation) if setting.kind.endswith("classify") else normalized(found)), finite
 
     def _embeddings(self, pooled: Tensor) -> Tensor:
         for dense in self._dense:

@@ -16,6 +16,9 @@ _OTHER = {
     "embed": "this model's head gives the scores of a classifier, no embeddings; see infer score",
     "classify": "this model gives embeddings; it has no classifier whose scores could be asked for",
 }
+#: The same of classifiers.
+_TOKENS = "this model labels the tokens of a text and not the text; see pooling_task token_classify of LLM.encode"
+_TEXTS = "this model's classifier gives the scores of a whole text, not of its tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +36,11 @@ class PoolingLimits:
     def check(self, request: PoolingRequest) -> None:
         """Raises RecordError (unsupported, invalid_value, prompt_too_long) for a request that can never be answered."""
         assert request.kind in KINDS, request.kind
-        head = "classify" if request.kind == "classify" else "embed"
+        head = "classify" if request.kind.endswith("classify") else "embed"
         if head != self.recipe.kind:
             raise RecordError("unsupported", _OTHER[head])
+        if head == "classify" and self.recipe.per_token != (request.kind == "token_classify"):
+            raise RecordError("unsupported", _TOKENS if self.recipe.per_token else _TEXTS)
         self._check_params(request)
         if not request.texts:
             raise RecordError("invalid_value", "there is no text", param="input")
@@ -64,7 +69,7 @@ class PoolingLimits:
             if getattr(params, name) is not None:
                 raise RecordError("unsupported", f"{name} is for reward models, which are not supported", param=name)
         asked = params.dimensions
-        if asked is None or (asked == recipe.size and request.kind != "classify"):
+        if asked is None or (asked == recipe.size and not request.kind.endswith("classify")):
             return
         if why := recipe.wrong_dimensions(asked):
             raise RecordError("invalid_value", f"dimensions {asked}: {why}", param="dimensions")

@@ -38,6 +38,7 @@ class Recipe:
     dimensions: int | None = None  # the run's own choice among them
     max_seq_length: int | None = None  # sentence_bert_config.json's; the model's limit is in EngineConfig.max_model_len
     labels: tuple[str, ...] = ()  # of a classifier, in order
+    per_token: bool = False  # a classifier labels each token, and no text as a whole
     activation: str = "identity"  # of a classifier's scores: "identity", "sigmoid" or "softmax"
     tokens: tuple[str, ...] = ()  # of a language model's head whose logits are scores; none: a classifier has weights of its own
     token_ids: tuple[int, ...] = ()  # theirs, once there is a tokenizer

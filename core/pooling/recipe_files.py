@@ -82,6 +82,7 @@ def read_recipe(source: ModelSource, spec: ModelSpec, *, task: str, pooler_confi
             normalize=False,
             hidden_size=hidden,
             labels=labels,
+            per_token=spec.labels_tokens,
             tokens=classes.tokens_of(spec),
             difference=classes.is_difference(spec),
             template=PairTemplate.of(spec.config.get("score_template")),

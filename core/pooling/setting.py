@@ -24,7 +24,7 @@ class Setting(NamedTuple):
     @classmethod
     def of(cls, request: PoolingRequest, recipe: Recipe) -> Setting:
         params = request.params
-        if request.kind == "classify":
-            return cls("classify", recipe.size, params.use_activation is not False)
+        if request.kind in ("classify", "token_classify"):
+            return cls(request.kind, recipe.size, params.use_activation is not False)
         activate = recipe.normalize if params.use_activation is None else params.use_activation
         return cls(request.kind, params.dimensions or recipe.output_size, activate)

@@ -339,7 +339,12 @@ class ModelSpec:
         return self.stack
 
     @cached_property
+    def labels_tokens(self) -> bool:
+        """True if config.json names a class whose classifier labels each token of a text read in both directions."""
+        return self.is_encoder and any(name.endswith("ForTokenClassification") for name in self.architectures)
+
+    @cached_property
     def is_classifier(self) -> bool:
         """True if config.json names a class with a classifier over whole texts, or the tokens to make one of."""
-        made = bool(self.config.get("classifier_from_token"))
+        made = bool(self.config.get("classifier_from_token")) or self.labels_tokens
         return made or any(name.endswith("ForSequenceClassification") for name in self.architectures)

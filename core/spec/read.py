@@ -11,7 +11,7 @@ from ..errors import ModelError
 from . import architectures
 from .architectures import Architecture, Wrapper
 from .hf_config import FILE, effective
-from .model_spec import KVSpec, ModelSpec, Shares, StackSpec
+from .model_spec import ClassifierSpec, KVSpec, ModelSpec, Shares, StackSpec
 from .rope import rope_of
 
 #: Keys that bound the length; the smallest one counts.
@@ -55,6 +55,8 @@ def read_spec(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
         naming = replace(naming, renames={**wrapper.renames, **naming.renames}, media=wrapper.media)
         stack = replace(stack, naming=naming)
     names = hf.get("architectures")
+    if stack is not None and isinstance(names, list) and any(str(name).endswith("ForTokenClassification") for name in names):
+        stack = _labelling(stack)
     stated = _get(hf, "model_max_length")
     return ModelSpec(
         config=hf,
@@ -87,6 +89,12 @@ def _text_of(hf: Mapping[str, Any], wrapper: Wrapper, path: Path | str) -> dict[
     found["model_type"] = wrapper.model_type if kind in (None, hf.get("model_type"), *wrapper.spellings) else kind
     found["tie_word_embeddings"] = bool(hf.get("tie_word_embeddings", wrapper.tie) or found.get("tie_word_embeddings", False))
     return effective(found, None, path)
+
+
+def _labelling(stack: StackSpec) -> StackSpec:
+    """With the head of its `...ForTokenClassification`: that of texts, if it norms, and else one layer."""
+    head = stack.classifier
+    return stack if head is None or head.norm is not None else replace(stack, classifier=ClassifierSpec(out="classifier"))
 
 
 def _get(hf: Mapping[str, Any], key: str) -> Any:

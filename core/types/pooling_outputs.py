@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class PoolingOutput:  # noqa: PLW1641 (nothing that compares by a tensor is hashed)
-    """The data of one prompt: float32 on the CPU, [size]; with pooling_task="token_embed" [tokens, size]; empty after an error."""
+    """The data of one prompt: float32 on the CPU, [size]; [tokens, size] where the pooling_task is of tokens; empty after an
+    error."""
 
     data: torch.Tensor
 

@@ -14,6 +14,7 @@ VALID = {
     "embed": ("dimensions", "use_activation"),
     "token_embed": ("dimensions", "use_activation"),
     "classify": ("use_activation",),
+    "token_classify": ("use_activation",),
 }
 
 
@@ -53,7 +54,7 @@ class PoolingParams(Checked):
         """Raises RecordError (unsupported) for a field that is set and says nothing to what is made of the prompt.
 
         Args:
-            kind: "embed", "classify" or "token_embed".
+            kind: "embed", "classify", "token_embed" or "token_classify".
         """
         valid = VALID[kind]
         for one in fields(self):

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from ..errors import RecordError
 from .pooling_params import PoolingParams
 
-#: What is made of a text: one vector; the scores of a classifier; a vector for every token.
-KINDS = ("embed", "classify", "token_embed")
+#: What is made of a text: one vector; the scores of a classifier; a vector, or scores, for every token.
+KINDS = ("embed", "classify", "token_embed", "token_classify")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class PoolingRequest:
 class Pooled:
     """The answer to a PoolingRequest, or its error: then `values` is empty.
 
-    Each of `values` is float32: [size] of a text; [tokens, size] with kind "token_embed".
+    Each of `values` is float32: [size] of a text; [tokens, size] with a kind of tokens.
     """
 
     request_id: str

@@ -509,7 +509,7 @@ class TestTheOtherKind:
             ("classify", r"pooling_task=classify: this model makes embeddings and has no classifier; use LLM\.embed"),
             ("score", r"pooling_task=score: use LLM\.score"),
             ("token_classify", "pooling_task 'token_classify' is not supported; did you mean 'classify'"),
-            ("reward", "pooling_task 'reward' is not supported; for now: embed, token_embed, classify"),
+            ("reward", "pooling_task 'reward' is not supported; for now: embed, token_embed, classify, token_classify"),
         ],
     )
     def test_pooling_tasks(self, bert: LLM, task: str, message: str) -> None:
