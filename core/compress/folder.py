@@ -1,6 +1,7 @@
 """The folder of a model that is being written: nothing that loads until all of it is there.
 
-It grows as OUT.partial, config.json last, and then takes OUT's name. One that a killed run left is thrown away by the next.
+It grows as OUT.partial, config.json last, and then takes OUT's name. One that a killed run left is thrown away by the next; it is known by
+a file in it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,8 @@ from ..errors import ConfigError, LockedError, OutputError
 
 #: Bytes of tensors in a file, about; so much is held until it is written.
 SHARD_BYTES = 2 << 30
+#: The first file of a folder that is being written.
+MARK = ".infer-quantize"
 
 
 @contextmanager
@@ -35,15 +39,17 @@ def new_folder(out: Path, *, overwrite: bool) -> Iterator[Folder]:
     with _told(out):
         fd = _locked(partial)
         try:
-            for left in partial.iterdir():
-                _remove(left)
+            _empty(partial)
+            (partial / MARK).touch()
             folder = Folder(partial)
             yield folder
             folder.finish()
             _sync(partial)
             _take_name(partial, out)
+            (out / MARK).unlink()
         except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
+            if (partial / MARK).exists():
+                shutil.rmtree(partial, ignore_errors=True)
             raise
         finally:
             os.close(fd)
@@ -138,21 +144,25 @@ def _locked(partial: Path) -> int:
 
 
 def _take_name(partial: Path, out: Path) -> None:
-    old = out.with_name(out.name + ".old")
-    if out.exists():
-        if old.exists():
-            shutil.rmtree(old)
-        out.rename(old)
+    if not out.exists():
+        partial.rename(out)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))  # a folder cannot be renamed over another
+    out.rename(aside / out.name)
     partial.rename(out)
-    if old.exists():
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+def _empty(partial: Path) -> None:
+    """Removes what a killed run left. Raises ConfigError for a folder that is not of such a run."""
+    left = [*partial.iterdir()]
+    if left and not (partial / MARK).exists():
+        raise ConfigError(f"{partial}, which the folder would be written to, is in use for something else; move it, or choose another OUT")
+    for path in sorted(left, key=lambda path: path.name == MARK):  # the mark last
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _sync(folder: Path) -> None:

@@ -137,6 +137,8 @@ class _Quantizing:
         self.source = self._fitted({part.name for parameter in self.model.parameters() for part in parameter.parts})
         self.layers = {name: method for method in methods for name in method.names}
         self.scheme = self._scheme()
+        self.plain: list[str] = []
+        """Layers with a matrix that is written as it is: the head, routers, and embeddings."""
 
     def run(self, texts: list[list[int]] | None) -> Quantized:
         changed: dict[str, Tensor] = {}
@@ -149,6 +151,8 @@ class _Quantizing:
             if layer not in self.layers:
                 plain = value if isinstance(value, Tensor) else as_tensor(value, self.dtype)
                 self.folder.add({name: changed.get(name, plain)})
+                if name.endswith(".weight") and plain.dim() == 2:
+                    self.plain.append(layer)
             elif texts is None:
                 self._add(layer, as_tensor(value, self.dtype).float())
         self._files()
@@ -207,9 +211,8 @@ class _Quantizing:
             if (content := source.read(name)) is not None:
                 self.folder.write(name, content)
         config = {key: value for key, value in (source.read_json("config.json") or {}).items() if key not in DESCRIBED_BY}
-        routers = [f"re:.*{self.stack.names.router}"] if self.stack.names.router else []
         calibrated = self.spec.calibrate is not None
-        self.folder.config = {**config, "quantization_config": self.scheme.config(["lm_head", *routers], calibrated=calibrated)}
+        self.folder.config = {**config, "quantization_config": self.scheme.config(sorted({"lm_head", *self.plain}), calibrated=calibrated)}
 
     def _scheme(self) -> Scheme:
         if self.spec.scheme == "w8a8":

@@ -35,7 +35,7 @@ class Walk:
         """float32 [N, size] of each text, N padded to ROW_MULTIPLE: what the next layer gets."""
         for ids in texts:
             tokens = F.pad(torch.tensor(ids), (0, -len(ids) % ROW_MULTIPLE))
-            self.hidden.append(model._embedded(tokens, self._positions(len(ids))))
+            self.hidden.append(model.embedded(tokens, self._positions(len(ids))))
 
     def inputs(self, layer: DecoderLayer) -> dict[Linear, Inputs]:
         """What each linear layer of the next layer gets."""

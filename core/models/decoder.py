@@ -147,7 +147,7 @@ class Decoder:
         """
         plans: dict[tuple[int, int], Any] = {}
         x: Rows | None = None
-        residual = self._embedded(tokens, positions)
+        residual = self.embedded(tokens, positions)
         for layer, cache in zip(self.visit(self.layers), caches, strict=True):
             heads = (layer.attention.config.num_heads, layer.attention.config.num_kv_heads)
             if heads not in plans:
@@ -158,7 +158,7 @@ class Decoder:
         assert isinstance(hidden, Tensor), "asked for without quantization"
         return hidden
 
-    def _embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
+    def embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
         words = self.embedding(tokens)
         if self.stack.embedding_scale != 1:  # rounded to the model's dtype first, as the model was trained
             words *= torch.tensor(self.stack.embedding_scale, dtype=words.dtype)

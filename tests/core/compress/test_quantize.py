@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, OlmoeConfig, OlmoeForCausalLM
 
 from infer.core import LLM, SamplingParams
 from infer.core.compress import folder as folders
@@ -178,6 +178,50 @@ def test_what_is_there_is_replaced_only_if_asked(model: Path, tmp_path: Path) ->
     with pytest.raises(ConfigError, match="is not a model folder, so --overwrite does not replace it"):
         quantize(QuantizeSpec(str(model), other, "w8a8", overwrite=True))
     assert (other / "diary.txt").read_text() == "dear diary"
+
+
+def test_nobody_elses_folders_are_touched(model: Path, tmp_path: Path) -> None:
+    """Neither one with the name of an unfinished OUT, nor one with a name that a replaced OUT might get."""
+    spec = QuantizeSpec(str(model), tmp_path / "out", scheme="w8a8", overwrite=True)
+    quantize(spec)
+    notes = [tmp_path / "out.partial" / "notes", tmp_path / "out.old" / "notes"]
+    for note in notes:
+        note.parent.mkdir()
+        note.write_text("mine")
+    with pytest.raises(ConfigError, match=r"out\.partial, .*in use for something else"):
+        quantize(spec)
+    shutil.rmtree(notes[0].parent)
+    quantize(spec)
+    assert notes[1].read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.old"]
+    assert not (tmp_path / "out" / folders.MARK).exists()
+
+
+def test_layers_that_stay_plain_are_named(tmp_path: Path) -> None:
+    """Routers of experts are, and nothing whose name only begins like theirs."""
+    config = OlmoeConfig(
+        vocab_size=250,
+        hidden_size=64,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_experts=4,
+        num_experts_per_tok=2,
+    )
+    torch.manual_seed(3)
+    OlmoeForCausalLM(config).save_pretrained(tmp_path / "model")
+    out = tmp_path / "out"
+    quantize(QuantizeSpec(str(tmp_path / "model"), out, scheme="w8a8"))
+    layers = [f"model.layers.{i}" for i in range(2)]
+    ignored = json.loads((out / "config.json").read_text())["quantization_config"]["ignore"]
+    assert set(ignored) == {"lm_head", "model.embed_tokens", *(f"{layer}.mlp.gate" for layer in layers)}
+    source = as_stored(find(str(out)))
+    quantized = {name for name, value in source.stream() if isinstance(value, QuantizedWeight)}
+    expected = {f"{layer}.mlp.experts.{i}.{part}_proj.weight" for layer in layers for i in range(4) for part in ("gate", "up", "down")}
+    assert quantized == expected | {f"{layer}.self_attn.{part}_proj.weight" for layer in layers for part in "qkvo"}
+    params = SamplingParams(max_tokens=4, temperature=0)
+    answers = LLM(str(out), **SETTINGS, dtype="float32").generate([{"prompt_token_ids": ids} for ids in PROMPTS], params)
+    assert all(len(answer.outputs[0].token_ids) == 4 for answer in answers)
 
 
 def test_a_failure_leaves_nothing(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
