@@ -508,7 +508,7 @@ class TestTheOtherKind:
         [
             ("classify", r"pooling_task=classify: this model makes embeddings and has no classifier; use LLM\.embed"),
             ("score", r"pooling_task=score: use LLM\.score"),
-            ("token_classify", "pooling_task 'token_classify' is not supported; did you mean 'classify'"),
+            ("token_classify", "pooling_task=token_classify: this model makes embeddings and has no classifier"),
             ("reward", "pooling_task 'reward' is not supported; for now: embed, token_embed, classify, token_classify"),
         ],
     )
