@@ -18,7 +18,7 @@ from .terminal.table import table
 
 @click.group()
 def models() -> None:
-    """Fetch and list models known by a short name, and write models in fewer bits.
+    """Fetch, list and quantize models.
 
     \b
     infer models get smollm2-135m

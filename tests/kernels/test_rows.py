@@ -102,6 +102,8 @@ def activated(kind: str, x: Tensor) -> Tensor:
             return 0.5 * x * torch.special.erfc(-x * math.sqrt(0.5))
         case "gelu_tanh":
             return torch.nn.functional.gelu(x, approximate="tanh")
+        case "relu2":
+            return x.relu().square()
     return x.relu()
 
 
