@@ -86,7 +86,7 @@ def test_rows_in_int8_are_near_those_of_the_model(tmp_path: Path) -> None:
     params = SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=0)
     found = []
     for rows in ("int8", "model"):
-        llm = LLM(str(made.folder), **SETTINGS | {"dtype": "bfloat16", "activation_dtype": rows})
+        llm = LLM(str(made.folder), **SETTINGS | {"dtype": "bfloat16", "activation_dtype": rows, "kernels": "reference"})  # on any CPU
         outputs = llm.generate([{"prompt_token_ids": ids} for ids in PROMPTS], params)
         found.append([next(iter(one.values())).logprob for output in outputs for one in output.prompt_logprobs[1:]])
     difference = torch.tensor(found[0]) - torch.tensor(found[1])
