@@ -82,7 +82,7 @@ def _device() -> dict[str, Any]:
 
 
 def _fp8(backend: str) -> str | None:
-    """What of a product of 8-bit floats stays in 8 bits on the GPU: "weights and rows", or "weights"; None with plain torch."""
+    """The parts of a product of 8-bit floats that stay in 8 bits on the GPU: "weights and rows", or "weights"; None with plain torch."""
     import torch
 
     from infer import kernels

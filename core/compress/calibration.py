@@ -21,7 +21,7 @@ FIELDS = ("prompt", "text", "messages", "prompt_token_ids")
 def read_texts(path: Path, plan: Plan, num_records: int) -> list[list[int]]:
     """The ids of the first records: a `prompt` or `text`, a conversation (`messages`), or `prompt_token_ids`.
 
-    Raises ConfigError naming the line that is none of these, and for a file that cannot be read or has no records.
+    Raises ConfigError naming the line that is not one of these, and for a file that cannot be read or has no records.
     """
     template: ChatTemplate | None = None
     texts: list[list[int]] = []

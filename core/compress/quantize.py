@@ -53,7 +53,7 @@ _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16}
 
 @dataclass(frozen=True)
 class QuantizeSpec:
-    """What is asked for.
+    """The request: a model, a folder to write, and a scheme.
 
     Args:
         calibrate: a JSONL file of texts; None: weights are rounded by themselves.
@@ -76,7 +76,7 @@ class QuantizeSpec:
 
 @dataclass(frozen=True)
 class Quantized:
-    """What was done."""
+    """The result, in numbers for the summary."""
 
     num_layers: int
     """Linear layers that are quantized now."""

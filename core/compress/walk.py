@@ -38,7 +38,7 @@ class Walk:
             self.hidden.append(model.embedded(tokens, self._positions(len(ids))))
 
     def inputs(self, layer: DecoderLayer) -> dict[Linear, Inputs]:
-        """What each linear layer of the next layer gets."""
+        """The inputs of each linear layer of the next layer."""
         found = {linear: Inputs(linear.in_features, sum(self.lengths)) for linear in layer.linears()}
         for linear, inputs in found.items():
             assert isinstance(linear.method, Watched)

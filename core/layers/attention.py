@@ -116,7 +116,7 @@ class Attention(_Projections):
         return self.out(seen if rows is None else seen[rows])
 
     def _prepared(self, qkv: Rows, rotation: Rotation | None) -> tuple[Rows, Rotation | None]:
-        """What kernels do not do: queries and keys normed, then they and values clipped; and the rotation that is left."""
+        """The steps that kernels leave out: queries and keys normed, then they and values clipped; and the rotation that is left."""
         if self.spec.clip is None and not self.norms:
             return qkv, rotation
         x, c = unscaled(qkv), self.config
