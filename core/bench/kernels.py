@@ -12,7 +12,8 @@ from torch import Tensor
 from infer import kernels
 from infer.kernels.ops import ROW_MULTIPLE, AttentionConfig, AttentionMeta, KVCache, Ops, Rotation, SamplingRows, Segments
 
-from ..spec.model_spec import ModelSpec, StackSpec
+from ..spec.model_spec import ModelSpec
+from ..spec.stack import StackSpec
 from .peaks import best_of
 from .results import rates, rounded
 from .timing import TimedOps

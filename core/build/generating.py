@@ -34,7 +34,8 @@ from ..quant import SCHEMES
 from ..quant.choice import HEAD, Choose
 from ..quant.stored import AsStored, Stored
 from ..settings.config import EngineConfig
-from ..spec.model_spec import ExpertsSpec, ModelSpec, StackSpec
+from ..spec.model_spec import ModelSpec
+from ..spec.stack import ExpertsSpec, StackSpec
 from ..spec.support import LAYERS
 from ..weights import loader
 from ..weights.fit import beyond_layers

@@ -14,8 +14,8 @@ from infer.kernels.reference.rope import rotated
 from ..parallel.group import current
 from ..parallel.sizes import kv_share, share
 from ..quant.base import unscaled
-from ..spec.model_spec import AttentionSpec, KVSpec
 from ..spec.names import Names
+from ..spec.stack import AttentionSpec, KVSpec
 from ..weights.cut import Cut
 from ..weights.parameter import Parameter
 from .linear import Linear, shared_in, shared_out

@@ -14,7 +14,7 @@ from infer.kernels.ops import ROW_MULTIPLE, Ops
 from ..quant.base import unscaled
 from ..quant.plain import Plain
 from ..spec.activations import activation_kind
-from ..spec.model_spec import ClassifierSpec, NormSpec, StackSpec
+from ..spec.stack import ClassifierSpec, NormSpec, StackSpec
 from ..weights.cut import Cut
 from ..weights.parameter import Parameter
 from .linear import Linear

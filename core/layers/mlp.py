@@ -8,7 +8,7 @@ from infer.kernels.ops import Ops, Rows
 
 from ..quant.base import unscaled
 from ..spec.activations import activation_kind
-from ..spec.model_spec import MLPSpec
+from ..spec.stack import MLPSpec
 from ..weights.parameter import Parameter
 from .linear import Linear, shared_in, shared_out
 from .xielu import XIELU

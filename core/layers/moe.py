@@ -17,8 +17,8 @@ from ..parallel.group import current
 from ..quant.base import LinearMethod, unscaled
 from ..quant.plain import Plain
 from ..spec.activations import activation_kind
-from ..spec.model_spec import ExpertsSpec
 from ..spec.names import Names
+from ..spec.stack import ExpertsSpec
 from ..weights.parameter import Parameter
 from .linear import Linear
 from .mlp import MLP

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from infer.kernels.ops import Ops, Rows
 
-from ..spec.model_spec import NormSpec
+from ..spec.stack import NormSpec
 from ..weights.parameter import Parameter
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from infer.kernels.ops import Ops
 
 from ..parallel.group import current
-from ..spec.model_spec import AttentionSpec
+from ..spec.stack import AttentionSpec
 from ..spec.tensors import qk_norm_tensors
 from ..weights.cut import Cut
 from ..weights.parameter import Parameter

@@ -1,6 +1,6 @@
 """Distances between tokens as attention knows them: numbers added to the scores of pairs, of one learned table for all layers.
 
-See spec/model_spec.py for what each kind is, and its source. Buckets are counted in float32, as transformers counts them: near the
+See spec/stack.py for what each kind is, and its source. Buckets are counted in float32, as transformers counts them: near the
 border of two the rounding decides.
 """
 
@@ -19,7 +19,7 @@ from infer.kernels.ops import ROW_MULTIPLE, Ops, PairBias, Rows, Segments
 
 from ..quant.base import unscaled
 from ..quant.plain import Plain
-from ..spec.model_spec import AttentionSpec, DisentangledSpec, DistanceSpec, StackSpec
+from ..spec.stack import AttentionSpec, DisentangledSpec, DistanceSpec, StackSpec
 from ..weights.parameter import Parameter
 from .linear import Linear
 from .norm import Norm

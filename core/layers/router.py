@@ -15,8 +15,8 @@ from infer.kernels.ops import Ops
 
 from ..quant.base import unscaled
 from ..quant.plain import InFloat32
-from ..spec.model_spec import RoutingSpec
 from ..spec.names import Names
+from ..spec.stack import RoutingSpec
 from ..spec.tensors import correction_shape
 from ..weights.parameter import Parameter
 from .linear import Linear

@@ -12,7 +12,7 @@ from infer.kernels.ops import KVCache, Ops
 
 from ..errors import ConfigError, EngineError
 from ..settings.config import EngineConfig
-from ..spec.model_spec import KVSpec
+from ..spec.stack import KVSpec
 from .device_memory import Usage, no_room
 
 log = logging.getLogger(__name__)

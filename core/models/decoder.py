@@ -18,7 +18,7 @@ from ..layers.rope import Ropes
 from ..parallel.group import current
 from ..quant.base import unscaled
 from ..quant.choice import HEAD, chosen
-from ..spec.model_spec import KVSpec, StackSpec
+from ..spec.stack import KVSpec, StackSpec
 from ..weights.parameter import Parameter
 from .layer import Layer
 

@@ -22,7 +22,7 @@ from ..layers.norm import Norm
 from ..layers.relative import Relative, relative_of
 from ..layers.rope import Ropes
 from ..quant.base import unscaled
-from ..spec.model_spec import StackSpec
+from ..spec.stack import StackSpec
 from ..weights.parameter import Parameter
 from .layer import Layer
 

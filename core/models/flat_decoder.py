@@ -11,7 +11,7 @@ from infer.kernels.ops import NULL_BLOCK, AttentionMeta, KVCache, Ops, Segments
 
 from ..layers.classifier import ScoringHead
 from ..layers.linear import Linear
-from ..spec.model_spec import KVSpec
+from ..spec.stack import KVSpec
 from ..weights.parameter import Parameter
 from .decoder import Decoder
 from .language_model import LanguageModel

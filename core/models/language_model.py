@@ -10,7 +10,7 @@ from torch import Tensor
 from infer.kernels.ops import AttentionMeta, KVCache, Ops
 
 from ..layers.linear import Linear
-from ..spec.model_spec import KVSpec
+from ..spec.stack import KVSpec
 
 
 class LanguageModel(Protocol):

@@ -11,7 +11,7 @@ from ..layers.linear import Linear
 from ..layers.mlp import MLP
 from ..layers.moe import Experts
 from ..layers.norm import Norm
-from ..spec.model_spec import ExpertsSpec, StackSpec
+from ..spec.stack import ExpertsSpec, StackSpec
 from ..weights.parameter import Parameter
 
 

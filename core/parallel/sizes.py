@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ..errors import ConfigError
-from ..spec.model_spec import ModelSpec, Shares
+from ..spec.model_spec import ModelSpec
+from ..spec.stack import Shares
 
 #: Sizes that a message names.
 _MOST = 64

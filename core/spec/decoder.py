@@ -7,9 +7,9 @@ from typing import Any
 
 from ..errors import ModelError
 from .hf_values import COUNT, DTYPE, FLAG, LAYERS, NULL, POSITIVE, TEXT, WHOLE, Kind
-from .model_spec import AttentionSpec, ClassifierSpec, ExpertsSpec, LayerSpec, MLPSpec, NormSpec, StackSpec
 from .names import Names, Naming, Split
 from .rope import RopeConfig
+from .stack import AttentionSpec, ClassifierSpec, ExpertsSpec, LayerSpec, MLPSpec, NormSpec, StackSpec
 
 NAMES = Names(
     words="model.embed_tokens",

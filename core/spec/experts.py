@@ -11,7 +11,7 @@ from .decoder import NAMES as LLAMA_NAMES
 from .decoder import VALUES as DECODER_VALUES
 from .decoder import gated
 from .hf_values import COUNT, COUNTS, FLAG, NULL, POSITIVE, WHOLE, Kind
-from .model_spec import ExpertsSpec, MLPSpec
+from .stack import ExpertsSpec, MLPSpec
 
 NAMES = replace(
     LLAMA_NAMES,

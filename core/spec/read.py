@@ -11,8 +11,9 @@ from ..errors import ModelError
 from . import architectures
 from .architectures import Architecture, Wrapper
 from .hf_config import FILE, effective
-from .model_spec import ClassifierSpec, KVSpec, ModelSpec, Shares, StackSpec
+from .model_spec import ModelSpec
 from .rope import rope_of
+from .stack import ClassifierSpec, KVSpec, Shares, StackSpec
 
 #: Keys that bound the length; the smallest one counts.
 LENGTH_KEYS = (

@@ -5,18 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .activations import LEARNED
-from .model_spec import (
-    AttentionSpec,
-    ClassifierSpec,
-    DisentangledSpec,
-    DistanceSpec,
-    ExpertsSpec,
-    MLPSpec,
-    NormSpec,
-    RoutingSpec,
-    StackSpec,
-)
 from .names import Names
+from .stack import AttentionSpec, ClassifierSpec, DisentangledSpec, DistanceSpec, ExpertsSpec, MLPSpec, NormSpec, RoutingSpec, StackSpec
 
 #: The name of a tensor, and its shape as our model asks for it.
 Named = tuple[str, tuple[int, ...]]

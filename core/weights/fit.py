@@ -9,7 +9,8 @@ from typing import Any
 from ..errors import ConfigError, ModelError
 from ..parallel.sizes import fitting_sizes
 from ..spec.decoder import SCORE
-from ..spec.model_spec import ModelSpec, StackSpec
+from ..spec.model_spec import ModelSpec
+from ..spec.stack import StackSpec
 from ..spec.support import LAYERS, quantized_weights, stated_sizes
 from ..spec.tensors import shared_inputs, tensors
 from .renamed import fit, untied

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
-from ..spec.model_spec import StackSpec
 from ..spec.names import Naming, Split, Stack
+from ..spec.stack import StackSpec
 from .source import ModelSource, TensorInfo
 from .stacks import names_of, parts_of, shape_of
 

@@ -11,7 +11,7 @@ from infer.kernels.ops import AttentionMeta, KVCache, Ops
 
 from ...errors import ModelError
 from ...layers.linear import Linear
-from ...spec.model_spec import KVSpec
+from ...spec.stack import KVSpec
 from .attention import PagedAttention
 
 

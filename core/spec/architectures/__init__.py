@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..hf_values import Kind
-from ..model_spec import StackSpec
+from ..stack import StackSpec
 
 #: Beginnings of tensors' names that wrappers have for what reads images or sound.
 _TOWERS = ("vision_tower.", "visual.", "vision_model.", "multi_modal_projector.", "image_newline", "audio_tower.", "embed_vision.")

@@ -25,8 +25,8 @@ from infer.core.errors import EngineError
 from infer.core.memory.kv_cache import KVShape
 from infer.core.settings.args import EngineArgs
 from infer.core.settings.config import EngineConfig
-from infer.core.spec.model_spec import KVSpec
 from infer.core.spec.read import read_spec
+from infer.core.spec.stack import KVSpec
 from infer.core.types.params import SamplingParams
 from infer.core.types.request import Request
 from infer.kernels import load as load_kernels

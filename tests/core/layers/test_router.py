@@ -10,7 +10,7 @@ import torch
 from infer.core.errors import ModelError
 from infer.core.layers.router import Router, row_sum
 from infer.core.spec.architectures.experts.mixtral import NAMES
-from infer.core.spec.model_spec import ExpertsSpec, RoutingSpec
+from infer.core.spec.stack import ExpertsSpec, RoutingSpec
 from infer.kernels import load
 
 EXPERTS = 24

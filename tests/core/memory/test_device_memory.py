@@ -20,8 +20,8 @@ from infer.core.memory.kv_cache import MOST_TOKENS, KVShape, choose_num_blocks
 from infer.core.parallel import group
 from infer.core.settings.args import EngineArgs
 from infer.core.settings.config import EngineConfig
-from infer.core.spec.model_spec import KVSpec
 from infer.core.spec.read import read_spec
+from infer.core.spec.stack import KVSpec
 
 GIB = 1 << 30
 

@@ -12,8 +12,8 @@ from infer.core.errors import ConfigError
 from infer.core.memory.kv_cache import CPU_SHARE, KVShape, choose_num_blocks, free_memory
 from infer.core.settings.args import EngineArgs
 from infer.core.settings.config import EngineConfig
-from infer.core.spec.model_spec import KVSpec
 from infer.core.spec.read import read_spec
+from infer.core.spec.stack import KVSpec
 
 SHAPE = KVShape((KVSpec(2, 8),) * 2, torch.float32)  # 256 bytes a token
 BLOCK = 16 * SHAPE.bytes_per_token

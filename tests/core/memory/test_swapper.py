@@ -20,8 +20,8 @@ from infer.core.memory.swap import SwapCosts
 from infer.core.memory.swapper import CudaLane, Swapper
 from infer.core.settings.args import EngineArgs
 from infer.core.settings.config import EngineConfig
-from infer.core.spec.model_spec import KVSpec
 from infer.core.spec.read import read_spec
+from infer.core.spec.stack import KVSpec
 from infer.core.types.outputs import RequestOutput
 from infer.core.types.params import SamplingParams
 from infer.core.types.request import Request

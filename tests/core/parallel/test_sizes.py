@@ -6,8 +6,8 @@ import pytest
 
 from infer.core.errors import ConfigError
 from infer.core.parallel.sizes import check_size, fitting_sizes, kv_share, padded_share, share
-from infer.core.spec.model_spec import Shares
 from infer.core.spec.read import read_spec
+from infer.core.spec.stack import Shares
 
 SMOLLM2 = Shares(9, 3, 1536)
 LLAMA_70B = Shares(64, 8, 28672)

@@ -8,8 +8,8 @@ from typing import Any
 from ....errors import ModelError
 from ...encoder import DEFAULTS, VALUES, learned
 from ...hf_values import COUNT, LAYERS
-from ...model_spec import ClassifierSpec, StackSpec
 from ...names import Names
+from ...stack import ClassifierSpec, StackSpec
 from .. import Architecture
 
 NAMES = Names(

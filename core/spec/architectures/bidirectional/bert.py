@@ -10,8 +10,8 @@ from ....errors import ModelError
 from ...alibi import slopes
 from ...encoder import DEFAULTS, NAMES, VALUES, encoder, learned
 from ...hf_values import TEXT
-from ...model_spec import MLPSpec, StackSpec
 from ...names import Naming
+from ...stack import MLPSpec, StackSpec
 from .. import Architecture
 
 

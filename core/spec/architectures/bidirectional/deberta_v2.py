@@ -9,7 +9,7 @@ from typing import Any
 from ....errors import ModelError
 from ...encoder import DEFAULTS, NAMES, VALUES, learned
 from ...hf_values import FLAG, NULL, TEXT, TEXTS, WHOLE, Kind
-from ...model_spec import ClassifierSpec, DisentangledSpec, StackSpec
+from ...stack import ClassifierSpec, DisentangledSpec, StackSpec
 from .. import Architecture
 
 OWN_NAMES = replace(

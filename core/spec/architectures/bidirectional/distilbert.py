@@ -7,8 +7,8 @@ from typing import Any
 
 from ...encoder import VALUES, learned
 from ...hf_values import COUNT, FLAG, LAYERS, TEXT
-from ...model_spec import ClassifierSpec, StackSpec
 from ...names import Names
+from ...stack import ClassifierSpec, StackSpec
 from .. import Architecture
 
 NAMES = Names(

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...encoder import DEFAULTS, NAMES, VALUES, learned
 from ...hf_values import COUNT
-from ...model_spec import ClassifierSpec, StackSpec
+from ...stack import ClassifierSpec, StackSpec
 from .. import Architecture
 
 HEAD = ClassifierSpec(out="classifier.out_proj", dense="classifier.dense", activation="gelu")

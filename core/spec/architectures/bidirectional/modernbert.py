@@ -8,9 +8,9 @@ from typing import Any
 from ...decoder import FULL, SLIDING, check_kinds
 from ...encoder import VALUES, encoder
 from ...hf_values import COUNT, FLAG, NULL, POSITIVE, TEXT
-from ...model_spec import ClassifierSpec, MLPSpec, NormSpec, StackSpec
 from ...names import Names, Naming
 from ...rope import RopeConfig
+from ...stack import ClassifierSpec, MLPSpec, NormSpec, StackSpec
 from .. import Architecture
 
 NAMES = Names(

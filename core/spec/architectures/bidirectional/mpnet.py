@@ -9,7 +9,7 @@ from typing import Any
 from ....errors import ModelError
 from ...encoder import DEFAULTS, NAMES, VALUES, learned
 from ...hf_values import COUNT
-from ...model_spec import DistanceSpec, StackSpec
+from ...stack import DistanceSpec, StackSpec
 from .. import Architecture
 from .roberta import HEAD
 

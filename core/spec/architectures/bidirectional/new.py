@@ -12,9 +12,9 @@ from typing import Any
 from ....errors import ModelError
 from ...encoder import DEFAULTS, VALUES, encoder
 from ...hf_values import FLAG, POSITIVE, TEXT
-from ...model_spec import MLPSpec, StackSpec
 from ...names import Names, Naming, Split
 from ...rope import RopeConfig, rope_of
+from ...stack import MLPSpec, StackSpec
 from .. import Architecture
 
 NAMES = Names(

@@ -11,9 +11,9 @@ from typing import Any
 from ....errors import ModelError
 from ...encoder import DEFAULTS, VALUES, encoder
 from ...hf_values import COUNT, FLAG, LAYERS, NULL, NUMBER, POSITIVE, TEXT, Kind
-from ...model_spec import MLPSpec, StackSpec
 from ...names import Names, Naming, Split
 from ...rope import RopeConfig
+from ...stack import MLPSpec, StackSpec
 from .. import Architecture
 
 NAMES = Names(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...encoder import DEFAULTS, VALUES, learned
-from ...model_spec import ClassifierSpec, StackSpec
+from ...stack import ClassifierSpec, StackSpec
 from .. import Architecture
 
 HEAD = ClassifierSpec(out="classifier.out_proj", dense="classifier.dense")

@@ -9,8 +9,8 @@ from typing import Any
 from ...decoder import DEFAULTS, NAMING, decoder, gated
 from ...experts import NAMES, VALUES, where
 from ...hf_values import POSITIVE, TOKEN
-from ...model_spec import ExpertsSpec, RoutingSpec, StackSpec
 from ...rope import RopeConfig
+from ...stack import ExpertsSpec, RoutingSpec, StackSpec
 from .. import Architecture
 
 ERNIE_NAMES = replace(NAMES, router_correction="mlp.moe_statics.e_score_correction_bias")

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...decoder import DEFAULTS, NAMING, decoder, gated, qk_norm
 from ...experts import NAMES, VALUES, where
-from ...model_spec import ExpertsSpec, RoutingSpec, StackSpec
+from ...stack import ExpertsSpec, RoutingSpec, StackSpec
 from .. import Architecture
 
 GLM4_MOE_DEFAULTS = DEFAULTS | {

@@ -10,8 +10,8 @@ from ....errors import ModelError
 from ...decoder import DEFAULTS, FULL, NAMING, SLIDING, decoder, windows_of
 from ...experts import NAMES, VALUES
 from ...hf_values import POSITIVE
-from ...model_spec import ExpertsSpec, RoutingSpec, StackSpec
 from ...names import Stack
+from ...stack import ExpertsSpec, RoutingSpec, StackSpec
 from .. import Architecture
 
 GPT_OSS_NAMES = replace(NAMES, router="mlp.router", sinks="self_attn.sinks")

@@ -8,8 +8,8 @@ from typing import Any
 
 from ...decoder import NAMING
 from ...experts import NAMES, VALUES
-from ...model_spec import ExpertsSpec, RoutingSpec, StackSpec
 from ...names import Stack
+from ...stack import ExpertsSpec, RoutingSpec, StackSpec
 from .. import Architecture
 from ..rms_norm import granite
 

@@ -9,8 +9,8 @@ from typing import Any
 from ...decoder import DEFAULTS, decoder, qk_norm
 from ...experts import NAMES, VALUES
 from ...hf_values import COUNT, NULL
-from ...model_spec import ExpertsSpec, RoutingSpec, StackSpec
 from ...rope import RopeConfig
+from ...stack import ExpertsSpec, RoutingSpec, StackSpec
 from .. import Architecture
 
 MINIMAX_NAMES = replace(

@@ -9,7 +9,7 @@ from typing import Any
 from ...decoder import DEFAULTS, VALUES, decoder, sliding_windows
 from ...decoder import NAMES as LLAMA_NAMES
 from ...hf_values import COUNT
-from ...model_spec import ExpertsSpec, RoutingSpec, StackSpec
+from ...stack import ExpertsSpec, RoutingSpec, StackSpec
 from .. import Architecture
 
 NAMES = replace(

@@ -8,7 +8,7 @@ from typing import Any
 from ...decoder import DEFAULTS, biased, decoder, qk_norm
 from ...experts import NAMES, VALUES
 from ...hf_values import NULL, POSITIVE
-from ...model_spec import ExpertsSpec, RoutingSpec, StackSpec
+from ...stack import ExpertsSpec, RoutingSpec, StackSpec
 from .. import Architecture
 
 OLMOE_DEFAULTS = DEFAULTS | {

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...decoder import FULL, SLIDING, WINDOW_DEFAULTS, decoder, windows_of
 from ...experts import NAMES, STEP_DEFAULTS, VALUES, by_step
-from ...model_spec import ExpertsSpec, RoutingSpec, StackSpec
+from ...stack import ExpertsSpec, RoutingSpec, StackSpec
 from .. import Architecture
 
 QWEN_NAMES = replace(

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...decoder import WINDOW_DEFAULTS, biased, decoder, qk_norm
 from ...experts import NAMES, STEP_DEFAULTS, VALUES, by_step
-from ...model_spec import ExpertsSpec, RoutingSpec, StackSpec
+from ...stack import ExpertsSpec, RoutingSpec, StackSpec
 from .. import Architecture
 
 QWEN3_MOE_DEFAULTS = {

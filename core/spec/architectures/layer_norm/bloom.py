@@ -10,8 +10,8 @@ from ....errors import ModelError
 from ...alibi import slopes
 from ...decoder import by_head, decoder, layer_norm, plain, ungrouped
 from ...hf_values import COUNT, DTYPE, FLAG, LAYERS, NULL, POSITIVE
-from ...model_spec import StackSpec
 from ...names import Names, Naming
+from ...stack import StackSpec
 from .. import Architecture
 
 NAMES = Names(

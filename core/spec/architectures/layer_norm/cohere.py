@@ -8,8 +8,8 @@ from typing import Any
 
 from ...decoder import DEFAULTS, NAMES, VALUES, biased, decoder, layer_norm, without
 from ...hf_values import FLAG, NULL, POSITIVE
-from ...model_spec import StackSpec
 from ...rope import RopeConfig
+from ...stack import StackSpec
 from .. import Architecture
 
 COHERE_DEFAULTS = without(DEFAULTS, "rms_norm_eps", "head_dim") | {

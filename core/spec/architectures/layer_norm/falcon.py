@@ -10,8 +10,8 @@ from ....errors import ModelError
 from ...alibi import slopes
 from ...decoder import DEFAULTS, VALUES, by_head, decoder, layer_norm, plain, without
 from ...hf_values import COUNT, FLAG, NULL, POSITIVE, TEXT
-from ...model_spec import StackSpec
 from ...names import Naming
+from ...stack import StackSpec
 from .. import Architecture
 from .bloom import NAMES, NAMES_OF_PIECES
 

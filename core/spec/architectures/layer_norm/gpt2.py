@@ -11,8 +11,8 @@ from typing import Any
 from ....errors import ModelError
 from ...decoder import decoder, layer_norm, plain, ungrouped
 from ...hf_values import COUNT, DTYPE, FLAG, LAYERS, NULL, POSITIVE, TEXT
-from ...model_spec import StackSpec
 from ...names import Names, Naming, Split
+from ...stack import StackSpec
 from .. import Architecture
 
 NAMES = Names(

@@ -8,8 +8,8 @@ from typing import Any
 
 from ...decoder import by_head, decoder, layer_norm, plain
 from ...hf_values import FLAG
-from ...model_spec import StackSpec
 from ...names import Naming, Split
+from ...stack import StackSpec
 from .. import Architecture
 from .gpt2 import DEFAULTS, NAMES, OTHER_NAMES, VALUES, llamas
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from ...decoder import check_length, decoder, layer_norm, plain, ungrouped
 from ...hf_values import COUNT, DTYPE, FLAG, LAYERS, NULL, POSITIVE, TEXT
-from ...model_spec import StackSpec
 from ...names import Naming
+from ...stack import StackSpec
 from .. import Architecture
 from .gpt2 import NAMES
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from ...decoder import DEFAULTS, VALUES, by_head, decoder, layer_norm, plain, ungrouped, without
 from ...hf_values import FLAG, FRACTION, POSITIVE
-from ...model_spec import StackSpec
 from ...names import Names, Naming
+from ...stack import StackSpec
 from .. import Architecture
 
 NAMES = Names(

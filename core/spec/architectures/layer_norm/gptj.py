@@ -8,9 +8,9 @@ from typing import Any
 
 from ...decoder import decoder, layer_norm, plain
 from ...hf_values import COUNT
-from ...model_spec import StackSpec
 from ...names import Naming
 from ...rope import RopeConfig
+from ...stack import StackSpec
 from .. import Architecture
 from .gpt2 import DEFAULTS, NAMES, OTHER_NAMES, VALUES, llamas
 

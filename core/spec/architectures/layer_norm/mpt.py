@@ -9,8 +9,8 @@ from ....errors import ModelError
 from ...alibi import mosaic_slopes
 from ...decoder import decoder, layer_norm, plain, ungrouped
 from ...hf_values import COUNT, DTYPE, FLAG, LAYERS, NULL, POSITIVE
-from ...model_spec import StackSpec
 from ...names import Names, Naming, Split
+from ...stack import StackSpec
 from .. import Architecture
 
 NAMES = Names(

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...decoder import DEFAULTS, NAMES, VALUES, biased, decoder, layer_norm, plain, without
 from ...hf_values import POSITIVE
-from ...model_spec import StackSpec
+from ...stack import StackSpec
 from .. import Architecture
 
 NEMOTRON_DEFAULTS = without(DEFAULTS, "rms_norm_eps") | {

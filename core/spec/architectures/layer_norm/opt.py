@@ -8,8 +8,8 @@ from typing import Any
 from ....errors import ModelError
 from ...decoder import decoder, layer_norm, plain, ungrouped
 from ...hf_values import COUNT, DTYPE, FLAG, LAYERS, NULL, TEXT
-from ...model_spec import StackSpec
 from ...names import Names, Naming
+from ...stack import StackSpec
 from .. import Architecture
 
 NAMES = Names(

@@ -9,7 +9,7 @@ from typing import Any
 from ....errors import ModelError
 from ...decoder import DEFAULTS, NAMES, VALUES, decoder, layer_norm, plain, without
 from ...hf_values import FLAG, POSITIVE
-from ...model_spec import StackSpec
+from ...stack import StackSpec
 from .. import Architecture
 
 PHI_DEFAULTS = without(DEFAULTS, "head_dim", "rms_norm_eps") | {

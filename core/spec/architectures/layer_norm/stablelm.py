@@ -8,7 +8,7 @@ from typing import Any
 
 from ...decoder import DEFAULTS, NAMES, VALUES, decoder, layer_norm, without
 from ...hf_values import FLAG, POSITIVE
-from ...model_spec import StackSpec
+from ...stack import StackSpec
 from .. import Architecture
 
 FLAGS = ("use_qkv_bias", "qk_layernorm", "use_parallel_residual")

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...decoder import DEFAULTS, NAMES, VALUES, decoder, layer_norm, plain, without
 from ...hf_values import FLAG, POSITIVE
-from ...model_spec import StackSpec
+from ...stack import StackSpec
 from .. import Architecture
 
 STARCODER2_DEFAULTS = without(DEFAULTS, "head_dim", "rms_norm_eps") | {

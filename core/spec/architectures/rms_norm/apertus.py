@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...decoder import DEFAULTS, NAMES, NAMING, VALUES, biased, decoder, qk_norm, without
-from ...model_spec import MLPSpec, StackSpec
+from ...stack import MLPSpec, StackSpec
 from .. import Architecture
 
 APERTUS_DEFAULTS = without(DEFAULTS, "head_dim") | {

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...decoder import DEFAULTS, NAMES, VALUES, biased, decoder, plain
-from ...model_spec import StackSpec
+from ...stack import StackSpec
 from .. import Architecture
 
 ARCEE_DEFAULTS = DEFAULTS | {

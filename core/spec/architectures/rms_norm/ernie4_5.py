@@ -7,8 +7,8 @@ from typing import Any
 
 from ...decoder import DEFAULTS, VALUES, decoder, gated
 from ...hf_values import FLAG
-from ...model_spec import StackSpec
 from ...rope import RopeConfig
+from ...stack import StackSpec
 from .. import Architecture
 
 ERNIE_DEFAULTS = DEFAULTS | {

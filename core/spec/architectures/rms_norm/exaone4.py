@@ -7,7 +7,7 @@ from typing import Any
 
 from ...decoder import DEFAULTS, FULL, SLIDING, VALUES, decoder, qk_norm, windows_of, without
 from ...hf_values import NULL, TEXT, WHOLE
-from ...model_spec import StackSpec
+from ...stack import StackSpec
 from .. import Architecture
 from .olmo2 import BEHIND
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...decoder import DEFAULTS, VALUES, biased, decoder, gated
-from ...model_spec import NormSpec, StackSpec
+from ...stack import NormSpec, StackSpec
 from .. import Architecture
 
 GEMMA_DEFAULTS = DEFAULTS | {

@@ -10,7 +10,7 @@ from ....errors import ModelError
 from ...decoder import DEFAULTS, FULL, SLIDING, VALUES, biased, decoder, windows_of
 from ...decoder import NAMES as LLAMA_NAMES
 from ...hf_values import NULL, POSITIVE, TEXT
-from ...model_spec import MLPSpec, NormSpec, StackSpec
+from ...stack import MLPSpec, NormSpec, StackSpec
 from .. import Architecture
 
 NAMES = replace(

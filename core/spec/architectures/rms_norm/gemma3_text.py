@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...decoder import FULL, SLIDING, qk_norm, ropes_by_kind
-from ...model_spec import StackSpec
+from ...stack import StackSpec
 from .. import Architecture
 from .gemma2 import GEMMA2_DEFAULTS, GEMMA2_VALUES, gemma
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from ...decoder import DEFAULTS, NAMES, NAMING, VALUES, decoder
-from ...model_spec import StackSpec
 from ...names import Names
 from ...rope import RopeConfig
+from ...stack import StackSpec
 from .. import Architecture
 from .phi3 import GATE_UP
 

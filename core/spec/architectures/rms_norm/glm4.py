@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...decoder import NAMES
-from ...model_spec import StackSpec
+from ...stack import StackSpec
 from . import glm
 
 SANDWICH = replace(NAMES, attention_out_norm="post_self_attn_layernorm", mlp_out_norm="post_mlp_layernorm")

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...decoder import DEFAULTS, VALUES, biased, decoder, gated, without
 from ...hf_values import POSITIVE
-from ...model_spec import StackSpec
+from ...stack import StackSpec
 from .. import Architecture
 
 FACTORS = ("embedding_multiplier", "logits_scaling", "residual_multiplier", "attention_multiplier")

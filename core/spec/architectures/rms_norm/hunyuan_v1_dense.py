@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...decoder import DEFAULTS, NAMES, VALUES, biased, decoder, qk_norm
-from ...model_spec import StackSpec
+from ...stack import StackSpec
 from .. import Architecture
 
 HUNYUAN_DEFAULTS = DEFAULTS | {"vocab_size": 290943, "rms_norm_eps": 1e-5, "attention_bias": False}

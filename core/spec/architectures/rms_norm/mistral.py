@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...decoder import DEFAULTS, VALUES, decoder, sliding_windows
-from ...model_spec import StackSpec
+from ...stack import StackSpec
 from .. import Architecture
 
 MISTRAL_DEFAULTS = DEFAULTS | {

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...decoder import DEFAULTS, NAMES, VALUES, biased, decoder, qk_norm, without
-from ...model_spec import StackSpec
+from ...stack import StackSpec
 from .. import Architecture
 
 OLMO2_DEFAULTS = without(DEFAULTS, "head_dim") | {"vocab_size": 50304, "attention_bias": False, "rms_norm_eps": 1e-5}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...decoder import FULL, SLIDING, VALUES, ropes_by_kind, windows_of
-from ...model_spec import StackSpec
+from ...stack import StackSpec
 from .. import Architecture
 from . import olmo2
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from ...decoder import DEFAULTS, NAMING, VALUES, decoder, without
-from ...model_spec import StackSpec
 from ...names import Split
+from ...stack import StackSpec
 from .. import Architecture
 
 PHI3_DEFAULTS = without(DEFAULTS, "head_dim") | {

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...decoder import DEFAULTS, VALUES, decoder, gated
 from ...hf_values import FLAG
-from ...model_spec import StackSpec
+from ...stack import StackSpec
 from .. import Architecture
 
 SEED_DEFAULTS = DEFAULTS | {

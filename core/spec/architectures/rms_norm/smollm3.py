@@ -7,7 +7,7 @@ from typing import Any
 
 from ...decoder import DEFAULTS, FULL, SLIDING, VALUES, biased, check_length, decoder, gated, windows_of, without
 from ...hf_values import COUNT, COUNTS, NULL
-from ...model_spec import StackSpec
+from ...stack import StackSpec
 from .. import Architecture
 
 SMOLLM3_DEFAULTS = without(DEFAULTS, "head_dim") | {

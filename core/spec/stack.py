@@ -1,0 +1,284 @@
+"""StackSpec: the layers of a model that we have code for, described part by part. No torch.
+
+Each layer names its attention and its feed-forward part; what a layer keeps in the cache, what ranks may share and which tensors the
+checkpoint has follow from that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import ModelError
+from .activations import XIELU, activation_kind
+from .names import Names, Naming
+from .rope import RopeConfig
+
+
+@dataclass(frozen=True, slots=True)
+class KVSpec:
+    """Keys and values that one layer keeps of a token."""
+
+    num_kv_heads: int
+    head_dim: int
+
+    @property
+    def numbers(self) -> int:
+        return 2 * self.num_kv_heads * self.head_dim
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Counts that ranks divide evenly: heads, KV heads (several ranks may hold the same) and features between feed-forward layers."""
+
+    num_heads: int
+    num_kv_heads: int
+    inner: int
+
+    def fit(self, size: int) -> bool:
+        """True if `size` ranks can share it."""
+        kv = self.num_kv_heads % size == 0 or size % self.num_kv_heads == 0
+        return kv and self.num_heads % size == 0 and self.inner % size == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormSpec:
+    """A root-mean-square norm, or one of mean and variance (`centered`)."""
+
+    eps: float
+    centered: bool = False
+    bias: bool = False
+    offset: float = 0.0
+    """Added to the stored weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionSpec:
+    """Attention over keys and values of `num_kv_heads`, grouped where queries have more heads."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    scale: float
+    rope: RopeConfig | None = None
+    """None: queries and keys are not rotated."""
+    slopes: tuple[float, ...] = ()
+    """Of each head (ALiBi): slope * (key position - query position) is added to scores; empty: nothing is."""
+    window: int | None = None
+    """Positions that a token sees, itself included (in an encoder on either side); None is all."""
+    soft_cap: float | None = None
+    """Scores become soft_cap * tanh(score / soft_cap)."""
+    qkv_bias: bool = False
+    out_bias: bool = False
+    clip: float | None = None
+    """Queries and keys, normed where they are, and values are kept between -clip and clip, before rotation."""
+    qk_norm: NormSpec | None = None
+    """Of queries and keys."""
+    qk_norm_over: str = "head"
+    """"head": each head by itself, all with the same weights; "own": each with its own; "all": all heads of a token together."""
+    norm_after_rotation: bool = False
+    sinks: bool = False
+    """Each head has a learned score that takes its share of the softmax and adds no value."""
+
+    @property
+    def cache(self) -> KVSpec:
+        return KVSpec(self.num_kv_heads, self.head_dim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLPSpec:
+    """down(act(gate(x)) * up(x)), or without a gate down(act(up(x))). Raises ModelError for an activation that we do not have.
+
+    The activation "xielu" has learned numbers, see layers/xielu.py.
+    """
+
+    size: int
+    activation: str
+    gated: bool = True
+    bias: bool = False
+    down_bias: bool | None = None
+    """None: as `bias`."""
+
+    def __post_init__(self) -> None:
+        if not self.learned_activation:
+            activation_kind(self.activation, gated=self.gated)
+
+    @property
+    def biases(self) -> tuple[bool, bool]:
+        """Of the layers up and down."""
+        return self.bias, self.bias if self.down_bias is None else self.down_bias
+
+    @property
+    def learned_activation(self) -> bool:
+        return self.activation == XIELU and not self.gated
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Features between layers that ranks share."""
+        return (self.size,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutingSpec:
+    """Choice of `per_token` experts for a token, and of their weights, by a score for each that is made of the router's numbers."""
+
+    per_token: int
+    scores: str = "softmax"
+    """"softmax": over all experts; "sigmoid": of each; "chosen": experts are chosen by the numbers themselves, and a softmax over those
+    chosen makes their weights."""
+    bias: bool = False
+    """Of the router."""
+    correction: int = 0
+    """Dimensions of what is added to scores to choose by, and not to weigh by: 1 [experts], 2 [1, experts]; 0: there is none."""
+    groups: int = 1
+    """Experts stand in so many groups, one after the other, of which only the best `groups_chosen` are chosen from."""
+    groups_chosen: int = 1
+    group_by: int = 1
+    """A group is as good as the sum of so many of its best scores."""
+    normalized: bool = False
+    """A token's weights are divided by their sum."""
+    smallest_sum: float = 1e-20
+    """By this where it is smaller."""
+    scale: float = 1.0
+    """All weights are multiplied by it in the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertsSpec:
+    """`count` feed-forward parts, gated, of which each token has some. As `MLPSpec`. Raises ModelError for numbers that do not fit."""
+
+    count: int
+    routing: RoutingSpec
+    size: int
+    activation: str
+    bias: bool = False
+    shared_size: int = 0
+    """Of a further expert, that every token has and no router weighs; 0: there is none."""
+    shared_bias: bool = False
+    shared_gate: bool = False
+    """It is weighed all the same, by the sigmoid of a product with the token."""
+
+    def __post_init__(self) -> None:
+        activation_kind(self.activation, gated=True)
+        per_token, groups = self.routing.per_token, self.routing.groups
+        if per_token > self.count:
+            raise ModelError(f"config.json: a token has {per_token} experts, and there are {self.count}")
+        if self.count % groups or not self.routing.groups_chosen <= groups:
+            raise ModelError(f"config.json: {self.count} experts cannot be chosen from {self.routing.groups_chosen} of {groups} groups")
+        if per_token > self.count // groups * self.routing.groups_chosen:
+            raise ModelError(f"config.json: {self.routing.groups_chosen} of {groups} groups have no {per_token} experts")
+
+    @property
+    def each(self) -> MLPSpec:
+        """An expert by itself."""
+        return MLPSpec(size=self.size, activation=self.activation, bias=self.bias)
+
+    @property
+    def shared(self) -> MLPSpec | None:
+        """The expert that every token has."""
+        return MLPSpec(size=self.shared_size, activation=self.activation, bias=self.shared_bias) if self.shared_size else None
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Features between layers that ranks share."""
+        return (self.size, self.shared_size) if self.shared_size else (self.size,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistanceSpec:
+    """A learned number for each head and distance, added to scores. Half the buckets are of keys before the query; of each half the
+    first half hold one distance each, the others grow up to `max_distance` (T5's, arXiv 1910.10683)."""
+
+    buckets: int
+    max_distance: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DisentangledSpec:
+    """DeBERTa's attention (arXiv 2006.03654): distances have queries and keys as tokens do, and each kind looks at the other.
+
+    Up to `buckets` / 2 a distance is a bucket, and beyond they grow up to `max_distance`; 0: all up to it are.
+    """
+
+    buckets: int
+    max_distance: int
+    by_query: bool
+    """A token's query looks at a key's distance ("c2p")."""
+    by_key: bool
+    """The distance looks at a token's key ("p2c")."""
+
+    @property
+    def span(self) -> int:
+        """Rows of the table on either side of distance 0."""
+        return self.buckets or self.max_distance
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSpec:
+    attention: AttentionSpec
+    feed_forward: MLPSpec | ExpertsSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierSpec:
+    """out(norm(act(dense(x)))) of a pooled text, without what has no name."""
+
+    out: str
+    out_bias: bool = True
+    dense: str | None = None
+    dense_bias: bool = True
+    activation: str = "tanh"
+    norm: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.activation != "tanh":
+            activation_kind(self.activation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackSpec:
+    """The layers of a model that we have code for, from the embedding to the head."""
+
+    names: Names
+    naming: Naming
+    vocab_size: int
+    hidden_size: int
+    layers: tuple[LayerSpec, ...]
+    norm: NormSpec
+    pre_norm: bool = True
+    """x + attention(norm(x)) and a norm at the end; else norm(x + attention(x))."""
+    first_is_normed: bool = False
+    """The first layer has no norm before its attention, since the embeddings have had one."""
+    parallel: bool = False
+    """Attention and feed-forward part read the same x; without a norm of its own, the latter reads the former's."""
+    residual_scale: float = 1.0
+    """What attention and the feed-forward part give is multiplied by it before it is added."""
+    num_positions: int = 0
+    """Rows of the learned position table; 0: there is none."""
+    position_offset: int = 0
+    """The row of a text's first token, where no padding token decides."""
+    padding_token: int | None = None
+    """RoBERTa's: its id is its own position too, text begins at the next one, and where it stands in a text it is not counted."""
+    num_token_types: int = 0
+    embedding_size: int | None = None
+    """Features of the embedding, its positions and types and its norm where they are projected to those of the layers; None: the same."""
+    relative: DistanceSpec | DisentangledSpec | None = None
+    """What an encoder's attention knows of distances, one table for all layers."""
+    passes: tuple[int, ...] = ()
+    """An encoder's layers as they run, by their number in `layers`; empty: each once."""
+    embedding_scale: float = 1.0
+    tie_embeddings: bool = False
+    head_bias: bool = False
+    logits_scale: float = 1.0
+    logits_soft_cap: float | None = None
+    """Of scaled logits."""
+    classifier: ClassifierSpec | None = None
+
+    @property
+    def max_length(self) -> int | None:
+        """The longest text the learned positions are there for; None: any."""
+        return self.num_positions - self.first_position if self.num_positions else None
+
+    @property
+    def first_position(self) -> int:
+        """The row of the position table that a text's first token has."""
+        return self.position_offset if self.padding_token is None else self.padding_token + 1
