@@ -6,21 +6,33 @@ A format is a `Format`; adding a file and a row here adds it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from . import auto_round, awq, bitsandbytes, compressed_tensors, fp8, gptq, modelopt, mxfp4
-from .base import Layers
+if TYPE_CHECKING:
+    from .base import Layers
+
+
+def _read_by(module: str) -> Callable[[Mapping[str, Any]], Layers]:
+    """The `read` of a format's file, which is imported when it is called: few models are quantized."""
+
+    def read(config: Mapping[str, Any]) -> Layers:
+        layers: Layers = import_module(f".{module}", __package__).read(config)
+        return layers
+
+    return read
+
 
 #: By config.json's `quant_method`: what reads its quantization_config. Raises ModelError for what is not supported of it.
 METHODS: dict[str, Callable[[Mapping[str, Any]], Layers]] = {
-    "auto-round": auto_round.read,
-    "awq": awq.read,
-    "bitsandbytes": bitsandbytes.read,
-    "compressed-tensors": compressed_tensors.read,
-    "fp8": fp8.read,
-    "gptq": gptq.read,
-    "modelopt": modelopt.read,
-    "mxfp4": mxfp4.read,
+    "auto-round": _read_by("auto_round"),
+    "awq": _read_by("awq"),
+    "bitsandbytes": _read_by("bitsandbytes"),
+    "compressed-tensors": _read_by("compressed_tensors"),
+    "fp8": _read_by("fp8"),
+    "gptq": _read_by("gptq"),
+    "modelopt": _read_by("modelopt"),
+    "mxfp4": _read_by("mxfp4"),
 }
 #: Other names of methods that checkpoints have.
 _ALIASES = {
