@@ -9,7 +9,6 @@ from ..errors import ConfigError, ModelError, nearest
 from .aliases import aliases
 from .folder import FolderSource
 from .gguf.file import MAGIC
-from .gguf.source import GgufSource
 from .hub import TOKENIZERS, is_hub_id, snapshot
 from .source import ModelSource
 
@@ -93,6 +92,8 @@ def _file(model: str, path: Path) -> ModelSource:
     with path.open("rb") as f:
         is_gguf = f.read(len(MAGIC)) == MAGIC
     if is_gguf or path.suffix == ".gguf":  # a damaged .gguf is told so when it is read
+        from .gguf.source import GgufSource
+
         return GgufSource(model, path)
     if path.suffix in {".safetensors", ".json"}:
         raise ModelError(f"{path} is one file of a model: give the folder it lies in, {path.parent}")

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from ...errors import RecordError
 from ...types.structured import StructuredOutputsParams
-from .source import GrammarSource
 
 if TYPE_CHECKING:
     from ...text.tokenizer import Tokenizer
+    from .source import GrammarSource
 
 #: Compiled grammars that are kept, by number and by the characters they are made of: some 100 to 300 bytes of memory for each.
 MAX_ENTRIES = 1_000
@@ -83,6 +83,8 @@ class Grammars:
             return grammar
         if self._vocabulary is None:
             self._vocabulary = Vocabulary(self._tokenizer, self._end_ids, self._vocab_size)
+        from .source import GrammarSource  # the readers of schemas, expressions and grammars come with it
+
         source = GrammarSource.of(replace(spec, **self._switched_on), self._vocabulary.specials)
         grammar = CompiledGrammar(source, self._vocabulary)
         self._known[spec] = grammar
