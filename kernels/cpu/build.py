@@ -1,4 +1,4 @@
-"""Build of the CPU kernels: src/*.cpp to a shared object for this very machine, kept in the cache.
+"""Build of the CPU kernels: src/*.cpp and those of folders in it to a shared object for this very machine, kept in the cache.
 
 A build is named after all that it depends on: sources, flags, CPU, compiler. So a changed source or another machine is another
 file, and a build that is there is used without asking the compiler anything.
@@ -31,7 +31,7 @@ SUFFIX = ".so"
 
 #: No product and sum is fused but where the source says so (`vfma`): what is rounded where must not depend on how a compiler
 #: unrolled a loop. -fopenmp only here: linking with it would bring in a second OpenMP runtime.
-FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-ffp-contract=off", "-fvisibility-inlines-hidden")
+FLAGS = ("-I.", "-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-ffp-contract=off", "-fvisibility-inlines-hidden")
 #: Of each row the first that the compiler takes.
 OPTIONAL_FLAGS = (("-march=native", "-mcpu=native"), ("-mprefer-vector-width=512",), ("-fno-semantic-interposition",))
 #: Tried in this order unless $CXX names one.
@@ -173,6 +173,7 @@ def _compile(compiler: Compiler, sources: dict[str, bytes], work: Path) -> Path:
     """The linked file, in `work`. Sources are copied there and named without a path, so that what comes out depends on
     nothing else. Raises BuildError."""
     for name, content in sources.items():
+        (work / name).parent.mkdir(exist_ok=True)
         (work / name).write_bytes(content)
     units = sorted((name for name in sources if name.endswith(".cpp")), key=lambda name: -len(sources[name]))
     flags = compiler.flags()
@@ -232,9 +233,10 @@ def _first_errors(text: str, code: int) -> str:
 
 
 def _read(folder: Path) -> dict[str, bytes]:
-    """File name -> content, of all that is compiled."""
+    """File name, within `folder` -> content, of all that is compiled."""
     try:
-        found = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix in (".cpp", ".h")}
+        paths = sorted(path for path in (*folder.iterdir(), *folder.glob("*/*")) if path.suffix in (".cpp", ".h"))
+        found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
     except OSError as error:
         raise BuildError(f"the kernels' sources cannot be read: {error}") from error
     if not found:

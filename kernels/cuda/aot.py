@@ -28,7 +28,7 @@ from .signature import TARGETS, Signature, Target
 
 __all__ = ["TARGETS", "Signature", "Target", "all_signatures", "check", "reports", "some_of"]
 
-#: Modules of this folder that have kernels: each has `signatures() -> list[Signature]`.
+#: Modules of this folder that have kernels, and "folder.name" of one in it: each has `signatures() -> list[Signature]`.
 MODULES = (
     "activation",
     "attention",
@@ -69,7 +69,7 @@ class Report:
 
 
 def all_signatures() -> list[Signature]:
-    """Of every module of this folder."""
+    """Of every module of `MODULES`."""
     # By name: the modules import this one.
     package = __package__ or "infer.kernels.cuda"
     return [signature for name in MODULES for signature in importlib.import_module(f"{package}.{name}").signatures()]

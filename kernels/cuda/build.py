@@ -20,10 +20,11 @@ Result = TypeVar("Result")
 
 @functools.cache
 def digest() -> str:
-    """Triton's version, and a hash of this folder's sources."""
+    """Triton's version, and a hash of the sources in this folder and below."""
     hasher = hashlib.blake2b(digest_size=8)
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        hasher.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    folder = Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        hasher.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return f"triton-{triton.__version__}-{hasher.hexdigest()}"
 
 

@@ -37,7 +37,8 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "src"
     folder.mkdir()
     (folder / "twice.cpp").write_text(TWICE)
-    (folder / "count.cpp").write_text(SUM)
+    (folder / "more").mkdir()
+    (folder / "more" / "count.cpp").write_text(SUM)
     (folder / "n.h").write_text("enum { N = 101 };\n")
     monkeypatch.setattr(build, "SOURCES", folder)
     return folder
@@ -82,7 +83,7 @@ class TestBuild:
     def test_once(self, sources: Path, compiler: Callable[[], list[str]], folder: Path) -> None:
         name, new = made()
         assert new
-        assert sorted(compiler()) == ["count.cpp", "twice.cpp"]
+        assert sorted(compiler()) == ["more/count.cpp", "twice.cpp"]
         assert made() == (name, False)
         assert len(compiler()) == 2
         assert [p.name for p in folder.iterdir()] == [name]
@@ -204,7 +205,7 @@ class TestRefusals:
         # The longest file first: it would take for ever, and the other waits for it to have begun.
         script.write_text(f"""#!/bin/sh
 case "$*" in
-*"-c count.cpp"*) echo $$ > {started}.part; mv {started}.part {started}; exec sleep 3600;;
+*"-c more/count.cpp"*) echo $$ > {started}.part; mv {started}.part {started}; exec sleep 3600;;
 *"-c twice.cpp"*) while [ ! -e {started} ]; do sleep 0.01; done; echo 'error: no'; exit 1;;
 esac
 """)
@@ -364,7 +365,7 @@ class TestLibrary:
         assert results[0][0] == results[1][0]
         assert results[0][2] == results[1][2]
         assert sorted(result[1] for result in results) == ["False", "True"]
-        assert sorted(compiler()) == ["count.cpp", "twice.cpp"]
+        assert sorted(compiler()) == ["more/count.cpp", "twice.cpp"]
 
     def test_a_lock_held_for_ever_is_not_waited_for(self, sources: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(cache, "PATIENCE", 0.2)

@@ -14,7 +14,7 @@ import pytest
 
 from infer.kernels.cuda import aot
 
-MODULES = sorted(Path(aot.__file__).parent.glob("*.py"))
+MODULES = sorted(Path(aot.__file__).parent.rglob("*.py"))
 
 
 TARGETS = [target.name for target in aot.TARGETS]
