@@ -7,9 +7,10 @@ from types import ModuleType
 from typing import Any
 
 from .ops import Ops
+from .state import StateOps
 
 #: The names of all operations.
-OPERATIONS = tuple(name for name, value in vars(Ops).items() if callable(value) and not name.startswith("_"))
+OPERATIONS = tuple(name for part in (Ops, StateOps) for name, value in vars(part).items() if callable(value) and not name.startswith("_"))
 
 
 class Backend(Ops):

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .fp8 import Fp8Weight
 from .grouped import GroupedWeight
+from .state import StateOps
 
 #: Token rows are padded to a multiple of this: GEMM libraries treat left-over rows differently.
 ROW_MULTIPLE = 16
@@ -194,7 +195,7 @@ class TopLogprobs(NamedTuple):
     """int64 [A]: 1 + how many tokens are more likely than the one asked about."""
 
 
-class Ops(Protocol):
+class Ops(StateOps, Protocol):
     """One backend. Instances hold settings found out at load time, never per-step state."""
 
     name: str
@@ -289,7 +290,8 @@ class Ops(Protocol):
     def gated_activation(self, x: Rows, kind: str, *, quantize: bool = False) -> Rows:
         """act(x[:, :I]) * x[:, I:] for x [N, 2I], computed in float32; kind: "silu", "gelu" (erf) or "gelu_tanh".
 
-        Or "clamped_swiglu": gate * sigmoid(CLAMPED_SLOPE * gate) * (up + 1), of a gate at most CLAMP and up from -CLAMP to CLAMP.
+        Or "sigmoid"; or "clamped_swiglu": gate * sigmoid(CLAMPED_SLOPE * gate) * (up + 1), of a gate at most CLAMP and up from -CLAMP
+        to CLAMP.
         """
 
     def activation(self, x: Rows, kind: str, *, quantize: bool = False) -> Rows:

@@ -1,8 +1,8 @@
-"""States: where this step's sequences keep what layers without a KV cache remember. Plain data of the operations over them."""
+"""States: where this step's sequences keep what layers without a KV cache remember, and the operations over them."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -25,3 +25,44 @@ class States(NamedTuple):
     lies in its slot."""
     slots: Tensor
     """int32 [S]: no two the same, but for NULL_STATE."""
+
+
+class DeltaRule(NamedTuple):
+    """The shape of a layer's gated delta rule, and the numbers that its value heads have learned.
+
+    Of its heads of values, `num_heads / num_key_heads` neighbours have the same queries and keys.
+    """
+
+    num_heads: int
+    num_key_heads: int
+    key_dim: int
+    value_dim: int
+    rate: Tensor
+    """float32 [H]: the logarithm of decay for each unit of time, below 0."""
+    bias: Tensor
+    """float32 [H]: added to what a token says of its time."""
+
+    @property
+    def width(self) -> int:
+        """Features of the queries, keys and values of a token."""
+        return 2 * self.num_key_heads * self.key_dim + self.num_heads * self.value_dim
+
+
+#: Added to the sum of squares of a query or key before it is divided by its length.
+LENGTH_EPS = 1e-6
+
+
+class StateOps(Protocol):
+    """The operations of a backend over states. Rows of nobody are zero in what they give."""
+
+    def gated_delta_rule(self, qkv: Tensor, gates: Tensor, rule: DeltaRule, state: Tensor, states: States) -> Tensor:
+        """q S / sqrt(key_dim) of each token and value head -> [N, H * value_dim] in qkv's dtype.
+
+        Before a token's q is applied, S becomes S * exp(rate * softplus(a + bias)), and then S + k (sigmoid(b) * (v - k S)), with q and k
+        divided by their lengths. Token by token, in float32 (gated delta networks, arXiv 2412.06464).
+
+        Args:
+            qkv: [N, rule.width], the queries and the keys of each key head, and the values of each value head. Rows may be strided.
+            gates: [N, 2 * H] in any floating dtype: b of each value head, and then a.
+            state: float32 [slots, H, key_dim, value_dim].
+        """

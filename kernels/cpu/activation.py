@@ -7,7 +7,7 @@ from .library import DTYPES, function
 from .quantize import quantized
 
 #: Same numbers as `Kind` in src/activation.cpp.
-_KINDS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "relu2": 4, "clamped_swiglu": 5}
+_KINDS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "relu2": 4, "clamped_swiglu": 5, "sigmoid": 6}
 
 _activation = function("infer_activation", "ppppiiiii")
 

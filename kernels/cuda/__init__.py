@@ -21,8 +21,9 @@ from ..fp8 import Fp8Weight
 from ..ops import AttentionMeta, Segments
 from . import activation, attention, experts, fp8, grouped, int8, kv, linear, logprobs, norm, quantize, rope, sampling, segments
 from .build import on_its_device
+from .state import delta
 
-_MODULES = (activation, attention, experts, fp8, grouped, int8, kv, linear, logprobs, norm, quantize, rope, sampling, segments)
+_MODULES = (activation, attention, delta, experts, fp8, grouped, int8, kv, linear, logprobs, norm, quantize, rope, sampling, segments)
 _linear, _linear_grouped = on_its_device(linear.linear), on_its_device(grouped.linear_grouped)
 _linear_fp8 = on_its_device(fp8.linear_fp8)
 _plan_segments = segments.plan_segments

@@ -10,7 +10,7 @@ from . import configs
 from .quantize import magnitude, quantized, scale_of, to_uint8
 from .signature import Signature
 
-KINDS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "clamped_swiglu")
+KINDS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "clamped_swiglu", "sigmoid")
 
 
 def gated_activation(x: Rows, kind: str, *, quantize: bool = False) -> Rows:
@@ -47,6 +47,8 @@ def activated(x, KIND: tl.constexpr):
     """Of float32 x."""
     if KIND == "silu":
         return x / (1.0 + tl.exp(-x))
+    if KIND == "sigmoid":
+        return 1.0 / (1.0 + tl.exp(-x))
     if KIND == "gelu":
         return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
     if KIND == "gelu_tanh":

@@ -44,6 +44,7 @@ MODULES = (
     "rope",
     "sampling",
     "segments",
+    "state.delta",
 )
 
 

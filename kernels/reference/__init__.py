@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from ..backend import Backend
-from . import activation, attention, experts, fp8, grouped, int8, kv, linear, norm, quantize, rope, sampling, segments
+from . import activation, attention, delta, experts, fp8, grouped, int8, kv, linear, norm, quantize, rope, sampling, segments
 
-_MODULES = (activation, attention, experts, fp8, grouped, int8, kv, linear, norm, quantize, rope, sampling, segments)
+_MODULES = (activation, attention, delta, experts, fp8, grouped, int8, kv, linear, norm, quantize, rope, sampling, segments)
 _linear, _linear_experts = linear.linear, experts.linear_experts
 
 

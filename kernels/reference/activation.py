@@ -1,6 +1,6 @@
 """Activations, gated or not, in float32.
 
-silu is written out with `exp`: torch's own silu, sigmoid and gelu round the left-over elements at the end of a vector
+silu and sigmoid are written out with `exp`: torch's own silu, sigmoid and gelu round the left-over elements at the end of a vector
 loop differently, so the same value gives other bits in another place. `exp`, `erf` and `tanh` do not.
 """
 
@@ -17,6 +17,10 @@ from .quantize import from_float, to_float
 
 def _silu(x: Tensor) -> Tensor:
     return x / (1 + torch.exp(-x))
+
+
+def _sigmoid(x: Tensor) -> Tensor:
+    return 1 / (1 + torch.exp(-x))
 
 
 def _gelu(x: Tensor) -> Tensor:
@@ -41,12 +45,13 @@ def _clamped_swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 
 ACTIVATIONS = {"silu": _silu, "gelu": _gelu, "gelu_tanh": _gelu_tanh, "relu": _relu, "relu2": _relu2}
+GATES = ACTIVATIONS | {"sigmoid": _sigmoid}
 
 
 def gated_activation(x: Rows, kind: str, *, quantize: bool = False) -> Rows:
     x32, dtype = to_float(x)
     gate, up = x32.chunk(2, dim=-1)
-    result = _clamped_swiglu(gate, up) if kind == "clamped_swiglu" else ACTIVATIONS[kind](gate) * up
+    result = _clamped_swiglu(gate, up) if kind == "clamped_swiglu" else GATES[kind](gate) * up
     return from_float(result, dtype, quantize)
 
 

@@ -24,10 +24,10 @@ TOLERANCE = {
 ROWS = 48
 EPS = 1e-5
 NAMES = ["rms_norm", "add_rms_norm", "layer_norm", "layer_norm without bias", "add_layer_norm", "quantize"]
-#: It has no form without a gate.
-CLAMPED = "clamped_swiglu"
+#: They have no form without a gate.
+CLAMPED, SIGMOID = "clamped_swiglu", "sigmoid"
 ACTIVATIONS = ["silu", "gelu", "gelu_tanh", "relu", "relu2"]
-NAMES += [f"gated {kind}" for kind in (*ACTIVATIONS, CLAMPED)] + ACTIVATIONS
+NAMES += [f"gated {kind}" for kind in (*ACTIVATIONS, CLAMPED, SIGMOID)] + ACTIVATIONS
 
 #: What an operation gives for rows [first, first + count): its results, one or two.
 Operation = Callable[[Rows, Tensor], tuple[Rows, ...]]
@@ -84,6 +84,9 @@ def formula(name: str, x: Rows, residual: Tensor, weight: Tensor, bias: Tensor) 
             gate, up = rows.chunk(2, -1)
             gate, up = gate.clamp(max=7), up.clamp(-7, 7)
             result = gate * torch.sigmoid(1.702 * gate) * (up + 1)
+        case _ if name == f"gated {SIGMOID}":
+            gate, up = rows.chunk(2, -1)
+            result = torch.sigmoid(gate) * up
         case _ if name.removeprefix("gated ") in ACTIVATIONS:
             gate, up = rows.chunk(2, -1) if name.startswith("gated ") else (rows, 1.0)
             result = activated(name.removeprefix("gated "), gate) * up
@@ -208,7 +211,9 @@ def test_a_row_that_is_not_finite_harms_itself_alone(ops: Ops, name: str, size: 
         after = apply(poisoned, data.residual)
         for rows in (slice(0, 7), slice(8, None)):
             assert same(tuple(take(x, rows) for x in after), tuple(take(x, rows) for x in before))
-        bounded = CLAMPED in name or (name.removeprefix("gated ") in ACTIVATIONS and poison < 0)  # activations are 0 at -infinity
+        bounded = name[6:] in (CLAMPED, SIGMOID) or (
+            name.removeprefix("gated ") in ACTIVATIONS and poison < 0
+        )  # activations are 0 at -infinity
         if math.isnan(poison) or not bounded:
             result = after[0]
             seen = result.scale[7] if isinstance(result, ScaledRows) else plain(result)[7]

@@ -11,7 +11,7 @@ namespace {
 using namespace infer;
 
 // Same numbers as in activation.py.
-enum Kind : int32_t { SILU = 0, GELU = 1, GELU_TANH = 2, RELU = 3, RELU2 = 4, CLAMPED_SWIGLU = 5 };
+enum Kind : int32_t { SILU = 0, GELU = 1, GELU_TANH = 2, RELU = 3, RELU2 = 4, CLAMPED_SWIGLU = 5, SIGMOID = 6 };
 
 // As in ops.py.
 constexpr float CLAMP = 7.0f;
@@ -36,6 +36,7 @@ template <int KIND, bool ROUGH> inline f32x16 activate(f32x16 x) {
         x = select(x > splat(CLAMP), splat(CLAMP), x);  // NaN stays
         return x / (1.0f + vexp(-1.702f * x));
     }
+    if (KIND == SIGMOID) return 1.0f / (1.0f + vexp(-x));
     if (KIND == GELU && ROUGH) return gelu_rough(x);
     if (KIND == GELU) return 0.5f * x * (1.0f + verf(x * 0.70710678f));
     // silu is x * sigmoid(x); 1 + tanh(u) is 2 * sigmoid(2 u), so gelu_tanh is a sigmoid too.
@@ -76,7 +77,7 @@ template <class T, int KIND, bool GATED> void activate_row(const Activated &a, i
     over_row(size, [&](int64_t i, int n) {
         f32x16 v = value(i, n, std::false_type());
         store_n(scratch + i, v, n);
-        magnitude.add(v);  // lanes beyond the row are act(0) = 0
+        magnitude.add(v);  // lanes beyond the row are act(0) = 0, or a gate times 0
     });
     const Quantizer quantizer(magnitude.largest());
     a.out_scale[row] = quantizer.scale;
@@ -102,6 +103,7 @@ template <class T, bool GATED> void run(const Activated &a, int64_t kind) {
     case RELU: return run<T, RELU, GATED>(a);
     case RELU2: return run<T, RELU2, GATED>(a);
     case CLAMPED_SWIGLU: return run<T, CLAMPED_SWIGLU, GATED>(a);
+    case SIGMOID: return run<T, SIGMOID, true>(a);
     }
 }
 

@@ -47,6 +47,12 @@ def test_activations(
     check(ops, device, kind, size, dtype, gated=gated, scaled=scaled, quantize=quantize)
 
 
+def test_sigmoid(ops: Ops, device: torch.device) -> None:
+    """It has no form without a gate either."""
+    for size, dtype, scaled, quantize in ((50, torch.float32, False, False), (200, torch.bfloat16, True, True)):
+        check(ops, device, "sigmoid", size, dtype, gated=True, scaled=scaled, quantize=quantize)
+
+
 def test_clamped_swiglu(ops: Ops, device: torch.device) -> None:
     """It has no form without a gate; rows of 3 times the normal spread go beyond both bounds."""
     for size, dtype, scaled, quantize in ((50, torch.float32, False, False), (200, torch.bfloat16, True, True)):
