@@ -221,7 +221,9 @@ class Ops(StateOps, Protocol):
         self, qkv: Rows, rotation: Rotation | None, norm: HeadNorm | None, cache: KVCache, meta: AttentionMeta, config: AttentionConfig
     ) -> Tensor:
         """The queries [N, H, D], normed and rotated, of qkv [N, (H + 2K) * D] (queries, keys, values); stores the keys, likewise
-        normed and rotated, and the values of the first T rows at `meta.slots`. Computes in float32."""
+        normed and rotated, and the values of the first T rows at `meta.slots`. Computes in float32.
+
+        K of `config` may be 0: there are queries alone, and nothing is stored."""
 
     def copy_blocks(self, cache: KVCache, source: Tensor, target: Tensor) -> None:
         """Copies whole blocks source[i] -> target[i] (int64 [C] each); all sources are read before a target is written."""

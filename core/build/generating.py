@@ -92,7 +92,7 @@ class Loaded:
             return f"the {self.ops.name} kernels read lengths from the device"
         if config.cpu_offload_gb:
             return "cpu_offload_gb moves weights"
-        if any(isinstance(layer.feed_forward, ExpertsSpec) for layer in self.model.stack.layers):
+        if any(isinstance(layer.feed_forward, ExpertsSpec) or layer.experts is not None for layer in self.model.stack.layers):
             return "which experts have rows is known step by step"
         return "" if self.ops_are_plain else "operations are timed one by one"
 

@@ -162,6 +162,11 @@ class _Quantizing:
         """Writes the quantized layers; gives what else has changed."""
         if not all(isinstance(layer.mlp, MLP) for layer in self.model.layers):
             raise ModelError("mixtures of experts are not calibrated yet: leave --calibrate out, and weights are rounded by themselves")
+        if self.stack.shared_layers or self.stack.per_layer is not None:
+            raise ModelError(
+                f"{self.plan.spec.model_type} models, whose layers share keys and values or have per-layer embeddings, are not calibrated "
+                "yet: leave --calibrate out, and weights are rounded by themselves"
+            )
         config, model = self.plan.config, self.model
         parameters = model.body_parameters()
         fill(

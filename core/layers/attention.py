@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from infer.kernels.ops import AttentionConfig, AttentionMeta, HeadNorm, KVCache, Ops, Rotation, Rows, Segments
+from infer.kernels.ops import AttentionConfig, AttentionMeta, HeadNorm, KVCache, Ops, Rotation, Rows, ScaledRows, Segments
 from infer.kernels.reference.rope import rotated
 
 from ..parallel.group import current
@@ -42,13 +42,13 @@ class _Projections:
         slopes = torch.tensor(spec.slopes[group.rank * heads : (group.rank + 1) * heads]) if spec.slopes else None
         self.config = AttentionConfig(heads, held_kv, spec.head_dim, spec.scale, spec.window, spec.soft_cap, slopes)
         width, kv_width = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-        outs = [width, kv_width, kv_width] if len(names.qkv) == 3 else [width + 2 * kv_width]
+        outs = [width, kv_width, kv_width][: spec.parts] if len(names.qkv) == 3 else [width + 2 * kv_width]
         cuts = None
         if queries := shared_out(width):
-            assert len(outs) == 3, "ranks share heads, which one layer for all three does not keep together"
+            assert len(names.qkv) == 3, "ranks share heads, which one layer for all three does not keep together"
             held = Cut(0, first_kv * spec.head_dim, (first_kv + held_kv) * spec.head_dim)
-            cuts = [*queries, held, held]
-        self.qkv = Linear(ops, [f"{layer}.{name}" for name in names.qkv], hidden_size, outs, bias=spec.qkv_bias, cuts=cuts)
+            cuts = [*queries, held, held][: spec.parts]
+        self.qkv = Linear(ops, [f"{layer}.{name}" for name in names.qkv[: spec.parts]], hidden_size, outs, bias=spec.qkv_bias, cuts=cuts)
         out = f"{layer}.{names.attention_out}"
         self.out = Linear(ops, [out], width, [hidden_size], bias=spec.out_bias, cuts=shared_in(width))
         self.sinks: Parameter | None = None
@@ -67,7 +67,8 @@ class _Projections:
             self.norms.append(QKNorm(ops, q_norm, spec.num_heads, (group.rank * heads, heads), spec))
             self.norms.append(QKNorm(ops, k_norm, spec.num_kv_heads, (first_kv, held_kv), spec))
         elif spec.qk_norm is not None:
-            self.head_norms = [Norm(ops, name, spec.head_dim, spec.qk_norm) for name in (q_norm, k_norm)]
+            normed = (q_norm, k_norm) if spec.reads is None else (q_norm,)
+            self.head_norms = [Norm(ops, name, spec.head_dim, spec.qk_norm) for name in normed]
 
     def _store_sinks(self, sinks: Tensor) -> None:
         self.config = replace(self.config, sinks=sinks)
@@ -106,18 +107,33 @@ class Attention(_Projections):
         """`rows` int64 [R]: the token rows whose result is wanted, [R, size]; None is all. All keys and values are stored."""
         norm = None
         if self.head_norms:
-            of_query, of_key = self.head_norms
+            of_query, of_key = self.head_norms[0], self.head_norms[-1]
             norm = HeadNorm(of_query.weight, of_key.weight, of_query.spec.eps)
-        qkv, rotation = self._prepared(self.qkv(x), self.rotation(positions))
-        query = self.ops.rope_and_store(qkv, rotation, norm, cache, meta, self.config)
+        qkv, rotation = self._prepared(self._whole(self.qkv(x)), self.rotation(positions))
+        query = self.ops.rope_and_store(qkv, rotation, norm, cache, meta, self.stored)
         if self.rope is not None and self.rope.query_scale is not None:
             query.mul_(self.rope.query_scale[positions][:, None, None])
         seen = self.ops.attention(query, cache, meta, self.config)
         return self.out(seen if rows is None else seen[rows])
 
+    @property
+    def stored(self) -> AttentionConfig:
+        """The heads that `qkv` gives: without keys and values where those of another layer are read."""
+        return self.config if self.spec.reads is None else replace(self.config, num_kv_heads=0)
+
+    def _whole(self, qkv: Rows) -> Rows:
+        """With values that are what keys are made of."""
+        if not self.spec.values_are_keys or self.spec.reads is not None:
+            return qkv
+        width = self.config.num_heads * self.config.head_dim
+        values = qkv.values if isinstance(qkv, ScaledRows) else qkv
+        values = torch.cat([values, values[:, width:]], dim=1)
+        return qkv._replace(values=values) if isinstance(qkv, ScaledRows) else values
+
     def _prepared(self, qkv: Rows, rotation: Rotation | None) -> tuple[Rows, Rotation | None]:
-        """The steps that kernels leave out: queries and keys normed, then they and values clipped; and the rotation that is left."""
-        if self.spec.clip is None and not self.norms:
+        """The steps that kernels leave out: queries, keys and values normed, then clipped; and the rotation that is left."""
+        norms_values = self.spec.value_norm is not None and self.spec.reads is None
+        if self.spec.clip is None and not self.norms and not norms_values:
             return qkv, rotation
         x, c = unscaled(qkv), self.config
         parts = x.split([c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim, c.num_kv_heads * c.head_dim], dim=1)
@@ -125,6 +141,10 @@ class Attention(_Projections):
             if self.spec.norm_after_rotation and rotation is not None:
                 part.copy_(rotated(part.float().unflatten(1, (-1, c.head_dim)), rotation).flatten(1))
             part.copy_(norm(part))
+        if self.spec.value_norm is not None and norms_values:
+            heads = parts[2].reshape(-1, c.head_dim)
+            ones = torch.ones(c.head_dim, dtype=x.dtype, device=x.device)
+            parts[2].copy_(unscaled(self.ops.rms_norm(heads, ones, self.spec.value_norm.eps)).view_as(parts[2]))
         if self.spec.clip is not None:
             x = x.clamp_(-self.spec.clip, self.spec.clip)
         return x, None if self.norms and self.spec.norm_after_rotation else rotation

@@ -46,9 +46,10 @@ class Experts:
             if spec.shared_gate:
                 self.shared_gate = Linear(ops, [f"{layer}.{names.shared_gate}"], hidden_size, [1], bias=False, method=Plain(ops))
 
-    def __call__(self, x: Rows) -> Rows:
+    def __call__(self, x: Rows, routed: Tensor | None = None) -> Rows:
+        """`routed`: what the router reads; None: x."""
         assert isinstance(x, Tensor), "asked for without quantization"
-        chosen, weights = self.router(x)
+        chosen, weights = self.router(x if routed is None else routed)
         count = chosen.shape[1]
         # Pairs of (row, place among its experts), expert by expert; where each expert's begin; where each pair has gone.
         of_pair, pairs = chosen.flatten().sort(stable=True)

@@ -25,14 +25,27 @@ from .linear import Linear
 class Router:
     """Every rank has it whole, and it is never quantized."""
 
+    weights: Tensor
+    """Of the norm of what it reads."""
+
     def __init__(self, ops: Ops, layer: str, names: Names, hidden_size: int, experts: int, spec: RoutingSpec) -> None:
         self.spec = spec
         self.linear = Linear(ops, [f"{layer}.{names.router}"], hidden_size, [experts], bias=spec.bias, method=InFloat32(ops))
         shape = correction_shape(experts, spec)
         self.correction = Parameter((f"{layer}.{names.router_correction}", shape), dtype=torch.float32) if shape else None
+        self.norm = self.expert_scales = None
+        if spec.norm is not None:
+            self.norm = Parameter((f"{layer}.{names.router_norm}", (hidden_size,)), dtype=torch.float32, store=self._store_norm)
+        if spec.expert_scales:
+            self.expert_scales = Parameter((f"{layer}.{names.expert_scales}", (experts,)), dtype=torch.float32)
+
+    def _store_norm(self, weights: Tensor) -> None:
+        self.weights = weights * len(weights) ** -0.5
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Of each row of x [N, hidden_size] its experts int64 [N, K], the best first, and their weights float32 [N, K]."""
+        if self.spec.norm is not None:
+            x = unscaled(self.linear.method.ops.rms_norm(x, self.weights, self.spec.norm.eps))
         return self.choice(unscaled(self.linear(x)))
 
     def choice(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,12 +62,15 @@ class Router:
             weights = weights / row_sum(weights)
         if spec.normalized:
             weights = weights / row_sum(weights).clamp_(min=spec.smallest_sum)
+        if self.expert_scales is not None:
+            weights = weights * self.expert_scales.tensor[chosen]
         return chosen, weights if spec.scale == 1 else weights * spec.scale
 
     def parameters(self) -> Iterator[Parameter]:
         yield from self.linear.parameters()
-        if self.correction is not None:
-            yield self.correction
+        for parameter in (self.correction, self.norm, self.expert_scales):
+            if parameter is not None:
+                yield parameter
 
 
 def row_sum(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor
 from infer.kernels.ops import AttentionMeta, KVCache, Ops, Rows, ScaledRows
 
 from ..layers.attention import Attention
+from ..layers.beside import ExpertsBeside
 from ..layers.embedding import Embedding
 from ..layers.linear import Linear, shared_out
 from ..layers.norm import Norm
+from ..layers.per_layer import PerLayerGate, PerLayerVectors
 from ..layers.rope import Ropes
 from ..parallel.group import current
 from ..quant.base import unscaled
@@ -39,11 +42,39 @@ class DecoderLayer(Layer):
         prefix = stack.names.layer.format(index)
         self.parallel, self.scale = stack.parallel, stack.residual_scale
         self.attention = Attention(ops, prefix, stack.names, stack.hidden_size, spec, ropes.of(spec.rope))
+        self.beside = self.per_layer = None
+        if (experts := stack.layers[index].experts) is not None:
+            self.beside = ExpertsBeside(ops, prefix, stack.names, stack.hidden_size, experts, stack.norm)
+        if stack.per_layer is not None:
+            self.per_layer = PerLayerGate(ops, prefix, stack.names, stack.hidden_size, stack.per_layer, stack.norm)
+        self.factor = Parameter((f"{prefix}.{stack.names.layer_scale}", (1,))) if stack.names.layer_scale else None
 
     def __call__(
+        self,
+        x: Rows | None,
+        residual: Tensor,
+        positions: Tensor,
+        cache: KVCache,
+        meta: AttentionMeta,
+        rows: Tensor | None,
+        vectors: Tensor | None = None,
+    ) -> tuple[Rows | None, Tensor]:
+        """Takes what is still to be added (None: nothing) and the residual it is to be added to; returns the same two.
+
+        `vectors` [N, size]: the tokens' per-layer embeddings.
+        """
+        added, residual = self._parts(x, residual, positions, cache, meta, rows)
+        if self.per_layer is None and self.factor is None:
+            return added, residual
+        residual = residual + unscaled(added)
+        if self.per_layer is not None and vectors is not None:
+            residual += self.per_layer(residual, vectors if rows is None else vectors.index_select(0, rows))
+        return None, residual if self.factor is None else residual.mul_(self.factor.tensor)
+
+    def _parts(
         self, x: Rows | None, residual: Tensor, positions: Tensor, cache: KVCache, meta: AttentionMeta, rows: Tensor | None
     ) -> tuple[Rows, Tensor]:
-        """Takes what is still to be added (None before the first layer) and the residual it is to be added to; returns the same two."""
+        """Attention and feed-forward part."""
         if self.parallel:
             return self._parallel(x, residual, positions, cache, meta, rows)
         normed, residual = _normed(self.attention_norm, x, residual, quantize=self.attention.qkv.method.quantizes_input)
@@ -51,7 +82,8 @@ class DecoderLayer(Layer):
         if rows is not None:
             residual = residual.index_select(0, rows)
         normed, residual = _normed(self.mlp_norm, x, residual, quantize=self.mlp.quantizes_input)
-        return self._out(self.mlp(normed), self.mlp_out_norm), residual
+        made = self.mlp(normed)
+        return self._out(made if self.beside is None else self.beside(made, residual), self.mlp_out_norm), residual
 
     def _parallel(
         self, x: Rows | None, residual: Tensor, positions: Tensor, cache: KVCache, meta: AttentionMeta, rows: Tensor | None
@@ -64,6 +96,20 @@ class DecoderLayer(Layer):
         if self.mlp_norm is not None:
             normed = self.mlp_norm(residual, quantize=self.mlp.quantizes_input)
         return self._out(attended.add_(unscaled(self.mlp(normed))), None), residual
+
+    def linears(self) -> Iterator[Linear]:
+        yield from super().linears()
+        for part in (self.beside, self.per_layer):
+            if part is not None:
+                yield from part.linears()
+
+    def parameters(self) -> Iterator[Parameter]:
+        yield from super().parameters()
+        for part in (self.beside, self.per_layer):
+            if part is not None:
+                yield from part.parameters()
+        if self.factor is not None:
+            yield self.factor
 
     def _out(self, x: Rows, norm: Norm | None) -> Rows:
         """What is to be added of what a part gives."""
@@ -97,6 +143,7 @@ class Decoder:
         self.embedding = Embedding(names.words, stack.vocab_size, hidden)
         self.positions = Embedding(names.positions, stack.num_positions, hidden) if stack.num_positions else None
         self.embedding_norm = Norm(ops, names.embedding_norm, hidden, stack.norm) if names.embedding_norm else None
+        self.per_layer = PerLayerVectors(ops, stack, stack.per_layer) if stack.per_layer is not None else None
         self.layers = [DecoderLayer(ops, stack, index, self.ropes) for index in range(len(stack.layers))]
         self.visit: Callable[[Sequence[DecoderLayer]], Iterable[DecoderLayer]] = iter
         """Gives the layers one by one: each may be used until the next is asked for."""
@@ -110,8 +157,10 @@ class Decoder:
 
     @property
     def caches(self) -> tuple[KVSpec, ...]:
-        """The KV cache entries that this rank keeps of a token, one per layer."""
-        return tuple(layer.attention.cache for layer in self.layers)
+        """The KV cache entries that this rank keeps of a token: one for each layer that does not read another's."""
+        shared = self.stack.shared_layers
+        own = [(index, layer.attention) for index, layer in enumerate(self.layers) if layer.attention.spec.reads is None]
+        return tuple(replace(one.cache, layer=index if index in shared else None) for index, one in own)
 
     def allocate(self, num_positions: int, device: torch.device) -> None:
         """Prepares for sequences of so many tokens."""
@@ -127,12 +176,14 @@ class Decoder:
 
     def body_parameters(self) -> Iterator[Parameter]:
         """All but the head's: what hidden states need."""
-        for part in (self.embedding, self.positions, self.embedding_norm, *self.layers, self.norm):
+        for part in (self.embedding, self.positions, self.embedding_norm, self.per_layer, *self.layers, self.norm):
             if part is not None:
                 yield from part.parameters()
 
     def linears(self) -> Iterator[Linear]:
         """Every linear layer but the head. Each may be used until the next is asked for."""
+        if self.per_layer is not None:
+            yield self.per_layer.projection
         for layer in self.visit(self.layers):
             yield from layer.linears()
 
@@ -141,19 +192,21 @@ class Decoder:
 
         Args:
             tokens, positions: int64 [N], N a multiple of ROW_MULTIPLE.
-            caches: one a layer; the step's keys and values are stored in them.
+            caches: one for each of `self.caches`; the step's keys and values are stored in them.
             rows: int64 [R], the rows that are wanted, R a multiple of ROW_MULTIPLE or 0; None is all. The last layer
                 computes no others.
         """
         plans: dict[tuple[int, int], Any] = {}
         x: Rows | None = None
         residual = self.embedded(tokens, positions)
-        for layer, cache in zip(self.visit(self.layers), caches, strict=True):
+        vectors = None if self.per_layer is None else self.per_layer(tokens, residual)
+        for index, (layer, place) in enumerate(zip(self.visit(self.layers), self.stack.cache_places, strict=True)):
             heads = (layer.attention.config.num_heads, layer.attention.config.num_kv_heads)
             if heads not in plans:
                 plans[heads] = self.ops.plan_attention(meta, *heads)
             meta.plan = plans[heads]
-            x, residual = layer(x, residual, positions, cache, meta, rows if layer is self.layers[-1] else None)
+            own = None if vectors is None else vectors[:, index]
+            x, residual = layer(x, residual, positions, caches[place], meta, rows if layer is self.layers[-1] else None, own)
         hidden, _ = self.norm.add(x, residual)
         assert isinstance(hidden, Tensor), "asked for without quantization"
         return hidden

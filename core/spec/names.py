@@ -40,11 +40,26 @@ class Names:
     down: str
     mlp_out_norm: str = ""
     """Of what the feed-forward part gives, before it is added."""
+    experts_norm: str = ""
+    """Where experts are beside the feed-forward part (`LayerSpec.experts`): before them, behind them, and behind that part."""
+    experts_out_norm: str = ""
+    beside_experts_norm: str = ""
+    layer_scale: str = ""
+    """A tensor, not a prefix: one number that hidden states are multiplied by after a layer."""
+    per_layer_words: str = ""
+    """See `PerLayerSpec`: the table by ids, what is made of embeddings, and the norm of that; then of each layer."""
+    per_layer_projection: str = ""
+    per_layer_norm: str = ""
+    per_layer_gate: str = ""
+    per_layer_out: str = ""
+    per_layer_out_norm: str = ""
     activation: str = ""
     """Of the numbers that an activation has learned."""
     router: str = ""
     router_correction: str = ""
-    """See `RoutingSpec.correction`: a tensor, not a prefix."""
+    """See `RoutingSpec.correction`: a tensor, not a prefix; as are the next two."""
+    router_norm: str = ""
+    expert_scales: str = ""
     expert_up: tuple[str, ...] = ()
     """As `up`, with "{}" for an expert's number."""
     expert_down: str = ""
@@ -98,7 +113,7 @@ class Naming:
         stacks: ends of names of tensors that hold all experts, and what is in them.
         buffers: ends of names of tensors that are computed, not learned, and not read.
         media: beginnings of names of what reads images or sound, which is not there in our model.
-        unused: the same of layers that guess further tokens ahead.
+        unused: the same of layers that guess further tokens ahead, and of what no layer reads; in the file's spelling or ours.
     """
 
     prefixes: tuple[str, ...] = ()

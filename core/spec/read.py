@@ -70,7 +70,7 @@ def read_spec(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
         hidden_size=_size(hf, ("hidden_size", "n_embd", "d_model")) if stack is None else stack.hidden_size,
         max_length=_max_length(text, stack),
         stated_length=int(stated) if isinstance(stated, (int, float)) else None,
-        caches=_caches(hf) if stack is None else tuple(layer.attention.cache for layer in stack.layers),
+        caches=_caches(hf) if stack is None else stack.caches,
         shares=frozenset() if stack is None else _shares(stack),
         end_tokens=_end_tokens(_get(hf, "eos_token_id") if wrapper is None else hf.get("eos_token_id", text.get("eos_token_id"))),
         default_end_token=None if ours is None or "eos_token_id" in hf or "eos_token_id" in text else ours.end_token,
@@ -163,9 +163,7 @@ def _caches(hf: Mapping[str, Any]) -> tuple[KVSpec, ...]:
 
 
 def _shares(stack: StackSpec) -> frozenset[Shares]:
-    return frozenset(
-        Shares(one.attention.num_heads, one.attention.num_kv_heads, size) for one in stack.layers for size in one.feed_forward.sizes
-    )
+    return frozenset(Shares(one.attention.num_heads, one.attention.num_kv_heads, size) for one in stack.layers for size in one.inner_sizes)
 
 
 def _classifier_pooling(hf: Mapping[str, Any], ours: Architecture | None) -> str:

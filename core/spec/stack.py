@@ -7,6 +7,7 @@ checkpoint has follow from that.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from ..errors import ModelError
 from .activations import XIELU, activation_kind
@@ -20,6 +21,8 @@ class KVSpec:
 
     num_kv_heads: int
     head_dim: int
+    layer: int | None = None
+    """The number of that layer, where others read them too."""
 
     @property
     def numbers(self) -> int:
@@ -78,6 +81,17 @@ class AttentionSpec:
     norm_after_rotation: bool = False
     sinks: bool = False
     """Each head has a learned score that takes its share of the softmax and adds no value."""
+    reads: int | None = None
+    """The number of an earlier layer whose keys and values it reads; None: it has its own."""
+    values_are_keys: bool = False
+    """Values are what keys are made of, before their norm and rotation."""
+    value_norm: NormSpec | None = None
+    """Of each value head, without weights."""
+
+    @property
+    def parts(self) -> int:
+        """How many of queries, keys and values, in this order, have weights."""
+        return 1 if self.reads is not None else 2 if self.values_are_keys else 3
 
     @property
     def cache(self) -> KVSpec:
@@ -138,6 +152,10 @@ class RoutingSpec:
     """A token's weights are divided by their sum."""
     smallest_sum: float = 1e-20
     """By this where it is smaller."""
+    norm: NormSpec | None = None
+    """Of what the router reads, with weights of its own that are divided by the square root of their number."""
+    expert_scales: bool = False
+    """Each expert has a learned factor of its weight."""
     scale: float = 1.0
     """All weights are multiplied by it in the end."""
 
@@ -213,9 +231,29 @@ class DisentangledSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PerLayerSpec:
+    """Per-layer embeddings: each token has a vector of `size` features for each layer, made of its id and of its embedding, which gates
+    what the layer adds in the end: norm(out(act(gate(x)) * vector))."""
+
+    vocab_size: int
+    size: int
+    activation: str
+
+    def __post_init__(self) -> None:
+        activation_kind(self.activation, gated=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LayerSpec:
     attention: AttentionSpec
     feed_forward: MLPSpec | ExpertsSpec
+    experts: ExpertsSpec | None = None
+    """Experts beside the feed-forward part, each with norms of its own."""
+
+    @property
+    def inner_sizes(self) -> tuple[int, ...]:
+        """Features between layers of feed-forward parts that ranks share."""
+        return self.feed_forward.sizes + (self.experts.sizes if self.experts is not None else ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,12 +304,32 @@ class StackSpec:
     passes: tuple[int, ...] = ()
     """An encoder's layers as they run, by their number in `layers`; empty: each once."""
     embedding_scale: float = 1.0
+    per_layer: PerLayerSpec | None = None
     tie_embeddings: bool = False
     head_bias: bool = False
     logits_scale: float = 1.0
     logits_soft_cap: float | None = None
     """Of scaled logits."""
     classifier: ClassifierSpec | None = None
+
+    @property
+    def caches(self) -> tuple[KVSpec, ...]:
+        """The keys and values that layers keep of a token: one for each that does not read another's."""
+        return tuple(layer.attention.cache for layer in self.layers if layer.attention.reads is None)
+
+    @cached_property
+    def cache_places(self) -> tuple[int, ...]:
+        """The places among `caches` of what each layer reads."""
+        places: list[int] = []
+        for layer in self.layers:
+            source = layer.attention.reads
+            places.append(max(places, default=-1) + 1 if source is None else places[source])
+        return tuple(places)
+
+    @cached_property
+    def shared_layers(self) -> frozenset[int]:
+        """The numbers of layers whose keys and values others read too."""
+        return frozenset(layer.attention.reads for layer in self.layers if layer.attention.reads is not None)
 
     @property
     def max_length(self) -> int | None:

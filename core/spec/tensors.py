@@ -6,7 +6,18 @@ from collections.abc import Iterator
 
 from .activations import LEARNED
 from .names import Names
-from .stack import AttentionSpec, ClassifierSpec, DisentangledSpec, DistanceSpec, ExpertsSpec, MLPSpec, NormSpec, RoutingSpec, StackSpec
+from .stack import (
+    AttentionSpec,
+    ClassifierSpec,
+    DisentangledSpec,
+    DistanceSpec,
+    ExpertsSpec,
+    MLPSpec,
+    NormSpec,
+    PerLayerSpec,
+    RoutingSpec,
+    StackSpec,
+)
 
 #: The name of a tensor, and its shape as our model asks for it.
 Named = tuple[str, tuple[int, ...]]
@@ -33,15 +44,16 @@ def shared_inputs(stack: StackSpec) -> Iterator[tuple[str, int]]:
     """The weights that ranks share by their input features, with how many these are: whatever adds to the stream of hidden states."""
     names = stack.names
     for index, layer in enumerate(stack.layers):
-        prefix, feed_forward = names.layer.format(index), layer.feed_forward
+        prefix = names.layer.format(index)
         yield f"{prefix}.{names.attention_out}.weight", layer.attention.num_heads * layer.attention.head_dim
-        if not isinstance(feed_forward, ExpertsSpec):
-            yield f"{prefix}.{names.down}.weight", feed_forward.size
-            continue
-        for number in range(feed_forward.count):
-            yield f"{prefix}.{names.expert_down.format(number)}.weight", feed_forward.each.size
-        if feed_forward.shared is not None:
-            yield f"{prefix}.{names.shared_down}.weight", feed_forward.shared.size
+        for part in (layer.feed_forward, layer.experts):
+            if isinstance(part, MLPSpec):
+                yield f"{prefix}.{names.down}.weight", part.size
+            elif part is not None:
+                for number in range(part.count):
+                    yield f"{prefix}.{names.expert_down.format(number)}.weight", part.each.size
+                if part.shared is not None:
+                    yield f"{prefix}.{names.shared_down}.weight", part.shared.size
 
 
 def _body(stack: StackSpec) -> Iterator[Named]:
@@ -53,6 +65,8 @@ def _body(stack: StackSpec) -> Iterator[Named]:
     yield from _norm(names.embedding_norm, embedded, stack.norm)
     if stack.embedding_size is not None:
         yield from _linear(names.embedding_projection, hidden, embedded, bias=True)
+    if stack.per_layer is not None:
+        yield from _per_layer(stack, stack.per_layer)
     if isinstance(stack.relative, DistanceSpec):
         yield f"{names.relative}.weight", (stack.relative.buckets, stack.layers[0].attention.num_heads)
     if isinstance(stack.relative, DisentangledSpec):
@@ -71,13 +85,31 @@ def _body(stack: StackSpec) -> Iterator[Named]:
             yield from _mlp(prefix, names.up, names.down, hidden, layer.feed_forward)
             for number in LEARNED if layer.feed_forward.learned_activation else ():
                 yield f"{prefix}.{names.activation}.{number}", (1,)
+        if layer.experts is not None:
+            for name in (names.experts_norm, names.experts_out_norm, names.beside_experts_norm):
+                yield from _norm(f"{prefix}.{name}", hidden, stack.norm)
+            yield from _experts(prefix, names, hidden, layer.experts)
+        if names.layer_scale:
+            yield f"{prefix}.{names.layer_scale}", (1,)
     yield from _norm(names.final_norm, hidden, stack.norm)
+
+
+def _per_layer(stack: StackSpec, spec: PerLayerSpec) -> Iterator[Named]:
+    names, hidden, width = stack.names, stack.hidden_size, len(stack.layers) * spec.size
+    yield f"{names.per_layer_words}.weight", (spec.vocab_size, width)
+    yield from _linear(names.per_layer_projection, width, hidden, bias=False)
+    yield from _norm(names.per_layer_norm, spec.size, stack.norm)
+    for index in range(len(stack.layers)):
+        prefix = names.layer.format(index)
+        yield from _linear(f"{prefix}.{names.per_layer_gate}", spec.size, hidden, bias=False)
+        yield from _linear(f"{prefix}.{names.per_layer_out}", hidden, spec.size, bias=False)
+        yield from _norm(f"{prefix}.{names.per_layer_out_norm}", hidden, stack.norm)
 
 
 def _attention(layer: str, names: Names, hidden: int, spec: AttentionSpec) -> Iterator[Named]:
     width, kv_width = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
     widths = (width, kv_width, kv_width) if len(names.qkv) == 3 else (width + 2 * kv_width,)
-    for name, size in zip(names.qkv, widths, strict=True):
+    for name, size in zip(names.qkv[: spec.parts], widths[: spec.parts], strict=True):
         yield from _linear(f"{layer}.{name}", size, hidden, bias=spec.qkv_bias)
     for name in names.relative_qk:
         yield from _linear(f"{layer}.{name}", width, hidden, bias=spec.qkv_bias)
@@ -85,7 +117,8 @@ def _attention(layer: str, names: Names, hidden: int, spec: AttentionSpec) -> It
     if spec.sinks:
         yield f"{layer}.{names.sinks}", (spec.num_heads,)
     if spec.qk_norm is not None:
-        for name, heads in ((names.q_norm, spec.num_heads), (names.k_norm, spec.num_kv_heads)):
+        of_keys = [(names.k_norm, spec.num_kv_heads)] if spec.reads is None else []
+        for name, heads in ((names.q_norm, spec.num_heads), *of_keys):
             for one, shape in qk_norm_tensors(f"{layer}.{name}", heads, spec):
                 yield f"{one}.weight", shape
 
@@ -103,6 +136,10 @@ def _experts(layer: str, names: Names, hidden: int, spec: ExpertsSpec) -> Iterat
     yield from _linear(f"{layer}.{names.router}", spec.count, hidden, bias=spec.routing.bias)
     if shape := correction_shape(spec.count, spec.routing):
         yield f"{layer}.{names.router_correction}", shape
+    if spec.routing.norm is not None:
+        yield f"{layer}.{names.router_norm}", (hidden,)
+    if spec.routing.expert_scales:
+        yield f"{layer}.{names.expert_scales}", (spec.count,)
     for number in range(spec.count):
         up = tuple(name.format(number) for name in names.expert_up)
         yield from _mlp(layer, up, names.expert_down.format(number), hidden, spec.each)

@@ -40,6 +40,8 @@ def fit(source: ModelSource, stack: StackSpec, wanted: Collection[str], *, whole
     for name in found:
         if name in names or name.endswith(naming.buffers) or name.startswith(naming.media + naming.unused):
             continue
+        if naming.unused and _bare(naming, name).startswith(naming.unused):
+            continue
         pieces, split = _ours(naming, name, wanted)
         if pieces is None or not taken.isdisjoint(pieces):  # fits nothing, or is twice in one checkpoint
             names[name] = (name,)

@@ -21,7 +21,8 @@ def rope_and_store(
         query, key = rms_normalized(query, norm.query, norm.eps), rms_normalized(key, norm.key, norm.eps)
     if rotation is not None:
         query, key = rotated(query, rotation), rotated(key, rotation)
-    store_kv(key, value, cache, meta)
+    if kv_heads:
+        store_kv(key, value, cache, meta)
     return query.to(dtype)
 
 

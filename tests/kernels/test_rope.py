@@ -192,3 +192,18 @@ def test_a_row_of_nan_harms_itself_alone(ops: Ops) -> None:
         assert poisoned[7].isnan().all()
         others = torch.arange(len(clean)) != 7
         assert torch.equal(clean[others], poisoned[others])
+
+
+def test_queries_alone_leave_the_cache_as_it_is(ops: Ops) -> None:
+    """A layer that reads another's keys and values has none of its own."""
+    case = Case(head_norm=True)
+    expected, *_ = case.run(ops)
+    cache = ops.new_kv_cache(case.num_blocks, case.block_size, case.kv_heads, case.dim, case.dtype, CPU)
+    cache.key[1:] = cache.value[1:] = math.nan
+    empty = torch.zeros(0, dtype=torch.int32)
+    meta = AttentionMeta(empty, empty, empty[None], case.slots, case.block_size)
+    config = AttentionConfig(case.heads, 0, case.dim, 1.0)
+    query = ops.rope_and_store(case.qkv[:, : case.heads * case.dim], case.rotation, case.norm, cache, meta, config)
+    assert torch.equal(query, expected)
+    assert cache.key[1:].isnan().all()
+    assert cache.value[1:].isnan().all()

@@ -20,7 +20,17 @@ from ..hf_values import Kind
 from ..stack import StackSpec
 
 #: Beginnings of tensors' names that wrappers have for what reads images or sound.
-_TOWERS = ("vision_tower.", "visual.", "vision_model.", "multi_modal_projector.", "image_newline", "audio_tower.", "embed_vision.")
+_TOWERS = (
+    "vision_tower.",
+    "visual.",
+    "vision_model.",
+    "multi_modal_projector.",
+    "image_newline",
+    "audio_tower.",
+    "embed_vision.",
+    "embed_audio.",
+    "vision_embedder.",
+)
 MEDIA = (*_TOWERS, *(f"model.{one}" for one in _TOWERS))
 
 

@@ -45,6 +45,7 @@ LLAMA3 = {
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
 
 MOE = {"moe_intermediate_size": 40}
+GEMMA4 = {"head_dim": 16, "global_head_dim": 32, "sliding_window": 20, "vocab_size_per_layer_input": 160}
 #: All experts of a token: which ones it has must not hang on rounding.
 MIXED = [
     ("qwen2_moe", {**MOE, "num_experts": 4, "num_experts_per_tok": 4, "shared_expert_intermediate_size": 48}),
@@ -163,6 +164,34 @@ ARCHITECTURES = [
             "layer_types": ["sliding_attention", "full_attention", "full_attention"],
         },
     ),
+    (
+        "gemma4_text",  # as E2B: per-layer embeddings, later layers that read the keys and values of others
+        {
+            **GEMMA4,
+            "num_hidden_layers": 6,
+            "layer_types": ["sliding_attention", "full_attention"] * 3,
+            "num_kv_shared_layers": 3,
+            "use_double_wide_mlp": True,
+            "hidden_size_per_layer_input": 12,
+            "final_logit_softcapping": 30.0,
+            "tie_word_embeddings": True,
+        },
+    ),
+    (
+        "gemma4_text",  # as 26B-A4B: experts beside, values made of keys
+        {
+            **GEMMA4,
+            "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+            "hidden_size_per_layer_input": 0,
+            "attention_k_eq_v": True,
+            "num_global_key_value_heads": 1,
+            "enable_moe_block": True,
+            "num_experts": 6,
+            "top_k_experts": 3,
+            "moe_intermediate_size": 40,
+        },
+    ),
+    ("gemma4_unified_text", {**GEMMA4, "attention_k_eq_v": True, "attention_bias": True, "use_bidirectional_attention": "vision"}),
     ("phi3", {}),
     (
         "phi3",
@@ -281,6 +310,8 @@ def reference_model(kind: str, changes: dict[str, Any]) -> Any:
     for name, state in chain(model.named_parameters(), model.named_buffers()):
         if name.endswith(("e_score_correction_bias", "_proj_bias")):
             torch.nn.init.normal_(state, 0.0, 0.3)
+        if name.endswith(("layer_scalar", "router.scale", "per_expert_scale")):
+            torch.nn.init.normal_(state, 0.9, 0.2)
     return model
 
 

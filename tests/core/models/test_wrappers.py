@@ -18,7 +18,7 @@ from infer.core.settings.args import EngineArgs
 from infer.core.spec.architectures import wrappers
 from infer.core.spec.read import read_spec
 
-from .test_architectures import TINY
+from .test_architectures import GEMMA4, TINY
 from .test_folders import PROMPT, edited, ours
 
 TEXT: dict[str, Any] = {**TINY, "head_dim": 8, "eos_token_id": None, "bos_token_id": None, "pad_token_id": 0}
@@ -31,6 +31,14 @@ MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_s
 WRAPPERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "mistral3": ({"vision_config": {"model_type": "pixtral", **SMALL, "head_dim": 8}}, {"model_type": "mistral", "sliding_window": None}),
     "gemma3": ({"vision_config": SIGLIP, "mm_tokens_per_image": 4}, {"model_type": "gemma3_text", "sliding_window": 5}),
+    "gemma4": (
+        {"vision_config": {**SMALL, "head_dim": 8, "num_key_value_heads": 2, "pooling_kernel_size": 1}, "audio_config": None},
+        {"model_type": "gemma4_text", **GEMMA4, "hidden_size_per_layer_input": 12},
+    ),
+    "gemma4_unified": (
+        {"vision_config": {"patch_size": 4, "pooling_kernel_size": 1, "mm_embed_dim": 16, "mm_posemb_size": 8}},
+        {"model_type": "gemma4_unified_text", **GEMMA4},
+    ),
     "llava": ({"vision_config": CLIP}, {"model_type": "llama"}),
     "llava_next": ({"vision_config": CLIP}, {"model_type": "mistral"}),
     "llava_onevision": ({"vision_config": SIGLIP}, {"model_type": "qwen2"}),
@@ -75,8 +83,22 @@ def test_text_is_what_the_whole_model_writes(tmp_path: Path, kind: str, caplog: 
     with caplog.at_level(logging.WARNING):
         assert ours(tmp_path) == theirs(tmp_path)
     media = [name for name in load_file(tmp_path / "model.safetensors") if "language_model" not in name and "lm_head" not in name]
-    told = f"{len([name for name in media if not name.startswith(('model.layers', 'model.embed', 'model.norm'))])} tensors that read images"
+    outside = ("model.layers", "model.embed_tokens", "model.norm")
+    told = f"{len([name for name in media if not name.startswith(outside)])} tensors that read images"
     assert caplog.text.count(told) == 1
+
+
+def test_what_no_layer_reads_is_not_read(tmp_path: Path) -> None:
+    """Published files of Gemma 4 have keys and values of layers that read those of others."""
+    kinds = ["sliding_attention", "full_attention"] * 2
+    file = saved(tmp_path, "gemma4", num_hidden_layers=4, layer_types=kinds, num_kv_shared_layers=2) / "model.safetensors"
+    expected, weights = ours(tmp_path), load_file(file)
+    layer = "model.language_model.layers.3.self_attn."
+    assert f"{layer}q_proj.weight" in weights
+    assert f"{layer}k_proj.weight" not in weights
+    more = {f"{layer}{name}.weight": torch.ones(4, 4) for name in ("k_proj", "v_proj", "k_norm")}
+    save_file({**weights, **more}, file, {"format": "pt"})
+    assert ours(tmp_path) == expected == theirs(tmp_path)
 
 
 @pytest.mark.parametrize("prefix", [("language_model.model.", "language_model.lm_head."), ("model.language_model.", "lm_head.")])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -201,3 +201,13 @@ def test_rotated_rows_without_a_cache(device: torch.device, scaled: bool, rotati
     torch.testing.assert_close(query, expected[0], **TOLERANCE[torch.bfloat16])
     torch.testing.assert_close(key[: case.real], expected[1], **TOLERANCE[torch.bfloat16])
     torch.testing.assert_close(value[: case.real], expected[2], **TOLERANCE[torch.bfloat16])
+
+
+def test_queries_alone_store_nothing(device: torch.device) -> None:
+    case = Case(device, norm=True)
+    expected, *_ = case.run()
+    case.qkv, case.config = case.qkv[:, : case.heads * case.dim], replace(case.config, num_kv_heads=0)
+    query, keys, values = case.run()
+    assert torch.equal(query, expected)
+    for tensor in (keys, values):
+        assert tensor[case.block_size :].isnan().all()
