@@ -289,6 +289,15 @@ class Ops(StateOps, Protocol):
     ) -> tuple[Rows, Tensor]:
         """(layer_norm(s), s) for s = x + residual rounded to residual's dtype. May overwrite both inputs."""
 
+    def gated_rms_norm(
+        self, x: Tensor, gate: Tensor, weight: Tensor | None, eps: float, group_size: int, *, gate_first: bool, quantize: bool = False
+    ) -> Rows:
+        """rms_norm(x) * silu(gate), or with `gate_first` rms_norm(x * silu(gate)), computed in float32; x, gate [N, F], of one dtype.
+
+        Each group of `group_size` features is normed by itself. `weight`: [F], or [group_size] for all groups; None: nothing is normed.
+        The gate's rows may be strided.
+        """
+
     def gated_activation(self, x: Rows, kind: str, *, quantize: bool = False) -> Rows:
         """act(x[:, :I]) * x[:, I:] for x [N, 2I], computed in float32; kind: "silu", "gelu" (erf) or "gelu_tanh".
 

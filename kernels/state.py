@@ -21,8 +21,8 @@ class States(NamedTuple):
     query_start: Tensor
     """int32 [S + 1]: sequence s owns token rows query_start[s] to query_start[s + 1]."""
     kv_lens: Tensor
-    """int32 [S]: tokens of the sequence once this step's are counted. Where they all are this step's, it begins from zeros, whatever
-    lies in its slot."""
+    """int32 [S]: tokens of the sequence once this step's are counted. Where they are no more than this step's, it begins from zeros,
+    whatever lies in its slot."""
     slots: Tensor
     """int32 [S]: no two the same, but for NULL_STATE."""
 
@@ -52,6 +52,43 @@ class DeltaRule(NamedTuple):
 LENGTH_EPS = 1e-6
 
 
+class Mamba2Scan(NamedTuple):
+    """The shape of a layer's scan, and the numbers that its heads have learned (Mamba-2, arXiv 2405.21060).
+
+    Heads in the same of `num_groups` share B and C, which have `state_size` numbers each.
+    """
+
+    num_heads: int
+    num_groups: int
+    head_dim: int
+    state_size: int
+    rate: Tensor
+    """float32 [H]: the logarithm of what a unit of time leaves of a state, below 0 (A)."""
+    skip: Tensor
+    """float32 [H]: the factor of a token's own features (D)."""
+    bias: Tensor
+    """float32 [H]: added to what a token says of its time, before its softplus."""
+    low: float = 0.0
+    high: float = float("inf")
+    """Times are kept between these two."""
+
+    @property
+    def width(self) -> int:
+        """Features of a token: of each head, and B and C of each group."""
+        return self.num_heads * self.head_dim + 2 * self.num_groups * self.state_size
+
+
+class SelectiveScan(NamedTuple):
+    """The numbers that a layer's channels have learned (Mamba, arXiv 2312.00752)."""
+
+    rate: Tensor
+    """float32 [state size, C]: as of `Mamba2Scan`, of each number of each channel's state."""
+    skip: Tensor
+    """float32 [C]"""
+    bias: Tensor
+    """float32 [C]"""
+
+
 class StateOps(Protocol):
     """The operations of a backend over states. Rows of nobody are zero in what they give."""
 
@@ -65,4 +102,27 @@ class StateOps(Protocol):
             qkv: [N, rule.width], the queries and the keys of each key head, and the values of each value head. Rows may be strided.
             gates: [N, 2 * H] in any floating dtype: b of each value head, and then a.
             state: float32 [slots, H, key_dim, value_dim].
+        """
+
+    def mamba2_scan(self, xbc: Tensor, dt: Tensor, scan: Mamba2Scan, state: Tensor, states: States) -> Tensor:
+        """C h + skip * x of each token and head -> [N, H * head_dim] in xbc's dtype.
+
+        h becomes h * exp(step * rate) + B (step * x) before, with step = softplus(dt + bias), kept between `scan.low` and `scan.high`.
+        Token by token, in float32.
+
+        Args:
+            xbc: [N, scan.width], x of each head, and then B and C of each group. Rows may be strided, here and below.
+            dt: [N, H], of the same dtype.
+            state: float32 [slots, H, state_size, head_dim].
+        """
+
+    def selective_scan(self, x: Tensor, dt: Tensor, bc: Tensor, gate: Tensor, scan: SelectiveScan, state: Tensor, states: States) -> Tensor:
+        """(C h + skip * x) * silu(gate) of each token and channel -> [N, C] in x's dtype.
+
+        h becomes h * exp(step * rate) + B (step * x) before, with step = softplus(dt + bias). Token by token, in float32.
+
+        Args:
+            x, dt, gate: [N, C], of one dtype. Rows may be strided, here and below.
+            bc: [N, 2 * state size], B and then C, the same for all channels.
+            state: float32 [slots, state size, C].
         """

@@ -21,15 +21,16 @@ from ..fp8 import Fp8Weight
 from ..ops import AttentionMeta, Segments
 from . import activation, attention, experts, fp8, grouped, int8, kv, linear, logprobs, norm, quantize, rope, sampling, segments
 from .build import on_its_device
-from .state import delta
+from .state import delta, gated_norm, mamba2, selective_scan
 
-_MODULES = (activation, attention, delta, experts, fp8, grouped, int8, kv, linear, logprobs, norm, quantize, rope, sampling, segments)
+_MODULES = (activation, attention, experts, fp8, grouped, int8, kv, linear, logprobs, norm, quantize, rope, sampling, segments)
+_STATES = (delta, gated_norm, mamba2, selective_scan)
 _linear, _linear_grouped = on_its_device(linear.linear), on_its_device(grouped.linear_grouped)
 _linear_fp8 = on_its_device(fp8.linear_fp8)
 _plan_segments = segments.plan_segments
 
 
-class Ops(Backend, modules=_MODULES, wrap=on_its_device):
+class Ops(Backend, modules=_MODULES + _STATES, wrap=on_its_device):
     """See `infer.kernels.ops.Ops` for what each operation means.
 
     With `deterministic` a row's results are the same to the bit in any company. The GEMM library's matrix products are faster and do

@@ -45,6 +45,9 @@ MODULES = (
     "sampling",
     "segments",
     "state.delta",
+    "state.gated_norm",
+    "state.mamba2",
+    "state.selective_scan",
 )
 
 

@@ -8,13 +8,32 @@ from typing import Any
 from torch import Tensor
 
 from ..backend import Backend
-from . import activation, attention, delta, experts, fp8, grouped, int8, kv, linear, norm, quantize, rope, sampling, segments
+from . import (
+    activation,
+    attention,
+    delta,
+    experts,
+    fp8,
+    gated_norm,
+    grouped,
+    int8,
+    kv,
+    linear,
+    mamba2,
+    norm,
+    quantize,
+    rope,
+    sampling,
+    segments,
+    selective_scan,
+)
 
-_MODULES = (activation, attention, delta, experts, fp8, grouped, int8, kv, linear, norm, quantize, rope, sampling, segments)
+_MODULES = (activation, attention, experts, fp8, gated_norm, grouped, int8, kv, linear, norm, quantize, rope, sampling, segments)
+_STATES = (delta, mamba2, selective_scan)
 _linear, _linear_experts = linear.linear, experts.linear_experts
 
 
-class Ops(Backend, modules=_MODULES):
+class Ops(Backend, modules=_MODULES + _STATES):
     """See `infer.kernels.ops.Ops` for what each operation means."""
 
     name = "reference"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from ..state import LENGTH_EPS, DeltaRule, States
+from .state import of_sequences, softplus
 
 
 def gated_delta_rule(qkv: Tensor, gates: Tensor, rule: DeltaRule, state: Tensor, states: States) -> Tensor:
@@ -15,12 +14,11 @@ def gated_delta_rule(qkv: Tensor, gates: Tensor, rule: DeltaRule, state: Tensor,
     q, k, v = qkv.float().split([keys, keys, rule.num_heads * rule.value_dim], dim=1)
     q = _by_value_head(q, rule) * rule.key_dim**-0.5
     k, v = _by_value_head(k, rule), v.unflatten(1, (rule.num_heads, rule.value_dim))
-    # In float64, since torch's logarithm rounds differently at the end of a vector loop; what is then rounded to float32 does not.
     b, a = gates.double().chunk(2, dim=1)
-    decay = torch.exp(rule.rate.double() * torch.log1p(torch.exp(-(a + rule.bias).abs())).add_((a + rule.bias).clamp(min=0))).float()
+    decay = torch.exp(rule.rate.double() * softplus(a + rule.bias)).float()
     beta = (1 / (1 + torch.exp(-b))).float()
     out = torch.zeros_like(v)
-    for rows, s in _sequences(state, states):
+    for rows, s in of_sequences(state, states):
         for t in rows:
             s.mul_(decay[t, :, None, None])
             change = beta[t, :, None] * (v[t] - (k[t, :, :, None] * s).sum(1))
@@ -34,13 +32,3 @@ def _by_value_head(x: Tensor, rule: DeltaRule) -> Tensor:
     x = x.unflatten(1, (rule.num_key_heads, rule.key_dim))
     x = x / torch.sqrt(x.square().sum(-1, keepdim=True) + LENGTH_EPS)
     return x.repeat_interleave(rule.num_heads // rule.num_key_heads, dim=1)
-
-
-def _sequences(state: Tensor, states: States) -> Iterator[tuple[range, Tensor]]:
-    """The rows of each sequence that has any, and its state, which is written to; zeros where these are its first tokens."""
-    starts = states.query_start.tolist()
-    for first, last, length, slot in zip(starts, starts[1:], states.kv_lens.tolist(), states.slots.tolist(), strict=False):
-        if last > first:
-            if length == last - first:
-                state[slot] = 0
-            yield range(first, last), state[slot]

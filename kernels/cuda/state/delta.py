@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...state import LENGTH_EPS, DeltaRule, States
 from ..signature import Signature
+from .softplus import softplus
 
 #: Columns of a program. They are independent of each other: what they are does not depend on how many there are.
 COLUMNS = 8
@@ -29,15 +30,6 @@ def gated_delta_rule(qkv: Tensor, gates: Tensor, rule: DeltaRule, state: Tensor,
             KEY_BLOCK=triton.next_power_of_2(rule.key_dim), COLUMNS=COLUMNS, num_warps=1,
         )  # fmt: skip
     return out
-
-
-@triton.jit
-def softplus(x):
-    """log(1 + e^x) of float32 x; the quotient makes up for the digits that 1 + e^-|x| has lost."""
-    power = tl.exp(-tl.abs(x))
-    sum = 1.0 + power
-    tail = tl.where(sum == 1.0, power, tl.log(sum) * power / tl.where(sum == 1.0, 1.0, sum - 1.0))
-    return tl.maximum(x, 0.0) + tail
 
 
 @triton.jit

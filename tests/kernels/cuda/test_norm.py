@@ -116,3 +116,30 @@ def test_what_is_not_finite_stays_in_its_row(ops: Ops, device: torch.device) -> 
         assert plain.isfinite().all(-1).tolist() == [True, True, False, True, False, True]
         if not quantize:
             assert torch.equal(got[[0, 1, 3, 5]], clean[[0, 1, 3, 5]])  # type: ignore[index]
+
+
+@pytest.mark.parametrize("quantize", [False, True])
+@pytest.mark.parametrize(
+    ("size", "group", "weights", "first", "dtype"),
+    [
+        (60, 20, 60, True, torch.float32),
+        (96, 32, 32, False, torch.bfloat16),
+        (576, 576, 576, True, torch.bfloat16),
+        (100, 100, 0, True, torch.float16),
+    ],
+)
+def test_gated_norms(
+    ops: Ops, device: torch.device, size: int, group: int, weights: int, first: bool, dtype: torch.dtype, quantize: bool
+) -> None:
+    x, wide = rows_of(10, size, dtype), rows_of(10, size + 8, dtype, seed=1)
+    assert isinstance(wide, Tensor)
+    weight = (torch.rand(weights, generator=torch.Generator().manual_seed(2)) + 0.5).to(dtype) if weights else None
+
+    def apply(x: Rows, gate: Rows, *, ops: Ops = ops, device: torch.device | str = device) -> tuple[Rows, ...]:
+        assert isinstance(x, Tensor)
+        assert isinstance(gate, Tensor)
+        of_device = None if weight is None else on(device, weight)
+        return (ops.gated_rms_norm(x, gate[:, 8:], of_device, EPS, group, gate_first=first, quantize=quantize),)
+
+    close(apply(on(device, x), on(device, wide))[0], apply(x, wide, ops=REFERENCE, device="cpu")[0], dtype)
+    in_any_company(apply, on(device, x), on(device, wide))
