@@ -88,8 +88,14 @@ def files() -> list[Path]:
     return sorted(p.relative_to(ROOT) for folder in FOLDERS for p in (ROOT / folder).rglob("*.py"))
 
 
+#: What `import infer` imports.
+TOP = Path("cli/package")
+
+
 def module_name(path: Path) -> str:
     parts = path.with_suffix("").parts
+    if path.parent == TOP:
+        parts = parts[len(TOP.parts) :]
     return ".".join(("infer", *(parts[:-1] if parts[-1] == "__init__" else parts)))
 
 
@@ -240,7 +246,7 @@ def test_every_package_is_listed() -> None:
     setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     in_tree = {module_name(path) for path in files() if path.name == "__init__.py"}
     assert sorted(in_tree) == sorted(setup["packages"])
-    assert setup["package-dir"] == {f"infer.{folder}": folder for folder in FOLDERS}
+    assert setup["package-dir"] == {"infer": TOP.as_posix(), **{f"infer.{folder}": folder for folder in FOLDERS}}
     folders = {path.parent for path in files()}
     assert {folder for folder in folders if folder / "__init__.py" not in MODULES.values()} == set(), "a folder without __init__.py"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, Literal, TypeVar
 
 from ..containment import own_error
@@ -26,7 +27,12 @@ _Params = TypeVar("_Params", SamplingParams, PoolingParams, BeamSearchParams)
 
 
 def copied(
-    params: _Params | Sequence[_Params], count: int, kind: type[_Params], name: str, *, raising: bool
+    params: _Params | Mapping[str, Any] | Sequence[_Params | Mapping[str, Any]],
+    count: int,
+    kind: type[_Params],
+    name: str,
+    *,
+    raising: bool,
 ) -> list[_Params | RecordError]:
     """A copy for each prompt, or what is wrong with its values: what changes afterwards changes nothing here. What was one object is
     one copy.
@@ -37,19 +43,24 @@ def copied(
 
     Raises ConfigError unless there is one or as many as prompts.
     """
-    many = [params] * count if isinstance(params, kind) else _sequence(name, params)
+    many = [params] * count if isinstance(params, (kind, Mapping)) else _sequence(name, params)
     if len(many) != count:
         raise ConfigError(f"{count} prompts and {len(many)} {name}: there must be as many of both, or one of the latter for all")
     copies = {id(p): _copy(p, kind, name, raising=raising) for p in many}
     return [copies[id(p)] for p in many]
 
 
-def paired(prompts: Iterable[Any], params: SamplingParams | Iterable[SamplingParams], *, raising: bool) -> Iterator[Written]:
+def paired(
+    prompts: Iterable[Any],
+    params: SamplingParams | Mapping[str, Any] | Iterable[SamplingParams | Mapping[str, Any]],
+    *,
+    raising: bool,
+) -> Iterator[Written]:
     """Prompts with a copy of their parameters, as they are read. Raises ConfigError where there are not as many of both."""
-    if isinstance(params, SamplingParams):
+    if isinstance(params, (SamplingParams, Mapping)):
         one = _copy(params, SamplingParams, "sampling_params", raising=raising)
         return (Written.of(prompt, one) for prompt in prompts)
-    if isinstance(params, (str, Mapping)) or not hasattr(params, "__iter__"):
+    if isinstance(params, str) or not hasattr(params, "__iter__"):
         raise ConfigError(f"sampling_params must be SamplingParams, one or an iterable, not {type(params).__name__}")
     return _zipped(iter(prompts), iter(params))
 
@@ -129,6 +140,21 @@ def truncation(limit: Any, more: dict[str, Any], longest: int) -> tuple[int | No
     return None, side
 
 
+def cut_as(params: Iterable[Any], more: Mapping[str, Any] | None, longest: int) -> bool:
+    """Does to copied parameters what `tokenization_kwargs` says of prompts' lengths; returns whether the tokenizer adds its special
+    tokens to texts. Raises ConfigError."""
+    more = dict(more or {})
+    adds = more.pop("add_special_tokens", None)
+    if adds not in (None, True, False):
+        raise ConfigError(f"add_special_tokens must be true or false, not {adds!r}")
+    limit, side = truncation(None, more, longest)
+    for one in params:
+        if isinstance(one, SamplingParams) and limit is not None:
+            one.truncate_prompt_tokens = limit
+            one.truncation_side = side or one.truncation_side
+    return adds is not False
+
+
 def sides(text_1: Any, text_2: Any) -> tuple[list[Any], list[Any]]:
     """Both sides of `LLM.score` as lists, the first of one or as many as the second. Raises ConfigError."""
     first, second = as_prompts(text_1), as_prompts(text_2)
@@ -153,10 +179,14 @@ def warn_of_legacy(prompt_token_ids: Any, *, wanted: bool) -> None:
 
 
 def _copy(params: Any, kind: type[_Params], name: str, *, raising: bool) -> _Params | RecordError:
-    if not isinstance(params, kind):
-        raise ConfigError(f"{name} must be {kind.__name__}, one or a list, not {type(params).__name__}")
+    if isinstance(params, Mapping):
+        names = [field.name for field in fields(kind)]
+        if unknown := [key for key in params if key not in names]:
+            raise ConfigError(f"{name}: {kind.__name__} has no {unknown[0]!r}{nearest(str(unknown[0]), names)}")
+    elif not isinstance(params, kind):
+        raise ConfigError(f"{name} must be {kind.__name__} or a dict, one or a list, not {type(params).__name__}")
     try:
-        return params.clone()
+        return kind(**params) if isinstance(params, Mapping) else params.clone()
     except BaseException as error:
         wrong = own_error(error, name)
         if raising:

@@ -69,9 +69,17 @@ class Written(Draft):
     """The prompt as text, if it is text."""
 
     @classmethod
-    def of(cls, prompt: Any, params: SamplingParams | RecordError, priority: int = 0, beam: BeamSearchParams | None = None) -> Written:
-        """One of any form that a prompt may have."""
-        one = cls(params, priority=priority, beam=beam)
+    def of(
+        cls,
+        prompt: Any,
+        params: SamplingParams | RecordError,
+        priority: int = 0,
+        beam: BeamSearchParams | None = None,
+        *,
+        adds: bool = True,
+    ) -> Written:
+        """One of any form that a prompt may have. `adds`: the tokenizer adds special tokens to a text."""
+        one = cls(params, priority=priority, beam=beam, add_special_tokens=adds)
         with contained(one):
             parsed = Parsed.of(prompt)
             one.shown, one.prompt = parsed.text, parsed.text if parsed.ids is None else parsed.ids

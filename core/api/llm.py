@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import wraps
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
@@ -32,12 +33,14 @@ from .arguments import (
     UseTqdm,
     conversations,
     copied,
+    cut_as,
     is_raising,
     paired,
     priorities_of,
     refuse_adapters,
     warn_of_legacy,
 )
+from .controls import Controls
 from .drafts import Written
 from .pooling import PoolingCalls
 from .shared import BATCH, SharedEngine
@@ -47,7 +50,9 @@ log = logging.getLogger("infer")
 #: One message: an object with `role` and `content`, as in OpenAI's API.
 Message = Mapping[str, Any]
 Conversation = Sequence[Message]
-Params = SamplingParams | Sequence[SamplingParams] | None
+#: Parameters as an object, or as a dict of what they are made of.
+One = SamplingParams | Mapping[str, Any]
+Params = One | Sequence[One] | None
 
 _Self = TypeVar("_Self", bound="LLM")
 _Args = ParamSpec("_Args")
@@ -66,10 +71,10 @@ def _warns_of_positionals(init: Callable[Concatenate[_Self, _Args], None]) -> Ca
     return wrapper
 
 
-class LLM(PoolingCalls):
+class LLM(PoolingCalls, Controls):
     """A model held in memory, answering lists of prompts: with text (`generate`, `chat`, `stream`, `beam_search`), or where it is one
     for embeddings or a classifier with vectors and scores (`encode`, `embed`, `classify`, `score`: see pooling.py). Arguments
-    and meanings are those of vLLM's class of this name.
+    and meanings are those of vLLM's class of this name. With `with LLM(…) as llm:` it is closed at the end; see controls.py.
 
     Args:
         model: alias, folder, .gguf file or hub id.
@@ -142,6 +147,11 @@ class LLM(PoolingCalls):
         self._templates: dict[tuple[str | None, str], ChatTemplate] = {}
 
     @classmethod
+    def from_engine_args(cls, engine_args: EngineArgs) -> LLM:
+        """The same of settings that are put together already."""
+        return cls(**{field.name: getattr(engine_args, field.name) for field in fields(engine_args)})
+
+    @classmethod
     @contextmanager
     def deprecate_legacy_api(cls) -> Iterator[None]:
         """Warns of the legacy arguments inside the `with`."""
@@ -183,6 +193,7 @@ class LLM(PoolingCalls):
         prompt_adapter_request: Any = None,
         priority: Sequence[int] | None = None,
         *,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
         literal_special_tokens: bool = False,
         on_error: OnError = "raise",
     ) -> list[RequestOutput]:
@@ -190,11 +201,14 @@ class LLM(PoolingCalls):
 
         Args:
             prompts: one prompt or many: text, token ids, `TextPrompt`, `TokensPrompt`.
-            sampling_params: one for all, or one a prompt; None is `get_default_sampling_params()`. They are copied.
+            sampling_params: one for all, or one a prompt, each an object or a dict; None is `get_default_sampling_params()`. They are
+                copied.
             prompt_token_ids: the older form of prompts that are token ids; without effect where `prompts` are given.
             use_tqdm: show a progress bar on stderr; or a function that makes one.
             lora_request, prompt_adapter_request: not supported yet, so refused.
             priority: one a prompt, with scheduling_policy="priority"; lower ones go first. No answer depends on it.
+            tokenization_kwargs: `truncate_prompt_tokens` and `truncation_side`, or as transformers says it `truncation`, `max_length`;
+                `add_special_tokens`.
             literal_special_tokens: text that spells a special token is only text.
             on_error: "raise": the first error is raised, and nothing is answered; "return": such a prompt's output has its
                 `error` and no choices.
@@ -207,9 +221,36 @@ class LLM(PoolingCalls):
         many = as_prompts(prompts, prompt_token_ids)
         refuse_adapters(len(many), lora_request=lora_request, prompt_adapter_request=prompt_adapter_request)
         raising = is_raising(on_error)
-        params, priorities = self._params(sampling_params, len(many), raising=raising), self._priorities(priority, len(many))
-        drafts = [Written.of(prompt, p, rank) for prompt, p, rank in zip(many, params, priorities, strict=True)]
+        drafts = self._drafts(many, sampling_params, priority, tokenization_kwargs, raising=raising)
         return self._answer(drafts, self._intake(literal=literal_special_tokens), use_tqdm, raising=raising)
+
+    def enqueue(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: Params = None,
+        lora_request: Any = None,
+        priority: Sequence[int] | None = None,
+        *,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        on_error: OnError = "raise",
+    ) -> list[str]:
+        """Takes prompts as `generate` does and computes nothing yet; `wait_for_completion` answers all that were taken.
+
+        Returns the `request_id` of each. Arguments and errors are those of `generate`; where one error is raised, none is taken.
+        """
+        self._generates("enqueue")
+        many = as_prompts(prompts, None)
+        refuse_adapters(len(many), lora_request=lora_request)
+        raising = is_raising(on_error)
+        drafts = self._drafts(many, sampling_params, priority, tokenization_kwargs, raising=raising)
+        return self._shared.enqueue(drafts, self._intake(), raising=raising)
+
+    def wait_for_completion(self, *, use_tqdm: UseTqdm = True, on_error: OnError = "raise") -> list[RequestOutput]:
+        """Answers in the order in which their prompts were enqueued, of all calls of `enqueue` since the last time."""
+        self._generates("wait_for_completion")
+        total, found = self._shared.num_enqueued, self._shared.wait(raising=is_raising(on_error))
+        outputs = self._collected(found, total, use_tqdm)
+        return [outputs[request_id] for request_id in sorted(outputs, key=int)]
 
     def chat(
         self,
@@ -223,6 +264,7 @@ class LLM(PoolingCalls):
         tools: list[dict[str, Any]] | None = None,
         mm_processor_kwargs: Mapping[str, Any] | None = None,
         *,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         chat_template_content_format: str = "auto",
         literal_special_tokens: bool = False,
@@ -244,7 +286,7 @@ class LLM(PoolingCalls):
             literal_special_tokens: what the messages spell is never a special token; those of the template are.
 
         The other arguments, the order of the outputs and the errors are those of `generate`; also raises ModelError where there is
-        no usable template. The template writes the special tokens, so the tokenizer adds none.
+        no usable template. The template writes the special tokens, so the tokenizer adds none unless `tokenization_kwargs` says so.
         """
         self._generates("chat")
         many = conversations(messages)
@@ -253,6 +295,7 @@ class LLM(PoolingCalls):
             raise ConfigError("mm_processor_kwargs is not supported yet")
         raising = is_raising(on_error)
         params, priorities = self._params(sampling_params, len(many), raising=raising), self._priorities(priority, len(many))
+        adds = cut_as(params, {"add_special_tokens": False, **(tokenization_kwargs or {})}, self._plan.config.max_model_len)
         options: dict[str, Any] = {
             "tools": tools,
             "add_generation_prompt": add_generation_prompt,
@@ -266,7 +309,7 @@ class LLM(PoolingCalls):
         intake = self._intake(literal=literal is not None)
         drafts = []
         for conversation, p, rank in zip(many, params, priorities, strict=True):
-            one = Written(p, priority=rank, add_special_tokens=False)
+            one = Written(p, priority=rank, add_special_tokens=adds)
             with contained(one):
                 one.prompt = intake.render(template, _plain(conversation), options, variables)
                 one.shown = one.prompt if literal is None else literal.plain(one.prompt)
@@ -276,7 +319,7 @@ class LLM(PoolingCalls):
     def stream(
         self,
         prompts: Iterable[Prompt],
-        sampling_params: SamplingParams | Iterable[SamplingParams] | None = None,
+        sampling_params: One | Iterable[One] | None = None,
         *,
         look_ahead: int | None = None,
         on_error: OnError = "raise",
@@ -307,7 +350,7 @@ class LLM(PoolingCalls):
     def beam_search(
         self,
         prompts: Prompt | Sequence[Prompt],
-        params: BeamSearchParams,
+        params: BeamSearchParams | Mapping[str, Any],
         lora_request: Any = None,
         use_tqdm: UseTqdm = False,
         concurrency_limit: int | None = None,
@@ -334,14 +377,28 @@ class LLM(PoolingCalls):
         outputs: list[BeamSearchOutput] = []
         for start in range(0, len(many), step):
             drafts = [Written.of(prompt, sampling, beam=search) for prompt in many[start : start + step]]
-            outputs += [self._beams(output, params) for output in self._answer(drafts, self._intake(), use_tqdm, raising=raising)]
+            outputs += [self._beams(output, search) for output in self._answer(drafts, self._intake(), use_tqdm, raising=raising)]
         return outputs
 
-    def _beams(self, output: RequestOutput, beam: BeamSearchParams) -> BeamSearchOutput:
+    def _beams(self, output: RequestOutput, beam: BeamSearchParams | None) -> BeamSearchOutput:
         ids, before = output.prompt_token_ids, ""
-        if self.tokenizer is not None and output.error is None:
+        if self.tokenizer is not None and output.error is None and beam is not None:
             before = self.tokenizer.decode(ids, skip_special_tokens=beam.skip_special_tokens)
         return BeamSearchOutput.of(output, before)
+
+    def _drafts(
+        self,
+        prompts: list[Any],
+        sampling_params: Params,
+        priority: Sequence[int] | None,
+        tokenization_kwargs: Mapping[str, Any] | None,
+        *,
+        raising: bool,
+    ) -> list[Written]:
+        """Prompts of `generate` with their parameters."""
+        params, priorities = self._params(sampling_params, len(prompts), raising=raising), self._priorities(priority, len(prompts))
+        adds = cut_as(params, tokenization_kwargs, self._plan.config.max_model_len)
+        return [Written.of(prompt, p, rank, adds=adds) for prompt, p, rank in zip(prompts, params, priorities, strict=True)]
 
     def _params(self, params: Params, count: int, *, raising: bool) -> list[SamplingParams | RecordError]:
         given = self.get_default_sampling_params() if params is None else params

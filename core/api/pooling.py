@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from ..pooling.recipe import Recipe
     from ..text.tokenizer import Tokenizer
 
-PoolingParamsLike = PoolingParams | Sequence[PoolingParams] | None
+#: Parameters as an object, or as a dict of what they are made of.
+_One = PoolingParams | Mapping[str, Any]
+PoolingParamsLike = _One | Sequence[_One] | None
 #: What `pooling_task` may be, and what the model must then be made for.
 _TASKS = {"embed": "embed", "token_embed": "embed", "classify": "classify", "token_classify": "classify"}
 
@@ -197,12 +199,17 @@ class PoolingCalls:
 
     def _answer(self, drafts: Sequence[Draft], intake: Intake[Any], use_tqdm: UseTqdm, *, raising: bool) -> list[Any]:
         """The outputs, in the order of the drafts."""
+        outputs = self._collected(self._shared.outputs(drafts, intake, raising=raising), len(drafts), use_tqdm)
+        return [outputs[one.request_id] for one in drafts]
+
+    def _collected(self, found: Generator[Any], total: int, use_tqdm: UseTqdm) -> dict[str, Any]:
+        """Outputs by their request, shown on a bar as they come."""
         outputs: dict[str, Any] = {}
-        with Bar(len(drafts), use_tqdm) as bar, closing(self._shared.outputs(drafts, intake, raising=raising)) as answered:
+        with Bar(total, use_tqdm) as bar, closing(found) as answered:
             for output in answered:
                 outputs[output.request_id] = output
                 bar.count(output)
-        return [outputs[one.request_id] for one in drafts]
+        return outputs
 
     def _recipe(self, call: str) -> Recipe:
         """Raises ConfigError for a model that generates."""

@@ -23,6 +23,50 @@ class SharedEngine:
         self._count = 0
         self._answers: dict[str, Answer] = {}
         self._expected: set[str] = set()
+        self._enqueued: list[Draft] = []
+        """Those that `wait` is to answer, in order."""
+        self._waiting: dict[str, Draft] = {}
+        """The ones among them that the engine has."""
+
+    def enqueue(self, drafts: Sequence[Draft], intake: Intake[Any], *, raising: bool = True) -> list[str]:
+        """Gives drafts to the engine, for `wait` to collect; returns their ids. Where one has an error that is raised, none is given."""
+        mine: dict[str, Draft] = {}
+        try:
+            for one in self._add(drafts, intake, mine):
+                _checked(one.output(None), raising=raising)
+        except BaseException:
+            self._drop(mine)
+            raise
+        self._enqueued += drafts
+        self._waiting |= mine
+        return [one.request_id for one in drafts]
+
+    @property
+    def num_enqueued(self) -> int:
+        """Drafts that `wait` would answer."""
+        return len(self._enqueued)
+
+    def wait(self, *, raising: bool = True) -> Generator[Any]:
+        """The outputs of what was enqueued, as they finish. Closed early, it drops the rest."""
+        drafts, waiting = self._enqueued, self._waiting
+        self._enqueued, self._waiting = [], {}
+        try:
+            for one in drafts:
+                if one.error is not None:
+                    yield _checked(one.output(None), raising=raising)
+            self._engine.expect_more(False)
+            while waiting:
+                for answer in self._pick_up(waiting):
+                    yield _checked(waiting.pop(answer.request_id).output(answer), raising=raising)
+        finally:
+            self._drop(waiting)
+
+    def move_to(self, engine: AnyEngine) -> None:
+        """Goes on with another engine. What the one before had not answered is dropped."""
+        self._engine = engine
+        self._answers.clear()
+        self._expected.clear()
+        self._enqueued, self._waiting = [], {}
 
     def outputs(
         self, drafts: Iterable[Draft], intake: Intake[Any], *, look_ahead: int | None = None, raising: bool = True

@@ -57,6 +57,10 @@ class ShardedRunner(Runner):
         except Lost as error:
             self.ranks.fail(error)
 
+    def close(self) -> None:
+        """Ends the other ranks."""
+        self.ranks.close()
+
     def run(self, batch: Batch, take_prompt: TakePiece | None = None) -> Tensor:
         self.ranks.send(pack_arrays(batch.arrays()))
         try:

@@ -72,7 +72,7 @@ class Engine:
         )
         grammars = Grammars(tokenizer, ends.all, vocab_size, settings=config.structured_outputs_config)
         self._limits = Limits.of(config, vocab_size, num_blocks, tokenizer, grammars)
-        self._runner = runner
+        self.runner = runner
         self._ends = ends
         self._sampler = Sampler(runner.ops, ends.all, tokenizer, vocab_size, config.logprobs_mode)
         self._transcripts = Transcripts(tokenizer, ends)
@@ -114,7 +114,7 @@ class Engine:
 
     def abort(self, request_id: str) -> None:
         """Drops a request that has not been answered."""
-        with self._runner.at_work():
+        with self.runner.at_work():
             self._drop(request_id)
             self._drop_overruns()
 
@@ -153,10 +153,21 @@ class Engine:
         """Sequences that are queued and not running."""
         return len(self.scheduler.waiting) + self._constrained.num_held
 
+    def reset_prefix_cache(self) -> bool:
+        """Forgets what the prefix cache holds; False, and nothing is forgotten, while there are requests."""
+        if self._open:
+            return False
+        self.scheduler.blocks.reset()
+        return True
+
+    def close(self) -> None:
+        """Ends the other ranks, if there are any."""
+        self.runner.close()
+
     # -- the loop ------------------------------------------------------------------------------------------------
     def step(self) -> list[RequestOutput]:
         """Computes one step; returns the requests it finished, answered or failed."""
-        with self._runner.at_work():
+        with self.runner.at_work():
             return self._advance()
 
     def _advance(self) -> list[RequestOutput]:
@@ -199,8 +210,8 @@ class Engine:
         spans = self._prompt_logprobs.plan(schedule)
         batch = pack(schedule, self.scheduler.running, self.config.block_size, spans)
         watch.count("batch")
-        self._runner.drawn = None if after is None else after.draws.tokens
-        logits = self._runner.run(batch, self._prompt_logprobs.take) if spans else self._runner.run(batch)
+        self.runner.drawn = None if after is None else after.draws.tokens
+        logits = self.runner.run(batch, self._prompt_logprobs.take) if spans else self.runner.run(batch)
         watch.count("model")
         ahead, broken = self.scheduler.overruns is not None, self._prompt_logprobs.failed()
         step = Step.begin(schedule, self._sampler, logits, broken, has_beams=bool(self._beams), ahead=ahead)

@@ -57,3 +57,9 @@ class AnyEngine(Protocol):
 
     def step(self) -> Sequence[Any]:
         """Computes one step; the Answers to the requests it finished."""
+
+    def reset_prefix_cache(self) -> bool:
+        """Forgets what the prefix cache holds; False, and nothing is forgotten, while there are requests."""
+
+    def close(self) -> None:
+        """Ends the processes it has. Nothing else may be asked of it afterwards; it may be closed again."""

@@ -42,6 +42,9 @@ class Runner:
         self.drawn: Tensor | None = None
         """int64 [R], on the device: what the step before drew, where a batch may ask for it. See `Batch.tokens`."""
 
+    def close(self) -> None:
+        """There are no other processes to end."""
+
     def at_work(self) -> AbstractContextManager[None]:
         """Around a step: whatever is computed on the device or waited for."""
         return on(self.device)

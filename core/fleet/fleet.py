@@ -129,6 +129,17 @@ class Fleet:
                 self._ranks.stalled(worker)
         return outputs
 
+    def reset_prefix_cache(self) -> bool:
+        """As in `Engine`. Engines obey in order, so what is added afterwards finds nothing."""
+        if self._weights:
+            return False
+        self._ranks.send(codec.frame(["reset", None]))
+        return True
+
+    def close(self) -> None:
+        """Ends the engines."""
+        self._ranks.close()
+
     def _share_out(self) -> None:
         most = self.config.max_num_seqs * (1 + _AHEAD)
         while self._queue:

@@ -76,6 +76,8 @@ def _obey(engine: Any, command: Any, *, pools: bool) -> list[Answer]:
         engine.expect_more(value)
     elif verb == "abort" and engine.is_open(value):
         engine.abort(value)
+    elif verb == "reset":
+        engine.reset_prefix_cache()
     return [refused for name, encoded in requests if (refused := _add(engine, name, encoded, pools=pools)) is not None]
 
 

@@ -54,7 +54,7 @@ class PoolingEngine:
         self.stats = EngineStats()
         self._limits = PoolingLimits(self.vocab_size, config.max_model_len, recipe)
         self._num_types = runner.model.num_token_types
-        self._runner = runner
+        self.runner = runner
         self._head = head
         self._window: Window[_Taker] = Window()
         self._open: dict[str, _Answer] = {}
@@ -109,10 +109,17 @@ class PoolingEngine:
         """Texts to compute; those that are the same count once."""
         return len(self._window)
 
+    def reset_prefix_cache(self) -> bool:
+        """True: there is no such cache."""
+        return True
+
+    def close(self) -> None:
+        """There are no other processes to end."""
+
     # -- the loop ------------------------------------------------------------------------------------------------
     def step(self) -> list[Pooled]:
         """Computes one step; returns the requests it finished, answered or failed, in the order in which they were added."""
-        with on(self._runner.device):
+        with on(self.runner.device):
             return self._advance()
 
     def _advance(self) -> list[Pooled]:
@@ -122,16 +129,16 @@ class PoolingEngine:
             return []
         watch.count("schedule")
         texts, setting = [waiting.text for waiting in taken], taken[0].setting
-        batch = self._runner.pack(texts)
+        batch = self.runner.pack(texts)
         watch.count("batch")
         if setting.kind in ("token_embed", "token_classify"):
-            hidden, ends = self._runner.tokens(batch), batch.starts[1:]
+            hidden, ends = self.runner.tokens(batch), batch.starts[1:]
             watch.count("model")
             rows, finite_rows = self._head(hidden, int(ends[-1]), setting)
             values = np.split(rows, ends[:-1])
             finite = np.logical_and.reduceat(finite_rows, batch.starts[:-1])
         else:
-            pooled = self._runner.pooled(texts, batch)
+            pooled = self.runner.pooled(texts, batch)
             watch.count("model")
             vectors, finite = self._head(pooled, len(texts), setting)
             values = list(vectors)

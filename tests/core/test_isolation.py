@@ -35,7 +35,7 @@ def test_nan_stays_in_its_record(tiny_llama: Path) -> None:
     engine = build_engine(
         make_plan(EngineArgs.from_kwargs(model=str(tiny_llama), dtype="float32", device="cpu", num_gpu_blocks_override=12))
     )
-    engine._runner.model.embedding.weight.tensor[POISON] = torch.nan
+    engine.runner.model.embedding.weight.tensor[POISON] = torch.nan
     mixed = {}
     for i, (name, prompt) in enumerate(healthy.items()):
         mixed[f"poisoned {i}"] = [*prompt[: 2 + i], POISON, *prompt[:20]]

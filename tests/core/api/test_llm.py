@@ -162,8 +162,8 @@ def test_parameters_pair_with_prompts(llm: LLM) -> None:
     [
         ({"sampling_params": [SamplingParams()] * 3}, "2 prompts and 3 sampling_params"),
         ({"sampling_params": []}, "2 prompts and 0 sampling_params"),
-        ({"sampling_params": {"max_tokens": 3}}, "sampling_params must be a list, not dict"),
-        ({"sampling_params": [{"max_tokens": 3}] * 2}, "must be SamplingParams, one or a list, not dict"),
+        ({"sampling_params": {"max_tokens": 3, "n_tokens": 1}}, "SamplingParams has no 'n_tokens'"),
+        ({"sampling_params": [3] * 2}, "must be SamplingParams or a dict, one or a list, not int"),
         ({"sampling_params": BeamSearchParams(2, 3)}, "sampling_params must be a list, not BeamSearchParams"),
         ({"prompts": None}, "either prompts or prompt_token_ids"),
         ({"prompt_token_ids": [[1]]}, "2 prompts and 1 prompt_token_ids"),

@@ -254,8 +254,9 @@ class TestEncode:
         assert params == PoolingParams(dimensions=8)
         with pytest.raises(ConfigError, match="2 prompts and 1 pooling_params"):
             bert.encode(["a", "b"], [params])
-        with pytest.raises(ConfigError, match="pooling_params must be PoolingParams, one or a list, not dict"):
-            bert.encode(["a"], [{"dimensions": 8}])  # type: ignore[list-item]
+        with pytest.raises(ConfigError, match="pooling_params must be PoolingParams or a dict, one or a list, not int"):
+            bert.encode(["a"], [8])  # type: ignore[list-item]
+        assert len(bert.encode(["a"], {"dimensions": 8}, use_tqdm=False)[0].outputs.data) == 8
         assert bert.encode([], use_tqdm=False) == []
 
     @pytest.mark.parametrize("name", ["additional_data", "step_tag_id", "returned_token_ids"])

@@ -113,7 +113,7 @@ def test_every_request_gets_what_it_gets_alone(
             ended = expected[-1] in (EOS, EXTRA)
             assert output.finish_reason == ("stop" if ended else "length")
             assert output.stop_reason == (EXTRA if expected[-1] == EXTRA else None)
-    assert max(engine._runner.num_tokens) <= tokens
+    assert max(engine.runner.num_tokens) <= tokens
 
 
 def run(engine: Engine, *prompts: list[int], **params: Any) -> list[list[int]]:
@@ -137,7 +137,7 @@ def test_prefix_cache_computes_a_shared_prefix_once(make_engine: Any) -> None:
     engine = make_engine(num_blocks=100, max_num_seqs=1)
     run(engine, *([*prefix, 10 + i] for i in range(4)), max_tokens=1)
     assert engine.stats.num_cached_tokens == 3 * len(prefix)
-    assert sum(engine._runner.num_tokens) == len(prefix) + 4
+    assert sum(engine.runner.num_tokens) == len(prefix) + 4
     assert engine.stats.num_prompt_tokens == 4 * (len(prefix) + 1)
 
 
@@ -146,7 +146,7 @@ def test_a_prefix_that_arrives_many_times_at_once_is_computed_once(make_engine: 
     prompts = [[*prefix, 10 + i] for i in range(6)]
     engine = make_engine(num_blocks=200)
     assert run(engine, *prompts, max_tokens=2) == run(make_engine(enable_prefix_caching=False, num_blocks=200), *prompts, max_tokens=2)
-    assert engine._runner.num_tokens == [49, 1 + 5, 5]
+    assert engine.runner.num_tokens == [49, 1 + 5, 5]
     assert engine.stats.num_cached_tokens == 5 * len(prefix)
 
 
@@ -168,9 +168,9 @@ def test_choices_share_the_prompt(make_engine: Any) -> None:
     engine = make_engine(num_blocks=100, enable_prefix_caching=False)
     engine.add(Request("a", [3] * 41, SamplingParams(n=4, max_tokens=3, ignore_eos=True), 0))
     engine.step()
-    assert engine._runner.num_tokens == [41]
+    assert engine.runner.num_tokens == [41]
     engine.step()
-    assert engine._runner.num_tokens[1] == 1 + 3  # the first goes on, the others compute the last prompt token again
+    assert engine.runner.num_tokens[1] == 1 + 3  # the first goes on, the others compute the last prompt token again
     used = engine.scheduler.blocks.num_usable - engine.scheduler.blocks.num_free
     assert used == 10 + 4  # ten full blocks shared, one of their own each
     drain(engine)
@@ -180,7 +180,7 @@ def test_non_finite_logits_fail_that_record_alone(make_engine: Any) -> None:
     prompts = [[3, 4, 5, 6, 7], [9, 9, 9, 9, 9], [6, 5, 4, 3, 3]]
     expected = run(make_engine(), *prompts)
     engine = make_engine()
-    engine._runner.poisoned = lambda context: context[0] == 9 and len(context) > 7
+    engine.runner.poisoned = lambda context: context[0] == 9 and len(context) > 7
     for i, prompt in enumerate(prompts):
         engine.add(Request(str(i), prompt, SamplingParams(temperature=0, max_tokens=12, ignore_eos=True), i))
     outputs = drain(engine)
@@ -189,14 +189,14 @@ def test_non_finite_logits_fail_that_record_alone(make_engine: Any) -> None:
     assert outputs["1"].outputs == []
     assert [outputs[i].outputs[0].token_ids for i in "02"] == [expected[0], expected[2]]
     # What the failed record computed is not handed to the next one with its prefix.
-    engine._runner.poisoned = lambda context: False
+    engine.runner.poisoned = lambda context: False
     assert run(engine, prompts[1]) == [expected[1]]
     assert engine.stats.num_cached_tokens == 0
 
 
 def test_a_failed_choice_fails_its_record_once(make_engine: Any) -> None:
     engine = make_engine()
-    engine._runner.poisoned = lambda context: len(context) > 6
+    engine.runner.poisoned = lambda context: len(context) > 6
     engine.add(Request("a", [3] * 5, SamplingParams(n=3, max_tokens=9, ignore_eos=True), 0))
     outputs = drain(engine)
     assert outputs["a"].error is not None

@@ -38,7 +38,7 @@ def test_every_answer_has_its_times_in_order(make_engine: Any, num_blocks: int) 
 
 def test_a_failed_request_has_metrics_too(make_engine: Any) -> None:
     engine = make_engine()
-    engine._runner.poisoned = lambda context: len(context) > 4
+    engine.runner.poisoned = lambda context: len(context) > 4
     engine.add(Request("a", [3] * 4, SamplingParams(max_tokens=6, ignore_eos=True), 0))
     engine.add(Request("b", [3] * 9, SamplingParams(max_tokens=6, ignore_eos=True), 1))
     outputs = drain(engine)

@@ -51,7 +51,7 @@ def check(engine: Engine) -> None:
     assert all(min(s.tokens) >= 0 for s in scheduler.running), "a promise is still open"
     assert (engine._step is not None) == bool(scheduler.overruns is not None and scheduler.overruns.in_flight)
     if engine._step is not None:
-        memory: Any = engine._runner
+        memory: Any = engine.runner
         assert all(scheduler.blocks._refs[block] > 0 for block in memory.written)
         assert engine.num_unfinished
 
@@ -74,7 +74,7 @@ def run(engine: Engine, *prompts: list[int], **params: Any) -> dict[str, Request
 
 
 def handed(engine: Engine) -> int:
-    memory: Any = engine._runner
+    memory: Any = engine.runner
     return int(memory.num_handed)
 
 
@@ -165,8 +165,8 @@ def test_every_request_gets_what_it_gets_alone(
 def test_a_step_is_begun_before_the_one_before_is_looked_at(overlapping: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = overlapping()
     said: list[str] = []
-    compute, finish = engine._runner.run, engine._sampler.finish
-    monkeypatch.setattr(engine._runner, "run", lambda batch: said.append("begin") or compute(batch))
+    compute, finish = engine.runner.run, engine._sampler.finish
+    monkeypatch.setattr(engine.runner, "run", lambda batch: said.append("begin") or compute(batch))
     monkeypatch.setattr(engine._sampler, "finish", lambda draws: said.append("finish") or finish(draws))
     run(engine, [3, 4, 5], max_tokens=5)
     assert said == ["begin", *["begin", "finish"] * 4, "finish"]
@@ -176,7 +176,7 @@ def test_a_step_is_begun_before_the_one_before_is_looked_at(overlapping: Any, mo
 def test_what_ends_by_its_length_has_no_overrun(make_engine: Any, overlapping: Any) -> None:
     plain, engine = make_engine(), overlapping()
     assert [o.outputs for o in run(plain, *PROMPTS).values()] == [o.outputs for o in run(engine, *PROMPTS).values()]
-    assert engine._runner.num_tokens == plain._runner.num_tokens
+    assert engine.runner.num_tokens == plain.runner.num_tokens
 
 
 def test_an_overrun_is_computed_and_nobody_sees_it(make_engine: Any, overlapping: Any) -> None:
@@ -188,7 +188,7 @@ def test_an_overrun_is_computed_and_nobody_sees_it(make_engine: Any, overlapping
     assert {i: o.outputs for i, o in got.items()} == {i: o.outputs for i, o in expected.items()}
     stopped = [o.outputs[0].token_ids for o in got.values() if o.outputs[0].finish_reason == "stop"]
     assert len(stopped) > 3
-    assert sum(engine._runner.num_tokens) == sum(plain._runner.num_tokens) + sum(len(ids) < 60 for ids in stopped)
+    assert sum(engine.runner.num_tokens) == sum(plain.runner.num_tokens) + sum(len(ids) < 60 for ids in stopped)
     for name in ("num_output_tokens", "num_prompt_tokens", "num_cached_tokens"):
         assert getattr(engine.stats, name) == getattr(plain.stats, name)
 
@@ -224,7 +224,7 @@ def test_choices_begin_when_the_prompt_is_computed(make_engine: Any, overlapping
     plain, engine = (make(num_blocks=100, enable_prefix_caching=False) for make in (make_engine, overlapping))
     expected, got = run(plain, [3] * 41, **params), run(engine, [3] * 41, **params)
     assert got["0"].outputs == expected["0"].outputs
-    assert engine._runner.num_tokens == plain._runner.num_tokens
+    assert engine.runner.num_tokens == plain.runner.num_tokens
 
 
 def test_a_choice_that_ends_at_once_leaves_its_prompt_to_the_others(make_engine: Any, overlapping: Any) -> None:
@@ -232,7 +232,7 @@ def test_a_choice_that_ends_at_once_leaves_its_prompt_to_the_others(make_engine:
         params = {"n": 3, "temperature": 1.0, "max_tokens": max_tokens}
         plain, engine = make_engine(), overlapping()
         assert run(engine, [3] * 17, **params)["0"].outputs == run(plain, [3] * 17, **params)["0"].outputs
-        assert engine._runner.num_tokens == plain._runner.num_tokens
+        assert engine.runner.num_tokens == plain.runner.num_tokens
 
 
 def test_non_finite_logits_fail_that_record_alone(make_engine: Any, overlapping: Any) -> None:
@@ -240,13 +240,13 @@ def test_non_finite_logits_fail_that_record_alone(make_engine: Any, overlapping:
     expected = run(make_engine(), *prompts)
     for more in ({}, {"logprobs": 2}):
         engine = overlapping()
-        engine._runner.poisoned = lambda context: context[0] == 9 and len(context) > 7
+        engine.runner.poisoned = lambda context: context[0] == 9 and len(context) > 7
         outputs = run(engine, *prompts, **more)
         assert outputs["1"].error is not None
         assert outputs["1"].error.code == "non_finite_logits"
         assert [outputs[i].outputs[0].token_ids for i in "02"] == [expected[i].outputs[0].token_ids for i in "02"]
         # What the failed record computed is not handed to the next one with its prefix.
-        engine._runner.poisoned = lambda context: False
+        engine.runner.poisoned = lambda context: False
         assert run(engine, prompts[1])["0"].outputs == expected["1"].outputs
         assert engine.stats.num_cached_tokens == 0
 
@@ -255,7 +255,7 @@ def test_the_prefix_cache_has_nothing_of_a_step_that_may_have_failed(overlapping
     """The second record waits for the prefix of the first, which turns out to be broken."""
     engine = overlapping()
     broken = [9] * 12
-    engine._runner.poisoned = lambda context: context == broken
+    engine.runner.poisoned = lambda context: context == broken
     engine.add(Request("a", broken, SamplingParams(max_tokens=4), 0))
     engine.add(Request("b", [*broken, 5, 6], SamplingParams(max_tokens=4, temperature=0, ignore_eos=True), 1))
     outputs = drain(engine)
@@ -269,7 +269,7 @@ def test_a_common_prefix_is_computed_once(overlapping: Any) -> None:
     engine = overlapping(num_blocks=200)
     run(engine, *([*prefix, 10 + i] for i in range(6)), max_tokens=2)
     assert engine.stats.num_cached_tokens == 5 * len(prefix)
-    assert sum(engine._runner.num_tokens) == 49 + 1 + 5 + 5
+    assert sum(engine.runner.num_tokens) == 49 + 1 + 5 + 5
 
 
 def test_what_nothing_is_left_for_fails_alone(overlapping: Any) -> None:
@@ -307,7 +307,7 @@ def test_an_id_that_is_used_again_has_nothing_to_do_with_the_first(make_engine: 
     (expected,) = run(make_engine(), [5, 5, 5], max_tokens=6, prompt_logprobs=1).values()
     for length in range(2, 6):
         engine = overlapping(max_num_batched_tokens=4, max_num_seqs=4)
-        engine._runner.poisoned = lambda context, length=length: context[0] == 9 and len(context) >= length
+        engine.runner.poisoned = lambda context, length=length: context[0] == 9 and len(context) >= length
         engine.add(Request("other", [3, 4], SamplingParams(max_tokens=20, ignore_eos=True), 0))
         engine.add(Request("a", [9] * 9, params, 1))
         step(engine)
@@ -323,7 +323,7 @@ def test_a_device_that_breaks_leaves_an_engine_that_can_go_on(overlapping: Any, 
     """As after an interrupt: what was open is aborted, and the next requests find all blocks free."""
     for after in range(1, 5):
         engine = overlapping()
-        compute = engine._runner.run
+        compute = engine.runner.run
         calls = Counter[str]()
 
         def breaking(batch: Any, after: int = after, compute: Any = compute, calls: Counter[str] = calls) -> torch.Tensor:
@@ -332,7 +332,7 @@ def test_a_device_that_breaks_leaves_an_engine_that_can_go_on(overlapping: Any, 
                 raise KeyboardInterrupt
             return compute(batch)  # type: ignore[no-any-return]
 
-        engine._runner.run = breaking
+        engine.runner.run = breaking
         for i, prompt in enumerate(PROMPTS):
             engine.add(Request(str(i), prompt, SamplingParams(temperature=0, max_tokens=6, ignore_eos=True), i))
         with pytest.raises(KeyboardInterrupt):

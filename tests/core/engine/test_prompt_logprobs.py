@@ -56,7 +56,7 @@ def test_they_are_what_the_model_says_whatever_the_schedule(
     engine = make_engine(
         num_blocks=max(len(p) for p, _, _ in prompts) // 4 + 3 + spare, max_num_batched_tokens=tokens, max_num_seqs=6, max_logprobs=-1
     )
-    engine._runner.piece = piece
+    engine.runner.piece = piece
     for i, (prompt, count, n) in enumerate(prompts):
         params = SamplingParams(prompt_logprobs=count, n=n, max_tokens=4, ignore_eos=True)
         engine.add(Request(str(i), prompt, params, i))
@@ -75,7 +75,7 @@ def test_the_prefix_cache_is_not_read_but_filled(make_engine: Any, oracle: Any) 
         engine.add(Request(str(i), prompt, SamplingParams(prompt_logprobs=count, max_tokens=1), i))
         output = drain(engine)[str(i)]
         assert output.num_cached_tokens == (0, 0, 12)[i]
-    assert engine._runner.num_prompt_rows == 15
+    assert engine.runner.num_prompt_rows == 15
 
 
 def test_nobody_waits_for_a_prefix_it_may_not_use(make_engine: Any, oracle: Any) -> None:
@@ -84,7 +84,7 @@ def test_nobody_waits_for_a_prefix_it_may_not_use(make_engine: Any, oracle: Any)
         engine.add(Request(str(i), [*[5] * 16, i + 3], SamplingParams(prompt_logprobs=1, max_tokens=2, ignore_eos=True), i))
     for output in drain(engine).values():
         check(output, oracle, 1)
-    assert engine._runner.num_tokens == [51, 3]
+    assert engine.runner.num_tokens == [51, 3]
 
 
 def test_skip_reading_prefix_cache(make_engine: Any) -> None:
@@ -115,12 +115,12 @@ def test_what_is_collected_is_not_collected_again(make_engine: Any, oracle: Any)
     assert engine.stats.num_preemptions > 0
     for output in outputs.values():
         check(output, oracle, 0)
-    assert engine._runner.num_prompt_rows == 3 * 13
+    assert engine.runner.num_prompt_rows == 3 * 13
 
 
 def test_logits_of_a_prompt_that_are_no_numbers_fail_its_record_alone(make_engine: Any, oracle: Any) -> None:
     engine = make_engine()
-    engine._runner.poisoned = lambda context: context[0] == 9 and len(context) == 3
+    engine.runner.poisoned = lambda context: context[0] == 9 and len(context) == 3
     for i, first in enumerate([8, 9, 10]):
         engine.add(Request(str(i), [first, 4, 5, 6, 7], SamplingParams(prompt_logprobs=1, max_tokens=3, ignore_eos=True), i))
     outputs = drain(engine)

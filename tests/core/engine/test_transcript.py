@@ -34,7 +34,7 @@ def answer(make_engine: Any) -> Any:
             rows[0, ids[int(batch.positions[batch.logit_rows[0]]) - 1]] = 9
             return rows
 
-        engine._runner.run = logits
+        engine.runner.run = logits
         engine.add(Request("r", [3, 4], SamplingParams(temperature=0, **{"max_tokens": len(ids), **params}), 0))
         outputs: list[Any] = []
         while engine.num_unfinished:

@@ -306,5 +306,5 @@ def test_answers_are_the_same_however_a_sequence_comes_back(
         if mode == "swap":
             assert engine.scheduler.swap is not None
             assert engine.scheduler.swap.num_swapped > 0
-        tokens[blocks, mode] = sum(engine._runner.num_tokens)  # type: ignore[attr-defined]
+        tokens[blocks, mode] = sum(engine.runner.num_tokens)  # type: ignore[attr-defined]
     assert tokens[60, "swap"] < tokens[60, "recompute"]

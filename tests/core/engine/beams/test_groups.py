@@ -196,7 +196,7 @@ def test_a_mistake_in_one_search_is_its_own_error(make_engine: MakeEngine, oracl
 
 def test_logits_that_are_no_numbers_fail_one_search(make_engine: MakeEngine, oracle: Any) -> None:
     engine = make_engine(num_blocks=400)
-    engine._runner.poisoned = lambda context: context[0] == 11 and len(context) > 5  # type: ignore[attr-defined]
+    engine.runner.poisoned = lambda context: context[0] == 11 and len(context) > 5  # type: ignore[attr-defined]
     outputs = run(engine, REQUESTS)
     assert outputs["b2"].error is not None
     assert outputs["b2"].error.code == "non_finite_logits"

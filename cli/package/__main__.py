@@ -1,0 +1,3 @@
+"""`python -m infer`."""
+
+import infer.cli.__main__  # noqa: F401  (it is what runs)
