@@ -5,6 +5,7 @@
     │   ├── UnfinishedOutput  2   what another run left is neither to be resumed nor to be overwritten
     │   └── UnknownArgument  2   `LLM(...)` has no such argument; also a TypeError
     ├── ModelError         1   the model cannot be found, read or is not supported
+    │   └── VariantError   1   a variant of an architecture that our code lacks, and transformers' code may have
     ├── EngineError        1   the run cannot go on (out of memory, dead worker)
     ├── TooManyErrors      1   more records failed than --max-errors allows
     ├── OutputError       74   the output cannot be written (disk full, I/O error)
@@ -65,6 +66,10 @@ class UnknownArgument(ConfigError, TypeError):
 
 class ModelError(InferError):
     """The model cannot be found, is damaged, or needs something `infer` does not support."""
+
+
+class VariantError(ModelError):
+    """A variant of an architecture that our code of it lacks, and transformers' code may have."""
 
 
 class EngineError(InferError):

@@ -237,7 +237,7 @@ def load_through_transformers(
     if current().size > 1:
         kind = spec.model_type
         raise ConfigError(f"tensor_parallel_size: {kind} models run through transformers' code, which ranks cannot share; leave it at 1")
-    log.info("model code: transformers' (model_type %s)", spec.model_type)
+    log.info("model code: transformers' (model_type %s)%s", spec.model_type, f"; ours lacks it: {spec.lacking}" if spec.is_variant else "")
     return hf_loading.load(
         source,
         spec,

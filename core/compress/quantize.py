@@ -162,6 +162,11 @@ class _Quantizing:
         """Writes the quantized layers; gives what else has changed."""
         if not all(isinstance(layer.mlp, MLP) for layer in self.model.layers):
             raise ModelError("mixtures of experts are not calibrated yet: leave --calibrate out, and weights are rounded by themselves")
+        if not self.stack.pre_norm or self.stack.adds_to_normed:
+            raise ModelError(
+                f"{self.plan.spec.model_type} models with norms of sums are not calibrated yet: leave --calibrate out, and weights are "
+                "rounded by themselves"
+            )
         if self.stack.shared_layers or self.stack.per_layer is not None:
             raise ModelError(
                 f"{self.plan.spec.model_type} models, whose layers share keys and values or have per-layer embeddings, are not calibrated "

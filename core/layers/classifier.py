@@ -100,7 +100,7 @@ class TokenScores(ScoringHead):
         head = stack.names.words if stack.tie_embeddings else stack.names.head
         names, outs = [head] * len(tokens), [stack.vocab_size] * len(tokens)
         rows = [Cut(0, token, token + 1) for token in tokens]
-        self._out = Linear(ops, names, stack.hidden_size, outs, bias=stack.head_bias, cuts=rows, method=Plain(ops))
+        self._out = Linear(ops, names, stack.output_size, outs, bias=stack.head_bias, cuts=rows, method=Plain(ops))
         for parameter in self.parameters():
             parameter.dtype = torch.float32
 

@@ -27,7 +27,7 @@ class QKNorm:
 
     def __init__(self, ops: Ops, name: str, heads: int, held: tuple[int, int], spec: AttentionSpec) -> None:
         assert spec.qk_norm is not None
-        assert not spec.qk_norm.bias, "no norm of queries and keys has one"
+        assert not spec.qk_norm.bias or spec.qk_norm_over == "head", "no other norm of queries and keys has one"
         self.ops, self.spec, self.dim = ops, spec.qk_norm, spec.head_dim
         self.over, self.heads, self.count = spec.qk_norm_over, heads, held[1]
         self.group = current()
@@ -40,6 +40,7 @@ class QKNorm:
             unit = spec.head_dim if self.over == "all" else 1
             cuts = [Cut(0, first * unit, (first + count) * unit)] if count < heads else None
         self.parameter = Parameter(*parts, cuts=cuts, dtype=torch.float32, store=self._store)
+        self.bias = Parameter((f"{name}.bias", (self.dim,)), dtype=torch.float32) if spec.qk_norm.bias else None
         self.weight = torch.empty(0)
 
     def _store(self, weight: Tensor) -> None:
@@ -55,7 +56,8 @@ class QKNorm:
         normed = norm if norm is not None else self.ops.rms_norm(by_head, self._ones, self.spec.eps)
         assert isinstance(normed, Tensor), "asked for without quantization"
         weight = self.weight.repeat(self.count) if self.over == "head" else self.weight
-        return (normed.view(x.shape) * weight).to(x.dtype)
+        normed = normed.view(x.shape) * weight
+        return (normed if self.bias is None else normed + self.bias.tensor.repeat(self.count)).to(x.dtype)
 
     def _over_all(self, x32: Tensor) -> Tensor:
         assert not self.spec.centered, "no model has means over all heads"
@@ -69,3 +71,5 @@ class QKNorm:
 
     def parameters(self) -> Iterator[Parameter]:
         yield self.parameter
+        if self.bias is not None:
+            yield self.bias

@@ -26,7 +26,7 @@ def build(spec: ModelSpec, ops: Ops, *, choose: Choose | None = None) -> Decoder
     """
     if spec.is_encoder:
         raise ModelError(f"model_type {spec.model_type!r} reads texts and cannot write any; it is a model for infer embed or infer score")
-    if not spec.is_ours:
+    if spec.stack is None and not spec.lacking:
         known = decoders()
         raise ModelError(
             f"model_type {spec.model_type!r} is not supported (supported: {', '.join(known)}){nearest(spec.model_type, known)}"

@@ -1,4 +1,4 @@
-"""The pre-norm decoder stack that most language models share, of the parts that an architecture's file names."""
+"""The decoder stack that most language models share, of the parts that an architecture's file names."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from .layer import Layer
 
 
 class DecoderLayer(Layer):
-    """x + attention(norm(x)), then x + mlp(norm(x)); or both of one x (`StackSpec.parallel`). The residual is carried beside the
-    activations.
+    """x + attention(norm(x)), then x + mlp(norm(x)); or both of one x (`StackSpec.parallel`); or norms of sums (`StackSpec.pre_norm`
+    false). The residual is carried beside the activations.
 
     Where the architecture has norms of what is added, they come before that; where it has none before a part, there is none. `rows`
     int64 [R]: the only rows that are wanted of this layer; keys and values are stored of all.
@@ -41,6 +41,7 @@ class DecoderLayer(Layer):
         spec = stack.layers[index].attention
         prefix = stack.names.layer.format(index)
         self.parallel, self.scale = stack.parallel, stack.residual_scale
+        self.pre_norm, self.adds_to_normed = stack.pre_norm, stack.adds_to_normed
         self.attention = Attention(ops, prefix, stack.names, stack.hidden_size, spec, ropes.of(spec.rope))
         self.beside = self.per_layer = None
         if (experts := stack.layers[index].experts) is not None:
@@ -63,6 +64,11 @@ class DecoderLayer(Layer):
 
         `vectors` [N, size]: the tokens' per-layer embeddings.
         """
+        if not self.pre_norm:
+            assert x is None, "sums are normed"
+            read = self.ops.quantize(residual) if self.attention.qkv.method.quantizes_input else residual
+            attended = self.attention(read, positions, cache, meta, rows)
+            return None, self.post_norm(attended, residual if rows is None else residual.index_select(0, rows))
         added, residual = self._parts(x, residual, positions, cache, meta, rows)
         if self.per_layer is None and self.factor is None:
             return added, residual
@@ -77,13 +83,21 @@ class DecoderLayer(Layer):
         """Attention and feed-forward part."""
         if self.parallel:
             return self._parallel(x, residual, positions, cache, meta, rows)
-        normed, residual = _normed(self.attention_norm, x, residual, quantize=self.attention.qkv.method.quantizes_input)
+        normed, residual = self._read(self.attention_norm, x, residual, quantize=self.attention.qkv.method.quantizes_input)
         x = self._out(self.attention(normed, positions, cache, meta, rows), self.attention_out_norm)
         if rows is not None:
             residual = residual.index_select(0, rows)
-        normed, residual = _normed(self.mlp_norm, x, residual, quantize=self.mlp.quantizes_input)
+        normed, residual = self._read(self.mlp_norm, x, residual, quantize=self.mlp.quantizes_input)
         made = self.mlp(normed)
         return self._out(made if self.beside is None else self.beside(made, residual), self.mlp_out_norm), residual
+
+    def _read(self, norm: Norm | None, x: Rows | None, residual: Tensor, *, quantize: bool) -> tuple[Rows, Tensor]:
+        """What a part reads, and what is added to: the sum, or that normed too."""
+        if not self.adds_to_normed:
+            return _normed(norm, x, residual, quantize=quantize)
+        normed, _ = _normed(norm, x, residual, quantize=False)
+        assert isinstance(normed, Tensor), "asked for without quantization"
+        return self.ops.quantize(normed) if quantize else normed, normed
 
     def _parallel(
         self, x: Rows | None, residual: Tensor, positions: Tensor, cache: KVCache, meta: AttentionMeta, rows: Tensor | None
@@ -138,21 +152,27 @@ class Decoder:
         names, hidden = stack.names, stack.hidden_size
         self.stack = stack
         self.ops = ops
-        self.vocab_size, self.hidden_size = stack.vocab_size, hidden
+        self.vocab_size, self.hidden_size = stack.vocab_size, stack.output_size
         self.ropes = Ropes()
-        self.embedding = Embedding(names.words, stack.vocab_size, hidden)
+        self.embedding = Embedding(names.words, stack.vocab_size, stack.embedding_size or hidden)
+        self.projection = self.output_projection = None
+        if stack.embedding_size is not None:
+            size = stack.embedding_size
+            self.projection = Linear(ops, [names.embedding_projection], size, [hidden], bias=not stack.projects_back)
+            if stack.projects_back:
+                self.output_projection = Linear(ops, [names.output_projection], hidden, [size], bias=False)
         self.positions = Embedding(names.positions, stack.num_positions, hidden) if stack.num_positions else None
         self.embedding_norm = Norm(ops, names.embedding_norm, hidden, stack.norm) if names.embedding_norm else None
         self.per_layer = PerLayerVectors(ops, stack, stack.per_layer) if stack.per_layer is not None else None
         self.layers = [DecoderLayer(ops, stack, index, self.ropes) for index in range(len(stack.layers))]
         self.visit: Callable[[Sequence[DecoderLayer]], Iterable[DecoderLayer]] = iter
         """Gives the layers one by one: each may be used until the next is asked for."""
-        self.norm = Norm(ops, names.final_norm, hidden, stack.norm)
+        self.norm = Norm(ops, names.final_norm, hidden, stack.norm) if names.final_norm else None
         # A tied weight is held twice, plain to look up and packed to multiply by.
         head = names.words if stack.tie_embeddings else names.head
         self.group = current()
         cuts, method = shared_out(stack.vocab_size), chosen(ops, HEAD)
-        self.head = Linear(ops, [head], hidden, [stack.vocab_size], bias=False, cuts=cuts, method=method)
+        self.head = Linear(ops, [head], stack.output_size, [stack.vocab_size], bias=False, cuts=cuts, method=method)
         self.head_bias = Parameter((f"{names.head}.bias", (stack.vocab_size,)), dtype=torch.float32) if stack.head_bias else None
 
     @property
@@ -176,14 +196,16 @@ class Decoder:
 
     def body_parameters(self) -> Iterator[Parameter]:
         """All but the head's: what hidden states need."""
-        for part in (self.embedding, self.positions, self.embedding_norm, self.per_layer, *self.layers, self.norm):
+        ends = (self.projection, self.output_projection, self.norm)
+        for part in (self.embedding, self.positions, self.embedding_norm, self.per_layer, *self.layers, *ends):
             if part is not None:
                 yield from part.parameters()
 
     def linears(self) -> Iterator[Linear]:
         """Every linear layer but the head. Each may be used until the next is asked for."""
-        if self.per_layer is not None:
-            yield self.per_layer.projection
+        for linear in (self.projection, self.output_projection, None if self.per_layer is None else self.per_layer.projection):
+            if linear is not None:
+                yield linear
         for layer in self.visit(self.layers):
             yield from layer.linears()
 
@@ -207,14 +229,19 @@ class Decoder:
             meta.plan = plans[heads]
             own = None if vectors is None else vectors[:, index]
             x, residual = layer(x, residual, positions, caches[place], meta, rows if layer is self.layers[-1] else None, own)
-        hidden, _ = self.norm.add(x, residual)
-        assert isinstance(hidden, Tensor), "asked for without quantization"
-        return hidden
+        hidden, _ = _normed(self.norm, x, residual, quantize=False)
+        return unscaled(hidden if self.output_projection is None else self._projected(self.output_projection, hidden))
+
+    def _projected(self, linear: Linear, x: Rows) -> Tensor:
+        assert isinstance(x, Tensor), "asked for without quantization"
+        return unscaled(linear(self.ops.quantize(x) if linear.method.quantizes_input else x))
 
     def embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
         words = self.embedding(tokens)
         if self.stack.embedding_scale != 1:  # rounded to the model's dtype first, as the model was trained
             words *= torch.tensor(self.stack.embedding_scale, dtype=words.dtype)
+        if self.projection is not None:
+            words = self._projected(self.projection, words)
         if self.positions is not None:
             words.add_(self.positions(positions + self.stack.first_position))
         return words if self.embedding_norm is None else unscaled(self.embedding_norm(words))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from infer.kernels.ops import Ops
+from torch import Tensor
+
+from infer.kernels.ops import Ops, Rows
 
 from ..layers.attention import Attention, SegmentAttention
 from ..layers.linear import Linear
@@ -26,6 +28,7 @@ class Layer:
         def norm(name: str) -> Norm | None:
             return Norm(ops, f"{prefix}.{name}", stack.hidden_size, stack.norm) if name else None
 
+        self.ops = ops
         self.attention_norm = norm(names.attention_norm)
         self.attention_out_norm = norm(names.attention_out_norm)
         self.mlp_norm = norm(names.mlp_norm)
@@ -36,6 +39,17 @@ class Layer:
         else:
             up, learned = [f"{prefix}.{up}" for up in names.up], f"{prefix}.{names.activation}"
             self.mlp = MLP(ops, up, f"{prefix}.{names.down}", stack.hidden_size, spec, learned=learned)
+
+    def post_norm(self, attended: Rows, residual: Tensor) -> Tensor:
+        """norm(y + mlp(y)) of y = norm(residual + attended)."""
+        assert self.attention_norm is not None, "post-norm"
+        normed, _ = self.attention_norm.add(attended, residual)
+        assert isinstance(normed, Tensor), "asked for without quantization"
+        read = self.ops.quantize(normed) if self.mlp.quantizes_input else normed
+        assert self.mlp_norm is not None, "post-norm"
+        normed, _ = self.mlp_norm.add(self.mlp(read), normed)
+        assert isinstance(normed, Tensor), "asked for without quantization"
+        return normed
 
     def linears(self) -> Iterator[Linear]:
         yield from self.attention.linears()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import ModelError, nearest
+from ..errors import VariantError, nearest
 
 #: Of gpt-oss, whose config.json says "silu".
 CLAMPED_SWIGLU = "clamped_swiglu"
@@ -26,8 +26,8 @@ LEARNED = ("alpha_p", "alpha_n")
 
 
 def activation_kind(name: str, *, gated: bool = False) -> str:
-    """The kernels' word for config.json's. Raises ModelError for one that we do not have."""
+    """The kernels' word for config.json's. Raises VariantError for one that we do not have."""
     known = _GATED if gated else _PLAIN
     if name not in known:
-        raise ModelError(f"config.json: activation {name!r} is not supported (known: {', '.join(known)}){nearest(name, known)}")
+        raise VariantError(f"config.json: activation {name!r} is not supported (known: {', '.join(known)}){nearest(name, known)}")
     return known[name]

@@ -46,11 +46,18 @@ class ModelSpec:
     """None: the model runs in transformers' code, or not at all."""
     lacking: str
     """The reason why an architecture that we have code for has no stack here; empty for others."""
+    is_variant: bool
+    """`lacking` is about a variant that transformers' code may have."""
+
+    @property
+    def is_foreign(self) -> bool:
+        """True for what transformers' code alone may have."""
+        return self.stack is None and (self.is_variant or not self.lacking)
 
     @property
     def is_ours(self) -> bool:
-        """True for a language model of an architecture that we have code for."""
-        return bool(self.stack or self.lacking) and not self.is_encoder
+        """True for a language model that our code alone is for."""
+        return not self.is_foreign and not self.is_encoder
 
     def in_our_code(self, model_impl: str) -> bool:
         """True if our code runs it as a language model, with this setting."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelError
+from ..errors import ModelError, VariantError
 from . import architectures
 from .architectures import Architecture, Wrapper
 from .hf_config import FILE, effective
@@ -41,14 +41,14 @@ def read_spec(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
     wrapper = architectures.wrapper_of(kind)
     text = hf if wrapper is None else _text_of(hf, wrapper, path)
     ours = architectures.of(text.get("model_type"))
-    stack, lacking = None, ""
+    stack, lacking, is_variant = None, "", False
     if ours is not None:
         try:
             stack = ours.stack(text)
         except KeyError as error:
             lacking = f"config.json has no {error}, which a {text['model_type']} model needs"
-        except ModelError as error:  # transformers' code may have it
-            lacking = str(error)
+        except ModelError as error:
+            lacking, is_variant = str(error), isinstance(error, VariantError) and wrapper is None
     elif wrapper is not None:
         lacking = f"the language model in it, {text.get('model_type')!r}, is not one that we have code for"
     if stack is not None and wrapper is not None:
@@ -67,7 +67,7 @@ def read_spec(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
         dtype=_dtype(hf),
         unsafe_dtypes=_unsafe_dtypes(ours, str(kind)),
         vocab_size=_size(hf, ("vocab_size",)) if stack is None else stack.vocab_size,
-        hidden_size=_size(hf, ("hidden_size", "n_embd", "d_model")) if stack is None else stack.hidden_size,
+        hidden_size=_size(hf, ("hidden_size", "n_embd", "d_model")) if stack is None else stack.output_size,
         max_length=_max_length(text, stack),
         stated_length=int(stated) if isinstance(stated, (int, float)) else None,
         caches=_caches(hf) if stack is None else stack.caches,
@@ -77,6 +77,7 @@ def read_spec(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
         classifier_pooling=_classifier_pooling(hf, ours),
         stack=stack,
         lacking=lacking,
+        is_variant=is_variant,
     )
 
 

@@ -286,6 +286,8 @@ class StackSpec:
     """x + attention(norm(x)) and a norm at the end; else norm(x + attention(x))."""
     first_is_normed: bool = False
     """The first layer has no norm before its attention, since the embeddings have had one."""
+    adds_to_normed: bool = False
+    """What a part gives is added to what it has read, in place of that before its norm."""
     parallel: bool = False
     """Attention and feed-forward part read the same x; without a norm of its own, the latter reads the former's."""
     residual_scale: float = 1.0
@@ -299,6 +301,8 @@ class StackSpec:
     num_token_types: int = 0
     embedding_size: int | None = None
     """Features of the embedding, its positions and types and its norm where they are projected to those of the layers; None: the same."""
+    projects_back: bool = False
+    """Hidden states are projected to the embedding's features in the end, by layers without bias; positions have those of the layers."""
     relative: DistanceSpec | DisentangledSpec | None = None
     """What an encoder's attention knows of distances, one table for all layers."""
     passes: tuple[int, ...] = ()
@@ -311,6 +315,11 @@ class StackSpec:
     logits_soft_cap: float | None = None
     """Of scaled logits."""
     classifier: ClassifierSpec | None = None
+
+    @property
+    def output_size(self) -> int:
+        """Features of hidden states in the end, which the head reads."""
+        return self.embedding_size if self.projects_back and self.embedding_size is not None else self.hidden_size
 
     @property
     def caches(self) -> tuple[KVSpec, ...]:

@@ -62,8 +62,10 @@ def refuse_unsupported(spec: ModelSpec, name: str, *, task: str, model_impl: str
     if not kind:
         raise ModelError(f"{name}: config.json has no model_type, so its architecture is unknown")
     called = f"{name}: model_type {kind!r}" + (f" ({names[0]})" if names else "")
-    foreign = not (spec.stack or spec.lacking)
+    foreign = spec.is_foreign
     text_alone = wrapper_of(kind) is not None and model_impl != "transformers"
+    if model_impl == "infer" and spec.lacking:
+        spec.need_stack()
     if foreign or model_impl == "transformers":
         refuse_quantized(hf_config, name)
     if why := ("" if text_alone else _not_text_alone(hf_config)) or (_theirs(hf_config, kind, name) if foreign else ""):

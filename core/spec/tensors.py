@@ -32,7 +32,7 @@ def tensors(stack: StackSpec, *, head: bool, classifier: ClassifierSpec | None =
     """
     found = dict(_body(stack))
     if head and not stack.tie_embeddings:
-        found[f"{stack.names.head}.weight"] = (stack.vocab_size, stack.hidden_size)
+        found[f"{stack.names.head}.weight"] = (stack.vocab_size, stack.output_size)
     if head and stack.head_bias:
         found[f"{stack.names.head}.bias"] = (stack.vocab_size,)
     if classifier is not None:
@@ -59,12 +59,16 @@ def shared_inputs(stack: StackSpec) -> Iterator[tuple[str, int]]:
 def _body(stack: StackSpec) -> Iterator[Named]:
     names, hidden = stack.names, stack.hidden_size
     embedded = stack.embedding_size or hidden
-    for name, rows in ((names.words, stack.vocab_size), (names.positions, stack.num_positions), (names.types, stack.num_token_types)):
+    placed = hidden if stack.projects_back else embedded
+    tables = ((names.words, stack.vocab_size, embedded), (names.positions, stack.num_positions, placed))
+    for name, rows, features in (*tables, (names.types, stack.num_token_types, embedded)):
         if rows:
-            yield f"{name}.weight", (rows, embedded)
+            yield f"{name}.weight", (rows, features)
     yield from _norm(names.embedding_norm, embedded, stack.norm)
     if stack.embedding_size is not None:
-        yield from _linear(names.embedding_projection, hidden, embedded, bias=True)
+        yield from _linear(names.embedding_projection, hidden, embedded, bias=not stack.projects_back)
+    if stack.projects_back:
+        yield from _linear(names.output_projection, embedded, hidden, bias=False)
     if stack.per_layer is not None:
         yield from _per_layer(stack, stack.per_layer)
     if isinstance(stack.relative, DistanceSpec):
@@ -121,10 +125,12 @@ def _attention(layer: str, names: Names, hidden: int, spec: AttentionSpec) -> It
         for name, heads in ((names.q_norm, spec.num_heads), *of_keys):
             for one, shape in qk_norm_tensors(f"{layer}.{name}", heads, spec):
                 yield f"{one}.weight", shape
+                if spec.qk_norm.bias:
+                    yield f"{one}.bias", shape
 
 
 def qk_norm_tensors(name: str, heads: int, spec: AttentionSpec) -> list[tuple[str, tuple[int, ...]]]:
-    """Prefixes and shapes of the weights of a norm over `heads` heads of queries or keys; it has no bias."""
+    """Prefixes and shapes of the weights, and biases, of a norm over `heads` heads of queries or keys."""
     if spec.qk_norm_over == "head":
         return [(name, (spec.head_dim,))]
     if spec.qk_norm_over == "all":
@@ -161,7 +167,7 @@ def _mlp(prefix: str, up: tuple[str, ...], down: str, hidden: int, spec: MLPSpec
 
 
 def _classifier(spec: ClassifierSpec, stack: StackSpec, labels: int) -> Iterator[Named]:
-    hidden = stack.hidden_size
+    hidden = stack.output_size
     if spec.dense is not None:
         yield from _linear(spec.dense, hidden, hidden, bias=spec.dense_bias)
     yield from _norm(spec.norm or "", hidden, stack.norm)

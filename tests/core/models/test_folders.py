@@ -122,6 +122,15 @@ def test_overrides_do_what_the_file_would(tmp_path: Path, impl: str) -> None:
         assert got != before, override
 
 
+def test_a_variant_that_our_code_lacks_runs_in_transformers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    saved(tmp_path, hidden_act="relu6")
+    with caplog.at_level(logging.INFO):
+        assert ours(tmp_path) == theirs(tmp_path)
+    assert caplog.text.count("model code: transformers' (model_type llama); ours lacks it: config.json: activation 'relu6'") == 1
+    with pytest.raises(ModelError, match="activation 'relu6' is not supported"):
+        ours(tmp_path, model_impl="infer")
+
+
 def test_an_overridden_end_token_ends(tmp_path: Path) -> None:
     tokens = ours(saved(tmp_path))
     end = next(token for token in tokens[2:] if token not in tokens[:2])

@@ -17,9 +17,15 @@ from .test_architectures import ARCHITECTURES, prompts_of, reference_model
 
 #: The first row of each, which has its own kinds of layers, and rows of what it can be besides.
 ROWS = list(dict(reversed(ARCHITECTURES)).items())
-ROWS += [
-    row for row in ARCHITECTURES if row[1].keys() & {"qk_layernorm", "new_decoder_architecture", "alibi", "clip_qkv"} and row not in ROWS
-]
+OPTIONS = {
+    "qk_layernorm",
+    "new_decoder_architecture",
+    "alibi",
+    "clip_qkv",
+    "do_layer_norm_before",
+    "apply_residual_connection_post_layernorm",
+}
+ROWS += [row for row in ARCHITECTURES if row[1].keys() & OPTIONS and row not in ROWS]
 #: The second begins as the first does, for the prefix cache.
 LONG, SHORT, OTHER = prompts_of(60, 9, 33)
 PROMPTS = [LONG, LONG[:40] + SHORT, OTHER, SHORT]

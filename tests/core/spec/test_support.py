@@ -225,6 +225,23 @@ def test_overrides_reach_the_judge(folder: Path) -> None:
         plan_of(folder, hf_overrides={"architectures": ["LlamaForTokenClassification"]})
 
 
+@pytest.mark.parametrize(
+    ("kind", "edit"),
+    [
+        ("opt", {"layer_norm_elementwise_affine": False}),
+        ("gpt_oss", {"swiglu_limit": 6.0}),
+        ("qwen3", {"hidden_act": "mish"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_variants_that_our_code_lacks_are_transformers(kind: str, edit: dict[str, Any]) -> None:
+    spec = read_spec({"model_type": kind, **edit})
+    assert (spec.stack, spec.is_ours, spec.is_foreign, spec.in_our_code("auto")) == (None, False, True, False)
+    refuse_unsupported(spec, "m", task="generate")
+    with pytest.raises(ModelError, match=next(iter(edit)) if kind != "qwen3" else "activation 'mish'"):
+        refuse_unsupported(spec, "m", task="generate", model_impl="infer")
+
+
 def test_what_our_code_lacks_is_left_to_transformers_where_that_is_asked_for() -> None:
     spec = read_spec({"model_type": "llama", "rope_scaling": {"type": "ntk", "factor": 2.0}})
     assert (spec.stack, spec.is_ours, len(spec.caches)) == (None, True, 32)

@@ -34,7 +34,7 @@ def test_of_decoders(kind: str, changes: dict[str, Any]) -> None:
     spec, ops = read_spec(reference_model(kind, changes).config.to_dict()), load_kernels("reference")
     stack, model = spec.need_stack(), models.build(spec, ops)
     assert tensors(stack, head=True) | tensors(stack, head=False) == asked_by(model.parameters())
-    labelled = Classifier(ops, stack.hidden_size, 3, SCORE, stack.norm)
+    labelled = Classifier(ops, stack.output_size, 3, SCORE, stack.norm)
     assert tensors(stack, head=False, classifier=SCORE, labels=3) == asked_by([*model.body_parameters(), *labelled.parameters()])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ....errors import ModelError
+from ....errors import VariantError
 from ...decoder import DEFAULTS, FULL, NAMING, SLIDING, decoder, windows_of
 from ...experts import NAMES, VALUES
 from ...hf_values import POSITIVE
@@ -45,7 +45,7 @@ GPT_OSS_DEFAULTS = DEFAULTS | {
 
 def stack(hf: Mapping[str, Any]) -> StackSpec:
     if (hf["swiglu_alpha"], hf["swiglu_limit"]) != (1.702, 7.0):
-        raise ModelError("config.json: swiglu_alpha and swiglu_limit other than 1.702 and 7 are not supported for gpt_oss")
+        raise VariantError("config.json: swiglu_alpha and swiglu_limit other than 1.702 and 7 are not supported for gpt_oss")
     experts = ExpertsSpec(
         count=hf["num_local_experts"],
         routing=RoutingSpec(per_token=hf["num_experts_per_tok"], scores="chosen", bias=True),

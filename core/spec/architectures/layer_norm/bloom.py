@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ....errors import ModelError
 from ...alibi import slopes
 from ...decoder import by_head, decoder, layer_norm, plain, ungrouped
 from ...hf_values import COUNT, DTYPE, FLAG, LAYERS, NULL, POSITIVE
@@ -46,8 +45,6 @@ VALUES = {
 
 
 def stack(hf: Mapping[str, Any]) -> StackSpec:
-    if hf["apply_residual_connection_post_layernorm"]:
-        raise ModelError("config.json: apply_residual_connection_post_layernorm is set, which is not supported for bloom")
     hidden = hf.get("n_embed") or hf["hidden_size"]
     made = decoder(
         {**ungrouped(hf), "hidden_size": hidden, "num_attention_heads": hf["n_head"], "num_hidden_layers": hf["n_layer"]},
@@ -55,6 +52,7 @@ def stack(hf: Mapping[str, Any]) -> StackSpec:
         feed_forward=plain(4 * hidden, "gelu_pytorch_tanh"),
         names=NAMES,
         norm=layer_norm(hf),
+        adds_to_normed=hf["apply_residual_connection_post_layernorm"],
     )
     splits = {"self_attention.query_key_value.": by_head(made, NAMES_OF_PIECES)}
     return replace(made, naming=Naming(("transformer.",), splits=splits))

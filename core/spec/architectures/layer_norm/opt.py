@@ -1,11 +1,13 @@
-"""OPT: learned positions that begin with the third row, norms before the parts, ReLU."""
+"""OPT: learned positions that begin with the third row, norms before the parts, ReLU. OPT-350m has norms behind the parts, and an
+embedding of fewer features."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from ....errors import ModelError
+from ....errors import VariantError
 from ...decoder import decoder, layer_norm, plain, ungrouped
 from ...hf_values import COUNT, DTYPE, FLAG, LAYERS, NULL, TEXT
 from ...names import Names, Naming
@@ -15,6 +17,8 @@ from .. import Architecture
 NAMES = Names(
     words="model.decoder.embed_tokens",
     positions="model.decoder.embed_positions",
+    embedding_projection="model.decoder.project_in",
+    output_projection="model.decoder.project_out",
     layer="model.decoder.layers.{}",
     attention_norm="self_attn_layer_norm",
     qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -41,29 +45,32 @@ VALUES = {
     "num_hidden_layers": LAYERS,
     "word_embed_proj_dim": COUNT | NULL,
     "activation_function": TEXT,
-    **dict.fromkeys(("enable_bias", "tie_word_embeddings", "do_layer_norm_before", "layer_norm_elementwise_affine"), FLAG),
+    **dict.fromkeys(
+        ("enable_bias", "tie_word_embeddings", "do_layer_norm_before", "layer_norm_elementwise_affine", "_remove_final_layer_norm"), FLAG
+    ),
     **dict.fromkeys(("dtype", "torch_dtype"), DTYPE | NULL),
 }
-#: The only value of each that we compute; absent is that value. OPT-350m is made otherwise.
-FIXED = {"do_layer_norm_before": True, "layer_norm_elementwise_affine": True, "_remove_final_layer_norm": False}
 #: Rows of the table before that of a text's first token.
 OFFSET = 2
 
 
 def stack(hf: Mapping[str, Any]) -> StackSpec:
-    for key, value in {**FIXED, "word_embed_proj_dim": hf["hidden_size"]}.items():
-        if hf.get(key) not in (None, value):
-            raise ModelError(f"config.json: {key} {hf[key]!r} is not supported for opt (known: {value!r}); try --model-impl transformers")
-    bias = hf["enable_bias"]
+    if not hf.get("layer_norm_elementwise_affine", True):
+        raise VariantError("config.json: opt whose norms have no weights (layer_norm_elementwise_affine false) is not supported")
+    bias, before = hf["enable_bias"], hf.get("do_layer_norm_before", True)
+    embedded = hf.get("word_embed_proj_dim") or hf["hidden_size"]
+    names = NAMES if before and not hf.get("_remove_final_layer_norm") else replace(NAMES, final_norm="")
     return decoder(
         ungrouped(hf),
         attention={"rope": None, "qkv_bias": bias, "out_bias": bias},
         feed_forward=plain(hf["ffn_dim"], hf["activation_function"], bias=bias),
-        names=NAMES,
+        names=names,
         naming=Naming(("model.",)),
         norm=layer_norm({"eps": 1e-5}, "eps"),
         num_positions=hf["max_position_embeddings"] + OFFSET,
         position_offset=OFFSET,
+        pre_norm=before,
+        **({} if embedded == hf["hidden_size"] else {"embedding_size": embedded, "projects_back": True}),
     )
 
 

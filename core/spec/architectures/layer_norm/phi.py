@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ....errors import ModelError
 from ...decoder import DEFAULTS, NAMES, VALUES, decoder, layer_norm, plain, without
 from ...hf_values import FLAG, POSITIVE
 from ...stack import StackSpec
@@ -22,19 +21,25 @@ PHI_DEFAULTS = without(DEFAULTS, "head_dim", "rms_norm_eps") | {
     "qk_layernorm": False,
 }
 PHI_NAMES = replace(
-    NAMES, attention_out="self_attn.dense", mlp_norm="", up=("mlp.fc1",), down="mlp.fc2", final_norm="model.final_layernorm"
+    NAMES,
+    q_norm="self_attn.q_layernorm",
+    k_norm="self_attn.k_layernorm",
+    attention_out="self_attn.dense",
+    mlp_norm="",
+    up=("mlp.fc1",),
+    down="mlp.fc2",
+    final_norm="model.final_layernorm",
 )
 
 
 def stack(hf: Mapping[str, Any]) -> StackSpec:
-    if hf["qk_layernorm"]:
-        raise ModelError("config.json: qk_layernorm is set, which is not supported for phi")
+    norm = layer_norm(hf, "layer_norm_eps")
     return decoder(
         hf,
-        attention={"qkv_bias": True, "out_bias": True},
+        attention={"qkv_bias": True, "out_bias": True, "qk_norm": norm if hf["qk_layernorm"] else None},
         feed_forward=plain(hf["intermediate_size"], hf["hidden_act"]),
         names=PHI_NAMES,
-        norm=layer_norm(hf, "layer_norm_eps"),
+        norm=norm,
         parallel=True,
         head_bias=True,
     )
