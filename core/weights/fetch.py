@@ -35,6 +35,24 @@ NOT_SUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, er
 MB = 1_000_000
 
 
+def remove(alias: Alias) -> int | None:
+    """Takes a fetched model's folder away; returns the bytes that are free now, None if there was none. Raises OutputError.
+
+    It is renamed first, so that no run finds half of it.
+    """
+    if not alias.path.is_dir():
+        return None
+    size = sum(path.stat().st_size for path in alias.path.rglob("*") if path.is_file())
+    try:
+        with _locked(alias, lambda line: None):
+            gone = Path(tempfile.mkdtemp(prefix=f".{alias.name}.", suffix=".tmp", dir=alias.path.parent))
+            alias.path.rename(gone / alias.name)
+            shutil.rmtree(gone)
+    except OSError as e:
+        raise OutputError(f"cannot remove {alias.path}: {e.strerror or e}") from e
+    return size
+
+
 def fetch(alias: Alias, say: Callable[[str], None]) -> Path:
     """The model's folder, fetched if need be; `say` gets a line of progress now and then.
 

@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import re
+import shutil
 from pathlib import Path
 
 from ..errors import ModelError, OutputError
@@ -22,11 +23,66 @@ WEIGHTS = ("*.safetensors",)
 UNWANTED = ["original/*", "consolidated*", "onnx/*", "openvino/*"]
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
+#: Ids without an organization, which the oldest models have and no new one can get. Others of that form are no ids, so that a
+#: misspelled name asks no network.
+OLDEST = frozenset(
+    {
+        "albert-base-v1",
+        "albert-base-v2",
+        "albert-large-v2",
+        "bert-base-cased",
+        "bert-base-chinese",
+        "bert-base-german-cased",
+        "bert-base-multilingual-cased",
+        "bert-base-multilingual-uncased",
+        "bert-base-uncased",
+        "bert-large-cased",
+        "bert-large-uncased",
+        "camembert-base",
+        "distilbert-base-cased",
+        "distilbert-base-multilingual-cased",
+        "distilbert-base-uncased",
+        "distilbert-base-uncased-finetuned-sst-2-english",
+        "distilgpt2",
+        "distilroberta-base",
+        "gpt2",
+        "gpt2-large",
+        "gpt2-medium",
+        "gpt2-xl",
+        "roberta-base",
+        "roberta-large",
+        "roberta-large-mnli",
+        "xlm-roberta-base",
+        "xlm-roberta-large",
+    }
+)
 
 
 def is_hub_id(name: str) -> bool:
-    """True if `name` has the form org/name."""
-    return _ID.fullmatch(name) is not None and not name.endswith(".gguf")
+    """True if `name` has the form org/name, or is one of the oldest models, which have no organization (gpt2)."""
+    return name in OLDEST or (_ID.fullmatch(name) is not None and not name.endswith(".gguf"))
+
+
+def remove(repo: str, cache_dir: str | None = None) -> int | None:
+    """Takes a model out of the local cache, in all revisions; returns the bytes that are free now, None if it was not there.
+
+    Raises OutputError if that cannot be done.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        cached = huggingface_hub.scan_cache_dir(cache_dir)
+    except CacheNotFound:
+        return None
+    for one in cached.repos:
+        if one.repo_id == repo and one.repo_type == "model":
+            try:
+                shutil.rmtree(one.repo_path)  # by its revisions it could be another: copies of a model have the same
+            except OSError as e:
+                raise OutputError(f"cannot remove {repo} from {one.repo_path}: {e.strerror or e}") from e
+            return one.size_on_disk
+    return None
 
 
 def snapshot(

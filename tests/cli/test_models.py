@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from infer.cli.models import models
 from infer.core.errors import ConfigError
 from infer.core.spec import catalog
-from infer.core.weights import fetch
+from infer.core.weights import fetch, hub
 from infer.core.weights.aliases import MANIFEST, Alias, aliases
 from infer.kernels.cpu import library
 
@@ -81,7 +81,8 @@ def test_get_works_without_a_compiler(fetched: Path, monkeypatch: pytest.MonkeyP
 
 def test_get_of_an_unknown_name() -> None:
     with pytest.raises(
-        ConfigError, match=r"unknown model 'smollm'; did you mean 'smollm2-135m'\? \(known: smollm2-135m, all-minilm-l6-v2\)"
+        ConfigError,
+        match=r"unknown model 'smollm'; did you mean 'smollm2-135m'\? \(known: smollm2-135m, all-minilm-l6-v2, and hub ids such",
     ):
         run("get", "smollm")
 
@@ -89,7 +90,7 @@ def test_get_of_an_unknown_name() -> None:
 def test_get_without_a_name() -> None:
     result = run("get")
     assert result.exit_code == 2
-    assert "Missing argument 'ALIAS'" in result.stderr
+    assert "Missing argument 'MODEL'" in result.stderr
 
 
 def test_list_json_before_and_after(cache: Path) -> None:
@@ -145,3 +146,48 @@ def test_all_architectures_are_what_a_run_would_say() -> None:
     assert (rows["mamba2"]["code"], rows["t5" if "t5" in rows else "bart"]["code"]) == ("", "")
     assert "layers" in rows["mamba2"]["about"]
     assert all(row["about"] for row in rows.values() if row["code"] != "transformers")
+
+
+def test_get_of_a_hub_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(hub, "snapshot", lambda repo, **options: asked.append((repo, options)) or Path("/snapshot"))
+    assert run("get", "org/name", "--revision", "v1").stdout == "/snapshot\n"
+    assert run("get", "gpt2").stdout == "/snapshot\n"
+    assert asked == [("org/name", {"revision": "v1"}), ("gpt2", {"revision": None})]
+    with pytest.raises(ConfigError, match="one wheel"):
+        run("get", "smollm2-135m", "--revision", "v1")
+
+
+def test_rm_takes_the_folder_away(fetched: Path) -> None:
+    result = run("rm", "smollm2-135m")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "smollm2-135m: 3 MB are free now\n")
+    assert not fetched.exists()
+    with pytest.raises(ConfigError, match="not in the cache"):
+        run("rm", "smollm2-135m")
+
+
+def test_rm_of_a_hub_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the layout that huggingface_hub gives its cache."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.utils._cache_manager.HF_HUB_CACHE", str(tmp_path / "hub"), raising=False)
+    with pytest.raises(ConfigError, match="not in the cache"):
+        run("rm", "org/name")
+    for name in ("org--name", "org--other"):
+        folder = tmp_path / "hub" / f"models--{name}"
+        for part in ("blobs", "refs", f"snapshots/{'a' * 40}"):
+            (folder / part).mkdir(parents=True)
+        (folder / "blobs" / "x").write_bytes(b"x" * 1_000_000)
+        (folder / "refs" / "main").write_text("a" * 40)
+        (folder / "snapshots" / ("a" * 40) / "model.safetensors").symlink_to("../../blobs/x")
+    assert run("rm", "org/name").stderr == "org/name: 1 MB are free now\n"
+    assert not (tmp_path / "hub" / "models--org--name").exists()
+    assert (tmp_path / "hub" / "models--org--other").exists()
+
+
+@pytest.mark.parametrize("name", ["./folder", "/folder", "nope", "x.gguf"])
+def test_rm_removes_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ConfigError, match="unknown model"):
+        run("rm", name)
+    assert (tmp_path / "folder").exists()

@@ -188,7 +188,7 @@ def test_a_bad_name_is_an_infer_error(monkeypatch: pytest.MonkeyPatch) -> None:
         snapshot("org/na--me")
 
 
-@pytest.mark.parametrize("name", ["org/name", "o.r-g/na_me.1", "1/2"])
+@pytest.mark.parametrize("name", ["org/name", "o.r-g/na_me.1", "1/2", "gpt2"])
 def test_names_that_may_be_hub_ids(name: str) -> None:
     assert is_hub_id(name)
 
