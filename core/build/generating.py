@@ -41,7 +41,7 @@ from ..weights import loader
 from ..weights.fit import beyond_layers
 from ..weights.parameter import Parameter
 from ..weights.quantized import QuantizedSource
-from ..weights.renamed import fit, of_media, untied
+from ..weights.renamed import beginning, fit, untied
 from ..weights.source import ModelSource
 from .offload import CudaCopier, Offload, plan_offload
 from .probe import make_rows_alike
@@ -211,8 +211,10 @@ def fill(
         return
     wanted = {part.name for parameter in parameters for part in parameter.parts}
     found = fit(source if dtype == torch.bfloat16 else source.exact(), stack, wanted, whole=whole)
-    if (left_out := of_media(stack, source)) and not current().rank:
+    if (left_out := beginning(stack.naming.media, source)) and not current().rank:
         log.warning("%s: %d tensors that read images or sound are not read: the model is used for text alone", source.name, left_out)
+    if (left_out := beginning(stack.naming.unused, source)) and not current().rank:
+        log.warning("%s: %d tensors that guess further tokens ahead are not read", source.name, left_out)
     frequencies = ropes.all[0].frequencies if ropes.all else None
     if left := beyond_layers(config.hf_overrides, stack, found.tensors()):
         key = next(key for key in LAYERS if key in config.hf_overrides)

@@ -94,12 +94,12 @@ class Stack:
     Args:
         pieces: what to put in the place of the end of its name for each part of an expert, with "{}" for the expert's number.
         interleaved: rows of the parts take turns; else one part is below the other.
-        transposed: weights are [experts, in, out], but where they are quantized.
+        transposed: weights are [experts, in, out], but where they are quantized; None: in some files, as their shapes tell.
     """
 
     pieces: tuple[str, ...]
     interleaved: bool = False
-    transposed: bool = False
+    transposed: bool | None = False
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,8 @@ def read_spec(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
         lacking = f"the language model in it, {text.get('model_type')!r}, is not one that we have code for"
     if stack is not None and wrapper is not None:
         naming = stack.naming
-        naming = replace(naming, renames={**wrapper.renames, **naming.renames}, media=wrapper.media)
+        stacks = {**naming.stacks, **wrapper.stacks}
+        naming = replace(naming, renames={**wrapper.renames, **naming.renames}, media=wrapper.media, stacks=stacks)
         stack = replace(stack, naming=naming)
     names = hf.get("architectures")
     if stack is not None and isinstance(names, list) and any(str(name).endswith("ForTokenClassification") for name in names):

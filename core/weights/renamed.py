@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..spec.names import Naming, Split, Stack
 from ..spec.stack import StackSpec
 from .source import ModelSource, TensorInfo
-from .stacks import names_of, parts_of, shape_of
+from .stacks import known, names_of, parts_of, shape_of
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,7 @@ def fit(source: ModelSource, stack: StackSpec, wanted: Collection[str], *, whole
         names[name] = pieces
         taken.update(pieces)
         if split is not None:
-            splits[name] = split
+            splits[name] = known(split, found[name].shape, stack.hidden_size) if isinstance(split, Stack) else split
     embedding, head = f"{stack.names.words}.weight", f"{stack.names.head}.weight"
     if stack.tie_embeddings and embedding not in taken and head in found:  # the one weight under the head's name
         names[head] = (embedding,)
@@ -59,9 +59,9 @@ def fit(source: ModelSource, stack: StackSpec, wanted: Collection[str], *, whole
     return RenamedSource(source.name, source.path, source, names, transposed, splits, _turned_by_neighbours(stack))
 
 
-def of_media(stack: StackSpec, source: ModelSource) -> int:
-    """The number of tensors that read images or sound, and are not read here."""
-    return sum(name.startswith(stack.naming.media) for name in source.tensors()) if stack.naming.media else 0
+def beginning(beginnings: tuple[str, ...], source: ModelSource) -> int:
+    """The number of tensors whose names in the files begin so: of those that `Naming` leaves out."""
+    return sum(name.startswith(beginnings) for name in source.tensors()) if beginnings else 0
 
 
 def untied(stack: StackSpec, source: ModelSource) -> StackSpec:

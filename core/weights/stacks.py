@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from itertools import count, takewhile
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,14 @@ def names_of(stack: Stack, prefix: str, wanted: Collection[str]) -> tuple[str, .
     """Our names of what is in a tensor, expert by expert; as many experts as are wanted, which may be none."""
     every = (prefix + piece.format(expert) for expert in count() for piece in stack.pieces)
     return tuple(takewhile(lambda name: name in wanted, every))
+
+
+def known(stack: Stack, shape: tuple[int, ...], hidden_size: int) -> Stack:
+    """The same with no doubt about which dimension of a tensor is which: one is the model's features, the inputs of gate and up and
+    the outputs of down."""
+    if stack.transposed is not None:
+        return stack
+    return replace(stack, transposed=len(shape) == 3 and shape[2 if len(stack.pieces) > 1 else 1] != hidden_size)
 
 
 def shape_of(stack: Stack, pieces: int, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..hf_values import Kind
+from ..names import Stack
 from ..stack import StackSpec
 
 #: Beginnings of tensors' names that wrappers have for what reads images or sound.
@@ -79,7 +80,8 @@ class Wrapper:
     renames: Mapping[str, str] = field(default_factory=lambda: {"language_model.model.": "", "language_model.": ""})
     """As of `Naming`: from names in the wrapper's files to those of the language model, without its prefix."""
     media: tuple[str, ...] = MEDIA
-    """As of `Naming`."""
+    """As of `Naming`, here and below."""
+    stacks: Mapping[str, Stack] = field(default_factory=dict)
 
 
 @cache

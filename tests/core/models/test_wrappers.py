@@ -18,7 +18,7 @@ from infer.core.settings.args import EngineArgs
 from infer.core.spec.architectures import wrappers
 from infer.core.spec.read import read_spec
 
-from .test_architectures import GEMMA4, TINY
+from .test_architectures import GEMMA4, MOE, TINY
 from .test_folders import PROMPT, edited, ours
 
 TEXT: dict[str, Any] = {**TINY, "head_dim": 8, "eos_token_id": None, "bos_token_id": None, "pad_token_id": 0}
@@ -45,6 +45,10 @@ WRAPPERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "vipllava": ({"vision_config": {**CLIP, "num_hidden_layers": 12}}, {"model_type": "llama"}),
     "qwen2_vl": ({"vision_config": {**QWEN, "embed_dim": 16}}, MROPE),
     "qwen2_5_vl": ({"vision_config": {**QWEN, "out_hidden_size": 48, "fullatt_block_indexes": [0]}}, MROPE),
+    "qwen3_vl_moe": (
+        {"vision_config": {**QWEN, "out_hidden_size": 48, "deepstack_visual_indexes": [0]}},
+        {**MROPE, **MOE, "num_experts": 6, "num_experts_per_tok": 3, "mlp_only_layers": [1]},
+    ),
     "qwen3_vl": ({"vision_config": {**QWEN, "out_hidden_size": 48, "deepstack_visual_indexes": [0]}}, MROPE),
 }
 
@@ -121,6 +125,16 @@ def test_both_spellings_of_its_names(tmp_path: Path, prefix: tuple[str, str]) ->
             bare[name] = prefix[1] + name.removeprefix("lm_head.") if name.startswith("lm_head.") else name
     save_file({bare[name]: tensor for name, tensor in weights.items()}, file, {"format": "pt"})
     assert ours(tmp_path) == expected
+
+
+def test_experts_in_one_tensor_lie_either_way(tmp_path: Path) -> None:
+    """transformers writes [experts, out, in] and reads what was published too, [experts, in, out]."""
+    file = saved(tmp_path, "qwen3_vl_moe") / "model.safetensors"
+    expected, weights = ours(tmp_path), load_file(file)
+    turned = {name: tensor.transpose(1, 2).contiguous() if ".experts." in name else tensor for name, tensor in weights.items()}
+    assert any(turned[name].shape != weights[name].shape for name in weights)
+    save_file(turned, file, {"format": "pt"})
+    assert ours(tmp_path) == expected == theirs(tmp_path)
 
 
 def test_first_releases_have_one_flat_config(tmp_path: Path) -> None:
