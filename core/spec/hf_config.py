@@ -95,7 +95,8 @@ def _rotation(merged: Mapping[str, Any], file: Mapping[str, Any], overrides: Map
 def _rope_parameters(config: Mapping[str, Any], theta: float, default: float | None, path: Path | str) -> dict[str, Any]:
     found = dict(rope_of(config))
     if nested := [key for key, value in found.items() if isinstance(value, Mapping)]:
-        raise ModelError(f"{path}: rope_parameters by kind of layer ({', '.join(nested)}) are not supported for {config['model_type']}")
+        what = f"rope_parameters by kind of layer ({', '.join(nested)}) are not supported for {config['model_type']}"
+        raise ModelError(f"{path}: {what}; try --model-impl transformers")
     found.setdefault("rope_theta", config.get("rope_theta", theta))
     if found["rope_theta"] is None:
         raise ModelError(f"{path}: rope_theta is null; it must be a number above 0")
@@ -105,7 +106,8 @@ def _rope_parameters(config: Mapping[str, Any], theta: float, default: float | N
     if default is not None:
         found["partial_rotary_factor"] = default if partial is None else partial
     elif found["rope_type"] != "default" and partial not in (None, 1):  # these models' code rotates whole heads
-        raise ModelError(f"{path}: partial_rotary_factor {partial} is not supported for {config['model_type']}")
+        what = f"partial_rotary_factor {partial} is not supported for {config['model_type']}"
+        raise ModelError(f"{path}: {what}; try --model-impl transformers")
     if found["rope_type"] in _FROM_ORIGINAL:
         trained = config.get("original_max_position_embeddings") or found.get("original_max_position_embeddings")
         found["original_max_position_embeddings"] = trained or config["max_position_embeddings"]

@@ -128,6 +128,8 @@ def transformers_config(hf_config: Mapping[str, Any]) -> Any:
     """The object that transformers makes of a config.json with this content. Raises whatever its classes do."""
     from transformers import AutoConfig
 
+    if hf_config.get("head_dim", 0) is None:  # where it follows from other sizes, some classes want no such key at all
+        hf_config = {key: value for key, value in hf_config.items() if key != "head_dim"}
     with tempfile.TemporaryDirectory(prefix="infer-") as folder:  # it reads files, and some values have a form of their own there
         (Path(folder) / "config.json").write_text(json.dumps(hf_config))
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

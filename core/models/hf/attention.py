@@ -16,23 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from infer.kernels.ops import AttentionConfig, AttentionMeta, KVCache, Ops
+from infer.kernels.ops import AttentionMeta, KVCache, Ops
 
 from ...errors import ModelError
+from .calls import Call, Own, call_of, own_attention, seen_by, window_of
 
+#: Names that transformers knows these attentions by begin so.
+PREFIX = "infer_paged_"
 _numbers = itertools.count()
-#: Attention calls of an unlimited view are tried this far back.
-_FAR = 256
 
-
-@dataclass(frozen=True)
-class Call:
-    """One call of the attention function in a forward pass. `head_dim` and `value_dim` are the layer's own sizes, which the
-    cache's head size, `config.head_dim`, may exceed: the rest is zeros."""
-
-    config: AttentionConfig
-    head_dim: int
-    value_dim: int
+#: Queries [N, H, D] and keys [N, K, D] of a call.
+Heard = tuple[Tensor, Tensor]
 
 
 @dataclass(slots=True)
@@ -43,21 +37,34 @@ class _Step:
     done: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a mask was made of."""
+
+    window: int | None
+    error: ModelError | None
+    """Raised where a layer attends with it: some models make masks that no layer uses."""
+    sees: Callable[[int, int], Tensor] | None
+
+
 class PagedAttention:
     """The attention of one model.
 
     Attributes:
         name: what to pass to transformers as `attn_implementation`.
         calls: one for each time the model attends in a forward pass, in order; known after `looking`.
+        own: the same calls in transformers' own code, where it is known; known after `looking`, until `forget`.
     """
 
     def __init__(self, ops: Ops) -> None:
         self.ops = ops
-        self.name = f"infer_paged_{next(_numbers)}"
+        self.name = f"{PREFIX}{next(_numbers)}"
         self.calls: list[Call] = []
+        self.own: list[Own | None] = []
         self._looking = False
         self._windows: set[int | None] = set()
         self._step: _Step | None = None
+        self._heard: list[Heard] | None = None
         _register(self)
 
     @property
@@ -71,10 +78,10 @@ class PagedAttention:
 
     @contextmanager
     def looking(self) -> Iterator[None]:
-        """A forward pass of one sequence within learns the `calls`; what it computes means nothing. Raises ModelError for what
-        we cannot do."""
+        """A forward pass of one sequence within learns the `calls`, and attends by transformers' own code where that is known:
+        else what it computes means nothing. Raises ModelError for what we cannot do."""
         self._looking = True
-        self.calls, self._windows = [], set()
+        self.calls, self.own, self._windows = [], [], set()
         try:
             yield
         finally:
@@ -87,6 +94,10 @@ class PagedAttention:
         width = max(call.config.head_dim for call in self.calls)
         self.calls = [replace(call, config=replace(call.config, head_dim=width)) for call in self.calls]
 
+    def forget(self) -> None:
+        """Lets go of transformers' own code, once it has been compared with."""
+        self.own = []
+
     @contextmanager
     def step(self, caches: list[KVCache], meta: AttentionMeta) -> Iterator[None]:
         """A forward pass within attends to the tokens in `caches`, one for each of the `calls`, and to its own."""
@@ -98,67 +109,106 @@ class PagedAttention:
         finally:
             self._step = None
 
+    @contextmanager
+    def hearing(self) -> Iterator[list[Heard]]:
+        """Gives the queries and keys of each call of the forward passes within."""
+        heard: list[Heard] = []
+        self._heard = heard
+        try:
+            yield heard
+        finally:
+            self._heard = None
+
     def __call__(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, **options: Any
     ) -> tuple[Tensor, None]:
         """query [1, H, N, D], key [1, K, N, D], value [1, K, N, Dv] -> [1, N, H, Dv]."""
+        if self._heard is not None:
+            self._heard.append((query[0].transpose(0, 1).clone(), key[0].transpose(0, 1).clone()))
         if self._looking:
             return self._look(module, query, key, value, attention_mask, options), None
         step = self._step
         if step is None or step.done == len(self.calls):
             raise ModelError("the model attends more often than at first")
-        call, cache, meta = self.calls[step.done], step.caches[step.done], step.meta
-        step.done += 1
+        number, step.done = step.done, step.done + 1
+        return self.attend(self.calls[number], query, key, value, step.caches[number], step.meta, step.plans), None
+
+    def attend(
+        self,
+        call: Call,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        cache: KVCache,
+        meta: AttentionMeta,
+        plans: dict[tuple[int, int], Any],
+    ) -> Tensor:
+        """As `__call__`, for one call. `plans`: those of this step, by numbers of heads."""
         c = call.config
         heads = (c.num_heads, c.num_kv_heads)
-        if heads not in step.plans:
-            step.plans[heads] = self.ops.plan_attention(meta, *heads)
-        meta.plan = step.plans[heads]
-        fused = _fuse(query[0], key[0], value[0], call, cache.value.dtype)
-        out = self.ops.attention(self.ops.rope_and_store(fused, None, None, cache, meta, c), cache, meta, c)
-        return out.view(1, -1, c.num_heads, c.head_dim)[..., : call.value_dim].to(query.dtype), None
+        if heads not in plans:
+            plans[heads] = self.ops.plan_attention(meta, *heads)
+        meta.plan = plans[heads]
+        queries = self.store(call, query, key, value, cache, meta)
+        out = self.ops.attention(queries, cache, meta, c)
+        return out.view(1, -1, c.num_heads, c.head_dim)[..., : call.value_dim].to(query.dtype)
 
-    def mask(self, *, mask_function: Callable[..., Any], kv_length: int, local_size: int | None = None, **_: Any) -> Tensor | None:
+    def store(self, call: Call, query: Tensor, key: Tensor, value: Tensor, cache: KVCache, meta: AttentionMeta) -> Tensor:
+        """Puts keys and values into the cache and gives the queries as our kernel takes them."""
+        fused = _fuse(query[0], key[0], value[0], call, cache.value.dtype)
+        return self.ops.rope_and_store(fused, None, None, cache, meta, call.config)
+
+    def mask(self, *, mask_function: Callable[..., Any], local_size: int | None = None, **how: Any) -> Tensor | None:
         """Takes the place of transformers' function that makes masks: none is needed, but while looking, the window is read off it."""
         if not self._looking:
             return None
-        window: int | ModelError | None
         try:
-            window = _window(mask_function, local_size)
+            window = window_of(mask_function, local_size)
+            seen = _Seen(window, None, seen_by(mask_function))
             self._windows.add(window)
-        except ModelError as error:  # raised where a layer attends with it: some models make masks that no layer uses
-            window = error
-        marked = torch.ones(1, 1, kv_length, kv_length, dtype=torch.bool)
-        marked.infer_window = window  # type: ignore[attr-defined]
-        return marked
+        except ModelError as error:
+            seen = _Seen(None, error, None)
+        made = _own_mask(mask_function=mask_function, local_size=local_size, **how)
+        made.infer_seen = seen  # type: ignore[attr-defined]
+        return made
 
     def _look(self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, options: dict[str, Any]) -> Tensor:
-        (batch, heads, rows, dim), kv_heads, value_dim = query.shape, key.shape[1], value.shape[-1]
-        if batch != 1 or key.shape != (1, kv_heads, rows, dim) or value.shape[:3] != key.shape[:3] or heads % kv_heads:
-            shapes = ", ".join(str(tuple(t.shape)) for t in (query, key, value))
-            raise ModelError(f"its attention is given queries, keys and values of shapes {shapes}, which a paged cache cannot hold")
-        if value_dim > dim:
-            raise ModelError(f"its values have {value_dim} features per head and its keys {dim}; the cache holds no wider values")
-        causal = options.get("is_causal")
-        if not (getattr(module, "is_causal", True) if causal is None else causal):
-            raise ModelError("its attention is not causal, so it cannot generate text")
-        window = getattr(mask, "infer_window", options.get("sliding_window"))
-        if isinstance(window, ModelError):
-            raise window
-        if mask is not None and not hasattr(mask, "infer_window") and self._windows - {None, window}:
+        seen: _Seen | None = getattr(mask, "infer_seen", None)
+        if seen is not None and seen.error is not None:
+            raise seen.error
+        window = options.get("sliding_window") if seen is None else seen.window
+        if mask is not None and seen is None and self._windows - {None, window}:
             raise ModelError("it changes the mask of its sliding windows, which cannot be followed")
-        scale, sinks = options.get("scaling"), options.get("s_aux")
-        config = AttentionConfig(
-            heads,
-            kv_heads,
-            dim,
-            float(dim**-0.5 if scale is None else scale),
-            window,
-            options.get("softcap"),
-            sinks=None if sinks is None else sinks.detach().float().contiguous(),
-        )
-        self.calls.append(Call(config, dim, value_dim))
-        return query.new_zeros(1, rows, heads, value_dim)
+        if mask is not None and seen is None and not _hides_later(mask):
+            raise ModelError("its layers change the mask of attention, which cannot be followed")
+        self.calls.append(call_of(module, query, key, value, window, options))
+        attend = own_attention(module)
+        if attend is None:
+            self.own.append(None)
+            return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1])
+        own = Own(attend, module, options, mask, None if seen is None else seen.sees)
+        self.own.append(own)
+        return own(query, key, value, mask)
+
+
+def _own_mask(**how: Any) -> Tensor:
+    """The mask that transformers' own attention adds to scores, [1, 1, T, T]."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+    made: Tensor | None = ALL_MASK_ATTENTION_FUNCTIONS["eager"](**how)
+    if made is None:  # it hides nothing
+        made = torch.zeros(1, 1, how["q_length"], how["kv_length"], dtype=how["dtype"], device=how.get("device"))
+    return made
+
+
+def _hides_later(mask: Any) -> bool:
+    """True for a mask [1, 1, T, T] that hides later tokens and does nothing else."""
+    if not isinstance(mask, Tensor) or mask.dim() != 4:
+        return False
+    earlier = torch.ones(mask.shape[-2:], dtype=torch.bool, device=mask.device).tril()
+    if mask.dtype == torch.bool:
+        return bool((mask == earlier).all())
+    return bool((mask == 0).where(earlier, mask < -1e4).all())
 
 
 def _register(attention: PagedAttention) -> None:
@@ -192,26 +242,3 @@ def _fuse(query: Tensor, key: Tensor, value: Tensor, call: Call, dtype: torch.dt
     fused[:, heads : heads + kv_heads, : call.head_dim] = key.transpose(0, 1)
     fused[:, heads + kv_heads :, : call.value_dim] = value.transpose(0, 1)
     return fused.view(shape[0], -1)
-
-
-def _window(sees: Callable[..., Any], size: int | None) -> int | None:
-    """The number of positions that a mask function of transformers lets a token see, itself included; None is all before it.
-
-    Raises ModelError for any other pattern: bidirectional, in chunks, or by what the tokens are.
-    """
-    zero = torch.tensor(0)
-    span = size or _FAR
-    good = True
-    try:
-        for query in (4 * span + 1, 5 * span - 1, 6 * span):
-
-            def seen(key: int, query: int = query) -> bool:
-                return bool(sees(zero, zero, torch.tensor(query), torch.tensor(key)))
-
-            good &= seen(query) and not seen(query + 1)
-            good &= seen(0) if size is None else seen(query - size + 1) and not seen(query - size)
-    except Exception as error:  # it may index tensors of this very batch
-        raise ModelError(f"its attention mask depends on more than positions ({error}), which is not supported") from error
-    if not good:
-        raise ModelError("its attention mask is neither causal nor a sliding window, which is not supported")
-    return size

@@ -16,13 +16,15 @@ from infer.kernels.ops import Ops
 from ...errors import InferError, ModelError
 from ...quant.choice import Choose
 from ...spec.model_spec import ModelSpec
+from ...spec.rope import ALIASES
 from ...spec.support import refuse_quantized, transformers_config
 from ...weights.fit import FLOATING, check_weights
 from ...weights.remote_code import allow, named_code, refusal
 from ...weights.source import ModelSource
 from . import experts
-from .attention import PagedAttention
-from .linear import swap_linears
+from .attention import PREFIX, PagedAttention
+from .drawn import check_calls
+from .linear import swap_linears, weights_read
 from .model import HFModel
 from .trial import check_against, tokens_to_try
 
@@ -66,7 +68,7 @@ def load(
         check_weights(source, spec)  # says what is wrong with the files better than transformers
     with _quiet(), _explained(source), torch.no_grad():
         config, trusted = _config(source, spec.config, trust_remote_code=trust_remote_code)
-        _check_rope(config, max_model_len)
+        _check_rope(config, max_model_len, ours=spec.is_ours and spec.stack is not None)
         attention = PagedAttention(ops)
         whole = _whole(source, config, attention.name, dtype, dummy_seed, trust_remote_code=trusted)
         whole = whole.eval().requires_grad_(False).to(device)
@@ -78,15 +80,23 @@ def _ours(whole: Any, ops: Ops, attention: PagedAttention, dtype: torch.dtype, d
     if type(head) is not torch.nn.Linear or head.weight.dtype != dtype:
         raise ModelError(f"its output layer is a {type(head).__name__}, not a linear layer of {dtype}")
     tokens = tokens_to_try(whole.config, min(head.out_features, whole.get_input_embeddings().weight.shape[0]), device)
-    call = {"input_ids": tokens[None], "position_ids": torch.arange(len(tokens), device=device)[None], "use_cache": False}
-    with attention.looking():
-        whole(**call)
-    linears, ours = swap_linears(whole, ops, dtype, choose, head)
+    linears = list(experts.swap_experts(whole, ops, dtype, choose))
+    with attention.looking(), weights_read(whole) as read:
+        whole(input_ids=tokens[None], use_cache=False)
+    swapped, ours = swap_linears(whole, ops, dtype, choose, head, read)
+    linears += swapped
+    check_calls(attention, len(tokens), device)
+    # From here on with the positions that the model itself counts, and linear layers as they will be.
+    with attention.looking(), attention.hearing() as heard:
+        whole(input_ids=tokens[None], use_cache=False)
+    if any(own is None for own in attention.own):
+        heard = heard[:1]
+    attention.forget()
     _attend_with(whole, "eager")
-    expected = whole(input_ids=tokens[None], use_cache=False).logits[0]  # with the positions that the model itself counts
+    expected = whole(input_ids=tokens[None], use_cache=False).logits[0]
     _attend_with(whole, attention.name)
     model = HFModel(whole, ops, attention, linears, ours, tokens)
-    check_against(model, expected, dtype)
+    check_against(model, expected, heard, dtype)
     return model
 
 
@@ -179,19 +189,26 @@ def _attend_with(whole: Any, implementation: str) -> None:
             config._attn_implementation = implementation
 
 
-def _check_rope(config: Any, max_model_len: int) -> None:
-    """Raises ModelError where a record's answer would depend on how long its neighbours are."""
+def _check_rope(config: Any, max_model_len: int, *, ours: bool) -> None:
+    """Raises ModelError where a record's answer would depend on how long its neighbours are, and for kinds of scaling that
+    transformers does not have. `ours`: our own code could run it."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    theirs = type(config).__module__.startswith("transformers.")  # not code of the folder
     for one in (config, getattr(config, "text_config", None)):
         found = getattr(one, "rope_parameters", None) or getattr(one, "rope_scaling", None) or {}
         for rope in [found, *(found.values() if isinstance(found, Mapping) else ())]:
             kind = (rope.get("rope_type") or rope.get("type")) if isinstance(rope, Mapping) else None
+            if theirs and kind is not None and kind not in (*ROPE_INIT_FUNCTIONS, *ALIASES, "default"):
+                raise ModelError(f"rope scaling {kind!r} is not known to transformers (known: default, {', '.join(ROPE_INIT_FUNCTIONS)})")
             if kind not in CHANGING:
                 continue
             limit = rope.get(CHANGING[kind]) or getattr(one, CHANGING[kind], None) or 0
             if max_model_len > limit:
+                shorter = f"set max_model_len={limit} (--max-model-len {limit}) or less"
                 raise ModelError(
                     f"rope scaling {kind!r} changes with the longest sequence of a step in transformers' code, beyond {limit} tokens; "
-                    f"set max_model_len={limit} (--max-model-len) or less"
+                    f"{'leave out --model-impl transformers, or ' if ours else ''}{shorter}"
                 )
 
 
@@ -209,8 +226,20 @@ def _explained(source: ModelSource) -> Iterator[None]:
     except InferError:
         raise
     except Exception as error:
-        text = str(error).strip().splitlines()
-        raise ModelError(f"{source.name} cannot run through transformers: {type(error).__name__}: {text[0] if text else ''}") from error
+        raise ModelError(f"{source.name} cannot run through transformers: {_why(error)}") from error
+
+
+def _why(error: Exception) -> str:
+    """What went wrong in code that is not ours, and what works instead where that can be told."""
+    if isinstance(error, KeyError) and error.args:
+        key = str(error.args[0])
+        if key.startswith(PREFIX):
+            return "its code has attention functions of its own and takes no other, so it cannot use a paged cache"
+        return f"its code looks for {key!r} and finds nothing: config.json lacks it, or has it as a value that the code does not know"
+    if isinstance(error, AttributeError) and type(error.obj).__name__.endswith("Config"):
+        return f"its code asks for {error.name!r}, which config.json does not have; add it there, or by --hf-overrides"
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"
 
 
 @contextlib.contextmanager

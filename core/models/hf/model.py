@@ -42,7 +42,7 @@ class HFModel:
         body = getattr(whole, prefix, None) if prefix else None
         if not isinstance(body, nn.Module):
             raise ModelError(f"{type(whole).__name__} has no base model apart from its head")
-        self._body: Any = body
+        self.body: Any = body
         self._given = _Given(body)
         setattr(whole, prefix, self._given)
         self._tail = whole
@@ -56,7 +56,7 @@ class HFModel:
     def forward(self, tokens: Tensor, positions: Tensor, caches: list[KVCache], meta: AttentionMeta, rows: Tensor | None = None) -> Tensor:
         """See `Decoder.forward`; all rows are computed, whichever are wanted."""
         with self.attention.step(caches, meta):
-            output = self._body(input_ids=tokens[None], position_ids=positions[None], use_cache=False)
+            output = self.body(input_ids=tokens[None], position_ids=positions[None], use_cache=False)
         hidden: Tensor = output[0][0]
         return hidden if rows is None else hidden[rows]
 

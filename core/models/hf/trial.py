@@ -12,7 +12,9 @@ from torch import Tensor
 from infer.kernels.ops import ROW_MULTIPLE, AttentionMeta, KVCache
 
 from ...errors import ModelError
+from .attention import Heard
 from .model import HFModel
+from .traced import Rows, traced
 
 log = logging.getLogger(__name__)
 
@@ -34,24 +36,34 @@ def tokens_to_try(config: Any, vocab_size: int, device: torch.device) -> Tensor:
     return torch.tensor(plain)[torch.randint(0, len(plain), (TOKENS,), generator=dice)].to(device)
 
 
-def check_against(model: HFModel, expected: Tensor, dtype: torch.dtype) -> None:
-    """Compares with the logits [TOKENS, V] that transformers' own attention gives. Raises ModelError if they are others.
+def check_against(model: HFModel, expected: Tensor, heard: Sequence[Heard], dtype: torch.dtype) -> None:
+    """Compares with what transformers' own attention gives. Raises ModelError if it is something else.
 
-    What shows up here: attention that needs more than keys, values and a window (biases, indices of its own), position ids
-    that are not looked at or do not count from 0 (RoBERTa's), and state that layers keep elsewhere than in the cache (Mamba,
-    convolutions).
+    What shows up here: position ids that are not looked at or do not count from 0 (RoBERTa's), and state that layers keep elsewhere
+    than in the cache (Mamba, convolutions). Where it could be lost in the sum of all layers, each is looked at by itself: queries and
+    keys as they come to attention, and what each module gives.
+
+    Args:
+        expected: logits [TOKENS, V] of `model.tokens_to_try` at the positions that the model counts by itself.
+        heard: queries and keys of each call of attention, likewise; of those after the first where attention meant something.
     """
-    tokens = model.tokens_to_try
+    tokens, half = model.tokens_to_try, TOKENS // 2
+    border = slice(half, half + TOUCHED)
     caches = _caches(model, dtype, tokens.device, 2)
-    (whole,) = _step(model, caches, [(0, 0, tokens)])
+    with model.attention.hearing() as heard_whole, traced(model.body, border) as whole_rows:
+        (whole,) = _step(model, caches, [(0, 0, tokens)])
+    _compare_heard(heard_whole, heard, slice(0, TOKENS), slice(0, TOKENS), dtype, "with a paged cache")
     # The median: a row may choose other experts by rounding alone.
     _compare(model.logits(whole), expected, dtype, "with a paged cache", torch.median)
     other = tokens.flip(0)
     caches = _caches(model, dtype, tokens.device, 2)
-    half = TOKENS // 2
     first, _ = _step(model, caches, [(0, 0, tokens[:half]), (1, 0, other)])
-    (second,) = _step(model, caches, [(0, half, tokens[half:])])
-    _compare(torch.cat([first, second[:TOUCHED]]), whole[: half + TOUCHED], dtype, "in two steps and beside another", torch.max)
+    with model.attention.hearing() as heard_second, traced(model.body, slice(0, TOUCHED)) as second_rows:
+        (second,) = _step(model, caches, [(0, half, tokens[half:])])
+    in_two = "in two steps and beside another"
+    _compare_modules(second_rows, whole_rows, dtype, in_two)
+    _compare_heard(heard_second, heard_whole, slice(0, half), slice(half, TOKENS), dtype, in_two)
+    _compare(torch.cat([first, second[:TOUCHED]]), whole[: half + TOUCHED], dtype, in_two, torch.max)
 
 
 def rows_are_alike(model: HFModel, dtype: torch.dtype) -> bool:
@@ -108,14 +120,52 @@ def _step(model: HFModel, caches: list[KVCache], parts: Sequence[tuple[int, int,
     return list(hidden[:rows].split([len(part) for _, _, part in parts]))
 
 
+def _compare_heard(got: Sequence[Heard], expected: Sequence[Heard], rows: slice, of: slice, dtype: torch.dtype, how: str) -> None:
+    """By the median of rows."""
+    for one, other in zip(got, expected, strict=False):
+        for what, ours, theirs in zip(("queries", "keys"), one, other, strict=True):
+            distance = _distances(ours[rows].flatten(1), theirs[of].flatten(1)).median().item()
+            if not distance <= 4 * _far(dtype):
+                raise _differs(f"its {what} {how} differ", distance)
+
+
+def _compare_modules(got: Rows, expected: Rows, dtype: torch.dtype, how: str) -> None:
+    """By the row that differs most, in what modules make of rows that are alike."""
+    for key, (entered, left) in got.items():  # what is inside comes first
+        if key not in expected:
+            continue
+        entered_too, left_too = expected[key]
+        if left.shape != left_too.shape or (entered is None) is not (entered_too is None):
+            continue
+        if entered is not None and entered_too is not None and not _distances(entered, entered_too).max() <= _far(dtype):
+            continue
+        distance = _distances(left, left_too).max().item()
+        if not distance <= 4 * _far(dtype):
+            raise _differs(f"the output of its {key[0]} {how} differs", distance)
+
+
 def _compare(got: Tensor, expected: Tensor, dtype: torch.dtype, how: str, of_rows: Callable[[Tensor], Tensor]) -> None:
     if got.shape != expected.shape:
         raise ModelError(f"its output {how} has shape {tuple(got.shape)}, not {tuple(expected.shape)}")
-    got, expected = got.float(), expected.float()
     if not expected.isfinite().all():
         log.warning("the model's output is not finite, so it cannot be checked")
         return
-    distance = of_rows((got - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-30)).item()
-    if not distance <= (FAR_IN_FLOAT32 if dtype == torch.float32 else FAR_IN_HALF):
-        why = "its layers do what our attention cannot, or count positions in their own way"
-        raise ModelError(f"its output {how} differs (relative distance {distance:.2g}): {why}")
+    distance = of_rows(_distances(got, expected)).item()
+    if not distance <= _far(dtype):
+        raise _differs(f"its output {how} differs", distance)
+
+
+def _distances(got: Tensor, expected: Tensor) -> Tensor:
+    """[N], of rows [N, F], relative to the expected ones; 0 where those are not finite."""
+    got, expected = got.float(), expected.float()
+    distances = (got - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-30)
+    return distances.where(expected.isfinite().all(dim=-1), 0.0)
+
+
+def _far(dtype: torch.dtype) -> float:
+    return FAR_IN_FLOAT32 if dtype == torch.float32 else FAR_IN_HALF
+
+
+def _differs(what: str, distance: float) -> ModelError:
+    why = "its layers do what our attention cannot, or count positions in their own way"
+    return ModelError(f"{what} (relative distance {distance:.2g}): {why}")

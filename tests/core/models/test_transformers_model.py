@@ -17,8 +17,10 @@ from infer.core.build.engines import build_engine
 from infer.core.build.plan import make_plan
 from infer.core.errors import ModelError
 from infer.core.memory import kv_cache
-from infer.core.models.hf.attention import PagedAttention, _window
-from infer.core.models.hf.loading import load
+from infer.core.models.hf.attention import PagedAttention
+from infer.core.models.hf.calls import window_of
+from infer.core.models.hf.linear import weights_read
+from infer.core.models.hf.loading import _explained, load
 from infer.core.models.hf.model import HFModel
 from infer.core.models.hf.trial import rows_are_alike, warn_if_rows_differ
 from infer.core.quant.choice import HEAD
@@ -123,14 +125,14 @@ def test_rows_that_differ_are_found_and_said(tmp_path: Path, caplog: pytest.LogC
     with torch.inference_mode(), caplog.at_level(logging.WARNING):
         warn_if_rows_differ(model, torch.float32)
         assert not caplog.records
-        plain = model._body.forward
+        plain = model.body.forward
 
         def forward(input_ids: torch.Tensor, **how: Any) -> Any:
             out = plain(input_ids=input_ids, **how)
             out[0].add_(1e-6 * input_ids.shape[1])
             return out
 
-        model._body.forward = forward
+        model.body.forward = forward
         warn_if_rows_differ(model, torch.float32)
     assert "answers may vary with the batch size" in caplog.text
 
@@ -213,7 +215,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("data2vec-text", {"is_decoder": True, "pad_token_id": 1}, "count positions in their own way"),
     ("xlm-roberta-xl", {"is_decoder": True, "pad_token_id": 1}, "count positions in their own way"),
     ("roberta-prelayernorm", {"is_decoder": True, "pad_token_id": 1}, "count positions in their own way"),
-    ("phi3", LONGROPE, "max_model_len=64"),
+    ("phi3", LONGROPE, "leave out --model-impl transformers, or set max_model_len=64"),
+    ("doge", {"moe_intermediate_size": 32}, "change the mask"),
     ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}, "max_position_embeddings": 128}, "=128"),
 ]
 
@@ -312,10 +315,75 @@ def test_whose_code_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
         answers(tmp_path, prompts, model_impl="infer")
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("qwen2", {"use_sliding_window": False, "sliding_window": 24}),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 24, "layer_types": ["full_attention"] * 3}),
+        ("qwen2_moe", {"num_experts": 4, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32, "sliding_window": 24}),
+    ],
+    ids=["off", "in no layer", "qwen2_moe"],
+)
+def test_windows_that_no_layer_uses_are_none(kind: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    oracle = saved(kind, changes, tmp_path)
+    model = loaded(tmp_path, overrides={"sliding_window": 24})
+    assert {call.config.sliding_window for call in model.attention.calls} == {None}
+    (prompt,) = prompts_of(70)
+    with torch.inference_mode():
+        torch.testing.assert_close(run(model, [prompt], chunk=16)[0], oracle(torch.tensor([prompt])).logits[0], rtol=1e-4, atol=2e-4)
+
+
+def test_experts_in_int8_stay_near(tmp_path: Path) -> None:
+    oracle = saved("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 4}, tmp_path)
+    ops = load_kernels("reference")
+    model = loaded(tmp_path, choose=lambda name: None if name == HEAD else Int8(ops))
+    assert len(list(model.linears())) == 3 * (4 + 4 * 2)
+    (prompt,) = prompts_of(70)
+    with torch.inference_mode():
+        expected = oracle(torch.tensor([prompt])).logits[0]
+        (got,) = run(model, [prompt], chunk=48)
+    assert 0 < (got - expected).norm() / expected.norm() < 0.08
+
+
+def test_weights_that_a_models_code_multiplies_itself_are_found() -> None:
+    class Odd(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.router, self.plain, self.asked = (torch.nn.Linear(4, 4) for _ in range(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.linear(x, self.router.weight.float()) + self.plain(x.to(self.asked.weight.dtype))
+
+    model = Odd()
+    with torch.no_grad(), weights_read(model) as read:
+        model(torch.zeros(2, 4))
+    assert set(read) == {model.router}
+
+
+class OddConfig:
+    """A config without a key."""
+
+
+def test_errors_in_code_that_is_not_ours_say_what_to_do(tmp_path: Path) -> None:
+    def raised(error: Exception) -> str:
+        with pytest.raises(ModelError) as caught, _explained(FolderSource("tiny", tmp_path)):
+            raise error
+        return str(caught.value)
+
+    assert "attention functions of its own" in raised(KeyError("infer_paged_0"))
+    assert "looks for 'factor' and finds nothing" in raised(KeyError("factor"))
+    with (
+        pytest.raises(ModelError, match=r"asks for 'n_head', .* add it there, or by --hf-overrides"),
+        _explained(FolderSource("t", tmp_path)),
+    ):
+        OddConfig().n_head  # type: ignore[attr-defined]  # noqa: B018
+    assert "ValueError: no" in raised(ValueError("no\nmore"))
+
+
 def test_a_model_that_is_let_go_is_freed(tmp_path: Path) -> None:
     saved("gpt_neox", {}, tmp_path)
     model = loaded(tmp_path)
-    gone = weakref.ref(model._body), weakref.ref(model.attention)
+    gone = weakref.ref(model.body), weakref.ref(model.attention)
     del model
     gc.collect()
     assert [ref() for ref in gone] == [None, None]
@@ -342,9 +410,9 @@ def causal(_: Any, __: Any, q: Any, k: Any) -> Any:
 def test_windows_are_read_off_mask_functions(sees: Any, size: int | None, expected: Any) -> None:
     if isinstance(expected, str):
         with pytest.raises(ModelError, match=expected):
-            _window(sees, size)
+            window_of(sees, size)
     else:
-        assert _window(sees, size) == expected
+        assert window_of(sees, size) == expected
 
 
 def test_shapes_that_no_cache_holds_are_refused() -> None:
@@ -360,6 +428,13 @@ def test_shapes_that_no_cache_holds_are_refused() -> None:
             look(*shapes)
     with pytest.raises(ModelError, match="not causal"):
         look(q, k, k, is_causal=False)
+    with pytest.raises(ModelError, match=r"more than queries, keys, values and a window \(block_indices\)"):
+        look(q, k, k, block_indices=torch.zeros(1, 8, 2))
+    hides = torch.full((1, 1, 8, 8), -3e38).triu(1)
+    for mask in (hides, hides == 0, None):
+        look(q, k, k, attention_mask=mask)
+    with pytest.raises(ModelError, match="change the mask"):
+        look(q, k, k, attention_mask=hides + 1)
     attention = PagedAttention(load_kernels("reference"))
 
     def look_twice() -> None:
