@@ -93,7 +93,7 @@ def _turned_by_neighbours(stack: StackSpec) -> dict[str, tuple[int, int]]:
     found: dict[str, tuple[int, int]] = {}
     for index, layer in enumerate(stack.layers):
         spec, prefix = layer.attention, stack.names.layer.format(index)
-        if spec.rope is None or not spec.rope.interleaved:
+        if spec is None or spec.rope is None or not spec.rope.interleaved:
             continue
         for name in stack.names.qkv[:2]:
             found |= {f"{prefix}.{name}.{end}": (spec.head_dim, spec.rope.rotary_dim) for end in ("weight", "bias")}

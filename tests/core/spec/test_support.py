@@ -39,7 +39,6 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
     ("jamba", "JambaForCausalLM", {}, "layers that are not plain attention (linear_attention)"),
     ("falcon_h1", "FalconH1ForCausalLM", {}, "layers that are not plain attention (hybrid)"),
     ("qwen3_next", "Qwen3NextForCausalLM", {}, "layers that are not plain attention (linear_attention)"),
-    ("lfm2", "Lfm2ForCausalLM", {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2}, "plain attention (conv)"),
     ("llama4_text", "Llama4ForCausalLM", {}, "plain attention (chunked_attention)"),
     ("xglm", "XGLMForCausalLM", {}, "attention that a paged cache cannot hold"),
     ("xlnet", "XLNetLMHeadModel", {}, "attention that a paged cache cannot hold"),
