@@ -25,6 +25,8 @@ class Names:
     """Before attention and what keeps states, or behind it where the norms come after (`StackSpec.pre_norm`)."""
     qkv: tuple[str, ...]
     """Queries, keys and values, or one layer that is all three in this order."""
+    gate: str = ""
+    """See `AttentionSpec.gated`."""
     sinks: str = ""
     """See `AttentionSpec.sinks`: a tensor, not a prefix."""
     q_norm: str = ""

@@ -90,6 +90,8 @@ class AttentionSpec:
     """Values are what keys are made of, before their norm and rotation."""
     value_norm: NormSpec | None = None
     """Of each value head, without weights."""
+    gated: bool = False
+    """What a head has seen is multiplied by the sigmoid of as many features, made of the token as its query is."""
 
     @property
     def parts(self) -> int:
