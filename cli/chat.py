@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
+from .ask import ask
 from .job import run_command
 from .options import Command, JobOptions, engine_options, io_options, sampling_options
 from .options.chat import chat_flags, chat_options
@@ -12,7 +15,7 @@ from .spec import writing_spec
 
 
 @click.command(cls=Command)
-@io_options
+@partial(io_options, asks=lambda question, **how: ask(question, chat_flags(), **how))
 @prompt_options
 @chat_options
 @sampling_options
@@ -25,7 +28,10 @@ def chat(*, io: JobOptions, prompt_field: str | None, template: str | None) -> i
     `extra`. OpenAI Batch lines (/v1/chat/completions) are answered in their own form. With --prompt-field or --template a
     record is one user message instead. A record that fails has its error in its place, and the exit status is then 3.
 
+    A question in place of IN, which is several words, is answered as text.
+
     \b
+    infer chat --model smollm2-135m "What is the capital of France?"
     infer chat --model smollm2-135m sample_data/chat.jsonl answers.jsonl
     infer chat --model smollm2-135m --system "Answer in one word." sample_data/chat.jsonl
     infer chat --model smollm2-135m --prompt-field question questions.jsonl answers.jsonl

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import inspect
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import click
@@ -11,34 +12,76 @@ from click.core import ParameterSource
 from infer.core.errors import InferError
 from infer.core.settings.args import GROUPS
 
+from .hints import instead_of
 from .terminal import messages, streams
+
+#: A command with more options than this has a short help too.
+MANY = 24
+#: Most options in it.
+MOST = 11
+#: The options that people use, in the order of the short help.
+COMMON = (
+    "--model", "--prompt-field", "--template", "--system", "--width", "--num-return", "--max-tokens", "--temperature",
+    "--json-schema", "--choice", "--query-prefix", "--dimensions", "--output-format", "--resume", "--overwrite", "--errors",
+    "--limit", "--config", "--stats",
+)  # fmt: skip
 
 
 class Command(click.Command):
     """A command whose help is in sections and whose body cannot print to stdout by accident.
 
-    The body returns the exit code (None: 0); an InferError becomes one message on stderr and its own exit code.
+    The body returns the exit code (None: 0); an InferError becomes one message on stderr and its own exit code. -h shows the options that
+    people use (COMMON), --help all of them, where there are more than fit on a screen.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.context_settings = {"help_option_names": ["--help"], **self.context_settings}
+        self.params.append(click.Option(["-h"], is_flag=True, is_eager=True, expose_value=False, hidden=True, callback=_show_short_help))
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_help_text(ctx, formatter)
+        options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+        if len(options) > MANY:
+            formatter.write_paragraph()
+            formatter.write_text("-h shows the options that people use.")
+
+    def format_short_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Usage, the first paragraph, the examples, the options of COMMON, and where the rest is told."""
+        self.format_usage(ctx, formatter)
+        first, *others = inspect.cleandoc(self.help or "").split("\n\n")
+        for paragraph in (first, *(one for one in others if one.startswith("\b"))):
+            formatter.write_paragraph()
+            with formatter.indentation():
+                formatter.write_text(paragraph)
+        options = {name: param for param in self.get_params(ctx) if isinstance(param, click.Option) for name in param.opts}
+        common = dict.fromkeys(options[name] for name in COMMON if name in options)
+        records = [record for param in list(common)[:MOST] if (record := click.Option.get_help_record(param, ctx)) is not None]
+        with formatter.section("Options that people use"):
+            formatter.write_dl(records)
+        formatter.write_paragraph()
+        formatter.write_text(f"All {len(options)} options: {ctx.command_path} --help. Subjects: infer help.")
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
-        later = []
         for param in self.get_params(ctx):
             group = getattr(param, "group", "Options")
             if group == GROUPS["later"]:
-                later.append(param.opts[0])
-            elif isinstance(param, click.Option) and (record := param.get_help_record(ctx)) is not None:
+                continue  # what is refused is no help
+            if isinstance(param, click.Option) and (record := param.get_help_record(ctx)) is not None:
                 sections.setdefault(group, []).append(record)
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)
-        if later:
-            with formatter.section(f"{GROUPS['later']} (refused unless left at their defaults)"):
-                formatter.write_text(", ".join(later))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         messages.look_for_format(args)
-        return super().parse_args(ctx, args)
+        known = {name for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts) if name.startswith("-")}
+        try:
+            return super().parse_args(ctx, _with_hyphens(args, known))
+        except click.NoSuchOption as error:
+            hint = instead_of(error.option_name, known, ctx.info_name or "")
+            raise click.UsageError(f"No such option {error.option_name!r}{hint}", ctx) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         with streams.guarded():
@@ -48,6 +91,30 @@ class Command(click.Command):
                 code = error.exit_code
                 messages.say(str(error), event="error", level="error", label="Error: ", exit_code=code)
             ctx.exit(code or 0)
+
+
+def _show_short_help(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    command, formatter = ctx.command, ctx.make_formatter()
+    if isinstance(command, Command) and len(command.params) > MANY:
+        command.format_short_help(ctx, formatter)
+    else:
+        command.format_help(ctx, formatter)
+    click.echo(formatter.getvalue().rstrip("\n"), color=ctx.color)
+    ctx.exit()
+
+
+def _with_hyphens(args: list[str], known: Collection[str]) -> list[str]:
+    """Options that are written with underscores as they are called: --max_tokens is --max-tokens."""
+    found: list[str] = []
+    for place, word in enumerate(args):
+        if word == "--":
+            return [*found, *args[place:]]
+        name, equals, value = word.partition("=")
+        hyphens = name.replace("_", "-")
+        found.append(hyphens + equals + value if name.startswith("--") and name not in known and hyphens in known else word)
+    return found
 
 
 def usage(message: str) -> click.UsageError:

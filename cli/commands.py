@@ -27,6 +27,8 @@ COMMANDS = {
     "bench": ("infer.cli.bench", "Measure throughput, and where the time goes."),
     "models": ("infer.cli.models", "Fetch, list, remove and quantize models."),
     "config": ("infer.cli.config", "Show the engine's settings and where each came from."),
+    "help": ("infer.cli.help", "Tell about a command or a subject."),
+    "completion": ("infer.cli.completion", "Make bash, zsh or fish complete commands and options."),
     "doctor": ("infer.cli.doctor", "Show what this machine has to run on, and compile the CPU kernels."),
 }
 

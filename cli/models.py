@@ -16,6 +16,12 @@ from .terminal import messages, streams
 from .terminal.table import table
 
 
+def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    from infer.core.weights.aliases import aliases
+
+    return [name for name in aliases() if name.startswith(incomplete)]
+
+
 @click.group()
 def models() -> None:
     """Fetch, list, remove and quantize models.
@@ -27,7 +33,7 @@ def models() -> None:
 
 
 @models.command()
-@click.argument("model")
+@click.argument("model", shell_complete=_complete)
 @click.option("--revision", help="Branch, tag or commit of a hub model.")
 def get(model: str, revision: str | None) -> None:
     """Fetch MODEL once and print its folder: a short name (infer models list), or the id of a model on the Hugging Face hub.
@@ -57,7 +63,7 @@ def get(model: str, revision: str | None) -> None:
 
 
 @models.command()
-@click.argument("model")
+@click.argument("model", shell_complete=_complete)
 def rm(model: str) -> None:
     """Remove MODEL from the cache: a short name that was fetched, or a hub id, in all its revisions.
 

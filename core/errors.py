@@ -17,7 +17,7 @@ Anything else that reaches the top is a bug in `infer` and is reported as such.
 
 from __future__ import annotations
 
-import difflib
+import re
 from collections.abc import Iterable
 
 #: Every code a record's error can carry (`error.code` in the output). Adding one changes the output format.
@@ -118,6 +118,41 @@ class RecordError(InferError, ValueError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the known name closest to `name`, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    """`"; did you mean 'x'?"` for the known name that `name` is a slip of, or an empty string. Another word is no slip: nothing is
+    suggested that may mean another thing."""
+    found = [(slips, one) for one in known if (slips := _slips(name, one)) is not None]
+    return f"; did you mean {min(found)[1]!r}?" if found else ""
+
+
+def _slips(name: str, known: str) -> int | None:
+    """How far a name is from the known one that it may be a slip of: 0 for other separators, 1 for each wrong letter, 2 and more for
+    words that are cut off or left out at the end; None: it is another name."""
+    given, meant = (re.findall(r"[^\W_]+", text.lower()) for text in (name, known))
+    if "".join(given) == "".join(meant):
+        return 0
+    if len(given) == len(meant):
+        letters = [_wrong_letters(one, other) for one, other in zip(given, meant, strict=True)]
+        if None not in letters:
+            return sum(filter(None, letters))
+    if given and len(given) <= len(meant) and len(given[0]) > 2 and all(m.startswith(g) for g, m in zip(given, meant, strict=False)):
+        return 2 + len(meant) - len(given)
+    return None
+
+
+def _wrong_letters(one: str, other: str) -> int | None:
+    """0 for the same word, 1 for one letter (in long words 2) that is another, missing, too many or changed places with the next one;
+    None for another word. A digit is never a slip, nor is a letter of a word of one or two."""
+    if one == other:
+        return 0
+    if min(len(one), len(other)) < 3 or re.sub(r"\D", "", one) != re.sub(r"\D", "", other):
+        return None
+    most = 1 if min(len(one), len(other)) < 8 else 2
+    rows = [list(range(len(other) + 1))]
+    for i, a in enumerate(one, 1):
+        row = [i]
+        for j, b in enumerate(other, 1):
+            row.append(min(row[-1] + 1, rows[-1][j] + 1, rows[-1][j - 1] + (a != b)))
+            if i > 1 and j > 1 and a == other[j - 2] and one[i - 2] == b:
+                row[-1] = min(row[-1], rows[-2][j - 2] + 1)
+        rows.append(row)
+    return rows[-1][-1] if rows[-1][-1] <= most else None

@@ -16,9 +16,11 @@ from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from infer.core.settings.args import GROUPS, EngineArgs
 from infer.core.settings.setting import Setting, presets
+from infer.core.weights.aliases import aliases
 
 from ..command import Command, Option
 from ..terminal import messages
@@ -44,6 +46,17 @@ class SettingType(Typed):
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:  # click 8.1 gives no ctx
         return f"[{'|'.join(self.one.choices)}]" if self.one.choices else self.name.upper()
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        if self.one.name == "model":
+            known = [name for name in aliases() if name.startswith(incomplete)]
+            return [*map(CompletionItem, known), CompletionItem(incomplete, type="file")]
+        return [CompletionItem(choice) for choice in self.one.choices or () if choice.startswith(incomplete)]
+
+
+def _complete_config(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    found = [CompletionItem(name) for name in presets() if name.startswith(incomplete)]
+    return [*found, CompletionItem(incomplete, type="file")]
+
 
 def engine_options(command: F, *, without: Collection[str] = ()) -> F:
     """Adds every engine setting as an option but those named in `without`, and --config."""
@@ -57,6 +70,7 @@ def engine_options(command: F, *, without: Collection[str] = ()) -> F:
         store=_CONFIG,
         metavar="FILE|PRESET",
         env="INFER_CONFIG",
+        shell_complete=_complete_config,
         help=f"YAML file of engine settings, or a preset: {', '.join(presets())}.",
     )(command)
 

@@ -108,12 +108,19 @@ _SAYING: list[Callable[[Any], Any]] = [
 ]
 
 
-def io_options(command: F) -> F:
-    """Adds IN, OUT and the options about them; the command gets them as one `io: JobOptions`."""
+def io_options(command: F, *, asks: Callable[..., int] | None = None) -> F:
+    """Adds IN, OUT and the options about them; the command gets them as one `io: JobOptions`.
+
+    Args:
+        asks: what is called in place of the command where IN is a question: with it, and `quiet` and `verbose`.
+    """
 
     @functools.wraps(command)
     def with_io(**kwargs: Any) -> Any:
-        inputs, output = _paths(kwargs.pop("paths"), kwargs.pop("inputs"))
+        paths, named = kwargs.pop("paths"), kwargs.pop("inputs")
+        if asks is not None and not named and len(paths) == 1 and _is_question(paths[0]):
+            return asks(paths[0], quiet=kwargs["quiet"], verbose=kwargs["verbose"])
+        inputs, output = _paths(paths, named)
         values = {f.name: kwargs.pop(f.name) for f in dataclasses.fields(JobOptions) if f.name in kwargs}
         values["resume"] = values["resume"] or values["resume_force"]
         io = JobOptions(inputs=inputs, output=output, **values)
@@ -122,6 +129,15 @@ def io_options(command: F) -> F:
 
     paths = click.argument("paths", metavar="[IN] [OUT]", nargs=-1, type=click.Path(allow_dash=True))
     return with_options(with_io, [paths, *_INPUT, *_OUTPUT, *_READING, *_SAYING])
+
+
+def _is_question(text: str) -> bool:
+    """True for words that cannot be meant as the name of a file: there is none of that name, and it has blanks and no ending."""
+    try:
+        there = Path(text).exists()
+    except (OSError, ValueError):
+        there = False
+    return not there and len(text.split()) > 1 and not Path(text).suffix[1:].isalnum()
 
 
 def input_options(command: F) -> F:

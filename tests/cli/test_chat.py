@@ -94,3 +94,14 @@ def test_the_sample_prompts(call: Any, tmp_path: Path, read_rows: Any) -> None:
     assert "Paris" in rows["france"]["choices"][0]["text"]
     assert len(rows["haiku"]["choices"]) == 2
     assert rows[9]["extra"] == {"source": {"set": "arithmetic", "row": 3}}
+
+
+def test_a_question_is_answered_as_text(call: Any, tiny_llama: Path, tmp_path: Path, write_lines: Any, read_rows: Any) -> None:
+    options = ["-m", tiny_llama, "--dtype", "float32", "--device", "cpu", "--temperature", "0", "--max-tokens", "6"]
+    asked = call("chat", *options, "--system", "Be brief.", "what is it?")
+    assert asked.exit_code == 0
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "what is it?"}]
+    call("chat", *options, write_lines({"messages": messages}), tmp_path / "out")
+    assert asked.stdout == read_rows(tmp_path / "out")[0]["choices"][0]["message"]["content"].strip() + "\n"
+    for name in ("nothing.jsonl", "no such file.jsonl"):
+        assert call("chat", *options, name).exit_code == 2

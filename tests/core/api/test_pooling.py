@@ -318,7 +318,7 @@ class TestTruncation:
             ({"truncate_prompt_tokens": True}, "truncate_prompt_tokens must be -1 or"),
             ({"tokenization_kwargs": {"truncation": True, "max_length": 99}}, "max_length must be -1 or"),
             ({"truncate_prompt_tokens": 5, "tokenization_kwargs": {"truncate_prompt_tokens": 6}}, "given twice"),
-            ({"tokenization_kwargs": {"truncate": 1}}, "'truncate' is not supported; did you mean 'truncation'"),
+            ({"tokenization_kwargs": {"truncate": 1}}, "'truncate' is not supported; did you mean 'truncate_prompt_tokens'"),
             ({"tokenization_kwargs": {"truncation": "only_first"}}, "truncation must be true, false or 'longest_first'"),
             ({"tokenization_kwargs": {"truncation_side": "both"}}, "truncation_side must be 'left' or 'right'"),
             ({"tokenization_kwargs": {"add_special_tokens": False}}, "add_special_tokens=False is not supported"),

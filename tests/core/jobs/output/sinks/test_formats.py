@@ -149,9 +149,9 @@ def test_parquet_without_pyarrow_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     MatrixSink("npy", "float32")
 
 
-@pytest.mark.parametrize(("kind", "dtype", "match"), [("npz", "float32", "'npy'"), ("npy", "float64", "'float")])
+@pytest.mark.parametrize(("kind", "dtype", "match"), [("npz", "float32", "did you mean 'npy'"), ("npy", "float64", "float32")])
 def test_unknown_names(kind: str, dtype: str, match: str) -> None:
-    with pytest.raises(ConfigError, match=f"did you mean {match}"):
+    with pytest.raises(ConfigError, match=match):
         MatrixSink(kind, dtype)
 
 

@@ -1,0 +1,46 @@
+"""`infer help`: a command's whole help, or a subject's page. The pages are the .md files beside this one; the first line is the title."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+import click
+
+from infer.core.errors import ConfigError, nearest
+
+from ..command import Command
+from ..terminal import streams
+
+
+def topics() -> dict[str, str]:
+    """The name and title of every page."""
+    pages = sorted((page.name.removesuffix(".md"), page) for page in files(__package__).iterdir() if page.name.endswith(".md"))
+    return {name: page.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for name, page in pages}
+
+
+@click.command(cls=Command)
+@click.argument("name", required=False)
+def help(name: str | None) -> None:  # the command's name
+    """Tell about NAME: a command or a subject. Without one: the list of both.
+
+    \b
+    infer help generate
+    infer help quantization
+    """
+    from ..commands import COMMANDS, infer
+
+    pages = topics()
+    if name is None:
+        width = max(map(len, (*COMMANDS, *pages)))
+        rows = ["Commands:", *(f"  {one:{width}}  {text}" for one, (_, text) in COMMANDS.items())]
+        rows += ["", "Subjects:", *(f"  {one:{width}}  {title}" for one, title in pages.items())]
+        streams.write("\n".join(rows) + "\n")
+    elif name in COMMANDS:
+        command = infer.get_command(click.get_current_context(), name)
+        assert command is not None
+        with click.Context(command, info_name=f"infer {name}", max_content_width=120) as ctx:
+            streams.write(command.get_help(ctx) + "\n")
+    elif name in pages:
+        streams.write((files(__package__) / f"{name}.md").read_text(encoding="utf-8"))
+    else:
+        raise ConfigError(f"there is neither a command nor a subject {name!r}{nearest(name, [*COMMANDS, *pages])} (see infer help)")

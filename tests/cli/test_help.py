@@ -1,0 +1,141 @@
+"""Help: -h on one screen, --help whole, subjects, completion, and what is said in place of an option that there is none of."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from infer.cli.commands import COMMANDS, infer
+from infer.cli.help import topics
+from infer.core.errors import nearest
+
+
+def run(*args: str, **env: str) -> Result:
+    return CliRunner().invoke(infer, list(args), env=env)
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "models get", "models quantize", "config show"])
+def test_the_short_help_fits_on_a_screen(command: str) -> None:
+    result = run(*command.split(), "-h")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("Usage: ")
+    assert len(result.stdout.splitlines()) <= 40
+
+
+def test_the_short_help_has_examples_and_says_where_the_rest_is() -> None:
+    said = run("generate", "-h").stdout
+    assert "infer generate --model smollm2-135m" in said
+    assert "--top-k" not in said
+    assert "generate --help" in said
+
+
+def test_the_whole_help_has_all_options_that_are_not_refused() -> None:
+    said = run("generate", "--help").stdout
+    assert "--top-k" in said
+    assert "--enable-lora" not in said
+    assert "--num-scheduler-steps" not in said
+    assert run("help", "generate").stdout == said
+
+
+def test_subjects() -> None:
+    said = run("help").stdout
+    for name, title in topics().items():
+        assert f"{name} " in said
+        assert title in said
+        assert run("help", name).stdout.startswith(f"# {title}\n")
+    result = run("help", "exit-code")
+    assert result.exit_code == 2
+    assert "'exit-code'; did you mean 'exit-codes'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("--output", "the second argument: infer generate IN OUT"),
+        ("--input-file", "--input FILE"),
+        ("--batch-size", "use --max-num-seqs"),
+        ("--max-new-tokens", "use --max-tokens"),
+        ("--max_new_tokens", "use --max-tokens"),
+        ("--model-path", "use --model"),
+        ("--num-beams", "infer beam --width"),
+        ("--do-sample", "--temperature"),
+        ("--torch-dtype", "use --dtype"),
+        ("--tp", "use --tensor-parallel-size"),
+        ("--port", "no server"),
+        ("--enable-sleep-mode", "LLM.sleep"),
+        ("--max-token", "did you mean '--max-tokens'?"),
+        ("--temprature", "did you mean '--temperature'?"),
+        ("--gpu-memory", "did you mean '--gpu-memory-utilization'?"),
+    ],
+)
+def test_names_of_other_programs_and_slips(given: str, said: str) -> None:
+    result = run("generate", given, "1")
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+@pytest.mark.parametrize("given", ["--top-n", "--frequency", "--blocks", "--zzz", "--int9"])
+def test_another_word_is_no_slip(given: str) -> None:
+    result = run("embed", given, "1")
+    assert result.exit_code == 2
+    assert "did you mean" not in result.stderr
+
+
+def test_underscores_are_hyphens(tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing")
+    result = run("generate", "--max_tokens=3", "--max_num_seqs", "2", "-m", "x", missing, "-")
+    assert "No such option" not in result.stderr
+    assert "missing" in result.stderr
+    assert "__such" in run("generate", "-m", "x", "--", "__such").stderr  # a name is not an option
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "meant"),
+    [
+        ("max_num_seq", ["max_num_seqs", "max_num_batched_tokens"], "max_num_seqs"),
+        ("BLOCKSIZE", ["block_size"], "block_size"),
+        ("smollm", ["all-minilm-l6-v2", "smollm2-135m"], "smollm2-135m"),
+        ("tempreature", ["temperature"], "temperature"),
+        ("hermes2", ["hermes"], None),
+        ("int3", ["int4", "int8"], None),
+        ("top_n", ["top_k", "top_p"], None),
+        ("output", ["input"], None),
+        ("batch-size", ["block-size"], None),
+        ("/v1/responses", ["/v1/rerank", "/v1/score"], None),
+        ("enable_sleep_mode", ["enable_lora"], None),
+        ("", ["x"], None),
+        ("é", ["è"], None),
+    ],
+)
+def test_a_slip_and_another_name(name: str, known: list[str], meant: str | None) -> None:
+    assert nearest(name, known) == (f"; did you mean {meant!r}?" if meant else "")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(shell: str) -> None:
+    result = run("completion", shell)
+    assert result.exit_code == 0
+    assert "_INFER_COMPLETE" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("infer gen", {"generate"}),
+        ("infer generate --dt", {"--dtype"}),
+        ("infer generate --dtype fl", {"float32", "float16", "float"}),
+        ("infer generate --model smol", {"smollm2-135m"}),
+        ("infer embed --config throu", {"throughput"}),
+        ("infer models get all", {"all-minilm-l6-v2"}),
+    ],
+)
+def test_values_are_completed(words: str, expected: set[str]) -> None:
+    env = {"_INFER_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    command = [sys.executable, "-c", "from infer.cli.main import run; run([])"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    found = {line.partition(",")[2] for line in done.stdout.splitlines() if line.startswith("plain,")}
+    assert found == expected
