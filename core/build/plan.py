@@ -15,6 +15,7 @@ from ..pooling.recipe import Recipe
 from ..pooling.recipe_files import read_modules, read_recipe
 from ..settings.args import EngineArgs
 from ..settings.config import Caution
+from ..spec.classes import head_of
 from ..spec.model_spec import ModelSpec
 from ..spec.support import refuse_unsupported
 from ..spec.task import choose_task
@@ -157,13 +158,15 @@ def make_plan(
     if args.load_format != "dummy" and source.has_weights:  # `infer check` needs none
         check_weights(source, spec)
         if spec.stack is not None and (spec.is_encoder or spec.in_our_code(args.model_impl)):
-            labels = len(recipe.labels) if recipe is not None and recipe.kind == "classify" else 0
-            if recipe is not None and recipe.tokens:
-                check_stack(source, spec.stack, is_encoder=False, writes=True, labels=0, overrides=args.hf_overrides or {})
-            else:
-                check_stack(
-                    source, spec.stack, is_encoder=spec.is_encoder, writes=recipe is None, labels=labels, overrides=args.hf_overrides or {}
-                )
+            labels = 0 if recipe is None or recipe.kind != "classify" or recipe.reads_head else len(recipe.labels)
+            check_stack(
+                source,
+                spec.stack,
+                writes=recipe is None or recipe.reads_head,
+                classifier=head_of(spec) if labels else None,
+                labels=labels,
+                overrides=args.hf_overrides or {},
+            )
         for dense in () if recipe is None else recipe.dense:
             check_dense(dense, source)
     if task == "generate":
@@ -216,11 +219,12 @@ def _check_quantization(args: EngineArgs, source: ModelSource) -> None:
 def _use(args: EngineArgs, source: ModelSource, spec: ModelSpec) -> tuple[str, Recipe | None]:
     """The task of the model, and its recipe if it pools. Raises ConfigError, ModelError."""
     modules = read_modules(source)
-    task = choose_task(args.task, args.runner, args.convert, spec, modules)
+    scores_tokens = bool((args.pooler_config or {}).get("returned_token_ids"))
+    task = choose_task(args.task, args.runner, args.convert, spec, modules, scores_tokens=scores_tokens)
     refuse_unsupported(spec, source.name, task=task, model_impl=args.model_impl)
     if task == "generate":
         return task, None
     recipe = read_recipe(source, spec, task=task, pooler_config=args.pooler_config)
-    if args.task == "score" and task == "classify" and len(recipe.labels) != 1:
+    if args.task == "score" and task == "classify" and len(recipe.labels) != 1 and not recipe.per_token:
         raise ModelError(f"model {source.name!r} has {len(recipe.labels)} labels; a score is made by a classifier of one, or by embeddings")
     return task, recipe

@@ -17,7 +17,7 @@ from ..models.hf.trial import warn_if_rows_differ
 from ..models.pooling_model import PoolingModel
 from ..pooling.recipe import Recipe
 from ..settings.config import EngineConfig
-from ..spec.decoder import SCORE
+from ..spec.classes import head_of
 from ..spec.model_spec import ModelSpec
 from ..spec.support import check_causal, refuse_unsupported
 from ..weights.renamed import untied
@@ -83,7 +83,9 @@ def _load_decoder(
     if recipe.token_ids:
         head = TokenScores(ops, untied(decoder.stack, source), recipe.token_ids, difference=recipe.difference)
     elif labels:
-        head = Classifier(ops, decoder.hidden_size, labels, SCORE, decoder.stack.norm)
+        classifier = head_of(spec)
+        assert classifier is not None, "language models have one"
+        head = Classifier(ops, decoder.hidden_size, labels, classifier, decoder.stack.norm)
     model = FlatDecoder(decoder, dtype, config.block_size, head)
     fill(config, source, decoder.stack, model.parameters(), dtype, device, choose=choose, ropes=decoder.ropes, whole=False)
     decoder.allocate(config.max_model_len, device)

@@ -82,6 +82,25 @@ def bags(texts: Sequence[TextIds], batch: TextBatch) -> Bags:
     return Bags(rows, offsets[:-1], counts)
 
 
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """The token rows with one id."""
+
+    rows: NDArray[np.int64]
+    """[R] in order, zeros beyond them."""
+    ends: NDArray[np.int64]
+    """[S] where each text's end among them."""
+
+
+def tagged(batch: TextBatch, token: int) -> Tagged:
+    """The rows of a token; a text may have none."""
+    total = int(batch.starts[-1])
+    (places,) = (batch.tokens[:total] == token).nonzero()
+    rows = np.zeros(padded_rows(len(places)), dtype=np.int64)
+    rows[: len(places)] = places
+    return Tagged(rows, np.searchsorted(places, batch.starts[1:]))
+
+
 def single_rows(batch: TextBatch, pooling: str) -> NDArray[np.int64]:
     """[R] the first ("cls") or last ("last") token row of each text, zeros from S on."""
     starts = batch.starts

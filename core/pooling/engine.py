@@ -15,6 +15,7 @@ from ..errors import RecordError
 from ..sampling.transfers import on
 from ..settings.config import EngineConfig
 from ..types.pooling_request import Pooled, PoolingRequest, TextIds
+from .batch import TextBatch, tagged
 from .head import Head
 from .limits import PoolingLimits
 from .recipe import Recipe
@@ -132,11 +133,7 @@ class PoolingEngine:
         batch = self.runner.pack(texts)
         watch.count("batch")
         if setting.kind in ("token_embed", "token_classify"):
-            hidden, ends = self.runner.tokens(batch), batch.starts[1:]
-            watch.count("model")
-            rows, finite_rows = self._head(hidden, int(ends[-1]), setting)
-            values = np.split(rows, ends[:-1])
-            finite = np.logical_and.reduceat(finite_rows, batch.starts[:-1])
+            values, finite = self._of_tokens(batch, setting, watch)
         else:
             pooled = self.runner.pooled(texts, batch)
             watch.count("model")
@@ -147,6 +144,15 @@ class PoolingEngine:
         self._count(taken)
         watch.count("commit")
         return finished
+
+    def _of_tokens(self, batch: TextBatch, setting: Setting, watch: Stopwatch) -> tuple[list[NDArray[np.float32]], NDArray[np.bool_]]:
+        """Vectors or scores of each text's tokens, and whether all of them are finite; of some tokens alone if the setting says so."""
+        wanted = None if setting.step_tag_id is None else tagged(batch, setting.step_tag_id)
+        count, ends = (int(batch.starts[-1]), batch.starts[1:]) if wanted is None else (int(wanted.ends[-1]), wanted.ends)
+        hidden = self.runner.tokens(batch, None if wanted is None else wanted.rows)
+        watch.count("model")
+        rows, finite = self._head(hidden, count, setting)
+        return np.split(rows, ends[:-1]), np.array([bool(one.all()) for one in np.split(finite, ends[:-1])])
 
     def _hand_out(self, taken: list[Waiting[_Taker]], values: list[NDArray[np.float32]], finite: NDArray[np.bool_]) -> list[Pooled]:
         touched: dict[_Answer, int | None] = {}  # answers that are whole now, or the place of a text that makes them fail

@@ -49,7 +49,7 @@ class Head:
         finite = _finite(found)
         if values is not pooled:  # an activation may have squashed it
             finite &= _finite(pooled[:count].cpu().numpy())
-        found = found[:, : setting.size]
+        found = found[:, list(setting.columns)] if setting.columns else found[:, : setting.size]
         if not setting.activate:
             return found.copy(), finite
         return (activated(found, self._activation) if setting.kind.endswith("classify") else normalized(found)), finite

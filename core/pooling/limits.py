@@ -66,8 +66,12 @@ class PoolingLimits:
     def _check_params(self, request: PoolingRequest) -> None:
         params, recipe = request.params, self.recipe
         for name in ("step_tag_id", "returned_token_ids"):
-            if getattr(params, name) is not None:
-                raise RecordError("unsupported", f"{name} is for reward models, which are not supported", param=name)
+            if getattr(params, name) is not None and request.kind != "token_classify":
+                raise RecordError("unsupported", f"{name} is for models that score tokens, such as reward models", param=name)
+        if wrong := [token for token in params.returned_token_ids or () if token not in recipe.token_ids]:
+            known = ", ".join(map(str, recipe.token_ids)) or "none: this model's classifier has labels of its own"
+            message = f"returned_token_ids has {wrong[0]}, which is not among the tokens that are scored here ({known})"
+            raise RecordError("invalid_value", message, param="returned_token_ids")
         asked = params.dimensions
         if asked is None or (asked == recipe.size and not request.kind.endswith("classify")):
             return

@@ -8,6 +8,8 @@ from ..errors import ConfigError, nearest
 from .template import PairTemplate
 
 POOLINGS = ("cls", "mean", "last")
+#: What vLLM calls the pooling of classifiers that score tokens: all of them, or those at the ends of steps.
+TOKEN_POOLINGS = ("ALL", "STEP")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class Recipe:
     max_seq_length: int | None = None  # sentence_bert_config.json's; the model's limit is in EngineConfig.max_model_len
     labels: tuple[str, ...] = ()  # of a classifier, in order
     per_token: bool = False  # a classifier labels each token, and no text as a whole
+    step_tag_id: int | None = None  # or each token with this id alone: the ends of steps
     activation: str = "identity"  # of a classifier's scores: "identity", "sigmoid" or "softmax"
     tokens: tuple[str, ...] = ()  # of a language model's head whose logits are scores; none: a classifier has weights of its own
     token_ids: tuple[int, ...] = ()  # theirs, once there is a tokenizer
@@ -52,6 +55,11 @@ class Recipe:
         if self.kind == "classify":
             return len(self.labels)
         return self.dense[-1].out_features if self.dense else self.hidden_size
+
+    @property
+    def reads_head(self) -> bool:
+        """True if scores are logits of the language model's own head."""
+        return bool(self.tokens or self.token_ids)
 
     @property
     def output_size(self) -> int:

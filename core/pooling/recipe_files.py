@@ -17,7 +17,7 @@ from ..spec.hf_values import COUNT, FLAG, NULL, OBJECT, TEXT, check_file
 from ..spec.model_spec import ModelSpec
 from ..weights.source import ModelSource
 from .modules import MODULES_FILE, Modules, files_of
-from .recipe import Recipe
+from .recipe import TOKEN_POOLINGS, Recipe
 from .similarity import MEASURES
 from .template import PairTemplate
 
@@ -69,25 +69,41 @@ def read_recipe(source: ModelSource, spec: ModelSpec, *, task: str, pooler_confi
     text, hidden = _text_settings(source), spec.hidden_size
     if hidden is None:
         raise ModelError("config.json has no hidden_size; fetch the model again")
-    pooling = asked.get("pooling_type") or asked.get("seq_pooling_type")
+    pooling = asked.get("pooling_type") or asked.get("seq_pooling_type") or asked.get("tok_pooling_type")
+    pooling = None if pooling is None else pooling.upper()
+    of_tokens = pooling in TOKEN_POOLINGS
     activation = asked.get("use_activation", asked.get("normalize"))
     if task == "classify":
         if "dimensions" in asked:
             raise ConfigError("pooler_config dimensions is for embeddings; a classifier's scores are not cut")
-        labels = classes.labels_of(spec)
+        chosen = tuple(asked.get("returned_token_ids") or ())
+        _check_tokens(spec, chosen, of_tokens=of_tokens)
+        labels = tuple(map(str, chosen)) or classes.labels_of(spec)
+        per_token = spec.labels_tokens or of_tokens
+        step_tag = asked.get("step_tag_id", classes.step_tag_of(spec) if pooling in (None, "STEP") else None)
+        if pooling == "STEP" and step_tag is None:
+            raise ConfigError("pooler_config: pooling_type STEP needs step_tag_id, the token at the ends of steps")
+        if step_tag is not None and not per_token:
+            raise ConfigError("pooler_config: step_tag_id needs pooling_type STEP")
         own = classes.activation_of(spec, source.read_json(PROMPTS_FILE) or {}, len(labels))
         return Recipe(
             kind=task,
-            pooling=(pooling or classes.pooling_of(spec)).lower(),
+            pooling="last" if per_token else (pooling or classes.pooling_of(spec)).lower(),
             normalize=False,
             hidden_size=hidden,
             labels=labels,
-            per_token=spec.labels_tokens,
-            tokens=classes.tokens_of(spec),
-            difference=classes.is_difference(spec),
+            per_token=per_token,
+            step_tag_id=step_tag if per_token else None,
+            tokens=() if chosen else classes.tokens_of(spec),
+            token_ids=chosen,
+            difference=not chosen and classes.is_difference(spec),
             template=PairTemplate.of(spec.config.get("score_template")),
             activation=asked.get("activation") or ("identity" if activation is False else own),
             **text,
+        )
+    if of_tokens or "step_tag_id" in asked:
+        raise ConfigError(
+            "pooler_config: pooling_type ALL and STEP, and step_tag_id, are for classifiers of tokens; see returned_token_ids"
         )
     if "activation" in asked:
         raise ConfigError("pooler_config activation is for classifiers; embeddings have normalize")
@@ -111,6 +127,18 @@ def read_recipe(source: ModelSource, spec: ModelSpec, *, task: str, pooler_confi
     if recipe.dimensions is not None and (wrong := recipe.wrong_dimensions(recipe.dimensions)):
         raise ConfigError(f"dimensions={recipe.dimensions}: {wrong}")
     return recipe
+
+
+def _check_tokens(spec: ModelSpec, chosen: tuple[int, ...], *, of_tokens: bool) -> None:
+    """Raises ConfigError where the model has no scores of tokens, or not those that are asked for."""
+    if of_tokens and spec.is_encoder and not spec.labels_tokens:
+        raise ConfigError("pooler_config: pooling_type ALL and STEP are for classifiers of tokens, and this one's reads a whole text")
+    if not chosen:
+        return
+    if spec.is_encoder or spec.stack is None or spec.is_classifier:
+        raise ConfigError("pooler_config: returned_token_ids is for language models in our code, without a classifier of their own")
+    if wrong := [token for token in chosen if token >= spec.stack.vocab_size]:
+        raise ConfigError(f"pooler_config: returned_token_ids has {wrong[0]}, which is not in the vocabulary of {spec.stack.vocab_size}")
 
 
 def _text_settings(source: ModelSource) -> dict[str, Any]:

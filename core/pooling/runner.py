@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -41,9 +42,9 @@ class Runner:
         return TextBatch(batch.tokens, batch.positions, None, batch.starts)
 
     @torch.inference_mode()
-    def tokens(self, batch: TextBatch) -> Tensor:
-        """Hidden states of all tokens, float32 [N, hidden_size]; from T on they mean nothing."""
-        return self._forward(batch, None).float()
+    def tokens(self, batch: TextBatch, rows: NDArray[np.int64] | None = None) -> Tensor:
+        """Hidden states of all tokens, float32 [N, hidden_size]; from T on they mean nothing. Or of these rows alone."""
+        return self._forward(batch, None if rows is None else self._tensor(rows)).float()
 
     @torch.inference_mode()
     def pooled(self, texts: Sequence[TextIds], batch: TextBatch) -> Tensor:

@@ -64,8 +64,7 @@ class EngineArgs:
     task: str = _model(
         "auto",
         "Use of the model; auto: what it was made for.",
-        choices=("auto", "generate", "embed", "embedding", "classify", "score"),
-        later=("reward",),
+        choices=("auto", "generate", "embed", "embedding", "classify", "reward", "score"),
     )
     runner: str = _model(
         "auto",

@@ -45,10 +45,12 @@ def structured_outputs(value: dict[str, Any]) -> str:
 
 #: What `pooler_config` may say, as `infer` and vLLM call it; two names on a line mean the same.
 _POOLER_CONFIG = (
-    ("pooling_type", "seq_pooling_type"),
+    ("pooling_type", "seq_pooling_type", "tok_pooling_type"),
     ("normalize", "use_activation"),
     ("dimensions",),
     ("activation",),
+    ("step_tag_id",),
+    ("returned_token_ids",),
 )
 
 
@@ -73,7 +75,16 @@ def _pooler_value(name: str, given: Any) -> str:
         return "" if good else f"dimensions must be an integer of at least 1, not {given!r}"
     if name == "activation":
         return "" if given in ("identity", "sigmoid", "softmax") else f"activation must be identity, sigmoid or softmax, not {given!r}"
+    if name == "step_tag_id":
+        return "" if _is_token(given) else f"step_tag_id must be a token id, not {given!r}"
+    if name == "returned_token_ids":
+        good = isinstance(given, list) and len(given) > 0 and all(map(_is_token, given)) and len(set(given)) == len(given)
+        return "" if good else f"returned_token_ids must be a list of token ids, each once, not {given!r}"
     kind = given.upper() if isinstance(given, str) else given
-    if kind in ("ALL", "STEP"):
-        return f"{name}={given} is not supported yet; for now: CLS, MEAN, LAST"
-    return "" if kind in ("CLS", "MEAN", "LAST") else f"{name} must be CLS, MEAN or LAST, not {given!r}"
+    whole, of_tokens = ("CLS", "MEAN", "LAST"), ("ALL", "STEP")
+    known = {"seq_pooling_type": whole, "tok_pooling_type": of_tokens}.get(name, whole + of_tokens)
+    return "" if kind in known else f"{name} must be {', '.join(known)}, not {given!r}"
+
+
+def _is_token(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

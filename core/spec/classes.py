@@ -6,9 +6,32 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ModelError
+from .decoder import REWARD, SCORE, TOKEN_SCORE
 from .model_spec import ModelSpec
+from .stack import ClassifierSpec
 
 _ACTIVATIONS = {"Identity": "identity", "Sigmoid": "sigmoid", "Softmax": "softmax"}
+
+
+#: The token at the ends of steps, by model_type, as published ("<extra_0>").
+_STEP_TAGS = {"qwen2": 151651}
+
+
+def head_of(spec: ModelSpec) -> ClassifierSpec | None:
+    """The layers of the classifier of a model that has a stack; None: it has none. Raises ModelError for a reward model's that is not
+    known."""
+    if spec.is_encoder:
+        return spec.need_stack().classifier
+    if not spec.is_reward:
+        return TOKEN_SCORE if spec.labels_tokens else SCORE
+    if spec.model_type not in _STEP_TAGS:
+        raise ModelError(f"{spec.architectures[0]} is a reward model whose head is not known; supported: Qwen2's")
+    return REWARD
+
+
+def step_tag_of(spec: ModelSpec) -> int | None:
+    """The token at whose positions a process reward model's scores are meant; None: at all, or nothing says which."""
+    return _STEP_TAGS.get(spec.model_type) if spec.rewards_steps else None
 
 
 def labels_of(spec: ModelSpec) -> tuple[str, ...]:
@@ -25,7 +48,7 @@ def labels_of(spec: ModelSpec) -> tuple[str, ...]:
         if sorted(numbers) != list(range(len(names))) or not all(isinstance(name, (str, int)) for name in names.values()):
             raise ModelError(f"config.json: id2label does not number labels from 0: {names!r}")
         return tuple(numbers[i] for i in range(len(numbers)))
-    count = hf_config.get("num_labels", 2)
+    count = hf_config.get("num_labels", 1 if spec.is_reward and not spec.rewards_steps else 2)
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise ModelError(f"config.json: num_labels is {count!r}, not a number of labels")
     return tuple(f"LABEL_{i}" for i in range(count))
@@ -64,6 +87,8 @@ def activation_of(spec: ModelSpec, saved: Mapping[str, Any], num_labels: int) ->
     number of labels: one is a sigmoid, more are a softmax. Raises ModelError for an activation that is none of the three.
     """
     hf_config = spec.config
+    if spec.is_reward and num_labels < 2:  # a reward has no bounds
+        return "identity"
     by_number = "sigmoid" if num_labels < 2 else "softmax"
     problem = hf_config.get("problem_type")
     if problem:

@@ -55,6 +55,9 @@ WINDOW_DEFAULTS: dict[str, Any] = {
 }
 #: The head of a decoder's `...ForSequenceClassification`.
 SCORE = ClassifierSpec(out="score", out_bias=False)
+#: That of its `...ForTokenClassification`, and that of Qwen2's reward models.
+TOKEN_SCORE = ClassifierSpec(out="score")
+REWARD = ClassifierSpec(out="score.2", dense="score.0", activation="relu")
 VALUES: dict[str, Kind] = {
     **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads"), COUNT),
     "num_hidden_layers": LAYERS,

@@ -74,8 +74,18 @@ class ModelSpec:
 
     @cached_property
     def labels_tokens(self) -> bool:
-        """True if config.json names a class whose classifier labels each token of a text read in both directions."""
-        return self.is_encoder and any(name.endswith("ForTokenClassification") for name in self.architectures)
+        """True if config.json names a class whose classifier labels each token of a text."""
+        return self.is_reward or any(name.endswith("ForTokenClassification") for name in self.architectures)
+
+    @cached_property
+    def is_reward(self) -> bool:
+        """True for a reward model: a language model with a classifier of its own, which scores each token."""
+        return any(name.endswith("RewardModel") for name in self.architectures)
+
+    @cached_property
+    def rewards_steps(self) -> bool:
+        """True for one whose scores are meant at the ends of steps alone."""
+        return any(name.endswith("ProcessRewardModel") for name in self.architectures)
 
     @cached_property
     def is_classifier(self) -> bool:

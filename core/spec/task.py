@@ -9,10 +9,18 @@ from ..errors import ConfigError, ModelError
 from .model_spec import ModelSpec
 
 #: Other spellings of a task, as in vLLM.
-ALIASES = {"embedding": "embed"}
+ALIASES = {"embedding": "embed", "reward": "classify"}
 
 
-def choose_task(task: str, runner: str, convert: str, spec: ModelSpec, modules: Sequence[Mapping[str, Any]] | None) -> str:
+def choose_task(
+    task: str,
+    runner: str,
+    convert: str,
+    spec: ModelSpec,
+    modules: Sequence[Mapping[str, Any]] | None,
+    *,
+    scores_tokens: bool = False,
+) -> str:
     """The use of a model by the settings `task`, `runner` and `convert`: "generate", "embed" or "classify".
 
     What is left open follows from the model: sentence-transformers modules that pool and encoders embed, classes named
@@ -22,6 +30,7 @@ def choose_task(task: str, runner: str, convert: str, spec: ModelSpec, modules: 
         task: as in `EngineArgs`; "score" is "classify" with a model that is a classifier, else "embed".
         spec: the model's.
         modules: what modules.json lists; None without such a file.
+        scores_tokens: the settings name tokens whose logits are scores: a language model is a classifier by them.
 
     Raises:
         ConfigError: the settings contradict each other, or ask for text of a model that writes none.
@@ -31,7 +40,7 @@ def choose_task(task: str, runner: str, convert: str, spec: ModelSpec, modules: 
     _refuse_contradictions(task, runner, convert)
     if convert in ("embed", "classify") and task in ("auto", "score"):
         task = convert
-    own = _own_task(spec, modules)
+    own = "classify" if scores_tokens and not spec.is_encoder else _own_task(spec, modules)
     if task == "score":
         chosen = "classify" if own == "classify" else "embed"
     elif task != "auto":
@@ -54,8 +63,6 @@ def _own_task(spec: ModelSpec, modules: Sequence[Mapping[str, Any]] | None) -> s
         return "classify"
     if modules is not None or spec.is_encoder:
         return "embed"
-    if any(name.endswith("RewardModel") for name in names):
-        raise ModelError(f"{names[0]} is a reward model, which is not supported yet")
     bare = any(name.endswith("Model") and not name.endswith(("LMHeadModel", "ChatModel")) for name in names)
     return "embed" if bare else "generate"
 
@@ -81,7 +88,7 @@ def _check(chosen: str, convert: str, spec: ModelSpec, own: str) -> None:
         raise ConfigError(f"{called} reads a text in both directions and writes none: use {right}, or another model")
     if chosen == "embed" and own == "classify":
         raise ModelError(f"{called} is a classifier, it makes no embeddings: use infer score or task=classify, or another model")
-    if chosen == "classify" and not spec.is_classifier:
+    if chosen == "classify" and own != "classify" and not spec.is_classifier:
         right = "infer embed or task=embed" if own == "embed" else "infer generate"
         raise ModelError(f"{called} is not a classifier (those are named *ForSequenceClassification): use {right}, or another model")
     if chosen == "embed" and own == "generate" and convert == "none":

@@ -14,7 +14,7 @@ VALID = {
     "embed": ("dimensions", "use_activation"),
     "token_embed": ("dimensions", "use_activation"),
     "classify": ("use_activation",),
-    "token_classify": ("use_activation",),
+    "token_classify": ("use_activation", "step_tag_id", "returned_token_ids"),
 }
 
 

@@ -8,9 +8,8 @@ from typing import Any
 
 from ..errors import ConfigError, ModelError
 from ..parallel.sizes import fitting_sizes
-from ..spec.decoder import SCORE
 from ..spec.model_spec import ModelSpec
-from ..spec.stack import StackSpec
+from ..spec.stack import ClassifierSpec, StackSpec
 from ..spec.support import LAYERS, quantized_weights, stated_sizes
 from ..spec.tensors import shared_inputs, tensors
 from .renamed import fit, untied
@@ -63,17 +62,22 @@ def _quantized(info: TensorInfo) -> str:
 
 
 def check_stack(
-    source: ModelSource, stack: StackSpec, *, is_encoder: bool, writes: bool, labels: int, overrides: Mapping[str, Any]
+    source: ModelSource,
+    stack: StackSpec,
+    *,
+    writes: bool,
+    classifier: ClassifierSpec | None = None,
+    labels: int = 0,
+    overrides: Mapping[str, Any],
 ) -> None:
     """Raises ModelError for tensors that are missing, unexpected or of another shape than our code of the model asks for.
 
     Args:
         writes: with the head that writes.
-        labels: of its classifier; 0: without.
+        classifier: with this one, of `labels`; None: without.
         overrides: of config.json.
     """
     stack = untied(stack, source) if writes else stack
-    classifier = None if not labels else stack.classifier if is_encoder else SCORE
     wanted = tensors(stack, head=writes, classifier=classifier, labels=labels)
     found = fit(source, stack, wanted, whole=writes).tensors()
     compare(source.name, wanted, found, ignore=beyond_layers(overrides, stack, found))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ...errors import RecordError
 from ...pooling.recipe import Recipe
 from ...types.pooling_request import Pooled
-from ..jsonl import json_type, wrong_type
+from ..jsonl import json_type
 from ..output.sinks.vectors import decoded_dtype, encode_vector
 from ..row_format import MatrixRows
 from . import openai_batch
@@ -85,7 +85,7 @@ class EmbedTask(PoolingTask):
                 message = f'encoding_format must be "float" or "base64", not {encoding[:100]!r}'
             raise RecordError("invalid_value", message, param="encoding_format")
         name, value = self._given(fields)
-        texts, many = self._texts(name, value)
+        texts, many = self.texts(name, value)
         if self.options.matrix:
             self._check_matrix(pending, name, many)
         asked = fields.get("prompt_name")
@@ -103,18 +103,6 @@ class EmbedTask(PoolingTask):
         if len(given) > 1:
             raise RecordError("invalid_value", "give input or text, not both", param="text")
         return given[0], fields[given[0]]
-
-    def _texts(self, name: str, value: Any) -> tuple[list[str | list[int]], bool]:
-        """The texts in a field, as text or token ids, and whether they are a list."""
-        if isinstance(value, str):
-            return [self.text(value, name)], False
-        if not isinstance(value, list):
-            raise wrong_type(name, "a string, a list of token ids or a list of texts", value)
-        if not value:
-            raise RecordError("invalid_value", f"{name} is an empty list: there is no text", param=name)
-        if type(value[0]) is int:
-            return [_token_ids(value, name)], False
-        return [self.text(one, name) if isinstance(one, str) else _token_ids(one, name) for one in value], True
 
     def _check_matrix(self, pending: PendingTexts, name: str, many: bool) -> None:
         if many:
@@ -160,11 +148,3 @@ class EmbedTask(PoolingTask):
         if pending.batch is not None:
             return {"index": row.pop("index"), "custom_id": pending.batch.custom_id, **row}
         return row
-
-
-def _token_ids(value: Any, name: str) -> list[int]:
-    if not isinstance(value, list) or not all(type(token) is int for token in value):
-        raise RecordError("invalid_type", f"{name} must hold texts or lists of token ids, all of the same kind", param=name)
-    if not value:
-        raise RecordError("invalid_value", f"{name} has an empty list of token ids", param=name)
-    return value

@@ -145,6 +145,18 @@ class PoolingTask(Task[PendingTexts]):
             raise RecordError("unsupported", "without a tokenizer a text can only be token ids", param=name)
         return value
 
+    def texts(self, name: str, value: Any) -> tuple[list[str | list[int]], bool]:
+        """The texts in a field, as text or token ids, and whether they are a list. Raises RecordError."""
+        if isinstance(value, str):
+            return [self.text(value, name)], False
+        if not isinstance(value, list):
+            raise wrong_type(name, "a string, a list of token ids or a list of texts", value)
+        if not value:
+            raise RecordError("invalid_value", f"{name} is an empty list: there is no text", param=name)
+        if type(value[0]) is int:
+            return [_token_ids(value, name)], False
+        return [self.text(one, name) if isinstance(one, str) else _token_ids(one, name) for one in value], True
+
     # --- out
 
     def empty_answer(self) -> dict[str, Any]:
@@ -157,6 +169,14 @@ class PoolingTask(Task[PendingTexts]):
 def usage_of(output: Pooled) -> dict[str, int]:
     """The `usage` of an answer."""
     return {"prompt_tokens": output.num_tokens, "total_tokens": output.num_tokens}
+
+
+def _token_ids(value: Any, name: str) -> list[int]:
+    if not isinstance(value, list) or not all(type(token) is int for token in value):
+        raise RecordError("invalid_type", f"{name} must hold texts or lists of token ids, all of the same kind", param=name)
+    if not value:
+        raise RecordError("invalid_value", f"{name} has an empty list of token ids", param=name)
+    return value
 
 
 def _shown(value: Any) -> str:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ...errors import ConfigError
 from .embed import EmbedOptions, EmbedTask
 from .pooling import PoolingOptions
 from .score import ScoreOptions, ScoreTask
 from .spec import S, Say, TaskSpec
+from .token_score import TokenScoreTask
 
 if TYPE_CHECKING:
     from ...build.plan import Plan
@@ -83,13 +85,19 @@ class ScoreSpec(PoolingSpec):
     options: ScoreOptions
 
     def _make(self, options: ScoreOptions, plan: Plan) -> Task[Any]:
-        return ScoreTask(options, plan.tokenizer, plan.must_pool(), max_model_len=plan.config.max_model_len)
+        recipe = plan.must_pool()
+        made = TokenScoreTask if recipe.per_token else ScoreTask
+        if recipe.per_token and (options.query_prefix or options.document_prefix):
+            raise ConfigError(f"{plan.source.name} scores the tokens of a text, and knows no queries and documents: leave prefixes out")
+        return made(options, plan.tokenizer, recipe, max_model_len=plan.config.max_model_len)
 
     def _own(self, plan: Plan) -> dict[str, Any]:
         return {"query_prefix": self.options.query_prefix, "document_prefix": self.options.document_prefix}
 
     def defaults(self, plan: Plan) -> dict[str, Any]:
         recipe, truncate = plan.must_pool(), self.options.truncate
+        if recipe.per_token:
+            return {"scoring": {"by": "tokens", "step_tag_id": recipe.step_tag_id, "activation": recipe.activation, "truncate": truncate}}
         if recipe.kind == "classify":
             return {"scoring": {"by": "cross-encoder", "activation": recipe.activation, "truncate": truncate}}
         made = {"size": recipe.output_size, "pooling": recipe.pooling, "normalized": recipe.normalize}

@@ -90,7 +90,7 @@ def test_contradictions(settings: dict[str, str], message: str) -> None:
         (BERT, {"task": "classify"}, ModelError, "BertModel is not a classifier .*: use infer embed"),
         (QWEN, {"convert": "classify"}, ModelError, "Qwen3ForCausalLM is not a classifier .*: use infer generate"),
         (QWEN, {"task": "embed", "convert": "none"}, ConfigError, "convert=none keeps it from being used for embeddings"),
-        ({"architectures": ["InternLM2ForRewardModel"]}, {}, ModelError, "InternLM2ForRewardModel is a reward model"),
+        ({"architectures": ["InternLM2ForRewardModel"]}, {"task": "embed"}, ModelError, "InternLM2ForRewardModel is a classifier"),
     ],
 )
 def test_what_the_model_cannot_do(hf_config: dict[str, Any], settings: dict[str, str], error: type[Exception], message: str) -> None:

@@ -221,4 +221,4 @@ def test_an_encoder_is_read_whatever_head_it_was_saved_with(kind: str) -> None:
         with torch.device("meta"):
             model = getattr(transformers, name)(config)
         infos = {one: TensorInfo(one, tuple(tensor.shape), "F32", "") for one, tensor in model.state_dict().items()}
-        check_stack(Headers(name, Path(), infos), stack, is_encoder=True, writes=False, labels=0, overrides={})
+        check_stack(Headers(name, Path(), infos), stack, writes=False, overrides={})
