@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .fp8 import Fp8Weight
 from .grouped import GroupedWeight
-from .state import StateOps, States
+from .state import StateOps
 
 #: Token rows are padded to a multiple of this: GEMM libraries treat left-over rows differently.
 ROW_MULTIPLE = 16
@@ -38,10 +38,11 @@ INT8_ZERO = 128
 
 
 class KVCache(NamedTuple):
-    """Keys and values of one layer; the layout is the backend's own."""
+    """Keys and values of one layer; the layout is the backend's own, but for blocks, which are the first dimension of both."""
 
     key: Tensor
     value: Tensor
+    """Without elements where values are parts of keys (`AttentionConfig.latent`)."""
 
 
 class ScaledRows(NamedTuple):
@@ -98,6 +99,13 @@ class AttentionConfig:
     """float32 [H]: slope * (key position - query position) is added to scores, after the cap."""
     sinks: Tensor | None = None
     """float32 [H]: a further score that takes its share of the softmax and adds no value."""
+    latent: int = 0
+    """Features of a value, which are the last ones of the key; K is 1, and there are no options such as windows. 0: values are stored by
+    themselves, and have D features."""
+
+    @property
+    def value_dim(self) -> int:
+        return self.latent or self.head_dim
 
 
 @dataclass(slots=True)
@@ -115,14 +123,6 @@ class AttentionMeta:
     block_size: int
     plan: Any = None
     """Prepared by the backend's `plan_attention`, once a step for all layers."""
-    state_slots: Tensor | None = None
-    """int32 [S]: see `States.slots`; None where no layer keeps states."""
-
-    @property
-    def states(self) -> States:
-        """The sequences' states, where layers keep some."""
-        assert self.state_slots is not None, "a step of a model with states has a slot for each sequence"
-        return States(self.query_start, self.kv_lens, self.state_slots)
 
 
 @dataclass(slots=True)
@@ -217,9 +217,17 @@ class Ops(StateOps, Protocol):
 
     # -- KV cache ------------------------------------------------------------------------------------------------
     def new_kv_cache(
-        self, num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
+        self,
+        num_blocks: int,
+        block_size: int,
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        latent: int = 0,
     ) -> KVCache:
-        """Cache of one layer for `num_blocks` blocks; NULL_BLOCK is zero, the rest may hold anything."""
+        """Cache of one layer for `num_blocks` blocks; NULL_BLOCK is zero, the rest may hold anything. `latent` as of AttentionConfig."""
 
     def kv_refusal(self, dtype: torch.dtype) -> str:
         """Why keys and values cannot be kept in `dtype`, or nothing. float8 is written without scales: what it cannot hold becomes its
@@ -231,7 +239,8 @@ class Ops(StateOps, Protocol):
         """The queries [N, H, D], normed and rotated, of qkv [N, (H + 2K) * D] (queries, keys, values); stores the keys, likewise
         normed and rotated, and the values of the first T rows at `meta.slots`. Computes in float32.
 
-        K of `config` may be 0: there are queries alone, and nothing is stored."""
+        K of `config` may be 0: there are queries alone, and nothing is stored. Where `config.latent`: of [N, (H + K) * D], without values.
+        """
 
     def copy_blocks(self, cache: KVCache, source: Tensor, target: Tensor) -> None:
         """Copies whole blocks source[i] -> target[i] (int64 [C] each); all sources are read before a target is written."""
@@ -255,7 +264,7 @@ class Ops(StateOps, Protocol):
         """Prepares what `attention` needs of the step's shape, the same for all layers."""
 
     def attention(self, query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig) -> Tensor:
-        """Causal softmax(q k^T * scale) v of query [N, H, D] over the cache -> [N, H * D] in query's dtype.
+        """Causal softmax(q k^T * scale) v of query [N, H, D] over the cache -> [N, H * config.value_dim] in query's dtype.
 
         Accumulates in float32. Rows from T on are zero.
         """

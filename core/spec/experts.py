@@ -8,10 +8,11 @@ from typing import Any
 
 from ..errors import ModelError
 from .decoder import NAMES as LLAMA_NAMES
+from .decoder import NAMING, gated
 from .decoder import VALUES as DECODER_VALUES
-from .decoder import gated
 from .hf_values import COUNT, COUNTS, FLAG, NULL, POSITIVE, WHOLE, Kind
-from .stack import ExpertsSpec, MLPSpec
+from .names import Naming
+from .stack import ExpertsSpec, MLPSpec, RoutingSpec
 
 NAMES = replace(
     LLAMA_NAMES,
@@ -42,6 +43,35 @@ def where(hf: Mapping[str, Any], sparse: Callable[[int], bool], experts: Experts
     if experts not in parts:
         raise ModelError(f"config.json: no layer of this {hf['model_type']} model has experts, which is not supported")
     return parts
+
+
+def beside_shared(hf: Mapping[str, Any], routing: RoutingSpec, **more: Any) -> ExpertsSpec:
+    """Experts beside one for all tokens that is as large as `n_shared_experts` of them; `more` of the `ExpertsSpec`."""
+    size = hf["moe_intermediate_size"]
+    shared_size = size * (hf["n_shared_experts"] or 0)
+    return ExpertsSpec(
+        count=hf["n_routed_experts"], routing=routing, size=size, activation=hf["hidden_act"], shared_size=shared_size, **more
+    )
+
+
+def by_sigmoids(hf: Mapping[str, Any]) -> RoutingSpec:
+    """DeepSeek-V3's choice: by sigmoids and a learned correction, from the groups whose two best experts are best."""
+    return RoutingSpec(
+        per_token=hf["num_experts_per_tok"],
+        scores="sigmoid",
+        correction=1,
+        groups=hf["n_group"] or 1,
+        groups_chosen=hf["topk_group"] or 1,
+        group_by=2,
+        normalized=bool(hf["norm_topk_prob"]),
+        scale=hf["routed_scaling_factor"],
+    )
+
+
+def without_further(hf: Mapping[str, Any], further: int | None) -> Naming:
+    """Llama's naming, without so many layers behind the last one that guess further tokens ahead."""
+    layers = hf["num_hidden_layers"]
+    return replace(NAMING, unused=tuple(f"model.layers.{layers + index}." for index in range(further or 0)))
 
 
 def by_step(hf: Mapping[str, Any], experts: ExpertsSpec) -> list[MLPSpec | ExpertsSpec]:

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import ModelError
-from .mixers import StateSpec
 from .stack import KVSpec, Shares, StackSpec
 
 
@@ -34,9 +33,7 @@ class ModelSpec:
     stated_length: int | None
     """A greater one that its file allows besides."""
     caches: tuple[KVSpec, ...]
-    """One for each layer that attends; empty also where config.json of a model in transformers' code does not say."""
-    states: tuple[StateSpec, ...]
-    """All that its layers keep of a sequence, whatever its length."""
+    """One a layer; empty where config.json does not say."""
     shares: frozenset[Shares]
     """Of its kinds of layers; empty where ranks cannot share it."""
     end_tokens: tuple[int, ...]

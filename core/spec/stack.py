@@ -11,7 +11,6 @@ from functools import cached_property
 
 from ..errors import ModelError
 from .activations import XIELU, activation_kind
-from .mixers import MixerSpec, StateSpec
 from .names import Names, Naming
 from .rope import RopeConfig
 
@@ -24,10 +23,17 @@ class KVSpec:
     head_dim: int
     layer: int | None = None
     """The number of that layer, where others read them too."""
+    latent: int = 0
+    """Values are the last so many features of keys, and are not kept by themselves; 0: they are."""
+
+    @property
+    def tensors(self) -> tuple[int, ...]:
+        """Numbers in each of the cache's tensors."""
+        return (self.num_kv_heads * self.head_dim,) * (1 if self.latent else 2)
 
     @property
     def numbers(self) -> int:
-        return 2 * self.num_kv_heads * self.head_dim
+        return sum(self.tensors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +43,11 @@ class Shares:
     num_heads: int
     num_kv_heads: int
     inner: int
-    mixed: int = 0
-    """Channels or heads of what keeps states; 0 here and above: there is none."""
 
     def fit(self, size: int) -> bool:
         """True if `size` ranks can share it."""
         kv = self.num_kv_heads % size == 0 or size % self.num_kv_heads == 0
-        return kv and all(count % size == 0 for count in (self.num_heads, self.inner, self.mixed))
+        return kv and self.num_heads % size == 0 and self.inner % size == 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,25 @@ class NormSpec:
     bias: bool = False
     offset: float = 0.0
     """Added to the stored weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentSpec:
+    """Keys and values that are made of one latent a token (multi-head latent attention, arXiv 2405.04434).
+
+    What is kept of a token is the latent and one rotated key for all heads. A head's key is that and `nope_dim` features made of the
+    latent, which do not rotate; its value is made of the latent alone.
+    """
+
+    rank: int
+    """Features of the latent."""
+    nope_dim: int
+    rope_dim: int
+    value_dim: int
+    norm: NormSpec
+    """Of latents."""
+    query_rank: int | None = None
+    """Features of the latent that queries are made of; None: they are made of the hidden state itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +113,8 @@ class AttentionSpec:
     """Values are what keys are made of, before their norm and rotation."""
     value_norm: NormSpec | None = None
     """Of each value head, without weights."""
-    gated: bool = False
-    """What a head has seen is multiplied by the sigmoid of as many features, made of the token as its query is."""
+    latent: LatentSpec | None = None
+    """`head_dim` is then that of queries, of which the last features rotate, and `num_kv_heads` is 1, since all heads read the same."""
 
     @property
     def parts(self) -> int:
@@ -100,7 +123,14 @@ class AttentionSpec:
 
     @property
     def cache(self) -> KVSpec:
+        if self.latent is not None:
+            return KVSpec(1, self.latent.rope_dim + self.latent.rank, latent=self.latent.rank)
         return KVSpec(self.num_kv_heads, self.head_dim)
+
+    @property
+    def value_width(self) -> int:
+        """Features that all heads give together."""
+        return self.num_heads * (self.head_dim if self.latent is None else self.latent.value_dim)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,23 +280,15 @@ class PerLayerSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSpec:
-    """A layer's parts, one at least. Attention and what keeps states read the same x, and what both give is added."""
-
-    attention: AttentionSpec | None
-    mixer: MixerSpec | None = None
-    feed_forward: MLPSpec | ExpertsSpec | None
+    attention: AttentionSpec
+    feed_forward: MLPSpec | ExpertsSpec
     experts: ExpertsSpec | None = None
     """Experts beside the feed-forward part, each with norms of its own."""
 
     @property
     def inner_sizes(self) -> tuple[int, ...]:
         """Features between layers of feed-forward parts that ranks share."""
-        return tuple(size for part in (self.feed_forward, self.experts) if part is not None for size in part.sizes)
-
-    def need_attention(self) -> AttentionSpec:
-        """Its attention, of a kind of model whose layers all have one."""
-        assert self.attention is not None, "not a hybrid"
-        return self.attention
+        return self.feed_forward.sizes + (self.experts.sizes if self.experts is not None else ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,34 +359,21 @@ class StackSpec:
     @property
     def caches(self) -> tuple[KVSpec, ...]:
         """The keys and values that layers keep of a token: one for each that does not read another's."""
-        own = (layer.attention for layer in self.layers if layer.attention is not None)
-        return tuple(one.cache for one in own if one.reads is None)
+        return tuple(layer.attention.cache for layer in self.layers if layer.attention.reads is None)
 
     @cached_property
-    def cache_places(self) -> tuple[int | None, ...]:
-        """The places among `caches` of what each layer reads; None of one without attention."""
-        places: list[int | None] = []
-        count = 0
+    def cache_places(self) -> tuple[int, ...]:
+        """The places among `caches` of what each layer reads."""
+        places: list[int] = []
         for layer in self.layers:
-            if layer.attention is None:
-                places.append(None)
-            elif layer.attention.reads is not None:
-                places.append(places[layer.attention.reads])
-            else:
-                places.append(count)
-                count += 1
+            source = layer.attention.reads
+            places.append(max(places, default=-1) + 1 if source is None else places[source])
         return tuple(places)
 
     @cached_property
     def shared_layers(self) -> frozenset[int]:
         """The numbers of layers whose keys and values others read too."""
-        attending = (layer.attention for layer in self.layers if layer.attention is not None)
-        return frozenset(one.reads for one in attending if one.reads is not None)
-
-    @property
-    def states(self) -> tuple[StateSpec, ...]:
-        """All that its layers keep of a sequence, whatever its length."""
-        return tuple(state for layer in self.layers if layer.mixer is not None for state in layer.mixer.states)
+        return frozenset(layer.attention.reads for layer in self.layers if layer.attention.reads is not None)
 
     @property
     def max_length(self) -> int | None:

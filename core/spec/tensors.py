@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .activations import LEARNED
-from .mixers import Named
 from .names import Names
 from .stack import (
     AttentionSpec,
@@ -13,12 +12,16 @@ from .stack import (
     DisentangledSpec,
     DistanceSpec,
     ExpertsSpec,
+    LatentSpec,
     MLPSpec,
     NormSpec,
     PerLayerSpec,
     RoutingSpec,
     StackSpec,
 )
+
+#: The name of a tensor, and its shape as our model asks for it.
+Named = tuple[str, tuple[int, ...]]
 
 
 def tensors(stack: StackSpec, *, head: bool, classifier: ClassifierSpec | None = None, labels: int = 0) -> dict[str, tuple[int, ...]]:
@@ -43,10 +46,7 @@ def shared_inputs(stack: StackSpec) -> Iterator[tuple[str, int]]:
     names = stack.names
     for index, layer in enumerate(stack.layers):
         prefix = names.layer.format(index)
-        if layer.attention is not None:
-            yield f"{prefix}.{names.attention_out}.weight", layer.attention.num_heads * layer.attention.head_dim
-        if layer.mixer is not None:
-            yield from layer.mixer.shared_inputs(f"{prefix}.{names.mixer}")
+        yield f"{prefix}.{names.attention_out}.weight", layer.attention.value_width
         for part in (layer.feed_forward, layer.experts):
             if isinstance(part, MLPSpec):
                 yield f"{prefix}.{names.down}.weight", part.size
@@ -73,25 +73,20 @@ def _body(stack: StackSpec) -> Iterator[Named]:
     if stack.per_layer is not None:
         yield from _per_layer(stack, stack.per_layer)
     if isinstance(stack.relative, DistanceSpec):
-        yield f"{names.relative}.weight", (stack.relative.buckets, stack.layers[0].need_attention().num_heads)
+        yield f"{names.relative}.weight", (stack.relative.buckets, stack.layers[0].attention.num_heads)
     if isinstance(stack.relative, DisentangledSpec):
         yield f"{names.relative}.weight", (2 * stack.relative.span, hidden)
         yield from _norm(names.relative_norm, hidden, stack.norm)
     for index, layer in enumerate(stack.layers):
         prefix = names.layer.format(index)
         normed = stack.first_is_normed and not index
-        mixes = layer.attention is not None or layer.mixer is not None
-        norms = (names.attention_norm, names.attention_out_norm) if mixes else ()
-        for name in (*norms, *((names.mlp_norm, names.mlp_out_norm) if layer.feed_forward is not None else ())):
+        for name in (names.attention_norm, names.attention_out_norm, names.mlp_norm, names.mlp_out_norm):
             if name and not (normed and name == names.attention_norm):
                 yield from _norm(f"{prefix}.{name}", hidden, stack.norm)
-        if layer.attention is not None:
-            yield from _attention(prefix, names, hidden, layer.attention)
-        if layer.mixer is not None:
-            yield from layer.mixer.tensors(f"{prefix}.{names.mixer}", hidden)
+        yield from _attention(prefix, names, hidden, layer.attention)
         if isinstance(layer.feed_forward, ExpertsSpec):
             yield from _experts(prefix, names, hidden, layer.feed_forward)
-        elif layer.feed_forward is not None:
+        else:
             yield from _mlp(prefix, names.up, names.down, hidden, layer.feed_forward)
             for number in LEARNED if layer.feed_forward.learned_activation else ():
                 yield f"{prefix}.{names.activation}.{number}", (1,)
@@ -117,11 +112,14 @@ def _per_layer(stack: StackSpec, spec: PerLayerSpec) -> Iterator[Named]:
 
 
 def _attention(layer: str, names: Names, hidden: int, spec: AttentionSpec) -> Iterator[Named]:
+    if spec.latent is not None:
+        yield from _latent_attention(layer, names, hidden, spec, spec.latent)
+        return
     width, kv_width = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
     widths = (width, kv_width, kv_width) if len(names.qkv) == 3 else (width + 2 * kv_width,)
     for name, size in zip(names.qkv[: spec.parts], widths[: spec.parts], strict=True):
         yield from _linear(f"{layer}.{name}", size, hidden, bias=spec.qkv_bias)
-    for name in (*names.relative_qk, *([names.gate] if spec.gated else [])):
+    for name in names.relative_qk:
         yield from _linear(f"{layer}.{name}", width, hidden, bias=spec.qkv_bias)
     yield from _linear(f"{layer}.{names.attention_out}", hidden, width, bias=spec.out_bias)
     if spec.sinks:
@@ -133,6 +131,18 @@ def _attention(layer: str, names: Names, hidden: int, spec: AttentionSpec) -> It
                 yield f"{one}.weight", shape
                 if spec.qk_norm.bias:
                     yield f"{one}.bias", shape
+
+
+def _latent_attention(layer: str, names: Names, hidden: int, spec: AttentionSpec, latent: LatentSpec) -> Iterator[Named]:
+    queries = spec.num_heads * spec.head_dim
+    for name, size in zip(names.qkv, (latent.query_rank or queries, latent.rank + latent.rope_dim), strict=True):
+        yield from _linear(f"{layer}.{name}", size, hidden, bias=spec.qkv_bias)
+    if latent.query_rank is not None:
+        yield from _norm(f"{layer}.{names.q_norm}", latent.query_rank, latent.norm)
+        yield from _linear(f"{layer}.{names.q_up}", queries, latent.query_rank, bias=False)
+    yield from _norm(f"{layer}.{names.k_norm}", latent.rank, latent.norm)
+    yield from _linear(f"{layer}.{names.kv_up}", spec.num_heads * (latent.nope_dim + latent.value_dim), latent.rank, bias=False)
+    yield from _linear(f"{layer}.{names.attention_out}", hidden, spec.value_width, bias=spec.out_bias)
 
 
 def qk_norm_tensors(name: str, heads: int, spec: AttentionSpec) -> list[tuple[str, tuple[int, ...]]]:

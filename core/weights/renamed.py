@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..spec.names import Naming, Split, Stack
 from ..spec.stack import StackSpec
@@ -88,18 +88,39 @@ def _ours(naming: Naming, name: str, wanted: Collection[str]) -> tuple[tuple[str
     return None, None
 
 
-def _turned_by_neighbours(stack: StackSpec) -> dict[str, tuple[int, int]]:
-    """Head size and rotated features by our name of a tensor whose rows are to be put in another order, see `RopeConfig.interleaved`."""
-    found: dict[str, tuple[int, int]] = {}
+class Turned(NamedTuple):
+    """Heads of `dim` features, of which those from `first` to `stop` turn with their neighbours."""
+
+    dim: int
+    first: int
+    stop: int
+
+    def order(self) -> torch.Tensor:
+        """int64 [dim]: a head's features, those that turn as two halves."""
+        import torch
+
+        head, first, stop = torch.arange(self.dim), self.first, self.stop
+        return torch.cat([head[:first], head[first:stop:2], head[first + 1 : stop : 2], head[stop:]])
+
+
+def _turned_by_neighbours(stack: StackSpec) -> dict[str, Turned]:
+    """Heads by our name of a tensor whose rows are to be put in another order, see `RopeConfig.interleaved`."""
+    found: dict[str, Turned] = {}
     for index, layer in enumerate(stack.layers):
         spec, prefix = layer.attention, stack.names.layer.format(index)
-        if spec is None or spec.rope is None or not spec.rope.interleaved:
+        if spec.rope is None or not spec.rope.interleaved:
             continue
-        for name in stack.names.qkv[:2]:
-            found |= {f"{prefix}.{name}.{end}": (spec.head_dim, spec.rope.rotary_dim) for end in ("weight", "bias")}
+        heads = dict.fromkeys(stack.names.qkv[:2], Turned(spec.head_dim, 0, spec.rope.rotary_dim))
+        if latent := spec.latent:
+            queries, dims = stack.names.qkv[0] if latent.query_rank is None else stack.names.q_up, (latent.nope_dim, latent.rank)
+            heads = {
+                name: Turned(dim + latent.rope_dim, dim, dim + latent.rope_dim)
+                for name, dim in zip((queries, stack.names.qkv[1]), dims, strict=True)
+            }
+        found |= {f"{prefix}.{name}.{end}": head for name, head in heads.items() for end in ("weight", "bias")}
         for norm in (stack.names.q_norm, stack.names.k_norm) if spec.qk_norm is not None else ():
             names = [f"{prefix}.{norm.format(head)}.weight" for head in range(spec.num_heads if "{}" in norm else 1)]
-            found |= dict.fromkeys(names, (spec.head_dim, spec.rope.rotary_dim))
+            found |= dict.fromkeys(names, Turned(spec.head_dim, 0, spec.rope.rotary_dim))
     return found
 
 
@@ -121,14 +142,14 @@ class RenamedSource(ModelSource):
     """`source` with its tensors under the names that `names` gives; several for one: its pieces by rows. Others are left out.
 
     Of `transposed`, by the source's names, rows are columns there. `splits`, by the source's names: how pieces lie. `turned`, by the
-    names given: head size and rotated features of those whose features turn with their neighbours.
+    names given: the heads of those whose features turn with their neighbours.
     """
 
     source: ModelSource
     names: Mapping[str, tuple[str, ...]]
     transposed: frozenset[str] = frozenset()
     splits: Mapping[str, Split | Stack] = field(default_factory=dict)
-    turned: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    turned: Mapping[str, Turned] = field(default_factory=dict)
 
     def read(self, filename: str) -> bytes | None:
         return self.source.read(filename)
@@ -179,9 +200,7 @@ class RenamedSource(ModelSource):
             return tensor
         import torch
 
-        dim, turned = self.turned[piece]
-        head = torch.arange(dim)
-        head = torch.cat([head[:turned:2], head[1:turned:2], head[turned:]])
+        dim, head = self.turned[piece].dim, self.turned[piece].order()
         if isinstance(tensor, torch.Tensor) and tensor.shape[-1] == dim and "norm" in piece:  # [size] or [heads, size]
             return tensor[..., head]
         order = (torch.arange(0, tensor.shape[0], dim)[:, None] + head).flatten()

@@ -15,8 +15,11 @@ from . import library
 ITEM_ROWS = 48
 #: Items for every thread, with all heads of a token together, from which work is even enough.
 ITEMS_A_THREAD = 8
+#: Heads of a latent that a thread takes together, at least.
+LEAST_HEADS = 8
 
 _attention = library.function("infer_attention", "ppppppp" + "ipi" + "iiiiii" + "ff" + "ppi")
+_latent_attention = library.function("infer_latent_attention", "pppppp" + "ipii" + "iiiif" + "i")
 
 
 @dataclass(slots=True)
@@ -44,9 +47,18 @@ def plan_attention(meta: AttentionMeta, num_heads: int, num_kv_heads: int) -> At
 def attention(query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig) -> Tensor:
     plan: AttentionItems = meta.plan
     query = query.contiguous()
-    total, width = meta.slots.shape[0], config.num_heads * config.head_dim
+    total, width = meta.slots.shape[0], config.num_heads * config.value_dim
     out = query.new_empty(query.shape[0], width)
     out[total:].zero_()
+    if config.latent:
+        # A tile of latents is laid out for all heads of an item: these are shared among threads only where items are few.
+        wanted = -(-ITEMS_A_THREAD * torch.get_num_threads() // max(1, len(plan.items)))
+        _latent_attention(
+            *(out, query, cache.key, meta.query_start, meta.kv_lens, meta.block_tables),
+            *(meta.block_tables.stride(0), plan.items, len(plan.items), max(1, min(wanted, config.num_heads // LEAST_HEADS))),
+            *(config.num_heads, config.head_dim, config.latent, meta.block_size, config.scale, library.DTYPES[query.dtype]),
+        )
+        return out
     _attention(
         *(out, query, cache.key, cache.value, meta.query_start, meta.kv_lens, meta.block_tables),
         *(meta.block_tables.stride(0), plan.items, len(plan.items)),

@@ -2,6 +2,8 @@
 
 Values are [B, K, block_size, D]. Keys are [B, K, D / 2, block_size, 2]: a bf16 dot product takes pairs of features, so one
 instruction covers as many tokens as it has lanes, with no sums across them. An odd D is padded with a zero.
+
+Where values are parts of keys, these are rows [B, 1, block_size, D], and there are no values: see src/latent.cpp.
 """
 
 from __future__ import annotations
@@ -26,10 +28,21 @@ def kv_refusal(dtype: torch.dtype) -> str:
     return "the CPU kernels keep keys and values in the model's dtype; leave it out, or use kernels=reference (slow)"
 
 
-def new_kv_cache(num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> KVCache:
+def new_kv_cache(
+    num_blocks: int,
+    block_size: int,
+    num_kv_heads: int,
+    head_dim: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    latent: int = 0,
+) -> KVCache:
+    rows = (num_kv_heads, block_size, head_dim)
+    pairs = (num_kv_heads, (head_dim + 1) // 2, block_size, 2)
     # Untouched pages of `empty` cost no memory until a block is used.
-    key = torch.empty((num_blocks, num_kv_heads, (head_dim + 1) // 2, block_size, 2), dtype=dtype, device=device)
-    value = torch.empty((num_blocks, num_kv_heads, block_size, head_dim), dtype=dtype, device=device)
+    key = torch.empty((num_blocks, *(rows if latent else pairs)), dtype=dtype, device=device)
+    value = torch.empty((num_blocks, *((0,) if latent else rows)), dtype=dtype, device=device)
     for tensor in (key, value):
         _use_large_pages(tensor)
     key[NULL_BLOCK].zero_()

@@ -44,7 +44,6 @@ MODULES = (
     "rope",
     "sampling",
     "segments",
-    "state.convolution",
     "state.delta",
     "state.gated_norm",
     "state.mamba2",

@@ -20,7 +20,7 @@ _LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def _find_tile(starts, num_sequences, tile, GROUP: tl.constexpr, BLOCK_M: tl.constexpr):
+def find_tile(starts, num_sequences, tile, GROUP: tl.constexpr, BLOCK_M: tl.constexpr):
     """(sequence, its tile) of tile number `tile`, where sequence s has those from starts[s] * GROUP // BLOCK_M + s on.
 
     That many are always enough, and the host need not know the lengths to know how many tiles there are at most.
@@ -109,7 +109,7 @@ def attend_paged(
         tile = tl.program_id(0) % TILES
     else:
         # The last tiles of a prompt have most keys: they go first.
-        sequence, tile = _find_tile(query_start, num_sequences, tl.num_programs(0) - 1 - tl.program_id(0), GROUP, BLOCK_M)
+        sequence, tile = find_tile(query_start, num_sequences, tl.num_programs(0) - 1 - tl.program_id(0), GROUP, BLOCK_M)
     first_token = tl.load(query_start + sequence)
     tokens = tl.load(query_start + sequence + 1) - first_token
     if (tokens == 1) != DECODE:
@@ -227,7 +227,7 @@ def attend_texts(
     """Grid (tiles, KV_HEADS). Query, key and value are rows `row_stride` apart; tokens of a text see each other, both ways."""
     GROUP: tl.constexpr = HEADS // KV_HEADS
     kv_head = tl.program_id(1)
-    text, tile = _find_tile(starts, num_texts, tl.program_id(0), GROUP, BLOCK_M)
+    text, tile = find_tile(starts, num_texts, tl.program_id(0), GROUP, BLOCK_M)
     first_token = tl.load(starts + text)
     tokens = tl.load(starts + text + 1) - first_token
     if tile * BLOCK_M >= tokens * GROUP:

@@ -25,6 +25,8 @@ from ..ops import AttentionConfig, AttentionMeta, KVCache
 from .attend import attend_paged, merge_pieces
 from .attention_configs import Launch, launch
 from .configs import architecture
+from .latent.attend import attend_latents
+from .latent.configs import latent_launch, of_latents
 from .narrow import readable
 from .signature import TARGETS, Signature, Target
 from .tiles import LOG2_E, count_pieces
@@ -67,7 +69,7 @@ def attention(query: Tensor, cache: KVCache, meta: AttentionMeta, config: Attent
     plan: StepShape = meta.plan
     query = query.contiguous()
     rows, total = query.shape[0], meta.slots.shape[0]
-    out = query.new_empty(rows, config.num_heads * config.head_dim)
+    out = query.new_empty(rows, config.num_heads * config.value_dim)
     out[total:].zero_()
     if total:
         _decode(out, query, cache, meta, config, plan)
@@ -78,7 +80,7 @@ def attention(query: Tensor, cache: KVCache, meta: AttentionMeta, config: Attent
 
 def _decode(out: Tensor, query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig, plan: StepShape) -> None:
     """The rows of sequences with one query token."""
-    shape = _shape("fixed" if plan.deterministic else "decode", query, cache)
+    shape = _shape("fixed" if plan.deterministic else "decode", query, cache, config)
     kv_heads, sequences = config.num_kv_heads, meta.kv_lens.shape[0]
     tiles = sequences * triton.cdiv(config.num_heads // kv_heads, shape.blocks["BLOCK_M"])
     shared_by = 1
@@ -87,13 +89,13 @@ def _decode(out: Tensor, query: Tensor, cache: KVCache, meta: AttentionMeta, con
     if shared_by == 1:
         return _attend(out, None, query, cache, meta, config, (tiles, kv_heads, 1), shape, decode=True)
     counts = (sequences, config.num_heads, plan.pieces)
-    partial = tuple(torch.empty((*counts, n), dtype=torch.float32, device=query.device) for n in (config.head_dim, 2))
+    partial = tuple(torch.empty((*counts, n), dtype=torch.float32, device=query.device) for n in (config.value_dim, 2))
     _attend(out, partial, query, cache, meta, config, (tiles, kv_heads, shared_by), shape, decode=True)
     merge_pieces[(sequences, config.num_heads)](
         *(out, *partial, meta.query_start, meta.kv_lens, _or(config.sinks, out), config.sliding_window or 0, plan.pieces),
         HEADS=config.num_heads,
-        D=config.head_dim,
-        D_PAD=padded(config.head_dim),
+        D=config.value_dim,
+        D_PAD=padded(config.value_dim),
         ROWS=1,
         HAS_WINDOW=config.sliding_window is not None,
         HAS_SINKS=config.sinks is not None,
@@ -105,7 +107,7 @@ def _decode(out: Tensor, query: Tensor, cache: KVCache, meta: AttentionMeta, con
 
 def _prefill(out: Tensor, query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig, plan: StepShape) -> None:
     """The rows of all other sequences."""
-    shape = _shape("fixed" if plan.deterministic else "prefill", query, cache)
+    shape = _shape("fixed" if plan.deterministic else "prefill", query, cache, config)
     rows = meta.slots.shape[0] * (config.num_heads // config.num_kv_heads)
     tiles = rows // shape.blocks["BLOCK_M"] + meta.kv_lens.shape[0]
     _attend(out, None, query, cache, meta, config, (tiles, config.num_kv_heads, 1), shape, decode=False)
@@ -123,27 +125,40 @@ def _attend(
     *,
     decode: bool,
 ) -> None:
-    """The kernel's call; `partial` takes the states of the pieces [S, H, pieces, D] and [S, H, pieces, 2]."""
+    """The kernel's call; `partial` takes the states of the pieces [S, H, pieces, value_dim] and [S, H, pieces, 2]."""
     plan: StepShape = meta.plan
+    constants = {
+        "BLOCK_SIZE": meta.block_size,
+        "DOT": TRITON_DTYPES[operand_dtype(query.dtype, cache.key.dtype)],
+        "DECODE": decode,
+        "PIECES": plan.deterministic or partial is not None,
+        "PARTIAL": partial is not None,
+        **shape.blocks,
+    }
+    launched = {"num_warps": shape.num_warps, "num_stages": shape.num_stages, "enable_fp_fusion": False}  # tiles.py fuses by hand
+    if config.latent:
+        attend_latents[grid](
+            *(out, *(partial or (query, query)), query, readable(cache.key), meta.query_start, meta.kv_lens, meta.block_tables),
+            *(config.scale * LOG2_E, meta.kv_lens.shape[0], meta.block_tables.stride(0), plan.pieces),
+            **of_latents(config.num_heads, config.head_dim, config.latent),
+            **constants,
+            **launched,
+        )
+        return
     scale, soft_cap = folded(config)
     attend_paged[grid](
         *(out, *(partial or (query, query)), query, readable(cache.key), readable(cache.value)),
         *(meta.query_start, meta.kv_lens, meta.block_tables, _or(config.alibi_slopes, query), _or(config.sinks, query)),
         *(scale, soft_cap, config.sliding_window or 0, meta.kv_lens.shape[0], meta.block_tables.stride(0), plan.pieces),
-        BLOCK_SIZE=meta.block_size,
-        DOT=TRITON_DTYPES[operand_dtype(query.dtype, cache.key.dtype)],
-        DECODE=decode,
-        PIECES=plan.deterministic or partial is not None,
-        PARTIAL=partial is not None,
         **of_config(config),
-        **shape.blocks,
-        num_warps=shape.num_warps,
-        num_stages=shape.num_stages,
-        enable_fp_fusion=False,  # tiles.py fuses by hand
+        **constants,
+        **launched,
     )
 
 
-def _shape(kernel: str, query: Tensor, cache: KVCache) -> Launch:
+def _shape(kernel: str, query: Tensor, cache: KVCache, config: AttentionConfig) -> Launch:
+    if config.latent:
+        return latent_launch(kernel, architecture(query.device), operand_dtype(query.dtype, cache.key.dtype), cache.key.dtype)
     return launch(kernel, architecture(query.device), operand_dtype(query.dtype, cache.key.dtype), query.shape[2], cache.key.dtype)
 
 
@@ -194,6 +209,9 @@ def signatures() -> list[Signature]:
     types = dict.fromkeys(("query_start", "kv_lens"), "*i32") | dict.fromkeys(("partial_acc", "partial_stats", "sinks"), "*fp32")
     types |= {"out": "*bf16", "window": "i32", "pieces_at_most": "i32"}
     constants = {"HEADS": 32, "D": 128, "D_PAD": 128, "ROWS": 1, "HAS_WINDOW": True, "HAS_SINKS": True}
+    latents = {"prefill": [(bf16, bf16), (bf16, e4m3)], "decode": [(bf16, bf16), (bf16, e4m3), (fp32, fp32)]}
+    latents["fixed"] = latents["prefill"]
+    found += [_of_latents(kind, target, *case) for target in TARGETS for kind in latents for case in latents[kind]]
     return [*found, Signature(merge_pieces, "merge_pieces bf16 128", types, constants, num_warps=1)]
 
 
@@ -214,6 +232,21 @@ def _signature(kind: str, target: Target, query: torch.dtype, cache: torch.dtype
     # Triton 3.6 leaves this one fewer registers than there are, and 56 bytes spill.
     limit = 64 if (kind, target.name, dim) == ("fixed with options", "sm_120", 128) else 0
     return Signature(attend_paged, name, types, constants, *launched, always=query == cache == torch.bfloat16, spill_limit=limit)
+
+
+def _of_latents(kind: str, target: Target, query: torch.dtype, cache: torch.dtype) -> Signature:
+    """With DeepSeek's sizes."""
+    shape, decode = latent_launch(kind, target.row, query, cache), kind == "decode"
+    stored = "*u8" if cache == torch.float8_e4m3fn and not target.converts_e4m3 else POINTERS[cache]
+    types = dict.fromkeys(("query_start", "kv_lens", "tables"), "*i32")
+    types |= dict.fromkeys(("partial_acc", "partial_stats"), "*fp32" if decode else POINTERS[query])
+    types |= {"out": POINTERS[query], "query": POINTERS[query], "latents": stored, "scale": "fp32"}
+    types |= dict.fromkeys(("num_sequences", "table_stride", "pieces_at_most"), "i32")
+    constants = of_latents(16, 576, 512) | shape.blocks | {"BLOCK_SIZE": 16, "DOT": TRITON_DTYPES[query]}
+    constants |= {"DECODE": decode, "PIECES": decode or kind == "fixed", "PARTIAL": decode}
+    name = f"attend_latents {kind} {POINTERS[query][1:]} {POINTERS[cache][1:]}"
+    launched = (shape.num_warps, shape.num_stages, query.itemsize == 2, (target.name,))
+    return Signature(attend_latents, name, types, constants, *launched, always=query == cache == torch.bfloat16)
 
 
 def _or(tensor: Tensor | None, other: Tensor) -> Tensor:

@@ -15,18 +15,33 @@ from .signature import Signature
 __all__ = ["copy_blocks", "kv_refusal", "new_host_cache", "new_kv_cache", "swap_in", "swap_out"]
 
 
-def new_kv_cache(num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> KVCache:
+def new_kv_cache(
+    num_blocks: int,
+    block_size: int,
+    num_kv_heads: int,
+    head_dim: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    latent: int = 0,
+) -> KVCache:
     shape = (num_blocks, num_kv_heads, block_size, head_dim)
-    cache = KVCache(torch.empty(shape, dtype=dtype, device=device), torch.empty(shape, dtype=dtype, device=device))
-    for tensor in cache:
+    shapes = (shape, (num_blocks, 0) if latent else shape)
+    cache = KVCache(*(torch.empty(shape, dtype=dtype, device=device) for shape in shapes))
+    for tensor in _filled(cache):
         _as_words(tensor)[NULL_BLOCK].zero_()
     return cache
 
 
 def copy_blocks(cache: KVCache, source: Tensor, target: Tensor) -> None:
-    for tensor in cache:
+    for tensor in _filled(cache):
         words = _as_words(tensor)
         words.index_copy_(0, target, words.index_select(0, source))
+
+
+def _filled(cache: KVCache) -> list[Tensor]:
+    """Its tensors that have elements."""
+    return [tensor for tensor in cache if tensor.shape[1]]
 
 
 def _as_words(tensor: Tensor) -> Tensor:

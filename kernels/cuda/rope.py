@@ -58,13 +58,14 @@ def _store_part(
 @triton.jit(do_not_specialize=["num_slots"])
 def rotate(
     out, key, value, x, scales, positions, cos, sin, norm_query, norm_key, slots, x_stride, num_slots, eps,
-    QUERIES: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, HALF_PAD: tl.constexpr,
+    QUERIES: tl.constexpr, KV_HEADS: tl.constexpr, VALUES: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, HALF_PAD: tl.constexpr,
     REST: tl.constexpr, REST_PAD: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr,
     SCALED: tl.constexpr, NORMED: tl.constexpr, PAGED: tl.constexpr,
 ):  # fmt: skip
-    """Grid (rows, heads by TILE). A head is two halves of HALF features that turn with each other, and REST that stay."""
+    """Grid (rows, heads by TILE). A head is two halves of HALF features that turn with each other, and REST that stay. VALUES heads of
+    values are there: KV_HEADS of them, or none."""
     TURNED: tl.constexpr = QUERIES + KV_HEADS
-    HEADS: tl.constexpr = QUERIES + 2 * KV_HEADS
+    HEADS: tl.constexpr = QUERIES + KV_HEADS + VALUES
     row = tl.program_id(0)
     head = tl.program_id(1) * TILE + tl.arange(0, TILE)
     x += row.to(tl.int64) * x_stride
@@ -142,7 +143,8 @@ def _rotate(
     config: AttentionConfig,
 ) -> None:
     x, scales = qkv if isinstance(qkv, ScaledRows) else (qkv, None)
-    heads, dim = config.num_heads + 2 * config.num_kv_heads, config.head_dim
+    values, dim = 0 if config.latent else config.num_kv_heads, config.head_dim
+    heads = config.num_heads + config.num_kv_heads + values
     assert x.stride(1) == 1
     assert x.shape[1] == heads * dim
     if not len(x):
@@ -157,6 +159,7 @@ def _rotate(
         *(x.stride(0), slots.shape[0], eps),
         QUERIES=config.num_heads,
         KV_HEADS=config.num_kv_heads,
+        VALUES=values,
         **constants,
         BLOCK_SIZE=paged[1].block_size if paged else 1,
         TILE=tile,
@@ -199,6 +202,8 @@ def signatures() -> list[Signature]:
 def _signature(name: str, rows: str, cache: str, dim: int, half: int, *, targets: tuple[str, ...] = ALL, **more: bool) -> Signature:
     types = dict.fromkeys(("out", "x", "norm_query", "norm_key"), rows) | {"key": cache, "value": cache, "scales": "*fp32"}
     types |= {"positions": "*i64", "slots": "*i64", "cos": "*fp32", "sin": "*fp32", "x_stride": "i32:16", "num_slots": "i32", "eps": "fp32"}
-    constants = {"QUERIES": 32, "KV_HEADS": 8, "BLOCK_SIZE": 16, "TILE": ELEMENTS // triton.next_power_of_2(dim)} | head_parts(dim, half)
+    constants = {"QUERIES": 32, "KV_HEADS": 8, "VALUES": 8, "BLOCK_SIZE": 16, "TILE": ELEMENTS // triton.next_power_of_2(dim)} | head_parts(
+        dim, half
+    )
     constants |= {"SCALED": False, "NORMED": False, "PAGED": True} | more
     return Signature(rotate, f"rotate {name}", types, constants, targets=targets)

@@ -85,13 +85,15 @@ def _slot_map(meta: AttentionMeta, kv_lens: Tensor, length: int) -> Tensor:
 
 
 def attention(query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig) -> Tensor:
+    if config.latent:
+        cache = KVCache(cache.key, cache.key[..., -config.latent :])
     return attend(query, cache, meta.plan, config)
 
 
 def attend(query: Tensor, cache: KVCache, plan: Tiles, config: AttentionConfig, bias: PairBias | None = None) -> Tensor:
-    """Attention of query [N, H, D] along the plan's tiles -> [N, H * D]; rows in no tile are zero."""
+    """Attention of query [N, H, D] along the plan's tiles -> [N, H * config.value_dim]; rows in no tile are zero."""
     step = max(1, GATHER_LIMIT // (config.num_kv_heads * KEYS * config.head_dim))
-    out = torch.zeros_like(query)
+    out = query.new_zeros(*query.shape[:2], config.value_dim)
     for start in range(0, len(plan.sequence), step):
         _attend(query, cache, plan, slice(start, start + step), config, bias, out)
     return out.flatten(1)
@@ -108,7 +110,7 @@ def _attend(query: Tensor, cache: KVCache, plan: Tiles, part: slice, config: Att
 
     best = q.new_full((count * num_kv_heads, ROWS, 1), float("-inf"))
     total = torch.zeros_like(best)
-    acc = torch.zeros_like(q)
+    acc = q.new_zeros(*q.shape[:2], config.value_dim)
     for j, active in enumerate(plan.active):
         n = min(active - part.start, count)
         if n <= 0:

@@ -14,10 +14,23 @@ def kv_refusal(dtype: torch.dtype) -> str:
     return ""
 
 
-def new_kv_cache(num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> KVCache:
-    shape = (num_blocks, block_size, num_kv_heads, head_dim)
+def new_kv_cache(
+    num_blocks: int,
+    block_size: int,
+    num_kv_heads: int,
+    head_dim: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    latent: int = 0,
+) -> KVCache:
     # Untouched pages of `empty` cost no memory until a block is used.
-    cache = KVCache(torch.empty(shape, dtype=dtype, device=device), torch.empty(shape, dtype=dtype, device=device))
+    cache = KVCache(
+        *(
+            torch.empty((num_blocks, block_size, heads, head_dim), dtype=dtype, device=device)
+            for heads in (num_kv_heads, 0 if latent else num_kv_heads)
+        )
+    )
     cache.key[NULL_BLOCK].zero_()
     cache.value[NULL_BLOCK].zero_()
     return cache

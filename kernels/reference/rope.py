@@ -16,7 +16,8 @@ def rope_and_store(
 ) -> Tensor:
     x32, dtype = to_float(qkv)
     heads, kv_heads = config.num_heads, config.num_kv_heads
-    query, key, value = x32.unflatten(-1, (heads + 2 * kv_heads, config.head_dim)).split([heads, kv_heads, kv_heads], dim=1)
+    parts = [heads, kv_heads, 0 if config.latent else kv_heads]
+    query, key, value = x32.unflatten(-1, (sum(parts), config.head_dim)).split(parts, dim=1)
     if norm is not None:
         query, key = rms_normalized(query, norm.query, norm.eps), rms_normalized(key, norm.key, norm.eps)
     if rotation is not None:

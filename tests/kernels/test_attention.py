@@ -36,17 +36,22 @@ class Paged:
         heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
         most = max(-(-context // block_size) for _, context in lengths)
         self.ops, self.lengths, self.config, self.block_size = ops, lengths, config, block_size
-        self.cache: KVCache = ops.new_kv_cache(len(lengths) * most + 1, block_size, kv_heads, dim, dtype, torch.device("cpu"))
+        self.cache: KVCache = ops.new_kv_cache(
+            len(lengths) * most + 1, block_size, kv_heads, dim, dtype, torch.device("cpu"), latent=config.latent
+        )
         self.cache.key[1:] = self.cache.value[1:] = float("nan")
         self.keys = [torch.randn(c, kv_heads, dim, generator=g).to(dtype) for _, c in lengths]
         self.values = [torch.randn(c, kv_heads, dim, generator=g).to(dtype) for _, c in lengths]
+        if config.latent:
+            self.values = [keys[:, :, -config.latent :] for keys in self.keys]
         self.queries = [torch.randn(q, heads, dim, generator=g).to(dtype) for q, _ in lengths]
         self.blocks = torch.randperm(len(lengths) * most, generator=g).view(len(lengths), most).int() + 1
         for i, (_, context) in enumerate(lengths):
             self.blocks[i, -(-context // block_size) :] = NULL_BLOCK
             p = torch.arange(context)
             slots = self.blocks[i, p // block_size].long() * block_size + p % block_size
-            qkv = torch.cat([torch.zeros(context, heads * dim, dtype=dtype), self.keys[i].flatten(1), self.values[i].flatten(1)], 1)
+            parts = [torch.zeros(context, heads * dim, dtype=dtype), self.keys[i].flatten(1), self.values[i].flatten(1)]
+            qkv = torch.cat(parts[:2] if config.latent else parts, 1)
             qkv = torch.cat([qkv, qkv.new_full((-context % ROW_MULTIPLE, qkv.shape[1]), 7.0)])
             ops.rope_and_store(qkv, None, None, self.cache, self.meta([i], [(context, context)], slots), config)
 
@@ -70,9 +75,9 @@ class Paged:
         meta.plan = self.ops.plan_attention(meta, self.config.num_heads, self.config.num_kv_heads)
         out = self.ops.attention(rows, self.cache, meta, self.config)
         assert out.dtype == rows.dtype
-        assert out.shape == (len(rows), self.config.num_heads * self.config.head_dim)
+        assert out.shape == (len(rows), self.config.num_heads * self.config.value_dim)
         assert not out[total:].any()
-        return out[:total].view(total, self.config.num_heads, self.config.head_dim)
+        return out[:total].view(total, self.config.num_heads, self.config.value_dim)
 
     def expected(self, i: int) -> Tensor:
         """Sequence i by the formula, in float64."""
@@ -136,10 +141,27 @@ def test_variants(ops: Ops, dtype: torch.dtype, more: dict[str, Any]) -> None:
     check(Paged(ops, LENGTHS, config(6, 2, 32, **more), 16, dtype), dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("heads", "dim", "latent", "block_size"), [(16, 96, 64, 16), (1, 33, 20, 1), (20, 40, 33, 48), (7, 576, 512, 128)])
+def test_latents(ops: Ops, dtype: torch.dtype, heads: int, dim: int, latent: int, block_size: int) -> None:
+    paged = Paged(ops, LENGTHS, config(heads, 1, dim, latent=latent), block_size, dtype)
+    assert not paged.cache.value.numel()
+    check(paged, dtype)
+
+
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
 @pytest.mark.parametrize("window", [None, 37])
 def test_a_chunk_gives_the_bits_of_the_whole(ops: Ops, dtype: torch.dtype, window: int | None) -> None:
     paged = Paged(ops, [(230, 230), (90, 300)], config(6, 2, 32, sliding_window=window), 16, dtype)
+    chunks_are_parts(paged)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+def test_a_chunk_of_latents_gives_the_bits_of_the_whole(ops: Ops, dtype: torch.dtype) -> None:
+    chunks_are_parts(Paged(ops, [(230, 230), (90, 300)], config(20, 1, 48, latent=32), 16, dtype))
+
+
+def chunks_are_parts(paged: Paged) -> None:
     for i, (query_len, _) in enumerate(paged.lengths):
         whole = paged.attend([i])
         for a, b in [(0, 1), (0, 64), (63, 65), (7, query_len), (query_len - 1, query_len), (16, 90), (30, 33)]:
@@ -156,8 +178,9 @@ def test_block_size_and_table_stride_do_not_show(ops: Ops) -> None:
         assert torch.equal(other, results[0])
 
 
-def test_threads_do_not_show(ops: Ops) -> None:
-    paged = Paged(ops, LENGTHS, config(), 16, torch.bfloat16)
+@pytest.mark.parametrize("latent", [0, 40])
+def test_threads_do_not_show(ops: Ops, latent: int) -> None:
+    paged = Paged(ops, LENGTHS, config(18, 1 if latent else 3, latent=latent), 16, torch.bfloat16)
     before = torch.get_num_threads()
     results = []
     try:
@@ -170,8 +193,9 @@ def test_threads_do_not_show(ops: Ops) -> None:
     assert torch.equal(results[0], results[2])
 
 
-def test_a_row_of_nan_harms_itself_alone(ops: Ops) -> None:
-    paged = Paged(ops, LENGTHS, config(), 16, torch.bfloat16)
+@pytest.mark.parametrize("latent", [0, 40])
+def test_a_row_of_nan_harms_itself_alone(ops: Ops, latent: int) -> None:
+    paged = Paged(ops, LENGTHS, config(kv_heads=1 if latent else 3, latent=latent), 16, torch.bfloat16)
     which = list(range(len(LENGTHS)))
     before = paged.attend(which)
     paged.queries[4][3] = float("nan")

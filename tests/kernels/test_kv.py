@@ -19,9 +19,10 @@ def ops(request: pytest.FixtureRequest) -> Ops:
     return kernels.load(request.param)
 
 
-def filled(ops: Ops, dtype: torch.dtype) -> KVCache:
+def filled(ops: Ops, dtype: torch.dtype, latent: int = 0) -> KVCache:
     """Random bytes, but for the null block."""
-    cache = ops.new_kv_cache(BLOCKS, 4, 2, 7, dtype, CPU)
+    cache = ops.new_kv_cache(BLOCKS, 4, 1 if latent else 2, 7, dtype, CPU, latent=latent)
+    assert not latent or cache.key.numel() + cache.value.numel() == BLOCKS * 4 * 7
     for tensor in cache:
         tensor.view(torch.uint8)[1:] = torch.randint(256, tensor.view(torch.uint8)[1:].shape, dtype=torch.uint8)
     return cache
@@ -50,9 +51,9 @@ def test_float8_is_kept_by_the_reference_alone() -> None:
         assert all(torch.equal(new[2], old[1]) for old, new in zip(before, bits(cache), strict=True))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_copies_read_all_before_they_write(ops: Ops, dtype: torch.dtype) -> None:
-    cache = filled(ops, dtype)
+@pytest.mark.parametrize(("dtype", "latent"), [(torch.float32, 0), (torch.bfloat16, 0), (torch.float16, 0), (torch.bfloat16, 5)], ids=str)
+def test_copies_read_all_before_they_write(ops: Ops, dtype: torch.dtype, latent: int) -> None:
+    cache = filled(ops, dtype, latent)
     before = bits(cache)
     ops.copy_blocks(cache, torch.tensor([1, 2, 5]), torch.tensor([2, 3, 1]))
     for old, new in zip(before, bits(cache), strict=True):
@@ -61,15 +62,15 @@ def test_copies_read_all_before_they_write(ops: Ops, dtype: torch.dtype) -> None
         assert torch.equal(new[4:], old[4:])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("dtype", "latent"), [(torch.float32, 0), (torch.bfloat16, 0), (torch.float16, 0), (torch.bfloat16, 5)], ids=str)
 @pytest.mark.parametrize(
     ("blocks", "places"),
     [([3, 4, 5], [0, 1, 2]), ([7, 1, 2, 8], [5, 2, 3, 0]), ([4, 3, 2], [1, 2, 3]), ([6], [4]), ([], [])],
     ids=["one run", "several", "backwards", "one block", "none"],
 )
-def test_blocks_come_back_as_they_were(ops: Ops, dtype: torch.dtype, blocks: list[int], places: list[int]) -> None:
+def test_blocks_come_back_as_they_were(ops: Ops, dtype: torch.dtype, latent: int, blocks: list[int], places: list[int]) -> None:
     """To other blocks than they left, the others untouched."""
-    cache = filled(ops, dtype)
+    cache = filled(ops, dtype, latent)
     host = ops.new_host_cache(6, cache)
     before, kept = bits(cache), bits(host)
     out, there = torch.tensor(blocks, dtype=torch.int64), torch.tensor(places, dtype=torch.int64)

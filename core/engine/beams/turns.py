@@ -107,7 +107,9 @@ class BeamTurns:
         """Books the forks of some groups after a step. A group with no beam left is gone."""
         for moves in all_moves:
             for parent, fork in moves.forks:
-                if parent.blocks and self._blocks.fork(parent, fork):
+                if parent.blocks:
+                    self._blocks.share(fork, parent.blocks)
+                    fork.num_computed = parent.num_computed
                     self._forked.update((parent, fork))
             if not moves.extended and moves.dropped and moves.dropped[0].group is not None:
                 self._groups.discard(moves.dropped[0].group)

@@ -19,7 +19,7 @@ struct Step {
     float eps;
     void *query;                    // [rows, heads, dim], of qkv's type
     void *key;                      // [blocks, kv_heads, pairs, block_size, 2]
-    void *value;                    // [blocks, kv_heads, block_size, dim]
+    void *value;                    // [blocks, kv_heads, block_size, dim]; null: there are none, and keys lie so
     const int64_t *slots;           // [stored]
     int64_t block_size, rows, stored, heads, kv_heads, dim;
 };
@@ -55,6 +55,10 @@ template <class X, class C> void rope_and_store(const Step &s, int64_t first, in
         for (int64_t h = 0; h < s.heads; h++)
             turn(s, row, qkv + row * s.stride + h * dim, s.norm_q, (X *)s.query + row * width + h * dim);
     if (last > s.stored) last = s.stored;
+    if (!s.value) {  // of one head, so that a slot is a row
+        for (int64_t row = first; row < last; row++) turn(s, row, qkv + row * s.stride + width, s.norm_k, (C *)s.key + s.slots[row] * dim);
+        return;
+    }
     C keys[TOKENS * pairs * 2];
     for (int64_t row = first; row < last;) {
         const int64_t slot = s.slots[row], block = slot / s.block_size, offset = slot % s.block_size;

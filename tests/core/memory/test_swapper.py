@@ -142,6 +142,9 @@ def test_number_of_cpu_blocks() -> None:
     assert choose_num_host_blocks(config(), shape) == 0  # on a CPU
     assert choose_num_host_blocks(config(swap_space=6000 * 100 / 2**30), shape) == 6000 * 100 // 6 // 1024
     assert choose_num_host_blocks(config(swap_space=1), shape) == 8 * 1024 // 16  # no more than could ever be used
+    latents = KVShape((KVSpec(1, 32, latent=24),) * 3, torch.float32)  # 384 bytes a token, 2048 a tensor and block
+    assert latents.bytes_per_token == shape.bytes_per_token
+    assert choose_num_host_blocks(config(swap_space=3000 * 100 / 2**30, device="cuda:0"), latents) == 65536 // 2048
     # Each of 6 tensors has a power of two of bytes: 65,536 of 100,000.
     assert choose_num_host_blocks(config(swap_space=6000 * 100 / 2**30, device="cuda:0"), shape) == 65536 // 1024
 

@@ -14,7 +14,6 @@ import transformers
 from infer.core import models
 from infer.core.build.probe import make_rows_alike
 from infer.core.errors import ModelError
-from infer.core.layers.mixers import new_pools
 from infer.core.quant.int8 import Int8
 from infer.core.spec.read import read_spec
 from infer.core.weights.folder import FolderSource
@@ -47,6 +46,8 @@ YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_pos
 
 MOE = {"moe_intermediate_size": 40}
 GEMMA4 = {"head_dim": 16, "global_head_dim": 32, "sliding_window": 20, "vocab_size_per_layer_input": 160}
+#: Latent attention, of sizes that are all different.
+MLA = {**MOE, "num_key_value_heads": 6, "kv_lora_rank": 22, "qk_nope_head_dim": 12, "qk_rope_head_dim": 8, "v_head_dim": 10}
 #: All experts of a token: which ones it has must not hang on rounding.
 MIXED = [
     ("qwen2_moe", {**MOE, "num_experts": 4, "num_experts_per_tok": 4, "shared_expert_intermediate_size": 48}),
@@ -141,6 +142,64 @@ ARCHITECTURES = [
     ),
     ("gpt_oss", {"head_dim": 16, "sliding_window": 24, "num_local_experts": 6, "num_experts_per_tok": 3}),
     ("gpt_oss", {"head_dim": 8, "sliding_window": 8, "num_local_experts": 4, "num_experts_per_tok": 4, "rope_parameters": YARN}),
+    (
+        "deepseek_v2",
+        {**MLA, "q_lora_rank": None, "n_routed_experts": 6, "num_experts_per_tok": 3, "first_k_dense_replace": 1, "rms_norm_eps": 1e-2},
+    ),
+    (
+        "deepseek_v2",
+        {
+            **MLA,
+            "q_lora_rank": 20,
+            "n_routed_experts": 12,
+            "num_experts_per_tok": 3,
+            "topk_method": "group_limited_greedy",
+            "n_group": 4,
+            "topk_group": 2,
+            "routed_scaling_factor": 16.0,
+            "attention_bias": True,
+            "mlp_bias": True,
+        },
+    ),
+    (
+        "deepseek_v3",
+        {
+            **MLA,
+            "q_lora_rank": 20,
+            "n_routed_experts": 12,
+            "num_experts_per_tok": 3,
+            "n_group": 4,
+            "topk_group": 2,
+            "first_k_dense_replace": 1,
+            "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 0.8},
+        },
+    ),
+    (
+        "deepseek_v3",
+        {
+            **MLA,
+            "q_lora_rank": None,
+            "n_routed_experts": 6,
+            "num_experts_per_tok": 4,
+            "n_group": 1,
+            "topk_group": 1,
+            "first_k_dense_replace": 0,
+            "rope_interleave": False,
+            "norm_topk_prob": False,
+            "n_shared_experts": 2,
+        },
+    ),
+    (
+        "glm4_moe_lite",
+        {
+            **MLA,
+            "q_lora_rank": 20,
+            "n_routed_experts": 6,
+            "num_experts_per_tok": 3,
+            "attention_bias": True,
+            "mlp_layer_types": ["sparse", "dense", "sparse"],
+        },
+    ),
     ("gemma2", {"head_dim": 16, "query_pre_attn_scalar": 24, "sliding_window": 20, "tie_word_embeddings": True}),
     ("gemma2", {"head_dim": 24, "final_logit_softcapping": None, "attn_logit_softcapping": 2.0, "layer_types": ["full_attention"] * 3}),
     ("gemma", {"head_dim": 16, "tie_word_embeddings": True}),
@@ -283,20 +342,6 @@ ARCHITECTURES = [
     ("falcon", {"num_attention_heads": 4, "new_decoder_architecture": True, "num_kv_heads": 2, "bias": True, "ffn_hidden_size": 80}),
     ("falcon", {"num_attention_heads": 4, "new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1}),
     ("falcon", {"num_attention_heads": 8, "alibi": True, "multi_query": False, "parallel_attn": False, "bias": True}),
-    (
-        "lfm2",
-        {
-            "layer_types": ["conv", "full_attention", "conv"],
-            "block_multiple_of": 16,
-            "conv_bias": True,
-            "tie_word_embeddings": True,
-        },
-    ),
-    ("lfm2", {"full_attn_idxs": [0], "conv_L_cache": 4, "block_auto_adjust_ff_dim": False}),
-    (
-        "lfm2_moe",
-        {**MOE, "layer_types": ["conv", "full_attention", "conv"], "num_experts": 6, "num_experts_per_tok": 3, "num_dense_layers": 1},
-    ),
     ("mpt", {"n_heads": 4}),
     ("mpt", {"n_heads": 6, "attn_config": {"clip_qkv": 0.7, "softmax_scale": 0.3}}),
 ]
@@ -327,7 +372,7 @@ def reference_model(kind: str, changes: dict[str, Any]) -> Any:
         if parameter.dim() == 1:  # norms are all ones and biases zeros at first: that would hide a missing one
             torch.nn.init.normal_(parameter, 0.5 if "norm" in name else 0.0, 0.3)
     for name, state in chain(model.named_parameters(), model.named_buffers()):
-        if name.endswith(("e_score_correction_bias", "_proj_bias", "expert_bias")):
+        if name.endswith(("e_score_correction_bias", "_proj_bias")):
             torch.nn.init.normal_(state, 0.0, 0.3)
         if name.endswith(("layer_scalar", "router.scale", "per_expert_scale")):
             torch.nn.init.normal_(state, 0.9, 0.2)
@@ -357,12 +402,11 @@ def run(model: Any, prompts: list[list[int]], chunk: int, *, wanted: int | None 
     block_size, blocks = 8, 64
     table = torch.randperm(len(prompts) * blocks, generator=torch.Generator().manual_seed(1)).view(len(prompts), blocks).int() + 1
     caches = [
-        model.ops.new_kv_cache(len(prompts) * blocks + 1, block_size, one.num_kv_heads, one.head_dim, torch.float32, torch.device("cpu"))
+        model.ops.new_kv_cache(
+            len(prompts) * blocks + 1, block_size, one.num_kv_heads, one.head_dim, torch.float32, torch.device("cpu"), latent=one.latent
+        )
         for one in model.caches
     ]
-    pools = new_pools(model.states, len(prompts) + 1, torch.float32, torch.device("cpu"))
-    for pool in chain.from_iterable(pools):
-        pool.fill_(float("nan"))
     for cache in caches:
         cache.key[1:] = cache.value[1:] = float("nan")  # unwritten slots must never be read into a result
     logits: list[list[torch.Tensor]] = [[] for _ in prompts]
@@ -378,14 +422,13 @@ def run(model: Any, prompts: list[list[int]], chunk: int, *, wanted: int | None 
         meta = AttentionMeta(
             starts, torch.tensor([start + len(p) for _, p in rows], dtype=torch.int32), table[[i for i, _ in rows]], slots, block_size
         )
-        meta.state_slots = torch.tensor([i + 1 for i, _ in rows], dtype=torch.int32)
         pad = -len(tokens) % ROW_MULTIPLE
         asked = None
         if wanted is not None:
             count = 0 if start == 0 else min(wanted, len(sequences))
             sequences = sequences[len(sequences) - count :]
             asked = torch.tensor([*range(len(tokens) - count, len(tokens)), *[0] * (-count % ROW_MULTIPLE)], dtype=torch.int64)
-        hidden = model.forward(torch.tensor(tokens + [0] * pad), torch.tensor(positions + [0] * pad), caches, meta, asked, pools)
+        hidden = model.forward(torch.tensor(tokens + [0] * pad), torch.tensor(positions + [0] * pad), caches, meta, asked)
         assert hidden.shape == (len(asked) if asked is not None else len(tokens) + pad, model.hidden_size)
         if len(hidden):
             out = model.logits(hidden)

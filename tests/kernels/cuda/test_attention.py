@@ -60,7 +60,7 @@ class Paged:
         blocks = torch.randperm(count * most, generator=g).view(count, most).int() + 1
         shape = (count * most + 1, self.block_size, c.num_kv_heads, c.head_dim)
         kind = self.cache_dtype or self.dtype
-        parts = [torch.randn(shape, generator=g) for _ in range(2)]
+        parts = [torch.randn(shape, generator=g) for _ in range(1 if c.latent else 2)]
         filled = torch.zeros(shape[:2], dtype=torch.bool)
         for i, (_, context) in enumerate(self.lengths):
             blocks[i, -(-context // self.block_size) :] = NULL_BLOCK
@@ -69,10 +69,13 @@ class Paged:
         for part in parts:
             part[~filled] = math.nan
             part[NULL_BLOCK] = 0
+        if c.latent:
+            parts.append(torch.empty(*shape[:2], 0, c.head_dim))
         self.reference = KVCache(*(part.to(kind).to(self.device) for part in parts))
-        self.cache = new_kv_cache(shape[0], self.block_size, c.num_kv_heads, c.head_dim, kind, self.device)
+        self.cache = new_kv_cache(shape[0], self.block_size, c.num_kv_heads, c.head_dim, kind, self.device, latent=c.latent)
         for mine, theirs in zip(self.cache, self.reference, strict=True):
-            mine.view(torch.uint8).copy_(theirs.transpose(1, 2).contiguous().view(torch.uint8))
+            if theirs.numel():
+                mine.view(torch.uint8).copy_(theirs.transpose(1, 2).contiguous().view(torch.uint8))
         blocks = torch.nn.functional.pad(blocks, (0, self.spare_blocks), value=NULL_BLOCK)
         self.blocks = blocks.to(self.device)
         self.queries = [torch.randn(q, c.num_heads, c.head_dim, generator=g).to(self.dtype).to(self.device) for q, _ in self.lengths]
@@ -103,7 +106,7 @@ class Paged:
         out = attention(query, self.cache, meta, self.config)
         total = meta.slots.shape[0]
         assert out.dtype == query.dtype
-        assert out.shape == (len(query), query[0].numel())
+        assert out.shape == (len(query), self.config.num_heads * self.config.value_dim)
         assert not out[total:].any()
         return out[:total]
 
@@ -133,6 +136,30 @@ def test_against_the_reference(
     device: torch.device, lengths: list[tuple[int, int]], heads: int, kv_heads: int, dim: int, dtype: torch.dtype, block_size: int
 ) -> None:
     Paged(config_of(heads, kv_heads, dim, device), lengths, device, dtype, block_size=block_size).check()
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize(
+    ("heads", "dim", "latent", "dtype", "cache_dtype", "block_size"),
+    [
+        (3, 44, 33, torch.float32, None, 8),
+        (20, 96, 64, torch.bfloat16, None, 16),
+        (16, 80, 64, torch.float16, torch.float8_e4m3fn, 32),
+    ],
+    ids=str,
+)
+def test_latents(
+    device: torch.device,
+    heads: int,
+    dim: int,
+    latent: int,
+    dtype: torch.dtype,
+    cache_dtype: torch.dtype | None,
+    block_size: int,
+    deterministic: bool,
+) -> None:
+    config = config_of(heads, 1, dim, device, latent=latent)
+    Paged(config, [(17, 40), (3, 70), (1, 300), (1, 1)], device, dtype, cache_dtype, block_size).check(deterministic=deterministic)
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
@@ -188,8 +215,9 @@ def test_a_group_larger_than_a_tile(device: torch.device) -> None:
     paged.check(deterministic=True)
 
 
-def test_decodes_in_one_go_and_in_pieces_agree(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    paged = Paged(config_of(4, 2, 32, device, **ALL_OPTIONS), DECODES, device, torch.float32)
+@pytest.mark.parametrize("more", [ALL_OPTIONS, {"latent": 16}], ids="+".join)
+def test_decodes_in_one_go_and_in_pieces_agree(device: torch.device, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    paged = Paged(config_of(4, 1 if "latent" in more else 2, 32, device, **more), DECODES, device, torch.float32)
     in_pieces = paged.attend()
     monkeypatch.setattr(cuda_attention, "ENOUGH_PROGRAMS", 1)
     torch.testing.assert_close(paged.attend(), in_pieces, rtol=1e-5, atol=1e-6)
@@ -203,7 +231,7 @@ def test_a_chunk_gives_the_same_as_the_whole(device: torch.device, window: int |
         torch.testing.assert_close(paged.attend([0], [(a, b)]), whole[a:b], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("more", [{}, {"sliding_window": 37, "sinks": True}], ids="+".join)
+@pytest.mark.parametrize("more", [{}, {"sliding_window": 37, "sinks": True}, {"latent": 16}], ids="+".join)
 def test_deterministic_rows_keep_their_bits_in_any_company(
     device: torch.device, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-from ...decoder import DEFAULTS, NAMING, decoder, gated, qk_norm
-from ...experts import NAMES, VALUES, where
-from ...stack import ExpertsSpec, RoutingSpec, StackSpec
+from ...decoder import DEFAULTS, decoder, gated, qk_norm
+from ...experts import NAMES, VALUES, beside_shared, by_sigmoids, where, without_further
+from ...stack import StackSpec
 from .. import Architecture
 
 GLM4_MOE_DEFAULTS = DEFAULTS | {
@@ -34,33 +33,11 @@ GLM4_MOE_DEFAULTS = DEFAULTS | {
 }
 
 
-def routing(hf: Mapping[str, Any]) -> RoutingSpec:
-    """As DeepSeek-V3's, too."""
-    return RoutingSpec(
-        per_token=hf["num_experts_per_tok"],
-        scores="sigmoid",
-        correction=1,
-        groups=hf["n_group"],
-        groups_chosen=hf["topk_group"],
-        group_by=2,
-        normalized=bool(hf["norm_topk_prob"]),
-        scale=hf["routed_scaling_factor"],
-    )
-
-
 def stack(hf: Mapping[str, Any]) -> StackSpec:
-    experts = ExpertsSpec(
-        count=hf["n_routed_experts"],
-        routing=routing(hf),
-        size=hf["moe_intermediate_size"],
-        activation=hf["hidden_act"],
-        shared_size=hf["moe_intermediate_size"] * (hf["n_shared_experts"] or 0),
-    )
-    layers, further = hf["num_hidden_layers"], hf["num_mtp_layers"] or 0
-    naming = replace(NAMING, unused=tuple(f"model.layers.{layers + index}." for index in range(further)))
+    experts = beside_shared(hf, by_sigmoids(hf))
     attention = {"qkv_bias": bool(hf["attention_bias"]), "qk_norm": qk_norm(hf) if hf["use_qk_norm"] else None}
     parts = where(hf, lambda index: index >= (hf["first_k_dense_replace"] or 0), experts, gated(hf))
-    return decoder(hf, attention=attention, feed_forward=parts, names=NAMES, naming=naming)
+    return decoder(hf, attention=attention, feed_forward=parts, names=NAMES, naming=without_further(hf, hf["num_mtp_layers"]))
 
 
 #: Keys that stand for these, as in transformers.

@@ -1,0 +1,1 @@
+"""Attention of all heads over one latent a token, of which values are a part."""
