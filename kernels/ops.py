@@ -361,6 +361,10 @@ class Ops(StateOps, Protocol):
     ) -> Rows:
         """The same of quantized rows by weights that `pack_int8` gave: each as `linear_int8` multiplies it."""
 
+    def linear_experts_grouped(self, x: Tensor, weights: Sequence[Any], starts: Tensor, biases: Sequence[Tensor] | None) -> Tensor:
+        """The same by weights that `pack_grouped` gave, all for rows of one kind: each as `linear_grouped` multiplies it. Those that do not
+        have all their parts in common, as one that has zeros, may be multiplied one by one."""
+
     # -- weights in groups, see grouped.py -----------------------------------------------------------------------
     def grouped_refusal(self, in_features: int, group_size: int, *, quantize_input: bool) -> str:
         """Why weights [out, in_features] in such groups cannot be multiplied as they are here, or nothing.

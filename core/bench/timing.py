@@ -5,7 +5,7 @@ Traffic is the least there can be: every input and output once. For measuring on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
@@ -102,6 +102,8 @@ class TimedOps:
             return linear_work(name, args[0], result)
         if name in ("linear_experts", "linear_experts_int8"):
             return experts_work(name, args[0], args[2], result)
+        if name == "linear_experts_grouped":
+            return packed_experts_work(name, args[0], args[1], args[2], result)
         if name in ("linear_grouped", "linear_fp8"):
             return packed_work(name, args[0], args[1], result)
         if name == "attention":
@@ -132,6 +134,14 @@ def packed_work(name: str, x: Tensor, weight: Any, result: Tensor) -> Work:
     (rows, size_in), size_out = x.shape, result.shape[-1]
     key = OpKey(name, (size_in, size_out), in_int8=weight.quantize_input and name == "linear_grouped")
     return Work(key, 2 * rows * size_in * size_out, sum(tensor.nbytes for tensor in tensors_of(weight)))
+
+
+def packed_experts_work(name: str, x: Tensor, weights: Sequence[Any], starts: Tensor, result: Tensor) -> Work:
+    """The same of rows sorted by expert; the bytes are those of the weights that have rows."""
+    work = packed_work(name, x, weights[0], result)
+    used = [weight for weight, rows in zip(weights, starts.diff().tolist(), strict=True) if rows]
+    key = work.key._replace(in_int8=weights[0].quantize_input)
+    return Work(key, work.flops, sum(tensor.nbytes for weight in used for tensor in tensors_of(weight)))
 
 
 def row_bytes(values: Any) -> int:

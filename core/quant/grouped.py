@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ class InGroups(LinearMethod):
 
     @property
     def kind(self) -> object:
-        return InGroups, self.quantize_input
+        return InGroups, self.quantize_input, self._columns is None
 
     def refuses(self, weight: Grouped) -> str:
         """Why the backend cannot multiply by it, or nothing."""
@@ -48,6 +49,15 @@ class InGroups(LinearMethod):
     def apply(self, x: Rows, bias: Tensor | None) -> Rows:
         assert isinstance(x, Tensor), "only layers that quantize their input get rows with factors"
         return self.ops.linear_grouped(x if self._columns is None else x[:, self._columns], self._weight, bias)
+
+    @classmethod
+    def apply_experts(cls, methods: Sequence[LinearMethod], x: Rows, starts: Tensor, biases: Sequence[Tensor] | None) -> Rows:
+        assert isinstance(x, Tensor), "only layers that quantize their input get rows with factors"
+        columns = [method._columns for method in methods if isinstance(method, InGroups) and method._columns is not None]
+        if columns:  # each expert has its input features in an order of its own
+            expert = torch.searchsorted(starts, torch.arange(len(x), device=x.device), right=True) - 1
+            x = x.gather(1, torch.stack(columns)[expert])
+        return methods[0].ops.linear_experts_grouped(x, [method._weight for method in methods], starts, biases)
 
     def _pack(self, weight: Tensor) -> Any:
         raise AssertionError("it takes what is stored")

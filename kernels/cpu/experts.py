@@ -12,15 +12,18 @@ import torch
 from torch import Tensor
 
 from ..ops import Rows, ScaledRows
-from ..reference.experts import bias_of, by_expert
+from ..reference.experts import bias_of, by_expert, grouped_by_expert
 from ..reference.int8 import passes_scale
 from .gemm import Panels
+from .grouped import PackedGrouped, linear_grouped, readable, room_for
 from .int8 import PackedInt8, linear_int8
 from .library import DTYPES, function
 from .linear import linear
 
 _gemm = function("infer_gemm_experts", "ppppp" + "iiiii")
 _gemm_int8 = function("infer_gemm_int8_experts", "pppppppp" + "iiiii")
+_grouped = function("infer_grouped_experts", "pppppp" + "iii")
+_grouped_plain = function("infer_grouped_plain_experts", "ppppp" + "iii")
 
 
 def linear_experts(x: Tensor, weights: Sequence[Any], starts: Tensor, biases: Sequence[Tensor] | None, row_chunk: int) -> Tensor:
@@ -53,6 +56,21 @@ def linear_experts_int8(
         len(weights), outs, first.words.shape[1], DTYPES[dtype], bias_dtype,
     )  # fmt: skip
     return ScaledRows(out, x.scale) if passes else out
+
+
+def linear_experts_grouped(x: Tensor, weights: Sequence[PackedGrouped], starts: Tensor, biases: Sequence[Tensor] | None) -> Tensor:
+    first = weights[0]
+    if any(weight.form != first.form for weight in weights):
+        return grouped_by_expert(linear_grouped, x, weights, starts, biases)
+    rows = readable(x, first)
+    out = torch.empty((rows.shape[0], first.out_features), dtype=rows.dtype)
+    addresses, bias = torch.tensor([weight.address for weight in weights]), _addresses(biases)
+    ends = len(weights), DTYPES[rows.dtype], DTYPES[biases[0].dtype] if biases is not None else 0
+    if first.dtype is None:
+        _grouped(out, rows, addresses, bias, room_for(rows.shape[0], first), starts, *ends)
+    else:
+        _grouped_plain(out, rows, addresses, bias, starts, *ends)
+    return out.to(x.dtype)
 
 
 def _addresses(tensors: Sequence[Tensor] | None) -> Tensor | None:

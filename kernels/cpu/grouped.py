@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +35,7 @@ _quantized = function("infer_grouped", "ppippiii")
 _plain = function("infer_grouped_plain", "ppipiii")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PackedGrouped:
     """A weight [out, in] as the kernel reads it; features beyond the last are zeros."""
 
@@ -58,6 +59,34 @@ class PackedGrouped:
     @property
     def quantize_input(self) -> bool:
         return self.dtype is None
+
+    @functools.cached_property
+    def form(self) -> str:
+        """Equal for weights that are multiplied together. Interned: many are compared at every step."""
+        factors = [None if one is None else (one.values.dtype, one.factor is None, one.per_block) for one in (self.scale, self.minimum)]
+        return sys.intern(
+            repr((self.codes.shape, self.in_features, self.out_features, self.group_size, self.levels is None, factors, self.dtype))
+        )
+
+    @functools.cached_property
+    def address(self) -> int:
+        """Of what the kernel is told of it, which stays as long as this."""
+        return ctypes.addressof(self._described)
+
+    @functools.cached_property
+    def _described(self) -> _Grouped:
+        return _Grouped(
+            self.codes.data_ptr(),
+            _address(self.levels),
+            _address(self.zero),
+            _described_scales(self.scale),
+            _described_scales(self.minimum),
+            self.out_features,
+            self.in_features // QUAD,
+            4 if self.codes.shape[-1] == 64 else 8,
+            self.group_size // QUAD,
+            self.offset,
+        )
 
 
 class _Scales(ctypes.Structure):
@@ -137,27 +166,25 @@ def pack_grouped(weight: GroupedWeight, dtype: torch.dtype, *, quantize_input: b
 
 
 def linear_grouped(x: Tensor, weight: PackedGrouped, bias: Tensor | None) -> Tensor:
-    x = x.contiguous()
-    if weight.dtype is not None:
-        return _linear_plain(x, weight, bias)
-    rows, quads = x.shape[0], weight.in_features // QUAD
-    out = torch.empty((rows, weight.out_features), dtype=x.dtype)
-    form = _described(weight)
-    spans, parts = _cuts(weight.in_features, weight.group_size)
-    room = torch.empty(rows * (quads + spans + parts * (1 if weight.minimum is None else 2)), dtype=torch.int32)
-    bias_dtype = 0 if bias is None else DTYPES[bias.dtype]
-    _quantized(out, x, ctypes.addressof(form), bias, room, rows, DTYPES[x.dtype], bias_dtype)
-    return out
-
-
-def _linear_plain(x: Tensor, weight: PackedGrouped, bias: Tensor | None) -> Tensor:
-    assert weight.dtype is not None
-    rows = x.to(weight.dtype)
-    out = torch.empty((rows.shape[0], weight.out_features), dtype=weight.dtype)
-    form = _described(weight)
-    bias_dtype = 0 if bias is None else DTYPES[bias.dtype]
-    _plain(out, rows, ctypes.addressof(form), bias, rows.shape[0], DTYPES[weight.dtype], bias_dtype)
+    rows = readable(x, weight)
+    out = torch.empty((rows.shape[0], weight.out_features), dtype=rows.dtype)
+    ends = rows.shape[0], DTYPES[rows.dtype], 0 if bias is None else DTYPES[bias.dtype]
+    if weight.dtype is None:
+        _quantized(out, rows, weight.address, bias, room_for(rows.shape[0], weight), *ends)
+    else:
+        _plain(out, rows, weight.address, bias, *ends)
     return out.to(x.dtype)
+
+
+def readable(x: Tensor, weight: PackedGrouped) -> Tensor:
+    """Rows as the kernel reads them."""
+    return x.contiguous() if weight.dtype is None else x.to(weight.dtype).contiguous()
+
+
+def room_for(rows: int, weight: PackedGrouped) -> Tensor:
+    """Memory for so many quantized rows."""
+    spans, parts = _cuts(weight.in_features, weight.group_size)
+    return torch.empty(rows * (weight.in_features // QUAD + spans + parts * (1 if weight.minimum is None else 2)), dtype=torch.int32)
 
 
 def _panel_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -182,22 +209,6 @@ def _panels(values: Tensor) -> Tensor:
 
 def _scales(scales: Scales) -> Scales:
     return scales._replace(values=_panels(scales.values), factor=None if scales.factor is None else _panels(scales.factor))
-
-
-def _described(weight: PackedGrouped) -> _Grouped:
-    """For one call: the tensors may be others at the next."""
-    return _Grouped(
-        weight.codes.data_ptr(),
-        _address(weight.levels),
-        _address(weight.zero),
-        _described_scales(weight.scale),
-        _described_scales(weight.minimum),
-        weight.out_features,
-        weight.in_features // QUAD,
-        4 if weight.codes.shape[-1] == 64 else 8,
-        weight.group_size // QUAD,
-        weight.offset,
-    )
 
 
 def _address(tensor: Tensor | None) -> int | None:

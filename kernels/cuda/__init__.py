@@ -11,6 +11,7 @@ import os
 # Triton 3.9 warns where this is left to it. A product is fused with a sum where a kernel says so and nowhere else.
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "0")
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,11 +22,13 @@ from ..fp8 import Fp8Weight
 from ..ops import AttentionMeta, Segments
 from . import activation, attention, experts, fp8, grouped, int8, kv, linear, logprobs, norm, quantize, rope, sampling, segments
 from .build import on_its_device
+from .groups.weight import PackedGroups
 from .state import delta, gated_norm, mamba2, selective_scan
 
 _MODULES = (activation, attention, experts, fp8, grouped, int8, kv, linear, logprobs, norm, quantize, rope, sampling, segments)
 _STATES = (delta, gated_norm, mamba2, selective_scan)
 _linear, _linear_grouped = on_its_device(linear.linear), on_its_device(grouped.linear_grouped)
+_linear_experts_grouped = on_its_device(grouped.linear_experts_grouped)
 _linear_fp8 = on_its_device(fp8.linear_fp8)
 _plan_segments = segments.plan_segments
 
@@ -42,8 +45,11 @@ class Ops(Backend, modules=_MODULES + _STATES, wrap=on_its_device):
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return _linear(x, weight, bias, self.row_chunk, deterministic=self.deterministic)
 
-    def linear_grouped(self, x: Tensor, weight: grouped.PackedGroups, bias: Tensor | None) -> Tensor:
+    def linear_grouped(self, x: Tensor, weight: PackedGroups, bias: Tensor | None) -> Tensor:
         return _linear_grouped(x, weight, bias, deterministic=self.deterministic)
+
+    def linear_experts_grouped(self, x: Tensor, weights: Sequence[PackedGroups], starts: Tensor, biases: Sequence[Tensor] | None) -> Tensor:
+        return _linear_experts_grouped(x, weights, starts, biases, deterministic=self.deterministic)
 
     def fp8_refusal(self, shape: tuple[int, int], block: tuple[int, int], dtype: torch.dtype, *, quantize_input: bool) -> str:
         return fp8.fp8_refusal(shape, block, dtype, quantize_input=quantize_input, deterministic=self.deterministic)

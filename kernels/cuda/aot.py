@@ -34,7 +34,7 @@ MODULES = (
     "attention",
     "experts",
     "fp8",
-    "grouped",
+    "groups.kernel",
     "int8",
     "kv",
     "linear",

@@ -98,9 +98,9 @@ def product(x: torch.Tensor) -> Product:
     return PRODUCTS[architecture(x.device), x.element_size()]
 
 
-def grouped(x: torch.Tensor, *, deterministic: bool) -> Product:
-    """The tile of products of rows of this kind and weights in groups; of any number of rows the same where that is asked for."""
-    kind = "fixed" if deterministic else "few" if x.shape[0] <= 16 else "some" if x.shape[0] <= 64 else "many"
+def grouped(x: torch.Tensor, count: int, *, deterministic: bool) -> Product:
+    """The tile of products of `count` rows of this kind and a weight in groups; of any number the same where that is asked for."""
+    kind = "fixed" if deterministic else "few" if count <= 16 else "some" if count <= 64 else "many"
     return GROUPED[kind, architecture(x.device), x.element_size()]
 
 

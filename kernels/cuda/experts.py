@@ -33,7 +33,7 @@ def linear_experts(x: Tensor, weights: Sequence[Tensor], starts: Tensor, biases:
     out = torch.empty(count, outputs, dtype=x.dtype, device=x.device)
     if out.numel():
         tile = configs.product(x)
-        offsets, aligned = _distances(_addresses(weights), x.element_size(), x.device)
+        offsets, aligned = distances(addresses_of(weights), x.element_size(), x.device)
         first_bias, bias_offsets = _biases(biases)
         experts_kernel[_grid(tile, count, outputs, len(weights))](
             x, weights[0], offsets, first_bias, bias_offsets, starts, out, count, outputs, depth, len(weights),
@@ -55,8 +55,8 @@ def linear_experts_int8(
     out = torch.empty(count, outputs, dtype=dtype, device=values.device)
     if out.numel():
         tile = configs.product(values)
-        offsets, aligned = _distances(_addresses([weight.values for weight in weights]), 1, values.device)
-        scales, _ = _distances(_addresses([weight.scale for weight in weights]), 4, values.device)
+        offsets, aligned = distances(addresses_of([weight.values for weight in weights]), 1, values.device)
+        scales, _ = distances(addresses_of([weight.scale for weight in weights]), 4, values.device)
         first_bias, bias_offsets = _biases(biases)
         experts_int8_kernel[_grid(tile, count, outputs, len(weights))](
             values, x.scale, weights[0].values, offsets, weights[0].scale, scales, first_bias, bias_offsets, starts, out,
@@ -69,21 +69,21 @@ def linear_experts_int8(
 
 def _grid(tile: configs.Product, count: int, outputs: int, experts: int) -> tuple[int]:
     """Programs: as many tiles of rows as there can be, whatever the experts have, then of outputs."""
-    return (_most_tiles(count, experts, tile.rows) * triton.cdiv(outputs, tile.outputs),)
+    return (most_tiles(count, experts, tile.rows) * triton.cdiv(outputs, tile.outputs),)
 
 
-def _most_tiles(count: int, experts: int, rows: int) -> int:
+def most_tiles(count: int, experts: int, rows: int) -> int:
     """Each expert that has rows has one tile that is not full, at most."""
     return (count + min(experts, count) * (rows - 1)) // rows
 
 
-def _addresses(tensors: Sequence[Tensor]) -> tuple[int, ...]:
+def addresses_of(tensors: Sequence[Tensor]) -> tuple[int, ...]:
     assert all(tensor.is_contiguous() for tensor in tensors)
     return tuple(tensor.data_ptr() for tensor in tensors)
 
 
 @functools.lru_cache(maxsize=4096)
-def _distances(addresses: tuple[int, ...], size: int, device: torch.device) -> tuple[Tensor, bool]:
+def distances(addresses: tuple[int, ...], size: int, device: torch.device) -> tuple[Tensor, bool]:
     """int64 [E] on the device: elements from the first tensor to each; and True if all are multiples of ALIGNED.
 
     Kept, since it is made on the CPU: what is recorded of a step cannot wait for it.
@@ -97,11 +97,11 @@ def _biases(biases: Sequence[Tensor] | None) -> tuple[Tensor | None, Tensor | No
     """The first one, and the distances to all."""
     if biases is None:
         return None, None
-    return biases[0], _distances(_addresses(biases), biases[0].element_size(), biases[0].device)[0]
+    return biases[0], distances(addresses_of(biases), biases[0].element_size(), biases[0].device)[0]
 
 
 @triton.jit
-def _rows_of(tile, starts, experts, EXPERTS: tl.constexpr, ROWS: tl.constexpr):
+def rows_of(tile, starts, experts, EXPERTS: tl.constexpr, ROWS: tl.constexpr):
     """(expert, first row, end of its rows) of a tile of rows; an expert past the last one: there is no such tile."""
     e = tl.arange(0, EXPERTS)
     there = e < experts
@@ -116,7 +116,7 @@ def _rows_of(tile, starts, experts, EXPERTS: tl.constexpr, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _distance(offsets, expert, ALIGNED: tl.constexpr):
+def distance_of(offsets, expert, ALIGNED: tl.constexpr):
     offset = tl.load(offsets + expert)
     return tl.multiple_of(offset, 16) if ALIGNED else offset
 
@@ -129,7 +129,7 @@ def experts_kernel(
 ):  # fmt: skip
     """One program a tile of `out`, and some for tiles that are not there."""
     row_tiles = (count + tl.minimum(experts, count) * (ROWS - 1)) // ROWS
-    expert, first, end = _rows_of(tl.program_id(0) % row_tiles, starts, experts, EXPERTS, ROWS)
+    expert, first, end = rows_of(tl.program_id(0) % row_tiles, starts, experts, EXPERTS, ROWS)
     if expert >= experts:
         return
     row = first + tl.arange(0, ROWS)
@@ -138,7 +138,7 @@ def experts_kernel(
     own_output = tl.minimum(output, outputs - 1)
     # Rows and outputs past the end read the last one, and are not written.
     x_tile = x + tl.minimum(row, end - 1)[:, None] * depth + k[None, :]
-    w_tile = weight + _distance(offsets, expert, ALIGNED) + own_output[None, :] * depth + k[:, None]
+    w_tile = weight + distance_of(offsets, expert, ALIGNED) + own_output[None, :] * depth + k[:, None]
     acc = tl.zeros([ROWS, OUTPUTS], tl.float32)
     for start in range(0, depth, DEPTH):
         left = depth - start
@@ -161,7 +161,7 @@ def experts_int8_kernel(
 ):  # fmt: skip
     """The same of x uint8 [count, depth] and weights int8 [outputs, depth]."""
     row_tiles = (count + tl.minimum(experts, count) * (ROWS - 1)) // ROWS
-    expert, first, end = _rows_of(tl.program_id(0) % row_tiles, starts, experts, EXPERTS, ROWS)
+    expert, first, end = rows_of(tl.program_id(0) % row_tiles, starts, experts, EXPERTS, ROWS)
     if expert >= experts:
         return
     row = first + tl.arange(0, ROWS)
@@ -169,7 +169,7 @@ def experts_int8_kernel(
     k = tl.arange(0, DEPTH)
     own_row, own_output = tl.minimum(row, end - 1), tl.minimum(output, outputs - 1)
     x_tile = x + own_row[:, None] * depth + k[None, :]
-    w_tile = weight + _distance(offsets, expert, ALIGNED) + own_output[None, :] * depth + k[:, None]
+    w_tile = weight + distance_of(offsets, expert, ALIGNED) + own_output[None, :] * depth + k[:, None]
     acc = tl.zeros([ROWS, OUTPUTS], tl.int32)
     for start in range(0, depth, DEPTH):
         left = depth - start

@@ -18,6 +18,8 @@ from ..fp8 import E4M3, Fp8Weight, malformed
 from ..grouped import Scales
 from ..reference.fp8 import needs_row_scales
 from . import configs, grouped
+from .groups import kernel
+from .groups.weight import PackedGroups, half_of, laid_out
 from .narrow import converts_e4m3, narrowed
 from .quantize import magnitude
 from .signature import TARGETS, Signature
@@ -63,17 +65,15 @@ def _lacks_products() -> str:
     return ""
 
 
-def pack_fp8(
-    weight: Fp8Weight, dtype: torch.dtype, *, quantize_input: bool, deterministic: bool = False
-) -> ScaledWeight | grouped.PackedGroups:
+def pack_fp8(weight: Fp8Weight, dtype: torch.dtype, *, quantize_input: bool, deterministic: bool = False) -> ScaledWeight | PackedGroups:
     shape, block = (weight.values.shape[0], weight.values.shape[1]), weight.block
     if problem := malformed(weight) or fp8_refusal(shape, block, dtype, quantize_input=quantize_input, deterministic=deterministic):
         raise ValueError(problem)
     if quantize_input:
         return ScaledWeight(weight.values.contiguous(), weight.row_scales()[None].contiguous())
-    half = grouped.half_of(shape[1], block[1], dtype)
-    return grouped.PackedGroups(
-        codes=grouped.laid_out(weight.values, half, 8),
+    half = half_of(shape[1], block[1], dtype)
+    return PackedGroups(
+        codes=laid_out(weight.values, half, 8),
         scale=Scales(weight.scale.T.contiguous()),
         zero=None,
         minimum=None,
@@ -88,9 +88,9 @@ def pack_fp8(
     )
 
 
-def linear_fp8(x: Tensor, weight: ScaledWeight | grouped.PackedGroups, bias: Tensor | None, *, deterministic: bool = False) -> Tensor:
+def linear_fp8(x: Tensor, weight: ScaledWeight | PackedGroups, bias: Tensor | None, *, deterministic: bool = False) -> Tensor:
     """See `infer.kernels.ops.Ops.linear_fp8`; `deterministic`: rows' bits do not depend on other rows."""
-    if isinstance(weight, grouped.PackedGroups):
+    if isinstance(weight, PackedGroups):
         return grouped.linear_grouped(x, weight, bias, deterministic=deterministic)
     if not len(x):
         return x.new_empty(0, weight.values.shape[0])
@@ -144,7 +144,7 @@ def signatures() -> list[Signature]:
     for target in TARGETS:
         codes = "*fp8e4nv" if target.converts_e4m3 else "*u8"
         for kind in configs.GROUPED_KINDS:
-            found.append(grouped.signature(kind, target, "floats in blocks of 128", "bf16", codes))
-        found.append(grouped.signature("few", target, "floats by rows", "fp16", codes))
-        found.append(grouped.signature("few", target, "floats by rows", "bf16", "*fp8e5"))
+            found.append(kernel.signature(kind, target, "floats in blocks of 128", "bf16", codes))
+        found.append(kernel.signature("few", target, "floats by rows", "fp16", codes))
+        found.append(kernel.signature("few", target, "floats by rows", "bf16", "*fp8e5"))
     return found

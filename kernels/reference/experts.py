@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..ops import INT8_ZERO, ROW_MULTIPLE, Rows, ScaledRows
+from .grouped import ReferenceGrouped, linear_grouped
 from .int8 import Int8Weight, linear_int8
 from .linear import linear
 
@@ -32,6 +34,19 @@ def linear_experts_int8(
         return linear_int8(rows, weights[expert], bias_of(biases, expert), dtype)
 
     return by_expert(x, starts, multiply)
+
+
+def linear_experts_grouped(x: Tensor, weights: Sequence[ReferenceGrouped], starts: Tensor, biases: Sequence[Tensor] | None) -> Tensor:
+    return grouped_by_expert(linear_grouped, x, weights, starts, biases)
+
+
+def grouped_by_expert(
+    multiply: Callable[..., Tensor], x: Tensor, weights: Sequence[Any], starts: Tensor, biases: Sequence[Tensor] | None
+) -> Tensor:
+    """Expert by expert as `multiply(x, weight, bias)` does one."""
+    product = by_expert(x, starts, lambda expert, rows: multiply(rows, weights[expert], bias_of(biases, expert)))
+    assert isinstance(product, Tensor)
+    return product
 
 
 def bias_of(biases: Sequence[Tensor] | None, expert: int) -> Tensor | None:

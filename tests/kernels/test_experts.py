@@ -7,9 +7,15 @@ from itertools import accumulate
 import pytest
 import torch
 
+from infer.core.quant.packed import tensors_of, with_tensors
 from infer.kernels import load, usable
+from infer.kernels.grouped import GroupedWeight
 from infer.kernels.ops import Ops, Rows, ScaledRows
+from infer.kernels.reference import grouped as exact_grouped
 from infer.kernels.reference import int8 as exact
+
+from .test_grouped import made as made_grouped
+from .test_grouped import need, rows_of
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 #: (out, in): of no multiple of anything, many panels, long sums.
@@ -74,6 +80,55 @@ def test_int8_is_exact(ops: Ops, counts: list[int], out: int, size: int, dtype: 
         for a, b in zip(tensors(got), map(torch.cat, zip(*expected, strict=True)), strict=True):
             assert a.dtype == b.dtype
             assert torch.equal(a, b)
+
+
+#: Forms of weights in groups, and (out, in, group): tails of panels and groups, groups longer than a span, odd ones.
+FORMS = ["GPTQ", "Q4_K", "IQ4_NL", "int8 with zeros", "Q6_K"]
+GROUPED = [(33, 260, 16), (96, 384, 64), (40, 516, 516), (70, 600, 200)]
+
+
+def grouped(form: str, experts: int, out: int, size: int, group: int) -> list[GroupedWeight]:
+    """Of each expert another one; in the third all zeros are alike, and kept as one."""
+    whole = made_grouped(form, experts * out, size, group)
+
+    def part(tensor: torch.Tensor, expert: int) -> torch.Tensor:
+        return tensor if tensor is whole.levels else tensor[expert * out : (expert + 1) * out]
+
+    parts = [with_tensors(whole, [part(tensor, e) for tensor in tensors_of(whole)]) for e in range(experts)]
+    if experts > 2 and whole.zero is not None:
+        parts[2] = parts[2]._replace(zero=torch.full_like(parts[2].zero, 5))
+    return parts
+
+
+@pytest.mark.parametrize("quantize_input", [True, False], ids=["int8 rows", "plain rows"])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("out", "size", "group"), GROUPED)
+def test_weights_in_groups(ops: Ops, form: str, out: int, size: int, group: int, quantize_input: bool) -> None:
+    """Each row as by its expert's weight alone, which `linear_grouped` is tested for; by quantized rows the reference's bits."""
+    need(ops, size, group, quantize_input=quantize_input)
+    for counts, dtype in (([3, 0, 17, 1, 300, 8], torch.bfloat16), ([0] * 3, torch.float32), ([0, 9, 0, 50], torch.float16)):
+        weights, x = grouped(form, len(counts), out, size, group), rows_of(size, dtype, sum(counts))
+        packed = [ops.pack_grouped(weight, dtype, quantize_input=quantize_input) for weight in weights]
+        oracle = [exact_grouped.pack_grouped(weight, dtype, quantize_input=quantize_input) for weight in weights]
+        biases = list(rows_of(out, torch.float32, len(counts)))
+        for bias in (None, biases):
+            got = ops.linear_experts_grouped(x, packed, starts_of(counts), bias)
+            assert (got.shape, got.dtype) == ((len(x), out), dtype)
+            for e, (part, mine) in enumerate(zip(x.split(counts), got.split(counts), strict=True)):
+                assert torch.equal(mine, ops.linear_grouped(part, packed[e], bias and bias[e]))
+                if quantize_input:
+                    assert torch.equal(mine, exact_grouped.linear_grouped(part, oracle[e], bias and bias[e]))
+
+
+def test_weights_in_groups_of_several_forms(ops: Ops) -> None:
+    """One has a minimum and another a table: each is multiplied for itself."""
+    need(ops, 256, 32, quantize_input=False)
+    counts, x = [5, 20, 7], rows_of(256, torch.float32, 32)
+    weights = [made_grouped(form, 40, 256, 32) for form in ("Q4_0", "Q4_K", "IQ4_NL")]
+    packed = [ops.pack_grouped(weight, torch.float32, quantize_input=False) for weight in weights]
+    got = ops.linear_experts_grouped(x, packed, starts_of(counts), None)
+    for part, mine, one in zip(x.split(counts), got.split(counts), packed, strict=True):
+        assert torch.equal(mine, ops.linear_grouped(part, one, None))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -13,6 +13,7 @@
 #include <omp.h>
 
 #include "gemm.h"
+#include "shares.h"
 #include "vectors.h"
 #include "widen.h"
 
@@ -154,55 +155,27 @@ template <class Kind, class Out> void block_of(int rows, const Gemm &g, int64_t 
     }
 }
 
-// Tasks of a thread that come before `cost`, of `panels` that cost `each`.
-inline int64_t before(int64_t cost, int64_t each, int64_t panels) { return cost <= 0 ? 0 : std::min(panels, (cost + each - 1) / each); }
-
 // Products of several weights of one shape, each with rows of its own: threads share out all their panels and chunks of rows.
 template <class Kind, class Out> void multiply(const Gemm *gemms, int64_t count) {
-    const int64_t n = gemms->n, words = gemms->words, panels = (n + PANEL - 1) / PANEL, panel_bytes = words * PANEL * 4;
+    const int64_t words = gemms->words, panels = (gemms->n + PANEL - 1) / PANEL, panel_bytes = words * PANEL * 4;
     const int64_t most = std::max<int64_t>(MOST_ROWS, ROWS_BYTES / gemms->row_bytes());
     const int threads = omp_get_max_threads();
-    int64_t *chunks = (int64_t *)malloc(count * sizeof(int64_t)), all = 0;
-    for (int64_t i = 0; i < count; i++) all += chunks[i] = (gemms[i].rows + most - 1) / most;
-    // With more threads than panels to give them, rows are cut finer, the largest chunks first.
-    while (all * panels < 4 * threads) {
-        int64_t largest = -1, rows = MOST_ROWS - 1;
-        for (int64_t i = 0; i < count; i++)
-            if (gemms[i].rows / (chunks[i] + 1) > rows) largest = i, rows = gemms[i].rows / (chunks[i] + 1);
-        if (largest < 0) break;
-        chunks[largest]++, all++;
-    }
     // A panel costs as much as its rows, and where they are few, the time in which it comes from memory.
-    const auto rows_of = [&](int64_t i, int64_t chunk) { return gemms[i].rows * (chunk + 1) / chunks[i] - gemms[i].rows * chunk / chunks[i]; };
-    const auto cost_of = [&](int64_t rows) { return std::max<int64_t>(rows, MOST_ROWS); };
-    int64_t cost = 0;
-    for (int64_t i = 0; i < count; i++)
-        for (int64_t chunk = 0; chunk < chunks[i]; chunk++) cost += panels * cost_of(rows_of(i, chunk));
+    const Shares shares(count, [&](int64_t i) { return gemms[i].rows; }, panels, most, MOST_ROWS, 4 * threads,
+                        [](int64_t rows) { return std::max<int64_t>(rows, MOST_ROWS); });
 #pragma omp parallel num_threads(threads)
-    {
-        const int64_t id = omp_get_thread_num(), team = omp_get_num_threads();
-        int64_t from = cost * id / team, to = cost * (id + 1) / team;
-        for (int64_t i = 0; i < count && to > 0; i++)
-            for (int64_t chunk = 0; chunk < chunks[i]; chunk++) {
-                const Gemm &g = gemms[i];
-                const int64_t begin = g.rows * chunk / chunks[i], rows = rows_of(i, chunk), each = cost_of(rows);
-                const int64_t first = before(from, each, panels), last = before(to, each, panels);
-                from -= panels * each, to -= panels * each;
-                const int64_t blocks = (rows + MOST_ROWS - 1) / MOST_ROWS;
-                for (int64_t p = first; p < last; p++) {
-                    const char *panel = g.weight + p * panel_bytes;
-                    // The next panel comes from memory while this one is in the cache: its lines are spread over the first blocks.
-                    const int64_t fetching = p + 1 < last ? std::min<int64_t>(blocks, 2) : 0;
-                    const int lines = fetching ? (int)(2 / fetching) : 0;
-                    for (int64_t b = 0; b < blocks; b++) {
-                        const int64_t row = rows * b / blocks, some = rows * (b + 1) / blocks - row;
-                        const char *ahead = panel + panel_bytes + b * lines * words * 64;
-                        block_of<Kind, Out>((int)some, g, begin + row, p * PANEL, panel, ahead, b < fetching ? lines : 0);
-                    }
-                }
-            }
-    }
-    free(chunks);
+    shares.of_thread(omp_get_thread_num(), omp_get_num_threads(), [&](const Shares::Chunk &chunk, int64_t p, int64_t next, int64_t next_panel) {
+        const Gemm &g = gemms[chunk.part];
+        const int64_t blocks = (chunk.count + MOST_ROWS - 1) / MOST_ROWS;
+        // The next panel comes from memory while this one is in the cache: its lines are spread over the first blocks.
+        const int64_t fetching = next < 0 ? 0 : std::min<int64_t>(blocks, 2);
+        const int lines = fetching ? (int)(2 / fetching) : 0;
+        const char *ahead = next < 0 ? nullptr : gemms[next].weight + next_panel * panel_bytes;
+        for (int64_t b = 0; b < blocks; b++, ahead += lines * words * 64) {
+            const int64_t row = chunk.count * b / blocks, some = chunk.count * (b + 1) / blocks - row;
+            block_of<Kind, Out>((int)some, g, chunk.first + row, p * PANEL, g.weight + p * panel_bytes, ahead, b < fetching ? lines : 0);
+        }
+    });
 }
 
 // The weights, as Gemms, of experts that have rows: expert e's are starts[e] to starts[e + 1] of x and out. What differs between them

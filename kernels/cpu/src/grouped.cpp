@@ -8,8 +8,8 @@
 #include <omp.h>
 
 #include "grouped.h"
+#include "shares.h"
 #include "spans.h"
-#include "widen.h"
 
 namespace infer {
 namespace {
@@ -177,61 +177,73 @@ template <class T> void finish(T *out, const float *total, const float *bias, in
     }
 }
 
-struct Call {
-    void *out;
-    const void *x;
-    const float *bias;
-    int64_t rows, dtype;
-};
-
-// x quantized into `to`, then multiplied; all threads take part in both.
-template <class Codes, class T> void multiply(const Grouped &g, const Call &c, const SpanRows &to) {
-    const Cuts cuts(g.quads, g.group);
-    const int64_t spans = cuts.spans, steps = cuts.steps, groups = cuts.groups, panels = g.panels();
-    const int64_t blocks = c.rows <= MOST_ALONE ? 1 : (c.rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
-    const int64_t scale_bytes = PANEL * (g.scale.dtype == F32 ? 4 : g.scale.dtype <= F16 ? 2 : 1);
+// Rows of x quantized into `to`, then multiplied, each part's by its weight, all of one shape and form; all threads take part in both.
+template <class Codes, class T> void multiply(const GroupedPart *parts, int64_t count, T *out, const T *x, const SpanRows &to) {
+    const Grouped &any = *parts->g;
+    const Cuts cuts(any.quads, any.group);
+    const int64_t n = any.n, quads = any.quads, spans = cuts.spans, steps = cuts.steps, groups = cuts.groups, panels = any.panels();
+    const int64_t scale_bytes = PANEL * (any.scale.dtype == F32 ? 4 : any.scale.dtype <= F16 ? 2 : 1);
     const int threads = omp_get_max_threads();
-    const int64_t most = std::max<int64_t>(1, ROWS_IN_CACHE / (g.quads * 4 * BLOCK_ROWS));
-    int64_t chunks = (blocks + most - 1) / most;
-    // With more threads than panels to give them, rows are cut finer.
-    while (chunks * panels < 4 * threads && chunks < blocks) chunks++;
-    const auto first_row = [&](int64_t b) { return c.rows * b / blocks; };
-    const auto rows_of = [&](int64_t b) {
-        const int64_t first = first_row(b);
-        return SpanRows{to.words + first * g.quads, to.scale + first * spans, to.start + first * steps, to.sums ? to.sums + first * steps : nullptr};
+    const auto blocks_of = [&](int64_t i) { return parts[i].rows <= MOST_ALONE ? 1 : (parts[i].rows + BLOCK_ROWS - 1) / BLOCK_ROWS; };
+    const auto first_row = [&](int64_t i, int64_t b) { return parts[i].first + parts[i].rows * b / blocks_of(i); };
+    const auto rows_from = [&](int64_t row) {
+        return SpanRows{to.words + row * quads, to.scale + row * spans, to.start + row * steps, to.sums ? to.sums + row * steps : nullptr};
     };
+    int64_t blocks = 0;
+    for (int64_t i = 0; i < count; i++) blocks += blocks_of(i);
+    const int64_t most = std::max<int64_t>(1, ROWS_IN_CACHE / (quads * 4 * BLOCK_ROWS));
+    const Shares shares(count, blocks_of, panels, most, 1, 4 * threads, [](int64_t size) { return size; });
 #pragma omp parallel num_threads(threads)
     {
         const int64_t id = omp_get_thread_num(), team = omp_get_num_threads();
-        for (int64_t i = blocks * spans * id / team; i < blocks * spans * (id + 1) / team; i++) {
-            const int64_t b = i / spans, first = first_row(b), rows = first_row(b + 1) - first;
-            quantize((const T *)c.x + first * g.quads * 4, cuts, i % spans, rows, g.zero ? 1 : g.offset, rows_of(b));
+        int64_t from = blocks * spans * id / team, until = blocks * spans * (id + 1) / team;
+        for (int64_t i = 0; i < count && until > 0; i++) {
+            const GroupedPart &part = parts[i];
+            const int64_t all = blocks_of(i) * spans;
+            for (int64_t task = std::max<int64_t>(0, from); task < std::min(all, until); task++) {
+                const int64_t b = task / spans, row = first_row(i, b), rows = first_row(i, b + 1) - row;
+                quantize(x + row * quads * 4, cuts, task % spans, rows, part.g->zero ? 1 : part.g->offset, rows_from(row));
+            }
+            from -= all, until -= all;
         }
 #pragma omp barrier
         static thread_local Room room;
         float *scale = room.of<float>(groups * PANEL * 2 + MOST_ALONE * PANEL), *minimum = scale + groups * PANEL, *total = minimum + groups * PANEL;
-        const int64_t all = chunks * panels, begin = all * id / team, end = all * (id + 1) / team;
-        for (int64_t task = begin; task < end; task++) {
-            const int64_t chunk = task / panels, p = task % panels;
+        shares.of_thread(id, team, [&](const Shares::Chunk &chunk, int64_t p, int64_t next, int64_t next_panel) {
+            const Grouped &g = *parts[chunk.part].g;
             widen(g.scale, p, groups, scale);
             if (g.minimum.values) widen(g.minimum, p, groups, minimum);
             const Panel panel{g.panel(p), g.zero ? g.zero + p * groups * PANEL : nullptr, scale, g.minimum.values ? minimum : nullptr};
-            const int64_t first = blocks * chunk / chunks, last = blocks * (chunk + 1) / chunks;
-            for (int64_t b = first; b < last; b++) {
+            const int64_t sharing = std::min<int64_t>(chunk.count, FETCHING);
+            for (int64_t b = 0; b < chunk.count; b++) {
                 // The next panel comes from memory while the first blocks go by this one; to fetch what is read anyway is as good as nothing.
-                const int64_t row = first_row(b), rows = first_row(b + 1) - row, sharing = std::min<int64_t>(last - first, FETCHING);
+                const int64_t row = first_row(chunk.part, chunk.first + b), rows = first_row(chunk.part, chunk.first + b + 1) - row;
                 Ahead ahead{panel.codes, 0, (const char *)scale, 0};
-                if (b - first < sharing && task + 1 < end && p + 1 < panels) {
+                if (b < sharing && next >= 0) {
+                    const Grouped &after = *parts[next].g;
                     ahead.code_bytes = (Codes::BYTES + sharing - 1) / sharing;
-                    ahead.codes = g.panel(p + 1) + (b - first) * g.quads * ahead.code_bytes;
-                    ahead.scale = (const char *)g.scale.values + (p + 1) * groups * scale_bytes;
-                    ahead.scale_bytes = b == first && groups == steps ? scale_bytes : 0;
+                    ahead.codes = after.panel(next_panel) + b * quads * ahead.code_bytes;
+                    ahead.scale = (const char *)after.scale.values + next_panel * groups * scale_bytes;
+                    ahead.scale_bytes = b == 0 && groups == steps ? scale_bytes : 0;
                 }
-                block_of<Codes>(rows, g, cuts, panel, rows_of(b), total, ahead);
-                finish((T *)c.out + row * g.n, total, c.bias, rows, g.n, p * PANEL);
+                block_of<Codes>(rows, g, cuts, panel, rows_from(row), total, ahead);
+                finish(out + row * n, total, parts[chunk.part].bias, rows, n, p * PANEL);
             }
-        }
+        });
     }
+}
+
+// All parts, which have `rows` rows together.
+void multiply_all(void *out, const void *x, const GroupedPart *parts, int64_t count, int32_t *room, int64_t rows, int64_t dtype) {
+    const Grouped &any = *parts->g;
+    const Cuts cuts(any.quads, any.group);
+    int32_t *start = room + rows * (cuts.quads + cuts.spans);
+    const SpanRows to{room, (float *)(room + rows * cuts.quads), start, any.minimum.values ? (float *)(start + rows * cuts.steps) : nullptr};
+    INFER_DISPATCH(dtype, T, {
+        if (any.bits == 8) multiply<Bytes, T>(parts, count, (T *)out, (const T *)x, to);
+        else if (any.levels) multiply<Levels, T>(parts, count, (T *)out, (const T *)x, to);
+        else multiply<Nibbles, T>(parts, count, (T *)out, (const T *)x, to);
+    });
 }
 
 #endif
@@ -256,16 +268,20 @@ extern "C" void infer_grouped(void *out, const void *x, const infer::Grouped *g,
                               int64_t bias_dtype) {
 #if defined(__AVX512VNNI__)
     using namespace infer;
+    if (!rows) return;
     float *buffer = bias && bias_dtype != F32 ? (float *)malloc(g->n * sizeof(float)) : nullptr;
-    const Call call{out, x, widened(bias, bias_dtype, g->n, buffer), rows, dtype};
-    const Cuts cuts(g->quads, g->group);
-    int32_t *start = room + rows * (cuts.quads + cuts.spans);
-    const SpanRows to{room, (float *)(room + rows * cuts.quads), start, g->minimum.values ? (float *)(start + rows * cuts.steps) : nullptr};
-    INFER_DISPATCH(dtype, T, {
-        if (g->bits == 8) multiply<Bytes, T>(*g, call, to);
-        else if (g->levels) multiply<Levels, T>(*g, call, to);
-        else multiply<Nibbles, T>(*g, call, to);
-    });
+    const GroupedPart part{g, widened(bias, bias_dtype, g->n, buffer), 0, rows};
+    multiply_all(out, x, &part, 1, room, rows, dtype);
     free(buffer);
+#endif
+}
+
+// The same of rows sorted by expert: rows starts[e] to starts[e + 1] by weights[e], + bias[e], which are addresses; weights of one shape and form.
+extern "C" void infer_grouped_experts(void *out, const void *x, const int64_t *weights, const int64_t *bias, int32_t *room, const int64_t *starts,
+                                      int64_t experts, int64_t dtype, int64_t bias_dtype) {
+#if defined(__AVX512VNNI__)
+    using namespace infer;
+    const GroupedExperts all(weights, bias, bias_dtype, starts, experts);
+    if (all.count) multiply_all(out, x, all.parts, all.count, room, starts[experts], dtype);
 #endif
 }

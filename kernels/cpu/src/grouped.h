@@ -6,6 +6,7 @@
 
 #include "gemm.h"
 #include "vectors.h"
+#include "widen.h"
 
 namespace infer {
 
@@ -33,6 +34,38 @@ struct Grouped {
     int64_t panels() const { return (n + PANEL - 1) / PANEL; }
     int64_t quad_bytes() const { return bits == 4 ? 64 : 128; }
     const uint8_t *panel(int64_t p) const { return codes + p * quads * quad_bytes(); }
+};
+
+// Rows [first, first + rows) of x and out, by a weight of their own.
+struct GroupedPart {
+    const Grouped *g;
+    const float *bias;  // or null
+    int64_t first, rows;
+};
+
+// The parts of rows sorted by expert: expert e's are starts[e] to starts[e + 1]; those that have none are left out. Weights and biases come as arrays
+// of addresses, the latter perhaps as null.
+struct GroupedExperts {
+    GroupedPart *parts;
+    float *biases;  // as float32, where they come as something else
+    int64_t count = 0;
+
+    GroupedExperts(const int64_t *weights, const int64_t *bias, int64_t bias_dtype, const int64_t *starts, int64_t experts)
+        : parts((GroupedPart *)malloc(experts * sizeof(GroupedPart))) {
+        const int64_t n = experts ? ((const Grouped *)weights[0])->n : 0;
+        biases = bias && bias_dtype != F32 ? (float *)malloc(experts * n * sizeof(float)) : nullptr;
+        for (int64_t e = 0; e < experts; e++) {
+            if (starts[e + 1] <= starts[e]) continue;
+            const float *wide = bias ? widened((const void *)bias[e], bias_dtype, n, biases ? biases + e * n : nullptr) : nullptr;
+            parts[count++] = GroupedPart{(const Grouped *)weights[e], wide, starts[e], starts[e + 1] - starts[e]};
+        }
+    }
+    ~GroupedExperts() {
+        free(biases);
+        free(parts);
+    }
+    GroupedExperts(const GroupedExperts &) = delete;
+    GroupedExperts &operator=(const GroupedExperts &) = delete;
 };
 
 #if defined(__AVX512F__) && defined(__AVX512BW__)

@@ -5,7 +5,7 @@
 
 #include "gemm.h"
 #include "grouped.h"
-#include "widen.h"
+#include "shares.h"
 
 namespace infer {
 namespace {
@@ -72,33 +72,46 @@ template <class T> void widen_panel(const Grouped &g, int64_t p, T *to, float *s
     }
 }
 
-template <class T> void multiply(const Grouped &g, const Gemm &gemm, int64_t dtype) {
-    const int64_t panels = g.panels(), blocks = (gemm.rows + MOST_ROWS - 1) / MOST_ROWS;
+// Rows to which widening a panel compares: it is shared out as so many.
+constexpr int64_t WIDENING = 40;
+
+// As in grouped.cpp; `form` is what all parts' products have in common.
+template <class T> void multiply(const GroupedPart *parts, int64_t count, const Gemm &form, int64_t dtype) {
+    const Grouped &any = *parts->g;
+    const int64_t panels = any.panels(), factors = any.groups() * PANEL;
     // Blocks at a time: to widen a panel again costs more than to fetch rows from the next cache.
-    const int64_t most = std::max<int64_t>(8, ROWS_BYTES / (gemm.row_bytes() * MOST_ROWS));
+    const int64_t most = std::max<int64_t>(8, ROWS_BYTES / (form.row_bytes() * MOST_ROWS));
     const int threads = omp_get_max_threads();
-    int64_t chunks = (blocks + most - 1) / most;
-    while (chunks * panels < 2 * threads && chunks < blocks) chunks++;
+    const auto blocks_of = [&](int64_t i) { return (parts[i].rows + MOST_ROWS - 1) / MOST_ROWS; };
+    const Shares shares(count, blocks_of, panels, most, 1, 2 * threads, [](int64_t blocks) { return blocks * MOST_ROWS + WIDENING; });
 #pragma omp parallel num_threads(threads)
     {
         static thread_local Room room;
-        const int64_t factors = g.groups() * PANEL;
-        float *scales = room.of<float>(2 * factors + g.quads * PANEL * (int64_t)sizeof(T)), *minimums = scales + factors;
+        float *scales = room.of<float>(2 * factors + any.quads * PANEL * (int64_t)sizeof(T)), *minimums = scales + factors;
         T *panel = (T *)(minimums + factors);
-        const int64_t id = omp_get_thread_num(), team = omp_get_num_threads();
-        const int64_t all = chunks * panels, begin = all * id / team, end = all * (id + 1) / team;
-        for (int64_t task = begin; task < end; task++) {
-            const int64_t chunk = task / panels, p = task % panels;
-            widen_panel(g, p, panel, scales, minimums);
-            const int64_t first = blocks * chunk / chunks;
-            // The next panels' codes come from memory while the first block goes by this one.
-            const char *ahead = task + 1 < end && p + 1 < panels ? (const char *)g.panel(p + 1) : nullptr;
-            for (int64_t b = first; b < blocks * (chunk + 1) / chunks; b++) {
-                const int64_t row = gemm.rows * b / blocks, rows = gemm.rows * (b + 1) / blocks - row;
-                multiply_block(dtype, (int)rows, gemm, row, p * PANEL, (const char *)panel, b == first ? ahead : nullptr);
+        shares.of_thread(omp_get_thread_num(), omp_get_num_threads(), [&](const Shares::Chunk &chunk, int64_t p, int64_t next, int64_t next_panel) {
+            const GroupedPart &part = parts[chunk.part];
+            widen_panel(*part.g, p, panel, scales, minimums);
+            Gemm gemm = form;
+            gemm.bias = part.bias;
+            // The next panel's codes come from memory while the first block goes by this one.
+            const char *ahead = next < 0 ? nullptr : (const char *)parts[next].g->panel(next_panel);
+            const int64_t blocks = blocks_of(chunk.part);
+            for (int64_t b = chunk.first; b < chunk.first + chunk.count; b++) {
+                const int64_t row = part.rows * b / blocks, rows = part.rows * (b + 1) / blocks - row;
+                multiply_block(dtype, (int)rows, gemm, part.first + row, p * PANEL, (const char *)panel, b == chunk.first ? ahead : nullptr);
             }
-        }
+        });
     }
+}
+
+void multiply_all(void *out, const void *x, const GroupedPart *parts, int64_t count, int64_t rows, int64_t dtype) {
+    const Grouped &any = *parts->g;
+    const Gemm form{out, (const char *)x, nullptr, nullptr, nullptr, nullptr, nullptr, rows, any.n, any.quads * (dtype == F32 ? 4 : 2)};
+    if (dtype == F32) multiply<float>(parts, count, form, dtype);
+#if defined(__AVX512BF16__)
+    if (dtype == BF16) multiply<bf16>(parts, count, form, dtype);
+#endif
 }
 
 #endif
@@ -111,13 +124,20 @@ extern "C" void infer_grouped_plain(void *out, const void *x, const infer::Group
                                     int64_t bias_dtype) {
 #if defined(__AVX512F__) && defined(__AVX512BW__)
     using namespace infer;
+    if (!rows) return;
     float *buffer = bias && bias_dtype != F32 ? (float *)malloc(g->n * sizeof(float)) : nullptr;
-    const int64_t words = g->quads * (dtype == F32 ? 4 : 2);
-    const Gemm gemm{out, (const char *)x, nullptr, nullptr, nullptr, widened(bias, bias_dtype, g->n, buffer), nullptr, rows, g->n, words};
-    if (dtype == F32) multiply<float>(*g, gemm, dtype);
-#if defined(__AVX512BF16__)
-    if (dtype == BF16) multiply<bf16>(*g, gemm, dtype);
-#endif
+    const GroupedPart part{g, widened(bias, bias_dtype, g->n, buffer), 0, rows};
+    multiply_all(out, x, &part, 1, rows, dtype);
     free(buffer);
+#endif
+}
+
+// The same of rows sorted by expert; arguments as of `infer_grouped_experts`.
+extern "C" void infer_grouped_plain_experts(void *out, const void *x, const int64_t *weights, const int64_t *bias, const int64_t *starts,
+                                            int64_t experts, int64_t dtype, int64_t bias_dtype) {
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+    using namespace infer;
+    const GroupedExperts all(weights, bias, bias_dtype, starts, experts);
+    if (all.count) multiply_all(out, x, all.parts, all.count, starts[experts], dtype);
 #endif
 }

@@ -130,3 +130,14 @@ def test_segment_attention_counts_the_pairs_of_a_text(timed: TimedOps, window: i
     pairs = sum(abs(i - j) < (window or 99) for n in lens for i in range(n) for j in range(n))
     time = timed.times[OpKey("segment_attention")]
     assert (time.calls, time.flops, time.bytes) == (2, 2 * 4 * pairs * 4 * 8, 2 * sum(lens) * 2 * 2 * 8 * 4)
+
+
+def test_packed_experts_count_the_bytes_of_those_that_have_rows(timed: TimedOps) -> None:
+    ops = as_ops(timed)
+    weights = [GroupedWeight(torch.zeros(24, 64, dtype=torch.uint8), 8, 32, Scales(torch.ones(24, 2))) for _ in range(3)]
+    packed = [ops.pack_grouped(weight, torch.float32, quantize_input=True) for weight in weights]
+    timed.on = True
+    ops.linear_experts_grouped(torch.randn(16, 64), packed, torch.tensor([0, 9, 9, 16]), None)
+    (time,) = timed.times.values()
+    assert [*timed.times] == [OpKey("linear_experts_grouped", (64, 24), in_int8=True)]
+    assert (time.flops, time.bytes) == (2 * 16 * 64 * 24, 2 * (24 * 64 + 24 * 2 * 4))

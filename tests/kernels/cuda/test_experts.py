@@ -10,8 +10,13 @@ import torch
 from infer import kernels
 from infer.kernels.cuda import experts
 from infer.kernels.ops import Ops, ScaledRows
+from infer.kernels.reference import grouped as exact_grouped
 
+from ..test_experts import grouped as in_groups
+from ..test_grouped import made as made_grouped
+from ..test_grouped import rows_of
 from .compare import on, tensors
+from .test_grouped import there
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 TOLERANCE = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 5e-3}
@@ -83,15 +88,50 @@ def test_a_row_gets_the_same_in_any_company(ops: Ops, device: torch.device, dtyp
 def test_there_are_programs_for_every_tile_of_rows() -> None:
     for counts in (*COUNTS, [64, 64], [65, 1, 1, 1], [63] * 7):
         tiles = sum(-(-count // 64) for count in counts)
-        assert tiles <= experts._most_tiles(sum(counts), len(counts), 64) <= tiles + len(counts)
+        assert tiles <= experts.most_tiles(sum(counts), len(counts), 64) <= tiles + len(counts)
 
 
 def test_weights_that_lie_unevenly(ops: Ops, device: torch.device) -> None:
     """Their distances are then no multiples of what is read at once."""
     room = torch.randn(3, 24 * 40 + 1, generator=torch.Generator().manual_seed(0)).to(device)
     weights = [row[:-1].view(24, 40) for row in room]
-    assert not experts._distances(experts._addresses(weights), 4, device)[1]
+    assert not experts.distances(experts.addresses_of(weights), 4, device)[1]
     x = torch.randn(12, 40, generator=torch.Generator().manual_seed(1)).to(device)
     got = ops.linear_experts(x, weights, torch.tensor([0, 4, 8, 12], device=device), None)
     expected = torch.cat([part @ weight.T for part, weight in zip(x.split(4), weights, strict=True)])
     torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("form", ["GPTQ", "Q4_K", "IQ4_NL", "Q6_K"])
+def test_weights_in_groups(ops: Ops, device: torch.device, form: str) -> None:
+    """The reference's products."""
+    counts, x = [3, 0, 20, 1], rows_of(132, torch.bfloat16, 24)
+    weights, biases = in_groups(form, len(counts), 33, 132, 32), list(rows_of(33, torch.float32, len(counts)))
+    packed = [ops.pack_grouped(there(weight, device), torch.bfloat16, quantize_input=False) for weight in weights]
+    oracle = [exact_grouped.pack_grouped(weight, torch.bfloat16, quantize_input=False) for weight in weights]
+    got = ops.linear_experts_grouped(x.to(device), packed, starts_of(counts, device), [one.to(device) for one in biases]).cpu()
+    want = kernels.load("reference").linear_experts_grouped(x, oracle, starts_of(counts, torch.device("cpu")), biases)
+    assert (got.shape, got.dtype) == (want.shape, want.dtype)
+    assert (got.double() - want.double()).norm() <= TOLERANCE[torch.bfloat16] * want.double().norm()
+    none = ops.linear_experts_grouped(x[:0].to(device), packed, starts_of([0] * 4, device), None)
+    assert none.shape == (0, 33)
+
+
+def test_weights_in_groups_give_rows_the_same_in_any_company(ops: Ops, device: torch.device) -> None:
+    """Where that is asked for: as each expert's weight alone, by several pieces of input features."""
+    ops.deterministic = True
+    counts, x = [2, 0, 17], rows_of(1120, torch.bfloat16, 19).to(device)
+    packed = [ops.pack_grouped(there(one, device), torch.bfloat16, quantize_input=False) for one in in_groups("Q4_K", 3, 24, 1120, 32)]
+    got = ops.linear_experts_grouped(x, packed, starts_of(counts, device), None)
+    for part, mine, one in zip(x.split(counts), got.split(counts), packed, strict=True):
+        assert torch.equal(mine, ops.linear_grouped(part, one, None))
+
+
+def test_weights_in_groups_of_several_forms(ops: Ops, device: torch.device) -> None:
+    counts, x = [5, 20], rows_of(64, torch.float32, 25).to(device)
+    packed = [
+        ops.pack_grouped(there(made_grouped(form, 40, 64, 32), device), torch.float32, quantize_input=False) for form in ("Q4_0", "Q4_K")
+    ]
+    got = ops.linear_experts_grouped(x, packed, starts_of(counts, device), None)
+    for part, mine, one in zip(x.split(counts), got.split(counts), packed, strict=True):
+        torch.testing.assert_close(mine, ops.linear_grouped(part, one, None))

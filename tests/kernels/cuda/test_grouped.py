@@ -77,11 +77,11 @@ def test_rows_are_the_same_in_any_company(device: torch.device, form: str, monke
 
 
 def test_a_step_has_pieces_only_where_there_are_few_tiles() -> None:
-    assert grouped._pieces(128, 128, 600, deterministic=False) == (128, 1, False)
-    assert grouped._pieces(128, 128, 64, deterministic=False) == (16, 8, True)
-    assert grouped._pieces(8, 128, 64, deterministic=False) == (8, 1, False)
-    assert grouped._pieces(128, 128, 64, deterministic=True) == (8, 16, True)
-    assert grouped._pieces(128, 128, 600, deterministic=True) == (8, 16, False)
+    assert grouped.pieces_of(128, 128, 600, deterministic=False) == (128, 1, False)
+    assert grouped.pieces_of(128, 128, 64, deterministic=False) == (16, 8, True)
+    assert grouped.pieces_of(8, 128, 64, deterministic=False) == (8, 1, False)
+    assert grouped.pieces_of(128, 128, 64, deterministic=True) == (8, 16, True)
+    assert grouped.pieces_of(128, 128, 600, deterministic=True) == (8, 16, False)
 
 
 @pytest.mark.parametrize("form", FORMS)

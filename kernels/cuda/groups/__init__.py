@@ -1,0 +1,1 @@
+"""Weights in groups: their layout and their kernel."""
