@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import zstandard
+from transformers import Lfm2Config, Lfm2ForCausalLM
 
 from infer.core.jobs.output.faults import POINTS
 
@@ -148,8 +150,24 @@ def test_killed_when_all_is_done(make_job: Any, write_lines: Any) -> None:
     assert "finished already: 2 records, 1 failed" in said
 
 
-def test_killed_with_quantized_weights(launch: Any, write_lines: Any, tmp_path: Path, committed: Any) -> None:
-    model = write(tmp_path / "model", PACKERS["w4a16-asymmetric"]).folder
+def quantized(folder: Path) -> Path:
+    return write(folder, PACKERS["w4a16-asymmetric"]).folder
+
+
+def hybrid(folder: Path) -> Path:
+    """With states of sequences beside the KV cache."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 250, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+    config = Lfm2Config(**sizes, num_key_value_heads=2, max_position_embeddings=256, layer_types=["conv", "full_attention", "conv"])
+    Lfm2ForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("made", [quantized, hybrid])
+def test_killed_with_models_of_other_kinds(
+    launch: Any, write_lines: Any, tmp_path: Path, committed: Any, made: Callable[[Path], Path]
+) -> None:
+    model = made(tmp_path / "model")
     lines = [{"prompt_token_ids": [i % 250, 7, 9], "max_tokens": 30, "note": random.Random(i).randbytes(8000).hex()} for i in range(60)]
     path = write_lines(*lines)
     options = ["--model", model, "--dtype", "bfloat16", "--device", "cpu", "--skip-tokenizer-init", "--ignore-eos"]

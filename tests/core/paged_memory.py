@@ -31,9 +31,14 @@ def next_logits(context: list[int]) -> torch.Tensor:
 
 
 class PagedMemory:
-    """Stores each token where the batch says, and reads contexts back through the block tables."""
+    """Stores each token where the batch says, and reads contexts back through the block tables.
 
-    def __init__(self, num_blocks: int, block_size: int) -> None:
+    With states (`num_states` above 0) a slot holds the tokens that went by, as a recurrent layer would: they must be the context.
+    """
+
+    def __init__(self, num_blocks: int, block_size: int, num_states: int = 0) -> None:
+        self.num_states = num_states
+        self.states: dict[int, list[int]] = {}
         self.ops = load("reference")
         self.block_size = block_size
         self.cells = [-1] * ((num_blocks + 1) * block_size)
@@ -70,6 +75,8 @@ class PagedMemory:
                 assert self.drawn is not None, "a token is asked for that is not on the device"
                 self.cells[slot] = max(int(self.drawn[-1 - token]), 0)
                 self.num_handed += 1
+        if self.num_states:
+            self.pass_by(batch)
         if take_prompt is not None:
             wanted = batch.logit_rows[batch.prompt_start : batch.prompt_start + batch.num_prompt_logits].tolist()
             self.num_prompt_rows += len(wanted)
@@ -79,6 +86,20 @@ class PagedMemory:
         rows = [self.logits(batch, row, last=True) for row in batch.logit_rows[: batch.num_logits].tolist()]
         return torch.stack(rows) if rows else torch.empty(0, VOCABULARY)
 
+    def pass_by(self, batch: Batch) -> None:
+        """Copies states as the batch says, and takes its sequences on by their tokens."""
+        read = {source: self.states.get(source, [-2]) for source, _ in batch.state_copies.tolist()}
+        assert len({target for _, target in batch.state_copies.tolist()}) == len(batch.state_copies), "two copies to one slot"
+        self.states.update((target, read[source]) for source, target in batch.state_copies.tolist())
+        slots = batch.state_slots.tolist()
+        assert len({*slots}) == len(slots) == len(batch.kv_lens), "two sequences have one slot"
+        assert all(1 <= slot <= self.num_states for slot in slots)
+        starts = batch.query_start.tolist()
+        for first, end, length, slot in zip(starts, starts[1:], batch.kv_lens.tolist(), slots, strict=False):
+            before = [] if length == end - first else self.states[slot]
+            self.states[slot] = before + [self.cells[at] for at in batch.slots[first:end].tolist()]
+            assert len(self.states[slot]) == length, "the states are not those of the tokens before"
+
     def logits(self, batch: Batch, row: int, *, last: bool = False) -> torch.Tensor:
         """The model's logits at a token row, which may be the last of its sequence."""
         sequence = int((batch.query_start[1:] <= row).sum())
@@ -87,6 +108,7 @@ class PagedMemory:
         assert length == batch.kv_lens[sequence] or not last
         table = batch.block_tables[sequence].tolist()
         context = [self.cells[table[i // self.block_size] * self.block_size + i % self.block_size] for i in range(length)]
+        assert not self.num_states or context == self.states[int(batch.state_slots[sequence])][:length], "states of another context"
         return torch.full((VOCABULARY,), float("nan")) if self.poisoned(context) else next_logits(context)
 
 
@@ -95,16 +117,18 @@ def make_engine() -> Callable[..., Engine]:
     """make_engine(num_blocks=..., block_size=..., any other EngineArgs) -> Engine over PagedMemory.
 
     swap_blocks: blocks in CPU memory for preempted sequences; `preemption_mode` says when they are used.
+    num_states: slots for states of a model that keeps some; 0: it keeps none.
     """
 
-    def make(num_blocks: int = 64, block_size: int = 4, tokenizer: Any = None, **kwargs: Any) -> Engine:
+    def make(num_blocks: int = 64, block_size: int = 4, tokenizer: Any = None, num_states: int = 0, **kwargs: Any) -> Engine:
         hf = {"model_type": "llama", "max_position_embeddings": kwargs.pop("length", 512)}
         swap = None
         if swap_blocks := kwargs.pop("swap_blocks", 0):
             swap = SwapSpace(swap_blocks, block_size, SwapCosts(1), kwargs.get("preemption_mode"))
         args = EngineArgs.from_kwargs(model="fake", device="cpu", dtype="float32", block_size=block_size, **kwargs)
-        config, memory, ends = args.resolve(read_spec(hf)), PagedMemory(num_blocks, block_size), EndTokens(EOS, frozenset({2}))
-        return Engine(config, memory, num_blocks, tokenizer, ends, VOCABULARY, swap=swap)  # type: ignore[arg-type]
+        config, memory = args.resolve(read_spec(hf)), PagedMemory(num_blocks, block_size, num_states)
+        ends = EndTokens(EOS, frozenset({2}))
+        return Engine(config, memory, num_blocks, tokenizer, ends, VOCABULARY, num_states=num_states, swap=swap)  # type: ignore[arg-type]
 
     return make
 

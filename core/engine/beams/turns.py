@@ -111,6 +111,8 @@ class BeamTurns:
                     self._blocks.share(fork, parent.blocks)
                     fork.num_computed = parent.num_computed
                     self._forked.update((parent, fork))
+                else:
+                    fork.num_computed = 0
             if not moves.extended and moves.dropped and moves.dropped[0].group is not None:
                 self._groups.discard(moves.dropped[0].group)
 

@@ -67,6 +67,7 @@ OTHERS: dict[str, dict[str, Any]] = {
         "top_k_experts": 2,
         "moe_intermediate_size": 48,
     },
+    "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False, "conv_bias": True},
     "olmo2": {"pad_token_id": 0},
     "cohere": {"use_qk_norm": True, "logit_scale": 0.25, "pad_token_id": 0},
     "falcon": {"num_attention_heads": 8, "num_kv_heads": 2, "new_decoder_architecture": True, "alibi": True, "ffn_hidden_size": 96},

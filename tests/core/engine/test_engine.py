@@ -65,6 +65,7 @@ requests = st.lists(
     staggered=st.booleans(),
     look_ahead=st.sampled_from([1, 3, 4096]),
     told=st.booleans(),
+    states=st.sampled_from([0, 0, 1, 4, 30]),
 )
 def test_every_request_gets_what_it_gets_alone(
     make_engine: Any,
@@ -79,6 +80,7 @@ def test_every_request_gets_what_it_gets_alone(
     staggered: bool,
     look_ahead: int,
     told: bool,
+    states: int,
 ) -> None:
     made = []
     for i, (prompt, length, n, greedy, seed) in enumerate(requests):
@@ -92,6 +94,7 @@ def test_every_request_gets_what_it_gets_alone(
         max_num_batched_tokens=tokens,
         enable_prefix_caching=caching,
         long_prefill_token_threshold=threshold,
+        num_states=states,
         seed=7,
     )
     engine.scheduler.waiting.look_ahead = look_ahead

@@ -92,6 +92,7 @@ PROMPTS = [[3 + i, 4, 5, 6] * 3 for i in range(6)]
     threshold=st.sampled_from([0, 5]),
     staggered=st.booleans(),
     priority=st.booleans(),
+    states=st.sampled_from([0, 0, 2, 9, 30]),
     dropped=st.dictionaries(st.integers(0, 11), st.integers(0, 12), max_size=3),
     data=st.data(),
 )
@@ -107,6 +108,7 @@ def test_every_request_gets_what_it_gets_alone(
     threshold: int,
     staggered: bool,
     priority: bool,
+    states: int,
     dropped: dict[int, int],
     data: st.DataObject,
 ) -> None:
@@ -125,6 +127,7 @@ def test_every_request_gets_what_it_gets_alone(
         enable_prefix_caching=caching,
         long_prefill_token_threshold=threshold,
         scheduling_policy="priority" if priority else "fcfs",
+        num_states=states,
         seed=7,
     )
     outputs: dict[str, RequestOutput] = {}

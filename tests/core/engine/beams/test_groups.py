@@ -106,6 +106,10 @@ def test_beams_are_those_of_the_plain_search(make_engine: MakeEngine, oracle: An
         {"num_blocks": 15, "block_size": 2, "max_num_seqs": 2, "max_num_batched_tokens": 5},
         {"num_blocks": 29, "block_size": 1, "max_num_seqs": 5, "scheduling_policy": "priority"},
         {"num_blocks": 8, "block_size": 4, "enable_prefix_caching": False, "watermark": 0.4},
+        # With states: slots for all, and so few that forks are computed again.
+        {"num_blocks": 60, "block_size": 2, "num_states": 300},
+        {"num_blocks": 400, "block_size": 2, "num_states": 9, "max_num_seqs": 8},
+        {"num_blocks": 70, "num_states": 3, "max_num_seqs": 3, "enable_prefix_caching": False},
     ],
 )
 def test_the_schedule_has_no_say(make_engine: MakeEngine, oracle: Any, settings: dict[str, Any]) -> None:
