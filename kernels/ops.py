@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .fp8 import Fp8Weight
 from .grouped import GroupedWeight
-from .state import StateOps
+from .state import StateOps, States
 
 #: Token rows are padded to a multiple of this: GEMM libraries treat left-over rows differently.
 ROW_MULTIPLE = 16
@@ -123,6 +123,14 @@ class AttentionMeta:
     block_size: int
     plan: Any = None
     """Prepared by the backend's `plan_attention`, once a step for all layers."""
+    state_slots: Tensor | None = None
+    """int32 [S]: see `States.slots`; None where no layer keeps states."""
+
+    @property
+    def states(self) -> States:
+        """The sequences' states, where layers keep some."""
+        assert self.state_slots is not None, "a step of a model with states has a slot for each sequence"
+        return States(self.query_start, self.kv_lens, self.state_slots)
 
 
 @dataclass(slots=True)

@@ -92,6 +92,20 @@ class SelectiveScan(NamedTuple):
 class StateOps(Protocol):
     """The operations of a backend over states. Rows of nobody are zero in what they give."""
 
+    def short_convolution(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, states: States, activation: str | None
+    ) -> Tensor:
+        """act(bias + sum of weight[k] * the input width - 1 - k tokens before) of each channel -> [N, C], computed in float32, the oldest
+        input first; what was before a sequence is zero.
+
+        Args:
+            x: [N, C]; rows may be strided.
+            weight: float32 [width, C], the oldest input's first.
+            bias: float32 [C].
+            state: [slots, width - 1, C] in x's dtype: the last inputs, oldest first.
+            activation: "silu", or None for none.
+        """
+
     def gated_delta_rule(self, qkv: Tensor, gates: Tensor, rule: DeltaRule, state: Tensor, states: States) -> Tensor:
         """q S / sqrt(key_dim) of each token and value head -> [N, H * value_dim] in qkv's dtype.
 

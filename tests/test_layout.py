@@ -48,6 +48,7 @@ NO_TORCH = (
     "core/spec/",
     "core/engine/scheduler.py",
     "core/engine/blocks.py",
+    "core/engine/states.py",
     "core/memory/swap.py",
     "core/pooling/recipe.py",
     "core/pooling/limits.py",

@@ -12,6 +12,7 @@ from torch import Tensor
 from infer import kernels
 from infer.kernels.ops import ROW_MULTIPLE, AttentionConfig, AttentionMeta, KVCache, Ops, Rotation, SamplingRows, Segments
 
+from ..errors import ModelError
 from ..spec.model_spec import ModelSpec
 from ..spec.stack import StackSpec
 from .peaks import best_of
@@ -84,14 +85,17 @@ def measure(ops: Ops, spec: ModelSpec, dtype: torch.dtype, device: torch.device,
 
 class _Cases:
     def __init__(self, stack: StackSpec, dtype: torch.dtype, device: torch.device, rows: int) -> None:
-        self._heads, self._stack = stack.layers[0].attention, stack
+        found = next(((one.attention, one.feed_forward) for one in stack.layers if one.attention and one.feed_forward), None)
+        if found is None:
+            raise ModelError("the model has no layer with attention and a feed-forward part, whose operations are measured")
+        (self._heads, self._mlp), self._stack = found, stack
         self._dtype = dtype
         self._device = device
         self._rows = rows
         self._dice = torch.Generator(device).manual_seed(0)
 
     def all(self, *, int8: bool) -> Iterator[Case]:
-        c, rows, hidden, inner = self._heads, self._rows, self._stack.hidden_size, self._stack.layers[0].feed_forward.size
+        c, rows, hidden, inner = self._heads, self._rows, self._stack.hidden_size, self._mlp.size
         sequences = rows <= MOST_SEQUENCES
         heads = c.num_heads * c.head_dim
         layers = {

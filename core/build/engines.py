@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -36,6 +37,8 @@ def build_engine(plan: Plan, wrap_ops: WrapOps | None = None) -> Engine:
     plan.must_generate()
     config, tokenizer = plan.config, plan.tokenizer
     runner, num_blocks = build_runner(config, plan.source, wrap_ops)
+    if runner.num_states:
+        config = replace(config, max_num_seqs=min(config.max_num_seqs, runner.num_states))
     return Engine(
         config,
         runner,
@@ -44,6 +47,7 @@ def build_engine(plan: Plan, wrap_ops: WrapOps | None = None) -> Engine:
         end_tokens_of(config, plan.source, tokenizer),
         runner.model.vocab_size,
         max_idle_blocks=kv_cache.max_idle_blocks(runner.caches),
+        num_states=runner.num_states,
         swap=None if runner.swapper is None else runner.swapper.books(config),
     )
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from infer import kernels
 from infer.kernels.ops import KVCache, Ops
@@ -20,7 +22,7 @@ from ..engine.runner import Runner
 from ..engine.static_inputs import StaticInputs
 from ..errors import ConfigError, EngineError
 from ..layers.rope import Ropes
-from ..memory import kv_cache
+from ..memory import kv_cache, state_pools
 from ..memory.device_memory import MemoryPlan, memory_of
 from ..memory.swapper import Swapper
 from ..models.decoder import Decoder
@@ -52,38 +54,48 @@ log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
+class Room(NamedTuple):
+    """Sizes of what is kept between steps, the same on all ranks."""
+
+    num_blocks: int
+    num_host_blocks: int
+    """In CPU memory."""
+    num_states: int
+
+
 @dataclass(frozen=True)
 class Loaded:
-    """A rank's part of the model before it has a KV cache, and the number of blocks that the cache could have."""
+    """A rank's part of the model before it has a KV cache and pools of states."""
 
     model: LanguageModel
     ops: Ops
     shape: kv_cache.KVShape
-    num_blocks: int
-    num_host_blocks: int
-    """The number that CPU memory could hold."""
+    states: state_pools.StateShape
+    room: Room
+    """As much as its memory could hold."""
     device: torch.device
     ops_are_plain: bool
     """Nothing stands in the place of the backend."""
 
-    def runner(self, config: EngineConfig, num_blocks: int, num_host_blocks: int) -> Runner:
-        """Takes the memory of the cache."""
-        caches = kv_cache.allocate(self.ops, self.shape, num_blocks, config.block_size, self.device)
-        runner = Runner(self.model, self.ops, caches, config.block_size, self.device)
-        if num_host_blocks:
-            runner.swapper = Swapper(self.ops, caches, num_host_blocks)
+    def runner(self, config: EngineConfig, room: Room) -> Runner:
+        """Takes the memory of the cache and the pools."""
+        caches = kv_cache.allocate(self.ops, self.shape, room.num_blocks, config.block_size, self.device)
+        pools = state_pools.allocate(self.states, room.num_states, self.device)
+        runner = Runner(self.model, self.ops, caches, config.block_size, self.device, pools)
+        if room.num_host_blocks:
+            runner.swapper = Swapper(self.ops, caches, room.num_host_blocks)
         if self.device.type == "cuda" and not config.enforce_eager:
-            runner.graphs = self._graphs(config, caches)
+            runner.graphs = self._graphs(config, caches, pools)
         return runner
 
-    def _graphs(self, config: EngineConfig, caches: list[KVCache]) -> DecodeGraphs | None:
+    def _graphs(self, config: EngineConfig, caches: list[KVCache], pools: Sequence[Sequence[Tensor]]) -> DecodeGraphs | None:
         """Recorded steps of decodes, on a GPU. None, which is told, where steps cannot be recorded."""
         if why := self._unrecordable(config):
             log.info("no CUDA graphs: %s", why)
             return None
         sizes, longest = graph_sizes(config.max_num_seqs), min(config.max_seq_len_to_capture, config.max_model_len)
         inputs = StaticInputs(sizes[-1], longest, config.block_size, self.device, spare_slot=-1)
-        return DecodeGraphs(self.model, caches, inputs, sizes, CudaRecorder(self.device))
+        return DecodeGraphs(self.model, caches, inputs, sizes, CudaRecorder(self.device), pools)
 
     def _unrecordable(self, config: EngineConfig) -> str:
         if not isinstance(self.model, Decoder):
@@ -116,14 +128,18 @@ def load(config: EngineConfig, source: ModelSource, group: Group, wrap_ops: Call
             warn_if_rows_differ(model, dtype)
     shape = kv_cache.KVShape(model.caches, kv_cache.kv_dtype(config, dtype))
     sharers = group.size * config.data_parallel_size if device.type == "cpu" else 1  # processes in one machine's memory
-    usage = None
+    states = state_pools.StateShape(model.states, dtype)
+    usage, free = None, kv_cache.free_memory(device) // sharers
     if plan is not None:
         _allocate_rope(model, config.max_model_len, device)
-        usage = plan.measure(lambda: run_largest_steps(model, ops, shape, config, device, draws=group.rank == 0))
-    num_blocks = kv_cache.choose_num_blocks(config, shape, kv_cache.free_memory(device) // sharers, usage)
+        usage = plan.measure(lambda: run_largest_steps(model, ops, shape, states, config, device, draws=group.rank == 0))
+        free = kv_cache.free_memory(device) // sharers
+    num_states = state_pools.choose_num_states(config, states, kv_cache.budget_of(config, free, usage), attends=bool(model.caches))
+    num_blocks = kv_cache.choose_num_blocks(config, shape, free, usage, state_bytes=states.bytes_of(num_states))
     if plan is None:  # no sequence is longer than the cache
         _allocate_rope(model, min(config.max_model_len, num_blocks * config.block_size), device)
-    return Loaded(model, ops, shape, num_blocks, kv_cache.choose_num_host_blocks(config, shape), device, wrap_ops is None)
+    room = Room(num_blocks, 0 if num_states else kv_cache.choose_num_host_blocks(config, shape), num_states)
+    return Loaded(model, ops, shape, states, room, device, wrap_ops is None)
 
 
 def _allocate_rope(model: LanguageModel, num_positions: int, device: torch.device) -> None:

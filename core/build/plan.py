@@ -118,18 +118,23 @@ class Plan:
 
     def kv_bytes_per_token(self) -> int | None:
         """Bytes of a token's keys and values in the KV cache; None if config.json does not say."""
-        caches = self.spec.caches
+        caches, known = self.spec.caches, self.spec.stack is not None or self.spec.caches
         item_bytes = _ITEM_BYTES[self.config.dtype] if self.config.kv_cache_dtype == "auto" else 1
-        return sum(cache.numbers for cache in caches) * item_bytes if caches else None
+        return sum(cache.numbers for cache in caches) * item_bytes if known else None
 
     def _num_blocks(self) -> int | None:
         caches = self.spec.caches
         if not caches or (self.config.num_gpu_blocks_override is None and self.config.kv_cache_memory_bytes is None):
             return None
-        from ..memory.kv_cache import KVShape, choose_num_blocks, kv_dtype
+        from ..memory.kv_cache import KVShape, budget_of, choose_num_blocks, kv_dtype
+        from ..memory.state_pools import StateShape, choose_num_states
         from .generating import DTYPES
 
-        return choose_num_blocks(self.config, KVShape(caches, kv_dtype(self.config, DTYPES[self.config.dtype])), 0)
+        config, dtype = self.config, DTYPES[self.config.dtype]
+        states = StateShape((self.spec.states,), dtype)
+        budget = None if config.kv_cache_memory_bytes is None else budget_of(config, 0)
+        state_bytes = states.bytes_of(choose_num_states(config, states, budget, attends=bool(caches)))
+        return choose_num_blocks(config, KVShape(caches, kv_dtype(config, dtype)), 0, state_bytes=state_bytes)
 
 
 def make_plan(

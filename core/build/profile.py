@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from infer.kernels.ops import Ops, SamplingRows
+from infer.kernels.state import NULL_STATE
 
 from ..engine.batch import Batch, padded_rows
 from ..engine.runner import Runner
-from ..memory import kv_cache
+from ..memory import kv_cache, state_pools
 from ..memory.kv_cache import KVShape
+from ..memory.state_pools import StateShape
 from ..models.language_model import LanguageModel
 from ..settings.config import EngineConfig
 
@@ -24,14 +26,16 @@ _LOGPROBS = 20
 
 
 @torch.inference_mode()
-def run_largest_steps(model: LanguageModel, ops: Ops, shape: KVShape, config: EngineConfig, device: torch.device, *, draws: bool) -> None:
+def run_largest_steps(
+    model: LanguageModel, ops: Ops, shape: KVShape, states: StateShape, config: EngineConfig, device: torch.device, *, draws: bool
+) -> None:
     """Computes the most tokens a step may have, for the most sequences and for a few, and draws from the logits of all of them.
 
     Args:
         draws: whether this rank has the logits.
     """
     caches = kv_cache.allocate(ops, shape, 1, config.block_size, device)
-    runner = Runner(model, ops, caches, config.block_size, device)
+    runner = Runner(model, ops, caches, config.block_size, device, state_pools.allocate(states, 0, device))
     for num_seqs in sorted({config.max_num_seqs, min(config.max_num_seqs, _FEW)}):
         logits = runner.run(largest_batch(config, num_seqs))
         if draws:
@@ -65,6 +69,7 @@ def largest_batch(config: EngineConfig, num_seqs: int) -> Batch:
         prompt_start=len(logit_rows),
         num_prompt_logits=0,
         copies=np.zeros((0, 2), dtype=np.int64),
+        state_slots=np.full(num_seqs, NULL_STATE, dtype=np.int32),
     )
 
 

@@ -14,7 +14,7 @@ from ..parallel.wire import Wire, unpack_arrays
 from ..sampling.transfers import on
 from ..settings.config import EngineConfig
 from .files import find_model
-from .generating import device_of, load
+from .generating import Room, device_of, load
 
 
 def serve(wire: Wire, payload: Mapping[str, Any]) -> None:
@@ -38,8 +38,8 @@ def _serve(wire: Wire, payload: Mapping[str, Any], config: EngineConfig, device:
     )
     joined.greet(device)
     loaded = load(config, find_model(config), joined)
-    wire.send_json([loaded.num_blocks, loaded.num_host_blocks])
-    runner = loaded.runner(config, *wire.receive_json())
+    wire.send_json([*loaded.room])
+    runner = loaded.runner(config, Room(*wire.receive_json()))
     wire.send_json("ready")
     num_drawn = 0  # by rank 0 in the step before
     while True:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -26,7 +26,7 @@ from ..parallel.wire import pack_arrays
 from ..sampling.transfers import on
 from ..settings.config import EngineConfig
 from ..weights.source import ModelSource
-from .generating import device_of, load
+from .generating import Room, device_of, load
 
 
 class ShardedRunner(Runner):
@@ -39,11 +39,12 @@ class ShardedRunner(Runner):
         caches: list[KVCache],
         block_size: int,
         device: torch.device,
+        pools: Sequence[Sequence[Tensor]],
         ranks: Ranks,
         joined: group.Group,
         watch: Watch | None = None,
     ) -> None:
-        super().__init__(model, ops, caches, block_size, device)
+        super().__init__(model, ops, caches, block_size, device, pools)
         self.ranks = ranks
         self.group = joined
         self.watch = watch
@@ -84,7 +85,7 @@ def build_runner(config: EngineConfig, source: ModelSource, wrap_ops: Callable[[
         if config.tensor_parallel_size > 1:
             return _build_sharded(config, source, wrap_ops)
         loaded = load(config, source, group.SINGLE, wrap_ops)
-        return loaded.runner(config, loaded.num_blocks, loaded.num_host_blocks), loaded.num_blocks
+        return loaded.runner(config, loaded.room), loaded.room.num_blocks
 
 
 def _build_sharded(config: EngineConfig, source: ModelSource, wrap_ops: Callable[[Ops], Ops] | None) -> tuple[Runner, int]:
@@ -113,11 +114,10 @@ def _build_sharded(config: EngineConfig, source: ModelSource, wrap_ops: Callable
             ranks.at_end(watch.stop)
         joined.greet(device)
         loaded = load(config, source, joined, wrap_ops)
-        sizes = [[loaded.num_blocks, loaded.num_host_blocks], *ranks.receive_json()]
-        num_blocks, num_host_blocks = map(min, zip(*sizes, strict=True))
-        ranks.send_json([num_blocks, num_host_blocks])
-        plain = loaded.runner(config, num_blocks, num_host_blocks)
-        runner = ShardedRunner(plain.model, plain.ops, plain.caches, plain.block_size, plain.device, ranks, joined, watch)
+        room = Room(*map(min, zip(loaded.room, *ranks.receive_json(), strict=True)))
+        ranks.send_json([*room])
+        plain = loaded.runner(config, room)
+        runner = ShardedRunner(plain.model, plain.ops, plain.caches, plain.block_size, plain.device, plain.pools, ranks, joined, watch)
         runner.swapper, runner.graphs = plain.swapper, plain.graphs
         ranks.receive_json()  # they have taken their memory
     except Lost as error:
@@ -125,7 +125,7 @@ def _build_sharded(config: EngineConfig, source: ModelSource, wrap_ops: Callable
     except BaseException:
         ranks.close(grace=0)
         raise
-    return runner, num_blocks
+    return runner, room.num_blocks
 
 
 def _plain(config: EngineConfig) -> dict[str, object]:

@@ -44,6 +44,7 @@ class Smoothing:
         Gives the strength of each place (0: nothing is done), and the share of the error that is left.
         """
         attention, mlp = layer.attention, layer.mlp
+        assert attention is not None, "so are hybrids"
         assert isinstance(mlp, MLP), "mixtures of experts are refused before"
         found = {}
         config = attention.config

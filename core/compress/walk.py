@@ -13,7 +13,7 @@ from infer.kernels.ops import ROW_MULTIPLE, AttentionMeta, Ops
 from ..layers.linear import Linear
 from ..memory import kv_cache
 from ..memory.kv_cache import KVShape
-from ..models.decoder import Decoder, DecoderLayer
+from ..models.decoder import Decoder, DecoderLayer, LayerMemory
 from .watched import Inputs, Watched
 
 _CPU = torch.device("cpu")
@@ -55,6 +55,7 @@ class Walk:
         self.hidden = [*self._through(layer)]
 
     def _through(self, layer: DecoderLayer) -> Iterator[Tensor]:
+        assert layer.attention is not None, "hybrids are refused before"
         config = layer.attention.config
         blocks = -(-max(self.lengths) // _BLOCK_SIZE)
         (cache,) = kv_cache.allocate(self.ops, KVShape((layer.attention.cache,), torch.float32), blocks, _BLOCK_SIZE, _CPU)
@@ -68,7 +69,7 @@ class Walk:
                 block_size=_BLOCK_SIZE,
             )
             meta.plan = self.ops.plan_attention(meta, config.num_heads, config.num_kv_heads)
-            x, residual = layer(None, hidden.clone(), self._positions(count), cache, meta, None)
+            x, residual = layer(None, hidden.clone(), self._positions(count), LayerMemory(cache), meta, None)
             assert isinstance(x, Tensor), "nothing is quantized"
             yield residual + x
 

@@ -64,6 +64,11 @@ class Batch:
     swap_in: NDArray[np.int64] = field(default_factory=lambda: _pairs([]))
     """[I, 2] (CPU, device) block copies to make then."""
 
+    state_slots: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    """[S] each sequence's slot in the pools of states; all 0 for a model without."""
+    state_copies: NDArray[np.int64] = field(default_factory=lambda: _pairs([]))
+    """[D, 2] (source, target) copies of states to make before all is computed; every source is read before a target is written."""
+
     @property
     def asks_back(self) -> bool:
         """True if it has tokens that only the device knows yet."""
@@ -86,7 +91,10 @@ class Batch:
         )
 
 
-_ARRAYS = ("tokens", "positions", "query_start", "kv_lens", "block_tables", "slots", "logit_rows", "copies", "swap_out", "swap_in")
+_ARRAYS = (
+    *("tokens", "positions", "query_start", "kv_lens", "block_tables", "slots", "logit_rows"),
+    *("copies", "swap_out", "swap_in", "state_slots", "state_copies"),
+)
 
 
 def _pairs(pairs: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
@@ -149,4 +157,6 @@ def pack(schedule: Schedule, running: Running, block_size: int, spans: Collectio
         copies=_pairs(schedule.copies),
         swap_out=_pairs(schedule.swap_out),
         swap_in=_pairs(schedule.swap_in),
+        state_slots=running.state[:size].copy(),
+        state_copies=_pairs(schedule.state_copies),
     )

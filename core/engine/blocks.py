@@ -20,6 +20,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from ..types.request import Sequence
+from .states import StateSlots
 
 #: Same as kernels.ops.NULL_BLOCK, which cannot be imported here without torch; a test compares them.
 NULL_BLOCK = 0
@@ -33,12 +34,17 @@ class BlockManager:
         prefix_caching: whether content is remembered and found again.
         max_idle: idle blocks beyond so many, and beyond a quarter of the most that were ever held, are used before fresh ones;
             None is no limit. Content is lost a little earlier, and memory that was never needed at a time is not taken.
+        states: the books of the states, of a model that keeps some: a sequence has a slot as long as it has blocks, and a prefix is found
+            where it ends with a snapshot.
     """
 
-    def __init__(self, num_blocks: int, block_size: int, *, prefix_caching: bool, max_idle: int | None = None) -> None:
+    def __init__(
+        self, num_blocks: int, block_size: int, *, prefix_caching: bool, max_idle: int | None = None, states: StateSlots | None = None
+    ) -> None:
         assert num_blocks > 1, "a cache needs a block besides the null block"
         self.block_size = block_size
         self.prefix_caching = prefix_caching
+        self.states = states
         self.num_usable = num_blocks - 1
         self._max_idle = num_blocks if max_idle is None else max_idle
         self.num_held = 0
@@ -74,6 +80,9 @@ class BlockManager:
                 if block is None:
                     break
                 found.append(block)
+        if self.states is not None:
+            while found and not self.states.has(self._hash(sequence, len(found) - 1)):
+                found.pop()
         return found
 
     def reusable(self, sequence: Sequence) -> tuple[list[int], int]:
@@ -81,21 +90,32 @@ class BlockManager:
         source = sequence.source
         if source is not None and source.blocks and source.num_computed >= sequence.num_prompt:
             computed = sequence.num_prompt - 1  # the last prompt token is computed again, for its logits
-            return source.blocks[: self.blocks_for(computed)], computed
+            if self.states is None:
+                return source.blocks[: self.blocks_for(computed)], computed
+            for count in range(computed // self.block_size, 0, -1):
+                if self.states.has(self._hash(sequence, count - 1)):
+                    return source.blocks[:count], count * self.block_size
         found = self.cached_prefix(sequence) if sequence.reads_prefix_cache else []
         return found, len(found) * self.block_size
 
     def is_announced(self, sequence: Sequence, num_computed: int) -> bool:
-        """True if another sequence is about to compute the block that this one, with `num_computed` tokens found, needs next."""
+        """True if another sequence is about to compute the block that this one, with `num_computed` tokens found, needs next; with states
+        one that is on its way to a snapshot for this one."""
         i = num_computed // self.block_size
+        if self.states is not None:
+            blocks = range(i, self._num_reusable(sequence)) if self.prefix_caching and self.states.has_plans else ()
+            return any(self.states.is_planned(self._hash(sequence, block)) for block in blocks)
         return bool(self._announced) and i < self._num_reusable(sequence) and self._hash(sequence, i) in self._announced
 
     def missing(self, shared: list[int], num_computed: int, num_tokens: int) -> int:
         """Blocks beyond the free ones that it takes to start a sequence from `shared` blocks, of which the first
         `num_computed` tokens are valid, with room for `num_tokens`. 0 or less means that there are enough.
 
-        Counts shared blocks that would leave the free list, and a copy if writing starts within a shared block.
+        Counts shared blocks that would leave the free list, and a copy if writing starts within a shared block. Without a slot for its
+        states there are not enough.
         """
+        if self.states is not None and not self.states.num_free:
+            return num_tokens
         revived = sum(1 for block in shared if self._refs[block] == 0)
         copied = num_computed // self.block_size < len(shared)
         return revived + copied + self.blocks_for(num_tokens) - len(shared) - self.num_free
@@ -111,7 +131,21 @@ class BlockManager:
 
     # -- holding ---------------------------------------------------------------------------------------------------
     def share(self, sequence: Sequence, blocks: list[int]) -> None:
-        """Starts the sequence's empty table with blocks that others may hold too."""
+        """Starts the sequence's empty table with blocks that others may hold too, and its states with their snapshot."""
+        if self.states is not None:
+            self.states.start(sequence, self._hash(sequence, len(blocks) - 1) if blocks else None)
+        self._share(sequence, blocks)
+
+    def fork(self, parent: Sequence, fork: Sequence) -> bool:
+        """Starts a sequence with another's past: it shares the blocks, and has a copy of the states. False, and nothing is done, where
+        that has no slot left."""
+        if self.states is not None and not self.states.fork(parent, fork):
+            return False
+        self._share(fork, parent.blocks)
+        fork.num_computed = parent.num_computed
+        return True
+
+    def _share(self, sequence: Sequence, blocks: list[int]) -> None:
         assert not sequence.blocks
         for block in blocks:
             if self._refs[block] == 0:
@@ -150,6 +184,10 @@ class BlockManager:
         if self._announced:
             for digest in sequence.hashes:
                 self._withdraw(digest, sequence)
+        if self.states is not None:
+            self.states.end(sequence)
+            if not self.prefix_caching:  # the request's other choices have started by now
+                self._drop_snapshots(sequence)
         for block in reversed(sequence.blocks):
             self._refs[block] -= 1
             if self._refs[block] == 0:
@@ -181,16 +219,45 @@ class BlockManager:
 
     def forget(self, sequence: Sequence) -> None:
         """Makes the sequence's blocks unfindable: what they hold is not to be trusted."""
+        self._drop_snapshots(sequence)
         for block in sequence.blocks:
             self._drop_hash(block)
 
     def reset(self) -> None:
         """Forgets all content: the books are as they were when they were opened. No sequence may hold a block."""
         assert self.num_free == self.num_usable, "blocks are held"
+        if self.states is not None:
+            self.states.reset()
         self._blank += self._idle
         self._idle.clear()
         self._hash_of.clear()
         self._by_hash.clear()
+
+    # -- states ----------------------------------------------------------------------------------------------------
+    def plan_snapshots(self, sequence: Sequence, following: Sequence | None) -> None:
+        """Chooses where to keep the states of a sequence that was started, if the model has some: at its last full block; where what it
+        has in common with known blocks ends, and where what it has in common with the sequence that comes next."""
+        if self.states is None:
+            return
+        last = self._num_reusable(sequence)
+        ends = {last}
+        if self.prefix_caching:
+            ends.add(next((i for i in range(last) if self._hash(sequence, i) not in self._by_hash), last))
+            if following is not None:
+                both = min(last, self._num_reusable(following))
+                ends.add(next((i for i in range(both) if self._hash(sequence, i) != self._hash(following, i)), both))
+        ahead = {end * self.block_size: self._hash(sequence, end - 1) for end in ends if end * self.block_size > sequence.num_computed}
+        self.states.plan(sequence, ahead)
+
+    def keep_states(self, sequence: Sequence) -> None:
+        """Keeps the states of a sequence that stands at the next of its borders."""
+        assert self.states is not None
+        self.states.keep(sequence, self._hash(sequence, sequence.num_computed // self.block_size - 1))
+
+    def _drop_snapshots(self, sequence: Sequence) -> None:
+        if self.states is not None:
+            for digest in sequence.hashes:
+                self.states.drop(digest)
 
     # -- own -------------------------------------------------------------------------------------------------------
     def _num_reusable(self, sequence: Sequence) -> int:
@@ -219,6 +286,8 @@ class BlockManager:
         digest = self._hash_of.pop(block, None)
         if digest is not None:
             del self._by_hash[digest]
+            if self.states is not None:
+                self.states.drop(digest)
 
     def _hash(self, sequence: Sequence, i: int) -> bytes:
         """Chain hash of block i: of its tokens and the hash of all before it. 128 bits: no collision to plan for."""
@@ -249,6 +318,8 @@ class BlockManager:
             assert refs == held.get(block, 0), f"block {block}: {refs} references, {held.get(block, 0)} holders"
             assert (refs == 0) == (block in free or block == NULL_BLOCK), f"block {block}: {refs} references and free list disagree"
         assert {b: h for h, b in self._by_hash.items()} == self._hash_of
+        if self.states is not None:
+            self.states.check_integrity(sequences)
         for digest, owner in self._announced.items():
             assert any(owner is s for s in sequences), "announced by a sequence that holds no blocks"
             assert digest in owner.hashes[owner.num_computed // self.block_size :], "announced and already computed"

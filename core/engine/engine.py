@@ -27,6 +27,7 @@ from .prompt_logprobs import PromptLogprobs
 from .runner import Runner
 from .schedule import Schedule
 from .scheduler import Scheduler
+from .states import StateSlots
 from .stats import EngineStats, Stopwatch
 from .stopping import EndTokens
 from .transcript import Transcripts
@@ -39,6 +40,7 @@ class Engine:
         num_blocks: usable blocks of the runner's KV cache.
         tokenizer: makes text of tokens; None leaves every text empty.
         max_idle_blocks: see `BlockManager`.
+        num_states: slots of states that the runner has for sequences and snapshots; 0: the model keeps none.
         swap: the books of the runner's blocks in CPU memory, if it has some.
     """
 
@@ -52,6 +54,7 @@ class Engine:
         vocab_size: int,
         *,
         max_idle_blocks: int | None = None,
+        num_states: int = 0,
         swap: SwapSpace | None = None,
     ) -> None:
         self.config = config
@@ -60,7 +63,13 @@ class Engine:
         self.tokenizer = tokenizer
         self.stats = EngineStats(num_kv_blocks=num_blocks)
         self.scheduler = Scheduler(
-            BlockManager(num_blocks + 1, config.block_size, prefix_caching=config.enable_prefix_caching, max_idle=max_idle_blocks),
+            BlockManager(
+                num_blocks + 1,
+                config.block_size,
+                prefix_caching=config.enable_prefix_caching,
+                max_idle=max_idle_blocks,
+                states=StateSlots(num_states) if num_states else None,
+            ),
             max_num_seqs=config.max_num_seqs,
             max_num_batched_tokens=config.max_num_batched_tokens,
             chunked_prefill=config.chunked_prefill,

@@ -64,16 +64,26 @@ class DecodeGraphs:
     """
     Args:
         sizes: of batches, rising.
-        caches: one a layer, which stay where they are.
+        caches: one for each layer that attends, which stay where they are.
+        pools: one for each layer that keeps states; likewise.
 
     Making it records all sizes, largest first. Where ranks share the model they must do so together, and then take the same batches.
     Raises EngineError if memory runs out.
     """
 
-    def __init__(self, model: LanguageModel, caches: list[KVCache], inputs: StaticInputs, sizes: Sequence[int], recorder: Recorder) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        caches: list[KVCache],
+        inputs: StaticInputs,
+        sizes: Sequence[int],
+        recorder: Recorder,
+        pools: Sequence[Sequence[Tensor]] = (),
+    ) -> None:
         self.sizes = sizes
         self._model = model
         self._caches = caches
+        self._pools = pools
         self._inputs = inputs
         self._hidden: Tensor | None = None
         """[rows of the largest size, hidden_size]: what all recordings write."""
@@ -121,7 +131,7 @@ class DecodeGraphs:
         tokens, positions, meta = self._inputs.tokens(size), self._inputs.positions(size), self._inputs.meta(size)
 
         def compute() -> None:
-            hidden = self._model.forward(tokens, positions, self._caches, meta)
+            hidden = self._model.forward(tokens, positions, self._caches, meta, pools=self._pools)
             if self._hidden is None:  # the largest batch comes first, and runs before it is recorded
                 self._hidden = torch.empty_like(hidden)
             self._hidden[: len(hidden)].copy_(hidden)

@@ -35,7 +35,7 @@ class Promise:
         self._step = step
         self._drawing = drawing
         self._rows = rows
-        self._filled = scheduler.running.advance(step.counts, scheduler.blocks.block_size)
+        self._filled = scheduler.advance(step)
         scheduler.running.extend(np.flatnonzero(step.samples), [-1 - row for row in rows])
         scheduler.join(step)
         leaving = {s for s in drawing if len(s.tokens) >= s.max_length}

@@ -5,8 +5,9 @@ Knows tensors, never sequences or text.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -29,10 +30,25 @@ TakePiece = Callable[[int, Tensor], None]
 
 
 class Runner:
-    def __init__(self, model: LanguageModel, ops: Ops, caches: list[KVCache], block_size: int, device: torch.device) -> None:
+    """
+    Args:
+        caches: one for each layer that attends.
+        pools: one for each layer that keeps states, of as many slots each.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        ops: Ops,
+        caches: list[KVCache],
+        block_size: int,
+        device: torch.device,
+        pools: Sequence[Sequence[Tensor]] = (),
+    ) -> None:
         self.model = model
         self.ops = ops
         self.caches = caches
+        self.pools = pools
         self.block_size = block_size
         self.device = device
         self.swapper: Swapper | None = None
@@ -41,6 +57,11 @@ class Runner:
         """Recorded steps, where there are any."""
         self.drawn: Tensor | None = None
         """int64 [R], on the device: what the step before drew, where a batch may ask for it. See `Batch.tokens`."""
+
+    @property
+    def num_states(self) -> int:
+        """Sequences that the pools have room for; 0: the model keeps no states."""
+        return len(self.pools[0][0]) - 1 if self.pools else 0
 
     def close(self) -> None:
         """There are no other processes to end."""
@@ -62,6 +83,10 @@ class Runner:
             source, target = self._tensor(batch.copies).unbind(1)
             for cache in self.caches:
                 self.ops.copy_blocks(cache, source, target)
+        if len(batch.state_copies):
+            source, target = self._tensor(batch.state_copies).unbind(1)
+            for pool in chain.from_iterable(self.pools):
+                pool.index_copy_(0, target, pool.index_select(0, source))
         hidden = self._forward(batch) if self.graphs is None or not self.graphs.take(batch) else self.graphs.run(batch, self._complete)
         if take_prompt is not None:
             self._read_prompt(hidden[batch.prompt_start :], batch.num_prompt_logits, take_prompt)
@@ -77,9 +102,10 @@ class Runner:
             block_tables=self._tensor(batch.block_tables),
             slots=self._tensor(batch.slots),
             block_size=self.block_size,
+            state_slots=self._tensor(batch.state_slots) if self.pools else None,
         )
         tokens, positions, rows = map(self._tensor, (batch.tokens, batch.positions, batch.logit_rows))
-        return self.model.forward(self._complete(tokens), positions, self.caches, meta, rows)
+        return self.model.forward(self._complete(tokens), positions, self.caches, meta, rows, self.pools)
 
     def _read_prompt(self, hidden: Tensor, count: int, take: TakePiece) -> None:
         for first in range(0, count, PIECE):

@@ -6,8 +6,10 @@
     newest       [ 998   11     ... ]   the last of them
     num_blocks   [ 3     34     ... ]
     blocks       [ b b b 0 0 0  ... ]   a row's block table, padded with NULL_BLOCK
+    state        [ 4     1      ... ]   the slot of its states
+    border       [ 48    NEVER  ... ]   tokens at which a step has to end for it
 
-A `Sequence` says the same of itself in `num_computed`, `tokens` and `blocks`; `check_integrity` compares the two.
+A `Sequence` says the same of itself in `num_computed`, `tokens`, `blocks`, `state` and `borders`; `check_integrity` compares the two.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from .blocks import NULL_BLOCK
 
 #: Rows there are at first, and blocks a row has room for; doubled as there are more.
 _ROWS, _WIDTH = 64, 64
+#: More tokens than any sequence has.
+NEVER = np.iinfo(np.int64).max
 
 
 class Running:
@@ -33,6 +37,8 @@ class Running:
         self.newest: NDArray[np.int64] = np.zeros(_ROWS, dtype=np.int64)
         self.num_blocks: NDArray[np.int64] = np.zeros(_ROWS, dtype=np.int64)
         self.blocks: NDArray[np.int32] = np.full((_ROWS, _WIDTH), NULL_BLOCK, dtype=np.int32)
+        self.state: NDArray[np.int32] = np.zeros(_ROWS, dtype=np.int32)
+        self.border: NDArray[np.int64] = np.zeros(_ROWS, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -54,10 +60,12 @@ class Running:
         self.known[row] = len(sequence.tokens)
         self.newest[row] = sequence.tokens[-1]
         self.blocks[row] = NULL_BLOCK
+        self.state[row] = sequence.state
+        self.border[row] = _next_border(sequence)
         self.refresh_blocks(row, 0)
 
     def _make_room(self, capacity: int) -> None:
-        for name in ("computed", "known", "newest", "num_blocks", "blocks"):
+        for name in ("computed", "known", "newest", "num_blocks", "blocks", "state", "border"):
             array = getattr(self, name)
             setattr(self, name, np.concatenate((array, np.zeros((capacity - len(array), *array.shape[1:]), array.dtype))))
 
@@ -83,7 +91,7 @@ class Running:
 
     def _take(self, rows: list[int]) -> None:
         width = self.num_blocks[: len(self)].max(initial=0)
-        for array in (self.computed, self.known, self.newest, self.num_blocks, self.blocks[:, :width]):
+        for array in (self.computed, self.known, self.newest, self.num_blocks, self.blocks[:, :width], self.state, self.border):
             array[: len(rows)] = array[rows]
         self.sequences = [self.sequences[row] for row in rows]
 
@@ -98,14 +106,14 @@ class Running:
         self.num_blocks[row] = len(blocks)
 
     def share_out(self, budget: int, most: int, limit: int) -> NDArray[np.int64]:
-        """[S] the tokens that are left of each sequence, from the first on while the budget lasts.
+        """[S] the tokens that are left of each sequence up to its border, from the first on while the budget lasts.
 
         Args:
             most: sequences that get some.
             limit: most tokens of one sequence; 0 is no limit.
         """
         size = len(self)
-        counts = self.known[:size] - self.computed[:size]
+        counts = np.minimum(self.known[:size], self.border[:size]) - self.computed[:size]
         if limit:
             counts = np.minimum(counts, limit)
         if size > most:
@@ -127,6 +135,14 @@ class Running:
         rows = np.flatnonzero(before // block_size != after // block_size).tolist()
         return [(self.sequences[row], int(before[row])) for row in rows]
 
+    def at_border(self, count: int) -> list[int]:
+        """Those of the first `count` rows whose sequence stands at its border."""
+        return np.flatnonzero(self.border[:count] == self.computed[:count]).tolist()
+
+    def refresh_border(self, row: int) -> None:
+        """Takes over the sequence's next border."""
+        self.border[row] = _next_border(self.sequences[row])
+
     def extend(self, rows: NDArray[np.intp], tokens: SequenceOf[int]) -> None:
         """The sequences of `rows` [R] get one token each."""
         self.known[rows] += 1
@@ -140,4 +156,9 @@ class Running:
         for row, s in enumerate(self.sequences):
             numbers = (self.computed[row], self.known[row], self.newest[row], self.num_blocks[row])
             assert numbers == (s.num_computed, len(s.tokens), s.tokens[-1], len(s.blocks)), f"row {row}"
+            assert (self.state[row], self.border[row]) == (s.state, _next_border(s)), f"row {row}"
             assert self.blocks[row].tolist() == s.blocks + [NULL_BLOCK] * (self.blocks.shape[1] - len(s.blocks)), f"row {row}"
+
+
+def _next_border(sequence: Sequence) -> int:
+    return sequence.borders[0] if sequence.borders else NEVER

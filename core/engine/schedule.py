@@ -28,6 +28,8 @@ class Schedule:
     """(device, CPU) block copies to make before all else."""
     swap_in: Pairs = field(default_factory=list)
     """(CPU, device) block copies to make then, before `copies`."""
+    state_copies: list[tuple[int, int]] = field(default_factory=list)
+    """(source, target) copies of states to make at once, before the step."""
     began: float = 0.0
     """The time at which it was made, by the clock of `SwapCosts`; 0 without swap."""
 

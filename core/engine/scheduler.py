@@ -138,6 +138,8 @@ class Scheduler:
         if self.swap is not None and size:
             made.swap_out, made.swap_in = self.swap.hand_over()
             made.began = self.swap.costs.clock()
+        if self.blocks.states is not None and size:
+            made.state_copies = self.blocks.states.hand_over()
         return made
 
     def _continue_running(self, copies: list[tuple[int, int]]) -> tuple[NDArray[np.int64], bool]:
@@ -217,7 +219,12 @@ class Scheduler:
                 sequence.num_cached = computed
             # The whole prompt's blocks at once: a prefill that has begun is not undone by another's.
             copies += self.blocks.grow(sequence, whole)
-            self.blocks.announce(sequence)
+            if self.blocks.states is None:
+                self.blocks.announce(sequence)
+            elif self.chunked_prefill:
+                self.blocks.plan_snapshots(sequence, next(iter(self.waiting), None))
+                if sequence.borders:
+                    count = min(count, sequence.borders[0] - computed)
             if self.swap is not None and self.swap.bring_back(sequence, len(shared)):
                 self.blocks.remember(sequence, 0)
             self.running.append(sequence)
@@ -238,11 +245,20 @@ class Scheduler:
 
         Whoever decides that a sequence has ended calls `finish`.
         """
-        filled = self.running.advance(step.counts, self.blocks.block_size)
+        filled = self.advance(step)
         rows = np.flatnonzero(step.samples)
         self.running.extend(rows if drawn is None else rows[list(drawn)], tokens)
         self.join(step)
         self.succeeded(step, filled)
+
+    def advance(self, step: Schedule) -> list[tuple[Sequence, int]]:
+        """Counts a step's tokens as computed, and keeps states where that is due; gives what `Running.advance` does."""
+        filled = self.running.advance(step.counts, self.blocks.block_size)
+        if self.blocks.states is not None:
+            for row in self.running.at_border(len(step.counts)):
+                self.blocks.keep_states(self.running[row])
+                self.running.refresh_border(row)
+        return filled
 
     def succeeded(self, step: Schedule, filled: Iterable[tuple[Sequence, int]]) -> None:
         """A step is done: what `Running.advance` said it filled is findable from now on."""

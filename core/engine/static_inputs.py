@@ -6,6 +6,7 @@ is one piece of memory, filled on the host and copied at once.
 tokens      [ t t t | 0 ... ]   rows: size, padded to a multiple of ROW_MULTIPLE
 slots       [ s s s | spare ]   size
 kv_lens     [ 9 4 7 | 0     ]   size
+state_slots [ 2 1 3 | 0     ]   size
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from infer.kernels.ops import NULL_BLOCK, AttentionMeta
+from infer.kernels.state import NULL_STATE
 
 from .batch import Batch, padded_rows
 
@@ -35,6 +37,8 @@ class _Inputs:
     slots: Tensor
     """int64 [S]"""
     kv_lens: Tensor
+    """int32 [S]"""
+    state_slots: Tensor
     """int32 [S]"""
     block_tables: Tensor
     """int32 [S, blocks]: the last, so that a step of few sequences ends where its tables do."""
@@ -61,6 +65,7 @@ class StaticInputs:
             (torch.int64, (rows,)),
             (torch.int64, (most,)),
             (torch.int32, (most,)),
+            (torch.int32, (most,)),
             (torch.int32, (most, width)),
         )
         self._starts = [0]
@@ -82,12 +87,13 @@ class StaticInputs:
     def meta(self, size: int) -> AttentionMeta:
         """The places of the step's tokens in their sequences and in the cache."""
         i = self._inputs
-        return AttentionMeta(self._query_start[: size + 1], i.kv_lens[:size], i.block_tables[:size], i.slots[:size], self._block_size)
+        where = (self._query_start[: size + 1], i.kv_lens[:size], i.block_tables[:size], i.slots[:size])
+        return AttentionMeta(*where, self._block_size, state_slots=i.state_slots[:size])
 
     def fill(self, batch: Batch, size: int) -> None:
         """Writes a batch of decodes, padded to `size` sequences. On a GPU the copy is there before what is computed after this call."""
         count, (_, blocks) = len(batch.kv_lens), batch.block_tables.shape
-        rows, tables = padded_rows(size), self._starts[4]
+        rows, tables = padded_rows(size), self._starts[5]
         end = tables + size * self._inputs.block_tables[0].nbytes
         # The allocator of pinned memory does not hand it out again before the copy is done.
         host = torch.empty(self._starts[-1], dtype=torch.uint8, pin_memory=self._device.type == "cuda")
@@ -97,6 +103,7 @@ class StaticInputs:
             (h.positions, batch.positions, 0, rows),
             (h.slots, batch.slots, self._spare_slot, size),
             (h.kv_lens, batch.kv_lens, 0, size),
+            (h.state_slots, batch.state_slots, NULL_STATE, size),
         ):
             array = target.numpy()
             array[:count] = source[:count]

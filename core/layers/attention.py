@@ -43,12 +43,15 @@ class _Projections:
         self.config = AttentionConfig(heads, held_kv, spec.head_dim, spec.scale, spec.window, spec.soft_cap, slopes)
         width, kv_width = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
         outs = [width, kv_width, kv_width][: spec.parts] if len(names.qkv) == 3 else [width + 2 * kv_width]
+        made = list(names.qkv[: spec.parts])
         cuts = None
         if queries := shared_out(width):
             assert len(names.qkv) == 3, "ranks share heads, which one layer for all three does not keep together"
             held = Cut(0, first_kv * spec.head_dim, (first_kv + held_kv) * spec.head_dim)
             cuts = [*queries, held, held][: spec.parts]
-        self.qkv = Linear(ops, [f"{layer}.{name}" for name in names.qkv[: spec.parts]], hidden_size, outs, bias=spec.qkv_bias, cuts=cuts)
+        if spec.gated:
+            made, outs, cuts = [*made, names.gate], [*outs, width], None if cuts is None else [*cuts, cuts[0]]
+        self.qkv = Linear(ops, [f"{layer}.{name}" for name in made], hidden_size, outs, bias=spec.qkv_bias, cuts=cuts)
         out = f"{layer}.{names.attention_out}"
         self.out = Linear(ops, [out], width, [hidden_size], bias=spec.out_bias, cuts=shared_in(width))
         self.sinks: Parameter | None = None
@@ -109,12 +112,27 @@ class Attention(_Projections):
         if self.head_norms:
             of_query, of_key = self.head_norms[0], self.head_norms[-1]
             norm = HeadNorm(of_query.weight, of_key.weight, of_query.spec.eps)
-        qkv, rotation = self._prepared(self._whole(self.qkv(x)), self.rotation(positions))
+        made, gate = self._parted(self.qkv(x))
+        qkv, rotation = self._prepared(self._whole(made), self.rotation(positions))
         query = self.ops.rope_and_store(qkv, rotation, norm, cache, meta, self.stored)
         if self.rope is not None and self.rope.query_scale is not None:
             query.mul_(self.rope.query_scale[positions][:, None, None])
         seen = self.ops.attention(query, cache, meta, self.config)
-        return self.out(seen if rows is None else seen[rows])
+        if rows is not None:
+            seen, gate = seen[rows], None if gate is None else gate[rows]
+        if gate is None:
+            return self.out(seen)
+        quantize = self.out.method.quantizes_input
+        return self.out(self.ops.gated_activation(torch.cat([gate, seen], dim=1), "sigmoid", quantize=quantize))
+
+    def _parted(self, made: Rows) -> tuple[Rows, Tensor | None]:
+        """Queries, keys and values, and the gate."""
+        if not self.spec.gated:
+            return made, None
+        width = self.config.num_heads * self.config.head_dim
+        if not isinstance(made, ScaledRows):
+            return made[:, :-width], made[:, -width:]
+        return made._replace(values=made.values[:, :-width]), unscaled(made._replace(values=made.values[:, -width:]))
 
     @property
     def stored(self) -> AttentionConfig:

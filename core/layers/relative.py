@@ -45,7 +45,7 @@ class Distances:
     """A number for each head and distance, the same in all layers."""
 
     def __init__(self, stack: StackSpec, spec: DistanceSpec) -> None:
-        self.spec, heads = spec, stack.layers[0].attention.num_heads
+        self.spec, heads = spec, stack.layers[0].need_attention().num_heads
         self.weight = Parameter((f"{stack.names.relative}.weight", (spec.buckets, heads)), dtype=torch.float32)
         self._values = self._place = torch.empty(0)
 
@@ -116,12 +116,12 @@ class DistanceEmbedding:
             starts = segments.starts.long()
             lens = starts.diff()
             sizes = lens * lens
-            at = self.stack.layers[0].attention.num_heads * (sizes.cumsum(0) - sizes)
+            at = self.stack.layers[0].need_attention().num_heads * (sizes.cumsum(0) - sizes)
             self._laid_out = segments, starts.tolist(), torch.stack([at, sizes, lens], 1)
         return self._laid_out[1:]
 
     def of_layer(self, index: int) -> Relative:
-        return Disentangled(self, self.stack.names.layer.format(index), self.stack.layers[index].attention)
+        return Disentangled(self, self.stack.names.layer.format(index), self.stack.layers[index].need_attention())
 
     def parameters(self) -> Iterator[Parameter]:
         yield self.weight

@@ -47,10 +47,18 @@ def kv_dtype(config: EngineConfig, dtype: torch.dtype) -> torch.dtype:
     return DTYPES.get(config.kv_cache_dtype, dtype)
 
 
-def choose_num_blocks(config: EngineConfig, shape: KVShape, free_bytes: int, usage: Usage | None = None) -> int:
+def budget_of(config: EngineConfig, free_bytes: int, usage: Usage | None = None) -> int:
+    """Bytes for the KV cache and states; arguments as of `choose_num_blocks`."""
+    if config.kv_cache_memory_bytes is not None:
+        return config.kv_cache_memory_bytes
+    return usage.left if usage is not None else int(free_bytes * CPU_SHARE)
+
+
+def choose_num_blocks(config: EngineConfig, shape: KVShape, free_bytes: int, usage: Usage | None = None, *, state_bytes: int = 0) -> int:
     """Blocks for tokens (the null block not counted).
 
     Args:
+        state_bytes: bytes of its part that states take.
         free_bytes: of main memory; what a CPU's cache takes a share of.
         usage: of a GPU's memory; what is left of it the cache takes whole.
 
@@ -58,20 +66,23 @@ def choose_num_blocks(config: EngineConfig, shape: KVShape, free_bytes: int, usa
     """
     block_bytes = config.block_size * shape.bytes_per_token
     whole = -(-config.max_model_len // config.block_size)
-    raise_it = f"raise kv_cache_memory_bytes to {whole * block_bytes}"
+    useful = config.max_num_seqs * whole
+    budget = budget_of(config, free_bytes, usage) - state_bytes
+    raise_it = f"raise kv_cache_memory_bytes to {whole * block_bytes + state_bytes}"
     if config.num_gpu_blocks_override is not None:
         blocks, reason = config.num_gpu_blocks_override, "num_gpu_blocks_override"
         raise_it = f"raise num_gpu_blocks_override to {whole}"
+    elif not block_bytes:
+        return useful  # no layer attends: blocks are there to count with
     elif config.kv_cache_memory_bytes is not None:
-        blocks, reason = config.kv_cache_memory_bytes // block_bytes, "kv_cache_memory_bytes"
+        blocks, reason = max(budget, 0) // block_bytes, "kv_cache_memory_bytes"
     elif usage is not None:
-        blocks, reason = min(usage.left // block_bytes, MOST_TOKENS // config.block_size) - 1, "gpu_memory_utilization"
+        blocks, reason = min(budget // block_bytes, MOST_TOKENS // config.block_size) - 1, "gpu_memory_utilization"
         if blocks < 1:
             raise ConfigError(f"the KV cache has no room for one block of {block_bytes} bytes: {no_room(usage)}")
         raise_it = "raise gpu_memory_utilization"
     else:
-        useful = config.max_num_seqs * -(-config.max_model_len // config.block_size)
-        blocks = min(useful, int(free_bytes * CPU_SHARE) // block_bytes)
+        blocks = min(useful, max(budget, 0) // block_bytes)
         reason = f"{CPU_SHARE:.0%} of the free {free_bytes / 2**30:.1f} GiB at most"
     if blocks < 1:
         raise ConfigError(f"the KV cache ({reason}) has no room for one block of {block_bytes} bytes; raise kv_cache_memory_bytes")
@@ -103,6 +114,8 @@ def choose_num_blocks(config: EngineConfig, shape: KVShape, free_bytes: int, usa
 def choose_num_host_blocks(config: EngineConfig, shape: KVShape) -> int:
     """Blocks in CPU memory for preempted sequences. No more than the running ones could ever leave there."""
     total = int(config.swap_space * 2**30)
+    if not shape.bytes_per_token:
+        return 0
     blocks = total // (config.block_size * shape.bytes_per_token)
     if config.device != "cpu" and total:  # pinned memory is taken in powers of two, for each tensor of each layer
         sizes = [config.block_size * numbers * shape.dtype.itemsize for cache in shape.caches for numbers in cache.tensors]
@@ -112,8 +125,8 @@ def choose_num_host_blocks(config: EngineConfig, shape: KVShape) -> int:
 
 
 def max_idle_blocks(caches: list[KVCache]) -> int | None:
-    """`BlockManager`'s max_idle for these caches; None where their memory is taken from the start anyway."""
-    if caches[0].key.device.type != "cpu":
+    """`BlockManager`'s max_idle for these caches; None where their memory is taken from the start anyway, or there is none."""
+    if not caches or caches[0].key.device.type != "cpu":
         return None
     return IDLE_BYTES // sum(cache.key[0].nbytes + cache.value[0].nbytes for cache in caches)
 
@@ -139,7 +152,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def allocate(ops: Ops, shape: KVShape, num_blocks: int, block_size: int, device: torch.device) -> list[KVCache]:
-    """One cache a layer, with the null block in front of `num_blocks`. Raises EngineError when memory runs out."""
+    """One cache for each layer that attends, with the null block in front of `num_blocks`. Raises EngineError when memory runs out."""
     try:
         return [
             ops.new_kv_cache(num_blocks + 1, block_size, cache.num_kv_heads, cache.head_dim, shape.dtype, device, latent=cache.latent)

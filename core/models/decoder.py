@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,20 +22,34 @@ from ..layers.rope import Ropes
 from ..parallel.group import current
 from ..quant.base import unscaled
 from ..quant.choice import HEAD, chosen
+from ..spec.mixers import StateSpec
 from ..spec.stack import KVSpec, StackSpec
 from ..weights.parameter import Parameter
 from .layer import Layer
+
+#: Tensors [slots, ...] of one layer, one for each of its states.
+Pools = Sequence[Tensor]
+
+
+class LayerMemory(NamedTuple):
+    """What a layer keeps of earlier tokens."""
+
+    cache: KVCache | None
+    """Of a layer that attends."""
+    pools: Pools = ()
+    """Of one that keeps states."""
 
 
 class DecoderLayer(Layer):
     """x + attention(norm(x)), then x + mlp(norm(x)); or both of one x (`StackSpec.parallel`); or norms of sums (`StackSpec.pre_norm`
     false). The residual is carried beside the activations.
 
-    Where the architecture has norms of what is added, they come before that; where it has none before a part, there is none. `rows`
-    int64 [R]: the only rows that are wanted of this layer; keys and values are stored of all.
+    Beside attention or in its place there may be what keeps states, and either half may be missing. Where the architecture has norms of
+    what is added, they come before that; where it has none before a part, there is none. `rows` int64 [R]: the only rows that are wanted
+    of this layer; keys, values and states are stored of all.
     """
 
-    attention: Attention | LatentAttention
+    attention: Attention | LatentAttention | None
 
     def __init__(self, ops: Ops, stack: StackSpec, index: int, ropes: Ropes) -> None:
         super().__init__(ops, stack, index)
@@ -43,8 +57,10 @@ class DecoderLayer(Layer):
         prefix = stack.names.layer.format(index)
         self.parallel, self.scale = stack.parallel, stack.residual_scale
         self.pre_norm, self.adds_to_normed = stack.pre_norm, stack.adds_to_normed
-        kind = Attention if spec.latent is None else LatentAttention
-        self.attention = kind(ops, prefix, stack.names, stack.hidden_size, spec, ropes.of(spec.rope))
+        self.attention = None
+        if spec is not None:
+            kind = Attention if spec.latent is None else LatentAttention
+            self.attention = kind(ops, prefix, stack.names, stack.hidden_size, spec, ropes.of(spec.rope))
         self.beside = self.per_layer = None
         if (experts := stack.layers[index].experts) is not None:
             self.beside = ExpertsBeside(ops, prefix, stack.names, stack.hidden_size, experts, stack.norm)
@@ -57,7 +73,7 @@ class DecoderLayer(Layer):
         x: Rows | None,
         residual: Tensor,
         positions: Tensor,
-        cache: KVCache,
+        memory: LayerMemory,
         meta: AttentionMeta,
         rows: Tensor | None,
         vectors: Tensor | None = None,
@@ -68,10 +84,10 @@ class DecoderLayer(Layer):
         """
         if not self.pre_norm:
             assert x is None, "sums are normed"
-            read = self.ops.quantize(residual) if self.attention.qkv.method.quantizes_input else residual
-            attended = self.attention(read, positions, cache, meta, rows)
+            read = self.ops.quantize(residual) if self._mixing_quantizes else residual
+            attended = self._mixed(read, positions, memory, meta, rows)
             return None, self.post_norm(attended, residual if rows is None else residual.index_select(0, rows))
-        added, residual = self._parts(x, residual, positions, cache, meta, rows)
+        added, residual = self._parts(x, residual, positions, memory, meta, rows)
         if self.per_layer is None and self.factor is None:
             return added, residual
         residual = residual + unscaled(added)
@@ -80,18 +96,44 @@ class DecoderLayer(Layer):
         return None, residual if self.factor is None else residual.mul_(self.factor.tensor)
 
     def _parts(
-        self, x: Rows | None, residual: Tensor, positions: Tensor, cache: KVCache, meta: AttentionMeta, rows: Tensor | None
+        self, x: Rows | None, residual: Tensor, positions: Tensor, memory: LayerMemory, meta: AttentionMeta, rows: Tensor | None
     ) -> tuple[Rows, Tensor]:
         """Attention and feed-forward part."""
         if self.parallel:
-            return self._parallel(x, residual, positions, cache, meta, rows)
-        normed, residual = self._read(self.attention_norm, x, residual, quantize=self.attention.qkv.method.quantizes_input)
-        x = self._out(self.attention(normed, positions, cache, meta, rows), self.attention_out_norm)
+            return self._parallel(x, residual, positions, memory, meta, rows)
+        if self.mixes:
+            normed, residual = self._read(self.attention_norm, x, residual, quantize=self._mixing_quantizes)
+            x = self._out(self._mixed(normed, positions, memory, meta, rows), self.attention_out_norm)
+        elif rows is not None and x is not None:
+            x = _chosen(x, rows)
         if rows is not None:
             residual = residual.index_select(0, rows)
+        if self.mlp is None:
+            assert x is not None, "a layer has one part at least"
+            return x, residual
         normed, residual = self._read(self.mlp_norm, x, residual, quantize=self.mlp.quantizes_input)
         made = self.mlp(normed)
         return self._out(made if self.beside is None else self.beside(made, residual), self.mlp_out_norm), residual
+
+    @property
+    def _mixing_quantizes(self) -> bool:
+        """All that reads what the first norm gives takes quantized rows."""
+        attention = self.attention is None or self.attention.qkv.method.quantizes_input
+        return attention and (self.mixer is None or self.mixer.quantizes_input)
+
+    def _mixed(self, normed: Rows, positions: Tensor, memory: LayerMemory, meta: AttentionMeta, rows: Tensor | None) -> Rows:
+        """What attention and the mixer give, added where there are both."""
+        attended = mixed = None
+        if self.attention is not None:
+            assert memory.cache is not None
+            attended = self.attention(normed, positions, memory.cache, meta, rows)
+        if self.mixer is not None:
+            mixed = self.mixer(normed, memory.pools, meta.states, rows)
+        if attended is None or mixed is None:
+            made = mixed if attended is None else attended
+            assert made is not None, "a layer that mixes"
+            return made
+        return unscaled(attended) + unscaled(mixed)
 
     def _read(self, norm: Norm | None, x: Rows | None, residual: Tensor, *, quantize: bool) -> tuple[Rows, Tensor]:
         """What a part reads, and what is added to: the sum, or that normed too."""
@@ -102,16 +144,17 @@ class DecoderLayer(Layer):
         return self.ops.quantize(normed) if quantize else normed, normed
 
     def _parallel(
-        self, x: Rows | None, residual: Tensor, positions: Tensor, cache: KVCache, meta: AttentionMeta, rows: Tensor | None
+        self, x: Rows | None, residual: Tensor, positions: Tensor, memory: LayerMemory, meta: AttentionMeta, rows: Tensor | None
     ) -> tuple[Rows, Tensor]:
-        quantize = self.attention.qkv.method.quantizes_input and (self.mlp_norm is not None or self.mlp.quantizes_input)
+        assert self.mlp is not None, "two parts are parallel"
+        quantize = self._mixing_quantizes and (self.mlp_norm is not None or self.mlp.quantizes_input)
         normed, residual = _normed(self.attention_norm, x, residual, quantize=quantize)
-        attended = unscaled(self.attention(normed, positions, cache, meta, rows))
+        mixed = unscaled(self._mixed(normed, positions, memory, meta, rows))
         if rows is not None:
             residual, normed = residual.index_select(0, rows), _chosen(normed, rows)
         if self.mlp_norm is not None:
             normed = self.mlp_norm(residual, quantize=self.mlp.quantizes_input)
-        return self._out(attended.add_(unscaled(self.mlp(normed))), None), residual
+        return self._out(mixed.add_(unscaled(self.mlp(normed))), None), residual
 
     def linears(self) -> Iterator[Linear]:
         yield from super().linears()
@@ -181,14 +224,21 @@ class Decoder:
     def caches(self) -> tuple[KVSpec, ...]:
         """The KV cache entries that this rank keeps of a token: one for each layer that does not read another's."""
         shared = self.stack.shared_layers
-        own = [(index, layer.attention) for index, layer in enumerate(self.layers) if layer.attention.spec.reads is None]
-        return tuple(replace(one.cache, layer=index if index in shared else None) for index, one in own)
+        attending = [(index, layer.attention) for index, layer in enumerate(self.layers) if layer.attention is not None]
+        own = [(index, one.cache) for index, one in attending if one.spec.reads is None]
+        return tuple(replace(cache, layer=index if index in shared else None) for index, cache in own)
+
+    @property
+    def states(self) -> tuple[tuple[StateSpec, ...], ...]:
+        """What this rank keeps of a sequence, for each layer that keeps states."""
+        return tuple(layer.mixer.states for layer in self.layers if layer.mixer is not None)
 
     def allocate(self, num_positions: int, device: torch.device) -> None:
         """Prepares for sequences of so many tokens."""
         self.ropes.allocate(num_positions, device)
         for layer in self.layers:
-            layer.attention.move(device)
+            if layer.attention is not None:
+                layer.attention.move(device)
 
     def parameters(self) -> Iterator[Parameter]:
         yield from self.body_parameters()
@@ -211,7 +261,15 @@ class Decoder:
         for layer in self.visit(self.layers):
             yield from layer.linears()
 
-    def forward(self, tokens: Tensor, positions: Tensor, caches: list[KVCache], meta: AttentionMeta, rows: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        caches: list[KVCache],
+        meta: AttentionMeta,
+        rows: Tensor | None = None,
+        pools: Sequence[Pools] = (),
+    ) -> Tensor:
         """Hidden states [R, hidden_size] after the last layer and the final norm.
 
         Args:
@@ -219,20 +277,31 @@ class Decoder:
             caches: one for each of `self.caches`; the step's keys and values are stored in them.
             rows: int64 [R], the rows that are wanted, R a multiple of ROW_MULTIPLE or 0; None is all. The last layer
                 computes no others.
+            pools: one for each of `self.states`.
         """
         plans: dict[tuple[int, int], Any] = {}
         x: Rows | None = None
         residual = self.embedded(tokens, positions)
         vectors = None if self.per_layer is None else self.per_layer(tokens, residual)
-        for index, (layer, place) in enumerate(zip(self.visit(self.layers), self.stack.cache_places, strict=True)):
-            heads = (layer.attention.config.num_heads, layer.attention.config.num_kv_heads)
-            if heads not in plans:
-                plans[heads] = self.ops.plan_attention(meta, *heads)
-            meta.plan = plans[heads]
+        of_layers = self._memory(caches, pools)
+        for index, (layer, memory) in enumerate(zip(self.visit(self.layers), of_layers, strict=True)):
+            if layer.attention is not None:
+                heads = (layer.attention.config.num_heads, layer.attention.config.num_kv_heads)
+                if heads not in plans:
+                    plans[heads] = self.ops.plan_attention(meta, *heads)
+                meta.plan = plans[heads]
             own = None if vectors is None else vectors[:, index]
-            x, residual = layer(x, residual, positions, caches[place], meta, rows if layer is self.layers[-1] else None, own)
+            x, residual = layer(x, residual, positions, memory, meta, rows if layer is self.layers[-1] else None, own)
         hidden, _ = _normed(self.norm, x, residual, quantize=False)
         return unscaled(hidden if self.output_projection is None else self._projected(self.output_projection, hidden))
+
+    def _memory(self, caches: list[KVCache], pools: Sequence[Pools]) -> list[LayerMemory]:
+        """What each layer reads and writes of earlier tokens."""
+        left = iter(pools)
+        return [
+            LayerMemory(None if place is None else caches[place], () if layer.mixer is None else next(left))
+            for layer, place in zip(self.layers, self.stack.cache_places, strict=True)
+        ]
 
     def _projected(self, linear: Linear, x: Rows) -> Tensor:
         assert isinstance(x, Tensor), "asked for without quantization"

@@ -18,6 +18,8 @@ from ..layers.attention import SegmentAttention
 from ..layers.classifier import Classifier
 from ..layers.embedding import Embedding
 from ..layers.linear import Linear
+from ..layers.mlp import MLP
+from ..layers.moe import Experts
 from ..layers.norm import Norm
 from ..layers.relative import Relative, relative_of
 from ..layers.rope import Ropes
@@ -85,10 +87,11 @@ class EncoderLayer(Layer):
     """
 
     attention: SegmentAttention
+    mlp: MLP | Experts
 
     def __init__(self, ops: Ops, stack: StackSpec, index: int, ropes: Ropes, relative: Relative | None = None) -> None:
         super().__init__(ops, stack, index)
-        spec, self.pre_norm = stack.layers[index].attention, stack.pre_norm
+        spec, self.pre_norm = stack.layers[index].need_attention(), stack.pre_norm
         prefix = stack.names.layer.format(index)
         self.attention = SegmentAttention(ops, prefix, stack.names, stack.hidden_size, spec, ropes.of(spec.rope), relative)
         if stack.first_is_normed and not index:

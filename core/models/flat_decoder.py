@@ -11,6 +11,7 @@ from infer.kernels.ops import NULL_BLOCK, AttentionMeta, KVCache, Ops, Segments
 
 from ..layers.classifier import ScoringHead
 from ..layers.linear import Linear
+from ..layers.mixers import new_pools
 from ..spec.stack import KVSpec
 from ..weights.parameter import Parameter
 from .decoder import Decoder
@@ -53,8 +54,13 @@ class FlatDecoder:
     def forward(self, tokens: Tensor, positions: Tensor, types: Tensor | None, segments: Segments, rows: Tensor | None = None) -> Tensor:
         """See `PoolingModel.forward`."""
         meta, used = self._pages(segments.starts)
+        pools: list[tuple[Tensor, ...]] = []
+        if self.model.states:
+            count = len(meta.kv_lens)
+            meta.state_slots = torch.arange(1, count + 1, dtype=torch.int32, device=tokens.device)
+            pools = new_pools(self.model.states, count + 1, self._dtype, tokens.device)
         room = {cache: self._room(cache, used + 1, tokens.device) for cache in dict.fromkeys(self.model.caches)}  # NULL_BLOCK is nobody's
-        return self.model.forward(tokens, positions, [room[cache] for cache in self.model.caches], meta, rows)
+        return self.model.forward(tokens, positions, [room[cache] for cache in self.model.caches], meta, rows, pools)
 
     def _pages(self, starts: Tensor) -> tuple[AttentionMeta, int]:
         """The blocks in which the step's tokens are stored, text after text, and their number."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from infer.kernels.ops import AttentionMeta, KVCache, Ops
 
 from ..layers.linear import Linear
+from ..spec.mixers import StateSpec
 from ..spec.stack import KVSpec
 
 
@@ -25,10 +26,22 @@ class LanguageModel(Protocol):
     def caches(self) -> tuple[KVSpec, ...]:
         """The KV caches it needs: one for each time it attends in a forward pass."""
 
+    @property
+    def states(self) -> tuple[tuple[StateSpec, ...], ...]:
+        """The states that it keeps of a sequence, for each layer that keeps some."""
+
     def linears(self) -> Iterator[Linear]:
         """Every linear layer but the head."""
 
-    def forward(self, tokens: Tensor, positions: Tensor, caches: list[KVCache], meta: AttentionMeta, rows: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        caches: list[KVCache],
+        meta: AttentionMeta,
+        rows: Tensor | None = None,
+        pools: Sequence[Sequence[Tensor]] = (),
+    ) -> Tensor:
         """See `Decoder.forward`."""
 
     def logits(self, hidden: Tensor) -> Tensor:

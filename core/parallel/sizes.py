@@ -49,8 +49,14 @@ def check_size(spec: ModelSpec, size: int) -> None:
     fitting = fitting_sizes(spec.shares, max(_MOST, size))
     if size not in fitting:
         worst = next(one for one in spec.shares if not one.fit(size))
-        heads = f"{worst.num_heads} attention heads, {worst.num_kv_heads} key/value heads"
+        counts = {
+            "attention heads": worst.num_heads,
+            "key/value heads": worst.num_kv_heads,
+            "channels or heads of layers that keep states": worst.mixed,
+            "features between its feed-forward layers": worst.inner,
+        }
+        *told, last = [f"{count} {what}" for what, count in counts.items() if count]
         raise ConfigError(
-            f"tensor_parallel_size={size}: the model's {heads} and {worst.inner} features between its feed-forward layers "
-            f"cannot be shared evenly; sizes that work: {', '.join(map(str, fitting))}"
+            f"tensor_parallel_size={size}: the model's {', '.join(told)}{' and ' if told else ''}{last} cannot be shared evenly; "
+            f"sizes that work: {', '.join(map(str, fitting))}"
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import ModelError
 from .hf_values import COUNT, DTYPE, FLAG, LAYERS, NULL, POSITIVE, TEXT, WHOLE, Kind
+from .mixers import MixerSpec
 from .names import Names, Naming, Split
 from .rope import RopeConfig
 from .stack import AttentionSpec, ClassifierSpec, ExpertsSpec, LayerSpec, MLPSpec, NormSpec, StackSpec
@@ -80,7 +81,9 @@ def decoder(
     attention: Mapping[str, Any] | None = None,
     windows: Sequence[int | None] = (),
     by_layer: Sequence[Mapping[str, Any]] = (),
-    feed_forward: MLPSpec | ExpertsSpec | Sequence[MLPSpec | ExpertsSpec] | None = None,
+    mixers: Sequence[MixerSpec | None] = (),
+    attends: Sequence[bool] = (),
+    feed_forward: MLPSpec | ExpertsSpec | Sequence[MLPSpec | ExpertsSpec | None] | None = None,
     **differences: Any,
 ) -> StackSpec:
     """Llama's reading of config.json. Raises KeyError for what is missing, ModelError for sizes that do not fit each other.
@@ -89,7 +92,9 @@ def decoder(
         attention: differences of every layer's `AttentionSpec`.
         windows: one entry a layer; empty: all layers see everything.
         by_layer: differences of each layer's `AttentionSpec`; empty: there are no others.
-        feed_forward: another than the gated one, or one a layer.
+        mixers: what keeps states, one entry a layer; empty: there is none.
+        attends: which layers have attention; empty: those that keep no states.
+        feed_forward: another than the gated one, or one a layer, None where it has none.
         differences: of the `StackSpec`.
     """
     hidden, heads = hf["hidden_size"], hf["num_attention_heads"]
@@ -99,18 +104,19 @@ def decoder(
         raise ModelError(f"config.json: {heads} attention heads cannot share {hidden} features")
     if heads % kv_heads:
         raise ModelError(f"config.json: {heads} attention heads cannot share {kv_heads} key/value heads")
-    attends: dict[str, Any] = {
+    shape: dict[str, Any] = {
         "num_heads": heads,
         "num_kv_heads": kv_heads,
         "head_dim": head_dim,
         "scale": head_dim**-0.5,
         **(attention or {}),
     }
-    if "rope" not in attends:
-        attends["rope"] = RopeConfig.from_hf(hf, head_dim)
+    if "rope" not in shape:
+        shape["rope"] = RopeConfig.from_hf(hf, head_dim)
     feed_forward = feed_forward or gated(hf)
     parts = (feed_forward,) * hf["num_hidden_layers"] if isinstance(feed_forward, (MLPSpec, ExpertsSpec)) else feed_forward
     seen = [{"window": window} for window in windows or (None,) * hf["num_hidden_layers"]]
+    keeps = mixers or (None,) * hf["num_hidden_layers"]
     if by_layer:
         seen = [{**one, **more} for one, more in zip(seen, by_layer, strict=True)]
     values: dict[str, Any] = {
@@ -119,7 +125,8 @@ def decoder(
         "vocab_size": hf["vocab_size"],
         "hidden_size": hidden,
         "layers": tuple(
-            LayerSpec(attention=AttentionSpec(**{**attends, **one}), feed_forward=part) for one, part in zip(seen, parts, strict=True)
+            LayerSpec(attention=AttentionSpec(**{**shape, **one}) if attending else None, mixer=mixer, feed_forward=part)
+            for one, attending, mixer, part in zip(seen, attends or [one is None for one in keeps], keeps, parts, strict=True)
         ),
         "norm": NormSpec(eps=hf.get("rms_norm_eps", 1e-6)),
         "tie_embeddings": bool(hf.get("tie_word_embeddings", False)),
@@ -157,7 +164,7 @@ def plain(size: int, activation: str, *, bias: bool = True) -> MLPSpec:
 
 def by_head(made: StackSpec, pieces: tuple[str, str, str]) -> Split:
     """A layer that gives the queries, the key and the value of one key/value head after the other."""
-    one = made.layers[0].attention
+    one = made.layers[0].need_attention()
     heads = one.num_heads // one.num_kv_heads
     return Split(pieces, (heads * one.head_dim, one.head_dim, one.head_dim), one.num_kv_heads)
 

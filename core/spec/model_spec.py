@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import ModelError
+from .mixers import StateSpec
 from .stack import KVSpec, Shares, StackSpec
 
 
@@ -33,7 +34,9 @@ class ModelSpec:
     stated_length: int | None
     """A greater one that its file allows besides."""
     caches: tuple[KVSpec, ...]
-    """One a layer; empty where config.json does not say."""
+    """One for each layer that attends; empty also where config.json of a model in transformers' code does not say."""
+    states: tuple[StateSpec, ...]
+    """All that its layers keep of a sequence, whatever its length."""
     shares: frozenset[Shares]
     """Of its kinds of layers; empty where ranks cannot share it."""
     end_tokens: tuple[int, ...]

@@ -22,7 +22,7 @@ class Names:
     relative_norm: str = ""
     layer: str
     attention_norm: str = ""
-    """Before attention, or behind it where the norms come after (`StackSpec.pre_norm`)."""
+    """Before attention and what keeps states, or behind it where the norms come after (`StackSpec.pre_norm`)."""
     qkv: tuple[str, ...]
     """Queries, keys and values, or one layer that is all three in this order. Where there is a latent (`LatentSpec`): queries or their
     latent, and the latent with the rotated key behind it."""
@@ -30,12 +30,16 @@ class Names:
     """From the latent of queries, whose norm is `q_norm`, to queries."""
     kv_up: str = ""
     """From the latent, whose norm is `k_norm`, to keys and values, head by head."""
+    gate: str = ""
+    """See `AttentionSpec.gated`."""
     sinks: str = ""
     """See `AttentionSpec.sinks`: a tensor, not a prefix."""
     q_norm: str = ""
     """With "{}" in it: one norm a head, by number."""
     k_norm: str = ""
     attention_out: str
+    mixer: str = ""
+    """What keeps states; the names in it are its own, see `MixerSpec.tensors`."""
     attention_out_norm: str = ""
     """Of what attention gives, before it is added."""
     relative_qk: tuple[str, ...] = ()

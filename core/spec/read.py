@@ -72,6 +72,7 @@ def read_spec(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
         max_length=_max_length(text, stack),
         stated_length=int(stated) if isinstance(stated, (int, float)) else None,
         caches=_caches(hf) if stack is None else stack.caches,
+        states=() if stack is None else stack.states,
         shares=frozenset() if stack is None else _shares(stack),
         end_tokens=_end_tokens(_get(hf, "eos_token_id") if wrapper is None else hf.get("eos_token_id", text.get("eos_token_id"))),
         default_end_token=None if ours is None or "eos_token_id" in hf or "eos_token_id" in text else ours.end_token,
@@ -165,7 +166,12 @@ def _caches(hf: Mapping[str, Any]) -> tuple[KVSpec, ...]:
 
 
 def _shares(stack: StackSpec) -> frozenset[Shares]:
-    return frozenset(Shares(one.attention.num_heads, one.attention.num_kv_heads, size) for one in stack.layers for size in one.inner_sizes)
+    found = set()
+    for layer in stack.layers:
+        heads = (0, 0) if layer.attention is None else (layer.attention.num_heads, layer.attention.num_kv_heads)
+        mixed = 0 if layer.mixer is None else layer.mixer.shared
+        found |= {Shares(*heads, size, mixed) for size in layer.inner_sizes or (0,)}
+    return frozenset(found)
 
 
 def _classifier_pooling(hf: Mapping[str, Any], ours: Architecture | None) -> str:

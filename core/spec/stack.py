@@ -11,6 +11,7 @@ from functools import cached_property
 
 from ..errors import ModelError
 from .activations import XIELU, activation_kind
+from .mixers import MixerSpec, StateSpec
 from .names import Names, Naming
 from .rope import RopeConfig
 
@@ -43,11 +44,13 @@ class Shares:
     num_heads: int
     num_kv_heads: int
     inner: int
+    mixed: int = 0
+    """Channels or heads of what keeps states; 0 here and above: there is none."""
 
     def fit(self, size: int) -> bool:
         """True if `size` ranks can share it."""
         kv = self.num_kv_heads % size == 0 or size % self.num_kv_heads == 0
-        return kv and self.num_heads % size == 0 and self.inner % size == 0
+        return kv and all(count % size == 0 for count in (self.num_heads, self.inner, self.mixed))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +116,8 @@ class AttentionSpec:
     """Values are what keys are made of, before their norm and rotation."""
     value_norm: NormSpec | None = None
     """Of each value head, without weights."""
+    gated: bool = False
+    """What a head has seen is multiplied by the sigmoid of as many features, made of the token as its query is."""
     latent: LatentSpec | None = None
     """`head_dim` is then that of queries, of which the last features rotate, and `num_kv_heads` is 1, since all heads read the same."""
 
@@ -280,15 +285,23 @@ class PerLayerSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSpec:
-    attention: AttentionSpec
-    feed_forward: MLPSpec | ExpertsSpec
+    """A layer's parts, one at least. Attention and what keeps states read the same x, and what both give is added."""
+
+    attention: AttentionSpec | None
+    mixer: MixerSpec | None = None
+    feed_forward: MLPSpec | ExpertsSpec | None
     experts: ExpertsSpec | None = None
     """Experts beside the feed-forward part, each with norms of its own."""
 
     @property
     def inner_sizes(self) -> tuple[int, ...]:
         """Features between layers of feed-forward parts that ranks share."""
-        return self.feed_forward.sizes + (self.experts.sizes if self.experts is not None else ())
+        return tuple(size for part in (self.feed_forward, self.experts) if part is not None for size in part.sizes)
+
+    def need_attention(self) -> AttentionSpec:
+        """Its attention, of a kind of model whose layers all have one."""
+        assert self.attention is not None, "not a hybrid"
+        return self.attention
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,21 +372,34 @@ class StackSpec:
     @property
     def caches(self) -> tuple[KVSpec, ...]:
         """The keys and values that layers keep of a token: one for each that does not read another's."""
-        return tuple(layer.attention.cache for layer in self.layers if layer.attention.reads is None)
+        own = (layer.attention for layer in self.layers if layer.attention is not None)
+        return tuple(one.cache for one in own if one.reads is None)
 
     @cached_property
-    def cache_places(self) -> tuple[int, ...]:
-        """The places among `caches` of what each layer reads."""
-        places: list[int] = []
+    def cache_places(self) -> tuple[int | None, ...]:
+        """The places among `caches` of what each layer reads; None of one without attention."""
+        places: list[int | None] = []
+        count = 0
         for layer in self.layers:
-            source = layer.attention.reads
-            places.append(max(places, default=-1) + 1 if source is None else places[source])
+            if layer.attention is None:
+                places.append(None)
+            elif layer.attention.reads is not None:
+                places.append(places[layer.attention.reads])
+            else:
+                places.append(count)
+                count += 1
         return tuple(places)
 
     @cached_property
     def shared_layers(self) -> frozenset[int]:
         """The numbers of layers whose keys and values others read too."""
-        return frozenset(layer.attention.reads for layer in self.layers if layer.attention.reads is not None)
+        attending = (layer.attention for layer in self.layers if layer.attention is not None)
+        return frozenset(one.reads for one in attending if one.reads is not None)
+
+    @property
+    def states(self) -> tuple[StateSpec, ...]:
+        """All that its layers keep of a sequence, whatever its length."""
+        return tuple(state for layer in self.layers if layer.mixer is not None for state in layer.mixer.states)
 
     @property
     def max_length(self) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .activations import LEARNED
+from .mixers import Named
 from .names import Names
 from .stack import (
     AttentionSpec,
@@ -19,9 +20,6 @@ from .stack import (
     RoutingSpec,
     StackSpec,
 )
-
-#: The name of a tensor, and its shape as our model asks for it.
-Named = tuple[str, tuple[int, ...]]
 
 
 def tensors(stack: StackSpec, *, head: bool, classifier: ClassifierSpec | None = None, labels: int = 0) -> dict[str, tuple[int, ...]]:
@@ -46,7 +44,10 @@ def shared_inputs(stack: StackSpec) -> Iterator[tuple[str, int]]:
     names = stack.names
     for index, layer in enumerate(stack.layers):
         prefix = names.layer.format(index)
-        yield f"{prefix}.{names.attention_out}.weight", layer.attention.value_width
+        if layer.attention is not None:
+            yield f"{prefix}.{names.attention_out}.weight", layer.attention.value_width
+        if layer.mixer is not None:
+            yield from layer.mixer.shared_inputs(f"{prefix}.{names.mixer}")
         for part in (layer.feed_forward, layer.experts):
             if isinstance(part, MLPSpec):
                 yield f"{prefix}.{names.down}.weight", part.size
@@ -73,20 +74,25 @@ def _body(stack: StackSpec) -> Iterator[Named]:
     if stack.per_layer is not None:
         yield from _per_layer(stack, stack.per_layer)
     if isinstance(stack.relative, DistanceSpec):
-        yield f"{names.relative}.weight", (stack.relative.buckets, stack.layers[0].attention.num_heads)
+        yield f"{names.relative}.weight", (stack.relative.buckets, stack.layers[0].need_attention().num_heads)
     if isinstance(stack.relative, DisentangledSpec):
         yield f"{names.relative}.weight", (2 * stack.relative.span, hidden)
         yield from _norm(names.relative_norm, hidden, stack.norm)
     for index, layer in enumerate(stack.layers):
         prefix = names.layer.format(index)
         normed = stack.first_is_normed and not index
-        for name in (names.attention_norm, names.attention_out_norm, names.mlp_norm, names.mlp_out_norm):
+        mixes = layer.attention is not None or layer.mixer is not None
+        norms = (names.attention_norm, names.attention_out_norm) if mixes else ()
+        for name in (*norms, *((names.mlp_norm, names.mlp_out_norm) if layer.feed_forward is not None else ())):
             if name and not (normed and name == names.attention_norm):
                 yield from _norm(f"{prefix}.{name}", hidden, stack.norm)
-        yield from _attention(prefix, names, hidden, layer.attention)
+        if layer.attention is not None:
+            yield from _attention(prefix, names, hidden, layer.attention)
+        if layer.mixer is not None:
+            yield from layer.mixer.tensors(f"{prefix}.{names.mixer}", hidden)
         if isinstance(layer.feed_forward, ExpertsSpec):
             yield from _experts(prefix, names, hidden, layer.feed_forward)
-        else:
+        elif layer.feed_forward is not None:
             yield from _mlp(prefix, names.up, names.down, hidden, layer.feed_forward)
             for number in LEARNED if layer.feed_forward.learned_activation else ():
                 yield f"{prefix}.{names.activation}.{number}", (1,)
@@ -119,7 +125,7 @@ def _attention(layer: str, names: Names, hidden: int, spec: AttentionSpec) -> It
     widths = (width, kv_width, kv_width) if len(names.qkv) == 3 else (width + 2 * kv_width,)
     for name, size in zip(names.qkv[: spec.parts], widths[: spec.parts], strict=True):
         yield from _linear(f"{layer}.{name}", size, hidden, bias=spec.qkv_bias)
-    for name in names.relative_qk:
+    for name in (*names.relative_qk, *([names.gate] if spec.gated else [])):
         yield from _linear(f"{layer}.{name}", width, hidden, bias=spec.qkv_bias)
     yield from _linear(f"{layer}.{names.attention_out}", hidden, width, bias=spec.out_bias)
     if spec.sinks:

@@ -104,6 +104,10 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     hashes: list[bytes] = field(default_factory=list)
     """Chain hashes of the full blocks of `tokens`, as far as they have been needed."""
+    state: int = 0
+    """Its slot in the pools of states; 0: it has none, or the model keeps none."""
+    borders: list[int] = field(default_factory=list)
+    """Numbers of tokens, all ahead of it, at which a step has to end because its states are kept there."""
     source: Sequence | None = None
     """The choice that prefilled the shared prompt, whose blocks this one may share."""
     finish_reason: str | None = None
@@ -143,6 +147,8 @@ class Sequence:
             tokens=list(self.tokens),
             hashes=list(self.hashes),
             blocks=[],
+            state=0,
+            borders=[],
             logprobs=None if self.logprobs is None else list(self.logprobs),
             grammar=None if self.grammar is None else self.grammar.fork(),
             group=None,

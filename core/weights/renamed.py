@@ -108,7 +108,7 @@ def _turned_by_neighbours(stack: StackSpec) -> dict[str, Turned]:
     found: dict[str, Turned] = {}
     for index, layer in enumerate(stack.layers):
         spec, prefix = layer.attention, stack.names.layer.format(index)
-        if spec.rope is None or not spec.rope.interleaved:
+        if spec is None or spec.rope is None or not spec.rope.interleaved:
             continue
         heads = dict.fromkeys(stack.names.qkv[:2], Turned(spec.head_dim, 0, spec.rope.rotary_dim))
         if latent := spec.latent:

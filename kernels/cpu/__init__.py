@@ -14,6 +14,7 @@ from ..backend import Backend
 from . import (
     activation,
     attention,
+    convolution,
     delta,
     experts,
     fp8,
@@ -33,7 +34,7 @@ from . import (
 )
 
 _MODULES = (activation, attention, experts, fp8, gated_norm, grouped, int8, kv, linear, norm, quantize, rope, sampling, segments)
-_STATES = (delta, mamba2, selective_scan)
+_STATES = (convolution, delta, mamba2, selective_scan)
 _linear, _linear_experts = linear.linear, experts.linear_experts
 
 

@@ -23,10 +23,10 @@ from ..ops import AttentionMeta, Segments
 from . import activation, attention, experts, fp8, grouped, int8, kv, linear, logprobs, norm, quantize, rope, sampling, segments
 from .build import on_its_device
 from .groups.weight import PackedGroups
-from .state import delta, gated_norm, mamba2, selective_scan
+from .state import convolution, delta, gated_norm, mamba2, selective_scan
 
 _MODULES = (activation, attention, experts, fp8, grouped, int8, kv, linear, logprobs, norm, quantize, rope, sampling, segments)
-_STATES = (delta, gated_norm, mamba2, selective_scan)
+_STATES = (convolution, delta, gated_norm, mamba2, selective_scan)
 _linear, _linear_grouped = on_its_device(linear.linear), on_its_device(grouped.linear_grouped)
 _linear_experts_grouped = on_its_device(grouped.linear_experts_grouped)
 _linear_fp8 = on_its_device(fp8.linear_fp8)

@@ -44,6 +44,7 @@ MODULES = (
     "rope",
     "sampling",
     "segments",
+    "state.convolution",
     "state.delta",
     "state.gated_norm",
     "state.mamba2",

@@ -107,9 +107,7 @@ class BeamTurns:
         """Books the forks of some groups after a step. A group with no beam left is gone."""
         for moves in all_moves:
             for parent, fork in moves.forks:
-                if parent.blocks:
-                    self._blocks.share(fork, parent.blocks)
-                    fork.num_computed = parent.num_computed
+                if parent.blocks and self._blocks.fork(parent, fork):
                     self._forked.update((parent, fork))
                 else:
                     fork.num_computed = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from infer.kernels.ops import AttentionMeta, KVCache, Ops
 
 from ...errors import ModelError
 from ...layers.linear import Linear
+from ...spec.mixers import StateSpec
 from ...spec.stack import KVSpec
 from .attention import PagedAttention
 
@@ -47,13 +48,22 @@ class HFModel:
         setattr(whole, prefix, self._given)
         self._tail = whole
         self.vocab_size, self.hidden_size = head.out_features, head.in_features
+        self.states: tuple[tuple[StateSpec, ...], ...] = ()
         self.caches = (KVSpec(attention.num_kv_heads, attention.head_dim),) * len(attention.calls)
 
     def linears(self) -> Iterator[Linear]:
         """Every linear layer but the head."""
         yield from self._linears
 
-    def forward(self, tokens: Tensor, positions: Tensor, caches: list[KVCache], meta: AttentionMeta, rows: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        caches: list[KVCache],
+        meta: AttentionMeta,
+        rows: Tensor | None = None,
+        pools: Sequence[Sequence[Tensor]] = (),
+    ) -> Tensor:
         """See `Decoder.forward`; all rows are computed, whichever are wanted."""
         with self.attention.step(caches, meta):
             output = self.body(input_ids=tokens[None], position_ids=positions[None], use_cache=False)

@@ -213,7 +213,7 @@ def test_loading_a_model_folder(tiny_llama: Path, monkeypatch: pytest.MonkeyPatc
     offloading = generating.load(config, source, SINGLE)
     assert copier.waited == 5, "the probe asks for every layer in turn"
     batch = stacks.step(([5, 6, 7], 0, [2]), block_size=config.block_size)
-    want, got = (loaded.runner(config, 9, 0).run(batch) for loaded in (plain, offloading))
+    want, got = (loaded.runner(config, generating.Room(9, 0, 0)).run(batch) for loaded in (plain, offloading))
     assert torch.equal(got, want)
     assert copier.waited == 10
 

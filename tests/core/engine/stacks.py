@@ -81,4 +81,5 @@ def step(*sequences: tuple[list[int], int, list[int]], draw: list[bool] | None =
         prompt_start=len(logit_rows),
         num_prompt_logits=0,
         copies=np.empty((0, 2), np.int64),
+        state_slots=np.arange(1, len(sequences) + 1, dtype=np.int32),
     )

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from infer.core.build.generating import Loaded
+from infer.core.build.generating import Loaded, Room
 from infer.core.engine.batch import Batch
 from infer.core.engine.engine import Engine
 from infer.core.engine.graphs import CudaRecorder, DecodeGraphs, graph_sizes
@@ -23,6 +23,7 @@ from infer.core.engine.static_inputs import StaticInputs
 from infer.core.engine.stopping import EndTokens
 from infer.core.errors import EngineError
 from infer.core.memory.kv_cache import KVShape
+from infer.core.memory.state_pools import StateShape
 from infer.core.settings.args import EngineArgs
 from infer.core.settings.config import EngineConfig
 from infer.core.spec.read import read_spec
@@ -177,14 +178,23 @@ def test_nothing_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     model = stacks.load(stacks.described(load_kernels("reference"), num_layers=2))
     forward = model.forward
 
-    def watched(tokens: Tensor, positions: Tensor, caches: Any, meta: Any, rows: Tensor | None = None) -> Tensor:
-        tensors = [tokens, positions, meta.query_start, meta.kv_lens, meta.block_tables, meta.slots, *(t for c in caches for t in c)]
+    def watched(tokens: Tensor, positions: Tensor, caches: Any, meta: Any, rows: Tensor | None = None, pools: Any = ()) -> Tensor:
+        tensors = [
+            tokens,
+            positions,
+            meta.query_start,
+            meta.kv_lens,
+            meta.block_tables,
+            meta.slots,
+            meta.state_slots,
+            *(t for c in caches for t in c),
+        ]
         key = tuple((t.data_ptr(), t.shape, t.stride(), t.dtype) for t in tensors)
         assert all(t.data_ptr() % 16 == 0 for t in tensors)
         calls.setdefault(len(meta.kv_lens), set()).add(key)
         given.append(len(meta.kv_lens))
         assert rows is None
-        return forward(tokens, positions, caches, meta, rows)
+        return forward(tokens, positions, caches, meta, rows, pools)
 
     monkeypatch.setattr(model, "forward", watched)
     runner = stacks.runner_of(model, NUM_BLOCKS + 1)
@@ -351,8 +361,8 @@ def test_where_nothing_is_recorded() -> None:
     """A CPU has nothing to gain; of a GPU it is told."""
     model = stacks.load(stacks.described(load_kernels("reference"), num_layers=1))
     shape = KVShape((KVSpec(2, 8),), torch.float32)
-    loaded = Loaded(model, model.ops, shape, 4, 0, CPU, ops_are_plain=True)
-    assert loaded.runner(config_of(), 4, 0).graphs is None
+    loaded = Loaded(model, model.ops, shape, StateShape((), torch.float32), Room(4, 0, 0), CPU, ops_are_plain=True)
+    assert loaded.runner(config_of(), loaded.room).graphs is None
     assert loaded._unrecordable(config_of()) == "the reference kernels read lengths from the device"
     ops = load_kernels("reference")
     ops.name = "cuda"

@@ -190,10 +190,10 @@ def test_the_largest_steps_run_and_take_no_blocks(tiny_llama: Path, monkeypatch:
     drawn: list[int] = []
     plain_sample = loaded.ops.sample
     loaded.ops.sample = lambda logits, *rest: (drawn.append(len(logits)), plain_sample(logits, *rest))[1]  # type: ignore[method-assign, func-returns-value]
-    run_largest_steps(loaded.model, loaded.ops, loaded.shape, plan.config, loaded.device, draws=True)
+    run_largest_steps(loaded.model, loaded.ops, loaded.shape, loaded.states, plan.config, loaded.device, draws=True)
     assert ran == [(300, 16, 2), (300, 40, 2)]
     assert drawn == [16, 40]
-    run_largest_steps(loaded.model, loaded.ops, loaded.shape, plan.config, loaded.device, draws=False)
+    run_largest_steps(loaded.model, loaded.ops, loaded.shape, loaded.states, plan.config, loaded.device, draws=False)
     assert drawn == [16, 40]
 
 
@@ -222,10 +222,10 @@ def test_loading_measures_unless_the_size_is_given(tiny_llama: Path, fake_gpu: F
     plan = plan_of(tiny_llama, gpu_memory_utilization=0.5, max_num_seqs=8)
     loaded = generating.load(plan.config, plan.source, group.SINGLE)
     block = 16 * loaded.shape.bytes_per_token
-    assert loaded.num_blocks == ((32 - 2 - 8 - 4) << 20) // block - 1
+    assert loaded.room.num_blocks == ((32 - 2 - 8 - 4) << 20) // block - 1
     given = plan_of(tiny_llama, num_gpu_blocks_override=33)
     fake_gpu.others = 60 << 20
-    assert generating.load(given.config, given.source, group.SINGLE).num_blocks == 33
+    assert generating.load(given.config, given.source, group.SINGLE).room.num_blocks == 33
 
 
 @pytest.mark.gpu

@@ -14,6 +14,7 @@ import transformers
 from infer.core import models
 from infer.core.build.probe import make_rows_alike
 from infer.core.errors import ModelError
+from infer.core.layers.mixers import new_pools
 from infer.core.quant.int8 import Int8
 from infer.core.spec.read import read_spec
 from infer.core.weights.folder import FolderSource
@@ -342,6 +343,20 @@ ARCHITECTURES = [
     ("falcon", {"num_attention_heads": 4, "new_decoder_architecture": True, "num_kv_heads": 2, "bias": True, "ffn_hidden_size": 80}),
     ("falcon", {"num_attention_heads": 4, "new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1}),
     ("falcon", {"num_attention_heads": 8, "alibi": True, "multi_query": False, "parallel_attn": False, "bias": True}),
+    (
+        "lfm2",
+        {
+            "layer_types": ["conv", "full_attention", "conv"],
+            "block_multiple_of": 16,
+            "conv_bias": True,
+            "tie_word_embeddings": True,
+        },
+    ),
+    ("lfm2", {"full_attn_idxs": [0], "conv_L_cache": 4, "block_auto_adjust_ff_dim": False}),
+    (
+        "lfm2_moe",
+        {**MOE, "layer_types": ["conv", "full_attention", "conv"], "num_experts": 6, "num_experts_per_tok": 3, "num_dense_layers": 1},
+    ),
     ("mpt", {"n_heads": 4}),
     ("mpt", {"n_heads": 6, "attn_config": {"clip_qkv": 0.7, "softmax_scale": 0.3}}),
 ]
@@ -372,7 +387,7 @@ def reference_model(kind: str, changes: dict[str, Any]) -> Any:
         if parameter.dim() == 1:  # norms are all ones and biases zeros at first: that would hide a missing one
             torch.nn.init.normal_(parameter, 0.5 if "norm" in name else 0.0, 0.3)
     for name, state in chain(model.named_parameters(), model.named_buffers()):
-        if name.endswith(("e_score_correction_bias", "_proj_bias")):
+        if name.endswith(("e_score_correction_bias", "_proj_bias", "expert_bias")):
             torch.nn.init.normal_(state, 0.0, 0.3)
         if name.endswith(("layer_scalar", "router.scale", "per_expert_scale")):
             torch.nn.init.normal_(state, 0.9, 0.2)
@@ -407,6 +422,9 @@ def run(model: Any, prompts: list[list[int]], chunk: int, *, wanted: int | None 
         )
         for one in model.caches
     ]
+    pools = new_pools(model.states, len(prompts) + 1, torch.float32, torch.device("cpu"))
+    for pool in chain.from_iterable(pools):
+        pool.fill_(float("nan"))
     for cache in caches:
         cache.key[1:] = cache.value[1:] = float("nan")  # unwritten slots must never be read into a result
     logits: list[list[torch.Tensor]] = [[] for _ in prompts]
@@ -422,13 +440,14 @@ def run(model: Any, prompts: list[list[int]], chunk: int, *, wanted: int | None 
         meta = AttentionMeta(
             starts, torch.tensor([start + len(p) for _, p in rows], dtype=torch.int32), table[[i for i, _ in rows]], slots, block_size
         )
+        meta.state_slots = torch.tensor([i + 1 for i, _ in rows], dtype=torch.int32)
         pad = -len(tokens) % ROW_MULTIPLE
         asked = None
         if wanted is not None:
             count = 0 if start == 0 else min(wanted, len(sequences))
             sequences = sequences[len(sequences) - count :]
             asked = torch.tensor([*range(len(tokens) - count, len(tokens)), *[0] * (-count % ROW_MULTIPLE)], dtype=torch.int64)
-        hidden = model.forward(torch.tensor(tokens + [0] * pad), torch.tensor(positions + [0] * pad), caches, meta, asked)
+        hidden = model.forward(torch.tensor(tokens + [0] * pad), torch.tensor(positions + [0] * pad), caches, meta, asked, pools)
         assert hidden.shape == (len(asked) if asked is not None else len(tokens) + pad, model.hidden_size)
         if len(hidden):
             out = model.logits(hidden)

@@ -107,7 +107,7 @@ def test_the_runner_tells_who_it_was(watching: Any) -> None:
         def fail(self, cause: BaseException) -> None:
             raise EngineError("rank 1 (process 7) was killed by SIGKILL: out of memory?; all were ended") from cause
 
-    runner = ShardedRunner(None, None, [], 16, torch.device("cpu"), Ranks(), SINGLE, watch)  # type: ignore[arg-type]
+    runner = ShardedRunner(None, None, [], 16, torch.device("cpu"), (), Ranks(), SINGLE, watch)  # type: ignore[arg-type]
     with pytest.raises(EngineError, match="rank 1") as error, runner.at_work():
         device.synchronize(without=processes[0])
     assert isinstance(error.value.__cause__, Lost)

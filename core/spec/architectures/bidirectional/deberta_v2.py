@@ -70,7 +70,7 @@ def stack(hf: Mapping[str, Any]) -> StackSpec:
         classifier=ClassifierSpec(out="classifier", dense="pooler.dense", activation=hf["pooler_hidden_act"]),
     )
     scale = (hidden // heads * (1 + len(set(kinds)))) ** -0.5
-    layers = [replace(layer, attention=replace(layer.attention, scale=scale)) for layer in found.layers]
+    layers = [replace(layer, attention=replace(layer.need_attention(), scale=scale)) for layer in found.layers]
     return replace(found, layers=tuple(layers))
 
 

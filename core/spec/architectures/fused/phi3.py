@@ -33,7 +33,7 @@ def stack(hf: Mapping[str, Any]) -> StackSpec:
 
 def fused(made: StackSpec) -> dict[str, Split]:
     """Queries, keys and values in one layer, gate and up in another."""
-    one = made.layers[0].attention
+    one = made.layers[0].need_attention()
     sizes = (one.num_heads * one.head_dim, one.num_kv_heads * one.head_dim, one.num_kv_heads * one.head_dim)
     qkv = Split((".q_proj.", ".k_proj.", ".v_proj."), sizes)
     return {".qkv_proj.": qkv, ".gate_up_proj.": GATE_UP}
