@@ -21,6 +21,7 @@ from transformers import Lfm2Config, Lfm2ForCausalLM
 
 from infer.core.jobs.output.faults import POINTS
 
+from ..core.models.test_architectures import ARCHITECTURES, reference_model
 from ..core.weights.formats.folders import write
 from ..core.weights.formats.packers import PACKERS
 
@@ -163,7 +164,14 @@ def hybrid(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("made", [quantized, hybrid])
+def latent(folder: Path) -> Path:
+    """With one vector a token in the cache for all heads."""
+    kind, changes = next(row for row in ARCHITECTURES if row[0] == "deepseek_v3")
+    reference_model(kind, {**changes, "vocab_size": 250}).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("made", [quantized, hybrid, latent])
 def test_killed_with_models_of_other_kinds(
     launch: Any, write_lines: Any, tmp_path: Path, committed: Any, made: Callable[[Path], Path]
 ) -> None:

@@ -47,8 +47,8 @@ YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_pos
 
 MOE = {"moe_intermediate_size": 40}
 GEMMA4 = {"head_dim": 16, "global_head_dim": 32, "sliding_window": 20, "vocab_size_per_layer_input": 160}
-#: Latent attention, of sizes that are all different.
-MLA = {**MOE, "num_key_value_heads": 6, "kv_lora_rank": 22, "qk_nope_head_dim": 12, "qk_rope_head_dim": 8, "v_head_dim": 10}
+#: Latent attention, of sizes that are all different and multiples of 4: MKL does not treat all rows of some odd ones alike.
+MLA = {**MOE, "num_key_value_heads": 6, "kv_lora_rank": 24, "qk_nope_head_dim": 12, "qk_rope_head_dim": 8, "v_head_dim": 16}
 #: All experts of a token: which ones it has must not hang on rounding.
 MIXED = [
     ("qwen2_moe", {**MOE, "num_experts": 4, "num_experts_per_tok": 4, "shared_expert_intermediate_size": 48}),
