@@ -13,7 +13,7 @@ from infer.kernels.reference.rope import rotated
 
 from ..parallel.group import current
 from ..parallel.sizes import kv_share, share
-from ..quant.base import unscaled
+from ..quant.base import scaled, unscaled
 from ..spec.names import Names
 from ..spec.stack import AttentionSpec, KVSpec
 from ..weights.cut import Cut
@@ -120,10 +120,11 @@ class Attention(_Projections):
         seen = self.ops.attention(query, cache, meta, self.config)
         if rows is not None:
             seen, gate = seen[rows], None if gate is None else gate[rows]
-        if gate is None:
-            return self.out(seen)
-        quantize = self.out.method.quantizes_input
-        return self.out(self.ops.gated_activation(torch.cat([gate, seen], dim=1), "sigmoid", quantize=quantize))
+        let_through: Rows = seen
+        if gate is not None:
+            quantize = self.out.method.quantizes_input
+            let_through = self.ops.gated_activation(torch.cat([gate, seen], dim=1), "sigmoid", quantize=quantize)
+        return scaled(self.out(let_through), self.spec.out_scale)
 
     def _parted(self, made: Rows) -> tuple[Rows, Tensor | None]:
         """Queries, keys and values, and the gate."""

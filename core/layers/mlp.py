@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from infer.kernels.ops import Ops, Rows
 
-from ..quant.base import unscaled
+from ..quant.base import scaled, unscaled
 from ..spec.activations import activation_kind
 from ..spec.stack import MLPSpec
 from ..weights.parameter import Parameter
@@ -25,7 +25,7 @@ class MLP:
 
     def __init__(self, ops: Ops, up: Sequence[str], down: str, hidden_size: int, spec: MLPSpec, *, learned: str = "") -> None:
         self.ops = ops
-        self.gated = spec.gated
+        self.gated, self.gate_scale, self.out_scale = spec.gated, spec.gate_scale, spec.out_scale
         self.kind = "" if spec.learned_activation else activation_kind(spec.activation, gated=spec.gated)
         self.learned = XIELU(learned) if spec.learned_activation else None
         widths = [(1 + spec.gated) * spec.size // len(up)] * len(up)
@@ -38,17 +38,21 @@ class MLP:
         return self.up.method.quantizes_input
 
     def __call__(self, x: Rows) -> Rows:
-        return self.down(self._activated(x))
+        return scaled(self.down(self._activated(x)), self.out_scale)
 
     def part(self, x: Rows) -> Rows:
         """This rank's part, which the others' are to be added to."""
-        return self.down.part(self._activated(x))
+        return scaled(self.down.part(self._activated(x)), self.out_scale)
 
     def _activated(self, x: Rows) -> Rows:
         if self.learned is not None:
             return self.learned(unscaled(self.up(x)))
         activate = self.ops.gated_activation if self.gated else self.ops.activation
-        return activate(self.up(x), self.kind, quantize=self.down.method.quantizes_input)
+        made = self.up(x)
+        if self.gate_scale != 1:
+            made = unscaled(made)
+            made[:, : made.shape[1] // (1 + self.gated)] *= self.gate_scale
+        return activate(made, self.kind, quantize=self.down.method.quantizes_input)
 
     def linears(self) -> Iterator[Linear]:
         yield self.up

@@ -32,7 +32,7 @@ class Experts:
 
     def __init__(self, ops: Ops, layer: str, names: Names, hidden_size: int, spec: ExpertsSpec) -> None:
         self.ops, self.spec, self.group = ops, spec, current()
-        self.kind = activation_kind(spec.activation, gated=True)
+        self.kind = activation_kind(spec.activation, gated=spec.gated)
         self.router = Router(ops, layer, names, hidden_size, spec.count, spec.routing)
         up, down = [f"{layer}.{name}" for name in names.expert_up], f"{layer}.{names.expert_down}"
         self.experts = [
@@ -68,7 +68,8 @@ class Experts:
     def _multiplied(self, x: Rows, starts: Tensor) -> Tensor:
         """This rank's part of what experts make of rows sorted by expert."""
         inner = multiply(self._ups, x, starts)
-        activated = self.ops.gated_activation(inner, self.kind, quantize=self._quantizes(self._downs))
+        activate = self.ops.gated_activation if self.spec.gated else self.ops.activation
+        activated = activate(inner, self.kind, quantize=self._quantizes(self._downs))
         return unscaled(multiply(self._downs, activated, starts))
 
     def _shared_part(self, x: Tensor, shared: MLP) -> Tensor:

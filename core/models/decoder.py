@@ -20,7 +20,7 @@ from ..layers.norm import Norm
 from ..layers.per_layer import PerLayerGate, PerLayerVectors
 from ..layers.rope import Ropes
 from ..parallel.group import current
-from ..quant.base import unscaled
+from ..quant.base import scaled, unscaled
 from ..quant.choice import HEAD, chosen
 from ..spec.mixers import StateSpec
 from ..spec.stack import KVSpec, StackSpec
@@ -172,10 +172,7 @@ class DecoderLayer(Layer):
 
     def _out(self, x: Rows, norm: Norm | None) -> Rows:
         """What is to be added of what a part gives."""
-        x = x if norm is None else norm(x)
-        if self.scale == 1:
-            return x
-        return x._replace(scale=x.scale * self.scale) if isinstance(x, ScaledRows) else x.mul_(self.scale)
+        return scaled(x if norm is None else norm(x), self.scale)
 
 
 def _normed(norm: Norm | None, x: Rows | None, residual: Tensor, *, quantize: bool) -> tuple[Rows, Tensor]:

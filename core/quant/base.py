@@ -94,3 +94,10 @@ class LinearMethod(ABC):
 def unscaled(rows: Rows) -> Tensor:
     """Rows with their factors multiplied in, in place."""
     return rows.values.mul_(rows.scale[:, None]) if isinstance(rows, ScaledRows) else rows
+
+
+def scaled(rows: Rows, factor: float) -> Rows:
+    """Rows times a number. May overwrite them."""
+    if factor == 1:
+        return rows
+    return rows._replace(scale=rows.scale * factor) if isinstance(rows, ScaledRows) else rows.mul_(factor)

@@ -64,6 +64,7 @@ DTYPE = Kind("the name of a dtype", lambda value: isinstance(value, str) and _DT
 OBJECT = Kind("an object", lambda value: isinstance(value, Mapping))
 NULL = Kind("null", lambda value: value is None)
 COUNTS = Kind("a list of such", _all(WHOLE))
+NUMBERS = Kind("a list of numbers", _all(NUMBER))
 POSITIVES = Kind("a list of numbers above 0", _all(POSITIVE))
 TEXTS = Kind("a list of strings", _all(TEXT))
 TOKENS = Kind("a list of token ids", _all(TOKEN))
@@ -130,7 +131,7 @@ def check_file(config: Mapping[str, Any], kinds: Mapping[str, Kind], path: Path 
 def check_layers(config: Mapping[str, Any], path: Path | str) -> None:
     """Raises ModelError if there is not one kind of layer for each layer."""
     layers, kinds = config.get("num_hidden_layers"), config.get("layer_types")
-    if kinds is not None and len(kinds) != layers:
+    if kinds is not None and layers is not None and len(kinds) != layers:
         raise ModelError(f"{path}: layer_types names {len(kinds)} layers, num_hidden_layers is {layers}; they must agree")
 
 

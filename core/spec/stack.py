@@ -120,6 +120,8 @@ class AttentionSpec:
     """What a head has seen is multiplied by the sigmoid of as many features, made of the token as its query is."""
     latent: LatentSpec | None = None
     """`head_dim` is then that of queries, of which the last features rotate, and `num_kv_heads` is 1, since all heads read the same."""
+    out_scale: float = 1.0
+    """What it gives is multiplied by it."""
 
     @property
     def parts(self) -> int:
@@ -151,6 +153,10 @@ class MLPSpec:
     bias: bool = False
     down_bias: bool | None = None
     """None: as `bias`."""
+    gate_scale: float = 1.0
+    """What the activation reads is multiplied by it."""
+    out_scale: float = 1.0
+    """What it gives is multiplied by it."""
 
     def __post_init__(self) -> None:
         if not self.learned_activation:
@@ -202,12 +208,13 @@ class RoutingSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertsSpec:
-    """`count` feed-forward parts, gated, of which each token has some. As `MLPSpec`. Raises ModelError for numbers that do not fit."""
+    """`count` feed-forward parts of which each token has some. As `MLPSpec`. Raises ModelError for numbers that do not fit."""
 
     count: int
     routing: RoutingSpec
     size: int
     activation: str
+    gated: bool = True
     bias: bool = False
     shared_size: int = 0
     """Of a further expert, that every token has and no router weighs; 0: there is none."""
@@ -216,7 +223,7 @@ class ExpertsSpec:
     """It is weighed all the same, by the sigmoid of a product with the token."""
 
     def __post_init__(self) -> None:
-        activation_kind(self.activation, gated=True)
+        activation_kind(self.activation, gated=self.gated)
         per_token, groups = self.routing.per_token, self.routing.groups
         if per_token > self.count:
             raise ModelError(f"config.json: a token has {per_token} experts, and there are {self.count}")
@@ -228,12 +235,14 @@ class ExpertsSpec:
     @property
     def each(self) -> MLPSpec:
         """An expert by itself."""
-        return MLPSpec(size=self.size, activation=self.activation, bias=self.bias)
+        return MLPSpec(size=self.size, activation=self.activation, gated=self.gated, bias=self.bias)
 
     @property
     def shared(self) -> MLPSpec | None:
         """The expert that every token has."""
-        return MLPSpec(size=self.shared_size, activation=self.activation, bias=self.shared_bias) if self.shared_size else None
+        if not self.shared_size:
+            return None
+        return MLPSpec(size=self.shared_size, activation=self.activation, gated=self.gated, bias=self.shared_bias)
 
     @property
     def sizes(self) -> tuple[int, ...]:

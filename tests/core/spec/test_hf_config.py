@@ -102,6 +102,10 @@ def test_a_decoder_is_what_transformers_makes_of_its_config(kind: str, seed: int
     assert effective(hf)["rope_parameters"] == hf["rope_parameters"], "read once or twice"
 
 
+#: Keys whose values transformers makes of others where they are absent, or "auto".
+MADE_OF_OTHERS = frozenset({"mamba_d_head", "mamba_dt_rank", "time_step_rank", "intermediate_size", "layer_types"})
+
+
 @pytest.mark.parametrize("kind", THEIRS)
 def test_an_absent_key_is_transformers_default(kind: str) -> None:
     hf, expected = effective({"model_type": kind}), oracle(kind, {})
@@ -112,7 +116,10 @@ def test_an_absent_key_is_transformers_default(kind: str) -> None:
     for key in ours.defaults:
         if key == "sliding_window" and not getattr(expected, "use_sliding_window", True):
             continue  # theirs is None where it is switched off
-        derived = {"num_key_value_heads": expected.num_attention_heads, "head_dim": expected.hidden_size // expected.num_attention_heads}
+        if key in MADE_OF_OTHERS and hf[key] in (None, "auto"):
+            continue
+        heads = getattr(expected, "num_attention_heads", 1)
+        derived = {"num_key_value_heads": heads, "head_dim": expected.hidden_size // heads}
         if key == "rope_parameters":
             assert hf[key].items() <= expected.rope_parameters.items()
             continue
@@ -224,6 +231,8 @@ def test_keys_that_stand_for_others_are_transformers(kind: str) -> None:
     assert dict(ours.other_names) == {one: key for one, key in pairs if key in ours.values} | TAKEN.get(kind, {})
     for other, key in ours.other_names.items():
         value, beside = (False, True) if key.startswith("tie") else (4, 8)
+        if key.startswith("layer"):  # kinds of layers, as many as there are by default
+            value, beside = ["linear_attention"] * 32, ["full_attention"] * 32
         for edits in ({other: value}, {other: value, key: beside}, {key: beside, other: value}):
             more = {"attention_types": [[["global"], 4]]} if key == "num_layers" else {}  # one for each layer, or theirs raises
             assert effective({"model_type": kind, **edits})[key] == getattr(oracle(kind, edits | more), key) == value

@@ -33,11 +33,9 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
     ("paligemma", "PaliGemmaForConditionalGeneration", {"vision_config": {"model_type": "siglip_vision_model"}}, "reads images"),
     ("paligemma", "PaliGemmaForConditionalGeneration", {}, "reads images"),
     ("qwen2_audio", "Qwen2AudioForConditionalGeneration", {"audio_config": {"model_type": "qwen2_audio_encoder"}}, "reads audio"),
-    ("mamba", "MambaForCausalLM", {}, "layers"),
-    ("mamba2", "Mamba2ForCausalLM", {}, "layers"),
     ("rwkv", "RwkvForCausalLM", {}, "recurrent layers"),
-    ("jamba", "JambaForCausalLM", {}, "layers that are not plain attention (linear_attention)"),
-    ("falcon_h1", "FalconH1ForCausalLM", {}, "layers that are not plain attention (hybrid)"),
+    ("zamba2", "Zamba2ForCausalLM", {}, "layers that are not plain attention (hybrid, linear_attention)"),
+    ("recurrent_gemma", "RecurrentGemmaForCausalLM", {}, "layers that are not plain attention (linear_attention)"),
     ("qwen3_next", "Qwen3NextForCausalLM", {}, "layers that are not plain attention (linear_attention)"),
     ("llama4_text", "Llama4ForCausalLM", {}, "plain attention (chunked_attention)"),
     ("xglm", "XGLMForCausalLM", {}, "attention that a paged cache cannot hold"),
@@ -108,7 +106,7 @@ def test_a_model_without_a_type_is_told_so() -> None:
 
 
 def test_model_impl_infer_is_for_models_of_ours() -> None:
-    with pytest.raises(ModelError, match=r"model_type 'helium' is not supported; supported: apertus, arcee, bloom"):
+    with pytest.raises(ModelError, match=r"model_type 'helium' is not supported; supported: apertus, arcee, bamba, bloom"):
         refuse_unsupported(read_spec({"model_type": "helium"}), "m", task="generate", model_impl="infer")
 
 

@@ -14,11 +14,11 @@ FACTORS = ("embedding_multiplier", "logits_scaling", "residual_multiplier", "att
 GRANITE_DEFAULTS = without(DEFAULTS, "head_dim") | {"attention_bias": False, "mlp_bias": False} | dict.fromkeys(FACTORS, 1.0)
 
 
-def stack(hf: Mapping[str, Any], **more: Any) -> StackSpec:
-    """`more`: arguments of `decoder`."""
+def stack(hf: Mapping[str, Any], *, attention: Mapping[str, Any] | None = None, **more: Any) -> StackSpec:
+    """`attention`: further differences; `more`: other arguments of `decoder`."""
     return decoder(
         hf,
-        attention={**biased(hf), "scale": float(hf["attention_multiplier"])},
+        attention={**biased(hf), "scale": float(hf["attention_multiplier"]), **(attention or {})},
         embedding_scale=float(hf["embedding_multiplier"]),
         residual_scale=float(hf["residual_multiplier"]),
         logits_scale=1 / hf["logits_scaling"],
