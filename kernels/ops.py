@@ -360,7 +360,7 @@ class Ops(StateOps, Protocol):
         Args:
             weights: of each of E experts, as `pack_weight` gave them; all of a shape and dtype.
             starts: int64 [E + 1], on x's device: expert e has the rows from starts[e] to starts[e + 1], of which there may be none; the
-                last is P.
+                first is 0, and rows from the last on are nobody's: what they become means nothing.
             biases: [out] of each expert.
         """
 

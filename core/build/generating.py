@@ -37,7 +37,7 @@ from ..quant.choice import HEAD, Choose
 from ..quant.stored import AsStored, Stored
 from ..settings.config import EngineConfig
 from ..spec.model_spec import ModelSpec
-from ..spec.stack import ExpertsSpec, StackSpec
+from ..spec.stack import StackSpec
 from ..spec.support import LAYERS
 from ..weights import loader
 from ..weights.fit import beyond_layers
@@ -104,7 +104,7 @@ class Loaded:
             return f"the {self.ops.name} kernels read lengths from the device"
         if config.cpu_offload_gb:
             return "cpu_offload_gb moves weights"
-        if any(isinstance(layer.feed_forward, ExpertsSpec) or layer.experts is not None for layer in self.model.stack.layers):
+        if self.model.stack.has_experts:
             return "which experts have rows is known step by step"
         return "" if self.ops_are_plain else "operations are timed one by one"
 
@@ -187,7 +187,7 @@ def told(config: EngineConfig, source: ModelSource) -> Iterator[None]:
 def _load_ours(
     config: EngineConfig, source: ModelSource, spec: ModelSpec, ops: Ops, dtype: torch.dtype, device: torch.device
 ) -> LanguageModel:
-    check_size(spec, current().size)
+    check_size(spec, current().size, whole_experts=current().whole_experts)
     if config.load_format != "dummy" and spec.stack is not None and (stack := untied(spec.stack, source)) is not spec.stack:
         log.info("config.json ties output and input embeddings, but the weights have both: each is used")
         spec = replace(spec, stack=stack)

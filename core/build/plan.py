@@ -170,9 +170,9 @@ def make_plan(
         for dense in () if recipe is None else recipe.dense:
             check_dense(dense, source)
     if task == "generate":
-        check_size(spec, args.tensor_parallel_size)
+        check_size(spec, args.tensor_parallel_size, whole_experts=args.enable_expert_parallel)
         if args.load_format != "dummy" and source.has_weights and args.quantization in (None, *METHODS):
-            check_groups(source, spec, args.tensor_parallel_size)
+            check_groups(source, spec, args.tensor_parallel_size, whole_experts=args.enable_expert_parallel)
     elif args.tensor_parallel_size > 1:
         raise ConfigError("tensor_parallel_size: models that pool are not shared yet; leave it at 1, or set data_parallel_size")
     tokenizer_source, tokenizer = find_tokenizer(args, source)

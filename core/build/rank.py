@@ -35,6 +35,7 @@ def _serve(wire: Wire, payload: Mapping[str, Any], config: EngineConfig, device:
         device=device,
         stall_timeout=config.stall_timeout,
         deterministic=config.deterministic,
+        whole_experts=config.enable_expert_parallel,
     )
     joined.greet(device)
     loaded = load(config, find_model(config), joined)

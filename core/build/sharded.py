@@ -106,7 +106,15 @@ def _build_sharded(config: EngineConfig, source: ModelSource, wrap_ops: Callable
         ranks.receive_json()  # they have imported all they need
         ranks.send_json("meet")
         device = device_of(config, 0)
-        joined = group.join(folder, 0, size, device=device, stall_timeout=config.stall_timeout, deterministic=config.deterministic)
+        joined = group.join(
+            folder,
+            0,
+            size,
+            device=device,
+            stall_timeout=config.stall_timeout,
+            deterministic=config.deterministic,
+            whole_experts=config.enable_expert_parallel,
+        )
         watch = None
         if device.type == "cuda":  # a CPU's collectives notice by themselves what becomes of the others
             ranks.at_end(joined.abort)

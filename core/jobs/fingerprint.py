@@ -32,6 +32,7 @@ SETTINGS = (
     "kernels",
     "kernel_build",
     "tensor_parallel_size",
+    "enable_expert_parallel",
     "max_model_len",
     "skip_tokenizer_init",
     "quantization",

@@ -13,12 +13,15 @@ from torch import Tensor
 
 from infer.kernels.ops import Ops, Rows, ScaledRows
 
-from ..parallel.group import current
+from ..parallel.group import SINGLE, current, sharding
+from ..parallel.sizes import share
 from ..quant.base import LinearMethod, unscaled
 from ..quant.plain import Plain
 from ..spec.activations import activation_kind
 from ..spec.names import Names
 from ..spec.stack import ExpertsSpec
+from ..spec.tensors import expert_tensors
+from ..weights.cut import Cut
 from ..weights.parameter import Parameter
 from .linear import Linear
 from .mlp import MLP
@@ -26,7 +29,7 @@ from .router import Router
 
 
 class Experts:
-    """Each expert is shared by all ranks as any feed-forward part is."""
+    """Each expert is shared by all ranks as any feed-forward part is; or `Group.whole_experts`: each rank has as many whole ones."""
 
     quantizes_input = False
 
@@ -35,9 +38,14 @@ class Experts:
         self.kind = activation_kind(spec.activation, gated=spec.gated)
         self.router = Router(ops, layer, names, hidden_size, spec.count, spec.routing)
         up, down = [f"{layer}.{name}" for name in names.expert_up], f"{layer}.{names.expert_down}"
-        self.experts = [
-            MLP(ops, [name.format(number) for name in up], down.format(number), hidden_size, spec.each) for number in range(spec.count)
-        ]
+        self.own, self._elsewhere = range(spec.count), dict[int, list[Parameter]]()
+        if self.group.whole_experts:
+            each = share(spec.count, self.group.size)
+            self.own = range(self.group.rank * each, (self.group.rank + 1) * each)
+            for number in (number for number in range(spec.count) if number not in self.own):
+                self._elsewhere[number] = [_none_of(tensor) for tensor in expert_tensors(layer, names, hidden_size, spec, number)]
+        with sharding(SINGLE if self.group.whole_experts else self.group):
+            self.experts = [MLP(ops, [name.format(n) for name in up], down.format(n), hidden_size, spec.each) for n in self.own]
         self.shared = self.shared_gate = None
         if spec.shared is not None:
             self.shared = MLP(
@@ -51,12 +59,15 @@ class Experts:
         assert isinstance(x, Tensor), "asked for without quantization"
         chosen, weights = self.router(x if routed is None else routed)
         count = chosen.shape[1]
-        # Pairs of (row, place among its experts), expert by expert; where each expert's begin; where each pair has gone.
-        of_pair, pairs = chosen.flatten().sort(stable=True)
-        starts = torch.searchsorted(of_pair, torch.arange(self.spec.count + 1, device=x.device))
-        places = torch.empty_like(pairs).scatter_(0, pairs, torch.arange(len(pairs), device=x.device))
-        by_row = self._multiplied(_of_rows(x, pairs // count, self.ops, quantize=self._quantizes(self._ups)), starts)[places]
-        by_row = by_row.view(len(x), count, x.shape[1])
+        # Pairs of (row, place among its experts), expert by expert, this rank's own experts first; where each of these begins.
+        of_pair, pairs = ((chosen.flatten() - self.own.start) % self.spec.count).sort(stable=True)
+        starts = torch.searchsorted(of_pair, torch.arange(len(self.own) + 1, device=x.device))
+        if len(self.own) < self.spec.count and x.device.type == "cpu":  # a GPU is not waited for: it multiplies none of the others' pairs
+            pairs = pairs[: int(starts[-1])]
+        products = self._multiplied(_of_rows(x, pairs // count, self.ops, quantize=self._quantizes(self._ups)), starts)
+        if len(self.own) < self.spec.count:
+            products = products.masked_fill(torch.arange(len(pairs), device=x.device)[:, None] >= starts[-1], 0)
+        by_row = products.new_zeros(chosen.numel(), x.shape[1]).index_copy_(0, pairs, products).view(len(x), count, x.shape[1])
         total = by_row[:, 0].float() * weights[:, :1]
         for place in range(1, count):
             total += by_row[:, place].float() * weights[:, place : place + 1]
@@ -102,7 +113,9 @@ class Experts:
 
     def parameters(self) -> Iterator[Parameter]:
         yield from self.router.parameters()
-        for part in (*self.experts, self.shared, self.shared_gate):
+        for number in range(self.spec.count):  # in this order on every rank: random weights are drawn one after the other
+            yield from self._elsewhere[number] if number in self._elsewhere else self.experts[number - self.own.start].parameters()
+        for part in (self.shared, self.shared_gate):
             if part is not None:
                 yield from part.parameters()
 
@@ -117,6 +130,11 @@ def multiply(linears: Sequence[Linear], x: Rows, starts: Tensor) -> Rows:
     alike = all(method.kind == methods[0].kind for method in methods)
     scheme = type(methods[0]) if alike else LinearMethod
     return scheme.apply_experts(methods, x, starts, biases)
+
+
+def _none_of(tensor: tuple[str, tuple[int, ...]]) -> Parameter:
+    """Nothing of a checkpoint tensor: another rank has it, and here only its name and shape are looked at."""
+    return Parameter(tensor, cuts=[Cut(0, 0, 0)], store=lambda _: None)
 
 
 def _of_rows(x: Tensor, rows: Tensor, ops: Ops, *, quantize: bool) -> Rows:

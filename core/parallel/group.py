@@ -25,10 +25,12 @@ class Group:
     Attributes:
         rank: this process's number; 0 is the one that schedules and samples.
         size: how many there are.
+        whole_experts: each expert of a mixture is one rank's; else ranks share each.
     """
 
     rank = 0
     size = 1
+    whole_experts = False
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """The sum of all ranks' x, on every rank. May use x's memory."""
@@ -58,8 +60,9 @@ class TorchGroup(Group):
             the batch from three ranks up, since they cut the data into as many pieces as there are ranks.
     """
 
-    def __init__(self, backend: Any, *, ordered: bool) -> None:
+    def __init__(self, backend: Any, *, ordered: bool, whole_experts: bool = False) -> None:
         self._backend = backend
+        self.whole_experts = whole_experts
         self.rank = backend.rank()
         self.size = backend.size()
         self._ordered = ordered
@@ -122,7 +125,9 @@ def _bytes(x: Tensor) -> Tensor:
 _NCCL = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "2", "TORCH_NCCL_ENABLE_MONITORING": "0"}
 
 
-def join(folder: str, rank: int, size: int, *, device: torch.device, stall_timeout: float, deterministic: bool) -> TorchGroup:
+def join(
+    folder: str, rank: int, size: int, *, device: torch.device, stall_timeout: float, deterministic: bool, whole_experts: bool = False
+) -> TorchGroup:
     """Meets the other ranks through a file in `folder`, which must stay as long as any of them. Raises EngineError where it cannot.
 
     On a CPU the exchange goes through this machine's loopback alone (GLOO_SOCKET_IFNAME), and always in the order of ranks.
@@ -143,7 +148,7 @@ def join(folder: str, rank: int, size: int, *, device: torch.device, stall_timeo
             backend = dist.ProcessGroupGloo(store, rank, size, timeout)
     except (RuntimeError, ValueError) as error:
         raise EngineError(f"the {size} ranks cannot meet: {str(error).splitlines()[0]}") from error
-    return TorchGroup(backend, ordered=deterministic or not cuda)
+    return TorchGroup(backend, ordered=deterministic or not cuda, whole_experts=whole_experts)
 
 
 SINGLE = Group()

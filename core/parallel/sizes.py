@@ -39,16 +39,29 @@ def fitting_sizes(shares: Collection[Shares], most: int = _MOST) -> list[int]:
     return [size for size in range(1, most + 1) if all(one.fit(size) for one in shares)]
 
 
-def check_size(spec: ModelSpec, size: int) -> None:
-    """Raises ConfigError, naming the sizes that work, if `size` ranks cannot share the model."""
+def shares_of(spec: ModelSpec, *, whole_experts: bool) -> frozenset[Shares]:
+    """What ranks share of a model, each expert or whole ones."""
+    if not whole_experts or spec.stack is None:
+        return spec.shares
+    return frozenset(shares for layer in spec.stack.layers for shares in layer.shares(whole_experts=True))
+
+
+def check_size(spec: ModelSpec, size: int, *, whole_experts: bool = False) -> None:
+    """Raises ConfigError, naming the sizes that work, if `size` ranks cannot share the model, each expert or whole ones."""
     if size == 1:
         return
     if not spec.shares:
         why = f"{spec.model_type} models run through transformers' code, which ranks cannot share"
         raise ConfigError(f"tensor_parallel_size={size}: {why}; leave it at 1")
-    fitting = fitting_sizes(spec.shares, max(_MOST, size))
+    shares = shares_of(spec, whole_experts=whole_experts)
+    fitting = fitting_sizes(shares, max(_MOST, size))
     if size not in fitting:
-        worst = next(one for one in spec.shares if not one.fit(size))
+        worst = next(one for one in shares if not one.fit(size))
+        if worst.experts % size:
+            raise ConfigError(
+                f"enable_expert_parallel: {size} ranks (tensor_parallel_size) cannot have as many of the model's {worst.experts} experts "
+                f"each; sizes that work: {', '.join(map(str, fitting))}"
+            )
         counts = {
             "attention heads": worst.num_heads,
             "key/value heads": worst.num_kv_heads,

@@ -199,6 +199,9 @@ class EngineArgs:
 
     # --- parallel
     tensor_parallel_size: int = _parallel(1, "Ranks (processes, each with its GPU) that share each layer.", low=1)
+    enable_expert_parallel: bool = _parallel(
+        False, "Give each rank of tensor_parallel_size some of a mixture's experts whole; else ranks share each expert."
+    )
     data_parallel_size: int = _parallel(1, "Engines (processes, each with its GPUs) that share the input.", low=1)
     stall_timeout: float = _parallel(
         300.0, "Seconds that a rank may keep the others waiting before the run is given up.", low=0, open_low=True
@@ -367,11 +370,13 @@ class EngineArgs:
             swap_space = choose_swap_space(self.swap_space, is_given="swap_space" in names, ranks=ranks, total=total_memory(), notes=notes)
         if self.preemption_mode == "swap" and not swap_space and not pools:
             notes.append(Caution(f"preemption_mode=swap has no effect {'on cpu' if kind == 'cpu' else 'without swap_space'}"))
+        whole_experts = self._whole_experts(spec, notes)
         same = {f.name: getattr(self, f.name) for f in fields(EngineConfig) if f.name in self.settings()}
         return EngineConfig(
             **{
                 **same,
                 **limits,
+                "enable_expert_parallel": whole_experts,
                 "device": device,
                 "kernels": kernels,
                 "kernel_build": kernel_build,
@@ -399,6 +404,18 @@ class EngineArgs:
         if isinstance(given, Mapping):
             given = [name for name, source in given.items() if source != "default"]
         return [name for name in self.settings() if name in given]
+
+    def _whole_experts(self, spec: ModelSpec, notes: list[str]) -> bool:
+        """True if each expert is one rank's."""
+        if not self.enable_expert_parallel:
+            return False
+        if self.tensor_parallel_size == 1:
+            notes.append(Caution("enable_expert_parallel has no effect with tensor_parallel_size=1"))
+            return False
+        if spec.stack is None or not spec.stack.has_experts:
+            notes.append(Caution(f"enable_expert_parallel has no effect: {spec.model_type} models have no experts"))
+            return False
+        return True
 
     def _check_effects(self, kind: str, pools: bool, given: list[str], notes: list[str]) -> None:
         """Says which given settings do nothing on this kind of device, or for what the model is used for."""

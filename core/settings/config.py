@@ -60,6 +60,7 @@ class EngineConfig:
     logprobs_mode: str  # "raw_logprobs" or "processed_logprobs"
 
     tensor_parallel_size: int  # ranks that share the model
+    enable_expert_parallel: bool  # each expert is one rank's
     data_parallel_size: int  # engines that share the input
     stall_timeout: float  # seconds that a rank may keep the others waiting
 

@@ -166,12 +166,7 @@ def _caches(hf: Mapping[str, Any]) -> tuple[KVSpec, ...]:
 
 
 def _shares(stack: StackSpec) -> frozenset[Shares]:
-    found = set()
-    for layer in stack.layers:
-        heads = (0, 0) if layer.attention is None else (layer.attention.num_heads, layer.attention.num_kv_heads)
-        mixed = 0 if layer.mixer is None else layer.mixer.shared
-        found |= {Shares(*heads, size, mixed) for size in layer.inner_sizes or (0,)}
-    return frozenset(found)
+    return frozenset(shares for one in stack.layers for shares in one.shares(whole_experts=False))
 
 
 def _classifier_pooling(hf: Mapping[str, Any], ours: Architecture | None) -> str:

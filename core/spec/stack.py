@@ -6,6 +6,7 @@ checkpoint has follow from that.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -39,18 +40,20 @@ class KVSpec:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """Counts that ranks divide evenly: heads, KV heads (several ranks may hold the same) and features between feed-forward layers."""
+    """Counts that ranks divide evenly: heads, KV heads (several ranks may hold the same), features between feed-forward layers, experts."""
 
     num_heads: int
     num_kv_heads: int
     inner: int
     mixed: int = 0
     """Channels or heads of what keeps states; 0 here and above: there is none."""
+    experts: int = 0
+    """Where each is one rank's; 0 where ranks share each."""
 
     def fit(self, size: int) -> bool:
         """True if `size` ranks can share it."""
         kv = self.num_kv_heads % size == 0 or size % self.num_kv_heads == 0
-        return kv and all(count % size == 0 for count in (self.num_heads, self.inner, self.mixed))
+        return kv and all(count % size == 0 for count in (self.num_heads, self.inner, self.mixed, self.experts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,15 +305,27 @@ class LayerSpec:
     experts: ExpertsSpec | None = None
     """Experts beside the feed-forward part, each with norms of its own."""
 
-    @property
-    def inner_sizes(self) -> tuple[int, ...]:
-        """Features between layers of feed-forward parts that ranks share."""
-        return tuple(size for part in (self.feed_forward, self.experts) if part is not None for size in part.sizes)
+    def shares(self, *, whole_experts: bool) -> Iterator[Shares]:
+        """What ranks share of it, each expert or `whole_experts`."""
+        heads = (0, 0) if self.attention is None else (self.attention.num_heads, self.attention.num_kv_heads)
+        mixed = 0 if self.mixer is None else self.mixer.shared
+        parts = [part for part in (self.feed_forward, self.experts) if part is not None]
+        for part in parts:
+            if isinstance(part, ExpertsSpec) and whole_experts:
+                yield Shares(*heads, part.shared_size, mixed, part.count)
+            else:
+                yield from (Shares(*heads, size, mixed) for size in part.sizes)
+        if not parts:
+            yield Shares(*heads, 0, mixed)
 
     def need_attention(self) -> AttentionSpec:
         """Its attention, of a kind of model whose layers all have one."""
         assert self.attention is not None, "not a hybrid"
         return self.attention
+
+    @property
+    def has_experts(self) -> bool:
+        return isinstance(self.feed_forward, ExpertsSpec) or self.experts is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -409,6 +424,10 @@ class StackSpec:
     def states(self) -> tuple[StateSpec, ...]:
         """All that its layers keep of a sequence, whatever its length."""
         return tuple(state for layer in self.layers if layer.mixer is not None for state in layer.mixer.states)
+
+    @property
+    def has_experts(self) -> bool:
+        return any(layer.has_experts for layer in self.layers)
 
     @property
     def max_length(self) -> int | None:

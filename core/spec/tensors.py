@@ -39,8 +39,10 @@ def tensors(stack: StackSpec, *, head: bool, classifier: ClassifierSpec | None =
     return found
 
 
-def shared_inputs(stack: StackSpec) -> Iterator[tuple[str, int]]:
-    """The weights that ranks share by their input features, with how many these are: whatever adds to the stream of hidden states."""
+def shared_inputs(stack: StackSpec, *, whole_experts: bool = False) -> Iterator[tuple[str, int]]:
+    """The weights that ranks share by their input features, with how many these are: whatever adds to the stream of hidden states.
+
+    `whole_experts`: each expert is one rank's."""
     names = stack.names
     for index, layer in enumerate(stack.layers):
         prefix = names.layer.format(index)
@@ -52,7 +54,7 @@ def shared_inputs(stack: StackSpec) -> Iterator[tuple[str, int]]:
             if isinstance(part, MLPSpec):
                 yield f"{prefix}.{names.down}.weight", part.size
             elif part is not None:
-                for number in range(part.count):
+                for number in () if whole_experts else range(part.count):
                     yield f"{prefix}.{names.expert_down.format(number)}.weight", part.each.size
                 if part.shared is not None:
                     yield f"{prefix}.{names.shared_down}.weight", part.shared.size
@@ -169,8 +171,7 @@ def _experts(layer: str, names: Names, hidden: int, spec: ExpertsSpec) -> Iterat
     if spec.routing.expert_scales:
         yield f"{layer}.{names.expert_scales}", (spec.count,)
     for number in range(spec.count):
-        up = tuple(name.format(number) for name in names.expert_up)
-        yield from _mlp(layer, up, names.expert_down.format(number), hidden, spec.each)
+        yield from expert_tensors(layer, names, hidden, spec, number)
     if spec.shared is not None:
         yield from _mlp(layer, names.shared_up, names.shared_down, hidden, spec.shared)
         if spec.shared_gate:
@@ -180,6 +181,11 @@ def _experts(layer: str, names: Names, hidden: int, spec: ExpertsSpec) -> Iterat
 def correction_shape(experts: int, spec: RoutingSpec) -> tuple[int, ...]:
     """The shape of what is added to the scores of experts; empty: there is none."""
     return (1,) * (spec.correction - 1) + (experts,) if spec.correction else ()
+
+
+def expert_tensors(layer: str, names: Names, hidden: int, spec: ExpertsSpec, number: int) -> Iterator[Named]:
+    up = tuple(name.format(number) for name in names.expert_up)
+    yield from _mlp(layer, up, names.expert_down.format(number), hidden, spec.each)
 
 
 def _mlp(prefix: str, up: tuple[str, ...], down: str, hidden: int, spec: MLPSpec) -> Iterator[Named]:

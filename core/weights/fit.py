@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..errors import ConfigError, ModelError
-from ..parallel.sizes import fitting_sizes
+from ..parallel.sizes import fitting_sizes, shares_of
 from ..spec.model_spec import ModelSpec
 from ..spec.stack import ClassifierSpec, StackSpec
 from ..spec.support import LAYERS, quantized_weights, stated_sizes
@@ -83,11 +83,11 @@ def check_stack(
     compare(source.name, wanted, found, ignore=beyond_layers(overrides, stack, found))
 
 
-def check_groups(source: ModelSource, spec: ModelSpec, size: int) -> None:
+def check_groups(source: ModelSource, spec: ModelSpec, size: int, *, whole_experts: bool = False) -> None:
     """Raises ConfigError, naming the sizes that work, if `size` ranks would cut the groups of a quantized weight."""
     if size == 1 or spec.stack is None:
         return
-    shared = dict(shared_inputs(spec.stack))
+    shared = dict(shared_inputs(spec.stack, whole_experts=whole_experts))
     found = fit(source, spec.stack, shared, whole=True).tensors()
     groups = {name: found[name].group for name in shared if name in found}
 
@@ -96,7 +96,8 @@ def check_groups(source: ModelSource, spec: ModelSpec, size: int) -> None:
         return among > 1 and groups[name] < shared[name] and shared[name] // among % groups[name] != 0
 
     if worst := next((name for name in groups if cut(name, size)), None):
-        fitting = [among for among in fitting_sizes(spec.shares) if not any(cut(name, among) for name in groups)]
+        sizes = fitting_sizes(shares_of(spec, whole_experts=whole_experts))
+        fitting = [among for among in sizes if not any(cut(name, among) for name in groups)]
         raise ConfigError(
             f"tensor_parallel_size={size}: {worst} is quantized in groups of {groups[worst]} input features and has {shared[worst]}, "
             f"which cannot be shared evenly between groups; sizes that work: {', '.join(map(str, fitting))}"

@@ -63,11 +63,20 @@ def by_expert(x: Rows, starts: Tensor, multiply: Callable[[int, Rows], Rows]) ->
     for expert, (start, stop) in enumerate(pairwise(bounds)):
         if stop > start:
             parts.append(_cut(multiply(expert, _padded(x, start, stop)), stop - start))
-    if not parts:
-        return _cut(multiply(0, _padded(x, 0, 0)), 0)
+    left = len(_values(x)) - bounds[-1]
+    if left or not parts:  # rows of nobody
+        parts.append(_repeated(_cut(multiply(0, _padded(x, 0, 0)), 1), left))
     if isinstance(parts[0], ScaledRows):
         return ScaledRows(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
     return torch.cat([part for part in parts if isinstance(part, Tensor)])
+
+
+def _repeated(row: Rows, count: int) -> Rows:
+    return ScaledRows(row.values.expand(count, -1), row.scale.expand(count)) if isinstance(row, ScaledRows) else row.expand(count, -1)
+
+
+def _values(x: Rows) -> Tensor:
+    return x.values if isinstance(x, ScaledRows) else x
 
 
 def _padded(x: Rows, start: int, stop: int) -> Rows:

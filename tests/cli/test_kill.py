@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 import zstandard
-from transformers import Lfm2Config, Lfm2ForCausalLM
+from transformers import Lfm2Config, Lfm2ForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from infer.core.jobs.output.faults import POINTS
 
@@ -171,15 +171,30 @@ def latent(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("made", [quantized, hybrid, latent])
+def experts(folder: Path) -> Path:
+    """Each is one rank's."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 250, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = MixtralConfig(**sizes, num_key_value_heads=2, max_position_embeddings=256, num_local_experts=4)
+    MixtralForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+OF_RANKS = ["--tensor-parallel-size", "2", "--enable-expert-parallel"]
+
+
+KINDS = [(quantized, []), (hybrid, []), (latent, []), pytest.param(experts, OF_RANKS, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize(("made", "more"), KINDS)
 def test_killed_with_models_of_other_kinds(
-    launch: Any, write_lines: Any, tmp_path: Path, committed: Any, made: Callable[[Path], Path]
+    launch: Any, write_lines: Any, tmp_path: Path, committed: Any, made: Callable[[Path], Path], more: list[str]
 ) -> None:
     model = made(tmp_path / "model")
     lines = [{"prompt_token_ids": [i % 250, 7, 9], "max_tokens": 30, "note": random.Random(i).randbytes(8000).hex()} for i in range(60)]
     path = write_lines(*lines)
     options = ["--model", model, "--dtype", "bfloat16", "--device", "cpu", "--skip-tokenizer-init", "--ignore-eos"]
-    options += ["--kv-cache-memory-bytes", "1MiB", "--max-num-seqs", "8", "--temperature", "0.9", "--input", path]
+    options += ["--kv-cache-memory-bytes", "1MiB", "--max-num-seqs", "8", "--temperature", "0.9", "--input", path, *more]
 
     def job(name: str) -> Killed:
         (tmp_path / name).mkdir()

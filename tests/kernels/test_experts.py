@@ -159,3 +159,28 @@ def test_a_row_gets_the_same_in_any_company(ops: Ops, dtype: torch.dtype, int8: 
     if not alike():  # a library's product that is not row-wise on this CPU: the engine's probe finds it out and takes fixed chunks
         ops.row_chunk = 64
         assert alike()
+
+
+@pytest.mark.parametrize("kind", ["plain", "int8", "grouped"])
+def test_rows_of_nobody(ops: Ops, kind: str) -> None:
+    """Behind those of the last expert, whose products do not change for them."""
+    if kind == "int8" and not ops.supports_int8():
+        pytest.skip("no exact int8 dot products here")
+    need(ops, 64, 32, quantize_input=False)
+    x, weights, _ = made([3, 0, 20], 40, 64, torch.float32)
+
+    def products(counts: list[int]) -> torch.Tensor:
+        if kind == "plain":
+            return ops.linear_experts(x, [ops.pack_weight(weight.clone()) for weight in weights], starts_of(counts), None)
+        if kind == "grouped":
+            packed = [ops.pack_grouped(one, torch.float32, quantize_input=False) for one in grouped("Q4_0", 3, 40, 64, 32)]
+            return ops.linear_experts_grouped(x, packed, starts_of(counts), None)
+        return tensors(ops.linear_experts_int8(ops.quantize(x), list(map(ops.pack_int8, weights)), starts_of(counts), None, torch.float32))[
+            0
+        ]
+
+    whole = products([3, 0, 20])
+    for counts in ([3, 0, 9], [0, 0, 0]):
+        some = products(counts)
+        assert some.shape == whole.shape
+        assert torch.equal(some[: sum(counts)], whole[: sum(counts)])

@@ -135,3 +135,13 @@ def test_weights_in_groups_of_several_forms(ops: Ops, device: torch.device) -> N
     got = ops.linear_experts_grouped(x, packed, starts_of(counts, device), None)
     for part, mine, one in zip(x.split(counts), got.split(counts), packed, strict=True):
         torch.testing.assert_close(mine, ops.linear_grouped(part, one, None))
+
+
+def test_rows_of_nobody(ops: Ops, device: torch.device) -> None:
+    """Behind those of the last expert, whose products do not change for them."""
+    x, weights, _ = made([3, 0, 20], 40, 48, torch.float32)
+    there = [weight.to(device) for weight in weights]
+    whole = ops.linear_experts(x.to(device), there, starts_of([3, 0, 20], device), None)
+    some = ops.linear_experts(x.to(device), there, starts_of([3, 0, 9], device), None)
+    assert some.shape == whole.shape
+    assert torch.equal(some[:12], whole[:12])
