@@ -107,17 +107,20 @@ def _without_torch(args: EngineArgs) -> EngineArgs:
 
 
 def _kv_numbers(findings: Findings, plan: Plan, limits: Limits) -> dict[str, Any]:
-    """Needs of the KV cache: tokens in whole blocks, and bytes where the model says how many a token takes."""
-    per_token = plan.kv_bytes_per_token()
+    """Needs of the KV cache: tokens in whole blocks, and bytes where the model says how many a token takes; with the states of sequences,
+    of a model that keeps some."""
+    per_token, per_sequence = plan.kv_bytes_per_token(), plan.state_bytes_per_sequence()
 
     def need(tokens: int | None, times: int = 1) -> dict[str, int | None]:
         held = None if tokens is None else limits.blocks_for(tokens) * limits.block_size * times
-        return {"tokens": held, "bytes": held * per_token if held is not None and per_token is not None else None}
+        size = None if held is None or per_token is None else held * per_token + times * per_sequence
+        return {"tokens": held, "bytes": size}
 
     place, length = findings.largest or (None, None)
     at_once = min(plan.config.max_num_seqs, findings.sequences.count)
     return {
         "bytes_per_token": per_token,
+        **({"state_bytes_per_sequence": per_sequence} if per_sequence else {}),
         "largest_record": {**(place.to_json() if place else {}), **need(length)},
         "typical_batch": {"sequences": at_once, **need(findings.sequences.percentile(50), at_once)},
         "given_tokens": None if limits.num_blocks is None else limits.num_blocks * limits.block_size,
@@ -186,6 +189,8 @@ def _kv_text(need: dict[str, Any], config: EngineConfig, largest: str) -> Iterat
 
     per_token = need["bytes_per_token"]
     what = "bytes a token unknown" if per_token is None else f"{per_token:,} bytes a token"
+    if "state_bytes_per_sequence" in need:
+        what += f", and {need['state_bytes_per_sequence']:,} of states for each sequence"
     yield f"\nKV cache: {what} ({config.dtype}, blocks of {config.block_size})\n"
     batch = need["typical_batch"]
     rows = [

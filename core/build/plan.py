@@ -122,6 +122,10 @@ class Plan:
         item_bytes = _ITEM_BYTES[self.config.dtype] if self.config.kv_cache_dtype == "auto" else 1
         return sum(cache.numbers for cache in caches) * item_bytes if known else None
 
+    def state_bytes_per_sequence(self) -> int:
+        """Bytes of what layers keep of a sequence beside the KV cache; 0 of a model that keeps no states."""
+        return sum(state.num_bytes(_ITEM_BYTES[self.config.dtype]) for state in self.spec.states)
+
     def _num_blocks(self) -> int | None:
         caches = self.spec.caches
         if not caches or (self.config.num_gpu_blocks_override is None and self.config.kv_cache_memory_bytes is None):

@@ -160,6 +160,8 @@ class _Quantizing:
 
     def _calibrated(self, texts: list[list[int]]) -> dict[str, Tensor]:
         """Writes the quantized layers; gives what else has changed."""
+        if self.stack.states:
+            raise ModelError("models that keep states are not calibrated yet: leave --calibrate out, and weights are rounded by themselves")
         if not all(isinstance(layer.mlp, MLP) for layer in self.model.layers):
             raise ModelError("mixtures of experts are not calibrated yet: leave --calibrate out, and weights are rounded by themselves")
         if not self.stack.pre_norm or self.stack.adds_to_normed:

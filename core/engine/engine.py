@@ -61,7 +61,7 @@ class Engine:
         self.vocab_size = vocab_size
         self.max_model_len = config.max_model_len
         self.tokenizer = tokenizer
-        self.stats = EngineStats(num_kv_blocks=num_blocks)
+        self.stats = EngineStats(num_kv_blocks=num_blocks, num_states=num_states)
         self.scheduler = Scheduler(
             BlockManager(
                 num_blocks + 1,

@@ -37,6 +37,10 @@ class EngineStats:
     """Blocks of the KV cache."""
     peak_kv_blocks: int = 0
     """Most of them in use at a time."""
+    num_states: int = 0
+    """Slots for states of sequences, and snapshots of them; 0: the model keeps none."""
+    peak_states: int = 0
+    """Most of them that sequences had at a time."""
     num_running: int = 0
     first_token_at: float | None = None
     """time.monotonic() of the first drawn token."""
@@ -60,6 +64,8 @@ class EngineStats:
         self.kv_usage = scheduler.blocks.usage
         self.peak_kv_usage = max(self.peak_kv_usage, self.kv_usage)
         self.peak_kv_blocks = max(self.peak_kv_blocks, scheduler.blocks.num_held)
+        if scheduler.blocks.states is not None:
+            self.peak_states = max(self.peak_states, scheduler.blocks.states.num_held)
         if num_drawn and self.first_token_at is None:
             self.first_token_at = time.monotonic()
 

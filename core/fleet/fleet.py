@@ -55,7 +55,7 @@ class Fleet:
         told = self._ranks.receive_json()
         self.vocab_size = told[0]["vocab_size"]
         blocks = [one["num_blocks"] for one in told]  # none where texts are pooled
-        self.stats = EngineStats(num_kv_blocks=sum(blocks))
+        self.stats = EngineStats(num_kv_blocks=sum(blocks), num_states=sum(one["num_states"] for one in told))
         self._limits: Limits | PoolingLimits
         if recipe is None:
             self._limits = Limits.of(config, self.vocab_size, min(blocks), tokenizer)

@@ -27,7 +27,7 @@ Answer = RequestOutput | Pooled
 #: Seconds after which a replica that computes says that it is alive.
 _HEARTBEAT = 1.0
 #: What the fleet adds up of a replica's statistics.
-COUNTED = ("num_prompt_tokens", "num_output_tokens", "num_cached_tokens", "num_steps", "num_preemptions", "peak_kv_blocks")
+COUNTED = ("num_prompt_tokens", "num_output_tokens", "num_cached_tokens", "num_steps", "num_preemptions", "peak_kv_blocks", "peak_states")
 
 
 def serve(wire: Wire, payload: Mapping[str, Any]) -> None:
@@ -35,7 +35,7 @@ def serve(wire: Wire, payload: Mapping[str, Any]) -> None:
     config = EngineConfig(**{**payload["config"], "notes": tuple(payload["config"]["notes"])})
     recipe = codec.loads(payload["recipe"].encode())
     engine = build(_plan(config, recipe))
-    wire.send_json({"num_blocks": engine.stats.num_kv_blocks, "vocab_size": engine.vocab_size})
+    wire.send_json({"num_blocks": engine.stats.num_kv_blocks, "num_states": engine.stats.num_states, "vocab_size": engine.vocab_size})
     commands: SimpleQueue[Any] = SimpleQueue()
     # Frames are taken as they come: if both sides waited for the other to take theirs, both would wait for ever.
     threading.Thread(target=_listen, args=(wire, commands), daemon=True).start()

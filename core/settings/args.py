@@ -365,11 +365,12 @@ class EngineArgs:
         if self.quantize_lm_head and self.quantization is None:
             notes.append(Caution("quantize_lm_head has no effect without quantization"))
         swap_space = 0.0
-        if kind == "cuda" and not pools:
+        if kind == "cuda" and not pools and not spec.states:
             ranks = self.tensor_parallel_size * self.data_parallel_size
             swap_space = choose_swap_space(self.swap_space, is_given="swap_space" in names, ranks=ranks, total=total_memory(), notes=notes)
         if self.preemption_mode == "swap" and not swap_space and not pools:
-            notes.append(Caution(f"preemption_mode=swap has no effect {'on cpu' if kind == 'cpu' else 'without swap_space'}"))
+            why = "with a model that keeps states, which are not swapped" if spec.states else "without swap_space"
+            notes.append(Caution(f"preemption_mode=swap has no effect {'on cpu' if kind == 'cpu' else why}"))
         whole_experts = self._whole_experts(spec, notes)
         same = {f.name: getattr(self, f.name) for f in fields(EngineConfig) if f.name in self.settings()}
         return EngineConfig(

@@ -23,6 +23,7 @@ DECODERS: list[tuple[str, dict[str, Any]]] = [
     ("mistral", {"sliding_window": 12}),
     ("qwen2", {"tie_word_embeddings": True}),
     ("qwen3", {"head_dim": 16, "tie_word_embeddings": True}),
+    ("lfm2", {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2, "block_auto_adjust_ff_dim": False}),
     (  # heads of one size in all layers: those that others read must not share their pages
         "gemma4_text",
         {
