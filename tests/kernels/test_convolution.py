@@ -11,13 +11,18 @@ from .convolutions import Convolution
 
 CPU = torch.device("cpu")
 TOLERANCE = {torch.float32: (2e-5, 2e-6), torch.bfloat16: (8e-3, 1e-4), torch.float16: (1e-3, 1e-5)}
-SHAPES = [(1, 2, False), (20, 3, False), (33, 4, True), (1040, 4, True), (48, 1, True)]
+SHAPES = [
+    (1, 2, False, torch.float32),
+    (20, 3, False, torch.bfloat16),
+    (33, 4, True, torch.float16),
+    (1040, 4, True, torch.float32),
+    (48, 1, True, torch.bfloat16),
+]
 
 
 @pytest.mark.parametrize("backend", kernels.usable("cpu"))
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize(("size", "width", "bias"), SHAPES)
-def test_the_formula_and_every_cut(backend: str, dtype: torch.dtype, size: int, width: int, bias: bool) -> None:
+@pytest.mark.parametrize(("size", "width", "bias", "dtype"), SHAPES, ids=str)
+def test_the_formula_and_every_cut(backend: str, size: int, width: int, bias: bool, dtype: torch.dtype) -> None:
     convolution = Convolution.of(size, width, dtype, bias=bias, activation="silu" if bias else None)
     ops = kernels.load(backend)
     rtol, atol = TOLERANCE[dtype]

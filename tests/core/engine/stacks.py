@@ -10,7 +10,7 @@ import torch
 from infer.core import models
 from infer.core.engine.batch import Batch, padded_rows
 from infer.core.engine.runner import Runner
-from infer.core.memory import kv_cache
+from infer.core.memory import kv_cache, state_pools
 from infer.core.models.decoder import Decoder
 from infer.core.quant import SCHEMES
 from infer.core.spec.read import read_spec
@@ -20,6 +20,7 @@ from infer.kernels.ops import Ops
 BLOCK_SIZE = 4
 LENGTH = 64
 VOCABULARY = 61
+NUM_STATES = 20
 
 
 def described(ops: Ops, *, num_layers: int = 6, quantization: str | None = None, **changes: Any) -> Decoder:
@@ -51,7 +52,8 @@ def runner_of(model: Decoder, num_blocks: int = 40, dtype: torch.dtype = torch.f
     for cache in caches:
         for tensor in cache:
             tensor.zero_()
-    return Runner(model, model.ops, caches, BLOCK_SIZE, where)
+    pools = state_pools.allocate(state_pools.StateShape(model.states, dtype), NUM_STATES, where)
+    return Runner(model, model.ops, caches, BLOCK_SIZE, where, pools)
 
 
 def step(*sequences: tuple[list[int], int, list[int]], draw: list[bool] | None = None, block_size: int = BLOCK_SIZE) -> Batch:

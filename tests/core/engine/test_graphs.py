@@ -32,6 +32,7 @@ from infer.core.types.params import SamplingParams
 from infer.core.types.request import Request
 from infer.kernels import load as load_kernels
 from infer.kernels.ops import NULL_BLOCK
+from infer.kernels.state import NULL_STATE
 
 from . import stacks
 from .stacks import BLOCK_SIZE, LENGTH
@@ -65,7 +66,7 @@ def recorded(runner: Runner, most: int, *, spare_slot: int = SPARE * BLOCK_SIZE)
     recorder = FakeRecorder()
     sizes = graph_sizes(most)
     inputs = StaticInputs(sizes[-1], MAX_CONTEXT, BLOCK_SIZE, CPU, spare_slot=spare_slot)
-    runner.graphs = DecodeGraphs(runner.model, runner.caches, inputs, sizes, recorder)
+    runner.graphs = DecodeGraphs(runner.model, runner.caches, inputs, sizes, recorder, runner.pools)
     return recorder
 
 
@@ -92,8 +93,9 @@ def following(sequences: list[tuple[list[int], int, list[int]]], token: int) -> 
 
 
 def content(runner: Runner) -> Tensor:
-    """Everything in the caches but the spare block."""
-    return torch.stack([tensor[:SPARE] for cache in runner.caches for tensor in cache])
+    """Everything in the caches but the spare block, and the states of sequences."""
+    used = (pool[NULL_STATE + 1 : 18] for pools in runner.pools for pool in pools)
+    return torch.cat([tensor[:SPARE].flatten() for cache in runner.caches for tensor in cache] + [one.flatten() for one in used])
 
 
 def test_sizes() -> None:
@@ -105,10 +107,13 @@ def test_sizes() -> None:
     assert len(graph_sizes(256)) == 35
 
 
-@pytest.mark.parametrize("quantization", [None, "int8"])
-def test_every_batch_size_gives_what_the_plain_step_gives(quantization: str | None) -> None:
+HYBRID = {"model_type": "lfm2", "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False}
+
+
+@pytest.mark.parametrize("described", [{}, {"quantization": "int8"}, HYBRID], ids=["plain", "int8", "with states"])
+def test_every_batch_size_gives_what_the_plain_step_gives(described: dict[str, Any]) -> None:
     """Sizes go down and up again, so that each padded row held another sequence before."""
-    eager, replaying, recorder = pair(17, quantization=quantization)
+    eager, replaying, recorder = pair(17, **described)
     everyone = prompts(17)
     for runner in (eager, replaying):
         runner.run(stacks.step(*everyone))
@@ -148,6 +153,7 @@ def test_what_stands_for_nobody() -> None:
         assert inputs.positions(size).tolist() == batch.positions[:count].tolist() + [0] * (16 - count)
         assert meta.query_start.tolist() == list(range(size + 1))
         assert meta.kv_lens.tolist() == batch.kv_lens.tolist() + [0] * (size - count)
+        assert meta.states.slots.tolist() == batch.state_slots.tolist() + [NULL_STATE] * (size - count)
         assert meta.slots.tolist() == batch.slots.tolist() + [-1] * (size - count)
         width = batch.block_tables.shape[1]
         want = np.full((size, meta.block_tables.shape[1]), NULL_BLOCK)
