@@ -38,6 +38,9 @@ _OTHER_HEADS = {
     "ForImageClassification": "labels images",
     "ForAudioClassification": "labels audio",
 }
+#: Beginnings of names of classes with a head behind each of several layers, which only the Python code in their folders knows
+#: (bge-reranker-v2-minicpm-layerwise, bge-reranker-v2.5-gemma2-lightweight).
+_MANY_HEADS = ("LayerWise", "CostWise")
 #: Sizes that a tensor has a dimension of, or several of.
 _SIZES = ("vocab_size", "hidden_size", "n_embd", "d_model", "num_attention_heads", "n_head", "num_key_value_heads")
 #: Keys of the number of layers.
@@ -64,6 +67,11 @@ def refuse_unsupported(spec: ModelSpec, name: str, *, task: str, model_impl: str
     called = f"{name}: model_type {kind!r}" + (f" ({names[0]})" if names else "")
     foreign = spec.is_foreign
     text_alone = wrapper_of(kind) is not None and model_impl != "transformers"
+    if names and names[0].startswith(_MANY_HEADS):
+        raise ModelError(
+            f"{called} has a head behind each of several layers, which only Python code in its folder knows, and that is not run to score; "
+            "bge-reranker-v2-gemma and bge-reranker-v2-m3 are supported"
+        )
     if model_impl == "infer" and spec.lacking:
         spec.need_stack()
     if foreign or model_impl == "transformers":
