@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -202,7 +203,14 @@ def _load_ours(
 
 
 def check_length(config: EngineConfig, source: ModelSource, stack: StackSpec) -> None:
-    """Raises ConfigError for contexts that are longer than the positions a model has learned."""
+    """Raises ConfigError for contexts that are longer than the positions a model has learned, and for blocks that fill no chunk."""
+    for layer in stack.layers:
+        chunk = None if layer.attention is None else layer.attention.chunk
+        if chunk is not None and chunk % config.block_size:
+            raise ConfigError(
+                f"block_size={config.block_size}: {source.name} attends within chunks of {chunk} tokens, which whole blocks must fill; "
+                f"give --block-size {math.gcd(chunk, config.block_size)}"
+            )
     longest = stack.max_length
     if longest is not None and config.max_model_len > longest:
         raise ConfigError(f"max_model_len={config.max_model_len}: {source.name} has only {longest} learned positions; lower it to that")

@@ -117,6 +117,9 @@ class Attention(_Projections):
         query = self.ops.rope_and_store(qkv, rotation, norm, cache, meta, self.stored)
         if self.rope is not None and self.rope.query_scale is not None:
             query.mul_(self.rope.query_scale[positions][:, None, None])
+        if self.spec.growth is not None:
+            floor, scale = self.spec.growth
+            query.mul_(((positions + 1) / floor).floor_().log1p_().mul_(scale).add_(1)[:, None, None])
         seen = self.ops.attention(query, cache, meta, self.config)
         if rows is not None:
             seen, gate = seen[rows], None if gate is None else gate[rows]

@@ -64,10 +64,13 @@ class Experts:
         starts = torch.searchsorted(of_pair, torch.arange(len(self.own) + 1, device=x.device))
         if len(self.own) < self.spec.count and x.device.type == "cpu":  # a GPU is not waited for: it multiplies none of the others' pairs
             pairs = pairs[: int(starts[-1])]
-        products = self._multiplied(_of_rows(x, pairs // count, self.ops, quantize=self._quantizes(self._ups)), starts)
+        scales = weights.flatten()[pairs] if self.spec.routing.scales_input else None
+        products = self._multiplied(_of_rows(x, pairs // count, self.ops, scales, quantize=self._quantizes(self._ups)), starts)
         if len(self.own) < self.spec.count:
             products = products.masked_fill(torch.arange(len(pairs), device=x.device)[:, None] >= starts[-1], 0)
         by_row = products.new_zeros(chosen.numel(), x.shape[1]).index_copy_(0, pairs, products).view(len(x), count, x.shape[1])
+        if scales is not None:
+            weights = torch.ones_like(weights)
         total = by_row[:, 0].float() * weights[:, :1]
         for place in range(1, count):
             total += by_row[:, place].float() * weights[:, place : place + 1]
@@ -137,8 +140,11 @@ def _none_of(tensor: tuple[str, tuple[int, ...]]) -> Parameter:
     return Parameter(tensor, cuts=[Cut(0, 0, 0)], store=lambda _: None)
 
 
-def _of_rows(x: Tensor, rows: Tensor, ops: Ops, *, quantize: bool) -> Rows:
-    """Rows of x by number, quantized if that is wanted."""
+def _of_rows(x: Tensor, rows: Tensor, ops: Ops, scales: Tensor | None, *, quantize: bool) -> Rows:
+    """Rows of x by number, times their scale if they have one, quantized if that is wanted."""
+    if scales is not None:
+        scaled = (x[rows].float() * scales[:, None]).to(x.dtype)
+        return ops.quantize(scaled) if quantize else scaled
     if not quantize:
         return x[rows]
     quantized = ops.quantize(x)

@@ -39,9 +39,9 @@ class QKNorm:
         elif self.over != "head":
             unit = spec.head_dim if self.over == "all" else 1
             cuts = [Cut(0, first * unit, (first + count) * unit)] if count < heads else None
-        self.parameter = Parameter(*parts, cuts=cuts, dtype=torch.float32, store=self._store)
+        self.parameter = Parameter(*parts, cuts=cuts, dtype=torch.float32, store=self._store) if self.spec.weighted else None
         self.bias = Parameter((f"{name}.bias", (self.dim,)), dtype=torch.float32) if spec.qk_norm.bias else None
-        self.weight = torch.empty(0)
+        self.weight = self._ones = torch.ones(self.dim)
 
     def _store(self, weight: Tensor) -> None:
         self.weight = (weight + self.spec.offset).flatten()
@@ -52,6 +52,8 @@ class QKNorm:
         if self.over == "all":
             return self._over_all(x32).to(x.dtype)
         by_head = x32.view(-1, self.dim)
+        if self._ones.device != x.device:  # there are no weights that would have brought it there
+            self.weight = self._ones = self._ones.to(x.device)
         norm = self.ops.layer_norm(by_head, self._ones, None, self.spec.eps) if self.spec.centered else None
         normed = norm if norm is not None else self.ops.rms_norm(by_head, self._ones, self.spec.eps)
         assert isinstance(normed, Tensor), "asked for without quantization"
@@ -70,6 +72,7 @@ class QKNorm:
         return x32 * torch.rsqrt(squares + self.spec.eps) * self.weight
 
     def parameters(self) -> Iterator[Parameter]:
-        yield self.parameter
+        if self.parameter is not None:
+            yield self.parameter
         if self.bias is not None:
             yield self.bias

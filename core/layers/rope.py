@@ -100,7 +100,7 @@ def _llama3(config: RopeConfig, longest: int) -> tuple[Tensor, float]:
     low, high = s["low_freq_factor"], s["high_freq_factor"]
     frequencies = _plain(config)
     wavelengths = 2 * math.pi / frequencies
-    keep = ((config.original / wavelengths - low) / (high - low)).clamp(0, 1)
+    keep = ((config.original / wavelengths - low) / max(high - low, 1e-30)).clamp(0, 1)  # Llama 4 has a step there
     return (1 - keep) * frequencies / s["factor"] + keep * frequencies, 1.0
 
 

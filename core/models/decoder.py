@@ -25,6 +25,7 @@ from ..quant.choice import HEAD, chosen
 from ..spec.mixers import StateSpec
 from ..spec.stack import KVSpec, StackSpec
 from ..weights.parameter import Parameter
+from .chunks import chunked
 from .layer import Layer
 
 #: Tensors [slots, ...] of one layer, one for each of its states.
@@ -276,19 +277,24 @@ class Decoder:
                 computes no others.
             pools: one for each of `self.states`.
         """
-        plans: dict[tuple[int, int], Any] = {}
+        plans: dict[tuple[int, int, int | None], Any] = {}
+        metas: dict[int | None, AttentionMeta] = {None: meta}
         x: Rows | None = None
         residual = self.embedded(tokens, positions)
         vectors = None if self.per_layer is None else self.per_layer(tokens, residual)
         of_layers = self._memory(caches, pools)
         for index, (layer, memory) in enumerate(zip(self.visit(self.layers), of_layers, strict=True)):
+            seen = meta
             if layer.attention is not None:
-                heads = (layer.attention.config.num_heads, layer.attention.config.num_kv_heads)
-                if heads not in plans:
-                    plans[heads] = self.ops.plan_attention(meta, *heads)
-                meta.plan = plans[heads]
+                config, chunk = layer.attention.config, layer.attention.spec.chunk
+                if chunk not in metas:
+                    metas[chunk] = chunked(meta, chunk) if chunk is not None else meta
+                seen, kind = metas[chunk], (config.num_heads, config.num_kv_heads, chunk)
+                if kind not in plans:
+                    plans[kind] = self.ops.plan_attention(seen, config.num_heads, config.num_kv_heads)
+                seen.plan = plans[kind]
             own = None if vectors is None else vectors[:, index]
-            x, residual = layer(x, residual, positions, memory, meta, rows if layer is self.layers[-1] else None, own)
+            x, residual = layer(x, residual, positions, memory, seen, rows if layer is self.layers[-1] else None, own)
         hidden, _ = _normed(self.norm, x, residual, quantize=False)
         return unscaled(hidden if self.output_projection is None else self._projected(self.output_projection, hidden))
 

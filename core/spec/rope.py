@@ -65,8 +65,8 @@ class RopeConfig:
         """Raises ModelError for numbers that make no rotation."""
         if self.rotary_dim < 2 or self.rotary_dim % 2:
             raise ModelError(f"config.json: {self.rotary_dim} features of a head cannot be rotated in pairs; see head_dim")
-        if self.kind == "llama3" and self.scaling["high_freq_factor"] <= self.scaling["low_freq_factor"]:
-            raise ModelError("config.json: rope scaling 'llama3': high_freq_factor must be above low_freq_factor")
+        if self.kind == "llama3" and self.scaling["high_freq_factor"] < self.scaling["low_freq_factor"]:
+            raise ModelError("config.json: rope scaling 'llama3': high_freq_factor must not be below low_freq_factor")
         if self.kind == "longrope":
             for key in KINDS["longrope"]:
                 if len(self.scaling[key]) != self.rotary_dim // 2:

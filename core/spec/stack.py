@@ -65,6 +65,8 @@ class NormSpec:
     bias: bool = False
     offset: float = 0.0
     """Added to the stored weights."""
+    weighted: bool = True
+    """False: there are no weights, for norms of queries and keys and of values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +115,10 @@ class AttentionSpec:
     norm_after_rotation: bool = False
     sinks: bool = False
     """Each head has a learned score that takes its share of the softmax and adds no value."""
+    chunk: int | None = None
+    """Positions come in chunks of so many, and a token sees those of its own chunk alone; None: it sees all."""
+    growth: tuple[float, float] | None = None
+    """Queries grow with their position: by 1 + second * ln(1 + floor((position + 1) / first)) (arXiv 2501.19399)."""
     reads: int | None = None
     """The number of an earlier layer whose keys and values it reads; None: it has its own."""
     values_are_keys: bool = False
@@ -201,6 +207,8 @@ class RoutingSpec:
     """A token's weights are divided by their sum."""
     smallest_sum: float = 1e-20
     """By this where it is smaller."""
+    scales_input: bool = False
+    """Experts read the token times its weight, in place of their results being weighed."""
     norm: NormSpec | None = None
     """Of what the router reads, with weights of its own that are divided by the square root of their number."""
     expert_scales: bool = False

@@ -132,7 +132,7 @@ def _attention(layer: str, names: Names, hidden: int, spec: AttentionSpec) -> It
     yield from _linear(f"{layer}.{names.attention_out}", hidden, width, bias=spec.out_bias)
     if spec.sinks:
         yield f"{layer}.{names.sinks}", (spec.num_heads,)
-    if spec.qk_norm is not None:
+    if spec.qk_norm is not None and spec.qk_norm.weighted:
         of_keys = [(names.k_norm, spec.num_kv_heads)] if spec.reads is None else []
         for name, heads in ((names.q_norm, spec.num_heads), *of_keys):
             for one, shape in qk_norm_tensors(f"{layer}.{name}", heads, spec):

@@ -49,6 +49,7 @@ MOE = {"moe_intermediate_size": 40}
 GEMMA4 = {"head_dim": 16, "global_head_dim": 32, "sliding_window": 20, "vocab_size_per_layer_input": 160}
 #: Latent attention, of sizes that are all different and multiples of 4: MKL does not treat all rows of some odd ones alike.
 MLA = {**MOE, "num_key_value_heads": 6, "kv_lora_rank": 24, "qk_nope_head_dim": 12, "qk_rope_head_dim": 8, "v_head_dim": 16}
+LLAMA4 = {"head_dim": 8, "intermediate_size_mlp": 72, "attention_chunk_size": 32, "floor_scale": 20, "attn_scale": 0.2}
 #: All experts of a token: which ones it has must not hang on rounding.
 MIXED = [
     ("qwen2_moe", {**MOE, "num_experts": 4, "num_experts_per_tok": 4, "shared_expert_intermediate_size": 48}),
@@ -141,6 +142,17 @@ ARCHITECTURES = [
             "partial_rotary_factor": 1.0,
         },
     ),
+    (
+        "llama4_text",
+        {
+            **LLAMA4,
+            "num_hidden_layers": 4,
+            "num_local_experts": 4,
+            "interleave_moe_layer_step": 2,
+            "rope_parameters": {**LLAMA3, "high_freq_factor": 1.0},
+        },
+    ),
+    ("llama4_text", {**LLAMA4, "num_local_experts": 6, "num_experts_per_tok": 2, "use_qk_norm": False, "no_rope_layers": [1, 0, 1]}),
     ("gpt_oss", {"head_dim": 16, "sliding_window": 24, "num_local_experts": 6, "num_experts_per_tok": 3}),
     ("gpt_oss", {"head_dim": 8, "sliding_window": 8, "num_local_experts": 4, "num_experts_per_tok": 4, "rope_parameters": YARN}),
     (

@@ -18,7 +18,7 @@ from infer.core.settings.args import EngineArgs
 from infer.core.spec.architectures import wrappers
 from infer.core.spec.read import read_spec
 
-from .test_architectures import GEMMA4, MOE, TINY
+from .test_architectures import GEMMA4, LLAMA4, MOE, TINY
 from .test_folders import PROMPT, edited, ours
 
 TEXT: dict[str, Any] = {**TINY, "head_dim": 8, "eos_token_id": None, "bos_token_id": None, "pad_token_id": 0}
@@ -38,6 +38,10 @@ WRAPPERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "gemma4_unified": (
         {"vision_config": {"patch_size": 4, "pooling_kernel_size": 1, "mm_embed_dim": 16, "mm_posemb_size": 8}},
         {"model_type": "gemma4_unified_text", **GEMMA4},
+    ),
+    "llama4": (
+        {"vision_config": {**SMALL, "vision_output_dim": 16, "projector_input_dim": 16, "projector_output_dim": 16}},
+        {"model_type": "llama4_text", **LLAMA4, "num_local_experts": 4},
     ),
     "llava": ({"vision_config": CLIP}, {"model_type": "llama"}),
     "llava_next": ({"vision_config": CLIP}, {"model_type": "mistral"}),
@@ -71,6 +75,8 @@ def saved(folder: Path, kind: str, **text: Any) -> Path:
 @torch.inference_mode()
 def theirs(folder: Path, num_tokens: int = 12) -> list[int]:
     model = transformers.AutoModelForImageTextToText.from_pretrained(str(folder), dtype=torch.float32).eval()
+    if model.config.model_type == "llama4":  # transformers 5.24's whole model asks its language model's output for images
+        model = model.language_model
     tokens = list(PROMPT)
     for _ in range(num_tokens):
         tokens.append(int(model(input_ids=torch.tensor([tokens])).logits[0, -1].argmax()))
