@@ -12,7 +12,7 @@ import click
 
 from infer.core.errors import ConfigError
 from infer.core.jobs.tasks.chat import ChatOptions, ChatTask
-from infer.core.text import reasoning, tool_calls
+from infer.core.text import calls, reasoning
 from infer.core.text.chat import CONTENT_FORMATS, template_text
 
 from ..command import Option, with_options
@@ -49,8 +49,9 @@ def chat_options(command: F) -> F:
         ),
         _option(
             "--tool-call-parser",
-            type=click.Choice(sorted(tool_calls.PARSERS)),
-            help="How the model writes function calls: they become the message's tool_calls where a record has tools.",
+            type=click.Choice([calls.AUTO, *calls.PARSERS]),
+            help="How the model writes function calls: they become the message's tool_calls where a record has tools; auto: as "
+            "its chat template shows.",
         ),
         _option(
             "--reasoning-parser",

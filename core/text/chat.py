@@ -55,6 +55,11 @@ class ChatTemplate:
         self._literal: LiteralText | None = None
         self._now: datetime | None = None
 
+    @property
+    def source(self) -> str:
+        """The jinja2 text of its templates, one after the other, those for tools first."""
+        return "\n".join(self._sources[name] for name in sorted(self._sources, key=lambda name: name != "tool_use"))
+
     @classmethod
     def load(cls, read: Reader, tokenizer: Tokenizer, *, override: str | None = None, content_format: str = "auto") -> ChatTemplate:
         """The template to use: `override` (jinja2 text as `template_text` gives it, or the name of one of the model's templates), else

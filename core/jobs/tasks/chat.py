@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError, RecordError
+from ...text.calls import AUTO, PARSERS, parser_of, tool_call_parser
+from ...text.calls.parser import ToolCallParser
 from ...text.reasoning import ReasoningParser, reasoning_parser
 from ...text.spelling import Spelling
-from ...text.tool_calls import ToolCallParser, tool_call_parser
 from ...types.outputs import CompletionOutput
 from ..jsonl import wrong_type
 from . import tools
@@ -40,7 +41,8 @@ class ChatOptions:
 
     Args:
         chat_template_kwargs: variables for the chat template, where a record has no own of that name.
-        tool_call_parser: name of the form in which the model calls functions; None leaves calls in the text.
+        tool_call_parser: name of the form in which the model calls functions; "auto": what its chat template shows; None leaves calls
+            in the text.
         reasoning_parser: name of the form in which it reasons; None leaves reasoning in the text.
 
     Raises ConfigError for an unknown parser, and for a variable that is a field of records.
@@ -51,14 +53,16 @@ class ChatOptions:
     reasoning_parser: str | None = None
 
     def __post_init__(self) -> None:
-        self.parsers()
+        self.parsers("")
         for name in self.chat_template_kwargs:
             if name in _RENDER_FIELDS:
                 raise ConfigError(f"chat_template_kwargs: {name} is a field of the record, not a variable of the template")
 
-    def parsers(self) -> tuple[ToolCallParser | None, ReasoningParser | None]:
-        """The parsers of these names."""
+    def parsers(self, template: str) -> tuple[ToolCallParser | None, ReasoningParser | None]:
+        """The parsers of these names, for a model with this chat template."""
         tool, reasoning = self.tool_call_parser, self.reasoning_parser
+        if tool == AUTO:
+            tool = parser_of(template)
         return None if tool is None else tool_call_parser(tool), None if reasoning is None else reasoning_parser(reasoning)
 
 
@@ -87,7 +91,9 @@ class ChatTask(CompletionTask):
         chat = chat if options.now is None else chat.at(options.now)
         self._chat = chat.literally() if options.literal_special_tokens else chat
         self._chat_options = chat_options or ChatOptions()
-        self._tool_calls, self._reasoning = self._chat_options.parsers()
+        self._tool_calls, self._reasoning = self._chat_options.parsers(chat.source)
+        if self._chat_options.tool_call_parser == AUTO and self._tool_calls is None:
+            raise ConfigError(f"tool_call_parser auto: the chat template shows no form of calls; name one of {', '.join(PARSERS)}")
         self._literal = tokenizer.literal if options.literal_special_tokens and tokenizer is not None else None
         special = {} if tokenizer is None else {i: tokenizer.token_text(i) for i in tokenizer.special_ids}
         markers = {*(self._tool_calls.markers if self._tool_calls else ()), *(self._reasoning.markers if self._reasoning else ())}

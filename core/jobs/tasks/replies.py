@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ...text.calls.forced import parse_forced
+from ...text.calls.parser import ToolCallParser, call_id
 from ...text.reasoning import ReasoningParser
-from ...text.tool_calls import ToolCallParser, call_id, parse_forced
 from ...types.outputs import CompletionOutput
 from .tools import ToolUse
 
@@ -45,14 +46,14 @@ class ReplyRules:
         if text is not None and self.use.forced:
             reply = parse_forced(text, self.use.name)
         elif text is not None and self.tool_calls is not None:
-            reply = self.tool_calls.parse(text)
+            reply = self.tool_calls.parse(text, self.use.tools)
         content = reply.content if reply is not None else text
         message: dict[str, Any] = {"role": "assistant", "content": self._shown(content)}
         if reply is not None and reply.calls:
             if not (message["content"] or "").strip():  # around the calls there were special tokens only
                 message["content"] = None
             calls = reply.calls if self.use.parallel else reply.calls[:1]
-            message["tool_calls"] = [call.to_json(self._id(choice.index, i)) for i, call in enumerate(calls)]
+            message["tool_calls"] = [call.to_json(self._id(choice.index, i, call.name)) for i, call in enumerate(calls)]
         if reasoning is not None:
             message["reasoning_content"] = self._shown(reasoning)
         return message
@@ -64,9 +65,11 @@ class ReplyRules:
         called = "tool_calls" in message and self.use.name is None
         return "tool_calls" if called and choice.finish_reason == "stop" else choice.finish_reason
 
-    def _id(self, choice: int, number: int) -> str:
-        name = call_id if self.tool_calls is None else self.tool_calls.call_id
-        return name(self.index, choice, self.first_call + number)
+    def _id(self, choice: int, number: int, name: str) -> str:
+        number += self.first_call
+        if self.tool_calls is None:
+            return call_id(self.index, choice, number)
+        return self.tool_calls.call_id(self.index, choice, number, name)
 
     def _shown(self, text: str | None) -> str | None:
         return text if text is None or self.hidden is None else self.hidden.sub("", text)

@@ -37,6 +37,41 @@ from infer.core.text.reasoning import reasoning_parser
         ("qwen3", True, 'said "yes"</think>"Paris"', 'said "yes"', '"Paris"'),
         ("qwen3", True, 'it begins {"a": </think>{"a": 1}', 'it begins {"a": ', '{"a": 1}'),
         ("deepseek_r1", None, '["</think>", {"x": "</think>"}] hm</think>Paris.', '["</think>", {"x": "</think>"}] hm', "Paris."),
+        ("deepseek_v3", None, "Paris.", None, "Paris."),
+        ("deepseek_v3", True, "hm</think>Paris.", "hm", "Paris."),
+        ("ernie45", True, "hm\n</think>\n\n<response>\nParis.\n</response>\n", "hm\n", "Paris."),
+        ("ernie45", None, "hm</think>Paris.", "hm", "Paris."),
+        ("gemma4", None, "<|channel>thought\nhm<channel|>Paris.", "hm", "Paris."),
+        ("gemma4", None, "<|channel>thought\nhm<|tool_call>call:f{}<tool_call|>", "hm", "<|tool_call>call:f{}<tool_call|>"),
+        ("gemma4", None, "Paris.", None, "Paris."),
+        ("granite", None, "Here is my thought process: hm Here is my response: Paris.", " hm ", " Paris."),
+        ("granite", None, "Here's my thought process:hm\n\nHere's my response:\nParis.", "hm\n\n", "\nParis."),
+        ("granite", None, "Paris.", None, "Paris."),
+        ("hunyuan_a13b", None, "<think>\nhm\n</think>\n<answer>\nParis.\n</answer>", "\nhm\n", "Paris."),
+        ("hunyuan_a13b", None, "<think>\nhm\n</think>\n<answer>\nPar", "\nhm\n", "Par"),
+        ("kimi_k2", True, "hm<|tool_calls_section_begin|>x", "hm", "<|tool_calls_section_begin|>x"),
+        ("kimi_k2", None, "<think>hm</think>Paris.", "hm", "Paris."),
+        ("minimax_m2", None, "hm\n</think>\n\nParis.", "hm\n", "\n\nParis."),
+        ("nemotron_v3", True, "hm</think>Paris.", "hm", "Paris."),
+        ("nemotron_v3", False, "Paris.", None, "Paris."),
+        ("olmo3", None, "hm</think>Paris.", "hm", "Paris."),
+        ("step3", None, "hm</think>Paris.", "hm", "Paris."),
+        (
+            "openai_gptoss",
+            None,
+            "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>Paris.",
+            "hm",
+            "Paris.",
+        ),
+        ("openai_gptoss", None, "<|channel|>analysis<|message|>h", "h", None),
+        (
+            "openai_gptoss",
+            None,
+            "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}",
+            "a",
+            "<|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}",
+        ),
+        ("openai_gptoss", None, "Paris.", None, "Paris."),
         ("glm45", None, "\n<think>hm</think>Paris.", "hm", "Paris."),
     ],
 )
@@ -57,5 +92,5 @@ def test_what_the_prompt_says() -> None:
 
 
 def test_an_unknown_parser_is_a_setting_s_mistake() -> None:
-    with pytest.raises(ConfigError, match=r"'qwen'; did you mean 'qwen3'\?; available: deepseek_r1, glm45"):
+    with pytest.raises(ConfigError, match=r"'qwen'; did you mean 'qwen3'\?; available: deepseek_r1, deepseek_v3"):
         reasoning_parser("qwen")

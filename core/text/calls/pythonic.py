@@ -6,13 +6,14 @@ import ast
 import re
 import warnings
 
-from .json_spans import after_space
+from ..json_spans import after_space
+from .parser import ToolCallParser
 from .tool_call import NotACallError, Parts, ToolCall, call_or, made
 
 #: Longer Python text is not parsed: its syntax tree takes many times the memory.
 _LONGEST = 100_000
 _CLOSER = {"(": ")", "[": "]", "{": "}"}
-PYTHON_START, PYTHON_END = "<|python_start|>", "<|python_end|>"
+_START, _END = "<|python_start|>", "<|python_end|>"
 #: A string, a bracket or a comma.
 _TOKEN = re.compile(
     r"'''(?:[^\\]|\\.)*?'''"
@@ -24,22 +25,22 @@ _TOKEN = re.compile(
 )
 
 
-def pythonic(text: str) -> Parts:
+def _pythonic(text: str) -> Parts:
     """`[name(argument="value", …), …]`: a Python list of calls, whose arguments are literals with names (Llama 3.2 and 4).
 
     It begins the text, or follows `<|python_start|>`.
     """
     done, marker, start = 0, -1, after_space(text, 0)
     if not text.startswith("[", start):
-        marker = text.find(PYTHON_START)
-        start = after_space(text, marker + len(PYTHON_START)) if marker >= 0 else start
+        marker = text.find(_START)
+        start = after_space(text, marker + len(_START)) if marker >= 0 else start
     if text.startswith("[", start) and len(text) <= _LONGEST:
         items, end = _list_at(text, start)
         if any(isinstance(item, ToolCall) for item in items):
             yield text[: max(marker, 0)]
             yield from items
             after = after_space(text, end)
-            done = after + len(PYTHON_END) if text.startswith(PYTHON_END, after) else end
+            done = after + len(_END) if text.startswith(_END, after) else end
     yield text[done:]
 
 
@@ -63,14 +64,43 @@ def _list_at(text: str, start: int) -> tuple[list[str | ToolCall], int]:
     return items, begins
 
 
-def _call(text: str) -> ToolCall:
+def calls_by_line(text: str, start: int, closing: str) -> tuple[list[str | ToolCall], int]:
+    """The calls from `start` to `closing` or the end of the text, one a line, and where they end. Literals may be JSON's too."""
+    items: list[str | ToolCall] = []
+    depth, begins = 0, start
+    for match in re.compile(rf"{_TOKEN.pattern}|{re.escape(closing)}|\n|\Z", re.DOTALL).finditer(text, start, start + _LONGEST):
+        token = match.group()
+        depth += (token in _CLOSER) - (token in _CLOSER.values())
+        if token in ("\n", "", closing) and (depth <= 0 or token != "\n"):
+            if item := text[begins : match.start()].strip():
+                items.append(call_or(item, _call, item, json_names=True) if depth <= 0 else item)
+            begins, depth = match.end(), 0
+            if token != "\n":
+                return items, match.end()
+    return items, begins
+
+
+#: JSON's names for Python's literals.
+_JSON_NAMES = {"true": True, "false": False, "null": None}
+
+
+class _Literals(ast.NodeTransformer):
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return ast.copy_location(ast.Constant(_JSON_NAMES[node.id]), node) if node.id in _JSON_NAMES else node
+
+
+def _call(text: str, *, json_names: bool = False) -> ToolCall:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd backslashes
         node = ast.parse(text, mode="eval").body
     if not isinstance(node, ast.Call) or node.args or any(keyword.arg is None for keyword in node.keywords):
         raise NotACallError
-    arguments = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
+    values = {str(keyword.arg): _Literals().visit(keyword.value) if json_names else keyword.value for keyword in node.keywords}
+    arguments = {name: ast.literal_eval(value) for name, value in values.items()}
     try:
         return made(ast.unparse(node.func) if isinstance(node.func, (ast.Name, ast.Attribute)) else None, arguments)
     except TypeError:  # bytes, sets, complex numbers
         raise NotACallError from None
+
+
+PARSER = ToolCallParser(_pythonic, (_START, _END))

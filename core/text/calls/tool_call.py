@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .json_spans import loads
+from ..json_spans import loads
 
 #: What parsing raises: JSON's and Python's errors, and ours.
 NO_CALL = (ValueError, RecursionError, MemoryError, SyntaxError)
@@ -55,9 +55,9 @@ def made(name: Any, arguments: Any) -> ToolCall:
     return ToolCall(name, text)
 
 
-def call_or(text: str, make: Callable[..., ToolCall], *given: Any) -> str | ToolCall:
+def call_or(text: str, make: Callable[..., ToolCall], *given: Any, **more: Any) -> str | ToolCall:
     """The call that is made of what is given, or the text that it was read from."""
     try:
-        return make(*given)
+        return make(*given, **more)
     except NO_CALL:
         return text

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infer.core.errors import ConfigError
-from infer.core.text.tool_call import ToolCall
-from infer.core.text.tool_calls import PARSERS, Reply, call_id, parse_forced, tool_call_parser
+from infer.core.text.calls import PARSERS, tool_call_parser
+from infer.core.text.calls.forced import parse_forced
+from infer.core.text.calls.parser import Reply, call_id
+from infer.core.text.calls.tool_call import ToolCall
 
 PARIS = ToolCall("weather", '{"city": "Paris"}')
 ROME = ToolCall("weather", '{"city": "Rome"}')
@@ -241,5 +243,5 @@ def test_an_entry_of_tool_calls() -> None:
 
 
 def test_an_unknown_parser_is_a_setting_s_mistake() -> None:
-    with pytest.raises(ConfigError, match=r"'hermess'; did you mean 'hermes'\?; available: hermes, llama3_json"):
+    with pytest.raises(ConfigError, match=r"'hermess'; did you mean 'hermes'\?; available: auto, deepseek_v3"):
         tool_call_parser("hermess")
