@@ -236,11 +236,12 @@ class BlockManager:
     # -- states ----------------------------------------------------------------------------------------------------
     def plan_snapshots(self, sequence: Sequence, following: Sequence | None) -> None:
         """Chooses where to keep the states of a sequence that was started, if the model has some: at its last full block; where what it
-        has in common with known blocks ends, and where what it has in common with the sequence that comes next."""
+        has in common with known blocks ends, and where what it has in common with the sequence that comes next. Without prefix caching for
+        further choices alone."""
         if self.states is None:
             return
         last = self._num_reusable(sequence)
-        ends = {last}
+        ends = {last} if self.prefix_caching or sequence.params.num_choices > 1 else set()
         if self.prefix_caching:
             ends.add(next((i for i in range(last) if self._hash(sequence, i) not in self._by_hash), last))
             if following is not None:

@@ -61,7 +61,7 @@ class Router:
             weights = torch.exp(weights - weights[:, :1])
             weights = weights / row_sum(weights)
         if spec.normalized:
-            weights = weights / row_sum(weights).clamp_(min=spec.smallest_sum)
+            weights = weights / (row_sum(weights) + spec.added_to_sum).clamp_(min=spec.smallest_sum)
         if self.expert_scales is not None:
             weights = weights * self.expert_scales.tensor[chosen]
         return chosen, weights if spec.scale == 1 else weights * spec.scale

@@ -207,6 +207,8 @@ class RoutingSpec:
     """A token's weights are divided by their sum."""
     smallest_sum: float = 1e-20
     """By this where it is smaller."""
+    added_to_sum: float = 0.0
+    """To that sum, before."""
     scales_input: bool = False
     """Experts read the token times its weight, in place of their results being weighed."""
     norm: NormSpec | None = None

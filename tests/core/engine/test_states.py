@@ -53,6 +53,12 @@ def test_choices_begin_at_the_last_border_of_the_prompt(make_engine: Any, cachin
     assert engine.runner.num_tokens == [40, 2, 1 + 3 * 2, 4, 3]
 
 
+def test_steps_are_not_cut_for_nobody(make_engine: Any) -> None:
+    engine = make_engine(num_blocks=100, enable_prefix_caching=False, num_states=20)
+    run(engine, [3] * 42, max_tokens=2)
+    assert engine.runner.num_tokens == [42, 1]
+
+
 def test_without_chunks_prompts_are_whole(make_engine: Any) -> None:
     engine = make_engine(num_blocks=100, num_states=20, enable_chunked_prefill=False, max_num_batched_tokens=512)
     engine.add(Request("a", [3] * 42, SamplingParams(n=2, max_tokens=2, ignore_eos=True), 0))

@@ -42,6 +42,13 @@ def test_a_softmax_over_the_chosen_is_normalized(settings: dict[str, Any]) -> No
     torch.testing.assert_close(weights, largest.softmax(-1))
 
 
+def test_what_is_added_to_the_sum_makes_small_scores_smaller() -> None:
+    _, weights = router(per_token=3, scores="sigmoid", normalized=True, added_to_sum=1e-3).choice(numbers() - 12)
+    scores = (numbers() - 12).sigmoid().topk(3).values
+    torch.testing.assert_close(weights, scores / (scores.sum(-1, keepdim=True) + 1e-3))
+    assert weights.sum(-1).min() < 0.9
+
+
 @pytest.mark.parametrize("correction", [1, 2])
 @pytest.mark.parametrize("scores", ["sigmoid", "softmax"])
 def test_a_correction_decides_and_does_not_weigh(scores: str, correction: int) -> None:

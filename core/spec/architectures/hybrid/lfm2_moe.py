@@ -39,6 +39,7 @@ def stack(hf: Mapping[str, Any]) -> StackSpec:
         scores="sigmoid",
         correction=int(hf["use_expert_bias"]),
         normalized=bool(hf["norm_topk_prob"]),
+        added_to_sum=1e-6,
         scale=hf["routed_scaling_factor"],
     )
     experts = ExpertsSpec(count=hf["num_experts"], routing=routing, size=hf["moe_intermediate_size"], activation="silu")
