@@ -112,7 +112,7 @@ class Attention(_Projections):
         if self.head_norms:
             of_query, of_key = self.head_norms[0], self.head_norms[-1]
             norm = HeadNorm(of_query.weight, of_key.weight, of_query.spec.eps)
-        made, gate = self._parted(self.qkv(x))
+        made, gate = self._made(x)
         qkv, rotation = self._prepared(self._whole(made), self.rotation(positions))
         query = self.ops.rope_and_store(qkv, rotation, norm, cache, meta, self.stored)
         if self.rope is not None and self.rope.query_scale is not None:
@@ -129,14 +129,13 @@ class Attention(_Projections):
             let_through = self.ops.gated_activation(torch.cat([gate, seen], dim=1), "sigmoid", quantize=quantize)
         return scaled(self.out(let_through), self.spec.out_scale)
 
-    def _parted(self, made: Rows) -> tuple[Rows, Tensor | None]:
+    def _made(self, x: Rows) -> tuple[Rows, Tensor | None]:
         """Queries, keys and values, and the gate."""
         if not self.spec.gated:
-            return made, None
+            return self.qkv(x), None
         width = self.config.num_heads * self.config.head_dim
-        if not isinstance(made, ScaledRows):
-            return made[:, :-width], made[:, -width:]
-        return made._replace(values=made.values[:, :-width]), unscaled(made._replace(values=made.values[:, -width:]))
+        made = self.qkv.plain(x)
+        return made[:, :-width], made[:, -width:]
 
     @property
     def stored(self) -> AttentionConfig:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import torch
+from torch import Tensor
+
 from infer.kernels.ops import Ops, Rows
 
 from ..parallel.group import current
@@ -45,6 +48,7 @@ class Linear:
         self.adds_bias = not self.by_input or self.group.rank == 0
         biases = [(f"{name}.bias", (out,)) for name, out in zip(names, outs, strict=True)]
         self.bias = Parameter(*biases, cuts=None if self.by_input else cuts) if bias else None
+        self._zeros: Tensor | None = None
 
     def __call__(self, x: Rows) -> Rows:
         """The product, over all ranks where they share the input features."""
@@ -54,6 +58,14 @@ class Linear:
     def part(self, x: Rows) -> Rows:
         """This rank's part: of the output features, or of the sum over input features."""
         return self.method.apply(x, self.bias.tensor if self.bias is not None and self.adds_bias else None)
+
+    def plain(self, x: Rows) -> Tensor:
+        """As `part`, without factors of rows: kernels multiply by them on the way where there is a bias, be it of zeros."""
+        if self.bias is not None or not self.method.quantizes_input:
+            return unscaled(self.part(x))
+        if self._zeros is None:
+            self._zeros = torch.zeros(self.out_features, device=x.device if isinstance(x, Tensor) else x.values.device)
+        return unscaled(self.method.apply(x, self._zeros))
 
     def parameters(self) -> Iterator[Parameter]:
         yield from self.weights

@@ -11,9 +11,11 @@ from torch import Tensor
 from infer.kernels.ops import Ops, Rows
 from infer.kernels.state import States
 
+from ..spec.delta import DeltaSpec
 from ..spec.mamba import Mamba2Spec, MambaSpec
 from ..spec.mixers import MixerSpec, ShortConvSpec, StateSpec
 from ..weights.parameter import Parameter
+from .delta import GatedDelta
 from .linear import Linear
 from .mamba import Mamba
 from .mamba2 import Mamba2
@@ -44,7 +46,12 @@ class Mixer(Protocol):
     def parameters(self) -> Iterator[Parameter]: ...
 
 
-_KINDS: dict[type[Any], Callable[[Ops, str, int, Any], Mixer]] = {ShortConvSpec: ShortConv, Mamba2Spec: Mamba2, MambaSpec: Mamba}
+_KINDS: dict[type[Any], Callable[[Ops, str, int, Any], Mixer]] = {
+    ShortConvSpec: ShortConv,
+    Mamba2Spec: Mamba2,
+    MambaSpec: Mamba,
+    DeltaSpec: GatedDelta,
+}
 
 
 def new_pools(layers: Sequence[Sequence[StateSpec]], num_slots: int, dtype: torch.dtype, device: torch.device) -> list[tuple[Tensor, ...]]:

@@ -50,6 +50,16 @@ GEMMA4 = {"head_dim": 16, "global_head_dim": 32, "sliding_window": 20, "vocab_si
 #: Latent attention, of sizes that are all different and multiples of 4: MKL does not treat all rows of some odd ones alike.
 MLA = {**MOE, "num_key_value_heads": 6, "kv_lora_rank": 24, "qk_nope_head_dim": 12, "qk_rope_head_dim": 8, "v_head_dim": 16}
 LLAMA4 = {"head_dim": 8, "intermediate_size_mlp": 72, "attention_chunk_size": 32, "floor_scale": 20, "attn_scale": 0.2}
+#: Layers that attend are every other one; of value heads, two each have the same keys.
+DELTA = {
+    "head_dim": 32,
+    "full_attention_interval": 2,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 24,
+}
+MROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1], "mrope_interleaved": True, "partial_rotary_factor": 0.25}
 #: All experts of a token: which ones it has must not hang on rounding.
 MIXED = [
     ("qwen2_moe", {**MOE, "num_experts": 4, "num_experts_per_tok": 4, "shared_expert_intermediate_size": 48}),
@@ -369,6 +379,26 @@ ARCHITECTURES = [
         "lfm2_moe",
         {**MOE, "layer_types": ["conv", "full_attention", "conv"], "num_experts": 6, "num_experts_per_tok": 3, "num_dense_layers": 1},
     ),
+    ("qwen3_next", {**DELTA, **MOE, "num_experts": 6, "num_experts_per_tok": 3, "shared_expert_intermediate_size": 48}),
+    (
+        "qwen3_next",
+        {
+            **DELTA,
+            **MOE,
+            "layer_types": ["full_attention", "linear_attention", "linear_attention"],
+            "num_experts": 5,
+            "num_experts_per_tok": 5,
+            "shared_expert_intermediate_size": 40,
+            "mlp_only_layers": [1],
+            "norm_topk_prob": False,
+            "attention_bias": True,
+            "linear_conv_kernel_dim": 3,
+            "partial_rotary_factor": 0.5,
+        },
+    ),
+    ("qwen3_5_text", {**DELTA, "rope_parameters": MROPE, "tie_word_embeddings": True}),
+    ("qwen3_5_text", {**DELTA, "linear_num_key_heads": 4, "linear_key_head_dim": 12, "linear_value_head_dim": 20}),
+    ("qwen3_5_moe_text", {**DELTA, **MOE, "num_experts": 6, "num_experts_per_tok": 2, "shared_expert_intermediate_size": 48}),
     ("mpt", {"n_heads": 4}),
     ("mpt", {"n_heads": 6, "attn_config": {"clip_qkv": 0.7, "softmax_scale": 0.3}}),
 ]

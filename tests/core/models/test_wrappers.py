@@ -18,7 +18,7 @@ from infer.core.settings.args import EngineArgs
 from infer.core.spec.architectures import wrappers
 from infer.core.spec.read import read_spec
 
-from .test_architectures import GEMMA4, LLAMA4, MOE, TINY
+from .test_architectures import DELTA, GEMMA4, LLAMA4, MOE, TINY
 from .test_folders import PROMPT, edited, ours
 
 TEXT: dict[str, Any] = {**TINY, "head_dim": 8, "eos_token_id": None, "bos_token_id": None, "pad_token_id": 0}
@@ -52,6 +52,14 @@ WRAPPERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "qwen3_vl_moe": (
         {"vision_config": {**QWEN, "out_hidden_size": 48, "deepstack_visual_indexes": [0]}},
         {**MROPE, **MOE, "num_experts": 6, "num_experts_per_tok": 3, "mlp_only_layers": [1]},
+    ),
+    "qwen3_5": (
+        {"vision_config": {**QWEN, "num_position_embeddings": 16, "out_hidden_size": 48}, "tie_word_embeddings": True},
+        {**DELTA, "rope_parameters": {**MROPE["rope_parameters"], "partial_rotary_factor": 0.25}},
+    ),
+    "qwen3_5_moe": (
+        {"vision_config": {**QWEN, "num_position_embeddings": 16, "out_hidden_size": 48}},
+        {**DELTA, **MOE, **MROPE, "num_experts": 6, "num_experts_per_tok": 3, "shared_expert_intermediate_size": 40},
     ),
     "qwen3_vl": ({"vision_config": {**QWEN, "out_hidden_size": 48, "deepstack_visual_indexes": [0]}}, MROPE),
 }

@@ -36,7 +36,6 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
     ("rwkv", "RwkvForCausalLM", {}, "recurrent layers"),
     ("zamba2", "Zamba2ForCausalLM", {}, "layers that are not plain attention (hybrid, linear_attention)"),
     ("recurrent_gemma", "RecurrentGemmaForCausalLM", {}, "layers that are not plain attention (linear_attention)"),
-    ("qwen3_next", "Qwen3NextForCausalLM", {}, "layers that are not plain attention (linear_attention)"),
     ("llama4_text", "Llama4ForCausalLM", {}, "plain attention (chunked_attention)"),
     ("xglm", "XGLMForCausalLM", {}, "attention that a paged cache cannot hold"),
     ("xlnet", "XLNetLMHeadModel", {}, "attention that a paged cache cannot hold"),

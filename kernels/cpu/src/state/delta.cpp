@@ -34,6 +34,7 @@ struct Step {
     int64_t stride, heads, key_heads, keys, values;
     float *ready;                // [ROWS, 2 * key_heads * keys + 2 * heads]: as `qkv`, of length 1, queries scaled; decay and beta of each head
 
+    float *columns(int64_t sequence, int64_t head) const { return state + (slots[sequence] * heads + head) * keys * values; }
     int64_t width() const { return 2 * key_heads * keys + 2 * heads; }
 };
 
@@ -64,13 +65,14 @@ template <class T, class G> void make_ready(const Step &s, int64_t row, float *r
 }
 
 // The rows of one sequence from `begin` on that are ready, one head, the NV * 16 columns from `column` on, of which there are `there`
-// (fewer with NV = 1 only).
-template <class T, int NV> void walk(const Step &s, int64_t begin, int64_t sequence, int64_t head, int64_t column, int there) {
+// (fewer with NV = 1 only). `ahead`: the columns that this thread takes next, to be on their way.
+template <class T, int NV>
+void walk(const Step &s, int64_t begin, int64_t sequence, int64_t head, int64_t column, int there, const float *ahead) {
     const int64_t start = s.query_start[sequence], end = s.query_start[sequence + 1], width = s.values;
     const int64_t first = std::max(start, begin), last = std::min(end, begin + ROWS), keys = s.key_heads * s.keys;
     if (first >= last) return;
-    const bool fresh = s.kv_lens[sequence] == end - start && first == start;
-    float *const state = s.state + ((s.slots[sequence] * s.heads + head) * s.keys) * width + column;
+    const bool fresh = s.kv_lens[sequence] <= end - start && first == start;
+    float *const state = s.columns(sequence, head) + column;
     auto read = [&](const auto *p, int n) { return NV == 1 ? load_n(p, there) : load(p + n * LANES); };
     auto write = [&](auto *p, int n, f32x16 v) { NV == 1 ? store_n(p, v, there) : store(p + n * LANES, v); };
 
@@ -109,6 +111,7 @@ template <class T, int NV> void walk(const Step &s, int64_t begin, int64_t seque
                 write(row, n, v);
                 sum[n] = vfma(asks, v, sum[n]);
                 recalled[n] = vfma(other, v, recalled[n]);
+                if (t + 1 == last) __builtin_prefetch(ahead + i * width + n * LANES, 0, 2);
             }
         }
 #pragma GCC unroll 4
@@ -126,15 +129,17 @@ template <class T, class G> void run(const Step &s, int64_t sequences) {
         const int64_t to = std::lower_bound(s.query_start, s.query_start + sequences, std::min(rows, begin + ROWS)) - s.query_start;
 #pragma omp for schedule(static)
         for (int64_t row = begin; row < std::min(rows, begin + ROWS); row++) make_ready<T, G>(s, row, s.ready + (row - begin) * s.width());
-#pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < (to - from) * s.heads * parts; task++) {
+        const int64_t tasks = (to - from) * s.heads * parts;
+        auto column_of = [&](int64_t part) { return part < wide ? part * MOST * LANES : wide * MOST * LANES + (part - wide) * LANES; };
+        auto place_of = [&](int64_t task) { return s.columns(from + task / parts / s.heads, task / parts % s.heads) + column_of(task % parts); };
+        // Where each is a token or so, what counts is that the next columns are on their way from memory.
+#pragma omp for schedule(dynamic, tasks < 1000 ? 1 : 16)
+        for (int64_t task = 0; task < tasks; task++) {
             const int64_t part = task % parts, head = task / parts % s.heads, sequence = from + task / parts / s.heads;
-            if (part < wide) {
-                walk<T, MOST>(s, begin, sequence, head, part * MOST * LANES, LANES);
-                continue;
-            }
-            const int64_t column = wide * MOST * LANES + (part - wide) * LANES;
-            walk<T, 1>(s, begin, sequence, head, column, (int)std::min<int64_t>(LANES, s.values - column));
+            const int64_t column = column_of(part), there = std::min<int64_t>(LANES, s.values - column);
+            const float *const ahead = place_of(task + 1 < tasks ? task + 1 : task);
+            if (part < wide) walk<T, MOST>(s, begin, sequence, head, column, LANES, ahead);
+            else walk<T, 1>(s, begin, sequence, head, column, (int)there, ahead);
         }
     }
 }
