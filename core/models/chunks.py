@@ -1,10 +1,27 @@
-"""A step as layers see it that attend within chunks: a position sees those from the beginning of its chunk on."""
+"""A step as some layers see it: those that attend within chunks, and those that compute some of its rows alone."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from infer.kernels.ops import NULL_BLOCK, AttentionMeta
+
+
+def narrowed(meta: AttentionMeta, positions: Tensor, rows: Tensor) -> AttentionMeta:
+    """The step with each of `rows`, int64 [R], as a sequence of its own with one query token. Nothing can be stored with it.
+
+    Args:
+        positions: int64 [N], of all rows.
+    """
+    owner = torch.searchsorted(meta.query_start[1:].long(), rows, right=True).clamp_(max=len(meta.kv_lens) - 1)
+    return AttentionMeta(
+        query_start=torch.arange(len(rows) + 1, dtype=torch.int32, device=rows.device),
+        kv_lens=(positions[rows] + 1).int(),
+        block_tables=meta.block_tables[owner],
+        slots=torch.zeros_like(rows),
+        block_size=meta.block_size,
+    )
 
 
 def chunked(meta: AttentionMeta, chunk: int) -> AttentionMeta:

@@ -25,7 +25,7 @@ from ..quant.choice import HEAD, chosen
 from ..spec.mixers import StateSpec
 from ..spec.stack import KVSpec, StackSpec
 from ..weights.parameter import Parameter
-from .chunks import chunked
+from .chunks import chunked, narrowed
 from .layer import Layer
 
 #: Tensors [slots, ...] of one layer, one for each of its states.
@@ -39,6 +39,10 @@ class LayerMemory(NamedTuple):
     """Of a layer that attends."""
     pools: Pools = ()
     """Of one that keeps states."""
+
+
+#: Layers that keep nothing of a token compute only the rows that are wanted, if they are so many times fewer than all.
+FEW = 4
 
 
 class DecoderLayer(Layer):
@@ -283,12 +287,20 @@ class Decoder:
         residual = self.embedded(tokens, positions)
         vectors = None if self.per_layer is None else self.per_layer(tokens, residual)
         of_layers = self._memory(caches, pools)
+        few = rows is not None and len(rows) * FEW <= len(tokens)
         for index, (layer, memory) in enumerate(zip(self.visit(self.layers), of_layers, strict=True)):
+            if few and index == self.stack.first_reader and rows is not None:  # nothing of other rows is read any more
+                meta, (plans, metas) = narrowed(meta, positions, rows), ({}, {})
+                residual, positions = residual[rows], positions[rows]
+                x, vectors = None if x is None else _chosen(x, rows), None if vectors is None else vectors[rows]
+                rows = None
+            if not len(residual):
+                continue
             seen = meta
             if layer.attention is not None:
                 config, chunk = layer.attention.config, layer.attention.spec.chunk
                 if chunk not in metas:
-                    metas[chunk] = chunked(meta, chunk) if chunk is not None else meta
+                    metas[chunk] = meta if chunk is None else chunked(meta, chunk)
                 seen, kind = metas[chunk], (config.num_heads, config.num_kv_heads, chunk)
                 if kind not in plans:
                     plans[kind] = self.ops.plan_attention(seen, config.num_heads, config.num_kv_heads)

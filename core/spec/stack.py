@@ -424,6 +424,12 @@ class StackSpec:
                 count += 1
         return tuple(places)
 
+    @property
+    def first_reader(self) -> int:
+        """The number of the first layer from which on none keeps anything of a token; that of layers where there is none."""
+        keeping = [i for i, layer in enumerate(self.layers) if layer.mixer or layer.attention is None or layer.attention.reads is None]
+        return keeping[-1] + 1
+
     @cached_property
     def shared_layers(self) -> frozenset[int]:
         """The numbers of layers whose keys and values others read too."""

@@ -533,8 +533,11 @@ def test_chunks_do_not_change_a_bit(backend: str, int8: bool, kind: str) -> None
 
 @pytest.mark.parametrize("int8", [False, True], ids=["plain", "int8"])
 @pytest.mark.parametrize("backend", usable("cpu"))
-def test_rows_that_are_asked_for_are_those_of_all(backend: str, int8: bool) -> None:
-    model = our_model(reference_model("llama", {"mlp_bias": True}), backend, int8=int8)
+@pytest.mark.parametrize(
+    ("kind", "changes"), [("llama", {"mlp_bias": True}), next(row for row in ARCHITECTURES if "num_kv_shared_layers" in row[1])]
+)
+def test_rows_that_are_asked_for_are_those_of_all(kind: str, changes: dict[str, Any], backend: str, int8: bool) -> None:
+    model = our_model(reference_model(kind, changes), backend, int8=int8)
     prompts = prompts_of(70, 1, 33, 129)
     with torch.inference_mode():
         whole = run(model, prompts, chunk=48)
