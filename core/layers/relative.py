@@ -19,7 +19,8 @@ from infer.kernels.ops import ROW_MULTIPLE, Ops, PairBias, Rows, Segments
 
 from ..quant.base import unscaled
 from ..quant.plain import Plain
-from ..spec.stack import AttentionSpec, DisentangledSpec, DistanceSpec, StackSpec
+from ..spec.distances import DisentangledSpec, DistanceSpec
+from ..spec.stack import AttentionSpec, StackSpec
 from ..weights.parameter import Parameter
 from .linear import Linear
 from .norm import Norm

@@ -12,6 +12,7 @@ from functools import cached_property
 
 from ..errors import ModelError
 from .activations import XIELU, activation_kind
+from .distances import DisentangledSpec, DistanceSpec
 from .mixers import MixerSpec, StateSpec
 from .names import Names, Naming
 from .rope import RopeConfig
@@ -261,35 +262,6 @@ class ExpertsSpec:
     def sizes(self) -> tuple[int, ...]:
         """Features between layers that ranks share."""
         return (self.size, self.shared_size) if self.shared_size else (self.size,)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DistanceSpec:
-    """A learned number for each head and distance, added to scores. Half the buckets are of keys before the query; of each half the
-    first half hold one distance each, the others grow up to `max_distance` (T5's, arXiv 1910.10683)."""
-
-    buckets: int
-    max_distance: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class DisentangledSpec:
-    """DeBERTa's attention (arXiv 2006.03654): distances have queries and keys as tokens do, and each kind looks at the other.
-
-    Up to `buckets` / 2 a distance is a bucket, and beyond they grow up to `max_distance`; 0: all up to it are.
-    """
-
-    buckets: int
-    max_distance: int
-    by_query: bool
-    """A token's query looks at a key's distance ("c2p")."""
-    by_key: bool
-    """The distance looks at a token's key ("p2c")."""
-
-    @property
-    def span(self) -> int:
-        """Rows of the table on either side of distance 0."""
-        return self.buckets or self.max_distance
 
 
 @dataclass(frozen=True, kw_only=True)

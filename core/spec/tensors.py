@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .activations import LEARNED
+from .distances import DisentangledSpec, DistanceSpec
 from .mixers import Named
 from .names import Names
 from .stack import (
     AttentionSpec,
     ClassifierSpec,
-    DisentangledSpec,
-    DistanceSpec,
     ExpertsSpec,
     LatentSpec,
     MLPSpec,

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from ....errors import ModelError
+from ...distances import DisentangledSpec
 from ...encoder import DEFAULTS, NAMES, VALUES, learned
 from ...hf_values import FLAG, NULL, TEXT, TEXTS, WHOLE, Kind
-from ...stack import ClassifierSpec, DisentangledSpec, StackSpec
+from ...stack import ClassifierSpec, StackSpec
 from .. import Architecture
 
 OWN_NAMES = replace(

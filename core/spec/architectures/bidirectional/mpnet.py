@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from ....errors import ModelError
+from ...distances import DistanceSpec
 from ...encoder import DEFAULTS, NAMES, VALUES, learned
 from ...hf_values import COUNT
-from ...stack import DistanceSpec, StackSpec
+from ...stack import StackSpec
 from .. import Architecture
 from .roberta import HEAD
 
