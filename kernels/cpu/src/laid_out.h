@@ -10,22 +10,14 @@ namespace infer {
 // Tokens that are laid out together; what is beyond the last one is zeros.
 constexpr int64_t BLOCK = 2 * LANES;
 
-// Rows that lie `stride` apart, as functions below take them.
-template <class T> struct Strided {
-    const T *from;
-    int64_t stride;
-    const T *operator()(int64_t t) const { return from + t * stride; }
-};
-
-// Up to BLOCK tokens' keys, row(t) being where token t's is, into groups.
-template <class T, class Row> void pack_keys(T *to, Row row, int64_t tokens, int64_t dim) {
+// Up to BLOCK tokens' keys, `stride` apart, into groups.
+template <class T> void pack_keys(T *to, const T *from, int64_t stride, int64_t tokens, int64_t dim) {
     const int64_t pairs = (dim + 1) / 2, whole = dim / 2;
     memset(to, 0, BLOCK * pairs * 2 * sizeof(T));
     for (int64_t t = 0; t < tokens; t++) {
         T *column = to + t / LANES * LANES * pairs * 2 + t % LANES * 2;
-        const T *from = row(t);
-        for (int64_t p = 0; p < whole; p++) memcpy(column + p * LANES * 2, from + p * 2, 2 * sizeof(T));
-        if (dim % 2) column[whole * LANES * 2] = from[dim - 1];
+        for (int64_t p = 0; p < whole; p++) memcpy(column + p * LANES * 2, from + t * stride + p * 2, 2 * sizeof(T));
+        if (dim % 2) column[whole * LANES * 2] = from[t * stride + dim - 1];
     }
 }
 
@@ -54,21 +46,19 @@ inline void transpose(__m512i (&x)[LANES]) {
     }
 }
 
-template <class Row> inline void pack_keys(bf16 *to, Row row, int64_t tokens, int64_t dim) {
+template <> inline void pack_keys<bf16>(bf16 *to, const bf16 *from, int64_t stride, int64_t tokens, int64_t dim) {
     const int64_t pairs = (dim + 1) / 2;
-    for (int64_t group = 0; group < BLOCK; group += LANES, to += LANES * pairs * 2) {
-        const bf16 *from[LANES];
-        for (int t = 0; t < LANES; t++) from[t] = group + t < tokens ? row(group + t) : nullptr;
+    for (int64_t group = 0; group < BLOCK; group += LANES, to += LANES * pairs * 2)
         for (int64_t p = 0; p < pairs; p += LANES) {
             __m512i x[LANES];
 #pragma GCC unroll 16
-            for (int t = 0; t < LANES; t++) x[t] = from[t] ? load_halves(from[t] + p * 2, dim - p * 2) : _mm512_setzero_si512();
+            for (int t = 0; t < LANES; t++)
+                x[t] = group + t < tokens ? load_halves(from + (group + t) * stride + p * 2, dim - p * 2) : _mm512_setzero_si512();
             transpose(x);
 #pragma GCC unroll 16
             for (int i = 0; i < LANES; i++)
                 if (p + i < pairs) _mm512_storeu_si512(to + (p + i) * LANES * 2, x[i]);
         }
-    }
 }
 #endif
 

@@ -86,15 +86,15 @@ template <class T> void pack(const Problem &a, const Item &item, int64_t h, int6
         const int64_t tokens = std::min(BLOCK, to - t), row = item.row + t, k = a.num_heads + h, v = k + a.num_kv_heads;
         if (a.rotation.positions || a.row_scale) {
             for (int64_t i = 0; i < tokens; i++) turn(a, row + i, k, a.rotation, turned + i * dim);
-            pack_keys(key, Strided<T>{turned, dim}, tokens, dim);
+            pack_keys(key, turned, dim, tokens, dim);
         } else {
-            pack_keys(key, Strided<T>{head_of<T>(a, row, k), a.row_size()}, tokens, dim);
+            pack_keys(key, head_of<T>(a, row, k), a.row_size(), tokens, dim);
         }
         if (a.row_scale) {
             for (int64_t i = 0; i < tokens; i++) turn(a, row + i, v, none, turned + i * dim);
-            Values<T>::pack(value, Strided<T>{turned, dim}, tokens, dim, width);
+            Values<T>::pack(value, turned, dim, tokens, dim, width);
         } else {
-            Values<T>::pack(value, Strided<T>{head_of<T>(a, row, v), a.row_size()}, tokens, dim, width);
+            Values<T>::pack(value, head_of<T>(a, row, v), a.row_size(), tokens, dim, width);
         }
         ask_for_next(a, head_of<T>(a, row, k), tokens);
         ask_for_next(a, head_of<T>(a, row, v), tokens);

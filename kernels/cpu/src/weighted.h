@@ -19,13 +19,11 @@ template <class T> struct Values {
     typedef float Weight;  // takes the place of a score
     static constexpr int STEP = 1;  // tokens of a weight
 
-    // BLOCK rows of `width` elements, from `tokens` of them, row(t) being where that of token t is.
-    template <class Row> static void pack(Element *to, Row row, int64_t tokens, int64_t dim, int64_t width) {
+    // BLOCK rows of `width` elements, from `tokens` of them at `from`, `stride` apart.
+    static void pack(Element *to, const T *from, int64_t stride, int64_t tokens, int64_t dim, int64_t width) {
         memset(to, 0, BLOCK * width * sizeof(Element));
-        for (int64_t t = 0; t < tokens; t++) {
-            const T *from = row(t);
-            over_row(dim, [&](int64_t i, int n) { store_n(to + t * width + i, load_n(from + i, n), n); });
-        }
+        for (int64_t t = 0; t < tokens; t++)
+            over_row(dim, [&](int64_t i, int n) { store_n(to + t * width + i, load_n(from + t * stride + i, n), n); });
     }
 
     // Replaces `count` scores (a multiple of BLOCK) by weights 2^(score * scale - best); their sum, lane by lane.
@@ -48,16 +46,14 @@ template <> struct Values<bf16> {
     typedef uint32_t Weight;  // two of them
     static constexpr int STEP = 2;
 
-    template <class Row> static void pack(Element *to, Row row, int64_t tokens, int64_t dim, int64_t width) {
-        for (int64_t t = 0; t < BLOCK; t += 2, to += 2 * width) {
-            const bf16 *first = t < tokens ? row(t) : nullptr, *second = t + 1 < tokens ? row(t + 1) : nullptr;
+    static void pack(Element *to, const bf16 *from, int64_t stride, int64_t tokens, int64_t dim, int64_t width) {
+        for (int64_t t = 0; t < BLOCK; t += 2, to += 2 * width)
             for (int64_t i = 0; i < width; i += LANES) {
                 const __mmask16 here = (__mmask16)((1u << std::min<int64_t>(LANES, dim - i)) - 1);
-                const __m256i even = first ? _mm256_maskz_loadu_epi16(here, first + i) : _mm256_setzero_si256();
-                const __m256i odd = second ? _mm256_maskz_loadu_epi16(here, second + i) : _mm256_setzero_si256();
+                const __m256i even = _mm256_maskz_loadu_epi16(t < tokens ? here : 0, from + t * stride + i);
+                const __m256i odd = _mm256_maskz_loadu_epi16(t + 1 < tokens ? here : 0, from + (t + 1) * stride + i);
                 _mm512_storeu_si512(to + 2 * i, _mm512_or_si512(_mm512_cvtepu16_epi32(even), _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16)));
             }
-        }
     }
 
     // What is summed are the weights as rounded, so that shares add up to 1.
