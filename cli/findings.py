@@ -191,7 +191,8 @@ def _kv_text(need: dict[str, Any], config: EngineConfig, largest: str) -> Iterat
     what = "bytes a token unknown" if per_token is None else f"{per_token:,} bytes a token"
     if "state_bytes_per_sequence" in need:
         what += f", and {need['state_bytes_per_sequence']:,} of states for each sequence"
-    yield f"\nKV cache: {what} ({config.dtype}, blocks of {config.block_size})\n"
+    kept = config.dtype if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
+    yield f"\nKV cache: {what} ({kept}, blocks of {config.block_size})\n"
     batch = need["typical_batch"]
     rows = [
         ("largest record", *shown(need["largest_record"]), largest),

@@ -239,7 +239,8 @@ class Ops(StateOps, Protocol):
 
     def kv_refusal(self, dtype: torch.dtype) -> str:
         """Why keys and values cannot be kept in `dtype`, or nothing. float8 is written without scales: what it cannot hold becomes its
-        largest number; queries stay in their own dtype, and products are made in it."""
+        largest number; queries stay in their own dtype, and products are made in it. int8 has a float32 scale for each token and head:
+        its largest magnitude / 127, as `quantize`."""
 
     def rope_and_store(
         self, qkv: Rows, rotation: Rotation | None, norm: HeadNorm | None, cache: KVCache, meta: AttentionMeta, config: AttentionConfig

@@ -163,9 +163,9 @@ class Reach:
     def attention_work(self, query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig) -> Work:
         """Each sequence's visible keys and values read once; a score and a weighted value for each pair of query and key."""
         tokens, pairs = self._of(meta, config.sliding_window, _tokens_and_pairs)
-        item_bytes = cache.key.element_size() + (0 if config.latent else cache.value.element_size())
+        token_bytes = sum(part[0].nbytes for part in cache) // meta.block_size
         flops = 2 * pairs * config.num_heads * (config.head_dim + config.value_dim)
-        return Work(OpKey("attention"), flops, tokens * config.num_kv_heads * config.head_dim * item_bytes)
+        return Work(OpKey("attention"), flops, tokens * token_bytes)
 
     def segments_work(
         self, qkv: Rows, rotation: Rotation | None, segments: Segments, config: AttentionConfig, bias: PairBias | None = None

@@ -119,8 +119,9 @@ class Plan:
     def kv_bytes_per_token(self) -> int | None:
         """Bytes of a token's keys and values in the KV cache; None if config.json does not say."""
         caches, known = self.spec.caches, self.spec.stack is not None or self.spec.caches
-        item_bytes = _ITEM_BYTES[self.config.dtype] if self.config.kv_cache_dtype == "auto" else 1
-        return sum(cache.numbers for cache in caches) * item_bytes if known else None
+        kept = self.config.kv_cache_dtype
+        item_bytes = _ITEM_BYTES[self.config.dtype] if kept == "auto" else 1
+        return sum(sum(cache.token_bytes(item_bytes, scaled=kept == "int8")) for cache in caches) if known else None
 
     def state_bytes_per_sequence(self) -> int:
         """Bytes of what layers keep of a sequence beside the KV cache; 0 of a model that keeps no states."""
@@ -175,6 +176,8 @@ def make_plan(
             check_dense(dense, source)
     if task == "generate":
         check_size(spec, args.tensor_parallel_size, whole_experts=args.enable_expert_parallel)
+        if args.kv_cache_dtype == "int8" and any(cache.latent for cache in spec.caches):
+            raise ConfigError(f"kv_cache_dtype=int8: model {source.name!r} keeps latents, which stay in its dtype; leave it out")
         if args.load_format != "dummy" and source.has_weights and args.quantization in (None, *METHODS):
             check_groups(source, spec, args.tensor_parallel_size, whole_experts=args.enable_expert_parallel)
     elif args.tensor_parallel_size > 1:

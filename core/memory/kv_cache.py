@@ -25,7 +25,7 @@ IDLE_BYTES = 128 << 20
 #: Bytes taken to be free where the system does not say.
 UNKNOWN_FREE = 4 << 30
 #: What `kv_cache_dtype` names, but for the model's own.
-DTYPES = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
+DTYPES = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2, "int8": torch.int8}
 #: Kernels count a cache's tokens in 32 bits.
 MOST_TOKENS = 2**31 - 1
 
@@ -39,7 +39,12 @@ class KVShape:
 
     @property
     def bytes_per_token(self) -> int:
-        return sum(cache.numbers for cache in self.caches) * self.dtype.itemsize
+        return sum(map(sum, self.token_bytes))
+
+    @property
+    def token_bytes(self) -> list[tuple[int, ...]]:
+        """Of each tensor of each cache."""
+        return [cache.token_bytes(self.dtype.itemsize, scaled=self.dtype == torch.int8) for cache in self.caches]
 
 
 def kv_dtype(config: EngineConfig, dtype: torch.dtype) -> torch.dtype:
@@ -118,7 +123,7 @@ def choose_num_host_blocks(config: EngineConfig, shape: KVShape) -> int:
         return 0
     blocks = total // (config.block_size * shape.bytes_per_token)
     if config.device != "cpu" and total:  # pinned memory is taken in powers of two, for each tensor of each layer
-        sizes = [config.block_size * numbers * shape.dtype.itemsize for cache in shape.caches for numbers in cache.tensors]
+        sizes = [config.block_size * size for sizes in shape.token_bytes for size in sizes]
         shares = [total * size // sum(sizes) for size in sizes]
         blocks = min((1 << share.bit_length() - 1) // size if share else 0 for share, size in zip(shares, sizes, strict=True))
     return min(blocks, config.max_num_seqs * -(-config.max_model_len // config.block_size))

@@ -69,7 +69,7 @@ class EngineConfig:
     kv_cache_memory_bytes: int | None
     gpu_memory_utilization: float
     cpu_offload_gb: float  # of weights that each GPU leaves in CPU memory
-    kv_cache_dtype: str  # "auto" for the model's, "fp8_e4m3" or "fp8_e5m2"
+    kv_cache_dtype: str  # "auto" for the model's, "int8", "fp8_e4m3" or "fp8_e5m2"
     enable_prefix_caching: bool
     prefix_caching_hash_algo: str
     watermark: float

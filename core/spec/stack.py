@@ -34,9 +34,9 @@ class KVSpec:
         """Numbers in each of the cache's tensors."""
         return (self.num_kv_heads * self.head_dim,) * (1 if self.latent else 2)
 
-    @property
-    def numbers(self) -> int:
-        return sum(self.tensors)
+    def token_bytes(self, item_bytes: int, *, scaled: bool = False) -> tuple[int, ...]:
+        """Bytes of a token in each of them; `scaled`: with a float32 for each head."""
+        return tuple(numbers * item_bytes + (4 * self.num_kv_heads if scaled else 0) for numbers in self.tensors)
 
 
 @dataclass(frozen=True, slots=True)

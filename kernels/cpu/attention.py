@@ -18,7 +18,7 @@ ITEMS_A_THREAD = 8
 #: Heads of a latent that a thread takes together, at least.
 LEAST_HEADS = 8
 
-_attention = library.function("infer_attention", "ppppppp" + "ipi" + "iiiiii" + "ff" + "ppi")
+_attention = library.function("infer_attention", "ppppppp" + "ipi" + "iiiiii" + "ff" + "ppii")
 _latent_attention = library.function("infer_latent_attention", "pppppp" + "ipii" + "iiiif" + "i")
 
 
@@ -64,6 +64,6 @@ def attention(query: Tensor, cache: KVCache, meta: AttentionMeta, config: Attent
         *(meta.block_tables.stride(0), plan.items, len(plan.items)),
         *(plan.heads_together, config.num_heads, config.num_kv_heads, config.head_dim, meta.block_size, config.sliding_window or 0),
         *(config.scale, config.soft_cap or 0.0),
-        *(config.alibi_slopes, config.sinks, library.DTYPES[query.dtype]),
+        *(config.alibi_slopes, config.sinks, library.DTYPES[query.dtype], library.CACHE_DTYPES[cache.key.dtype]),
     )
     return out

@@ -4,6 +4,8 @@ Values are [B, K, block_size, D]. Keys are [B, K, D / 2, block_size, 2]: a bf16 
 instruction covers as many tokens as it has lanes, with no sums across them. An odd D is padded with a zero.
 
 Where values are parts of keys, these are rows [B, 1, block_size, D], and there are no values: see src/latent.cpp.
+
+In int8 a block has for each head its tokens' codes and then their scales, see src/codes.h: both are bytes, [B, K, bytes of a head].
 """
 
 from __future__ import annotations
@@ -17,15 +19,15 @@ import torch
 from torch import Tensor
 
 from ..ops import NULL_BLOCK, KVCache
-from ..reference.kv import copy_blocks, new_host_cache, swap_in, swap_out
+from ..reference.kv import SCALE_BYTES, copy_blocks, new_host_cache, swap_in, swap_out
 
 __all__ = ["copy_blocks", "kv_refusal", "new_host_cache", "new_kv_cache", "swap_in", "swap_out"]
 
 
 def kv_refusal(dtype: torch.dtype) -> str:
-    if dtype.itemsize > 1:
+    if dtype.itemsize > 1 or dtype == torch.int8:
         return ""
-    return "the CPU kernels keep keys and values in the model's dtype; leave it out, or use kernels=reference (slow)"
+    return "the CPU kernels keep keys and values in the model's dtype or in int8; set int8, or use kernels=reference (slow)"
 
 
 def new_kv_cache(
@@ -38,9 +40,11 @@ def new_kv_cache(
     *,
     latent: int = 0,
 ) -> KVCache:
-    rows = (num_kv_heads, block_size, head_dim)
-    pairs = (num_kv_heads, (head_dim + 1) // 2, block_size, 2)
+    rows: tuple[int, ...] = (num_kv_heads, block_size, head_dim)
+    pairs: tuple[int, ...] = (num_kv_heads, (head_dim + 1) // 2, block_size, 2)
     # Untouched pages of `empty` cost no memory until a block is used.
+    if dtype == torch.int8:
+        pairs = rows = (num_kv_heads, block_size * (-(-head_dim // 4) * 4 + SCALE_BYTES))
     key = torch.empty((num_blocks, *(rows if latent else pairs)), dtype=dtype, device=device)
     value = torch.empty((num_blocks, *((0,) if latent else rows)), dtype=dtype, device=device)
     for tensor in (key, value):

@@ -19,6 +19,7 @@ from .cache import Cache, Unsafe
 
 #: Same numbers as `DType` in src/vectors.h.
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+CACHE_DTYPES = {**DTYPES, torch.int8: 3}
 
 _ARGUMENTS: dict[str, Any] = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
 #: GCC's, Intel's and LLVM's OpenMP; packages rename their copies (libgomp-a1b2c3.so.1).

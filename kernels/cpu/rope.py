@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..ops import AttentionConfig, AttentionMeta, HeadNorm, KVCache, Rotation, Rows, ScaledRows
-from .library import DTYPES, function
+from .library import CACHE_DTYPES, DTYPES, function
 
 _rope_and_store = function("infer_rope_and_store", "ppippppppippipiiiiiiiif")
 
@@ -34,6 +34,6 @@ def rope_and_store(
             kv_heads,
             dim,
         ),
-        *(DTYPES[x.dtype], DTYPES[cache.key.dtype], 0 if norm_query is None else DTYPES[norm_query.dtype], eps),
+        *(DTYPES[x.dtype], CACHE_DTYPES[cache.key.dtype], 0 if norm_query is None else DTYPES[norm_query.dtype], eps),
     )
     return query

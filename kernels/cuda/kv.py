@@ -9,10 +9,16 @@ import torch
 from torch import Tensor
 
 from ..ops import NULL_BLOCK, KVCache
-from ..reference.kv import kv_refusal, new_host_cache, swap_in, swap_out
+from ..reference.kv import new_host_cache, swap_in, swap_out
 from .signature import Signature
 
 __all__ = ["copy_blocks", "kv_refusal", "new_host_cache", "new_kv_cache", "swap_in", "swap_out"]
+
+
+def kv_refusal(dtype: torch.dtype) -> str:
+    if dtype != torch.int8:
+        return ""
+    return "the GPU kernels keep keys and values in the model's dtype or in float8; set fp8"
 
 
 def new_kv_cache(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..ops import NULL_BLOCK, AttentionConfig, AttentionMeta, KVCache, PairBias
+from .kv import widened
 
 ROWS = 16
 KEYS = 64
@@ -101,7 +102,7 @@ def attend(query: Tensor, cache: KVCache, plan: Tiles, config: AttentionConfig, 
 
 def _attend(query: Tensor, cache: KVCache, plan: Tiles, part: slice, config: AttentionConfig, bias: PairBias | None, out: Tensor) -> None:
     """Attention of the tiles in `part`, written to their rows of `out`."""
-    num_kv_heads, head_dim = cache.key.shape[2:]
+    num_kv_heads, head_dim = config.num_kv_heads, config.head_dim
     token, group, position, last = plan.token[part], plan.group[part], plan.position[part], plan.last[part]
     count = len(token)
     grouped = query.unflatten(1, (num_kv_heads, -1))
@@ -156,4 +157,4 @@ def _by_head(values: Tensor, num_kv_heads: int, group: Tensor) -> Tensor:
 
 def _gather(cache: Tensor, slots: Tensor) -> Tensor:
     """[n, KEYS] slots -> float32 [n * K, KEYS, D]."""
-    return cache.flatten(0, 1)[slots].permute(0, 2, 1, 3).float().flatten(0, 1).contiguous()
+    return widened(cache.flatten(0, 1)[slots]).permute(0, 2, 1, 3).flatten(0, 1).contiguous()

@@ -1,4 +1,7 @@
-"""The paged KV cache as [blocks, block_size, K, D]: a slot is a row of the flattened first two dimensions."""
+"""The paged KV cache as [blocks, block_size, K, D]: a slot is a row of the flattened first two dimensions.
+
+In int8 a token's head has D codes and then the four bytes of its scale, a float32: the last dimension is D + SCALE_BYTES.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..ops import NULL_BLOCK, AttentionMeta, KVCache
+from ..ops import INT8_ZERO, NULL_BLOCK, AttentionMeta, KVCache
+from .quantize import quantize
+
+#: Of a head of one token in an int8 cache, beside its codes.
+SCALE_BYTES = 4
 
 
 def kv_refusal(dtype: torch.dtype) -> str:
@@ -24,10 +31,11 @@ def new_kv_cache(
     *,
     latent: int = 0,
 ) -> KVCache:
+    width = head_dim + (SCALE_BYTES if dtype == torch.int8 else 0)
     # Untouched pages of `empty` cost no memory until a block is used.
     cache = KVCache(
         *(
-            torch.empty((num_blocks, block_size, heads, head_dim), dtype=dtype, device=device)
+            torch.empty((num_blocks, block_size, heads, width), dtype=dtype, device=device)
             for heads in (num_kv_heads, 0 if latent else num_kv_heads)
         )
     )
@@ -44,11 +52,21 @@ def store_kv(key: Tensor, value: Tensor, cache: KVCache, meta: AttentionMeta) ->
 
 
 def narrowed(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x rounded to `dtype`; what float8 cannot hold becomes its largest number, and NaN stays NaN."""
+    """x rounded to `dtype`; what float8 cannot hold becomes its largest number, and NaN stays NaN. int8: with its scales, see above."""
     if dtype.itemsize > 1:
         return x.to(dtype)
+    if dtype == torch.int8:
+        codes, scale = quantize(x)
+        return torch.cat([(codes.short() - INT8_ZERO).to(torch.int8), scale[..., None].view(torch.int8)], -1)
     most = torch.finfo(dtype).max
     return x.clamp(-most, most).to(dtype)
+
+
+def widened(stored: Tensor) -> Tensor:
+    """float32 keys or values [..., D], of what `narrowed` made of them."""
+    if stored.dtype != torch.int8:
+        return stored.float()
+    return stored[..., :-SCALE_BYTES].float() * stored[..., -SCALE_BYTES:].clone(memory_format=torch.contiguous_format).view(torch.float32)
 
 
 def _movable(tensor: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def test_bytes_per_token_are_the_engines(tiny_llama: Path) -> None:
     from infer.core.settings.args import EngineArgs
     from infer.kernels import load
 
-    for dtype, kept in (("float32", "auto"), ("bfloat16", "auto"), ("bfloat16", "fp8")):
+    for dtype, kept in (("float32", "auto"), ("bfloat16", "auto"), ("bfloat16", "fp8"), ("bfloat16", "int8")):
         plan = make_plan(EngineArgs(model=str(tiny_llama), device="cpu", dtype=dtype, kv_cache_dtype=kept))
         model = build(plan.spec, load("reference"))
         assert plan.kv_bytes_per_token() == KVShape(model.caches, kv_dtype(plan.config, DTYPES[dtype])).bytes_per_token

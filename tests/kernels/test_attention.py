@@ -12,6 +12,7 @@ from torch import Tensor
 
 from infer import kernels
 from infer.kernels.ops import NULL_BLOCK, ROW_MULTIPLE, AttentionConfig, AttentionMeta, KVCache, Ops
+from infer.kernels.reference.kv import narrowed, widened
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 TOLERANCE = {
@@ -29,17 +30,26 @@ def ops(request: pytest.FixtureRequest) -> Ops:
 
 
 class Paged:
-    """Random sequences in shuffled blocks of a cache whose every other slot is NaN."""
+    """Random sequences in shuffled blocks of a cache whose every other slot is NaN. `kept`: the cache's dtype, if it is not the rows'."""
 
-    def __init__(self, ops: Ops, lengths: list[tuple[int, int]], config: AttentionConfig, block_size: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        ops: Ops,
+        lengths: list[tuple[int, int]],
+        config: AttentionConfig,
+        block_size: int,
+        dtype: torch.dtype,
+        kept: torch.dtype | None = None,
+    ) -> None:
         g = torch.Generator().manual_seed(config.num_heads)
         heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
         most = max(-(-context // block_size) for _, context in lengths)
         self.ops, self.lengths, self.config, self.block_size = ops, lengths, config, block_size
         self.cache: KVCache = ops.new_kv_cache(
-            len(lengths) * most + 1, block_size, kv_heads, dim, dtype, torch.device("cpu"), latent=config.latent
+            len(lengths) * most + 1, block_size, kv_heads, dim, kept or dtype, torch.device("cpu"), latent=config.latent
         )
-        self.cache.key[1:] = self.cache.value[1:] = float("nan")
+        for part in self.cache:
+            part.view(torch.uint8)[1:] = 0xFF  # NaN in every type, scales included
         self.keys = [torch.randn(c, kv_heads, dim, generator=g).to(dtype) for _, c in lengths]
         self.values = [torch.randn(c, kv_heads, dim, generator=g).to(dtype) for _, c in lengths]
         if config.latent:
@@ -54,6 +64,8 @@ class Paged:
             qkv = torch.cat(parts[:2] if config.latent else parts, 1)
             qkv = torch.cat([qkv, qkv.new_full((-context % ROW_MULTIPLE, qkv.shape[1]), 7.0)])
             ops.rope_and_store(qkv, None, None, self.cache, self.meta([i], [(context, context)], slots), config)
+        if kept is not None:  # what the formula is about
+            self.keys, self.values = ([widened(narrowed(x.float(), kept)) for x in part] for part in (self.keys, self.values))
 
     def meta(self, which: list[int], lengths: list[tuple[int, int]], slots: Tensor) -> AttentionMeta:
         starts = torch.tensor([0, *torch.tensor([q for q, _ in lengths]).cumsum(0).tolist()], dtype=torch.int32)
@@ -105,13 +117,13 @@ def config(heads: int = 9, kv_heads: int = 3, dim: int = 64, **more: Any) -> Att
     return AttentionConfig(heads, kv_heads, dim, 0.3, **more)
 
 
-def check(paged: Paged, dtype: torch.dtype) -> None:
+def check(paged: Paged, dtype: torch.dtype, **tolerance: float) -> None:
     """Every sequence against the formula, alone and among the others."""
     whole = paged.attend(list(range(len(paged.lengths))))
     row = 0
     for i, (query_len, _) in enumerate(paged.lengths):
         mine = whole[row : row + query_len]
-        torch.testing.assert_close(mine, paged.expected(i), **TOLERANCE[dtype])
+        torch.testing.assert_close(mine, paged.expected(i), **tolerance or TOLERANCE[dtype])
         assert torch.equal(paged.attend([i]), mine)
         row += query_len
 
@@ -147,6 +159,62 @@ def test_latents(ops: Ops, dtype: torch.dtype, heads: int, dim: int, latent: int
     paged = Paged(ops, LENGTHS, config(heads, 1, dim, latent=latent), block_size, dtype)
     assert not paged.cache.value.numel()
     check(paged, dtype)
+
+
+#: What queries and weights are rounded to before they are multiplied with int8.
+INT8_TOLERANCE = TOLERANCE | {torch.float32: {"rtol": 1e-3, "atol": 3e-3}, torch.float16: {"rtol": 4e-3, "atol": 4e-3}}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "heads", "kv_heads", "dim", "block_size", "more"),
+    [
+        (torch.bfloat16, 9, 3, 64, 16, {}),
+        (torch.float32, 8, 1, 20, 1, {"sliding_window": 50}),
+        (torch.float16, 7, 1, 33, 2, {}),
+        (torch.float32, 7, 1, 33, 16, {"sliding_window": 1}),
+        (torch.float32, 2, 1, 80, 4, {"soft_cap": 2.0, "sinks": torch.linspace(-3, 3, 2)}),
+        (torch.float32, 6, 2, 128, 32, {"alibi_slopes": torch.linspace(0.01, 0.5, 6), "sliding_window": 64}),
+        (torch.bfloat16, 5, 5, 16, 8, {}),
+        (torch.float32, 5, 5, 256, 128, {}),
+    ],
+)
+def test_int8_against_the_formula(
+    ops: Ops, dtype: torch.dtype, heads: int, kv_heads: int, dim: int, block_size: int, more: dict[str, Any]
+) -> None:
+    paged = Paged(ops, LENGTHS, config(heads, kv_heads, dim, **more), block_size, dtype, torch.int8)
+    check(paged, dtype, **INT8_TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("window", [None, 37])
+def test_int8_in_chunks_in_any_blocks_and_on_any_number_of_threads(ops: Ops, window: int | None) -> None:
+    shape, before = config(6, 2, 32, sliding_window=window), torch.get_num_threads()
+    lengths = [(230, 230), (90, 300), (1, 70)]
+    paged = Paged(ops, lengths, shape, 16, torch.bfloat16, torch.int8)
+    whole = [paged.attend([i]) for i in range(3)]
+    for a, b in [(0, 1), (0, 64), (63, 65), (7, 90), (89, 90), (30, 33)]:
+        for i in (0, 1):
+            assert torch.equal(paged.attend([i], [(a, b)]), whole[i][a:b]), f"rows {a} to {b} of sequence {i}"
+    try:
+        torch.set_num_threads(3)
+        for block_size in (1, 2, 4, 64):
+            other = Paged(ops, lengths, shape, block_size, torch.bfloat16, torch.int8)
+            assert torch.equal(other.attend([0, 1, 2], strided=True), torch.cat(whole))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_int8_keys_that_are_not_finite_harm_their_own_sequence(ops: Ops) -> None:
+    paged = Paged(ops, LENGTHS, config(), 16, torch.bfloat16, torch.int8)
+    before = [paged.attend([i]) for i in range(len(LENGTHS))]
+    for bad in ("key", "value"):
+        for poison in (math.nan, math.inf):
+            qkv = torch.zeros(16, 15 * 64, dtype=torch.bfloat16)
+            qkv[0, (9 if bad == "key" else 12) * 64 + 5] = poison
+            slot = paged.blocks[5, 2].long() * 16 + 3  # position 35 of the sixth sequence, in its first head
+            paged.ops.rope_and_store(qkv, None, None, paged.cache, paged.meta([5], [(1, 36)], slot[None]), paged.config)
+            after = [paged.attend([i]) for i in range(len(LENGTHS))]
+            assert not after[5][:, :3].isfinite().any()
+            assert all(torch.equal(a, b) for i, (a, b) in enumerate(zip(after, before, strict=True)) if i != 5)
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)

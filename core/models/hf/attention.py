@@ -155,7 +155,7 @@ class PagedAttention:
 
     def store(self, call: Call, query: Tensor, key: Tensor, value: Tensor, cache: KVCache, meta: AttentionMeta) -> Tensor:
         """Puts keys and values into the cache and gives the queries as our kernel takes them."""
-        fused = _fuse(query[0], key[0], value[0], call, cache.value.dtype)
+        fused = _fuse(query[0], key[0], value[0], call, cache.value.dtype if cache.value.dtype.itemsize > 1 else query.dtype)
         return self.ops.rope_and_store(fused, None, None, cache, meta, call.config)
 
     def mask(self, *, mask_function: Callable[..., Any], local_size: int | None = None, **how: Any) -> Tensor | None:

@@ -1,5 +1,7 @@
 // From a qkv projection to queries and cache: per-head RMSNorm, rotation, storing keys and values, one pass over the rows.
+#include "codes.h"
 #include "parallel.h"
+#include "quantized.h"
 #include "rotation.h"
 #include "vectors.h"
 #include "widen.h"
@@ -18,7 +20,7 @@ struct Step {
     const float *norm_q, *norm_k;   // [dim] or null
     float eps;
     void *query;                    // [rows, heads, dim], of qkv's type
-    void *key;                      // [blocks, kv_heads, pairs, block_size, 2]
+    void *key;                      // [blocks, kv_heads, pairs, block_size, 2], or see codes.h
     void *value;                    // [blocks, kv_heads, block_size, dim]; null: there are none, and keys lie so
     const int64_t *slots;           // [stored]
     int64_t block_size, rows, stored, heads, kv_heads, dim;
@@ -48,36 +50,79 @@ template <class C> inline void scatter(const C *keys, int64_t pairs, int64_t cou
         for (int64_t t = 0; t < count; t++) memcpy(column + (p * block_size + t) * 2, keys + (t * pairs + p) * 2, 2 * sizeof(C));
 }
 
+// Stores key/value head `h` of `count` tokens from `row` on, whose places in the block follow each other.
+template <class X, class C>
+void store_head(const Step &s, int64_t row, int64_t count, int64_t block, int64_t offset, int64_t h, C *keys) {
+    const int64_t dim = s.dim, pairs = (dim + 1) / 2, head = block * s.kv_heads + h;
+    for (int64_t t = 0; t < count; t++) {
+        const X *key = (const X *)s.qkv + (row + t) * s.stride + (s.heads + h) * dim;
+        C *turned = keys + t * pairs * 2;
+        turned[pairs * 2 - 1] = C{};
+        turn(s, row + t, key, s.norm_k, turned);
+        const X *value = key + s.kv_heads * dim;
+        C *stored = (C *)s.value + (head * s.block_size + offset + t) * dim;
+        const float factor = s.scale ? s.scale[row + t] : 1.0f;
+        over_row(dim, [&](int64_t i, int n) { store_n(stored + i, load_n(value + i, n) * factor, n); });
+    }
+    scatter(keys, pairs, count, s.block_size, (C *)s.key + (head * pairs * s.block_size + offset) * 2);
+}
+
+// What keys and values are kept as, in place of a type.
+struct Codes {};
+
+// The codes of `dim` numbers, `flip` added; returns their scale.
+inline float encode(const float *x, int64_t dim, uint8_t flip, uint8_t *codes) {
+    Magnitude magnitude;
+    over_row(dim, [&](int64_t i, int n) { magnitude.add(load_n(x + i, n)); });
+    const Quantizer quantizer(magnitude.largest());
+    over_row(dim, [&](int64_t i, int n) { quantizer.store(codes + i, load_n(x + i, n), n); });
+    for (int64_t i = 0; i < dim; i++) codes[i] ^= flip;
+    return quantizer.scale;
+}
+
+template <class X>
+void store_head(const Step &s, int64_t row, int64_t count, int64_t block, int64_t offset, int64_t h, Codes *) {
+    const int64_t dim = s.dim, size = s.block_size, wide = places(dim), beside = together(size);
+    const int64_t place = (block * s.kv_heads + h) * head_bytes(dim, size);
+    uint8_t *keys = (uint8_t *)s.key + place, *values = (uint8_t *)s.value + place;
+    float numbers[dim];
+    uint8_t codes[wide];
+    memset(codes, 0, wide);
+    for (int64_t t = 0; t < count; t++) {
+        const int64_t at = offset + t;
+        const X *key = (const X *)s.qkv + (row + t) * s.stride + (s.heads + h) * dim, *value = key + s.kv_heads * dim;
+        turn(s, row + t, key, s.norm_k, numbers);
+        const float key_scale = encode(numbers, dim, 0, codes);
+        for (int64_t i = 0; i < wide; i += 4) memcpy(keys + i * size + at * 4, codes + i, 4);
+        memcpy(keys + wide * size + at * 4, &key_scale, 4);
+
+        const float factor = s.scale ? s.scale[row + t] : 1.0f;
+        over_row(dim, [&](int64_t i, int n) { store_n(numbers + i, load_n(value + i, n) * factor, n); });
+        const float value_scale = encode(numbers, dim, 0x80, codes);
+        uint8_t *column = values + at / beside * beside * wide + at % beside;
+        for (int64_t i = 0; i < wide; i++) column[i * beside] = codes[i];
+        memcpy(values + wide * size + at * 4, &value_scale, 4);
+    }
+}
+
 template <class X, class C> void rope_and_store(const Step &s, int64_t first, int64_t last) {
-    const int64_t dim = s.dim, pairs = (dim + 1) / 2, width = s.heads * dim;
+    const int64_t dim = s.dim, width = s.heads * dim;
     const X *qkv = (const X *)s.qkv;
     for (int64_t row = first; row < last; row++)
         for (int64_t h = 0; h < s.heads; h++)
             turn(s, row, qkv + row * s.stride + h * dim, s.norm_q, (X *)s.query + row * width + h * dim);
     if (last > s.stored) last = s.stored;
-    if (!s.value) {  // of one head, so that a slot is a row
-        for (int64_t row = first; row < last; row++) turn(s, row, qkv + row * s.stride + width, s.norm_k, (C *)s.key + s.slots[row] * dim);
-        return;
-    }
-    C keys[TOKENS * pairs * 2];
+    if constexpr (!std::is_same_v<C, Codes>)
+        if (!s.value) {  // of one head, so that a slot is a row
+            for (int64_t row = first; row < last; row++) turn(s, row, qkv + row * s.stride + width, s.norm_k, (C *)s.key + s.slots[row] * dim);
+            return;
+        }
+    C keys[TOKENS * ((dim + 1) / 2) * 2];
     for (int64_t row = first; row < last;) {
         const int64_t slot = s.slots[row], block = slot / s.block_size, offset = slot % s.block_size;
         int64_t count = 1;
         while (row + count < last && offset + count < s.block_size && s.slots[row + count] == slot + count) count++;
-        for (int64_t h = 0; h < s.kv_heads; h++) {
-            const int64_t head = block * s.kv_heads + h;
-            for (int64_t t = 0; t < count; t++) {
-                const X *key = qkv + (row + t) * s.stride + width + h * dim;
-                C *turned = keys + t * pairs * 2;
-                turned[pairs * 2 - 1] = C{};
-                turn(s, row + t, key, s.norm_k, turned);
-                const X *value = key + s.kv_heads * dim;
-                C *stored = (C *)s.value + (head * s.block_size + offset + t) * dim;
-                const float factor = s.scale ? s.scale[row + t] : 1.0f;
-                over_row(dim, [&](int64_t i, int n) { store_n(stored + i, load_n(value + i, n) * factor, n); });
-            }
-            scatter(keys, pairs, count, s.block_size, (C *)s.key + (head * pairs * s.block_size + offset) * 2);
-        }
+        for (int64_t h = 0; h < s.kv_heads; h++) store_head<X>(s, row, count, block, offset, h, keys);
         row += count;
     }
 }
@@ -93,7 +138,7 @@ template <class X, class C> void run(const Step &s) {
 
 }  // namespace
 
-// norm_q and norm_k are of type norm_dtype, both there or both null.
+// cache_dtype may be INT8; norm_q and norm_k are of type norm_dtype, both there or both null.
 extern "C" void infer_rope_and_store(const void *qkv, const float *scale, int64_t stride, const int64_t *positions, const float *cos,
                                      const float *sin, const void *norm_q, const void *norm_k, void *query, int64_t rotated, void *key,
                                      void *value, int64_t block_size, const int64_t *slots, int64_t rows, int64_t stored, int64_t heads,
@@ -102,5 +147,9 @@ extern "C" void infer_rope_and_store(const void *qkv, const float *scale, int64_
     const float *q = widened(norm_q, norm_dtype, dim, buffer), *k = widened(norm_k, norm_dtype, dim, buffer + dim);
     const Step s{qkv, scale, stride, {positions, cos, sin, rotated}, q, k, eps, query, key, value, slots,
                  block_size, rows, stored, heads, kv_heads, dim};
-    INFER_DISPATCH(dtype, X, INFER_DISPATCH(cache_dtype, C, run<X, C>(s)));
+    if (cache_dtype == INT8) {
+        INFER_DISPATCH(dtype, X, run<X, Codes>(s));
+    } else {
+        INFER_DISPATCH(dtype, X, INFER_DISPATCH(cache_dtype, C, run<X, C>(s)));
+    }
 }

@@ -17,8 +17,8 @@ struct f16 {
     uint16_t bits;
 };
 
-// Same numbers as in library.py.
-enum DType : int32_t { F32 = 0, BF16 = 1, F16 = 2 };
+// Same numbers as in library.py. INT8 is of keys and values in the cache.
+enum DType : int32_t { F32 = 0, BF16 = 1, F16 = 2, INT8 = 3 };
 
 // -- loading and storing ------------------------------------------------------------------------------------------
 inline f32x16 load(const float *p) {

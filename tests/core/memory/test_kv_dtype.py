@@ -12,7 +12,9 @@ from infer.core import LLM, SamplingParams
 from infer.core.errors import ConfigError
 from infer.core.memory import kv_cache
 from infer.core.settings.args import EngineArgs
+from infer.kernels import load
 from infer.kernels.ops import KVCache
+from infer.kernels.reference.kv import narrowed, widened
 
 PROMPTS = [[(7 * i + j * j) % 250 for j in range(5 + 9 * i)] for i in range(4)] + [[(21 + j * j) % 250 for j in range(41)]]
 SETTINGS: dict[str, Any] = {"device": "cpu", "kernels": "reference", "dtype": "float32", "skip_tokenizer_init": True, "max_model_len": 64}
@@ -52,16 +54,44 @@ def test_answers_are_those_of_rounded_keys_and_values_whatever_the_schedule(
     assert [one.outputs[0].logprobs for one in answers(rounded)] == whole
 
 
+@pytest.mark.parametrize("kernels", ["reference", "cpu"])
+def test_int8_answers_are_those_of_rounded_keys_and_values_whatever_the_schedule(
+    tiny_llama: Path, compiled_kernels: None, kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kernels == "cpu" and not _compiled():
+        pytest.skip("no CPU kernels here")
+    settings = SETTINGS | {"kernels": kernels, "kv_cache_dtype": "int8"}
+    roomy = LLM(str(tiny_llama), **settings, num_gpu_blocks_override=100)
+    whole = [one.outputs[0].logprobs for one in answers(roomy)]
+    tight: dict[str, Any] = {"num_gpu_blocks_override": 4, "max_num_seqs": 3, "max_num_batched_tokens": 16}
+    for caching in (False, True):
+        cramped = LLM(str(tiny_llama), **settings, **tight, enable_prefix_caching=caching)
+        assert [one.outputs[0].logprobs for one in answers(cramped)] == whole
+        assert cramped.engine.stats.num_preemptions > 0
+
+    one_token = {"max_tokens": 1, "logprobs": 5}
+    found = [one.outputs[0].logprobs[0] for one in answers(roomy, **one_token)]
+    monkeypatch.setattr("infer.kernels.reference.kv.narrowed", lambda x, dtype: widened(narrowed(x, torch.int8)).to(dtype))
+    rounded = LLM(str(tiny_llama), **SETTINGS, num_gpu_blocks_override=100)
+    for mine, theirs in zip(found, [one.outputs[0].logprobs[0] for one in answers(rounded, **one_token)], strict=True):
+        if kernels == "reference":
+            assert mine == theirs
+        else:  # which rounds queries and weights too, to 14 bits
+            assert all(abs(mine[token].logprob - theirs[token].logprob) < 0.02 for token in mine.keys() & theirs.keys())
+
+
 def test_the_setting(tiny_llama: Path) -> None:
-    assert EngineArgs(kv_cache_dtype="fp8_e4m3").kv_cache_dtype == "fp8_e4m3"
-    with pytest.raises(ConfigError, match=r"kv_cache_dtype=int8 is not supported yet; for now: auto, fp8"):
-        EngineArgs(kv_cache_dtype="int8")
+    for name in ("fp8_e4m3", "int8"):
+        assert EngineArgs(kv_cache_dtype=name).kv_cache_dtype == name
+    with pytest.raises(ConfigError, match=r"kv_cache_dtype must be one of auto, int8, fp8"):
+        EngineArgs(kv_cache_dtype="int4")
+    assert "set fp8" in load("cuda").kv_refusal(torch.int8)
 
 
 def test_refused_where_kernels_keep_none(compiled_kernels: None, tiny_llama: Path) -> None:
     if not _compiled():
         pytest.skip("no CPU kernels here")
-    with pytest.raises(ConfigError, match=r"kv_cache_dtype=fp8_e4m3: the CPU kernels keep keys and values in the model's dtype"):
+    with pytest.raises(ConfigError, match=r"kv_cache_dtype=fp8_e4m3: the CPU kernels keep keys and values in the model's dtype or in int8"):
         LLM(str(tiny_llama), **SETTINGS | {"kernels": "cpu"}, kv_cache_dtype="fp8")
 
 

@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from infer.core import LLM, SamplingParams
+from infer.core.errors import ConfigError
 from infer.core.types.beam_params import BeamSearchParams
 from infer.kernels.ops import KVCache
 
@@ -38,6 +39,11 @@ def answers(llm: LLM) -> list[Any]:
     params = SamplingParams(temperature=0, max_tokens=8, logprobs=1, prompt_logprobs=1, detokenize=False, ignore_eos=True)
     outputs = llm.generate([{"prompt_token_ids": ids} for ids in PROMPTS], params, use_tqdm=False)
     return [(one.prompt_logprobs, one.outputs[0].token_ids, one.outputs[0].logprobs) for one in outputs]
+
+
+def test_int8_is_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"kv_cache_dtype=int8: model .* keeps latents"):
+        started(folder, kv_cache_dtype="int8")
 
 
 def test_a_token_is_one_vector_a_layer(folder: Path) -> None:

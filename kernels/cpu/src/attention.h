@@ -1,0 +1,217 @@
+// Paged attention for prefill and decode in one kernel: what is alike whatever keys and values are kept in.
+//
+// A row is one (token, query head). Its keys are visited in tiles of 64 positions that start at multiples of 64 of the sequence,
+// with a running softmax; within a tile every sum runs in one fixed order. So a row's bits depend on its own query and keys alone:
+// not on which rows are computed beside it, nor on how a prompt was cut into chunks. The heads that share a key/value head, and
+// neighbouring tokens, go through a tile together, up to ROWS of them in registers.
+//
+// What knows the cache's layout is a store: Floats in attention.cpp, Codes in attention_int8.cpp. A store S has
+//   Row       type of queries and results
+//   Tile      where a tile's keys and values are
+//   Scratch   one thread's memory: queries in the form that products want, and the copy of a tile
+//   room(a, rows, s)                                        room for so many queries
+//   pack(a, s, r, x)                                        puts query x there as number r
+//   find_tile(a, item, step)                                a tile in the cache
+//   copy_tile(a, item, step, s)                             the same if blocks have fewer than 16 tokens
+//   power(x)                                                2^x for x <= 0; any number for -infinity
+//   scores<R>(a, s, r, tile, next, out)                     out[i * TILE + t] = query r + i . key t
+//   add_values<R>(a, weights, seen, tile, next, sums, width)  sums[i * width...] += weights[i * TILE + t] * value t; may change weights
+// and asks meanwhile for the memory of `next`, a tile that will be worked on soon.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+
+#include "scores.h"
+
+namespace infer {
+
+// A decode step reads each key and value once, from memory. While a tile is worked on, line after line of the one so many steps
+// later is asked for: all at once they would wait for each other, and the work for them (9 in place of 18 GB/s a core).
+constexpr int AHEAD = 3;
+
+struct Problem {
+    void *out;
+    const void *query, *key, *value;
+    const int32_t *query_start, *kv_lens, *tables, *items;
+    int64_t table_stride, num_heads, num_kv_heads, head_dim, block_size, window;
+    float scale, soft_cap;
+    const float *alibi, *sinks;
+    int64_t pairs() const { return (head_dim + 1) / 2; }
+    int64_t group() const { return num_heads / num_kv_heads; }
+};
+
+// Attention over keys and values in int8, of queries in `dtype`; otherwise as infer_attention.
+void attend_int8(const Problem &a, int64_t num_items, int64_t heads_together, int64_t dtype);
+
+// -- an item: neighbouring tokens of a sequence, key/value heads ------------------------------------------------------
+struct Rows {
+    int64_t count, first_position, group;
+    int64_t position(int64_t r) const { return first_position + r / group; }
+};
+
+// Key/value heads h0 to h1 of neighbouring tokens of one sequence. Heads are next to each other in a block: all of them see a
+// tile before the next one, and each of these is a step.
+struct Item {
+    int64_t row, h0, h1;  // `row`: its first one in query and out
+    Rows rows;
+    int64_t start, end;  // positions: a multiple of TILE, and that after the last
+    const int32_t *table;
+
+    int64_t heads() const { return h1 - h0; }
+    int64_t steps() const { return (end - start + TILE - 1) / TILE * heads(); }
+    int64_t position(int64_t step) const { return start + step / heads() * TILE; }
+    int64_t head(int64_t step) const { return h0 + step % heads(); }
+};
+
+inline Item find_item(const Problem &a, int64_t number, int64_t heads_together) {
+    const int64_t parts = (a.num_kv_heads + heads_together - 1) / heads_together;
+    const int32_t *item = a.items + number / parts * 3;
+    const int64_t sequence = item[0], first = item[1], tokens = item[2], h0 = number % parts * heads_together;
+    const int64_t query_len = a.query_start[sequence + 1] - a.query_start[sequence], position = a.kv_lens[sequence] - query_len + first;
+    return {a.query_start[sequence] + first,
+            h0,
+            std::min(a.num_kv_heads, h0 + heads_together),
+            {tokens * a.group(), position, a.group()},
+            a.window > 0 ? std::max<int64_t>(0, position + 1 - a.window) / TILE * TILE : 0,
+            position + tokens,
+            a.tables + sequence * a.table_stride};
+}
+
+// One thread's memory; grows to its largest item.
+template <class S> struct Scratch : S::Scratch {
+    Buffer<float> sums;    // [rows][width]: weighted sums of values
+    Buffer<float> best;    // [rows]: largest score yet
+    Buffer<f32x16> total;  // [rows]: sums of weights, lane by lane
+};
+
+// The tokens of a tile that R rows see: row r those from low[r] to high[r]; all of them those from `from` to `to`.
+template <int R> struct Seen {
+    int low[R], high[R], from, to;
+    bool partial;  // some row does not see all of the tile
+};
+
+// The running softmax of R rows from r0 on, of which `base` rows of other heads stand before in the scratch, over one tile.
+template <class S, bool SPECIAL, int R>
+void absorb(const Problem &a, const typename S::Tile &tile, const typename S::Tile &next, int64_t start, const Rows &rows, int64_t r0, int64_t base,
+            int64_t head0, Scratch<S> &s, int64_t width) {
+    alignas(64) float score[R * TILE];
+    Seen<R> seen;
+    for (int r = 0; r < R; r++) {
+        int64_t position = rows.position(r0 + r);
+        seen.high[r] = (int)std::clamp<int64_t>(position + 1 - start, 0, TILE);
+        seen.low[r] = SPECIAL && a.window > 0 ? (int)std::clamp<int64_t>(position + 1 - a.window - start, 0, TILE) : 0;
+    }
+    seen.from = *std::max_element(seen.low, seen.low + R), seen.to = *std::min_element(seen.high, seen.high + R);
+    seen.partial = seen.from > 0 || seen.to < TILE;
+    if (R > 1 && seen.from >= seen.to) {  // the rows share no token: one at a time
+        for (int r = 0; r < R; r++) absorb<S, SPECIAL, 1>(a, tile, next, start, rows, r0 + r, base, head0, s, width);
+        return;
+    }
+    if (seen.from >= seen.to) return;
+    S::template scores<R>(a, s, base + r0, tile, next, score);
+
+    const i32x16 lane = lane_numbers();
+    for (int r = 0; r < R; r++) {
+        f32x16 x[GROUPS];
+        for (int g = 0; g < GROUPS; g++) x[g] = load(score + r * TILE + g * LANES) * a.scale;
+        if (SPECIAL) {
+            if (a.soft_cap > 0)
+                for (int g = 0; g < GROUPS; g++) x[g] = capped(x[g], a.soft_cap);
+            if (a.alibi)
+                for (int g = 0; g < GROUPS; g++) {
+                    i32x16 distance = lane + (int32_t)(start + g * LANES - rows.position(r0 + r));
+                    x[g] += convert<f32x16>(distance) * a.alibi[head0 + (r0 + r) % rows.group];
+                }
+            for (int g = 0; g < GROUPS; g++) x[g] *= LOG2E;
+        }
+        // What a masked token's slot holds must not show: its score is replaced, its value never multiplied.
+        if (seen.partial)
+            for (int g = 0; g < GROUPS; g++)
+                x[g] = select((lane + g * LANES >= seen.low[r]) & (lane + g * LANES < seen.high[r]), x[g], splat(-INFINITY));
+        f32x16 top = vmax(vmax(x[0], x[1]), vmax(x[2], x[3]));
+        const float before = s.best.data[base + r0 + r], now = std::max(before, reduce_max(top));
+        const float shrink = before == -INFINITY ? 0.0f : exp2_one(before - now);
+        f32x16 added = {};
+        for (int g = 0; g < GROUPS; g++) {
+            f32x16 w = S::power(x[g] - now);
+            if (seen.partial) w = select(x[g] == -INFINITY, splat(0.0f), w);
+            store(score + r * TILE + g * LANES, w);
+            added += w;
+        }
+        s.best.data[base + r0 + r] = now;
+        s.total.data[base + r0 + r] = s.total.data[base + r0 + r] * shrink + added;
+        if (shrink != 1.0f) {
+            float *sums = s.sums.data + (base + r0 + r) * width;
+            for (int64_t i = 0; i < width; i += LANES) store(sums + i, load(sums + i) * shrink);
+        }
+    }
+    S::template add_values<R>(a, score, seen, tile, next, s.sums.data + (base + r0) * width, width);
+}
+
+// Computes `item`; the tiles that `then` begins with are on their way when it ends.
+template <class S, bool SPECIAL> void attend(const Problem &a, const Item &item, const Item &then, Scratch<S> &s) {
+    typedef typename S::Row Row;
+    typedef typename S::Tile Tile;
+    const int64_t group = a.group(), dim = a.head_dim, width = (dim + LANES - 1) / LANES * LANES;
+    const Rows &rows = item.rows;
+    const int64_t all = rows.count * item.heads(), steps = item.steps();
+    // Element offset of a row in query and out: rows are ordered by head of the item, token, head of the group.
+    auto place = [&](int64_t r) {
+        return ((item.row + r % rows.count / group) * a.num_heads + (item.h0 + r / rows.count) * group + r % group) * dim;
+    };
+
+    S::room(a, all, s);
+    std::fill_n(s.best.room(all), all, -INFINITY);
+    std::fill_n(s.total.room(all), all, f32x16{});
+    std::fill_n(s.sums.room(all * width), all * width, 0.0f);
+    for (int64_t r = 0; r < all; r++) S::pack(a, s, r, (const Row *)a.query + place(r));
+
+    const bool copied = a.block_size < LANES;
+    for (int64_t step = 0; step < steps; step++) {
+        const Tile tile = copied ? S::copy_tile(a, item, step, s) : S::find_tile(a, item, step);
+        const int64_t later = step + AHEAD, over = std::min(later - steps, then.steps() - 1);
+        const Tile next = copied ? tile : later < steps ? S::find_tile(a, item, later) : S::find_tile(a, then, over);
+        const int64_t start = item.position(step), base = step % item.heads() * rows.count, head0 = item.head(step) * group;
+        int64_t r = std::max<int64_t>(0, start - rows.first_position) * group;  // earlier rows end before the tile
+        for (; r + ROWS <= rows.count; r += ROWS) absorb<S, SPECIAL, ROWS>(a, tile, next, start, rows, r, base, head0, s, width);
+        switch (rows.count - r) {
+        case 5: absorb<S, SPECIAL, 5>(a, tile, next, start, rows, r, base, head0, s, width); break;
+        case 4: absorb<S, SPECIAL, 4>(a, tile, next, start, rows, r, base, head0, s, width); break;
+        case 3: absorb<S, SPECIAL, 3>(a, tile, next, start, rows, r, base, head0, s, width); break;
+        case 2: absorb<S, SPECIAL, 2>(a, tile, next, start, rows, r, base, head0, s, width); break;
+        case 1: absorb<S, SPECIAL, 1>(a, tile, next, start, rows, r, base, head0, s, width); break;
+        }
+    }
+
+    for (int64_t r = 0; r < all; r++) {
+        float total = reduce_add(s.total.data[r]), factor = 1.0f;
+        if (SPECIAL && a.sinks) {
+            const float sink = a.sinks[(item.h0 + r / rows.count) * group + r % group] * LOG2E, best = std::max(s.best.data[r], sink);
+            factor = exp2_one(s.best.data[r] - best);
+            total = total * factor + exp2_one(sink - best);
+        }
+        const f32x16 share = splat(factor / total);
+        Row *out = (Row *)a.out + place(r);
+        const float *sums = s.sums.data + r * width;
+        over_row(dim, [&](int64_t i, int n) { store_n(out + i, load(sums + i) * share, n); });
+    }
+}
+
+template <class S> void attend_all(const Problem &a, int64_t num_items, int64_t heads_together) {
+    const bool special = a.window > 0 || a.soft_cap > 0 || a.alibi || a.sinks;
+    const int64_t count = num_items * ((a.num_kv_heads + heads_together - 1) / heads_together);
+    std::atomic<int64_t> taken{0};
+#pragma omp parallel
+    {
+        Scratch<S> s;
+        // A thread takes its next item while it has one, so that it knows what to ask memory for.
+        for (int64_t number = taken++, next; number < count; number = next) {
+            next = taken++;
+            const Item item = find_item(a, number, heads_together), then = next < count ? find_item(a, next, heads_together) : item;
+            special ? attend<S, true>(a, item, then, s) : attend<S, false>(a, item, then, s);
+        }
+    }
+}
+
+}  // namespace infer
