@@ -192,6 +192,8 @@ def plan_offload(
         if budget:
             log.warning("cpu_offload_gb has no effect: the device has room for %d layers, and the model has %d", ROOMS, len(sizes))
         return None
+    if len({tuple((linear.out_features, linear.in_features) for linear in layer.linears()) for layer in model.layers[-count:]}) > 1:
+        raise ConfigError("cpu_offload_gb: the model's layers are of several kinds, which cannot share memory on the device; leave it out")
     held, saved = sum(sizes[-count:]), _saved(sizes, count)
     if held > free_bytes:
         raise ConfigError(

@@ -258,6 +258,9 @@ def test_settings_that_cannot_be_followed_are_told(caplog: pytest.LogCaptureFixt
     assert offload is not None
     assert offload.num_layers == 6
     assert "no more than" in caplog.text
+    hybrid = stacks.described(ops, model_type="lfm2", full_attn_idxs=[1, 3, 5])
+    with pytest.raises(ConfigError, match="layers are of several kinds"):
+        plan_offload(config_of(1.0), hybrid, torch.float32, CPU, LateCopier(), 1 << 40)
     with pytest.raises(ConfigError, match=r"cpu_offload_gb=1 takes .* \(6 layers\), and .* are free; lower it"):
         plan_offload(config_of(1.0), stacks.described(ops), torch.float32, CPU, LateCopier(), 1000)
 
