@@ -108,11 +108,21 @@ def name_of(row: Any) -> str:
     return row if isinstance(row, str) else ",".join(row)
 
 
+def oracle_of(kind: str, changes: dict[str, Any]) -> Any:
+    """Skips what older releases of transformers do otherwise: norms of Bamba and Mamba-2 that span all groups."""
+    oracle = reference_model(kind, changes)
+    norms = [module for module in oracle.modules() if type(module).__name__.endswith("RMSNormGated")]
+    groups = changes.get("n_groups", changes.get("mamba_n_groups", 1))
+    if groups > 1 and not all(hasattr(norm, "group_size") or hasattr(norm, "n_groups") for norm in norms):
+        pytest.skip("this transformers norms all groups together")
+    return oracle
+
+
 @pytest.mark.parametrize("backend", usable("cpu"))
 @pytest.mark.parametrize(("kind", "changes"), ROWS, ids=name_of)
 def test_logits_equal_transformers(kind: str, changes: dict[str, Any], backend: str) -> None:
     """In pieces, against one pass."""
-    oracle = reference_model(kind, changes)
+    oracle = oracle_of(kind, changes)
     model = our_model(oracle, backend)
     prompts = prompts_of(70, 1, 33)
     with torch.inference_mode():
@@ -175,7 +185,7 @@ SHARED = [row for row in ROWS if row[0] != "mamba" and row[1].get("mamba_n_group
 
 @pytest.mark.parametrize(("kind", "changes"), SHARED, ids=name_of)
 def test_two_ranks_give_what_one_gives(kind: str, changes: dict[str, Any]) -> None:
-    oracle = reference_model(kind, changes)
+    oracle = oracle_of(kind, changes)
     prompts = prompts_of(20, 7)
     barrier, table, found = threading.Barrier(2), [torch.empty(0)] * 2, {}
 
