@@ -36,7 +36,6 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
     ("rwkv", "RwkvForCausalLM", {}, "recurrent layers"),
     ("zamba2", "Zamba2ForCausalLM", {}, "layers that are not plain attention (hybrid, linear_attention)"),
     ("recurrent_gemma", "RecurrentGemmaForCausalLM", {}, "layers that are not plain attention (linear_attention)"),
-    ("llama4_text", "Llama4ForCausalLM", {}, "plain attention (chunked_attention)"),
     ("xglm", "XGLMForCausalLM", {}, "attention that a paged cache cannot hold"),
     ("xlnet", "XLNetLMHeadModel", {}, "attention that a paged cache cannot hold"),
     ("megatron-bert", "MegatronBertForCausalLM", {"is_decoder": True}, "attention that a paged cache cannot hold"),
@@ -47,7 +46,6 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
     ("longformer", "LongformerModel", {}, "reads texts in both directions"),
     ("rembert", "RemBertForSequenceClassification", {}, "reads texts in both directions"),
     ("helium", "HeliumForSequenceClassification", {}, "classifier in code that is not ours"),
-    ("llama", "LlamaForTokenClassification", {}, "labels tokens and writes no text"),
     ("llama", "LlamaForQuestionAnswering", {}, "finds answers in texts and writes no text"),
     ("vit", "ViTForImageClassification", {}, "not supported"),
     ("no_such_model", "NoSuchForCausalLM", {}, "not supported"),
@@ -97,6 +95,13 @@ def test_what_cannot_be_run_is_refused_by_name(kind: str, name: str, more: dict[
 )
 def test_what_can_be_run_is_let_through(kind: str, name: str, more: dict[str, Any]) -> None:
     judged(kind, name, more)
+
+
+def test_a_model_that_labels_tokens_writes_no_text() -> None:
+    spec = read_spec({"model_type": "llama", "architectures": ["LlamaForTokenClassification"]})
+    assert choose_task("auto", "auto", "auto", spec, None) == "classify"
+    with pytest.raises(ModelError, match=r"LlamaForTokenClassification.* labels tokens and writes no text"):
+        refuse_unsupported(spec, "m", task="generate")
 
 
 def test_a_model_without_a_type_is_told_so() -> None:
