@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from infer.core.jobs.input.forms import FORMATS
 from infer.core.jobs.options import JobOptions
 
 from ..command import usage, with_options
@@ -46,6 +47,12 @@ _INPUT: list[Callable[[Any], Any]] = [
         multiple=True,
         type=click.Path(allow_dash=True),
         help="Read this file in place of IN; may be repeated. A quoted glob pattern stands for all its files, sorted.",
+    ),
+    click.option(
+        "--input-format",
+        help="Form of the input. Rows of csv, tsv and parquet are records by their columns' names (CSV has only texts), values of "
+        "json are records; auto: by the name of the file, else JSON lines.",
+        **_choice(*FORMATS),
     ),
     click.option(
         "--limit", metavar="N", type=click.IntRange(min=0), help="Read N records of the whole input, all shards together, and no more."

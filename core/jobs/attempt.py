@@ -46,7 +46,7 @@ class Attempt:
         self.finished: Finished | None = None
         self.previous: Previous | None = None
         self._identity: Identity | None = None
-        self.inputs = Inputs(options.inputs)
+        self.inputs = Inputs(options.inputs, options.input_format)
         try:
             self.output = open_output(
                 options.output,

@@ -25,6 +25,7 @@ class JobOptions:
     max_line_bytes: int
     report_cache: bool
     strict: bool
+    input_format: str = "auto"  # one of forms.FORMATS
     # which records
     limit: int | None = None
     offset: int = 0

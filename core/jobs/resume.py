@@ -119,7 +119,7 @@ def _survey(attempt: Attempt, finished: Finished, again: Again) -> tuple[int, Re
 
     Raises ConfigError for rows of other records. An input that can be read only once is read by it.
     """
-    inputs = Inputs(attempt.options.inputs) if attempt.inputs.can_be_read_again else attempt.inputs
+    inputs = Inputs(attempt.options.inputs, attempt.options.input_format) if attempt.inputs.can_be_read_again else attempt.inputs
     previous = finished.previous(again, force=attempt.options.resume_force)
     try:
         reader, left = attempt.read(inputs), 0

@@ -254,3 +254,20 @@ def test_26_000_records_in_flat_memory(infer_program: list[str], tiny_llama: Pat
         with (tmp_path / f"out{count}").open("rb") as out:
             assert all(json.loads(line)["id"] == i for i, line in zip(itertools.count(), out, strict=False))
     assert peaks[1] < peaks[0] + (32 << 20), peaks
+
+
+def test_csv_in(call: Any, tiny_llama: Path, tmp_path: Path, read_rows: Any, write_lines: Any) -> None:
+    """The same answers as of the same records in JSON lines, and a run that goes on."""
+    (tmp_path / "in.csv").write_text("prompt,id,note\n" + "".join(f"text {i},{i},n{i}\n" for i in range(6)))
+    lines = write_lines(*({"prompt": f"text {i}", "id": str(i), "note": f"n{i}"} for i in range(6)))
+    assert call("generate", "-m", tiny_llama, "--max-tokens", "3", tmp_path / "in.csv", tmp_path / "a").exit_code == 0
+    assert call("generate", "-m", tiny_llama, "--max-tokens", "3", lines, tmp_path / "b").exit_code == 0
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    with (tmp_path / "in.csv").open("a") as file:
+        file.write("one more,6,n6\n")
+    assert call("generate", "-m", tiny_llama, "--max-tokens", "3", "--resume", tmp_path / "in.csv", tmp_path / "a").exit_code == 0
+    assert len(read_rows(tmp_path / "a")) == 7
+    (tmp_path / "in.jsonl").write_bytes((tmp_path / "in.csv").read_bytes())
+    result = call("generate", "-m", "no such model", tmp_path / "in.jsonl", tmp_path / "c")
+    assert result.exit_code == 2
+    assert "--input-format csv" in result.stderr

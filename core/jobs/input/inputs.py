@@ -8,7 +8,9 @@ from pathlib import Path
 
 from ...errors import ConfigError
 from ..jsonl import spelled
+from .converted import Converted
 from .decompress import Decompressed, is_compressed
+from .forms import form_of
 from .source import InputFile, Source, same_file
 
 
@@ -16,21 +18,33 @@ class Inputs:
     """The inputs of a run, in order; compressed ones are decompressed. All are looked at when it is made.
 
     Args:
-        names: files, pipes, `-` for stdin. Raises ConfigError for what cannot be read.
+        names: files, pipes, `-` for stdin.
+        form: one of FORMATS; "auto": each file by its name.
+
+    Raises ConfigError for what cannot be read, and for what is seen to be of another form.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], form: str = "auto") -> None:
         self._names = names
         self._files = [InputFile(name) for name in names]
         self.statuses = [file.status for file in self._files]
-        self.sources: list[Source] = [Decompressed(file, file.name) for file in self._files]
+        self._forms = [form_of(file.name, b"" if is_compressed(file.head) else file.head, asked=form) for file in self._files]
+        self.sources = [self._source(*one) for one in zip(names, self._files, self._forms, strict=True)]
+
+    def _source(self, name: str, file: InputFile, form: str) -> Source:
+        plain = Decompressed(file, file.name)
+        if form == "jsonl":
+            return plain
+        if form == "parquet" and (file.size is None or name == "-"):
+            raise ConfigError(f"input {file.name!r}: Parquet is read from files, not from pipes")
+        return Converted(plain, file.name, form, name)
 
     @property
     def size(self) -> int | None:
         """Bytes that will be read from all of them; None where nobody knows (pipes, compressed files)."""
         total = 0
-        for file in self._files:
-            if file.size is None or is_compressed(file.head):
+        for file, form in zip(self._files, self._forms, strict=True):
+            if file.size is None or is_compressed(file.head) or form != "jsonl":
                 return None
             total += file.size
         return total

@@ -19,7 +19,7 @@ _READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
 _AT_ONCE = os.O_NONBLOCK if sys.platform == "linux" else 0
 
 #: As much of a file's beginning is looked at as its kind can be told by.
-HEAD_BYTES = 4
+HEAD_BYTES = 4096
 
 
 class Source(Protocol):

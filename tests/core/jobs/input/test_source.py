@@ -20,7 +20,7 @@ def test_a_file(tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
     path.write_bytes(b'{"a":1}\n')
     source = InputFile(str(path))
-    assert (source.name, source.size, source.head) == (str(path), 8, b'{"a"')
+    assert (source.name, source.size, source.head) == (str(path), 8, b'{"a":1}\n')
     assert source.ready()
     assert same_file(source.status, path)
     assert not same_file(source.status, tmp_path / "none")
