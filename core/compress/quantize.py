@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -134,7 +134,9 @@ class _Quantizing:
             return methods[-1]
 
         self.model: Decoder = models.build(described, ops, choose=choose)
-        self.source = self._fitted({part.name for parameter in self.model.parameters() for part in parameter.parts})
+        found = self._fitted({part.name for parameter in self.model.parameters() for part in parameter.parts})
+        self.source, self.turned = replace(found, turned={}), found.turned
+        """The checkpoint with rows as they are stored, and those that the model has in another order."""
         self.layers = {name: method for method in methods for name in method.names}
         self.scheme = self._scheme()
         self.plain: list[str] = []
@@ -150,7 +152,7 @@ class _Quantizing:
             layer = name.removesuffix(".weight")
             if layer not in self.layers:
                 plain = value if isinstance(value, Tensor) else as_tensor(value, self.dtype)
-                self.folder.add({name: changed.get(name, plain)})
+                self.folder.add({name: self._as_stored(name, changed[name]) if name in changed else plain})
                 if name.endswith(".weight") and plain.dim() == 2:
                     self.plain.append(layer)
             elif texts is None:
@@ -210,12 +212,22 @@ class _Quantizing:
         return smoothing.changed
 
     def _add(self, layer: str, weight: Tensor, hessian: Tensor | None = None) -> Tensor:
-        """Writes a quantized layer; gives what it means."""
+        """Writes a quantized layer, with a hessian one of the model, else of the checkpoint; gives what it means."""
+        name = f"{layer}.weight"
+        weight = weight if hessian is None else self._as_stored(name, weight)
         if not bool(weight.isfinite().all()):
             raise ModelError(f"{self.source.name}: {layer}.weight holds numbers that are not finite; fetch the model again")
         tensors, means = self.scheme.tensors(weight, self.dtype, hessian)
         self.folder.add({layer + suffix: tensor for suffix, tensor in tensors.items()})
-        return means
+        return means[self.turned[name].rows(len(means))] if name in self.turned else means
+
+    def _as_stored(self, name: str, tensor: Tensor) -> Tensor:
+        """A tensor of the model with rows in the checkpoint's order."""
+        if name not in self.turned:
+            return tensor
+        stored = torch.empty_like(tensor)
+        stored[self.turned[name].rows(len(tensor))] = tensor
+        return stored
 
     def _files(self) -> None:
         source = self.plan.source

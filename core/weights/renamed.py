@@ -102,6 +102,12 @@ class Turned(NamedTuple):
         head, first, stop = torch.arange(self.dim), self.first, self.stop
         return torch.cat([head[:first], head[first:stop:2], head[first + 1 : stop : 2], head[stop:]])
 
+    def rows(self, count: int) -> torch.Tensor:
+        """int64 [count]: the same of as many rows, head by head."""
+        import torch
+
+        return (torch.arange(0, count, self.dim)[:, None] + self.order()).flatten()
+
 
 def _turned_by_neighbours(stack: StackSpec) -> dict[str, Turned]:
     """Heads by our name of a tensor whose rows are to be put in another order, see `RopeConfig.interleaved`."""
@@ -200,10 +206,10 @@ class RenamedSource(ModelSource):
             return tensor
         import torch
 
-        dim, head = self.turned[piece].dim, self.turned[piece].order()
-        if isinstance(tensor, torch.Tensor) and tensor.shape[-1] == dim and "norm" in piece:  # [size] or [heads, size]
-            return tensor[..., head]
-        order = (torch.arange(0, tensor.shape[0], dim)[:, None] + head).flatten()
+        turned = self.turned[piece]
+        if isinstance(tensor, torch.Tensor) and tensor.shape[-1] == turned.dim and "norm" in piece:  # [size] or [heads, size]
+            return tensor[..., turned.order()]
+        order = turned.rows(tensor.shape[0])
         return tensor[order] if isinstance(tensor, torch.Tensor) else tensor.reordered(order)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, LlamaForCausalLM, OlmoeConfig, OlmoeForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, OlmoeConfig, OlmoeForCausalLM
 
 from infer.core import LLM, SamplingParams
 from infer.core.compress import folder as folders
@@ -77,7 +77,7 @@ def meant(folder: Path) -> Any:
     plain = folder.with_name(folder.name + "-plain")
     plain.mkdir()
     (plain / "config.json").write_text(json.dumps(config))
-    llama = AutoModelForCausalLM.from_config(LlamaForCausalLM.config_class.from_pretrained(plain), dtype=torch.float32)
+    llama = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(plain), dtype=torch.float32)
     missing, unexpected = llama.load_state_dict(state, strict=False)
     assert (set(missing) <= {"lm_head.weight"}, unexpected) == (True, [])
     llama.tie_weights()
@@ -113,6 +113,29 @@ def test_it_answers_as_transformers_with_what_the_weights_mean(
         dense = value.dense() if isinstance(value, QuantizedWeight) else value.float()
         assert torch.equal(dense, state[name]), name
     assert quantized == done.num_layers == 7 * oracle.config.num_hidden_layers
+    assert_answers_are(oracle, out)
+    assert {path.name for path in out.iterdir()} >= {"config.json", "tokenizer.json", "model.safetensors"}
+    assert not (tmp_path / "out.partial").exists()
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_features_that_turn_with_neighbours_are_stored_as_they_were(
+    tiny_llama: Path, texts: Path, tmp_path: Path, *, calibrated: bool
+) -> None:
+    model, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(tiny_llama, model)
+    (model / "model.safetensors").unlink()
+    sizes = {key: getattr(AutoConfig.from_pretrained(tiny_llama), key) for key in ("vocab_size", "hidden_size", "intermediate_size")}
+    torch.manual_seed(4)
+    config = AutoConfig.for_model(
+        "ernie4_5", **sizes, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16, initializer_range=0.2
+    )
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(model)
+    quantize(QuantizeSpec(str(model), out, calibrate=texts if calibrated else None, scheme="w8a8"))
+    assert_answers_are(meant(out), out)
+
+
+def assert_answers_are(oracle: Any, out: Path) -> None:
     # by rows in the model's dtype, so that weights alone are compared
     llm = LLM(str(out), **SETTINGS, dtype="float32", activation_dtype="model")
     outputs = llm.generate([{"prompt_token_ids": ids} for ids in PROMPTS], SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=0))
@@ -122,8 +145,6 @@ def test_it_answers_as_transformers_with_what_the_weights_mean(
         wanted = logits[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]
         got = torch.tensor([next(iter(one.values())).logprob for one in (output.prompt_logprobs or [])[1:] if one])
         assert torch.allclose(got, wanted, atol=2e-3), (got - wanted).abs().max()
-    assert {path.name for path in out.iterdir()} >= {"config.json", "tokenizer.json", "model.safetensors"}
-    assert not (tmp_path / "out.partial").exists()
 
 
 def in_int8(model: Any) -> Any:
