@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from infer import kernels
+from infer.kernels.grouped import GroupedWeight, Scales
 from infer.kernels.ops import ROW_MULTIPLE, AttentionConfig, AttentionMeta, KVCache, Ops, Rotation, SamplingRows, Segments
 
 from ..errors import ModelError
 from ..spec.model_spec import ModelSpec
-from ..spec.stack import StackSpec
+from ..spec.stack import ExpertsSpec, StackSpec
 from .peaks import best_of
 from .results import rates, rounded
 from .timing import TimedOps
@@ -40,6 +41,10 @@ CONTEXT = 512
 #: Tokens of each text that is read in both directions.
 TEXT = 128
 BLOCK_SIZE = 16
+#: Experts whose weights are made, at most.
+MOST_EXPERTS = 32
+#: Input features that share a scale in weights of 4 bits.
+GROUP = 32
 #: Seconds spent on each operation, about.
 SECONDS = 0.1
 
@@ -64,7 +69,7 @@ def measure(ops: Ops, spec: ModelSpec, dtype: torch.dtype, device: torch.device,
     timed = TimedOps(ops)
     wait = torch.cuda.synchronize if device.type == "cuda" else None
     for number in sorted({-(-n // ROW_MULTIPLE) * ROW_MULTIPLE for n in rows}):
-        for case in _Cases(spec.need_stack(), dtype, device, number).all(int8=ops.supports_int8()):
+        for case in _Cases(spec.need_stack(), dtype, device, number).all(ops):
             call = case.prepare(cast(Ops, timed))
             timed.times.clear()
             timed.on = True
@@ -94,7 +99,7 @@ class _Cases:
         self._rows = rows
         self._dice = torch.Generator(device).manual_seed(0)
 
-    def all(self, *, int8: bool) -> Iterator[Case]:
+    def all(self, ops: Ops) -> Iterator[Case]:
         c, rows, hidden, inner = self._heads, self._rows, self._stack.hidden_size, self._mlp.size
         sequences = rows <= MOST_SEQUENCES
         heads = c.num_heads * c.head_dim
@@ -107,10 +112,13 @@ class _Cases:
         }
         for name, shape in layers.items():
             yield self._linear(f"linear {name}", *shape)
-        if int8:
+        if ops.supports_int8():
             for name, shape in layers.items():
                 yield self._linear_int8(f"linear_int8 {name}", *shape)
             yield self._plain("quantize", lambda ops, x: lambda: ops.quantize(x), hidden)
+        if (experts := next((one.mixture for one in self._stack.layers if one.mixture is not None), None)) is not None:
+            for name, shape in (("gate_up", (hidden, 2 * experts.size)), ("down", (experts.size, hidden))):
+                yield from self._linear_experts(name, *shape, experts, ops)
         yield self._norm()
         yield self._add_norm()
         yield self._plain("gated_activation", lambda ops, x: lambda: ops.gated_activation(x, "silu"), 2 * inner)
@@ -177,6 +185,39 @@ class _Cases:
             return lambda: ops.linear_int8(rows, packed, None, self._dtype)
 
         return Case(name, prepare)
+
+    def _linear_experts(self, name: str, size_in: int, size_out: int, spec: ExpertsSpec, on: Ops) -> Iterator[Case]:
+        """Rows that chose their experts at random, by plain weights, by int8 ones, and by ones of 4 bits where they are multiplied."""
+        count, each = min(spec.count, MOST_EXPERTS), min(spec.routing.per_token, spec.count, MOST_EXPERTS)
+        chosen = torch.rand(self._rows, count, generator=self._dice, device=self._device).argsort(-1)[:, :each].flatten().sort().values
+        starts = torch.searchsorted(chosen, torch.arange(count + 1, device=self._device))
+        x, weights = self._random(len(chosen), size_in), [self._random(size_out, size_in) for _ in range(count)]
+        label = f"{name}, {each} of {count}"
+
+        def plain(ops: Ops) -> Call:
+            packed = [ops.pack_weight(weight.clone()) for weight in weights]
+            return lambda: ops.linear_experts(x, packed, starts, None)
+
+        def in_int8(ops: Ops) -> Call:
+            packed, rows = [ops.pack_int8(weight.clone()) for weight in weights], ops.quantize(x)
+            return lambda: ops.linear_experts_int8(rows, packed, starts, None, self._dtype)
+
+        def in_groups(ops: Ops) -> Call:
+            quantize = not ops.grouped_refusal(size_in, GROUP, quantize_input=True)
+            packed = [ops.pack_grouped(self._in_groups(weight), self._dtype, quantize_input=quantize) for weight in weights]
+            return lambda: ops.linear_experts_grouped(x, packed, starts, None)
+
+        yield Case(f"linear_experts {label}", plain)
+        if on.supports_int8():
+            yield Case(f"linear_experts_int8 {label}", in_int8)
+        if not on.grouped_refusal(size_in, GROUP, quantize_input=False):
+            yield Case(f"linear_experts_grouped {label}, 4 bits", in_groups)
+
+    def _in_groups(self, weight: Tensor) -> GroupedWeight:
+        """Any codes of 4 bits, with a scale for each group."""
+        out, size = weight.shape
+        codes = torch.randint(0, 16, (out, size), generator=self._dice, device=self._device, dtype=torch.uint8)
+        return GroupedWeight(codes, 4, GROUP, Scales(torch.full((out, -(-size // GROUP)), 0.01, device=self._device)))
 
     def _norm(self) -> Case:
         weight = self._random(self._stack.hidden_size)

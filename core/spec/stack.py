@@ -306,8 +306,9 @@ class LayerSpec:
         return self.attention
 
     @property
-    def has_experts(self) -> bool:
-        return isinstance(self.feed_forward, ExpertsSpec) or self.experts is not None
+    def mixture(self) -> ExpertsSpec | None:
+        """Its experts, in place of the feed-forward part or beside it."""
+        return self.feed_forward if isinstance(self.feed_forward, ExpertsSpec) else self.experts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -415,7 +416,7 @@ class StackSpec:
 
     @property
     def has_experts(self) -> bool:
-        return any(layer.has_experts for layer in self.layers)
+        return any(layer.mixture is not None for layer in self.layers)
 
     @property
     def max_length(self) -> int | None:

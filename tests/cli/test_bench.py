@@ -199,6 +199,20 @@ class TestKernels:
         assert "attention, prompt of 16" in result.stderr
         assert "large operations reach float32" in result.stderr
 
+    def test_of_experts(self, call: Any, tmp_path: Path) -> None:
+        sizes = {"hidden_size": 64, "intermediate_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 1}
+        raw = {"model_type": "mixtral", "vocab_size": 64, **sizes, "num_local_experts": 40, "num_experts_per_tok": 2}
+        (tmp_path / "config.json").write_text(json.dumps(raw))
+        result = call("bench", "kernels", "-q", "-m", tmp_path, "--dtype", "float32", "--rows", "16", "--kernels", "reference")
+        assert result.exit_code == 0, result.stderr
+        names = {op["name"] for op in told(result)["ops"] if op["gflops_per_s"]}
+        for kind in (
+            "linear_experts gate_up, 2 of 32",
+            "linear_experts_int8 down, 2 of 32",
+            "linear_experts_grouped down, 2 of 32, 4 bits",
+        ):
+            assert kind in names
+
     def test_beside_the_reference(self, call: Any, tiny_llama: Path) -> None:
         pytest.importorskip("infer.kernels.cpu")
         found = told(call("bench", "kernels", "-q", "-m", tiny_llama, "--dtype", "float32", "--rows", "16", "--kernels", "cpu"))
