@@ -29,7 +29,7 @@ class Report:
     Args:
         stats: the run's counts, read at each update.
         input_size: bytes of the input, if known: gives the share done and the time left.
-        quiet: say nothing (errors are raised, not reported here).
+        quiet: say nothing but that records failed (errors are raised, not reported here).
         interval: seconds between progress lines where stderr is no terminal.
     """
 
@@ -58,7 +58,7 @@ class Report:
     def status(self) -> None:
         """One progress line now, whatever the interval: SIGUSR1 asked for it."""
         self._speed.note(self._stats)
-        say(progress_line(self._stats, self._done, self._speed.per_second()), event="progress", share=self._done, **self._numbers())
+        say(self._line(), event="progress", share=self._done, **self._numbers())
 
     def stopped(self, error: BaseException, command: str) -> None:
         """A run that did not get to its end: how far it got, and how to go on. Said even with -q: it is what to do next."""
@@ -103,6 +103,10 @@ class Report:
         """The closing lines, or one object. `max_tokens` is the run's default."""
         self._progress.close()
         lines = summary_lines(self._stats, max_tokens=max_tokens)
+        if self._quiet and self._stats.num_failed:
+            say(
+                failures_line(self._stats), event="summary", level="warning", records=self._stats.num_records, errors=self._stats.num_failed
+            )
         if not messages.is_json():
             for line in lines:
                 self.say(line)
@@ -113,7 +117,10 @@ class Report:
     def _show(self) -> None:
         self._speed.note(self._stats)
         done = self._done
-        self._progress.show(progress_line(self._stats, done, self._speed.per_second()), done, **self._numbers())
+        self._progress.show(self._line(), done, **self._numbers())
+
+    def _line(self) -> str:
+        return progress_line(self._stats, self._done, self._speed.per_second(), self._stats.seconds_left(self._size))
 
     @property
     def _done(self) -> float | None:
@@ -135,22 +142,29 @@ def share_done(stats: JobStats, size: int | None) -> float | None:
     return min(stats.bytes_done / size, 1.0) if size else None
 
 
-def progress_line(stats: JobStats, done: float | None, speeds: tuple[float, float]) -> str:
+def progress_line(stats: JobStats, done: float | None, speeds: tuple[float, float], seconds_left: float | None = None) -> str:
     """The progress of the run in one line; what matters most first, since a narrow terminal cuts the rest.
 
     `speeds` are prompt tokens a second and output tokens, or texts where they are only read.
     """
-    parts = [f"{stats.num_records:,} records" + (f" ({done:.0%})" if done is not None else "")]
-    if done and stats.run_s:
-        parts.append(f"ETA {clock(stats.run_s * (1 - done) / done)}")
+    parts = [counted(stats.num_records, "record") + (f" ({done:.0%})" if done is not None else "")]
+    if seconds_left is not None:
+        parts.append(f"ETA {clock(seconds_left)}")
     parts.append(counted(stats.num_failed, "error"))
     if stats.pools:
         parts.append(f"{speeds[1]:,.0f} texts/s, {speeds[0]:,.0f} tok/s")
         return " | ".join(parts)
     parts.append(f"prompt {speeds[0]:,.0f}, output {speeds[1]:,.0f} tok/s")
     if stats.engine:
-        parts.append(f"KV {stats.engine.kv_usage:.0%}")
+        usage = stats.engine.kv_usage
+        parts.append("KV <1%" if 0 < usage < 0.01 else f"KV {usage:.0%}")
     return " | ".join(parts)
+
+
+def failures_line(stats: JobStats) -> str:
+    """The one line that -q leaves: that records failed, and why the exit status is what it is."""
+    codes = ", ".join(f"{code} {count:,}" for code, count in stats.errors.most_common())
+    return f"{stats.num_failed:,} of {counted(stats.num_records, 'record')} failed ({codes}); exit status {stats.exit_code}"
 
 
 def summary_lines(stats: JobStats, *, max_tokens: int | None) -> list[str]:

@@ -32,7 +32,7 @@ def _choice(*values: str) -> dict[str, Any]:
     return {"type": click.Choice(values), "default": values[0], "show_default": True}
 
 
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors, and in one line whether records failed.")
 #: Followed before the command line is parsed, see `messages.look_for_format`.
 log_format_option = click.option("--log-format", expose_value=False, help="Format of messages on stderr.", **_choice("text", "json"))
 compression_option = click.option(
@@ -91,6 +91,7 @@ _OUTPUT: list[Callable[[Any], Any]] = [
     ),
     click.option("--errors", metavar="FILE", type=_file, help="Copy the input lines that failed here, each with its error."),
     click.option("--max-errors", metavar="N|P%", type=MAX_ERRORS, help="Stop when more records than this have failed."),
+    click.option("--keep-going", is_flag=True, help="Go on though the first 100 records have all failed with one error code."),
     click.option(
         "--error-format",
         help="Form of errors: `error` is an object or null; or flat, error_code and more in rows of one shape, for readers of tables.",

@@ -31,6 +31,7 @@ from .generation_config import sampling_defaults
 
 if TYPE_CHECKING:
     from ..pooling.limits import PoolingLimits
+    from ..sampling.grammar.grammar import Grammars
     from ..settings.config import EngineConfig
 
 #: Methods of checkpoints that name as well what can be made of plain weights.
@@ -85,12 +86,16 @@ class Plan:
             from ..pooling.limits import PoolingLimits
 
             return PoolingLimits(self.vocab_size, self.config.max_model_len, self.recipe)
+        return Limits.of(self.config, self.vocab_size, self._num_blocks(), self.tokenizer, self.grammars)
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Compiles constraints as an engine would."""
         from ..sampling.grammar.grammar import Grammars
         from .end_tokens import end_tokens_of
 
         ends = end_tokens_of(self.config, self.source, self.tokenizer)
-        grammars = Grammars(self.tokenizer, ends.all, self.vocab_size, settings=self.config.structured_outputs_config)
-        return Limits.of(self.config, self.vocab_size, self._num_blocks(), self.tokenizer, grammars)
+        return Grammars(self.tokenizer, ends.all, self.vocab_size, settings=self.config.structured_outputs_config)
 
     @property
     def vocab_size(self) -> int:

@@ -104,9 +104,11 @@ def _run(plan: Plan, task: Task[Any], attempt: Attempt, watch: Watch) -> None:
         stats=attempt.stats,
         previous=attempt.previous,
         max_errors=None if limit is None else MaxErrors(limit),
+        keep_going=attempt.options.keep_going,
         watch=watch,
     )
     if run.needs_engine():
+        run.look(task)
         from ..fleet.start import start
 
         engine = start(plan)

@@ -42,6 +42,7 @@ class JobOptions:
     # failures
     errors: str | None = None
     max_errors: int | float | None = None  # an int is a number of records, a float a share of them (0.05 for 5%)
+    keep_going: bool = False  # also where all of the first records fail in one way
     retry_errors: bool = False
     redo: str | None = None  # the finish_reason of the records to answer anew; or CHANGED: those that are other lines than they were
     dry_run: bool = False

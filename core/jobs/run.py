@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from ..containment import contained, own_error
 from ..engine.protocol import Answer, AnyEngine
 from ..errors import OutputError, RecordError, TooManyErrors
+from .first_records import FirstRecords
 from .input.reader import RecordReader
 from .output.previous import Previous
 from .output.writer import OrderedWriter, Output
@@ -79,6 +80,7 @@ class Run:
         reader, output: both ends; the caller closes what is behind them.
         previous: has the rows of records that are not to be answered again.
         max_errors: when to give up.
+        keep_going: also where the first records have all failed with one code, see `first_records`.
         watch: whoever looks on.
     """
 
@@ -91,6 +93,7 @@ class Run:
         window: Window | None = None,
         previous: Previous | None = None,
         max_errors: MaxErrors | None = None,
+        keep_going: bool = True,
         watch: Watch | None = None,
     ) -> None:
         self.stats = stats or JobStats()
@@ -102,7 +105,9 @@ class Run:
         self._watch = watch or Watch()
         self._hold = self._watch.hold
         self._batch = self._window.batch
+        self._first_records = FirstRecords(over=keep_going)
         self._first: list[Record] = []
+        self._first_pending: list[Pending] | None = None
         self._was_answered = False
         self._in_engine: dict[str, Pending] = {}
         self._bytes_in_engine = 0
@@ -119,15 +124,25 @@ class Run:
         self._first = self._read_first()
         return bool(self._first) or not self._reader.at_end
 
+    def look(self, task: Task) -> None:
+        """Reads what the first records hold, before there is an engine. Raises ConfigError or TooManyErrors where all of them fail in
+        one way."""
+        pendings = task.prepare(self._first)
+        self._first_records.over |= self.stats.num_records > 0  # the first ones were an earlier attempt's
+        self._first_records.check_read(self._first, pendings, task, at_end=self._reader.at_end)
+        self._first_pending = pendings
+
     def answer(self, engine: AnyEngine, task: Task) -> None:
         """Answers what there is to answer."""
         self._engine, self._task, self._was_answered = engine, task, True
         self._batch = max(self._batch, engine.max_num_seqs)
-        self.stats.engine = engine.stats
+        self.stats.engine, self.stats.at_a_time = engine.stats, engine.max_num_seqs
         self.stats.ready_at = time.monotonic()
         with self._saving():
-            first, self._first = self._first, []
-            self._admit(first)
+            if self._first_pending is None:
+                self._first_pending = task.prepare(self._first)
+            first, self._first, self._first_pending = self._first_pending, [], None
+            self._enter(first)
             self._loop()
 
     def end(self) -> JobStats:
@@ -174,6 +189,7 @@ class Run:
             at_end = self._reader.at_end and not self._engine.num_unfinished
             if self._max_errors:
                 self._max_errors.check(self.stats, at_end=at_end)
+            self._first_records.check()
             if at_end:
                 return
             self._watch.stepped()
@@ -207,10 +223,14 @@ class Run:
         return records
 
     def _admit(self, records: list[Record]) -> None:
-        if records and self.stats.admitted_at is None:
+        self._enter(self._task.prepare(records))
+
+    def _enter(self, pendings: list[Pending]) -> None:
+        if pendings and self.stats.admitted_at is None:
             self.stats.admitted_at = time.monotonic()
         self.stats.num_blank = self._reader.num_blank
-        for pending in self._task.prepare(records):
+        self._first_records.entered(pendings)
+        for pending in pendings:
             if pending.error is None:
                 with contained(pending):
                     self._engine.add(pending.to_request())
@@ -236,11 +256,13 @@ class Run:
         if pending.error is not None:
             self._fail(pending, pending.error)
         else:
+            self._first_records.answered(pending)
             self._put(Row(pending.ordinal, encoded.data, pending.chain, tally, side=encoded.side))
         del self._in_engine[output.request_id]
         self._bytes_in_engine -= pending.size
 
     def _fail(self, pending: Pending, error: RecordError) -> None:
+        self._first_records.failed(pending, error)
         try:
             row = self._failed_row(pending, error)
         except BaseException as more:

@@ -65,6 +65,10 @@ class JobStats(Tally):
     #: Tokens of earlier attempts, which this one's speeds leave out.
     resumed_tokens: tuple[int, int] = (0, 0)
     resumed_texts: int = 0
+    #: Bytes of input lines that they are done with.
+    resumed_bytes: int = 0
+    #: Sequences that the engine runs at a time, once there is one.
+    at_a_time: int = 0
     #: Texts are only read: there are no output tokens.
     pools: bool = False
     #: SHA-256 of the output file, once it is finished.
@@ -77,7 +81,7 @@ class JobStats(Tally):
         self.add(tally)
         self.num_resumed, self.earlier_attempts, self.earlier_run_s = tally.num_records, attempts, run_s
         self.resumed_tokens = tally.prompt_tokens, tally.output_tokens
-        self.resumed_texts = tally.num_texts
+        self.resumed_texts, self.resumed_bytes = tally.num_texts, tally.bytes_done
 
     @property
     def exit_code(self) -> int:
@@ -121,6 +125,24 @@ class JobStats(Tally):
     @property
     def texts_per_second(self) -> float | None:
         return self._per_second(self.num_texts - self.resumed_texts)
+
+    def seconds_left(self, num_bytes: int | None) -> float | None:
+        """An estimate of the seconds until all of an input of `num_bytes` is answered; None while nothing can be told.
+
+        What is left is counted in tokens: those that a byte of input has taken so far, less what unfinished records have already. The
+        first records to finish are the short ones: until as many as run at a time are done, they tell too little.
+        """
+        done = self.bytes_done - self.resumed_bytes
+        if not num_bytes or not done or self.engine is None or not self.run_s:
+            return None
+        if not self.pools and self.num_records - self.num_resumed < self.at_a_time:
+            return None
+        finished = self.prompt_tokens - self.resumed_tokens[0] + self.output_tokens - self.resumed_tokens[1]
+        computed = max(self.engine.num_prompt_tokens + self.engine.num_output_tokens, finished)
+        left = max(num_bytes - self.bytes_done, 0)
+        if not computed:  # all of them failed
+            return self.run_s * left / done
+        return max(left / done * finished - (computed - finished), 0.0) / computed * self.run_s
 
     def _per_second(self, tokens: int) -> float | None:
         return tokens / self.run_s if self.run_s else None

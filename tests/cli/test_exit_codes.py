@@ -82,6 +82,9 @@ def test_2(program: Any, tiny: list[str], good: Path, tmp_path: Path) -> None:
         (["generate", *tiny, good, good], "same file"),
         (["generate", *tiny, "--resume", "--overwrite", good, out], "--resume"),
         (["generate", *tiny, tmp_path / "none", out], "does not exist"),
+        (["generate", *tiny, "--prompt-field", "promt", good, out], "did you mean 'prompt'?"),
+        (["generate", *tiny, "--regex", "(", good, out], "--regex: "),
+        (["chat", *tiny, "--json-schema", '{"type": "thing"}', good, out], "--json-schema: "),
     ]
     for argv, said in cases:
         done = program(*argv)

@@ -35,9 +35,47 @@ def test_progress_line() -> None:
     stats.add(Tally.of_error(0, 3, RecordError("invalid_json", "x")))
     assert share_done(stats, 20_000) == 0.25
     assert share_done(stats, None) is None
-    line = progress_line(stats, 0.25, (1234.0, 567.8))
+    line = progress_line(stats, 0.25, (1234.0, 567.8), 30.9)
     assert line == "51 records (25%) | ETA 0:30 | 1 error | prompt 1,234, output 568 tok/s | KV 43%"
     assert progress_line(make_stats(engine=False), None, (0, 0)) == "0 records | 0 errors | prompt 0, output 0 tok/s"
+    stats = make_stats(answered=1)
+    assert stats.engine
+    for usage, shown in ((0.0, "KV 0%"), (0.0004, "KV <1%"), (0.01, "KV 1%")):
+        stats.engine.kv_usage = usage
+        assert progress_line(stats, None, (0, 0)) == f"1 record | 0 errors | prompt 0, output 0 tok/s | {shown}"
+
+
+def test_time_left() -> None:
+    """By tokens, and not before as many records are done as run at a time."""
+    stats = make_stats(answered=50)  # in 10 s: 50 x 25 tokens of 50 x 100 bytes
+    assert stats.engine
+    stats.at_a_time = 64
+    stats.engine.num_prompt_tokens, stats.engine.num_output_tokens = 250 + 70, 1000 + 180
+    assert stats.seconds_left(20_000) is None
+    stats.at_a_time = 50
+    assert stats.seconds_left(None) is None
+    assert stats.seconds_left(20_000) == pytest.approx((3 * 1250 - 250) / 1500 * 10)
+    assert stats.seconds_left(5_000) == 0
+    later = make_stats(answered=50)
+    later.resume(stats, attempts=1, run_s=10.0)  # what an earlier attempt did takes no time now
+    assert later.engine
+    later.engine.num_prompt_tokens, later.engine.num_output_tokens = 250, 1000
+    assert later.seconds_left(20_000) == pytest.approx(20.0)
+    failed = JobStats(admitted_at=0.0, finished_at=10.0, engine=EngineStats())
+    failed.add(Tally.of_error(100, 3, RecordError("invalid_json", "x")))
+    assert failed.seconds_left(300) == pytest.approx(20.0)
+    assert make_stats(engine=False).seconds_left(300) is None
+
+
+def test_quiet_says_that_records_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    stats = make_stats(answered=2)
+    with Report(stats, quiet=True) as told:
+        told.summary(max_tokens=16)
+        assert not capsys.readouterr().err
+        for code in ("invalid_json", "missing_field", "invalid_json"):
+            stats.add(Tally.of_error(1, 17, RecordError(code, "x")))
+        told.summary(max_tokens=16)
+    assert capsys.readouterr().err == "3 of 5 records failed (invalid_json 2, missing_field 1); exit status 3\n"
 
 
 def test_summary() -> None:
@@ -170,7 +208,9 @@ def test_a_run_that_only_reads() -> None:
     stats = JobStats(started_at=0.0, ready_at=2.0, admitted_at=2.0, finished_at=12.0, pools=True)
     for cut in (0, 1):
         stats.add(Tally.of_texts(100, tokens=500, texts=5, truncated=cut))
-    assert progress_line(stats, 0.5, (1234.0, 56.0)) == "2 records (50%) | ETA 0:10 | 0 errors | 56 texts/s, 1,234 tok/s"
+    assert progress_line(stats, 0.5, (1234.0, 56.0), 10.0) == "2 records (50%) | ETA 0:10 | 0 errors | 56 texts/s, 1,234 tok/s"
+    stats.engine = EngineStats(num_prompt_tokens=1000)
+    assert stats.seconds_left(400) == pytest.approx(10.0)
     lines = summary_lines(stats, max_tokens=None)
     assert lines[:3] == [
         "2 of 2 records answered in 10.0 s",

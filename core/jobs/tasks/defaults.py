@@ -10,11 +10,13 @@ import orjson
 
 from ...errors import ConfigError, RecordError
 from ...types.params import SamplingParams
-from ...types.structured import StructuredOutputsParams
+from ...types.structured import CONSTRAINTS, StructuredOutputsParams
 
 if TYPE_CHECKING:
     from ...build.plan import Plan
 
+#: Options whose names are others than their fields'.
+_FLAGS = {"json": "json_schema"}
 #: Mixes of parameters that are remembered, each of at most so many bytes.
 _MAX_MIXES, _MAX_BYTES = 1024, 4096
 
@@ -65,6 +67,25 @@ class Defaults:
         if params.return_token_ids or (params.detokenize and self._has_tokenizer):
             return params
         return replace(params, return_token_ids=True)  # or the answer would be empty
+
+
+def check_constraint(defaults: SamplingParams, plan: Plan) -> None:
+    """Raises ConfigError if the command's own constraint on outputs cannot be had: every record would say so, one by one."""
+    wanted = defaults.structured_outputs
+    if wanted is None or plan.tokenizer is None:  # `Defaults` tells of the latter
+        return
+    try:
+        plan.grammars.compile(wanted)
+    except RecordError as error:
+        raise ConfigError(f"{_flag_of(wanted)}: {error.message.removeprefix('structured_outputs: ')}") from None
+    except ImportError as error:
+        raise ConfigError(f"{_flag_of(wanted)} needs a package that is not here ({error}); pip install llguidance") from None
+
+
+def _flag_of(wanted: StructuredOutputsParams) -> str:
+    """The option that gives such a constraint."""
+    name = next(name for name in CONSTRAINTS if getattr(wanted, name) is not None)
+    return "--" + _FLAGS.get(name, name).replace("_", "-")
 
 
 def with_model_defaults(defaults: SamplingParams, given: Mapping[str, Any], plan: Plan, say: Callable[[str], None]) -> SamplingParams:

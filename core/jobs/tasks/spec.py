@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from .completion import CompletionOptions
-from .defaults import with_model_defaults
+from .defaults import check_constraint, with_model_defaults
 
 if TYPE_CHECKING:
     from ...build.plan import Plan
@@ -90,6 +90,7 @@ class WritingSpec(TaskSpec):
         plan.must_generate()
         if self.options.beam is not None:
             return self
+        check_constraint(self.options.defaults, plan)
         return replace(self, options=replace(self.options, defaults=with_model_defaults(self.options.defaults, self.given, plan, say)))
 
     def _make(self, options: CompletionOptions, plan: Plan) -> Task[Any]:

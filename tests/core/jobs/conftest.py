@@ -153,13 +153,16 @@ def attempt(fake_engine: Any, byte_tokenizer: Any) -> Callable[..., Attempt]:
                 stats=made.stats,
                 previous=opened.previous,
                 max_errors=None if chosen.max_errors is None else MaxErrors(chosen.max_errors),
+                keep_going=chosen.keep_going,
                 watch=watch,
             )
             if run.needs_engine():
                 made.engine = fake_engine(byte_tokenizer, **(engine or {}))
                 length = made.engine.max_model_len
                 kind = GenerateTask if chosen.output_format == "jsonl" else partial(VectorTask, dtype=chosen.embedding_dtype)
-                run.answer(made.engine, kind(given, byte_tokenizer, max_model_len=length))
+                of_records = kind(given, byte_tokenizer, max_model_len=length)
+                run.look(of_records)
+                run.answer(made.engine, of_records)
             run.end()
             publish(opened, watch)
         finally:
