@@ -13,8 +13,8 @@ Rows = dict[tuple[str, int], tuple[Tensor | None, Tensor]]
 
 
 @contextmanager
-def traced(body: nn.Module, rows: slice) -> Iterator[Rows]:
-    """Gives these rows, of each module whose output has one for each token.
+def traced(body: nn.Module, rows: slice, count: int) -> Iterator[Rows]:
+    """Gives these rows of a step's `count`, of each module whose output has one for each token.
 
     Modules with experts inside are left out: rounding alone may choose others.
     """
@@ -23,10 +23,10 @@ def traced(body: nn.Module, rows: slice) -> Iterator[Rows]:
 
     def watch(name: str, module: nn.Module) -> None:
         def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            left = _of_tokens(output if isinstance(output, (tuple, list)) else (output,))
+            left = _of_tokens(output if isinstance(output, (tuple, list)) else (output,), count)
             if left is None:
                 return
-            entered = _of_tokens((*args, *kwargs.values()), left.shape[1])
+            entered = _of_tokens((*args, *kwargs.values()), count)
             number = sum(1 for known, _ in found if known == name)
             found[name, number] = (None if entered is None else _cut(entered, rows), _cut(left, rows))
 
@@ -42,14 +42,16 @@ def traced(body: nn.Module, rows: slice) -> Iterator[Rows]:
             handle.remove()
 
 
-def _of_tokens(values: tuple[Any, ...] | list[Any], count: int | None = None) -> Tensor | None:
-    """The first floating tensor [1, N, ...] among values."""
+def _of_tokens(values: tuple[Any, ...] | list[Any], count: int) -> Tensor | None:
+    """The first floating tensor [1, N, ...] or [N, F] among values, as [N, ...]."""
     for value in values:
-        floats = isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 2
-        if floats and value.shape[0] == 1 and count in (None, value.shape[1]):
-            return value
+        if isinstance(value, Tensor) and value.is_floating_point():
+            if value.dim() > 2 and value.shape[:2] == (1, count):
+                return value[0]
+            if value.dim() == 2 and value.shape[0] == count:
+                return value
     return None
 
 
 def _cut(tensor: Tensor, rows: slice) -> Tensor:
-    return tensor[0, rows].flatten(1).clone()
+    return tensor[rows].flatten(1).clone()

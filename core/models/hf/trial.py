@@ -50,7 +50,7 @@ def check_against(model: HFModel, expected: Tensor, heard: Sequence[Heard], dtyp
     tokens, half = model.tokens_to_try, TOKENS // 2
     border = slice(half, half + TOUCHED)
     caches = _caches(model, dtype, tokens.device, 2)
-    with model.attention.hearing() as heard_whole, traced(model.body, border) as whole_rows:
+    with model.attention.hearing() as heard_whole, traced(model.body, border, TOKENS) as whole_rows:
         (whole,) = _step(model, caches, [(0, 0, tokens)])
     _compare_heard(heard_whole, heard, slice(0, TOKENS), slice(0, TOKENS), dtype, "with a paged cache")
     # The median: a row may choose other experts by rounding alone.
@@ -58,7 +58,7 @@ def check_against(model: HFModel, expected: Tensor, heard: Sequence[Heard], dtyp
     other = tokens.flip(0)
     caches = _caches(model, dtype, tokens.device, 2)
     first, _ = _step(model, caches, [(0, 0, tokens[:half]), (1, 0, other)])
-    with model.attention.hearing() as heard_second, traced(model.body, slice(0, TOUCHED)) as second_rows:
+    with model.attention.hearing() as heard_second, traced(model.body, slice(0, TOUCHED), half) as second_rows:
         (second,) = _step(model, caches, [(0, half, tokens[half:])])
     in_two = "in two steps and beside another"
     _compare_modules(second_rows, whole_rows, dtype, in_two)
@@ -121,11 +121,11 @@ def _step(model: HFModel, caches: list[KVCache], parts: Sequence[tuple[int, int,
 
 
 def _compare_heard(got: Sequence[Heard], expected: Sequence[Heard], rows: slice, of: slice, dtype: torch.dtype, how: str) -> None:
-    """By the median of rows."""
-    for one, other in zip(got, expected, strict=False):
+    """By the median of rows. Those of the first call have been through one multiplication, and not through all layers before."""
+    for number, (one, other) in enumerate(zip(got, expected, strict=False)):
         for what, ours, theirs in zip(("queries", "keys"), one, other, strict=True):
             distance = _distances(ours[rows].flatten(1), theirs[of].flatten(1)).median().item()
-            if not distance <= 4 * _far(dtype):
+            if not distance <= (4 if number else 0.4) * _far(dtype):
                 raise _differs(f"its {what} {how} differ", distance)
 
 
