@@ -81,7 +81,7 @@ def check_input(
         def show() -> None:
             if progress.due() or signals.status_wanted():
                 share = min(reader.bytes_read / size, 1.0) if size else None
-                text = f"{findings.num_records:,} records checked" + ("" if share is None else f" ({share:.0%})")
+                text = f"{counted(findings.num_records, 'record')} checked" + ("" if share is None else f" ({share:.0%})")
                 text += f" | ETA {clock((time.monotonic() - started) * (1 - share) / share)}" if share else ""
                 text += f" | {findings.num_failed:,} would fail"
                 progress.show(text, share, records=findings.num_records, errors=findings.num_failed)

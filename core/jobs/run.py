@@ -67,7 +67,7 @@ class MaxErrors:
         else:
             too_many, allowed = (at_end or done >= _SOME) and failed > self.limit * done, f"{self.limit:.4g} of them"
         if too_many:
-            raise TooManyErrors(f"{failed:,} of {done:,} records failed; --max-errors allows {allowed}")
+            raise TooManyErrors(f"{failed:,} of {done:,} record{'s' * (done != 1)} failed; --max-errors allows {allowed}")
 
 
 class Run:

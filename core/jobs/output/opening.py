@@ -179,7 +179,8 @@ def _refuse_unfinished(output: JobOutput, left: Recovered | None, *, merge: bool
         if not merge:
             raise ConfigError(merge_left(output))
         return
-    held = f"{str(output.partial)!r} holds {left.tally.num_records:,} records of a run that did not finish"
+    count = left.tally.num_records
+    held = f"{str(output.partial)!r} holds {count:,} record{'s' * (count != 1)} of a run that did not finish"
     if merge:
         raise ConfigError(f"{held}; finish it with its own command and --resume, choose another output, or throw it away with --overwrite")
     raise UnfinishedOutput(f"{held}; go on with --resume, or start again with --overwrite")

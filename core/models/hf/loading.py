@@ -150,7 +150,8 @@ def _whole(source: ModelSource, config: Any, attention: str, dtype: torch.dtype,
     if problems:
         raise ModelError(f"the weights of {source.name} do not fit its config.json: {'; '.join(problems)}")
     if unused := said.get("unexpected_keys"):
-        log.warning("%d weights of %s are not used by transformers' model: %s", len(unused), source.name, _some(unused))
+        what = "1 weight" if len(unused) == 1 else f"{len(unused)} weights"
+        log.warning("%s of %s not used by transformers' model: %s", what, source.name, _some(unused))
     return whole
 
 

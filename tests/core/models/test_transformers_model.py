@@ -263,7 +263,7 @@ def test_damaged_folders_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixt
     save_file({**good, "more.weight": torch.zeros(3)}, path, metadata={"format": "pt"})
     with caplog.at_level(logging.WARNING):
         loaded(tmp_path)
-    assert "1 weights of tiny are not used by transformers' model: more.weight" in caplog.text
+    assert "1 weight of tiny not used by transformers' model: more.weight" in caplog.text
     save_file({**good, "lm_head.weight": torch.zeros(3, 3)}, path, metadata={"format": "pt"})
     with pytest.raises(ModelError, match="tiny"):
         loaded(tmp_path)
