@@ -68,7 +68,7 @@ def test_1_too_many_errors(program: Any, tiny: list[str], mixed: Path, tmp_path:
 
 def test_2(program: Any, tiny: list[str], good: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
-    config.write_text("max_num_sequences: 3\n")
+    config.write_text("max_num_seq: 3\n")
     (tmp_path / "there").write_text("precious")
     out = tmp_path / "out"
     cases: list[tuple[list[Any], str]] = [
