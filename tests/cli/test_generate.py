@@ -176,9 +176,12 @@ def test_misspelled_fields(call: Any, tiny_llama: Path, tmp_path: Path, write_li
     assert [row["error"]["code"] for row in read_rows(tmp_path / "b")] == ["unknown_field"] * 2
 
 
-def test_quiet_says_nothing(call: Any, tiny_llama: Path, tmp_path: Path, write_lines: Any) -> None:
+def test_quiet_says_no_more_than_that_records_failed(call: Any, tiny_llama: Path, tmp_path: Path, write_lines: Any) -> None:
     result = call("generate", "-m", tiny_llama, "-q", write_lines({"prompt": "a"}, b"x"), tmp_path / "out")
-    assert (result.exit_code, result.stderr, result.stdout) == (3, "", "")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr == "1 of 2 records failed (invalid_json 1); exit status 3\n"
+    result = call("generate", "-m", tiny_llama, "-q", write_lines({"prompt": "a"}), tmp_path / "other")
+    assert (result.exit_code, result.stderr, result.stdout) == (0, "", "")
 
 
 def test_a_reader_that_leaves_ends_it_quietly(infer_program: list[str], tiny_llama: Path) -> None:

@@ -82,8 +82,9 @@ def test_templates_of_records(on_terminal: Any, tiny_llama: Path, tmp_path: Path
     path = write_lines({"q": HOSTILE})
     code, shown = on_terminal("generate", "-m", tiny_llama, "--template", template, path, "-")
     assert (code, obeyed(shown)) == (3, [])
-    code, shown = on_terminal("generate", "-m", tiny_llama, "--prompt-field", HOSTILE.replace("\r", ""), path, "-")
-    assert (code, obeyed(shown)) == (3, [])
+    for more, expected in (([], 2), (["--keep-going"], 3)):
+        code, shown = on_terminal("generate", "-m", tiny_llama, *more, "--prompt-field", HOSTILE.replace("\r", ""), path, "-")
+        assert (code, obeyed(shown)) == (expected, [])
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])

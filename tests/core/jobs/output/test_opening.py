@@ -172,7 +172,7 @@ def test_what_a_matrix_cannot_be(tmp_path: Path, format: str) -> None:
         (out, {"compression": "zstd"}, "--compression zstd"),
         (out + ".gz", {}, "ends as gzip files do"),
         (out, {"redo": True}, "--overwrite"),
-        (out, {"embedding_dtype": "float64"}, "'float16'"),
+        (out, {"embedding_dtype": "float64"}, "'float64'"),
     ]:
         with pytest.raises(ConfigError, match=match):
             open_output(name, inputs=[], output_format=format, **options)  # type: ignore[arg-type]
