@@ -14,11 +14,12 @@ from infer.core.spec.task import choose_task
 
 #: In our code.
 LINES = (
-    "llama llama4 mistral qwen2 qwen3 bert roberta xlm-roberta modernbert nomic_bert qwen2_vl qwen2_5_vl qwen3_vl qwen3_vl_moe mistral3",
-    "gemma3 gemma4 llava gemma3_text gemma2 gemma qwen3_moe qwen2_moe mixtral olmoe granitemoe minimax_m2 ernie4_5_moe glm4_moe",
-    "gpt_oss phi3 phi mpnet distilbert electra albert camembert deberta-v2 deepseek_v2 deepseek_v3 glm4_moe_lite lfm2 lfm2_moe",
-    "granite smollm3 olmo2 olmo3 cohere cohere2 glm glm4 exaone4 seed_oss hunyuan_v1_dense ernie4_5 apertus nemotron starcoder2",
-    "stablelm gpt2 opt gpt_neo gpt_neox gptj gpt_bigcode bloom falcon mpt",
+    "llama llama4 mistral qwen2 qwen3 bert roberta xlm-roberta modernbert nomic_bert qwen2_vl qwen2_5_vl qwen3_vl qwen3_vl_moe",
+    "mistral3 gemma3 gemma4 llava gemma3_text gemma2 gemma qwen3_moe qwen2_moe mixtral olmoe granitemoe minimax_m2 ernie4_5_moe",
+    "glm4_moe gpt_oss phi3 phi mpnet distilbert electra albert camembert deberta-v2 deepseek_v2 deepseek_v3 glm4_moe_lite lfm2",
+    "lfm2_moe granite smollm3 olmo2 olmo3 cohere cohere2 glm glm4 exaone4 seed_oss hunyuan_v1_dense ernie4_5 apertus nemotron",
+    "starcoder2 stablelm gpt2 opt gpt_neo gpt_neox gptj gpt_bigcode bloom falcon mpt qwen3_5 qwen3_5_moe qwen3_next",
+    "granitemoehybrid nemotron_h falcon_h1 bamba jamba mamba2",
 )
 OURS = frozenset(" ".join(LINES).split())
 #: An encoder that a decoder attends to.
