@@ -55,10 +55,10 @@ class Mamba:
 
     def __call__(self, x: Rows, pools: Sequence[Tensor], states: States, rows: Tensor | None = None) -> Rows:
         """See `Mixer`."""
-        value, gate = unscaled(self._made(x)).chunk(2, dim=1)
+        value, gate = self._made.plain(x).chunk(2, dim=1)
         value = self._convolution(value, pools[0], states)
         times, bc = self._normed(unscaled(self._chosen(value)))
-        scanned = self._ops.selective_scan(value, unscaled(self._times(times)), bc, gate, self._scan, pools[1], states)
+        scanned = self._ops.selective_scan(value, self._times.plain(times), bc, gate, self._scan, pools[1], states)
         return self._out(scanned if rows is None else scanned[rows])
 
     def _normed(self, chosen: Tensor) -> tuple[Tensor, Tensor]:

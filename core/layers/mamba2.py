@@ -90,7 +90,7 @@ class Mamba2:
 
     def __call__(self, x: Rows, pools: Sequence[Tensor], states: States, rows: Tensor | None = None) -> Rows:
         """See `Mixer`."""
-        made = self._multiplied(unscaled(self._made(x)))
+        made = self._multiplied(self._made.plain(x))
         gate, xbc, times = made.split([self._size, self._size + 2 * self._of_groups, self._heads], dim=1)
         xbc = self._convolution(xbc, pools[0], states)
         scanned = self._ops.mamba2_scan(xbc, times, self._scan, pools[1], states)

@@ -12,7 +12,6 @@ from infer.kernels.state import States
 
 from ..parallel.group import current
 from ..parallel.sizes import share
-from ..quant.base import unscaled
 from ..spec.mixers import ShortConvSpec, StateSpec, window
 from ..weights.cut import Cut
 from ..weights.parameter import Parameter
@@ -81,7 +80,7 @@ class ShortConv:
 
     def __call__(self, x: Rows, pools: Sequence[Tensor], states: States, rows: Tensor | None = None) -> Rows:
         """See `Mixer`."""
-        b, c, x = unscaled(self._made(x)).chunk(3, dim=1)
+        b, c, x = self._made.plain(x).chunk(3, dim=1)
         mixed = c * self._convolution(b * x, pools[0], states)
         return self._out(mixed if rows is None else mixed[rows])
 
