@@ -232,6 +232,7 @@ def fill(
     parameters = list(parameters)
     if config.load_format == "dummy":
         loader.load_dummy(parameters, dtype, device, seed=config.seed)
+        _tell_held(config, source, choose)
         return
     wanted = {part.name for parameter in parameters for part in parameter.parts}
     found = fit(source if dtype == torch.bfloat16 else source.exact(), stack, wanted, whole=whole)
@@ -244,6 +245,11 @@ def fill(
         key = next(key for key in LAYERS if key in config.hf_overrides)
         log.warning("hf_overrides: %s %d leaves %d tensors of later layers unused", key, len(stack.layers), len(left))
     loader.load(parameters, found, dtype, device, ignore=left, frequencies=frequencies)
+    _tell_held(config, source, choose)
+
+
+def _tell_held(config: EngineConfig, source: ModelSource, choose: Choose | None) -> None:
+    """Says in how many bits linear layers are kept, and how they are multiplied."""
     if isinstance(choose, AsStored):
         log.info("%s; linear layers: %s", source.scheme or config.quantization, choose.held)
 
