@@ -17,7 +17,7 @@ from infer.kernels.ops import Ops as Contract
 #: They launch nothing.
 PLANS = {"new_kv_cache", "new_host_cache", "plan_attention", "plan_segments", "supports_int8"}
 #: Those that look at `deterministic`.
-PRODUCTS = {"linear", "linear_grouped", "linear_fp8"}
+PRODUCTS = {"linear", "linear_grouped", "linear_experts_grouped", "linear_fp8"}
 #: Others that do.
 LAUNCH_NOTHING = {"fp8_refusal", "pack_fp8"}
 
@@ -66,7 +66,8 @@ def test_products_are_some_of_them(current: list[int], monkeypatch: pytest.Monke
         seen.append(list(current))
 
     monkeypatch.setattr(f"infer.kernels.cuda._{name}", on_its_device(product))
-    getattr(Ops(), name)(SimpleNamespace(device=torch.device("cuda:1")), None, None)
+    more = (None,) if "experts" in name else ()
+    getattr(Ops(), name)(SimpleNamespace(device=torch.device("cuda:1")), None, None, *more)
     assert seen == [[0, 1]]
 
 
