@@ -133,7 +133,8 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "memory", f"{_gib(found['memory']['total'])}, {_gib(found['memory']['free'])} free"
         yield "bfloat16", "yes" if found["bfloat16"] else "no: --dtype auto takes another type"
         yield "int8", "yes" if found["int8"] else "no"
-        yield "packed weights", "stay packed" if found["packed_weights"] else "become plain"
+        stay = "stay packed; rows in int8, or in the model's type with --activation-dtype model"
+        yield "packed weights", stay if found["packed_weights"] else "become plain, in the model's type"
         compiler = found["compiler"]
         yield "compiler", f"{compiler['command']}: {compiler['version']}" if compiler else "none"
         yield "CPU kernels", _kernels(found["kernels"])

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import chain
+from typing import Any
 
 import torch
 
 from infer.kernels.ops import Ops
 
 from ..engine.engine import Engine
+from ..layers.linear import Linear
 from ..memory import kv_cache
+from ..models.decoder import Decoder
 from ..pooling.dense import Dense
 from ..pooling.engine import PoolingEngine
 from ..pooling.head import Head
 from ..pooling.runner import Runner
+from ..quant.told import weights_told
 from ..sampling.transfers import on
+from ..settings.config import EngineConfig
+from ..weights.parameter import Parameter
 from .end_tokens import end_tokens_of
 from .generating import DTYPES, device_of, load_kernels
 from .plan import Plan
@@ -39,7 +46,7 @@ def build_engine(plan: Plan, wrap_ops: WrapOps | None = None) -> Engine:
     runner, num_blocks = build_runner(config, plan.source, wrap_ops)
     if runner.num_states:
         config = replace(config, max_num_seqs=min(config.max_num_seqs, runner.num_states))
-    return Engine(
+    engine = Engine(
         config,
         runner,
         num_blocks,
@@ -50,6 +57,16 @@ def build_engine(plan: Plan, wrap_ops: WrapOps | None = None) -> Engine:
         num_states=runner.num_states,
         swap=None if runner.swapper is None else runner.swapper.books(config),
     )
+    model = runner.model
+    others = model.parameters() if isinstance(model, Decoder) else ()
+    engine.stats.weights = _told(config, chain(model.linears(), [model.head]), others)
+    return engine
+
+
+def _told(config: EngineConfig, linears: Iterable[Linear], parameters: Iterable[Parameter]) -> dict[str, Any]:
+    """Linear layers have taken their tensors out of their parameters."""
+    left = sum(parameter.tensor.nbytes for parameter in parameters)
+    return weights_told((linear.method for linear in linears), left, DTYPES[config.dtype])
 
 
 def build_pooling_engine(plan: Plan, wrap_ops: WrapOps | None = None) -> PoolingEngine:
@@ -66,4 +83,6 @@ def build_pooling_engine(plan: Plan, wrap_ops: WrapOps | None = None) -> Pooling
         with torch.inference_mode():
             make_rows_alike(backend, model.linears(), dtype, device)
             make_rows_alike(backend, head.linears(), torch.float32, device)
-    return PoolingEngine(config, recipe, Runner(model, recipe.pooling, device), head)
+    engine = PoolingEngine(config, recipe, Runner(model, recipe.pooling, device), head)
+    engine.stats.weights = _told(config, model.linears(), model.parameters())
+    return engine

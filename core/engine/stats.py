@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..types.request import Sequence
 
@@ -44,6 +44,8 @@ class EngineStats:
     num_running: int = 0
     first_token_at: float | None = None
     """time.monotonic() of the first drawn token."""
+    weights: dict[str, Any] = field(default_factory=dict)
+    """Bytes, and how linear layers are kept, see quant/told.py; where ranks share the model, of the first."""
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     """Time of each part of the steps."""
 

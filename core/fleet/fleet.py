@@ -56,6 +56,7 @@ class Fleet:
         self.vocab_size = told[0]["vocab_size"]
         blocks = [one["num_blocks"] for one in told]  # none where texts are pooled
         self.stats = EngineStats(num_kv_blocks=sum(blocks), num_states=sum(one["num_states"] for one in told))
+        self.stats.weights = told[0]["weights"]
         self._limits: Limits | PoolingLimits
         if recipe is None:
             self._limits = Limits.of(config, self.vocab_size, min(blocks), tokenizer)

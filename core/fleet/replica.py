@@ -35,7 +35,14 @@ def serve(wire: Wire, payload: Mapping[str, Any]) -> None:
     config = EngineConfig(**{**payload["config"], "notes": tuple(payload["config"]["notes"])})
     recipe = codec.loads(payload["recipe"].encode())
     engine = build(_plan(config, recipe))
-    wire.send_json({"num_blocks": engine.stats.num_kv_blocks, "num_states": engine.stats.num_states, "vocab_size": engine.vocab_size})
+    wire.send_json(
+        {
+            "num_blocks": engine.stats.num_kv_blocks,
+            "num_states": engine.stats.num_states,
+            "vocab_size": engine.vocab_size,
+            "weights": engine.stats.weights,
+        }
+    )
     commands: SimpleQueue[Any] = SimpleQueue()
     # Frames are taken as they come: if both sides waited for the other to take theirs, both would wait for ever.
     threading.Thread(target=_listen, args=(wire, commands), daemon=True).start()

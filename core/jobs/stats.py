@@ -183,6 +183,7 @@ class JobStats(Tally):
             },
             "engine": {"steps": engine.num_steps if engine else 0, **({} if self.pools else self._kv_numbers())},
             "memory": {"peak_bytes": peak_memory()},
+            "weights": engine.weights if engine else {},
             "settings": {name: value for name, value in settings.items() if name not in _SECRET},
             **({name: {**made, "truncated": self.num_truncated} for name, made in defaults.items()} if self.pools else defaults),
             "versions": versions(),

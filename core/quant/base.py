@@ -62,6 +62,17 @@ class LinearMethod(ABC):
         if self.place is not None:
             self.replace(self.place(self.tensors()))
 
+    def ways(self, dtype: torch.dtype) -> list[tuple[str, int]]:
+        """How the weight is kept and multiplied, in words, and its bytes: of each part that is kept in its own way.
+
+        Args:
+            dtype: the model's.
+        """
+        return [(self._in_words(dtype), sum(tensor.nbytes for tensor in self.tensors()))]
+
+    def _in_words(self, dtype: torch.dtype) -> str:
+        return f"in {str(dtype).removeprefix('torch.')}"
+
     def tensors(self) -> list[Tensor]:
         """All that is kept of the weight, in an order that stays."""
         return list(tensors_of(self._weight))

@@ -41,6 +41,9 @@ class Int8(LinearMethod):
         self._dtype = dtype
         self._keep(self.ops.pack_int8_rows(values, scale))
 
+    def _in_words(self, dtype: torch.dtype) -> str:
+        return "in 8 bits, by rows in int8"
+
     def _pack(self, weight: Tensor) -> Any:
         self._dtype = weight.dtype
         return self.ops.pack_int8(weight)

@@ -35,6 +35,9 @@ class Plain(LinearMethod):
 class InFloat32(Plain):
     """Kept and multiplied in float32, whatever the model's dtype is."""
 
+    def _in_words(self, dtype: torch.dtype) -> str:
+        return super()._in_words(torch.float32)
+
     def declare(self, names: Sequence[str], outs: Sequence[int], in_features: int, cuts: Sequence[Cut] | None) -> list[Parameter]:
         matrices = [(f"{name}.weight", (out, in_features)) for name, out in zip(names, outs, strict=True)]
         return [Parameter(*matrices, cuts=cuts, dtype=torch.float32, store=self.store)]

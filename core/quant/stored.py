@@ -53,6 +53,7 @@ class Stored(LinearMethod):
         self.rows = rows
         self.held = held
         self._methods: list[LinearMethod] = []
+        self._words: list[str] = []
         self._widths: list[int] = []
 
     @property
@@ -69,6 +70,7 @@ class Stored(LinearMethod):
             method, way = self._plainly(together, device) if kind is None else self._quantized(together, device)
             self.held.add(way, method)
             self._methods.append(method)
+            self._words.append(way)
             self._widths.append(sum(value.shape[0] for value in together))
         self.quantizes_input = all(method.quantizes_input for method in self._methods)
         if self.place is not None:
@@ -128,6 +130,11 @@ class Stored(LinearMethod):
     @property
     def _name(self) -> str:
         return str(self.dtype).removeprefix("torch.")
+
+    def ways(self, dtype: torch.dtype) -> list[tuple[str, int]]:
+        return [
+            (words, sum(tensor.nbytes for tensor in method.tensors())) for words, method in zip(self._words, self._methods, strict=True)
+        ]
 
     def tensors(self) -> list[Tensor]:
         return [tensor for method in self._methods for tensor in method.tensors()]

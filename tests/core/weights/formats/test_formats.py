@@ -101,6 +101,11 @@ def test_the_scheme_is_told(tmp_path: Path) -> None:
     command += ["--skip-tokenizer-init", "--kv-cache-memory-bytes", "1MiB", "--stats", str(tmp_path / "stats")]
     done = subprocess.run([*command, str(tmp_path / "in"), str(tmp_path / "out")], check=True, capture_output=True, text=True)
     assert json.loads((tmp_path / "stats").read_text())["settings"]["stored_as"] == "compressed-tensors, W4A16 in groups of 32"
+    weights = json.loads((tmp_path / "stats").read_text())["weights"]
+    kept = {one["kept"]: one["count"] for one in weights["linear_layers"]}
+    assert kept["in bfloat16"] == 3
+    assert sum(kept.values()) >= 9
+    assert weights["bytes"] > sum(one["bytes"] for one in weights["linear_layers"]) > 0
     (told,) = [line for line in done.stderr.splitlines() if "linear layers: " in line]
     assert "compressed-tensors, W4A16 in groups of 32; linear layers: " in told
     assert "3 in bfloat16 (" in told  # two down_proj, and the head
