@@ -1,4 +1,4 @@
-"""The README tells the truth about what can be checked: set-up lines, commands, files, exit statuses."""
+"""README and the pages of `infer help` tell the truth about what can be checked: set-up lines, commands, files, exit statuses."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ from infer.core.spec import catalog
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+#: What README leaves to `infer help`.
+PAGES = {page.stem: page.read_text() for page in sorted((ROOT / "cli" / "help").glob("*.md"))}
+ALL = "\n".join([README, *PAGES.values()])
+
+
+def test_it_is_short_and_names_the_rest() -> None:
+    assert len(README.splitlines()) <= 300
+    assert all(f"infer help {name}" in README for name in PAGES)
 
 
 @pytest.mark.parametrize("name", ["run", "test"])
@@ -33,14 +41,14 @@ def test_every_command_is_shown() -> None:
 
 def test_architectures_named_are_those_there_are() -> None:
     """In the order of `infer models architectures`; notes in parentheses are about them."""
-    paragraph = re.search(r"^Architectures, by the `model_type` of config.json: (.*?)\.$", README, re.DOTALL | re.MULTILINE)
+    paragraph = re.search(r"^Architectures, by the `model_type` of config.json: (.*?)\.$", PAGES["architectures"], re.DOTALL | re.MULTILINE)
     assert paragraph is not None
     notes = re.compile(r" \([^)]*\)")
     assert re.findall(r"`([\w-]+)`", notes.sub("", paragraph[1])) == [one.model_type for one in catalog.ours()]
 
 
 def test_commands_shown_have_only_options_there_are() -> None:
-    lines = [line for fence in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in fence.splitlines()]
+    lines = [line for fence in re.findall(r"```sh\n(.*?)```", ALL, re.DOTALL) for line in fence.splitlines()]
     shown = [
         shlex.split(part, comments=True)
         for line in lines
@@ -65,7 +73,7 @@ def test_commands_shown_have_only_options_there_are() -> None:
 
 
 def test_files_named_in_it_are_there() -> None:
-    for name in set(re.findall(r"`((?:cli|core|kernels|configs|tests|sample_data)/[\w./]+\.\w+)`", README)):
+    for name in set(re.findall(r"`((?:cli|core|kernels|configs|tests|sample_data)/[\w./]+\.\w+)`", ALL)):
         assert (ROOT / name).exists(), name
 
 
@@ -80,7 +88,7 @@ def test_exit_statuses_are_those_of_the_errors() -> None:
 #: Rows of "What went wrong": the command, and what it prints. Those that fetch a model or wait for the clock are left to the reader.
 FAULTS = [
     (command.replace("\\|", "|"), printed)
-    for command, printed in re.findall(r"^\| .+ \| [0-9a-f]{7} \| `(.+)` \| `(.+)` \|$", README, re.MULTILINE)
+    for command, printed in re.findall(r"^\| .+ \| [0-9a-f]{7} \| `(.+)` \| `(.+)` \|$", PAGES["faults"], re.MULTILINE)
     if "models get" not in command and "sleep" not in command
 ]
 
@@ -97,6 +105,6 @@ def test_what_went_wrong_is_gone(command: str, printed: str, smollm2: Path, infe
 
 
 def test_tests_named_in_it_are_there() -> None:
-    for row in re.findall(r"^\| .+ \| [0-9a-f]{7} \| `pytest (.+)` \| \|$", README, re.MULTILINE):
+    for row in re.findall(r"^\| .+ \| [0-9a-f]{7} \| `pytest (.+)` \| \|$", PAGES["faults"], re.MULTILINE):
         for word in row.split(" -k ")[0].split():
             assert (ROOT / word).exists(), word
