@@ -78,7 +78,11 @@ def outside(text: str, delimiter: str) -> Iterator[int]:
     at = scanned = misses = 0
     while (place := text.find(delimiter, at)) >= 0:
         at = place + len(delimiter)
-        while scanned < place and misses < MOST_MISSES and (opening := _OPENING.search(text, scanned, place)):
+        while scanned < place and misses < MOST_MISSES:
+            opening = _OPENING.search(text, scanned, place)
+            if opening is None:
+                scanned = place
+                break
             try:
                 _, scanned = value_at(text, opening.start())
             except (ValueError, RecursionError):

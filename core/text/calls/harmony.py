@@ -18,7 +18,7 @@ from .tool_call import NO_CALL, Parts, made
 
 MARKERS = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|call|>", "<|return|>")
 _HEADER = re.compile(
-    r"(?:(?:<\|start\|>\w*|\A)(?P<before>\s*to=[^<]*|))?<\|channel\|>(?P<channel>\w+)(?P<after>(?:[^<]|<\|constrain\|>)*)<\|message\|>"
+    r"(?:(?:<\|start\|>\w*|\A)(?P<before>\s*to=[^<]*|))?<\|channel\|>(?P<channel>\w+)(?!\w)(?P<after>(?:[^<]|<\|constrain\|>)*)<\|message\|>"
 )
 _RECIPIENT = re.compile(r"to=([\w.$-]+)")
 _END = re.compile(r"<\|(?:end|call|return)\|>|(?=<\|start\|>)|\Z")

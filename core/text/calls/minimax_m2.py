@@ -15,9 +15,9 @@ PARSER = ToolCallParser(
     _BLOCK,
     read_typed=Tags(
         _BLOCK,
-        re.compile(r'<invoke name="?(?P<name>[^">\n]+)"?>'),
+        re.compile(r'<invoke name="?(?P<name>[^"<>\n]+)"?>'),
         "</invoke>",
-        re.compile(r'<parameter name="?(?P<name>[^">\n]+)"?>'),
+        re.compile(r'<parameter name="?(?P<name>[^"<>\n]+)"?>'),
         "</parameter>",
         lines=False,
     ),

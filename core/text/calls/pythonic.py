@@ -14,12 +14,13 @@ from .tool_call import NotACallError, Parts, ToolCall, call_or, made
 _LONGEST = 100_000
 _CLOSER = {"(": ")", "[": "]", "{": "}"}
 _START, _END = "<|python_start|>", "<|python_end|>"
-#: A string, a bracket or a comma.
+#: A string, what a backslash escapes, a bracket or a comma. What is escaped begins no string, or each of many could be searched to the end.
 _TOKEN = re.compile(
     r"'''(?:[^\\]|\\.)*?'''"
     r'|"""(?:[^\\]|\\.)*?"""'
     r"|'(?:[^'\\\n]|\\.)*'"
     r'|"(?:[^"\\\n]|\\.)*"'
+    r"|\\[^\n]"
     r"|[()\[\]{},]",
     re.DOTALL,
 )

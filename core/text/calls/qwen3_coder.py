@@ -7,7 +7,7 @@ import re
 from .parser import ToolCallParser
 from .tags import Tags
 
-_CALL, _ARGUMENT = re.compile(r"<function=(?P<name>[^>\n]+)>"), re.compile(r"<parameter=(?P<name>[^>\n]+)>")
+_CALL, _ARGUMENT = re.compile(r"<function=(?P<name>[^<>\n]+)>"), re.compile(r"<parameter=(?P<name>[^<>\n]+)>")
 
 
 def _between(start: str, end: str) -> ToolCallParser:

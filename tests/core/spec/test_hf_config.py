@@ -342,3 +342,18 @@ def test_an_encoder_reads_its_defaults() -> None:
 def test_values_that_contradict_each_other_are_refused(edit: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         build(read_spec({"model_type": "qwen2", **SMALL, **edit}), load_kernels("reference"))
+
+
+def test_each_token_has_vectors_for_layers() -> None:
+    config = {
+        "model_type": "gemma4_text",
+        **SMALL,
+        "layer_types": ["full_attention"] * 3,
+        "hidden_size_per_layer_input": 8,
+        "num_key_value_heads": 2,
+    }
+    vocab = SMALL["vocab_size"]
+    assert read_spec({**config, "vocab_size_per_layer_input": vocab}).stack is not None
+    assert (
+        f"vocab_size_per_layer_input {vocab - 1} leaves some out" in read_spec({**config, "vocab_size_per_layer_input": vocab - 1}).lacking
+    )

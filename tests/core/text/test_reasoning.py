@@ -91,6 +91,12 @@ def test_what_the_prompt_says() -> None:
     assert parser.left_open('<think>as {"a": "</think>"}')
 
 
+def test_many_marks_in_quotation_marks_are_passed_over_once() -> None:
+    """Minutes, if the text before each were searched for brackets anew."""
+    text = "'</think>' " * 100_000
+    assert reasoning_parser("qwen3").split(text, inside=True) == (text, None)
+
+
 def test_an_unknown_parser_is_a_setting_s_mistake() -> None:
     with pytest.raises(ConfigError, match=r"'qwen'; did you mean 'qwen3'\?; available: deepseek_r1, deepseek_v3"):
         reasoning_parser("qwen")

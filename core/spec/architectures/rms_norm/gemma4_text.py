@@ -81,6 +81,8 @@ def stack(hf: Mapping[str, Any]) -> StackSpec:
     bias, eps = biased(hf), qk_norm(hf)
     wide = [2 if hf["use_double_wide_mlp"] and source is not None else 1 for source in sources]
     per_layer = hf.get("hidden_size_per_layer_input")
+    if per_layer and (words := hf["vocab_size_per_layer_input"] or 0) < hf["vocab_size"]:
+        raise ModelError(f"config.json: of the {hf['vocab_size']} tokens of vocab_size, vocab_size_per_layer_input {words} leaves some out")
     made = decoder(
         hf,
         attention={**bias, "scale": 1.0, "qk_norm": eps, "value_norm": eps},

@@ -147,6 +147,12 @@ TEXT = [
     ("hermes", '<tool_call>{"name": "now", "arguments": {}} }</tool_call>'),
     ("hermes", """<tool_call>{'name': 'f', 'arguments': {'x': '<tool_call>{"name": "now", "arguments": {}}</tool_call>'}}</tool_call>"""),
     ("hermes", "<tool_call>" + "[" * 100_000),
+    # Each of these would take minutes if what is found nowhere were searched for from every place.
+    ("openai", "<|channel|>" + "a" * 100_000),
+    ("qwen3_coder", "<function=" * 50_000),
+    ("minimax_m2", "<invoke name=" * 50_000),
+    ("pythonic", "[" + '\\"' * 49_000),
+    ("olmo3", "<function_calls>" + '\\"' * 100_000),
     ("llama3_json", '{"a": 1}'),
     ("llama3_json", '{"function": {"name": "now", "parameters": {}}}'),
     ("llama3_json", '{"name": "now", "parameters": {}'),
