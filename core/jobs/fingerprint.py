@@ -6,6 +6,7 @@ What only decides how fast, where or in what file rows are written is not in it,
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 from collections.abc import Iterator, Mapping
@@ -139,7 +140,17 @@ def fingerprint(
     )
     # A record's own seed is another thing than the run's: one name must never hide another.
     found |= {f"default {name}" if name in found else name: value for name, value in job.items()}
-    return orjson.loads(orjson.dumps(found, option=orjson.OPT_NON_STR_KEYS))  # as a journal gives it back
+    return _as_in_a_journal(found)
+
+
+def _as_in_a_journal(found: dict[str, Any]) -> dict[str, Any]:
+    """As a journal gives it back. It has no integers over 64 bits, which a setting may hold: they become their digits."""
+    try:
+        data = orjson.dumps(found, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        narrowed = json.loads(json.dumps(found), parse_int=lambda digits: int(digits) if -(2**63) <= int(digits) < 2**63 else digits)
+        data = orjson.dumps(narrowed)
+    return orjson.loads(data)
 
 
 def _versions(*libraries: str) -> dict[str, Any]:

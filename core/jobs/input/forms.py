@@ -62,9 +62,10 @@ def _seen(head: bytes) -> str | None:
     if text[0] == "[":
         value = _value(lines[0])
         whole = isinstance(value, list) and value and all(isinstance(item, dict) for item in value) and not others
-        behind = [*others[1:], ""]
-        cut = value is None and all(
-            after.startswith("]") for line, after in zip(others, behind, strict=True) if isinstance(_value(line), dict)
+        cut = value is None and (
+            all(after.startswith("]") for line, after in zip(others, [*others[1:], ""], strict=True) if isinstance(_value(line), dict))
+            if others
+            else text[1:].lstrip().startswith("{")  # one line, cut off by its file or by how much is looked at
         )
         return "json" if whole or cut else None
     if text[0] == "{":

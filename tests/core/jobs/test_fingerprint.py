@@ -196,5 +196,11 @@ def test_the_spelling_of_the_model_does_not_count(model: Path, monkeypatch: pyte
         assert differing(plain, fingerprint(config, source, source, {})) == set(), spelling
 
 
+def test_integers_over_64_bits_are_told_apart(model: Path) -> None:
+    one, same, other = (made(model, hf_overrides={"nobody_reads_it": 10**30 + more}) for more in (0, 0, 1))
+    assert differing(one, same) == set()
+    assert differing(one, other) == {"hf_overrides"}
+
+
 def test_on_a_cpu_everything_is_deterministic(model: Path) -> None:
     assert made(model, deterministic=True) == made(model)

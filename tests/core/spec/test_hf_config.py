@@ -344,16 +344,21 @@ def test_values_that_contradict_each_other_are_refused(edit: dict[str, Any], mes
         build(read_spec({"model_type": "qwen2", **SMALL, **edit}), load_kernels("reference"))
 
 
+GEMMA4 = {"model_type": "gemma4_text", **SMALL, "layer_types": ["full_attention"] * 3, "num_key_value_heads": 2}
+
+
 def test_each_token_has_vectors_for_layers() -> None:
-    config = {
-        "model_type": "gemma4_text",
-        **SMALL,
-        "layer_types": ["full_attention"] * 3,
-        "hidden_size_per_layer_input": 8,
-        "num_key_value_heads": 2,
-    }
     vocab = SMALL["vocab_size"]
+    config = {**GEMMA4, "hidden_size_per_layer_input": 8}
     assert read_spec({**config, "vocab_size_per_layer_input": vocab}).stack is not None
-    assert (
-        f"vocab_size_per_layer_input {vocab - 1} leaves some out" in read_spec({**config, "vocab_size_per_layer_input": vocab - 1}).lacking
-    )
+    lacking = read_spec({**config, "vocab_size_per_layer_input": vocab - 1}).lacking
+    assert f"vocab_size_per_layer_input {vocab - 1} leaves some out" in lacking
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "8", [], {}, 10**30])
+def test_sizes_of_a_layer_are_sizes(wrong: Any) -> None:
+    config = {**GEMMA4, "hidden_size_per_layer_input": 0}
+    assert read_spec({**config, "per_layer_config": {"1": {"head_dim": 8}}}).stack is not None
+    assert "head_dim of per_layer_config is" in read_spec({**config, "per_layer_config": {"1": {"head_dim": wrong}}}).lacking
+    if not isinstance(wrong, dict):
+        assert "not an object" in read_spec({**config, "per_layer_config": {"1": wrong}}).lacking

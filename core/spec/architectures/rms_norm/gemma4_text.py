@@ -129,8 +129,13 @@ def _attention(hf: Mapping[str, Any], index: int, kind: str, source: int | None)
     by_layer = hf.get("per_layer_config")
     sizes = {"num_key_value_heads": hf["num_key_value_heads"], "head_dim": hf["head_dim"]}
     own = full if by_layer is None else by_layer.get(str(index), by_layer.get(index, {}))
+    if not OBJECT.fits(own):
+        raise ModelError(f"config.json: per_layer_config has {own!r} for layer {index}, not an object")
     if other := set(own) - set(sizes):
         raise ModelError(f"config.json: per_layer_config has {', '.join(sorted(other))} for layer {index}, which is not supported")
+    for key, value in own.items():
+        if not (COUNT | NULL).fits(value):
+            raise ModelError(f"config.json: {key} of per_layer_config is {value!r} for layer {index}, not {COUNT.wanted}")
     sizes |= {key: value for key, value in own.items() if value is not None}
     heads, kv_heads, head_dim = hf["num_attention_heads"], sizes["num_key_value_heads"], sizes["head_dim"]
     if heads % kv_heads:
