@@ -28,6 +28,8 @@ QUAD = 4
 _DTYPES = {**DTYPES, torch.uint8: 3, torch.int8: 4}
 #: What stands for 0 in tables of levels: codes are the unsigned side of dot products.
 _LEVEL_ZERO = 128
+#: `LIFT` in src/grouped.cpp.
+_MOST_LIFTED = 128
 
 _kinds = function("infer_grouped_kinds", "p")
 # The third argument is the address of a `_Grouped`.
@@ -50,6 +52,8 @@ class PackedGrouped:
     """uint8 [16]: with _LEVEL_ZERO for 0"""
     offset: int
     """The zero of all features, or what is to be added to `zero`."""
+    lifted: bool
+    """Zeros are taken from codes as they are unpacked: of 4 bits, without levels, and no zero above _MOST_LIFTED."""
     group_size: int
     out_features: int
     in_features: int
@@ -65,7 +69,18 @@ class PackedGrouped:
         """Equal for weights that are multiplied together. Interned: many are compared at every step."""
         factors = [None if one is None else (one.values.dtype, one.factor is None, one.per_block) for one in (self.scale, self.minimum)]
         return sys.intern(
-            repr((self.codes.shape, self.in_features, self.out_features, self.group_size, self.levels is None, factors, self.dtype))
+            repr(
+                (
+                    self.codes.shape,
+                    self.in_features,
+                    self.out_features,
+                    self.group_size,
+                    self.levels is None,
+                    self.lifted,
+                    factors,
+                    self.dtype,
+                )
+            )
         )
 
     @functools.cached_property
@@ -86,6 +101,7 @@ class PackedGrouped:
             4 if self.codes.shape[-1] == 64 else 8,
             self.group_size // QUAD,
             self.offset,
+            self.lifted,
         )
 
 
@@ -113,6 +129,7 @@ class _Grouped(ctypes.Structure):
         ("bits", ctypes.c_int64),
         ("group", ctypes.c_int64),
         ("offset", ctypes.c_int64),
+        ("lifted", ctypes.c_int64),
     )
 
 
@@ -158,6 +175,7 @@ def pack_grouped(weight: GroupedWeight, dtype: torch.dtype, *, quantize_input: b
         minimum=None if weight.minimum is None else _scales(weight.minimum),
         levels=levels,
         offset=offset,
+        lifted=weight.bits == 4 and levels is None and zero is not None and bool((zero <= _MOST_LIFTED).all()),
         group_size=min(weight.group_size, in_features),
         out_features=out_features,
         in_features=in_features,

@@ -150,6 +150,17 @@ def test_quantized_rows_give_the_references_bits(form: str, out: int, size: int,
         assert torch.equal(ops.linear_grouped(x[200:213].clone(), packed, bias), whole[200:213])
 
 
+@pytest.mark.parametrize("most", [16, 128, 129, 255])
+def test_zeros_beyond_the_codes(most: int) -> None:
+    ops = load("cpu")
+    need(ops, 260, 32, quantize_input=True)
+    zero = torch.randint(0, most + 1, (33, 9), generator=torch.Generator().manual_seed(most), dtype=torch.uint8)
+    zero[::16, ::8] = most
+    weight, x = made("GPTQ", 33, 260, 32)._replace(zero=zero), rows_of(260, torch.float32, 14)
+    packed, oracle = (one.pack_grouped(weight, torch.float32, quantize_input=True) for one in (ops, exact))
+    assert torch.equal(ops.linear_grouped(x, packed, None), exact.linear_grouped(x, oracle, None))
+
+
 @pytest.mark.parametrize("form", ["Q4_0", "Q4_1", "int8 with zeros"])
 def test_the_reference_multiplies_what_the_weight_means(form: str) -> None:
     weight = made(form, 33, 260, 32)

@@ -1,9 +1,11 @@
 // Rows quantized as they come, multiplied by weights of small integers with scales by groups.
 //
 // Codes are the unsigned side of the dot products, as they are or from a table of 16, and rows the signed one; so zeros need no sums over
-// the weight: a step's sum starts at -zero * (sum of the row's values), known once a row. A code of 4 bits is widened in registers, by 3
-// instructions for 2 vectors that all rows of a block then share, on ports that dot products do not use; 8-bit copies of panels would only
-// take up cache. A step's integer sum is exact; scales join in float32, in order of k, a product and its sum rounded once, as in the reference.
+// the weight: a step's sum starts at -zero * (sum of the row's values), known once a row. Zeros of codes of 4 bits are taken off as these are
+// unpacked, by an addition where that start would need a multiplication for each row: multiplications share their ports with dot products.
+// A code of 4 bits is widened in registers, by 3 instructions for 2 vectors that all rows of a block then share, on other ports; 8-bit copies of
+// panels would only take up cache. A step's integer sum is exact; scales join in float32, in order of k, a product and its sum rounded once, as in
+// the reference.
 
 #include <omp.h>
 
@@ -19,10 +21,10 @@ namespace {
 // Rows of a block: as many as keep their integer sums and their float32 ones in registers. A few more in one block, whose float32 sums then go by
 // memory, are still faster than two blocks while a panel comes from memory.
 constexpr int BLOCK_ROWS = 6, MOST_ALONE = 8;
-// Blocks that the next panel is fetched during: all at once is more than may be under way.
-constexpr int64_t FETCHING = 3;
 // Bytes of quantized rows that go by a panel before the next one: more than of plain ones, as panels are smaller and dearer to start with.
 constexpr int64_t ROWS_IN_CACHE = 640 << 10;
+// What codes are lifted by: no less than any zero of such a weight.
+constexpr int64_t LIFT = 128;
 inline __m512i dot(__m512i sum, __m512i codes, __m512i x) {
     asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(x));  // see gemm.cpp
     return sum;
@@ -30,12 +32,38 @@ inline __m512i dot(__m512i sum, __m512i codes, __m512i x) {
 
 struct Nibbles {
     static constexpr int BYTES = 64;
+    static constexpr bool LIFTED = false;
     const __m512i low = _mm512_set1_epi8(15);
     explicit Nibbles(const uint8_t *) {}
     void load(const uint8_t *codes, __m512i &a, __m512i &b) const {
         const __m512i both = _mm512_loadu_si512(codes);
         a = _mm512_and_si512(both, low);
         b = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+    }
+};
+
+// Codes less their groups' zeros, lifted so that none is negative: then all a row's sums start alike.
+struct Lifted : Nibbles {
+    static constexpr bool LIFTED = true;
+    alignas(64) static constexpr uint32_t FOUR_TIMES[LANES] = {0, 0x04040404, 0x08080808, 0x0c0c0c0c, 0, 0x04040404, 0x08080808, 0x0c0c0c0c,
+                                                                0, 0x04040404, 0x08080808, 0x0c0c0c0c, 0, 0x04040404, 0x08080808, 0x0c0c0c0c};
+    __m512i to_a, to_b;
+    explicit Lifted(const uint8_t *levels) : Nibbles(levels) {}
+    void start(const uint8_t *zero) {
+        const uint32_t *constant = FOUR_TIMES;
+        char lift = (char)LIFT;
+        asm("" : "+r"(constant), "+r"(lift));  // else both take registers that the sums need
+        const auto of = [&](const uint8_t *from) {
+            const __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)from));
+            return _mm512_sub_epi8(_mm512_set1_epi8(lift), _mm512_shuffle_epi8(wide, _mm512_load_si512(constant)));
+        };
+        to_a = of(zero);
+        to_b = of(zero + LANES);
+    }
+    void load(const uint8_t *codes, __m512i &a, __m512i &b) const {
+        Nibbles::load(codes, a, b);
+        a = _mm512_add_epi8(a, to_a);
+        b = _mm512_add_epi8(b, to_b);
     }
 };
 
@@ -51,6 +79,7 @@ struct Levels : Nibbles {
 
 struct Bytes {
     static constexpr int BYTES = 128;
+    static constexpr bool LIFTED = false;
     explicit Bytes(const uint8_t *) {}
     void load(const uint8_t *codes, __m512i &a, __m512i &b) const {
         a = _mm512_loadu_si512(codes);
@@ -63,22 +92,36 @@ struct Panel {
     const float *scale, *minimum;  // [groups][32]
 };
 
-// What to have fetched meanwhile, each so many bytes further on: codes with each quad, and a cache line of factors with each step.
+// A panel to have fetched meanwhile: so many bytes of its codes with each quad, and its factors with each group.
 struct Ahead {
-    const uint8_t *codes;
-    int64_t code_bytes;
-    const char *scale;
-    int64_t scale_bytes;
+    const uint8_t *codes = nullptr;
+    int64_t code_bytes = 0;
+    struct Factors {
+        const char *values;
+        int64_t bytes;  // of a group
+    } factors[5];
+    int count = 0;
+
+    void add(const void *values, int64_t panel, int64_t groups, int64_t bytes) {
+        if (values) factors[count++] = Factors{(const char *)values + panel * groups * bytes, bytes};
+    }
+    void add(const Scales &s, int64_t panel, int64_t groups) {
+        const auto size = [](int64_t dtype) { return dtype == F32 ? 4 : dtype <= F16 ? 2 : 1; };
+        add(s.values, panel, groups, PANEL * size(s.dtype));
+        add(s.factor, panel, (groups + s.per_block - 1) / s.per_block, PANEL * size(s.factor_dtype));
+        if (s.factor) factors[count - 1].bytes /= s.per_block;
+    }
 };
 
 // R rows by one panel -> total [R][32].
 template <class Codes, int R>
-__attribute__((noinline)) void block(const Grouped &g, const Cuts &cuts, const Panel &panel, const SpanRows &x, float *total, Ahead ahead) {
-    const Codes kind(g.levels);
+__attribute__((noinline)) void block(const Grouped &g, const Cuts &cuts, const Panel &panel, const SpanRows &x, float *total, Ahead &ahead) {
+    Codes kind(g.levels);
     const uint8_t *codes = panel.codes;
     const int32_t *words = x.words, *start = x.start;
     const float *sums = x.sums, *row_scale = x.scale;
-    const int64_t spans = cuts.spans;
+    const int64_t spans = cuts.spans, code_bytes = ahead.code_bytes;
+    const uint8_t *to_fetch = ahead.codes, *fetched = to_fetch;
     for (int i = 0; i < R * PANEL; i += LANES) _mm512_store_ps(total + i, _mm512_setzero_ps());
     int64_t group = -1, end = 0, quad = 0;  // of the group
     for (int64_t span = 0; span < spans; span++, row_scale += R) {
@@ -88,13 +131,18 @@ __attribute__((noinline)) void block(const Grouped &g, const Cuts &cuts, const P
         for (int64_t step = 0; step < cuts.steps_of_span && quad < g.quads; step++, start += R) {
             if (quad == end) {
                 group++;
+                for (int i = 0; i < ahead.count; i++) {
+                    __builtin_prefetch(ahead.factors[i].values, 0, 2);
+                    ahead.factors[i].values += ahead.factors[i].bytes;
+                }
                 end = std::min(g.quads, end + g.group);
             }
             const int64_t stop = std::min(end, quad + SPAN), column = group * PANEL;
-            __builtin_prefetch(ahead.scale, 0, 2);
-            ahead.scale += ahead.scale_bytes;
+            fetched += (stop - quad) * code_bytes;
+            for (; to_fetch < fetched; to_fetch += 64) __builtin_prefetch(to_fetch, 0, 2);
             __m512i sum[R][2];
-            if (panel.zero) {
+            if constexpr (Codes::LIFTED) kind.start(panel.zero + column);
+            if (!Codes::LIFTED && panel.zero) {
                 const __m512i offset = _mm512_set1_epi32((int32_t)g.offset);
                 const __m512i a = _mm512_add_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(panel.zero + column))), offset);
                 const __m512i b = _mm512_add_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(panel.zero + column + LANES))), offset);
@@ -119,12 +167,9 @@ __attribute__((noinline)) void block(const Grouped &g, const Cuts &cuts, const P
                     sum[r][1] = dot(sum[r][1], b, v);
                 }
             };
-#define INFER_QUADS(COUNT) /* so many without a jump */                                                 \
-    for (; quad + COUNT <= stop; quad += COUNT, codes += COUNT * Codes::BYTES, words += COUNT * R)      \
-        _Pragma("GCC unroll 8") for (int64_t i = 0; i < COUNT; i++, ahead.codes += ahead.code_bytes) {  \
-            for (int line = 0; line < Codes::BYTES; line += 64) __builtin_prefetch(ahead.codes + line, 0, 2); \
-            dots(i);                                                                                    \
-        }
+#define INFER_QUADS(COUNT) /* so many without a jump */                                            \
+    for (; quad + COUNT <= stop; quad += COUNT, codes += COUNT * Codes::BYTES, words += COUNT * R) \
+        _Pragma("GCC unroll 8") for (int64_t i = 0; i < COUNT; i++) dots(i);
             INFER_QUADS(8)
             INFER_QUADS(4)
             INFER_QUADS(1)
@@ -155,16 +200,23 @@ __attribute__((noinline)) void block(const Grouped &g, const Cuts &cuts, const P
     }
 }
 
-template <class Codes>
-void block_of(int64_t rows, const Grouped &g, const Cuts &cuts, const Panel &panel, const SpanRows &x, float *total, const Ahead &ahead) {
-    switch (rows) {
-#define INFER_ROWS(R) \
-    case R: return block<Codes, R>(g, cuts, panel, x, total, ahead);
-        INFER_ROWS(1) INFER_ROWS(2) INFER_ROWS(3) INFER_ROWS(4) INFER_ROWS(5) INFER_ROWS(6)
-        INFER_ROWS(7) INFER_ROWS(8)
-#undef INFER_ROWS
-    }
+template <class Codes> auto block_of(int64_t rows) -> decltype(&block<Codes, 1>) {
+    static constexpr decltype(&block<Codes, 1>) all[] = {block<Codes, 1>, block<Codes, 2>, block<Codes, 3>, block<Codes, 4>,
+                                                         block<Codes, 5>, block<Codes, 6>, block<Codes, 7>, block<Codes, 8>};
+    return all[rows - 1];
 }
+
+// The blocks that a part's rows are divided in.
+struct Blocks {
+    int64_t first, count, size, longer;
+
+    explicit Blocks(const GroupedPart &part) : first(part.first), count(part.rows <= MOST_ALONE ? 1 : (part.rows + BLOCK_ROWS - 1) / BLOCK_ROWS) {
+        size = count ? part.rows / count : 0;
+        longer = count ? part.rows % count : 0;
+    }
+    int64_t first_of(int64_t block) const { return first + block * size + std::min(block, longer); }
+    int64_t rows_of(int64_t block) const { return size + (block < longer); }
+};
 
 template <class T> void finish(T *out, const float *total, const float *bias, int64_t rows, int64_t n, int64_t column) {
     for (int64_t half = 0; half < PANEL && column + half < n; half += LANES) {
@@ -182,10 +234,8 @@ template <class Codes, class T> void multiply(const GroupedPart *parts, int64_t 
     const Grouped &any = *parts->g;
     const Cuts cuts(any.quads, any.group);
     const int64_t n = any.n, quads = any.quads, spans = cuts.spans, steps = cuts.steps, groups = cuts.groups, panels = any.panels();
-    const int64_t scale_bytes = PANEL * (any.scale.dtype == F32 ? 4 : any.scale.dtype <= F16 ? 2 : 1);
     const int threads = omp_get_max_threads();
-    const auto blocks_of = [&](int64_t i) { return parts[i].rows <= MOST_ALONE ? 1 : (parts[i].rows + BLOCK_ROWS - 1) / BLOCK_ROWS; };
-    const auto first_row = [&](int64_t i, int64_t b) { return parts[i].first + parts[i].rows * b / blocks_of(i); };
+    const auto blocks_of = [&](int64_t i) { return Blocks(parts[i]).count; };
     const auto rows_from = [&](int64_t row) {
         return SpanRows{to.words + row * quads, to.scale + row * spans, to.start + row * steps, to.sums ? to.sums + row * steps : nullptr};
     };
@@ -199,10 +249,12 @@ template <class Codes, class T> void multiply(const GroupedPart *parts, int64_t 
         int64_t from = blocks * spans * id / team, until = blocks * spans * (id + 1) / team;
         for (int64_t i = 0; i < count && until > 0; i++) {
             const GroupedPart &part = parts[i];
-            const int64_t all = blocks_of(i) * spans;
+            const Blocks divided(part);
+            const int64_t all = divided.count * spans;
             for (int64_t task = std::max<int64_t>(0, from); task < std::min(all, until); task++) {
-                const int64_t b = task / spans, row = first_row(i, b), rows = first_row(i, b + 1) - row;
-                quantize(x + row * quads * 4, cuts, task % spans, rows, part.g->zero ? 1 : part.g->offset, rows_from(row));
+                const int64_t offset = Codes::LIFTED ? LIFT : part.g->zero ? 1 : part.g->offset;
+                const int64_t b = task / spans, row = divided.first_of(b);
+                quantize(x + row * quads * 4, cuts, task % spans, divided.rows_of(b), offset, rows_from(row));
             }
             from -= all, until -= all;
         }
@@ -214,19 +266,23 @@ template <class Codes, class T> void multiply(const GroupedPart *parts, int64_t 
             widen(g.scale, p, groups, scale);
             if (g.minimum.values) widen(g.minimum, p, groups, minimum);
             const Panel panel{g.panel(p), g.zero ? g.zero + p * groups * PANEL : nullptr, scale, g.minimum.values ? minimum : nullptr};
-            const int64_t sharing = std::min<int64_t>(chunk.count, FETCHING);
+            const Blocks divided(parts[chunk.part]);
             for (int64_t b = 0; b < chunk.count; b++) {
-                // The next panel comes from memory while the first blocks go by this one; to fetch what is read anyway is as good as nothing.
-                const int64_t row = first_row(chunk.part, chunk.first + b), rows = first_row(chunk.part, chunk.first + b + 1) - row;
-                Ahead ahead{panel.codes, 0, (const char *)scale, 0};
-                if (b < sharing && next >= 0) {
+                // The next panel comes from memory while blocks go by this one, an equal share with each: the first ones would wait for it.
+                const int64_t row = divided.first_of(chunk.first + b), rows = divided.rows_of(chunk.first + b);
+                Ahead ahead;
+                if (next >= 0) {
                     const Grouped &after = *parts[next].g;
-                    ahead.code_bytes = (Codes::BYTES + sharing - 1) / sharing;
-                    ahead.codes = after.panel(next_panel) + b * quads * ahead.code_bytes;
-                    ahead.scale = (const char *)after.scale.values + next_panel * groups * scale_bytes;
-                    ahead.scale_bytes = b == 0 && groups == steps ? scale_bytes : 0;
+                    const int64_t bytes = (Codes::BYTES + chunk.count - 1) / chunk.count;
+                    ahead.codes = after.panel(next_panel) + b * quads * bytes;
+                    ahead.code_bytes = b * bytes < Codes::BYTES ? bytes : 0;
+                    if (b == 0) {
+                        ahead.add(after.scale, next_panel, groups);
+                        ahead.add(after.minimum, next_panel, groups);
+                        ahead.add(after.zero, next_panel, groups, PANEL);
+                    }
                 }
-                block_of<Codes>(rows, g, cuts, panel, rows_from(row), total, ahead);
+                block_of<Codes>(rows)(g, cuts, panel, rows_from(row), total, ahead);
                 finish(out + row * n, total, parts[chunk.part].bias, rows, n, p * PANEL);
             }
         });
@@ -242,6 +298,7 @@ void multiply_all(void *out, const void *x, const GroupedPart *parts, int64_t co
     INFER_DISPATCH(dtype, T, {
         if (any.bits == 8) multiply<Bytes, T>(parts, count, (T *)out, (const T *)x, to);
         else if (any.levels) multiply<Levels, T>(parts, count, (T *)out, (const T *)x, to);
+        else if (any.lifted) multiply<Lifted, T>(parts, count, (T *)out, (const T *)x, to);
         else multiply<Nibbles, T>(parts, count, (T *)out, (const T *)x, to);
     });
 }

@@ -29,6 +29,7 @@ struct Grouped {
     int64_t n, quads;       // output features; input features / 4
     int64_t bits, group;    // quads of a group
     int64_t offset;         // zero of all features, or what is to be added to `zero`
+    int64_t lifted;         // 1: codes of 4 bits without levels, and zeros of at most 128
 
     int64_t groups() const { return (quads + group - 1) / group; }
     int64_t panels() const { return (n + PANEL - 1) / PANEL; }
