@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterable
+from itertools import pairwise
 from typing import Any
 
 import click
@@ -77,8 +78,18 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         messages.look_for_format(args)
         known = {name for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts) if name.startswith("-")}
+        args = _with_hyphens(args, known)
+        files = {
+            name
+            for param in self.get_params(ctx)
+            if isinstance(param, click.Option) and isinstance(param.type, click.Path)
+            for name in param.opts
+        }
+        for name, value in pairwise(args[: args.index("--")] if "--" in args else args):
+            if name in files and value in known:
+                raise click.UsageError(f"Option {name!r} requires a file's name, and {value!r} is an option (./{value} is a file)", ctx)
         try:
-            return super().parse_args(ctx, _with_hyphens(args, known))
+            return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             hint = instead_of(error.option_name, known, ctx.info_name or "")
             raise click.UsageError(f"No such option {error.option_name!r}{hint}", ctx) from None

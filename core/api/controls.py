@@ -39,6 +39,7 @@ class Controls:
 
     # -- its life ------------------------------------------------------------------------------------------------
     def __enter__(self: _Self) -> _Self:
+        self._need_open()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -70,7 +71,8 @@ class Controls:
         Args:
             tags: which parts to wake, in vLLM; here all of them come back whatever is named.
         """
-        for tag in tags or ():
+        self._need_open()
+        for tag in [tags] if isinstance(tags, str) else tags or ():
             if tag not in ("weights", "kv_cache"):
                 raise ConfigError(f"wake_up: no part is called {tag!r}{nearest(str(tag), ('weights', 'kv_cache'))}")
         if self.is_sleeping:
@@ -81,6 +83,11 @@ class Controls:
     def is_sleeping(self) -> bool:
         """True between `sleep` and `wake_up`."""
         return isinstance(self.engine, _NoEngine) and "sleeps" in self.engine._why
+
+    def _need_open(self) -> None:
+        """Raises ConfigError once it is closed."""
+        if isinstance(self.engine, _NoEngine) and not self.is_sleeping:
+            raise ConfigError(self.engine._why)
 
     def _leave(self, instead: Any) -> None:
         if not isinstance(self.engine, _NoEngine):
@@ -121,7 +128,7 @@ class Controls:
         worker = self._worker("collective_rpc")
         if callable(method):
             return [method(worker, *args, **(kwargs or {}))]
-        if not callable(getattr(worker, method, None)):
+        if not isinstance(method, str) or not callable(getattr(worker, method, None)):
             raise ConfigError(f"collective_rpc: the runner has no method {method!r}")
         return [getattr(worker, method)(*args, **(kwargs or {}))]
 

@@ -139,3 +139,10 @@ def test_values_are_completed(words: str, expected: set[str]) -> None:
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     found = {line.partition(",")[2] for line in done.stdout.splitlines() if line.startswith("plain,")}
     assert found == expected
+
+
+@pytest.mark.parametrize("option", ["--stats", "--errors"])
+def test_an_option_is_no_file_of_another(option: str) -> None:
+    result = run("generate", "-m", "x", option, "--limit", "3", "in.jsonl", "-")
+    assert result.exit_code == 2
+    assert f"Option '{option}' requires a file's name, and '--limit' is an option" in result.stderr

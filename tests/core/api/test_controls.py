@@ -34,6 +34,10 @@ def test_a_closed_one_answers_no_more(tiny_llama: Path) -> None:
         llm.generate(PROMPTS, GREEDY)
     with pytest.raises(ConfigError, match="closed"):
         list(stream)
+    with pytest.raises(ConfigError, match="closed"):
+        llm.wake_up()
+    with pytest.raises(ConfigError, match="closed"), llm:
+        pass
     llm.close()
     stream.close()
 
@@ -56,6 +60,8 @@ def test_it_answers_the_same_after_a_sleep(llm: LLM, level: int) -> None:
     assert llm.is_sleeping
     with pytest.raises(ConfigError, match="wake_up"):
         llm.generate(PROMPTS, GREEDY)
+    with pytest.raises(ConfigError, match="'wieghts'; did you mean 'weights'"):
+        llm.wake_up("wieghts")
     llm.wake_up(tags=["weights", "kv_cache"])
     llm.wake_up()
     assert not llm.is_sleeping
@@ -114,6 +120,8 @@ def test_the_model_inside(llm: LLM) -> None:
     assert llm.collective_rpc(lambda runner, more: runner.block_size + more, args=(1,)) == [llm._plan.config.block_size + 1]
     with pytest.raises(ConfigError, match="no method 'nope'"):
         llm.collective_rpc("nope")
+    with pytest.raises(ConfigError, match="no method 5"):
+        llm.collective_rpc(5)  # type: ignore[arg-type]
 
 
 def test_a_profile_is_written(llm: LLM, tmp_path: Path) -> None:
