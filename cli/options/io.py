@@ -91,7 +91,11 @@ _OUTPUT: list[Callable[[Any], Any]] = [
     ),
     click.option("--errors", metavar="FILE", type=_file, help="Copy the input lines that failed here, each with its error."),
     click.option("--max-errors", metavar="N|P%", type=MAX_ERRORS, help="Stop when more records than this have failed."),
-    click.option("--keep-going", is_flag=True, help="Go on though the first 100 records have all failed with one error code."),
+    click.option(
+        "--keep-going",
+        is_flag=True,
+        help="Go on though the first 100 records have all failed with one error code, where no --max-errors says how many may.",
+    ),
     click.option(
         "--error-format",
         help="Form of errors: `error` is an object or null; or flat, error_code and more in rows of one shape, for readers of tables.",

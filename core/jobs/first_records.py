@@ -19,10 +19,12 @@ class FirstRecords:
     """
     Args:
         over: nothing is to be looked at, and all that is told here is of no interest.
+        limited: the job says itself how many records may fail; then these are not counted.
     """
 
-    def __init__(self, *, over: bool) -> None:
+    def __init__(self, *, over: bool, limited: bool = False) -> None:
         self.over = over
+        self._limited = limited
         self._entered = 0
         self._waiting: set[int] = set()
         self._first: tuple[int, RecordError] | None = None
@@ -48,7 +50,7 @@ class FirstRecords:
                 f"--prompt-field {field}: {_all(len(errors))} without this field{nearest(field, has)} (the first has: {shown or 'none'}); "
                 "--keep-going makes each an error record"
             )
-        if enough:
+        if enough and not self._limited:
             raise _too_many(pendings[0].line, errors[0])
 
     def entered(self, pendings: Sequence[Pending]) -> None:
@@ -73,7 +75,7 @@ class FirstRecords:
 
     def check(self) -> None:
         """Raises TooManyErrors, once: the first records have their rows, and all failed with one code."""
-        if not self.over and self._first is not None and self._entered == ENOUGH and not self._waiting:
+        if not self.over and not self._limited and self._first is not None and self._entered == ENOUGH and not self._waiting:
             self.over = True
             raise _too_many(*self._first)
 

@@ -105,7 +105,7 @@ class Run:
         self._watch = watch or Watch()
         self._hold = self._watch.hold
         self._batch = self._window.batch
-        self._first_records = FirstRecords(over=keep_going)
+        self._first_records = FirstRecords(over=keep_going, limited=max_errors is not None)
         self._first: list[Record] = []
         self._first_pending: list[Pending] | None = None
         self._was_answered = False

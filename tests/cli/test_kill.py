@@ -183,10 +183,10 @@ def experts(folder: Path) -> Path:
 OF_RANKS = ["--tensor-parallel-size", "2", "--enable-expert-parallel"]
 
 
-KINDS = [(quantized, []), (hybrid, []), (latent, []), pytest.param(experts, OF_RANKS, marks=pytest.mark.slow)]
+MODELS = [(quantized, []), (hybrid, []), (latent, []), pytest.param(experts, OF_RANKS, marks=pytest.mark.slow)]
 
 
-@pytest.mark.parametrize(("made", "more"), KINDS)
+@pytest.mark.parametrize(("made", "more"), MODELS)
 def test_killed_with_models_of_other_kinds(
     launch: Any, write_lines: Any, tmp_path: Path, committed: Any, made: Callable[[Path], Path], more: list[str]
 ) -> None:

@@ -191,7 +191,7 @@ class TestWeightsThatContradictTheConfig:
         with_weights(saved(tmp_path), lambda weights: {"model.layers.0.self_attn.q_norm.weight": torch.ones(8)})
         with caplog.at_level(logging.WARNING):
             assert ours(tmp_path, model_impl="transformers") == theirs(tmp_path)
-        assert "1 weights of" in caplog.text
+        assert "1 weight of" in caplog.text
         assert "model.layers.0.self_attn.q_norm.weight" in caplog.text
 
     def test_frequencies_of_the_file_that_are_others_are_told(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
