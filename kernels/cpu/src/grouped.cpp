@@ -295,10 +295,12 @@ void multiply_all(void *out, const void *x, const GroupedPart *parts, int64_t co
     const Cuts cuts(any.quads, any.group);
     int32_t *start = room + rows * (cuts.quads + cuts.spans);
     const SpanRows to{room, (float *)(room + rows * cuts.quads), start, any.minimum.values ? (float *)(start + rows * cuts.steps) : nullptr};
+    // Blocks of more than BLOCK_ROWS have no registers left for what lifts codes; sums are the same integers either way.
+    const bool lifted = any.lifted && (rows <= BLOCK_ROWS || rows > MOST_ALONE);
     INFER_DISPATCH(dtype, T, {
         if (any.bits == 8) multiply<Bytes, T>(parts, count, (T *)out, (const T *)x, to);
         else if (any.levels) multiply<Levels, T>(parts, count, (T *)out, (const T *)x, to);
-        else if (any.lifted) multiply<Lifted, T>(parts, count, (T *)out, (const T *)x, to);
+        else if (lifted) multiply<Lifted, T>(parts, count, (T *)out, (const T *)x, to);
         else multiply<Nibbles, T>(parts, count, (T *)out, (const T *)x, to);
     });
 }
