@@ -6,7 +6,6 @@ What only decides how fast, where or in what file rows are written is not in it,
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 from collections.abc import Iterator, Mapping
@@ -144,13 +143,17 @@ def fingerprint(
 
 
 def _as_in_a_journal(found: dict[str, Any]) -> dict[str, Any]:
-    """As a journal gives it back. It has no integers over 64 bits, which a setting may hold: they become their digits."""
-    try:
-        data = orjson.dumps(found, option=orjson.OPT_NON_STR_KEYS)
-    except TypeError:
-        narrowed = json.loads(json.dumps(found), parse_int=lambda digits: int(digits) if -(2**63) <= int(digits) < 2**63 else digits)
-        data = orjson.dumps(narrowed)
-    return orjson.loads(data)
+    """As a journal gives it back."""
+    return orjson.loads(orjson.dumps(_narrow(found), option=orjson.OPT_NON_STR_KEYS))
+
+
+def _narrow(value: Any) -> Any:
+    """The value with integers over 64 bits, which a setting may hold and a journal may not, as their digits."""
+    if isinstance(value, dict):
+        return {name: _narrow(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_narrow(one) for one in value]
+    return str(value) if type(value) is int and not -(2**63) <= value < 2**63 else value
 
 
 def _versions(*libraries: str) -> dict[str, Any]:

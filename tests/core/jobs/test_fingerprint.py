@@ -14,6 +14,7 @@ from infer.core.jobs import fingerprint as module
 from infer.core.jobs.fingerprint import SETTINGS, VERIFIED, fingerprint
 from infer.core.settings.args import EngineArgs
 from infer.core.spec.read import read_spec
+from infer.core.types.params import RequestOutputKind
 from infer.core.weights.find import find
 
 
@@ -197,7 +198,8 @@ def test_the_spelling_of_the_model_does_not_count(model: Path, monkeypatch: pyte
 
 
 def test_integers_over_64_bits_are_told_apart(model: Path) -> None:
-    one, same, other = (made(model, hf_overrides={"nobody_reads_it": 10**30 + more}) for more in (0, 0, 1))
+    job = {"output_kind": RequestOutputKind.CUMULATIVE}
+    one, same, other = (made(model, job, hf_overrides={"nobody_reads_it": 10**30 + more}) for more in (0, 0, 1))
     assert differing(one, same) == set()
     assert differing(one, other) == {"hf_overrides"}
 
