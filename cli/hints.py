@@ -1,4 +1,4 @@
-"""What to write in place of an option that there is none of: other programs' names for ours, or the nearest name."""
+"""Hints for options that do not exist: our option for another program's name, or the nearest of ours."""
 
 from __future__ import annotations
 

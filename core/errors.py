@@ -118,15 +118,15 @@ class RecordError(InferError, ValueError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the known name that `name` is a slip of, or an empty string. Another word is no slip: nothing is
-    suggested that may mean another thing."""
+    """`"; did you mean 'x'?"` for the known name that `name` misspells, or an empty string. Another word is no misspelling: nothing is
+    suggested that may mean something else."""
     found = [(slips, one) for one in known if (slips := _slips(name, one)) is not None]
     return f"; did you mean {min(found)[1]!r}?" if found else ""
 
 
 def _slips(name: str, known: str) -> int | None:
-    """How far a name is from the known one that it may be a slip of: 0 for other separators, 1 for each wrong letter, 2 and more for
-    words that are cut off or left out at the end; None: it is another name."""
+    """The distance of a name from a known one: 0 if only separators differ, 1 for each wrong letter, 2 or more if words are cut short or
+    missing at the end; None if it is not a misspelling of it."""
     given, meant = (re.findall(r"[^\W_]+", text.lower()) for text in (name, known))
     if "".join(given) == "".join(meant):
         return 0

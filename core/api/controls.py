@@ -107,7 +107,7 @@ class Controls:
 
     # -- its insides ---------------------------------------------------------------------------------------------
     def apply_model(self, func: Callable[[Any], Any]) -> list[Any]:
-        """What a function of the model gives: a list of one, since only a model in this process can be reached.
+        """Calls a function with the model and returns its result in a list of one: only a model in this process can be reached.
 
         The model is `core/models/decoder.py`'s, or an encoder's, or where it runs in transformers' code that one's wrapper. Raises
         ConfigError where ranks or several engines have it.

@@ -1,4 +1,4 @@
-"""What an engine counts, as the metrics that vLLM's class gives: a name, labels and a value each."""
+"""The engine's counts as metrics, each with a name, labels and a value, as vLLM's class gives them."""
 
 from __future__ import annotations
 

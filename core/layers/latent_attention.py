@@ -30,7 +30,7 @@ from .rope import Rope
 
 
 class OfHead(Linear):
-    """One head's part of a weight of all heads, in the model's dtype; it is stored by whoever reads that."""
+    """One head's part of a weight that holds all heads, in the model's dtype. The layer that reads the whole weight stores it here."""
 
     def __init__(self, ops: Ops, in_features: int, out_features: int) -> None:
         self.method = Plain(ops)

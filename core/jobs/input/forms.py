@@ -51,7 +51,7 @@ def form_of(name: str, head: bytes, *, asked: str = "auto") -> str:
 
 
 def _seen(head: bytes) -> str | None:
-    """What the first bytes of a file show that it is, if not JSON lines; None where they show nothing."""
+    """The form that the first bytes of a file show, if it is not JSON lines; None if they do not tell."""
     if head.startswith(b"PAR1"):
         return "parquet"
     text = head.decode("utf-8-sig", errors="replace").lstrip()
