@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .errors import ConfigError, EngineError, InferError, ModelError, OutputError, RecordError, UnknownArgument
     from .settings.args import EngineArgs
     from .settings.config import EngineConfig
+    from .types.adapters import LoRARequest
     from .types.beam_params import BeamSearchParams
     from .types.outputs import BeamSearchOutput, BeamSearchSequence, CompletionOutput, Logprob, RequestMetrics, RequestOutput
     from .types.params import RequestOutputKind, SamplingParams
@@ -36,6 +37,7 @@ _HOME = {
     "RequestOutputKind": "types.params",
     "SamplingParams": "types.params",
     "BeamSearchParams": "types.beam_params",
+    "LoRARequest": "types.adapters",
     "PoolingParams": "types.pooling_params",
     "TextPrompt": "types.prompts",
     "TokensPrompt": "types.prompts",
@@ -80,6 +82,7 @@ __all__ = [
     "EngineError",
     "GuidedDecodingParams",
     "InferError",
+    "LoRARequest",
     "Logprob",
     "ModelError",
     "OutputError",

@@ -5,7 +5,8 @@
     │   ├── UnfinishedOutput  2   what another run left is neither to be resumed nor to be overwritten
     │   └── UnknownArgument  2   `LLM(...)` has no such argument; also a TypeError
     ├── ModelError         1   the model cannot be found, read or is not supported
-    │   └── VariantError   1   a variant of an architecture that our code lacks, and transformers' code may have
+    │   ├── VariantError   1   a variant of an architecture that our code lacks, and transformers' code may have
+    │   └── AdapterError   1   an adapter cannot be found, read or is not supported; also a ValueError
     ├── EngineError        1   the run cannot go on (out of memory, dead worker)
     ├── TooManyErrors      1   more records failed than --max-errors allows
     ├── OutputError       74   the output cannot be written (disk full, I/O error)
@@ -31,6 +32,8 @@ RECORD_ERROR_CODES = frozenset(
         "prompt_too_long",  # prompt does not fit max_model_len
         "kv_capacity",  # one choice (prompt + max_tokens) can never fit the KV cache
         "template_error",  # the chat template or --template raised
+        "adapter_not_found",  # the record names an adapter that is not there
+        "adapter_invalid",  # the adapter's files are broken, do not fit the model or need something we do not have
         "grammar_error",  # structured output: the grammar cannot be compiled
         "media_refused",  # an image or audio reference that is not allowed
         "non_finite_logits",  # the model produced NaN or infinity for this record
@@ -70,6 +73,22 @@ class ModelError(InferError):
 
 class VariantError(ModelError):
     """A variant of an architecture that our code of it lacks, and transformers' code may have."""
+
+
+class AdapterError(ModelError, ValueError):
+    """An adapter cannot be found, is damaged, does not fit the model or needs something `infer` does not support.
+
+    `code` is that of the records that name it: "adapter_not_found" or "adapter_invalid".
+    """
+
+    def __init__(self, message: str, *, code: str = "adapter_invalid") -> None:
+        assert code in RECORD_ERROR_CODES, code
+        super().__init__(message)
+        self.code = code
+
+    def of_record(self, param: str | None = "lora") -> RecordError:
+        """The same as the error of a record. `param`: the field that names the adapter."""
+        return RecordError(self.code, str(self), param=param)
 
 
 class EngineError(InferError):

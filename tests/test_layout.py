@@ -32,6 +32,7 @@ CORE = (
     ("settings", "parallel"),
     ("weights",),
     ("text", "quant"),
+    ("adapters",),
     ("layers",),
     ("models", "sampling"),
     ("memory",),
@@ -60,6 +61,7 @@ NO_TORCH = (
     "core/build/end_tokens.py",
     "core/build/generation_config.py",
     "core/jobs/",
+    "core/adapters/adapter.py",
 )
 #: Do not import torch or transformers when they are imported themselves.
 LIGHT = (
@@ -95,7 +97,7 @@ TOP = Path("cli/package")
 
 def module_name(path: Path) -> str:
     parts = path.with_suffix("").parts
-    if path.parent == TOP:
+    if path.is_relative_to(TOP):
         parts = parts[len(TOP.parts) :]
     return ".".join(("infer", *(parts[:-1] if parts[-1] == "__init__" else parts)))
 

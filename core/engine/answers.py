@@ -22,6 +22,7 @@ def answer(choices: list[Sequence]) -> RequestOutput:
             cumulative_logprob=s.cumulative_logprob if s.logprobs is not None or request.beam is not None else None,
             logprobs=s.logprobs,
             score=s.score,
+            lora_request=request.lora,
         )
         for index, s in enumerate(choices)
     ]
@@ -32,4 +33,5 @@ def answer(choices: list[Sequence]) -> RequestOutput:
         outputs,
         num_cached_tokens=first.num_cached,
         prompt_logprobs=first.prompt_logprobs,
+        lora_request=request.lora,
     )

@@ -97,6 +97,8 @@ class Engine:
     # -- requests ------------------------------------------------------------------------------------------------
     def add(self, request: Request) -> None:
         """Queues a request. Raises RecordError if it can never be answered; the engine is then as it was."""
+        if request.lora is not None:
+            raise RecordError("unsupported", "LoRA adapters are not supported yet", param="lora")
         self._limits.check(request)
         assert request.request_id not in self._open, f"request id {request.request_id!r} is in use"
         choices = [Sequence.of(request, i, self.config.seed, self.max_model_len) for i in range(request.params.num_choices)]
@@ -290,7 +292,9 @@ class Engine:
         """Drops a request; returns its answer."""
         metrics = self._lifetimes.ended(request, self.stats)
         self._drop(request.request_id)
-        return RequestOutput(request.request_id, request.prompt, request.prompt_token_ids, error=error, metrics=metrics)
+        return RequestOutput(
+            request.request_id, request.prompt, request.prompt_token_ids, error=error, metrics=metrics, lora_request=request.lora
+        )
 
     def _collect(self, ended: Iterable[Sequence]) -> list[RequestOutput]:
         outputs = []

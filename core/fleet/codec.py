@@ -20,6 +20,7 @@ import orjson
 
 from ..errors import RecordError
 from ..pooling.recipe import DenseSpec, Recipe
+from ..types.adapters import LoRARequest
 from ..types.beam_params import BeamSearchParams
 from ..types.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
 from ..types.params import RequestOutputKind, SamplingParams
@@ -36,6 +37,7 @@ _CLASSES: dict[str, type[Any]] = {
         DenseSpec,
         GuidedDecodingParams,
         Logprob,
+        LoRARequest,
         Pooled,
         PoolingParams,
         PoolingRequest,

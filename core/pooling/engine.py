@@ -64,6 +64,8 @@ class PoolingEngine:
     # -- requests ------------------------------------------------------------------------------------------------
     def add(self, request: PoolingRequest) -> None:
         """Queues a request. Raises RecordError if it can never be answered; the engine is then as it was."""
+        if request.lora is not None:
+            raise RecordError("unsupported", "LoRA adapters are not supported yet", param="lora")
         self._limits.check(request)
         if self._num_types > 1:
             self._check_types(request.texts)

@@ -21,8 +21,10 @@ from ..spec.model_spec import ModelSpec
 from ..spec.task import choose_task
 from ..types.structured import BACKENDS
 from . import rules
+from .adapter_args import AdapterArgs
 from .config import Caution, EngineConfig
 from .hardware import check_gpus, choose_device, choose_dtype, choose_kernels
+from .later_args import LaterArgs
 from .lengths import choose_limits, choose_max_model_len
 from .memory import choose_swap_space, total_memory
 from .setting import Setting, setting, settings_of
@@ -39,6 +41,7 @@ GROUPS = {
     "scheduling": "Scheduling",
     "device": "Device",
     "parallel": "Parallel",
+    "adapters": "Adapters",
     "later": "Not supported yet",
 }
 
@@ -49,11 +52,10 @@ _model, _scheduling, _device, _parallel = (partial(setting, group=group) for gro
 #: Those that say something to a model that writes, and nothing to one that pools: it keeps no KV cache and draws no tokens.
 _memory = partial(setting, group="memory", no_effect=("pooling",))
 _writing, _queue = partial(_model, no_effect=("pooling",)), partial(_scheduling, no_effect=("pooling",))
-_later = partial(setting, group="later", pending=True)
 
 
 @dataclass
-class EngineArgs:
+class EngineArgs(AdapterArgs, LaterArgs):
     """Every engine setting as the user gave it; construction checks types and ranges (ConfigError).
 
     None always means "not given". A setting that does not work yet is refused unless it has its default.
@@ -210,38 +212,6 @@ class EngineArgs:
     )
     disable_custom_all_reduce: bool = _parallel(False, "No effect so far: NCCL's all-reduce is the only one.", no_effect=("cpu", "cuda"))
 
-    # --- not supported yet: refused unless left at the default
-    pipeline_parallel_size: int = _later(
-        1, "Ranks that share the stack of layers.", low=1, instead="to share a model, use tensor_parallel_size"
-    )
-    ignore_patterns: list[str] | None = _later(None, "Files not to load.")
-    config_format: str = _later("auto", "Format of the model's config.")
-    hf_config_path: str | None = _later(None, "Take config.json from another place.")
-    logits_processors: list[str] | None = _later(None, "Logits processors for all records.")
-    speculative_config: dict[str, Any] | None = _later(None, "Speculative decoding.")
-    disable_sliding_window: bool = _later(False, "Cap the length at the sliding window instead.")
-    enable_lora: bool = _later(False, "Adapters.")
-    max_loras: int = _later(1, "Adapters in one step.", low=1)
-    max_lora_rank: int = _later(16, "Largest adapter rank.", low=1)
-    max_cpu_loras: int | None = _later(None, "Adapters kept in CPU memory.", low=1)
-    lora_dtype: str = _later("auto", "Type of adapter weights.")
-    lora_extra_vocab_size: int = _later(256, "Room for tokens adapters add.", low=0)
-    fully_sharded_loras: bool = _later(False, "Shard both halves of adapters.")
-    enable_prompt_adapter: bool = _later(False, "Prompt adapters.")
-    max_prompt_adapters: int = _later(1, "Prompt adapters in one step.", low=1)
-    max_prompt_adapter_token: int = _later(0, "Tokens of a prompt adapter.", low=0)
-    enable_prompt_embeds: bool = _later(False, "Embeddings as prompts.")
-    limit_mm_per_prompt: dict[str, Any] | None = _later(None, "Media items per record.")
-    mm_processor_kwargs: dict[str, Any] | None = _later(None, "Arguments for the media processor.")
-    allowed_local_media_path: str = _later("", "Root for file:// media.")
-    kv_offloading_size: float | None = _later(None, "GiB of CPU memory behind the KV cache.", low=0)
-    optimization_level: int | None = _later(None, "How much is compiled.", low=0)
-    performance_mode: str | None = _later(None, "Throughput or latency.")
-    num_scheduler_steps: int = _later(1, "Steps per scheduling round.", low=1)
-    scheduler_delay_factor: float = _later(0.0, "Wait before the next prompt.", low=0)
-    num_lookahead_slots: int = _later(0, "Slots for speculative tokens.", low=0)
-    tokenizer_pool_size: int = _later(0, "Processes that tokenize.", low=0)
-
     def __post_init__(self) -> None:
         if not isinstance(self.dtype, str) and str(self.dtype).startswith("torch."):
             self.dtype = str(self.dtype).removeprefix("torch.")
@@ -361,6 +331,8 @@ class EngineArgs:
         )
         if self.num_gpu_blocks_override is not None and self.kv_cache_memory_bytes is not None:
             notes.append(Caution("num_gpu_blocks_override decides the KV size; kv_cache_memory_bytes is not looked at"))
+        if self.max_cpu_loras is not None and self.max_cpu_loras < self.max_loras:
+            raise ConfigError(f"max_cpu_loras={self.max_cpu_loras} is below max_loras={self.max_loras}; raise it, or leave it out")
         if self.quantize_lm_head and self.quantization is None:
             notes.append(Caution("quantize_lm_head has no effect without quantization"))
         swap_space = 0.0
@@ -392,6 +364,7 @@ class EngineArgs:
                 "max_model_len_given": self.max_model_len is not None,
                 "kv_cache_dtype": {"fp8": "fp8_e4m3"}.get(self.kv_cache_dtype, self.kv_cache_dtype),
                 "swap_space": swap_space,
+                "max_cpu_loras": self.max_cpu_loras or self.max_loras,
                 "chunked_prefill": self.enable_chunked_prefill and not pools,
                 "enable_prefix_caching": self.enable_prefix_caching and not pools,
                 "notes": tuple(notes),
@@ -427,4 +400,4 @@ class EngineArgs:
                 notes += [Caution(f"{name} has no effect {idle[case]}") for case in one.no_effect if case in idle]
 
 
-_SETTINGS = settings_of(EngineArgs)
+_SETTINGS = dict(sorted(settings_of(EngineArgs).items(), key=lambda item: list(GROUPS).index(item[1].group)))  # stable

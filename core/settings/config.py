@@ -76,6 +76,12 @@ class EngineConfig:
     swap_space: float  # GiB of CPU memory for preempted records on each rank; 0 where they are computed again
     preemption_mode: str | None  # "recompute", "swap", or what takes less time
 
+    enable_lora: bool  # records may name LoRA adapters
+    max_loras: int  # of them in one step
+    max_cpu_loras: int  # of them in memory
+    max_lora_rank: int
+    lora_merge: str | None  # the folder of the one that is part of the weights
+
     notes: tuple[str, ...] = ()  # said once, when the run starts
 
     @property

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..errors import RecordError
+from .adapters import LoRARequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class CompletionOutput:
     stop_reason: int | str | None = None
     cumulative_logprob: float | None = None
     logprobs: list[dict[int, Logprob]] | None = None
-    lora_request: Any = None
+    lora_request: LoRARequest | None = None
     score: float | None = None
     """Of a beam: what the search ranks by, see `BeamSearchParams`."""
 
@@ -75,7 +75,7 @@ class BeamSearchSequence:
     stop_reason: int | str | None = None
     score: float | None = None
     """The value that the search ranks by, see `BeamSearchParams`."""
-    lora_request: Any = None
+    lora_request: LoRARequest | None = None
 
 
 @dataclass(slots=True)
@@ -99,6 +99,7 @@ class BeamSearchOutput:
                     o.finish_reason,
                     o.stop_reason,
                     o.score,
+                    o.lora_request,
                 )
                 for o in output.outputs
             ],
@@ -122,6 +123,6 @@ class RequestOutput:
     num_cached_tokens: int = 0
     prompt_logprobs: list[dict[int, Logprob] | None] | None = None
     metrics: RequestMetrics | None = None
-    lora_request: Any = None
+    lora_request: LoRARequest | None = None
     encoder_prompt: str | None = None
     encoder_prompt_token_ids: list[int] | None = None

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RecordError
+from .adapters import LoRARequest
 from .pooling_params import PoolingParams
 
 #: What is made of a text: one vector; the scores of a classifier; a vector, or scores, for every token.
@@ -33,6 +34,8 @@ class PoolingRequest:
     params: PoolingParams
     kind: str = "embed"
     index: int = 0
+    lora: LoRARequest | None = None
+    """The adapter that reads its texts; None: the model alone."""
 
 
 @dataclass(slots=True)

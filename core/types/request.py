@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import RecordError
+from .adapters import LoRARequest
 from .noise import noise_key
 from .outputs import Logprob
 from .params import SamplingParams
@@ -34,6 +35,8 @@ class Request:
     """With the priority policy lower ones go first."""
     beam: BeamSearchParams | None = None
     """A search for the best outputs in place of one draw after another; `params` is what it says of tokens and endings."""
+    lora: LoRARequest | None = None
+    """The adapter that answers it; None: the model alone."""
 
     def max_length(self, max_model_len: int) -> int:
         """Tokens at which a choice ends with "length", prompt and output together."""

@@ -107,7 +107,11 @@ class TestEngine:
             (["-m", "x", "--config", "cpuu"], {}, "Error: no file or preset named 'cpuu'; did you mean 'cpu'? (presets: "),
             (["-m", "x"], {"INFER_SEED": "x"}, "Error: env INFER_SEED: seed must be an integer, not 'x'"),
             (["--max-num-seq", "3"], {}, "Error: No such option '--max-num-seq'"),
-            (["-m", "x", "--enable-lora"], {}, "Error: flag --enable-lora: enable_lora=True is not supported yet"),
+            (
+                ["-m", "x", "--enable-prompt-embeds"],
+                {},
+                "Error: flag --enable-prompt-embeds: enable_prompt_embeds=True is not supported yet",
+            ),
             (
                 ["-m", "x", "--structured-outputs-config", '{"backend": "outlines"}'],
                 {},

@@ -217,7 +217,12 @@ class TestLoad:
                 "run.yaml: pipeline_parallel_size=2 is not supported yet; to share a model, use tensor_parallel_size",
             ),
             ("", {"INFER_SEED": "x"}, {}, "env INFER_SEED: seed must be an integer, not 'x'"),
-            ("", {"INFER_ENABLE_LORA": "yes"}, {}, "env INFER_ENABLE_LORA: enable_lora=True is not supported yet"),
+            (
+                "",
+                {"INFER_ENABLE_PROMPT_EMBEDS": "yes"},
+                {},
+                "env INFER_ENABLE_PROMPT_EMBEDS: enable_prompt_embeds=True is not supported yet",
+            ),
             ("", {}, {"block_size": 7}, "flag --block-size: block_size must be a power of two, not 7"),
         ],
     )

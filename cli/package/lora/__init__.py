@@ -1,0 +1,1 @@
+"""`infer.lora`: where scripts written for vLLM look for `LoRARequest`."""

@@ -1,0 +1,1 @@
+"""LoRA adapters: their files, and what is held of them."""

@@ -1,0 +1,25 @@
+"""The settings of adapters, as part of `EngineArgs`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from .setting import setting
+
+_adapters = partial(setting, group="adapters")
+
+
+@dataclass(kw_only=True)
+class AdapterArgs:
+    """See `EngineArgs`."""
+
+    enable_lora: bool = _adapters(False, "Answer records with LoRA adapters where they name one.")
+    max_loras: int = _adapters(1, "Most LoRA adapters in one step; records of others wait for their turn.", low=1)
+    max_cpu_loras: int | None = _adapters(
+        None, "Most LoRA adapters kept in memory, the latest used; at least max_loras, which is the default.", low=1
+    )
+    max_lora_rank: int = _adapters(16, "Largest rank of a LoRA adapter; one with a larger rank is refused.", low=1)
+    lora_merge: str | None = _adapters(
+        None, "Folder of a LoRA adapter that is added to the model's weights when they are loaded: for all records, at no cost."
+    )
