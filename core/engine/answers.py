@@ -34,4 +34,5 @@ def answer(choices: list[Sequence]) -> RequestOutput:
         num_cached_tokens=first.num_cached,
         prompt_logprobs=first.prompt_logprobs,
         lora_request=request.lora,
+        num_virtual_tokens=request.num_virtual,
     )

@@ -34,7 +34,7 @@ class PromptSpan:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Ints only: this is what is sent to other ranks."""
+    """Ints, and the embeddings of virtual tokens: this is what is sent to other ranks."""
 
     tokens: NDArray[np.int64]
     """[N] token ids, zeros from T on. -1 - i stands for the i-th token that the step before draws, which only the device has yet."""
@@ -68,6 +68,10 @@ class Batch:
     """[S] each sequence's slot in the pools of states; all 0 for a model without."""
     state_copies: NDArray[np.int64] = field(default_factory=lambda: _pairs([]))
     """[D, 2] (source, target) copies of states to make before all is computed; every source is read before a target is written."""
+    virtual_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """[V] token rows whose embeddings are not looked up but given."""
+    embeds: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
+    """[V, features] these embeddings."""
 
     @property
     def asks_back(self) -> bool:
@@ -77,14 +81,15 @@ class Batch:
     def arrays(self) -> list[NDArray[Any]]:
         """Everything in it, as `from_arrays` takes it."""
         numbers = np.array([self.num_logits, self.prompt_start, self.num_prompt_logits], dtype=np.int64)
-        return [*(getattr(self, name) for name in _ARRAYS), numbers]
+        return [*(getattr(self, name) for name in _ARRAYS), self.embeds.view(np.int32), numbers]
 
     @classmethod
     def from_arrays(cls, arrays: Sequence[NDArray[Any]]) -> Batch:
         """The batch that `arrays` was called of."""
         num_logits, prompt_start, num_prompt_logits = arrays[-1].tolist()
         return cls(
-            **dict(zip(_ARRAYS, arrays[:-1], strict=True)),
+            **dict(zip(_ARRAYS, arrays[:-2], strict=True)),
+            embeds=arrays[-2].view(np.float32),
             num_logits=num_logits,
             prompt_start=prompt_start,
             num_prompt_logits=num_prompt_logits,
@@ -93,7 +98,7 @@ class Batch:
 
 _ARRAYS = (
     *("tokens", "positions", "query_start", "kv_lens", "block_tables", "slots", "logit_rows"),
-    *("copies", "swap_out", "swap_in", "state_slots", "state_copies"),
+    *("copies", "swap_out", "swap_in", "state_slots", "state_copies", "virtual_rows"),
 )
 
 
@@ -159,4 +164,19 @@ def pack(schedule: Schedule, running: Running, block_size: int, spans: Collectio
         swap_in=_pairs(schedule.swap_in),
         state_slots=running.state[:size].copy(),
         state_copies=_pairs(schedule.state_copies),
+        **_virtual(schedule, running, query_start),
     )
+
+
+def _virtual(schedule: Schedule, running: Running, query_start: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
+    """`Batch.virtual_rows` and `Batch.embeds`."""
+    size = len(schedule.counts)
+    computed, virtual = running.computed[:size], running.virtual[:size]
+    rows, embeds = [], []
+    for row in np.flatnonzero(computed < virtual).tolist():
+        start, given = int(computed[row]), schedule.sequences[row].request.embeds
+        assert given is not None
+        part = given.values[start : start + int(schedule.counts[row])]
+        rows.append(int(query_start[row]) + np.arange(len(part)))
+        embeds.append(part)
+    return {"virtual_rows": np.concatenate(rows), "embeds": np.concatenate(embeds)} if rows else {}

@@ -297,6 +297,9 @@ class BlockManager:
             start = len(hashes) * size
             parent = hashes[-1] if hashes else b""
             content = array("q", sequence.tokens[start : start + size]).tobytes()
+            if start < sequence.request.num_virtual:
+                assert sequence.request.embeds is not None
+                content += sequence.request.embeds.values[start : start + size].tobytes()
             hashes.append(hashlib.blake2b(parent + content, digest_size=16).digest())
         return hashes[i]
 

@@ -105,6 +105,7 @@ class DecodeGraphs:
         return (
             len(batch.slots) == count <= self.sizes[-1]
             and not batch.num_prompt_logits
+            and not len(batch.virtual_rows)
             and int(batch.kv_lens.max()) <= self._inputs.max_context
         )
 

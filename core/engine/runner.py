@@ -16,6 +16,7 @@ from torch import Tensor
 
 from infer.kernels.ops import ROW_MULTIPLE, AttentionMeta, KVCache, Ops
 
+from ..layers.embedding import GivenEmbeds
 from ..memory.swapper import Swapper
 from ..models.language_model import LanguageModel
 from ..sampling.transfers import on, to_device
@@ -105,7 +106,10 @@ class Runner:
             state_slots=self._tensor(batch.state_slots) if self.pools else None,
         )
         tokens, positions, rows = map(self._tensor, (batch.tokens, batch.positions, batch.logit_rows))
-        return self.model.forward(self._complete(tokens), positions, self.caches, meta, rows, self.pools)
+        given = None
+        if len(batch.virtual_rows):
+            given = GivenEmbeds(self._tensor(batch.virtual_rows), self._tensor(batch.embeds))
+        return self.model.forward(self._complete(tokens), positions, self.caches, meta, rows, self.pools, given)
 
     def _read_prompt(self, hidden: Tensor, count: int, take: TakePiece) -> None:
         for first in range(0, count, PIECE):

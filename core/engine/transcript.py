@@ -91,7 +91,7 @@ class Transcripts:
             ids = sequence.output_ids
             if self.ends.ended_by_token(sequence) and not params.include_stop_str_in_output:
                 ids = ids[:-1]
-            prompt = sequence.tokens[: sequence.num_prompt]
+            prompt = sequence.prompt_ids
             sequence.text = decode_all(
                 tokenizer,
                 prompt,
@@ -105,7 +105,7 @@ class _Followed:
     """Incremental text of one sequence and the search for its stop strings."""
 
     def __init__(self, tokenizer: Tokenizer, sequence: Sequence) -> None:
-        prompt = sequence.tokens[: sequence.num_prompt]
+        prompt = sequence.prompt_ids
         params = sequence.params
         self.detokenizer = Detokenizer(
             tokenizer,

@@ -83,11 +83,12 @@ def expected_output(sequence: Sequence) -> int:
     return most if sequence.params.ignore_eos else min(most, _USUAL_OUTPUT)
 
 
-def _place(sequence: Sequence) -> tuple[int, bytes]:
+def _place(sequence: Sequence) -> tuple[int, bytes, bytes]:
     """Orders a generation: by powers of two of the output's length, and by the prompt's tokens within one.
 
     Sorted like words in a dictionary, prompts stand beside those that begin like them, however deep their common prefixes
     nest; with the exact length in front of that nothing would stand together.
     """
     prompt = np.array(sequence.tokens[:_PREFIX], dtype=">u4")  # big-endian: bytes compare as the numbers do
-    return -expected_output(sequence).bit_length(), prompt.tobytes()
+    virtual = sequence.request.embeds.digest if sequence.request.embeds is not None else b""
+    return -expected_output(sequence).bit_length(), virtual, prompt.tobytes()

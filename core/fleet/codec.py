@@ -26,6 +26,7 @@ from ..types.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOu
 from ..types.params import RequestOutputKind, SamplingParams
 from ..types.pooling_params import PoolingParams
 from ..types.pooling_request import Pooled, PoolingRequest, TextIds
+from ..types.prompt_embeds import PromptEmbeds
 from ..types.request import Request
 from ..types.structured import GuidedDecodingParams, StructuredOutputsParams
 
@@ -41,6 +42,7 @@ _CLASSES: dict[str, type[Any]] = {
         Pooled,
         PoolingParams,
         PoolingRequest,
+        PromptEmbeds,
         Recipe,
         Request,
         RequestMetrics,

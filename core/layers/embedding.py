@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,6 +11,19 @@ from torch import Tensor
 from ..parallel.group import current
 from ..weights.parameter import Parameter
 from .linear import shared_out
+
+
+class GivenEmbeds(NamedTuple):
+    """Embeddings that take the place of looked up ones."""
+
+    rows: Tensor
+    """int64 [V] of the tokens."""
+    values: Tensor
+    """float32 [V, features]"""
+
+    def put(self, words: Tensor) -> Tensor:
+        """Writes them into the embeddings [N, features] of a step."""
+        return words.index_copy_(0, self.rows, self.values.to(words.dtype))
 
 
 class Embedding:

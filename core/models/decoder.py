@@ -13,7 +13,7 @@ from infer.kernels.ops import AttentionMeta, KVCache, Ops, Rows, ScaledRows
 
 from ..layers.attention import Attention
 from ..layers.beside import ExpertsBeside
-from ..layers.embedding import Embedding
+from ..layers.embedding import Embedding, GivenEmbeds
 from ..layers.latent_attention import LatentAttention
 from ..layers.linear import Linear, shared_out
 from ..layers.norm import Norm
@@ -271,6 +271,7 @@ class Decoder:
         meta: AttentionMeta,
         rows: Tensor | None = None,
         pools: Sequence[Pools] = (),
+        given: GivenEmbeds | None = None,
     ) -> Tensor:
         """Hidden states [R, hidden_size] after the last layer and the final norm.
 
@@ -280,11 +281,12 @@ class Decoder:
             rows: int64 [R], the rows that are wanted, R a multiple of ROW_MULTIPLE or 0; None is all. The last layer
                 computes no others.
             pools: one for each of `self.states`.
+            given: embeddings of some tokens, whose ids say nothing.
         """
         plans: dict[tuple[int, int, int | None], Any] = {}
         metas: dict[int | None, AttentionMeta] = {None: meta}
         x: Rows | None = None
-        residual = self.embedded(tokens, positions)
+        residual = self.embedded(tokens, positions, given)
         vectors = None if self.per_layer is None else self.per_layer(tokens, residual)
         of_layers = self._memory(caches, pools)
         few = rows is not None and len(rows) * FEW <= len(tokens)
@@ -322,10 +324,14 @@ class Decoder:
         assert isinstance(x, Tensor), "asked for without quantization"
         return unscaled(linear(self.ops.quantize(x) if linear.method.quantizes_input else x))
 
-    def embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
+    def embedded(self, tokens: Tensor, positions: Tensor, given: GivenEmbeds | None = None) -> Tensor:
         words = self.embedding(tokens)
+        if given is not None and self.stack.scales_given:
+            given.put(words)
         if self.stack.embedding_scale != 1:  # rounded to the model's dtype first, as the model was trained
             words *= torch.tensor(self.stack.embedding_scale, dtype=words.dtype)
+        if given is not None and not self.stack.scales_given:
+            given.put(words)
         if self.projection is not None:
             words = self._projected(self.projection, words)
         if self.positions is not None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from infer.kernels.ops import AttentionMeta, KVCache, Ops
 
+from ..layers.embedding import GivenEmbeds
 from ..layers.linear import Linear
 from ..spec.mixers import StateSpec
 from ..spec.stack import KVSpec
@@ -41,6 +42,7 @@ class LanguageModel(Protocol):
         meta: AttentionMeta,
         rows: Tensor | None = None,
         pools: Sequence[Sequence[Tensor]] = (),
+        given: GivenEmbeds | None = None,
     ) -> Tensor:
         """See `Decoder.forward`."""
 

@@ -46,7 +46,7 @@ class SeenTokens:
         self._counts_output = params.repetition_penalty != 1 or bool(params.frequency_penalty or params.presence_penalty)
         self._num_counted = sequence.num_prompt
         biases = params.logit_bias or {}
-        prompt = sequence.tokens[: sequence.num_prompt] if params.repetition_penalty != 1 else []
+        prompt = sequence.prompt_ids if params.repetition_penalty != 1 else []
         self._place = {token: place for place, token in enumerate(dict.fromkeys([*biases, *prompt]))}
         self._counts = [0] * len(self._place)
         self._token = np.array([*self._place, *[0] * 64], dtype=np.int64)

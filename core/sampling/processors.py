@@ -31,7 +31,7 @@ def process(sequence: Sequence, logits: Tensor) -> Tensor:
     for processor in sequence.request.params.logits_processors:
         given: list[Any] = [sequence.output_ids, logits]
         if _takes_prompt(processor):
-            given.insert(0, list(sequence.request.prompt_token_ids))
+            given.insert(0, sequence.prompt_ids)
         try:
             result = processor(*given)
         except Exception as error:

@@ -363,6 +363,8 @@ class StackSpec:
     passes: tuple[int, ...] = ()
     """An encoder's layers as they run, by their number in `layers`; empty: each once."""
     embedding_scale: float = 1.0
+    scales_given: bool = False
+    """Embeddings that are given in place of a token's are multiplied by it too: it is a part of the model's, not of the table's."""
     per_layer: PerLayerSpec | None = None
     tie_embeddings: bool = False
     head_bias: bool = False

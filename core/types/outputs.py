@@ -111,7 +111,8 @@ class BeamSearchOutput:
 class RequestOutput:
     """The finished answer to one request, or its error. Choices are in order of their index.
 
-    `prompt_logprobs` has one entry a prompt token, like `CompletionOutput.logprobs`; the first is None.
+    `prompt_logprobs` has one entry a prompt token, like `CompletionOutput.logprobs`; the first is None, and so is that of each virtual
+    token (see prompt_embeds.py), whose id in `prompt_token_ids` is 0.
     """
 
     request_id: str
@@ -126,3 +127,10 @@ class RequestOutput:
     lora_request: LoRARequest | None = None
     encoder_prompt: str | None = None
     encoder_prompt_token_ids: list[int] | None = None
+    num_virtual_tokens: int = 0
+    """Tokens at the beginning of the prompt that are none: a prompt adapter's or embeddings."""
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """The tokens of the prompt without virtual ones."""
+        return self.prompt_token_ids[self.num_virtual_tokens :]

@@ -13,6 +13,7 @@ from .adapters import LoRARequest
 from .noise import noise_key
 from .outputs import Logprob
 from .params import SamplingParams
+from .prompt_embeds import PromptEmbeds
 
 if TYPE_CHECKING:
     from .beam_params import BeamSearchParams
@@ -35,8 +36,18 @@ class Request:
     """With the priority policy lower ones go first."""
     beam: BeamSearchParams | None = None
     """A search for the best outputs in place of one draw after another; `params` is what it says of tokens and endings."""
+<<<<<<< HEAD
     lora: LoRARequest | None = None
     """The adapter that answers it; None: the model alone."""
+=======
+    embeds: PromptEmbeds | None = None
+    """Of the first tokens of the prompt, whose ids are then placeholders."""
+
+    @property
+    def num_virtual(self) -> int:
+        """The number of its virtual tokens, with which it begins."""
+        return 0 if self.embeds is None else len(self.embeds)
+>>>>>>> 11f30c4 (Embeddings in the place of a prompt's first tokens, from the request to the model)
 
     def max_length(self, max_model_len: int) -> int:
         """Tokens at which a choice ends with "length", prompt and output together."""
@@ -140,7 +151,7 @@ class Sequence:
         if params.logprobs is not None:
             made.logprobs = []
         if params.prompt_logprobs is not None and choice == 0:
-            made.prompt_logprobs = [None]
+            made.prompt_logprobs = [None] * max(1, request.num_virtual)  # what is no token has no probability
         return made
 
     def fork(self) -> Sequence:
@@ -170,6 +181,11 @@ class Sequence:
     @property
     def num_output(self) -> int:
         return len(self.tokens) - self.num_prompt
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """The tokens of the prompt that are tokens: without virtual ones."""
+        return self.tokens[self.request.num_virtual : self.num_prompt]
 
     @property
     def output_ids(self) -> list[int]:

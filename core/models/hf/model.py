@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from infer.kernels.ops import AttentionMeta, KVCache, Ops
 
 from ...errors import ModelError
+from ...layers.embedding import GivenEmbeds
 from ...layers.linear import Linear
 from ...spec.mixers import StateSpec
 from ...spec.stack import KVSpec
@@ -63,8 +64,10 @@ class HFModel:
         meta: AttentionMeta,
         rows: Tensor | None = None,
         pools: Sequence[Sequence[Tensor]] = (),
+        given: GivenEmbeds | None = None,
     ) -> Tensor:
-        """See `Decoder.forward`; all rows are computed, whichever are wanted."""
+        """See `Decoder.forward`; all rows are computed, whichever are wanted, and no embeddings can be given."""
+        assert given is None, "refused where settings are resolved"
         with self.attention.step(caches, meta):
             output = self.body(input_ids=tokens[None], position_ids=positions[None], use_cache=False)
         hidden: Tensor = output[0][0]
