@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import RecordError
 from ..sampling.bad_words import BadWordBook
 from ..types.params import SamplingParams
+from ..types.prompt_embeds import PromptEmbeds
 from ..types.request import Request
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Limits:
         has_tokenizer: whether there is one, which all that is about text needs.
         bad_words: tokenizes lists of them; None: they are not looked at.
         grammars: compiles structured output; None: whoever this is passed on to does.
+        embeds_size: features of embeddings in place of tokens; None: there may be none.
     """
 
     vocab_size: int
@@ -42,6 +44,7 @@ class Limits:
     has_tokenizer: bool = True
     bad_words: BadWordBook | None = None
     grammars: Grammars | None = None
+    embeds_size: int | None = None
 
     @classmethod
     def of(
@@ -58,6 +61,7 @@ class Limits:
             has_tokenizer=tokenizer is not None,
             bad_words=BadWordBook(tokenizer),
             grammars=grammars,
+            embeds_size=config.embeds_size,
         )
 
     def check(self, request: Request) -> None:
@@ -74,6 +78,8 @@ class Limits:
                 f"the prompt has {len(prompt)} tokens; with max_model_len {self.max_model_len} it can have {self.max_model_len - 1}",
                 param="prompt",
             )
+        if request.embeds is not None:
+            self._check_embeds(request.embeds)
         self._check_params(params)
         if request.beam is not None and (width := request.beam.beam_width) > self.vocab_size:
             raise RecordError("invalid_value", f"beam_width {width} is above the vocabulary of {self.vocab_size}", param="beam_width")
@@ -90,6 +96,13 @@ class Limits:
     def blocks_for(self, num_tokens: int) -> int:
         """Blocks that so many tokens of one sequence take."""
         return -(-num_tokens // self.block_size)
+
+    def _check_embeds(self, embeds: PromptEmbeds) -> None:
+        if self.embeds_size is None:
+            raise RecordError("unsupported", "embeddings in place of tokens need --enable-prompt-embeds", param="prompt_embeds")
+        if embeds.size != self.embeds_size:
+            message = f"prompt_embeds has {embeds.size} features a token, and the model's embeddings have {self.embeds_size}"
+            raise RecordError("invalid_value", message, param="prompt_embeds")
 
     def _check_params(self, params: SamplingParams) -> None:
         for name, what in (("stop_token_ids", "stop token id"), ("allowed_token_ids", "allowed token id"), ("logit_bias", "token id")):

@@ -23,3 +23,12 @@ class AdapterArgs:
     lora_merge: str | None = _adapters(
         None, "Folder of a LoRA adapter that is added to the model's weights when they are loaded: for all records, at no cost."
     )
+
+    enable_prompt_adapter: bool = _adapters(False, "Answer prompts with prompt adapters where they name one.", no_effect=("pooling",))
+    max_prompt_adapters: int = _adapters(
+        1, "No effect: what a prompt adapter puts before a prompt needs no place of its own.", low=1, no_effect=("cpu", "cuda", "pooling")
+    )
+    max_prompt_adapter_token: int = _adapters(
+        0, "Most virtual tokens of a prompt adapter; one with more is refused; 0: no such limit.", low=0, no_effect=("pooling",)
+    )
+    enable_prompt_embeds: bool = _adapters(False, "Take embeddings in place of a prompt's tokens.", no_effect=("pooling",))

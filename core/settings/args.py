@@ -365,6 +365,7 @@ class EngineArgs(AdapterArgs, LaterArgs):
                 "kv_cache_dtype": {"fp8": "fp8_e4m3"}.get(self.kv_cache_dtype, self.kv_cache_dtype),
                 "swap_space": swap_space,
                 "max_cpu_loras": self.max_cpu_loras or self.max_loras,
+                "embeds_size": None if pools else self._embeds_size(spec),
                 "chunked_prefill": self.enable_chunked_prefill and not pools,
                 "enable_prefix_caching": self.enable_prefix_caching and not pools,
                 "notes": tuple(notes),
@@ -377,6 +378,17 @@ class EngineArgs(AdapterArgs, LaterArgs):
         if isinstance(given, Mapping):
             given = [name for name, source in given.items() if source != "default"]
         return [name for name in self.settings() if name in given]
+
+    def _embeds_size(self, spec: ModelSpec) -> int | None:
+        """Features of the embeddings that may be given in place of tokens; None: none may. Raises ConfigError if the model takes none."""
+        asked = [name for name in ("enable_prompt_adapter", "enable_prompt_embeds") if getattr(self, name)]
+        if not asked:
+            return None
+        if not spec.in_our_code(self.model_impl) or spec.stack is None:
+            raise ConfigError(f"{asked[0]}: {spec.model_type} models run in transformers' code here, which is given token ids alone")
+        if spec.stack.per_layer is not None:
+            raise ConfigError(f"{asked[0]}: {spec.model_type} models look tokens up in every layer, so embeddings cannot take their place")
+        return spec.stack.embedding_size or spec.stack.hidden_size
 
     def _whole_experts(self, spec: ModelSpec, notes: list[str]) -> bool:
         """True if each expert is one rank's."""

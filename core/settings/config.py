@@ -81,6 +81,10 @@ class EngineConfig:
     max_cpu_loras: int  # of them in memory
     max_lora_rank: int
     lora_merge: str | None  # the folder of the one that is part of the weights
+    enable_prompt_adapter: bool  # prompts may name prompt adapters
+    max_prompt_adapter_token: int  # their virtual tokens; 0: no such limit
+    enable_prompt_embeds: bool  # prompts may be embeddings
+    embeds_size: int | None  # features of embeddings in place of tokens; None: there are none
 
     notes: tuple[str, ...] = ()  # said once, when the run starts
 

@@ -36,10 +36,8 @@ class Request:
     """With the priority policy lower ones go first."""
     beam: BeamSearchParams | None = None
     """A search for the best outputs in place of one draw after another; `params` is what it says of tokens and endings."""
-<<<<<<< HEAD
     lora: LoRARequest | None = None
     """The adapter that answers it; None: the model alone."""
-=======
     embeds: PromptEmbeds | None = None
     """Of the first tokens of the prompt, whose ids are then placeholders."""
 
@@ -47,7 +45,6 @@ class Request:
     def num_virtual(self) -> int:
         """The number of its virtual tokens, with which it begins."""
         return 0 if self.embeds is None else len(self.embeds)
->>>>>>> 11f30c4 (Embeddings in the place of a prompt's first tokens, from the request to the model)
 
     def max_length(self, max_model_len: int) -> int:
         """Tokens at which a choice ends with "length", prompt and output together."""

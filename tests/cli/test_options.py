@@ -108,9 +108,9 @@ class TestEngine:
             (["-m", "x"], {"INFER_SEED": "x"}, "Error: env INFER_SEED: seed must be an integer, not 'x'"),
             (["--max-num-seq", "3"], {}, "Error: No such option '--max-num-seq'"),
             (
-                ["-m", "x", "--enable-prompt-embeds"],
+                ["-m", "x", "--disable-sliding-window"],
                 {},
-                "Error: flag --enable-prompt-embeds: enable_prompt_embeds=True is not supported yet",
+                "Error: flag --disable-sliding-window: disable_sliding_window=True is not supported yet",
             ),
             (
                 ["-m", "x", "--structured-outputs-config", '{"backend": "outlines"}'],

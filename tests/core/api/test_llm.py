@@ -86,7 +86,7 @@ def test_the_signatures_are_the_seeds() -> None:
         ({"quantization": "gptq_marlin"}, ConfigError, "quantization=gptq_marlin is not supported yet"),
         ({"quantization": "awq"}, ConfigError, "quantization=awq: the weights of .* are not quantized so"),
         ({"tensor_parallel_size": 3}, ConfigError, "tensor_parallel_size=3: .* sizes that work: 1, 2, 4"),
-        ({"enable_prompt_embeds": True}, ConfigError, "enable_prompt_embeds=True is not supported yet"),
+        ({"disable_sliding_window": True}, ConfigError, "disable_sliding_window=True is not supported yet"),
         ({"generation_config": "/nowhere"}, ConfigError, "cannot be read"),
         ({"override_generation_config": {"top_p": 2}}, ConfigError, "top_p must be"),
     ],

@@ -219,9 +219,9 @@ class TestLoad:
             ("", {"INFER_SEED": "x"}, {}, "env INFER_SEED: seed must be an integer, not 'x'"),
             (
                 "",
-                {"INFER_ENABLE_PROMPT_EMBEDS": "yes"},
+                {"INFER_DISABLE_SLIDING_WINDOW": "yes"},
                 {},
-                "env INFER_ENABLE_PROMPT_EMBEDS: enable_prompt_embeds=True is not supported yet",
+                "env INFER_DISABLE_SLIDING_WINDOW: disable_sliding_window=True is not supported yet",
             ),
             ("", {}, {"block_size": 7}, "flag --block-size: block_size must be a power of two, not 7"),
         ],
