@@ -183,6 +183,9 @@ class FakeEngine:
         self._waiting[request.request_id] = request
         self.most_unfinished = max(self.most_unfinished, self.num_unfinished)
 
+    def abort(self, request_id: str) -> None:
+        del self._waiting[request_id]
+
     def expect_more(self, more: bool) -> None:
         assert not (more and self.told_of_the_end), "there was to be no more"
         self.told_of_the_end = not more

@@ -52,7 +52,7 @@ SAMPLING_HELP: dict[str, dict[str, str]] = {
         "stop_token_ids": "End the output after this token id; may be repeated.",
         "include_stop_str_in_output": "Keep the stop text.",
         "ignore_eos": "Do not end at the end-of-sequence token.",
-        "max_tokens": "Most output tokens; none: as many as --max-model-len leaves.",
+        "max_tokens": "Most output tokens; auto: as many as --max-model-len leaves.",
         "min_tokens": "No end before this many output tokens.",
     },
     "Long prompts": {
@@ -126,7 +126,7 @@ def _sampling_option(f: dataclasses.Field[Any], group: str, text: str, shown: An
     else:
         bounds = bounds_of(f)
         assert bounds is not None
-        type_ = number(float if bounds.kind == "float" else int, none=bounds.none)
+        type_ = number(float if bounds.kind == "float" else int, none=bounds.none, auto=f.name == "max_tokens")
     return click.option(
         flag,
         f.name,

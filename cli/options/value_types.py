@@ -13,6 +13,7 @@ from infer.core.errors import ConfigError
 from infer.core.jobs.input.selection import Shard
 from infer.core.jobs.options import CHANGED
 from infer.core.settings.setting import parse_bytes
+from infer.core.types.params import AUTO
 
 #: Why an output can have ended.
 FINISH_REASONS = ("length", "stop")
@@ -88,11 +89,12 @@ TOKEN_IDS = Typed("id[,id...]", _token_ids)
 BIAS = Typed("id=bias|json", _bias)
 
 
-def number(kind: type, *, none: bool) -> Typed:
-    """A number of SamplingParams; `none` where the field may be None. The range is SamplingParams' business."""
+def number(kind: type, *, none: bool, auto: bool = False) -> Typed:
+    """A number of SamplingParams; `none` where the field may be None, `auto` where that has this name too. The range is SamplingParams'
+    business."""
 
     def parse(text: str) -> Any:
-        if none and text.lower() == "none":
+        if (none and text.lower() == "none") or (auto and text.lower() == AUTO):
             return None
         try:
             return kind(text)

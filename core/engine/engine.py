@@ -101,7 +101,8 @@ class Engine:
             raise RecordError("unsupported", "LoRA adapters are not supported yet", param="lora")
         self._limits.check(request)
         assert request.request_id not in self._open, f"request id {request.request_id!r} is in use"
-        choices = [Sequence.of(request, i, self.config.seed, self.max_model_len) for i in range(request.params.num_choices)]
+        most = self._limits.most_tokens(request)
+        choices = [Sequence.of(request, i, self.config.seed, most) for i in range(request.params.num_choices)]
         self._open[request.request_id] = choices
         try:
             self._queue(choices)

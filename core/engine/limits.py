@@ -64,6 +64,15 @@ class Limits:
             embeds_size=config.embeds_size,
         )
 
+    def most_tokens(self, request: Request) -> int:
+        """Most tokens of a choice, prompt and output together, whatever its max_tokens is.
+
+        Without one it may fill the context; where the KV cache holds less than that it fills the cache, and ends with "length" there.
+        """
+        if self.num_blocks is None or request.params.max_tokens is not None:
+            return self.max_model_len
+        return min(self.max_model_len, self.num_blocks * self.block_size)
+
     def check(self, request: Request) -> None:
         """Raises RecordError for a request that can never be answered."""
         prompt, params = request.prompt_token_ids, request.params
@@ -83,7 +92,8 @@ class Limits:
         self._check_params(params)
         if request.beam is not None and (width := request.beam.beam_width) > self.vocab_size:
             raise RecordError("invalid_value", f"beam_width {width} is above the vocabulary of {self.vocab_size}", param="beam_width")
-        if self.num_blocks is not None and self.blocks_for(length := request.max_length(self.max_model_len)) > self.num_blocks:
+        length = max(request.max_length(self.most_tokens(request)), len(prompt) + 1)
+        if self.num_blocks is not None and self.blocks_for(length) > self.num_blocks:
             # What depends on the memory that happened to be free is told as such: another run may well answer the record.
             holds = f"holds {self.num_blocks * self.block_size}{'' if self.size_is_given else ', as many as there was memory for'}"
             raise RecordError(

@@ -156,7 +156,8 @@ def _count(findings: Findings, pending: Pending, limits: Limits | PoolingLimits)
         for prompt in pending.asked():
             findings.tokenized.add(len(prompt))
         with contained(pending):
-            limits.check(pending.to_request())
+            for request in pending.to_requests():
+                limits.check(request)
     if pending.error is None:
         findings.accept(pending, limits.max_model_len)
     else:

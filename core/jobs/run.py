@@ -215,7 +215,7 @@ class Run:
 
     def _take(self, *, wait: bool) -> list[Record]:
         held = len(self._in_engine) + self._writer.num_held
-        room = min(self._batch, self._window.records - held)
+        room = min(self._batch, max(self._window.records - held, 0))
         room_bytes = self._window.num_bytes - self._bytes_in_engine - self._writer.bytes_held
         records = self._reader.take(room, room_bytes, wait=wait)
         if self._previous is not None:
@@ -233,13 +233,25 @@ class Run:
         for pending in pendings:
             if pending.error is None:
                 with contained(pending):
-                    self._engine.add(pending.to_request())
-                    pending.prompt = None  # the engine has it now
+                    self._ask(pending)
             if pending.error is None:
-                self._in_engine[str(pending.index)] = pending
                 self._bytes_in_engine += pending.size
             else:
                 self._fail(pending, pending.error)
+
+    def _ask(self, pending: Pending) -> None:
+        """All that is to be asked for one record, or nothing. Raises RecordError."""
+        requests = pending.to_requests()
+        try:
+            for request in requests:
+                self._engine.add(request)
+                self._in_engine[request.request_id] = pending
+        except BaseException:
+            for request in requests:
+                if self._in_engine.pop(request.request_id, None) is not None:
+                    self._engine.abort(request.request_id)
+            raise
+        pending.drop_prompt()
 
     def _keep(self, record: Record, row: Row | None) -> bool:
         if row is not None:
@@ -248,11 +260,16 @@ class Run:
 
     def _finish(self, output: Answer) -> None:
         pending = self._in_engine[output.request_id]
+        whole = pending.answered(output)
+        if whole is None:
+            del self._in_engine[output.request_id]
+            return
         with contained(pending):
-            if output.error is not None:
-                raise output.error
-            encoded = self._task.rows.answer(self._task, pending, output)
-            tally = self._task.tally(pending, output)
+            for one in whole if isinstance(whole, list) else (whole,):
+                if one.error is not None:
+                    raise one.error
+            encoded = self._task.rows.answer(self._task, pending, whole)
+            tally = self._task.tally(pending, whole)
         if pending.error is not None:
             self._fail(pending, pending.error)
         else:

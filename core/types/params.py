@@ -37,6 +37,9 @@ NOT_SUPPORTED_YET = frozenset(
     }
 )
 
+#: A number of tokens that fills the context. A record says it with this word: its null keeps the command's default.
+AUTO = "auto"
+
 #: Biases are cut to this in either direction, as in OpenAI's API.
 MAX_BIAS = 100.0
 #: A token id that is text has fewer digits.
@@ -95,7 +98,7 @@ class SamplingParams(Checked):
     ignore_eos: bool = False
     """Do not end at the end-of-sequence token(s)."""
     max_tokens: int | None = bounded(Bounds("int", 1, None, none=True), default=16)
-    """Most output tokens; None is as many as `max_model_len` leaves."""
+    """Most output tokens; None (or "auto", which becomes it) is as many as `max_model_len` leaves."""
     min_tokens: int = bounded(Bounds("int", 0, None), default=0)
     """End-of-sequence and stop tokens cannot be drawn, and stop strings do not act, before this many tokens."""
     logprobs: int | None = bounded(Bounds("int", -1, None, none=True), default=None)
@@ -142,6 +145,8 @@ class SamplingParams(Checked):
             self.allowed_token_ids = tuple(self.allowed_token_ids)
         if self.seed == -1:
             self.seed = None
+        if isinstance(self.max_tokens, str) and self.max_tokens == AUTO:
+            self.max_tokens = None
         for name in ("logprobs", "prompt_logprobs"):
             if getattr(self, name) is True:
                 setattr(self, name, 1)

@@ -38,6 +38,8 @@ class Request:
     """A search for the best outputs in place of one draw after another; `params` is what it says of tokens and endings."""
     lora: LoRARequest | None = None
     """The adapter that answers it; None: the model alone."""
+    first_choice: int = 0
+    """The number of its first choice in the noise of its index, where several requests have one index (a record's list of prompts)."""
     embeds: PromptEmbeds | None = None
     """Of the first tokens of the prompt, whose ids are then placeholders."""
 
@@ -143,7 +145,9 @@ class Sequence:
     def of(cls, request: Request, choice: int, run_seed: int, max_model_len: int) -> Sequence:
         params = request.params
         prompt = request.prompt_token_ids
-        key = noise_key(params.seed, run_seed, request.index, choice)
+        # With a seed of its own each prompt of a list is drawn for as if it stood alone.
+        number = choice if params.seed is not None else request.first_choice + choice
+        key = noise_key(params.seed, run_seed, request.index, number)
         made = cls(request, choice, key, list(prompt), request.max_length(max_model_len), len(prompt))
         if params.logprobs is not None:
             made.logprobs = []

@@ -69,6 +69,7 @@ FLAGS: list[tuple[list[str], dict[str, Any]]] = [
     (["--ignore-eos"], {"ignore_eos": True}),
     (["--no-ignore-eos"], {"ignore_eos": False}),
     (["--max-tokens", "none"], {"max_tokens": None}),
+    (["--max-tokens", "auto"], {"max_tokens": None}),
     (["--max-tokens", "9"], {"max_tokens": 9}),
     (["--min-tokens", "3"], {"min_tokens": 3}),
     (["--logprobs", "3"], {"logprobs": 3}),

@@ -165,8 +165,12 @@ class Task(ABC, Generic[P]):
     def prepare(self, records: Sequence[Record]) -> list[P]:
         """Each record with its prompt as token ids, or its error. Never raises for what a record holds."""
         pendings = [self._start(record) for record in records]
-        self.intake.read(pendings)
+        self.read_prompts(pendings)
         return pendings
+
+    def read_prompts(self, pendings: Sequence[P]) -> None:
+        """Turns the prompts of records into token ids. What is wrong with one becomes its error."""
+        self.intake.read(pendings)
 
     def _start(self, record: Record) -> P:
         pending = self.keeps.of(record)

@@ -125,6 +125,10 @@ class ChatTask(CompletionTask):
         options = {"tools": tools, "add_generation_prompt": answer, "continue_final_message": go_on}
         return self.intake.render(self._chat, messages, options, variables)
 
+    def fills_context(self, pending: PendingPrompt) -> bool:
+        """So OpenAI's and vLLM's servers answer a conversation: the one form that Batch lines have is theirs."""
+        return pending.batch is not None and not self.options.max_tokens_known
+
     def _template_kwargs(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """The variables a record has for the chat template. Raises RecordError."""
         found = {name: fields[name] for name in _TEMPLATE_FIELDS & self.fields if fields.get(name) is not None}

@@ -13,14 +13,14 @@ from ...intake.remarks import Remarks
 from ...text.spelling import Spelling
 from ...types.beam_params import BeamSearchParams
 from ...types.outputs import CompletionOutput, RequestOutput
-from ...types.params import SamplingParams
+from ...types.params import AUTO, SamplingParams
 from ..tally import Tally
 from . import constraint
 from . import fields as known
 from .base import RecordOptions, Task
 from .defaults import Defaults
 from .pending import PendingPrompt
-from .rows import answer_row
+from .rows import answer_of, written
 
 if TYPE_CHECKING:
     from ...text.tokenizer import Tokenizer
@@ -31,13 +31,15 @@ class CompletionOptions(RecordOptions):
     """The options of tasks that have the model write.
 
     `beam`: what to search with, of which `defaults` is then a part.
-    `max_tokens_given`: the user chose the default max_tokens, so outputs cut there are no surprise.
+    `max_tokens_given`: the user chose the default max_tokens, so outputs cut there are no surprise; `max_tokens_known`: the user or the
+    model's own files did.
     `by_priority`: the engine looks at a record's `priority`.
     """
 
     defaults: SamplingParams = field(default_factory=SamplingParams)
     beam: BeamSearchParams | None = None
     max_tokens_given: bool = False
+    max_tokens_known: bool = False
     by_priority: bool = False
     system: str | None = None
     report_cache: bool = False
@@ -112,13 +114,20 @@ class CompletionTask(Task[PendingPrompt]):
 
     def _set_params(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
         given = self.sampling_of(fields)
+        chosen = any(given.get(name) is not None for name in ("max_tokens", "max_completion_tokens"))
+        fills = not chosen and self.fills_context(pending)
+        if fills:
+            given["max_tokens"] = AUTO
         says, wanted = (False, None) if constraint.FIELDS.isdisjoint(fields) else constraint.constraint_of(fields)
         pending.params = self._defaults.with_fields(given, wanted, unconstrained=says and wanted is None)
-        chosen = any(given.get(name) is not None for name in ("max_tokens", "max_completion_tokens"))
-        pending.default_max_tokens = not (chosen or self.options.max_tokens_given)
+        pending.default_max_tokens = not (chosen or fills or self.options.max_tokens_given)
         self._set_common(pending, fields)
         if pending.priority and not self.options.by_priority:
             self.warn("priority", "priority has no effect without --scheduling-policy priority")
+
+    def fills_context(self, pending: PendingPrompt) -> bool:
+        """True if the output of a record that names no max_tokens ends only where the context is full."""
+        return False
 
     def _set_common(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
         """Sets the fields that any record may have."""
@@ -133,9 +142,13 @@ class CompletionTask(Task[PendingPrompt]):
         return Tally.of_answer(pending.size, output, default_max_tokens=pending.default_max_tokens)
 
     def to_row(self, pending: PendingPrompt, output: RequestOutput) -> dict[str, Any]:
+        return written(pending, self.answer_of(pending, output))
+
+    def answer_of(self, pending: PendingPrompt, output: RequestOutput) -> dict[str, Any]:
+        """The part of a row that is the answer: choices, usage, and what was asked about the prompt."""
         assert pending.params is not None
         choices = [self._choice(choice, pending, pending.params, output.prompt_token_ids) for choice in output.outputs]
-        return answer_row(pending, output, choices, self.token_name, report_cache=self.options.report_cache)
+        return answer_of(pending, output, choices, self.token_name, report_cache=self.options.report_cache)
 
     def empty_answer(self) -> dict[str, Any]:
         choice = {"index": 0, **self.empty_choice(), "finish_reason": "error"}

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...errors import RecordError
 from ...text.spelling import Spelling
 from ...types.outputs import CompletionOutput
 from ..jsonl import wrong_type
+from ..tally import Tally
 from .completion import CompletionOptions, CompletionTask
 from .pending import PendingPrompt
-from .rows import completion_logprobs
+from .rows import completion_logprobs, joined, written
 
 if TYPE_CHECKING:
     from ...build.plan import Plan
 
 
 class GenerateTask(CompletionTask):
-    """`prompt` (a string, or a list of token ids as OpenAI allows) or `prompt_token_ids`; `--prompt-field` or `--template` instead."""
+    """`prompt` (a string, token ids, or a list of either, as OpenAI allows) or `prompt_token_ids`; or `--prompt-field` or `--template`.
+
+    The choices of a list are numbered through, those of its first prompt first, as OpenAI's and vLLM's servers number them.
+    """
 
     command = "generate"
     columns = ("prompt", "prompt_token_ids")
@@ -32,7 +37,22 @@ class GenerateTask(CompletionTask):
         hint = ' ("text" is a field of infer embed; or give --prompt-field text)' if "text" in fields else ""
         return f'no "prompt" and no "prompt_token_ids"{hint}'
 
-    def prompt_of(self, fields: Mapping[str, Any]) -> str | list[int]:
+    def read(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
+        super().read(pending, fields)
+        prompt = pending.prompt
+        if isinstance(prompt, list) and not isinstance(prompt[0], int):
+            pending.split(prompt)
+
+    def read_prompts(self, pendings: Sequence[PendingPrompt]) -> None:
+        several = [pending for pending in pendings if pending.parts]
+        if not several:
+            super().read_prompts(pendings)
+            return
+        super().read_prompts([part for pending in pendings for part in pending.parts or (pending,)])
+        for pending in several:
+            pending.error = next((part.error for part in pending.parts if part.error is not None), None)
+
+    def prompt_of(self, fields: Mapping[str, Any]) -> Any:
         if self.options.literal_special_tokens and self.options.template is not None and self.tokenizer is not None:
             literal = self.tokenizer.literal  # the template's own special tokens are meant, the record's are not
             return literal.settle(self.options.template.render(literal.mark(dict(fields))))
@@ -45,7 +65,7 @@ class GenerateTask(CompletionTask):
             return _token_ids("prompt_token_ids", ids)
         if isinstance(prompt, list):
             if prompt and isinstance(prompt[0], (str, list)):
-                raise RecordError("unsupported", "a list of prompts on one line is not supported: one prompt a line", param="prompt")
+                return [_one_of_several(one, i) for i, one in enumerate(prompt)]
             return _token_ids("prompt", prompt)
         if not isinstance(prompt, str):
             raise wrong_type("prompt", "a string or a list of token ids", prompt)
@@ -57,11 +77,36 @@ class GenerateTask(CompletionTask):
             raise RecordError("unsupported", "top_logprobs belongs to infer chat; here logprobs is their number", param="top_logprobs")
         return given
 
+    def tally(self, pending: PendingPrompt, output: Any) -> Tally:
+        if not pending.parts:
+            return super().tally(pending, output)
+        whole = super().tally(pending, output[0])
+        for one in output[1:]:
+            whole.add(replace(super().tally(pending, one), num_answered=0, bytes_done=0))
+        return whole
+
+    def to_row(self, pending: PendingPrompt, output: Any) -> dict[str, Any]:
+        if not pending.parts:
+            return super().to_row(pending, output)
+        return written(pending, joined([self.answer_of(part, one) for part, one in zip(pending.parts, output, strict=True)]))
+
     def choice_text(self, choice: CompletionOutput, pending: PendingPrompt, prompt_ids: Sequence[int]) -> dict[str, Any]:
         return {"text": choice.text}
 
     def choice_logprobs(self, choice: CompletionOutput, num_logprobs: int, spelling: Spelling) -> dict[str, Any]:
         return completion_logprobs(choice, spelling)
+
+
+def _one_of_several(value: Any, place: int) -> str | list[int]:
+    """A prompt of a list of them."""
+    if isinstance(value, str):
+        if not value:
+            raise RecordError("invalid_value", f"prompt[{place}] is empty", param="prompt")
+        return value
+    try:
+        return _token_ids(f"prompt[{place}]", value)
+    except RecordError as error:
+        raise RecordError(error.code, error.message, param="prompt") from None
 
 
 def _token_ids(name: str, value: Any) -> list[int]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from ...errors import RecordError
 from ...types.beam_params import BeamSearchParams
+from ...types.outputs import RequestOutput
 from ...types.params import SamplingParams
 from ...types.pooling_params import PoolingParams
 from ...types.pooling_request import PoolingRequest, TextIds
@@ -41,6 +42,18 @@ class Pending(InputLine):
         """For a record without an error. The caller drops `prompt` afterwards, which the engine now holds."""
         raise NotImplementedError
 
+    def to_requests(self) -> Sequence[Any]:
+        """All that is asked of the engine for it."""
+        return (self.to_request(),)
+
+    def answered(self, output: Any) -> Any:
+        """The whole answer, once the engine has given the last of it with this; else None."""
+        return output
+
+    def drop_prompt(self) -> None:
+        """The engine has it now."""
+        self.prompt = None
+
     def asked(self) -> Sequence[Sequence[int]]:
         """The token ids of each of its prompts, once it is tokenized."""
         raise NotImplementedError
@@ -60,20 +73,44 @@ class PendingPrompt(Pending):
     priority: int = 0
     add_special_tokens: bool = True  # the tokenizer's, to a prompt that is text
     reply: Any = None  # how the task reads the answer, see CompletionTask.look_ahead
+    parts: Sequence[PendingPrompt] = ()  # of a list of prompts each, as if it were a record of its own
+    part: int = 0  # its place in such a list
+    outputs: list[RequestOutput | None] = field(default_factory=list)  # those of its parts, as far as they are there
+
+    def split(self, prompts: Sequence[str | list[int]]) -> None:
+        """Makes it a record of several prompts."""
+        self.prompt = None
+        self.parts = [replace(self, prompt=prompt, part=i, extra={}) for i, prompt in enumerate(prompts)]
+        self.outputs = [None] * len(prompts)
 
     def to_request(self) -> Request:
         assert isinstance(self.prompt, list)
         assert self.params is not None
-        return Request(str(self.index), self.prompt, self.params, self.index, priority=self.priority, beam=self.beam)
+        name = f"{self.index}.{self.part}" if self.part else str(self.index)
+        first = self.part * self.params.num_choices
+        return Request(name, self.prompt, self.params, self.index, priority=self.priority, beam=self.beam, first_choice=first)
+
+    def to_requests(self) -> Sequence[Request]:
+        return [part.to_request() for part in self.parts or (self,)]
+
+    def answered(self, output: RequestOutput) -> Any:
+        if not self.parts:
+            return output
+        self.outputs[int(output.request_id.partition(".")[2] or 0)] = output
+        return None if None in self.outputs else self.outputs
+
+    def drop_prompt(self) -> None:
+        for part in self.parts:
+            part.prompt = None
+        self.prompt = None
 
     def asked(self) -> Sequence[Sequence[int]]:
-        assert isinstance(self.prompt, list)
-        return [self.prompt]
+        return [request.prompt_token_ids for request in self.to_requests()]
 
     def lengths(self, max_model_len: int) -> Sequence[tuple[int, int]]:
         assert self.params is not None
         choices = self.params.num_choices if self.beam is None else self.beam.beam_width
-        return [(self.to_request().max_length(max_model_len), choices)]
+        return [(request.max_length(max_model_len), choices) for request in self.to_requests()]
 
 
 @dataclass(slots=True)

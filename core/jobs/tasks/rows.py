@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...errors import RecordError
@@ -19,10 +19,10 @@ _NEVER = -9999.0
 TokenName = Callable[[int, "str | None"], str]
 
 
-def answer_row(
+def answer_of(
     pending: PendingPrompt, output: RequestOutput, choices: list[dict[str, Any]], token_name: TokenName, *, report_cache: bool
 ) -> dict[str, Any]:
-    """The line of an answered record."""
+    """The answer to one prompt."""
     answer: dict[str, Any] = {}
     if pending.params is not None and pending.params.return_token_ids:
         answer["prompt_token_ids"] = output.prompt_token_ids
@@ -34,6 +34,29 @@ def answer_row(
     answer["usage"] = {"prompt_tokens": num_prompt, "completion_tokens": num_output, "total_tokens": num_prompt + num_output}
     if report_cache:
         answer["usage"]["prompt_tokens_details"] = {"cached_tokens": output.num_cached_tokens}
+    return answer
+
+
+def joined(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The answer to a list of prompts, from those to each: choices are numbered through, usage is the sum, and what is told of a prompt
+    is told in each of its choices, as vLLM does."""
+    choices: list[dict[str, Any]] = []
+    usage: dict[str, Any] = {}
+    for one in answers:
+        told: dict[str, Any] = {name: one[name] for name in ("prompt_token_ids", "prompt_logprobs") if name in one}
+        choices += [{**choice, "index": len(choices) + i, **told} for i, choice in enumerate(one["choices"])]
+        usage = _sum(usage, one["usage"])
+    return {"choices": choices, "usage": usage}
+
+
+def _sum(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _sum(first.get(name, {}), value) if isinstance(value, dict) else first.get(name, 0) + value for name, value in second.items()
+    }
+
+
+def written(pending: PendingPrompt, answer: dict[str, Any]) -> dict[str, Any]:
+    """The line of an answered record."""
     if pending.batch is not None:
         return openai_batch.answer_row(pending.batch, answer)
     return native_row(pending, answer)

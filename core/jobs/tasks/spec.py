@@ -91,7 +91,9 @@ class WritingSpec(TaskSpec):
         if self.options.beam is not None:
             return self
         check_constraint(self.options.defaults, plan)
-        return replace(self, options=replace(self.options, defaults=with_model_defaults(self.options.defaults, self.given, plan, say)))
+        defaults = with_model_defaults(self.options.defaults, self.given, plan, say)
+        known = self.options.max_tokens_given or "max_tokens" in plan.sampling_defaults()[0]
+        return replace(self, options=replace(self.options, defaults=defaults, max_tokens_known=known))
 
     def _make(self, options: CompletionOptions, plan: Plan) -> Task[Any]:
         return self.make(options, plan)

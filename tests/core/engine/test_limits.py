@@ -97,3 +97,14 @@ def test_room_that_depends_on_free_memory_is_told_as_such() -> None:
         with pytest.raises(RecordError, match=held) as caught:
             limits(size_is_given=given).check(Request("r", [3] * 20, SamplingParams(max_tokens=12), 0))
         assert (caught.value.code, caught.value.retryable) == ("kv_capacity", not given)
+
+
+def test_what_may_fill_the_context_fills_the_kv_cache_at_most() -> None:
+    """A record that names no number is not refused for one; it ends with "length" where the cache is full."""
+    small, large = limits(num_blocks=6), limits(num_blocks=80)
+    free = Request("r", [3] * 20, SamplingParams(max_tokens=None), 0)
+    small.check(free)
+    assert (small.most_tokens(free), large.most_tokens(free), limits(num_blocks=None).most_tokens(free)) == (24, 32, 32)
+    assert small.most_tokens(Request("r", [3], SamplingParams(max_tokens=5), 0)) == 32
+    with pytest.raises(RecordError, match="prompt and max_tokens are 25 tokens"):
+        small.check(Request("r", [3] * 24, SamplingParams(max_tokens=None), 0))

@@ -32,7 +32,10 @@ BAD_GENERATE: dict[str, tuple[bytes, str]] = {
     "null prompt": (b'{"prompt":null}', "missing_field"),
     "prompt is a number": (b'{"prompt":5}', "invalid_type"),
     "prompt is an object": (b'{"prompt":{}}', "invalid_type"),
-    "prompt is a list of strings": (b'{"prompt":["a","b"]}', "unsupported"),
+    "one of several prompts is empty": (b'{"prompt":["a",""]}', "invalid_value"),
+    "one of several prompts is a number": (b'{"prompt":["a",5]}', "invalid_type"),
+    "one of several prompts has a strange token": (b'{"prompt":["a",[258],"b"]}', "invalid_value"),
+    "one of several prompts is too long": (b'{"prompt":["a","%s"]}' % (b"x" * 300), "prompt_too_long"),
     "prompt is a list of floats": (b'{"prompt":[1.5]}', "invalid_type"),
     "prompt is a list of booleans": (b'{"prompt":[true]}', "invalid_type"),
     "token ids are a string": (b'{"prompt_token_ids":"1 2"}', "invalid_type"),
@@ -162,6 +165,28 @@ def test_lines_of_other_commands_name_them(run_job: Any, command: str, bad: dict
     data, _ = run_job(b"\n".join(bad[name][0] for name in others), command=command)
     for name, row in zip(others, rows(data), strict=True):
         assert f"infer {name}" in row["error"]["message"]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_list_of_prompts_is_answered_as_its_prompts_are(run_job: Any, schedule: dict[str, Any]) -> None:
+    """Choices are numbered through; nothing else differs from the prompts on lines of their own, whatever the schedule."""
+    more = '"n":2,"max_tokens":3,"logprobs":1,"return_token_ids":true'
+    alone = rows(run_job("".join(f'{{"prompt":{p},{more}}}\n' for p in ('"abc"', "[97,98]", '"xyzzy"')).encode())[0])
+    data, stats = run_job(b'{"prompt":["abc",[97,98],"xyzzy"],"id":"k",%s}\n' % more.encode() + GOOD[0], **schedule)
+    row, after = rows(data)
+    assert (row["id"], row["error"], after["id"], stats.num_records, stats.num_answered) == ("k", None, "g0", 2, 2)
+    expected = [(one["prompt_token_ids"], choice) for one in alone for choice in one["choices"]]
+    assert row["choices"] == [{**choice, "index": i, "prompt_token_ids": ids} for i, (ids, choice) in enumerate(expected)]
+    assert row["usage"] == {name: sum(one["usage"][name] for one in alone) for name in alone[0]["usage"]}
+    assert stats.prompt_tokens == row["usage"]["prompt_tokens"] + after["usage"]["prompt_tokens"]
+
+
+def test_what_fails_in_the_engine_fails_its_whole_list(run_job: Any) -> None:
+    fail = {0: RecordError("non_finite_logits", "NaN")}
+    for where in ("add", "step"):
+        data, stats = run_job(b'{"prompt":["a","b","c"]}\n' + GOOD[0], engine={"fail": fail, "fail_in": where})
+        first, second = rows(data)
+        assert (first["error"]["code"], second["error"], stats.num_failed) == ("non_finite_logits", None, 1)
 
 
 def test_native_lines(run_job: Any) -> None:

@@ -199,6 +199,7 @@ def test_every_field_has_a_message() -> None:
         ({"bad_words": ["x"]}, {"bad_words": ("x",)}),
         ({"bad_words": None}, {}),
         ({"seed": -1}, {}),
+        ({"max_tokens": "auto"}, {"max_tokens": None}),
         ({"logprobs": True}, {"logprobs": 1}),
         ({"logprobs": False}, {}),
         ({"prompt_logprobs": True}, {"prompt_logprobs": 1}),

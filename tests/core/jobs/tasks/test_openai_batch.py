@@ -62,6 +62,23 @@ def test_a_chat_completion(task: Any) -> None:
     assert body["choices"] == [{"index": 0, "message": {"role": "assistant", "content": "c"}, "finish_reason": "stop", "logprobs": None}]
 
 
+def test_a_conversation_without_a_number_of_tokens_fills_the_context(task: Any, prepare: Any) -> None:
+    """As OpenAI's and vLLM's servers answer it; a native line keeps the command's default, and so does one of /v1/completions."""
+    chat, known = task("chat"), task("chat", max_tokens_known=True)
+
+    def limit(of: Any, **fields: Any) -> Any:
+        pending = prepare(of, **fields)
+        return pending.params.max_tokens, pending.default_max_tokens
+
+    assert limit(chat, **line(CHAT, {"messages": MESSAGES})) == (None, False)
+    assert limit(chat, **line(CHAT, {"messages": MESSAGES, "max_tokens": None})) == (None, False)
+    assert limit(chat, **line(CHAT, {"messages": MESSAGES, "max_completion_tokens": 5})) == (5, False)
+    assert limit(known, **line(CHAT, {"messages": MESSAGES})) == (16, True)
+    assert limit(chat, messages=MESSAGES) == (16, True)
+    assert limit(chat, messages=MESSAGES, max_tokens="auto") == (None, False)
+    assert limit(task(), **line(COMPLETIONS, {"prompt": "a"})) == (16, True)
+
+
 def test_the_body_is_read_as_a_native_line(task: Any, prepare: Any) -> None:
     native = {"prompt": "ab", "max_tokens": 3, "temperature": 0.5, "seed": 4, "stop": "x", "n": 2, "logprobs": 1}
     a, b = prepare(task(), **native), prepare(task(), **line(body=native))
