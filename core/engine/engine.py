@@ -310,6 +310,8 @@ class Engine:
         """Closes a request whose choices have all ended."""
         request = choices[0].request
         try:
+            for choice in choices:
+                self._limits.check_end(choice)
             made = answer(choices)
         except BaseException as error:
             return self._failure(request, own_error(error, f"request {request.request_id}"))

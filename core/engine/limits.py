@@ -12,7 +12,7 @@ from ..errors import RecordError
 from ..sampling.bad_words import BadWordBook
 from ..types.params import SamplingParams
 from ..types.prompt_embeds import PromptEmbeds
-from ..types.request import Request
+from ..types.request import Request, Sequence
 
 if TYPE_CHECKING:
     from ..sampling.grammar.grammar import Grammars
@@ -67,11 +67,18 @@ class Limits:
     def most_tokens(self, request: Request) -> int:
         """Most tokens of a choice, prompt and output together, whatever its max_tokens is.
 
-        Without one it may fill the context; where the KV cache holds less than that it fills the cache, and ends with "length" there.
+        Without one it may fill the context, and where the KV cache holds less than that, the cache; see `check_end`.
         """
         if self.num_blocks is None or request.params.max_tokens is not None:
             return self.max_model_len
         return min(self.max_model_len, self.num_blocks * self.block_size)
+
+    def check_end(self, sequence: Sequence) -> None:
+        """Raises RecordError for a choice that would have gone on in a larger KV cache, where free memory alone decided how large it is: an
+        output that is cut there would be another one the next time. At a size that was given it ends with "length"."""
+        short = sequence.max_length < self.max_model_len and sequence.params.max_tokens is None and not self.size_is_given
+        if short and sequence.finish_reason == "length":
+            raise self._too_large(f"prompt and output have filled {sequence.max_length} tokens")
 
     def check(self, request: Request) -> None:
         """Raises RecordError for a request that can never be answered."""
@@ -94,14 +101,18 @@ class Limits:
             raise RecordError("invalid_value", f"beam_width {width} is above the vocabulary of {self.vocab_size}", param="beam_width")
         length = max(request.max_length(self.most_tokens(request)), len(prompt) + 1)
         if self.num_blocks is not None and self.blocks_for(length) > self.num_blocks:
-            # What depends on the memory that happened to be free is told as such: another run may well answer the record.
-            holds = f"holds {self.num_blocks * self.block_size}{'' if self.size_is_given else ', as many as there was memory for'}"
-            raise RecordError(
-                "kv_capacity",
-                f"prompt and max_tokens are {length} tokens; the KV cache {holds}: lower max_tokens or raise --kv-cache-memory-bytes",
-                param="max_tokens",
-                retryable=not self.size_is_given,
-            )
+            raise self._too_large(f"prompt and max_tokens are {length} tokens")
+
+    def _too_large(self, what: str) -> RecordError:
+        assert self.num_blocks is not None
+        # What depends on the memory that happened to be free is told as such: another run may well answer the record.
+        holds = f"holds {self.num_blocks * self.block_size}{'' if self.size_is_given else ', as many as there was memory for'}"
+        return RecordError(
+            "kv_capacity",
+            f"{what}; the KV cache {holds}: lower max_tokens or raise --kv-cache-memory-bytes",
+            param="max_tokens",
+            retryable=not self.size_is_given,
+        )
 
     def blocks_for(self, num_tokens: int) -> int:
         """Blocks that so many tokens of one sequence take."""

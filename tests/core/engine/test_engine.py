@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -226,7 +227,7 @@ def test_abort_frees_everything(make_engine: Any) -> None:
         ([3, -1], {}, "invalid_value", "prompt_token_ids"),
         ([3] * 32, {}, "prompt_too_long", "prompt"),
         ([3] * 20, {"max_tokens": 13}, "kv_capacity", "max_tokens"),
-        ([3], {"max_tokens": None}, "kv_capacity", "max_tokens"),
+        ([3] * 24, {"max_tokens": None}, "kv_capacity", "max_tokens"),
         ([3], {"logprobs": 21}, "invalid_value", "logprobs"),
         ([3], {"stop_token_ids": [64]}, "invalid_value", "stop_token_ids"),
     ],
@@ -238,6 +239,23 @@ def test_requests_that_can_never_be_answered_are_refused(make_engine: Any, promp
     assert (caught.value.code, caught.value.param) == (code, param)
     assert engine.num_unfinished == 0
     run(engine, [3] * 20, max_tokens=4)  # the largest that fits runs
+
+
+@pytest.mark.parametrize("is_given", [True, False])
+def test_what_may_fill_the_context_and_fills_the_cache(make_engine: Any, is_given: bool) -> None:
+    """At a size that was given it ends with "length"; where memory set the size, the record fails: its answer would depend on that."""
+    engine = make_engine(num_blocks=6, length=32)
+    engine._limits = replace(engine._limits, size_is_given=is_given)
+    engine.add(Request("a", [3] * 4, SamplingParams(max_tokens=None, ignore_eos=True, seed=1), 0))
+    engine.add(Request("b", [3] * 4, SamplingParams(max_tokens=2, ignore_eos=True, seed=1), 1))
+    outputs = drain(engine)
+    assert len(outputs["b"].outputs[0].token_ids) == 2
+    if is_given:
+        (choice,) = outputs["a"].outputs
+        assert (len(choice.token_ids), choice.finish_reason) == (20, "length")
+    else:
+        assert (outputs["a"].error.code, outputs["a"].error.retryable) == ("kv_capacity", True)
+    assert engine.num_unfinished == 0
 
 
 def test_min_tokens_holds_back_the_end_and_stop_tokens(make_engine: Any, oracle: Any) -> None:
