@@ -62,7 +62,9 @@ SAMPLING_HELP: dict[str, dict[str, str]] = {
     },
     "Output": {
         "logprobs": "Report the log-probabilities of the K most likely tokens; -1: of all.",
+        "logprob_token_ids": "Report those of these tokens too: an id, or several with commas; may be repeated.",
         "prompt_logprobs": "Report log-probabilities of the prompt's tokens in the same way.",
+        "prompt_logprob_start": "Only those after this place of the prompt (0 is its first token).",
         "skip_special_tokens": "Leave special tokens out of the text.",
         "spaces_between_special_tokens": "Spaces around special tokens in the text, where a slow tokenizer writes them.",
         "detokenize": "Turn tokens into text; without it answers hold token ids.",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from ..types.outputs import CompletionOutput, RequestOutput
 from ..types.request import Sequence
+from .scoring.continuations import scored
 
 
 def answer(choices: list[Sequence]) -> RequestOutput:
     """The choices in their order; of more than `n` (best_of) the `n` that the model thinks most likely, best first."""
     first = choices[0]
     request = first.request
+    if request.continuations is not None:
+        return scored(choices)
     if request.beam is None and len(choices) > request.params.n:
         choices = sorted(choices, key=lambda s: -s.cumulative_logprob)[: request.params.n]  # stable: the lower choice first
     outputs = [

@@ -71,11 +71,10 @@ class BlockManager:
 
     # -- finding ---------------------------------------------------------------------------------------------------
     def cached_prefix(self, sequence: Sequence) -> list[int]:
-        """Blocks that hold the longest known prefix of the sequence. At least its last token is left to compute:
-        the logits come from it."""
+        """Blocks that hold the longest known prefix of the sequence, as far as that may be read: see `Sequence.most_cached`."""
         found: list[int] = []
         if self.prefix_caching:
-            for i in range(self._num_reusable(sequence)):
+            for i in range(sequence.most_cached // self.block_size):
                 block = self._by_hash.get(self._hash(sequence, i))
                 if block is None:
                     break
@@ -88,14 +87,14 @@ class BlockManager:
     def reusable(self, sequence: Sequence) -> tuple[list[int], int]:
         """(blocks, tokens computed in them) that a sequence may start from: of the choice that shares the prompt, or of the cache."""
         source = sequence.source
-        if source is not None and source.blocks and source.num_computed >= sequence.num_prompt:
-            computed = sequence.num_prompt - 1  # the last prompt token is computed again, for its logits
+        if source is not None and source.blocks and source.num_computed >= sequence.num_shared:
+            computed = sequence.num_shared
             if self.states is None:
                 return source.blocks[: self.blocks_for(computed)], computed
             for count in range(computed // self.block_size, 0, -1):
                 if self.states.has(self._hash(sequence, count - 1)):
                     return source.blocks[:count], count * self.block_size
-        found = self.cached_prefix(sequence) if sequence.reads_prefix_cache else []
+        found = self.cached_prefix(sequence)
         return found, len(found) * self.block_size
 
     def is_announced(self, sequence: Sequence, num_computed: int) -> bool:
@@ -103,9 +102,9 @@ class BlockManager:
         one that is on its way to a snapshot for this one."""
         i = num_computed // self.block_size
         if self.states is not None:
-            blocks = range(i, self._num_reusable(sequence)) if self.prefix_caching and self.states.has_plans else ()
+            blocks = range(i, sequence.most_cached // self.block_size) if self.prefix_caching and self.states.has_plans else ()
             return any(self.states.is_planned(self._hash(sequence, block)) for block in blocks)
-        return bool(self._announced) and i < self._num_reusable(sequence) and self._hash(sequence, i) in self._announced
+        return bool(self._announced) and i < sequence.most_cached // self.block_size and self._hash(sequence, i) in self._announced
 
     def missing(self, shared: list[int], num_computed: int, num_tokens: int) -> int:
         """Blocks beyond the free ones that it takes to start a sequence from `shared` blocks, of which the first
@@ -241,7 +240,7 @@ class BlockManager:
         if self.states is None:
             return
         last = self._num_reusable(sequence)
-        ends = {last} if self.prefix_caching or sequence.params.num_choices > 1 else set()
+        ends = {last} if self.prefix_caching or sequence.params.num_choices > 1 or sequence.request.continuations else set()
         if self.prefix_caching:
             ends.add(next((i for i in range(last) if self._hash(sequence, i) not in self._by_hash), last))
             if following is not None:

@@ -27,6 +27,7 @@ from .prompt_logprobs import PromptLogprobs
 from .runner import Runner
 from .schedule import Schedule
 from .scheduler import Scheduler
+from .scoring.continuations import sequences_of
 from .states import StateSlots
 from .stats import EngineStats, Stopwatch
 from .stopping import EndTokens
@@ -101,8 +102,11 @@ class Engine:
             raise RecordError("unsupported", "LoRA adapters are not supported yet", param="lora")
         self._limits.check(request)
         assert request.request_id not in self._open, f"request id {request.request_id!r} is in use"
-        most = self._limits.most_tokens(request)
-        choices = [Sequence.of(request, i, self.config.seed, most) for i in range(request.params.num_choices)]
+        seed, most = self.config.seed, self._limits.most_tokens(request)
+        if request.continuations is None:
+            choices = [Sequence.of(request, i, seed, most) for i in range(request.params.num_choices)]
+        else:
+            choices = sequences_of(request, seed, most)
         self._open[request.request_id] = choices
         try:
             self._queue(choices)
@@ -121,7 +125,8 @@ class Engine:
             self.scheduler.add(choices)
         else:
             self._constrained.add(choices)
-        self._prompt_logprobs.add(choices[0])
+        for choice in choices:
+            self._prompt_logprobs.add(choice)
         self._lifetimes.arrived(request)
 
     def abort(self, request_id: str) -> None:
@@ -136,7 +141,7 @@ class Engine:
         self._beams.close(request)
         for sequence in choices:
             self._transcripts.drop(sequence)
-        self._prompt_logprobs.drop(choices[0])
+            self._prompt_logprobs.drop(sequence)
         self._lifetimes.drop(request)
         self.scheduler.abort(request)
         self._constrained.remove(request)
@@ -264,7 +269,7 @@ class Engine:
             ended = _without(ended, failed)
             moved.ended = [search for search in moved.ended if not any(s in failed for s in search)]
         self.scheduler.finish(ended)
-        self.stats.count(step.num_drawn, self._lifetimes.first_tokens(), self.scheduler)
+        self.stats.count(int(step.schedule.counts.sum()), step.num_drawn, self._lifetimes.first_tokens(), self.scheduler)
         failed.update(moved.failed)
         return [*(self._answer(found) for found in moved.ended), *self._fail(failed), *self._collect(ended)]
 

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from ..settings.config import EngineConfig
     from ..text.tokenizer import Tokenizer
 
+#: Parameters that name tokens, and what messages call one.
+_TOKEN_IDS = {
+    "stop_token_ids": "stop token id",
+    "allowed_token_ids": "allowed token id",
+    "logit_bias": "token id",
+    "logprob_token_ids": "token id",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -88,7 +96,9 @@ class Limits:
         if min(prompt) < 0 or max(prompt) >= self.vocab_size:
             worst = next(t for t in prompt if not 0 <= t < self.vocab_size)
             raise RecordError("invalid_value", f"token id {worst} is not in the vocabulary of {self.vocab_size}", param="prompt_token_ids")
-        if len(prompt) >= self.max_model_len:
+        if request.continuations is not None:
+            self._check_continuations(request)
+        elif len(prompt) >= self.max_model_len:
             raise RecordError(
                 "prompt_too_long",
                 f"the prompt has {len(prompt)} tokens; with max_model_len {self.max_model_len} it can have {self.max_model_len - 1}",
@@ -114,6 +124,19 @@ class Limits:
             retryable=not self.size_is_given,
         )
 
+    def _check_continuations(self, request: Request) -> None:
+        """Nothing is drawn after them, so they may fill the context."""
+        size, longest = len(request.prompt_token_ids), request.max_length(self.max_model_len)
+        if longest > self.max_model_len:
+            after = f" and the longest continuation {longest - size}" if longest > size else ""
+            what = f"the prompt has {size} tokens{after}; max_model_len is {self.max_model_len}"
+            raise RecordError("prompt_too_long", what, param="prompt")
+        for one in request.continuations or ():
+            if not one:
+                raise RecordError("invalid_value", "a continuation is empty")
+            if min(one) < 0 or max(one) >= self.vocab_size:
+                raise RecordError("invalid_value", f"a continuation has a token id that is not in the vocabulary of {self.vocab_size}")
+
     def blocks_for(self, num_tokens: int) -> int:
         """Blocks that so many tokens of one sequence take."""
         return -(-num_tokens // self.block_size)
@@ -126,7 +149,7 @@ class Limits:
             raise RecordError("invalid_value", message, param="prompt_embeds")
 
     def _check_params(self, params: SamplingParams) -> None:
-        for name, what in (("stop_token_ids", "stop token id"), ("allowed_token_ids", "allowed token id"), ("logit_bias", "token id")):
+        for name, what in _TOKEN_IDS.items():
             for token in getattr(params, name) or ():
                 if token >= self.vocab_size:
                     raise RecordError("invalid_value", f"{what} {token} is not in the vocabulary of {self.vocab_size}", param=name)

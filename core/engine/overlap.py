@@ -67,8 +67,8 @@ class Step:
 
     @property
     def num_drawn(self) -> int:
-        """Tokens that it gives to outputs; overruns are not among them."""
-        return len(self.drawing) + len(self.beams)
+        """Tokens that it gives to outputs; overruns are not among them, nor what is drawn after given continuations."""
+        return len(self.drawing) + len(self.beams) - sum(s.request.continuations is not None for s in self.drawing)
 
     def drop(self, gone: Collection[Sequence]) -> None:
         """Leaves sequences out that ended since it was begun."""

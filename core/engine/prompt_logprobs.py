@@ -74,8 +74,7 @@ class PromptLogprobs:
         finite = logits.isfinite().all(-1)
         all_finite = bool(finite.all())
         place = 0
-        for count, chunks in groupby(self._cut(first, len(logits)), lambda chunk: chunk.sequence.request.params.prompt_logprobs):
-            assert count is not None
+        for count, chunks in groupby(self._cut(first, len(logits)), lambda chunk: chunk.sequence.params.prompt_logprobs or 0):
             group = list(chunks)
             tokens = [token for chunk in group for token in chunk.tokens]
             part = logits[place : place + len(tokens)]

@@ -10,8 +10,8 @@ With the policy "priority" the lowest `Request.priority` comes first, in startin
 its blocks; among equals everything is as above. A running sequence is not preempted because a more urgent one waits, only
 when running ones need its blocks (as in vLLM's current scheduler).
 
-There only where they are used: `BeamTurns` (beams/turns.py) for beam searches, `SwapSpace` (memory/swap.py) for the blocks of
-preempted sequences in CPU memory, `Overruns` (overruns.py) for steps that overlap.
+There only where they are used: `BeamTurns` (beams/turns.py) for beam searches, `Holds` (scoring/holds.py) for given continuations,
+`SwapSpace` (memory/swap.py) for the blocks of preempted sequences in CPU memory, `Overruns` (overruns.py) for steps that overlap.
 
 What concerns all sequences is arithmetic on the arrays of `Running`; Python looks at those that need blocks, have filled
 one, begin or end.
@@ -35,6 +35,7 @@ from .overruns import Overruns
 from .priorities import PriorityQueues
 from .running import Running
 from .schedule import Schedule
+from .scoring.holds import Holds
 from .spread import Spread
 from .waiting import WaitingQueue
 
@@ -80,6 +81,7 @@ class Scheduler:
         self._num_orders = 0
         self._siblings: dict[Sequence, list[Sequence]] = {}
         """The other choices of a request, by the first: they wait until it has computed the prompt."""
+        self._holds = Holds(blocks)
         self._spread = Spread(max_num_seqs)
         self.swap = swap
         self.overruns = Overruns(self.running, blocks) if overlaps else None
@@ -152,6 +154,8 @@ class Scheduler:
             growing |= self.beams.are_forked(len(counts))
         for row in np.flatnonzero(growing & (counts > 0)).tolist():
             while row < len(running) and self.blocks.shortage(running[row], int(ends[row])) > 0:
+                if self._holds and self._holds.give_up():
+                    continue
                 preempted = True
                 if self._preempt_last(copies):
                     return self._continue_running(copies)[0], True
@@ -204,16 +208,22 @@ class Scheduler:
             stored = None if self.swap is None else self.swap.find(sequence)
             if stored is not None and stored.num_computed > computed:
                 shared, computed = shared[: computed // self.blocks.block_size], stored.num_computed
-            elif sequence.reads_prefix_cache and self.blocks.is_announced(sequence, computed):
+            elif self.blocks.is_announced(sequence, computed):
                 passed.append(sequence)  # after the step that computes its prefix it need not be computed again
                 continue
             whole, reserve = len(sequence.tokens), self.reserve if len(self.running) else 0
             count = min(whole - computed, self.long_prefill_token_threshold or budget, budget)
             is_cut = computed + count < whole
-            if (is_cut and not self.chunked_prefill) or self.blocks.missing(shared, computed, whole) > -reserve:
+            short = self.blocks.missing(shared, computed, whole) > -reserve
+            if short and self._holds and self._holds.give_up():
+                self.waiting.put_back([sequence])  # what it may start from is another now
+                continue
+            if short or (is_cut and not self.chunked_prefill):
                 passed.append(sequence)
                 break
             self.blocks.share(sequence, shared)
+            if self._holds:
+                self._holds.started(sequence)
             sequence.num_computed = computed
             if not sequence.num_output and stored is None:
                 sequence.num_cached = computed
@@ -271,8 +281,11 @@ class Scheduler:
         """Sends the other choices of prompts that are computed after the first."""
         for first in [s for s in step.sequences if s in self._siblings and s.num_computed >= s.num_prompt] if self._siblings else ():
             others = self._siblings.pop(first)
+            # Where the first ends with its prompt, its blocks are kept for the others; states have snapshots for that.
+            hold = first.request.continuations is not None and self.blocks.states is None
+            source = self._holds.take(first, others) if hold else first
             for other in others:
-                other.source = first
+                other.source = source
             self.waiting.put_back(others)
 
     def finish(self, sequences: Iterable[Sequence]) -> None:
@@ -298,6 +311,7 @@ class Scheduler:
             self.swap.drop_request(request)
         if self.beams is not None:
             self.beams.close(request)
+        self._holds.drop(request)
         self.finish([s for s in self._holders() if s.request is request])
 
     def _holders(self) -> list[Sequence]:
@@ -306,7 +320,7 @@ class Scheduler:
 
     def check_integrity(self) -> None:
         """Proves that the books balance. For tests."""
-        self.blocks.check_integrity(self._holders())
+        self.blocks.check_integrity([*self._holders(), *self._holds])
         self.running.check_integrity()
         waiting = set(self.waiting)
         assert len({*self.waiting, *self.running}) == len(self.waiting) + len(self.running)

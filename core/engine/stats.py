@@ -28,6 +28,9 @@ class EngineStats:
     num_output_tokens: int = 0
     num_cached_tokens: int = 0
     """Prompt tokens not computed because the prefix cache had them."""
+    num_computed_tokens: int = 0
+    """Tokens that went through the model, those that were computed again after a preemption counted again; where texts are pooled
+    all that were not cached."""
     num_steps: int = 0
     num_preemptions: int = 0
     kv_usage: float = 0.0
@@ -49,14 +52,16 @@ class EngineStats:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     """Time of each part of the steps."""
 
-    def count(self, num_drawn: int, begun: Iterable[Sequence], scheduler: Scheduler) -> None:
+    def count(self, num_computed: int, num_drawn: int, begun: Iterable[Sequence], scheduler: Scheduler) -> None:
         """Counts a step.
 
         Args:
+            num_computed: tokens that it computed.
             num_drawn: tokens that it gave to outputs.
             begun: the sequences whose request has its first output token by it.
         """
         self.num_steps += 1
+        self.num_computed_tokens += num_computed
         self.num_output_tokens += num_drawn
         for sequence in begun:
             self.num_prompt_tokens += sequence.num_prompt

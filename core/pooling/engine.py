@@ -187,6 +187,7 @@ class PoolingEngine:
             tokens, takers = len(waiting.text.ids), len(waiting.takers)
             stats.num_prompt_tokens += tokens * takers
             stats.num_cached_tokens += tokens * (takers - 1)
+            stats.num_computed_tokens += tokens
             waiting.takers.clear()  # the window may know it a little longer, and need not know the answers
         if stats.first_token_at is None:
             stats.first_token_at = time.monotonic()

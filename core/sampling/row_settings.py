@@ -65,7 +65,7 @@ def _settings(params: SamplingParams) -> tuple[float, int, float, float, int]:
         | CHANGES * is_changed(params)
         | MIN_TOKENS * (params.min_tokens > 0)
         # The best of several choices are found by their log-probabilities.
-        | LOGPROBS * (params.logprobs is not None or params.num_choices > params.n)
+        | LOGPROBS * (params.reports_logprobs or params.num_choices > params.n)
         | BAD_WORDS * bool(params.bad_words)
         | ALLOWED * (params.allowed_token_ids is not None)
         | STRUCTURED * (params.structured_outputs is not None)

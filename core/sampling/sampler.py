@@ -69,6 +69,8 @@ class _Tops:
 
     rows: list[int]
     arriving: ToHost
+    asked: list[int] | None = None
+    """The tokens that they are of, one a row; None: of those that are drawn, and of the likeliest."""
 
 
 class Sampler:
@@ -130,9 +132,17 @@ class Sampler:
                 failed.setdefault(row, _nothing_left(draws.sequences[row]))
                 drawn[row] = 0
         logprobs: dict[int, dict[int, Logprob]] = {}
+        merged: set[int] = set()
         for top in draws._tops:
-            entries = self._entries(TopLogprobs(*top.arriving.wait()), [drawn[row] for row in top.rows])
-            logprobs.update((row, entry) for row, entry in zip(top.rows, entries, strict=True) if row not in failed)
+            tokens_of = top.asked if top.asked is not None else [drawn[row] for row in top.rows]
+            entries = self._entries(TopLogprobs(*top.arriving.wait()), tokens_of)
+            for row, entry in zip(top.rows, entries, strict=True):
+                if row not in failed:
+                    logprobs.setdefault(row, {}).update(entry)
+            if top.asked is not None:
+                merged.update(row for row in top.rows if row not in failed)
+        for row in merged:
+            logprobs[row] = dict(sorted(logprobs[row].items(), key=lambda item: item[1].rank))
         return Samples(drawn, failed, logprobs)
 
     @torch.inference_mode()
@@ -181,9 +191,14 @@ class Sampler:
         for row in asking:
             if isinstance(broken, Tensor) or row not in broken:
                 by_count.setdefault(self._count(sequences[row].params.logprobs or 0), []).append(row)
-        for count, rows in by_count.items():
-            step = PIECE if self._processed else len(rows)
-            for piece in (rows[start : start + step] for start in range(0, len(rows), step)):
+        groups: list[tuple[int, list[int], list[int] | None]] = [(count, rows, None) for count, rows in by_count.items()]
+        pairs = [(row, token) for rows in by_count.values() for row in rows for token in sequences[row].asked]
+        if pairs:
+            groups.append((0, [row for row, _ in pairs], [token for _, token in pairs]))
+        for count, rows, asked in groups:
+            step = PIECE if self._processed or asked is not None else len(rows)
+            for start in range(0, len(rows), step):
+                piece, own = rows[start : start + step], None if asked is None else asked[start : start + step]
                 places = in_scores = to_device(torch.tensor(piece), tokens.device)
                 scores = logits
                 if self._processed:
@@ -194,8 +209,8 @@ class Sampler:
                     sound = broken[places] & (tokens[places] >= 0)
                     scores = torch.where(sound[:, None], scores[in_scores], 0)
                     in_scores = torch.arange(len(piece), device=tokens.device)
-                drawn = tokens[places].clamp(min=0)
-                yield _Tops(piece, ToHost(self.ops.top_logprobs(scores, in_scores, drawn, count)))
+                wanted = tokens[places].clamp(min=0) if own is None else to_device(torch.tensor(own), tokens.device)
+                yield _Tops(piece, ToHost(self.ops.top_logprobs(scores, in_scores, wanted, count)), own)
 
     def _count(self, asked: int) -> int:
         return self.vocab_size if asked < 0 else min(asked, self.vocab_size)

@@ -59,7 +59,7 @@ class Spelling:
     def offsets(self) -> list[int]:
         """For each token the place in the text, in characters, of the character in which it begins."""
         before = b"" if self._bytes is None else unfinished_bytes(self._bytes, self._prompt)
-        return _offsets(self.pieces, before)
+        return offsets_of(self.pieces, before)
 
     def without(self, tokens: frozenset[int]) -> str:
         """The text without what some tokens wrote. Text that only looks like them stays."""
@@ -179,7 +179,7 @@ class Spelling:
         )
 
 
-def _offsets(pieces: Iterable[bytes], before: bytes) -> list[int]:
+def offsets_of(pieces: Iterable[bytes], before: bytes) -> list[int]:
     """For each piece the number of the character that its first byte belongs to; `before` is the beginning of a character that the
     prompt left half written. What is no UTF-8 counts as in `bytes.decode` with "replace"."""
     decoder = UTF8("replace")

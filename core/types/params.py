@@ -25,9 +25,7 @@ ALIASES = {"max_completion_tokens": "max_tokens"}
 #: Known to OpenAI's or vLLM's API and no part of ours: refused by name, never ignored.
 NOT_SUPPORTED_YET = frozenset(
     {
-        "echo",
         "flat_logprobs",
-        "logprob_token_ids",
         "repetition_detection",
         "suffix",
         "thinking_token_budget",
@@ -42,6 +40,8 @@ AUTO = "auto"
 
 #: Biases are cut to this in either direction, as in OpenAI's API.
 MAX_BIAS = 100.0
+#: Most of `logprob_token_ids`, as in vLLM.
+MAX_LOGPROB_TOKEN_IDS = 128
 #: A token id that is text has fewer digits.
 _ID_DIGITS = 100
 
@@ -104,7 +104,12 @@ class SamplingParams(Checked):
     logprobs: int | None = bounded(Bounds("int", -1, None, none=True), default=None)
     """Report the log-probabilities of this many most likely tokens, and of the drawn one, at every position; -1: of all tokens."""
     prompt_logprobs: int | None = bounded(Bounds("int", -1, None, none=True), default=None)
-    """As `logprobs`, for the tokens of the prompt; its first has none. Such a prompt is computed whole, without the prefix cache."""
+    """As `logprobs`, for the tokens of the prompt; its first has none. The prefix cache is not read for them."""
+    prompt_logprob_start: int = bounded(Bounds("int", 0, None), default=0)
+    """With `prompt_logprobs`: the place of the first prompt token after which they are reported. The tokens up to it have none (None),
+    and may come from the prefix cache."""
+    logprob_token_ids: tuple[int, ...] | None = None
+    """Report the log-probabilities of these tokens too, and of the drawn one, at every position; at most 128."""
     detokenize: bool = True
     """Make text of the tokens."""
     skip_special_tokens: bool = True
@@ -141,8 +146,9 @@ class SamplingParams(Checked):
                 setattr(self, name, ())
             elif isinstance(value, list):
                 setattr(self, name, tuple(value))
-        if isinstance(self.allowed_token_ids, list):
-            self.allowed_token_ids = tuple(self.allowed_token_ids)
+        for name in ("allowed_token_ids", "logprob_token_ids"):
+            if isinstance(getattr(self, name), list):
+                setattr(self, name, tuple(getattr(self, name)))
         if self.seed == -1:
             self.seed = None
         if isinstance(self.max_tokens, str) and self.max_tokens == AUTO:
@@ -170,6 +176,11 @@ class SamplingParams(Checked):
         return self.temperature < GREEDY_EPSILON
 
     @property
+    def reports_logprobs(self) -> bool:
+        """True if log-probabilities of output tokens are reported."""
+        return self.logprobs is not None or self.logprob_token_ids is not None
+
+    @property
     def num_choices(self) -> int:
         """Outputs to compute; `n` of them are returned."""
         return self.n if self.best_of is None else self.best_of
@@ -182,9 +193,10 @@ class SamplingParams(Checked):
             ("stop_token_ids", int, "token ids"),
             ("bad_words", str, "strings"),
             ("allowed_token_ids", int, "token ids"),
+            ("logprob_token_ids", int, "token ids"),
         ):
             value = getattr(self, name)
-            if value is None and name == "allowed_token_ids":
+            if value is None and name in ("allowed_token_ids", "logprob_token_ids"):
                 continue
             value = _plain_list(name, value, kind, what)
             setattr(self, name, value)
@@ -194,6 +206,8 @@ class SamplingParams(Checked):
                 raise _invalid(name, "token ids cannot be negative")
         if self.allowed_token_ids == ():
             raise _invalid("allowed_token_ids", "is empty: no token could be drawn")
+        if self.logprob_token_ids is not None and not 0 < len(self.logprob_token_ids) <= MAX_LOGPROB_TOKEN_IDS:
+            raise _invalid("logprob_token_ids", f"must be 1 to {MAX_LOGPROB_TOKEN_IDS} token ids, not {len(self.logprob_token_ids)}")
         if not isinstance(self.logits_processors, tuple) or not all(callable(p) for p in self.logits_processors):
             raise _wrong_type("logits_processors", "a list of functions", self.logits_processors)
         if not isinstance(self.output_kind, RequestOutputKind):

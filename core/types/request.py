@@ -36,6 +36,9 @@ class Request:
     """With the priority policy lower ones go first."""
     beam: BeamSearchParams | None = None
     """A search for the best outputs in place of one draw after another; `params` is what it says of tokens and endings."""
+    continuations: tuple[tuple[int, ...], ...] | None = None
+    """Token sequences whose log-probabilities after the prompt are wanted in place of outputs that are drawn: the answer has one choice
+    for each, in this order. Without any, only the prompt is computed (for `prompt_logprobs`), and the one choice is empty."""
     lora: LoRARequest | None = None
     """The adapter that answers it; None: the model alone."""
     first_choice: int = 0
@@ -50,6 +53,8 @@ class Request:
 
     def max_length(self, max_model_len: int) -> int:
         """Tokens at which a choice ends with "length", prompt and output together."""
+        if self.continuations is not None:
+            return len(self.prompt_token_ids) + max((len(one) for one in self.continuations), default=0)
         room = max_model_len - len(self.prompt_token_ids)
         wanted = room if self.params.max_tokens is None else min(room, self.params.max_tokens)
         return len(self.prompt_token_ids) + wanted
@@ -109,6 +114,11 @@ class Sequence:
     max_length: int
     """Ends with "length" when there are this many tokens, prompt and output."""
     num_prompt: int
+    """Tokens that are computed before it draws its first."""
+    num_forced: int = 0
+    """Of these the last ones, where they are the beginning of a continuation (see `Request`); then it only draws to be scored."""
+    asked: tuple[int, ...] = ()
+    """Tokens whose log-probabilities are wanted wherever it draws, beside those that `logprobs` asks for."""
     end_ids: frozenset[int] = frozenset()
     """Tokens that may end it; whether they do is for `EndTokens` to say."""
     num_computed: int = 0
@@ -149,10 +159,13 @@ class Sequence:
         number = choice if params.seed is not None else request.first_choice + choice
         key = noise_key(params.seed, run_seed, request.index, number)
         made = cls(request, choice, key, list(prompt), request.max_length(max_model_len), len(prompt))
-        if params.logprobs is not None:
+        if params.reports_logprobs:
             made.logprobs = []
+            made.asked = params.logprob_token_ids or ()
         if params.prompt_logprobs is not None and choice == 0:
-            made.prompt_logprobs = [None] * max(1, request.num_virtual)  # what is no token has no probability
+            # The first token has no probability, nor has what is no token.
+            unknown = min(max(1, request.num_virtual, params.prompt_logprob_start + 1), len(prompt))
+            made.prompt_logprobs = [None] * unknown
         return made
 
     def fork(self) -> Sequence:
@@ -202,6 +215,16 @@ class Sequence:
         return self.prompt_logprobs is not None and len(self.prompt_logprobs) < self.num_prompt
 
     @property
-    def reads_prefix_cache(self) -> bool:
-        """True if what the prefix cache has of it is used. Tokens found there are not computed, and so have no logits."""
-        return not (self.request.params.skip_reading_prefix_cache or self.lacks_prompt_logprobs)
+    def num_shared(self) -> int:
+        """Tokens that it has in common with the choice that computes the prompt, and need not compute. The last token of the prompt is
+        computed again for its logits, unless the sequence is a continuation, whose own tokens are computed next."""
+        return self.num_prompt - (self.num_forced or 1)
+
+    @property
+    def most_cached(self) -> int:
+        """Tokens that may at most be found in the prefix cache. What is found is not computed, and so has no logits: not the last
+        token, and none after which a log-probability of the prompt is still wanted."""
+        if self.request.params.skip_reading_prefix_cache:
+            return 0
+        wanted = len(self.tokens) if self.prompt_logprobs is None or not self.lacks_prompt_logprobs else len(self.prompt_logprobs)
+        return wanted - 1

@@ -26,7 +26,7 @@ class BeamTask(GenerateTask):
     command = "beam"
 
     def own_fields(self) -> frozenset[str]:
-        return super().own_fields() | BEAM_FIELDS | {"use_beam_search"}
+        return (super().own_fields() - {"echo"}) | BEAM_FIELDS | {"use_beam_search"}
 
     def _set_params(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
         default = self.options.beam

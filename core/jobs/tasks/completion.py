@@ -165,8 +165,10 @@ class CompletionTask(Task[PendingPrompt]):
         row["finish_reason"] = choice.finish_reason
         if choice.stop_reason is not None:
             row["stop_reason"] = choice.stop_reason
-        if choice.logprobs is not None and params.logprobs is not None:
-            row["logprobs"] = self.choice_logprobs(choice, params.logprobs, self.spelling(choice, params, prompt_ids))
+        if choice.logprobs is not None and params.reports_logprobs:
+            # Those of given tokens are told whatever the number of the likeliest is.
+            number = -1 if params.logprobs is None or params.logprob_token_ids else params.logprobs
+            row["logprobs"] = self.choice_logprobs(choice, number, self.spelling(choice, params, prompt_ids))
             row["cumulative_logprob"] = choice.cumulative_logprob
         if params.return_token_ids:
             row["token_ids"] = choice.token_ids

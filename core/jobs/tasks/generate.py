@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import RecordError
 from ...text.spelling import Spelling
-from ...types.outputs import CompletionOutput
+from ...types.outputs import CompletionOutput, RequestOutput
+from ...types.params import SamplingParams
 from ..jsonl import wrong_type
 from ..tally import Tally
 from .completion import CompletionOptions, CompletionTask
+from .echo import Echo
 from .pending import PendingPrompt
 from .rows import completion_logprobs, joined, written
 
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 class GenerateTask(CompletionTask):
     """`prompt` (a string, token ids, or a list of either, as OpenAI allows) or `prompt_token_ids`; or `--prompt-field` or `--template`.
 
-    The choices of a list are numbered through, those of its first prompt first, as OpenAI's and vLLM's servers number them.
+    The choices of a list are numbered through, those of its first prompt first, as OpenAI's and vLLM's servers number them. With `echo` the
+    prompt stands before each of its outputs.
     """
 
     command = "generate"
@@ -33,6 +36,9 @@ class GenerateTask(CompletionTask):
         """The task with the model of `plan`."""
         return cls(options, plan.tokenizer, max_model_len=plan.config.max_model_len)
 
+    def own_fields(self) -> frozenset[str]:
+        return super().own_fields() | {"echo"}
+
     def missing(self, fields: Mapping[str, Any]) -> str:
         hint = ' ("text" is a field of infer embed; or give --prompt-field text)' if "text" in fields else ""
         return f'no "prompt" and no "prompt_token_ids"{hint}'
@@ -42,6 +48,9 @@ class GenerateTask(CompletionTask):
         prompt = pending.prompt
         if isinstance(prompt, list) and not isinstance(prompt[0], int):
             pending.split(prompt)
+        if "echo" in self.fields and Echo.wanted(fields):
+            for part in pending.parts or (pending,):
+                self._echo(part, fields)
 
     def read_prompts(self, pendings: Sequence[PendingPrompt]) -> None:
         several = [pending for pending in pendings if pending.parts]
@@ -75,7 +84,28 @@ class GenerateTask(CompletionTask):
         given = super().sampling_of(fields)
         if "top_logprobs" in given:
             raise RecordError("unsupported", "top_logprobs belongs to infer chat; here logprobs is their number", param="top_logprobs")
+        if "echo" in self.fields and Echo.is_only(given) and Echo.wanted(fields):
+            given = {**given, "max_tokens": 1, "max_completion_tokens": None, "min_tokens": 0}
         return given
+
+    def _echo(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
+        """Sets up the echo of one prompt."""
+        params = pending.params
+        assert params is not None
+        whole = params.truncate_prompt_tokens is None and isinstance(pending.prompt, str)
+        text = self._plain(pending.prompt) if whole else None
+        echo = Echo(text, Echo.is_only(fields), shows_prompt_logprobs=params.prompt_logprobs is not None)
+        pending.reply, pending.params = echo, echo.params(params)
+        if echo.only:
+            pending.continuations = ()
+
+    def _plain(self, prompt: str) -> str:
+        """A prompt without the marks of text that is no special token."""
+        if self.options.literal_special_tokens and self.tokenizer is not None:
+            return self.tokenizer.literal.plain(prompt)
+        return prompt
+
+    # --- out
 
     def tally(self, pending: PendingPrompt, output: Any) -> Tally:
         if not pending.parts:
@@ -89,6 +119,21 @@ class GenerateTask(CompletionTask):
         if not pending.parts:
             return super().to_row(pending, output)
         return written(pending, joined([self.answer_of(part, one) for part, one in zip(pending.parts, output, strict=True)]))
+
+    def answer_of(self, pending: PendingPrompt, output: RequestOutput) -> dict[str, Any]:
+        echo: Echo | None = pending.reply
+        if echo is None:
+            return super().answer_of(pending, output)
+        echo.entries = output.prompt_logprobs
+        return super().answer_of(pending, output if echo.shows_prompt_logprobs else replace(output, prompt_logprobs=None))
+
+    def _choice(
+        self, choice: CompletionOutput, pending: PendingPrompt, params: SamplingParams, prompt_ids: Sequence[int]
+    ) -> dict[str, Any]:
+        row = super()._choice(choice, pending, params, prompt_ids)
+        if pending.reply is not None:
+            pending.reply.put_before(row, self.tokenizer, prompt_ids, skip_special_tokens=params.skip_special_tokens)
+        return row
 
     def choice_text(self, choice: CompletionOutput, pending: PendingPrompt, prompt_ids: Sequence[int]) -> dict[str, Any]:
         return {"text": choice.text}

@@ -73,6 +73,7 @@ class PendingPrompt(Pending):
     priority: int = 0
     add_special_tokens: bool = True  # the tokenizer's, to a prompt that is text
     reply: Any = None  # how the task reads the answer, see CompletionTask.look_ahead
+    continuations: tuple[tuple[int, ...], ...] | None = None  # if they are to be scored, and nothing is to be generated
     parts: Sequence[PendingPrompt] = ()  # of a list of prompts each, as if it were a record of its own
     part: int = 0  # its place in such a list
     outputs: list[RequestOutput | None] = field(default_factory=list)  # those of its parts, as far as they are there
@@ -88,7 +89,8 @@ class PendingPrompt(Pending):
         assert self.params is not None
         name = f"{self.index}.{self.part}" if self.part else str(self.index)
         first = self.part * self.params.num_choices
-        return Request(name, self.prompt, self.params, self.index, priority=self.priority, beam=self.beam, first_choice=first)
+        more: dict[str, Any] = {"priority": self.priority, "beam": self.beam, "continuations": self.continuations, "first_choice": first}
+        return Request(name, self.prompt, self.params, self.index, **more)
 
     def to_requests(self) -> Sequence[Request]:
         return [part.to_request() for part in self.parts or (self,)]

@@ -76,7 +76,6 @@ def test_neutral_values_ask_for_nothing(task: Any, prepare: Any) -> None:
     ("name", "value"),
     [
         ("stream", True),
-        ("echo", True),
         ("suffix", "x"),
         ("chat_template", "{{ x }}"),
         ("logits_processors", ["x"]),
@@ -123,7 +122,6 @@ ASKING: dict[str, Any] = {
     "length_penalty": 2.0,
     "num_beams": 4,
     "use_beam_search": True,
-    "echo": True,
     "suffix": "x",
     "stream": True,
 }

@@ -1,0 +1,1 @@
+"""Scoring of given continuations: their log-probabilities after a prompt that is computed once."""
