@@ -10,6 +10,7 @@ import click
 
 from infer.core.errors import ConfigError
 from infer.core.jobs.spec import JobSpec
+from infer.core.jobs.tasks.adapters import declared_in
 from infer.core.jobs.tasks.completion import CompletionOptions
 from infer.core.jobs.tasks.spec import WritingSpec
 from infer.core.settings.memory import refuse_little_address_space
@@ -52,6 +53,7 @@ def writing_spec(
     """
     _set_up(io)
     args, origin = engine_args()
+    args, adapters = declared_in(args, origin)
     given = given_sampling()
     options = CompletionOptions(
         defaults=sampling_params() if beam is None else beam.sampling(),
@@ -62,6 +64,7 @@ def writing_spec(
         strict=io.strict,
         error_format=io.error_format,
         report_cache=io.report_cache,
+        adapters=adapters,
         **prompts.options(),
     )
     return JobSpec(_command(), io, args, origin, WritingSpec(options, prompts.job(), make, given, chat or {}))
@@ -107,6 +110,8 @@ def score_task(io: JobOptions, prompts: Prompts) -> ScoreSpec:
 def _pooling_spec(io: JobOptions, task: str, of_records: PoolingSpec) -> JobSpec:
     _set_up(io)
     args, origin = engine_args()
+    args, adapters = declared_in(args, origin)
+    of_records = replace(of_records, options=replace(of_records.options, adapters=adapters))
     if args.task not in ("auto", task, *_ALSO[task]):
         raise ConfigError(f"task={args.task} contradicts infer {_command()}; leave --task out")
     for flag, value in (("--redo finish_reason", io.again.finish_reason), ("--report-cache", io.report_cache)):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .errors import ConfigError, EngineError, InferError, ModelError, OutputError, RecordError, UnknownArgument
     from .settings.args import EngineArgs
     from .settings.config import EngineConfig
-    from .types.adapters import LoRARequest
+    from .types.adapters import LoRARequest, PromptAdapterRequest
     from .types.beam_params import BeamSearchParams
     from .types.outputs import BeamSearchOutput, BeamSearchSequence, CompletionOutput, Logprob, RequestMetrics, RequestOutput
     from .types.params import RequestOutputKind, SamplingParams
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         ScoringRequestOutput,
     )
     from .types.pooling_params import PoolingParams
-    from .types.prompts import TextPrompt, TokensPrompt
+    from .types.prompts import EmbedsPrompt, TextPrompt, TokensPrompt
     from .types.structured import GuidedDecodingParams, StructuredOutputsParams
 
 _HOME = {
@@ -38,7 +38,9 @@ _HOME = {
     "SamplingParams": "types.params",
     "BeamSearchParams": "types.beam_params",
     "LoRARequest": "types.adapters",
+    "PromptAdapterRequest": "types.adapters",
     "PoolingParams": "types.pooling_params",
+    "EmbedsPrompt": "types.prompts",
     "TextPrompt": "types.prompts",
     "TokensPrompt": "types.prompts",
     "GuidedDecodingParams": "types.structured",
@@ -77,6 +79,7 @@ __all__ = [
     "ConfigError",
     "EmbeddingOutput",
     "EmbeddingRequestOutput",
+    "EmbedsPrompt",
     "EngineArgs",
     "EngineConfig",
     "EngineError",
@@ -89,6 +92,7 @@ __all__ = [
     "PoolingOutput",
     "PoolingParams",
     "PoolingRequestOutput",
+    "PromptAdapterRequest",
     "RecordError",
     "RequestMetrics",
     "RequestOutput",

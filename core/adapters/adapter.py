@@ -98,7 +98,7 @@ def read_config(path: str | Path, *, max_rank: int | None = None) -> AdapterConf
     Raises AdapterError: adapter_not_found where there is no such folder, else adapter_invalid with the reason.
     """
     path = Path(path).expanduser()
-    values = _read_json(path)
+    values = read_json(path)
     _check_kind(path, values)
     if not (path / WEIGHTS).is_file():
         raise AdapterError(f"adapter {path} has no {WEIGHTS}{_instead(path)}")
@@ -128,7 +128,8 @@ def adapter_hash(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """What adapter_config.json in the folder of an adapter holds. Raises AdapterError."""
     file = path / CONFIG
     if not path.exists():
         raise AdapterError(f"there is no adapter {path}: give the folder with its {CONFIG}", code="adapter_not_found")

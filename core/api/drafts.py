@@ -17,6 +17,7 @@ from ..types.params import SamplingParams
 from ..types.pooling_outputs import PoolingOutput, PoolingRequestOutput
 from ..types.pooling_params import PoolingParams
 from ..types.pooling_request import Pooled, PoolingRequest, TextIds
+from ..types.prompt_embeds import PromptEmbeds, with_virtual
 from ..types.prompts import Parsed
 from ..types.request import Request
 
@@ -67,6 +68,8 @@ class Written(Draft):
     """The parameters of a beam search; `params` is then a part of them."""
     shown: str | None = None
     """The prompt as text, if it is text."""
+    embeds: PromptEmbeds | None = None
+    """What stands before its tokens."""
 
     @classmethod
     def of(
@@ -83,10 +86,18 @@ class Written(Draft):
         with contained(one):
             parsed = Parsed.of(prompt)
             one.shown, one.prompt = parsed.text, parsed.text if parsed.ids is None else parsed.ids
+            one.embeds = parsed.embeds
         return one
 
+    def put_before(self, adapter: PromptEmbeds) -> None:
+        """Puts what a prompt adapter has before the prompt."""
+        if self.error is None:
+            with contained(self):
+                self.embeds = adapter.before(self.embeds)
+
     def to_request(self) -> Request:
-        return Request(self.request_id, self.prompt, self.params, self.index, self.shown, self.priority, self.beam)
+        ids = with_virtual(self.prompt, self.embeds)
+        return Request(self.request_id, ids, self.params, self.index, self.shown, self.priority, self.beam, embeds=self.embeds)
 
     def output(self, answer: RequestOutput | None) -> RequestOutput:
         ids = self.prompt if isinstance(self.prompt, list) else []
@@ -106,6 +117,8 @@ class Read(Draft):
         one = cls(params, kind=kind)
         with contained(one):
             parsed = Parsed.of(prompt)
+            if parsed.embeds is not None:
+                raise RecordError("unsupported", "prompt_embeds in a prompt is for models that write text", param="prompt_embeds")
             one.prompt = [(encoder, parsed.text if parsed.ids is None else parsed.ids)]
         return one
 

@@ -43,6 +43,7 @@ from .arguments import (
 from .controls import Controls
 from .drafts import Written
 from .pooling import PoolingCalls
+from .prompt_adapters import PromptAdapters
 from .shared import BATCH, SharedEngine
 
 log = logging.getLogger("infer")
@@ -144,6 +145,7 @@ class LLM(PoolingCalls, Controls):
             log.info(told)
         self.engine = start_engine(plan)
         self._shared = SharedEngine(self.engine)
+        self._prompt_adapters = PromptAdapters(plan.config)
         self._templates: dict[tuple[str | None, str], ChatTemplate] = {}
 
     @classmethod
@@ -200,12 +202,13 @@ class LLM(PoolingCalls, Controls):
         """Answers in the order of the prompts.
 
         Args:
-            prompts: one prompt or many: text, token ids, `TextPrompt`, `TokensPrompt`.
+            prompts: one prompt or many: text, token ids, `TextPrompt`, `TokensPrompt`, and with enable_prompt_embeds `EmbedsPrompt`.
             sampling_params: one for all, or one a prompt, each an object or a dict; None is `get_default_sampling_params()`. They are
                 copied.
             prompt_token_ids: the older form of prompts that are token ids; without effect where `prompts` are given.
             use_tqdm: show a progress bar on stderr; or a function that makes one.
-            lora_request, prompt_adapter_request: not supported yet, so refused.
+            lora_request: not supported yet, so refused.
+            prompt_adapter_request: a `PromptAdapterRequest`, one for all prompts or one (or None) a prompt, with enable_prompt_adapter.
             priority: one a prompt, with scheduling_policy="priority"; lower ones go first. No answer depends on it.
             tokenization_kwargs: `truncate_prompt_tokens` and `truncation_side`, or as transformers says it `truncation`, `max_length`;
                 `add_special_tokens`.
@@ -219,9 +222,10 @@ class LLM(PoolingCalls, Controls):
         self._generates("generate")
         warn_of_legacy(prompt_token_ids, wanted=self.DEPRECATE_LEGACY)
         many = as_prompts(prompts, prompt_token_ids)
-        refuse_adapters(len(many), lora_request=lora_request, prompt_adapter_request=prompt_adapter_request)
+        refuse_adapters(len(many), lora_request=lora_request)
         raising = is_raising(on_error)
         drafts = self._drafts(many, sampling_params, priority, tokenization_kwargs, raising=raising)
+        self._prompt_adapters.put_before(drafts, prompt_adapter_request)
         return self._answer(drafts, self._intake(literal=literal_special_tokens), use_tqdm, raising=raising)
 
     def enqueue(
@@ -381,9 +385,9 @@ class LLM(PoolingCalls, Controls):
         return outputs
 
     def _beams(self, output: RequestOutput, beam: BeamSearchParams | None) -> BeamSearchOutput:
-        ids, before = output.prompt_token_ids, ""
+        before = ""
         if self.tokenizer is not None and output.error is None and beam is not None:
-            before = self.tokenizer.decode(ids, skip_special_tokens=beam.skip_special_tokens)
+            before = self.tokenizer.decode(output.prompt_ids, skip_special_tokens=beam.skip_special_tokens)
         return BeamSearchOutput.of(output, before)
 
     def _drafts(

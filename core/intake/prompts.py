@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import RecordError
 from ..types.params import SamplingParams
+from ..types.prompt_embeds import PromptEmbeds
 from .intake import Draft, Intake
 from .remarks import Remarks
 
@@ -25,6 +26,8 @@ class PromptDraft(Draft, Protocol):
     """None where there is an error."""
     add_special_tokens: bool
     """Those of the tokenizer, to a prompt that is text."""
+    embeds: PromptEmbeds | None
+    """What stands before the tokens of the prompt; they are not counted where it is cut to a number of tokens."""
 
 
 class PromptIntake(Intake[PromptDraft]):
@@ -88,7 +91,7 @@ class PromptIntake(Intake[PromptDraft]):
         assert one.params is not None
         if one.params.truncate_prompt_tokens is not None:
             whole = one.prompt
-            one.prompt = truncated(whole, one.params, self._max_model_len)
+            one.prompt = truncated(whole, one.params, self._max_model_len - (0 if one.embeds is None else len(one.embeds)))
             self.remarks.of_cut(whole, one.prompt)
         self.remarks.of_stops(one.params)
 

@@ -22,6 +22,11 @@ def device_name(value: str) -> str:
     return f"must be auto, cpu, cuda or cuda:N, not {value!r}"
 
 
+def adapters(value: list[Any]) -> str:
+    wrong = [one for one in value if not isinstance(one, str) or not one.strip()]
+    return f"must be NAME=PATH or a path, one or several, not {wrong[0]!r}" if wrong else ""
+
+
 #: Backends of structured output that vLLM has and we do not.
 OTHER_BACKENDS = ("lm-format-enforcer", "outlines")
 

@@ -49,6 +49,7 @@ class Setting:
     pending: bool = False  # only the default works for now
     instead: str = ""  # what to do until then, where there is something
     rule: Callable[[Any], str] | None = None  # what is wrong with a value otherwise fine, or ""
+    repeats: bool = False  # a list that a flag gives one by one; a mapping of names is one too, of "name=value"
     no_effect: tuple[str, ...] = ()  # device types, "pooling", "writing": where it does nothing, for now or for good
 
     @property
@@ -88,6 +89,8 @@ class Setting:
                 return int(text) if self.kind == "int" else float(text)
             except ValueError:
                 pass
+        elif self.repeats and not text.startswith(("[", "{")):
+            return [text]
         elif self.kind in ("dict", "list"):
             try:
                 return json.loads(text)
@@ -105,6 +108,10 @@ class Setting:
                 raise ConfigError(f"{self.name}: {error}") from None
         if self.kind == "str" and isinstance(value, os.PathLike):
             return os.fspath(value)
+        if self.repeats and isinstance(value, Mapping):
+            return [f"{name}={path}" for name, path in value.items()]
+        if self.repeats and isinstance(value, str):
+            return [value]
         ok = {
             "bool": isinstance(value, bool),
             "int": isinstance(value, int) and not isinstance(value, bool),

@@ -1,4 +1,4 @@
-"""Adapters as callers name them: what a LoRA adapter is called, and where it is. The names are vLLM's. Plain data; no torch."""
+"""Adapters as callers name them: what a LoRA or prompt adapter is called, and where it is. The names are vLLM's. Plain data; no torch."""
 
 from __future__ import annotations
 
@@ -45,3 +45,33 @@ class LoRARequest:
     def adapter_id(self) -> int:
         """`lora_int_id`"""
         return self.lora_int_id
+
+
+@dataclass(frozen=True, slots=True)
+class PromptAdapterRequest:
+    """A prompt adapter in PEFT's format (prompt tuning, p-tuning), for one prompt or many.
+
+    Raises ConfigError (a ValueError) for values of another type, a number below 1 and an empty name or path.
+    """
+
+    prompt_adapter_name: str
+    """What it is called in messages."""
+    prompt_adapter_id: int
+    """A number of its own, from 1 on, as vLLM wants it. Nothing is looked up by it here."""
+    prompt_adapter_local_path: str
+    """The folder with adapter_config.json and adapter_model.safetensors."""
+    prompt_adapter_num_virtual_tokens: int | None = None
+    """The tokens that it puts before a prompt, as the files have to say too; None: what they say."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.prompt_adapter_local_path, os.PathLike):
+            object.__setattr__(self, "prompt_adapter_local_path", os.fspath(self.prompt_adapter_local_path))
+        for name in ("prompt_adapter_name", "prompt_adapter_local_path"):
+            if not isinstance(value := getattr(self, name), str) or not value:
+                raise ConfigError(f"PromptAdapterRequest: {name} must be a string that is not empty, not {value!r}")
+        numbers = {"prompt_adapter_id": self.prompt_adapter_id}
+        if self.prompt_adapter_num_virtual_tokens is not None:
+            numbers["prompt_adapter_num_virtual_tokens"] = self.prompt_adapter_num_virtual_tokens
+        for name, number in numbers.items():
+            if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+                raise ConfigError(f"PromptAdapterRequest: {name} must be an integer of at least 1, not {number!r}")

@@ -80,5 +80,10 @@ class PromptEmbeds:
         return PromptEmbeds(np.concatenate((self.values, other.values)))
 
 
+def with_virtual(ids: list[int], embeds: PromptEmbeds | None) -> list[int]:
+    """The ids of a prompt with placeholders for the virtual tokens before it."""
+    return ids if embeds is None else [PLACEHOLDER] * len(embeds) + ids
+
+
 def _wrong(what: str, code: str = "invalid_value") -> RecordError:
     return RecordError(code, f"prompt_embeds {what}", param="prompt_embeds")

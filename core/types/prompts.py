@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict, cast
 
 from ..errors import ConfigError, RecordError, nearest
+from .prompt_embeds import PromptEmbeds
 
 
 class _Media(TypedDict, total=False):
@@ -35,9 +36,19 @@ class TokensPrompt(_Tokens, _Media, total=False):
     prompt: str
 
 
-Prompt = str | Sequence[int] | TextPrompt | TokensPrompt | Mapping[str, Any]
+class _Embeds(TypedDict):
+    prompt_embeds: Any
 
-_KEYS = ("prompt", "prompt_token_ids")
+
+class EmbedsPrompt(_Embeds, _Media, total=False):
+    """A prompt as embeddings [tokens, features], a torch tensor or a numpy array; `prompt` is only repeated in the output."""
+
+    prompt: str
+
+
+Prompt = str | Sequence[int] | TextPrompt | TokensPrompt | EmbedsPrompt | Mapping[str, Any]
+
+_KEYS = ("prompt", "prompt_token_ids", "prompt_embeds")
 #: Keys of vLLM's prompts that we know and refuse unless they say nothing.
 _LATER = frozenset(
     {
@@ -49,7 +60,6 @@ _LATER = frozenset(
         "multi_modal_data",
         "multi_modal_placeholders",
         "multi_modal_uuids",
-        "prompt_embeds",
         "token_type_ids",
     }
 )
@@ -58,10 +68,12 @@ _WANTED = 'a str, a list of token ids, {"prompt": str} or {"prompt_token_ids": l
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A prompt's text, its token ids, or both: the ids then are what is computed. `ids` is the caller's own list copied."""
+    """A prompt's text, its token ids, or both: the ids then are what is computed. `ids` is the caller's own list copied. Or embeddings;
+    `ids` is then empty."""
 
     text: str | None
     ids: list[int] | None
+    embeds: PromptEmbeds | None = None
 
     @classmethod
     def of(cls, prompt: Any) -> Parsed:
@@ -79,11 +91,15 @@ class Parsed:
                 raise RecordError("unsupported", f"{key} in a prompt is not supported yet", param=key)
             if key not in _LATER and key not in _KEYS:
                 raise RecordError("invalid_value", f"a prompt has no {key!r}{nearest(str(key), _KEYS)}; it is {_WANTED}", param="prompt")
-        text, ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
-        if text is None and ids is None:
+        text, ids, embeds = (prompt.get(name) for name in _KEYS)
+        if text is None and ids is None and embeds is None:
             raise RecordError("missing_field", f"a prompt is {_WANTED}", param="prompt")
         if text is not None and not isinstance(text, str):
             raise _wrong_type("prompt", text)
+        if embeds is not None:
+            if ids is not None:
+                raise RecordError("invalid_value", "give prompt_token_ids or prompt_embeds, not both", param="prompt_embeds")
+            return cls(text, [], PromptEmbeds.of(embeds))
         return cls(text, None if ids is None else _token_ids(ids, "prompt_token_ids"))
 
 

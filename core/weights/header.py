@@ -12,7 +12,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from ..errors import ModelError
 from ..spec.hf_values import is_text
@@ -66,16 +66,20 @@ def read_header(path: Path) -> dict[str, Entry]:
     """The file's tensors in the order their bytes lie in it. Raises ModelError naming the file and the bytes it lacks."""
     try:
         with path.open("rb") as f:
-            size = os.fstat(f.fileno()).st_size
-            length = int.from_bytes(f.read(8), "little")
-            if size < 8 or (length <= MAX_HEADER_BYTES and 8 + length > size):
-                expected = 8 if size < 8 else 8 + length
-                raise _cut(path, f"at least {expected}", size)
-            if length > MAX_HEADER_BYTES:
-                raise _damaged(path, f"its header would be {length} bytes long; this is not a safetensors file")
-            raw = f.read(length)
+            return header_of(f, os.fstat(f.fileno()).st_size, path)
     except OSError as e:
         raise ModelError(f"cannot read {path}: {e.strerror}") from e
+
+
+def header_of(f: BinaryIO, size: int, path: Path) -> dict[str, Entry]:
+    """The same of a file that is open, and of so many bytes; `path` is what messages call it."""
+    length = int.from_bytes(f.read(8), "little")
+    if size < 8 or (length <= MAX_HEADER_BYTES and 8 + length > size):
+        expected = 8 if size < 8 else 8 + length
+        raise _cut(path, f"at least {expected}", size)
+    if length > MAX_HEADER_BYTES:
+        raise _damaged(path, f"its header would be {length} bytes long; this is not a safetensors file")
+    raw = f.read(length)
     try:
         header = json.loads(raw)
     except (ValueError, RecursionError) as e:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -24,6 +24,7 @@ from ..row_format import FlatRows, JsonRows, RowFormat
 from ..tally import Tally
 from . import fields as known
 from . import refused
+from .adapters import Adapters, Chooser
 from .openai_batch import batch_line, body_of, is_batch
 from .pending import Pending
 
@@ -46,7 +47,8 @@ class RecordOptions:
     `literal_special_tokens`: text of a record that spells a special token is only text.
     `error_format`: how rows tell of errors, "object" or "flat", see `row_format`.
     `warn` shows the user a message. `fingerprint` (hex) and `model` are named in answers to OpenAI Batch lines. `now` is the time
-    that templates tell, the same for all records of a job; None: that of each rendering.
+    that templates tell, the same for all records of a job; None: that of each rendering. `adapters` are those that records may name, and
+    `chooser` chooses among them for one model; None: there are none.
     """
 
     prompt_field: str | None = None
@@ -57,6 +59,8 @@ class RecordOptions:
     fingerprint: str = ""
     model: str = ""
     now: datetime | None = None
+    adapters: Adapters = field(default_factory=Adapters)
+    chooser: Chooser | None = None
     warn: Callable[[str], None] = log.warning
 
     @property
@@ -112,6 +116,7 @@ class Task(ABC, Generic[P]):
         if options.error_format == "flat":
             self.rows = FlatRows(self.empty_answer())
         self._ids = Recent()
+        self._chooser = options.chooser or Chooser(Adapters())
         self.intake = self.make_intake(Remarks(tokenizer, options.warn))
 
     # --- what a task says about itself
@@ -184,10 +189,17 @@ class Task(ABC, Generic[P]):
             if others:
                 refused.refuse(others, self.command, columns=self.options.has_column)
                 self._check_spelling(others, pending)
+            self._choose(pending, fields)
             self.read(pending, fields)
         except BaseException as error:
             pending.error = own_error(error, pending.called)
         return pending
+
+    def _choose(self, pending: P, fields: Mapping[str, Any]) -> None:
+        """Chooses the adapters of a record. Raises RecordError."""
+        pending.lora = self._chooser.lora_of(fields)
+        if pending.batch is not None and (adapter := self._chooser.model_of(fields)) is not None:
+            pending.batch.model = adapter
 
     def _open(self, record: Record, pending: P) -> dict[str, Any]:
         """The fields of the request on a line, native or of OpenAI Batch form. Raises RecordError."""

@@ -14,6 +14,7 @@ from ...text.spelling import Spelling
 from ...types.beam_params import BeamSearchParams
 from ...types.outputs import CompletionOutput, RequestOutput
 from ...types.params import AUTO, SamplingParams
+from ...types.prompt_embeds import PromptEmbeds
 from ..tally import Tally
 from . import constraint
 from . import fields as known
@@ -69,6 +70,10 @@ class CompletionTask(Task[PendingPrompt]):
     def prompt_of(self, fields: Mapping[str, Any]) -> str | list[int]:
         """The prompt, as text or token ids. Raises RecordError."""
 
+    def embeds_of(self, fields: Mapping[str, Any]) -> PromptEmbeds | None:
+        """Embeddings that a record brings in the place of a prompt. Raises RecordError."""
+        return None
+
     @abstractmethod
     def choice_text(self, choice: CompletionOutput, pending: PendingPrompt, prompt_ids: Sequence[int]) -> dict[str, Any]:
         """The part of a choice that carries its text: {"text": …} or {"message": …}. May set the choice's finish_reason."""
@@ -107,8 +112,11 @@ class CompletionTask(Task[PendingPrompt]):
 
     def read(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
         self._set_params(pending, fields)
-        pending.prompt = self.prompt_of(fields)
-        if not pending.prompt:
+        pending.embeds, own = self._chooser.embeds_of(fields), self.embeds_of(fields)
+        if own is not None:
+            pending.embeds = own if pending.embeds is None else pending.embeds.before(own)
+        pending.prompt = self.prompt_of(fields) if own is None else []
+        if not pending.prompt and own is None:
             raise RecordError("invalid_value", "the prompt is empty", param="prompt")
         self.look_ahead(pending, fields)
 
@@ -147,7 +155,7 @@ class CompletionTask(Task[PendingPrompt]):
     def answer_of(self, pending: PendingPrompt, output: RequestOutput) -> dict[str, Any]:
         """The part of a row that is the answer: choices, usage, and what was asked about the prompt."""
         assert pending.params is not None
-        choices = [self._choice(choice, pending, pending.params, output.prompt_token_ids) for choice in output.outputs]
+        choices = [self._choice(choice, pending, pending.params, output.prompt_ids) for choice in output.outputs]
         return answer_of(pending, output, choices, self.token_name, report_cache=self.options.report_cache)
 
     def empty_answer(self) -> dict[str, Any]:

@@ -18,6 +18,10 @@ SAMPLING = SamplingParams.field_names() | frozenset(ALIASES) | NOT_SUPPORTED_YET
 #: What else a record may say, whatever the task.
 COMMON = frozenset({"add_special_tokens", "priority"})
 
+#: How a record names its adapters.
+LORA = frozenset({"lora", "lora_name"})
+PROMPT_ADAPTER = frozenset({"prompt_adapter"})
+
 #: Integers that JSON readers agree on are far below this.
 _MAX_PRIORITY = 2**63 - 1
 
@@ -60,7 +64,7 @@ _ELSEWHERE: Mapping[str, str] = {
 }
 
 #: No field here is echoed in `extra`.
-KNOWN = SAMPLING | COMMON | constraint.FIELDS | DROPPED | frozenset(NEUTRAL) | {"id"}
+KNOWN = SAMPLING | COMMON | LORA | PROMPT_ADAPTER | constraint.FIELDS | DROPPED | frozenset(NEUTRAL) | {"id"}
 
 
 def refuse_unsupported(fields: Mapping[str, Any], refusable: frozenset[str]) -> None:

@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...errors import RecordError
+from ...intake.embeds import decoded
 from ...text.spelling import Spelling
 from ...types.outputs import CompletionOutput, RequestOutput
 from ...types.params import SamplingParams
+from ...types.prompt_embeds import PromptEmbeds
 from ..jsonl import wrong_type
 from ..tally import Tally
 from .completion import CompletionOptions, CompletionTask
@@ -22,14 +24,15 @@ if TYPE_CHECKING:
 
 
 class GenerateTask(CompletionTask):
-    """`prompt` (a string, token ids, or a list of either, as OpenAI allows) or `prompt_token_ids`; or `--prompt-field` or `--template`.
+    """`prompt` (a string, token ids, or a list of either, as OpenAI allows), `prompt_token_ids` or `prompt_embeds`; or `--prompt-field` or
+    `--template`.
 
     The choices of a list are numbered through, those of its first prompt first, as OpenAI's and vLLM's servers number them. With `echo` the
     prompt stands before each of its outputs.
     """
 
     command = "generate"
-    columns = ("prompt", "prompt_token_ids")
+    columns = ("prompt", "prompt_token_ids", "prompt_embeds")
 
     @classmethod
     def of(cls, options: CompletionOptions, plan: Plan) -> GenerateTask:
@@ -46,7 +49,7 @@ class GenerateTask(CompletionTask):
     def read(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
         super().read(pending, fields)
         prompt = pending.prompt
-        if isinstance(prompt, list) and not isinstance(prompt[0], int):
+        if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
             pending.split(prompt)
         if "echo" in self.fields and Echo.wanted(fields):
             for part in pending.parts or (pending,):
@@ -79,6 +82,16 @@ class GenerateTask(CompletionTask):
         if not isinstance(prompt, str):
             raise wrong_type("prompt", "a string or a list of token ids", prompt)
         return prompt
+
+    def embeds_of(self, fields: Mapping[str, Any]) -> PromptEmbeds | None:
+        value = None if self.options.has_column else fields.get("prompt_embeds")
+        if value is None:
+            return None
+        if not self._chooser.takes_embeds:
+            raise RecordError("unsupported", "prompt_embeds needs --enable-prompt-embeds", param="prompt_embeds")
+        if given := next((name for name in ("prompt", "prompt_token_ids") if fields.get(name) is not None), None):
+            raise RecordError("invalid_value", f"give {given} or prompt_embeds, not both", param="prompt_embeds")
+        return decoded(value)
 
     def sampling_of(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         given = super().sampling_of(fields)

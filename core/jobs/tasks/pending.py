@@ -7,11 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from ...errors import RecordError
+from ...types.adapters import LoRARequest
 from ...types.beam_params import BeamSearchParams
 from ...types.outputs import RequestOutput
 from ...types.params import SamplingParams
 from ...types.pooling_params import PoolingParams
 from ...types.pooling_request import PoolingRequest, TextIds
+from ...types.prompt_embeds import PromptEmbeds, with_virtual
 from ...types.request import Request
 from ..record import InputLine, Record
 from .openai_batch import BatchLine
@@ -30,6 +32,7 @@ class Pending(InputLine):
     extra: dict[str, Any] = field(default_factory=dict)
     batch: BatchLine | None = None  # if it is an OpenAI Batch line
     prompt: Any = None  # text until it is tokenized; let go once it is in the engine
+    lora: LoRARequest | None = None  # the adapter that answers it
     num_cut: int = 0  # prompts of which something was cut off, where that is counted
     error: RecordError | None = None
 
@@ -39,7 +42,7 @@ class Pending(InputLine):
         return cls(record.index, record.line, record.size, record.ordinal, record.source, record.chain, record.raw)
 
     def to_request(self) -> Any:
-        """For a record without an error. The caller drops `prompt` afterwards, which the engine now holds."""
+        """For a record without an error. The caller calls `drop_prompt` afterwards: the engine now holds it."""
         raise NotImplementedError
 
     def to_requests(self) -> Sequence[Any]:
@@ -72,6 +75,7 @@ class PendingPrompt(Pending):
     default_max_tokens: bool = False
     priority: int = 0
     add_special_tokens: bool = True  # the tokenizer's, to a prompt that is text
+    embeds: PromptEmbeds | None = None  # what stands before the tokens of the prompt; let go with them
     reply: Any = None  # how the task reads the answer, see CompletionTask.look_ahead
     continuations: tuple[tuple[int, ...], ...] | None = None  # if they are to be scored, and nothing is to be generated
     parts: Sequence[PendingPrompt] = ()  # of a list of prompts each, as if it were a record of its own
@@ -90,7 +94,8 @@ class PendingPrompt(Pending):
         name = f"{self.index}.{self.part}" if self.part else str(self.index)
         first = self.part * self.params.num_choices
         more: dict[str, Any] = {"priority": self.priority, "beam": self.beam, "continuations": self.continuations, "first_choice": first}
-        return Request(name, self.prompt, self.params, self.index, **more)
+        more |= {"lora": self.lora, "embeds": self.embeds}
+        return Request(name, with_virtual(self.prompt, self.embeds), self.params, self.index, **more)
 
     def to_requests(self) -> Sequence[Request]:
         return [part.to_request() for part in self.parts or (self,)]
@@ -102,9 +107,8 @@ class PendingPrompt(Pending):
         return None if None in self.outputs else self.outputs
 
     def drop_prompt(self) -> None:
-        for part in self.parts:
-            part.prompt = None
-        self.prompt = None
+        for part in (*self.parts, self):
+            part.prompt = part.embeds = None
 
     def asked(self) -> Sequence[Sequence[int]]:
         return [request.prompt_token_ids for request in self.to_requests()]
@@ -125,7 +129,7 @@ class PendingTexts(Pending):
 
     def to_request(self) -> PoolingRequest:
         assert self.params is not None
-        return PoolingRequest(str(self.index), self._texts(), self.params, self.kind, self.index)
+        return PoolingRequest(str(self.index), self._texts(), self.params, self.kind, self.index, lora=self.lora)
 
     def asked(self) -> Sequence[Sequence[int]]:
         return [text.ids for text in self._texts()]

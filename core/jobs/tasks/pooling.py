@@ -56,7 +56,7 @@ class PoolingTask(Task[PendingTexts]):
     """
 
     keeps = PendingTexts
-    known_fields = PARAMETERS | _VLLM | known.DROPPED | frozenset(_NEUTRAL) | {"id"}
+    known_fields = PARAMETERS | _VLLM | known.LORA | known.DROPPED | frozenset(_NEUTRAL) | {"id"}
     guessable_fields = PARAMETERS | _VLLM
     parameters = PARAMETERS | _VLLM
     options: PoolingOptions

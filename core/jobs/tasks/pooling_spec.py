@@ -30,7 +30,8 @@ class PoolingSpec(TaskSpec):
         return self
 
     def job(self, plan: Plan) -> dict[str, Any]:
-        return {**self.prompts, "truncate": self.options.truncate, **self._own(plan), "recipe": asdict(plan.must_pool())}
+        own = {**self.prompts, "truncate": self.options.truncate, **self._own(plan), "recipe": asdict(plan.must_pool())}
+        return own | self.options.adapters.fingerprint(plan.config)
 
     def _own(self, plan: Plan) -> dict[str, Any]:
         """The other options that can change an answer."""

@@ -28,7 +28,7 @@ HARMLESS = frozenset(
 )
 
 _MEDIA = "only text is read; images, audio and video are not supported yet"
-_ADAPTER = "adapters are not supported yet"
+_ADAPTER = "a record names its adapter in lora or prompt_adapter, and --lora or --prompt-adapter says where that is"
 _LINE = "its fields belong on the line itself"
 _REASONING = "what a chat template knows of reasoning goes into chat_template_kwargs"
 
@@ -55,9 +55,7 @@ _NOWHERE: Mapping[str, str] = {
         ),
         _MEDIA,
     ),
-    **dict.fromkeys(
-        ("lora", "lora_int_id", "lora_name", "lora_path", "lora_request", "prompt_adapter", "prompt_adapter_request"), _ADAPTER
-    ),
+    **dict.fromkeys(("lora_int_id", "lora_path", "lora_request", "prompt_adapter_id", "prompt_adapter_request"), _ADAPTER),
     **dict.fromkeys(("enable_thinking", "include_reasoning", "reasoning", "thinking"), _REASONING),
     **dict.fromkeys(("extra_body", "options", "parameters", "sampling_params"), _LINE),
     "cache_salt": "the prefix cache is one for the whole job",
@@ -69,7 +67,7 @@ _NOWHERE: Mapping[str, str] = {
     "extra_args": "",
     "kv_transfer_params": "",
     "prediction": "",
-    "prompt_embeds": "a prompt is text or token ids",
+    "prompt_embeds": "infer generate and infer beam read it, without --prompt-field and --template",
     "return_tokens_as_token_ids": "return_token_ids gives the ids",
     "routed_experts_prompt_start": "",
     "token_type_ids": "",
@@ -91,6 +89,7 @@ _ELSEWHERE: Mapping[str, str] = {
         ),
         "chat",
     ),
+    "prompt_adapter": "generate",
     **dict.fromkeys(("early_stopping", "length_penalty", "num_beams", "num_return_sequences"), "beam"),
 }
 #: Values that ask for nothing, beside null, false and what is empty.

@@ -44,7 +44,9 @@ class TaskSpec(ABC):
 
     def make_task(self, plan: Plan, *, warn: Say, fingerprint: str = "", now: datetime | None = None) -> Task[Any]:
         """The task, for a job at the time `now`."""
-        return self._make(replace(self.options, warn=warn, fingerprint=fingerprint, model=plan.name, now=now), plan)
+        chooser = self.options.adapters.chooser(plan.config, plan.name, warn)
+        options = replace(self.options, warn=warn, fingerprint=fingerprint, model=plan.name, now=now, chooser=chooser)
+        return self._make(options, plan)
 
     @abstractmethod
     def _make(self, options: Any, plan: Plan) -> Task[Any]:
@@ -99,7 +101,7 @@ class WritingSpec(TaskSpec):
         return self.make(options, plan)
 
     def job(self, plan: Plan) -> dict[str, Any]:
-        return {**self.prompts, **self.chat, **self._params}
+        return {**self.prompts, **self.chat, **self._params, **self.options.adapters.fingerprint(plan.config)}
 
     def clock(self, plan: Plan, now: datetime) -> dict[str, str]:
         told = super().clock(plan, now)

@@ -59,7 +59,8 @@ def test_ids_are_copied_and_plain_integers() -> None:
         ({"prompt": "x", "multi_modal_data": {"image": 1}}, "unsupported", "multi_modal_data", "multi_modal_data .*not supported yet"),
         ({"prompt": "x", "mm_processor_kwargs": {"a": 1}}, "unsupported", "mm_processor_kwargs", "not supported yet"),
         ({"prompt": "x", "cache_salt": "s"}, "unsupported", "cache_salt", "not supported yet"),
-        ({"prompt_embeds": object()}, "unsupported", "prompt_embeds", "not supported yet"),
+        ({"prompt_embeds": object()}, "invalid_type", "prompt_embeds", "must be a tensor or a numpy array, not object"),
+        ({"prompt_token_ids": [1], "prompt_embeds": object()}, "invalid_value", "prompt_embeds", "not both"),
         ({"encoder_prompt": "x", "decoder_prompt": None}, "unsupported", "encoder_prompt", "not supported yet"),
     ],
 )

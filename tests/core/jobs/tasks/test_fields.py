@@ -102,9 +102,7 @@ ASKING: dict[str, Any] = {
     "audio": {"voice": "alloy", "format": "mp3"},
     "modalities": ["text", "audio"],
     "cache_salt": "x",
-    "lora": "a",
     "lora_request": {"lora_name": "a"},
-    "prompt_adapter": "a",
     "prompt_adapter_request": {"prompt_adapter_id": 1},
     "prediction": {"type": "content", "content": "x"},
     "web_search_options": {"search_context_size": "low"},
@@ -135,7 +133,6 @@ OF_CHAT: dict[str, Any] = {
     "add_generation_prompt": False,
 }
 NOT_ASKING: dict[str, Any] = {
-    "prompt_embeds": None,
     "images": [],
     "multi_modal_data": {},
     "modalities": ["text"],
@@ -147,7 +144,6 @@ NOT_ASKING: dict[str, Any] = {
     "verbosity": 3,
     "enable_thinking": None,
     "include_reasoning": True,
-    "lora": "",
     "metadata": {"a": 1},
     "store": True,
     "service_tier": "flex",

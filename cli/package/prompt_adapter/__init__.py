@@ -1,0 +1,1 @@
+"""`infer.prompt_adapter`: where scripts written for vLLM look for `PromptAdapterRequest`."""

@@ -1,0 +1,131 @@
+"""Adapters on the command line: the one that a record names answers it, and one that is broken is the error of its records."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from ..core.adapters.prompts import write_prompt_adapter
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def prompts(folder: Path) -> list[str]:
+    """Options with two prompt adapters that work, and one that is another model's."""
+    torch.manual_seed(0)
+    for name, shape in (("one", (5, 64)), ("two", (20, 64)), ("other", (5, 63))):
+        write_prompt_adapter(folder / name, torch.randn(shape) * 0.4)
+    return ["--prompt-adapter", str(folder)]
+
+
+def job(path: Path, lines: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps({"max_tokens": 8, "temperature": 0, **line}) + "\n" for line in lines))
+    return path
+
+
+TEXT = "It was the best of times"
+EMBEDS = base64.b64encode(save({"x": torch.arange(640).reshape(10, 64).float().sin()})).decode()
+LINES: list[dict[str, Any]] = [
+    {"prompt": TEXT},
+    {"prompt": TEXT, "prompt_adapter": "one"},
+    {"prompt": TEXT, "prompt_adapter": "two", "n": 2, "temperature": 1},
+    {"prompt": TEXT, "prompt_adapter": "other"},
+    {"prompt": TEXT, "prompt_adapter": "three"},
+    {"prompt_embeds": EMBEDS},
+    {"prompt_embeds": EMBEDS, "prompt_adapter": "one"},
+    {
+        "custom_id": "x",
+        "method": "POST",
+        "url": "/v1/completions",
+        "body": {"prompt": TEXT, "model": "two", "max_tokens": 8, "temperature": 0},
+    },
+    {"prompt": TEXT, "prompt_adapter": "two"},
+]
+
+
+def test_records_with_prompt_adapters(call: Any, tiny: list[str], tmp_path: Path) -> None:
+    options = [*tiny, *prompts(tmp_path / "adapters"), "--enable-prompt-embeds"]
+    result = call("generate", "-q", *options, job(tmp_path / "in", LINES), tmp_path / "out")
+    assert result.exit_code == 3, result.stderr
+    found = rows(tmp_path / "out")
+    batch = found.pop(7)["response"]["body"]
+    codes = [row["error"] and row["error"]["code"] for row in found]
+    assert codes == [None, None, None, "adapter_invalid", "adapter_not_found", None, None, None]
+    assert "features a token" in found[3]["error"]["message"]
+    counts = [row["usage"]["prompt_tokens"] for row in found if row["error"] is None]
+    assert counts == [24, 29, 44, 10, 15, 44]
+    texts = [row["choices"][0]["text"] for row in found if row["error"] is None]
+    assert len(set(texts)) == 6
+    assert batch["model"] == "two"
+    assert batch["choices"][0]["text"] == texts[5]
+    assert batch["usage"]["prompt_tokens"] == 44
+    for i in (1, 2, 5):  # alone as beside others; the noise of one with a seed of its own does not depend on its place
+        line = {**LINES[i], "seed": 4}
+        both = job(tmp_path / "in2", [line]), job(tmp_path / "in3", [LINES[8], line, {"prompt": TEXT}])
+        for source, out in zip(both, ("alone", "beside"), strict=True):
+            assert call("generate", "-q", *options, "--overwrite", source, tmp_path / out).exit_code == 0
+        assert rows(tmp_path / "alone")[0]["choices"] == rows(tmp_path / "beside")[1]["choices"]
+
+
+def test_the_only_one_is_the_default_and_that_is_said(call: Any, tiny: list[str], tmp_path: Path) -> None:
+    prompts(tmp_path / "adapters")
+    source = job(tmp_path / "in", [{"prompt": TEXT}])
+    only = ["--prompt-adapter", f"mine={tmp_path / 'adapters' / 'one'}"]
+    said = call("generate", *tiny, *only, source, tmp_path / "a")
+    assert "records that name no adapter are answered with 'mine', the only one of --prompt-adapter" in said.stderr
+    assert rows(tmp_path / "a")[0]["usage"]["prompt_tokens"] == 29
+    assert call("generate", "-q", *tiny, *only, "--default-prompt-adapter", "none", source, tmp_path / "b").exit_code == 0
+    assert rows(tmp_path / "b")[0]["usage"]["prompt_tokens"] == 24
+
+
+def test_a_changed_one_is_not_gone_on_with(call: Any, tiny: list[str], tmp_path: Path) -> None:
+    options, source = [*tiny, *prompts(tmp_path / "adapters")], job(tmp_path / "in", [LINES[1], LINES[8]])
+    assert call("generate", "-q", *options, "--limit", "1", source, tmp_path / "out").exit_code == 0
+    write_prompt_adapter(tmp_path / "adapters" / "two", torch.ones(20, 64))
+    result = call("generate", "-q", *options, "--resume", source, tmp_path / "out")
+    assert result.exit_code == 2
+    assert "prompt adapter 'two' was" in result.stderr
+    assert "prompt adapter 'one'" not in result.stderr
+
+
+def test_what_is_not_there_is_told_before_anything_is_loaded(call: Any, tiny: list[str], tmp_path: Path) -> None:
+    for option in ("--lora", "--prompt-adapter"):
+        result = call("generate", "-q", *tiny, option, "a=/nowhere", job(tmp_path / "in", [{"prompt": "x"}]), tmp_path / "out")
+        assert result.exit_code == 2
+        assert f"{option} a=/nowhere: there is no folder" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_check_knows_what_a_run_would_refuse(call: Any, tiny: list[str], tmp_path: Path) -> None:
+    options = [*tiny, *prompts(tmp_path / "adapters"), "--enable-prompt-embeds"]
+    lines = [*LINES, {"prompt_embeds": base64.b64encode(save({"x": torch.ones(2, 3)})).decode()}]
+    result = call("check", "-q", "--json", *options, job(tmp_path / "in", lines))
+    assert result.exit_code == 3
+    told = json.loads(result.stdout)
+    assert {code: one["line"] for code, one in told["errors"].items()} == {
+        "adapter_invalid": 4,
+        "adapter_not_found": 5,
+        "invalid_value": 10,
+    }
+    assert told["prompt_tokens"]["total"] == 24 + 29 + 44 + 10 + 15 + 44 + 44
+
+
+@pytest.mark.parametrize("setting", ["env", "yaml"])
+def test_where_settings_come_from(call: Any, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
+    prompts(tmp_path / "adapters")
+    where, more = {"a": str(tmp_path / "adapters" / "one")}, []
+    if setting == "env":
+        monkeypatch.setenv("INFER_PROMPT_ADAPTER", json.dumps(where))
+    else:
+        (tmp_path / "job.yaml").write_text(f"prompt_adapter:\n  a: {where['a']}\n")
+        more = ["--config", str(tmp_path / "job.yaml")]
+    assert call("generate", "-q", *tiny, *more, job(tmp_path / "in", [{"prompt": TEXT}]), tmp_path / "out").exit_code == 0
+    assert rows(tmp_path / "out")[0]["usage"]["prompt_tokens"] == 29
