@@ -36,7 +36,7 @@ def test_the_short_help_has_examples_and_says_where_the_rest_is() -> None:
 def test_the_whole_help_has_all_options_that_are_not_refused() -> None:
     said = run("generate", "--help").stdout
     assert "--top-k" in said
-    assert "--enable-prompt-embeds" not in said
+    assert "--disable-sliding-window" not in said
     assert "--num-scheduler-steps" not in said
     assert run("help", "generate").stdout == said
 
