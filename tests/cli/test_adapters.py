@@ -75,6 +75,19 @@ def test_records_with_prompt_adapters(call: Any, tiny: list[str], tmp_path: Path
         assert rows(tmp_path / "alone")[0]["choices"] == rows(tmp_path / "beside")[1]["choices"]
 
 
+def test_echo_and_lists_of_prompts(call: Any, tiny: list[str], tmp_path: Path) -> None:
+    """What is echoed is the prompt's tokens, without the virtual ones; each prompt of a list has them before it."""
+    lines = [{"prompt": ["ab", TEXT], "prompt_adapter": "one", "echo": True, "logprobs": 1}]
+    options = [*tiny, *prompts(tmp_path / "adapters")]
+    assert call("generate", "-q", *options, job(tmp_path / "in", lines), tmp_path / "out").exit_code == 0
+    (row,) = rows(tmp_path / "out")
+    assert row["usage"]["prompt_tokens"] == 2 + 24 + 2 * 5
+    assert [choice["text"][:2] for choice in row["choices"]] == ["ab", TEXT[:2]]
+    told = row["choices"][0]["logprobs"]["token_logprobs"]
+    assert len(told) == 2 + 8
+    assert None not in told  # the first token has one: that after the virtual tokens
+
+
 def test_the_only_one_is_the_default_and_that_is_said(call: Any, tiny: list[str], tmp_path: Path) -> None:
     prompts(tmp_path / "adapters")
     source = job(tmp_path / "in", [{"prompt": TEXT}])

@@ -57,6 +57,7 @@ def scored(sequences: list[Sequence]) -> RequestOutput:
         outputs or [CompletionOutput(0, "", [], "length", logprobs=[] if prompt.logprobs is not None else None)],
         num_cached_tokens=prompt.num_cached,
         prompt_logprobs=prompt.prompt_logprobs,
+        lora_request=request.lora,
         num_virtual_tokens=request.num_virtual,
     )
 

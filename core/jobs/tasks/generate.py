@@ -137,7 +137,7 @@ class GenerateTask(CompletionTask):
         echo: Echo | None = pending.reply
         if echo is None:
             return super().answer_of(pending, output)
-        echo.entries = output.prompt_logprobs
+        echo.entries = None if output.prompt_logprobs is None else output.prompt_logprobs[output.num_virtual_tokens :]
         return super().answer_of(pending, output if echo.shows_prompt_logprobs else replace(output, prompt_logprobs=None))
 
     def _choice(
