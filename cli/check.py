@@ -14,7 +14,8 @@ from .findings import check_input
 from .options import Command, JobOptions, engine_options, input_options, sampling_options
 from .options.beam import beam_params
 from .options.chat import ChatFlags, chat_flags, chat_options
-from .options.embed import EMBED, SCORE, matrix_options, pooling_options
+from .options.embed import EMBED, SCORE, dtype_option, pooling_options
+from .options.io import output_format_option
 from .options.prompt import Prompts, prompt_options
 from .spec import embed_spec, embed_task, score_spec, score_task, writing_spec
 
@@ -44,7 +45,8 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
 @prompt_options
-@matrix_options
+@output_format_option(vectors=True)
+@dtype_option
 @chat_options
 @partial(pooling_options, only=EMBED | SCORE)
 @sampling_options

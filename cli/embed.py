@@ -8,15 +8,15 @@ import click
 
 from .job import run_command
 from .options import Command, JobOptions, engine_options, io_options
-from .options.embed import EMBED, matrix_options, pooling_options
+from .options.embed import EMBED, dtype_option, pooling_options
 from .options.prompt import Prompts, prompt_options
 from .options.sampling import truncate_option
 from .spec import embed_spec
 
 
 @click.command(cls=Command)
-@io_options
-@matrix_options
+@partial(io_options, vectors=True)
+@dtype_option
 @prompt_options
 @truncate_option
 @partial(pooling_options, only=EMBED)
@@ -32,7 +32,7 @@ def embed(*, io: JobOptions, prompt_field: str | None, template: str | None) -> 
 
     \b
     infer embed --model all-minilm-l6-v2 sample_data/embed.jsonl vectors.jsonl
-    infer embed --model all-minilm-l6-v2 --output-format npy sample_data/embed.jsonl vectors.npy
+    infer embed --model all-minilm-l6-v2 sample_data/embed.jsonl vectors.npy
     infer embed --model all-minilm-l6-v2 --truncate right --prompt-field body --encoding base64 pages.jsonl vectors.jsonl
     """
     return run_command(embed_spec(io, Prompts.of(prompt_field, template)))

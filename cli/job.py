@@ -11,8 +11,11 @@ from pathlib import Path
 
 from infer.core.errors import ConfigError, UnfinishedOutput
 from infer.core.jobs.job import run_job
+from infer.core.jobs.output.matrix_output import IDS_SUFFIX
 from infer.core.jobs.output.opening import STDOUT
+from infer.core.jobs.output.output_format import is_matrix, is_table
 from infer.core.jobs.output.stats_file import StatsFile
+from infer.core.jobs.output.table_output import ROWS_SUFFIX
 from infer.core.jobs.spec import JobSpec
 from infer.core.jobs.stats import JobStats
 from infer.core.jobs.watch import Watch
@@ -106,9 +109,16 @@ def _program() -> list[str]:
     return [Path(called).name if shutil.which(Path(called).name) == called else called]
 
 
+def _beside(io: JobOptions) -> list[str]:
+    """The file of lines that lies beside a matrix or a table."""
+    if is_matrix(io.output_format, vectors=io.vectors):
+        return [io.output + IDS_SUFFIX]
+    return [io.output + ROWS_SUFFIX] if is_table(io.output_format, vectors=io.vectors) else []
+
+
 def _stats_file(io: JobOptions) -> AbstractContextManager[StatsFile | None]:
     if io.stats is None:
         return nullcontext()
-    taken = [*io.inputs, *([io.errors] if io.errors else []), *([f"{io.output}.ids.jsonl"] if io.output_format != "jsonl" else [])]
+    taken = [*io.inputs, *([io.errors] if io.errors else []), *_beside(io)]
     goes_on = io.resume or io.retry_errors or io.redo is not None
     return StatsFile(io.stats, output=io.output, taken=taken, overwrite=io.overwrite, goes_on=goes_on)

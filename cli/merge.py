@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from .options import Command
-from .options.io import compression_option, log_format_option, quiet_option
+from .options.io import compression_option, log_format_option, output_format_option, quiet_option
 from .signals import Signals
 from .terminal import messages, streams
 from .terminal.table import counted
@@ -15,15 +15,17 @@ from .terminal.table import counted
 @click.argument("output", metavar="OUT", type=click.Path(allow_dash=True))
 @click.argument("shards", metavar="SHARD...", nargs=-1, required=True, type=click.Path())
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@output_format_option()
 @compression_option
 @log_format_option
 @quiet_option
-def merge(*, output: str, shards: tuple[str, ...], overwrite: bool, compression: str, quiet: bool) -> int:
+def merge(*, output: str, shards: tuple[str, ...], overwrite: bool, output_format: str, compression: str, quiet: bool) -> int:
     """Put the shards of one output together: OUT is then what a single run would have written, byte for byte.
 
     The shards are the finished outputs of one command run with --shard 0/N to --shard N-1/N, in any order; each has a
     SHARD.shard.json beside it. One that is missing, given twice, of another job or input, unfinished or changed since is
-    refused. OUT may be - for stdout. A merge that was stopped is simply run again. The exit status is 3 if any row is an error.
+    refused. Shards may be lines or tables, and OUT either (a table by its name: .csv, .tsv, .parquet), or - for stdout. A merge that
+    was stopped is simply run again. The exit status is 3 if any row is an error.
 
     \b
     for i in 0 1 2; do infer generate --model smollm2-135m --shard $i/3 in.jsonl part-$i.jsonl; done
@@ -32,6 +34,7 @@ def merge(*, output: str, shards: tuple[str, ...], overwrite: bool, compression:
     from infer.core.jobs.merge import merge as merge_shards
     from infer.core.jobs.output.job_note import SUFFIXES
     from infer.core.jobs.output.opening import STDOUT, open_output
+    from infer.core.jobs.output.output_format import format_of
     from infer.core.jobs.shards import open_shards
 
     names = [name for name in shards if not name.endswith(SUFFIXES)]  # a glob finds the notes too
@@ -40,7 +43,10 @@ def merge(*, output: str, shards: tuple[str, ...], overwrite: bool, compression:
     with Signals():
         parts = open_shards(names)
         inputs = [part.status for part in parts]
-        target = open_output(output, inputs=inputs, overwrite=overwrite, merge=True, compression=compression, stdout=stdout)
+        form = format_of(output, output_format, vectors=False)
+        target = open_output(
+            output, inputs=inputs, overwrite=overwrite, merge=True, output_format=form, compression=compression, stdout=stdout
+        )
         try:
             done = merge_shards(names, target, parts, overwrite=overwrite)
         finally:

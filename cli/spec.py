@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from infer.core.errors import ConfigError
+from infer.core.jobs.output.output_format import is_matrix
 from infer.core.jobs.spec import JobSpec
 from infer.core.jobs.tasks.adapters import declared_in
 from infer.core.jobs.tasks.completion import CompletionOptions
@@ -92,7 +93,7 @@ def embed_task(io: JobOptions, prompts: Prompts) -> EmbedSpec:
         prefix=given.get("prefix"),
         encoding=str(given.get("encoding") or "float"),
         embedding_dtype=io.embedding_dtype,
-        matrix=io.output_format != "jsonl",
+        matrix=is_matrix(io.output_format, vectors=True),
     )
     return EmbedSpec(options, prompts.job(), io.output_format)
 

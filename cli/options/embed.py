@@ -53,23 +53,15 @@ def pooling_options(command: F, *, only: Collection[str]) -> F:
     return with_options(command, [option for name, option in _OPTIONS.items() if name in only])
 
 
-def matrix_options(command: F) -> F:
-    """Adds --output-format and --embedding-dtype, which are fields of JobOptions."""
-    form = click.option(
-        "--output-format",
-        type=click.Choice(["jsonl", "npy", "safetensors", "parquet"]),
-        default="jsonl",
-        show_default=True,
-        help="Format of OUT: lines, or one matrix with a row a record; ids and errors are then in OUT.ids.jsonl.",
-    )
-    dtype = click.option(
+def dtype_option(command: F) -> F:
+    """Adds --embedding-dtype, a field of JobOptions."""
+    return click.option(
         "--embedding-dtype",
         type=click.Choice(["float32", "float16", "int8", "binary"]),
         default="float32",
         show_default=True,
         help="Type of the values: int8 scales each vector by itself, binary keeps the sign of each value as a bit.",
-    )
-    return form(dtype(command))
+    )(command)
 
 
 def given_pooling() -> dict[str, Any]:

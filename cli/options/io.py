@@ -14,9 +14,11 @@ import click
 
 from infer.core.jobs.input.forms import FORMATS
 from infer.core.jobs.options import JobOptions
+from infer.core.jobs.output.output_format import FORMATS as OUTPUT_FORMATS
+from infer.core.jobs.output.output_format import TABLES, format_of, is_table
 
 from ..command import usage, with_options
-from ..terminal import streams
+from ..terminal import messages, streams
 from .value_types import MAX_ERRORS, REDO, SHARD, SIZE
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,6 +41,21 @@ compression_option = click.option(
     "--compression", help="Compression of OUT; auto: by its name (.gz, .zst).", **_choice("auto", "none", "gzip", "zstd")
 )
 _file = click.Path(dir_okay=False)
+
+
+def output_format_option(*, vectors: bool = False) -> Callable[[Any], Any]:
+    """Adds --output-format. `vectors`: answers may be vectors."""
+    of_vectors = "; npy, safetensors and parquet: one matrix with a row a record, ids and errors in OUT.ids.jsonl" if vectors else ""
+    tables = "csv, tsv: a table with a row a record" if vectors else "csv, tsv, parquet: a table with a row a record"
+    return click.option(
+        "--output-format",
+        type=click.Choice(["auto", *(form for form in OUTPUT_FORMATS if vectors or form in ("jsonl", *TABLES))]),
+        default="auto",
+        show_default=True,
+        help=f"Format of OUT. {tables}, and a column a field{of_vectors}; auto: by the name of OUT, else JSON lines.",
+    )
+
+
 _INPUT: list[Callable[[Any], Any]] = [
     click.option(
         "--input",
@@ -120,11 +137,12 @@ _SAYING: list[Callable[[Any], Any]] = [
 ]
 
 
-def io_options(command: F, *, asks: Callable[..., int] | None = None) -> F:
+def io_options(command: F, *, asks: Callable[..., int] | None = None, vectors: bool = False) -> F:
     """Adds IN, OUT and the options about them; the command gets them as one `io: JobOptions`.
 
     Args:
         asks: what is called in place of the command where IN is a question: with it, and `quiet` and `verbose`.
+        vectors: answers are vectors.
     """
 
     @functools.wraps(command)
@@ -135,12 +153,23 @@ def io_options(command: F, *, asks: Callable[..., int] | None = None) -> F:
         inputs, output = _paths(paths, named)
         values = {f.name: kwargs.pop(f.name) for f in dataclasses.fields(JobOptions) if f.name in kwargs}
         values["resume"] = values["resume"] or values["resume_force"]
-        io = JobOptions(inputs=inputs, output=output, **values)
+        values["output_format"] = _format(output, values["output_format"], vectors=vectors, quiet=values["quiet"])
+        if is_table(values["output_format"], vectors=vectors):
+            values["error_format"] = "object"  # a table is flat in any case
+        io = JobOptions(inputs=inputs, output=output, vectors=vectors, **values)
         _refuse_contradictions(io)
         return command(io=io, **kwargs)
 
     paths = click.argument("paths", metavar="[IN] [OUT]", nargs=-1, type=click.Path(allow_dash=True))
-    return with_options(with_io, [paths, *_INPUT, *_OUTPUT, *_READING, *_SAYING])
+    return with_options(with_io, [paths, *_INPUT, output_format_option(vectors=vectors), *_OUTPUT, *_READING, *_SAYING])
+
+
+def _format(output: str, asked: str, *, vectors: bool, quiet: bool) -> str:
+    """The format of OUT; says it where the name alone chose it. Raises ConfigError."""
+    form = format_of(output, asked, vectors=vectors)
+    if asked == "auto" and form != "jsonl" and not quiet:
+        messages.say(f"{output} is written as {form}, as its name says (--output-format jsonl writes JSON lines)", label="note: ")
+    return form
 
 
 def _is_question(text: str) -> bool:
@@ -159,6 +188,8 @@ def input_options(command: F) -> F:
     def with_io(**kwargs: Any) -> Any:
         inputs, _ = _paths(kwargs.pop("paths"), kwargs.pop("inputs"), outputs=0)
         values = {f.name: kwargs.pop(f.name) for f in dataclasses.fields(JobOptions) if f.name in kwargs}
+        if values.get("output_format") == "auto":
+            values["output_format"] = "jsonl"
         return command(io=JobOptions(inputs, "-", overwrite=False, stats=None, report_cache=False, **values), **kwargs)
 
     paths = click.argument("paths", metavar="[IN]", nargs=-1, type=click.Path(allow_dash=True))

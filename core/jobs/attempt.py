@@ -19,6 +19,8 @@ from .output.matrix_output import MatrixOutput
 from .output.opening import merge_left, open_output
 from .output.output import JobOutput
 from .output.previous import Previous
+from .output.sinks.table_sink import KEPT
+from .output.table_output import TableOutput
 from .stats import JobStats
 from .tally import Tally
 
@@ -55,6 +57,7 @@ class Attempt:
                 resume=options.resume,
                 redo=options.again.is_asked,
                 output_format=options.output_format,
+                vectors=options.vectors,
                 embedding_dtype=options.embedding_dtype,
                 compression=options.compression,
                 errors=options.errors,
@@ -133,7 +136,10 @@ class Attempt:
             output_format=self.options.output_format,
             compression=self.output.sink.compression if isinstance(self.output, JobOutput) else "none",
             errors=self.options.errors is not None,
+            rows=KEPT if isinstance(self.output, TableOutput) else "none",
         )
+        if isinstance(self.output, TableOutput):
+            self.output.command = str(fingerprint.get("command", ""))
 
     @property
     def identity(self) -> Identity:
@@ -164,4 +170,5 @@ class Attempt:
             run_s=round(self.stats.run_all_s, 3),
             limit=self.options.limit,
             digests=bytes(self.reader.digests),
+            rows_sha256=self.output.rows_sha256 if isinstance(self.output, TableOutput) else "",
         )

@@ -46,10 +46,24 @@ class Identity:
     frames: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, fingerprint: Mapping[str, Any], selection: Selection, *, output_format: str, compression: str, errors: bool) -> Identity:
-        """Of a job with these options; `errors`: whether there is a file of failed lines."""
+    def of(
+        cls,
+        fingerprint: Mapping[str, Any],
+        selection: Selection,
+        *,
+        output_format: str,
+        compression: str,
+        errors: bool,
+        rows: str = "none",
+    ) -> Identity:
+        """Of a job with these options.
+
+        Args:
+            errors: there is a file of failed lines.
+            rows: compression of the rows that a table is made of.
+        """
         place = {"offset": selection.offset, "shard": str(selection.shard)}
-        frames: dict[str, Any] = {"errors file": errors}
+        frames: dict[str, Any] = {"errors file": errors, **({"rows": rows} if rows != "none" else {})}
         if compression == "gzip":
             frames["version of zlib"] = zlib.ZLIB_RUNTIME_VERSION
         elif compression == "zstd":
@@ -78,7 +92,7 @@ class Identity:
     def differences(self, other: Identity, *, shards: bool = False) -> list[str]:
         """The ways in which `other` is not the same job, a sentence each. `shards`: the two may be parts of one."""
         before, now = ({**one.fingerprint, **one.place, **one.file} for one in (self, other))
-        leave = {"shard", "compression"} if shards else set()
+        leave = {"shard", "compression", "output format"} if shards else set()
         return _differences(before, now, leave)
 
     def refuse(self, other: Identity, *, unfinished: bool = False) -> None:

@@ -36,9 +36,13 @@ def loads(line: bytes) -> dict[str, Any]:
         raise _why_not_json(line, error) from None
     if not isinstance(value, dict):
         raise RecordError("invalid_json", f"a line must be a JSON object, not {json_type(value)}")
-    if _LONG_DIGITS.search(line):
-        value = json.loads(line)  # exact integers; orjson has already refused what only the standard library accepts
-    return value
+    # orjson has already refused what only the standard library accepts
+    return json.loads(line) if _LONG_DIGITS.search(line) else value
+
+
+def exact(line: bytes) -> Any:
+    """The JSON on a line that we wrote, integers of any size as they are. Raises ValueError."""
+    return json.loads(line) if _LONG_DIGITS.search(line) else orjson.loads(line)
 
 
 def dumps(row: dict[str, Any]) -> bytes:

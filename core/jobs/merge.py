@@ -25,6 +25,7 @@ from .output.opening import is_there
 from .output.output import JobOutput
 from .output.pipe import StraightOutput
 from .output.previous import index_of
+from .output.table_output import TableOutput
 from .row import Row
 from .row_format import with_error
 from .shards import ShardFile, first_index, open_shards
@@ -56,6 +57,8 @@ def merge(names: Sequence[str], output: JobOutput | StraightOutput, shards: Sequ
         for _ in _rows(shards):  # what their notes say of them may be true no more
             pass
         return Merged(sum(shard.note.records for shard in shards), sum(shard.note.errors for shard in shards))
+    if isinstance(output, TableOutput):
+        output.command = str(shards[0].note.identity.fingerprint.get("command", ""))
     try:
         output.begin({"merge": _merged(shards)})
         return _write(output, shards)
@@ -79,7 +82,7 @@ def _write(output: JobOutput | StraightOutput, shards: Sequence[ShardFile]) -> M
         output.write([Row(pieces, b"\n".join(due))])
     if isinstance(output, JobOutput):
         output.make()
-        output.finish(_note(shards, output.sha256.hexdigest(), output.sink.compression))
+        output.finish(_note(shards, output))
     else:
         output.finish()
     return Merged(records, errors)
@@ -88,14 +91,15 @@ def _write(output: JobOutput | StraightOutput, shards: Sequence[ShardFile]) -> M
 def _is_merged(shards: Sequence[ShardFile], output: JobOutput) -> bool:
     """True if the output is there already, whole and made of these very shards."""
     finished = Finished(output)
-    return finished.note is not None and finished.note.merged == _merged(shards) and finished.is_intact
+    note = finished.note
+    return note is not None and note.merged == _merged(shards) and finished.is_intact and note.output_format == output.sink.name
 
 
 def _merged(shards: Sequence[ShardFile]) -> list[str]:
     return [shard.note.sha256 for shard in shards]
 
 
-def _note(shards: Sequence[ShardFile], sha256: str, compression: str) -> JobNote:
+def _note(shards: Sequence[ShardFile], output: JobOutput) -> JobNote:
     """The note that a single run would leave beside the output."""
     first, records, tally = shards[0].note, sum(shard.note.records for shard in shards), Tally()
     digests = bytearray(records * SHORT_DIGEST_BYTES)
@@ -109,13 +113,13 @@ def _note(shards: Sequence[ShardFile], sha256: str, compression: str) -> JobNote
         Identity(
             identity.fingerprint,
             {**identity.place, "shard": str(Shard(0, 1))},
-            {**identity.file, "compression": compression},
+            {**identity.file, "output format": output.sink.name, "compression": output.sink.compression},
             {**identity.frames, "errors file": False},
         ),
         records=records,
         total_seen=first.total_seen,
         input_chain=first.input_chain,
-        sha256=sha256,
+        sha256=output.sha256.hexdigest(),
         tally=tally.to_entry(),
         time=first.time,
         attempts=max(shard.note.attempts for shard in shards),
@@ -123,6 +127,7 @@ def _note(shards: Sequence[ShardFile], sha256: str, compression: str) -> JobNote
         limit=first.limit,
         merged=_merged(shards),
         digests=bytes(digests),
+        rows_sha256=output.rows_sha256 if isinstance(output, TableOutput) else "",
     )
 
 

@@ -35,7 +35,8 @@ class JobOptions:
     resume: bool = False  # also when `resume_force`
     resume_force: bool = False
     verify: bool = False
-    output_format: str = "jsonl"  # or one of sinks.matrix_sink.FORMATS
+    output_format: str = "jsonl"  # one of output.output_format.FORMATS
+    vectors: bool = False  # answers are vectors, of which a Parquet file is a matrix
     embedding_dtype: str = "float32"  # of the values in them, one of sinks.vectors.DTYPES
     error_format: str = "object"  # of rows: "object" or "flat", see row_format.py
     fsync: str = "interval"  # "interval", "always" or "never"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from .attempt import Attempt
-from .output.matrix_output import MatrixOutput
+from .output.made_output import MadeOutput
 from .output.output import JobOutput
 from .watch import Watch
 
@@ -15,7 +15,7 @@ def publish(attempt: Attempt, watch: Watch) -> None:
     output = attempt.output
     if attempt.previous is not None:
         attempt.previous.check_end(attempt.reader.num_selected)
-    if isinstance(output, MatrixOutput):
+    if isinstance(output, MadeOutput):
         output.make()  # it may take a while, and can be interrupted
     attempt.inputs.check()
     with watch.hold():

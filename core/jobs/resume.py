@@ -81,8 +81,8 @@ def _keep_as_before(attempt: Attempt, output: JobOutput, keeps: Mapping[str, Any
 
 def _refuse_other_layout(was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """One file cannot hold both, whatever the user wants."""
-    if was.get("matrix") != now.get("matrix"):
-        before, here = (_layout(one.get("matrix")) for one in (was, now))
+    before, here = (_layout(one) for one in (was, now))
+    if before != here:
         raise ConfigError(f"cannot resume: the unfinished output holds {before}, this run writes {here}; start again with --overwrite")
     before, here = (one["file"]["compression"] for one in (was, now))
     if before != here:
@@ -91,8 +91,10 @@ def _refuse_other_layout(was: Mapping[str, Any], now: Mapping[str, Any]) -> None
         )
 
 
-def _layout(matrix: Mapping[str, Any] | None) -> str:
-    return "lines" if matrix is None else f"vectors of {matrix['size']:,} {matrix['dtype']} values"
+def _layout(header: Mapping[str, Any]) -> str:
+    if (matrix := header.get("matrix")) is not None:
+        return f"vectors of {matrix['size']:,} {matrix['dtype']} values"
+    return "lines" if (rows := header["frames"].get("rows")) is None else f"rows of a table, compressed with {rows}"
 
 
 # -- a finished output ---------------------------------------------------------------------------------------------
@@ -142,6 +144,7 @@ def _take_as_done(attempt: Attempt, output: JobOutput, finished: Finished, reade
     stats.output_sha256 = finished.sha256
     stats.num_blank = reader.num_blank
     note = attempt.note(records=reader.num_selected, sha256=finished.sha256, tally=tally)
+    note = replace(note, rows_sha256=finished.rows_sha256)
     if before is not None:  # what tells of OUT alone
         note = replace(note, identity=replace(note.identity, frames=before.identity.frames), merged=before.merged)
     if note != before:

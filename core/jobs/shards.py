@@ -16,6 +16,7 @@ from .input.source import InputFile
 from .output.job_note import SHARD_SUFFIX, JobNote, find_note
 from .output.matrix_output import IDS_SUFFIX
 from .output.side_file import PARTIAL_SUFFIX
+from .output.table_output import ROWS_SUFFIX
 
 #: Bytes of a file that are read at a time.
 CHUNK = 1 << 20
@@ -32,14 +33,19 @@ class ShardFile:
         if note is None:
             raise ConfigError(_unfinished(name, path))
         self.note = note
-        if self.note.output_format != "jsonl":
+        if self.note.output_format != "jsonl" and not self.note.rows_sha256:
             raise ConfigError(
-                f"shard {name!r} is a {self.note.output_format} matrix, and only JSONL outputs are merged; the place of each of its rows "
-                f"in the whole input is `index` in {name + IDS_SUFFIX!r}"
+                f"shard {name!r} is a {self.note.output_format} matrix, and only lines and tables are merged; the place of each of its "
+                f"rows in the whole input is `index` in {name + IDS_SUFFIX!r}"
             )
         if not path.is_file():
             raise ConfigError(_unfinished(name, path))
-        self._source = HashedFile(name)
+        rows, self._sha256 = name, note.sha256
+        if note.rows_sha256:  # a table: what it was made of
+            rows, self._sha256 = str(path) + ROWS_SUFFIX, note.rows_sha256
+            if not Path(rows).is_file():
+                raise ConfigError(f"shard {name!r} is there, but {rows!r}, the rows that it was made of, is not; put it back")
+        self._source = HashedFile(rows)
 
     def rows(self) -> Iterator[bytes]:
         """Each row without its newline. Raises ConfigError at the end if the file is not what its note says."""
@@ -58,7 +64,7 @@ class ShardFile:
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError(f"shard {self.name!r} is damaged: {error}") from None
-        if any(rest) or count != self.note.records or self._source.sha256.hexdigest() != self.note.sha256:
+        if any(rest) or count != self.note.records or self._source.sha256.hexdigest() != self._sha256:
             raise ConfigError(
                 f"shard {self.name!r} is not the file that its note describes: it has {count:,} rows, there were "
                 f"{self.note.records:,}" + ("" if count != self.note.records else ", and its sha256 is another")

@@ -14,6 +14,7 @@ from .making import sha256_of
 from .matrix_output import MatrixOutput
 from .output import JobOutput
 from .previous import Again, FinishedOutput, Previous, count_rows
+from .table_output import TableOutput
 
 
 class Finished:
@@ -43,12 +44,20 @@ class Finished:
     def sha256(self) -> str:
         """Of the file as it is. Raises OutputError."""
         if self._sha256 is None:
-            try:
-                with self._output.target.open("rb") as file:
-                    self._sha256 = sha256_of(Files(), file.fileno(), os.fstat(file.fileno()).st_size).hexdigest()
-            except OSError as error:
-                raise OutputError(f"output {self._output.name!r} cannot be read: {error.strerror}") from None
+            self._sha256 = self._hash_of(self._output.target)
         return self._sha256
+
+    def _hash_of(self, path: Path) -> str:
+        try:
+            with path.open("rb") as file:
+                return sha256_of(Files(), file.fileno(), os.fstat(file.fileno()).st_size).hexdigest()
+        except OSError as error:
+            raise OutputError(f"{str(path)!r} of output {self._output.name!r} cannot be read: {error.strerror}") from None
+
+    @property
+    def rows_sha256(self) -> str:
+        """Of the file of rows beside a table; empty for anything else. Raises OutputError."""
+        return self._hash_of(self._rows) if isinstance(self._output, TableOutput) else ""
 
     @property
     def stamp(self) -> dict[str, str | None]:
@@ -81,8 +90,8 @@ class Finished:
             changed: rows of changed records are to be told from others.
         """
         name = self._output.name
-        if isinstance(self._output, MatrixOutput) and not self._output.ids_path.exists():
-            raise ConfigError(f"output {name!r} is there, but {str(self._output.ids_path)!r} is not; start again with --overwrite")
+        if isinstance(self._output, MatrixOutput):
+            self._require_rows()
         if self.note is None and (not force or changed):
             otherwise = "leave --redo changed out" if force else "take it for this job's with --resume-force"
             raise ConfigError(
@@ -96,6 +105,17 @@ class Finished:
                     f"output {name!r} is not the file that the note beside it describes: it was changed after its job finished; "
                     "start again with --overwrite, choose another output, or take it as it is with --resume-force"
                 )
+
+        if isinstance(self._output, TableOutput):
+            self._require_rows()
+            if self.note is not None and self.rows_sha256 != self.note.rows_sha256:
+                what = f"{str(self._rows)!r} is not the file of rows that {name!r} was made of"
+                raise ConfigError(f"{what}; put it back, or start again with --overwrite")
+
+    def _require_rows(self) -> None:
+        if not self._rows.exists():
+            what = f"output {self._output.name!r} is there, but {str(self._rows)!r} is not"
+            raise ConfigError(f"{what}; put it back, or start again with --overwrite")
 
     def refuse_matrix(self, *, grown: bool) -> None:
         """Raises ConfigError where rows cannot be taken over. `grown`: there are more records than rows."""
@@ -118,4 +138,6 @@ class Finished:
     @property
     def _rows(self) -> Path:
         """The file that has a line for each row."""
-        return self._output.ids_path if isinstance(self._output, MatrixOutput) else self._output.target
+        if isinstance(self._output, MatrixOutput):
+            return self._output.ids_path
+        return self._output.rows_path if isinstance(self._output, TableOutput) else self._output.target

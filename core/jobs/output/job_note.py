@@ -54,6 +54,7 @@ class JobNote:
         limit: how many records were selected at most; None: no such limit.
         digests: the first SHORT_DIGEST_BYTES of the hash of each selected record's line.
         merged: sha256 of each shard, if it was put together from some.
+        rows_sha256: of the file of rows beside OUT, if OUT is a table of them.
     """
 
     identity: Identity
@@ -68,6 +69,7 @@ class JobNote:
     limit: int | None = None
     merged: list[str] = field(default_factory=list)
     digests: bytes = b""
+    rows_sha256: str = ""
 
     @property
     def shard(self) -> Shard:
@@ -97,6 +99,8 @@ class JobNote:
         """The file's content."""
         told = {name: getattr(self, name) for name in (*_NUMBERS, *_TEXTS, "run_s", "limit", "merged")}
         value = {"format": FORMAT, **told, "errors": self.errors, "tally": dict(self.tally), **self.identity.to_json()}
+        if self.rows_sha256:
+            value["rows_sha256"] = self.rows_sha256
         value["digests"] = base64.b64encode(self.digests).decode()
         return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
@@ -127,6 +131,7 @@ class JobNote:
                 limit=value["limit"],
                 merged=list(value["merged"]),
                 digests=base64.b64decode(value["digests"], validate=True),
+                rows_sha256=str(value.get("rows_sha256", "")),
             )
             _ = note.shard, note.offset, note.output_format, datetime.fromisoformat(note.time)
         except (KeyError, TypeError, ValueError, AttributeError, binascii.Error, ConfigError) as error:

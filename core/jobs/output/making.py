@@ -1,15 +1,14 @@
-"""OUT made from the rows of a matrix, and how one tells later that it was."""
+"""OUT made from rows, and how one tells later that it was."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from .files import Files, pieces
 from .journal import recover
-from .sinks.matrix_sink import MatrixSink
-from .sinks.sink import Stored
 
 
 class Making:
@@ -22,12 +21,12 @@ class Making:
         self._files = files
         self._fd = -1
 
-    def make(self, sink: MatrixSink, stored: Stored, *, sync: bool) -> None:
-        """Writes all of it; `sync`: it is on disk when this returns. Raises OSError."""
+    def make(self, write_all: Callable[[Callable[[bytes], None]], None], *, sync: bool) -> None:
+        """Has `write_all` write all of it; `sync`: it is on disk when this returns. Raises OSError."""
         self._fd = self._files.open(self.path, 0o666)
         try:
             self._files.truncate(self._fd, 0)
-            sink.make(stored, self._write)
+            write_all(self._write)
             if sync:
                 self._files.sync(self._fd)
         finally:

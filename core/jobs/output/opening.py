@@ -17,18 +17,22 @@ from .files import is_file, is_folder, is_special
 from .job_note import SUFFIXES as NOTE_SUFFIXES
 from .journal import JOURNAL_SUFFIX, Recovered
 from .lock import LOCK_SUFFIX
-from .matrix_output import MADE_SUFFIX, MatrixOutput
+from .made_output import MADE_SUFFIX
+from .matrix_output import MatrixOutput
 from .output import JobOutput
+from .output_format import is_matrix, is_table
 from .pipe import StraightOutput
 from .side_file import PARTIAL_SUFFIX
 from .sinks.matrix_sink import MatrixSink
 from .sinks.sink import LineSink
+from .sinks.table_sink import TableSink
+from .table_output import ROWS_SUFFIX, TableOutput
 
 #: Names of standard output. Descriptor 1 itself points elsewhere in the program, so these cannot be opened as files.
 STDOUT = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
 
 #: Endings of what lies beside outputs. A file of such a name may be in the way of another run one day, and is not locked by it.
-RESERVED = (PARTIAL_SUFFIX, JOURNAL_SUFFIX, LOCK_SUFFIX, MADE_SUFFIX, *NOTE_SUFFIXES)
+RESERVED = (PARTIAL_SUFFIX, JOURNAL_SUFFIX, LOCK_SUFFIX, MADE_SUFFIX, ROWS_SUFFIX, *NOTE_SUFFIXES)
 
 
 def open_output(
@@ -40,6 +44,7 @@ def open_output(
     redo: bool = False,
     merge: bool = False,
     output_format: str = "jsonl",
+    vectors: bool = False,
     embedding_dtype: str = "float32",
     compression: str = "auto",
     errors: str | None = None,
@@ -54,17 +59,17 @@ def open_output(
         overwrite, resume: what may be done with what is there.
         redo: OUT is to be read and replaced.
         merge: shards are put together: that is done from the start, whatever was left of it. The caller looks at an OUT that is there.
-        output_format, embedding_dtype: see `JobOptions`.
+        output_format, vectors, embedding_dtype: see `JobOptions`.
         stdout: the stream behind `-`.
         stats: attempts and seconds, for whoever goes on.
 
     Raises ConfigError (refused; UnfinishedOutput is one), LockedError (another run writes it), OutputError.
     """
-    matrix = output_format != "jsonl"
+    matrix, table = (what(output_format, vectors=vectors) for what in (is_matrix, is_table))
     if matrix and redo:
         raise ConfigError(f"a {output_format} output cannot be answered anew in part; start again with --overwrite")
     if name in STDOUT or is_special(Path(name)):
-        if matrix:
+        if matrix or table:
             raise ConfigError(f"{output_format} is made when all rows are there, so it needs an output file, which {name!r} is not")
         if resume or redo:
             raise ConfigError(f"output {name!r} is not a regular file: nothing of it is kept, so it cannot be resumed or redone")
@@ -85,6 +90,9 @@ def open_output(
         if matrix:
             sink = _matrix_sink(name, output_format, embedding_dtype, compression)
             output = MatrixOutput(name, sink=sink, errors=errors, fsync=fsync, stats=stats)
+        elif table:
+            made_of = TableSink(output_format, compression_of(name, compression))
+            output = TableOutput(name, sink=made_of, errors=errors, fsync=fsync, stats=stats)
         else:
             output = JobOutput(name, sink=LineSink(compression_of(name, compression)), errors=errors, fsync=fsync, stats=stats)
         _refuse_inputs(output, inputs)

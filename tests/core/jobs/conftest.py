@@ -15,6 +15,7 @@ import pytest
 from infer.core.jobs import attempt as jobs
 from infer.core.jobs.input.reader import RecordReader
 from infer.core.jobs.options import JobOptions
+from infer.core.jobs.output.output_format import is_matrix
 from infer.core.jobs.output.spill_index import SpillIndex
 from infer.core.jobs.publish import publish
 from infer.core.jobs.resume import resume
@@ -159,7 +160,8 @@ def attempt(fake_engine: Any, byte_tokenizer: Any) -> Callable[..., Attempt]:
             if run.needs_engine():
                 made.engine = fake_engine(byte_tokenizer, **(engine or {}))
                 length = made.engine.max_model_len
-                kind = GenerateTask if chosen.output_format == "jsonl" else partial(VectorTask, dtype=chosen.embedding_dtype)
+                matrix = is_matrix(chosen.output_format, vectors=chosen.vectors)
+                kind = partial(VectorTask, dtype=chosen.embedding_dtype) if matrix else GenerateTask
                 of_records = kind(given, byte_tokenizer, max_model_len=length)
                 run.look(of_records)
                 run.answer(made.engine, of_records)

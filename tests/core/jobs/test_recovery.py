@@ -30,12 +30,14 @@ from infer.core.jobs.output import output as output_module
 from infer.core.jobs.output.faults import MATRIX_POINTS, POINTS
 from infer.core.jobs.output.files import Files
 from infer.core.jobs.output.journal import recover
+from infer.core.jobs.output.output_format import is_matrix, is_table
 from infer.core.jobs.output.writer import OrderedWriter
 from infer.core.jobs.row import Row
 
 OUT, JOURNAL, PARTIAL = "out", "out.partial.journal", "out.partial"
 ERRORS, ERRORS_PARTIAL = "bad", "bad.partial"
 IDS, IDS_PARTIAL = "out.ids.jsonl", "out.ids.jsonl.partial"
+ROWS = "out.rows.jsonl.zst"
 MADE = "out.partial.made"
 MUTABLE = (PARTIAL, JOURNAL, ERRORS_PARTIAL, IDS_PARTIAL, MADE)
 #: Files beside the output: by their names in the journal, where they are before and after they are published.
@@ -240,11 +242,16 @@ class Job:
         self.whole = contents(folder)
         self.tally, self.num_blank = made.stats.to_entry(), made.stats.num_blank
         self.num_records = made.stats.num_records
-        assert set(self.whole) == {"in", OUT} | ({ERRORS} if self.options.get("errors") else set()) | ({IDS} if self.is_matrix else set())
+        beside = {ERRORS: self.options.get("errors"), IDS: self.is_matrix, ROWS: self.is_table}
+        assert set(self.whole) == {"in", OUT, *(name for name, is_there in beside.items() if is_there)}
 
     @property
     def is_matrix(self) -> bool:
-        return "output_format" in self.options
+        return is_matrix(self.options.get("output_format", "jsonl"), vectors="vectors" in self.options)
+
+    @property
+    def is_table(self) -> bool:
+        return is_table(self.options.get("output_format", "jsonl"), vectors="vectors" in self.options)
 
     def check(self, state: dict[str, bytes], note: str = "") -> int:
         """Recovers a state, finishes the job, compares; returns the number of rows that were recovered."""
@@ -282,9 +289,11 @@ CASES: dict[str, dict[str, Any]] = {
     "zstd, never": {"compression": "zstd", "fsync": "never"},
     "npy": {"output_format": "npy"},
     "safetensors, errors": {"output_format": "safetensors", "embedding_dtype": "int8", "errors": True},
-    "parquet": {"output_format": "parquet", "embedding_dtype": "float16"},
-    "parquet, always": {"output_format": "parquet", "fsync": "always"},
+    "parquet": {"output_format": "parquet", "vectors": True, "embedding_dtype": "float16"},
+    "parquet, always": {"output_format": "parquet", "vectors": True, "fsync": "always"},
     "npy, errors, never": {"output_format": "npy", "embedding_dtype": "binary", "errors": True, "fsync": "never"},
+    "csv": {"output_format": "csv"},
+    "table, errors": {"output_format": "parquet", "errors": True, "fsync": "always"},
 }
 
 
@@ -331,6 +340,8 @@ def test_the_unbroken_run_is_worth_breaking(job: Job) -> None:
         assert [row["index"] for row in ids] == list(range(job.num_records))
         assert sum(row["error"] is not None for row in ids) == job.tally["num_failed"]
         assert sum((op.kind, op.name) == ("write", MADE) for op in job.log) >= 2
+    elif job.is_table:
+        assert sum((op.kind, op.name) == ("write", MADE) for op in job.log) >= 1
     elif "compression" not in job.options:
         assert [json.loads(row).get("index", i) for i, row in enumerate(job.whole[OUT].splitlines())] == list(range(job.num_records))
     if "errors" in job.options:
@@ -402,10 +413,10 @@ def test_a_flipped_bit_in_the_journal(job: Job) -> None:
         job.check({**disk.files, JOURNAL: flipped}, f"byte {place} of the journal")
 
 
-matrices = parametrized("npy", "safetensors, errors", "parquet, always")
+made = parametrized("npy", "safetensors, errors", "parquet, always", "csv", "table, errors")
 
 
-@matrices
+@made
 def test_without_resume_nothing_is_touched_but_everything_told(job: Job) -> None:
     """A plain rerun after a crash says how to go on, or that the output is there."""
     folder = job.folder / "plain"
@@ -430,10 +441,11 @@ def test_without_resume_nothing_is_touched_but_everything_told(job: Job) -> None
     assert said == {True}
 
 
-@matrices
+@made
 def test_over_an_older_output(job: Job) -> None:
     """--overwrite, killed anywhere: until the new files are published the old ones are there, and --resume takes nothing of them."""
-    folder, old = job.folder / "over", {OUT: b"old", IDS: job.whole[IDS][:-7] + b"older}\n"}
+    folder = job.folder / "over"
+    old = {OUT: b"old", **({IDS: job.whole[IDS][:-7] + b"older}\n"} if job.is_matrix else {ROWS: b"older"})}
     folder.mkdir()
     for i, disk in states(job.log):
         for path in folder.iterdir():
@@ -446,7 +458,7 @@ def test_over_an_older_output(job: Job) -> None:
         assert after == job.whole, f"after operation {i}"
 
 
-@matrices
+@made
 @pytest.mark.parametrize("point", [*POINTS, *MATRIX_POINTS])
 def test_killed_at_a_named_point(job: Job, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = job.folder / "killed"

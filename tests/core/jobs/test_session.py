@@ -374,7 +374,7 @@ def test_a_matrix_is_not_answered_anew_in_part(attempt: Any, tmp_path: Path, opt
 def test_an_unfinished_matrix_goes_on_as_what_it_is(attempt: Any, stopped: Any, tmp_path: Path) -> None:
     """Its rows fit into another format, with --resume-force, but not into another length or type."""
     out = stopped(output_format="npy")
-    refuses(attempt, tmp_path, r'output format was "npy", is "parquet"', output_format="parquet", resume=True)
+    refuses(attempt, tmp_path, r'output format was "npy", is "parquet"', output_format="parquet", vectors=True, resume=True)
     refuses(attempt, tmp_path, "holds vectors of 5 float32 values, this run writes lines", resume=True)
     for force in (False, True):
         how = {"resume": True, "resume_force": force, "output_format": "npy"}
@@ -464,7 +464,7 @@ def test_a_disk_too_full_to_make_the_matrix(attempt: Any, tmp_path: Path, monkey
 def test_no_records_are_an_empty_matrix(attempt: Any, tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(b"\n")
     for kind in ("npy", "safetensors", "parquet"):
-        attempt(tmp_path / "in", tmp_path / kind, output_format=kind)
+        attempt(tmp_path / "in", tmp_path / kind, output_format=kind, vectors=True)
         assert (tmp_path / f"{kind}.ids.jsonl").read_bytes() == b""
     assert np.load(tmp_path / "npy").shape == (0, 5)
 

@@ -38,7 +38,7 @@ def write_parquet(matrix: Matrix, write: Callable[[bytes], None]) -> None:
     ids, group = matrix.ids(), group_rows(matrix.row_bytes)
     told = ["index", "id", "error"]
     with parquet.ParquetWriter(
-        pa.PythonFile(_Stream(write), mode="w"),
+        pa.PythonFile(Stream(write), mode="w"),
         schema,
         compression={**dict.fromkeys(told, "zstd"), "embedding.list.element": "none"},  # there is nothing to squeeze out of vectors
         use_dictionary=["error"],
@@ -73,7 +73,7 @@ def _columns(ids: Iterable[dict[str, Any]]) -> tuple[list[int], list[str | None]
     return index, names, errors
 
 
-class _Stream:
+class Stream:
     """A file that is written from start to end, as pyarrow needs it."""
 
     closed = False

@@ -175,7 +175,7 @@ def test_what_a_matrix_cannot_be(tmp_path: Path, format: str) -> None:
         (out, {"embedding_dtype": "float64"}, "'float64'"),
     ]:
         with pytest.raises(ConfigError, match=match):
-            open_output(name, inputs=[], output_format=format, **options)  # type: ignore[arg-type]
+            open_output(name, inputs=[], output_format=format, vectors=True, **options)  # type: ignore[arg-type]
     assert contents(tmp_path) == before
 
 
