@@ -38,4 +38,5 @@ def chat(*, io: JobOptions, prompt_field: str | None, template: str | None) -> i
     """
     flags = chat_flags()
     prompts = Prompts.of(prompt_field, template)
-    return run_command(writing_spec(io, flags.make_task, prompts, system=flags.system, chat=flags.to_json()))
+    parser = flags.options.reasoning_parser
+    return run_command(writing_spec(io, flags.make_task, prompts, system=flags.system, chat=flags.to_json(), reasoning_parser=parser))

@@ -79,7 +79,8 @@ def check(
         spec = score_spec(io, prompts)
     else:
         makers = {"chat": flags.make_task, "beam": _search}
-        spec = writing_spec(io, makers.get(kind, GenerateTask.of), prompts, system=flags.system)
+        parser = flags.options.reasoning_parser
+        spec = writing_spec(io, makers.get(kind, GenerateTask.of), prompts, system=flags.system, reasoning_parser=parser)
     auto = partial(_auto, io, prompts, spec, flags) if kind == "auto" else None
     return check_input(spec, auto=auto, as_json=as_json, tokens_per_second=tokens_per_second)
 

@@ -42,6 +42,7 @@ def writing_spec(
     *,
     system: str | None = None,
     chat: Mapping[str, Any] | None = None,
+    reasoning_parser: str | None = None,
     beam: BeamSearchParams | None = None,
 ) -> JobSpec:
     """The JobSpec of a command that has the model write. Raises click.UsageError, ConfigError.
@@ -50,11 +51,14 @@ def writing_spec(
         make: the task.
         system: what conversations begin with.
         chat: what else of the command's options can change an answer.
+        reasoning_parser: what reads the model's reasoning: a budget of thinking is of that, unless `reasoning_config` says otherwise.
         beam: what it searches with, if it does.
     """
     _set_up(io)
     args, origin = engine_args()
     args, adapters = declared_in(args, origin)
+    if reasoning_parser is not None and not args.reasoning_config:
+        args = replace(args, reasoning_config={"reasoning_parser": reasoning_parser})
     given = given_sampling()
     options = CompletionOptions(
         defaults=sampling_params() if beam is None else beam.sampling(),

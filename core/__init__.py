@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from .types.pooling_params import PoolingParams
     from .types.prompts import EmbedsPrompt, TextPrompt, TokensPrompt
+    from .types.repetition import RepetitionDetectionParams
     from .types.structured import GuidedDecodingParams, StructuredOutputsParams
 
 _HOME = {
@@ -44,6 +45,7 @@ _HOME = {
     "TextPrompt": "types.prompts",
     "TokensPrompt": "types.prompts",
     "GuidedDecodingParams": "types.structured",
+    "RepetitionDetectionParams": "types.repetition",
     "StructuredOutputsParams": "types.structured",
     "RequestOutput": "types.outputs",
     "CompletionOutput": "types.outputs",
@@ -94,6 +96,7 @@ __all__ = [
     "PoolingRequestOutput",
     "PromptAdapterRequest",
     "RecordError",
+    "RepetitionDetectionParams",
     "RequestMetrics",
     "RequestOutput",
     "RequestOutputKind",

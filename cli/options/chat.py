@@ -48,6 +48,11 @@ def chat_options(command: F) -> F:
             help="Variables for the template, an object; those of a record's chat_template_kwargs win.",
         ),
         _option(
+            "--trust-request-chat-template/--no-trust-request-chat-template",
+            shown=False,
+            help="Use a record's own chat_template, where it has one; it runs in the same sandbox.",
+        ),
+        _option(
             "--tool-call-parser",
             type=click.Choice([calls.AUTO, *calls.PARSERS]),
             help="How the model writes function calls: they become the message's tool_calls where a record has tools; auto: as "
@@ -85,6 +90,7 @@ class ChatFlags:
             "chat_template_kwargs": dict(self.options.chat_template_kwargs),
             "tool_call_parser": self.options.tool_call_parser,
             "reasoning_parser": self.options.reasoning_parser,
+            "trust_request_chat_template": self.options.trust_request_chat_template,
         }
 
 
@@ -96,7 +102,12 @@ def chat_flags() -> ChatFlags:
         given.get("system"),
         None if template is None else template_text(template),
         given.get("chat_template_content_format") or "auto",
-        ChatOptions(_kwargs(given.get("chat_template_kwargs")), given.get("tool_call_parser"), given.get("reasoning_parser")),
+        ChatOptions(
+            _kwargs(given.get("chat_template_kwargs")),
+            given.get("tool_call_parser"),
+            given.get("reasoning_parser"),
+            trust_request_chat_template=bool(given.get("trust_request_chat_template")),
+        ),
     )
 
 

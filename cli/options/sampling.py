@@ -14,7 +14,7 @@ from infer.core.types.bounds import bounds_of
 from infer.core.types.params import SamplingParams
 
 from ..command import Option, usage
-from .value_types import BIAS, TOKEN_IDS, number, text_or_file
+from .value_types import BIAS, JSON_OBJECT, TOKEN_IDS, number, text_or_file
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,6 +54,9 @@ SAMPLING_HELP: dict[str, dict[str, str]] = {
         "ignore_eos": "Do not end at the end-of-sequence token.",
         "max_tokens": "Most output tokens; auto: as many as --max-model-len leaves.",
         "min_tokens": "No end before this many output tokens.",
+        "repetition_detection": 'End an output that repeats itself: {"max_pattern_size": 20, "min_count": 4} where up to 20 tokens '
+        "stand 4 times in a row.",
+        "thinking_token_budget": "Most tokens of reasoning: the text that ends it is then written; -1: no limit.",
     },
     "Long prompts": {
         "truncate_prompt_tokens": "Cut prompts to this many tokens; -1: to what leaves room for one output token.",
@@ -123,6 +126,8 @@ def _sampling_option(f: dataclasses.Field[Any], group: str, text: str, shown: An
         type_ = TOKEN_IDS if "int" in kind else click.STRING
     elif kind.startswith("dict"):
         type_ = BIAS
+    elif kind.startswith("RepetitionDetectionParams"):
+        type_ = JSON_OBJECT
     elif "choices" in f.metadata:
         type_ = click.Choice(f.metadata["choices"])
     else:

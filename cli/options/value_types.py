@@ -16,7 +16,7 @@ from infer.core.settings.setting import parse_bytes
 from infer.core.types.params import AUTO
 
 #: Why an output can have ended.
-FINISH_REASONS = ("length", "stop")
+FINISH_REASONS = ("length", "repetition", "stop")
 
 
 class Typed(click.ParamType):
@@ -81,11 +81,23 @@ def _bias(text: str) -> dict[Any, Any]:
         raise ConfigError(f"{text!r} is neither ID=BIAS, such as 42=-100, nor a JSON object of them") from None
 
 
+def json_object(text: str) -> dict[str, Any]:
+    """A JSON object. What it may hold is for whoever takes it to say."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{text!r} is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{text!r} is not a JSON object")
+    return value
+
+
 SIZE = Typed("size", _size)
 SHARD = Typed("i/n", Shard.parse)
 MAX_ERRORS = Typed("n|p%", _max_errors)
 REDO = Typed("field=value", _redo)
 TOKEN_IDS = Typed("id[,id...]", _token_ids)
+JSON_OBJECT = Typed("json", json_object)
 BIAS = Typed("id=bias|json", _bias)
 
 

@@ -9,7 +9,9 @@ from ..errors import RecordError
 from ..memory.swap import SwapSpace
 from ..sampling.grammar.constrained import Constrained
 from ..sampling.grammar.grammar import Grammars
+from ..sampling.repetition import RepetitionCount
 from ..sampling.sampler import Sampler
+from ..sampling.thinking import Thinking, ThinkingPlace
 from ..settings.config import EngineConfig
 from ..text.tokenizer import Tokenizer
 from ..types.outputs import RequestOutput
@@ -91,6 +93,7 @@ class Engine:
         self._prompt_logprobs = PromptLogprobs(self._sampler)
         self._lifetimes = Lifetimes()
         self._constrained = Constrained(grammars, self.scheduler.add)
+        self._thinking = Thinking.of(config.reasoning_config, tokenizer)
         self._step: Step | None = None
         """Begun in the last call of `step`, to be finished in the next."""
         self._open: dict[str, list[Sequence]] = {}
@@ -119,6 +122,11 @@ class Engine:
         ends = self._ends.of(params)
         for choice in choices:
             choice.end_ids = ends
+            if (budget := params.thinking_token_budget) is not None and params.structured_outputs is None:
+                assert self._thinking is not None, "the limits of requests say so"
+                choice.thinking = ThinkingPlace(self._thinking, budget, request.prompt_token_ids)
+            if params.repetition_detection is not None:
+                choice.repetitions = RepetitionCount(params.repetition_detection, choice.max_length - choice.num_prompt)
         if request.beam is not None:
             self._beams.open(choices[0])
         if params.structured_outputs is None:
@@ -256,6 +264,7 @@ class Engine:
         if self._constrained and (refused := self._constrained.follow(drawn)):
             failed.update(refused)
             drawn = _without(drawn, refused)
+        self._ends.check_repetitions(drawn)
         watch.count("commit")
         for row, logprobs in samples.logprobs.items():
             drawing[row].keep_logprobs(logprobs)

@@ -26,6 +26,11 @@ _TOKEN_IDS = {
     "logit_bias": "token id",
     "logprob_token_ids": "token id",
 }
+#: Of a budget where nothing says what it is of.
+UNKNOWN_REASONING = (
+    "thinking_token_budget needs to know how the model marks its reasoning: give --reasoning-config, such as "
+    '{"reasoning_parser": "qwen3"}, or with infer chat --reasoning-parser'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class Limits:
         max_logprobs: most logprobs a request may ask for; -1: no limit.
         block_size, num_blocks: the KV cache; None blocks if its size is not known.
         size_is_given: its size is a setting, not what the machine's memory had room for.
+        can_think: whether it is known how the model marks its reasoning.
         has_tokenizer: whether there is one, which all that is about text needs.
         bad_words: tokenizes lists of them; None: they are not looked at.
         grammars: compiles structured output; None: whoever this is passed on to does.
@@ -49,6 +55,7 @@ class Limits:
     block_size: int
     num_blocks: int | None
     size_is_given: bool = True
+    can_think: bool = True
     has_tokenizer: bool = True
     bad_words: BadWordBook | None = None
     grammars: Grammars | None = None
@@ -66,6 +73,7 @@ class Limits:
             config.block_size,
             num_blocks,
             size_is_given=config.kv_size_is_given,
+            can_think=bool(config.reasoning_config),
             has_tokenizer=tokenizer is not None,
             bad_words=BadWordBook(tokenizer),
             grammars=grammars,
@@ -164,6 +172,12 @@ class Limits:
             for name in ("stop", "bad_words", "structured_outputs"):
                 if getattr(params, name):
                     raise RecordError("unsupported", f"{name} needs a tokenizer, and there is none (skip_tokenizer_init)", param=name)
+        if params.thinking_token_budget is not None:
+            if not self.has_tokenizer:
+                message = "thinking_token_budget needs a tokenizer, and there is none (skip_tokenizer_init)"
+                raise RecordError("unsupported", message, param="thinking_token_budget")
+            if not self.can_think:
+                raise RecordError("unsupported", UNKNOWN_REASONING, param="thinking_token_budget")
         if params.bad_words and self.bad_words is not None:
             self.bad_words.of(params.bad_words)
         if params.structured_outputs is not None and self.grammars is not None:

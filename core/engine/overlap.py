@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import RecordError
-from ..sampling.row_settings import BAD_WORDS, CHANGES, PROCESSORS, STRUCTURED
+from ..sampling.row_settings import BAD_WORDS, CHANGES, PROCESSORS, STRUCTURED, THINKING
 from ..sampling.sampler import Draws, Sampler
 from ..settings.config import EngineConfig
 from ..types.request import Sequence
@@ -91,14 +91,14 @@ def wanted(config: EngineConfig) -> bool:
 def may_go_ahead(step: Step) -> bool:
     """True if the next step can be begun before the host has seen the tokens of this one.
 
-    Not where it works on them before the sequence's next draw: structured output, bad words, logits processors, penalties for
-    tokens that the output has, and beams. Log-probabilities, stop strings, `min_tokens`, `allowed_token_ids` and biases do not need
-    that; nor do prompts, whose tokens are known.
+    Not where it works on them before the sequence's next draw: structured output, budgets of thinking, bad words, logits processors,
+    penalties for tokens that the output has, and beams. Log-probabilities, stop strings, `min_tokens`, `allowed_token_ids` and biases do
+    not need that; nor do prompts, whose tokens are known.
     """
     if step.beams:
         return False
     needs = step.draws.needs
-    if (needs & (BAD_WORDS | STRUCTURED | PROCESSORS)).any():
+    if (needs & (BAD_WORDS | STRUCTURED | PROCESSORS | THINKING)).any():
         return False
     changed = np.flatnonzero(needs & CHANGES).tolist()
     return not any(_counts_output(step.draws.sequences[row]) for row in changed)

@@ -1,4 +1,4 @@
-"""Ends of outputs: end-of-sequence and stop tokens first, then length, then stop strings, which overrule length."""
+"""Ends of outputs: end-of-sequence and stop tokens first, then length, then repetitions, then stop strings, which overrule those two."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..types.params import SamplingParams
+from ..types.repetition import DETECTED, REPETITION
 from ..types.request import Sequence
 
 
@@ -39,6 +40,15 @@ class EndTokens:
             sequence.finish_reason, sequence.stop_reason = ending
         elif not sequence.finished and len(sequence.tokens) >= sequence.max_length:
             sequence.finish_reason = "length"
+
+    def check_repetitions(self, sequences: Iterable[Sequence]) -> None:
+        """Ends those that go round in circles, if that is looked for and nothing else has ended them."""
+        for sequence in sequences:
+            if sequence.repetitions is None:
+                continue
+            found = sequence.repetitions.catch_up(sequence.tokens, sequence.num_prompt)
+            if found and not sequence.finished and sequence.num_output >= sequence.params.min_tokens:
+                sequence.finish_reason, sequence.stop_reason = REPETITION, DETECTED
 
     def ending(self, params: SamplingParams, token: int, num_output: int) -> tuple[str, int | None] | None:
         """(finish_reason, stop_reason) of an output of `num_output` tokens with `token` last, if that ends it."""

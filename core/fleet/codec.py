@@ -27,6 +27,7 @@ from ..types.params import RequestOutputKind, SamplingParams
 from ..types.pooling_params import PoolingParams
 from ..types.pooling_request import Pooled, PoolingRequest, TextIds
 from ..types.prompt_embeds import PromptEmbeds
+from ..types.repetition import RepetitionDetectionParams
 from ..types.request import Request
 from ..types.structured import GuidedDecodingParams, StructuredOutputsParams
 
@@ -44,6 +45,7 @@ _CLASSES: dict[str, type[Any]] = {
         PoolingRequest,
         PromptEmbeds,
         Recipe,
+        RepetitionDetectionParams,
         Request,
         RequestMetrics,
         RequestOutput,

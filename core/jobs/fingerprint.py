@@ -47,6 +47,7 @@ _WRITING_SETTINGS = (
     "max_logprobs",
     "logprobs_mode",
     "structured_outputs_config",
+    "reasoning_config",
     "kv_cache_dtype",
     "num_gpu_blocks_override",
     "kv_cache_memory_bytes",

@@ -6,7 +6,7 @@ are given the whole of it, do by themselves).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,13 +17,14 @@ from torch import Tensor
 
 from infer.kernels.ops import Penalties, SamplingRows, TokenMask
 
+from ..containment import own_error
 from ..errors import RecordError
 from ..types.noise import uniforms
 from ..types.request import Sequence
 from .bad_words import BadWordBook
 from .penalties import PenaltyBook
 from .processors import process
-from .row_settings import ALLOWED, BAD_WORDS, CHANGES, DRAWS, MIN_TOKENS, PROCESSORS, STRUCTURED, RowSettings
+from .row_settings import ALLOWED, BAD_WORDS, CHANGES, DRAWS, MIN_TOKENS, PROCESSORS, STRUCTURED, THINKING, RowSettings
 from .token_bits import pack_flags
 from .token_masks import TokenMasks
 from .transfers import to_device
@@ -70,23 +71,31 @@ class DistributionBook:
         any_needs = int(np.bitwise_or.reduce(needs))
         draw = Distributions(logits, None, None, None)
         left: dict[int, Tensor] = {}
+        due = _due(sequences, rows_with(needs, THINKING), failed) if any_needs & THINKING else {}
         if any_needs & PROCESSORS:
-            draw.logits, left = _processed(logits, sequences, rows_with(needs, PROCESSORS), failed)
+            rows = [row for row in rows_with(needs, PROCESSORS) if row not in due]
+            draw.logits, left = _processed(logits, sequences, rows, failed)
         if any_needs & DRAWS:
             draw.rows = _sampling_rows(settings, sequences, device)
         mask = None
-        if any_needs & (ALLOWED | STRUCTURED) or left:
-            mask = self._masks.gather(sequences, sorted({*rows_with(needs, ALLOWED | STRUCTURED), *left}), left, failed)
+        if any_needs & (ALLOWED | STRUCTURED) or left or due:
+            mask = self._masks.gather(sequences, sorted({*rows_with(needs, ALLOWED | STRUCTURED), *left, *due}), left, failed, due)
             draw.mask = TokenMask(to_device(mask.rows, device), to_device(mask.bits, device))
         if any_needs & (CHANGES | MIN_TOKENS | BAD_WORDS):
-            draw.penalties = self._change(sequences, needs, mask, device)
+            draw.penalties = self._change(sequences, needs, mask, due, device)
         return draw
 
     def _change(
-        self, sequences: list[Sequence], needs: NDArray[np.unsignedinteger], mask: TokenMask | None, device: torch.device
+        self,
+        sequences: list[Sequence],
+        needs: NDArray[np.unsignedinteger],
+        mask: TokenMask | None,
+        due: Mapping[int, int],
+        device: torch.device,
     ) -> Penalties | None:
-        banned = {row: self._bad_words.of(sequences[row].params.bad_words).banned(sequences[row]) for row in rows_with(needs, BAD_WORDS)}
-        may_end = set()
+        with_words = [row for row in rows_with(needs, BAD_WORDS) if row not in due]
+        banned = {row: self._bad_words.of(sequences[row].params.bad_words).banned(sequences[row]) for row in with_words}
+        may_end = set(due)
         if mask is not None:
             # Where a finished structured output can only end, it ends, however short it is.
             for row in rows_with(needs, MIN_TOKENS):
@@ -95,6 +104,23 @@ class DistributionBook:
                     may_end.add(row)
         changing = rows_with(needs, CHANGES | MIN_TOKENS | BAD_WORDS)
         return self._penalties.gather(sequences, changing, self.vocab_size, device, banned=banned, may_end=may_end)
+
+
+def _due(sequences: list[Sequence], rows: Iterable[int], failed: dict[int, RecordError]) -> dict[int, int]:
+    """Row -> the only token that may come next, of those whose budget of thinking is spent."""
+    found = {}
+    for row in rows:
+        sequence = sequences[row]
+        if sequence.thinking is None:
+            continue
+        try:
+            token = sequence.thinking.due(sequence.tokens)
+        except BaseException as error:
+            failed[row] = own_error(error, f"request {sequence.request.request_id}")
+        else:
+            if token is not None:
+                found[row] = token
+    return found
 
 
 def rows_with(needs: NDArray[np.unsignedinteger], bits: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -28,12 +29,20 @@ class TokenMasks:
         self._allowed: dict[int, tuple[SamplingParams, Tensor]] = {}
         """Bits of `allowed_token_ids`, by the identity of the parameters, of the rows that the last step drew for."""
 
-    def gather(self, sequences: list[Sequence], rows: list[int], left: Mapping[int, Tensor], failed: dict[int, RecordError]) -> TokenMask:
+    def gather(
+        self,
+        sequences: list[Sequence],
+        rows: list[int],
+        left: Mapping[int, Tensor],
+        failed: dict[int, RecordError],
+        due: Mapping[int, int] = MappingProxyType({}),
+    ) -> TokenMask:
         """The masks of `sequences`, where only those at `rows` may have any.
 
         Args:
             left: row -> bits of the tokens that its logits processors left; only of rows in `rows`.
             failed: takes the rows whose grammars fail; their masks mean nothing.
+            due: row -> the only token that it may draw, whatever else it says; only of rows in `rows`.
         """
         words = -(-self.vocab_size // 32)
         bits = torch.full((len(rows), words), -1, dtype=torch.int32)
@@ -43,6 +52,10 @@ class TokenMasks:
         for place, row in enumerate(rows):
             sequence = sequences[row]
             params = sequence.request.params
+            mask_of_row[row] = place
+            if row in due:
+                bits[place] = pack((due[row],), self.vocab_size)
+                continue
             if sequence.grammar is not None:
                 try:
                     sequence.grammar.fill(table, place)
@@ -55,7 +68,6 @@ class TokenMasks:
                 bits[place] &= allowed_now[key][1]
             if row in left:
                 bits[place] &= left[row]
-            mask_of_row[row] = place
         self._allowed = allowed_now
         return TokenMask(torch.from_numpy(mask_of_row), bits)
 

@@ -142,6 +142,11 @@ class EngineArgs(AdapterArgs, LaterArgs):
     structured_outputs_config: dict[str, Any] | None = _writing(
         None, 'JSON settings of structured output, such as {"disable_any_whitespace": true}.', rule=rules.structured_outputs
     )
+    reasoning_config: dict[str, Any] | None = _writing(
+        None,
+        'JSON that says how the model marks its reasoning, for --thinking-token-budget, such as {"reasoning_parser": "qwen3"}.',
+        rule=rules.reasoning_config,
+    )
     guided_decoding_backend: str | None = _writing(None, "Backend of structured output.", choices=BACKENDS, later=rules.OTHER_BACKENDS)
 
     # --- memory
@@ -360,6 +365,7 @@ class EngineArgs(AdapterArgs, LaterArgs):
                 "tokenizer_revision": self.tokenizer_revision or self.revision,
                 "hf_overrides": dict(self.hf_overrides or {}),
                 "structured_outputs_config": dict(self.structured_outputs_config or {}),
+                "reasoning_config": dict(self.reasoning_config or {}),
                 "override_generation_config": dict(self.override_generation_config or {}),
                 "max_model_len_given": self.max_model_len is not None,
                 "kv_cache_dtype": {"fp8": "fp8_e4m3"}.get(self.kv_cache_dtype, self.kv_cache_dtype),

@@ -34,6 +34,7 @@ class EngineConfig:
     generation_config: str  # "auto", "none" or a folder: where default sampling parameters come from
     override_generation_config: dict[str, Any]  # over what it says
     structured_outputs_config: dict[str, Any]  # how JSON is written where a request does not say
+    reasoning_config: dict[str, Any]  # how the model marks its reasoning
     skip_tokenizer_init: bool  # token ids in, token ids out
     trust_remote_code: bool  # Python code that comes with the model may run
     model_impl: str  # "auto", "infer" or "transformers": whose model code runs

@@ -48,6 +48,21 @@ def structured_outputs(value: dict[str, Any]) -> str:
     return ""
 
 
+#: What `reasoning_config` may say.
+_REASONING_CONFIG = ("reasoning_parser", "reasoning_start_str", "reasoning_end_str")
+
+
+def reasoning_config(value: dict[str, Any]) -> str:
+    for name, given in value.items():
+        if name not in _REASONING_CONFIG:
+            return f"has no {name!r}{nearest(name, _REASONING_CONFIG)}"
+        if not isinstance(given, str) or not given:
+            return f"{name} must be a text, not {given!r}"
+    if value and "reasoning_parser" not in value and len(value) < 2:
+        return "needs both reasoning_start_str and reasoning_end_str, or reasoning_parser"
+    return ""
+
+
 #: What `pooler_config` may say, as `infer` and vLLM call it; two names on a line mean the same.
 _POOLER_CONFIG = (
     ("pooling_type", "seq_pooling_type", "tok_pooling_type"),

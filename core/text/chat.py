@@ -54,6 +54,7 @@ class ChatTemplate:
         self._compiled: dict[str, tuple[Template, ContentFormat]] = {}
         self._literal: LiteralText | None = None
         self._now: datetime | None = None
+        self._blamed = "messages"
 
     @property
     def source(self) -> str:
@@ -90,6 +91,21 @@ class ChatTemplate:
         """
         twin = copy.copy(self)
         twin._literal = self._tokenizer.literal
+        return twin
+
+    def replaced(self, source: str) -> ChatTemplate:
+        """This with a record's own template in its place, which is sandboxed and bounded like any other.
+
+        Raises RecordError (invalid_value, template_error), param "chat_template", unless it is jinja2 text.
+        """
+        if _JINJA.isdisjoint(source):
+            raise RecordError("invalid_value", "chat_template is not jinja2 text", param="chat_template")
+        twin = copy.copy(self)
+        twin._sources, twin._origin, twin._blamed, twin._compiled = {"default": source}, "chat_template", "chat_template", {}
+        try:
+            twin.require()
+        except ModelError as error:
+            raise RecordError("template_error", str(error), param="chat_template") from None
         return twin
 
     def at(self, now: datetime) -> ChatTemplate:
@@ -169,7 +185,7 @@ class ChatTemplate:
             "tools": tools or None,
             "add_generation_prompt": add_generation_prompt,
         }
-        text = template.render(variables, what="chat template", param="messages")
+        text = template.render(variables, what="chat template", param=self._blamed)
         text = _cut_at_tag(text, final) if continue_final_message else text
         return text if literal is None else literal.settle(text)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import RecordError, nearest
 from .bounds import Bounds, Checked, bounded, is_finite
+from .repetition import RepetitionDetectionParams
 from .structured import GuidedDecodingParams, StructuredOutputsParams
 
 #: Below this a temperature means greedy decoding (as in vLLM).
@@ -26,9 +27,7 @@ ALIASES = {"max_completion_tokens": "max_tokens"}
 NOT_SUPPORTED_YET = frozenset(
     {
         "flat_logprobs",
-        "repetition_detection",
         "suffix",
-        "thinking_token_budget",
         "top_logprobs",
         "use_beam_search",
         "watermarking",
@@ -101,6 +100,11 @@ class SamplingParams(Checked):
     """Most output tokens; None (or "auto", which becomes it) is as many as `max_model_len` leaves."""
     min_tokens: int = bounded(Bounds("int", 0, None), default=0)
     """End-of-sequence and stop tokens cannot be drawn, and stop strings do not act, before this many tokens."""
+    repetition_detection: RepetitionDetectionParams | None = None
+    """End the output where it goes round in circles, once it has `min_tokens`."""
+    thinking_token_budget: int | None = bounded(Bounds("int", -1, None, none=True), default=None)
+    """Most tokens of reasoning: after so many the text that ends it is written, whatever the model would say. None or -1: no limit. The
+    engine's `reasoning_config` says how the model marks its reasoning. An output with a constraint has none."""
     logprobs: int | None = bounded(Bounds("int", -1, None, none=True), default=None)
     """Report the log-probabilities of this many most likely tokens, and of the drawn one, at every position; -1: of all tokens."""
     prompt_logprobs: int | None = bounded(Bounds("int", -1, None, none=True), default=None)
@@ -149,8 +153,11 @@ class SamplingParams(Checked):
         for name in ("allowed_token_ids", "logprob_token_ids"):
             if isinstance(getattr(self, name), list):
                 setattr(self, name, tuple(getattr(self, name)))
-        if self.seed == -1:
-            self.seed = None
+        for name in ("seed", "thinking_token_budget"):
+            if getattr(self, name) == -1:
+                setattr(self, name, None)
+        if self.repetition_detection is not None:
+            self.repetition_detection = RepetitionDetectionParams.of(self.repetition_detection)
         if isinstance(self.max_tokens, str) and self.max_tokens == AUTO:
             self.max_tokens = None
         for name in ("logprobs", "prompt_logprobs"):

@@ -5,6 +5,7 @@ Plain data; never imports torch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -98,6 +99,20 @@ class GrammarPlace(Protocol):
         """Moves on by a token that was drawn; False if it is not allowed."""
 
 
+class Thinks(Protocol):
+    """Place of a sequence in its reasoning; see sampling/thinking.py."""
+
+    def due(self, tokens: SequenceOf[int]) -> int | None:
+        """The token that must come next, if there is one."""
+
+
+class Repeats(Protocol):
+    """The repetitions at the end of an output; see sampling/repetition.py."""
+
+    def catch_up(self, tokens: list[int], num_prompt: int) -> bool:
+        """Takes the tokens behind the prompt that are new; True if the output is to end for what it repeats."""
+
+
 @dataclass(slots=True, eq=False)
 class Sequence:
     """One choice of a request: its tokens, where it stands, and the blocks that hold its keys and values.
@@ -144,6 +159,10 @@ class Sequence:
     """One entry a prompt token, as far as they are computed; only the first choice has them, if they are asked for."""
     grammar: GrammarPlace | None = None
     """Its place in the grammar of its output."""
+    thinking: Thinks | None = None
+    """Its place in its reasoning, if that has a budget."""
+    repetitions: Repeats | None = None
+    """What its output repeats, if that is looked for."""
     group: Beams | None = None
     """The beams it is one of."""
     order: int = 0

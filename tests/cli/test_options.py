@@ -202,7 +202,10 @@ class TestIo:
             ("--max-errors 101%", "Invalid value for '--max-errors': '101%' is neither"),
             ("--max-errors nan%", "Invalid value for '--max-errors': 'nan%' is neither"),
             ("--max-errors %", "Invalid value for '--max-errors': '%' is neither"),
-            ("--redo length", "Invalid value for '--redo': 'length' is not finish_reason=length or finish_reason=stop"),
+            (
+                "--redo length",
+                "Invalid value for '--redo': 'length' is not finish_reason=length or finish_reason=repetition or finish_reason=stop",
+            ),
             ("--redo finish_reason=x", "Invalid value for '--redo': 'finish_reason=x' is not finish_reason=length"),
             ("--log-format xml", "Invalid value for '--log-format': "),
             ("a b --resume --overwrite", "--resume and --overwrite contradict each other; give one."),

@@ -47,6 +47,7 @@ def given(*argv: str) -> dict[str, Any]:
     return fields
 
 
+LOOPS = '{"max_pattern_size": 9, "min_count": 3}'
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 
 # fmt: off
@@ -72,6 +73,9 @@ FLAGS: list[tuple[list[str], dict[str, Any]]] = [
     (["--max-tokens", "auto"], {"max_tokens": None}),
     (["--max-tokens", "9"], {"max_tokens": 9}),
     (["--min-tokens", "3"], {"min_tokens": 3}),
+    (["--repetition-detection", LOOPS], {"repetition_detection": json.loads(LOOPS)}),
+    (["--thinking-token-budget", "64"], {"thinking_token_budget": 64}),
+    (["--thinking-token-budget", "none"], {"thinking_token_budget": None}),
     (["--logprobs", "3"], {"logprobs": 3}),
     (["--logprobs", "-1"], {"logprobs": -1}),
     (["--prompt-logprobs", "2"], {"prompt_logprobs": 2}),
@@ -147,6 +151,9 @@ def test_no_environment() -> None:
         (["--best-of", "2", "--n", "3"], "best_of 2 is below n 3"),
         (["--n", "two"], "Invalid value for '--n': 'two' is not an integer"),
         (["--min-p", "none"], "Invalid value for '--min-p': 'none' is not a number"),
+        (["--repetition-detection", "3"], "Invalid value for '--repetition-detection': '3' is not a JSON object"),
+        (["--repetition-detection", "{"], "Invalid value for '--repetition-detection': '{' is not valid JSON"),
+        (["--repetition-detection", '{"max_pattern_size": 3}'], "repetition_detection: min_count must be at least 2"),
         (["--stop", ""], "stop: a stop string cannot be empty"),
         (["--stop-token-ids", "a"], "Invalid value for '--stop-token-ids': 'a' is neither a token id nor several, separated by commas"),
         (
@@ -241,6 +248,8 @@ FLAG_AND_RECORD: dict[str, tuple[list[str], Any]] = {
     "include_stop_str_in_output": (["--include-stop-str-in-output"], False),
     "ignore_eos": (["--ignore-eos"], False),
     "min_tokens": (["--min-tokens", "2"], 0),
+    "repetition_detection": (["--repetition-detection", '{"max_pattern_size": 9, "min_count": 3}'], {"max_pattern_size": 0}),
+    "thinking_token_budget": (["--thinking-token-budget", "9"], -1),
     "logprobs": (["--logprobs", "2"], 0),
     "prompt_logprobs": (["--prompt-logprobs", "2"], 1),
     "prompt_logprob_start": (["--prompt-logprob-start", "2"], 1),

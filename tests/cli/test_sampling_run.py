@@ -289,3 +289,52 @@ def test_a_mix_gets_what_it_gets_alone(call: Any, tiny_llama: Path, tmp_path: Pa
     assert run("--max-num-seqs", "3", "--max-num-batched-tokens", "32") == together
     for i, line in enumerate(together):
         assert run("--offset", i, "--limit", 1) == [line], MIXES[i]
+
+
+class TestReasoningAndLoops:
+    def test_a_budget_of_thinking(self, answers: Answers) -> None:
+        """By a flag and of a record; what the model wrote is split where it was cut."""
+        chat = {"messages": [{"role": "user", "content": "<think>"}], "add_generation_prompt": False, "max_tokens": 20, "ignore_eos": True}
+        template = "{{ messages[0].content }}"
+        flags = ("--chat-template", template, "--reasoning-parser", "qwen3", "--thinking-token-budget", "4", "--temperature", "0")
+        short, longer, free = answers(
+            chat,
+            {**chat, "thinking_token_budget": 6},
+            {**chat, "thinking_token_budget": -1},
+            flags=(*flags, "--return-token-ids"),
+            command="chat",
+        )
+        end = [3 + sorted([*range(33, 127)]).index(ord(c)) for c in "</think>"]
+        ids = [row["choices"][0]["token_ids"] for row in (short, longer, free)]
+        assert ids[0][:4] == ids[1][:4] == ids[2][:4]
+        assert len(set(map(tuple, (ids[0][4:12], ids[1][6:14], end)))) == 1
+        assert end[0] not in ids[2][:8] or ids[2][:8] != end
+        for row in (short, longer):
+            assert "reasoning_content" in row["choices"][0]["message"]
+
+    def test_a_budget_of_what_is_not_known(self, answers: Answers) -> None:
+        (row,) = answers({"prompt": "a", "thinking_token_budget": 6}, code=3)
+        assert row["error"]["code"] == "unsupported"
+        assert "--reasoning-config" in row["error"]["message"]
+        answers({"prompt": "a"}, flags=("--thinking-token-budget", "6"), code=2)
+        assert "--thinking-token-budget needs to know how" in answers.said  # type: ignore[attr-defined]
+        answers({"prompt": "a"}, flags=("--reasoning-config", '{"reasoning_end_str": "x"}'), code=2)
+        assert "reasoning_config needs both reasoning_start_str and reasoning_end_str" in answers.said  # type: ignore[attr-defined]
+
+    def test_loops(self, answers: Answers) -> None:
+        line = {"prompt": "a", "max_tokens": 30, "temperature": 0, "logit_bias": {"70": 100}}
+        batch = {"custom_id": "x", "method": "POST", "url": "/v1/completions", "body": line}
+        flags = ("--repetition-detection", '{"max_pattern_size": 3, "min_count": 4}')
+        off = {**line, "repetition_detection": {"max_pattern_size": 0}}
+        one, same, other = answers(line, batch, off, flags=flags)
+        told = [row["choices"][0] for row in (one, same["response"]["body"], other)]
+        assert [c["finish_reason"] for c in told] == ["repetition", "repetition", "length"]
+        assert told[0]["stop_reason"] == told[1]["stop_reason"] == "repetition_detected"
+        assert "repetition 2" in answers.said  # type: ignore[attr-defined]
+
+    def test_a_record_with_a_template(self, answers: Answers) -> None:
+        line = {"messages": [{"role": "user", "content": "hi"}], "chat_template": "{{ messages[0].content }}!", "max_tokens": 1}
+        (row,) = answers(line, command="chat", code=3)
+        assert "--trust-request-chat-template" in row["error"]["message"]
+        (row,) = answers(line, command="chat", flags=("--trust-request-chat-template",))
+        assert row["usage"]["prompt_tokens"] == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError, RecordError
@@ -31,6 +32,8 @@ _RENDER_FIELDS = frozenset({"messages", "tools", "chat_template_kwargs", "add_ge
 _TEMPLATE_FIELDS = frozenset({"documents", "reasoning_effort"})
 #: Names that are a column's where a template or --prompt-field makes the message.
 _COLUMNS = frozenset({"documents", "messages"})
+#: Chat templates of records that are kept compiled.
+_OWN_TEMPLATES = 64
 #: Text at the end of a prompt in which the start of a reasoning can be.
 _TAIL = 1000
 
@@ -44,6 +47,7 @@ class ChatOptions:
         tool_call_parser: name of the form in which the model calls functions; "auto": what its chat template shows; None leaves calls
             in the text.
         reasoning_parser: name of the form in which it reasons; None leaves reasoning in the text.
+        trust_request_chat_template: a record may bring a chat template of its own.
 
     Raises ConfigError for an unknown parser, and for a variable that is a field of records.
     """
@@ -51,6 +55,7 @@ class ChatOptions:
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
+    trust_request_chat_template: bool = False
 
     def __post_init__(self) -> None:
         self.parsers("")
@@ -102,10 +107,11 @@ class ChatTask(CompletionTask):
         self._keeps_for_calls = self._tool_calls is not None and not texts.isdisjoint(self._tool_calls.markers)
         self._keeps_for_reasoning = self._reasoning is not None and not texts.isdisjoint(self._reasoning.markers)
         self._hidden = pattern_of(texts & markers)
+        self._own_template = lru_cache(_OWN_TEMPLATES)(self._chat.replaced)
         self._hidden_ids = frozenset(i for i, text in special.items() if text not in markers)
 
     def own_fields(self) -> frozenset[str]:
-        own = super().own_fields() | ((_RENDER_FIELDS | _TEMPLATE_FIELDS | tools.FIELDS) - _COLUMNS)
+        own = super().own_fields() | ((_RENDER_FIELDS | _TEMPLATE_FIELDS | tools.FIELDS | {"chat_template"}) - _COLUMNS)
         return own if self.options.has_column else own | _COLUMNS
 
     def missing(self, fields: Mapping[str, Any]) -> str:
@@ -123,7 +129,19 @@ class ChatTask(CompletionTask):
         tools = ToolUse.of(fields).tools
         variables = {**self._chat_options.chat_template_kwargs, **self._template_kwargs(fields)}
         options = {"tools": tools, "add_generation_prompt": answer, "continue_final_message": go_on}
-        return self.intake.render(self._chat, messages, options, variables)
+        return self.intake.render(self._template_of(fields), messages, options, variables)
+
+    def _template_of(self, fields: Mapping[str, Any]) -> ChatTemplate:
+        """The template of a record, its own if it may have one. Raises RecordError."""
+        own = fields.get("chat_template")
+        if own is None:
+            return self._chat
+        if not self._chat_options.trust_request_chat_template:
+            message = "a record's own chat_template is used with --trust-request-chat-template alone"
+            raise RecordError("unsupported", message, param="chat_template")
+        if not isinstance(own, str):
+            raise wrong_type("chat_template", "a string", own)
+        return self._own_template(own)
 
     def fills_context(self, pending: PendingPrompt) -> bool:
         """So OpenAI's and vLLM's servers answer a conversation: the one form that Batch lines have is theirs."""

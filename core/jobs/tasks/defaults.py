@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from ...engine.limits import UNKNOWN_REASONING
 from ...errors import ConfigError, RecordError
 from ...types.params import SamplingParams
 from ...types.structured import CONSTRAINTS, StructuredOutputsParams
@@ -80,6 +81,12 @@ def check_constraint(defaults: SamplingParams, plan: Plan) -> None:
         raise ConfigError(f"{_flag_of(wanted)}: {error.message.removeprefix('structured_outputs: ')}") from None
     except ImportError as error:
         raise ConfigError(f"{_flag_of(wanted)} needs a package that is not here ({error}); pip install llguidance") from None
+
+
+def check_thinking(defaults: SamplingParams, plan: Plan) -> None:
+    """Raises ConfigError if the command's own budget of thinking cannot be had: every record would say so, one by one."""
+    if defaults.thinking_token_budget is not None and plan.tokenizer is not None and not plan.config.reasoning_config:
+        raise ConfigError(UNKNOWN_REASONING.replace("thinking_token_budget", "--thinking-token-budget", 1))
 
 
 def _flag_of(wanted: StructuredOutputsParams) -> str:

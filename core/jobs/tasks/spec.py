@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from .completion import CompletionOptions
-from .defaults import check_constraint, with_model_defaults
+from .defaults import check_constraint, check_thinking, with_model_defaults
 
 if TYPE_CHECKING:
     from ...build.plan import Plan
@@ -93,6 +93,7 @@ class WritingSpec(TaskSpec):
         if self.options.beam is not None:
             return self
         check_constraint(self.options.defaults, plan)
+        check_thinking(self.options.defaults, plan)
         defaults = with_model_defaults(self.options.defaults, self.given, plan, say)
         known = self.options.max_tokens_given or "max_tokens" in plan.sampling_defaults()[0]
         return replace(self, options=replace(self.options, defaults=defaults, max_tokens_known=known))

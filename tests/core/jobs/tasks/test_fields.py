@@ -81,7 +81,6 @@ def test_neutral_values_ask_for_nothing(task: Any, prepare: Any) -> None:
         ("logits_processors", ["x"]),
         ("output_kind", 2),
         ("use_beam_search", True),
-        ("thinking_token_budget", 5),
         ("functions", [{}]),
         ("parallel_tool_calls", False),
     ],
