@@ -6,11 +6,14 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from .lora import LoRAOps
 from .ops import Ops
 from .state import StateOps
 
 #: The names of all operations.
-OPERATIONS = tuple(name for part in (Ops, StateOps) for name, value in vars(part).items() if callable(value) and not name.startswith("_"))
+OPERATIONS = tuple(
+    name for part in (Ops, StateOps, LoRAOps) for name, value in vars(part).items() if callable(value) and not name.startswith("_")
+)
 
 
 class Backend(Ops):

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .fp8 import Fp8Weight
 from .grouped import GroupedWeight
+from .lora import AdapterRows, LoRAOps
 from .state import StateOps, States
 
 #: Token rows are padded to a multiple of this: GEMM libraries treat left-over rows differently.
@@ -125,6 +126,8 @@ class AttentionMeta:
     """Prepared by the backend's `plan_attention`, once a step for all layers."""
     state_slots: Tensor | None = None
     """int32 [S]: see `States.slots`; None where no layer keeps states."""
+    adapters: AdapterRows | None = None
+    """The rows that have an adapter, if any do."""
 
     @property
     def states(self) -> States:
@@ -141,6 +144,8 @@ class Segments:
     """int32 [S + 1]: text s owns token rows starts[s] to starts[s + 1], at positions 0, 1, 2...; starts[S] is T."""
     plan: Any = None
     """Prepared by the backend's `plan_segments`, once a step for all layers."""
+    adapters: AdapterRows | None = None
+    """The rows that have an adapter, if any do."""
 
 
 class PairBias(NamedTuple):
@@ -211,7 +216,7 @@ class TopLogprobs(NamedTuple):
     """int64 [A]: 1 + how many tokens are more likely than the one asked about."""
 
 
-class Ops(StateOps, Protocol):
+class Ops(StateOps, LoRAOps, Protocol):
     """One backend. Instances hold settings found out at load time, never per-step state."""
 
     name: str

@@ -18,7 +18,6 @@ from typing import Any
 
 from ..errors import AdapterError, ModelError
 from ..weights.header import Entry, read_header
-from ..weights.source import TensorInfo
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 #: What PEFT puts before the name of a layer.
@@ -73,7 +72,7 @@ class AdapterConfig:
     path: Path
     pairs: Mapping[str, Pair]
     """By layer."""
-    bases: Mapping[str, TensorInfo]
+    bases: Mapping[str, Entry]
     """Embeddings of the base model that are in the file too, by layer."""
     base_model: str | None
     """As the adapter's own file calls the model that it was trained for."""
@@ -165,17 +164,17 @@ def _check_kind(path: Path, values: Mapping[str, Any]) -> None:
         )
 
 
-def _pairs(path: Path, values: Mapping[str, Any], entries: Mapping[str, Entry]) -> tuple[dict[str, Pair], dict[str, TensorInfo]]:
+def _pairs(path: Path, values: Mapping[str, Any], entries: Mapping[str, Entry]) -> tuple[dict[str, Pair], dict[str, Entry]]:
     halves: dict[str, dict[str, Entry]] = {}
     words: set[str] = set()
-    bases: dict[str, TensorInfo] = {}
+    bases: dict[str, Entry] = {}
     for name, entry in entries.items():
         inner = name.removeprefix(PREFIX)
         match, base = _HALF.fullmatch(inner), _BASE.fullmatch(inner)
         if inner is name or (match is None and base is None):
             raise AdapterError(f"adapter {path}: tensor {name!r} is not one that PEFT saves of LoRA ({PREFIX}<layer>.lora_A.weight)")
         if base is not None and match is None:
-            bases[base["layer"]] = entry.info
+            bases[base["layer"]] = entry
             continue
         assert match is not None
         if entry.info.dtype not in _FLOATS or len(entry.info.shape) != 2:

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from ..containment import own_error
 from ..errors import ConfigError, RecordError, nearest
+from ..types.adapters import LoRARequest
 from ..types.beam_params import BeamSearchParams
 from ..types.bounds import MOST
 from ..types.params import SamplingParams
@@ -110,6 +111,17 @@ def refuse_adapters(count: int, **given: Any) -> None:
             raise ConfigError(f"{count} prompts and {len(many)} {name}: there must be as many of both, or one of the latter for all")
         if value is not None and any(v is not None for v in many or [value]):
             raise ConfigError(f"{name} is not supported yet")
+
+
+def adapters_of(lora_request: Any, count: int) -> list[LoRARequest | None]:
+    """A LoRA adapter, or none, for each prompt. Raises ConfigError unless there is one or as many as prompts."""
+    many = list(lora_request) if isinstance(lora_request, (list, tuple)) else [lora_request] * count
+    if len(many) != count:
+        raise ConfigError(f"{count} prompts and {len(many)} lora_request: there must be as many of both, or one of the latter for all")
+    for one in many:
+        if one is not None and not isinstance(one, LoRARequest):
+            raise ConfigError(f"lora_request must be LoRARequest or None, one or a list, not {type(one).__name__}")
+    return many
 
 
 def truncation(limit: Any, more: dict[str, Any], longest: int) -> tuple[int | None, str | None]:

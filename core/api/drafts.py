@@ -11,6 +11,7 @@ import numpy as np
 from ..containment import contained
 from ..errors import RecordError
 from ..pooling.texts import TextEncoder
+from ..types.adapters import LoRARequest
 from ..types.beam_params import BeamSearchParams
 from ..types.outputs import RequestOutput
 from ..types.params import SamplingParams
@@ -70,6 +71,7 @@ class Written(Draft):
     """The prompt as text, if it is text."""
     embeds: PromptEmbeds | None = None
     """What stands before its tokens."""
+    lora: LoRARequest | None = None
 
     @classmethod
     def of(
@@ -80,9 +82,10 @@ class Written(Draft):
         beam: BeamSearchParams | None = None,
         *,
         adds: bool = True,
+        lora: LoRARequest | None = None,
     ) -> Written:
         """One of any form that a prompt may have. `adds`: the tokenizer adds special tokens to a text."""
-        one = cls(params, priority=priority, beam=beam, add_special_tokens=adds)
+        one = cls(params, priority=priority, beam=beam, add_special_tokens=adds, lora=lora)
         with contained(one):
             parsed = Parsed.of(prompt)
             one.shown, one.prompt = parsed.text, parsed.text if parsed.ids is None else parsed.ids
@@ -97,11 +100,13 @@ class Written(Draft):
 
     def to_request(self) -> Request:
         ids = with_virtual(self.prompt, self.embeds)
-        return Request(self.request_id, ids, self.params, self.index, self.shown, self.priority, self.beam, embeds=self.embeds)
+        return Request(
+            self.request_id, ids, self.params, self.index, self.shown, self.priority, self.beam, lora=self.lora, embeds=self.embeds
+        )
 
     def output(self, answer: RequestOutput | None) -> RequestOutput:
         ids = self.prompt if isinstance(self.prompt, list) else []
-        return answer or RequestOutput(self.request_id, self.shown, ids, error=self.error)
+        return answer or RequestOutput(self.request_id, self.shown, ids, error=self.error, lora_request=self.lora)
 
 
 @dataclass(slots=True)

@@ -24,6 +24,7 @@ from ..intake.remarks import Remarks
 from ..settings.args import EngineArgs
 from ..settings.threads import bound_spinning
 from ..text.chat import ChatTemplate, template_text
+from ..types.adapters import LoRARequest
 from ..types.beam_params import BeamSearchParams
 from ..types.outputs import BeamSearchOutput, RequestOutput
 from ..types.params import SamplingParams
@@ -31,13 +32,13 @@ from ..types.prompts import Prompt, as_prompts
 from .arguments import (
     OnError,
     UseTqdm,
+    adapters_of,
     conversations,
     copied,
     cut_as,
     is_raising,
     paired,
     priorities_of,
-    refuse_adapters,
     warn_of_legacy,
 )
 from .controls import Controls
@@ -54,6 +55,8 @@ Conversation = Sequence[Message]
 #: Parameters as an object, or as a dict of what they are made of.
 One = SamplingParams | Mapping[str, Any]
 Params = One | Sequence[One] | None
+#: A LoRA adapter for all prompts, or one, or none, for each.
+Loras = LoRARequest | Sequence[LoRARequest | None] | None
 
 _Self = TypeVar("_Self", bound="LLM")
 _Args = ParamSpec("_Args")
@@ -191,7 +194,7 @@ class LLM(PoolingCalls, Controls):
         sampling_params: Params = None,
         prompt_token_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
         use_tqdm: UseTqdm = True,
-        lora_request: Any = None,
+        lora_request: Loras = None,
         prompt_adapter_request: Any = None,
         priority: Sequence[int] | None = None,
         *,
@@ -207,7 +210,7 @@ class LLM(PoolingCalls, Controls):
                 copied.
             prompt_token_ids: the older form of prompts that are token ids; without effect where `prompts` are given.
             use_tqdm: show a progress bar on stderr; or a function that makes one.
-            lora_request: not supported yet, so refused.
+            lora_request: a LoRA adapter for all, or a list with one, or None, a prompt; needs LLM(enable_lora=True).
             prompt_adapter_request: a `PromptAdapterRequest`, one for all prompts or one (or None) a prompt, with enable_prompt_adapter.
             priority: one a prompt, with scheduling_policy="priority"; lower ones go first. No answer depends on it.
             tokenization_kwargs: `truncate_prompt_tokens` and `truncation_side`, or as transformers says it `truncation`, `max_length`;
@@ -222,9 +225,8 @@ class LLM(PoolingCalls, Controls):
         self._generates("generate")
         warn_of_legacy(prompt_token_ids, wanted=self.DEPRECATE_LEGACY)
         many = as_prompts(prompts, prompt_token_ids)
-        refuse_adapters(len(many), lora_request=lora_request)
         raising = is_raising(on_error)
-        drafts = self._drafts(many, sampling_params, priority, tokenization_kwargs, raising=raising)
+        drafts = self._drafts(many, sampling_params, priority, tokenization_kwargs, lora_request, raising=raising)
         self._prompt_adapters.put_before(drafts, prompt_adapter_request)
         return self._answer(drafts, self._intake(literal=literal_special_tokens), use_tqdm, raising=raising)
 
@@ -232,7 +234,7 @@ class LLM(PoolingCalls, Controls):
         self,
         prompts: Prompt | Sequence[Prompt],
         sampling_params: Params = None,
-        lora_request: Any = None,
+        lora_request: Loras = None,
         priority: Sequence[int] | None = None,
         *,
         tokenization_kwargs: Mapping[str, Any] | None = None,
@@ -244,9 +246,8 @@ class LLM(PoolingCalls, Controls):
         """
         self._generates("enqueue")
         many = as_prompts(prompts, None)
-        refuse_adapters(len(many), lora_request=lora_request)
         raising = is_raising(on_error)
-        drafts = self._drafts(many, sampling_params, priority, tokenization_kwargs, raising=raising)
+        drafts = self._drafts(many, sampling_params, priority, tokenization_kwargs, lora_request, raising=raising)
         return self._shared.enqueue(drafts, self._intake(), raising=raising)
 
     def wait_for_completion(self, *, use_tqdm: UseTqdm = True, on_error: OnError = "raise") -> list[RequestOutput]:
@@ -261,7 +262,7 @@ class LLM(PoolingCalls, Controls):
         messages: Conversation | Sequence[Conversation],
         sampling_params: Params = None,
         use_tqdm: UseTqdm = True,
-        lora_request: Any = None,
+        lora_request: Loras = None,
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
@@ -294,7 +295,7 @@ class LLM(PoolingCalls, Controls):
         """
         self._generates("chat")
         many = conversations(messages)
-        refuse_adapters(len(many), lora_request=lora_request)
+        loras = adapters_of(lora_request, len(many))
         if mm_processor_kwargs:
             raise ConfigError("mm_processor_kwargs is not supported yet")
         raising = is_raising(on_error)
@@ -312,8 +313,8 @@ class LLM(PoolingCalls, Controls):
         template = template if literal is None else template.literally()
         intake = self._intake(literal=literal is not None)
         drafts = []
-        for conversation, p, rank in zip(many, params, priorities, strict=True):
-            one = Written(p, priority=rank, add_special_tokens=adds)
+        for conversation, p, rank, lora in zip(many, params, priorities, loras, strict=True):
+            one = Written(p, priority=rank, add_special_tokens=adds, lora=lora)
             with contained(one):
                 one.prompt = intake.render(template, _plain(conversation), options, variables)
                 one.shown = one.prompt if literal is None else literal.plain(one.prompt)
@@ -355,7 +356,7 @@ class LLM(PoolingCalls, Controls):
         self,
         prompts: Prompt | Sequence[Prompt],
         params: BeamSearchParams | Mapping[str, Any],
-        lora_request: Any = None,
+        lora_request: Loras = None,
         use_tqdm: UseTqdm = False,
         concurrency_limit: int | None = None,
         *,
@@ -371,7 +372,7 @@ class LLM(PoolingCalls, Controls):
         """
         self._generates("beam_search")
         many = as_prompts(prompts, None)
-        refuse_adapters(len(many), lora_request=lora_request)
+        loras = adapters_of(lora_request, len(many))
         if concurrency_limit is not None and concurrency_limit < 1:
             raise ConfigError(f"concurrency_limit must be at least 1, not {concurrency_limit}")
         raising = is_raising(on_error)
@@ -380,7 +381,8 @@ class LLM(PoolingCalls, Controls):
         step = concurrency_limit or max(1, len(many))
         outputs: list[BeamSearchOutput] = []
         for start in range(0, len(many), step):
-            drafts = [Written.of(prompt, sampling, beam=search) for prompt in many[start : start + step]]
+            both = zip(many[start : start + step], loras[start : start + step], strict=True)
+            drafts = [Written.of(prompt, sampling, beam=search, lora=lora) for prompt, lora in both]
             outputs += [self._beams(output, search) for output in self._answer(drafts, self._intake(), use_tqdm, raising=raising)]
         return outputs
 
@@ -396,13 +398,15 @@ class LLM(PoolingCalls, Controls):
         sampling_params: Params,
         priority: Sequence[int] | None,
         tokenization_kwargs: Mapping[str, Any] | None,
+        lora_request: Loras,
         *,
         raising: bool,
     ) -> list[Written]:
         """Prompts of `generate` with their parameters."""
         params, priorities = self._params(sampling_params, len(prompts), raising=raising), self._priorities(priority, len(prompts))
         adds = cut_as(params, tokenization_kwargs, self._plan.config.max_model_len)
-        return [Written.of(prompt, p, rank, adds=adds) for prompt, p, rank in zip(prompts, params, priorities, strict=True)]
+        each = zip(prompts, params, priorities, adapters_of(lora_request, len(prompts)), strict=True)
+        return [Written.of(prompt, p, rank, adds=adds, lora=lora) for prompt, p, rank, lora in each]
 
     def _params(self, params: Params, count: int, *, raising: bool) -> list[SamplingParams | RecordError]:
         given = self.get_default_sampling_params() if params is None else params

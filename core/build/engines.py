@@ -11,6 +11,7 @@ import torch
 
 from infer.kernels.ops import Ops
 
+from ..adapters.books import Registry
 from ..engine.engine import Engine
 from ..layers.linear import Linear
 from ..memory import kv_cache
@@ -56,6 +57,7 @@ def build_engine(plan: Plan, wrap_ops: WrapOps | None = None) -> Engine:
         max_idle_blocks=kv_cache.max_idle_blocks(runner.caches),
         num_states=runner.num_states,
         swap=None if runner.swapper is None else runner.swapper.books(config),
+        adapters=Registry(runner.model.stack, config.max_lora_rank) if config.enable_lora and isinstance(runner.model, Decoder) else None,
     )
     model = runner.model
     others = model.parameters() if isinstance(model, Decoder) else ()

@@ -18,6 +18,7 @@ from infer import kernels
 from infer.kernels.ops import KVCache, Ops
 
 from .. import models
+from ..adapters.installed import Installed
 from ..engine.graphs import CudaRecorder, DecodeGraphs, graph_sizes
 from ..engine.runner import Runner
 from ..engine.static_inputs import StaticInputs
@@ -83,6 +84,8 @@ class Loaded:
         caches = kv_cache.allocate(self.ops, self.shape, room.num_blocks, config.block_size, self.device)
         pools = state_pools.allocate(self.states, room.num_states, self.device)
         runner = Runner(self.model, self.ops, caches, config.block_size, self.device, pools)
+        if config.enable_lora:
+            runner.adapters = installed(self.model, DTYPES[config.dtype], self.device)
         if room.num_host_blocks:
             runner.swapper = Swapper(self.ops, caches, room.num_host_blocks)
         if self.device.type == "cuda" and not config.enforce_eager:
@@ -141,6 +144,13 @@ def load(config: EngineConfig, source: ModelSource, group: Group, wrap_ops: Call
         _allocate_rope(model, min(config.max_model_len, num_blocks * config.block_size), device)
     room = Room(num_blocks, 0 if num_states else kv_cache.choose_num_host_blocks(config, shape), num_states)
     return Loaded(model, ops, shape, states, room, device, wrap_ops is None)
+
+
+def installed(model: LanguageModel, dtype: torch.dtype, device: torch.device) -> Installed:
+    """The layers of a model, ready for adapters. Raises ConfigError where they take none."""
+    if not isinstance(model, Decoder):
+        raise ConfigError("enable_lora: the model runs in transformers' code, whose layers take no adapters here; leave it out")
+    return Installed(model.stack, model.ops, model.linears(), model.head, model.embedding, dtype, device)
 
 
 def _allocate_rope(model: LanguageModel, num_positions: int, device: torch.device) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..adapters.weights import NUM_ADAPTER_ARRAYS, AdapterWeights
 from ..engine.batch import Batch
 from ..parallel import group
 from ..parallel.wire import Wire, unpack_arrays
@@ -44,7 +45,11 @@ def _serve(wire: Wire, payload: Mapping[str, Any], config: EngineConfig, device:
     wire.send_json("ready")
     num_drawn = 0  # by rank 0 in the step before
     while True:
-        batch = Batch.from_arrays(unpack_arrays(wire.receive()))
+        arrays = unpack_arrays(wire.receive())
+        if len(arrays) == NUM_ADAPTER_ARRAYS:
+            runner.load_adapter(*AdapterWeights.from_arrays(arrays))
+            continue
+        batch = Batch.from_arrays(arrays)
         if batch.asks_back:
             runner.drawn = joined.broadcast(torch.empty(num_drawn, dtype=torch.int64, device=device))
         num_drawn = batch.num_logits

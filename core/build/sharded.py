@@ -15,6 +15,7 @@ from torch import Tensor
 
 from infer.kernels.ops import KVCache, Ops
 
+from ..adapters.weights import AdapterWeights
 from ..engine.batch import Batch
 from ..engine.runner import Runner, TakePiece
 from ..models.language_model import LanguageModel
@@ -61,6 +62,10 @@ class ShardedRunner(Runner):
     def close(self) -> None:
         """Ends the other ranks."""
         self.ranks.close()
+
+    def load_adapter(self, slot: int, adapter: AdapterWeights) -> None:
+        super().load_adapter(slot, adapter)  # what does not fit here is not sent
+        self.ranks.send(pack_arrays(adapter.arrays(slot)))
 
     def run(self, batch: Batch, take_prompt: TakePiece | None = None) -> Tensor:
         self.ranks.send(pack_arrays(batch.arrays()))
@@ -126,7 +131,7 @@ def _build_sharded(config: EngineConfig, source: ModelSource, wrap_ops: Callable
         ranks.send_json([*room])
         plain = loaded.runner(config, room)
         runner = ShardedRunner(plain.model, plain.ops, plain.caches, plain.block_size, plain.device, plain.pools, ranks, joined, watch)
-        runner.swapper, runner.graphs = plain.swapper, plain.graphs
+        runner.swapper, runner.graphs, runner.adapters = plain.swapper, plain.graphs, plain.adapters
         ranks.receive_json()  # they have taken their memory
     except Lost as error:
         ranks.fail(error)

@@ -73,6 +73,9 @@ class Batch:
     embeds: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
     """[V, features] these embeddings."""
 
+    adapters: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    """[S] the slot of each sequence's adapter, 0 where it has none; empty where none has one."""
+
     @property
     def asks_back(self) -> bool:
         """True if it has tokens that only the device knows yet."""
@@ -98,7 +101,7 @@ class Batch:
 
 _ARRAYS = (
     *("tokens", "positions", "query_start", "kv_lens", "block_tables", "slots", "logit_rows"),
-    *("copies", "swap_out", "swap_in", "state_slots", "state_copies", "virtual_rows"),
+    *("copies", "swap_out", "swap_in", "state_slots", "state_copies", "adapters", "virtual_rows"),
 )
 
 
@@ -140,6 +143,7 @@ def pack(schedule: Schedule, running: Running, block_size: int, spans: Collectio
     tables = running.blocks[:size, : running.num_blocks[:size].max()]
     slots = tables[owner, place // block_size].astype(np.int64) * block_size + place % block_size
 
+    adapters = running.slot[:size].copy()
     wanted = newest[schedule.samples]
     prompt_start, num_prompt = padded_rows(len(wanted)), sum(span.count for span in spans)
     logit_rows = np.zeros(padded_rows(prompt_start + num_prompt), dtype=np.int64)
@@ -164,6 +168,7 @@ def pack(schedule: Schedule, running: Running, block_size: int, spans: Collectio
         swap_in=_pairs(schedule.swap_in),
         state_slots=running.state[:size].copy(),
         state_copies=_pairs(schedule.state_copies),
+        adapters=adapters if adapters.any() else adapters[:0],
         **_virtual(schedule, running, query_start),
     )
 

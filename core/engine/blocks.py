@@ -290,11 +290,11 @@ class BlockManager:
                 self.states.drop(digest)
 
     def _hash(self, sequence: Sequence, i: int) -> bytes:
-        """Chain hash of block i: of its tokens and the hash of all before it. 128 bits: no collision to plan for."""
+        """Chain hash of block i: of its tokens, the hash of all before it and its adapter. 128 bits: no collision to plan for."""
         hashes, size = sequence.hashes, self.block_size
         while len(hashes) <= i:
             start = len(hashes) * size
-            parent = hashes[-1] if hashes else b""
+            parent = hashes[-1] if hashes else b"" if sequence.adapter is None else sequence.adapter.salt
             content = array("q", sequence.tokens[start : start + size]).tobytes()
             if start < sequence.request.num_virtual:
                 assert sequence.request.embeds is not None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from ..adapters.books import AdapterBooks, Registry, stamped
+from ..adapters.weights import AdapterWeights
 from ..containment import own_error
-from ..errors import RecordError
+from ..errors import AdapterError, RecordError
 from ..memory.swap import SwapSpace
 from ..sampling.grammar.constrained import Constrained
 from ..sampling.grammar.grammar import Grammars
@@ -14,6 +16,7 @@ from ..sampling.sampler import Sampler
 from ..sampling.thinking import Thinking, ThinkingPlace
 from ..settings.config import EngineConfig
 from ..text.tokenizer import Tokenizer
+from ..types.adapters import AdapterKey
 from ..types.outputs import RequestOutput
 from ..types.request import Request, Sequence
 from . import overlap
@@ -45,6 +48,7 @@ class Engine:
         max_idle_blocks: see `BlockManager`.
         num_states: slots of states that the runner has for sequences and snapshots; 0: the model keeps none.
         swap: the books of the runner's blocks in CPU memory, if it has some.
+        adapters: what requests may name of LoRA adapters; None: nothing.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Engine:
         max_idle_blocks: int | None = None,
         num_states: int = 0,
         swap: SwapSpace | None = None,
+        adapters: Registry | None = None,
     ) -> None:
         self.config = config
         self.vocab_size = vocab_size
@@ -81,7 +86,9 @@ class Engine:
             policy=config.scheduling_policy,
             swap=swap,
             overlaps=overlap.wanted(config),
+            adapters=None if adapters is None else AdapterBooks(config.max_cpu_loras, config.max_loras, self._load_adapter),
         )
+        self.adapters = adapters
         grammars = Grammars(tokenizer, ends.all, vocab_size, settings=config.structured_outputs_config)
         self._limits = Limits.of(config, vocab_size, num_blocks, tokenizer, grammars)
         self.runner = runner
@@ -101,21 +108,32 @@ class Engine:
     # -- requests ------------------------------------------------------------------------------------------------
     def add(self, request: Request) -> None:
         """Queues a request. Raises RecordError if it can never be answered; the engine is then as it was."""
-        if request.lora is not None:
-            raise RecordError("unsupported", "LoRA adapters are not supported yet", param="lora")
         self._limits.check(request)
         assert request.request_id not in self._open, f"request id {request.request_id!r} is in use"
+        adapter = None
+        if request.lora is not None:
+            if self.adapters is None:
+                raise RecordError("invalid_value", "LoRA adapters are off; --enable-lora lets records name some", param="lora")
+            adapter = self.adapters.key_of(request.lora)
         seed, most = self.config.seed, self._limits.most_tokens(request)
         if request.continuations is None:
             choices = [Sequence.of(request, i, seed, most) for i in range(request.params.num_choices)]
         else:
             choices = sequences_of(request, seed, most)
+        for choice in choices:
+            choice.adapter = adapter
         self._open[request.request_id] = choices
         try:
             self._queue(choices)
         except BaseException:
             self._drop(request.request_id)
             raise
+
+    def _load_adapter(self, slot: int, key: AdapterKey) -> None:
+        """Reads an adapter for the steps to come. Raises AdapterError."""
+        if stamped(key.path) != key:
+            raise AdapterError(f"adapter {key.path} is gone, or changed after the record was read")
+        self.runner.load_adapter(slot, AdapterWeights.read(key, self.config.max_lora_rank))
 
     def _queue(self, choices: list[Sequence]) -> None:
         request, params = choices[0].request, choices[0].request.params
@@ -201,7 +219,7 @@ class Engine:
             self._step = self._begin(self.scheduler.schedule(), watch)
         step = self._step
         if step is None:
-            return []
+            return self._fail_refused()
         ahead = None
         if (overruns := self.scheduler.overruns) is not None:
             ahead = self._begin_ahead(step, watch)
@@ -209,6 +227,7 @@ class Engine:
         outputs = self._finish(step, watch)
         self._step = ahead
         self._drop_overruns()
+        outputs += self._fail_refused()
         watch.count("commit")
         return outputs
 
@@ -293,6 +312,11 @@ class Engine:
         self._sampler.finish(step.draws)
         self._step, overruns.in_flight = None, frozenset()
         overruns.free()
+
+    def _fail_refused(self) -> list[RequestOutput]:
+        """Answers requests whose adapter could not be read."""
+        books = self.scheduler.adapters
+        return self._fail(books.take_refused()) if books is not None and books.refused else []
 
     def _fail(self, failed: Mapping[Sequence, RecordError]) -> list[RequestOutput]:
         outputs = []

@@ -10,12 +10,16 @@ from contextlib import AbstractContextManager
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from infer.kernels.lora import AdapterRows
 from infer.kernels.ops import ROW_MULTIPLE, AttentionMeta, KVCache, Ops
 
+from ..adapters.installed import Installed
+from ..adapters.weights import AdapterWeights
 from ..layers.embedding import GivenEmbeds
 from ..memory.swapper import Swapper
 from ..models.language_model import LanguageModel
@@ -56,8 +60,15 @@ class Runner:
         """Blocks in CPU memory, if there are any."""
         self.graphs: DecodeGraphs | None = None
         """Recorded steps, where there are any."""
+        self.adapters: Installed | None = None
+        """Those of LoRA, where records may have some."""
         self.drawn: Tensor | None = None
         """int64 [R], on the device: what the step before drew, where a batch may ask for it. See `Batch.tokens`."""
+
+    def load_adapter(self, slot: int, adapter: AdapterWeights) -> None:
+        """Takes a LoRA adapter into a slot, for batches from now on. Raises AdapterError where it does not fit."""
+        assert self.adapters is not None
+        self.adapters.put(slot, adapter)
 
     @property
     def num_states(self) -> int:
@@ -90,10 +101,10 @@ class Runner:
                 pool.index_copy_(0, target, pool.index_select(0, source))
         hidden = self._forward(batch) if self.graphs is None or not self.graphs.take(batch) else self.graphs.run(batch, self._complete)
         if take_prompt is not None:
-            self._read_prompt(hidden[batch.prompt_start :], batch.num_prompt_logits, take_prompt)
+            self._read_prompt(hidden, batch, take_prompt)
         if not batch.num_logits:
             return hidden.new_empty(0, self.model.vocab_size)
-        return self.model.logits(hidden[: batch.prompt_start])[: batch.num_logits]
+        return self._logits(hidden, batch, 0, batch.prompt_start)[: batch.num_logits]
 
     def _forward(self, batch: Batch) -> Tensor:
         """Hidden states of the batch's `logit_rows`."""
@@ -104,6 +115,7 @@ class Runner:
             slots=self._tensor(batch.slots),
             block_size=self.block_size,
             state_slots=self._tensor(batch.state_slots) if self.pools else None,
+            adapters=AdapterRows.of(_of_rows(batch), self.device, torch.from_numpy(batch.logit_rows)) if len(batch.adapters) else None,
         )
         tokens, positions, rows = map(self._tensor, (batch.tokens, batch.positions, batch.logit_rows))
         given = None
@@ -111,11 +123,18 @@ class Runner:
             given = GivenEmbeds(self._tensor(batch.virtual_rows), self._tensor(batch.embeds))
         return self.model.forward(self._complete(tokens), positions, self.caches, meta, rows, self.pools, given)
 
-    def _read_prompt(self, hidden: Tensor, count: int, take: TakePiece) -> None:
-        for first in range(0, count, PIECE):
-            size = min(PIECE, count - first)
+    def _read_prompt(self, hidden: Tensor, batch: Batch, take: TakePiece) -> None:
+        for first in range(0, batch.num_prompt_logits, PIECE):
+            size, start = min(PIECE, batch.num_prompt_logits - first), batch.prompt_start + first
             padded = -(-size // ROW_MULTIPLE) * ROW_MULTIPLE
-            take(first, self.model.logits(hidden[first : first + padded])[:size])
+            take(first, self._logits(hidden, batch, start, start + padded)[:size])
+
+    def _logits(self, hidden: Tensor, batch: Batch, start: int, stop: int) -> Tensor:
+        """Of some of the batch's `logit_rows`."""
+        adapters = None
+        if len(batch.adapters) and self.model.head.pairs:
+            adapters = AdapterRows.of(_of_rows(batch)[torch.from_numpy(batch.logit_rows[start:stop])], self.device)
+        return self.model.logits(hidden[start:stop], adapters)
 
     def _complete(self, tokens: Tensor) -> Tensor:
         """A batch's token ids with those of the step before filled in. One that could not be drawn (-1) becomes token 0: its sequence
@@ -127,3 +146,10 @@ class Runner:
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         """The array itself on a CPU, a copy elsewhere."""
         return to_device(torch.from_numpy(array), self.device)
+
+
+def _of_rows(batch: Batch) -> Tensor:
+    """int32 [N]: the slot of each token row's adapter."""
+    slots = np.zeros(len(batch.tokens), dtype=np.int32)
+    slots[: batch.query_start[-1]] = np.repeat(batch.adapters, np.diff(batch.query_start))
+    return torch.from_numpy(slots)

@@ -7,10 +7,12 @@
     num_blocks   [ 3     34     ... ]
     blocks       [ b b b 0 0 0  ... ]   a row's block table, padded with NULL_BLOCK
     state        [ 4     1      ... ]   the slot of its states
+    slot         [ 2     0      ... ]   that of its adapter
     border       [ 48    NEVER  ... ]   tokens at which a step has to end for it
     virtual      [ 0     20     ... ]   tokens at its beginning whose embeddings are given
 
-A `Sequence` says the same of itself in `num_computed`, `tokens`, `blocks`, `state` and `borders`; `check_integrity` compares the two.
+A `Sequence` says the same of itself in `num_computed`, `tokens`, `blocks`, `state`, `slot` and `borders`; `check_integrity` compares
+the two.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ class Running:
         self.num_blocks: NDArray[np.int64] = np.zeros(_ROWS, dtype=np.int64)
         self.blocks: NDArray[np.int32] = np.full((_ROWS, _WIDTH), NULL_BLOCK, dtype=np.int32)
         self.state: NDArray[np.int32] = np.zeros(_ROWS, dtype=np.int32)
+        self.slot: NDArray[np.int32] = np.zeros(_ROWS, dtype=np.int32)
         self.border: NDArray[np.int64] = np.zeros(_ROWS, dtype=np.int64)
         self.virtual: NDArray[np.int64] = np.zeros(_ROWS, dtype=np.int64)
 
@@ -63,12 +66,13 @@ class Running:
         self.newest[row] = sequence.tokens[-1]
         self.blocks[row] = NULL_BLOCK
         self.state[row] = sequence.state
+        self.slot[row] = sequence.slot
         self.border[row] = _next_border(sequence)
         self.virtual[row] = sequence.request.num_virtual
         self.refresh_blocks(row, 0)
 
     def _make_room(self, capacity: int) -> None:
-        for name in ("computed", "known", "newest", "num_blocks", "blocks", "state", "border", "virtual"):
+        for name in ("computed", "known", "newest", "num_blocks", "blocks", "state", "slot", "border", "virtual"):
             array = getattr(self, name)
             setattr(self, name, np.concatenate((array, np.zeros((capacity - len(array), *array.shape[1:]), array.dtype))))
 
@@ -94,7 +98,7 @@ class Running:
 
     def _take(self, rows: list[int]) -> None:
         width = self.num_blocks[: len(self)].max(initial=0)
-        numbers = (self.computed, self.known, self.newest, self.num_blocks, self.state, self.border, self.virtual)
+        numbers = (self.computed, self.known, self.newest, self.num_blocks, self.state, self.slot, self.border, self.virtual)
         for array in (*numbers, self.blocks[:, :width]):
             array[: len(rows)] = array[rows]
         self.sequences = [self.sequences[row] for row in rows]
@@ -160,8 +164,8 @@ class Running:
         for row, s in enumerate(self.sequences):
             numbers = (self.computed[row], self.known[row], self.newest[row], self.num_blocks[row])
             assert numbers == (s.num_computed, len(s.tokens), s.tokens[-1], len(s.blocks)), f"row {row}"
-            more = (self.state[row], self.border[row], self.virtual[row])
-            assert more == (s.state, _next_border(s), s.request.num_virtual), f"row {row}"
+            more = (self.state[row], self.slot[row], self.border[row], self.virtual[row])
+            assert more == (s.state, s.slot, _next_border(s), s.request.num_virtual), f"row {row}"
             assert self.blocks[row].tolist() == s.blocks + [NULL_BLOCK] * (self.blocks.shape[1] - len(s.blocks)), f"row {row}"
 
 

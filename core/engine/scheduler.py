@@ -27,6 +27,7 @@ from collections.abc import Sequence as SequenceOf
 import numpy as np
 from numpy.typing import NDArray
 
+from ..adapters.books import AdapterBooks
 from ..memory.swap import SwapSpace
 from ..types.request import Request, Sequence
 from .beams.turns import BeamTurns
@@ -52,6 +53,7 @@ class Scheduler:
         policy: "fcfs" or "priority".
         swap: room for preempted sequences in CPU memory. The beams of a search are computed again whether it is there or not.
         overlaps: whether a step may be begun before the one before it is done.
+        adapters: the books of LoRA adapters, if sequences may have some.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Scheduler:
         policy: str = "fcfs",
         swap: SwapSpace | None = None,
         overlaps: bool = False,
+        adapters: AdapterBooks | None = None,
     ) -> None:
         self.blocks = blocks
         self.max_num_seqs = max_num_seqs
@@ -83,7 +86,7 @@ class Scheduler:
         """The other choices of a request, by the first: they wait until it has computed the prompt."""
         self._holds = Holds(blocks)
         self._spread = Spread(max_num_seqs)
-        self.swap = swap
+        self.swap, self.adapters = swap, adapters
         self.overruns = Overruns(self.running, blocks) if overlaps else None
         self.beams: BeamTurns | None = None
         """Made when the first search is added."""
@@ -199,11 +202,17 @@ class Scheduler:
             most, has_place = self.beams.most_at_a_time, self.beams.places()
         else:
             most, has_place = self._spread.width(self.running, self.waiting, self._siblings), None
+        if self.adapters is not None:
+            self.adapters.begin(self.running)
         while self.waiting and budget > 0 and len(self.running) < most and len(passed) < most and len(admitted) < places_left:
             sequence = self.waiting.pop()
             if has_place is not None and not has_place(sequence):
                 passed.append(sequence)
                 break
+            if self.adapters is not None and not self.adapters.admit(sequence):
+                if sequence not in self.adapters.refused:
+                    passed.append(sequence)
+                continue
             shared, computed = self.blocks.reusable(sequence)
             stored = None if self.swap is None else self.swap.find(sequence)
             if stored is not None and stored.num_computed > computed:
@@ -332,6 +341,8 @@ class Scheduler:
             assert self.beams is not None or not self.blocks.shared_and_written(sequence)
         if self.swap is not None:
             self.swap.check_integrity(waiting)
+        if self.adapters is not None:
+            self.adapters.check_integrity(self.running)
         for absent_when_off in (self.beams, self.overruns):
             if absent_when_off is not None:
                 absent_when_off.check_integrity()

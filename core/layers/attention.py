@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from infer.kernels.lora import AdapterRows
 from infer.kernels.ops import AttentionConfig, AttentionMeta, HeadNorm, KVCache, Ops, Rotation, Rows, ScaledRows, Segments
 from infer.kernels.reference.rope import rotated
 
@@ -112,7 +113,8 @@ class Attention(_Projections):
         if self.head_norms:
             of_query, of_key = self.head_norms[0], self.head_norms[-1]
             norm = HeadNorm(of_query.weight, of_key.weight, of_query.spec.eps)
-        made, gate = self._made(x)
+        adapters = meta.adapters
+        made, gate = self._made(x, adapters)
         qkv, rotation = self._prepared(self._whole(made), self.rotation(positions))
         query = self.ops.rope_and_store(qkv, rotation, norm, cache, meta, self.stored)
         if self.rope is not None and self.rope.query_scale is not None:
@@ -123,18 +125,19 @@ class Attention(_Projections):
         seen = self.ops.attention(query, cache, meta, self.config)
         if rows is not None:
             seen, gate = seen[rows], None if gate is None else gate[rows]
+            adapters = None if adapters is None else adapters.chosen
         let_through: Rows = seen
         if gate is not None:
             quantize = self.out.method.quantizes_input
             let_through = self.ops.gated_activation(torch.cat([gate, seen], dim=1), "sigmoid", quantize=quantize)
-        return scaled(self.out(let_through), self.spec.out_scale)
+        return scaled(self.out(let_through, adapters), self.spec.out_scale)
 
-    def _made(self, x: Rows) -> tuple[Rows, Tensor | None]:
+    def _made(self, x: Rows, adapters: AdapterRows | None) -> tuple[Rows, Tensor | None]:
         """Queries, keys and values, and the gate."""
         if not self.spec.gated:
-            return self.qkv(x), None
+            return self.qkv(x, adapters), None
         width = self.config.num_heads * self.config.head_dim
-        made = self.qkv.plain(x)
+        made = self.qkv.plain(x, adapters)
         return made[:, :-width], made[:, -width:]
 
     @property
@@ -202,10 +205,13 @@ class SegmentAttention(_Projections):
 
     def __call__(self, x: Rows, positions: Tensor, segments: Segments, rows: Tensor | None = None) -> Rows:
         """`rows` int64 [R]: the token rows whose result is wanted, [R, size]; None is all."""
-        qkv = self._normed(self.qkv(x))
+        adapters = segments.adapters
+        qkv = self._normed(self.qkv(x, adapters))
         bias = None if self.relative is None else self.relative.bias(qkv, segments)
         seen = self.ops.segment_attention(qkv, self.rotation(positions), segments, self.config, bias)
-        return self.out(seen if rows is None else seen.index_select(0, rows))
+        if rows is not None:
+            seen, adapters = seen.index_select(0, rows), None if adapters is None else adapters.chosen
+        return self.out(seen, adapters)
 
     def _normed(self, qkv: Rows) -> Rows:
         """With a norm of each query and key head."""

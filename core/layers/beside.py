@@ -31,7 +31,7 @@ class ExpertsBeside:
         self.experts = Experts(ops, layer, names, hidden_size, spec)
 
     def __call__(self, made: Rows, residual: Tensor) -> Tensor:
-        of_experts = unscaled(self.out_norm(self.experts(self.norm(residual), residual)))
+        of_experts = unscaled(self.out_norm(self.experts(self.norm(residual), routed=residual)))
         return unscaled(self.part_norm(made)).add_(of_experts)
 
     def linears(self) -> Iterator[Linear]:

@@ -36,6 +36,7 @@ class OfHead(Linear):
         self.method = Plain(ops)
         self.weights = []
         self.out_features, self.in_features = out_features, in_features
+        self.names, self.cuts, self.starts, self.pairs = (), None, (), {}
         self.group, self.by_input, self.adds_bias, self.bias = current(), False, True, None
 
 
@@ -98,11 +99,11 @@ class LatentAttention:
 
     def __call__(self, x: Rows, positions: Tensor, cache: KVCache, meta: AttentionMeta, rows: Tensor | None = None) -> Rows:
         """`rows` int64 [R]: the token rows whose result is wanted, [R, size]; None is all. All latents are stored."""
-        latent, heads = self.latent, self.config.num_heads
-        down = unscaled(self.qkv(x))
+        latent, heads, adapters = self.latent, self.config.num_heads, meta.adapters
+        down = unscaled(self.qkv(x, adapters))
         query, kept = down.split([down.shape[1] - latent.rank - latent.rope_dim, latent.rank + latent.rope_dim], dim=1)
         if self.q_norm is not None and self.q_up is not None:
-            query = unscaled(self.q_up(self.q_norm(query.contiguous(), quantize=self.q_up.method.quantizes_input)))
+            query = unscaled(self.q_up(self.q_norm(query.contiguous(), quantize=self.q_up.method.quantizes_input), adapters))
         query = query.unflatten(1, (heads, -1))
         whole = query.new_empty(len(query), heads + 1, self.config.head_dim)
         turning, still = whole.split([latent.rope_dim, latent.rank], dim=2)
@@ -113,8 +114,9 @@ class LatentAttention:
         seen = self.ops.attention(
             self.ops.rope_and_store(whole.flatten(1), rotation, None, cache, meta, self.config), cache, meta, self.config
         )
-        seen = seen if rows is None else seen[rows]
-        return self.out(by_head(self.v_ups, seen.unflatten(1, (heads, -1))).flatten(1))
+        if rows is not None:
+            seen, adapters = seen[rows], None if adapters is None else adapters.chosen
+        return self.out(by_head(self.v_ups, seen.unflatten(1, (heads, -1))).flatten(1), adapters)
 
 
 def by_head(layers: Sequence[Linear], x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from infer.kernels.lora import AdapterRows
 from infer.kernels.ops import Ops, Rows
 
 from ..quant.base import scaled, unscaled
@@ -37,18 +38,18 @@ class MLP:
         """See `LinearMethod.quantizes_input`."""
         return self.up.method.quantizes_input
 
-    def __call__(self, x: Rows) -> Rows:
-        return scaled(self.down(self._activated(x)), self.out_scale)
+    def __call__(self, x: Rows, adapters: AdapterRows | None = None) -> Rows:
+        return scaled(self.down(self._activated(x, adapters), adapters), self.out_scale)
 
-    def part(self, x: Rows) -> Rows:
+    def part(self, x: Rows, adapters: AdapterRows | None = None) -> Rows:
         """This rank's part, which the others' are to be added to."""
-        return scaled(self.down.part(self._activated(x)), self.out_scale)
+        return scaled(self.down.part(self._activated(x, adapters), adapters), self.out_scale)
 
-    def _activated(self, x: Rows) -> Rows:
+    def _activated(self, x: Rows, adapters: AdapterRows | None) -> Rows:
         if self.learned is not None:
-            return self.learned(unscaled(self.up(x)))
+            return self.learned(unscaled(self.up(x, adapters)))
         activate = self.ops.gated_activation if self.gated else self.ops.activation
-        made = self.up(x)
+        made = self.up(x, adapters)
         if self.gate_scale != 1:
             made = unscaled(made)
             made[:, : made.shape[1] // (1 + self.gated)] *= self.gate_scale

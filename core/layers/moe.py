@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from infer.kernels.lora import AdapterRows
 from infer.kernels.ops import Ops, Rows, ScaledRows
 
 from ..parallel.group import SINGLE, current, sharding
@@ -55,8 +56,8 @@ class Experts:
             if spec.shared_gate:
                 self.shared_gate = Linear(ops, [f"{layer}.{names.shared_gate}"], hidden_size, [1], bias=False, method=Plain(ops))
 
-    def __call__(self, x: Rows, routed: Tensor | None = None) -> Rows:
-        """`routed`: what the router reads; None: x."""
+    def __call__(self, x: Rows, adapters: AdapterRows | None = None, *, routed: Tensor | None = None) -> Rows:
+        """`routed`: what the router reads; None: x. Of adapters the expert for all tokens has pairs."""
         assert isinstance(x, Tensor), "asked for without quantization"
         chosen, weights = self.router(x if routed is None else routed)
         count = chosen.shape[1]
@@ -81,7 +82,7 @@ class Experts:
         for place in range(1, count):
             total += by_row[:, place].float() * weights[:, place : place + 1]
         if self.shared is not None:
-            total += self._shared_part(x, self.shared)
+            total += self._shared_part(x, self.shared, adapters)
         summed = total.to(x.dtype)
         return summed if self.group.size == 1 else self.group.all_reduce(summed)
 
@@ -92,9 +93,9 @@ class Experts:
         activated = activate(inner, self.kind, quantize=self._quantizes(self._downs))
         return multiply(self._downs, activated, starts)
 
-    def _shared_part(self, x: Tensor, shared: MLP) -> Tensor:
+    def _shared_part(self, x: Tensor, shared: MLP, adapters: AdapterRows | None) -> Tensor:
         """float32: this rank's part of what the expert for all tokens makes of them."""
-        part = unscaled(shared.part(self.ops.quantize(x) if shared.quantizes_input else x)).float()
+        part = unscaled(shared.part(self.ops.quantize(x) if shared.quantizes_input else x, adapters)).float()
         if self.shared_gate is None:
             return part
         gate = unscaled(self.shared_gate(x)).float()

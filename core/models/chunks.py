@@ -21,6 +21,7 @@ def narrowed(meta: AttentionMeta, positions: Tensor, rows: Tensor) -> AttentionM
         block_tables=meta.block_tables[owner],
         slots=torch.zeros_like(rows),
         block_size=meta.block_size,
+        adapters=None if meta.adapters is None else meta.adapters.chosen,
     )
 
 
@@ -49,4 +50,5 @@ def chunked(meta: AttentionMeta, chunk: int) -> AttentionMeta:
         block_tables=tables.where(column < places, NULL_BLOCK).int(),
         slots=meta.slots,
         block_size=meta.block_size,
+        adapters=meta.adapters,
     )

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from infer.kernels.lora import AdapterRows
 from infer.kernels.ops import AttentionMeta, KVCache, Ops, Rows, ScaledRows
 
 from ..layers.attention import Attention
@@ -91,7 +92,8 @@ class DecoderLayer(Layer):
             assert x is None, "sums are normed"
             read = self.ops.quantize(residual) if self._mixing_quantizes else residual
             attended = self._mixed(read, positions, memory, meta, rows)
-            return None, self.post_norm(attended, residual if rows is None else residual.index_select(0, rows))
+            residual = residual if rows is None else residual.index_select(0, rows)
+            return None, self.post_norm(attended, residual, _adapters(meta, rows))
         added, residual = self._parts(x, residual, positions, memory, meta, rows)
         if self.per_layer is None and self.factor is None:
             return added, residual
@@ -117,7 +119,7 @@ class DecoderLayer(Layer):
             assert x is not None, "a layer has one part at least"
             return x, residual
         normed, residual = self._read(self.mlp_norm, x, residual, quantize=self.mlp.quantizes_input)
-        made = self.mlp(normed)
+        made = self.mlp(normed, _adapters(meta, rows))
         return self._out(made if self.beside is None else self.beside(made, residual), self.mlp_out_norm), residual
 
     @property
@@ -159,7 +161,7 @@ class DecoderLayer(Layer):
             residual, normed = residual.index_select(0, rows), _chosen(normed, rows)
         if self.mlp_norm is not None:
             normed = self.mlp_norm(residual, quantize=self.mlp.quantizes_input)
-        return self._out(mixed.add_(unscaled(self.mlp(normed))), None), residual
+        return self._out(mixed.add_(unscaled(self.mlp(normed, _adapters(meta, rows)))), None), residual
 
     def linears(self) -> Iterator[Linear]:
         yield from super().linears()
@@ -186,6 +188,11 @@ def _normed(norm: Norm | None, x: Rows | None, residual: Tensor, *, quantize: bo
         return norm.add(x, residual, quantize=quantize)
     total = residual if x is None else residual + unscaled(x)
     return total, total
+
+
+def _adapters(meta: AttentionMeta, rows: Tensor | None) -> AdapterRows | None:
+    """The rows with an adapter, of all or of those that are wanted."""
+    return meta.adapters if meta.adapters is None or rows is None else meta.adapters.chosen
 
 
 def _chosen(x: Rows, rows: Tensor) -> Rows:
@@ -286,7 +293,8 @@ class Decoder:
         plans: dict[tuple[int, int, int | None], Any] = {}
         metas: dict[int | None, AttentionMeta] = {None: meta}
         x: Rows | None = None
-        residual = self.embedded(tokens, positions, given)
+        residual = self.embedded(tokens, positions, given, meta.adapters)
+        ends = _adapters(meta, rows)  # of the rows that come out
         vectors = None if self.per_layer is None else self.per_layer(tokens, residual)
         of_layers = self._memory(caches, pools)
         few = rows is not None and len(rows) * FEW <= len(tokens)
@@ -310,7 +318,7 @@ class Decoder:
             own = None if vectors is None else vectors[:, index]
             x, residual = layer(x, residual, positions, memory, seen, rows if layer is self.layers[-1] else None, own)
         hidden, _ = _normed(self.norm, x, residual, quantize=False)
-        return unscaled(hidden if self.output_projection is None else self._projected(self.output_projection, hidden))
+        return unscaled(hidden if self.output_projection is None else self._projected(self.output_projection, hidden, ends))
 
     def _memory(self, caches: list[KVCache], pools: Sequence[Pools]) -> list[LayerMemory]:
         """What each layer reads and writes of earlier tokens."""
@@ -320,12 +328,12 @@ class Decoder:
             for layer, place in zip(self.layers, self.stack.cache_places, strict=True)
         ]
 
-    def _projected(self, linear: Linear, x: Rows) -> Tensor:
+    def _projected(self, linear: Linear, x: Rows, adapters: AdapterRows | None) -> Tensor:
         assert isinstance(x, Tensor), "asked for without quantization"
-        return unscaled(linear(self.ops.quantize(x) if linear.method.quantizes_input else x))
+        return unscaled(linear(self.ops.quantize(x) if linear.method.quantizes_input else x, adapters))
 
-    def embedded(self, tokens: Tensor, positions: Tensor, given: GivenEmbeds | None = None) -> Tensor:
-        words = self.embedding(tokens)
+    def embedded(self, tokens: Tensor, positions: Tensor, given: GivenEmbeds | None = None, adapters: AdapterRows | None = None) -> Tensor:
+        words = self.embedding(tokens, adapters)
         if given is not None and self.stack.scales_given:
             given.put(words)
         if self.stack.embedding_scale != 1:  # rounded to the model's dtype first, as the model was trained
@@ -333,17 +341,17 @@ class Decoder:
         if given is not None and not self.stack.scales_given:
             given.put(words)
         if self.projection is not None:
-            words = self._projected(self.projection, words)
+            words = self._projected(self.projection, words, adapters)
         if self.positions is not None:
             words.add_(self.positions(positions + self.stack.first_position))
         return words if self.embedding_norm is None else unscaled(self.embedding_norm(words))
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, adapters: AdapterRows | None = None) -> Tensor:
         """Logits [R, vocab_size], in the model's dtype, of hidden states [R, hidden_size]; R a multiple of ROW_MULTIPLE.
 
         Where ranks share the model, rank 0 gets them; what the others get means nothing.
         """
-        logits = self.group.gather(unscaled(self.head(hidden)))[:, : self.vocab_size]
+        logits = self.group.gather(unscaled(self.head(hidden, adapters)))[:, : self.vocab_size]
         if self.head_bias is not None and self.group.rank == 0:
             logits = (logits.float() + self.head_bias.tensor).to(logits.dtype)
         if self.stack.logits_scale != 1:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from infer.kernels.lora import AdapterRows
 from infer.kernels.ops import Ops, Rows, Segments
 
 from ..errors import ModelError
@@ -45,9 +46,9 @@ class EncoderEmbedding:
         self.padding_token = stack.padding_token
         self.num_types = stack.num_token_types
 
-    def __call__(self, tokens: Tensor, positions: Tensor, types: Tensor | None) -> Tensor:
+    def __call__(self, tokens: Tensor, positions: Tensor, types: Tensor | None, adapters: AdapterRows | None = None) -> Tensor:
         """Of int64 [N] each -> [N, size]. `types` None is all 0."""
-        words = self.words(tokens)
+        words = self.words(tokens, adapters)
         if self.scale != 1:  # rounded to the model's dtype first, as the model was trained
             words *= torch.tensor(self.scale, dtype=words.dtype)
         more = None
@@ -60,7 +61,7 @@ class EncoderEmbedding:
             normed: Rows = words if more is None else words.add_(more)
         else:
             normed = self.norm(words) if more is None else self.norm.add(words, more)[0]
-        return unscaled(normed if self.projection is None else self.projection(normed))
+        return unscaled(normed if self.projection is None else self.projection(normed, adapters))
 
     def linears(self) -> Iterator[Linear]:
         if self.projection is not None:
@@ -105,7 +106,7 @@ class EncoderLayer(Layer):
         x = self.attention(residual, positions, segments, rows)
         if rows is not None:
             residual = residual.index_select(0, rows)
-        return None, self.post_norm(x, residual)
+        return None, self.post_norm(x, residual, _of(segments.adapters, rows))
 
     def _pre_norm(
         self, x: Rows | None, residual: Tensor, positions: Tensor, segments: Segments, rows: Tensor | None
@@ -120,8 +121,13 @@ class EncoderLayer(Layer):
             residual = residual.index_select(0, rows)
         assert self.mlp_norm is not None, "every encoder has one"
         normed, residual = self.mlp_norm.add(x, residual, quantize=self.mlp.quantizes_input)
-        x = self.mlp(normed)
+        x = self.mlp(normed, _of(segments.adapters, rows))
         return x if self.mlp_out_norm is None else self.mlp_out_norm(x), residual
+
+
+def _of(adapters: AdapterRows | None, rows: Tensor | None) -> AdapterRows | None:
+    """Those of the rows that are wanted, where not all are."""
+    return adapters if adapters is None or rows is None else adapters.chosen
 
 
 class Encoder:
@@ -175,7 +181,7 @@ class Encoder:
         attention = self.layers[0].attention.config
         segments.plan = self.ops.plan_segments(segments, attention.num_heads, attention.num_kv_heads)
         x: Rows | None = None
-        residual = self.embedding(tokens, positions, types)
+        residual = self.embedding(tokens, positions, types, segments.adapters)
         passes = self.stack.passes or range(len(self.layers))
         for number, index in enumerate(passes, 1):
             x, residual = self.layers[index](x, residual, positions, segments, rows if number == len(passes) else None)

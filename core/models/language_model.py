@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from infer.kernels.lora import AdapterRows
 from infer.kernels.ops import AttentionMeta, KVCache, Ops
 
 from ..layers.embedding import GivenEmbeds
@@ -46,5 +47,5 @@ class LanguageModel(Protocol):
     ) -> Tensor:
         """See `Decoder.forward`."""
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, adapters: AdapterRows | None = None) -> Tensor:
         """See `Decoder.logits`."""

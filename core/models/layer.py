@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from infer.kernels.lora import AdapterRows
 from infer.kernels.ops import Ops, Rows
 
 from ..layers.attention import Attention, SegmentAttention
@@ -48,7 +49,7 @@ class Layer:
             up, learned = [f"{prefix}.{up}" for up in names.up], f"{prefix}.{names.activation}"
             self.mlp = MLP(ops, up, f"{prefix}.{names.down}", stack.hidden_size, spec, learned=learned)
 
-    def post_norm(self, attended: Rows, residual: Tensor) -> Tensor:
+    def post_norm(self, attended: Rows, residual: Tensor, adapters: AdapterRows | None) -> Tensor:
         """norm(y + mlp(y)) of y = norm(residual + attended)."""
         assert self.attention_norm is not None, "post-norm"
         normed, _ = self.attention_norm.add(attended, residual)
@@ -56,7 +57,7 @@ class Layer:
         assert self.mlp is not None, "post-norm"
         read = self.ops.quantize(normed) if self.mlp.quantizes_input else normed
         assert self.mlp_norm is not None, "post-norm"
-        normed, _ = self.mlp_norm.add(self.mlp(read), normed)
+        normed, _ = self.mlp_norm.add(self.mlp(read, adapters), normed)
         assert isinstance(normed, Tensor), "asked for without quantization"
         return normed
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..errors import ConfigError
 
@@ -75,3 +76,19 @@ class PromptAdapterRequest:
         for name, number in numbers.items():
             if not isinstance(number, int) or isinstance(number, bool) or number < 1:
                 raise ConfigError(f"PromptAdapterRequest: {name} must be an integer of at least 1, not {number!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterKey:
+    """An adapter as its files are: one that was written anew is another."""
+
+    path: str
+    """The folder, absolute."""
+    stamp: tuple[int, ...]
+    """Times and sizes of its files."""
+    salt: bytes = field(init=False, repr=False, compare=False)
+    """What tells its keys and values in the cache from those of others."""
+
+    def __post_init__(self) -> None:
+        text = f"{self.path}\0{self.stamp}".encode(errors="surrogateescape")
+        object.__setattr__(self, "salt", hashlib.blake2b(text, digest_size=16).digest())

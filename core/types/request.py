@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import RecordError
-from .adapters import LoRARequest
+from .adapters import AdapterKey, LoRARequest
 from .noise import noise_key
 from .outputs import Logprob
 from .params import SamplingParams
@@ -144,6 +144,10 @@ class Sequence:
     """Chain hashes of the full blocks of `tokens`, as far as they have been needed."""
     state: int = 0
     """Its slot in the pools of states; 0: it has none, or the model keeps none."""
+    adapter: AdapterKey | None = None
+    """The one that its request names, as it is on disk."""
+    slot: int = 0
+    """Its adapter's slot while it runs; 0: it has none."""
     borders: list[int] = field(default_factory=list)
     """Numbers of tokens, all ahead of it, at which a step has to end because its states are kept there."""
     source: Sequence | None = None

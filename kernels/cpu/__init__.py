@@ -24,6 +24,7 @@ from . import (
     kv,
     library,
     linear,
+    lora,
     mamba2,
     norm,
     quantize,
@@ -33,7 +34,7 @@ from . import (
     selective_scan,
 )
 
-_MODULES = (activation, attention, experts, fp8, gated_norm, grouped, int8, kv, linear, norm, quantize, rope, sampling, segments)
+_MODULES = (activation, attention, experts, fp8, gated_norm, grouped, int8, kv, linear, lora, norm, quantize, rope, sampling, segments)
 _STATES = (convolution, delta, mamba2, selective_scan)
 _linear, _linear_experts = linear.linear, experts.linear_experts
 

@@ -20,12 +20,13 @@ from torch import Tensor
 from ..backend import Backend
 from ..fp8 import Fp8Weight
 from ..ops import AttentionMeta, Segments
+from ..reference import lora
 from . import activation, attention, experts, fp8, grouped, int8, kv, linear, logprobs, norm, quantize, rope, sampling, segments
 from .build import on_its_device
 from .groups.weight import PackedGroups
 from .state import convolution, delta, gated_norm, mamba2, selective_scan
 
-_MODULES = (activation, attention, experts, fp8, grouped, int8, kv, linear, logprobs, norm, quantize, rope, sampling, segments)
+_MODULES = (activation, attention, experts, fp8, grouped, int8, kv, linear, logprobs, lora, norm, quantize, rope, sampling, segments)
 _STATES = (convolution, delta, gated_norm, mamba2, selective_scan)
 _linear, _linear_grouped = on_its_device(linear.linear), on_its_device(grouped.linear_grouped)
 _linear_experts_grouped = on_its_device(grouped.linear_experts_grouped)

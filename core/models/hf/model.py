@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from infer.kernels.lora import AdapterRows
 from infer.kernels.ops import AttentionMeta, KVCache, Ops
 
 from ...errors import ModelError
@@ -73,8 +74,9 @@ class HFModel:
         hidden: Tensor = output[0][0]
         return hidden if rows is None else hidden[rows]
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, adapters: AdapterRows | None = None) -> Tensor:
         """See `Decoder.logits`; the dtype is the one transformers' code gives them."""
+        assert adapters is None, "refused as the model is loaded"
         self._given.hidden = hidden[None]
         try:
             logits: Tensor = self._tail(inputs_embeds=hidden[None], use_cache=False).logits[0]

@@ -168,8 +168,7 @@ def test_parameters_pair_with_prompts(llm: LLM) -> None:
         ({"sampling_params": BeamSearchParams(2, 3)}, "sampling_params must be a list, not BeamSearchParams"),
         ({"prompts": None}, "either prompts or prompt_token_ids"),
         ({"prompt_token_ids": [[1]]}, "2 prompts and 1 prompt_token_ids"),
-        ({"lora_request": object()}, "lora_request is not supported yet"),
-        ({"lora_request": [None, object()]}, "lora_request is not supported yet"),
+        ({"lora_request": object()}, "lora_request must be LoRARequest or None, one or a list, not object"),
         ({"lora_request": [None]}, "2 prompts and 1 lora_request"),
         ({"prompt_adapter_request": object()}, "must be a PromptAdapterRequest, one or a list, not object"),
         ({"prompt_adapter_request": PromptAdapterRequest("a", 1, "a")}, "prompt_adapter_request needs LLM"),
@@ -527,7 +526,7 @@ def test_wrong_conversations(llm: LLM) -> None:
         llm.chat(HELLO, GREEDY, continue_final_message=True, use_tqdm=False)
     with pytest.raises(ConfigError, match="mm_processor_kwargs is not supported yet"):
         llm.chat(HELLO, GREEDY, mm_processor_kwargs={"x": 1})
-    with pytest.raises(ConfigError, match="lora_request is not supported yet"):
+    with pytest.raises(ConfigError, match="lora_request must be LoRARequest"):
         llm.chat(HELLO, GREEDY, lora_request=object())
     with pytest.raises(ConfigError, match="messages must be a list, not str"):
         llm.chat("hello", GREEDY)  # type: ignore[arg-type]
