@@ -45,6 +45,8 @@ _ELSEWHERE = {
     "use --skip-special-tokens or --no-skip-special-tokens": "show-special-tokens",
     "use --logprobs": "top-logprobs",
     "use --repetition-penalty": "repeat-penalty",
+    "use --lora NAME=PATH": "lora-modules lora-path lora-adapter adapter adapters peft adapter-path",
+    "use --prompt-adapter NAME=PATH": "prompt-adapters soft-prompt",
     "there is no server: a job reads a file and ends": "host port served-model-name allow-credentials root-path uvicorn-log-level",
     "in Python: LLM.sleep and LLM.wake_up": "enable-sleep-mode",
     "outputs are written when they are finished": "stream",

@@ -270,6 +270,8 @@ class Run:
                     raise one.error
             encoded = self._task.rows.answer(self._task, pending, whole)
             tally = self._task.tally(pending, whole)
+            for name in pending.adapters:
+                tally.adapters[name] += 1
         if pending.error is not None:
             self._fail(pending, pending.error)
         else:

@@ -185,6 +185,7 @@ class JobStats(Tally):
             "memory": {"peak_bytes": peak_memory()},
             "weights": engine.weights if engine else {},
             "settings": {name: value for name, value in settings.items() if name not in _SECRET},
+            **({"adapters": dict(self.adapters)} if self.adapters else {}),
             **({name: {**made, "truncated": self.num_truncated} for name, made in defaults.items()} if self.pools else defaults),
             "versions": versions(),
         }

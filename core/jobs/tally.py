@@ -33,6 +33,8 @@ class Tally:
     #: For each error code the first record that had it: (number of its line, message).
     first_errors: dict[str, tuple[int, str]] = field(default_factory=dict)
     finish_reasons: Counter[str] = field(default_factory=Counter)
+    #: Answers with each adapter, by its name.
+    adapters: Counter[str] = field(default_factory=Counter)
     #: Choices that ended at a max_tokens nobody had chosen.
     num_cut_by_default: int = 0
     prompt_tokens: int = 0
@@ -82,6 +84,8 @@ class Tally:
             self.errors[code] += count
         for reason, count in other.finish_reasons.items():
             self.finish_reasons[reason] += count
+        for name, count in other.adapters.items():
+            self.adapters[name] += count
         for code, (line, message) in other.first_errors.items():
             if code not in self.first_errors or line < self.first_errors[code][0]:
                 self.first_errors[code] = (line, message)
@@ -91,6 +95,7 @@ class Tally:
         rest = Tally(**{name: getattr(self, name) - getattr(other, name) for name in _NUMBERS})
         rest.errors = self.errors - other.errors
         rest.finish_reasons = self.finish_reasons - other.finish_reasons
+        rest.adapters = self.adapters - other.adapters
         rest.first_errors = dict(self.first_errors)
         return rest
 
@@ -98,6 +103,7 @@ class Tally:
         """For the journal; what is zero is left out."""
         values: dict[str, Any] = {name: getattr(self, name) for name in _NUMBERS}
         values |= {"errors": dict(self.errors), "first_errors": self.first_errors, "finish_reasons": dict(self.finish_reasons)}
+        values["adapters"] = dict(self.adapters)
         return {name: value for name, value in values.items() if value}
 
     @classmethod
@@ -105,5 +111,6 @@ class Tally:
         tally = cls(**{name: entry[name] for name in _NUMBERS if name in entry})
         tally.errors.update(entry.get("errors", {}))
         tally.finish_reasons.update(entry.get("finish_reasons", {}))
+        tally.adapters.update(entry.get("adapters", {}))
         tally.first_errors = {code: (line, message) for code, (line, message) in entry.get("first_errors", {}).items()}
         return tally

@@ -53,8 +53,9 @@ LINES: list[dict[str, Any]] = [
 
 def test_records_with_prompt_adapters(call: Any, tiny: list[str], tmp_path: Path) -> None:
     options = [*tiny, *prompts(tmp_path / "adapters"), "--enable-prompt-embeds"]
-    result = call("generate", "-q", *options, job(tmp_path / "in", LINES), tmp_path / "out")
+    result = call("generate", "-q", *options, "--stats", tmp_path / "stats", job(tmp_path / "in", LINES), tmp_path / "out")
     assert result.exit_code == 3, result.stderr
+    assert json.loads((tmp_path / "stats").read_text())["adapters"] == {"one": 2, "two": 3}
     found = rows(tmp_path / "out")
     batch = found.pop(7)["response"]["body"]
     codes = [row["error"] and row["error"]["code"] for row in found]

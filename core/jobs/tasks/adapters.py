@@ -166,14 +166,14 @@ class Chooser:
             self._loras[name] = self._read_lora(name)
         return _sound(self._loras[name], param)
 
-    def embeds_of(self, fields: Mapping[str, Any]) -> PromptEmbeds | None:
-        """What the prompt adapter of a record puts before its prompt. Raises RecordError as `lora_of` does."""
+    def prompt_adapter_of(self, fields: Mapping[str, Any]) -> tuple[str, PromptEmbeds] | None:
+        """The name of a record's prompt adapter, and what that puts before the prompt; None: none. Raises RecordError as `lora_of` does."""
         name, param = self._name(fields, ("prompt_adapter",), self._prompt)
         if name is None:
             return None
         if name not in self._embeds:
             self._embeds[name] = self._read_embeds(name)
-        return _sound(self._embeds[name], param)
+        return name, _sound(self._embeds[name], param)
 
     def _name(self, fields: Mapping[str, Any], names: Sequence[str], declared: Declared) -> tuple[str | None, str]:
         """The adapter's name, None for the model alone, and the field that says so."""

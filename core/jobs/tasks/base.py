@@ -198,6 +198,8 @@ class Task(ABC, Generic[P]):
     def _choose(self, pending: P, fields: Mapping[str, Any]) -> None:
         """Chooses the adapters of a record. Raises RecordError."""
         pending.lora = self._chooser.lora_of(fields)
+        if pending.lora is not None:
+            pending.adapters = (pending.lora.lora_name,)
         if pending.batch is not None and (adapter := self._chooser.model_of(fields)) is not None:
             pending.batch.model = adapter
 

@@ -112,7 +112,10 @@ class CompletionTask(Task[PendingPrompt]):
 
     def read(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
         self._set_params(pending, fields)
-        pending.embeds, own = self._chooser.embeds_of(fields), self.embeds_of(fields)
+        if (adapter := self._chooser.prompt_adapter_of(fields)) is not None:
+            name, pending.embeds = adapter
+            pending.adapters += (name,)
+        own = self.embeds_of(fields)
         if own is not None:
             pending.embeds = own if pending.embeds is None else pending.embeds.before(own)
         pending.prompt = self.prompt_of(fields) if own is None else []

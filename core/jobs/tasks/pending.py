@@ -33,6 +33,7 @@ class Pending(InputLine):
     batch: BatchLine | None = None  # if it is an OpenAI Batch line
     prompt: Any = None  # text until it is tokenized; let go once it is in the engine
     lora: LoRARequest | None = None  # the adapter that answers it
+    adapters: tuple[str, ...] = ()  # the names of it and of the prompt adapter
     num_cut: int = 0  # prompts of which something was cut off, where that is counted
     error: RecordError | None = None
 

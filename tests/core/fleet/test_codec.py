@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from infer.core.errors import RecordError
@@ -11,6 +12,7 @@ from infer.core.fleet import codec
 from infer.core.types.beam_params import BeamSearchParams
 from infer.core.types.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
 from infer.core.types.params import SamplingParams
+from infer.core.types.prompt_embeds import PromptEmbeds
 from infer.core.types.request import Request
 from infer.core.types.structured import StructuredOutputsParams
 
@@ -30,6 +32,13 @@ def test_a_request(params: SamplingParams) -> None:
     assert type(got) is Request
     for name in Request.__slots__:
         assert getattr(got, name) == getattr(request, name), name
+
+
+def test_embeddings_of_a_request() -> None:
+    values = np.array([[0.1, -2.5], [1e-30, 3e38]], dtype=np.float32)
+    got = codec.loads(codec.dumps(Request("7", [0, 0, 5], SamplingParams(), 7, embeds=PromptEmbeds(values))))
+    assert got.num_virtual == 2
+    assert np.array_equal(got.embeds.values, values)
 
 
 def test_an_answer() -> None:
