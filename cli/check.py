@@ -10,6 +10,7 @@ import click
 
 from infer.core.jobs.tasks.spec import WritingSpec
 
+from .batch.spec import batch_spec, batch_task
 from .findings import check_input
 from .options import Command, JobOptions, engine_options, input_options, sampling_options
 from .options.beam import beam_params
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 @click.option(
     "--task",
     "kind",
-    type=click.Choice(["auto", "generate", "chat", "beam", "embed", "score"]),
+    type=click.Choice(["auto", "generate", "chat", "batch", "beam", "embed", "score"]),
     default="auto",
     show_default=True,
     help="The command it is for; auto: what the model is for and the fields of the first JSON object say.",
@@ -77,6 +78,8 @@ def check(
         spec = embed_spec(io, prompts)
     elif kind == "score":
         spec = score_spec(io, prompts)
+    elif kind == "batch":
+        spec = batch_spec(io)
     else:
         makers = {"chat": flags.make_task, "beam": _search}
         parser = flags.options.reasoning_parser
@@ -89,11 +92,17 @@ def _auto(io: JobOptions, prompts: Prompts, spec: JobSpec, flags: ChatFlags, pla
     """The tasks that may be meant where nobody says what the records are for."""
     from infer.core.jobs.tasks.auto import Auto
 
+    batch = (
+        None if prompts.field or prompts.template else batch_task(io, spec.args, spec.task.options.adapters)
+    )  # those are of records alone
     if plan.recipe is None:
         assert isinstance(spec.task, WritingSpec)
-        return Auto(spec.task, {"messages": replace(spec.task, make=flags.make_task), "beam_width": replace(spec.task, make=_search)})
+        by_field = {"messages": replace(spec.task, make=flags.make_task), "beam_width": replace(spec.task, make=_search)}
+        return Auto(spec.task, by_field, batch)
     score = score_task(io, prompts)
-    return Auto(score) if plan.recipe.kind == "classify" else Auto(embed_task(io, prompts), {"documents": score, "text_1": score})
+    if plan.recipe.kind == "classify":
+        return Auto(score, batch=batch)
+    return Auto(embed_task(io, prompts), dict.fromkeys(("documents", "text_1", "data_1"), score), batch)
 
 
 def _search(options: CompletionOptions, plan: Plan) -> Task[Any]:

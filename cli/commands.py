@@ -19,6 +19,7 @@ from .terminal import messages
 COMMANDS = {
     "generate": ("infer.cli.generate", "Complete the prompts of a JSONL file."),
     "chat": ("infer.cli.chat", "Answer the conversations of a JSONL file."),
+    "batch": ("infer.cli.batch", "Answer the lines of an OpenAI Batch file."),
     "beam": ("infer.cli.beam", "Search for the best continuations of the prompts of a JSONL file."),
     "embed": ("infer.cli.embed", "Embed the texts of a JSONL file."),
     "score": ("infer.cli.score", "Score pairs of texts of a JSONL file."),

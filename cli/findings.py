@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from infer.core.jobs.record import Record
     from infer.core.jobs.spec import JobSpec
     from infer.core.jobs.tasks.auto import Auto
-    from infer.core.jobs.tasks.base import Task
+    from infer.core.jobs.tasks.protocol import AnyTask
     from infer.core.settings.args import EngineArgs
     from infer.core.settings.config import EngineConfig
 
@@ -75,7 +75,7 @@ def check_input(
         tasks.otherwise.settled(plan, once)  # a model that cannot do it is refused at once
         limits = plan.limits()
 
-        def task_for(first: Record) -> Task[Any]:
+        def task_for(first: Record) -> AnyTask:
             return tasks.of(first).settled(plan, once).make_task(plan, warn=once)
 
         def show() -> None:

@@ -11,7 +11,7 @@ import click
 from infer.core.errors import ConfigError
 from infer.core.jobs.output.output_format import is_matrix
 from infer.core.jobs.spec import JobSpec
-from infer.core.jobs.tasks.adapters import declared_in
+from infer.core.jobs.tasks.adapters import Adapters, declared_in
 from infer.core.jobs.tasks.completion import CompletionOptions
 from infer.core.jobs.tasks.spec import WritingSpec
 from infer.core.settings.memory import refuse_little_address_space
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from infer.core.build.plan import Plan
     from infer.core.jobs.tasks.base import Task
     from infer.core.jobs.tasks.pooling_spec import EmbedSpec, PoolingSpec, ScoreSpec
+    from infer.core.settings.args import EngineArgs
     from infer.core.types.beam_params import BeamSearchParams
 
 #: Options of the vectors -> keys of `pooler_config`.
@@ -54,13 +55,33 @@ def writing_spec(
         reasoning_parser: what reads the model's reasoning: a budget of thinking is of that, unless `reasoning_config` says otherwise.
         beam: what it searches with, if it does.
     """
+    args, origin, adapters = writing_args(io, reasoning_parser)
+    options = writing_options(io, prompts, args, adapters, system=system, beam=beam)
+    return JobSpec(_command(), io, args, origin, WritingSpec(options, prompts.job(), make, given_sampling(), chat or {}))
+
+
+def writing_args(io: JobOptions, reasoning_parser: str | None = None) -> tuple[EngineArgs, Mapping[str, str], Adapters]:
+    """The engine's settings, where each came from, and the adapters that they declare. Raises click.UsageError, ConfigError."""
     _set_up(io)
     args, origin = engine_args()
     args, adapters = declared_in(args, origin)
     if reasoning_parser is not None and not args.reasoning_config:
         args = replace(args, reasoning_config={"reasoning_parser": reasoning_parser})
+    return args, origin, adapters
+
+
+def writing_options(
+    io: JobOptions,
+    prompts: Prompts,
+    args: EngineArgs,
+    adapters: Adapters,
+    *,
+    system: str | None = None,
+    beam: BeamSearchParams | None = None,
+) -> CompletionOptions:
+    """The options of its task; arguments as of `writing_spec`. Raises click.UsageError, ConfigError."""
     given = given_sampling()
-    options = CompletionOptions(
+    return CompletionOptions(
         defaults=sampling_params() if beam is None else beam.sampling(),
         beam=beam,
         max_tokens_given="max_tokens" in given,
@@ -72,7 +93,13 @@ def writing_spec(
         adapters=adapters,
         **prompts.options(),
     )
-    return JobSpec(_command(), io, args, origin, WritingSpec(options, prompts.job(), make, given, chat or {}))
+
+
+def batch_args(io: JobOptions, reasoning_parser: str | None = None) -> tuple[EngineArgs, Mapping[str, str], Adapters]:
+    """`writing_args` for `infer batch`, whose model may pool too. Raises click.UsageError, ConfigError."""
+    args, origin, adapters = writing_args(io, reasoning_parser)
+    over = _pooler(given_pooling())
+    return replace(args, pooler_config={**(args.pooler_config or {}), **over} or None), origin, adapters
 
 
 def embed_spec(io: JobOptions, prompts: Prompts) -> JobSpec:
@@ -122,10 +149,14 @@ def _pooling_spec(io: JobOptions, task: str, of_records: PoolingSpec) -> JobSpec
     for flag, value in (("--redo finish_reason", io.again.finish_reason), ("--report-cache", io.report_cache)):
         if value:
             raise usage(f"{flag} applies only to a model that generates text; leave it out.")
-    given = given_pooling()
-    over = {key: given[name] for name, key in _POOLER.items() if name in given}
+    over = _pooler(given_pooling())
     args = replace(args, task=task, pooler_config={**(args.pooler_config or {}), **over} or None)
     return JobSpec(_command(), io, args, origin, of_records)
+
+
+def _pooler(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of `pooler_config`."""
+    return {key: given[name] for name, key in _POOLER.items() if name in given}
 
 
 def _read_options(io: JobOptions, prompts: Prompts) -> dict[str, Any]:

@@ -76,10 +76,10 @@ class ChatFlags:
     content_format: str = "auto"
     options: ChatOptions = field(default_factory=ChatOptions)
 
-    def make_task(self, options: CompletionOptions, plan: Plan) -> ChatTask:
-        """Raises ConfigError, ModelError."""
+    def make_task(self, options: CompletionOptions, plan: Plan, kind: type[ChatTask] = ChatTask) -> ChatTask:
+        """The task of conversations, of that kind. Raises ConfigError, ModelError."""
         template = plan.chat_template(self.template, content_format=self.content_format)
-        return ChatTask(options, plan.tokenizer, template, max_model_len=plan.config.max_model_len, chat_options=self.options)
+        return kind(options, plan.tokenizer, template, max_model_len=plan.config.max_model_len, chat_options=self.options)
 
     def to_json(self) -> dict[str, Any]:
         """Those that can change an answer."""
@@ -92,6 +92,11 @@ class ChatFlags:
             "reasoning_parser": self.options.reasoning_parser,
             "trust_request_chat_template": self.options.trust_request_chat_template,
         }
+
+
+def given_chat() -> list[str]:
+    """The names of those of the options that were given on the running command's line."""
+    return list(click.get_current_context().meta.get(_CHAT, {}))
 
 
 def chat_flags() -> ChatFlags:

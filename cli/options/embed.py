@@ -46,6 +46,7 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
 }
 EMBED = frozenset({"pooling", "normalize", "dimensions", "prompt_name", "prefix", "encoding"})
 SCORE = frozenset({"pooling", "normalize", "dimensions", "query_prefix", "document_prefix"})
+BATCH = EMBED | SCORE
 
 
 def pooling_options(command: F, *, only: Collection[str]) -> F:

@@ -61,6 +61,16 @@ class Plan:
         that can be used; ConfigError for an unknown one, and without a tokenizer.
         """
         self.must_generate()
+        return self._chat_template(override, content_format)
+
+    def own_chat_template(self) -> ChatTemplate | None:
+        """The model's own, whatever it does: one that embeds may read conversations too. None if it has none that can be used."""
+        try:
+            return self._chat_template(None, "auto")
+        except (ConfigError, ModelError):
+            return None
+
+    def _chat_template(self, override: str | None, content_format: str) -> ChatTemplate:
         if self.tokenizer is None:
             raise ConfigError("a conversation needs a tokenizer; skip_tokenizer_init is for prompts of token ids")
         template = ChatTemplate.load(self.tokenizer_source.read, self.tokenizer, override=override, content_format=content_format)

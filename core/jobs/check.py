@@ -20,8 +20,8 @@ from .distinct import Distinct
 from .histogram import Histogram
 from .input.reader import RecordReader
 from .record import Record
-from .tasks.base import Task
 from .tasks.pending import Pending
+from .tasks.protocol import AnyTask
 
 if TYPE_CHECKING:
     from ..engine.limits import Limits
@@ -122,7 +122,7 @@ class Findings:
 
 def check(
     reader: RecordReader,
-    task_for: Callable[[Record], Task],
+    task_for: Callable[[Record], AnyTask],
     limits: Limits | PoolingLimits,
     *,
     findings: Findings | None = None,
@@ -164,9 +164,9 @@ def _count(findings: Findings, pending: Pending, limits: Limits | PoolingLimits)
         findings.fail(pending, pending.error)
 
 
-def _prepared(reader: RecordReader, task_for: Callable[[Record], Task]) -> Iterator[list[Pending]]:
+def _prepared(reader: RecordReader, task_for: Callable[[Record], AnyTask]) -> Iterator[list[Pending]]:
     """Batches of prepared records, in input order."""
-    task: Task | None = None
+    task: AnyTask | None = None
     in_work: deque[Future[list[Pending]]] = deque()
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="check") as pool:
         while records := reader.take(_BATCH, _BATCH_BYTES, wait=True):

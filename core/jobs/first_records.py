@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from ..errors import ConfigError, RecordError, TooManyErrors, nearest
 from .record import Record
-from .tasks.base import Task
 from .tasks.pending import Pending
+from .tasks.protocol import AnyTask
 
 #: Records after which it is no accident that all have failed with one code.
 ENOUGH = 100
@@ -29,7 +29,7 @@ class FirstRecords:
         self._waiting: set[int] = set()
         self._first: tuple[int, RecordError] | None = None
 
-    def check_read(self, records: Sequence[Record], pendings: Sequence[Pending], task: Task, *, at_end: bool) -> None:
+    def check_read(self, records: Sequence[Record], pendings: Sequence[Pending], task: AnyTask, *, at_end: bool) -> None:
         """Of records as they were read, before there is an engine.
 
         Args:

@@ -24,7 +24,7 @@ from .watch import Watch
 
 if TYPE_CHECKING:
     from ..build.plan import Plan
-    from .tasks.base import Task
+    from .tasks.protocol import AnyTask
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ def _plan(spec: JobSpec, attempt: Attempt, watch: Watch) -> tuple[Plan, TaskSpec
     for note in plan.config.notes:
         watch.note(note)
     task_spec = spec.task.settled(plan, watch.note)
+    attempt.stats.pools = task_spec.pools
     if (matrix := task_spec.matrix(plan)) is not None:
         attempt.describe(*matrix)
     return plan, task_spec
@@ -96,7 +97,7 @@ def _fingerprint(spec: JobSpec, task: TaskSpec, plan: Plan, attempt: Attempt) ->
     return fingerprint(plan.config, plan.source, plan.tokenizer_source, job, verify=io.verify)
 
 
-def _run(plan: Plan, task: Task[Any], attempt: Attempt, watch: Watch) -> None:
+def _run(plan: Plan, task: AnyTask, attempt: Attempt, watch: Watch) -> None:
     limit = attempt.options.max_errors
     run = Run(
         attempt.reader,

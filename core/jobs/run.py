@@ -24,8 +24,8 @@ from .record import Record
 from .row import Row
 from .stats import JobStats
 from .tally import Tally
-from .tasks.base import Task
 from .tasks.pending import Pending
+from .tasks.protocol import AnyTask
 from .tasks.rows import error_line
 from .watch import Watch
 
@@ -112,7 +112,7 @@ class Run:
         self._in_engine: dict[str, Pending] = {}
         self._bytes_in_engine = 0
 
-    def run(self, engine: AnyEngine, task: Task) -> JobStats:
+    def run(self, engine: AnyEngine, task: AnyTask) -> JobStats:
         """All of it, with an engine that is there already."""
         if self.needs_engine():
             self.answer(engine, task)
@@ -124,7 +124,7 @@ class Run:
         self._first = self._read_first()
         return bool(self._first) or not self._reader.at_end
 
-    def look(self, task: Task) -> None:
+    def look(self, task: AnyTask) -> None:
         """Reads what the first records hold, before there is an engine. Raises ConfigError or TooManyErrors where all of them fail in
         one way."""
         pendings = task.prepare(self._first)
@@ -132,7 +132,7 @@ class Run:
         self._first_records.check_read(self._first, pendings, task, at_end=self._reader.at_end)
         self._first_pending = pendings
 
-    def answer(self, engine: AnyEngine, task: Task) -> None:
+    def answer(self, engine: AnyEngine, task: AnyTask) -> None:
         """Answers what there is to answer."""
         self._engine, self._task, self._was_answered = engine, task, True
         self._batch = max(self._batch, engine.max_num_seqs)

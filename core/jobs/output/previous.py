@@ -91,7 +91,7 @@ class Again:
         if row["error"] is not None:
             return self.errors
         reason = self.finish_reason
-        return reason is not None and any(c.get("finish_reason") == reason for c in _body(row).get("choices") or ())
+        return reason is not None and reason in _reasons(_body(row))
 
     def __str__(self) -> str:
         asked = ["failed records"] * self.errors + ["changed records"] * self.changed
@@ -168,6 +168,10 @@ def too_many_rows(name: str, num_records: int) -> ConfigError:
     return changed_input(f"{name!r} has more rows than the {num_records:,} records that are selected")
 
 
+#: Numbers of tokens in `usage`, and their names in a Response.
+_USAGE = {"prompt_tokens": "input_tokens", "completion_tokens": "output_tokens"}
+
+
 def index_of(row: Mapping[str, Any]) -> int | None:
     """The index of the record that a row says it is of; None if it says nothing."""
     index = row.get("index")
@@ -199,8 +203,15 @@ def _is_row(row: Any) -> bool:
         isinstance(choices, list)
         and all(isinstance(choice, dict) and isinstance(choice.get("finish_reason"), (str, type(None))) for choice in choices)
         and isinstance(usage, dict)
-        and all(isinstance(usage.get(name, 0), int) for name in ("prompt_tokens", "completion_tokens"))
+        and all(isinstance(usage.get(name, 0), int) for names in _USAGE.items() for name in names)
     )
+
+
+def _reasons(body: Mapping[str, Any]) -> list[str]:
+    """The finish_reason of each choice; that of a Response, which has none, by its status."""
+    if body.get("object") == "response":
+        return ["length" if body.get("status") == "incomplete" else "stop"]
+    return [choice.get("finish_reason") or "unknown" for choice in body.get("choices") or ()]
 
 
 def _body(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,6 +231,6 @@ def kept_row(record: Record, data: bytes, row: dict[str, Any]) -> Row:
     body = _body(row)
     usage = body.get("usage") or {}
     tally = Tally(num_answered=1, bytes_done=record.size)
-    tally.prompt_tokens, tally.output_tokens = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
-    tally.finish_reasons.update(c.get("finish_reason") or "unknown" for c in body.get("choices") or ())
+    tally.prompt_tokens, tally.output_tokens = (usage.get(name, usage.get(other, 0)) for name, other in _USAGE.items())
+    tally.finish_reasons.update(_reasons(body))
     return Row(record.ordinal, data, record.chain, tally)

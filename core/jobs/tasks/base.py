@@ -46,6 +46,7 @@ class RecordOptions:
 
     `literal_special_tokens`: text of a record that spells a special token is only text.
     `error_format`: how rows tell of errors, "object" or "flat", see `row_format`.
+    `batch_only`: all lines are OpenAI Batch lines, whatever else is on them.
     `warn` shows the user a message. `fingerprint` (hex) and `model` are named in answers to OpenAI Batch lines. `now` is the time
     that templates tell, the same for all records of a job; None: that of each rendering. `adapters` are those that records may name, and
     `chooser` chooses among them for one model; None: there are none.
@@ -56,6 +57,7 @@ class RecordOptions:
     literal_special_tokens: bool = False
     error_format: str = "object"
     strict: bool = False
+    batch_only: bool = False
     fingerprint: str = ""
     model: str = ""
     now: datetime | None = None
@@ -93,7 +95,9 @@ class Task(ABC, Generic[P]):
         "prompt_token_ids": "generate",
         "input": "embed",
         "documents": "score",
+        "queries": "score",
         "text_1": "score",
+        "data_1": "score",
     }
     #: Fields that any record may have, and those that a misspelled one may have meant.
     known_fields: frozenset[str]
@@ -118,6 +122,10 @@ class Task(ABC, Generic[P]):
         self._ids = Recent()
         self._chooser = options.chooser or Chooser(Adapters())
         self.intake = self.make_intake(Remarks(tokenizer, options.warn))
+
+    def speak_as(self, first: Task[Any]) -> None:
+        """Tells of records what it tells as one with another task: once for both, and of ids that both have seen."""
+        self._warned, self._ids = first._warned, first._ids
 
     # --- what a task says about itself
 
@@ -206,7 +214,7 @@ class Task(ABC, Generic[P]):
     def _open(self, record: Record, pending: P) -> dict[str, Any]:
         """The fields of the request on a line, native or of OpenAI Batch form. Raises RecordError."""
         fields = record.fields
-        if "url" not in fields or not is_batch(fields, self.fields):
+        if not self.options.batch_only and ("url" not in fields or not is_batch(fields, self.fields)):
             pending.extra = self._others(fields)
             if fields.get("id") is not None:
                 pending.id = record.take_id()
@@ -214,7 +222,7 @@ class Task(ABC, Generic[P]):
             return fields
         options = self.options
         pending.batch = batch_line(
-            record.index, command=self.command, fingerprint=options.fingerprint, model=options.model, url=fields["url"]
+            record.index, command=self.command, fingerprint=options.fingerprint, model=options.model, url=fields.get("url")
         )
         pending.batch.custom_id = record.take_id("custom_id")
         self._note_id("custom_id", pending.batch.custom_id, record)

@@ -12,21 +12,26 @@ from numpy.typing import NDArray
 
 from ...errors import RecordError
 from ...pooling.recipe import Recipe
+from ...pooling.texts import TextEncoder
 from ...types.pooling_request import Pooled
-from ..jsonl import json_type
+from ..jsonl import json_type, wrong_type
 from ..output.sinks.vectors import decoded_dtype, encode_vector
 from ..row_format import MatrixRows
 from . import openai_batch
+from .fields import flag
 from .pending import PendingTexts
 from .pooling import PoolingOptions, PoolingTask, usage_of
 from .rows import native_row
 
 if TYPE_CHECKING:
+    from ...text.chat import ChatTemplate
     from ...text.tokenizer import Tokenizer
 
 #: How a vector stands in a line.
 ENCODINGS = ("float", "base64")
 _OWN = frozenset({"dimensions", "encoding_format"})
+#: Fields about a conversation, and what else steers its template.
+_CONVERSATION = frozenset({"messages", "add_generation_prompt", "continue_final_message", "chat_template_kwargs"})
 
 
 @dataclass(frozen=True)
@@ -55,23 +60,54 @@ class _Reply:
 class EmbedTask(PoolingTask):
     """`input` or `text` (a string, token ids, or a list of either), `dimensions`, `encoding_format`, `prompt_name`, `truncate`.
 
+    `messages` in their place, where the model has a chat template (`chat`): the text is the conversation as the template writes it, with
+    no prompt before it and no other special tokens, as vLLM's chat embeddings have it.
+
     Raises ConfigError for a prompt the model does not have.
     """
 
     command = "embed"
-    columns = ("input", "text")
+    columns: tuple[str, ...] = ("input", "text")
     options: EmbedOptions
     known_fields = PoolingTask.known_fields | _OWN
     parameters = PoolingTask.parameters | _OWN
     guessable_fields = PoolingTask.guessable_fields | _OWN
 
-    def __init__(self, options: EmbedOptions, tokenizer: Tokenizer | None, recipe: Recipe, *, max_model_len: int) -> None:
+    def __init__(
+        self,
+        options: EmbedOptions,
+        tokenizer: Tokenizer | None,
+        recipe: Recipe,
+        *,
+        max_model_len: int,
+        chat: ChatTemplate | None = None,
+    ) -> None:
+        if chat is not None and options.now is not None:
+            chat = chat.at(options.now)
+        self._chat = chat.literally() if chat is not None and options.literal_special_tokens else chat
+        if chat is not None:
+            self.columns = (*self.columns, "messages")
         super().__init__(options, tokenizer, recipe, max_model_len=max_model_len)
         self.prefix = recipe.prefix_of(options.prompt_name, options.prefix)
         if options.matrix:
             self.rows = MatrixRows(recipe.output_size, options.embedding_dtype, flat=options.error_format == "flat")
 
     # --- in
+
+    def own_fields(self) -> frozenset[str]:
+        own = super().own_fields()
+        return own if self._chat is None or self.options.has_column else own | _CONVERSATION
+
+    def check_ours(self, fields: Mapping[str, Any]) -> None:
+        if self._chat is None and not self.options.has_column and "messages" in fields and not self.fields & fields.keys():
+            message = "messages need a chat template, and this model has none: give input (infer chat answers conversations)"
+            raise RecordError("unsupported", message, param="messages")
+        super().check_ours(fields)
+
+    def refuse(self, fields: Mapping[str, Any]) -> None:
+        if fields.get("messages") is not None and "messages" in self.fields:
+            fields = {name: value for name, value in fields.items() if name != "add_special_tokens"}  # false is what a template wants
+        super().refuse(fields)
 
     def missing(self, fields: Mapping[str, Any]) -> str:
         return 'no "input" and no "text"'
@@ -85,6 +121,10 @@ class EmbedTask(PoolingTask):
                 message = f'encoding_format must be "float" or "base64", not {encoding[:100]!r}'
             raise RecordError("invalid_value", message, param="encoding_format")
         name, value = self._given(fields)
+        if name == "messages" and self._chat is not None:
+            pending.prompt = [self._conversation(fields, self._chat)]
+            pending.reply = _Reply(False, encoding)
+            return
         texts, many = self.texts(name, value)
         if self.options.matrix:
             self._check_matrix(pending, name, many)
@@ -101,8 +141,28 @@ class EmbedTask(PoolingTask):
             return self.options.prompt_field, fields[self.options.prompt_field]
         given = [name for name in self.columns if fields.get(name) is not None]
         if len(given) > 1:
-            raise RecordError("invalid_value", "give input or text, not both", param="text")
+            raise RecordError("invalid_value", f"give {given[0]} or {given[1]}, not both", param=given[1])
         return given[0], fields[given[0]]
+
+    def _conversation(self, fields: Mapping[str, Any], chat: ChatTemplate) -> tuple[TextEncoder, list[int]]:
+        """The tokens of a conversation. Raises RecordError."""
+        kwargs = fields.get("chat_template_kwargs")
+        if kwargs is None:
+            kwargs = {}
+        if not isinstance(kwargs, dict):
+            raise wrong_type("chat_template_kwargs", "an object", kwargs)
+        if wrong := _CONVERSATION & kwargs.keys():
+            raise RecordError("invalid_value", f"{min(wrong)} belongs on the line itself", param="chat_template_kwargs")
+        flags = {name: flag(fields, name, False) for name in ("add_generation_prompt", "continue_final_message")}
+        text = chat.render(fields["messages"], **{**kwargs, **flags})
+        encoder = self.encoder_for(fields, "")
+        text = encoder.checked(text)
+        assert self.tokenizer is not None
+        encode = self.tokenizer.encode_literal if self.options.literal_special_tokens else self.tokenizer.encode_batch
+        (ids,) = encode([text], add_special_tokens=flag(fields, "add_special_tokens", False))
+        if not ids:
+            raise RecordError("invalid_value", "the conversation is empty", param="messages")
+        return encoder, ids
 
     def _check_matrix(self, pending: PendingTexts, name: str, many: bool) -> None:
         if many:

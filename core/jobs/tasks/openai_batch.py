@@ -13,17 +13,29 @@ from typing import Any
 from ...errors import RecordError, nearest
 from ..jsonl import wrong_type
 
-#: What a line is asked of -> the command that answers it.
+#: What a line is asked of -> the command that answers such lines alone ("batch" answers those of all urls that its model can).
 COMMANDS = {
     "/v1/completions": "generate",
     "/v1/chat/completions": "chat",
+    "/v1/responses": "batch",
     "/v1/embeddings": "embed",
     "/v1/score": "score",
     "/v1/rerank": "score",
     "/v2/rerank": "score",
 }
+#: The same as they are called elsewhere: by vLLM's servers, and in Azure's files.
+COMMANDS |= {url.removeprefix("/v1"): command for url, command in COMMANDS.items() if url.startswith("/v1")}
+#: Those that messages name.
+_SHOWN = [url for url in COMMANDS if url.startswith(("/v1", "/v2"))]
 #: What the answer's body calls itself.
-_OBJECTS = {"generate": "text_completion", "beam": "text_completion", "chat": "chat.completion", "embed": "list", "score": "list"}
+_OBJECTS = {
+    "generate": "text_completion",
+    "beam": "text_completion",
+    "chat": "chat.completion",
+    "batch": "response",
+    "embed": "list",
+    "score": "list",
+}
 
 #: The fields of a Batch line itself.
 FIELDS = frozenset({"custom_id", "method", "url", "body"})
@@ -66,21 +78,31 @@ def batch_line(index: int, *, command: str, fingerprint: str, model: str, url: A
 
 def body_of(fields: Mapping[str, Any], command: str) -> dict[str, Any]:
     """The request in a Batch line that `command` can answer. Raises RecordError."""
+    url, body = request_of(fields)
+    if COMMANDS[url] != command:
+        other = "" if COMMANDS[url] == "batch" else "; infer batch answers lines of all urls that its model can"
+        raise RecordError("unsupported", f"a line with url {url} belongs to infer {COMMANDS[url]}{other}", param="url")
+    return body
+
+
+def request_of(fields: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The url of a Batch line, which is one of COMMANDS, and its body. Raises RecordError."""
     if fields.get("custom_id") is None:
         raise RecordError("missing_field", "an OpenAI Batch line needs a custom_id", param="custom_id")
+    for name in ("url", "body"):
+        if name not in fields:
+            raise RecordError("missing_field", f"an OpenAI Batch line needs a {name}", param=name)
     method, url, body = fields.get("method", "POST"), fields["url"], fields["body"]
     if method != "POST":
         raise RecordError("invalid_value", "method must be POST", param="method")
     if not isinstance(url, str):
         raise wrong_type("url", "a string", url)
     if url not in COMMANDS:
-        known = ", ".join(COMMANDS)
-        raise RecordError("unsupported", f"url {url[:100]!r} is not supported{nearest(url[:100], COMMANDS)} (known: {known})", param="url")
-    if COMMANDS[url] != command:
-        raise RecordError("unsupported", f"a line with url {url} belongs to infer {COMMANDS[url]}", param="url")
+        known = ", ".join(_SHOWN)
+        raise RecordError("unsupported", f"url {url[:100]!r} is not supported{nearest(url[:100], _SHOWN)} (known: {known})", param="url")
     if not isinstance(body, dict):
         raise wrong_type("body", "an object", body)
-    return body
+    return url, body
 
 
 def answer_row(line: BatchLine, answer: dict[str, Any]) -> dict[str, Any]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from ...errors import ConfigError
 from .embed import EmbedOptions, EmbedTask
 from .pooling import PoolingOptions
 from .score import ScoreOptions, ScoreTask
-from .spec import S, Say, TaskSpec
+from .spec import Say, TaskSpec
 from .token_score import TokenScoreTask
 
 if TYPE_CHECKING:
     from ...build.plan import Plan
-    from .base import Task
+    from .protocol import AnyTask
+
+S = TypeVar("S", bound="PoolingSpec")
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,13 @@ class EmbedSpec(PoolingSpec):
     options: EmbedOptions
     output_format: str = "jsonl"
 
-    def _make(self, options: EmbedOptions, plan: Plan) -> Task[Any]:
-        return EmbedTask(options, plan.tokenizer, plan.must_pool(), max_model_len=plan.config.max_model_len)
+    def _make(self, options: EmbedOptions, plan: Plan) -> AnyTask:
+        chat = plan.own_chat_template()
+        return EmbedTask(options, plan.tokenizer, plan.must_pool(), max_model_len=plan.config.max_model_len, chat=chat)
+
+    def clock(self, plan: Plan, now: datetime) -> dict[str, str]:
+        chat = plan.own_chat_template()
+        return super().clock(plan, now) | ({} if chat is None else chat.readings(now))
 
     def _own(self, plan: Plan) -> dict[str, Any]:
         options = self.options
@@ -85,7 +93,7 @@ class ScoreSpec(PoolingSpec):
 
     options: ScoreOptions
 
-    def _make(self, options: ScoreOptions, plan: Plan) -> Task[Any]:
+    def _make(self, options: ScoreOptions, plan: Plan) -> AnyTask:
         recipe = plan.must_pool()
         made = TokenScoreTask if recipe.per_token else ScoreTask
         if recipe.per_token and (options.query_prefix or options.document_prefix):

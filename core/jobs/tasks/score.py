@@ -14,6 +14,7 @@ from ...pooling.similarity import similarity
 from ...types.pooling_request import Pooled
 from ..jsonl import wrong_type
 from . import openai_batch
+from .fields import flag
 from .pending import PendingTexts
 from .pooling import PoolingOptions, PoolingTask, usage_of
 from .rows import native_row
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
 
 #: What sentence-transformers calls the prompt of what is looked for, and those of where it is looked for, in this order.
 _QUERY, _DOCUMENT = ("query",), ("document", "passage", "corpus")
+#: Fields of both sides, and whether they are a question and what may answer it. The third and the fourth are vLLM's.
+_SIDES = {("query", "documents"): True, ("text_1", "text_2"): False, ("queries", "documents"): True, ("data_1", "data_2"): False}
 _OF_RERANK = frozenset({"top_n", "return_documents"})
+#: Fields of Cohere's and Jina's rerank API that ask for what is not done.
+_REFUSED = ("rank_fields", "max_chunks_per_doc", "max_tokens_per_doc")
 
 
 @dataclass(frozen=True)
@@ -41,18 +46,22 @@ class _Reply:
     Args:
         num_queries: of its texts, how many are on the first side; 1 if it is compared with all the others.
         many: it asked for a list of scores.
-        documents: the texts to quote beside the scores, in a rerank answer.
-        top_n: most results of a rerank answer.
+        ranked: it asked for the documents in the order of their scores.
+        documents: their texts, to quote beside the scores.
+        top_n: most results of such an answer.
     """
 
     num_queries: int
     many: bool
+    ranked: bool = False
     documents: tuple[str, ...] | None = None
     top_n: int | None = None
 
 
 class ScoreTask(PoolingTask):
-    """`query` with `documents`, or `text_1` with `text_2`.
+    """`query` with `documents`, or `text_1` with `text_2` (or vLLM's `queries` with `documents`, `data_1` with `data_2`).
+
+    With `top_n` or `return_documents`, and in lines of /v1/rerank, the documents of a query come best first.
 
     A classifier of one label reads each pair at once (a cross-encoder). Any other model embeds each text by itself, and the score
     is the similarity of its recipe; the prompts it has for queries and documents are then put before them.
@@ -61,7 +70,10 @@ class ScoreTask(PoolingTask):
     """
 
     command = "score"
-    columns = ("query", "documents", "text_1", "text_2")
+    columns = tuple(dict.fromkeys(name for names in _SIDES for name in names))
+    known_fields = PoolingTask.known_fields | _OF_RERANK
+    parameters = PoolingTask.parameters | _OF_RERANK
+    guessable_fields = PoolingTask.guessable_fields | _OF_RERANK
     owners: ClassVar[Mapping[str, str]] = {**PoolingTask.owners, "text": "embed"}
     options: ScoreOptions
 
@@ -82,8 +94,9 @@ class ScoreTask(PoolingTask):
         pending.kind = "classify" if self.pairs else "embed"
         asymmetric, first, second, many = self._sides(fields)
         if len(first) > 1 and len(first) != len(second):
-            message = f"text_1 has {len(first)} texts and text_2 {len(second)}: give one text, or as many"
-            raise RecordError("invalid_value", message, param="text_2")
+            left, right = next(sides for sides in _SIDES if all(fields.get(name) is not None for name in sides))
+            message = f"{left} has {len(first)} texts and {right} {len(second)}: give one text, or as many"
+            raise RecordError("invalid_value", message, param=right)
         pending.reply = self._reply(pending, fields, len(first), second, many)
         prefixes = self._prefixes(asymmetric=asymmetric)
         if self.pairs:
@@ -96,23 +109,23 @@ class ScoreTask(PoolingTask):
 
     def _sides(self, fields: Mapping[str, Any]) -> tuple[bool, list[str], list[str], bool]:
         """(True if the sides are query and documents, the texts of both, True if scores are a list)."""
-        names = [name for name in self.columns if fields.get(name) is not None]
-        if set(names) == {"query", "documents"}:
+        names = {name for name in self.columns if fields.get(name) is not None}
+        if len(names) == 1:
+            (name,) = names
+            other = next(one for sides in _SIDES if name in sides for one in sides if one != name)
+            raise RecordError("missing_field", f"{name} needs {other} beside it", param=other)
+        sides = next((sides for sides in _SIDES if names == set(sides)), None)
+        if sides is None:
+            last = next(name for name in reversed(self.columns) if name in names)
+            raise RecordError("invalid_value", "give query and documents, or text_1 and text_2", param=last)
+        if sides[0] == "query":
             documents = fields["documents"]
             if not isinstance(documents, list):
                 raise wrong_type("documents", "a list of strings", documents)
             return True, [self.text(fields["query"], "query")], self._list(documents, "documents"), True
-        if set(names) == {"text_1", "text_2"}:
-            first, second = fields["text_1"], fields["text_2"]
-            many = isinstance(first, list) or isinstance(second, list)
-            left, right = (
-                self._list(v, n) if isinstance(v, list) else [self.text(v, n)] for n, v in (("text_1", first), ("text_2", second))
-            )
-            return False, left, right, many
-        if len(names) == 1:
-            other = {"query": "documents", "documents": "query", "text_1": "text_2", "text_2": "text_1"}[names[0]]
-            raise RecordError("missing_field", f"{names[0]} needs {other} beside it", param=other)
-        raise RecordError("invalid_value", "give query and documents, or text_1 and text_2", param=names[-1])
+        many = any(isinstance(fields[name], list) for name in sides)
+        left, right = (self._list(fields[n], n) if isinstance(fields[n], list) else [self.text(fields[n], n)] for n in sides)
+        return _SIDES[sides], left, right, many
 
     def _list(self, value: list[Any], name: str) -> list[str]:
         """The texts of a list; an object with a `text`, as rerank APIs have it, is that text."""
@@ -121,18 +134,26 @@ class ScoreTask(PoolingTask):
         return [self.text(one["text"] if isinstance(one, dict) and "text" in one else one, name) for one in value]
 
     def _reply(self, pending: PendingTexts, fields: Mapping[str, Any], num_queries: int, second: list[str], many: bool) -> _Reply:
-        if pending.batch is None or not str(pending.batch.url).endswith("/rerank"):
-            for name in _OF_RERANK & fields.keys():
-                self.complain(name, f"only lines of /v1/rerank use field {name!r}; scores stay in the order of documents")
-            return _Reply(num_queries, many)
-        if fields.get("documents") is None:
+        reranks = pending.batch is not None and str(pending.batch.url).endswith("/rerank")
+        if reranks and (fields.get("query") is None or fields.get("documents") is None):
             raise RecordError("missing_field", 'a line of /v1/rerank needs "query" and "documents"', param="documents")
+        if reranks:
+            for name in _REFUSED:
+                if fields.get(name) is not None:
+                    hint = "; truncate_prompt_tokens cuts texts" if name == "max_tokens_per_doc" else ""
+                    raise RecordError("unsupported", f"{name} is not supported{hint}", param=name)
+        asked = [name for name in sorted(_OF_RERANK) if fields.get(name) is not None]
+        if not reranks and (pending.batch is not None or fields.get("query") is None or not asked):
+            for name in asked:
+                self.complain(name, f"field {name!r} has no effect: only documents of a query (in Batch form: of /v1/rerank) are ranked")
+            return _Reply(num_queries, many)
         top_n = fields.get("top_n")
         if top_n is not None and type(top_n) is not int:
             raise wrong_type("top_n", "an integer", top_n)
         if top_n is not None and top_n < 0:
             raise RecordError("invalid_value", "top_n must be at least 0 (0: all)", param="top_n")
-        return _Reply(num_queries, many, tuple(second), top_n or None)
+        quotes = flag(fields, "return_documents", reranks)
+        return _Reply(num_queries, many, ranked=True, documents=tuple(second) if quotes else None, top_n=top_n or None)
 
     def _prefixes(self, *, asymmetric: bool) -> tuple[str, str]:
         """The prefixes of the texts of each side."""
@@ -154,6 +175,8 @@ class ScoreTask(PoolingTask):
         if pending.batch is not None:
             return openai_batch.body_row(pending.batch, _body(pending.batch, reply, scores, usage_of(output)))
         answer: dict[str, Any] = {"scores": scores} if reply.many else {"score": scores[0]}
+        if reply.ranked:
+            answer = {"results": _ranked(reply, scores)}
         return native_row(pending, {**answer, "usage": usage_of(output)})
 
     def _scores(self, output: Pooled, num_queries: int) -> list[np.float32]:
@@ -165,9 +188,14 @@ class ScoreTask(PoolingTask):
 
 def _body(line: openai_batch.BatchLine, reply: _Reply, scores: list[np.float32], usage: dict[str, int]) -> dict[str, Any]:
     """The body of an answer to /v1/score or /v1/rerank, as vLLM's servers give it."""
-    if reply.documents is None:
+    if not reply.ranked:
         data = [{"index": i, "object": "score", "score": score} for i, score in enumerate(scores)]
         return {"id": line.id, "object": line.object, "created": 0, "model": line.model, "data": data, "usage": usage}
+    return {"id": line.id, "model": line.model, "usage": usage, "results": _ranked(reply, scores)}
+
+
+def _ranked(reply: _Reply, scores: list[np.float32]) -> list[dict[str, Any]]:
+    """The best documents, those of the same score as they came."""
     best = sorted(range(len(scores)), key=lambda i: -scores[i])[: reply.top_n]
-    results = [{"index": i, "document": {"text": reply.documents[i]}, "relevance_score": scores[i]} for i in best]
-    return {"id": line.id, "model": line.model, "usage": usage, "results": results}
+    quoted = {} if reply.documents is None else {i: {"document": {"text": reply.documents[i]}} for i in best}
+    return [{"index": i, **quoted.get(i, {}), "relevance_score": scores[i]} for i in best]

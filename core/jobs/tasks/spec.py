@@ -1,8 +1,9 @@
 """TaskSpec: what a command makes of records, as its options say. The task itself is made once the model's plan is known.
 
-TaskSpec          a face for both
+TaskSpec          a face for all
 ├── WritingSpec   generate, chat, beam: the model writes
-└── PoolingSpec   embed, score: the model only reads (pooling_spec.py)
+├── PoolingSpec   embed, score: the model only reads (pooling_spec.py)
+└── BatchSpec     batch: either, as the model does (batch/spec.py)
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .completion import CompletionOptions
 from .defaults import check_constraint, check_thinking, with_model_defaults
 
 if TYPE_CHECKING:
     from ...build.plan import Plan
-    from .base import RecordOptions, Task
+    from .base import RecordOptions
+    from .protocol import AnyTask
 
-S = TypeVar("S", bound="TaskSpec")
 Say = Callable[[str], None]
 
 
@@ -38,18 +39,18 @@ class TaskSpec(ABC):
     #: Texts are only read: there are no output tokens.
     pools: ClassVar[bool] = False
 
-    def settled(self: S, plan: Plan, say: Say) -> S:
+    def settled(self, plan: Plan, say: Say) -> TaskSpec:
         """This with what only the model's files tell; `say` tells the user. Raises ConfigError, ModelError."""
         return self
 
-    def make_task(self, plan: Plan, *, warn: Say, fingerprint: str = "", now: datetime | None = None) -> Task[Any]:
+    def make_task(self, plan: Plan, *, warn: Say, fingerprint: str = "", now: datetime | None = None) -> AnyTask:
         """The task, for a job at the time `now`."""
         chooser = self.options.adapters.chooser(plan.config, plan.name, warn)
         options = replace(self.options, warn=warn, fingerprint=fingerprint, model=plan.name, now=now, chooser=chooser)
         return self._make(options, plan)
 
     @abstractmethod
-    def _make(self, options: Any, plan: Plan) -> Task[Any]:
+    def _make(self, options: Any, plan: Plan) -> AnyTask:
         """The task with the options as they are in the end."""
 
     @abstractmethod
@@ -84,7 +85,7 @@ class WritingSpec(TaskSpec):
     """
 
     options: CompletionOptions
-    make: Callable[[CompletionOptions, Plan], Task[Any]]
+    make: Callable[[CompletionOptions, Plan], AnyTask]
     given: Mapping[str, Any] = field(default_factory=dict)
     chat: Mapping[str, Any] = field(default_factory=dict)
 
@@ -98,7 +99,7 @@ class WritingSpec(TaskSpec):
         known = self.options.max_tokens_given or "max_tokens" in plan.sampling_defaults()[0]
         return replace(self, options=replace(self.options, defaults=defaults, max_tokens_known=known))
 
-    def _make(self, options: CompletionOptions, plan: Plan) -> Task[Any]:
+    def _make(self, options: CompletionOptions, plan: Plan) -> AnyTask:
         return self.make(options, plan)
 
     def job(self, plan: Plan) -> dict[str, Any]:

@@ -192,10 +192,40 @@ def test_openai_like_batch_lines(make: Make) -> None:
         assert caught.value.param == param
 
 
-def test_top_n_outside_of_rerank_is_told(make: Make) -> None:
+def test_documents_come_best_first_where_that_is_asked(make: Make) -> None:
+    asked: dict[str, Any] = {"query": "q", "documents": ["b", "c", "d"]}
+    values = [[0.25], [0.5], [0.25]]
+    row = answer(make(RANKER), values, **asked, top_n=2)
+    assert row["results"] == [{"index": 1, "relevance_score": 0.5}, {"index": 0, "relevance_score": 0.25}]
+    assert "scores" not in row
+    row = answer(make(RANKER), values, **asked, return_documents=True)
+    assert [(one["index"], one["document"]["text"]) for one in row["results"]] == [(1, "c"), (0, "b"), (2, "d")]
+    for url in ("/rerank", "/v2/rerank"):
+        line = {"custom_id": "c", "method": "POST", "url": url, "body": {**asked, "return_documents": False, "top_n": 0}}
+        body = answer(make(RANKER, batch_only=True), values, **line)["response"]["body"]
+        assert body["results"] == [{"index": i, "relevance_score": values[i][0]} for i in (1, 0, 2)]
+    for bad in ({"top_n": "2"}, {"top_n": -1}, {"return_documents": "yes"}):
+        with pytest.raises(RecordError) as caught:
+            prepare(make(RANKER), **asked, **bad)
+        assert caught.value.param == next(iter(bad))
+
+
+@pytest.mark.parametrize("sides", [("queries", "documents"), ("data_1", "data_2")])
+def test_names_that_vllm_has_for_the_sides(make: Make, sides: tuple[str, str]) -> None:
+    one, several = {sides[0]: "a", sides[1]: ["b", "c"]}, {sides[0]: ["a", "b"], sides[1]: ["c", "d"]}
+    same = [{"text_1": "a", "text_2": ["b", "c"]}, {"text_1": ["a", "b"], "text_2": ["c", "d"]}]
+    for fields, plain in zip((one, several), same, strict=True):
+        assert prepare(make(RANKER), **fields).prompt == prepare(make(RANKER), **plain).prompt
+    assert answer(make(RANKER), [[0.5]], **{sides[0]: "a", sides[1]: "b"})["score"] == 0.5
+    with pytest.raises(RecordError, match=f"{sides[0]} has 2 texts and {sides[1]} 3") as caught:
+        prepare(make(), **{sides[0]: ["a", "b"], sides[1]: ["c", "d", "e"]})
+    assert caught.value.param == sides[1]
+
+
+def test_top_n_where_nothing_is_ranked_is_told(make: Make) -> None:
     said: list[str] = []
-    prepare(make(warn=said.append), query="a", documents=["b"], top_n=1)
-    assert "/v1/rerank" in said[0]
+    prepare(make(warn=said.append), text_1="a", text_2=["b"], top_n=1)
+    assert "no effect" in said[0]
     with pytest.raises(RecordError) as caught:
-        prepare(make(strict=True), query="a", documents=["b"], top_n=1)
+        prepare(make(strict=True), text_1="a", text_2=["b"], top_n=1)
     assert (caught.value.code, caught.value.param) == ("unknown_field", "top_n")
