@@ -5,7 +5,7 @@ K key/value heads, D head size, R sampled rows, V vocabulary size, B blocks of `
 
 Every operation is row-wise: what it computes for one row depends on that row's own inputs alone, bit for bit, however
 many rows there are and wherever the row stands (design promise 4); on a GPU where `deterministic` asks for it. Backends may
-assume N is a multiple of ROW_MULTIPLE.
+assume N is a multiple of ROW_MULTIPLE, but for weights of which they say otherwise (`any_rows`).
 
 The file is as long as the list of operations.
 """
@@ -338,6 +338,10 @@ class Ops(StateOps, LoRAOps, Protocol):
 
     def activation(self, x: Rows, kind: str, *, quantize: bool = False) -> Rows:
         """act(x) for x [N, I], computed in float32; kind: "silu", "gelu" (erf), "gelu_tanh", "relu" or "relu2" (its square)."""
+
+    def any_rows(self, weight: Any) -> bool:
+        """True if products with a packed weight, of whatever kind, take any number of rows, and so do this backend's operations that are
+        no products: N need not be a multiple of ROW_MULTIPLE then."""
 
     # -- int8 ----------------------------------------------------------------------------------------------------
     def supports_int8(self) -> bool:

@@ -8,7 +8,7 @@ query_start   [ 0 . . . 4 5 . . . 9 ]        S + 1
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,14 @@ class Batch:
     def asks_back(self) -> bool:
         """True if it has tokens that only the device knows yet."""
         return bool((self.tokens < 0).any())
+
+    def unpadded(self) -> Batch:
+        """The same step of its own rows alone, for models that take any number; of prompt tokens' logits none may be wanted."""
+        assert not self.num_prompt_logits, "rows to draw from and those of prompts are padded apart"
+        total, drawn = int(self.query_start[-1]), self.num_logits
+        return replace(
+            self, tokens=self.tokens[:total], positions=self.positions[:total], logit_rows=self.logit_rows[:drawn], prompt_start=drawn
+        )
 
     def arrays(self) -> list[NDArray[Any]]:
         """Everything in it, as `from_arrays` takes it."""

@@ -22,6 +22,7 @@ from ..adapters.installed import Installed
 from ..adapters.weights import AdapterWeights
 from ..layers.embedding import GivenEmbeds
 from ..memory.swapper import Swapper
+from ..models.any_rows import takes_any_rows
 from ..models.language_model import LanguageModel
 from ..sampling.transfers import on, to_device
 from .batch import Batch
@@ -56,6 +57,8 @@ class Runner:
         self.pools = pools
         self.block_size = block_size
         self.device = device
+        self.any_rows = device.type == "cpu" and takes_any_rows(model)
+        """Steps go by the model without padding: of one sequence, one row and not sixteen."""
         self.swapper: Swapper | None = None
         """Blocks in CPU memory, if there are any."""
         self.graphs: DecodeGraphs | None = None
@@ -89,6 +92,8 @@ class Runner:
         Args:
             take_prompt: is called with the logits of the batch's prompt tokens, if it has any that are wanted.
         """
+        if self.any_rows and not batch.num_prompt_logits:
+            batch = batch.unpadded()
         if self.swapper is not None:
             self.swapper.move(batch.swap_out, batch.swap_in)
         if len(batch.copies):

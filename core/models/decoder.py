@@ -283,9 +283,9 @@ class Decoder:
         """Hidden states [R, hidden_size] after the last layer and the final norm.
 
         Args:
-            tokens, positions: int64 [N], N a multiple of ROW_MULTIPLE.
+            tokens, positions: int64 [N], N a multiple of ROW_MULTIPLE unless the model `takes_any_rows`.
             caches: one for each of `self.caches`; the step's keys and values are stored in them.
-            rows: int64 [R], the rows that are wanted, R a multiple of ROW_MULTIPLE or 0; None is all. The last layer
+            rows: int64 [R], the rows that are wanted, R like N; None is all. The last layer
                 computes no others.
             pools: one for each of `self.states`.
             given: embeddings of some tokens, whose ids say nothing.
@@ -347,7 +347,7 @@ class Decoder:
         return words if self.embedding_norm is None else unscaled(self.embedding_norm(words))
 
     def logits(self, hidden: Tensor, adapters: AdapterRows | None = None) -> Tensor:
-        """Logits [R, vocab_size], in the model's dtype, of hidden states [R, hidden_size]; R a multiple of ROW_MULTIPLE.
+        """Logits [R, vocab_size], in the model's dtype, of hidden states [R, hidden_size]; R like N of `forward`.
 
         Where ranks share the model, rank 0 gets them; what the others get means nothing.
         """

@@ -62,6 +62,11 @@ class LinearMethod(ABC):
         if self.place is not None:
             self.replace(self.place(self.tensors()))
 
+    @property
+    def any_rows(self) -> bool:
+        """True if `apply` takes any number of rows, see `Ops.any_rows`. Known once there is a weight."""
+        return self.ops.any_rows(self._weight)
+
     def ways(self, dtype: torch.dtype) -> list[tuple[str, int]]:
         """How the weight is kept and multiplied, in words, and its bytes: of each part that is kept in its own way.
 

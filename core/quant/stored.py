@@ -131,6 +131,10 @@ class Stored(LinearMethod):
     def _name(self) -> str:
         return str(self.dtype).removeprefix("torch.")
 
+    @property
+    def any_rows(self) -> bool:
+        return all(method.any_rows for method in self._methods)
+
     def ways(self, dtype: torch.dtype) -> list[tuple[str, int]]:
         return [
             (words, sum(tensor.nbytes for tensor in method.tensors())) for words, method in zip(self._words, self._methods, strict=True)

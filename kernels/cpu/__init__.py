@@ -19,6 +19,7 @@ from . import (
     experts,
     fp8,
     gated_norm,
+    gemm,
     grouped,
     int8,
     kv,
@@ -48,6 +49,11 @@ class Ops(Backend, modules=_MODULES + _STATES):
         """Raises BuildError where the kernels cannot be compiled."""
         super().__init__()
         library.load()
+
+    def any_rows(self, weight: Any) -> bool:
+        """Kernels of our own do; oneDNN's products do not."""
+        kept = weight.weight if isinstance(weight, int8.PackedInt8) else weight
+        return isinstance(kept, (gemm.Panels, grouped.PackedGrouped))
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return _linear(x, weight, bias, self.row_chunk)

@@ -451,10 +451,11 @@ def our_model(oracle: Any, backend: str = "reference", *, int8: bool = False) ->
     return model
 
 
-def run(model: Any, prompts: list[list[int]], chunk: int, *, wanted: int | None = None) -> list[torch.Tensor]:
+def run(model: Any, prompts: list[list[int]], chunk: int, *, wanted: int | None = None, multiple: int = ROW_MULTIPLE) -> list[torch.Tensor]:
     """Logits of every position, the prompts prefilled side by side in chunks over shuffled pages.
 
     wanted: ask the model for this many rows of every chunk only, the last ones, and for none of the first chunk.
+    multiple: what numbers of rows are padded to.
     """
     block_size, blocks = 8, 64
     table = torch.randperm(len(prompts) * blocks, generator=torch.Generator().manual_seed(1)).view(len(prompts), blocks).int() + 1
@@ -483,12 +484,12 @@ def run(model: Any, prompts: list[list[int]], chunk: int, *, wanted: int | None 
             starts, torch.tensor([start + len(p) for _, p in rows], dtype=torch.int32), table[[i for i, _ in rows]], slots, block_size
         )
         meta.state_slots = torch.tensor([i + 1 for i, _ in rows], dtype=torch.int32)
-        pad = -len(tokens) % ROW_MULTIPLE
+        pad = -len(tokens) % multiple
         asked = None
         if wanted is not None:
             count = 0 if start == 0 else min(wanted, len(sequences))
             sequences = sequences[len(sequences) - count :]
-            asked = torch.tensor([*range(len(tokens) - count, len(tokens)), *[0] * (-count % ROW_MULTIPLE)], dtype=torch.int64)
+            asked = torch.tensor([*range(len(tokens) - count, len(tokens)), *[0] * (-count % multiple)], dtype=torch.int64)
         hidden = model.forward(torch.tensor(tokens + [0] * pad), torch.tensor(positions + [0] * pad), caches, meta, asked, pools)
         assert hidden.shape == (len(asked) if asked is not None else len(tokens) + pad, model.hidden_size)
         if len(hidden):
