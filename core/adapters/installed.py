@@ -76,7 +76,7 @@ class Installed:
     @torch.inference_mode()
     def put(self, slot: int, adapter: AdapterWeights) -> None:
         """Takes an adapter into a slot, in place of what was there. Raises AdapterError where it does not fit; the slot is as it was."""
-        found = _by_our_names(adapter, self._stack, head=self._writes)
+        found = by_our_names(adapter, self._stack, head=self._writes)
         self._check_bases(adapter)
         packed = [self._pack(layer, names, found) for layer, names in self._layers]
         for (layer, _), one in zip(self._layers, packed, strict=True):
@@ -118,7 +118,7 @@ class Installed:
                 raise AdapterError(f"adapter {adapter.config.path} has a {layer} of its own that is not the model's; merge it with PEFT")
 
 
-def _by_our_names(adapter: AdapterWeights, stack: StackSpec, *, head: bool) -> dict[str, Both]:
+def by_our_names(adapter: AdapterWeights, stack: StackSpec, *, head: bool) -> dict[str, Both]:
     """The pairs by the names of our layers; those that were one layer of the adapter's share A."""
     config = adapter.config
     found = check_fit(config, stack, head=head)

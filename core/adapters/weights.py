@@ -32,7 +32,7 @@ class AdapterWeights:
     """Its file of weights, every byte."""
 
     @classmethod
-    def read(cls, key: AdapterKey, max_rank: int) -> AdapterWeights:
+    def read(cls, key: AdapterKey, max_rank: int | None) -> AdapterWeights:
         """Reads an adapter. Raises AdapterError as `read_config` does."""
         config = read_config(key.path, max_rank=max_rank)
         try:

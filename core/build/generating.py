@@ -19,6 +19,7 @@ from infer.kernels.ops import KVCache, Ops
 
 from .. import models
 from ..adapters.installed import Installed
+from ..adapters.merged import adapter_to_merge, merged, unties
 from ..engine.graphs import CudaRecorder, DecodeGraphs, graph_sizes
 from ..engine.runner import Runner
 from ..engine.static_inputs import StaticInputs
@@ -202,6 +203,8 @@ def _load_ours(
     if config.load_format != "dummy" and spec.stack is not None and (stack := untied(spec.stack, source)) is not spec.stack:
         log.info("config.json ties output and input embeddings, but the weights have both: each is used")
         spec = replace(spec, stack=stack)
+    if config.lora_merge and spec.stack is not None and unties(adapter_to_merge(config.lora_merge), spec.stack):
+        spec = replace(spec, stack=replace(spec.stack, tie_embeddings=False))
     choose = chooser(config, source, ops, dtype)
     model = models.build(spec, ops, choose=choose)
     check_length(config, source, model.stack)
@@ -240,12 +243,18 @@ def fill(
 ) -> None:
     """Loads the checkpoint into the parameters of a model, or random numbers. `whole` as of `renamed.fit`, `choose` the model's."""
     parameters = list(parameters)
+    if config.lora_merge and (why := _unmergeable(config, source)):
+        raise ConfigError(f"lora_merge: {why}")
     if config.load_format == "dummy":
         loader.load_dummy(parameters, dtype, device, seed=config.seed)
         _tell_held(config, source, choose)
         return
     wanted = {part.name for parameter in parameters for part in parameter.parts}
-    found = fit(source if dtype == torch.bfloat16 else source.exact(), stack, wanted, whole=whole)
+    found: ModelSource = fit(source if dtype == torch.bfloat16 else source.exact(), stack, wanted, whole=whole)
+    if config.lora_merge:
+        adapter = adapter_to_merge(config.lora_merge)
+        found = merged(found, stack, adapter, head=whole)
+        log.info("lora_merge: %s, of rank %d, is part of the weights", config.lora_merge, adapter.config.rank)
     if (left_out := beginning(stack.naming.media, source)) and not current().rank:
         log.warning("%s: %d tensors that read images or sound are not read: the model is used for text alone", source.name, left_out)
     if (left_out := beginning(stack.naming.unused, source)) and not current().rank:
@@ -256,6 +265,14 @@ def fill(
         log.warning("hf_overrides: %s %d leaves %d tensors of later layers unused", key, len(stack.layers), len(left))
     loader.load(parameters, found, dtype, device, ignore=left, frequencies=frequencies)
     _tell_held(config, source, choose)
+
+
+def _unmergeable(config: EngineConfig, source: ModelSource) -> str:
+    if config.load_format == "dummy":
+        return "random weights have no adapters; leave it out"
+    if isinstance(source, QuantizedSource) or source.scheme:
+        return f"the weights of {source.name} are quantized ({source.scheme}), and sums would not be; name the adapter as one of records"
+    return ""
 
 
 def _tell_held(config: EngineConfig, source: ModelSource, choose: Choose | None) -> None:
@@ -276,6 +293,8 @@ def load_through_transformers(
     config: EngineConfig, source: ModelSource, spec: ModelSpec, ops: Ops, dtype: torch.dtype, device: torch.device
 ) -> HFModel:
     """A language model in transformers' code. Raises what `hf.loading.load` does."""
+    if config.lora_merge:
+        raise ConfigError(f"lora_merge: {spec.model_type} models run through transformers' code; merge the adapter with PEFT")
     if current().size > 1:
         kind = spec.model_type
         raise ConfigError(f"tensor_parallel_size: {kind} models run through transformers' code, which ranks cannot share; leave it at 1")

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from infer import LLM, LoRARequest, SamplingParams
+from infer.core.errors import AdapterError, ConfigError
 
 from .making import merge, random_matrices, write_adapter
 
@@ -123,3 +124,38 @@ def test_int8_weights_are_added_to_as_well(tmp_path: Path, dtype: str) -> None:
     check(started(tmp_path / "model", quantization="int8", dtype=dtype), oracles, paths, tolerance=0.1)
     with pytest.raises(AssertionError):
         check(started(tmp_path / "model", quantization="int8", dtype=dtype), {"a": model}, paths, tolerance=0.1)
+
+
+@pytest.mark.parametrize("case", ["plain", "tied head", "tied words", "fused", "transposed"])
+def test_a_merged_adapter_is_part_of_the_weights(tmp_path: Path, case: str, caplog: pytest.LogCaptureFixture) -> None:
+    kind, changes, layers = {"fused": MODELS[1], "transposed": MODELS[2]}.get(case, ("llama", {"tie_word_embeddings": "tied" in case}, ""))
+    model = model_of(kind, changes)
+    model.save_pretrained(tmp_path / "model")
+    matrices = (
+        {} if case == "tied words" else random_matrices(model, layers or (r".*_proj|lm_head" if "tied" in case else r".*_proj"), 4, 1)
+    )
+    generator = torch.Generator().manual_seed(3)
+    a, b = torch.randn(4, 160, generator=generator), torch.randn(48, 4, generator=generator) * 0.1
+    words = {"model.embed_tokens": (a, b)} if case == "tied words" else None
+    path = write_adapter(tmp_path / "a", matrices, embeddings=words)
+    oracle = copy.deepcopy(model)
+    if "tied" in case:
+        oracle.lm_head.weight = torch.nn.Parameter(oracle.lm_head.weight.clone())
+    if words is not None:
+        with torch.no_grad():
+            oracle.model.embed_tokens.weight = torch.nn.Parameter(oracle.model.embed_tokens.weight + 2 * (b @ a).T)
+    oracle = merge(oracle, matrices, 2.0)
+    with caplog.at_level("INFO"):
+        llm = started(tmp_path / "model", lora_merge=str(path), enable_lora=False)
+    assert "of rank 4, is part of the weights" in caplog.text
+    check(llm, {None: oracle}, {})
+
+
+def test_what_cannot_be_merged_is_refused(tmp_path: Path) -> None:
+    model = model_of("llama", {})
+    model.save_pretrained(tmp_path / "model")
+    path = write_adapter(tmp_path / "a", random_matrices(model, r".*_proj", 4, 1))
+    with pytest.raises(ConfigError, match="lora_merge: random weights"):
+        started(tmp_path / "model", lora_merge=str(path), load_format="dummy")
+    with pytest.raises(AdapterError, match="there is no adapter"):
+        started(tmp_path / "model", lora_merge=str(tmp_path / "none"))
