@@ -58,6 +58,12 @@ class AdapterRows:
         chosen = None if wanted is None else cls.of(slots[wanted], device)
         return cls(tuple(numbers[skip:].tolist()), starts, order[first:].int().to(device), chosen)
 
+    @classmethod
+    def all(cls, slot: int, count: int, device: torch.device, wanted: int | None = None) -> AdapterRows:
+        """Of `count` rows with one adapter, of which so many are wanted of the last layer; None: that is not asked."""
+        chosen = None if wanted is None else cls.all(slot, wanted, device)
+        return cls((slot,), torch.tensor([0, count]), torch.arange(count, dtype=torch.int32, device=device), chosen)
+
 
 class LoRAOps(Protocol):
     """Row-wise, as all operations are: a row's bits do not depend on other rows, nor on their adapters."""

@@ -102,15 +102,24 @@ class AdapterBooks:
             return False
         if key is self._closing or key == self._closing:
             return False
-        if key not in self._slots and not self._make_ready(key, sequence):
+        try:
+            slot = self.slot_of(key)
+        except AdapterError as error:
+            self.refused[sequence] = error.of_record()
             return False
-        self._slots.move_to_end(key)
         self._passed.pop(key, None)
         for other in self._passed:
             self._passed[other] += 1
         self._active[key] += 1
-        sequence.slot = self._slots[key]
+        sequence.slot = slot
         return True
+
+    def slot_of(self, key: AdapterKey) -> int:
+        """The slot of an adapter, which is read if need be. Raises AdapterError."""
+        if key not in self._slots:
+            self._make_ready(key)
+        self._slots.move_to_end(key)
+        return self._slots[key]
 
     def take_refused(self) -> dict[Sequence, RecordError]:
         """What there is of `refused`, which is empty then."""
@@ -126,19 +135,17 @@ class AdapterBooks:
         if waited >= self.patience and self._closing is None:
             self._closing = min(self._active, key=lambda one: self._active[one])  # the first of equals: those of the oldest sequence
 
-    def _make_ready(self, key: AdapterKey, sequence: Sequence) -> bool:
+    def _make_ready(self, key: AdapterKey) -> None:
         if self._free:
             slot = self._free.pop()
         else:
             slot = self._slots.pop(next(one for one in self._slots if one not in self._active))
         try:
             self._load(slot, key)
-        except AdapterError as error:
+        except AdapterError:
             self._free.append(slot)
-            self.refused[sequence] = error.of_record()
-            return False
+            raise
         self._slots[key] = slot
-        return True
 
     def check_integrity(self, running: Iterable[Sequence]) -> None:
         """Proves that running sequences have the slots of their adapters. For tests."""

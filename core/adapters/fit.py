@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AdapterError
+from ..spec.distances import DisentangledSpec
 from ..spec.stack import ExpertsSpec, MLPSpec, StackSpec
 from ..spec.tensors import tensors
 from ..weights.renamed import RenamedSource, fit
@@ -57,7 +58,9 @@ def takers(stack: StackSpec, *, head: bool) -> dict[str, tuple[int, int]]:
     for index, layer in enumerate(stack.layers):
         prefix, own = names.layer.format(index), []
         if layer.attention is not None:
-            own += [*names.qkv[: layer.attention.parts], names.gate, names.q_up, names.attention_out]
+            # Where distances go through the same layers as tokens, their queries and keys would be others with every adapter.
+            queries = [] if isinstance(stack.relative, DisentangledSpec) else [*names.qkv[: layer.attention.parts]]
+            own += [*queries, names.gate, names.q_up, names.attention_out]
         if isinstance(layer.feed_forward, MLPSpec):
             own += [*names.up, names.down]
         elif isinstance(layer.feed_forward, ExpertsSpec) and layer.feed_forward.shared is not None:

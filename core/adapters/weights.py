@@ -18,6 +18,7 @@ from ..types.adapters import AdapterKey
 from ..weights.header import DTYPES, Entry
 from ..weights.source import TensorInfo
 from .adapter import AdapterConfig, Pair, read_config
+from .books import stamped
 
 #: Arrays that an adapter is sent as, which no batch is.
 NUM_ADAPTER_ARRAYS = 2
@@ -30,6 +31,13 @@ class AdapterWeights:
     config: AdapterConfig
     content: NDArray[np.uint8]
     """Its file of weights, every byte."""
+
+    @classmethod
+    def of(cls, key: AdapterKey, max_rank: int) -> AdapterWeights:
+        """As `read`, of an adapter that is still what it was. Raises AdapterError."""
+        if stamped(key.path) != key:
+            raise AdapterError(f"adapter {key.path} is gone, or changed after the record was read")
+        return cls.read(key, max_rank)
 
     @classmethod
     def read(cls, key: AdapterKey, max_rank: int | None) -> AdapterWeights:

@@ -17,6 +17,8 @@ from ..types.pooling_params import PoolingParams
 from ..types.prompts import as_prompts
 from .drafts import Written
 
+#: A LoRA adapter for all prompts, or one, or none, for each.
+Loras = LoRARequest | Sequence[LoRARequest | None] | None
 OnError = Literal["raise", "return"]
 #: Whether there is a progress bar, or what makes one (called as `tqdm.tqdm` is).
 UseTqdm = bool | Callable[..., Any]

@@ -115,11 +115,12 @@ class Read(Draft):
 
     kind: str = "embed"
     num_cut: int = 0
+    lora: LoRARequest | None = None
 
     @classmethod
-    def of(cls, prompt: Any, params: PoolingParams | RecordError, kind: str, encoder: TextEncoder) -> Read:
+    def of(cls, prompt: Any, params: PoolingParams | RecordError, kind: str, encoder: TextEncoder, lora: LoRARequest | None = None) -> Read:
         """One of any form that a prompt may have."""
-        one = cls(params, kind=kind)
+        one = cls(params, kind=kind, lora=lora)
         with contained(one):
             parsed = Parsed.of(prompt)
             if parsed.embeds is not None:
@@ -128,9 +129,11 @@ class Read(Draft):
         return one
 
     @classmethod
-    def of_pair(cls, first: Any, second: Any, params: PoolingParams | RecordError, encoder: TextEncoder) -> Read:
+    def of_pair(
+        cls, first: Any, second: Any, params: PoolingParams | RecordError, encoder: TextEncoder, lora: LoRARequest | None = None
+    ) -> Read:
         """Two texts that a classifier reads together."""
-        one = cls(params, kind="classify")
+        one = cls(params, kind="classify", lora=lora)
         with contained(one):
             pair = Parsed.of(first).text, Parsed.of(second).text
             if None in pair:
@@ -140,7 +143,7 @@ class Read(Draft):
 
     def to_request(self) -> PoolingRequest:
         self.params.check(self.kind)
-        return PoolingRequest(self.request_id, self.prompt, self.params, self.kind, self.index)
+        return PoolingRequest(self.request_id, self.prompt, self.params, self.kind, self.index, self.lora)
 
     def output(self, answer: Pooled | None) -> PoolingRequestOutput[PoolingOutput]:
         import torch

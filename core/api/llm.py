@@ -24,12 +24,12 @@ from ..intake.remarks import Remarks
 from ..settings.args import EngineArgs
 from ..settings.threads import bound_spinning
 from ..text.chat import ChatTemplate, template_text
-from ..types.adapters import LoRARequest
 from ..types.beam_params import BeamSearchParams
 from ..types.outputs import BeamSearchOutput, RequestOutput
 from ..types.params import SamplingParams
 from ..types.prompts import Prompt, as_prompts
 from .arguments import (
+    Loras,
     OnError,
     UseTqdm,
     adapters_of,
@@ -55,8 +55,6 @@ Conversation = Sequence[Message]
 #: Parameters as an object, or as a dict of what they are made of.
 One = SamplingParams | Mapping[str, Any]
 Params = One | Sequence[One] | None
-#: A LoRA adapter for all prompts, or one, or none, for each.
-Loras = LoRARequest | Sequence[LoRARequest | None] | None
 
 _Self = TypeVar("_Self", bound="LLM")
 _Args = ParamSpec("_Args")

@@ -21,7 +21,7 @@ from ..types.pooling_outputs import (
 )
 from ..types.pooling_params import PoolingParams
 from ..types.prompts import Prompt, as_prompts
-from .arguments import OnError, UseTqdm, copied, is_raising, refuse_adapters, sides, truncation, warn_of_legacy
+from .arguments import Loras, OnError, UseTqdm, adapters_of, copied, is_raising, refuse_adapters, sides, truncation, warn_of_legacy
 from .drafts import Draft, Read
 from .progress import Bar
 from .shared import SharedEngine
@@ -54,7 +54,7 @@ class PoolingCalls:
         pooling_params: PoolingParamsLike = None,
         prompt_token_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
         use_tqdm: UseTqdm = True,
-        lora_request: Any = None,
+        lora_request: Loras = None,
         prompt_adapter_request: Any = None,
         *,
         pooling_task: str | None = None,
@@ -71,7 +71,8 @@ class PoolingCalls:
             pooling_params: one for all, or one a prompt; None is the model's own way. They are copied.
             prompt_token_ids: the older form of prompts that are token ids; without effect where `prompts` are given.
             use_tqdm: show a progress bar on stderr; or a function that makes one.
-            lora_request, prompt_adapter_request: not supported yet, so refused.
+            lora_request: a LoRA adapter for all, or a list with one, or None, a prompt; needs LLM(enable_lora=True).
+            prompt_adapter_request: not supported yet, so refused.
             pooling_task: "embed", "token_embed" (a vector for each token), "classify" or "token_classify" (scores for each token); None
                 is what the model is for.
             truncate_prompt_tokens: most tokens of a prompt, special ones included; what is longer loses text. -1: as many as the model
@@ -90,11 +91,12 @@ class PoolingCalls:
         warn_of_legacy(prompt_token_ids, wanted=self.DEPRECATE_LEGACY)
         kind = self._kind(pooling_task)
         many = as_prompts(prompts, prompt_token_ids)
-        refuse_adapters(len(many), lora_request=lora_request, prompt_adapter_request=prompt_adapter_request)
+        refuse_adapters(len(many), prompt_adapter_request=prompt_adapter_request)
+        loras = adapters_of(lora_request, len(many))
         raising, given = is_raising(on_error), PoolingParams() if pooling_params is None else pooling_params
         params = copied(given, len(many), PoolingParams, "pooling_params", raising=raising)
         encoder = self._encoder(truncate_prompt_tokens, tokenization_kwargs, prompt_name, prefix)
-        drafts = [Read.of(prompt, p, kind, encoder) for prompt, p in zip(many, params, strict=True)]
+        drafts = [Read.of(prompt, p, kind, encoder, lora) for prompt, p, lora in zip(many, params, loras, strict=True)]
         return self._answer(drafts, TextIntake(self._remarks), use_tqdm, raising=raising)
 
     def embed(
@@ -103,7 +105,7 @@ class PoolingCalls:
         *,
         use_tqdm: UseTqdm = True,
         pooling_params: PoolingParamsLike = None,
-        lora_request: Any = None,
+        lora_request: Loras = None,
         truncate_prompt_tokens: int | None = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
         prompt_name: str | None = None,
@@ -131,7 +133,7 @@ class PoolingCalls:
         *,
         use_tqdm: UseTqdm = True,
         pooling_params: PoolingParamsLike = None,
-        lora_request: Any = None,
+        lora_request: Loras = None,
         truncate_prompt_tokens: int | None = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
         on_error: OnError = "raise",
@@ -157,7 +159,7 @@ class PoolingCalls:
         *,
         use_tqdm: UseTqdm = True,
         pooling_params: PoolingParams | None = None,
-        lora_request: Any = None,
+        lora_request: Loras = None,
         truncate_prompt_tokens: int | None = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
         prompt_name: str | None = None,
@@ -181,15 +183,18 @@ class PoolingCalls:
         if not isinstance(pooling_params, PoolingParams | None):
             raise ConfigError(f"pooling_params of score must be one PoolingParams, not {type(pooling_params).__name__}")
         first, second = sides(text_1, text_2)
-        refuse_adapters(len(second), lora_request=lora_request)
+        loras = adapters_of(lora_request, len(second))
         raising, given = is_raising(on_error), PoolingParams() if pooling_params is None else pooling_params
         (params,) = copied(given, 1, PoolingParams, "pooling_params", raising=raising)
         encoder = self._encoder(truncate_prompt_tokens, tokenization_kwargs, prompt_name, prefix)
         if recipe.kind == "classify":
             pairs = first * len(second) if len(first) == 1 else first
-            drafts = [Read.of_pair(one, other, params, encoder) for one, other in zip(pairs, second, strict=True)]
+            drafts = [Read.of_pair(one, other, params, encoder, lora) for one, other, lora in zip(pairs, second, loras, strict=True)]
         else:
-            drafts = [Read.of(prompt, params, "embed", encoder) for prompt in [*first, *second]]
+            if len(first) == 1 and len(set(loras)) > 1:
+                raise ConfigError("score of one text and many embeddings takes one lora_request: their vectors must be of one adapter")
+            both = [*zip(first, loras, strict=False), *zip(second, loras, strict=True)]
+            drafts = [Read.of(prompt, params, "embed", encoder, lora) for prompt, lora in both]
         outputs = self._answer(drafts, TextIntake(self._remarks), use_tqdm, raising=raising)
         if recipe.kind == "classify":
             return [ScoringRequestOutput.from_base(output) for output in outputs]

@@ -27,7 +27,7 @@ from ..weights.parameter import Parameter
 from .end_tokens import end_tokens_of
 from .generating import DTYPES, device_of, load_kernels
 from .plan import Plan
-from .pooling import load_pooling_model
+from .pooling import installed_in, load_pooling_model
 from .probe import make_rows_alike
 from .sharded import build_runner
 
@@ -85,6 +85,10 @@ def build_pooling_engine(plan: Plan, wrap_ops: WrapOps | None = None) -> Pooling
         with torch.inference_mode():
             make_rows_alike(backend, model.linears(), dtype, device)
             make_rows_alike(backend, head.linears(), torch.float32, device)
-    engine = PoolingEngine(config, recipe, Runner(model, recipe.pooling, device), head)
+    runner, registry = Runner(model, recipe.pooling, device), None
+    if config.enable_lora:
+        stack, runner.adapters = installed_in(model, dtype, device)
+        registry = Registry(stack, config.max_lora_rank, head=False)
+    engine = PoolingEngine(config, recipe, runner, head, registry)
     engine.stats.weights = _told(config, model.linears(), model.parameters())
     return engine

@@ -9,8 +9,10 @@ import torch
 from infer.kernels.ops import Ops
 
 from .. import models
+from ..adapters.installed import Installed
 from ..errors import ConfigError
 from ..layers.classifier import Classifier, ScoringHead, TokenScores
+from ..models.decoder import Decoder
 from ..models.encoder import Encoder
 from ..models.flat_decoder import FlatDecoder
 from ..models.hf.trial import warn_if_rows_differ
@@ -19,6 +21,7 @@ from ..pooling.recipe import Recipe
 from ..settings.config import EngineConfig
 from ..spec.classes import head_of
 from ..spec.model_spec import ModelSpec
+from ..spec.stack import StackSpec
 from ..spec.support import check_causal, refuse_unsupported
 from ..weights.renamed import untied
 from ..weights.source import ModelSource
@@ -48,6 +51,17 @@ def load_pooling_model(
         if isinstance(model.classifier, ScoringHead):
             _probe(model.classifier, ops, device)
     return model
+
+
+def installed_in(model: PoolingModel, dtype: torch.dtype, device: torch.device) -> tuple[StackSpec, Installed]:
+    """The layers of a model, ready for adapters. Raises ConfigError where they take none."""
+    if isinstance(model, Encoder):
+        stack, words = model.stack, model.embedding.words
+    elif isinstance(model, FlatDecoder) and isinstance(model.model, Decoder):
+        stack, words = model.model.stack, model.model.embedding
+    else:
+        raise ConfigError("enable_lora: the model runs in transformers' code, whose layers take no adapters here; leave it out")
+    return stack, Installed(stack, model.ops, model.linears(), None, words, dtype, device)
 
 
 @torch.inference_mode()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from ..adapters.books import AdapterBooks, Registry, stamped
+from ..adapters.books import AdapterBooks, Registry
 from ..adapters.weights import AdapterWeights
 from ..containment import own_error
-from ..errors import AdapterError, RecordError
+from ..errors import RecordError
 from ..memory.swap import SwapSpace
 from ..sampling.grammar.constrained import Constrained
 from ..sampling.grammar.grammar import Grammars
@@ -131,9 +131,7 @@ class Engine:
 
     def _load_adapter(self, slot: int, key: AdapterKey) -> None:
         """Reads an adapter for the steps to come. Raises AdapterError."""
-        if stamped(key.path) != key:
-            raise AdapterError(f"adapter {key.path} is gone, or changed after the record was read")
-        self.runner.load_adapter(slot, AdapterWeights.read(key, self.config.max_lora_rank))
+        self.runner.load_adapter(slot, AdapterWeights.of(key, self.config.max_lora_rank))
 
     def _queue(self, choices: list[Sequence]) -> None:
         request, params = choices[0].request, choices[0].request.params

@@ -54,6 +54,7 @@ class FlatDecoder:
     def forward(self, tokens: Tensor, positions: Tensor, types: Tensor | None, segments: Segments, rows: Tensor | None = None) -> Tensor:
         """See `PoolingModel.forward`."""
         meta, used = self._pages(segments.starts)
+        meta.adapters = segments.adapters
         pools: list[tuple[Tensor, ...]] = []
         if self.model.states:
             count = len(meta.kv_lens)

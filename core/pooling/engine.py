@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..adapters.books import AdapterBooks, Registry
+from ..adapters.weights import AdapterWeights
 from ..engine.stats import EngineStats, Stopwatch
-from ..errors import RecordError
+from ..errors import AdapterError, RecordError
 from ..sampling.transfers import on
 from ..settings.config import EngineConfig
+from ..types.adapters import AdapterKey
 from ..types.pooling_request import Pooled, PoolingRequest, TextIds
 from .batch import TextBatch, tagged
 from .head import Head
@@ -36,6 +39,7 @@ class _Answer:
 
 
 _order = attrgetter("order")
+_NOTHING = np.empty(0, dtype=np.float32)
 #: Who wants a text: an answer, and the text's place in it.
 _Taker = tuple[_Answer, int]
 
@@ -45,9 +49,10 @@ class PoolingEngine:
     Args:
         runner: computes steps.
         head: the model's own, float32.
+        adapters: what requests may name of LoRA adapters; None: nothing. A step has texts of one.
     """
 
-    def __init__(self, config: EngineConfig, recipe: Recipe, runner: Runner, head: Head) -> None:
+    def __init__(self, config: EngineConfig, recipe: Recipe, runner: Runner, head: Head, adapters: Registry | None = None) -> None:
         self.config = config
         self.recipe = recipe
         self.vocab_size = runner.model.vocab_size
@@ -57,6 +62,8 @@ class PoolingEngine:
         self._num_types = runner.model.num_token_types
         self.runner = runner
         self._head = head
+        self.adapters = adapters
+        self._books = None if adapters is None else AdapterBooks(config.max_cpu_loras, config.max_loras, self._load_adapter)
         self._window: Window[_Taker] = Window()
         self._open: dict[str, _Answer] = {}
         self._num_added = 0
@@ -64,18 +71,25 @@ class PoolingEngine:
     # -- requests ------------------------------------------------------------------------------------------------
     def add(self, request: PoolingRequest) -> None:
         """Queues a request. Raises RecordError if it can never be answered; the engine is then as it was."""
-        if request.lora is not None:
-            raise RecordError("unsupported", "LoRA adapters are not supported yet", param="lora")
         self._limits.check(request)
         if self._num_types > 1:
             self._check_types(request.texts)
         assert request.request_id not in self._open, f"request id {request.request_id!r} is in use"
         texts, setting = request.texts, Setting.of(request, self.recipe)
+        if request.lora is not None:
+            if self.adapters is None:
+                raise RecordError("invalid_value", "LoRA adapters are off; --enable-lora lets records name some", param="lora")
+            setting = setting._replace(adapter=self.adapters.key_of(request.lora))
         answer = _Answer(request, setting, self._num_added, [None] * len(texts), len(texts))
         for place, text in enumerate(texts):
             self._window.add(text, setting, (answer, place))
         self._open[request.request_id] = answer
         self._num_added += 1
+
+    def _load_adapter(self, slot: int, key: AdapterKey) -> None:
+        """Reads an adapter for the steps to come. Raises AdapterError."""
+        assert self.runner.adapters is not None
+        self.runner.adapters.put(slot, AdapterWeights.of(key, self.config.max_lora_rank))
 
     def _check_types(self, texts: list[TextIds]) -> None:
         for text in texts:
@@ -132,12 +146,18 @@ class PoolingEngine:
             return []
         watch.count("schedule")
         texts, setting = [waiting.text for waiting in taken], taken[0].setting
+        slot = 0
+        if setting.adapter is not None and self._books is not None:
+            try:
+                slot = self._books.slot_of(setting.adapter)
+            except AdapterError as error:
+                return self._refuse(taken, error.of_record())
         batch = self.runner.pack(texts)
         watch.count("batch")
         if setting.kind in ("token_embed", "token_classify"):
-            values, finite = self._of_tokens(batch, setting, watch)
+            values, finite = self._of_tokens(batch, setting, slot, watch)
         else:
-            pooled = self.runner.pooled(texts, batch)
+            pooled = self.runner.pooled(texts, batch, slot)
             watch.count("model")
             vectors, finite = self._head(pooled, len(texts), setting)
             values = list(vectors)
@@ -147,14 +167,29 @@ class PoolingEngine:
         watch.count("commit")
         return finished
 
-    def _of_tokens(self, batch: TextBatch, setting: Setting, watch: Stopwatch) -> tuple[list[NDArray[np.float32]], NDArray[np.bool_]]:
+    def _of_tokens(
+        self, batch: TextBatch, setting: Setting, slot: int, watch: Stopwatch
+    ) -> tuple[list[NDArray[np.float32]], NDArray[np.bool_]]:
         """Vectors or scores of each text's tokens, and whether all of them are finite; of some tokens alone if the setting says so."""
         wanted = None if setting.step_tag_id is None else tagged(batch, setting.step_tag_id)
         count, ends = (int(batch.starts[-1]), batch.starts[1:]) if wanted is None else (int(wanted.ends[-1]), wanted.ends)
-        hidden = self.runner.tokens(batch, None if wanted is None else wanted.rows)
+        hidden = self.runner.tokens(batch, None if wanted is None else wanted.rows, slot)
         watch.count("model")
         rows, finite = self._head(hidden, count, setting)
         return np.split(rows, ends[:-1]), np.array([bool(one.all()) for one in np.split(finite, ends[:-1])])
+
+    def _refuse(self, taken: list[Waiting[_Taker]], error: RecordError) -> list[Pooled]:
+        """Answers all who wait for texts whose adapter could not be read."""
+        answers = {answer: None for waiting in taken for answer, _ in waiting.takers}
+        for answer, place in (taker for waiting in taken for taker in waiting.takers):
+            answer.values[place] = _NOTHING
+        for answer in answers:
+            self.abort(answer.request.request_id)
+        self._count(taken)
+        return [
+            Pooled(answer.request.request_id, num_tokens=sum(len(text.ids) for text in answer.request.texts), error=error)
+            for answer in sorted(answers, key=_order)
+        ]
 
     def _hand_out(self, taken: list[Waiting[_Taker]], values: list[NDArray[np.float32]], finite: NDArray[np.bool_]) -> list[Pooled]:
         touched: dict[_Answer, int | None] = {}  # answers that are whole now, or the place of a text that makes them fail

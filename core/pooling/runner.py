@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from infer.kernels.lora import AdapterRows
 from infer.kernels.ops import Segments
 
+from ..adapters.installed import Installed
 from ..models.pooling_model import PoolingModel
 from ..sampling.transfers import to_device
 from ..types.pooling_request import TextIds
@@ -32,6 +34,8 @@ class Runner:
         self.model = model
         self.pooling = pooling
         self.device = device
+        self.adapters: Installed | None = None
+        """Those of LoRA, where texts may have some."""
         self._kept: Tensor | None = None
 
     def pack(self, texts: Sequence[TextIds]) -> TextBatch:
@@ -42,19 +46,22 @@ class Runner:
         return TextBatch(batch.tokens, batch.positions, None, batch.starts)
 
     @torch.inference_mode()
-    def tokens(self, batch: TextBatch, rows: NDArray[np.int64] | None = None) -> Tensor:
-        """Hidden states of all tokens, float32 [N, hidden_size]; from T on they mean nothing. Or of these rows alone."""
-        return self._forward(batch, None if rows is None else self._tensor(rows)).float()
+    def tokens(self, batch: TextBatch, rows: NDArray[np.int64] | None = None, slot: int = 0) -> Tensor:
+        """Hidden states of all tokens, float32 [N, hidden_size]; from T on they mean nothing. Or of these rows alone.
+
+        `slot` here and below: that of the adapter that reads the texts; 0: none.
+        """
+        return self._forward(batch, None if rows is None else self._tensor(rows), slot).float()
 
     @torch.inference_mode()
-    def pooled(self, texts: Sequence[TextIds], batch: TextBatch) -> Tensor:
+    def pooled(self, texts: Sequence[TextIds], batch: TextBatch, slot: int = 0) -> Tensor:
         """One vector a text, float32 [R, hidden_size], R a multiple of ROW_MULTIPLE; from S on they mean nothing.
 
         The mean is that of sentence-transformers: the sum, in float32 and in the order of the tokens, by their number.
         """
         if self.pooling != "mean":
-            return self._forward(batch, self._tensor(single_rows(batch, self.pooling))).float()
-        return mean(self._floats(self._forward(batch, None)), bags(texts, batch))
+            return self._forward(batch, self._tensor(single_rows(batch, self.pooling)), slot).float()
+        return mean(self._floats(self._forward(batch, None, slot)), bags(texts, batch))
 
     def _floats(self, hidden: Tensor) -> Tensor:
         """hidden in float32, good until the next step: memory that is kept costs no page faults, a fifth of a millisecond a step."""
@@ -64,9 +71,11 @@ class Runner:
             self._kept = torch.empty(hidden.shape, dtype=torch.float32, device=hidden.device)
         return self._kept[: len(hidden)].copy_(hidden)
 
-    def _forward(self, batch: TextBatch, rows: Tensor | None) -> Tensor:
+    def _forward(self, batch: TextBatch, rows: Tensor | None, slot: int) -> Tensor:
         types = None if batch.types is None else self._tensor(batch.types)
         segments = Segments(self._tensor(batch.starts))
+        if slot:
+            segments.adapters = AdapterRows.all(slot, len(batch.tokens), self.device, None if rows is None else len(rows))
         return self.model.forward(self._tensor(batch.tokens), self._tensor(batch.positions), types, segments, rows)
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..types.adapters import AdapterKey
 from ..types.pooling_request import PoolingRequest
 from .recipe import Recipe
 
@@ -24,6 +25,8 @@ class Setting(NamedTuple):
     """Of tokens' scores: of those with this id alone; None: of all."""
     columns: tuple[int, ...] = ()
     """Places of the scores that are wanted, among all; empty: all are."""
+    adapter: AdapterKey | None = None
+    """The LoRA adapter that reads the text."""
 
     @classmethod
     def of(cls, request: PoolingRequest, recipe: Recipe) -> Setting:
