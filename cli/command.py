@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +16,7 @@ from infer.core.errors import InferError
 from infer.core.settings.args import GROUPS
 
 from .hints import instead_of
+from .jobfile.defaults import config_of, take_defaults
 from .terminal import messages, streams
 
 #: A command with more options than this has a short help too.
@@ -88,6 +91,9 @@ class Command(click.Command):
         for name, value in pairwise(args[: args.index("--")] if "--" in args else args):
             if name in files and value in known:
                 raise click.UsageError(f"Option {name!r} requires a file's name, and {value!r} is an option (./{value} is a file)", ctx)
+        if not ctx.resilient_parsing and any(param.name == "config" for param in self.params) and (config := config_of(args)):
+            with telling(ctx):
+                take_defaults(ctx, config)
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
@@ -95,13 +101,18 @@ class Command(click.Command):
             raise click.UsageError(f"No such option {error.option_name!r}{hint}", ctx) from None
 
     def invoke(self, ctx: click.Context) -> Any:
-        with streams.guarded():
-            try:
-                code = super().invoke(ctx)
-            except InferError as error:
-                code = error.exit_code
-                messages.say(str(error), event="error", level="error", label="Error: ", exit_code=code)
-            ctx.exit(code or 0)
+        with streams.guarded(), telling(ctx):
+            ctx.exit(super().invoke(ctx) or 0)
+
+
+@contextmanager
+def telling(ctx: click.Context) -> Iterator[None]:
+    """Within it an InferError becomes one message on stderr and its exit code."""
+    try:
+        yield
+    except InferError as error:
+        messages.say(str(error), event="error", level="error", label="Error: ", exit_code=error.exit_code)
+        ctx.exit(error.exit_code)
 
 
 def _show_short_help(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -140,21 +151,41 @@ def with_options(command: Any, options: Iterable[Callable[[Any], Any]]) -> Any:
     return command
 
 
+_GIVEN = frozenset({ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP})
+
+
 class Option(click.Option):
-    """An option in a section of the help. If it was given it lands in `ctx.meta[store]`, else nowhere.
+    """An option in a section of the help. If it was given it lands in `ctx.meta[store]`, else nowhere: given on the command line, by
+    its variable, or in a job's file.
 
     `shown` is the default to show (click must not know one, so that only given values count as given); `env` the variable
-    to show (EngineArgs.load reads it).
+    to show where somebody else reads it (EngineArgs.load). Any other option is read from INFER_ and its name.
     """
 
     def __init__(self, *args: Any, group: str, store: str, shown: Any = None, env: str | None = None, **kwargs: Any) -> None:
         super().__init__(*args, expose_value=False, **kwargs)
-        self.group, self.store, self.shown, self.env = group, store, shown, env
+        self.group, self.store, self.shown = group, store, shown
+        if env is None:
+            self.envvar = env = "INFER_" + max(self.opts, key=len).lstrip("-").replace("-", "_").upper()
+        self.env = env
+
+    def value_from_envvar(self, ctx: click.Context) -> Any:
+        """Of an option that may be repeated: one value, or a JSON list of them. Texts may have blanks."""
+        if not self.multiple:
+            return super().value_from_envvar(ctx)
+        text = self.resolve_envvar_value(ctx)
+        if text is None or not text.lstrip().startswith("["):
+            return None if text is None else [text]
+        try:
+            found = json.loads(text)
+        except ValueError as error:
+            raise click.BadParameter(f"{self.envvar} is not a JSON list: {error}", ctx, self) from None
+        return [one if isinstance(one, str) else json.dumps(one) for one in found]
 
     def handle_parse_result(self, ctx: click.Context, opts: Any, args: list[str]) -> Any:
         value, rest = super().handle_parse_result(ctx, opts, args)
         name = str(self.name)
-        if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+        if ctx.get_parameter_source(name) in _GIVEN:
             ctx.meta.setdefault(self.store, {})[name] = value
         return value, rest
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "beam": ("infer.cli.beam", "Search for the best continuations of the prompts of a JSONL file."),
     "embed": ("infer.cli.embed", "Embed the texts of a JSONL file."),
     "score": ("infer.cli.score", "Score pairs of texts of a JSONL file."),
+    "run": ("infer.cli.jobfile.run", "Run the job that a YAML file describes."),
     "check": ("infer.cli.check", "Check a JSONL file without loading the model's weights."),
     "merge": ("infer.cli.merge", "Put the shards of one output together."),
     "bench": ("infer.cli.bench", "Measure throughput, and where the time goes."),

@@ -23,6 +23,7 @@ from infer.core.settings.setting import Setting, presets
 from infer.core.weights.aliases import aliases
 
 from ..command import Command, Option
+from ..jobfile.defaults import NOTES
 from ..terminal import messages
 from .io import JobOptions, input_options, io_options
 from .sampling import given_sampling, sampling_options, sampling_params
@@ -71,7 +72,7 @@ def engine_options(command: F, *, without: Collection[str] = ()) -> F:
         metavar="FILE|PRESET",
         env="INFER_CONFIG",
         shell_complete=_complete_config,
-        help=f"YAML file of engine settings, or a preset: {', '.join(presets())}.",
+        help=f"YAML file of settings (infer help job-files), or a preset: {', '.join(presets())}.",
     )(command)
 
 
@@ -104,13 +105,27 @@ def engine_args(*, require_model: bool = True) -> tuple[EngineArgs, dict[str, st
     """
     ctx = click.get_current_context()
     config = ctx.meta.get(_CONFIG, {}).get("config") or os.environ.get("INFER_CONFIG") or None
-    args, origin = EngineArgs.load(config=config, env=os.environ, flags=ctx.meta.get(_ENGINE, {}))
+    args, origin = EngineArgs.load(config=config, env=os.environ, flags=ctx.meta.get(_ENGINE, {}), others=True)
     if require_model and not args.model:
         raise click.UsageError("Missing option '--model' / '-m': an alias ('infer models list'), a folder, a .gguf file or a hub id.", ctx)
     if not ctx.params.get("quiet"):
-        for note in EngineArgs.unknown_env(os.environ):
+        for note in [*ctx.meta.pop(NOTES, []), *_unknown_env(ctx.command)]:
             messages.say(note, label="note: ")
     return args, origin
+
+
+def _unknown_env(command: click.Command) -> list[str]:
+    """A note for each INFER_* variable that no command reads."""
+    found = EngineArgs.unknown_env(os.environ, _variables(command))
+    if not found:
+        return []
+    from ..jobfile.sections import commands  # all of them are imported for it
+
+    return EngineArgs.unknown_env(os.environ, [name for one in commands().values() for name in _variables(one)])
+
+
+def _variables(command: click.Command) -> list[str]:
+    return [str(param.envvar) for param in command.params if param.envvar]
 
 
 __all__ = [

@@ -18,6 +18,7 @@ from infer.core.jobs.output.output_format import FORMATS as OUTPUT_FORMATS
 from infer.core.jobs.output.output_format import TABLES, format_of, is_table
 
 from ..command import usage, with_options
+from ..jobfile.defaults import given_paths
 from ..terminal import messages, streams
 from .value_types import MAX_ERRORS, REDO, SHARD, SIZE
 
@@ -198,17 +199,19 @@ def input_options(command: F) -> F:
 
 def _paths(paths: tuple[str, ...], inputs: tuple[str, ...], *, outputs: int = 1) -> tuple[tuple[str, ...], str]:
     """The inputs and the output, if the command has one. Raises click.UsageError."""
+    its_inputs, its_output = given_paths(click.get_current_context())
     most = outputs + (not inputs)
     if len(paths) > most:
         extra = f"Got unexpected extra argument{'s' * (len(paths) > most + 1)} ({' '.join(paths[most:])})"
         only = "the only argument is OUT" if outputs else "there is no argument"
         quote = f"; with --input {only} (quote a glob pattern: --input 'part-*.jsonl')" if inputs else ""
         raise usage(extra + quote)
-    if inputs:
-        names = tuple(name for pattern in inputs for name in _matches(pattern))
-        output = paths[0] if paths else "-"
+    if inputs or (its_inputs and not paths):
+        names = tuple(name for pattern in inputs or its_inputs for name in _matches(pattern))
+        output = paths[0] if paths else its_output or "-"
     else:
-        source, output = (*paths, "-", "-")[:2]
+        source = paths[0] if paths else "-"
+        output = paths[1] if len(paths) > 1 else its_output or "-"
         names = (source,)
     if names.count("-") > 1:
         raise usage("--input - (stdin) can be read only once.")

@@ -29,7 +29,7 @@ from .lengths import choose_limits, choose_max_model_len
 from .memory import choose_swap_space, total_memory
 from .setting import Setting, setting, settings_of
 from .threads import choose_threads
-from .yamlfile import find_config, read_yaml
+from .yamlfile import layers, settings_in
 
 #: INFER_* variables that are not settings.
 RESERVED_ENV = frozenset({"INFER_CONFIG", "INFER_DEBUG", "INFER_FAULT", "INFER_ALLOW_LONG_MAX_MODEL_LEN", "INFER_CACHE"})
@@ -237,13 +237,16 @@ class EngineArgs(AdapterArgs, LaterArgs):
         return cls(**kwargs)
 
     @classmethod
-    def load(cls, *, config: str | None = None, env: Mapping[str, str], flags: Mapping[str, Any]) -> tuple[EngineArgs, dict[str, str]]:
+    def load(
+        cls, *, config: str | None = None, env: Mapping[str, str], flags: Mapping[str, Any], others: bool = False
+    ) -> tuple[EngineArgs, dict[str, str]]:
         """Settings from a YAML file or preset, the environment and flags; the later of these wins.
 
         Args:
             config: a file or a preset's name.
             env: usually `os.environ`.
             flags: field name -> value, only for flags the user gave.
+            others: what else the file holds is the caller's.
 
         Returns:
             The arguments, and for each field where its value came from: "flag --max-num-seqs", "env INFER_MAX_NUM_SEQS",
@@ -265,11 +268,9 @@ class EngineArgs(AdapterArgs, LaterArgs):
                 values[name], origin[name] = checked, source
 
         if config is not None:
-            path = find_config(config)
-            for name, value in read_yaml(path).items():
-                if name not in known:
-                    raise ConfigError(f"{path.name}: unknown setting {name!r}{nearest(name, known)}")
-                take(name, value, path.name)
+            for path, content in layers(config):
+                for name, value in settings_in(path, content, known, others=others).items():
+                    take(name, value, path.name)
         for name, one in known.items():
             if env.get(one.env):
                 take(name, env[one.env], f"env {one.env}", text=True)
@@ -278,9 +279,9 @@ class EngineArgs(AdapterArgs, LaterArgs):
         return cls(**values), origin
 
     @classmethod
-    def unknown_env(cls, env: Mapping[str, str]) -> list[str]:
-        """A note for each INFER_* variable that is no setting, e.g. a misspelled one."""
-        names = {one.env for one in cls.settings().values()}
+    def unknown_env(cls, env: Mapping[str, str], others: Collection[str] = ()) -> list[str]:
+        """A note for each INFER_* variable that is no setting, nor one of `others`, e.g. a misspelled one."""
+        names = {one.env for one in cls.settings().values()} | set(others)
         strange = sorted(name for name in env if name.startswith("INFER_") and name not in names | RESERVED_ENV)
         return [f"{name} is not a setting of infer and has no effect{nearest(name, names)}" for name in strange]
 

@@ -138,9 +138,9 @@ def test_nothing_given() -> None:
     assert seen["params"] == SamplingParams()
 
 
-def test_no_environment() -> None:
-    CliRunner().invoke(toy, [], env={"INFER_TEMPERATURE": "0"})
-    assert seen["params"].temperature == 1.0
+def test_the_environment_has_the_same_names() -> None:
+    CliRunner().invoke(toy, ["--top-k", "3"], env={"INFER_TEMPERATURE": "0", "INFER_TOP_K": "2", "INFER_STOP": "a b"})
+    assert (seen["params"].temperature, seen["params"].top_k, seen["params"].stop) == (0.0, 3, ("a b",))
 
 
 @pytest.mark.parametrize(
