@@ -12,6 +12,8 @@ import click
 import pytest
 
 from infer.cli.commands import COMMANDS, infer
+from infer.cli.jobfile.file import JobFile
+from infer.cli.jobfile.sections import commands
 from infer.core.spec import catalog
 
 ROOT = Path(__file__).parent.parent
@@ -65,7 +67,8 @@ def test_commands_shown_have_only_options_there_are() -> None:
         command = infer.get_command(click.Context(infer), name)
         assert command is not None, name
         known: set[str] = set()
-        for one in [command, *(command.commands.values() if isinstance(command, click.Group) else [])]:
+        its = [commands()[str(JobFile.read(str(ROOT / words[0])).command)]] if name == "run" else []
+        for one in [command, *its, *(command.commands.values() if isinstance(command, click.Group) else [])]:
             known |= {opt for param in one.params for opt in (*param.opts, *param.secondary_opts)}
         for word in words:
             if word.startswith("--"):
