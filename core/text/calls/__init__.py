@@ -53,8 +53,9 @@ PARSERS: Mapping[str, ToolCallParser] = {
     "seed_oss": qwen3_coder.SEED_OSS,
     "xlam": xlam.PARSER,
 }
-#: What the chat template of a model says about calls -> its parser; the first that is found counts.
-_SIGNS = {
+#: What the chat template of a model says about calls -> its parser, None where we have none; the first that is found counts.
+_SIGNS: Mapping[str, str | None] = {
+    "]<]minimax[>[": None,  # M3's form, which looks like others
     "<｜tool▁sep｜>": "deepseek_v31",
     "<|tool_calls_section_begin|>": "kimi_k2",
     "<minimax:tool_call>": "minimax_m2",
@@ -73,6 +74,7 @@ _SIGNS = {
     "<|channel|>": "openai",
     "<|python_start|>": "llama4_pythonic",
     "<|python_tag|>": "llama3_json",
+    '"parameters": dictionary of argument name': "llama3_json",
 }
 #: Takes the parser that the chat template points to.
 AUTO = "auto"

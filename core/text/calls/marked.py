@@ -45,9 +45,13 @@ class Marked:
     def _items(self, text: str, start: int, name: str | None) -> tuple[list[str | ToolCall], int]:
         """The calls that begin at `start`, with what is none among them, and where they end. Raises NO_CALL."""
         if name is None and text.startswith("[", start):
-            items, end = list_at(text, start)
-            if not any(isinstance(item, ToolCall) for item in items):
+            listed, end = list_at(text, start)
+            if not any(isinstance(item, ToolCall) for item in listed):
                 raise ValueError
-            return items, end
+            return listed, end
         value, end = value_at(text, start)
-        return [from_object(value) if name is None else made(name.strip(), value)], end
+        items: list[str | ToolCall] = [from_object(value) if name is None else made(name.strip(), value)]
+        while name is None and text.startswith("{", after_space(text, end)):  # one after the other, as MiniMax-M1 writes them
+            value, end = value_at(text, after_space(text, end))
+            items.append(from_object(value))
+        return items, end

@@ -14,14 +14,20 @@ ends. Whether `5` is a text or a number, the function's schema says; where it sa
 
 from __future__ import annotations
 
+import ast
+import json
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..json_spans import MOST_MISSES, after_space, loads
+from ..json_spans import MOST_MISSES, after_space, loads, value_at
 from .parser import Signatures
 from .tool_call import NO_CALL, Parts, ToolCall, made
+
+#: Longer Python text is not parsed: its syntax tree takes many times the memory.
+_LONGEST = 100_000
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,11 @@ class Tags:
         return end + len(self.block[1]) if self.block is not None and text.startswith(self.block[1], end) else at
 
     def _call(self, text: str, at: int, name: str, schemas: Mapping[str, Any] | None) -> tuple[ToolCall, int]:
+        if text.startswith("{", at := after_space(text, at)):  # all in one: Llama 3.1's own calls, and Functionary's
+            value, end = value_at(text, at)
+            if not text.startswith(self.call_end, end := after_space(text, end)):
+                raise ValueError
+            return made(name, value), end + len(self.call_end)
         arguments: dict[str, Any] = {}
         while not text.startswith(self.call_end, at := after_space(text, at)):
             match = self.argument.match(text, at)
@@ -96,17 +107,43 @@ class Tags:
     def _value(self, text: str, schema: Any) -> Any:
         if self.lines:
             text = text.removeprefix("\n").removesuffix("\n")
-        kind = schema.get("type") if isinstance(schema, dict) else None
-        kinds = set(kind) if isinstance(kind, list) else {kind} if isinstance(kind, str) else set()
+        kinds = _kinds(schema)
         if kinds == {"string"}:
             return text
         try:
             value = loads(text)
         except NO_CALL:
-            return text
+            return text if not kinds or "string" in kinds else _printed(text, kinds)
         if isinstance(value, str) or ("string" in kinds and _kind(value) not in kinds):
             return text
         return value
+
+
+def _kinds(schema: Any) -> set[str]:
+    """The types that a schema allows, as far as it says so; an optional argument is `anyOf` its type and null."""
+    if not isinstance(schema, dict):
+        return set()
+    given = schema.get("type")
+    kinds = {given} if isinstance(given, str) else {kind for kind in given if isinstance(kind, str)} if isinstance(given, list) else set()
+    for name in ("anyOf", "oneOf"):
+        branches = schema.get(name)
+        if not kinds and isinstance(branches, list):
+            found = [_kinds(branch) for branch in branches]
+            kinds = set().union(*found) if all(found) else set()
+    return kinds | ({"integer"} if "number" in kinds else set())
+
+
+def _printed(text: str, kinds: set[str]) -> Any:
+    """A value of one of these types as templates print it that make no JSON of it: True, None, ['a']. Else the text."""
+    if len(text) > _LONGEST:
+        return text
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd backslashes
+            value = ast.literal_eval(text.strip())
+        return value if _kind(value) in kinds and loads(json.dumps(value)) == value else text
+    except (*NO_CALL, KeyError, TypeError):  # bytes, sets, tuples
+        return text
 
 
 def _kind(value: Any) -> str:

@@ -265,6 +265,65 @@ def test_without_a_schema_json_is_json() -> None:
     assert json.loads(call.arguments) == {"x": 5, "y": "five", "z": True}
 
 
+TYPES: list[tuple[dict[str, Any], str, Any]] = [
+    ({"type": "boolean"}, "True", True),
+    ({"type": "boolean"}, "false", False),
+    ({"type": "boolean"}, "yes", "yes"),
+    ({"type": "array"}, "['x', \"y\"]", ["x", "y"]),
+    ({"type": "array"}, "('x', 'y')", "('x', 'y')"),
+    ({"type": "object"}, "{'k': None}", {"k": None}),
+    ({"type": "object"}, "{'k': {1, 2}}", "{'k': {1, 2}}"),
+    ({"type": "object"}, "{1: 2}", "{1: 2}"),
+    ({"type": "array"}, "[b'x', 1j]", "[b'x', 1j]"),
+    ({"type": "number"}, "5", 5),
+    ({"type": "integer"}, "__import__('os')", "__import__('os')"),
+    ({"type": "array"}, "[" * 5000, "[" * 5000),
+    ({"type": ["boolean", "null"]}, "None", None),
+    ({"type": ["string", "boolean"]}, "True", "True"),
+    ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "5", "5"),
+    ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "null", None),
+    ({"anyOf": [{"type": "boolean"}, {"type": "null"}]}, "True", True),
+    ({"anyOf": [{"type": "string"}, {"type": "number"}]}, "5", 5),
+    ({"anyOf": [{"$ref": "#/x"}, {"type": "string"}]}, "5", 5),
+    ({}, "True", "True"),
+    ({}, "true", True),
+]
+
+
+@pytest.mark.parametrize("name", ["qwen3_coder", "seed_oss", "glm45", "minimax_m2"])
+@pytest.mark.parametrize(("schema", "text", "value"), TYPES)
+def test_values_as_templates_print_them(name: str, schema: dict[str, Any], text: str, value: Any) -> None:
+    """Qwen's, Nemotron's and Seed's templates write True, and Seed's lists as Python does."""
+    written = {
+        "qwen3_coder": f"<tool_call>\n<function=f>\n<parameter=a>\n{text}\n</parameter>\n</function>\n</tool_call>",
+        "seed_oss": f"<seed:tool_call>\n<function=f>\n<parameter=a>{text}</parameter>\n</function>\n</seed:tool_call>",
+        "glm45": f"<tool_call>f\n<arg_key>a</arg_key>\n<arg_value>{text}</arg_value>\n</tool_call>",
+        "minimax_m2": f'<minimax:tool_call>\n<invoke name="f">\n<parameter name="a">{text}</parameter>\n</invoke>\n</minimax:tool_call>',
+    }[name]
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": schema}}}}]
+    (call,) = tool_call_parser(name).parse(written, tools).calls
+    assert json.loads(call.arguments) == {"a": value}
+    assert type(json.loads(call.arguments)["a"]) is type(value)
+
+
+def test_arguments_all_in_one() -> None:
+    reply = tool_call_parser("qwen3_coder").parse(
+        'I look. <function=f>{"s": "</function>", "n": 5}</function><function=g>{}</function>', TOOLS
+    )
+    assert [(call.name, json.loads(call.arguments)) for call in reply.calls] == [("f", {"s": "</function>", "n": 5}), ("g", {})]
+    assert reply.content == "I look. "
+    for broken in ("<function=f>{} so</function>", "<function=f>{</function>", "<function=f>[1]</function>"):
+        assert tool_call_parser("qwen3_coder").parse(broken, TOOLS) == Reply(broken)
+
+
+def test_calls_one_after_the_other() -> None:
+    """MiniMax-M1's, in the same marks as Jamba's list."""
+    text = '<tool_calls>\n{"name": "f", "arguments": {"n": 1}}\n{"name": "g", "arguments": {}}\n</tool_calls>'
+    assert [call.name for call in tool_call_parser("jamba").parse(text).calls] == ["f", "g"]
+    broken = text.replace("}}\n{", "}}\nand {")
+    assert tool_call_parser("jamba").parse(broken) == Reply(broken)
+
+
 def test_kimis_ids_hold_the_function() -> None:
     assert tool_call_parser("kimi_k2").call_id(7, 0, 2, "f") == "functions.f:2"
 
@@ -279,6 +338,8 @@ def test_kimis_ids_hold_the_function() -> None:
         ("<｜tool▁sep｜>{{ args }}", "deepseek_v31"),
         ("[TOOL_CALLS]", "mistral"),
         ("<|start|>assistant<|channel|>final", "openai"),
+        ('Respond as {"name": function name, "parameters": dictionary of argument name and its value}', "llama3_json"),
+        ("]<]minimax[>[<tool_call>{{ response }}<response>", None),
         ("{{ messages }}", None),
     ],
 )
