@@ -15,10 +15,11 @@ from .findings import check_input
 from .options import Command, JobOptions, engine_options, input_options, sampling_options
 from .options.beam import beam_params
 from .options.chat import ChatFlags, chat_flags, chat_options
+from .options.classify import classify_options
 from .options.embed import EMBED, SCORE, dtype_option, pooling_options
 from .options.io import output_format_option
 from .options.prompt import Prompts, prompt_options
-from .spec import embed_spec, embed_task, score_spec, score_task, writing_spec
+from .spec import classify_spec, classify_task, embed_spec, embed_task, score_spec, score_task, writing_spec
 
 if TYPE_CHECKING:
     from infer.core.build.plan import Plan
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 @click.option(
     "--task",
     "kind",
-    type=click.Choice(["auto", "generate", "chat", "batch", "beam", "embed", "score"]),
+    type=click.Choice(["auto", "generate", "chat", "batch", "beam", "embed", "score", "classify"]),
     default="auto",
     show_default=True,
     help="The command it is for; auto: what the model is for and the fields of the first JSON object say.",
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 @output_format_option(vectors=True)
 @dtype_option
 @chat_options
+@classify_options
 @partial(pooling_options, only=EMBED | SCORE)
 @sampling_options
 @partial(engine_options, without=frozenset({"task"}))  # here --task is what the records are for
@@ -78,6 +80,8 @@ def check(
         spec = embed_spec(io, prompts)
     elif kind == "score":
         spec = score_spec(io, prompts)
+    elif kind == "classify":
+        spec = classify_spec(io, prompts, flags)
     elif kind == "batch":
         spec = batch_spec(io)
     else:
@@ -97,11 +101,15 @@ def _auto(io: JobOptions, prompts: Prompts, spec: JobSpec, flags: ChatFlags, pla
     )  # those are of records alone
     if plan.recipe is None:
         assert isinstance(spec.task, WritingSpec)
-        by_field = {"messages": replace(spec.task, make=flags.make_task), "beam_width": replace(spec.task, make=_search)}
-        return Auto(spec.task, by_field, batch)
+        classify = classify_task(io, prompts, flags)
+        if classify.options.labels:
+            return Auto(classify, batch=batch)
+        chat, beam = (replace(spec.task, make=make) for make in (flags.make_task, _search))
+        return Auto(spec.task, {"labels": classify, "messages": chat, "beam_width": beam}, batch)
     score = score_task(io, prompts)
     if plan.recipe.kind == "classify":
-        return Auto(score, batch=batch)
+        single = plan.recipe.size == 1 or plan.recipe.per_token
+        return Auto(score if single else classify_task(io, prompts, flags), batch=batch)
     return Auto(embed_task(io, prompts), dict.fromkeys(("documents", "text_1", "data_1"), score), batch)
 
 

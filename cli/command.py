@@ -25,7 +25,7 @@ MANY = 24
 MOST = 11
 #: The options that people use, in the order of the short help.
 COMMON = (
-    "--model", "--prompt-field", "--template", "--system", "--width", "--num-return", "--max-tokens", "--temperature",
+    "--model", "--label", "--prompt-field", "--template", "--chat", "--system", "--width", "--num-return", "--max-tokens", "--temperature",
     "--json-schema", "--choice", "--query-prefix", "--dimensions", "--output-format", "--resume", "--overwrite", "--errors",
     "--limit", "--config", "--stats",
 )  # fmt: skip

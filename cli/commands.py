@@ -23,15 +23,16 @@ COMMANDS = {
     "beam": ("infer.cli.beam", "Search for the best continuations of the prompts of a JSONL file."),
     "embed": ("infer.cli.embed", "Embed the texts of a JSONL file."),
     "score": ("infer.cli.score", "Score pairs of texts of a JSONL file."),
+    "classify": ("infer.cli.classify", "Label the texts of a JSONL file, with a classifier or a language model."),
     "run": ("infer.cli.jobfile.run", "Run the job that a YAML file describes."),
     "check": ("infer.cli.check", "Check a JSONL file without loading the model's weights."),
-    "merge": ("infer.cli.merge", "Put the shards of one output together."),
+    "merge": ("infer.cli.tools.merge", "Put the shards of one output together."),
     "bench": ("infer.cli.bench", "Measure throughput, and where the time goes."),
     "models": ("infer.cli.models", "Fetch, list, remove and quantize models."),
     "config": ("infer.cli.config", "Show the engine's settings and where each came from."),
     "help": ("infer.cli.help", "Tell about a command or a subject."),
-    "completion": ("infer.cli.completion", "Make bash, zsh or fish complete commands and options."),
-    "doctor": ("infer.cli.doctor", "Show what this machine has to run on, and compile the CPU kernels."),
+    "completion": ("infer.cli.tools.completion", "Make bash, zsh or fish complete commands and options."),
+    "doctor": ("infer.cli.tools.doctor", "Show what this machine has to run on, and compile the CPU kernels."),
 }
 
 #: Told by --version, besides our own.

@@ -15,20 +15,25 @@ from infer.core.jobs.tasks.adapters import Adapters, declared_in
 from infer.core.jobs.tasks.completion import CompletionOptions
 from infer.core.jobs.tasks.spec import WritingSpec
 from infer.core.settings.memory import refuse_little_address_space
+from infer.core.types.params import scoring_params
 
 from .command import usage
 from .options import JobOptions, engine_args, given_sampling, sampling_params
+from .options.classify import given_labels
 from .options.embed import given_pooling
 from .options.prompt import Prompts
-from .options.sampling import given_truncate
+from .options.sampling import TRUNCATE, given_truncate
 from .report import set_up_logging
 
 if TYPE_CHECKING:
     from infer.core.build.plan import Plan
     from infer.core.jobs.tasks.base import Task
+    from infer.core.jobs.tasks.classify.spec import ClassifySpec
     from infer.core.jobs.tasks.pooling_spec import EmbedSpec, PoolingSpec, ScoreSpec
     from infer.core.settings.args import EngineArgs
     from infer.core.types.beam_params import BeamSearchParams
+
+    from .options.chat import ChatFlags
 
 #: Options of the vectors -> keys of `pooler_config`.
 _POOLER = {"pooling": "pooling_type", "normalize": "normalize", "dimensions": "dimensions"}
@@ -139,6 +144,47 @@ def score_task(io: JobOptions, prompts: Prompts) -> ScoreSpec:
     return ScoreSpec(ScoreOptions(**_read_options(io, prompts), query_prefix=query, document_prefix=document), prompts.job())
 
 
+def classify_spec(io: JobOptions, prompts: Prompts, flags: ChatFlags) -> JobSpec:
+    """The JobSpec of `infer classify`; which kind of model it is, its files say. Raises click.UsageError, ConfigError."""
+    _set_up(io)
+    args, origin = engine_args()
+    args, adapters = declared_in(args, origin)
+    task = classify_task(io, prompts, flags, by_priority=args.scheduling_policy == "priority")
+    task = replace(task, options=replace(task.options, adapters=adapters))
+    _refuse_of_writers(io)
+    given = given_labels()
+    if given.get("activation") is not None:
+        args = replace(args, pooler_config={**(args.pooler_config or {}), "activation": given["activation"]})
+    return JobSpec(_command(), io, args, origin, task)
+
+
+def classify_task(io: JobOptions, prompts: Prompts, flags: ChatFlags, *, by_priority: bool = False) -> ClassifySpec:
+    """The TaskSpec of the command. Raises click.UsageError."""
+    from infer.core.jobs.tasks.classify.labels import LabelOptions
+    from infer.core.jobs.tasks.classify.spec import ClassifySpec
+
+    given, cut = given_labels(), given_truncate()
+    options = LabelOptions(
+        defaults=scoring_params(**TRUNCATE[cut] if cut is not None else {}),
+        by_priority=by_priority,
+        system=flags.system,
+        strict=io.strict,
+        error_format=io.error_format,
+        labels=given["labels"],
+        calibration_prompt=given.get("calibration_prompt"),
+        as_chat=bool(given.get("chat")),
+        **prompts.options(),
+    )
+    return ClassifySpec(options, prompts.job(), cut, given.get("threshold"), flags.chat_template, flags.options, flags.to_json())
+
+
+def _refuse_of_writers(io: JobOptions) -> None:
+    """Raises click.UsageError for options about what is generated."""
+    for flag, value in (("--redo finish_reason", io.again.finish_reason), ("--report-cache", io.report_cache)):
+        if value:
+            raise usage(f"{flag} applies only to a model that generates text; leave it out.")
+
+
 def _pooling_spec(io: JobOptions, task: str, of_records: PoolingSpec) -> JobSpec:
     _set_up(io)
     args, origin = engine_args()
@@ -146,9 +192,7 @@ def _pooling_spec(io: JobOptions, task: str, of_records: PoolingSpec) -> JobSpec
     of_records = replace(of_records, options=replace(of_records.options, adapters=adapters))
     if args.task not in ("auto", task, *_ALSO[task]):
         raise ConfigError(f"task={args.task} contradicts infer {_command()}; leave --task out")
-    for flag, value in (("--redo finish_reason", io.again.finish_reason), ("--report-cache", io.report_cache)):
-        if value:
-            raise usage(f"{flag} applies only to a model that generates text; leave it out.")
+    _refuse_of_writers(io)
     over = _pooler(given_pooling())
     args = replace(args, task=task, pooler_config={**(args.pooler_config or {}), **over} or None)
     return JobSpec(_command(), io, args, origin, of_records)

@@ -13,7 +13,7 @@ import click
 from infer.core.errors import ConfigError
 from infer.core.jobs.tasks.chat import ChatOptions, ChatTask
 from infer.core.text import calls, reasoning
-from infer.core.text.chat import CONTENT_FORMATS, template_text
+from infer.core.text.chat import CONTENT_FORMATS, ChatTemplate, template_text
 
 from ..command import Option, with_options
 
@@ -25,10 +25,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _CHAT = "infer.chat"
 _option = partial(click.option, cls=Option, group="Conversations", store=_CHAT, default=None)
+#: Of the options so many are about prompts.
+_OF_PROMPTS = 4
 
 
-def chat_options(command: F) -> F:
-    """Adds the options; read them with `chat_flags()`."""
+def chat_options(command: F, *, reads: bool = True) -> F:
+    """Adds the options; read them with `chat_flags()`.
+
+    Args:
+        reads: whether answers are messages, which parsers read.
+    """
     options = [
         _option("--system", metavar="TEXT", help="System message for conversations that have none."),
         _option(
@@ -64,7 +70,7 @@ def chat_options(command: F) -> F:
             help="How the model writes its reasoning: it becomes the message's reasoning_content.",
         ),
     ]
-    return with_options(command, options)
+    return with_options(command, options if reads else options[:_OF_PROMPTS])
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,12 @@ class ChatFlags:
 
     def make_task(self, options: CompletionOptions, plan: Plan, kind: type[ChatTask] = ChatTask) -> ChatTask:
         """The task of conversations, of that kind. Raises ConfigError, ModelError."""
-        template = plan.chat_template(self.template, content_format=self.content_format)
+        template = self.chat_template(plan)
         return kind(options, plan.tokenizer, template, max_model_len=plan.config.max_model_len, chat_options=self.options)
+
+    def chat_template(self, plan: Plan) -> ChatTemplate:
+        """The template of conversations with this model. Raises ConfigError, ModelError."""
+        return plan.chat_template(self.template, content_format=self.content_format)
 
     def to_json(self) -> dict[str, Any]:
         """Those that can change an answer."""

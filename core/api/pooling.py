@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 from ..errors import ConfigError, nearest
-from ..intake.intake import Intake
 from ..intake.texts import TextIntake
 from ..pooling.similarity import similarity
 from ..pooling.texts import TextEncoder
 from ..types.pooling_outputs import (
     ClassificationRequestOutput,
     EmbeddingRequestOutput,
+    LabelRequestOutput,
     PoolingOutput,
     PoolingRequestOutput,
     ScoringOutput,
@@ -22,15 +21,11 @@ from ..types.pooling_outputs import (
 from ..types.pooling_params import PoolingParams
 from ..types.prompts import Prompt, as_prompts
 from .arguments import Loras, OnError, UseTqdm, adapters_of, copied, is_raising, refuse_adapters, sides, truncation, warn_of_legacy
-from .drafts import Draft, Read
-from .progress import Bar
-from .shared import SharedEngine
+from .drafts import Read
+from .labels import LabelCalls, Labels
 
 if TYPE_CHECKING:
-    from ..build.plan import Plan
-    from ..intake.remarks import Remarks
     from ..pooling.recipe import Recipe
-    from ..text.tokenizer import Tokenizer
 
 #: Parameters as an object, or as a dict of what they are made of.
 _One = PoolingParams | Mapping[str, Any]
@@ -39,14 +34,10 @@ PoolingParamsLike = _One | Sequence[_One] | None
 _TASKS = {"embed": "embed", "token_embed": "embed", "classify": "classify", "token_classify": "classify"}
 
 
-class PoolingCalls:
+class PoolingCalls(LabelCalls):
     """The calls of `LLM` for models that pool."""
 
     DEPRECATE_LEGACY: ClassVar[bool] = False
-    _plan: Plan
-    _remarks: Remarks
-    _shared: SharedEngine
-    tokenizer: Tokenizer | None
 
     def encode(
         self,
@@ -127,6 +118,7 @@ class PoolingCalls:
         )
         return [EmbeddingRequestOutput.from_base(output) for output in outputs]
 
+    @overload
     def classify(
         self,
         prompts: Prompt | Sequence[Prompt],
@@ -136,9 +128,54 @@ class PoolingCalls:
         lora_request: Loras = None,
         truncate_prompt_tokens: int | None = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
+        labels: None = None,
+        calibration_prompt: None = None,
         on_error: OnError = "raise",
-    ) -> list[ClassificationRequestOutput]:
-        """The scores of each prompt, one a label, as a list of floats. Arguments and errors are those of `encode`."""
+    ) -> list[ClassificationRequestOutput]: ...
+
+    @overload
+    def classify(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        use_tqdm: UseTqdm = True,
+        lora_request: Loras = None,
+        truncate_prompt_tokens: int | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        labels: Labels,
+        calibration_prompt: str | None = None,
+        on_error: OnError = "raise",
+    ) -> list[LabelRequestOutput]: ...
+
+    def classify(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        use_tqdm: UseTqdm = True,
+        pooling_params: PoolingParamsLike = None,
+        lora_request: Loras = None,
+        truncate_prompt_tokens: int | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        labels: Any = None,
+        calibration_prompt: str | None = None,
+        on_error: OnError = "raise",
+    ) -> Any:
+        """The scores of each prompt, one a label, as a list of floats. Arguments and errors are those of `encode`.
+
+        With a language model `labels` are what it is to choose from, one list for all prompts or one a prompt: how likely it is to write
+        each of them after the prompt (see LabelOutput). A prompt that ends without a blank may be followed by one.
+
+        Args:
+            labels: of a language model; a classifier has its own.
+            calibration_prompt: a prompt that asks the same about nothing: what labels have after it is taken off.
+        """
+        if labels is not None or self._plan.recipe is None:
+            if pooling_params is not None:
+                raise ConfigError("pooling_params is for models that pool; leave it out where labels are given")
+            own = {"truncate_prompt_tokens": truncate_prompt_tokens, **(tokenization_kwargs or {})}
+            return self._classify_labels(prompts, labels, calibration_prompt, own, use_tqdm, lora_request, on_error)
+        if calibration_prompt is not None:
+            raise ConfigError("calibration_prompt is for language models that choose among labels")
         outputs = self.encode(
             prompts,
             pooling_params,
@@ -201,20 +238,6 @@ class PoolingCalls:
         left, right = outputs[: len(first)], outputs[len(first) :]
         left = left * len(right) if len(left) == 1 else left
         return [_compared(one, other, recipe.similarity) for one, other in zip(left, right, strict=True)]
-
-    def _answer(self, drafts: Sequence[Draft], intake: Intake[Any], use_tqdm: UseTqdm, *, raising: bool) -> list[Any]:
-        """The outputs, in the order of the drafts."""
-        outputs = self._collected(self._shared.outputs(drafts, intake, raising=raising), len(drafts), use_tqdm)
-        return [outputs[one.request_id] for one in drafts]
-
-    def _collected(self, found: Generator[Any], total: int, use_tqdm: UseTqdm) -> dict[str, Any]:
-        """Outputs by their request, shown on a bar as they come."""
-        outputs: dict[str, Any] = {}
-        with Bar(total, use_tqdm) as bar, closing(found) as answered:
-            for output in answered:
-                outputs[output.request_id] = output
-                bar.count(output)
-        return outputs
 
     def _recipe(self, call: str) -> Recipe:
         """Raises ConfigError for a model that generates."""

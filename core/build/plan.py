@@ -120,7 +120,7 @@ class Plan:
     def must_generate(self) -> None:
         """Raises ConfigError for a model that pools."""
         if self.recipe is not None:
-            command = "infer embed" if self.recipe.kind == "embed" else "infer score, or LLM(...).classify"
+            command = "infer embed" if self.recipe.kind == "embed" else "infer classify or infer score"
             what = "embeds texts" if self.recipe.kind == "embed" else "classifies texts"
             other = "another model" if self.spec.is_encoder else "task=generate"
             raise ConfigError(f"model {self.source.name!r} {what} here and does not generate: use {command}, or {other}")
@@ -248,5 +248,5 @@ def _use(args: EngineArgs, source: ModelSource, spec: ModelSpec) -> tuple[str, R
         return task, None
     recipe = read_recipe(source, spec, task=task, pooler_config=args.pooler_config)
     if args.task == "score" and task == "classify" and len(recipe.labels) != 1 and not recipe.per_token:
-        raise ModelError(f"model {source.name!r} has {len(recipe.labels)} labels; a score is made by a classifier of one, or by embeddings")
+        raise ModelError(f"model {source.name!r} has {len(recipe.labels)} labels, and a score is of one: use infer classify")
     return task, recipe

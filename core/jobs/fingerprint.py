@@ -98,7 +98,7 @@ def fingerprint(
     from ..weights.find import own_name
     from ..weights.formats import BESIDE
 
-    writes, chats = config.task == "generate", job.get("command") in ("chat", "batch", "embed")
+    writes, chats = config.task == "generate", job.get("command") in ("chat", "batch", "embed", "classify")
     theirs, slow = _runs_in_transformers(config, model), _is_slow(config, tokenizer)
     found: dict[str, Any] = {"model's name": own_name(model), "model's code": "transformers" if theirs else "infer"}
     found["model's config.json"] = _hash(model.read("config.json"))

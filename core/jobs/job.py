@@ -56,6 +56,7 @@ def run_job(spec: JobSpec, stats: JobStats, watch: Watch, *, stdout: BinaryIO | 
     try:
         watch.opened(attempt.inputs.size)
         plan, task_spec = _plan(spec, attempt, watch)
+        stats.pools = task_spec.pools  # of some commands the model decides
         is_left = resume(attempt, _fingerprint(spec, task_spec, plan, attempt))
         task = task_spec.make_task(plan, warn=watch.note, fingerprint=attempt.fingerprint, now=attempt.now)
         if is_left:

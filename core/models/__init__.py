@@ -25,7 +25,9 @@ def build(spec: ModelSpec, ops: Ops, *, choose: Choose | None = None) -> Decoder
     Raises ModelError for one that we have no code for.
     """
     if spec.is_encoder:
-        raise ModelError(f"model_type {spec.model_type!r} reads texts and cannot write any; it is a model for infer embed or infer score")
+        raise ModelError(
+            f"model_type {spec.model_type!r} reads texts and cannot write any; it is a model for infer embed, score or classify"
+        )
     if spec.stack is None and not spec.lacking:
         known = decoders()
         raise ModelError(

@@ -13,7 +13,7 @@ from .recipe import Recipe
 
 #: What a model whose head is for the one cannot do of the other, and the command that can.
 _OTHER = {
-    "embed": "this model's head gives the scores of a classifier, no embeddings; see infer score",
+    "embed": "this model's head gives the scores of a classifier, no embeddings; see infer classify and infer score",
     "classify": "this model gives embeddings; it has no classifier whose scores could be asked for",
 }
 #: The same of classifiers.

@@ -84,10 +84,10 @@ def _refuse_contradictions(task: str, runner: str, convert: str) -> None:
 def _check(chosen: str, convert: str, spec: ModelSpec, own: str) -> None:
     called = spec.architectures[0] if spec.architectures else f"a {spec.model_type} model"
     if chosen == "generate" and spec.is_encoder:
-        right = "infer score or task=classify" if own == "classify" else "infer embed or task=embed"
+        right = "infer classify, infer score or task=classify" if own == "classify" else "infer embed or task=embed"
         raise ConfigError(f"{called} reads a text in both directions and writes none: use {right}, or another model")
     if chosen == "embed" and own == "classify":
-        raise ModelError(f"{called} is a classifier, it makes no embeddings: use infer score or task=classify, or another model")
+        raise ModelError(f"{called} is a classifier, it makes no embeddings: use infer classify or infer score, or another model")
     if chosen == "classify" and own != "classify" and not spec.is_classifier:
         right = "infer embed or task=embed" if own == "embed" else "infer generate"
         raise ModelError(f"{called} is not a classifier (those are named *ForSequenceClassification): use {right}, or another model")

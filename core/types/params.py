@@ -258,6 +258,15 @@ class SamplingParams(Checked):
         return replace(self, **changes) if changes else self
 
 
+def scoring_params(**more: Any) -> SamplingParams:
+    """Parameters of a request whose continuations are given: nothing is drawn that anyone reads.
+
+    Args:
+        more: how its prompt is cut. Raises RecordError.
+    """
+    return SamplingParams(temperature=0.0, max_tokens=1, logprobs=0, detokenize=False, **more)
+
+
 def _plain_list(name: str, value: Any, kind: type, what: str) -> tuple[Any, ...]:
     """`value` with each of its items a plain str or int, not of a class derived from it."""
     if not isinstance(value, tuple):

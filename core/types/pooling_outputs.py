@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..errors import RecordError
@@ -56,6 +56,21 @@ class ClassificationOutput:
 
 
 @dataclass(slots=True)
+class LabelOutput(ClassificationOutput):
+    """The labels that a language model was asked to choose from. `probs` are in the order of `labels`; after an error all is empty.
+
+    See `LabelScores` of `probs` and `label_mass`.
+    """
+
+    labels: tuple[str, ...] = ()
+    label: str = ""
+    """The likeliest."""
+    logprobs: list[float] = field(default_factory=list)
+    """Of each label, that the model writes it after the prompt."""
+    label_mass: float = 0.0
+
+
+@dataclass(slots=True)
 class ScoringOutput:
     """The score of two texts: a cross-encoder's score, or the cosine of two embeddings; NaN after an error."""
 
@@ -98,6 +113,10 @@ class ClassificationRequestOutput(PoolingRequestOutput[ClassificationOutput]):
         """Of what `LLM.encode` gave. Raises ValueError unless it is one vector."""
         made: ClassificationRequestOutput = output._as(cls, ClassificationOutput(_vector(output)))
         return made
+
+
+class LabelRequestOutput(PoolingRequestOutput[LabelOutput]):
+    """The output of `LLM.classify` with labels for a prompt."""
 
 
 class ScoringRequestOutput(PoolingRequestOutput[ScoringOutput]):

@@ -17,6 +17,10 @@ from click.testing import CliRunner, Result
 
 from infer.cli.commands import infer
 
+from ..core.conftest import labels_folder
+
+__all__ = ["labels_folder"]  # a fixture
+
 
 @pytest.fixture
 def call() -> Callable[..., Result]:

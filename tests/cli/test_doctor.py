@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from infer.cli import doctor
+from infer.cli.tools import doctor
 from infer.core.settings.threads import Threads
 from infer.kernels.cpu import build, library
 

@@ -121,7 +121,10 @@ class ChatTask(CompletionTask):
         column = self.text_from_record(fields)
         if column is not None and not column:
             raise RecordError("invalid_value", "the user message is empty", param=self.options.prompt_field)
-        messages = fields["messages"] if column is None else [{"role": "user", "content": column}]
+        return self.conversation(fields["messages"] if column is None else [{"role": "user", "content": column}], fields)
+
+    def conversation(self, messages: Any, fields: Mapping[str, Any]) -> str:
+        """The prompt of these messages, with what else a record says of it. Raises RecordError."""
         if self.options.system is not None:
             messages = _with_system(messages, self.options.system)
         go_on = flag(fields, "continue_final_message", False)

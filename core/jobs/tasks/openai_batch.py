@@ -22,6 +22,7 @@ COMMANDS = {
     "/v1/score": "score",
     "/v1/rerank": "score",
     "/v2/rerank": "score",
+    "/v1/classify": "classify",
 }
 #: The same as they are called elsewhere: by vLLM's servers, and in Azure's files.
 COMMANDS |= {url.removeprefix("/v1"): command for url, command in COMMANDS.items() if url.startswith("/v1")}
@@ -35,6 +36,7 @@ _OBJECTS = {
     "batch": "response",
     "embed": "list",
     "score": "list",
+    "classify": "list",
 }
 
 #: The fields of a Batch line itself.
@@ -110,6 +112,11 @@ def answer_row(line: BatchLine, answer: dict[str, Any]) -> dict[str, Any]:
     for choice in answer["choices"]:
         choice.setdefault("logprobs", None)
     return body_row(line, {"id": line.id, "object": line.object, "created": 0, "model": line.model, **answer})
+
+
+def classification_row(line: BatchLine, data: list[dict[str, Any]], usage: dict[str, int]) -> dict[str, Any]:
+    """The line of a record that was classified, as vLLM's servers give it: `data` has an entry for each text."""
+    return body_row(line, {"id": line.id, "object": line.object, "created": 0, "model": line.model, "data": data, "usage": usage})
 
 
 def body_row(line: BatchLine, body: dict[str, Any]) -> dict[str, Any]:

@@ -82,7 +82,9 @@ class ScoreTask(PoolingTask):
         self.pairs = recipe.kind == "classify"
         if self.pairs and recipe.size != 1:
             labels = ", ".join(recipe.labels[:5])
-            raise ConfigError(f"infer score needs a model that gives one score; this one has {recipe.size} labels ({labels})")
+            raise ConfigError(
+                f"infer score needs a model that gives one score; this one has {recipe.size} labels ({labels}): use infer classify"
+            )
 
     # --- in
 

@@ -124,7 +124,7 @@ class TestUse:
     def test_it_is_not_run_to_generate(self, bert_folder: Path, pair_folder: Path, qwen_folder: Path) -> None:
         for folder, words in (
             (bert_folder, r"embeds texts here and does not generate: use infer embed, or another model"),
-            (pair_folder, r"classifies texts here and does not generate: use infer score, or LLM\(\.\.\.\)\.classify, or another model"),
+            (pair_folder, r"classifies texts here and does not generate: use infer classify or infer score, or another model"),
             (qwen_folder, r"embeds texts here and does not generate: use infer embed, or task=generate"),
         ):
             plan = plan_of(folder)
@@ -152,7 +152,7 @@ class TestUse:
         embedding = plan_of(bert_folder, task="score").recipe
         assert embedding is not None
         assert embedding.kind == "embed"
-        with pytest.raises(ModelError, match="has 3 labels; a score is made by a classifier of one, or by embeddings"):
+        with pytest.raises(ModelError, match="has 3 labels, and a score is of one: use infer classify"):
             plan_of(labels_folder, task="score")
         labels = plan_of(labels_folder).recipe
         assert labels is not None
@@ -161,7 +161,7 @@ class TestUse:
     def test_what_cannot_be_done_is_told_before_the_tokenizer_is_read(self, bert_folder: Path, pair_folder: Path, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="use infer embed or task=embed"):
             plan_of(bert_folder, task="generate")
-        with pytest.raises(ModelError, match="use infer score or task=classify"):
+        with pytest.raises(ModelError, match="use infer classify or infer score"):
             plan_of(pair_folder, task="embed")
         model = shutil.copytree(bert_folder, tmp_path / "model")
         (model / "modules.json").write_text("[")

@@ -85,8 +85,13 @@ def test_contradictions(settings: dict[str, str], message: str) -> None:
     ("hf_config", "settings", "error", "message"),
     [
         (BERT, {"task": "generate"}, ConfigError, "BertModel .* writes none: use infer embed or task=embed"),
-        (PAIRS, {"runner": "generate"}, ConfigError, "RobertaForSequenceClassification .* writes none: use infer score or task=classify"),
-        (PAIRS, {"task": "embed"}, ModelError, "is a classifier, it makes no embeddings: use infer score"),
+        (
+            PAIRS,
+            {"runner": "generate"},
+            ConfigError,
+            "writes none: use infer classify, infer score or task=classify",
+        ),
+        (PAIRS, {"task": "embed"}, ModelError, "is a classifier, it makes no embeddings: use infer classify or infer score"),
         (BERT, {"task": "classify"}, ModelError, "BertModel is not a classifier .*: use infer embed"),
         (QWEN, {"convert": "classify"}, ModelError, "Qwen3ForCausalLM is not a classifier .*: use infer generate"),
         (QWEN, {"task": "embed", "convert": "none"}, ConfigError, "convert=none keeps it from being used for embeddings"),

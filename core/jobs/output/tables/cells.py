@@ -3,6 +3,7 @@
     index, id, custom_id         as they are
     extra                        a cell for each field, under its own name
     choices                      the fields of the first one (of a message its own), and all of them where there are several
+    probs                        as they are, and `prob`, that of `label`
     usage                        a cell for each number
     error                        error_code, error_message, error_param, error_retryable
     anything else                as it is
@@ -47,6 +48,8 @@ def cells_of(row: dict[str, Any]) -> Cells:
         about = {name: row[name] for name in _ABOUT if name in row}
         answer = {name: value for name, value in row.items() if name not in _ABOUT and name not in ("error", "extra")}
     usage = _usage(answer.pop("usage", None) or {})
+    if isinstance(probs := answer.get("probs"), dict) and "label" in answer:
+        answer = {"label": answer.pop("label"), "prob": probs.get(row["label"]), **answer}
     choices = answer.pop("choices", None)
     if choices:
         first = _choice(choices[0])

@@ -30,6 +30,7 @@ _ANSWER: dict[str, tuple[dict[str, Type], dict[str, Type]]] = {
     "beam": ({"text": "text", "score": "float", "finish_reason": "text"}, _WRITING),
     "embed": ({"embedding": "numbers"}, _POOLING),
     "score": ({}, _POOLING),
+    "classify": ({"label": "text", "prob": "float"}, _POOLING),
 }
 _ERROR: dict[str, Type] = {"error_code": "text", "error_message": "text"}
 

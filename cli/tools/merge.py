@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from .options import Command
-from .options.io import compression_option, log_format_option, output_format_option, quiet_option
-from .signals import Signals
-from .terminal import messages, streams
-from .terminal.table import counted
+from ..options import Command
+from ..options.io import compression_option, log_format_option, output_format_option, quiet_option
+from ..signals import Signals
+from ..terminal import messages, streams
+from ..terminal.table import counted
 
 
 @click.command(cls=Command)

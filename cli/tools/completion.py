@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from .command import Command
-from .terminal import streams
+from ..command import Command
+from ..terminal import streams
 
 #: Where each shell looks for it.
 PLACES = {
@@ -21,7 +21,7 @@ def completion(shell: str) -> None:
     """Print the completion script for SHELL. Commands, options, models, presets and other values are then completed with the tab key."""
     from click.shell_completion import get_completion_class
 
-    from .commands import infer
+    from ..commands import infer
 
     made = get_completion_class(shell)
     assert made is not None, "click has all of them"

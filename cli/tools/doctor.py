@@ -10,11 +10,11 @@ import click
 
 from infer.core.errors import ConfigError
 
-from .commands import library_versions
-from .options import Command
-from .report import set_up_logging
-from .terminal import messages, streams
-from .terminal.table import counted, table
+from ..commands import library_versions
+from ..options import Command
+from ..report import set_up_logging
+from ..terminal import messages, streams
+from ..terminal.table import counted, table
 
 
 @click.command(cls=Command)

@@ -1,0 +1,1 @@
+"""Commands about a machine or finished files: they ask no model anything."""
