@@ -33,6 +33,8 @@ class AdapterRows:
     """The adapters, by the numbers of their slots, each once."""
     starts: Tensor
     """int64 [G + 1], on the CPU: adapter i of `slots` has rows `order[starts[i] : starts[i + 1]]`."""
+    starts_there: Tensor
+    """The same where the rows are."""
     order: Tensor
     """int32 [P]"""
     chosen: AdapterRows | None = None
@@ -56,13 +58,14 @@ class AdapterRows:
         starts = torch.zeros(len(counts) - skip + 1, dtype=torch.int64)
         torch.cumsum(counts[skip:], 0, out=starts[1:])
         chosen = None if wanted is None else cls.of(slots[wanted], device)
-        return cls(tuple(numbers[skip:].tolist()), starts, order[first:].int().to(device), chosen)
+        return cls(tuple(numbers[skip:].tolist()), starts, starts.to(device), order[first:].int().to(device), chosen)
 
     @classmethod
     def all(cls, slot: int, count: int, device: torch.device, wanted: int | None = None) -> AdapterRows:
         """Of `count` rows with one adapter, of which so many are wanted of the last layer; None: that is not asked."""
         chosen = None if wanted is None else cls.all(slot, wanted, device)
-        return cls((slot,), torch.tensor([0, count]), torch.arange(count, dtype=torch.int32, device=device), chosen)
+        starts = torch.tensor([0, count])
+        return cls((slot,), starts, starts.to(device), torch.arange(count, dtype=torch.int32, device=device), chosen)
 
 
 class LoRAOps(Protocol):

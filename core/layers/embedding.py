@@ -61,7 +61,8 @@ class Embedding:
             if slot in self.pairs:
                 ops, table, packed = self.pairs[slot]
                 first, last = starts[number : number + 2]
-                own = AdapterRows((slot,), torch.tensor([0, last - first]), adapters.order[first:last])
+                own_starts = torch.tensor([0, last - first])
+                own = AdapterRows((slot,), own_starts, own_starts.to(tokens.device), adapters.order[first:last])
                 ops.add_lora(found, F.embedding(tokens, table), own, [packed], None)
 
     @property

@@ -20,10 +20,10 @@ from torch import Tensor
 from ..backend import Backend
 from ..fp8 import Fp8Weight
 from ..ops import AttentionMeta, Segments
-from ..reference import lora
 from . import activation, attention, experts, fp8, grouped, int8, kv, linear, logprobs, norm, quantize, rope, sampling, segments
 from .build import on_its_device
 from .groups.weight import PackedGroups
+from .lora import rows as lora
 from .state import convolution, delta, gated_norm, mamba2, selective_scan
 
 _MODULES = (activation, attention, experts, fp8, grouped, int8, kv, linear, logprobs, lora, norm, quantize, rope, sampling, segments)

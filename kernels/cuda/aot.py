@@ -39,6 +39,7 @@ MODULES = (
     "kv",
     "linear",
     "logprobs",
+    "lora.kernels",
     "norm",
     "quantize",
     "rope",

@@ -1,0 +1,1 @@
+"""LoRA of a step's rows: see rows.py."""
