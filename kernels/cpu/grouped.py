@@ -31,6 +31,9 @@ _LEVEL_ZERO = 128
 #: `LIFT` in src/grouped.cpp.
 _MOST_LIFTED = 128
 
+#: Numbers that each thread quantizes for itself, at most: in about the time in which threads meet.
+_FEW = 12288
+
 _kinds = function("infer_grouped_kinds", "p")
 # The third argument is the address of a `_Grouped`.
 _quantized = function("infer_grouped", "ppippiii")
@@ -188,7 +191,8 @@ def linear_grouped(x: Tensor, weight: PackedGrouped, bias: Tensor | None) -> Ten
     out = torch.empty((rows.shape[0], weight.out_features), dtype=rows.dtype)
     ends = rows.shape[0], DTYPES[rows.dtype], 0 if bias is None else DTYPES[bias.dtype]
     if weight.dtype is None:
-        _quantized(out, rows, weight.address, bias, room_for(rows.shape[0], weight), *ends)
+        room = None if rows.numel() <= _FEW else room_for(rows.shape[0], weight)
+        _quantized(out, rows, weight.address, bias, room, *ends)
     else:
         _plain(out, rows, weight.address, bias, *ends)
     return out.to(x.dtype)

@@ -229,16 +229,20 @@ template <class T> void finish(T *out, const float *total, const float *bias, in
     }
 }
 
-// Rows of x quantized into `to`, then multiplied, each part's by its weight, all of one shape and form; all threads take part in both.
-template <class Codes, class T> void multiply(const GroupedPart *parts, int64_t count, T *out, const T *x, const SpanRows &to) {
+// Where quantized rows lie in memory for so many.
+inline SpanRows rows_in(int32_t *room, int64_t rows, const Cuts &cuts, bool sums) {
+    int32_t *start = room + rows * (cuts.quads + cuts.spans);
+    return SpanRows{room, (float *)(room + rows * cuts.quads), start, sums ? (float *)(start + rows * cuts.steps) : nullptr};
+}
+
+// All of x's `rows` rows quantized, then multiplied, each part's by its weight, all of one shape and form. All threads take part in both, or, where
+// there is no `room` for what they quantize together, each quantizes all rows for itself: a few are done sooner than threads have met.
+template <class Codes, class T> void multiply(const GroupedPart *parts, int64_t count, T *out, const T *x, int32_t *room, int64_t rows) {
     const Grouped &any = *parts->g;
     const Cuts cuts(any.quads, any.group);
     const int64_t n = any.n, quads = any.quads, spans = cuts.spans, steps = cuts.steps, groups = cuts.groups, panels = any.panels();
     const int threads = omp_get_max_threads();
     const auto blocks_of = [&](int64_t i) { return Blocks(parts[i]).count; };
-    const auto rows_from = [&](int64_t row) {
-        return SpanRows{to.words + row * quads, to.scale + row * spans, to.start + row * steps, to.sums ? to.sums + row * steps : nullptr};
-    };
     int64_t blocks = 0;
     for (int64_t i = 0; i < count; i++) blocks += blocks_of(i);
     const int64_t most = std::max<int64_t>(1, ROWS_IN_CACHE / (quads * 4 * BLOCK_ROWS));
@@ -246,7 +250,15 @@ template <class Codes, class T> void multiply(const GroupedPart *parts, int64_t 
 #pragma omp parallel num_threads(threads)
     {
         const int64_t id = omp_get_thread_num(), team = omp_get_num_threads();
-        int64_t from = blocks * spans * id / team, until = blocks * spans * (id + 1) / team;
+        static thread_local Room memory;
+        const int64_t factors = groups * PANEL * 2 + MOST_ALONE * PANEL;
+        float *scale = memory.of<float>(factors + (room ? 0 : rows * (quads + spans + 2 * steps)));
+        float *minimum = scale + groups * PANEL, *total = minimum + groups * PANEL;
+        const SpanRows to = rows_in(room ? room : (int32_t *)(scale + factors), rows, cuts, any.minimum.values);
+        const auto rows_from = [&](int64_t row) {
+            return SpanRows{to.words + row * quads, to.scale + row * spans, to.start + row * steps, to.sums ? to.sums + row * steps : nullptr};
+        };
+        int64_t from = room ? blocks * spans * id / team : 0, until = room ? blocks * spans * (id + 1) / team : blocks * spans;
         for (int64_t i = 0; i < count && until > 0; i++) {
             const GroupedPart &part = parts[i];
             const Blocks divided(part);
@@ -258,9 +270,9 @@ template <class Codes, class T> void multiply(const GroupedPart *parts, int64_t 
             }
             from -= all, until -= all;
         }
+        if (room) {
 #pragma omp barrier
-        static thread_local Room room;
-        float *scale = room.of<float>(groups * PANEL * 2 + MOST_ALONE * PANEL), *minimum = scale + groups * PANEL, *total = minimum + groups * PANEL;
+        }
         shares.of_thread(id, team, [&](const Shares::Chunk &chunk, int64_t p, int64_t next, int64_t next_panel) {
             const Grouped &g = *parts[chunk.part].g;
             widen(g.scale, p, groups, scale);
@@ -292,16 +304,13 @@ template <class Codes, class T> void multiply(const GroupedPart *parts, int64_t 
 // All parts, which have `rows` rows together.
 void multiply_all(void *out, const void *x, const GroupedPart *parts, int64_t count, int32_t *room, int64_t rows, int64_t dtype) {
     const Grouped &any = *parts->g;
-    const Cuts cuts(any.quads, any.group);
-    int32_t *start = room + rows * (cuts.quads + cuts.spans);
-    const SpanRows to{room, (float *)(room + rows * cuts.quads), start, any.minimum.values ? (float *)(start + rows * cuts.steps) : nullptr};
     // Blocks of more than BLOCK_ROWS have no registers left for what lifts codes; sums are the same integers either way.
     const bool lifted = any.lifted && (rows <= BLOCK_ROWS || rows > MOST_ALONE);
     INFER_DISPATCH(dtype, T, {
-        if (any.bits == 8) multiply<Bytes, T>(parts, count, (T *)out, (const T *)x, to);
-        else if (any.levels) multiply<Levels, T>(parts, count, (T *)out, (const T *)x, to);
-        else if (lifted) multiply<Lifted, T>(parts, count, (T *)out, (const T *)x, to);
-        else multiply<Nibbles, T>(parts, count, (T *)out, (const T *)x, to);
+        if (any.bits == 8) multiply<Bytes, T>(parts, count, (T *)out, (const T *)x, room, rows);
+        else if (any.levels) multiply<Levels, T>(parts, count, (T *)out, (const T *)x, room, rows);
+        else if (lifted) multiply<Lifted, T>(parts, count, (T *)out, (const T *)x, room, rows);
+        else multiply<Nibbles, T>(parts, count, (T *)out, (const T *)x, room, rows);
     });
 }
 
@@ -322,7 +331,7 @@ extern "C" void infer_grouped_kinds(int64_t *kinds) {
 }
 
 // out [rows][n] = x [rows][k] * weight + bias. `room`, for quantized rows: 4 bytes for each quad, span and step of a row, and once more for each
-// step if there is a minimum.
+// step if there is a minimum; null: each thread has its own.
 extern "C" void infer_grouped(void *out, const void *x, const infer::Grouped *g, const void *bias, int32_t *room, int64_t rows, int64_t dtype,
                               int64_t bias_dtype) {
 #if defined(__AVX512VNNI__)
