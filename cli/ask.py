@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from infer.core.jobs.tasks.adapters import declared_in
+
 from .options import engine_args, given_sampling
 from .options.chat import ChatFlags
 from .report import set_up_logging
@@ -16,7 +18,7 @@ def ask(question: str, flags: ChatFlags, *, quiet: bool, verbose: int) -> int:
     Raises ConfigError, ModelError, EngineError, RecordError.
     """
     set_up_logging(quiet=quiet or not verbose, verbose=verbose)
-    args, _ = engine_args()
+    args, adapters = declared_in(*engine_args())
     from infer.core.api.llm import LLM
 
     with LLM.from_engine_args(args) as llm:
@@ -26,6 +28,8 @@ def ask(question: str, flags: ChatFlags, *, quiet: bool, verbose: int) -> int:
             [*messages, {"role": "user", "content": question}],
             params,
             use_tqdm=False,
+            lora_request=adapters.lora.default_request,
+            prompt_adapter_request=adapters.prompt.default_prompt_adapter,
             chat_template=flags.template,
             chat_template_kwargs=flags.options.chat_template_kwargs,
             chat_template_content_format=flags.content_format,

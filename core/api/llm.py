@@ -272,6 +272,7 @@ class LLM(PoolingCalls, Controls):
         chat_template_content_format: str = "auto",
         literal_special_tokens: bool = False,
         priority: Sequence[int] | None = None,
+        prompt_adapter_request: Any = None,
         on_error: OnError = "raise",
     ) -> list[RequestOutput]:
         """The next message of each conversation.
@@ -317,6 +318,7 @@ class LLM(PoolingCalls, Controls):
                 one.prompt = intake.render(template, _plain(conversation), options, variables)
                 one.shown = one.prompt if literal is None else literal.plain(one.prompt)
             drafts.append(one)
+        self._prompt_adapters.put_before(drafts, prompt_adapter_request)
         return self._answer(drafts, intake, use_tqdm, raising=raising)
 
     def stream(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from ..core.adapters.making import random_matrices, write_adapter
 from ..core.adapters.prompts import write_prompt_adapter
 
 
@@ -143,3 +144,69 @@ def test_where_settings_come_from(call: Any, tiny: list[str], tmp_path: Path, mo
         more = ["--config", str(tmp_path / "job.yaml")]
     assert call("generate", "-q", *tiny, *more, job(tmp_path / "in", [{"prompt": TEXT}]), tmp_path / "out").exit_code == 0
     assert rows(tmp_path / "out")[0]["usage"]["prompt_tokens"] == 29
+
+
+def loras(model: Path, folder: Path) -> list[str]:
+    """Options with two LoRA adapters that work, one of a rank of its own, and one that is another model's."""
+    from transformers import AutoModelForCausalLM
+
+    made = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    write_adapter(folder / "first", random_matrices(made, r".*_proj", 4, 1))
+    write_adapter(folder / "second", random_matrices(made, r".*mlp.*|lm_head", 20, 2))
+    write_adapter(folder / "other", {"model.layers.0.self_attn.q_proj": (torch.ones(4, 32), torch.ones(64, 4))})
+    return ["--lora", str(folder)]
+
+
+LORA_LINES: list[dict[str, Any]] = [
+    {"prompt": TEXT},
+    {"prompt": TEXT, "lora": "first"},
+    {"prompt": TEXT, "lora_name": "second"},
+    {"prompt": TEXT, "lora": "other"},
+    {"prompt": TEXT, "lora": "frist"},
+    {"custom_id": "x", "url": "/v1/completions", "body": {"prompt": TEXT, "model": "first", "max_tokens": 8, "temperature": 0}},
+    {"prompt": TEXT, "lora": "first", "temperature": 1, "seed": 3, "n": 2},
+    {"prompt": TEXT, "lora": "second", "temperature": 1, "seed": 3},
+]
+
+
+def test_records_with_lora_adapters(call: Any, tiny: list[str], tiny_llama: Path, tmp_path: Path) -> None:
+    options = [*tiny, *loras(tiny_llama, tmp_path / "adapters")]
+    source = job(tmp_path / "in", LORA_LINES)
+    result = call("generate", "-q", *options, "--stats", tmp_path / "stats", source, tmp_path / "out")
+    assert result.exit_code == 3, result.stderr
+    assert json.loads((tmp_path / "stats").read_text())["adapters"] == {"first": 3, "second": 2}
+    found = rows(tmp_path / "out")
+    batch = found.pop(5)["response"]["body"]
+    assert [row["error"] and row["error"]["code"] for row in found] == [None] * 3 + ["adapter_invalid", "adapter_not_found", None, None]
+    assert "it was made for another model" in found[3]["error"]["message"]
+    texts = [row["choices"][0]["text"] for row in found[:3]]
+    assert len(set(texts)) == 3
+    assert (batch["model"], batch["choices"][0]["text"]) == ("first", texts[1])
+    for i in (1, 7):
+        assert call("generate", "-q", *options, "--overwrite", job(tmp_path / "in1", [LORA_LINES[i]]), tmp_path / "alone").exit_code == 0
+        assert rows(tmp_path / "alone")[0]["choices"] == found[i if i < 5 else i - 1]["choices"]
+    checked = call("check", "-q", "--json", *options, source)
+    assert {code: one["line"] for code, one in json.loads(checked.stdout)["errors"].items()} == {
+        "adapter_invalid": 4,
+        "adapter_not_found": 5,
+    }
+
+
+def test_a_job_with_adapters_that_is_killed_and_goes_on(launch: Any, tiny: list[str], tiny_llama: Path, tmp_path: Path) -> None:
+    options = [*tiny, *loras(tiny_llama, tmp_path / "adapters"), "--max-loras", "1"]
+    source = job(tmp_path / "in", LORA_LINES * 3)
+
+    def attempt(out: Path, fault: str) -> int:
+        child = launch("generate", "-q", *options, "--resume", source, out, env={"INFER_FAULT": fault} if fault else {})
+        child.communicate(timeout=300)
+        code: int = child.returncode
+        return code
+
+    assert attempt(tmp_path / "whole", "") == 3
+    assert attempt(tmp_path / "out", "committed") not in (0, 3)
+    assert (tmp_path / "out.partial").exists()
+    write_prompt_adapter(tmp_path / "adapters" / "first", torch.ones(3, 64))  # another adapter by this name
+    assert attempt(tmp_path / "out", "") == 2
+    loras(tiny_llama, tmp_path / "adapters")
+    assert attempt(tmp_path / "out", "") == 3
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()

@@ -14,15 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...adapters.adapter import CONFIG, adapter_hash, read_config
+from ...adapters.fit import check_fit
 from ...adapters.prompt_adapter import read_prompt_adapter
 from ...errors import AdapterError, ConfigError, RecordError, nearest
-from ...types.adapters import LoRARequest
+from ...types.adapters import LoRARequest, PromptAdapterRequest
 from ...types.prompt_embeds import PromptEmbeds
 from ..jsonl import wrong_type
 
 if TYPE_CHECKING:
+    from ...build.plan import Plan
     from ...settings.args import EngineArgs
     from ...settings.config import EngineConfig
+    from ...spec.stack import StackSpec
 
 log = logging.getLogger("infer.jobs")
 
@@ -77,6 +80,16 @@ class Declared:
         """The adapter as the engine is asked for it."""
         return LoRARequest(name, 1 + list(self.paths).index(name), self.paths[name])
 
+    @property
+    def default_request(self) -> LoRARequest | None:
+        """The default as an `LLM` is asked for it."""
+        return None if self.default is None else self.request(self.default)
+
+    @property
+    def default_prompt_adapter(self) -> PromptAdapterRequest | None:
+        """The same of prompt adapters."""
+        return None if self.default is None else PromptAdapterRequest(self.default, 1, self.paths[self.default])
+
     def hashes(self, noun: str) -> dict[str, str]:
         """For the fingerprint: each adapter by its name, and which one is the default."""
         found = {f"{noun} {name!r}": _hash(path) for name, path in self.paths.items()}
@@ -110,8 +123,9 @@ class Adapters:
             found["enable_prompt_embeds"] = True
         return found
 
-    def chooser(self, config: EngineConfig, model: str, say: Callable[[str], None]) -> Chooser:
-        """What chooses one for each record; `model`: the model's name in answers. Says which one is the default, if nobody did."""
+    def chooser(self, plan: Plan, say: Callable[[str], None]) -> Chooser:
+        """What chooses one for each record. Says which one is the default, if nobody did."""
+        config = plan.config
         for declared in (self.lora, self.prompt):
             if declared.is_implied:
                 say(
@@ -120,8 +134,10 @@ class Adapters:
                 )
         return Chooser(
             self,
-            models=frozenset({model, self.model}),
+            models=frozenset({plan.name, self.model}),
             max_rank=config.max_lora_rank,
+            stack=plan.spec.stack if self.lora.paths else None,
+            writes=plan.recipe is None,
             embeds_size=config.embeds_size,
             max_virtual=config.max_prompt_adapter_token,
         )
@@ -137,6 +153,8 @@ class Chooser:
         *,
         models: frozenset[str] = frozenset(),
         max_rank: int | None = None,
+        stack: StackSpec | None = None,
+        writes: bool = True,
         embeds_size: int | None = None,
         max_virtual: int = 0,
     ) -> None:
@@ -144,10 +162,13 @@ class Chooser:
         Args:
             models: names of the model itself.
             max_rank, embeds_size, max_virtual: see `read_config` and `read_prompt_adapter`.
+            stack: what LoRA adapters have to fit; None: that is not looked at.
+            writes: the model writes, so that adapters may change its head too.
         """
         self.takes_embeds = adapters.takes_embeds
         self._lora, self._prompt = adapters.lora, adapters.prompt
         self._models = models
+        self._stack, self._writes = stack, writes
         self._max_rank, self._embeds_size, self._max_virtual = max_rank, embeds_size, max_virtual
         self._loras: dict[str, LoRARequest | AdapterError] = {}
         self._embeds: dict[str, PromptEmbeds | AdapterError] = {}
@@ -196,7 +217,9 @@ class Chooser:
 
     def _read_lora(self, name: str) -> LoRARequest | AdapterError:
         try:
-            read_config(self._lora.paths[name], max_rank=self._max_rank)
+            config = read_config(self._lora.paths[name], max_rank=self._max_rank)
+            if self._stack is not None:
+                check_fit(config, self._stack, head=self._writes)
         except AdapterError as error:
             return error
         return self._lora.request(name)

@@ -45,7 +45,7 @@ class TaskSpec(ABC):
 
     def make_task(self, plan: Plan, *, warn: Say, fingerprint: str = "", now: datetime | None = None) -> AnyTask:
         """The task, for a job at the time `now`."""
-        chooser = self.options.adapters.chooser(plan.config, plan.name, warn)
+        chooser = self.options.adapters.chooser(plan, warn)
         options = replace(self.options, warn=warn, fingerprint=fingerprint, model=plan.name, now=now, chooser=chooser)
         return self._make(options, plan)
 
