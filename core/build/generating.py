@@ -38,6 +38,7 @@ from ..parallel.sizes import check_size
 from ..quant import SCHEMES
 from ..quant.choice import HEAD, Choose
 from ..quant.stored import AsStored, Stored
+from ..quant.told import kept
 from ..settings.config import EngineConfig
 from ..spec.model_spec import ModelSpec
 from ..spec.stack import StackSpec
@@ -247,7 +248,7 @@ def fill(
         raise ConfigError(f"lora_merge: {why}")
     if config.load_format == "dummy":
         loader.load_dummy(parameters, dtype, device, seed=config.seed)
-        _tell_held(config, source, choose)
+        _tell_kept(config, source, choose, dtype)
         return
     wanted = {part.name for parameter in parameters for part in parameter.parts}
     found: ModelSource = fit(source if dtype == torch.bfloat16 else source.exact(), stack, wanted, whole=whole)
@@ -264,7 +265,7 @@ def fill(
         key = next(key for key in LAYERS if key in config.hf_overrides)
         log.warning("hf_overrides: %s %d leaves %d tensors of later layers unused", key, len(stack.layers), len(left))
     loader.load(parameters, found, dtype, device, ignore=left, frequencies=frequencies)
-    _tell_held(config, source, choose)
+    _tell_kept(config, source, choose, dtype)
 
 
 def _unmergeable(config: EngineConfig, source: ModelSource) -> str:
@@ -275,10 +276,11 @@ def _unmergeable(config: EngineConfig, source: ModelSource) -> str:
     return ""
 
 
-def _tell_held(config: EngineConfig, source: ModelSource, choose: Choose | None) -> None:
+def _tell_kept(config: EngineConfig, source: ModelSource, choose: Choose | None, dtype: torch.dtype) -> None:
     """Says in how many bits linear layers are kept, and how they are multiplied."""
     if isinstance(choose, AsStored):
-        log.info("%s; linear layers: %s", source.scheme or config.quantization, choose.held)
+        ways = [f"{one['count']} {one['kept']} ({one['bytes'] / 2**20:,.0f} MiB)" for one in kept(choose.methods, dtype)]
+        log.info("%s; linear layers: %s", source.scheme or config.quantization, "; ".join(ways))
 
 
 def _offload(config: EngineConfig, model: Decoder, dtype: torch.dtype, device: torch.device) -> Offload | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
@@ -22,21 +21,6 @@ from .int8 import Int8
 from .plain import Plain
 
 
-class Held:
-    """The tally of a model's linear layers: how many weights are kept in which way, and their bytes."""
-
-    def __init__(self) -> None:
-        self.bytes: Counter[str] = Counter()
-        self.count: Counter[str] = Counter()
-
-    def add(self, way: str, method: LinearMethod) -> None:
-        self.count[way] += 1
-        self.bytes[way] += sum(tensor.nbytes for tensor in method.tensors())
-
-    def __str__(self) -> str:
-        return "; ".join(f"{self.count[way]} {way} ({self.bytes[way] / 2**20:,.0f} MiB)" for way in self.count)
-
-
 class Stored(LinearMethod):
     """Stacked layers may be stored in several ways: each has then a method of its own, and its features come in its place.
 
@@ -44,14 +28,12 @@ class Stored(LinearMethod):
         dtype: the model's, for weights that become plain.
         rows: "int8", "model" for the model's dtype, or "auto": int8 where the checkpoint says so, and for packed weights unless the model
             computes in float32.
-        held: counts how weights are kept.
     """
 
-    def __init__(self, ops: Ops, dtype: torch.dtype, *, rows: str, held: Held) -> None:
+    def __init__(self, ops: Ops, dtype: torch.dtype, *, rows: str) -> None:
         super().__init__(ops)
         self.dtype = dtype
         self.rows = rows
-        self.held = held
         self._methods: list[LinearMethod] = []
         self._words: list[str] = []
         self._widths: list[int] = []
@@ -68,7 +50,6 @@ class Stored(LinearMethod):
         for kind, run in groupby(values, self._kind_of):
             together = list(run)
             method, way = self._plainly(together, device) if kind is None else self._quantized(together, device)
-            self.held.add(way, method)
             self._methods.append(method)
             self._words.append(way)
             self._widths.append(sum(value.shape[0] for value in together))
@@ -173,7 +154,7 @@ class Stored(LinearMethod):
 
 
 class AsStored:
-    """The choice of `Stored` for every layer. Arguments as there; `held` is full once the weights are loaded.
+    """The choice of `Stored` for every layer. Arguments as there.
 
     Args:
         method: `Stored`, or what makes of plain weights such as are stored.
@@ -184,7 +165,11 @@ class AsStored:
         self, ops: Ops, dtype: torch.dtype, *, rows: str, method: type[Stored] = Stored, plain: frozenset[str] = frozenset()
     ) -> None:
         self.ops, self.dtype, self.rows, self.method, self.plain = ops, dtype, rows, method, plain
-        self.held = Held()
+        self.methods: list[LinearMethod] = []
+        """What was chosen."""
 
     def __call__(self, name: str) -> LinearMethod | None:
-        return None if name in self.plain else self.method(self.ops, self.dtype, rows=self.rows, held=self.held)
+        if name in self.plain:
+            return None
+        self.methods.append(self.method(self.ops, self.dtype, rows=self.rows))
+        return self.methods[-1]

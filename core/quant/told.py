@@ -1,4 +1,4 @@
-"""What a model's weights are kept in and multiplied by, as `--stats` tells it."""
+"""What a model's weights are kept in and multiplied by, as `--stats` and the log tell it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ import torch
 from .base import LinearMethod
 
 
-def weights_told(methods: Iterable[LinearMethod], other_bytes: int, dtype: torch.dtype) -> dict[str, Any]:
-    """Bytes of a model's weights, and of its linear layers how many are kept in which way.
+def kept(methods: Iterable[LinearMethod], dtype: torch.dtype) -> list[dict[str, Any]]:
+    """How many linear layers are kept in which way, and their bytes. Layers that are stacked count as one where they are kept in one way.
 
     Args:
-        methods: of its linear layers, the head's too. Layers that are stacked count as one where they are kept in one way.
-        other_bytes: of what is in no linear layer.
         dtype: the model's.
     """
     count: Counter[str] = Counter()
@@ -25,5 +23,14 @@ def weights_told(methods: Iterable[LinearMethod], other_bytes: int, dtype: torch
         for words, num_bytes in method.ways(dtype):
             count[words] += 1
             size[words] += num_bytes
-    layers = [{"kept": words, "count": count[words], "bytes": size[words]} for words in count]
-    return {"bytes": size.total() + other_bytes, "linear_layers": layers}
+    return [{"kept": words, "count": count[words], "bytes": size[words]} for words in count]
+
+
+def weights_told(methods: Iterable[LinearMethod], other_bytes: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Bytes of a model's weights, and of its linear layers, the head too, what `kept` says.
+
+    Args:
+        other_bytes: of what is in no linear layer.
+    """
+    layers = kept(methods, dtype)
+    return {"bytes": sum(one["bytes"] for one in layers) + other_bytes, "linear_layers": layers}

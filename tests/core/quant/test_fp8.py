@@ -14,7 +14,7 @@ from infer.core.errors import ConfigError
 from infer.core.quant.floats import InFloats
 from infer.core.quant.fp8 import Fp8
 from infer.core.quant.plain import Plain
-from infer.core.quant.stored import Held, Stored
+from infer.core.quant.stored import Stored
 from infer.core.weights.cut import Cut
 from infer.core.weights.formats.values import Floats
 from infer.kernels.fp8 import rounded
@@ -110,7 +110,7 @@ def test_a_ranks_part_is_that_of_the_whole_weight(dim: int) -> None:
     whole = rounded(weight).widened()
     for first in (0, 32 if dim else 24):
         cut = Cut(dim, first, first + (32 if dim else 24))
-        method = Fp8(Ops(), torch.float32, rows="model", held=Held())
+        method = Fp8(Ops(), torch.float32, rows="model")
         (parameter,) = method.declare(["a"], [48], 64, [cut])
         for part in parameter.parts:
             parameter.fill(part, weight if part.cut is None else part.cut.of(weight), torch.float32, CPU)
@@ -122,7 +122,7 @@ def test_a_ranks_part_is_that_of_the_whole_weight(dim: int) -> None:
 
 
 def test_floats_that_no_backend_multiplies_become_plain() -> None:
-    method = Stored(Ops(), torch.bfloat16, rows="auto", held=Held())
+    method = Stored(Ops(), torch.bfloat16, rows="auto")
     (parameter,) = method.declare(["a"], [8], 16, None)
     parameter.fill(parameter.parts[0], Floats(torch.ones(8, 16), torch.ones(1, 1), (8, 16)), torch.bfloat16, CPU)
     assert isinstance(method._methods[0], Plain)

@@ -20,7 +20,6 @@ from infer.core.jobs.fingerprint import fingerprint
 from infer.core.quant.int4 import GROUP, Int4
 from infer.core.quant.plain import Plain
 from infer.core.quant.rounding import SHARES, Form, round_in_groups
-from infer.core.quant.stored import Held
 from infer.core.settings.args import EngineArgs
 from infer.core.weights.cut import Cut
 from infer.core.weights.formats.values import Grouped
@@ -117,7 +116,7 @@ def in_ranks(weight: Tensor, ranks: int, ops: Ops) -> list[Tensor]:
     share = weight.shape[1] // ranks
     parts = []
     for rank in range(ranks):
-        method = Int4(ops, torch.float32, rows="model", held=Held())
+        method = Int4(ops, torch.float32, rows="model")
         cut = Cut(1, rank * share, (rank + 1) * share)
         (parameter,) = method.declare(["w"], [weight.shape[0]], weight.shape[1], [cut] if ranks > 1 else None)
         (part,) = parameter.parts
@@ -143,7 +142,7 @@ def test_weights_that_kernels_cannot_take_stay_as_they_are() -> None:
             return "odd" if in_features % 4 else ""
 
     torch.manual_seed(3)
-    method = Int4(Multiples(), torch.float32, rows="model", held=Held())
+    method = Int4(Multiples(), torch.float32, rows="model")
     weight = torch.randn(4, 30)
     method.store(weight)
     assert torch.equal(method.apply(torch.eye(30), None).T, weight)  # type: ignore[union-attr]
@@ -223,7 +222,7 @@ def test_it_is_a_setting_that_answers_depend_on(folder: Path) -> None:
 
 def test_what_is_kept(folder: Path) -> None:
     """Grouped weights alone, in less than a third of bfloat16's bytes."""
-    method = Int4(Ops(), torch.bfloat16, rows="auto", held=Held())
+    method = Int4(Ops(), torch.bfloat16, rows="auto")
     weight = torch.randn(64, 256).bfloat16()
     (parameter,) = method.declare(["w"], [64], 256, None)
     parameter.fill(parameter.parts[0], weight, torch.bfloat16, torch.device("cpu"))

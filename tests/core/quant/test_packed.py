@@ -9,7 +9,7 @@ from infer.core.quant import SCHEMES
 from infer.core.quant.base import LinearMethod
 from infer.core.quant.int4 import Int4
 from infer.core.quant.plain import Plain
-from infer.core.quant.stored import Held, Stored
+from infer.core.quant.stored import Stored
 from infer.kernels import load, usable
 from infer.kernels.ops import Ops, ScaledRows
 
@@ -17,7 +17,7 @@ METHODS: list[type[LinearMethod]] = [Plain, *SCHEMES.values()]
 
 
 def made(scheme: type[LinearMethod], ops: Ops, dtype: torch.dtype) -> LinearMethod:
-    return scheme(ops, dtype, rows="auto", held=Held()) if issubclass(scheme, Stored) else scheme(ops)
+    return scheme(ops, dtype, rows="auto") if issubclass(scheme, Stored) else scheme(ops)
 
 
 def stored(scheme: type[LinearMethod], backend: str, weight: torch.Tensor) -> LinearMethod:

@@ -16,7 +16,7 @@ from infer.core.jobs.fingerprint import VERIFIED, fingerprint
 from infer.core.quant.grouped import InGroups
 from infer.core.quant.int8 import Int8
 from infer.core.quant.plain import Plain
-from infer.core.quant.stored import Held, Stored
+from infer.core.quant.stored import Stored
 from infer.core.settings.args import EngineArgs
 from infer.core.weights.cut import Cut
 from infer.core.weights.formats.values import Grouped, Int8Rows
@@ -53,7 +53,7 @@ def in_rows(rows: int = 16) -> Int8Rows:
 
 
 def stored(values: list[Value], ops: Ops, dtype: torch.dtype = torch.bfloat16, rows: str = "auto", device: torch.device = CPU) -> Stored:
-    method = Stored(ops, dtype, rows=rows, held=Held())
+    method = Stored(ops, dtype, rows=rows)
     (parameter,) = method.declare([str(i) for i in range(len(values))], [value.shape[0] for value in values], IN, None)
     for part, value in zip(parameter.parts, values, strict=True):
         parameter.fill(part, value, dtype, device)
@@ -114,7 +114,7 @@ def test_weights_go_to_the_device(rows: str) -> None:
 
 
 def test_offloading_takes_them_too() -> None:
-    method = Stored(Ops(), torch.float32, rows="auto", held=Held())
+    method = Stored(Ops(), torch.float32, rows="auto")
     seen: list[Tensor] = []
 
     def place(tensors: list[Tensor]) -> list[Tensor]:
