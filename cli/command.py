@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -14,6 +15,7 @@ from click.core import ParameterSource
 
 from infer.core.errors import InferError
 from infer.core.settings.args import GROUPS
+from infer.core.settings.values import instead_of as instead_of_value
 
 from .hints import instead_of
 from .jobfile.defaults import config_of, take_defaults
@@ -97,8 +99,13 @@ class Command(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            hint = instead_of(error.option_name, known, ctx.info_name or "")
+            hint = instead_of(error.option_name, known, ctx)
             raise click.UsageError(f"No such option {error.option_name!r}{hint}", ctx) from None
+        except click.BadParameter as error:
+            kind = error.param.type if error.param is not None else None
+            if not isinstance(kind, click.Choice):
+                raise
+            raise click.BadParameter(_with_hint(error.message, kind.choices), ctx, error.param) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         with streams.guarded(), telling(ctx):
@@ -113,6 +120,13 @@ def telling(ctx: click.Context) -> Iterator[None]:
     except InferError as error:
         messages.say(str(error), event="error", level="error", label="Error: ", exit_code=error.exit_code)
         ctx.exit(error.exit_code)
+
+
+def _with_hint(message: str, known: Iterable[Any]) -> str:
+    """click's message about a value that is none of those known, which it quotes, with what may have been meant."""
+    given = re.match(r"'(.*?)' is not one of", message)
+    hint = instead_of_value(given[1], [str(one) for one in known]) if given else ""
+    return message.rstrip(".") + hint if hint else message
 
 
 def _show_short_help(ctx: click.Context, param: click.Parameter, value: bool) -> None:

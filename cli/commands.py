@@ -11,8 +11,7 @@ from importlib import import_module
 
 import click
 
-from infer.core.errors import nearest
-
+from .hints import instead_of_command
 from .terminal import messages
 
 #: Name -> (module, one line for the help), in the order of the help.
@@ -53,7 +52,7 @@ class LazyGroup(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-            ctx.fail(f"No such command {args[0]!r}{nearest(args[0], COMMANDS)}")
+            ctx.fail(f"No such command {args[0]!r}{instead_of_command(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

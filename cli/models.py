@@ -11,6 +11,7 @@ import click
 from infer.core.errors import ConfigError, nearest
 
 from .command import Command
+from .hints import instead_of_command
 from .report import set_up_logging
 from .terminal import messages, streams
 from .terminal.table import table
@@ -22,7 +23,16 @@ def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
     return [name for name in aliases() if name.startswith(incomplete)]
 
 
-@click.group()
+class _Group(click.Group):
+    """A group that knows what other programs call its commands."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            ctx.fail(f"No such command {args[0]!r}{instead_of_command(args[0], self.commands, 'infer models')}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Group)
 def models() -> None:
     """Fetch, list, remove and quantize models.
 

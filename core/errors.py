@@ -137,10 +137,12 @@ class RecordError(InferError, ValueError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the known name that `name` misspells, or an empty string. Another word is no misspelling: nothing is
-    suggested that may mean something else."""
+    """`"; did you mean 'x'?"` for the known name that `name` misspells, `'x' or 'y'` where there are two or three, or an empty string.
+    Another word is no misspelling: nothing is suggested that may mean something else."""
     found = [(slips, one) for one in known if (slips := _slips(name, one)) is not None]
-    return f"; did you mean {min(found)[1]!r}?" if found else ""
+    fewest = min(found)[0] if found else 0
+    best = sorted({one for slips, one in found if slips == fewest or min(slips, fewest) >= 2})  # several may begin so: none is likelier
+    return f"; did you mean {' or '.join(map(repr, best))}?" if 0 < len(best) < 4 else ""
 
 
 def _slips(name: str, known: str) -> int | None:

@@ -205,7 +205,7 @@ def _paths(paths: tuple[str, ...], inputs: tuple[str, ...], *, outputs: int = 1)
         extra = f"Got unexpected extra argument{'s' * (len(paths) > most + 1)} ({' '.join(paths[most:])})"
         only = "the only argument is OUT" if outputs else "there is no argument"
         quote = f"; with --input {only} (quote a glob pattern: --input 'part-*.jsonl')" if inputs else ""
-        raise usage(extra + quote)
+        raise usage(extra + (quote or _what_they_may_be(paths, outputs)))
     if inputs or (its_inputs and not paths):
         names = tuple(name for pattern in inputs or its_inputs for name in _matches(pattern))
         output = paths[0] if paths else its_output or "-"
@@ -222,6 +222,15 @@ def _paths(paths: tuple[str, ...], inputs: tuple[str, ...], *, outputs: int = 1)
     if "-" in names and sys.stdin is not None and sys.stdin.isatty():
         raise usage("No input: give a file as IN, or pipe JSONL lines into the command.")
     return names, output
+
+
+def _what_they_may_be(paths: tuple[str, ...], outputs: int) -> str:
+    """ "; …" for arguments of which there is one too many."""
+    if not Path(paths[0]).exists() and Path(paths[1]).exists():
+        return f"; the model is an option: --model {paths[0]}"
+    if not outputs:
+        return "; this command writes to stdout"
+    return "; several inputs: --input FILE for each, then OUT" if all(Path(path).exists() for path in paths[:2]) else ""
 
 
 def _matches(pattern: str) -> list[str]:

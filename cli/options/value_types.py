@@ -59,7 +59,7 @@ def _redo(text: str) -> str:
     name, _, wanted = text.partition("=")
     if text != CHANGED and (name != "finish_reason" or wanted not in FINISH_REASONS):
         forms = " or ".join(f"finish_reason={reason}" for reason in FINISH_REASONS)
-        raise ConfigError(f"{text!r} is not {forms} or {CHANGED}")
+        raise ConfigError(f"{text!r} is not {forms} or {CHANGED} (failed records: --retry-errors)")
     return wanted or text
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from .values import instead_of
 
 _UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)(b?)", re.IGNORECASE)
@@ -131,7 +132,9 @@ class Setting:
             return
         if value in self.later:
             raise ConfigError(f"{self.name}={value} is not supported yet; for now: {', '.join(self.choices)}")
-        raise ConfigError(f"{self.name} must be one of {', '.join(self.choices)}, not {_shown(value)}")
+        raise ConfigError(
+            f"{self.name} must be one of {', '.join(self.choices)}, not {_shown(value)}{instead_of(str(value), self.choices)}"
+        )
 
     def _check_range(self, value: Any) -> None:
         if self.low is None or value == self.default:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
+from infer.cli import hints
 from infer.cli.commands import COMMANDS, infer
 from infer.cli.help import topics
 from infer.core.errors import nearest
@@ -61,12 +64,17 @@ def test_subjects() -> None:
         ("--max-new-tokens", "use --max-tokens"),
         ("--max_new_tokens", "use --max-tokens"),
         ("--model-path", "use --model"),
-        ("--num-beams", "infer beam --width"),
+        ("--num-beams", "infer beam has --width"),
         ("--do-sample", "--temperature"),
         ("--torch-dtype", "use --dtype"),
         ("--tp", "use --tensor-parallel-size"),
         ("--port", "no server"),
         ("--enable-sleep-mode", "LLM.sleep"),
+        ("--quantize", "use --quantization"),
+        ("--prompt", "the lines of IN"),
+        ("--system", "; infer chat has it"),
+        ("--dimensions", "; infer embed and infer score have it"),
+        ("--temp", "did you mean '--temperature' or '--template'?"),
         ("--max-token", "did you mean '--max-tokens'?"),
         ("--temprature", "did you mean '--temperature'?"),
         ("--gpu-memory", "did you mean '--gpu-memory-utilization'?"),
@@ -83,6 +91,49 @@ def test_another_word_is_no_slip(given: str) -> None:
     result = run("embed", given, "1")
     assert result.exit_code == 2
     assert "did you mean" not in result.stderr
+
+
+def test_what_hints_name_is_there() -> None:
+    options = {name for command in COMMANDS for name in hints.options_of(click.Context(infer), command)}
+    named = {word for hint in hints._ELSEWHERE for word in re.findall(r"--[a-z][a-z-]+", hint)}
+    assert len(named) > 20
+    assert named <= options
+    for command in hints._COMMANDS:
+        assert run(*command.split()[1:], "--help").exit_code == 0, command
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["rerank"], "use `infer score`"),
+        (["embeddings"], "use `infer embed`"),
+        (["completions"], "use `infer generate`"),  # not `infer completion`
+        (["serve"], "there is no server"),
+        (["ls"], "use `infer models list`"),
+        (["embedd"], "did you mean 'embed'?"),
+        (["models", "pull", "x"], "use `infer models get`"),
+        (["models", "gte"], "did you mean 'get'?"),
+        (["generate", "--dtype", "bf16"], "not 'bf16'; use bfloat16"),
+        (["generate", "--dtype", "flaot32"], "did you mean 'float32'?"),
+        (["generate", "--quantization", "8bit"], "; use int8"),
+        (["generate", "--input-format", "ndjson"], "; use jsonl"),
+        (["embed", "--pooling", "average"], "; use mean"),
+        (["embed", "--max-new-tokens", "3"], "have --max-tokens"),
+        (["generate", "some-model", "pyproject.toml", "out"], "the model is an option: --model some-model"),
+        (["generate", "-m", "x", "pyproject.toml", "README.md", "out"], "--input FILE for each"),
+        (["check", "-m", "x", "README.md", "out"], "writes to stdout"),
+    ],
+)
+def test_slips_in_other_places(words: list[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    result = run(*words)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_what_begins_many_names_is_none_of_them() -> None:
+    assert "did you mean" not in run("generate", "--enable").stderr
+    assert "did you mean" not in run("generate", "--max").stderr
 
 
 def test_underscores_are_hyphens(tmp_path: Path) -> None:

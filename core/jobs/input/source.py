@@ -8,10 +8,11 @@ import select
 import stat
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from ...errors import ConfigError, InferError
+from ...errors import ConfigError, InferError, nearest
 from .consumed import Consumed
 
 _READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
@@ -20,6 +21,8 @@ _AT_ONCE = os.O_NONBLOCK if sys.platform == "linux" else 0
 
 #: As much of a file's beginning is looked at as its kind can be told by.
 HEAD_BYTES = 4096
+#: Files of a folder among which one of a like name is looked for.
+_MOST_LOOKED_AT = 10_000
 
 
 class Source(Protocol):
@@ -62,7 +65,7 @@ class InputFile:
             elif name != "-" and not os.access(name, os.R_OK):
                 raise PermissionError(0, "Permission denied")
         except FileNotFoundError:
-            raise ConfigError(f"input {name!r} does not exist") from None
+            raise ConfigError(f"input {name!r} does not exist{_near(name)}") from None
         except OSError as error:
             raise ConfigError(f"input {self.name!r} cannot be opened: {error.strerror}") from None
         if stat.S_ISDIR(self.status.st_mode):
@@ -163,3 +166,13 @@ def same_file(a: os.stat_result, b: os.stat_result | Path) -> bool:
         except OSError:
             return False
     return stat.S_ISREG(a.st_mode) and os.path.samestat(a, b)
+
+
+def _near(name: str) -> str:
+    """The hint for a file that is not there: one beside it whose name is almost that."""
+    path = Path(name)
+    try:
+        names = [one.name for one in islice(path.parent.iterdir(), _MOST_LOOKED_AT) if not one.name.startswith(f"{path.name}.")]  # .partial
+    except (OSError, ValueError):
+        return ""
+    return nearest(path.name, names)

@@ -35,6 +35,10 @@ def test_wrong_names(tmp_path: Path) -> None:
         InputFile(str(tmp_path / "none"))
     with pytest.raises(ConfigError, match="is a folder"):
         InputFile(str(tmp_path))
+    for name in ("reviews.jsonl", "reviews.json.partial"):
+        (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match=r"reviews.json' does not exist; did you mean 'reviews.jsonl'\?"):
+        InputFile(str(tmp_path / "reviews.json"))
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot be opened: Not a directory"):
         InputFile(str(tmp_path / "file" / "x"))

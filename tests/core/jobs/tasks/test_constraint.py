@@ -77,7 +77,8 @@ def test_a_record_wins_over_the_command(task: Any, prepare: Any) -> None:
             {"response_format": {"type": "json"}},
             "invalid_value",
             "response_format",
-            "response_format has no type 'json'; did you mean 'json_object'? (known: text, json_object, json_schema, structural_tag)",
+            "response_format has no type 'json'; did you mean 'json_object' or 'json_schema'? "
+            "(known: text, json_object, json_schema, structural_tag)",
         ),
         (
             {"response_format": {}},
