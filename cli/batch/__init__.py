@@ -24,11 +24,11 @@ from .spec import batch_spec
 def batch(*, io: JobOptions) -> int:
     """Answer the lines of an OpenAI Batch file, each as its url says; one output line per line, in input order.
 
-    IN and OUT are files, or - for stdin and stdout (the default). A line is {"custom_id", "method", "url", "body"}. A model that
-    generates answers /v1/completions, /v1/chat/completions and /v1/responses; one that embeds /v1/embeddings, /v1/score and
-    /v1/rerank (and /score, /rerank, /v2/rerank); a cross-encoder scores and ranks. Lines of all these may stand in one file. What the
-    model cannot answer, and what is no such line, is an error in its place, in OpenAI's form, and the exit status is then 3. More:
-    infer help batch.
+    IN and OUT are files, or - for stdin and stdout (the default). A line is {"custom_id", "method", "url", "body"}. A model that generates
+    answers /v1/completions, /v1/chat/completions, /v1/responses and /v1/classify (with `labels`); one that embeds /v1/embeddings, /v1/score
+    and /v1/rerank (and /score, /rerank, /v2/rerank); a classifier /v1/classify, a cross-encoder scores and ranks too. Lines of all these
+    may stand in one file. What the model cannot answer, and what is no such line, is an error in its place, in OpenAI's form, and the exit
+    status is then 3. More: infer help batch.
 
     \b
     infer batch --model smollm2-135m sample_data/batch.jsonl answers.jsonl

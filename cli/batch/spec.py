@@ -16,7 +16,7 @@ from ..options.chat import chat_flags, given_chat
 from ..options.embed import given_pooling
 from ..options.prompt import Prompts
 from ..options.sampling import given_sampling
-from ..spec import batch_args, embed_task, score_task, writing_options
+from ..spec import batch_args, classify_task, embed_task, score_task, writing_options
 
 if TYPE_CHECKING:
     from infer.core.jobs.tasks.adapters import Adapters
@@ -39,14 +39,15 @@ def batch_task(io: JobOptions, args: EngineArgs, adapters: Adapters) -> BatchSpe
     prompts, flags = Prompts.of(), chat_flags()
     told = prompts.job()
     writing = replace(writing_options(io, prompts, args, adapters, system=flags.system), batch_only=True)
-    embed, score = embed_task(io, prompts), score_task(io, prompts)
+    embed, score, classify = embed_task(io, prompts), score_task(io, prompts), classify_task(io, prompts, flags)
+    classify = replace(classify, options=replace(classify.options, batch_only=True, adapters=adapters))
     embed = replace(embed, options=replace(embed.options, batch_only=True, adapters=adapters))
     score = replace(score, options=replace(score.options, batch_only=True, adapters=adapters))
     return BatchSpec(
         writing,
         told,
-        WritingBatch(writing, told, GenerateTask.of, given_sampling(), flags.to_json(), make_chat=flags.make_task),
-        PoolingBatch(embed.options, told, embed=embed, score=score),
+        WritingBatch(writing, told, GenerateTask.of, given_sampling(), flags.to_json(), flags.make_task, classify),
+        PoolingBatch(embed.options, told, embed, score, classify),
         only_writing=_typed([*(name for name in given_sampling() if name not in _BOTH), *given_chat(), *_of_writing(io)]),
         only_pooling=_typed(given_pooling()),
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....errors import ConfigError, ModelError
 from ..chat import ChatTask
+from ..classify.spec import ClassifySpec
 from ..completion import CompletionOptions
 from ..pooling_spec import EmbedSpec, PoolingSpec, ScoreSpec
 from ..protocol import AnyTask
@@ -26,12 +27,14 @@ MakeChat = Callable[[CompletionOptions, "Plan", type[ChatTask]], ChatTask]
 
 @dataclass(frozen=True)
 class WritingBatch(WritingSpec):
-    """Of a model that writes: completions, conversations and responses.
+    """Of a model that writes: completions, conversations and responses, and labels that a line names.
 
-    `make`: the task of completions; `make_chat`: that of conversations. A model without a chat template answers completions alone.
+    `make`: the task of completions; `make_chat`: that of conversations, which a model without a chat template does not answer;
+    `classify`: what is said of labels.
     """
 
     make_chat: MakeChat | None = None
+    classify: ClassifySpec | None = None
 
     def _make(self, options: CompletionOptions, plan: Plan) -> AnyTask:
         tasks: dict[str, Any] = {"generate": self.make(options, plan)}
@@ -44,6 +47,12 @@ class WritingBatch(WritingSpec):
             if any(self.chat.get(name) for name in ("chat_template", "tool_call_parser", "reasoning_parser")):
                 raise  # somebody counts on conversations
             why_not = dict.fromkeys(("chat", "batch"), str(error))
+        assert self.classify is not None
+        try:
+            labels = self.classify.settled(plan, options.warn)
+            tasks["classify"] = labels.make_task(plan, warn=options.warn, fingerprint=options.fingerprint, now=options.now)
+        except ConfigError as error:  # without a tokenizer
+            why_not["classify"] = str(error)
         return BatchTask(options, tasks, does="generates text", why_not=why_not)
 
     def clock(self, plan: Plan, now: datetime) -> dict[str, str]:
@@ -55,10 +64,11 @@ class WritingBatch(WritingSpec):
 
 @dataclass(frozen=True)
 class PoolingBatch(PoolingSpec):
-    """Of a model that pools: embeddings and scores of an embedder, scores of a classifier."""
+    """Of a model that pools: embeddings and scores of an embedder, labels of a classifier, and scores of one with a single label."""
 
     embed: EmbedSpec | None = None
     score: ScoreSpec | None = None
+    classify: ClassifySpec | None = None
 
     def make_task(self, plan: Plan, *, warn: Say, fingerprint: str = "", now: datetime | None = None) -> AnyTask:
         told: dict[str, Any] = {"warn": warn, "fingerprint": fingerprint, "now": now}
@@ -75,7 +85,12 @@ class PoolingBatch(PoolingSpec):
         recipe = plan.must_pool()
         if recipe.per_token:
             raise ConfigError(f"{plan.source.name} scores the tokens of a text, which has no form in OpenAI Batch lines: use infer score")
-        return {"score": self.score} if recipe.kind == "classify" else {"embed": self.embed, "score": self.score}
+        if recipe.kind == "embed":
+            return {"embed": self.embed, "score": self.score}
+        assert self.classify is not None
+        classify = self.classify.settled(plan, self.options.warn)
+        assert isinstance(classify, PoolingSpec)
+        return {"classify": classify, "score": self.score} if recipe.size == 1 else {"classify": classify}
 
     def job(self, plan: Plan) -> dict[str, Any]:
         found: dict[str, Any] = {}
