@@ -83,12 +83,14 @@ def expected_output(sequence: Sequence) -> int:
     return most if sequence.params.ignore_eos else min(most, _USUAL_OUTPUT)
 
 
-def _place(sequence: Sequence) -> tuple[int, bytes, bytes]:
-    """Orders a generation: by powers of two of the output's length, and by the prompt's tokens within one.
+def _place(sequence: Sequence) -> tuple[int, bytes, bytes, bytes]:
+    """Orders a generation: by powers of two of the output's length, within one by adapter (there may be places for few, and what is cached
+    is of one), and then by the prompt's tokens.
 
     Sorted like words in a dictionary, prompts stand beside those that begin like them, however deep their common prefixes
     nest; with the exact length in front of that nothing would stand together.
     """
     prompt = np.array(sequence.tokens[:_PREFIX], dtype=">u4")  # big-endian: bytes compare as the numbers do
     virtual = sequence.request.embeds.digest if sequence.request.embeds is not None else b""
-    return -expected_output(sequence).bit_length(), virtual, prompt.tobytes()
+    adapter = b"" if sequence.adapter is None else sequence.adapter.salt
+    return -expected_output(sequence).bit_length(), adapter, virtual, prompt.tobytes()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
 from infer.core.adapters.books import AdapterBooks
 from infer.core.engine.blocks import BlockManager
 from infer.core.engine.scheduler import Scheduler
+from infer.core.engine.waiting import WaitingQueue
 from infer.core.errors import AdapterError
 from infer.core.types.adapters import AdapterKey
 from infer.core.types.params import SamplingParams
@@ -114,3 +116,11 @@ def test_one_that_cannot_be_read_fails_its_own() -> None:
     assert (refused[bad].code, refused[bad].message) == ("adapter_invalid", "it is broken")
     assert bad not in one.waiting
     assert not books.refused
+
+
+def test_records_of_one_adapter_are_started_one_after_the_other() -> None:
+    queue, draw = WaitingQueue(100), random.Random(3)
+    for number in range(60):
+        queue.add(sequence(number, draw.choice("abc")))
+    order = [queue.pop().adapter for _ in range(60)]
+    assert sum(one != other for one, other in pairwise(order)) == 2
