@@ -21,7 +21,7 @@ def topics() -> dict[str, str]:
 @click.command(cls=Command)
 @click.argument("name", required=False)
 def help(name: str | None) -> None:  # the command's name
-    """Tell about NAME: a command or a subject. Without one: the list of both.
+    """Tell about NAME: a command or a subject (that, where both have the name). Without one: the list of both.
 
     \b
     infer help generate
@@ -35,12 +35,12 @@ def help(name: str | None) -> None:  # the command's name
         rows = ["Commands:", *(f"  {one:{width}}  {text}" for one, (_, text) in COMMANDS.items())]
         rows += ["", "Subjects:", *(f"  {one:{width}}  {title}" for one, title in pages.items())]
         streams.write("\n".join(rows) + "\n")
+    elif name in pages:
+        streams.write((files(__package__) / f"{name}.md").read_text(encoding="utf-8"))
     elif name in COMMANDS:
         command = infer.get_command(click.get_current_context(), name)
         assert command is not None
         with click.Context(command, info_name=f"infer {name}", max_content_width=120) as ctx:
             streams.write(command.get_help(ctx) + "\n")
-    elif name in pages:
-        streams.write((files(__package__) / f"{name}.md").read_text(encoding="utf-8"))
     else:
         raise ConfigError(f"there is neither a command nor a subject {name!r}{nearest(name, [*COMMANDS, *pages])} (see infer help)")
