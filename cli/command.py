@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from infer.core.errors import InferError
 from infer.core.settings.args import GROUPS
@@ -153,6 +154,11 @@ def _with_hyphens(args: list[str], known: Collection[str]) -> list[str]:
     return found
 
 
+def names_or_file(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
+    """Completions of what is a name or a file. In bash what comes after the word for files counts, and files where nothing does."""
+    return [CompletionItem(incomplete, type="file"), *(CompletionItem(name) for name in names if name.startswith(incomplete))]
+
+
 def usage(message: str) -> click.UsageError:
     """The error for options of the running command that cannot be had."""
     return click.UsageError(message, click.get_current_context())
@@ -202,6 +208,10 @@ class Option(click.Option):
         if ctx.get_parameter_source(name) in _GIVEN:
             ctx.meta.setdefault(self.store, {})[name] = value
         return value, rest
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        found = super().shell_complete(ctx, incomplete)
+        return names_or_file((), incomplete) if not found and "FILE" in (self.metavar or "") else found
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         record = super().get_help_record(ctx)

@@ -63,9 +63,9 @@ def _call(argv: list[str], state: dict[str, Any]) -> int:
     from .commands import infer
 
     if instruction := os.environ.get("_INFER_COMPLETE"):
-        from click.shell_completion import shell_complete
+        from .tools.completion import answer
 
-        return shell_complete(infer, {}, "infer", "_INFER_COMPLETE", instruction)
+        return answer(instruction)
     try:
         with infer.make_context("infer", argv, obj=state) as ctx:
             result = infer.invoke(ctx)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 
 import click
+from click.shell_completion import CompletionItem
 
 from infer.core.errors import ConfigError, nearest
 
@@ -18,8 +19,15 @@ def topics() -> dict[str, str]:
     return {name: page.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for name, page in pages}
 
 
+def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from ..commands import COMMANDS
+
+    told = {name: text for name, (_, text) in COMMANDS.items()} | topics()
+    return [CompletionItem(name, help=text) for name, text in told.items() if name.startswith(incomplete)]
+
+
 @click.command(cls=Command)
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=_complete)
 def help(name: str | None) -> None:  # the command's name
     """Tell about NAME: a command or a subject (that, where both have the name). Without one: the list of both.
 

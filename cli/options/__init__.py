@@ -22,7 +22,7 @@ from infer.core.settings.args import GROUPS, EngineArgs
 from infer.core.settings.setting import Setting, presets
 from infer.core.weights.aliases import aliases
 
-from ..command import Command, Option
+from ..command import Command, Option, names_or_file
 from ..jobfile.defaults import NOTES
 from ..terminal import messages
 from .io import JobOptions, input_options, io_options
@@ -48,15 +48,15 @@ class SettingType(Typed):
         return f"[{'|'.join(self.one.choices)}]" if self.one.choices else self.name.upper()
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        if self.one.name == "model":
-            known = [name for name in aliases() if name.startswith(incomplete)]
-            return [*map(CompletionItem, known), CompletionItem(incomplete, type="file")]
+        if self.one.name in ("model", "tokenizer"):
+            return names_or_file(aliases(), incomplete)
+        if self.one.name == "download_dir":
+            return [CompletionItem(incomplete, type="dir")]
         return [CompletionItem(choice) for choice in self.one.choices or () if choice.startswith(incomplete)]
 
 
 def _complete_config(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    found = [CompletionItem(name) for name in presets() if name.startswith(incomplete)]
-    return [*found, CompletionItem(incomplete, type="file")]
+    return names_or_file(presets(), incomplete)
 
 
 def engine_options(command: F, *, without: Collection[str] = ()) -> F:

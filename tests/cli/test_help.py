@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import click
@@ -171,25 +169,6 @@ def test_completion_scripts(shell: str) -> None:
     result = run("completion", shell)
     assert result.exit_code == 0
     assert "_INFER_COMPLETE" in result.stdout
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        ("infer gen", {"generate"}),
-        ("infer generate --dt", {"--dtype"}),
-        ("infer generate --dtype fl", {"float32", "float16", "float"}),
-        ("infer generate --model smol", {"smollm2-135m"}),
-        ("infer embed --config throu", {"throughput"}),
-        ("infer models get all", {"all-minilm-l6-v2"}),
-    ],
-)
-def test_values_are_completed(words: str, expected: set[str]) -> None:
-    env = {"_INFER_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
-    command = [sys.executable, "-c", "from infer.cli.main import run; run([])"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    found = {line.partition(",")[2] for line in done.stdout.splitlines() if line.startswith("plain,")}
-    assert found == expected
 
 
 @pytest.mark.parametrize("option", ["--stats", "--errors"])
