@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ....errors import ConfigError
-from ...input.lines import LineReader
+from ...input.lines import CHUNK_BYTES
 from ...input.source import Source
 from .sink import LineSink
 
 #: How rows are kept in OUT.partial, and beside a finished OUT.
 KEPT = "zstd"
-#: No row is longer, see `previous.py`.
-_MAX_ROW = 1 << 30
 
 
 class TableSink(LineSink):
@@ -53,7 +51,12 @@ class TableSink(LineSink):
 
 
 def _lines(source: Source) -> Iterator[bytes]:
-    reader = LineReader(source, _MAX_ROW)
-    while (line := reader.next()) is not None:
-        assert line.data is not None, "a row is too long"
-        yield line.data
+    rest: list[bytes] = []  # the pieces of a row that has not ended yet
+    while data := source.read(CHUNK_BYTES):
+        *ended, piece = data.split(b"\n")
+        for row in ended:
+            yield b"".join([*rest, row]) if rest else row
+            rest.clear()
+        if piece:
+            rest.append(piece)
+    assert not rest, "a row is torn"

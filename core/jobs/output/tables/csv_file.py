@@ -5,7 +5,6 @@ Text is written as it is: line breaks, quotes and delimiters in it are quoted.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,12 +16,11 @@ from .kinds import text_of
 def write_csv(columns: Columns, lines: Iterable[bytes], write: Callable[[bytes], None], *, delimiter: str, compression: str) -> None:
     """A header, and a row for each line. `compression`: none, gzip or zstd."""
     encode, _ = encoder(compression)
-    special = re.compile(f'[{delimiter}"\r\n]|^\\s|\\s$')
     due: list[str] = []
     size = 0
 
     def row(values: Iterable[Any]) -> str:
-        return delimiter.join([_cell(value, special) for value in values]) + "\n"
+        return delimiter.join([_cell(value, delimiter) for value in values]) + "\n"
 
     def flush() -> None:
         write(encode("".join(due).encode("utf-8", "replace")))
@@ -39,10 +37,10 @@ def write_csv(columns: Columns, lines: Iterable[bytes], write: Callable[[bytes],
         flush()
 
 
-def _cell(value: Any, special: re.Pattern[str]) -> str:
-    text = text_of(value)
-    if text is None:
+def _cell(value: Any, delimiter: str) -> str:
+    if value is None:
         return ""
-    if not text or special.search(text):
-        return '"' + text.replace('"', '""') + '"'
-    return text
+    text = text_of(value) or ""
+    if text and delimiter not in text and '"' not in text and "\n" not in text and "\r" not in text and text == text.strip():
+        return text
+    return '"' + text.replace('"', '""') + '"'
