@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...jsonl import loads
+from ...jsonl import exact
 from ..files import pieces
 from .sink import Stored
 from .vectors import decoded_dtype, num_columns
@@ -74,5 +74,5 @@ class Matrix:
         while data := files.read(fd, 1 << 20, start):
             start += len(data)
             *lines, rest = (rest + data).split(b"\n")
-            yield from map(loads, lines)
+            yield from map(exact, lines)
         assert not rest, "a line of ids is torn"

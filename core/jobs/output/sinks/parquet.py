@@ -1,4 +1,4 @@
-"""A Parquet file: one row a record, with columns index, id, embedding and error.
+"""A Parquet file of vectors: one row a record, with the columns of a table of `infer embed`, of which `embedding` is the vector.
 
 Row groups have a fixed number of rows, so that a file is written, and can be read, a group at a time. The same rows give the same
 bytes: nothing in the file says when or where it was made.
@@ -6,13 +6,18 @@ bytes: nothing in the file says when or where it was made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
 from ....errors import ConfigError
-from ...row_format import with_error
+from ..tables.arrow import arrays_of, fields_of
+from ..tables.cells import cells_of
+from ..tables.columns import columns_of
 from .matrix import Matrix
+
+#: The column of the vectors.
+EMBEDDING = "embedding"
 
 #: A row group has as many rows as fit here, a power of two of them.
 _GROUP_BYTES = 16 << 20
@@ -28,29 +33,35 @@ def require_pyarrow() -> None:
 
 
 def write_parquet(matrix: Matrix, write: Callable[[bytes], None]) -> None:
-    """The matrix with its ids and errors."""
+    """The matrix with what its file of ids says: ids, the fields of records, usage and errors."""
     import pyarrow as pa
     from pyarrow import parquet
 
-    values = pa.from_numpy_dtype(matrix.stored_dtype)
-    columns = [("index", pa.int64()), ("id", pa.string()), ("embedding", pa.list_(values, matrix.columns)), ("error", pa.string())]
-    schema = pa.schema(columns, metadata=dict(sorted(matrix.description().items())))
+    columns = columns_of(map(cells_of, matrix.ids()), "embed")
+    vectors = next(i for i, column in enumerate(columns.columns) if column.name == EMBEDDING)
+    told = fields_of(columns)
+    fields = [
+        *told[:vectors],
+        pa.field(EMBEDDING, pa.list_(pa.from_numpy_dtype(matrix.stored_dtype), matrix.columns)),
+        *told[vectors + 1 :],
+    ]
+    schema = pa.schema(fields, metadata=dict(sorted(matrix.description().items())))
+    names = [f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name for field in fields if field.name != EMBEDDING]
     ids, group = matrix.ids(), group_rows(matrix.row_bytes)
-    told = ["index", "id", "error"]
     with parquet.ParquetWriter(
         pa.PythonFile(Stream(write), mode="w"),
         schema,
-        compression={**dict.fromkeys(told, "zstd"), "embedding.list.element": "none"},  # there is nothing to squeeze out of vectors
-        use_dictionary=["error"],
-        write_statistics=told,
+        compression={**dict.fromkeys(names, "zstd"), f"{EMBEDDING}.list.element": "none"},  # there is nothing to squeeze out of vectors
+        use_dictionary=names,
+        write_statistics=names,
         version="2.6",
     ) as writer:
         for start in range(0, matrix.num_rows, group):
             count = min(group, matrix.num_rows - start)
+            rows = [columns.values(cells_of(row)) for row in islice(ids, count)]
+            arrays = arrays_of(columns, rows, told)
             flat = pa.array(matrix.values(start, count).reshape(-1))
-            vectors = pa.FixedSizeListArray.from_arrays(flat, matrix.columns)
-            index, names, errors = _columns(islice(ids, count))
-            arrays = [pa.array(index, pa.int64()), pa.array(names, pa.string()), vectors, pa.array(errors, pa.string())]
+            arrays[vectors] = pa.FixedSizeListArray.from_arrays(flat, matrix.columns)
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=group)
 
 
@@ -58,19 +69,6 @@ def group_rows(row_bytes: int) -> int:
     """Rows of a row group whose vectors have so many bytes."""
     fit = max(_GROUP_BYTES // max(row_bytes, 1), 1)
     return min(1 << (fit.bit_length() - 1), _MAX_GROUP)
-
-
-def _columns(ids: Iterable[dict[str, Any]]) -> tuple[list[int], list[str | None], list[str | None]]:
-    """index, id and error of some rows; an id that is a number is written as JSON has it."""
-    index: list[int] = []
-    names: list[str | None] = []
-    errors: list[str | None] = []
-    for row in map(with_error, ids):
-        name, error = row.get("id", row.get("custom_id")), row.get("error")
-        index.append(row["index"])
-        names.append(None if name is None else str(name))
-        errors.append(None if error is None else f"{error['code']}: {error['message']}")
-    return index, names, errors
 
 
 class Stream:

@@ -39,11 +39,11 @@ class TableSink(LineSink):
         Args:
             source: the rows from the first one on, each time it is called.
         """
-        from ..tables.columns import columns_of
+        from ..tables.columns import columns_of, rows_of
         from ..tables.csv_file import write_csv
         from ..tables.parquet_file import write_parquet
 
-        columns = columns_of(_lines(source()), command)
+        columns = columns_of(rows_of(_lines(source())), command)
         if self.name == "parquet":
             write_parquet(columns, _lines(source()), write)
         else:

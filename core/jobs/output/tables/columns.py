@@ -73,13 +73,13 @@ class Columns:
 _EXTRA = Cells._fields.index("extra")
 
 
-def columns_of(lines: Iterable[bytes], command: str) -> Columns:
+def columns_of(rows: Iterable[Cells], command: str) -> Columns:
     """The columns of rows. `command`: whose answers they are."""
     answer, usage = _ANSWER.get(command, ({}, {}))
     always: list[dict[str, Type]] = [{"index": "int"}, {}, answer, usage, _ERROR]
     found: list[dict[str, int]] = [dict.fromkeys(part, 0) for part in always]
     more = False
-    for cells in rows_of(lines):
+    for cells in rows:
         for part, (known, values) in enumerate(zip(found, cells, strict=True)):
             for name, value in values.items():
                 if name in known:

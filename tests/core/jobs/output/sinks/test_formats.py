@@ -98,17 +98,21 @@ def test_parquet(tmp_path: Path, dtype: str, count: int, monkeypatch: pytest.Mon
     groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     assert groups == {0: [], 1: [1], 20: [8, 8, 4]}[count]
     table = file.read()
-    assert table.schema.names == ["index", "id", "embedding", "error"]
+    ids = {0: ["index"], 1: ["index", "note"], 20: ["index", "id", "custom_id", "note"]}[count]
+    failed = ["error_param", "error_retryable"] if count == 20 else []
+    usage = ["prompt_tokens", "total_tokens"]
+    assert table.schema.names == [*ids, "embedding", *usage, "error_code", "error_message", *failed]
     value = pa.from_numpy_dtype(decoded_dtype(dtype))
-    assert [field.type for field in table.schema] == [pa.int64(), pa.string(), pa.list_(value, columns), pa.string()]
+    assert table.schema.field("embedding").type == pa.list_(value, columns)
     assert table.schema.metadata[b"dtype"] == dtype.encode()
     if count:
         assert table.schema.metadata[b"prompt"].decode() == META["prompt"]
     assert table["index"].to_pylist() == [2 * i for i in range(count)]
-    names = [[None, f"é{i}", str(10**20 + i), f"c{i}"][i % 4] for i in range(count)]
-    assert table["id"].to_pylist() == names
-    errors = ["prompt_too_long: too “long”" if i == FAILED else None for i in range(count)]
-    assert table["error"].to_pylist() == errors
+    if count == 20:
+        assert table["id"].to_pylist() == [[None, f"é{i}", str(10**20 + i), None][i % 4] for i in range(count)]
+        assert table["custom_id"].to_pylist() == [f"c{i}" if i % 4 == 3 else None for i in range(count)]
+    assert table["error_message"].to_pylist() == ["too “long”" if i == FAILED else None for i in range(count)]
+    assert "note" not in ids or set(table["note"].to_pylist()) == {"x"}
     flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     np.testing.assert_array_equal(flat.reshape(count, columns), expected(dtype, count))
 
