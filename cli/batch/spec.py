@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from infer.core.jobs.spec import JobSpec
 from infer.core.jobs.tasks.batch.spec import BatchSpec, PoolingBatch, WritingBatch
 from infer.core.jobs.tasks.generate import GenerateTask
 
-from ..options.chat import chat_flags, given_chat
-from ..options.embed import given_pooling
+from ..command import Option
+from ..options.chat import chat_flags
 from ..options.prompt import Prompts
 from ..options.sampling import given_sampling
 from ..spec import batch_args, classify_task, embed_task, score_task, writing_options
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 
     from ..options import JobOptions
 
-#: Options that mean something to both kinds of model.
-_BOTH = frozenset({"truncate", "truncate_prompt_tokens", "truncation_side"})
+#: Stores of options that mean something to one kind of model alone, but for those that mean something to both.
+_WRITING, _POOLING = frozenset({"infer.sampling", "infer.chat"}), frozenset({"infer.pooling"})
+_BOTH = frozenset({"truncate"})
 
 
 def batch_spec(io: JobOptions) -> JobSpec:
@@ -48,15 +50,22 @@ def batch_task(io: JobOptions, args: EngineArgs, adapters: Adapters) -> BatchSpe
         told,
         WritingBatch(writing, told, GenerateTask.of, given_sampling(), flags.to_json(), flags.make_task, classify),
         PoolingBatch(embed.options, told, embed, score, classify),
-        only_writing=_typed([*(name for name in given_sampling() if name not in _BOTH), *given_chat(), *_of_writing(io)]),
-        only_pooling=_typed(given_pooling()),
+        only_writing=(*_typed(_WRITING), *_of_writing(io)),
+        only_pooling=_typed(_POOLING),
     )
 
 
-def _of_writing(io: JobOptions) -> list[str]:
+def _of_writing(io: JobOptions) -> tuple[str, ...]:
     """Options of the job itself that were given and mean something only where text is generated."""
-    return ["redo"] * (io.again.finish_reason is not None) + ["report_cache"] * io.report_cache
+    return ("--redo",) * (io.again.finish_reason is not None) + ("--report-cache",) * io.report_cache
 
 
-def _typed(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(f"--{name.replace('_', '-')}" for name in names)
+def _typed(stores: Collection[str]) -> tuple[str, ...]:
+    """Those options that were written on the command line; what the environment or a file says may be meant for other jobs too."""
+    ctx = click.get_current_context()
+    return tuple(
+        max(one.opts, key=len)
+        for one in ctx.command.params
+        if isinstance(one, Option) and one.store in stores and one.name not in _BOTH
+        if ctx.get_parameter_source(str(one.name)) == ParameterSource.COMMANDLINE
+    )

@@ -104,11 +104,6 @@ class ChatFlags:
         }
 
 
-def given_chat() -> list[str]:
-    """The names of those of the options that were given on the running command's line."""
-    return list(click.get_current_context().meta.get(_CHAT, {}))
-
-
 def chat_flags() -> ChatFlags:
     """The options given on the running command's line. Raises ConfigError."""
     given = dict(click.get_current_context().meta.get(_CHAT, {}))
