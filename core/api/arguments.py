@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from ..containment import own_error
 from ..errors import ConfigError, RecordError, nearest
+from ..jobs.tasks.adapters import Declared
 from ..types.adapters import LoRARequest
 from ..types.beam_params import BeamSearchParams
 from ..types.bounds import MOST
@@ -18,7 +19,7 @@ from ..types.prompts import as_prompts
 from .drafts import Written
 
 #: A LoRA adapter for all prompts, or one, or none, for each.
-Loras = LoRARequest | Sequence[LoRARequest | None] | None
+Loras = LoRARequest | str | Sequence[LoRARequest | str | None] | None
 OnError = Literal["raise", "return"]
 #: Whether there is a progress bar, or what makes one (called as `tqdm.tqdm` is).
 UseTqdm = bool | Callable[..., Any]
@@ -115,15 +116,32 @@ def refuse_adapters(count: int, **given: Any) -> None:
             raise ConfigError(f"{name} is not supported yet")
 
 
-def adapters_of(lora_request: Any, count: int) -> list[LoRARequest | None]:
-    """A LoRA adapter, or none, for each prompt. Raises ConfigError unless there is one or as many as prompts."""
+def adapters_of(lora_request: Any, count: int, declared: Declared) -> list[LoRARequest | None]:
+    """A LoRA adapter, or none, for each prompt.
+
+    Args:
+        declared: those of LLM(lora=…), which may be asked for by name; one that default_lora names is for prompts that ask for none.
+
+    Raises ConfigError unless there is one or as many as prompts, and for an unknown name.
+    """
     many = list(lora_request) if isinstance(lora_request, (list, tuple)) else [lora_request] * count
     if len(many) != count:
         raise ConfigError(f"{count} prompts and {len(many)} lora_request: there must be as many of both, or one of the latter for all")
-    for one in many:
-        if one is not None and not isinstance(one, LoRARequest):
-            raise ConfigError(f"lora_request must be LoRARequest or None, one or a list, not {type(one).__name__}")
-    return many
+    return [_adapter(one, declared) for one in many]
+
+
+def _adapter(one: Any, declared: Declared) -> LoRARequest | None:
+    if isinstance(one, str):
+        if one not in declared.paths:
+            raise ConfigError(
+                f"lora_request: there is no adapter {one!r}{nearest(one, declared.paths)}; LLM(lora={{name: path}}) declares one"
+            )
+        return declared.request(one)
+    if one is None:
+        return None if declared.is_implied else declared.default_request
+    if not isinstance(one, LoRARequest):
+        raise ConfigError(f"lora_request must be LoRARequest or None, one or a list, not {type(one).__name__}")
+    return one
 
 
 def truncation(limit: Any, more: dict[str, Any], longest: int) -> tuple[int | None, str | None]:

@@ -27,6 +27,7 @@ from .shared import SharedEngine
 if TYPE_CHECKING:
     from ..build.plan import Plan
     from ..intake.remarks import Remarks
+    from ..jobs.tasks.adapters import Adapters
     from ..text.tokenizer import Tokenizer
 
 #: Labels for all prompts, or a list for each.
@@ -58,6 +59,7 @@ class LabelCalls:
     """See the module."""
 
     _plan: Plan
+    _adapters: Adapters
     _remarks: Remarks
     _shared: SharedEngine
     tokenizer: Tokenizer | None
@@ -73,7 +75,7 @@ class LabelCalls:
         on_error: OnError,
     ) -> list[LabelRequestOutput]:
         many = as_prompts(prompts, None)
-        loras = adapters_of(lora_request, len(many))
+        loras = adapters_of(lora_request, len(many), self._adapters.lora)
         if self._plan.recipe is not None:
             raise ConfigError("LLM.classify: labels are for a model that is run to generate text, and this one pools")
         if labels is None:

@@ -21,6 +21,7 @@ from ..errors import ConfigError, RecordError
 from ..fleet.start import start as start_engine
 from ..intake.prompts import PromptIntake
 from ..intake.remarks import Remarks
+from ..jobs.tasks.adapters import declared_in
 from ..settings.args import EngineArgs
 from ..settings.threads import bound_spinning
 from ..text.chat import ChatTemplate, template_text
@@ -94,8 +95,8 @@ class LLM(PoolingCalls, Controls):
         gpu_memory_utilization, swap_space, cpu_offload_gb, enforce_eager, max_seq_len_to_capture, disable_custom_all_reduce,
             disable_async_output_proc: as in vLLM, where the device has such a thing; else without effect, which is logged.
         max_context_len_to_capture: gone; raises and names its successor.
-        kwargs: any other field of `EngineArgs`, such as task="embed" for a model that can do both. `disable_log_stats` is accepted:
-            no statistics are logged.
+        kwargs: any other field of `EngineArgs`, such as task="embed" for a model that can do both, or lora={name: path}: adapters that
+            `lora_request` may then name. `disable_log_stats` is accepted: no statistics are logged.
 
     Raises:
         UnknownArgument (a ConfigError and a TypeError), ConfigError (a ValueError), ModelError, EngineError.
@@ -136,7 +137,9 @@ class LLM(PoolingCalls, Controls):
         kwargs.pop("disable_log_stats", None)
         if "torch" not in sys.modules:
             bound_spinning()
-        plan = make_plan(EngineArgs.from_kwargs(**given, **kwargs))
+        args = EngineArgs.from_kwargs(**given, **kwargs)
+        args, self._adapters = declared_in(args, {name: "argument" if name in kwargs else "default" for name in EngineArgs.settings()})
+        plan = make_plan(args)
         plan.config.tell(log)
         self._plan = plan
         self.tokenizer = plan.tokenizer
@@ -146,7 +149,7 @@ class LLM(PoolingCalls, Controls):
             log.info(told)
         self.engine = start_engine(plan)
         self._shared = SharedEngine(self.engine)
-        self._prompt_adapters = PromptAdapters(plan.config)
+        self._prompt_adapters = PromptAdapters(plan.config, self._adapters.prompt)
         self._templates: dict[tuple[str | None, str], ChatTemplate] = {}
 
     @classmethod
@@ -208,7 +211,8 @@ class LLM(PoolingCalls, Controls):
                 copied.
             prompt_token_ids: the older form of prompts that are token ids; without effect where `prompts` are given.
             use_tqdm: show a progress bar on stderr; or a function that makes one.
-            lora_request: a LoRA adapter for all, or a list with one, or None, a prompt; needs LLM(enable_lora=True).
+            lora_request: a LoRA adapter for all, or a list with one, or None, a prompt; needs LLM(enable_lora=True). One of
+                LLM(lora={name: path}) may be named.
             prompt_adapter_request: a `PromptAdapterRequest`, one for all prompts or one (or None) a prompt, with enable_prompt_adapter.
             priority: one a prompt, with scheduling_policy="priority"; lower ones go first. No answer depends on it.
             tokenization_kwargs: `truncate_prompt_tokens` and `truncation_side`, or as transformers says it `truncation`, `max_length`;
@@ -294,7 +298,7 @@ class LLM(PoolingCalls, Controls):
         """
         self._generates("chat")
         many = conversations(messages)
-        loras = adapters_of(lora_request, len(many))
+        loras = adapters_of(lora_request, len(many), self._adapters.lora)
         if mm_processor_kwargs:
             raise ConfigError("mm_processor_kwargs is not supported yet")
         raising = is_raising(on_error)
@@ -372,7 +376,7 @@ class LLM(PoolingCalls, Controls):
         """
         self._generates("beam_search")
         many = as_prompts(prompts, None)
-        loras = adapters_of(lora_request, len(many))
+        loras = adapters_of(lora_request, len(many), self._adapters.lora)
         if concurrency_limit is not None and concurrency_limit < 1:
             raise ConfigError(f"concurrency_limit must be at least 1, not {concurrency_limit}")
         raising = is_raising(on_error)
@@ -405,7 +409,7 @@ class LLM(PoolingCalls, Controls):
         """Prompts of `generate` with their parameters."""
         params, priorities = self._params(sampling_params, len(prompts), raising=raising), self._priorities(priority, len(prompts))
         adds = cut_as(params, tokenization_kwargs, self._plan.config.max_model_len)
-        each = zip(prompts, params, priorities, adapters_of(lora_request, len(prompts)), strict=True)
+        each = zip(prompts, params, priorities, adapters_of(lora_request, len(prompts), self._adapters.lora), strict=True)
         return [Written.of(prompt, p, rank, adds=adds, lora=lora) for prompt, p, rank, lora in each]
 
     def _params(self, params: Params, count: int, *, raising: bool) -> list[SamplingParams | RecordError]:

@@ -83,7 +83,7 @@ class PoolingCalls(LabelCalls):
         kind = self._kind(pooling_task)
         many = as_prompts(prompts, prompt_token_ids)
         refuse_adapters(len(many), prompt_adapter_request=prompt_adapter_request)
-        loras = adapters_of(lora_request, len(many))
+        loras = adapters_of(lora_request, len(many), self._adapters.lora)
         raising, given = is_raising(on_error), PoolingParams() if pooling_params is None else pooling_params
         params = copied(given, len(many), PoolingParams, "pooling_params", raising=raising)
         encoder = self._encoder(truncate_prompt_tokens, tokenization_kwargs, prompt_name, prefix)
@@ -220,7 +220,7 @@ class PoolingCalls(LabelCalls):
         if not isinstance(pooling_params, PoolingParams | None):
             raise ConfigError(f"pooling_params of score must be one PoolingParams, not {type(pooling_params).__name__}")
         first, second = sides(text_1, text_2)
-        loras = adapters_of(lora_request, len(second))
+        loras = adapters_of(lora_request, len(second), self._adapters.lora)
         raising, given = is_raising(on_error), PoolingParams() if pooling_params is None else pooling_params
         (params,) = copied(given, 1, PoolingParams, "pooling_params", raising=raising)
         encoder = self._encoder(truncate_prompt_tokens, tokenization_kwargs, prompt_name, prefix)

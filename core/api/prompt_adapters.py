@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..adapters.prompt_adapter import read_prompt_adapter
-from ..errors import AdapterError, ConfigError, RecordError
+from ..errors import AdapterError, ConfigError, RecordError, nearest
+from ..jobs.tasks.adapters import Declared
 from ..settings.config import EngineConfig
 from ..types.adapters import PromptAdapterRequest
 from ..types.prompt_embeds import PromptEmbeds
@@ -16,15 +17,15 @@ from .drafts import Written
 class PromptAdapters:
     """See `LLM.generate`. What was read is kept as long as the `LLM` is."""
 
-    def __init__(self, config: EngineConfig) -> None:
-        self._config = config
+    def __init__(self, config: EngineConfig, declared: Declared) -> None:
+        self._config, self._declared = config, declared
         self._read: dict[tuple[str, int | None], PromptEmbeds | RecordError] = {}
 
     def put_before(self, drafts: Sequence[Written], asked: Any) -> None:
         """Puts adapters before prompts; what is wrong with one is the error of its prompts.
 
         Args:
-            asked: one PromptAdapterRequest for all, a list with one (or None) for each, or None.
+            asked: one PromptAdapterRequest (or the name of one that was declared) for all, a list with one (or None) for each, or None.
 
         Raises ConfigError for anything else, and where prompt adapters are not enabled.
         """
@@ -34,11 +35,7 @@ class PromptAdapters:
                 f"{len(drafts)} prompts and {len(many)} prompt_adapter_request: there must be as many of both, or one of the latter for all"
             )
             raise ConfigError(message)
-        for one in many:
-            if one is not None and not isinstance(one, PromptAdapterRequest):
-                raise ConfigError(f"prompt_adapter_request must be a PromptAdapterRequest, one or a list, not {type(one).__name__}")
-            if one is not None and not self._config.enable_prompt_adapter:
-                raise ConfigError("prompt_adapter_request needs LLM(..., enable_prompt_adapter=True)")
+        many = [self._named(one) for one in many]
         for draft, one in zip(drafts, many, strict=True):
             if one is None or draft.error is not None:
                 continue
@@ -47,6 +44,21 @@ class PromptAdapters:
                 draft.error = found
             else:
                 draft.put_before(found)
+
+    def _named(self, one: Any) -> PromptAdapterRequest | None:
+        """What was asked for one prompt. Raises ConfigError."""
+        declared = self._declared
+        if isinstance(one, str):
+            if one not in declared.paths:
+                raise ConfigError(f"prompt_adapter_request: there is no adapter {one!r}{nearest(one, declared.paths)}")
+            return declared.prompt_request(one)
+        if one is None:
+            return None if declared.is_implied else declared.default_prompt_adapter
+        if not isinstance(one, PromptAdapterRequest):
+            raise ConfigError(f"prompt_adapter_request must be a PromptAdapterRequest, one or a list, not {type(one).__name__}")
+        if not self._config.enable_prompt_adapter:
+            raise ConfigError("prompt_adapter_request needs LLM(..., enable_prompt_adapter=True)")
+        return one
 
     def _embeds_of(self, asked: PromptAdapterRequest) -> PromptEmbeds | RecordError:
         path, count = asked.prompt_adapter_local_path, asked.prompt_adapter_num_virtual_tokens

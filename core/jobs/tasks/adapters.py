@@ -80,6 +80,10 @@ class Declared:
         """The adapter as the engine is asked for it."""
         return LoRARequest(name, 1 + list(self.paths).index(name), self.paths[name])
 
+    def prompt_request(self, name: str) -> PromptAdapterRequest:
+        """The same of a prompt adapter, as an `LLM` is asked for it."""
+        return PromptAdapterRequest(name, 1 + list(self.paths).index(name), self.paths[name])
+
     @property
     def default_request(self) -> LoRARequest | None:
         """The default as an `LLM` is asked for it."""
@@ -88,7 +92,7 @@ class Declared:
     @property
     def default_prompt_adapter(self) -> PromptAdapterRequest | None:
         """The same of prompt adapters."""
-        return None if self.default is None else PromptAdapterRequest(self.default, 1, self.paths[self.default])
+        return None if self.default is None else self.prompt_request(self.default)
 
     def hashes(self, noun: str) -> dict[str, str]:
         """For the fingerprint: each adapter by its name, and which one is the default."""

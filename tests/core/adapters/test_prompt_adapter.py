@@ -117,3 +117,25 @@ def test_config_is_what_peft_writes(tiny_llama: Path, tmp_path: Path) -> None:
     theirs = json.loads((peft_prompt_adapter(tiny_llama, tmp_path / "peft", "PROMPT_TUNING", 0) / "adapter_config.json").read_text())
     ours = json.loads((write_prompt_adapter(tmp_path / "ours", torch.ones(6, 64)) / "adapter_config.json").read_text())
     assert ours.items() <= theirs.items()
+
+
+def test_declared_ones_are_asked_for_by_name(tiny_llama: Path, tmp_path: Path) -> None:
+    path = write_prompt_adapter(tmp_path / "mine", torch.ones(3, 64))
+    params = SamplingParams(temperature=0, max_tokens=2)
+    with LLM(str(tiny_llama), dtype="float32", device="cpu", prompt_adapter={"mine": str(path)}) as llm:
+        named, plain = llm.generate(["x", "x"], params, prompt_adapter_request=["mine", None], use_tqdm=False)
+        assert (named.num_virtual_tokens, plain.num_virtual_tokens) == (3, 0)
+        with pytest.raises(ConfigError, match="no adapter 'mien'; did you mean 'mine'"):
+            llm.generate(["x"], params, prompt_adapter_request="mien", use_tqdm=False)
+        with pytest.raises(ConfigError, match="no adapter 'a'; LLM"):
+            llm.generate(["x"], params, lora_request="a", use_tqdm=False)
+
+
+def test_prompts_that_are_embeddings(tiny_llama: Path) -> None:
+    values = torch.randn(4, 64, generator=torch.Generator().manual_seed(1)).bfloat16()
+    params = SamplingParams(temperature=0, max_tokens=4)
+    with LLM(str(tiny_llama), dtype="float32", device="cpu", enable_prompt_embeds=True) as llm:
+        one, same = llm.generate([{"prompt": "shown", "prompt_embeds": values}, {"prompt_embeds": values.float().numpy()}], params)
+    assert one.prompt == "shown"
+    assert one.prompt_token_ids == [0] * 4
+    assert one.outputs == same.outputs
