@@ -69,7 +69,8 @@ class Command(click.Command):
         formatter.write_paragraph()
         formatter.write_text(f"All {len(options)} options: {ctx.command_path} --help. Subjects: infer help.")
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def sections(self, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:
+        """The options of each section of the help, with what is told of them."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             group = getattr(param, "group", "Options")
@@ -77,7 +78,10 @@ class Command(click.Command):
                 continue  # what is refused is no help
             if isinstance(param, click.Option) and (record := param.get_help_record(ctx)) is not None:
                 sections.setdefault(group, []).append(record)
-        for title, records in sections.items():
+        return sections
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, records in self.sections(ctx).items():
             with formatter.section(title):
                 formatter.write_dl(records)
 

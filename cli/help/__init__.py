@@ -28,17 +28,21 @@ def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
 
 @click.command(cls=Command)
 @click.argument("name", required=False, shell_complete=_complete)
-def help(name: str | None) -> None:  # the command's name
+@click.option("--man", is_flag=True, help="Write a command's manual page, or without NAME that of infer.")
+def help(name: str | None, man: bool) -> None:  # the command's name
     """Tell about NAME: a command or a subject (that, where both have the name). Without one: the list of both.
 
     \b
     infer help generate
     infer help quantization
+    infer help --man generate | man -l -
     """
     from ..commands import COMMANDS, infer
 
     pages = topics()
-    if name is None:
+    if man:
+        streams.write(_manual(name))
+    elif name is None:
         width = max(map(len, (*COMMANDS, *pages)))
         rows = ["Commands:", *(f"  {one:{width}}  {text}" for one, (_, text) in COMMANDS.items())]
         rows += ["", "Subjects:", *(f"  {one:{width}}  {title}" for one, title in pages.items())]
@@ -52,3 +56,17 @@ def help(name: str | None) -> None:  # the command's name
             streams.write(command.get_help(ctx) + "\n")
     else:
         raise ConfigError(f"there is neither a command nor a subject {name!r}{nearest(name, [*COMMANDS, *pages])} (see infer help)")
+
+
+def _manual(name: str | None) -> str:
+    """The manual page of a command; None: of `infer`. Raises ConfigError."""
+    from ..commands import COMMANDS, infer
+    from .man import man_page
+
+    if name is None:
+        return man_page(infer, "infer", [("Subjects of infer help", list(topics().items()))])
+    if name not in COMMANDS:
+        raise ConfigError(f"there is no command {name!r}{nearest(name, COMMANDS)}: manual pages are of commands")
+    command = infer.get_command(click.get_current_context(), name)
+    assert command is not None
+    return man_page(command, f"infer {name}")
