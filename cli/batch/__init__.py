@@ -28,7 +28,7 @@ def batch(*, io: JobOptions) -> int:
     answers /v1/completions, /v1/chat/completions, /v1/responses and /v1/classify (with `labels`); one that embeds /v1/embeddings, /v1/score
     and /v1/rerank (and /score, /rerank, /v2/rerank); a classifier /v1/classify, a cross-encoder scores and ranks too. Lines of all these
     may stand in one file. What the model cannot answer, and what is no such line, is an error in its place, in OpenAI's form, and the exit
-    status is then 3. More: infer help batch.
+    status is then 3. More: infer help batch-files.
 
     \b
     infer batch --model smollm2-135m sample_data/batch.jsonl answers.jsonl
