@@ -16,7 +16,7 @@ from ..errors import AdapterError
 from ..spec.stack import StackSpec
 from ..weights.cut import Cut
 from ..weights.formats.values import as_tensor
-from .fit import Matrices, check_fit
+from .fit import Matrices, check_fit, takers
 from .weights import AdapterWeights
 
 #: A [rank, in] and B [out, rank] of one of our layers, float32.
@@ -28,6 +28,9 @@ class Layer(Protocol):
 
     names: tuple[str, ...]
     """Checkpoint prefixes of what is stacked in it."""
+    in_features: int
+    out_features: int
+    """Those of this rank."""
     starts: tuple[int, ...]
     """The first of this rank's output features of each."""
     cuts: Sequence[Cut] | None
@@ -72,6 +75,12 @@ class Installed:
         self._layers = [(layer, layer.names) for layer in layers if layer.names]
         if head is not None:
             self._layers.append((head, (stack.names.head,)))  # a tied one has the embedding's name
+
+    def bytes_of(self, rank: int) -> int:
+        """Memory of an adapter with pairs of this rank for all layers that may have some."""
+        known = takers(self._stack, head=False)
+        own = [layer for layer, names in self._layers if known.keys() & set(names)]
+        return sum(rank * len(layer.names) * (layer.in_features + layer.out_features) for layer in own) * self._dtype.itemsize
 
     @torch.inference_mode()
     def put(self, slot: int, adapter: AdapterWeights) -> None:

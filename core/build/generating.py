@@ -140,6 +140,9 @@ def load(config: EngineConfig, source: ModelSource, group: Group, wrap_ops: Call
         _allocate_rope(model, config.max_model_len, device)
         usage = plan.measure(lambda: run_largest_steps(model, ops, shape, states, config, device, draws=group.rank == 0))
         free = kv_cache.free_memory(device) // sharers
+    if config.enable_lora:  # they come later, and there must be room for them
+        adapters = config.max_cpu_loras * installed(model, dtype, device).bytes_of(config.max_lora_rank)
+        free, usage = max(0, free - adapters), None if usage is None else replace(usage, peak=usage.peak + adapters)
     num_states = state_pools.choose_num_states(config, states, kv_cache.budget_of(config, free, usage), attends=bool(model.caches))
     num_blocks = kv_cache.choose_num_blocks(config, shape, free, usage, state_bytes=states.bytes_of(num_states))
     if plan is None:  # no sequence is longer than the cache

@@ -172,3 +172,10 @@ def test_arguments(folder: Path) -> None:
         llm.generate([[1]], PARAMS, lora_request="a", use_tqdm=False)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="max_cpu_loras=1 is below max_loras=2"):
         started(folder / "model", max_cpu_loras=1)
+
+
+def test_memory_for_adapters_is_not_the_cache_s(folder: Path) -> None:
+    runner = started(folder / "model").engine.runner
+    rank = 5  # two layers: q, k, v with one input; o; gate and up with one; down
+    features = 2 * (3 * (48 + 48 + 2 * 16) + (48 + 48) + 2 * (48 + 160) + (80 + 48))
+    assert runner.adapters.bytes_of(rank) == rank * features * 4
