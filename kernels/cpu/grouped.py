@@ -187,15 +187,15 @@ def pack_grouped(weight: GroupedWeight, dtype: torch.dtype, *, quantize_input: b
 
 
 def linear_grouped(x: Tensor, weight: PackedGrouped, bias: Tensor | None) -> Tensor:
-    rows = readable(x, weight)
-    out = torch.empty((rows.shape[0], weight.out_features), dtype=rows.dtype)
-    ends = rows.shape[0], DTYPES[rows.dtype], 0 if bias is None else DTYPES[bias.dtype]
+    rows, count = readable(x, weight), x.shape[0]
+    out = torch.empty((count, weight.out_features), dtype=rows.dtype)
+    ends = count, DTYPES[rows.dtype], 0 if bias is None else DTYPES[bias.dtype]
     if weight.dtype is None:
-        room = None if rows.numel() <= _FEW else room_for(rows.shape[0], weight)
+        room = None if count * weight.in_features <= _FEW else room_for(count, weight)
         _quantized(out, rows, weight.address, bias, room, *ends)
     else:
         _plain(out, rows, weight.address, bias, *ends)
-    return out.to(x.dtype)
+    return out if out.dtype is x.dtype else out.to(x.dtype)
 
 
 def readable(x: Tensor, weight: PackedGrouped) -> Tensor:
