@@ -47,6 +47,8 @@ def cells_of(row: dict[str, Any]) -> Cells:
     else:
         about = {name: row[name] for name in _ABOUT if name in row}
         answer = {name: value for name, value in row.items() if name not in _ABOUT and name not in ("error", "extra")}
+    if "output" in answer and _is_response(row):
+        answer = _response(answer)
     usage = _usage(answer.pop("usage", None) or {})
     if isinstance(probs := answer.get("probs"), dict) and "label" in answer:
         answer = {"label": answer.pop("label"), "prob": probs.get(row["label"]), **answer}
@@ -58,6 +60,18 @@ def cells_of(row: dict[str, Any]) -> Cells:
             answer["choices"] = choices
     told = {f"error_{name}": error.get(name) for name in ("code", "message", "param", "retryable")} if error else {}
     return Cells(about, extra, answer, usage, told)
+
+
+def _is_response(row: Mapping[str, Any]) -> bool:
+    """True for a Batch line that answers /v1/responses."""
+    return ((row.get("response") or {}).get("body") or {}).get("object") == "response"
+
+
+def _response(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Of /v1/responses: the text, what it is in, and how it ended; not what the request had asked for."""
+    parts = [part for item in answer["output"] if item.get("type") == "message" for part in item.get("content") or ()]
+    text = "".join(part.get("text", "") for part in parts if part.get("type") == "output_text")
+    return {"content": text, **{name: answer[name] for name in ("status", "incomplete_details", "output", "usage") if name in answer}}
 
 
 def _choice(choice: Mapping[str, Any]) -> dict[str, Any]:

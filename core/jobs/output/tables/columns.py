@@ -71,6 +71,8 @@ class Columns:
 
 
 _EXTRA = Cells._fields.index("extra")
+#: Parts of which a column that no row has a value for is left out.
+_IF_ANY = frozenset({Cells._fields.index("answer"), Cells._fields.index("usage")})
 
 
 def columns_of(rows: Iterable[Cells], command: str) -> Columns:
@@ -92,6 +94,8 @@ def columns_of(rows: Iterable[Cells], command: str) -> Columns:
     columns: list[Column] = []
     for part, known in enumerate(found):
         for key, kinds in known.items():
+            if not kinds and key not in always[part] and part in _IF_ANY:
+                continue
             name = _free(key, taken) if part == _EXTRA else key
             columns.append(Column(name, part, key, type_of(kinds, always[part].get(key, "text"))))
         if part == _EXTRA and more:

@@ -148,7 +148,7 @@ def test_a_hundred_thousand_fields_of_one_record(tmp_path: Path) -> None:
     assert len(json.loads(row["extra"])) == 100_000 - columns.MAX_EXTRA
 
 
-@pytest.mark.parametrize("command", ["generate", "chat", "beam", "embed", "score"])
+@pytest.mark.parametrize("command", ["generate", "chat", "beam", "embed", "score", "classify"])
 def test_rows_that_all_failed_and_none_at_all_have_the_columns_of_others(tmp_path: Path, command: str) -> None:
     none = written(tmp_path / "none", "csv", command=command).read_text()
     bad = read_csv(written(tmp_path / "bad", "csv", failed(0), command=command).read_bytes())
@@ -162,17 +162,28 @@ def test_conversations_and_batch_lines(tmp_path: Path) -> None:
     call = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
     message = {"role": "assistant", "content": None, "tool_calls": call}
     chat = {"index": 0, "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}], "usage": {}, "error": None}
-    body = {"id": "infer-ab-1", "object": "x", "created": 0, "model": "m", "choices": [{"index": 0, "text": "t", "finish_reason": "stop"}]}
+    body = {
+        "id": "infer-ab-1",
+        "object": "x",
+        "created": 0,
+        "model": "m",
+        "choices": [{"index": 0, "text": "t", "finish_reason": "stop", "logprobs": None}],
+    }
     batch = {"id": "infer-ab-1", "custom_id": "c1", "response": {"status_code": 200, "request_id": "r", "body": body}, "error": None}
     response = {"status_code": 400, "request_id": "r", "body": {"error": {"type": "e", **ERROR}}}
     error = {"code": ERROR["code"], "message": ERROR["message"]}
     bad = {"id": "infer-ab-2", "custom_id": "c2", "response": response, "error": error}
-    rows = read_csv(written(tmp_path / "out", "csv", chat, batch, bad, command="chat").read_bytes())
+    said = {"type": "message", "content": [{"type": "output_text", "text": "a "}, {"type": "output_text", "text": "b"}]}
+    body = {"id": "x", "object": "response", "status": "completed", "output": [said], "tools": [], "usage": {"input_tokens": 3}}
+    responses = {"id": "infer-ab-3", "custom_id": "c3", "response": {"status_code": 200, "request_id": "r", "body": body}, "error": None}
+    rows = read_csv(written(tmp_path / "out", "csv", chat, batch, bad, responses, command="chat").read_bytes())
     assert json.loads(rows[0]["tool_calls"]) == call
     assert rows[0]["content"] == ""
     assert (rows[1]["index"], rows[1]["custom_id"], rows[1]["text"]) == ("1", "c1", "t")
     assert (rows[2]["index"], rows[2]["custom_id"], rows[2]["error_code"]) == ("2", "c2", ERROR["code"])
-    assert "model" not in rows[0]
+    assert (rows[3]["content"], rows[3]["status"], rows[3]["input_tokens"]) == ("a b", "completed", "3")
+    assert json.loads(rows[3]["output"]) == [said]
+    assert not {"model", "tools", "logprobs"} & set(rows[0])
 
 
 def test_row_groups_end_where_the_rows_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
