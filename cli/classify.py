@@ -28,7 +28,7 @@ def classify(*, io: JobOptions, prompt_field: str | None, template: str | None) 
     IN and OUT are files, or - for stdin and stdout (the default). A language model chooses among the labels of --label, or a record's own
     `labels`: a record has `prompt` (or `prompt_token_ids`) or `messages`, and each label counts by the probability that the model writes it
     next, in whole. A classifier (*ForSequenceClassification) has labels of its own: a record has `input` (or `text`), or `text_1` and
-    `text_2`. The answer is `label` and `probs`, best first; `infer help classification` tells more. A record that fails has its error in
+    `text_2`. The answer is `label` and `probs`, best first; `infer help classify` tells more. A record that fails has its error in
     its place, and the exit status is then 3.
 
     \b

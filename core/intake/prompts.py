@@ -94,6 +94,8 @@ class PromptIntake(Intake[PromptDraft]):
             one.prompt = truncated(whole, one.params, self._max_model_len - (0 if one.embeds is None else len(one.embeds)))
             self.remarks.of_cut(whole, one.prompt)
         self.remarks.of_stops(one.params)
+        if one.params.structured_outputs is not None:
+            self.remarks.of_choices(one.prompt, one.params)
 
 
 def truncated(ids: list[int], params: SamplingParams, max_model_len: int) -> list[int]:

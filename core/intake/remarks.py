@@ -12,6 +12,9 @@ from ..types.params import SamplingParams
 if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
 
+#: Ends of text, beside letters and digits, after which a blank comes before a word.
+_BEFORE_BLANKS = frozenset(".,:;?!=>")
+
 
 class Remarks:
     """
@@ -59,6 +62,21 @@ class Remarks:
                     f"stop {stop!r} {what} a special token, which is left out of the text, and so never matches: "
                     f"give stop_token_ids: {ids}, or skip_special_tokens: false",
                 )
+
+    def of_choices(self, ids: Sequence[int], params: SamplingParams) -> None:
+        """Of choices without a blank after a prompt without one, where the model would write one: none of them is a likely spelling."""
+        wanted = params.structured_outputs
+        if wanted is None or not wanted.choice or self._tokenizer is None or not ids:
+            return
+        words = all(choice[0].isascii() and choice[0].isalnum() for choice in wanted.choice)
+        last = self._tokenizer.token_text(ids[-1])[-1:]
+        if words and (last.isalnum() or last in _BEFORE_BLANKS):
+            shown = f" {wanted.choice[0]}"
+            self._once(
+                "choices",
+                f"a prompt ends without a blank and no choice begins with one, but a word mostly begins with its blank: choice {shown!r} "
+                "(and the others so) is what the model would rather write, and infer classify --label tries both spellings",
+            )
 
     def of_ignored(self, names: Iterable[str]) -> None:
         """Of variables that a chat template does not look at."""

@@ -145,3 +145,24 @@ class TestInPython:
         assert "enforce_eager has no effect on cpu" in warned
         assert "tools has no effect: the model's chat template does not use it" in warned
         assert not any(message.startswith("device:") for message in warned)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "choices", "told"),
+    [
+        ("Sentiment:", ["positive", "negative"], True),
+        ("the film is", ["good", "bad"], True),
+        ("Sentiment: ", ["positive", "negative"], False),
+        ("Sentiment:\n", ["positive", "negative"], False),
+        ("Sentiment:", [" positive", " negative"], False),
+        ("Sentiment: (", ["positive", "negative"], False),
+        ("感情:", ["正面", "負面"], False),
+    ],
+)
+def test_choices_that_nobody_would_write_without_a_blank(byte_tokenizer: Any, prompt: str, choices: list[str], told: bool) -> None:
+    said: list[str] = []
+    task = GenerateTask(CompletionOptions(warn=said.append), byte_tokenizer, max_model_len=64)
+    line = {"prompt": prompt, "structured_outputs": {"choice": choices}}
+    prepare(task, line, line, {"prompt": prompt})
+    assert len(said) == told
+    assert all(f"choice ' {choices[0]}'" in text for text in said)

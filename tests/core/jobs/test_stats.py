@@ -52,6 +52,7 @@ def test_json() -> None:
         num_steps=9,
         num_preemptions=1,
         kv_usage=0.5,
+        num_computed_tokens=140,
         num_kv_blocks=50,
         peak_kv_blocks=9,
         first_token_at=13.0,
@@ -66,7 +67,7 @@ def test_json() -> None:
         "first_token_after_admission_s": 0.5,
     }
     assert row["tokens"] == {"prompt": 40, "output": 100, "cached": 8, "prompt_per_s": 10.0, "output_per_s": 25.0}
-    assert row["engine"] == {"steps": 9, "preemptions": 1, "kv_blocks": 50, "peak_kv_blocks": 9}
+    assert row["engine"] == {"steps": 9, "computed_tokens": 140, "preemptions": 1, "kv_blocks": 50, "peak_kv_blocks": 9}
     assert row["settings"] == {"seed": 0}
     assert row["exit_code"] == 0
     assert set(row["versions"]) == {"python", "infer", "torch", "tokenizers"} == set(versions())
