@@ -65,6 +65,7 @@ _COMMANDS = {
     "infer chat": "chat-completions ask",
     "infer embed": "embedding embeddings encode vectorize",
     "infer score": "rerank reranking similarity",
+    "infer batch": "run-batch batches openai-batch responses",
     "infer check": "validate lint",
     "infer bench": "benchmark perf",
     "infer config show": "settings env",
