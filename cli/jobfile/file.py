@@ -11,7 +11,7 @@ from infer.core.errors import ConfigError, nearest
 from infer.core.settings.args import EngineArgs
 from infer.core.settings.yamlfile import COMMAND, layers
 
-from .sections import ENGINE, all_keys, commands, is_job
+from .sections import ENGINE, JOB, all_keys, command_named, commands, is_job, keys_of
 
 
 @dataclass(frozen=True)
@@ -27,30 +27,45 @@ class JobFile:
 
     @classmethod
     def read(cls, config: str) -> JobFile:
-        """The file or preset that --config names, over those that it is built on.
+        """The file or preset that --config names, over those that it is built on. Of a file whose keys are all its command's, no other
+        command is imported.
 
         Raises ConfigError for a key that no command has, naming its section if it is in the wrong one.
         """
         command: str | None = None
         values: dict[tuple[str, str], tuple[Any, Path]] = {}
-        for path, content in layers(config):
+        files = layers(config)
+        for path, content in files:
+            if COMMAND in content:
+                command = _command(path, content[COMMAND])
+        own = _own(command)
+        for path, content in files:
             for key, value in content.items():
                 if key == COMMAND:
-                    command = _command(path, value)
-                elif key not in EngineArgs.settings() or isinstance(value, dict):
-                    values |= {(key, name): (one, path) for name, one in _section(path, key, value).items() if key != ENGINE}
+                    continue
+                if key not in EngineArgs.settings() or isinstance(value, dict):
+                    values |= {(key, name): (one, path) for name, one in _section(path, key, value, own).items() if key != ENGINE}
         return cls(command, values)
 
 
+def _own(name: str | None) -> frozenset[tuple[str, str]]:
+    """The places of the options of a command."""
+    command = None if name is None else command_named(name)
+    return frozenset() if command is None else frozenset([*keys_of(command), (JOB, "input"), (JOB, "output")])
+
+
 def _command(path: Path, value: Any) -> str:
+    command = command_named(value) if isinstance(value, str) else None
+    if command is not None and (is_job(command) or value == "check"):
+        return str(value)
     known = [name for name, command in commands().items() if is_job(command) or name == "check"]
-    if value not in known:
-        raise ConfigError(f"{path.name}: {COMMAND}: {value!r} is not a command{nearest(str(value), known)} ({', '.join(known)})")
-    return str(value)
+    raise ConfigError(f"{path.name}: {COMMAND}: {value!r} is not a command{nearest(str(value), known)} ({', '.join(known)})")
 
 
-def _section(path: Path, key: str, value: Any) -> dict[str, Any]:
-    """The keys of a section that it has. Raises ConfigError."""
+def _section(path: Path, key: str, value: Any, own: frozenset[tuple[str, str]]) -> dict[str, Any]:
+    """The keys of a section that it has. `own`: places that are known to be right. Raises ConfigError."""
+    if isinstance(value, dict) and all((key, str(name)) in own for name in value):
+        return {str(name): one for name, one in value.items()}
     sections = dict.fromkeys([ENGINE, *(section for section, _ in all_keys())])
     if key in EngineArgs.settings() and key not in sections:
         return {}  # a setting whose value is a mapping

@@ -11,7 +11,7 @@ from infer.core.errors import ConfigError
 from ..command import Command
 from .defaults import config_of
 from .file import JobFile
-from .sections import commands
+from .sections import command_named
 
 
 @click.command(cls=Command, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -34,6 +34,7 @@ def run(ctx: click.Context, *, file: str, options: tuple[str, ...]) -> Any:
     name = JobFile.read(file).command
     if name is None:
         raise ConfigError(f"{file!r} does not say which command it is of; begin it with a line such as `command: generate`")
-    command = commands()[name]
+    command = command_named(name)
+    assert command is not None
     with command.make_context(name, ["--config", file, *options], parent=ctx.parent) as inner:
         return command.invoke(inner)

@@ -58,6 +58,13 @@ def all_keys() -> dict[tuple[str, str], tuple[str, ...]]:
     return {place: tuple(names) for place, names in found.items()}
 
 
+def command_named(name: str) -> click.Command | None:
+    """A command that is in no group, alone: no other is imported."""
+    from ..commands import infer
+
+    return infer.get_command(click.Context(infer), name)
+
+
 @lru_cache(maxsize=1)
 def commands() -> dict[str, click.Command]:
     """Every command by its name, those in groups too ("bench kernels")."""
