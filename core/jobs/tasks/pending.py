@@ -82,12 +82,13 @@ class PendingPrompt(Pending):
     parts: Sequence[PendingPrompt] = ()  # of a list of prompts each, as if it were a record of its own
     part: int = 0  # its place in such a list
     outputs: list[RequestOutput | None] = field(default_factory=list)  # those of its parts, as far as they are there
+    num_open: int = 0  # of its parts, how many have none yet
 
     def split(self, prompts: Sequence[str | list[int]]) -> None:
         """Makes it a record of several prompts."""
         self.prompt = None
         self.parts = [replace(self, prompt=prompt, part=i, extra={}) for i, prompt in enumerate(prompts)]
-        self.outputs = [None] * len(prompts)
+        self.outputs, self.num_open = [None] * len(prompts), len(prompts)
 
     def to_request(self) -> Request:
         assert isinstance(self.prompt, list)
@@ -105,7 +106,8 @@ class PendingPrompt(Pending):
         if not self.parts:
             return output
         self.outputs[int(output.request_id.partition(".")[2] or 0)] = output
-        return None if None in self.outputs else self.outputs
+        self.num_open -= 1
+        return None if self.num_open else self.outputs
 
     def drop_prompt(self) -> None:
         for part in (*self.parts, self):
