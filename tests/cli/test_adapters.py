@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from ..core.adapters.making import random_matrices, write_adapter
+from ..core.adapters.making import merge, random_matrices, write_adapter
 from ..core.adapters.prompts import write_prompt_adapter
 
 
@@ -210,3 +211,35 @@ def test_a_job_with_adapters_that_is_killed_and_goes_on(launch: Any, tiny: list[
     loras(tiny_llama, tmp_path / "adapters")
     assert attempt(tmp_path / "out", "") == 3
     assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_vectors_and_scores_with_lora_adapters(call: Any, tiny_bert: Path, tmp_path: Path) -> None:
+    """Of an adapter's record they are those of a model that it was merged into; the others' do not change."""
+    from transformers import BertModel
+
+    model = BertModel.from_pretrained(tiny_bert).eval()
+    matrices = random_matrices(model, r".*(query|value)", 4, 1)
+    write_adapter(tmp_path / "mine", matrices)
+    shutil.copytree(tiny_bert, tmp_path / "merged")
+    merge(model, matrices, 2.0).save_pretrained(tmp_path / "merged")
+    more = ["--lora", f"mine={tmp_path / 'mine'}", "--default-lora", "none"]
+    for command, line, key in (
+        ("embed", {"input": "the cat sits"}, "embedding"),
+        ("score", {"text_1": "the cat", "text_2": "a dog"}, "score"),
+    ):
+        source = tmp_path / f"{command}.jsonl"
+        lines = [line, {**line, "lora": "mine"}, {**line, "lora": "nobody"}, line]
+        source.write_text("".join(json.dumps(one) + "\n" for one in lines))
+        found = []
+        for name, options, code in (("base", [], 3), ("merged", [], 3), ("base", more, 3)):
+            where = tiny_bert if name == "base" else tmp_path / "merged"
+            out = tmp_path / "out"
+            result = call(command, "-q", "--overwrite", "-m", where, "--dtype", "float32", "--device", "cpu", *options, source, out)
+            assert result.exit_code == code, result.stderr
+            found.append([torch.tensor(row[key]) if row["error"] is None else row["error"]["code"] for row in rows(out)])
+        base, merged, mixed = found
+        assert (base[1], mixed[2]) == ("adapter_not_found", "adapter_not_found")
+        assert torch.equal(mixed[0], base[0])
+        assert torch.equal(mixed[3], base[3])
+        assert torch.allclose(mixed[1], merged[0], atol=1e-5)
+        assert not torch.allclose(mixed[1], base[0], atol=1e-2)
