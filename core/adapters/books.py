@@ -27,11 +27,11 @@ class Registry:
     """Adapters that requests name: each is looked at once, as long as its files stay as they are.
 
     Args:
-        head: of a model that writes.
+        head, unread: see `check_fit`.
     """
 
-    def __init__(self, stack: StackSpec, max_rank: int, *, head: bool = True) -> None:
-        self._stack, self._max_rank, self._head = stack, max_rank, head
+    def __init__(self, stack: StackSpec, max_rank: int, *, head: bool = True, unread: bool = False) -> None:
+        self._stack, self._max_rank, self._head, self._unread = stack, max_rank, head, unread
         self._known: OrderedDict[AdapterKey, RecordError | None] = OrderedDict()
 
     def key_of(self, lora: LoRARequest) -> AdapterKey:
@@ -39,7 +39,7 @@ class Registry:
         key = stamped(lora.lora_path)
         if key not in self._known:
             try:
-                check_fit(read_config(key.path, max_rank=self._max_rank), self._stack, head=self._head)
+                check_fit(read_config(key.path, max_rank=self._max_rank), self._stack, head=self._head, unread=self._unread)
                 self._known[key] = None
             except AdapterError as error:
                 self._known[key] = error.of_record()

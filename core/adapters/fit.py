@@ -71,23 +71,26 @@ def takers(stack: StackSpec, *, head: bool) -> dict[str, tuple[int, int]]:
     return {name: (shape[0], shape[1]) for name, shape in found.items()} | {names.words: (features, rows)}
 
 
-def check_fit(config: AdapterConfig, stack: StackSpec, *, head: bool = True) -> RenamedSource:
+def check_fit(config: AdapterConfig, stack: StackSpec, *, head: bool = True, unread: bool = False) -> RenamedSource:
     """Our names of the adapter's pairs, with their matrices B to be had by them.
 
     Args:
         head: of a model that writes.
+        unread: heads and poolers are not read, and so their pairs are not either.
 
     Raises AdapterError naming a pair that is for no layer of the model, for one that cannot have any here, or of another shape.
     """
     known = takers(stack, head=head)
     source = Matrices("adapter", Path(config.path), {layer: pair.b.info.shape for layer, pair in config.pairs.items()})
     # A tied head is a layer of its own to an adapter.
-    found = fit(source, replace(stack, tie_embeddings=False), {f"{name}.weight" for name in known}, whole=True)
+    found = fit(source, replace(stack, tie_embeddings=False), {f"{name}.weight" for name in known}, whole=not unread)
     found = replace(found, transposed=frozenset())  # of an adapter's matrices none is
     rows = {name.removesuffix(".weight"): info.shape[0] for name, info in found.tensors().items()}
     fitted: dict[str, tuple[str, ...]] = {}
     for layer, pair in config.pairs.items():
         pieces = tuple(name.removesuffix(".weight") for name in found.names.get(f"{layer}.weight", ()))
+        if unread and not pieces:
+            continue
         if not pieces or any(piece not in known for piece in pieces):
             raise _no_place(config, layer, stack)
         if pair.of_embedding != (pieces == (stack.names.words,)):

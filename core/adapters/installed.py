@@ -57,6 +57,7 @@ class Installed:
     Args:
         layers: all linear layers but the head.
         head: what writes; None: it does not.
+        unread: see `check_fit`.
         dtype: the model's.
     """
 
@@ -69,9 +70,11 @@ class Installed:
         words: Words,
         dtype: torch.dtype,
         device: torch.device,
+        *,
+        unread: bool = False,
     ) -> None:
         self._stack, self._ops, self._dtype, self._device = stack, ops, dtype, device
-        self._words, self._writes = words, head is not None
+        self._words, self._writes, self._unread = words, head is not None, unread
         self._layers = [(layer, layer.names) for layer in layers if layer.names]
         if head is not None:
             self._layers.append((head, (stack.names.head,)))  # a tied one has the embedding's name
@@ -85,7 +88,7 @@ class Installed:
     @torch.inference_mode()
     def put(self, slot: int, adapter: AdapterWeights) -> None:
         """Takes an adapter into a slot, in place of what was there. Raises AdapterError where it does not fit; the slot is as it was."""
-        found = by_our_names(adapter, self._stack, head=self._writes)
+        found = by_our_names(adapter, self._stack, head=self._writes, unread=self._unread)
         self._check_bases(adapter)
         packed = [self._pack(layer, names, found) for layer, names in self._layers]
         for (layer, _), one in zip(self._layers, packed, strict=True):
@@ -127,11 +130,11 @@ class Installed:
                 raise AdapterError(f"adapter {adapter.config.path} has a {layer} of its own that is not the model's; merge it with PEFT")
 
 
-def by_our_names(adapter: AdapterWeights, stack: StackSpec, *, head: bool) -> dict[str, Both]:
+def by_our_names(adapter: AdapterWeights, stack: StackSpec, *, head: bool, unread: bool = False) -> dict[str, Both]:
     """The pairs by the names of our layers; those that were one layer of the adapter's share A."""
     config = adapter.config
-    found = check_fit(config, stack, head=head)
-    read = {layer: adapter.matrices(pair) for layer, pair in config.pairs.items()}
+    found = check_fit(config, stack, head=head, unread=unread)
+    read = {layer: adapter.matrices(pair) for layer, pair in config.pairs.items() if f"{layer}.weight" in found.names}
     of_piece = {piece: name.removesuffix(".weight") for name, pieces in found.names.items() for piece in pieces}
     assert isinstance(found.source, Matrices)
     filled = replace(found, source=replace(found.source, values={layer: b for layer, (_, b) in read.items()}))

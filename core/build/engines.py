@@ -87,8 +87,8 @@ def build_pooling_engine(plan: Plan, wrap_ops: WrapOps | None = None) -> Pooling
             make_rows_alike(backend, head.linears(), torch.float32, device)
     runner, registry = Runner(model, recipe.pooling, device), None
     if config.enable_lora:
-        stack, runner.adapters = installed_in(model, dtype, device)
-        registry = Registry(stack, config.max_lora_rank, head=False)
+        stack, runner.adapters = installed_in(model, dtype, device, unread=model.classifier is None)
+        registry = Registry(stack, config.max_lora_rank, head=False, unread=model.classifier is None)
     engine = PoolingEngine(config, recipe, runner, head, registry)
     engine.stats.weights = _told(config, model.linears(), model.parameters())
     return engine

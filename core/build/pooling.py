@@ -53,7 +53,7 @@ def load_pooling_model(
     return model
 
 
-def installed_in(model: PoolingModel, dtype: torch.dtype, device: torch.device) -> tuple[StackSpec, Installed]:
+def installed_in(model: PoolingModel, dtype: torch.dtype, device: torch.device, *, unread: bool) -> tuple[StackSpec, Installed]:
     """The layers of a model, ready for adapters. Raises ConfigError where they take none."""
     if isinstance(model, Encoder):
         stack, words = model.stack, model.embedding.words
@@ -61,7 +61,7 @@ def installed_in(model: PoolingModel, dtype: torch.dtype, device: torch.device) 
         stack, words = model.model.stack, model.model.embedding
     else:
         raise ConfigError("enable_lora: the model runs in transformers' code, whose layers take no adapters here; leave it out")
-    return stack, Installed(stack, model.ops, model.linears(), None, words, dtype, device)
+    return stack, Installed(stack, model.ops, model.linears(), None, words, dtype, device, unread=unread)
 
 
 @torch.inference_mode()

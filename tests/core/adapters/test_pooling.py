@@ -20,9 +20,7 @@ TEXTS = [[5, 9, 14, 7, 30], [8, 8, 20], [11, 6, 25, 13, 4, 29, 17], [5, 9, 14, 7
 LAYERS = {"a": r".*(query|value|q_proj|v_proj|down_proj|output\.dense)", "b": r".*(dense|k_proj|up_proj|o_proj)"}
 
 
-def adapted(
-    folder: Path, model: Any, tmp_path: Path, prefix: str = ""
-) -> tuple[dict[str | None, Any], dict[str | None, LoRARequest | None]]:
+def adapted(model: Any, tmp_path: Path, prefix: str = "") -> tuple[dict[str | None, Any], dict[str | None, LoRARequest | None]]:
     """Merged models by the name of their adapter, and what asks for them. `prefix`: what `model` lacks of the adapter's names."""
     oracles, loras = {None: model}, dict[str | None, LoRARequest | None]({None: None})
     for number, (name, layers) in enumerate(LAYERS.items()):
@@ -38,7 +36,7 @@ def adapted(
 def test_vectors_equal_those_of_merged_models(request: pytest.FixtureRequest, tmp_path: Path, kind: str, kernels: str) -> None:
     folder = request.getfixturevalue("bert_folder" if kind == "encoder" else "qwen_folder")
     model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-    oracles, loras = adapted(folder, model, tmp_path, "model." if kind == "decoder" else "")
+    oracles, loras = adapted(model, tmp_path, "model." if kind == "decoder" else "")
     llm = LLM(str(folder), task="embed", dtype="float32", device="cpu", kernels=kernels, enable_lora=True, max_loras=1, max_cpu_loras=1)
     pairs = [(text, name) for text in TEXTS for name in oracles]
     prompts = [{"prompt_token_ids": text} for text, _ in pairs]
@@ -69,7 +67,7 @@ def test_scores_of_pairs(pair_folder: Path, tmp_path: Path) -> None:
 
 def test_faults(bert_folder: Path, tmp_path: Path) -> None:
     model = transformers.AutoModel.from_pretrained(bert_folder, dtype=torch.float32)
-    _, loras = adapted(bert_folder, model, tmp_path)
+    _, loras = adapted(model, tmp_path)
     plain = LLM(str(bert_folder), dtype="float32", device="cpu")
     with pytest.raises(RecordError, match="LoRA adapters are off"):
         plain.embed("hello", lora_request=loras["a"], use_tqdm=False)

@@ -168,8 +168,8 @@ def test_arguments(folder: Path) -> None:
     llm = started(folder / "model")
     with pytest.raises(ConfigError, match="2 prompts and 1 lora_request"):
         llm.generate([[1], [2]], PARAMS, lora_request=[None], use_tqdm=False)
-    with pytest.raises(ConfigError, match="must be LoRARequest or None"):
-        llm.generate([[1]], PARAMS, lora_request="a", use_tqdm=False)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="there is no adapter 'a'"):
+        llm.generate([[1]], PARAMS, lora_request="a", use_tqdm=False)
     with pytest.raises(ConfigError, match="max_cpu_loras=1 is below max_loras=2"):
         started(folder / "model", max_cpu_loras=1)
 
