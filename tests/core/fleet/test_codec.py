@@ -27,7 +27,7 @@ PARAMS = [
 
 @pytest.mark.parametrize("params", PARAMS)
 def test_a_request(params: SamplingParams) -> None:
-    request = Request("7", [1, 2, 3], params, 7, "text", -5, BeamSearchParams(4, 9, early_stopping="never"))
+    request = Request("7", [1, 2, 3], params, 7, "text", -5, BeamSearchParams(4, 9, early_stopping="never"), continuations=((1,), (2, 3)))
     got = codec.loads(codec.dumps(["add", [request]]))[1][0]
     assert type(got) is Request
     for name in Request.__slots__:

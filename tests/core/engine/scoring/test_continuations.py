@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from infer.core.engine.overruns import Overruns
 from infer.core.errors import RecordError
 from infer.core.types.outputs import RequestOutput
 from infer.core.types.params import SamplingParams
@@ -53,9 +54,10 @@ TOKENS = st.lists(st.integers(3, 6), min_size=1, max_size=5)
     caching=st.booleans(),
     states=st.sampled_from([0, 0, 9]),
     most=st.sampled_from([1, 3, 8]),
+    overlaps=st.booleans(),
 )
 def test_they_are_what_the_model_says_whatever_the_schedule(
-    make_engine: Any, oracle: Any, records: Any, spare: int, tokens: int, caching: bool, states: int, most: int
+    make_engine: Any, oracle: Any, records: Any, spare: int, tokens: int, caching: bool, states: int, most: int, overlaps: bool
 ) -> None:
     engine = make_engine(
         num_blocks=max(len(prompt) + 5 for prompt, _ in records) // 4 + 2 + spare,
@@ -64,6 +66,8 @@ def test_they_are_what_the_model_says_whatever_the_schedule(
         enable_prefix_caching=caching,
         num_states=states,
     )
+    if overlaps:
+        engine.scheduler.overruns = Overruns(engine.scheduler.running, engine.scheduler.blocks)
     for i, (prompt, continuations) in enumerate(records):
         engine.add(request(i, prompt, continuations))
     outputs = stepping.drain(engine)
