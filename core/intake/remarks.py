@@ -74,8 +74,8 @@ class Remarks:
             shown = f" {wanted.choice[0]}"
             self._once(
                 "choices",
-                f"a prompt ends without a blank and no choice begins with one, but a word mostly begins with its blank: choice {shown!r} "
-                "(and the others so) is what the model would rather write, and infer classify --label tries both spellings",
+                f"a prompt ends without a blank and no choice begins with one, while a word mostly begins with its blank: choice {shown!r} "
+                "(and the others so) may be what the model would rather write; infer classify --label counts both spellings",
             )
 
     def of_ignored(self, names: Iterable[str]) -> None:

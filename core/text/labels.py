@@ -1,6 +1,6 @@
 """Labels as token sequences: how a model may write each of some labels after a prompt.
 
-A word begins with its blank in most vocabularies: after `Sentiment:` a model writes ` positive`, one token, and hardly ever `positive`. So
+A word begins with its blank in most vocabularies: after `Sentiment:` many a model writes ` positive`, one token, and others `positive`. So
 a label counts in both spellings where the prompt ends without a blank, and as it is written where the prompt ends with one, or the label
 begins with one. Its probability is the sum over its spellings: the probability that the text begins with it, a leading blank aside.
 
