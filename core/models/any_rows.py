@@ -18,7 +18,9 @@ def takes_any_rows(model: LanguageModel) -> bool:
         return False
     if model.per_layer is not None or not all(map(_by_kernels, model.layers)):
         return False
-    return all(linear.method.any_rows for linear in chain(model.linears(), [model.head]))
+    ends = [linear for linear in (model.projection, model.output_projection, model.head) if linear is not None]
+    # Not `model.linears()`: it has each layer brought where it is computed, and nothing is.
+    return all(linear.method.any_rows for linear in chain(ends, *(layer.linears() for layer in model.layers)))
 
 
 def _by_kernels(layer: DecoderLayer) -> bool:
