@@ -126,6 +126,19 @@ template <class T> f32x16 rounded(f32x16 v) {
 }
 template <> inline f32x16 rounded<float>(f32x16 v) { return v; }
 
+// 16 quantized values, without their scale.
+inline f32x16 numbers(const uint8_t *p) {
+#if defined(__AVX512F__)
+    return (f32x16)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p))) - splat((float)ZERO);
+#else
+    f32x16 wide;
+    float values[LANES];
+    for (int lane = 0; lane < LANES; lane++) values[lane] = (float)p[lane];
+    read(values, wide);
+    return wide - splat((float)ZERO);
+#endif
+}
+
 // A block's rows of x side by side, as elements of the kind.
 template <class Kind, class X> void gather(const Call &call, const Block &block, char *to) {
     typedef typename Kind::Element E;
@@ -136,9 +149,9 @@ template <class Kind, class X> void gather(const Call &call, const Block &block,
         else if constexpr (std::is_same_v<X, uint8_t>)
             for (int64_t i = 0; i < call.size; i += LANES) {
                 const int n = (int)std::min<int64_t>(LANES, call.size - i);
-                float wide[LANES] = {};
-                for (int lane = 0; lane < n; lane++) wide[lane] = (float)((int)from[i + lane] - ZERO);
-                store_n(row + i, load(wide), n);
+                uint8_t part[LANES] = {};
+                if (n < LANES) memcpy(part, from + i, n);
+                store_n(row + i, numbers(n < LANES ? part : from + i), n);
             }
         else over_row(call.size, [&](int64_t i, int n) { store_n(row + i, load_n(from + i, n), n); });
         if (call.size % Kind::PER) row[call.size] = E{};
