@@ -16,13 +16,18 @@ _ELSEWHERE = {
     "use --max-tokens": "max-new-tokens max-output-tokens max-completion-tokens n-predict num-predict max-gen-toks",
     "use --max-num-seqs; batches are made by themselves, so it is seldom needed": "batch-size bs max-batch-size per-device-batch-size",
     "use --max-model-len": "max-length ctx-size context-length max-seq-len max-seq-length num-ctx n-ctx",
-    "use --tensor-parallel-size": "tp tp-size num-gpus gpus tensor-parallel ngpus",
+    "use --tensor-parallel-size": "tp tp-size num-gpus gpus tensor-parallel ngpus n-gpu n-gpus",
     "use --data-parallel-size": "dp dp-size replicas num-workers workers",
     "use --dtype": "torch-dtype precision compute-type dt",
     "records are the lines of IN; one question in a terminal: infer chat -m MODEL 'question'": "prompt p query question message ask",
     "use --quantization": "quantize quantise quant q bits load-in-low-bit",
     "use --quantization int8": "load-in-8bit int8",
     "use --quantization int4": "load-in-4bit int4",
+    "use --device": "device-map",
+    "use --errors": "error-file errors-file error-output failed failures",
+    "use --stats": "stats-file metrics summary",
+    "use --output-format": "format out-format output-type",
+    "use --embedding-dtype": "output-dtype",
     "use --device cpu": "cpu no-cuda use-cpu",
     "use --temperature 0": "greedy no-do-sample no-sample",
     "outputs are drawn unless --temperature is 0": "do-sample sample",
@@ -30,7 +35,9 @@ _ELSEWHERE = {
     "use `infer beam --width`": "use-beam-search",
     "use --n": "num-return-sequences num-samples num-outputs num-completions",
     "use --stop": "stop-sequences stop-strings stop-words stopwords stop-sequence stop-string until reverse-prompt",
-    "use --choice": "labels guided-choice choices",
+    "use --label": "labels label-names candidate-label candidate-labels class classes categories choice choices",
+    "use --choice": "label labels guided-choice choices",
+    "each answer holds its label, the probability of each label and label_mass": "confidence proba probs probabilities",
     "use --regex": "guided-regex pattern",
     "use --json-schema": "guided-json schema json response-format",
     "use --grammar": "guided-grammar grammar-file",
@@ -57,7 +64,11 @@ _ELSEWHERE = {
     "outputs are written when they are finished": "stream",
     "-v says more, and -q less": "log-level loglevel debug",
 }
-_HINTS = {name: hint for hint, names in _ELSEWHERE.items() for name in names.split()}
+#: The first hint of a name is that of the commands that have its option.
+_HINTS: dict[str, list[str]] = {}
+for _hint, _names in _ELSEWHERE.items():
+    for _name in _names.split():
+        _HINTS.setdefault(_name, []).append(_hint)
 
 #: Names that other programs have for a command of ours, or for its work.
 _COMMANDS = {
@@ -88,14 +99,17 @@ def instead_of(option: str, known: Collection[str], ctx: click.Context) -> str:
         ctx: the command's.
     """
     name = option.lstrip("-").replace("_", "-").lower()
-    hint = _HINTS.get(name, "").format(command=ctx.info_name)
-    wanted = [word.rstrip(",;)") for word in hint.replace("`", " ").split() if word.startswith("--")]
-    if hint and (not wanted or "infer " in hint or any(word in known for word in wanted)):
-        return f"; {hint}"
+    elsewhere: list[str] = []  # options of other commands that are meant by this name
+    for text in _HINTS.get(name, []):
+        hint = text.format(command=ctx.info_name)
+        wanted = [word.rstrip(",;)") for word in hint.replace("`", " ").split() if word.startswith("--")]
+        if not wanted or "infer " in hint or any(word in known for word in wanted):
+            return f"; {hint}"
+        elsewhere += wanted[:1]
     root = ctx.find_root()
     theirs = f"--{name}" if option.startswith("--") else option
-    if others := _commands_with([theirs, *wanted[:1]], root):
-        what = "it" if theirs in options_of(root, others[0]) else wanted[0]
+    if others := _commands_with([theirs, *elsewhere], root):
+        what = "it" if theirs in options_of(root, others[0]) else next(one for one in elsewhere if one in options_of(root, others[0]))
         return f"; {_listed(others)} {'has' if len(others) == 1 else 'have'} {what}"
     return nearest(option, known)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from importlib.resources import files
 
 import click
@@ -55,7 +57,22 @@ def help(name: str | None, man: bool) -> None:  # the command's name
         with click.Context(command, info_name=f"infer {name}", max_content_width=120) as ctx:
             streams.write(command.get_help(ctx) + "\n")
     else:
-        raise ConfigError(f"there is neither a command nor a subject {name!r}{nearest(name, [*COMMANDS, *pages])} (see infer help)")
+        hint = nearest(name, [*COMMANDS, *pages]) or _told_in(name, pages)
+        raise ConfigError(f"there is neither a command nor a subject {name!r}{hint} (see infer help)")
+
+
+def _told_in(word: str, pages: Iterable[str]) -> str:
+    """ "; …" naming the subjects whose pages tell most of a word, or an empty string. The list of faults names everything once."""
+    words = [re.escape(part) for part in re.findall(r"\w+", word)]
+    if not words or len(word) < 3:
+        return ""
+    words[-1] = words[-1].removesuffix("s") if len(words[-1]) > 3 else words[-1]
+    pattern = re.compile(r"\b" + r"[\W_]+".join(words), re.IGNORECASE)
+    counts = {
+        name: len(pattern.findall((files(__package__) / f"{name}.md").read_text(encoding="utf-8"))) for name in pages if name != "faults"
+    }
+    best = [name for name, count in sorted(counts.items(), key=lambda one: -one[1]) if count and 3 * count >= max(counts.values())][:3]
+    return f"; told of in {', '.join(f'`infer help {name}`' for name in best)}" if best else ""
 
 
 def _manual(name: str | None) -> str:

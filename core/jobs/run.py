@@ -65,7 +65,7 @@ class MaxErrors:
         if isinstance(self.limit, int):
             too_many, allowed = failed > self.limit, f"{self.limit:,}"
         else:
-            too_many, allowed = (at_end or done >= _SOME) and failed > self.limit * done, f"{self.limit:.4g} of them"
+            too_many, allowed = (at_end or done >= _SOME) and failed > self.limit * done, f"{100 * self.limit:.4g}% of them"
         if too_many:
             raise TooManyErrors(f"{failed:,} of {done:,} record{'s' * (done != 1)} failed; --max-errors allows {allowed}")
 

@@ -84,6 +84,39 @@ def test_names_of_other_programs_and_slips(given: str, said: str) -> None:
     assert said in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "given", "said"),
+    [
+        ("classify", "--labels", "; use --label\n"),
+        ("classify", "--choice", "; use --label\n"),
+        ("generate", "--labels", "; use --choice\n"),
+        ("generate", "--label", "; use --choice\n"),
+        ("embed", "--labels", "; infer classify has --label\n"),
+        ("embed", "--output-dtype", "; use --embedding-dtype\n"),
+        ("embed", "--choice", "infer beam have it\n"),
+    ],
+)
+def test_a_name_means_what_the_command_has(command: str, given: str, said: str) -> None:
+    assert run(command, given, "1").stderr.endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("lora", "; told of in `infer help adapters` (see"),
+        ("cron", "; told of in `infer help exit-codes` (see"),
+        ("structured-outputs", "; told of in `infer help sampling` (see"),
+        ("pydantic", "; told of in `infer help sampling` (see"),
+        ("zzz", "'zzz' (see"),
+        ("--", "'--' (see"),
+    ],
+)
+def test_a_word_that_is_no_subject_leads_to_those_that_tell_of_it(word: str, said: str) -> None:
+    result = run("help", "--", word)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
 @pytest.mark.parametrize("given", ["--top-n", "--frequency", "--blocks", "--zzz", "--int9"])
 def test_another_word_is_no_slip(given: str) -> None:
     result = run("embed", given, "1")
