@@ -72,7 +72,9 @@ def _section(path: Path, key: str, value: Any, own: frozenset[tuple[str, str]]) 
     if key not in sections:
         if home := _homes(key):
             raise ConfigError(f"{path.name}: {key} belongs under {_or(home)}")
-        raise ConfigError(f"{path.name}: unknown key {key!r}{nearest(key, [*sections, *EngineArgs.settings(), COMMAND])}")
+        raise ConfigError(
+            f"{path.name}: unknown key {key!r}{nearest(key, [*sections, *EngineArgs.settings(), COMMAND]) or _elsewhere(key)}"
+        )
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -82,7 +84,7 @@ def _section(path: Path, key: str, value: Any, own: frozenset[tuple[str, str]]) 
         if name not in names:
             if home := _homes(name):
                 raise ConfigError(f"{path.name}: {name} belongs under {_or(home)}, not {key}:")
-            raise ConfigError(f"{path.name}: unknown key {name!r} under {key}:{nearest(name, names)}")
+            raise ConfigError(f"{path.name}: unknown key {name!r} under {key}:{nearest(name, names) or _elsewhere(name)}")
     return {str(name): one for name, one in value.items()}
 
 
@@ -90,6 +92,14 @@ def _homes(name: str) -> list[str]:
     """The sections that have a key."""
     own = [ENGINE] if name in EngineArgs.settings() else []
     return list(dict.fromkeys([*own, *(section for section, key in all_keys() if key == name)]))
+
+
+def _elsewhere(name: str) -> str:
+    """ "; …" for a key that another section has and `name` misspells, or an empty string."""
+    keys = [*EngineArgs.settings(), *(key for _, key in all_keys())]
+    hint = nearest(name, dict.fromkeys(keys))
+    meant = hint.split("'")[1] if hint.count("'") == 2 else ""
+    return f"{hint} (under {_or(_homes(meant))})" if meant else hint
 
 
 def _or(sections: list[str]) -> str:

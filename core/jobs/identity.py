@@ -109,9 +109,9 @@ def digest(fingerprint: Mapping[str, Any]) -> str:
     return hashlib.blake2b(orjson.dumps(counted, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
 
 
-def changed_input(how: str) -> ConfigError:
-    """The error for records that are not those that were answered."""
-    return ConfigError(f"the input changed: {how}; {_ADVICE}")
+def changed_input(how: str, instead: str = "") -> ConfigError:
+    """The error for records that are not those that were answered. `instead`: what to do first of all."""
+    return ConfigError(f"the input changed: {how}; {f'{instead}, or ' if instead else ''}{_ADVICE}")
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], leave: set[str] | None = None) -> list[str]:

@@ -139,7 +139,9 @@ class Previous:
             if self._again.wants(row) or (changed and self._again.changed):
                 return None
             if changed and (not self._force or _has_other_id(record, row)):
-                raise changed_input(f"line {record.line:,}{_named(record)} is not what it was when {self._output.name!r} answered it")
+                way = "--redo changed" if row["error"] is None else "--retry-errors"
+                how = f"line {record.line:,}{_named(record)} is not what it was when {self._output.name!r} answered it"
+                raise changed_input(how, f"answer it anew with {way}")
             return self._keep(kept_row(record, data, row))
         return None  # the input has grown since
 

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from ...containment import own_error
-from ...errors import RecordError
+from ...errors import RecordError, nearest
 from ...intake.intake import Intake
 from ...intake.remarks import Remarks
 from ..jsonl import wrong_type
@@ -36,6 +36,10 @@ log = logging.getLogger("infer.jobs")
 
 #: Misspelled names that are told; after that the input is just strange.
 _MAX_WARNINGS = 20
+#: Names of fields that are this long are data, and not told of.
+_LONGEST_NAME = 64
+#: Fields that a message names, those with most text first.
+_SHOWN = 5
 
 P = TypeVar("P", bound=Pending)
 
@@ -151,7 +155,20 @@ class Task(ABC, Generic[P]):
             if name in fields and name not in self.fields:
                 hint = f" (or give --prompt-field {name})" if name in ("prompt", "input") and self.command != "score" else ""
                 raise RecordError("unsupported", f"a line with {name} belongs to infer {command}{hint}", param=name)
-        raise RecordError("missing_field", self.missing(fields), param=self.columns[0])
+        said = self.missing(fields)
+        hint = "" if said.endswith(")") else self._instead(fields)  # one hint is enough
+        raise RecordError("missing_field", said + hint, param=self.columns[0])
+
+    def _instead(self, fields: Mapping[str, Any]) -> str:
+        """ "; …" for a line that has none of the columns: the field that is one misspelled, or those that --prompt-field may name."""
+        for name in fields:
+            if len(name) < _LONGEST_NAME and (meant := nearest(name, self.columns)):
+                return f"{meant} (the record has {name!r})"
+        texts = {name: len(value) for name, value in fields.items() if isinstance(value, str) and name not in self.known_fields}
+        names = [name for name in sorted(texts, key=texts.__getitem__, reverse=True) if len(name) < _LONGEST_NAME][:_SHOWN]
+        if not names or self.options.batch_only or self.command == "score":
+            return ""
+        return f"; --prompt-field takes it from another field: {', '.join(names)}"
 
     @abstractmethod
     def refuse(self, fields: Mapping[str, Any]) -> None:
@@ -245,7 +262,7 @@ class Task(ABC, Generic[P]):
     def _check_spelling(self, others: Mapping[str, Any], pending: P) -> None:
         """Of fields that the task does not know."""
         for name in others:
-            if len(name) >= 64:
+            if len(name) >= _LONGEST_NAME:
                 continue
             meant = known.intended(name, self._guessable)
             if meant is not None:

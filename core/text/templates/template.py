@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 import traceback
 from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ...errors import ConfigError, EngineError, RecordError
+from ...errors import ConfigError, EngineError, RecordError, nearest
 
 if TYPE_CHECKING:
     from jinja2 import nodes
 
 _LONGEST_MESSAGE = 2000
+#: Names of a record's fields that a message shows.
+_SHOWN = 8
 #: What templates call to tell the time.
 _CLOCK = "strftime_now"
 #: Characters of a template: some thirty times the longest there are.
@@ -160,7 +163,14 @@ class RecordTemplate:
 
     def render(self, record: Mapping[str, Any]) -> str:
         """The prompt for one record. Raises RecordError (template_error) naming a missing field or saying what went wrong."""
-        return self._template.render({"record": record, **record}, what="--template")
+        try:
+            return self._template.render({"record": record, **record}, what="--template")
+        except RecordError as error:
+            missing = re.search(r"'(\w+)' is undefined$", error.message)
+            if missing is None or missing[1] in record:
+                raise
+            hint = nearest(missing[1], record) or f" (the record has: {', '.join([*record][:_SHOWN])})"
+            raise RecordError(error.code, error.message + hint) from error
 
 
 def described(error: BaseException) -> str:

@@ -573,7 +573,7 @@ def test_a_finished_output_is_looked_at(attempt: Any, tmp_path: Path) -> None:
     refuses(attempt, tmp_path, 'compression was "none", is "gzip"', resume=True, compression="gzip")
     refuses(attempt, tmp_path, "more rows than the 5 records that are selected", resume=True, limit=5)
     for changed, said in (
-        (data.replace(b"p3", b"P3"), r"line 4 \(id '3'\) is not what it was"),
+        (data.replace(b"p3", b"P3"), r"line 4 \(id '3'\) is not what it was .*; answer it anew with --redo changed, or "),
         (data.replace(b'"3"', b'"4"'), r"line 4 \(id '4'\) is not what it was"),
         (b'{"prompt":"new"}\n' + data, "line 1 is not"),
         (b"".join(reversed(data.splitlines(keepends=True))), "line 1 "),
@@ -645,7 +645,7 @@ def test_failed_lines_may_be_mended(attempt: Any, whole: Any, tmp_path: Path) ->
     (tmp_path / "in").write_bytes(lines(3) + b"bad\n" + lines(2, start=4))
     assert attempt(tmp_path / "in", tmp_path / "out").stats.num_failed == 1
     (tmp_path / "in").write_bytes(lines(6))
-    refuses(attempt, tmp_path, r"line 4 \(id '3'\) is not what it was", resume=True)
+    refuses(attempt, tmp_path, r"line 4 \(id '3'\) is not what it was .*; answer it anew with --retry-errors, or ", resume=True)
     made = attempt(tmp_path / "in", tmp_path / "out", retry_errors=True)
     assert made.engine.stats.num_prompt_tokens == len("<p3")
     assert (tmp_path / "out").read_bytes() == whole(lines(6))

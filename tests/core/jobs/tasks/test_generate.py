@@ -63,6 +63,20 @@ def test_strict_refuses_misspellings_alone(task: Any, prepare: Any, code_of: Any
     assert prepare(task(strict=True), prompt="a", colour=1).extra == {"colour": 1}
 
 
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"promt": "a", "note": "b"}, "did you mean 'prompt'? (the record has 'promt')"),
+        ({"id": "x", "q": "a", "review": "long"}, "--prompt-field takes it from another field: review, q"),
+        ({"a": 1, "x" * 64: "b"}, 'no "prompt" and no "prompt_token_ids"'),
+    ],
+)
+def test_a_record_without_a_prompt_is_told_what_may_be_meant(task: Any, prepare: Any, fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(RecordError) as e:
+        prepare(task(), **fields)
+    assert e.value.message.endswith(says)
+
+
 def test_prompt_field(task: Any, prepare: Any, code_of: Any) -> None:
     t = task(prompt_field="question")
     pending = prepare(t, question="why", prompt="not this", prompt_token_ids="nor this", messages=[])

@@ -308,6 +308,10 @@ def test_record_template() -> None:
     with pytest.raises(RecordError, match="--template line 1: 'question' is undefined") as e:
         template.render({"my field": 3})
     assert e.value.code == "template_error"
+    with pytest.raises(RecordError, match="; did you mean 'question'"):
+        RecordTemplate.load("{{ questoin }}").render(record)
+    with pytest.raises(RecordError, match=r" \(the record has: a, b\)$"):
+        RecordTemplate.load("{{ question }}").render({"a": 1, "b": 2})
     with pytest.raises(RecordError, match="no attribute 'b'"):
         RecordTemplate.load("{{ a.b }}").render({"a": {}})
     with pytest.raises(RecordError, match="'xs' is undefined"):
