@@ -99,19 +99,20 @@ def instead_of(option: str, known: Collection[str], ctx: click.Context) -> str:
         ctx: the command's.
     """
     name = option.lstrip("-").replace("_", "-").lower()
+    near = nearest(option, known)
     elsewhere: list[str] = []  # options of other commands that are meant by this name
     for text in _HINTS.get(name, []):
         hint = text.format(command=ctx.info_name)
         wanted = [word.rstrip(",;)") for word in hint.replace("`", " ").split() if word.startswith("--")]
         if not wanted or "infer " in hint or any(word in known for word in wanted):
-            return f"; {hint}"
+            return near if wanted and near == f"; did you mean {wanted[0]!r}?" else f"; {hint}"
         elsewhere += wanted[:1]
     root = ctx.find_root()
     theirs = f"--{name}" if option.startswith("--") else option
     if others := _commands_with([theirs, *elsewhere], root):
         what = "it" if theirs in options_of(root, others[0]) else next(one for one in elsewhere if one in options_of(root, others[0]))
         return f"; {_listed(others)} {'has' if len(others) == 1 else 'have'} {what}"
-    return nearest(option, known)
+    return near
 
 
 def instead_of_command(name: str, known: Collection[str], group: str = "infer") -> str:

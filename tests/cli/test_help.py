@@ -87,7 +87,7 @@ def test_names_of_other_programs_and_slips(given: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("command", "given", "said"),
     [
-        ("classify", "--labels", "; use --label\n"),
+        ("classify", "--labels", "; did you mean '--label'?\n"),
         ("classify", "--choice", "; use --label\n"),
         ("generate", "--labels", "; use --choice\n"),
         ("generate", "--label", "; use --choice\n"),
