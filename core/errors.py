@@ -125,6 +125,7 @@ class RecordError(InferError, ValueError):
 
     def __init__(self, code: str, message: str, *, param: str | None = None, retryable: bool = False) -> None:
         assert code in RECORD_ERROR_CODES, code
+        message = message.encode(errors="backslashreplace").decode()  # half a surrogate pair, of a file or a path, is no JSON
         super().__init__(message)
         self.code = code
         self.message = message

@@ -25,6 +25,11 @@ PREFIX = "base_model.model."
 _HALF = re.compile(r"(?P<layer>.+)\.(?:lora_(?P<half>[AB])\.weight|lora_embedding_(?P<words>[AB]))")
 #: The embedding itself, which PEFT saves beside its pair unless told otherwise.
 _BASE = re.compile(r"(?P<layer>.+)\.base_layer\.weight")
+#: What a pattern of layers may not have, or have more of: matching it might take hours, and nothing stops it.
+_ENDLESS, _REPEATS, _MOST_REPEATS = re.compile(r"\)[*+{]"), re.compile(r"(?<![\\(])[*+?{]"), 4
+#: Characters of a value out of a file that a message shows.
+_MOST_SHOWN = 200
+_LARGEST_ALPHA = 3e38
 _FLOATS = ("F64", "F32", "F16", "BF16")
 #: What an adapter may be that we do not have -> what to do about it. Keys of adapter_config.json with the values that say no.
 _REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
@@ -96,7 +101,7 @@ def read_config(path: str | Path, *, max_rank: int | None = None) -> AdapterConf
 
     Raises AdapterError: adapter_not_found where there is no such folder, else adapter_invalid with the reason.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     values = read_json(path)
     _check_kind(path, values)
     if not (path / WEIGHTS).is_file():
@@ -114,10 +119,11 @@ def read_config(path: str | Path, *, max_rank: int | None = None) -> AdapterConf
 
 def adapter_hash(path: str | Path) -> str:
     """A hash of all that an adapter is: both of its files, every byte. Raises AdapterError where one cannot be read."""
-    path = Path(path).expanduser()
+    path = expanded(path)
     digest = hashlib.blake2b(digest_size=16)
     for name in (CONFIG, WEIGHTS):
         try:
+            _check_file(path / name)
             with (path / name).open("rb") as f:
                 while piece := f.read(1 << 20):
                     digest.update(piece)
@@ -127,16 +133,25 @@ def adapter_hash(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def expanded(path: str | Path) -> Path:
+    """A path with its ~ replaced, where there is such a user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """What adapter_config.json in the folder of an adapter holds. Raises AdapterError."""
     file = path / CONFIG
-    if not path.exists():
-        raise AdapterError(f"there is no adapter {path}: give the folder with its {CONFIG}", code="adapter_not_found")
     try:
+        if not path.exists():
+            raise AdapterError(f"there is no adapter {path}: give the folder with its {CONFIG}", code="adapter_not_found")
+        _check_file(file)
         content = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise AdapterError(f"{path} is no adapter: it has no {CONFIG}; give the folder that PEFT saved") from None
-    except OSError as error:
+    except OSError as error:  # a name that is too long too
         raise _unreadable(file, error) from None
     try:
         values = json.loads(content)
@@ -154,8 +169,16 @@ def _check_kind(path: Path, values: Mapping[str, Any]) -> None:
     for key, (why, fine) in _REFUSED.items():
         value = values.get(key)
         if not any(value is one or (type(value) is type(one) and value == one) for one in fine):
-            named = f" ({', '.join(map(str, value))})" if isinstance(value, list) else ""
+            named = f" ({_cut(', '.join(map(str, value)))})" if isinstance(value, list) else ""
             raise AdapterError(f"adapter {path}: {key} is set{named}: {why}")
+    if not isinstance(rslora := values.get("use_rslora"), (bool, type(None))):
+        raise AdapterError(f"adapter {path}: use_rslora must be true or false, not {_cut(repr(rslora))}")
+    for key in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(patterns := values.get(key), (dict, type(None))):
+            raise AdapterError(f"adapter {path}: {key} must be an object, not {_cut(repr(patterns))}")
+        for pattern in patterns or ():
+            if _ENDLESS.search(pattern) or len(_REPEATS.findall(pattern)) > _MOST_REPEATS:
+                raise AdapterError(f"adapter {path}: {key} {_cut(repr(pattern))} repeats too much to be matched; write layers' names out")
     begun = values.get("init_lora_weights")
     if isinstance(begun, str) and begun.startswith(_CHANGING):
         raise AdapterError(
@@ -177,7 +200,7 @@ def _pairs(path: Path, values: Mapping[str, Any], entries: Mapping[str, Entry]) 
             bases[base["layer"]] = entry
             continue
         assert match is not None
-        if entry.info.dtype not in _FLOATS or len(entry.info.shape) != 2:
+        if entry.info.dtype not in _FLOATS or len(entry.info.shape) != 2 or 0 in entry.info.shape:
             raise AdapterError(f"adapter {path}: tensor {name!r} is {entry.info.dtype} {list(entry.info.shape)}, not a matrix of floats")
         halves.setdefault(match["layer"], {})[match["half"] or match["words"]] = entry
         if match["words"]:
@@ -197,22 +220,22 @@ def _pairs(path: Path, values: Mapping[str, Any], entries: Mapping[str, Entry]) 
 
 
 def _scale(path: Path, values: Mapping[str, Any], layer: str, rank: int) -> float:
-    alpha = _of_layer(values.get("alpha_pattern"), layer, values.get("lora_alpha"))
+    alpha: Any = _of_layer(values.get("alpha_pattern"), layer, values.get("lora_alpha"))
     stated = _of_layer(values.get("rank_pattern"), layer, values.get("r"))
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
-        raise AdapterError(f"adapter {path}: lora_alpha of {layer} must be a number, not {alpha!r}")
-    if not rank or stated != rank:
-        raise AdapterError(f"adapter {path}: {layer} has rank {rank}, and {CONFIG} says {stated!r}; fetch the adapter again")
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not -_LARGEST_ALPHA < alpha < _LARGEST_ALPHA:
+        raise AdapterError(f"adapter {path}: lora_alpha of {layer} must be a number that float32 can hold, not {_cut(repr(alpha))}")
+    if stated != rank:
+        raise AdapterError(f"adapter {path}: {layer} has rank {rank}, and {CONFIG} says {_cut(repr(stated))}; fetch the adapter again")
     return float(alpha / math.sqrt(rank) if values.get("use_rslora") else alpha / rank)
 
 
 def _of_layer(pattern: Any, layer: str, usual: Any) -> Any:
     """A layer's own value: of the first pattern that its name, or the end of it from a dot on, fits; as in PEFT."""
-    for key, value in (pattern or {}).items() if isinstance(pattern, dict) else ():
+    for key, value in (pattern or {}).items():
         try:
             if re.match(rf"(.*\.)?({key})$", layer):
                 return value
-        except re.error:
+        except (re.error, RecursionError, OverflowError):  # one that is no pattern fits nothing
             continue
     return usual
 
@@ -224,10 +247,21 @@ def _instead(path: Path) -> str:
     return f", only {pickles[0]}: pickle files can run code when read, so they are refused; save it with PEFT's save_pretrained(folder)"
 
 
+def _check_file(path: Path) -> None:
+    """Raises AdapterError for what is there and is no file: reading a pipe or a device might never end."""
+    if path.exists() and not path.is_file():
+        raise AdapterError(f"{path} is not a file; fetch the adapter again")
+
+
 def _unreadable(path: Path, error: OSError) -> AdapterError:
     code = "adapter_not_found" if isinstance(error, FileNotFoundError) else "adapter_invalid"
     return AdapterError(f"cannot read {path}: {error.strerror}", code=code)
 
 
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return _cut(value) if isinstance(value, str) and value else None
+
+
+def _cut(text: str) -> str:
+    """What messages show of a text out of a file, which may be of any length."""
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."

@@ -10,13 +10,12 @@ from __future__ import annotations
 import os
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from ..errors import AdapterError, RecordError
 from ..spec.stack import StackSpec
 from ..types.adapters import AdapterKey, LoRARequest
 from ..types.request import Sequence
-from .adapter import CONFIG, WEIGHTS, read_config
+from .adapter import CONFIG, WEIGHTS, expanded, read_config
 from .fit import check_fit
 
 #: Adapters whose files have been looked at, and what was found.
@@ -52,7 +51,7 @@ class Registry:
 
 def stamped(path: str) -> AdapterKey:
     """The adapter in a folder, as its files are now; without those that are not there."""
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     stamp: list[int] = []
     for name in (CONFIG, WEIGHTS):
         try:

@@ -106,7 +106,11 @@ def check_fit(config: AdapterConfig, stack: StackSpec, *, head: bool = True, unr
     for layer, entry in config.bases.items():
         pieces = found.names.get(f"{layer}.weight", ())
         name = pieces[0].removesuffix(".weight") if len(pieces) == 1 else ""
-        if layer not in config.pairs or (name in known and entry.info.shape != known[name][:: -1 if name == stack.names.words else 1]):
+        if (
+            layer not in config.pairs
+            or name not in (stack.names.words, stack.names.head)
+            or (name in known and entry.info.shape != known[name][:: -1 if name == stack.names.words else 1])
+        ):
             raise AdapterError(
                 f"adapter {config.path} has a {layer} of its own, of shape {list(entry.info.shape)}; merge it into the model with PEFT"
             )

@@ -90,6 +90,7 @@ class Installed:
         """Takes an adapter into a slot, in place of what was there. Raises AdapterError where it does not fit; the slot is as it was."""
         found = by_our_names(adapter, self._stack, head=self._writes, unread=self._unread)
         self._check_bases(adapter)
+        self._check_range(adapter, found)
         packed = [self._pack(layer, names, found) for layer, names in self._layers]
         for (layer, _), one in zip(self._layers, packed, strict=True):
             layer.pairs.pop(slot, None)
@@ -118,6 +119,17 @@ class Installed:
 
     def _kept(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._device, self._dtype).contiguous()
+
+    def _check_range(self, adapter: AdapterWeights, found: Mapping[str, Both]) -> None:
+        """Whole matrices are looked at, so that all ranks take an adapter or none does."""
+        largest = torch.finfo(self._dtype).max
+        for layer, both in found.items():
+            if any(matrix.abs().max() > largest for matrix in both):
+                name = str(self._dtype).removeprefix("torch.")
+                raise AdapterError(
+                    f"adapter {adapter.config.path}: its pair for {layer}, with the scale, has numbers above {largest:g}, the largest of "
+                    f"{name}; --dtype bfloat16 or float32 has room for them"
+                )
 
     def _check_bases(self, adapter: AdapterWeights) -> None:
         """The embedding that an adapter's file has too is the model's own, or more was trained than its pairs."""

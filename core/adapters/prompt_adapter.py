@@ -13,7 +13,7 @@ from ..errors import AdapterError, ModelError
 from ..types.prompt_embeds import PromptEmbeds
 from ..weights.floats import FLOATS, as_float32
 from ..weights.header import Entry, read_header
-from .adapter import WEIGHTS, read_json
+from .adapter import WEIGHTS, expanded, read_json
 
 #: Its kind in adapter_config.json.
 KINDS = ("PROMPT_TUNING", "P_TUNING")
@@ -37,7 +37,7 @@ def read_prompt_adapter(path: str | Path, *, size: int | None = None, most: int 
 
     Raises AdapterError: adapter_not_found where there is no such folder, else adapter_invalid with the reason.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     values = read_json(path)
     kind = values.get("peft_type")
     if kind not in KINDS:

@@ -19,6 +19,7 @@ from ..weights.header import DTYPES, Entry
 from ..weights.source import TensorInfo
 from .adapter import AdapterConfig, Pair, read_config
 from .books import stamped
+from .values import check_values
 
 #: Arrays that an adapter is sent as, which no batch is.
 NUM_ADAPTER_ARRAYS = 2
@@ -50,6 +51,7 @@ class AdapterWeights:
         every = [*config.bases.values(), *(entry for pair in config.pairs.values() for entry in (pair.a, pair.b))]
         if len(content) != max(entry.end for entry in every):
             raise AdapterError(f"{config.weights} changed while it was read")
+        check_values(config, lambda entry: content[entry.start : entry.end].data)
         return cls(config, content)
 
     def matrices(self, pair: Pair) -> tuple[Tensor, Tensor]:

@@ -114,7 +114,8 @@ def _entry(path: Path, name: str, value: Any, base: int) -> Entry:
         raise _damaged(path, f"the name of tensor {name!r} is not text")
     bits = math.prod(shape) * DTYPES[dtype].bits
     if bits % 8 or bits // 8 != end - start:
-        raise _damaged(path, f"tensor {name!r} of shape {shape} and dtype {dtype} needs {bits // 8} bytes, but has {end - start}")
+        needed = bits // 8 if bits.bit_length() < 64 else "far more"  # Python does not print numbers of thousands of digits
+        raise _damaged(path, f"tensor {name!r} of shape {shape} and dtype {dtype} needs {needed} bytes, but has {end - start}")
     return Entry(TensorInfo(name, tuple(shape), dtype, path.name), base + start, base + end)
 
 

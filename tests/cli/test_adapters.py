@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,32 @@ def test_a_job_with_adapters_that_is_killed_and_goes_on(launch: Any, tiny: list[
     loras(tiny_llama, tmp_path / "adapters")
     assert attempt(tmp_path / "out", "") == 3
     assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_broken_adapters_beside_sound_ones(call: Any, tiny: list[str], tiny_llama: Path, tmp_path: Path) -> None:
+    """Each is the error of its records, to a run and to `infer check`; what others get is what they get without them."""
+    options = [*tiny, *loras(tiny_llama, tmp_path / "adapters")]
+    source = job(tmp_path / "in", [LORA_LINES[0], LORA_LINES[1]])
+    assert call("generate", "-q", *options, source, tmp_path / "before").exit_code == 0
+    q = "model.layers.0.self_attn.q_proj"
+    one, made = torch.ones(4, 64), tmp_path / "adapters"
+    write_adapter(made / "nan", {q: (one, one.T * torch.nan)})
+    write_adapter(made / "wide", {q: (torch.ones(10**12, 0), torch.ones(0, 10**12))}, r=10**12)
+    write_adapter(made / "alpha", {q: (one, one.T)}, lora_alpha=10**400)
+    write_adapter(made / "text", {q: (one[:, 1:], one.T)}, base_model_name_or_path="half a pair: \ud800")
+    write_adapter(made / "pipe", {q: (one, one.T)})
+    (made / "pipe" / "adapter_model.safetensors").unlink()
+    os.mkfifo(made / "pipe" / "adapter_model.safetensors")
+    broken = ["nan", "wide", "alpha", "text", "pipe"]
+    source = job(tmp_path / "in", [LORA_LINES[0], LORA_LINES[1], *({"prompt": TEXT, "lora": name} for name in broken)])
+    result = call("generate", "-q", *options, source, tmp_path / "out")
+    assert result.exit_code == 3, result.stderr
+    found = rows(tmp_path / "out")
+    assert found[:2] == rows(tmp_path / "before")
+    assert [row["error"]["code"] for row in found[2:]] == ["adapter_invalid"] * 5
+    assert "half a pair: \\ud800" in found[5]["error"]["message"]
+    told = json.loads(call("check", "-q", "--json", *options, source).stdout)["errors"]
+    assert told["adapter_invalid"]["count"] == 5
 
 
 def test_vectors_and_scores_with_lora_adapters(call: Any, tiny_bert: Path, tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...adapters.adapter import CONFIG, adapter_hash, read_config
+from ...adapters.adapter import CONFIG, adapter_hash, expanded, read_config
 from ...adapters.fit import check_fit
 from ...adapters.prompt_adapter import read_prompt_adapter
+from ...adapters.values import check_file
 from ...errors import AdapterError, ConfigError, RecordError, nearest
 from ...types.adapters import LoRARequest, PromptAdapterRequest
 from ...types.prompt_embeds import PromptEmbeds
@@ -224,6 +224,7 @@ class Chooser:
             config = read_config(self._lora.paths[name], max_rank=self._max_rank)
             if self._stack is not None:
                 check_fit(config, self._stack, head=self._writes)
+            check_file(config)
         except AdapterError as error:
             return error
         return self._lora.request(name)
@@ -261,11 +262,11 @@ def _found(flag: str, entry: str) -> tuple[dict[str, str], bool]:
     """The adapters that one value of a flag declares; and True if it is one by itself."""
     name, equals, path = entry.partition("=")
     if equals and os.sep not in name:
-        folder = Path(path).expanduser()
+        folder = expanded(path)
         if not name or not path or not folder.exists():
             raise ConfigError(f"{flag} {entry}: there is no folder {path!r}; write {flag} NAME=PATH")
         return {name: str(folder)}, True
-    folder = Path(entry).expanduser()
+    folder = expanded(entry)
     if not folder.exists():
         raise ConfigError(f"{flag} {entry}: there is no such folder; write {flag} NAME=PATH, or name a folder of adapters")
     if (folder / CONFIG).is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import pytest
 import torch
 
 from infer.core.adapters.adapter import adapter_hash, read_config
+from infer.core.adapters.books import stamped
+from infer.core.adapters.values import check_file
+from infer.core.adapters.weights import AdapterWeights
 from infer.core.errors import AdapterError, ConfigError
 from infer.core.types.adapters import LoRARequest
 
@@ -55,14 +59,86 @@ def test_embeddings_have_pairs_too(tmp_path: Path) -> None:
         ({"trainable_token_indices": [1]}, "trainable_token_indices"),
         ({"peft_type": "IA3"}, "of the kind 'IA3', not LORA"),
         ({"init_lora_weights": "pissa_niter_4"}, "begun with pissa_niter_4, which changes the model's own weights"),
-        ({"lora_alpha": "x"}, "lora_alpha of .* must be a number, not 'x'"),
+        ({"lora_alpha": "x"}, "lora_alpha of .* must be a number that float32 can hold, not 'x'"),
+        ({"lora_alpha": 10**400}, "must be a number that float32 can hold"),
+        ({"lora_alpha": float("nan")}, "must be a number that float32 can hold"),
+        ({"alpha_pattern": {"q_proj": 10**400}}, "must be a number that float32 can hold"),
         ({"r": 3}, "has rank 4, and adapter_config.json says 3"),
+        ({"use_rslora": "no"}, "use_rslora must be true or false, not 'no'"),
+        ({"rank_pattern": ["q_proj"]}, "rank_pattern must be an object"),
+        ({"rank_pattern": {"((.*)*)*x": 9}}, "repeats too much to be matched"),
+        ({"alpha_pattern": {r".*a?.*a?.*a?x": 9}}, "repeats too much to be matched"),
     ],
 )
 def test_what_is_not_supported_is_named(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(AdapterError, match=said) as caught:
         read_config(write_adapter(tmp_path, {LAYER: pair()}, **changes))
     assert caught.value.of_record().code == "adapter_invalid"
+
+
+@pytest.mark.parametrize("pattern", ["(", "(" * 5000, "a{99999999999}"])
+def test_a_pattern_that_is_none_fits_nothing(tmp_path: Path, pattern: str) -> None:
+    assert read_config(write_adapter(tmp_path, {LAYER: pair()}, rank_pattern={pattern: 3})).rank == 4
+
+
+def test_no_message_is_as_long_as_a_value_of_the_file(tmp_path: Path) -> None:
+    with pytest.raises(AdapterError) as caught:
+        read_config(write_adapter(tmp_path, {LAYER: pair()}, modules_to_save=["a" * 10_000]))
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(("a", "b"), [((4, 0), (6, 4)), ((10**12, 0), (0, 10**12)), ((0, 8), (6, 0))])
+def test_matrices_without_values(tmp_path: Path, a: tuple[int, int], b: tuple[int, int]) -> None:
+    """No rank is taken from one: room for it would be kept."""
+    with pytest.raises(AdapterError, match="not a matrix of floats"):
+        read_config(write_adapter(tmp_path, {LAYER: (torch.ones(a), torch.ones(b))}, r=a[0]))
+
+
+@pytest.mark.parametrize("half", [0, 1])
+@pytest.mark.parametrize(
+    ("dtype", "value", "alpha", "said"),
+    [
+        (torch.float32, torch.nan, 8, "NaN"),
+        (torch.bfloat16, torch.inf, 8, "infinity"),
+        (torch.float16, -torch.inf, 8, "infinity"),
+        (torch.float64, 1e300, 8, "float32 cannot hold"),
+        (torch.float32, -1e30, 1e30, "times its scale"),
+    ],
+)
+def test_values_that_are_no_numbers(tmp_path: Path, half: int, dtype: torch.dtype, value: float, alpha: float, said: str) -> None:
+    matrices = [one.to(dtype) for one in pair()]
+    matrices[half][1, 2] = value
+    config = read_config(write_adapter(tmp_path, {LAYER: (matrices[0], matrices[1])}, lora_alpha=alpha))
+    if alpha != 8 and half == 0:  # the scale is B's
+        check_file(config)
+    else:
+        for check in (lambda: check_file(config), lambda: AdapterWeights.read(stamped(str(tmp_path)), None)):
+            with pytest.raises(AdapterError, match=said):
+                check()
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "loop"])
+def test_what_is_no_file_is_not_read(tmp_path: Path, name: str, kind: str) -> None:
+    file = write_adapter(tmp_path / "a", {LAYER: pair()}) / name
+    file.unlink()
+    make: dict[str, Any] = {
+        "pipe": lambda: os.mkfifo(file),
+        "device": lambda: file.symlink_to("/dev/zero"),
+        "folder": file.mkdir,
+        "loop": lambda: file.symlink_to(file.name),
+    }
+    make[kind]()
+    for read in (read_config, adapter_hash):
+        with pytest.raises(AdapterError) as caught:
+            read(tmp_path / "a")
+        assert caught.value.code == "adapter_invalid"
+
+
+def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
+    for path in ("~nobody-has-this-name/a", tmp_path / ("x" * 5000)):
+        with pytest.raises(AdapterError):
+            read_config(path)
 
 
 def test_a_larger_rank_is_refused(tmp_path: Path) -> None:

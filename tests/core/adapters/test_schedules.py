@@ -120,6 +120,25 @@ def test_a_broken_adapter_fails_its_own_records(folder: Path, alone: list[Any], 
             assert found == before
 
 
+def test_values_that_the_model_s_dtype_cannot_hold(folder: Path, alone: list[Any], tmp_path: Path) -> None:
+    q = "model.layers.0.self_attn.q_proj"
+    large = write_adapter(tmp_path / "a", {q: (torch.ones(2, 48), torch.full((48, 2), 1e5))})
+    nan = write_adapter(tmp_path / "b", {q: (torch.ones(2, 48), torch.full((48, 2), torch.nan))})
+    half, full = started(folder / "model", dtype="float16"), started(folder / "model", dtype="bfloat16", max_loras=2)
+    with pytest.raises(RecordError, match="the largest of float16") as caught:
+        half.generate([[1]], PARAMS, lora_request=LoRARequest("a", 1, str(large)), use_tqdm=False)
+    assert caught.value.code == "adapter_invalid"
+    assert full.generate([[1]], PARAMS, lora_request=LoRARequest("a", 1, str(large)), use_tqdm=False)[0].finished
+    where = {None: None, **{name: LoRARequest(name, 1, str(nan if name == "b" else folder / name)) for name in NAMES}}
+    loras = [where[name] for _, name in work()]
+    outputs = full.generate([prompt for prompt, _ in work()], PARAMS, lora_request=loras, use_tqdm=False, on_error="return")
+    for output, before, (_, name) in zip(outputs, alone, work(), strict=True):
+        if name == "b":
+            assert output.error.code == "adapter_invalid"
+        else:
+            assert [(o.token_ids, o.logprobs) for o in output.outputs] == before
+
+
 def test_an_adapter_that_goes_while_records_wait(folder: Path, alone: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was there when they were added, and is read when the first of them starts."""
     for name in NAMES:

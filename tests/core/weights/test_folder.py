@@ -186,6 +186,7 @@ def set_header(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     ("change", "message"),
     [
         (lambda h: h["a.weight"].update(shape=[3, 5]), "'a.weight' of shape .3, 5. and dtype F32 needs 60 bytes, but has 48"),
+        (lambda h: h["a.weight"].update(shape=[10**4000, 10**4000]), "needs far more bytes, but has 48"),
         (lambda h: h["a.weight"].update(dtype="F64"), "needs 96 bytes, but has 48"),
         (lambda h: h["a.weight"].update(dtype="Q7"), "dtype 'Q7', which is not known"),
         (lambda h: h["a.weight"].update(shape=[-3, -4]), "not whole numbers"),
