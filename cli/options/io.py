@@ -42,6 +42,8 @@ compression_option = click.option(
     "--compression", help="Compression of OUT; auto: by its name (.gz, .zst).", **_choice("auto", "none", "gzip", "zstd")
 )
 _file = click.Path(dir_okay=False)
+#: Names of tables that are not written, and that other programs refuse when they hold JSON lines.
+_OTHER_TABLES = frozenset({".xlsx", ".xls", ".ods", ".arrow", ".feather", ".avro", ".orc", ".sqlite", ".db"})
 
 
 def output_format_option(*, vectors: bool = False) -> Callable[[Any], Any]:
@@ -170,6 +172,8 @@ def _format(output: str, asked: str, *, vectors: bool, quiet: bool) -> str:
     form = format_of(output, asked, vectors=vectors)
     if asked == "auto" and form != "jsonl" and not quiet:
         messages.say(f"{output} is written as {form}, as its name says (--output-format jsonl writes JSON lines)", label="note: ")
+    if asked == "auto" and Path(output).suffix.lower() in _OTHER_TABLES and not quiet:
+        messages.say(f"{output} holds JSON lines, whatever its name says; tables are csv, tsv and parquet", label="note: ")
     return form
 
 
@@ -253,6 +257,9 @@ def _refuse_contradictions(io: JobOptions) -> None:
     for a, b in _EXCLUDE_EACH_OTHER:
         if getattr(io, a) and getattr(io, b):
             raise usage(f"{_flag(io, a)} and {_flag(io, b)} contradict each other; give one.")
+    for name in ("errors", "stats"):
+        if getattr(io, name) == "-":
+            raise usage(f"--{name} - (stdout): it needs a file, since stdout holds answers; ./- is a file of that name.")
     for name in _CONTINUE:
         if getattr(io, name) and io.output == "-":
             raise usage(f"{_flag(io, name)} with OUT - (stdout): cannot resume what is not a file.")

@@ -47,8 +47,8 @@ class FirstRecords:
             has = sorted(pendings[0].extra or records[0].fields)
             shown = ", ".join(has[:_SHOWN]) + (", …" if len(has) > _SHOWN else "")
             raise ConfigError(
-                f"--prompt-field {field}: {_all(len(errors))} without this field{nearest(field, has)} (the first has: {shown or 'none'}); "
-                "--keep-going makes each an error record"
+                f"--prompt-field {field}: {_all(len(errors))} without this field{nearest(field, has)} (the first has: {shown or 'none'})"
+                f"{_separators(has)}; --keep-going makes each an error record"
             )
         if enough and not self._limited:
             raise _too_many(pendings[0].line, errors[0])
@@ -82,6 +82,16 @@ class FirstRecords:
 
 def _all(count: int) -> str:
     return "the only record is" if count == 1 else f"all of the first {count:,} records are"
+
+
+def _separators(has: Sequence[str]) -> str:
+    """ "; …" where the only column is a line of several that something else than a comma separates, or an empty string."""
+    found = next((mark for mark in ";\t|" if len(has) == 1 and mark in has[0]), None)
+    if found is None:
+        return ""
+    return f"; its columns seem to be separated by {found!r}: " + (
+        "--input-format tsv reads that" if found == "\t" else "write it with commas, or with tabs for --input-format tsv"
+    )
 
 
 def _too_many(line: int, error: RecordError) -> TooManyErrors:

@@ -212,6 +212,8 @@ class TestIo:
             ("a b --resume-force --overwrite", "--resume-force and --overwrite contradict each other; give one."),
             ("a b --retry-errors --overwrite", "--retry-errors and --overwrite contradict each other; give one."),
             ("a b --redo finish_reason=stop --overwrite", "--redo and --overwrite contradict each other; give one."),
+            ("a b --stats -", "--stats - (stdout): it needs a file, since stdout holds answers; ./- is a file of that name."),
+            ("a b --errors -", "--errors - (stdout): it needs a file"),
             ("a --resume", "--resume with OUT - (stdout): cannot resume what is not a file."),
             ("a - --resume-force", "--resume-force with OUT - (stdout): cannot resume what is not a file."),
             ("a --retry-errors", "--retry-errors with OUT - (stdout): cannot resume what is not a file."),

@@ -56,6 +56,7 @@ def test_csv_in_and_a_table_out(answer: Any, reviews: Path, tmp_path: Path, suff
 
 
 def test_jsonl_under_any_name(answer: Any, reviews: Path, tmp_path: Path) -> None:
+    assert "out.xlsx holds JSON lines, whatever its name says" in answer(reviews, tmp_path / "out.xlsx", "--limit", "1").stderr
     out = tmp_path / "out.csv"
     answer(reviews, out, "--output-format", "jsonl")
     assert len([json.loads(line) for line in out.read_text().splitlines()]) == 4

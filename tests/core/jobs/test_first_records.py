@@ -32,6 +32,15 @@ def test_no_record_has_the_field(attempt: Attempt, tmp_path: Path) -> None:
     assert attempt(source, tmp_path / "other", task={"prompt_field": "question"}).stats.num_failed == 1
 
 
+@pytest.mark.parametrize(
+    ("column", "says"),
+    [("id;review", r"separated by ';': write it with commas"), ("id\treview", "--input-format tsv reads"), ("id", r"has: id\); --keep")],
+)
+def test_columns_that_something_else_separates(attempt: Attempt, tmp_path: Path, column: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        attempt(lines(tmp_path, {column: "a"}), tmp_path / "out", task={"prompt_field": "review"})
+
+
 def test_enough_records_fail_with_one_code(attempt: Attempt, tmp_path: Path) -> None:
     bad = {"prmpt": "a"}
     with pytest.raises(TooManyErrors, match=r"first 100 records have all failed with missing_field \(first on line 1: .*--keep-going"):
