@@ -57,7 +57,7 @@ def stamped(path: str) -> AdapterKey:
         try:
             status = (folder / name).stat()
             stamp += [status.st_mtime_ns, status.st_size]
-        except OSError:
+        except (OSError, ValueError):  # a path that none can be
             stamp += [0, -1]
     return AdapterKey(os.path.abspath(folder), tuple(stamp))  # noqa: PTH100 (links are left as they are: what they lead to may change)
 

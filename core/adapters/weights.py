@@ -66,7 +66,8 @@ class AdapterWeights:
 
     def arrays(self, slot: int) -> list[NDArray[Any]]:
         """It and the slot that it is for, as `from_arrays` takes them."""
-        head = {"slot": slot, "path": str(self.config.path), "pairs": [asdict(pair) for pair in self.config.pairs.values()]}
+        path = str(self.config.path).encode(errors="backslashreplace").decode()  # for messages
+        head = {"slot": slot, "path": path, "pairs": [asdict(pair) for pair in self.config.pairs.values()]}
         return [np.frombuffer(orjson.dumps(head), dtype=np.int8), self.content.view(np.int8)]
 
     @classmethod

@@ -90,5 +90,5 @@ class AdapterKey:
     """What tells its keys and values in the cache from those of others."""
 
     def __post_init__(self) -> None:
-        text = f"{self.path}\0{self.stamp}".encode(errors="surrogateescape")
+        text = f"{self.path}\0{self.stamp}".encode(errors="surrogatepass")
         object.__setattr__(self, "salt", hashlib.blake2b(text, digest_size=16).digest())

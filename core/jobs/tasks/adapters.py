@@ -208,6 +208,8 @@ class Chooser:
                 continue
             if not isinstance(value, str):
                 raise wrong_type(param, "the name of an adapter", value)
+            if any(fields.get(other) not in (None, value) for other in names):
+                raise RecordError("invalid_value", f"{' and '.join(names)} are one field, and differ; give one of them", param=param)
             if value and value not in declared.paths:
                 raise _unknown(value, param, declared)
             return value or None, param

@@ -139,6 +139,14 @@ def test_values_that_the_model_s_dtype_cannot_hold(folder: Path, alone: list[Any
             assert [(o.token_ids, o.logprobs) for o in output.outputs] == before
 
 
+@pytest.mark.parametrize("path", ["a\0b", "\ud800", "~nobody-has-this-name/a", "/" + "x" * 5000])
+def test_paths_that_none_can_be(folder: Path, path: str) -> None:
+    llm = started(folder / "model")
+    found = llm.generate([[1], [2]], PARAMS, lora_request=[LoRARequest("x", 1, path), None], use_tqdm=False, on_error="return")
+    assert found[0].error.code in ("adapter_not_found", "adapter_invalid")
+    assert found[1].error is None
+
+
 def test_an_adapter_that_goes_while_records_wait(folder: Path, alone: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was there when they were added, and is read when the first of them starts."""
     for name in NAMES:

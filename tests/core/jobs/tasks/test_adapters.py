@@ -116,6 +116,8 @@ class TestChoice:
             ({"lora": "frist"}, "adapter_not_found", "lora", "did you mean 'first'"),
             ({"lora_name": "../first"}, "adapter_not_found", "lora_name", "declared: first, second"),
             ({"lora": 3}, "invalid_type", "lora", "the name of an adapter"),
+            ({"lora": "first", "lora_name": "second"}, "invalid_value", "lora", "lora and lora_name are one field, and differ"),
+            ({"lora": "", "lora_name": "first"}, "invalid_value", "lora", "are one field"),
             ({"lora": "second"}, "adapter_invalid", "lora", "rank 24, above max_lora_rank 16"),
             ({"model": "second"}, "adapter_invalid", "model", "rank 24"),
         ],
