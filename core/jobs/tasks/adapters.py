@@ -17,6 +17,7 @@ from ...adapters.fit import check_fit
 from ...adapters.prompt_adapter import read_prompt_adapter
 from ...adapters.values import check_file
 from ...errors import AdapterError, ConfigError, RecordError, nearest
+from ...spec.hf_values import is_text
 from ...types.adapters import LoRARequest, PromptAdapterRequest
 from ...types.prompt_embeds import PromptEmbeds
 from ..jsonl import wrong_type
@@ -58,7 +59,7 @@ class Declared:
         Args:
             default: a name, "none", or None: the only one, where there is one that was declared by itself.
 
-        Raises ConfigError where a path is not there, and for a name that is given twice.
+        Raises ConfigError where a path is not there, and for a name that is given twice or that is no text.
         """
         paths: dict[str, str] = {}
         alone = True
@@ -66,6 +67,8 @@ class Declared:
             found, one = _found(flag, entry)
             alone &= one
             for name, path in found.items():
+                if not is_text(name):
+                    raise ConfigError(f"{flag}: the name {name!r} is not UTF-8, and no record can say it; write {flag} NAME=PATH")
                 if paths.get(name, path) != path:
                     raise ConfigError(f"{flag}: {name!r} is the name of two adapters, {paths[name]} and {path}: give one another name")
                 paths[name] = path

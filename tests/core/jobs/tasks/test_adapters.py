@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,12 @@ class TestDeclared:
         ):
             with pytest.raises(ConfigError, match=said):
                 Declared.of("--lora", [entry], None)
+        lora(folder / os.fsdecode(b"\xff"))
+        for entry in (str(folder), str(folder / os.fsdecode(b"\xff")), os.fsdecode(b"a\xff=") + str(folder / "first")):
+            with pytest.raises(ConfigError, match="is not UTF-8, and no record can say it; write --lora NAME=PATH"):
+                Declared.of("--lora", [entry], None)
+        assert list(Declared.of("--lora", ["a=" + str(folder / os.fsdecode(b"\xff"))], None).paths) == ["a"]
+        shutil.rmtree(folder / os.fsdecode(b"\xff"))
         with pytest.raises(ConfigError, match="'first' is the name of two adapters"):
             Declared.of("--lora", [str(folder), f"first={folder / 'second'}"], None)
 
