@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api.llm import LLM
+    from .api.llm_engine import LLMEngine
     from .errors import ConfigError, EngineError, InferError, ModelError, OutputError, RecordError, UnknownArgument
     from .settings.args import EngineArgs
     from .settings.config import EngineConfig
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "LLM": "api.llm",
+    "LLMEngine": "api.llm_engine",
     "EngineArgs": "settings.args",
     "EngineConfig": "settings.config",
     "RequestOutputKind": "types.params",
@@ -91,6 +93,7 @@ __all__ = [
     "EngineError",
     "GuidedDecodingParams",
     "InferError",
+    "LLMEngine",
     "LabelOutput",
     "LabelRequestOutput",
     "LoRARequest",

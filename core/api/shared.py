@@ -61,6 +61,27 @@ class SharedEngine:
         finally:
             self._drop(waiting)
 
+    def step(self) -> list[Any]:
+        """The outputs of what was enqueued that one more step of the engine finishes, errors in them."""
+        if not self._waiting:
+            return []
+        self._engine.expect_more(False)
+        answers = self._pick_up(self._waiting)
+        outputs = [self._waiting.pop(answer.request_id).output(answer) for answer in answers]
+        self._forget({answer.request_id for answer in answers})
+        return outputs
+
+    def abort(self, request_ids: Collection[str]) -> None:
+        """Drops some of what was enqueued."""
+        for request_id in request_ids:
+            self._waiting.pop(request_id, None)
+        self._drop(request_ids)
+        self._forget(request_ids)
+
+    def _forget(self, request_ids: Collection[str]) -> None:
+        if request_ids:
+            self._enqueued = [one for one in self._enqueued if one.request_id not in request_ids]
+
     def move_to(self, engine: AnyEngine) -> None:
         """Goes on with another engine. What the one before had not answered is dropped."""
         self._engine = engine
