@@ -82,7 +82,7 @@ def _parts(timed: TimedPass, groups: dict[str, Group]) -> dict[str, float]:
         "model_rest": _rest(stages["model"], sum(model.values())),
         **{name: stages[name] for name in ("sample", "commit", "detokenize")},
         "step_rest": _rest(outer["step"], sum(stages.values())),
-        "write": _rest(results.seconds(timed.job), sum(outer.values())),
+        "write": _rest(results.seconds(timed.job), sum(outer.values()) - timed.before),
     }
 
 

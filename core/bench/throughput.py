@@ -36,6 +36,8 @@ class TimedPass:
     job: JobStats
     outer: Mapping[str, float]
     """Seconds in parts of the job: read, tokenize, admit, step."""
+    before: float
+    """Those of reading and tokenizing before the first record was admitted, which is when a pass begins."""
     ops: Mapping[OpKey, OpTime]
 
 
@@ -72,7 +74,9 @@ class Throughput:
     def run_timed(self, workload: Workload) -> TimedPass:
         """One pass with all stopwatches on."""
         outer = dict.fromkeys(("read", "tokenize", "admit", "step"), 0.0)
-        engine = _Watched(self.engine, outer, {"add": "admit", "step": "step"})
+        engine: Any = _Watched(self.engine, outer, {"add": "admit", "step": "step"})
+        before: list[float] = []
+        engine.add = _noting(engine.add, outer, before)
         task = _Watched(self.task, outer, {"prepare": "tokenize"})
         reader = _Watched(workload.reader(), outer, {"take": "read"})
         self.timed_ops.times.clear()
@@ -81,7 +85,7 @@ class Throughput:
             job = self._run(workload, engine, task, reader)
         finally:
             self.timed_ops.on = False
-        return TimedPass(job, outer, dict(self.timed_ops.times))
+        return TimedPass(job, outer, before[0], dict(self.timed_ops.times))
 
     def _wrap(self, ops: Ops) -> Ops:
         on_cuda = self.plan.config.device.startswith("cuda")
@@ -125,6 +129,17 @@ class _Watched:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._target, name)
+
+
+def _noting(method: Callable[..., Any], seconds: Mapping[str, float], before: list[float]) -> Callable[..., Any]:
+    """The same, which notes in `before` what `seconds` came to when it was called for the first time."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not before:
+            before.append(sum(seconds.values()))
+        return method(*args, **kwargs)
+
+    return call
 
 
 def _watched(method: Callable[..., Any], seconds: dict[str, float], name: str) -> Callable[..., Any]:

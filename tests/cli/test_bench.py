@@ -69,9 +69,9 @@ def test_the_parts_are_the_whole(call: Any, tiny: list[str], write_lines: Any) -
     breakdown = found["breakdown"]
     assert [part["name"] for part in breakdown["parts"]] == PARTS
     assert all(part["seconds"] >= 0 for part in breakdown["parts"])
-    # The first records are read before the pass begins, which is when the first is admitted.
-    assert sum(part["seconds"] for part in breakdown["parts"] if part["name"] != "read") <= breakdown["run_s"] * 1.001
-    assert sum(part["share"] for part in breakdown["parts"]) == pytest.approx(1, abs=0.05)
+    # The first records are read and tokenized before the pass begins, which is when the first is admitted.
+    assert sum(part["seconds"] for part in breakdown["parts"] if part["name"] not in ("read", "tokenize")) <= breakdown["run_s"] * 1.001
+    assert sum(part["share"] for part in breakdown["parts"]) > 0.95
     assert breakdown["steps"] == found["steps"]
     for name in ("attention", "linear", "lm_head", "row_wise", "sample", "schedule", "write"):
         assert next(part for part in breakdown["parts"] if part["name"] == name)["seconds"] > 0, name

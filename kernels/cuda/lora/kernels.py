@@ -33,19 +33,17 @@ def inner_kernel(
     place = first + tl.arange(0, ROWS)
     row = tl.load(order + tl.minimum(place, end - 1)).to(tl.int64)
     k = tl.arange(0, DEPTH)
-    x_tile = x + row[:, None] * depth + k[None, :]
-    a_tile = a + tl.load(a_offsets + adapter) + column[None, :].to(tl.int64) * depth + k[:, None]
+    x_rows = (x + row * depth)[:, None]
+    a_columns = (a + tl.load(a_offsets + adapter) + column.to(tl.int64) * depth)[None, :]
     acc = tl.zeros([ROWS, COLUMNS], tl.float32)
     for start in range(0, depth, DEPTH):
         left = depth - start
         if QUANTIZED:
-            values = tl.load(x_tile, mask=k[None, :] < left, other=128).to(tl.float32) - 128.0
+            values = tl.load(x_rows + (start + k)[None, :], mask=k[None, :] < left, other=128).to(tl.float32) - 128.0
         else:
-            values = tl.load(x_tile, mask=k[None, :] < left, other=0.0)
-        b = tl.load(a_tile, mask=k[:, None] < left, other=0.0)
+            values = tl.load(x_rows + (start + k)[None, :], mask=k[None, :] < left, other=0.0)
+        b = tl.load(a_columns + (start + k)[:, None], mask=k[:, None] < left, other=0.0)
         acc = dot_add(values.to(a.dtype.element_ty), b, acc)
-        x_tile += DEPTH
-        a_tile += DEPTH
     if FACTOR:
         acc *= tl.load(factor + row)[:, None]
     tl.store(inner + place[:, None] * columns + column[None, :], acc.to(inner.dtype.element_ty), mask=(place < end)[:, None])

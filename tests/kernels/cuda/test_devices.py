@@ -19,7 +19,7 @@ PLANS = {"new_kv_cache", "new_host_cache", "plan_attention", "plan_segments", "s
 #: Those that look at `deterministic`.
 PRODUCTS = {"linear", "linear_grouped", "linear_experts_grouped", "linear_fp8"}
 #: Others that do.
-LAUNCH_NOTHING = {"fp8_refusal", "pack_fp8"}
+LAUNCH_NOTHING = {"any_rows", "fp8_refusal", "pack_fp8"}
 
 
 @pytest.fixture
