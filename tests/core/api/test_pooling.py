@@ -415,7 +415,7 @@ class TestScore:
 
 
 class TestErrors:
-    BAD = ("the cat " * 40, [5, 9999], [], 3.5, {"prompt_embeds": [1]}, "\ud800")
+    BAD = ("the cat " * 40, [5, 9999], [], 3.5, {"prompt_embeds": np.zeros((2, 8), np.float32)}, "\ud800")
     CODES = ("prompt_too_long", "invalid_value", "invalid_value", "invalid_type", "unsupported", "invalid_encoding")
 
     def test_they_are_returned_in_their_places(self, bert: LLM) -> None:
@@ -475,12 +475,14 @@ class TestErrors:
 
 
 class TestTheOtherKind:
-    @pytest.mark.parametrize("call", ["encode", "embed", "classify"])
+    @pytest.mark.parametrize("call", ["encode", "embed"])
     def test_a_model_that_generates_does_not_pool(self, llama: LLM, call: str) -> None:
         with pytest.raises(ConfigError, match=r'this model is run to generate text; make it with LLM\(model, task="embed"\)'):
             getattr(llama, call)("hello")
         with pytest.raises(ConfigError, match=r"LLM\.score: this model is run to generate text"):
             llama.score("a", "b")
+        with pytest.raises(ConfigError, match="a language model has no labels of its own: give labels="):
+            llama.classify("hello")
 
     def test_a_model_that_pools_does_not_generate(self, bert: LLM, labels: LLM) -> None:
         from infer.core import BeamSearchParams
