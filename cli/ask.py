@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from infer.core.jobs.tasks.adapters import declared_in
+from infer.core.jobs.tasks.adapters.declared import declared_in
 
 from .options import engine_args, given_sampling
 from .options.chat import ChatFlags

@@ -128,7 +128,7 @@ def telling(ctx: click.Context) -> Iterator[None]:
 
 
 def _with_hint(message: str, known: Iterable[Any]) -> str:
-    """click's message about a value that is none of those known, which it quotes, with what may have been meant."""
+    """click's message about an unknown value, with a suggestion; the message quotes the value."""
     given = re.match(r"'(.*?)' is not one of", message)
     hint = instead_of_value(given[1], [str(one) for one in known]) if given else ""
     return message.rstrip(".") + hint if hint else message

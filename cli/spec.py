@@ -11,7 +11,7 @@ import click
 from infer.core.errors import ConfigError
 from infer.core.jobs.output.output_format import is_matrix
 from infer.core.jobs.spec import JobSpec
-from infer.core.jobs.tasks.adapters import Adapters, declared_in
+from infer.core.jobs.tasks.adapters.declared import Adapters, declared_in
 from infer.core.jobs.tasks.completion import CompletionOptions
 from infer.core.jobs.tasks.spec import WritingSpec
 from infer.core.settings.memory import refuse_little_address_space

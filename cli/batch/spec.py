@@ -20,7 +20,7 @@ from ..options.sampling import given_sampling
 from ..spec import batch_args, classify_task, embed_task, score_task, writing_options
 
 if TYPE_CHECKING:
-    from infer.core.jobs.tasks.adapters import Adapters
+    from infer.core.jobs.tasks.adapters.declared import Adapters
     from infer.core.settings.args import EngineArgs
 
     from ..options import JobOptions

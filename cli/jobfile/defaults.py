@@ -1,4 +1,4 @@
-"""What a job's file says, as the values of a command's options where neither its line nor the environment says otherwise."""
+"""Values from a job file, as defaults of a command's options: flags and environment variables win over them."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def _bias(text: str) -> dict[Any, Any]:
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """A JSON object. What it may hold is for whoever takes it to say."""
+    """A JSON object; its keys are checked by the option's user."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -42,7 +42,7 @@ def completion(shell: str) -> None:
 
 
 def answer(instruction: str) -> int:
-    """What such a script asks for (`bash_complete`), on stdout; the exit code."""
+    """Writes the completions that such a script asks for (`bash_complete`) to stdout; returns the exit code."""
     shell, _, kind = instruction.partition("_")
     if shell not in SHELLS or kind not in ("source", "complete"):
         return 1

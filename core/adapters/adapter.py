@@ -142,7 +142,7 @@ def expanded(path: str | Path) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What adapter_config.json in the folder of an adapter holds. Raises AdapterError."""
+    """Reads adapter_config.json in the folder of an adapter. Raises AdapterError."""
     file = path / CONFIG
     try:
         if not path.exists():
@@ -263,5 +263,5 @@ def _text(value: Any) -> str | None:
 
 
 def _cut(text: str) -> str:
-    """What messages show of a text out of a file, which may be of any length."""
+    """A text from a file, shortened for a message: it may be of any length."""
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."

@@ -99,7 +99,7 @@ class AdapterBooks:
         if key not in self._active and len(self._active) >= self.max_active:
             self._wait(key)
             return False
-        if key is self._closing or key == self._closing:
+        if key == self._closing:
             return False
         try:
             slot = self.slot_of(key)

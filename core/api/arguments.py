@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from ..containment import own_error
 from ..errors import ConfigError, RecordError, nearest
-from ..jobs.tasks.adapters import Declared
+from ..jobs.tasks.adapters.declared import Declared
 from ..types.adapters import LoRARequest
 from ..types.beam_params import BeamSearchParams
 from ..types.bounds import MOST

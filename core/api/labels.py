@@ -27,7 +27,7 @@ from .shared import SharedEngine
 if TYPE_CHECKING:
     from ..build.plan import Plan
     from ..intake.remarks import Remarks
-    from ..jobs.tasks.adapters import Adapters
+    from ..jobs.tasks.adapters.declared import Adapters
     from ..text.tokenizer import Tokenizer
 
 #: Labels for all prompts, or a list for each.

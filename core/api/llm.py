@@ -21,7 +21,7 @@ from ..errors import ConfigError, RecordError
 from ..fleet.start import start as start_engine
 from ..intake.prompts import PromptIntake
 from ..intake.remarks import Remarks
-from ..jobs.tasks.adapters import declared_in
+from ..jobs.tasks.adapters.declared import declared_in
 from ..settings.args import EngineArgs
 from ..settings.threads import bound_spinning
 from ..text.chat import ChatTemplate, template_text

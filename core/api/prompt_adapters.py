@@ -7,7 +7,7 @@ from typing import Any
 
 from ..adapters.prompt_adapter import read_prompt_adapter
 from ..errors import AdapterError, ConfigError, RecordError, nearest
-from ..jobs.tasks.adapters import Declared
+from ..jobs.tasks.adapters.declared import Declared
 from ..settings.config import EngineConfig
 from ..types.adapters import PromptAdapterRequest
 from ..types.prompt_embeds import PromptEmbeds

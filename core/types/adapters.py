@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..errors import ConfigError
@@ -24,13 +25,7 @@ class LoRARequest:
     """The folder with adapter_config.json and adapter_model.safetensors."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.lora_path, os.PathLike):
-            object.__setattr__(self, "lora_path", os.fspath(self.lora_path))
-        for name in ("lora_name", "lora_path"):
-            if not isinstance(value := getattr(self, name), str) or not value:
-                raise ConfigError(f"LoRARequest: {name} must be a string that is not empty, not {value!r}")
-        if not isinstance(self.lora_int_id, int) or isinstance(self.lora_int_id, bool) or self.lora_int_id < 1:
-            raise ConfigError(f"LoRARequest: lora_int_id must be an integer of at least 1, not {self.lora_int_id!r}")
+        _check(self, path="lora_path", name="lora_name", numbers=["lora_int_id"])
 
     @property
     def name(self) -> str:
@@ -65,17 +60,9 @@ class PromptAdapterRequest:
     """The tokens that it puts before a prompt, as the files have to say too; None: what they say."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.prompt_adapter_local_path, os.PathLike):
-            object.__setattr__(self, "prompt_adapter_local_path", os.fspath(self.prompt_adapter_local_path))
-        for name in ("prompt_adapter_name", "prompt_adapter_local_path"):
-            if not isinstance(value := getattr(self, name), str) or not value:
-                raise ConfigError(f"PromptAdapterRequest: {name} must be a string that is not empty, not {value!r}")
-        numbers = {"prompt_adapter_id": self.prompt_adapter_id}
-        if self.prompt_adapter_num_virtual_tokens is not None:
-            numbers["prompt_adapter_num_virtual_tokens"] = self.prompt_adapter_num_virtual_tokens
-        for name, number in numbers.items():
-            if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-                raise ConfigError(f"PromptAdapterRequest: {name} must be an integer of at least 1, not {number!r}")
+        told = self.prompt_adapter_num_virtual_tokens is not None
+        numbers = ["prompt_adapter_id", *(["prompt_adapter_num_virtual_tokens"] if told else [])]
+        _check(self, path="prompt_adapter_local_path", name="prompt_adapter_name", numbers=numbers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +79,16 @@ class AdapterKey:
     def __post_init__(self) -> None:
         text = f"{self.path}\0{self.stamp}".encode(errors="surrogatepass")
         object.__setattr__(self, "salt", hashlib.blake2b(text, digest_size=16).digest())
+
+
+def _check(request: LoRARequest | PromptAdapterRequest, *, path: str, name: str, numbers: Sequence[str]) -> None:
+    """Raises ConfigError for a wrong value of one of these fields; a path that is no string becomes one."""
+    called = type(request).__name__
+    if isinstance(given := getattr(request, path), os.PathLike):
+        object.__setattr__(request, path, os.fspath(given))
+    for text in (name, path):
+        if not isinstance(value := getattr(request, text), str) or not value:
+            raise ConfigError(f"{called}: {text} must be a string that is not empty, not {value!r}")
+    for number in numbers:
+        if not isinstance(value := getattr(request, number), int) or isinstance(value, bool) or value < 1:
+            raise ConfigError(f"{called}: {number} must be an integer of at least 1, not {value!r}")

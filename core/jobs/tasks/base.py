@@ -24,7 +24,8 @@ from ..row_format import FlatRows, JsonRows, RowFormat
 from ..tally import Tally
 from . import fields as known
 from . import refused
-from .adapters import Adapters, Chooser
+from .adapters.chooser import Chooser
+from .adapters.declared import Adapters
 from .openai_batch import batch_line, body_of, is_batch
 from .pending import Pending
 

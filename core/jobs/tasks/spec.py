@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .adapters.chooser import Chooser
 from .completion import CompletionOptions
 from .defaults import check_constraint, check_thinking, with_model_defaults
 
@@ -45,7 +46,7 @@ class TaskSpec(ABC):
 
     def make_task(self, plan: Plan, *, warn: Say, fingerprint: str = "", now: datetime | None = None) -> AnyTask:
         """The task, for a job at the time `now`."""
-        chooser = self.options.adapters.chooser(plan, warn)
+        chooser = Chooser.of(self.options.adapters, plan, warn)
         options = replace(self.options, warn=warn, fingerprint=fingerprint, model=plan.name, now=now, chooser=chooser)
         return self._make(options, plan)
 

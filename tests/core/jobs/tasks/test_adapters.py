@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save
 
 from infer.core.errors import ConfigError, RecordError
-from infer.core.jobs.tasks.adapters import Adapters, Chooser, Declared, declared_in
+from infer.core.jobs.tasks.adapters.chooser import Chooser
+from infer.core.jobs.tasks.adapters.declared import Adapters, Declared, declared_in
 from infer.core.settings.args import EngineArgs
 
 from ...adapters.making import write_adapter

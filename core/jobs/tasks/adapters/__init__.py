@@ -1,0 +1,1 @@
+"""Adapters of a job: those that its options declare, and the choice of one for each record."""
