@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,30 +17,38 @@ ITEMS_A_THREAD = 8
 #: Heads of a latent that a thread takes together, at least.
 LEAST_HEADS = 8
 
-_attention = library.function("infer_attention", "ppppppp" + "ipi" + "iiiiii" + "ff" + "ppii")
+_plan = library.function("infer_plan_attention", "pppp" + "ppp" + "iiiiii")
+_attention = library.function("infer_attention", "ppppppp" + "ipppi" + "iiiiii" + "ff" + "ppii")
 _latent_attention = library.function("infer_latent_attention", "pppppp" + "ipii" + "iiiif" + "i")
 
 
 @dataclass(slots=True)
 class AttentionItems:
+    """See src/attention_items.h."""
+
+    members: Tensor
+    """int32 [M, 3]: sequence, first of its query tokens, how many."""
+    runs: Tensor
+    """int32 [R, 4]: the members from one to before another that go together through the positions from one to before another."""
     items: Tensor
-    """int32 [I, 3]: sequence, first of its query tokens, how many; most work first, so that threads end together."""
+    """int32 [I, 4]: its members and its runs, likewise; most work first, so that threads end together."""
     heads_together: int
     """Key/value heads that one thread does one after another: all of them where there are items enough."""
 
 
 def plan_attention(meta: AttentionMeta, num_heads: int, num_kv_heads: int) -> AttentionItems:
-    tokens = max(1, ITEM_ROWS * num_kv_heads // num_heads)
-    counts = np.diff(meta.query_start.numpy())
-    parts = -(-counts // tokens)
-    sequence = np.repeat(np.arange(len(counts), dtype=np.int32), parts)
-    first = (np.arange(len(sequence)) - np.repeat(np.cumsum(parts) - parts, parts)) * tokens
-    size = np.minimum(counts[sequence] - first, tokens)
-    seen = meta.kv_lens.numpy()[sequence] - counts[sequence] + first + size
-    order = np.argsort(-seen * size, kind="stable")
-    items = np.stack([sequence, first, size], axis=1).astype(np.int32)[order]
-    enough = len(items) >= ITEMS_A_THREAD * torch.get_num_threads()
-    return AttentionItems(torch.from_numpy(items), num_kv_heads if enough else 1)
+    group, sequences, rows = num_heads // num_kv_heads, len(meta.kv_lens), len(meta.slots) * num_heads // num_kv_heads
+    enough = ITEMS_A_THREAD * torch.get_num_threads()
+    # Sequences that begin alike go together as long as that leaves work for all threads, if one head at a time.
+    together = min(ITEM_ROWS, 2 * rows * num_kv_heads // enough)
+    most = sequences + rows // (max(1, ITEM_ROWS // group) * group)
+    members, runs, items, counts = (torch.empty(shape, dtype=torch.int32) for shape in ((most, 3), (2 * most, 4), (most, 4), (3,)))
+    _plan(
+        *(members, runs, items, counts, meta.query_start, meta.kv_lens, meta.block_tables),
+        *(meta.block_tables.stride(0), sequences, meta.block_size, group, ITEM_ROWS, together),
+    )
+    num_items, num_runs, num_members = counts.tolist()
+    return AttentionItems(members[:num_members], runs[:num_runs], items[:num_items], num_kv_heads if num_items >= enough else 1)
 
 
 def attention(query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig) -> Tensor:
@@ -52,16 +59,16 @@ def attention(query: Tensor, cache: KVCache, meta: AttentionMeta, config: Attent
     out[total:].zero_()
     if config.latent:
         # A tile of latents is laid out for all heads of an item: these are shared among threads only where items are few.
-        wanted = -(-ITEMS_A_THREAD * torch.get_num_threads() // max(1, len(plan.items)))
+        wanted = -(-ITEMS_A_THREAD * torch.get_num_threads() // max(1, len(plan.members)))
         _latent_attention(
             *(out, query, cache.key, meta.query_start, meta.kv_lens, meta.block_tables),
-            *(meta.block_tables.stride(0), plan.items, len(plan.items), max(1, min(wanted, config.num_heads // LEAST_HEADS))),
+            *(meta.block_tables.stride(0), plan.members, len(plan.members), max(1, min(wanted, config.num_heads // LEAST_HEADS))),
             *(config.num_heads, config.head_dim, config.latent, meta.block_size, config.scale, library.DTYPES[query.dtype]),
         )
         return out
     _attention(
         *(out, query, cache.key, cache.value, meta.query_start, meta.kv_lens, meta.block_tables),
-        *(meta.block_tables.stride(0), plan.items, len(plan.items)),
+        *(meta.block_tables.stride(0), plan.members, plan.runs, plan.items, len(plan.items)),
         *(plan.heads_together, config.num_heads, config.num_kv_heads, config.head_dim, meta.block_size, config.sliding_window or 0),
         *(config.scale, config.soft_cap or 0.0),
         *(config.alibi_slopes, config.sinks, library.DTYPES[query.dtype], library.CACHE_DTYPES[cache.key.dtype]),

@@ -24,30 +24,30 @@ template <class T> struct Floats {
     static void room(const Problem &a, int64_t rows, Scratch &s) { s.query.room(rows * a.pairs()); }
     static void pack(const Problem &a, Scratch &s, int64_t r, const T *x) { Query<T>::pack(s.query.data + r * a.pairs(), x, a.head_dim); }
 
-    static Tile find_tile(const Problem &a, const Item &item, int64_t step) {
+    static Tile find_tile(const Problem &a, const Place &at) {
         Tile tile;
-        const int64_t size = a.block_size, start = item.position(step);
+        const int64_t size = a.block_size, start = at.start;
         tile.pair_stride = size * 2;
         for (int g = 0; g < GROUPS; g++) {
             const int64_t position = start + g * LANES;
-            const bool inside = position < item.end;
-            const int64_t block = inside ? item.table[position / size] : 0, offset = inside ? position % size : 0;  // block 0 is zeros
-            const int64_t place = block * a.num_kv_heads + item.head(step);
+            const bool inside = position < at.end;
+            const int64_t block = inside ? at.table[position / size] : 0, offset = inside ? position % size : 0;  // block 0 is zeros
+            const int64_t place = block * a.num_kv_heads + at.head;
             tile.key[g] = (const T *)a.key + place * a.pairs() * size * 2 + offset * 2;
             tile.value[g] = (const T *)a.value + (place * size + offset) * a.head_dim;
         }
         return tile;
     }
 
-    static Tile copy_tile(const Problem &a, const Item &item, int64_t step, Scratch &s) {
-        const int64_t size = a.block_size, pairs = a.pairs(), dim = a.head_dim, start = item.position(step);
+    static Tile copy_tile(const Problem &a, const Place &at, Scratch &s) {
+        const int64_t size = a.block_size, pairs = a.pairs(), dim = a.head_dim, start = at.start;
         T *key = s.copy.room(TILE * (pairs * 2 + dim)), *value = key + TILE * pairs * 2;
         memset(key, 0, TILE * (pairs * 2 + dim) * sizeof(T));
         Tile tile;
         tile.pair_stride = LANES * 2;
-        for (int64_t t = 0; t < TILE && start + t < item.end; t++) {
+        for (int64_t t = 0; t < TILE && start + t < at.end; t++) {
             const int64_t offset = (start + t) % size, g = t / LANES;
-            const int64_t place = item.table[(start + t) / size] * a.num_kv_heads + item.head(step);
+            const int64_t place = at.table[(start + t) / size] * a.num_kv_heads + at.head;
             const T *k = (const T *)a.key + place * pairs * size * 2 + offset * 2, *v = (const T *)a.value + (place * size + offset) * dim;
             T *to = key + g * LANES * pairs * 2 + t % LANES * 2;
             for (int64_t p = 0; p < pairs; p++) memcpy(to + p * LANES * 2, k + p * size * 2, 2 * sizeof(T));
@@ -126,15 +126,15 @@ template <class T> struct Floats {
 }  // namespace
 }  // namespace infer
 
-// items int32 [num_items][3]: sequence, first of its query tokens, how many; in the order they are begun.
+// members, runs and items as infer_plan_attention writes them; items in the order they are begun.
 // dtype is that of query and out; cache_dtype the same, or INT8.
 extern "C" void infer_attention(void *out, const void *query, const void *key, const void *value, const int32_t *query_start,
-                                const int32_t *kv_lens, const int32_t *tables, int64_t table_stride, const int32_t *items, int64_t num_items,
-                                int64_t heads_together, int64_t num_heads, int64_t num_kv_heads, int64_t head_dim, int64_t block_size,
-                                int64_t window, float scale, float soft_cap, const float *alibi, const float *sinks, int64_t dtype,
-                                int64_t cache_dtype) {
-    infer::Problem a{out,       query,        key,      value,      query_start, kv_lens, tables, items, table_stride, num_heads, num_kv_heads,
-                     head_dim,  block_size,   window,   scale,      soft_cap,    alibi,   sinks};
+                                const int32_t *kv_lens, const int32_t *tables, int64_t table_stride, const infer::Member *members,
+                                const infer::Run *runs, const infer::ItemParts *items, int64_t num_items, int64_t heads_together,
+                                int64_t num_heads, int64_t num_kv_heads, int64_t head_dim, int64_t block_size, int64_t window, float scale,
+                                float soft_cap, const float *alibi, const float *sinks, int64_t dtype, int64_t cache_dtype) {
+    const infer::Items all{members, runs, items, query_start, kv_lens, tables, table_stride, window};
+    infer::Problem a{out, query, key, value, all, num_heads, num_kv_heads, head_dim, block_size, window, scale, soft_cap, alibi, sinks};
     if (!(window > 0 || soft_cap > 0 || alibi || sinks)) a.scale *= infer::LOG2E;
     if (cache_dtype == infer::INT8) return infer::attend_int8(a, num_items, heads_together, dtype);
     INFER_DISPATCH(dtype, T, infer::attend_all<infer::Floats<T>>(a, num_items, heads_together));

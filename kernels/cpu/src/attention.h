@@ -3,7 +3,7 @@
 // A row is one (token, query head). Its keys are visited in tiles of 64 positions that start at multiples of 64 of the sequence,
 // with a running softmax; within a tile every sum runs in one fixed order. So a row's bits depend on its own query and keys alone:
 // not on which rows are computed beside it, nor on how a prompt was cut into chunks. The heads that share a key/value head, and
-// neighbouring tokens, go through a tile together, up to ROWS of them in registers.
+// neighbouring tokens, go through a tile together, up to ROWS of them in registers; so do sequences that share it (attention_items.h).
 //
 // What knows the cache's layout is a store: Floats in attention.cpp, Codes in attention_int8.cpp. A store S has
 //   Row       type of queries and results
@@ -11,8 +11,8 @@
 //   Scratch   one thread's memory: queries in the form that products want, and the copy of a tile
 //   room(a, rows, s)                                        room for so many queries
 //   pack(a, s, r, x)                                        puts query x there as number r
-//   find_tile(a, item, step)                                a tile in the cache
-//   copy_tile(a, item, step, s)                             the same if blocks have fewer than 16 tokens
+//   find_tile(a, place)                                     a tile in the cache
+//   copy_tile(a, place, s)                                  the same if blocks have fewer than 16 tokens
 //   power(x)                                                2^x for x <= 0; any number for -infinity
 //   scores<R>(a, s, r, tile, next, out)                     out[i * TILE + t] = query r + i . key t
 //   add_values<R>(a, weights, seen, tile, next, sums, width)  sums[i * width...] += weights[i * TILE + t] * value t; may change weights
@@ -22,7 +22,7 @@
 #include <algorithm>
 #include <atomic>
 
-#include "scores.h"
+#include "attention_items.h"
 
 namespace infer {
 
@@ -33,8 +33,8 @@ constexpr int AHEAD = 3;
 struct Problem {
     void *out;
     const void *query, *key, *value;
-    const int32_t *query_start, *kv_lens, *tables, *items;
-    int64_t table_stride, num_heads, num_kv_heads, head_dim, block_size, window;
+    Items items;
+    int64_t num_heads, num_kv_heads, head_dim, block_size, window;
     float scale, soft_cap;
     const float *alibi, *sinks;
     int64_t pairs() const { return (head_dim + 1) / 2; }
@@ -44,45 +44,25 @@ struct Problem {
 // Attention over keys and values in int8, of queries in `dtype`; otherwise as infer_attention.
 void attend_int8(const Problem &a, int64_t num_items, int64_t heads_together, int64_t dtype);
 
-// -- an item: neighbouring tokens of a sequence, key/value heads ------------------------------------------------------
-struct Rows {
-    int64_t count, first_position, group;
-    int64_t position(int64_t r) const { return first_position + r / group; }
-};
-
-// Key/value heads h0 to h1 of neighbouring tokens of one sequence. Heads are next to each other in a block: all of them see a
-// tile before the next one, and each of these is a step.
-struct Item {
-    int64_t row, h0, h1;  // `row`: its first one in query and out
-    Rows rows;
-    int64_t start, end;  // positions: a multiple of TILE, and that after the last
-    const int32_t *table;
-
-    int64_t heads() const { return h1 - h0; }
-    int64_t steps() const { return (end - start + TILE - 1) / TILE * heads(); }
-    int64_t position(int64_t step) const { return start + step / heads() * TILE; }
-    int64_t head(int64_t step) const { return h0 + step % heads(); }
-};
-
 inline Item find_item(const Problem &a, int64_t number, int64_t heads_together) {
-    const int64_t parts = (a.num_kv_heads + heads_together - 1) / heads_together;
-    const int32_t *item = a.items + number / parts * 3;
-    const int64_t sequence = item[0], first = item[1], tokens = item[2], h0 = number % parts * heads_together;
-    const int64_t query_len = a.query_start[sequence + 1] - a.query_start[sequence], position = a.kv_lens[sequence] - query_len + first;
-    return {a.query_start[sequence] + first,
-            h0,
-            std::min(a.num_kv_heads, h0 + heads_together),
-            {tokens * a.group(), position, a.group()},
-            a.window > 0 ? std::max<int64_t>(0, position + 1 - a.window) / TILE * TILE : 0,
-            position + tokens,
-            a.tables + sequence * a.table_stride};
+    const int64_t parts = (a.num_kv_heads + heads_together - 1) / heads_together, h0 = number % parts * heads_together;
+    return {a.items.parts[number / parts], h0, std::min(a.num_kv_heads, h0 + heads_together)};
 }
+
+// An item's rows of one key/value head, ordered by member, token, head of the group.
+struct Rows {
+    const int32_t *positions;
+    int64_t group;
+    int64_t position(int64_t r) const { return positions[r]; }
+};
 
 // One thread's memory; grows to its largest item.
 template <class S> struct Scratch : S::Scratch {
     Buffer<float> sums;    // [rows][width]: weighted sums of values
     Buffer<float> best;    // [rows]: largest score yet
     Buffer<f32x16> total;  // [rows]: sums of weights, lane by lane
+    Buffer<int32_t> positions, first_row;  // of the rows of a head; each member's first one, and their number
+    Buffer<int64_t> offset;                // of the rows of the first head: elements in query and out
 };
 
 // The tokens of a tile that R rows see: row r those from low[r] to high[r]; all of them those from `from` to `to`.
@@ -149,33 +129,59 @@ void absorb(const Problem &a, const typename S::Tile &tile, const typename S::Ti
     S::template add_values<R>(a, score, seen, tile, next, s.sums.data + (base + r0) * width, width);
 }
 
+// Lists the rows of a head of `item`; returns their number.
+template <class S> int64_t list_rows(const Problem &a, const Item &item, Scratch<S> &s) {
+    const int64_t group = a.group(), members = item.parts.last - item.parts.first;
+    int64_t count = 0, r = 0;
+    int32_t *first_row = s.first_row.room(members + 1);
+    for (int64_t m = 0; m < members; m++) first_row[m] = (int32_t)count, count += a.items.members[item.parts.first + m].tokens * group;
+    first_row[members] = (int32_t)count;
+    int32_t *positions = s.positions.room(count);
+    int64_t *offset = s.offset.room(count);
+    for (int64_t m = 0; m < members; m++) {
+        const Member &member = a.items.members[item.parts.first + m];
+        const int64_t position = a.items.position(member), row = a.items.row(member);
+        for (int64_t t = 0; t < member.tokens; t++)
+            for (int64_t g = 0; g < group; g++, r++) {
+                positions[r] = (int32_t)(position + t);
+                offset[r] = ((row + t) * a.num_heads + item.h0 * group + g) * a.head_dim;
+            }
+    }
+    return count;
+}
+
 // Computes `item`; the tiles that `then` begins with are on their way when it ends.
 template <class S, bool SPECIAL> void attend(const Problem &a, const Item &item, const Item &then, Scratch<S> &s) {
     typedef typename S::Row Row;
     typedef typename S::Tile Tile;
     const int64_t group = a.group(), dim = a.head_dim, width = (dim + LANES - 1) / LANES * LANES;
-    const Rows &rows = item.rows;
-    const int64_t all = rows.count * item.heads(), steps = item.steps();
-    // Element offset of a row in query and out: rows are ordered by head of the item, token, head of the group.
-    auto place = [&](int64_t r) {
-        return ((item.row + r % rows.count / group) * a.num_heads + (item.h0 + r / rows.count) * group + r % group) * dim;
+    const int64_t count = list_rows(a, item, s), all = count * item.heads();
+    const Rows rows{s.positions.data, group};
+    // Calls BODY(row in the scratch, its offset in query and out, its head): ordered by head of the item, and then as `rows`.
+    auto each_row = [&](auto body) {
+        for (int64_t h = 0, r = 0; h < item.heads(); h++)
+            for (int64_t i = 0; i < count; i++, r++) body(r, s.offset.data[i] + h * group * dim, (item.h0 + h) * group + i % group);
     };
 
     S::room(a, all, s);
     std::fill_n(s.best.room(all), all, -INFINITY);
     std::fill_n(s.total.room(all), all, f32x16{});
     std::fill_n(s.sums.room(all * width), all * width, 0.0f);
-    for (int64_t r = 0; r < all; r++) S::pack(a, s, r, (const Row *)a.query + place(r));
+    each_row([&](int64_t r, int64_t offset, int64_t) { S::pack(a, s, r, (const Row *)a.query + offset); });
 
     const bool copied = a.block_size < LANES;
-    for (int64_t step = 0; step < steps; step++) {
-        const Tile tile = copied ? S::copy_tile(a, item, step, s) : S::find_tile(a, item, step);
-        const int64_t later = step + AHEAD, over = std::min(later - steps, then.steps() - 1);
-        const Tile next = copied ? tile : later < steps ? S::find_tile(a, item, later) : S::find_tile(a, then, over);
-        const int64_t start = item.position(step), base = step % item.heads() * rows.count, head0 = item.head(step) * group;
-        int64_t r = std::max<int64_t>(0, start - rows.first_position) * group;  // earlier rows end before the tile
-        for (; r + ROWS <= rows.count; r += ROWS) absorb<S, SPECIAL, ROWS>(a, tile, next, start, rows, r, base, head0, s, width);
-        switch (rows.count - r) {
+    Walk walk(a.items, item), ahead = walk;
+    for (int i = 0; i < AHEAD; i++) ahead.step_into(then);
+    for (; !walk.ended(); walk.step(), ahead.step_into(then)) {
+        const Place place = walk.place();
+        const Tile tile = copied ? S::copy_tile(a, place, s) : S::find_tile(a, place), next = copied ? tile : S::find_tile(a, ahead.place());
+        const int32_t *first_row = s.first_row.data - item.parts.first;
+        const int64_t start = place.start, base = (place.head - item.h0) * count, head0 = place.head * group;
+        const int64_t last = first_row[walk.on().last];
+        int64_t r = first_row[walk.on().first];
+        if (walk.on().last - walk.on().first == 1) r += std::max<int64_t>(0, start - rows.position(r)) * group;  // earlier tokens do not see the tile
+        for (; r + ROWS <= last; r += ROWS) absorb<S, SPECIAL, ROWS>(a, tile, next, start, rows, r, base, head0, s, width);
+        switch (last - r) {
         case 5: absorb<S, SPECIAL, 5>(a, tile, next, start, rows, r, base, head0, s, width); break;
         case 4: absorb<S, SPECIAL, 4>(a, tile, next, start, rows, r, base, head0, s, width); break;
         case 3: absorb<S, SPECIAL, 3>(a, tile, next, start, rows, r, base, head0, s, width); break;
@@ -184,18 +190,18 @@ template <class S, bool SPECIAL> void attend(const Problem &a, const Item &item,
         }
     }
 
-    for (int64_t r = 0; r < all; r++) {
+    each_row([&](int64_t r, int64_t offset, int64_t head) {
         float total = reduce_add(s.total.data[r]), factor = 1.0f;
         if (SPECIAL && a.sinks) {
-            const float sink = a.sinks[(item.h0 + r / rows.count) * group + r % group] * LOG2E, best = std::max(s.best.data[r], sink);
+            const float sink = a.sinks[head] * LOG2E, best = std::max(s.best.data[r], sink);
             factor = exp2_one(s.best.data[r] - best);
             total = total * factor + exp2_one(sink - best);
         }
         const f32x16 share = splat(factor / total);
-        Row *out = (Row *)a.out + place(r);
+        Row *out = (Row *)a.out + offset;
         const float *sums = s.sums.data + r * width;
         over_row(dim, [&](int64_t i, int n) { store_n(out + i, load(sums + i) * share, n); });
-    }
+    });
 }
 
 template <class S> void attend_all(const Problem &a, int64_t num_items, int64_t heads_together) {

@@ -48,15 +48,15 @@ template <class T> struct Codes {
         s.scale.data[r] = quantizer.scale;
     }
 
-    static Tile find_tile(const Problem &a, const Item &item, int64_t step) {
+    static Tile find_tile(const Problem &a, const Place &at) {
         Tile tile;
-        const int64_t size = a.block_size, start = item.position(step), wide = places(a.head_dim);
+        const int64_t size = a.block_size, start = at.start, wide = places(a.head_dim);
         tile.key_stride = size * 4, tile.value_stride = wide * 4;
         for (int g = 0; g < GROUPS; g++) {
             const int64_t position = start + g * LANES;
-            const bool inside = position < item.end;
-            const int64_t block = inside ? item.table[position / size] : 0, offset = inside ? position % size : 0;  // block 0 is zeros
-            const int64_t place = (block * a.num_kv_heads + item.head(step)) * head_bytes(a.head_dim, size);
+            const bool inside = position < at.end;
+            const int64_t block = inside ? at.table[position / size] : 0, offset = inside ? position % size : 0;  // block 0 is zeros
+            const int64_t place = (block * a.num_kv_heads + at.head) * head_bytes(a.head_dim, size);
             const uint8_t *key = (const uint8_t *)a.key + place, *value = (const uint8_t *)a.value + place;
             tile.key[g] = key + offset * 4, tile.value[g] = value + offset * wide;
             tile.key_scale[g] = key + wide * size + offset * 4, tile.value_scale[g] = value + wide * size + offset * 4;
@@ -64,14 +64,14 @@ template <class T> struct Codes {
         return tile;
     }
 
-    static Tile copy_tile(const Problem &a, const Item &item, int64_t step, Scratch &s) {
-        const int64_t size = a.block_size, wide = places(a.head_dim), start = item.position(step), beside = together(size);
+    static Tile copy_tile(const Problem &a, const Place &at, Scratch &s) {
+        const int64_t size = a.block_size, wide = places(a.head_dim), start = at.start, beside = together(size);
         const int64_t bytes = head_bytes(a.head_dim, TILE), scales = wide * TILE;
         uint8_t *key = s.copy.room(2 * bytes), *value = key + bytes;
         memset(key, 0, 2 * bytes);
-        for (int64_t t = 0; t < TILE && start + t < item.end; t++) {
+        for (int64_t t = 0; t < TILE && start + t < at.end; t++) {
             const int64_t offset = (start + t) % size;
-            const int64_t place = (item.table[(start + t) / size] * a.num_kv_heads + item.head(step)) * head_bytes(a.head_dim, size);
+            const int64_t place = (at.table[(start + t) / size] * a.num_kv_heads + at.head) * head_bytes(a.head_dim, size);
             const uint8_t *k = (const uint8_t *)a.key + place, *v = (const uint8_t *)a.value + place;
             for (int64_t q = 0; q < quads(a); q++) memcpy(key + (q * TILE + t) * 4, k + (q * size + offset) * 4, 4);
             const uint8_t *column = v + offset / beside * beside * wide + offset % beside;
