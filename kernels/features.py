@@ -10,8 +10,6 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 #: Dot products of bfloat16: x86's two kinds, and Arm's.
 BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-#: Dot products of int8 that add up in 32 bits. Without them x86 CPUs add pairs in 16 bits, which saturates.
-INT8 = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "i8mm"})
 #: What `infer doctor` shows, weakest first.
 SHOWN = (
     "sse4_2",

@@ -345,7 +345,7 @@ class Ops(StateOps, LoRAOps, Protocol):
 
     # -- int8 ----------------------------------------------------------------------------------------------------
     def supports_int8(self) -> bool:
-        """True if int8 dot products are exact here (they saturate on CPUs without VNNI)."""
+        """True if sums of int8 products are exact here: our own kernels' are on every CPU, a library's where they do not saturate."""
 
     def pack_int8(self, weight: Tensor) -> Any:
         """A weight [out, in] quantized to int8, one scale an output row (largest magnitude / 127), in `linear_int8`'s form."""

@@ -20,7 +20,7 @@ class Int8(LinearMethod):
     def refusal(cls, ops: Ops) -> str:
         if ops.supports_int8():
             return ""
-        return "the CPU has no exact int8 dot products (VNNI or AMX), so sums could saturate; leave it out, or use kernels=reference (slow)"
+        return "the int8 sums of this torch's oneDNN are not exact on this CPU; leave it out, or use kernels=reference (slow)"
 
     def num_bytes(self, out_features: int, in_features: int, dtype: torch.dtype) -> int:
         return out_features * (in_features + torch.float32.itemsize)

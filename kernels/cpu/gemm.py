@@ -1,4 +1,4 @@
-"""Weights as our own matrix multiplication reads them: float32 with AVX-512, bf16 and int8 where the CPU has dot products of them.
+"""Weights as our own matrix multiplication reads them: float32 and int8 on every CPU, bf16 where the CPU has dot products of it.
 
 See src/gemm.cpp. The products are in linear.py and int8.py.
 """
@@ -16,7 +16,6 @@ from . import library
 
 #: Output features of a panel.
 PANEL = 32
-_INT8 = 2
 _KINDS = {torch.bfloat16: 1, torch.float32: 4}
 
 _kinds = library.function("infer_gemm_kinds", "p")
@@ -48,20 +47,25 @@ def multiplies(dtype: torch.dtype) -> bool:
 def takes(weight: Tensor) -> bool:
     """True if a weight that is not quantized is for this kernel. Where the CPU has tile registers, oneDNN's is faster."""
     tiles = weight.dtype == torch.bfloat16 and "amx_bf16" in features.features()
-    whole = weight.shape[1] * weight.itemsize % 4 == 0
-    return whole and bool(_compiled() & _KINDS.get(weight.dtype, 0)) and not tiles
+    return bool(_compiled() & _KINDS.get(weight.dtype, 0)) and not tiles
 
 
-def takes_int8(weight: Tensor) -> bool:
-    """True if an int8 weight is for this kernel."""
-    return weight.shape[1] % 4 == 0 and bool(_compiled() & _INT8) and "amx_int8" not in features.features()
+def takes_int8() -> bool:
+    """True if int8 weights are for this kernel, whose sums are exact on every CPU. Where there are tile registers, oneDNN's is faster."""
+    return "amx_int8" not in features.features()
 
 
 def pack(weight: Tensor) -> Panels:
     """A weight [out, in] for which `takes` or `takes_int8` holds."""
-    weight = weight.contiguous()
     out_features, in_features = weight.shape
-    words = in_features * weight.itemsize // 4
+    weight = in_words(weight)
+    words = weight.shape[1] * weight.itemsize // 4
     panels = torch.empty((-(-out_features // PANEL), words, PANEL), dtype=torch.int32)
     _pack(panels, weight, out_features, words)
     return Panels(panels, out_features, in_features)
+
+
+def in_words(x: Tensor) -> Tensor:
+    """Rows, of x or of a weight, as the kernel reads them: contiguous, and filled up with zeros to whole words."""
+    lacking = -x.shape[-1] % (4 // x.itemsize)
+    return (torch.nn.functional.pad(x, (0, lacking)) if lacking else x).contiguous()

@@ -1,7 +1,7 @@
-"""Multiplication of quantized rows by int8 weights: our own kernel where the CPU has dot products for it, else oneDNN's. Both
-apply the weights' scales as they write.
+"""Multiplication of quantized rows by int8 weights: our own kernel, whose sums are exact on every CPU, or oneDNN's where the CPU has tile
+registers. Both apply the weights' scales as they write.
 
-Rows are uint8 with INT8_ZERO for 0: signed rows would fall to a path many times slower. The operations are private to
+Rows are uint8 with INT8_ZERO for 0: signed rows would fall to a path of oneDNN's that is many times slower. The operations are private to
 torch; where they are missing, `torch._int_mm` gives the same sums and scales are applied after it.
 """
 
@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .. import features
 from ..ops import INT8_ZERO, Rows, ScaledRows
 from ..reference import int8 as reference
 from ..reference.int8 import passes_scale, scaled
@@ -36,9 +35,7 @@ class PackedInt8(NamedTuple):
 
 @functools.cache
 def supports_int8() -> bool:
-    """By what the CPU says of itself, and by a product of the largest values, where sums of 16 bits would saturate."""
-    if not features.INT8 & features.features():
-        return False
+    """By a product of the largest values, where sums of 16 bits would saturate."""
     weight = torch.full((32, 256), 127, dtype=torch.int8)
     weight[1::2] = -127
     rows = ScaledRows(torch.full((16, 256), 255, dtype=torch.uint8), torch.ones(16))
@@ -59,7 +56,7 @@ def linear_int8(x: ScaledRows, weight: PackedInt8, bias: Tensor | None, dtype: t
 
 
 def pack_int8_rows(values: Tensor, scale: Tensor) -> PackedInt8:
-    if gemm.takes_int8(values):
+    if gemm.takes_int8():
         offset = values.sum(-1, dtype=torch.int32) * INT8_ZERO
         return PackedInt8(gemm.pack(values), scale, offset, True)
     offset = torch.zeros(len(scale), dtype=torch.int32)
@@ -74,7 +71,7 @@ def _ours(x: ScaledRows, weight: PackedInt8, dtype: torch.dtype, row_scale: Tens
     panels = weight.weight
     assert isinstance(panels, Panels)
     assert bias is None or row_scale is not None
-    values, (rows, outs, words) = x.values.contiguous(), (x.values.shape[0], panels.out_features, panels.words.shape[1])
+    values, (rows, outs, words) = gemm.in_words(x.values), (x.values.shape[0], panels.out_features, panels.words.shape[1])
     out = torch.empty((rows, outs), dtype=dtype)
     bias_dtype = 0 if bias is None else DTYPES[bias.dtype]
     _gemm(out, values, panels.words, weight.scale, weight.offset, row_scale, bias, rows, outs, words, DTYPES[dtype], bias_dtype)

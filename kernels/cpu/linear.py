@@ -31,7 +31,7 @@ def pack_weight(weight: Tensor) -> Panels | Tensor:
 
 def linear(x: Tensor, weight: Panels | Tensor, bias: Tensor | None, row_chunk: int) -> Tensor:
     if isinstance(weight, Panels):  # row-wise by itself; the bias may be of another dtype, as float32
-        x, (rows, outs, words) = x.contiguous(), (x.shape[0], weight.out_features, weight.words.shape[1])
+        x, (rows, outs, words) = gemm.in_words(x), (x.shape[0], weight.out_features, weight.words.shape[1])
         out = torch.empty((rows, outs), dtype=x.dtype)
         _gemm(out, x, weight.words, bias, rows, outs, words, DTYPES[x.dtype], 0 if bias is None else DTYPES[bias.dtype])
         return out

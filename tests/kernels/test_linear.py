@@ -175,15 +175,6 @@ def test_int8_without_oneDNN_sums_the_same(monkeypatch: pytest.MonkeyPatch) -> N
         assert torch.equal(a, b)
 
 
-def test_int8_is_refused_where_the_cpu_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_int8.features, "features", lambda: frozenset({"avx2", "fma"}))
-    cpu_int8.supports_int8.cache_clear()
-    try:
-        assert not cpu_int8.supports_int8()
-    finally:
-        cpu_int8.supports_int8.cache_clear()
-
-
 def test_int8_is_refused_where_sums_saturate(monkeypatch: pytest.MonkeyPatch) -> None:
     multiply = cpu_int8._multiply
     monkeypatch.setattr(cpu_int8, "_multiply", lambda *args: multiply(*args).clamp(-(2**15), 2**15))

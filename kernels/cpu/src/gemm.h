@@ -7,8 +7,14 @@ namespace infer {
 
 // Output features of a panel.
 constexpr int PANEL = 32;
-// Rows of a block, whose sums are all in registers.
-constexpr int MOST_ROWS = 12;
+// Rows of a block, whose sums are all in registers; and of one that goes by a whole panel at once: larger ones go by one half of it and then the other.
+#if defined(__AVX512F__)
+constexpr int MOST_ROWS = 12, WHOLE_ROWS = 12;
+#elif defined(__AVX2__) || defined(__aarch64__)
+constexpr int MOST_ROWS = 6, WHOLE_ROWS = 2;
+#else
+constexpr int MOST_ROWS = 3, WHOLE_ROWS = 1;
+#endif
 // Bytes of x that stay in a core's L2 cache while panels go by.
 constexpr int64_t ROWS_BYTES = 384 << 10;
 

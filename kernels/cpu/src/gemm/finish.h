@@ -1,0 +1,63 @@
+// The last step of a product: sums of 16 features become what is written. Written once for all machines, and in the same order on all.
+#pragma once
+
+#include <algorithm>
+
+#include "../gemm.h"
+#include "../vectors.h"
+
+namespace infer {
+
+// The 16 values of a per-feature array from `column` on; zeros beyond n.
+inline f32x16 features(const float *values, int64_t column, int64_t n) {
+    if (!values || column >= n) return splat(0.0f);
+    return load_n(values + column, (int)std::min<int64_t>(LANES, n - column));
+}
+
+// Of float32 and bf16: + bias.
+struct FinishFloat {
+    f32x16 bias;
+    FinishFloat(const Gemm &g, int64_t column) : bias(features(g.bias, column, g.n)) {}
+    f32x16 operator()(f32x16 sum, int64_t) const { return sum + bias; }
+};
+
+// Of int8: less what the offset of x adds, * scale, and where there are scales of rows * those + bias.
+struct FinishInt8 {
+    f32x16 scale, bias;
+    i32x16 offset;
+    const float *row_scale;
+    FinishInt8(const Gemm &g, int64_t column)
+        : scale(features(g.scale, column, g.n)),
+          bias(features(g.bias, column, g.n)),
+          offset(as<i32x16>(features((const float *)g.sums, column, g.n))),  // bits, not numbers
+          row_scale(g.row_scale) {}
+    f32x16 operator()(i32x16 sum, int64_t row) const {
+        const f32x16 product = convert<f32x16>(sum - offset) * scale;
+        return row_scale ? product * splat(row_scale[row]) + bias : product;  // two roundings, as in the reference
+    }
+};
+
+// Has it fetched meanwhile what FinishInt8 reads of 32 features: a cache line or two each.
+inline void factors_soon(const Gemm &g, int64_t column) {
+    for (int64_t i = column; i < std::min(g.n, column + PANEL); i += LANES) {
+        __builtin_prefetch(g.scale + i);
+        __builtin_prefetch(g.sums + i);
+    }
+}
+
+// H times 16 features, of which `left` are the weight's, rounded to nearest.
+template <int H, class Out> inline void put(Out *out, const f32x16 (&values)[H], int64_t left) {
+#pragma GCC unroll 2
+    for (int h = 0; h < H; h++)
+        if (left > h * LANES) store_n(out + h * LANES, values[h], (int)std::min<int64_t>(LANES, left - h * LANES));
+}
+
+#if defined(__AVX512BF16__)
+inline void put(bf16 *out, const f32x16 (&values)[2], int64_t left) {
+    const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)values[1], (__m512)values[0]);
+    if (left >= PANEL) _mm512_storeu_si512(out, both);
+    else _mm512_mask_storeu_epi16(out, (__mmask32)((1u << left) - 1), both);
+}
+#endif
+
+}  // namespace infer
