@@ -89,7 +89,7 @@ template <class Kind, class Out> void block_of(int rows, const Gemm &g, int64_t 
 // Products of several weights of one shape, each with rows of its own: threads share out all their panels and chunks of rows.
 template <class Kind, class Out> void multiply(const Gemm *gemms, int64_t count) {
     const int64_t words = gemms->words, panels = (gemms->n + PANEL - 1) / PANEL, panel_bytes = words * PANEL * 4;
-    const int64_t most = std::max<int64_t>(MOST_ROWS, ROWS_BYTES / gemms->row_bytes());
+    const int64_t most = std::max<int64_t>(CHUNK_ROWS, ROWS_BYTES / gemms->row_bytes());
     const int threads = omp_get_max_threads();
     // A panel costs as much as its rows, and where they are few, the time in which it comes from memory.
     const Shares shares(count, [&](int64_t i) { return gemms[i].rows; }, panels, most, MOST_ROWS, 4 * threads,

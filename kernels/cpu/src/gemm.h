@@ -17,6 +17,8 @@ constexpr int MOST_ROWS = 3, WHOLE_ROWS = 1;
 #endif
 // Bytes of x that stay in a core's L2 cache while panels go by.
 constexpr int64_t ROWS_BYTES = 384 << 10;
+// Rows that panels go by together at least, however long they are: for each such chunk a weight comes from memory anew.
+constexpr int64_t CHUNK_ROWS = 96;
 
 struct Gemm {
     void *out;
