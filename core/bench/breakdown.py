@@ -55,7 +55,7 @@ def breakdown(timed: TimedPass, peaks: Peaks, dtype: str, vocab_size: int) -> di
             }
             for key, time in sorted(timed.ops.items(), key=lambda item: -item[1].seconds)
         ],
-        "achieved": {name: _achieved(reached[name], peaks, dtype) for name in ("linear", "lm_head", "attention") if reached[name]},
+        "achieved": {name: _achieved(group, peaks, dtype) for name in ("linear", "lm_head", "attention") if (group := reached.get(name))},
         "peaks": results.peaks(peaks),
     }
 

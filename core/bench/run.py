@@ -11,6 +11,7 @@ import torch
 
 from ..build.generating import DTYPES, load_kernels
 from ..build.plan import Plan, find_model
+from ..engine.engine import Engine
 from ..errors import ConfigError
 from ..jobs.stats import JobStats, peak_memory, process_start, versions
 from ..jobs.tasks.base import Task
@@ -19,7 +20,7 @@ from ..spec.read import read_spec
 from . import breakdown as breakdowns
 from . import results
 from .kernels import ROWS, SHAPES, measure
-from .peaks import measure_peaks
+from .peaks import Peaks, measure_peaks
 from .throughput import Throughput
 from .workload import RandomLengths, Workload
 
@@ -67,11 +68,15 @@ def measure_throughput(
         timed = bench.run_timed(workload)
         on_pass("breakdown", timed.job)
         # After the memory was looked at: large multiplications need large tensors.
-        config = plan.config
-        dtypes = {name: DTYPES[name] for name in dict.fromkeys((config.dtype, "float32", "bfloat16"))}
-        peaks = measure_peaks(bench.ops, dtypes, torch.device(config.device))
-        told["breakdown"] = breakdowns.breakdown(timed, peaks, config.dtype, bench.engine.vocab_size)
+        told["breakdown"] = breakdowns.breakdown(timed, peaks_of(bench), plan.config.dtype, bench.engine.vocab_size)
     return {**told, "settings": plan.config.to_dict(), "versions": versions()}
+
+
+def peaks_of(bench: Throughput) -> Peaks:
+    """Measured in each type that the engine may multiply in."""
+    config = bench.plan.config
+    dtypes = {name: DTYPES[name] for name in dict.fromkeys((config.dtype, "float32", "bfloat16"))}
+    return measure_peaks(bench.ops, dtypes, torch.device(config.device))
 
 
 def random_workload(lengths: RandomLengths, plan: Plan) -> Workload:
@@ -113,6 +118,7 @@ def measure_kernels(args: EngineArgs, rows: Sequence[int] = (), *, given: Mappin
 
 def _memory(bench: Throughput, one: JobStats) -> dict[str, Any]:
     """Bytes resident at most and now, and of the KV cache those that held something at once."""
+    assert isinstance(bench.engine, Engine), "the model writes"
     blocks, per_token = bench.engine.scheduler.blocks, bench.plan.kv_bytes_per_token()
     in_use = None if per_token is None else round(results.engine_of(one).peak_kv_usage * blocks.num_usable) * blocks.block_size * per_token
     return {"peak_bytes": peak_memory(), "end_bytes": _resident(), "kv_in_use_bytes": in_use}

@@ -16,7 +16,7 @@ import torch
 
 from infer.kernels.ops import Ops
 
-from ..build.engines import build_engine
+from ..build.engines import build_engine, build_pooling_engine
 from ..build.plan import Plan
 from ..engine.engine import Engine
 from ..engine.stats import EngineStats
@@ -24,7 +24,8 @@ from ..errors import ConfigError, InferError
 from ..jobs.output.pipe import StraightOutput
 from ..jobs.run import Run
 from ..jobs.stats import JobStats
-from ..jobs.tasks.base import Task
+from ..jobs.tasks.protocol import AnyTask
+from ..pooling.engine import PoolingEngine
 from .timing import OpKey, OpTime, TimedOps
 from .workload import Workload
 
@@ -42,7 +43,7 @@ class TimedPass:
 
 
 class Throughput:
-    """An engine and a task, loaded once.
+    """An engine, of a model that writes or pools, and a task, loaded once.
 
     Attributes:
         load_s: seconds that weights, cache and kernels took to be ready.
@@ -51,13 +52,14 @@ class Throughput:
     Raises ModelError, ConfigError, EngineError.
     """
 
-    def __init__(self, plan: Plan, make_task: Callable[[Plan], Task]) -> None:
+    def __init__(self, plan: Plan, make_task: Callable[[Plan], AnyTask]) -> None:
         if plan.config.data_parallel_size > 1:
             raise ConfigError("infer bench measures one engine: leave data_parallel_size at 1")
         started = time.monotonic()
         self.plan = plan
         self.timed_ops: TimedOps
-        self.engine: Engine = build_engine(plan, self._wrap)
+        build = build_engine if plan.recipe is None else build_pooling_engine
+        self.engine: Engine | PoolingEngine = build(plan, self._wrap)
         self.task = make_task(plan)
         self.ready_at = time.monotonic()
         self.load_s = self.ready_at - started
@@ -93,9 +95,9 @@ class Throughput:
         return cast(Ops, self.timed_ops)
 
     def _run(self, workload: Workload, engine: Any, task: Any, reader: Any) -> JobStats:
-        scheduler = self.engine.scheduler
-        scheduler.blocks.reset()
-        scheduler.num_preemptions = 0
+        if isinstance(self.engine, Engine):
+            self.engine.scheduler.blocks.reset()
+            self.engine.scheduler.num_preemptions = 0
         self.engine.stats = EngineStats()
         stream = _Hashed()
         output = StraightOutput(workload.name, -1, stream, owned=False)

@@ -180,6 +180,52 @@ def test_no_model(call: Any) -> None:
     assert "Missing option '--model'" in result.stderr
 
 
+class TestSuite:
+    def test_works_of_two_models_in_one_table(self, call: Any, tiny: list[str], tiny_bert: Path) -> None:
+        argv = ["bench", "--suite", "--quick", *tiny, "--embed-model", tiny_bert]
+        works = ["few4", "prefix", "long", "embed"]
+        result = call(*argv, *(word for name in works for word in ("--work", name)))
+        assert result.exit_code == 0, result.stderr
+        found = told(result)
+        one = {work["name"]: work for work in found["works"]}
+        assert list(one) == ["few4", "prefix", "embed"]
+        assert [work["name"] for work in found["skipped"]] == ["long"]
+        assert "max_model_len is 512" in found["skipped"][0]["why"]
+        assert (one["few4"]["records"], one["few4"]["tokens"]["prompt"], one["few4"]["tokens"]["output"]) == (4, 4 * 72, 4 * 48)
+        assert (one["prefix"]["records"], one["prefix"]["tokens"]["prompt"]) == (32, 32 * 140)
+        assert one["prefix"]["tokens"]["cached"] > 10 * 112
+        assert (one["embed"]["texts"], one["embed"]["tokens"]["output"], found["failed"]) == (250, 0, 0)
+        for work in one.values():
+            shares = work["breakdown"]["shares"]
+            assert list(shares) == ["linear", "lm_head", "attention", "other"]
+            assert all(0 <= share <= 1 for share in shares.values())
+            assert sum(shares.values()) == pytest.approx(1, abs=1e-4)
+            assert work["breakdown"]["achieved"]["linear"]["share_of_gemm_peak"] > 0
+        lines = result.stderr.splitlines()
+        assert [line.split()[0] for line in lines if line.startswith("  ") and line.split()[0] in works] == [
+            "few4",
+            "prefix",
+            "embed",
+            "long",
+        ]
+        assert len([line for line in lines if "limits with" in line]) == 2
+
+    def test_the_same_records_each_time(self, call: Any, tiny: list[str]) -> None:
+        argv = ["bench", "suite", "-q", "--quick", "--no-breakdown", "--work", "few1", *tiny]
+        first, again = told(call(*argv)), told(call(*argv, "--repeat", "2"))
+        assert first["works"][0]["output_sha256"] == again["works"][0]["output_sha256"]
+        assert again["works"][0]["same_output"]
+        assert "breakdown" not in first["works"][0]
+
+    def test_what_the_model_cannot_do_is_left_out(self, call: Any, tiny: list[str], tiny_bert: Path) -> None:
+        result = call("bench", "--suite", "--quick", "--no-breakdown", *tiny, "--work", "embed")
+        assert (result.exit_code, told(result)["works"]) == (0, [])
+        assert "embed was left out: no model for it: name one with --embed-model" in result.stderr
+        result = call("bench", "--suite", "--quick", "--no-breakdown", "--model", tiny_bert, "--work", "mixed")
+        assert "mixed was left out: " in result.stderr
+        assert " does not generate" in result.stderr
+
+
 class TestKernels:
     def test_of_a_model(self, call: Any, tiny_llama: Path) -> None:
         result = call("bench", "kernels", "-m", tiny_llama, "--dtype", "float32", "--rows", "3", "--rows", "512", "--kernels", "reference")

@@ -1,4 +1,4 @@
-"""`infer bench`: how fast records are answered here, and where the time goes."""
+"""`infer bench throughput`: a JSONL file or random records answered again and again."""
 
 from __future__ import annotations
 
@@ -6,45 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .bench_report import kernels_table, pass_line, throughput_table
-from .command import usage
-from .options import Command, engine_args, engine_options, given_sampling, sampling_options, sampling_params
-from .options.io import quiet_option
-from .options.prompt import Prompts, prompt_options
-from .report import set_up_logging
-from .terminal import messages, streams
+from ..command import usage
+from ..options import Command, engine_args, engine_options, given_sampling, sampling_options, sampling_params
+from ..options.io import quiet_option
+from ..options.prompt import Prompts, prompt_options
+from ..report import set_up_logging
+from ..terminal import messages, streams
+from .tables import pass_line, throughput_table
 
 if TYPE_CHECKING:
     from infer.core.build.plan import Plan
     from infer.core.jobs.stats import JobStats
     from infer.core.jobs.tasks.base import Task
 
-#: The command that is meant where none is named.
-DEFAULT = "throughput"
 
-
-class BenchGroup(click.Group):
-    """`infer bench IN` is `infer bench throughput IN`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        named = bool(args) and (args[0] in self.commands or args[0] in ctx.help_option_names)
-        return super().parse_args(ctx, args if named else [DEFAULT, *args])
-
-
-@click.group(cls=BenchGroup)
-def bench() -> None:
-    """Measure throughput on a JSONL file or on random records, or the operations alone.
-
-    Without a command's name it is throughput. A table goes to stderr; the last line of stdout is one JSON object.
-
-    \b
-    infer bench --model smollm2-135m sample_data/generate.jsonl
-    infer bench --model smollm2-135m --num-prompts 64 --input-len 256 --output-len 64
-    infer bench kernels --model smollm2-135m
-    """
-
-
-@bench.command(cls=Command, short_help="Answer records again and again (the default).")
+@click.command(cls=Command, short_help="Answer records again and again (the default).")
 @click.argument("path", metavar="[IN]", required=False, type=click.Path(allow_dash=True))
 @click.option("--num-prompts", metavar="N", type=click.IntRange(min=1), help="The first N records of IN, or N random ones (256).")
 @click.option("--input-len", metavar="N", type=click.IntRange(min=1), help="Prompt tokens of a random record (128).")
@@ -127,31 +103,6 @@ def throughput(
     say(throughput_table(told))
     streams.write(streams.to_json(told) + "\n")
     return 3 if told["failed"] else 0
-
-
-@bench.command(cls=Command, short_help="Time each operation of the kernel backend.")
-@click.option("--rows", metavar="N", type=click.IntRange(min=1), multiple=True, help="Token rows, may be repeated (16, 64, 256, 2048).")
-@quiet_option
-@engine_options
-def kernels(*, rows: tuple[int, ...], quiet: bool) -> None:
-    """Measure each operation of the kernel backend at a model's shapes, beside the reference backend.
-
-    Without --model the shapes are those of SmolLM2-135M. Weights are random; nothing is loaded. GB/s are those of the
-    weights (linear), of keys and values (attention) or of rows in and out (the rest).
-
-    \b
-    infer bench kernels
-    infer bench kernels --model smollm2-135m --dtype float32 --rows 256
-    """
-    set_up_logging(quiet=quiet, verbose=0)
-    args, origin = engine_args(require_model=False)
-
-    from infer.core.bench.run import measure_kernels
-
-    told = {"bench": "kernels", **measure_kernels(args, rows, given=origin)}
-    if not quiet:
-        messages.say(kernels_table(told))
-    streams.write(streams.to_json(told) + "\n")
 
 
 def _refuse_contradictions(path: str | None, lengths: dict[str, Any], *, force_sampling: bool, columns: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .terminal.table import counted, table
+from ..terminal.table import counted, table
 
 if TYPE_CHECKING:
     from infer.core.jobs.stats import JobStats
@@ -70,8 +70,7 @@ def _breakdown(told: Mapping[str, Any]) -> Iterator[str]:
     cells = [(PARTS[part["name"]], f"{part['ms_per_step']:,.3f}", f"{part['share']:.1%}") for part in told["parts"]]
     yield table([("", "ms/step", "share"), *cells], right=frozenset({1, 2}), indent="  ")
     peaks = told["peaks"]
-    reached = ", ".join(f"{name} {value:,.0f} GF/s" for name, value in peaks["gemm_gflops_per_s"].items())
-    yield f"\nachieved, and share of what large operations reach here ({reached}; memory {peaks['read_gb_per_s']:.1f} GB/s)\n"
+    yield f"\nachieved, and share of what large operations reach here ({_limits(peaks)})\n"
     figures = [
         (
             PARTS[name],
@@ -83,6 +82,56 @@ def _breakdown(told: Mapping[str, Any]) -> Iterator[str]:
         for name, one in told["achieved"].items()
     ]
     yield table([("", "GF/s", "", "GB/s", ""), *figures], right=frozenset({1, 2, 3, 4}), indent="  ")
+
+
+def suite_table(told: Mapping[str, Any]) -> str:
+    """All that `infer bench suite` says at its end."""
+    return "".join(_suite(told)).rstrip()
+
+
+def _suite(told: Mapping[str, Any]) -> Iterator[str]:
+    passes = "one pass" if told["repeat"] == 1 else f"the median of {told['repeat']:,} passes"
+    yield f"\nsuite, {told['scale']} size; seconds of {passes}\n"
+    head: list[tuple[str, ...]] = [
+        ("", "records", "tokens", "tokens", "seconds", "tokens", "tokens"),
+        ("", "", "in", "out", "", "out/s", "all/s"),
+    ]
+    if any("breakdown" in one for one in told["works"]):
+        head[0] += ("linear", "head", "attn", "other", "linear", "linear", "head", "head", "attn", "attn")
+        head[1] += ("time", "time", "time", "time", *("peak", "read") * 3)
+    yield table([*head, *map(_work, told["works"])], right=frozenset(range(1, len(head[0]))), indent="  ")
+    for engine in told["engines"]:
+        if engine["peaks"]:
+            yield f"  limits with {engine['model']}: {_limits(engine['peaks'])}\n"
+    for one in told["skipped"]:
+        yield f"  {one['name']} was left out: {one['why']}\n"
+
+
+def _work(one: Mapping[str, Any]) -> tuple[str, ...]:
+    tokens = one["tokens"]
+    cells = (
+        one["name"],
+        f"{one['records']:,}",
+        f"{tokens['prompt']:,}",
+        f"{tokens['output']:,}",
+        f"{one['run_s']['median']:,.2f}",
+        f"{one['output_tokens_per_s']['median']:,.0f}",
+        f"{one['total_tokens_per_s']['median']:,.0f}",
+    )
+    if "breakdown" not in one:
+        return cells
+    shares, achieved = one["breakdown"]["shares"], one["breakdown"]["achieved"]
+    limits = [
+        _share(achieved.get(name, {}).get(key))
+        for name in ("linear", "lm_head", "attention")
+        for key in ("share_of_gemm_peak", "share_of_read_peak")
+    ]
+    return (*cells, *map(_share, shares.values()), *limits)
+
+
+def _limits(peaks: Mapping[str, Any]) -> str:
+    reached = ", ".join(f"{name} {value:,.0f} GF/s" for name, value in peaks["gemm_gflops_per_s"].items())
+    return f"{reached}; memory {peaks['read_gb_per_s']:.1f} GB/s"
 
 
 def kernels_table(told: Mapping[str, Any]) -> str:
@@ -97,12 +146,8 @@ def kernels_table(told: Mapping[str, Any]) -> str:
         )
         for one in told["ops"]
     ]
-    peaks = told["peaks"]
-    reached = ", ".join(f"{name} {value:,.0f} GF/s" for name, value in peaks["gemm_gflops_per_s"].items())
     title = f"{told['kernels']} on {told['device']}, {told['dtype']}, {counted(told['threads'], 'thread')}"
-    return f"{title}; large operations reach {reached}, memory {peaks['read_gb_per_s']:.1f} GB/s\n" + table(
-        [head, *cells], right=frozenset(range(1, 7)), indent="  "
-    )
+    return f"{title}; large operations reach {_limits(told['peaks'])}\n" + table([head, *cells], right=frozenset(range(1, 7)), indent="  ")
 
 
 def _number(value: float | None) -> str:
