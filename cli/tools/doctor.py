@@ -4,32 +4,45 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import click
 
 from infer.core.errors import ConfigError
+from infer.core.settings.args import EngineArgs
 
 from ..commands import library_versions
-from ..options import Command
+from ..options import Command, engine_options
 from ..report import set_up_logging
 from ..terminal import messages, streams
 from ..terminal.table import counted, table
+from .invariance import OF_INVARIANCE, check_invariance
 
 
 @click.command(cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
-def doctor(*, as_json: bool) -> int:
+@click.option("--invariance", is_flag=True, help="Prove that answers depend on nothing but the record, see above.")
+@partial(engine_options, without=frozenset(EngineArgs.settings()) - OF_INVARIANCE)
+def doctor(*, as_json: bool, invariance: bool) -> int:
     """Show what this machine has to run on: device, CPU, threads, memory, compiler, kernels, library versions.
 
     Compiles the CPU kernels if they are not there yet. What makes runs slower than they need be is said on stderr, and
     is no failure: the exit status is 1 only if nothing would run here.
 
+    With --invariance it answers the same records alone, in batches of 2 to 2,048, in chunks, with cached prefixes, preempted,
+    by several threads, and compares every bit. Without --model a small random model is tried in each type and scheme this machine
+    has; with it, that model as its options say. The exit status is 1 if anything differs.
+
     \b
     infer doctor
     infer doctor --json | jq -r .kernels.backend
+    infer doctor --invariance
+    infer doctor --invariance --model smollm2-135m --quantization int8
     """
     set_up_logging(quiet=False, verbose=0)
+    if invariance:
+        return check_invariance(as_json=as_json)
     found = examine()
     streams.write(streams.to_json(found, indent=1) + "\n" if as_json else table(list(_rows(found))))
     for warning in found["warnings"]:
