@@ -26,6 +26,7 @@ COMMANDS = {
     "run": ("infer.cli.jobfile.run", "Run the job that a YAML file describes."),
     "check": ("infer.cli.check", "Check a JSONL file without loading the model's weights."),
     "merge": ("infer.cli.tools.merge", "Put the shards of one output together."),
+    "diff": ("infer.cli.tools.diff", "Compare two outputs of the same input."),
     "bench": ("infer.cli.bench", "Measure throughput, and where the time goes."),
     "models": ("infer.cli.models", "Fetch, list, remove and quantize models."),
     "config": ("infer.cli.config", "Show the engine's settings and where each came from."),

@@ -41,7 +41,7 @@ CORE = (
     ("intake", "build"),
     ("fleet",),
     ("jobs",),
-    ("api", "bench", "compress"),
+    ("api", "bench", "compress", "review"),
 )
 #: Never import torch, at any depth: these test in milliseconds, and what they hold is plain data.
 NO_TORCH = (
