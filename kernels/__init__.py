@@ -8,6 +8,7 @@ repository's root is on `sys.path`, Hugging Face's optional package `kernels` wo
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,3 +39,15 @@ def load(name: str) -> Ops:
     # __name__ is `infer.kernels` when installed: the backend is always our own subpackage.
     ops: Ops = importlib.import_module(f"{__name__}.{name}").Ops()
     return ops
+
+
+def set_threads(count: int) -> None:
+    """Has the calling thread's operations on a CPU run in so many threads, itself included, those of a loaded backend and torch's.
+
+    Any number of threads may call kernels at the same time, each with threads of its own. Results do not depend on it.
+    """
+    import torch
+
+    torch.set_num_threads(count)
+    if compiled := sys.modules.get(f"{__name__}.cpu.threads"):
+        compiled.set_threads(count)

@@ -98,8 +98,6 @@ def measure_kernels(args: EngineArgs, rows: Sequence[int] = (), *, given: Mappin
     """
     spec = find_model(args).spec(args.hf_overrides) if args.model else read_spec(SHAPES)
     config = args.resolve(spec, given=given)
-    if config.threads:
-        torch.set_num_threads(config.threads)
     device, dtype = torch.device(config.device), DTYPES[config.dtype]
     ops = load_kernels(config, device)
     times = list(measure(ops, spec, dtype, device, rows or ROWS))  # before the peaks, whose tensors are large

@@ -75,8 +75,6 @@ def build_pooling_engine(plan: Plan, wrap_ops: WrapOps | None = None) -> Pooling
     """The same for a model that pools; also raises ConfigError for one that generates."""
     config, source, recipe = plan.config, plan.source, plan.must_pool()
     device, dtype = device_of(config, 0), DTYPES[config.dtype]
-    if config.threads:
-        torch.set_num_threads(config.threads)
     with on(device):
         backend = load_kernels(config, device)
         ops = backend if wrap_ops is None else wrap_ops(backend)

@@ -118,9 +118,7 @@ class Loaded:
 def load(config: EngineConfig, source: ModelSource, group: Group, wrap_ops: Callable[[Ops], Ops] | None = None) -> Loaded:
     """The weights of one rank of `group`, on its device."""
     device, dtype = device_of(config, group.rank), DTYPES[config.dtype]
-    if config.threads:
-        torch.set_num_threads(max(1, config.threads // group.size) if device.type == "cpu" else config.threads)
-    backend = load_kernels(config, device)
+    backend = load_kernels(config, device, group.size if device.type == "cpu" else 1)
     ops = backend if wrap_ops is None else wrap_ops(backend)
     if why := backend.kv_refusal(kv_cache.kv_dtype(config, dtype)):
         raise ConfigError(f"kv_cache_dtype={config.kv_cache_dtype}: {why}")
@@ -163,9 +161,11 @@ def _allocate_rope(model: LanguageModel, num_positions: int, device: torch.devic
         model.allocate(num_positions, device)
 
 
-def load_kernels(config: EngineConfig, device: torch.device) -> Ops:
-    """The backend, set as the configuration says."""
+def load_kernels(config: EngineConfig, device: torch.device, ranks: int = 1) -> Ops:
+    """The backend, set as the configuration says; `ranks` share this machine's threads."""
     ops = kernels.load(config.kernels)
+    if config.threads:
+        kernels.set_threads(max(1, config.threads // ranks))
     ops.deterministic = config.deterministic
     return ops
 

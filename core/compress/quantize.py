@@ -100,8 +100,6 @@ def quantize(spec: QuantizeSpec) -> Quantized:
         raise ModelError(f"{described.model_type} models run through transformers' code, and are not quantized; use another program for it")
     texts = None if spec.calibrate is None else read_texts(spec.calibrate, plan, spec.num_records)
     ops = load_kernels(plan.config, torch.device("cpu"))
-    if plan.config.threads:
-        torch.set_num_threads(plan.config.threads)
     with new_folder(spec.out, overwrite=spec.overwrite) as folder, torch.inference_mode():
         return _Quantizing(spec, plan, ops, folder).run(texts)
 

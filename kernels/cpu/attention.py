@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..ops import AttentionConfig, AttentionMeta, KVCache
 from . import library
+from .threads import threads
 
 #: Rows (query tokens by heads of a group) of one item: what fits the L1 cache beside a tile of keys and values.
 ITEM_ROWS = 48
@@ -38,7 +39,7 @@ class AttentionItems:
 
 def plan_attention(meta: AttentionMeta, num_heads: int, num_kv_heads: int) -> AttentionItems:
     group, sequences, rows = num_heads // num_kv_heads, len(meta.kv_lens), len(meta.slots) * num_heads // num_kv_heads
-    enough = ITEMS_A_THREAD * torch.get_num_threads()
+    enough = ITEMS_A_THREAD * threads()
     # Sequences that begin alike go together as long as that leaves work for all threads, if one head at a time.
     together = min(ITEM_ROWS, 2 * rows * num_kv_heads // enough)
     most = sequences + rows // (max(1, ITEM_ROWS // group) * group)
@@ -59,7 +60,7 @@ def attention(query: Tensor, cache: KVCache, meta: AttentionMeta, config: Attent
     out[total:].zero_()
     if config.latent:
         # A tile of latents is laid out for all heads of an item: these are shared among threads only where items are few.
-        wanted = -(-ITEMS_A_THREAD * torch.get_num_threads() // max(1, len(plan.members)))
+        wanted = -(-ITEMS_A_THREAD * threads() // max(1, len(plan.members)))
         _latent_attention(
             *(out, query, cache.key, meta.query_start, meta.kv_lens, meta.block_tables),
             *(meta.block_tables.stride(0), plan.members, len(plan.members), max(1, min(wanted, config.num_heads // LEAST_HEADS))),

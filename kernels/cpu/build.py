@@ -30,8 +30,8 @@ SOURCES = Path(__file__).parent / "src"
 SUFFIX = ".so"
 
 #: No product and sum is fused but where the source says so (`vfma`): what is rounded where must not depend on how a compiler
-#: unrolled a loop. -fopenmp only here: linking with it would bring in a second OpenMP runtime.
-FLAGS = ("-I.", "-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-ffp-contract=off", "-fvisibility-inlines-hidden")
+#: unrolled a loop.
+FLAGS = ("-I.", "-std=c++17", "-O3", "-fPIC", "-pthread", "-fno-math-errno", "-ffp-contract=off", "-fvisibility-inlines-hidden")
 #: Of each row the first that the compiler takes.
 OPTIONAL_FLAGS = (("-march=native", "-mcpu=native"), ("-mprefer-vector-width=512",), ("-fno-semantic-interposition",))
 #: Tried in this order unless $CXX names one.
@@ -116,14 +116,8 @@ def compilers() -> list[Compiler]:
     return list(found.values())
 
 
-def find_or_build(cache: Cache, *, gnu_only: bool) -> tuple[Path, float | None]:
-    """The shared object, and how many seconds it took to compile (None: it was there).
-
-    Args:
-        gnu_only: torch's OpenMP runtime is GCC's, which code compiled by clang cannot use.
-
-    Raises BuildError.
-    """
+def find_or_build(cache: Cache) -> tuple[Path, float | None]:
+    """The shared object, and how many seconds it took to compile (None: it was there). Raises BuildError."""
     sources = _read(SOURCES)
     base = _digest(sources)
     try:
@@ -144,18 +138,16 @@ def find_or_build(cache: Cache, *, gnu_only: bool) -> tuple[Path, float | None]:
     with cache.lock():
         if found := find():  # another process was compiling
             return found, None
-        return _build_with_any(cache, names, sources, gnu_only=gnu_only)
+        return _build_with_any(cache, names, sources)
 
 
-def _build_with_any(cache: Cache, names: dict[str, Compiler], sources: dict[str, bytes], *, gnu_only: bool) -> tuple[Path, float]:
+def _build_with_any(cache: Cache, names: dict[str, Compiler], sources: dict[str, bytes]) -> tuple[Path, float]:
     """By the first compiler that can. Raises what the first one's failure was."""
     errors: list[BuildError] = []
     log.info("compiling the CPU kernels (once; some seconds)")
     for name, compiler in names.items():
         started = time.monotonic()
         try:
-            if gnu_only and "clang" in compiler.version():
-                raise BuildError(f"this torch brings GCC's OpenMP, which {compiler.name} cannot use; install g++")
             with cache.work_folder() as work:
                 path = cache.put(_compile(compiler, sources, work), name)
         except BuildError as error:
@@ -179,7 +171,7 @@ def _compile(compiler: Compiler, sources: dict[str, bytes], work: Path) -> Path:
     flags = compiler.flags()
     objects = [f"{name}.o" for name in sorted(units)]
     _run_all(compiler, [[*flags, "-c", name, "-o", f"{name}.o"] for name in units], work)
-    _run_all(compiler, [["-shared", *objects, "-lm", "-o", f"kernels{SUFFIX}"]], work)
+    _run_all(compiler, [["-shared", "-pthread", *objects, "-lm", "-o", f"kernels{SUFFIX}"]], work)
     return work / f"kernels{SUFFIX}"
 
 

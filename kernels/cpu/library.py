@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,8 +21,6 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 CACHE_DTYPES = {**DTYPES, torch.int8: 3}
 
 _ARGUMENTS: dict[str, Any] = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
-#: GCC's, Intel's and LLVM's OpenMP; packages rename their copies (libgomp-a1b2c3.so.1).
-_RUNTIME = re.compile(r"/lib(gomp|iomp5|omp)\b[^/]*$")
 
 
 @dataclass(frozen=True)
@@ -48,26 +45,20 @@ def library() -> Library:
     """The library with what is known about it. Raises BuildError."""
     if sys.platform != "linux":
         raise BuildError("compiled kernels need Linux")
-    # GOMP_* must come from the OpenMP runtime that torch has loaded: a second pool on the same cores costs more than any kernel saves.
-    try:
-        runtime = openmp_runtime()
-        ctypes.CDLL(runtime, mode=ctypes.RTLD_GLOBAL)
-    except OSError as error:
-        raise BuildError(f"torch's OpenMP cannot be found: {error}") from error
     try:
         cache = Cache.open()
     except Unsafe as error:
         raise BuildError(f"there is no folder to compile in: {error}") from error
     try:
-        return _load_from(cache, gnu_only="libgomp" in runtime)
+        return _load_from(cache)
     finally:
         cache.close()
 
 
-def _load_from(cache: Cache, *, gnu_only: bool) -> Library:
+def _load_from(cache: Cache) -> Library:
     seconds: float | None = None
     for last in (False, True):
-        path, seconds = find_or_build(cache, gnu_only=gnu_only)
+        path, seconds = find_or_build(cache)
         try:
             entries = ctypes.CDLL(str(path))
             digest = hashlib.blake2b(path.read_bytes(), digest_size=12).hexdigest()
@@ -79,17 +70,6 @@ def _load_from(cache: Cache, *, gnu_only: bool) -> Library:
         else:
             return Library(entries, digest, cache.path / path.name, seconds)
     raise AssertionError
-
-
-def openmp_runtime() -> str:
-    """The file of the OpenMP runtime that torch uses. Raises BuildError if it has none."""
-    with open("/proc/self/maps") as maps:  # noqa: PTH123
-        paths = {fields[5] for line in maps if len(fields := line.rstrip("\n").split(maxsplit=5)) == 6}
-    found = sorted(path for path in paths if _RUNTIME.search(path))
-    if not found:
-        raise BuildError("this torch has no OpenMP")
-    beside_torch = str(Path(torch.__file__).parent)  # also the start of torch.libs
-    return next((path for path in found if path.startswith(beside_torch)), found[0])
 
 
 def function(name: str, arguments: str) -> Callable[..., None]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..ops import AttentionConfig, PairBias, Rotation, Rows, ScaledRows, Segments
 from . import library
+from .threads import threads
 
 #: Items for every thread from which work is even enough, if there is so much of it.
 ITEMS_A_THREAD = 8
@@ -37,7 +38,7 @@ def plan_segments(segments: Segments, num_heads: int, num_kv_heads: int) -> Segm
     starts = segments.starts.numpy().astype(np.int64)
     lens = np.diff(starts)
     work = lens * (lens + LAYING_OUT)
-    share = max(1.0, work.sum() / (ITEMS_A_THREAD * torch.get_num_threads()))
+    share = max(1.0, work.sum() / (ITEMS_A_THREAD * threads()))
     wanted = np.ceil(work / share).astype(np.int64)  # items of each text
     heads = np.maximum(1, num_kv_heads // np.maximum(1, wanted))
     head_parts = -(-num_kv_heads // heads)

@@ -195,12 +195,12 @@ def test_int8_in_chunks_in_any_blocks_and_on_any_number_of_threads(ops: Ops, win
         for i in (0, 1):
             assert torch.equal(paged.attend([i], [(a, b)]), whole[i][a:b]), f"rows {a} to {b} of sequence {i}"
     try:
-        torch.set_num_threads(3)
+        kernels.set_threads(3)
         for block_size in (1, 2, 4, 64):
             other = Paged(ops, lengths, shape, block_size, torch.bfloat16, torch.int8)
             assert torch.equal(other.attend([0, 1, 2], strided=True), torch.cat(whole))
     finally:
-        torch.set_num_threads(before)
+        kernels.set_threads(before)
 
 
 def test_int8_keys_that_are_not_finite_harm_their_own_sequence(ops: Ops) -> None:
@@ -253,10 +253,10 @@ def test_threads_do_not_show(ops: Ops, latent: int) -> None:
     results = []
     try:
         for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
+            kernels.set_threads(threads)
             results.append(paged.attend(list(range(len(LENGTHS)))))
     finally:
-        torch.set_num_threads(before)
+        kernels.set_threads(before)
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from infer.core.quant.packed import tensors_of, with_tensors
-from infer.kernels import load, usable
+from infer.kernels import load, set_threads, usable
 from infer.kernels.cpu import grouped as cpu_grouped
 from infer.kernels.grouped import SPAN, GroupedWeight, Scales, malformed, steps
 from infer.kernels.ops import Ops
@@ -54,9 +54,9 @@ def ops(request: pytest.FixtureRequest) -> Ops:
 @pytest.fixture
 def one_thread_more() -> Iterator[None]:
     threads = torch.get_num_threads()
-    torch.set_num_threads(threads + 1)
+    set_threads(threads + 1)
     yield
-    torch.set_num_threads(threads)
+    set_threads(threads)
 
 
 def need(ops: Ops, size: int, group: int, *, quantize_input: bool) -> None:

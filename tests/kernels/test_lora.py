@@ -72,7 +72,7 @@ def test_equals_the_reference(
 def test_a_row_s_bits_are_its_own(backend: str, dtype: torch.dtype, threads: int) -> None:
     ops, shape = kernels.load(backend), SHAPES[1]
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    kernels.set_threads(threads)
     try:
         packed = {slot: ops.pack_lora(*made(slot, dtype, shape)) for slot in (1, 2, 3)}
         generator = torch.Generator().manual_seed(2)
@@ -93,7 +93,7 @@ def test_a_row_s_bits_are_its_own(backend: str, dtype: torch.dtype, threads: int
         assert torch.equal(added(some), whole[some])
         assert torch.equal(added([*range(199, -1, -1)]), whole.flip(0))
     finally:
-        torch.set_num_threads(before)
+        kernels.set_threads(before)
 
 
 def test_rows_of_a_step() -> None:

@@ -176,10 +176,10 @@ def test_threads_change_nothing(ops: Ops) -> None:
     try:
         results = []
         for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
+            kernels.set_threads(threads)
             results.append(case.run(ops))
     finally:
-        torch.set_num_threads(before)
+        kernels.set_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 

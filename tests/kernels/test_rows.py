@@ -189,10 +189,10 @@ def test_threads_change_nothing(ops: Ops, name: str, dtype: torch.dtype) -> None
     results = []
     try:
         for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
+            kernels.set_threads(threads)
             results.append([operation(ops, name, data.weight, data.bias, quantize=q)(data.x, data.residual) for q in (False, True)])
     finally:
-        torch.set_num_threads(before)
+        kernels.set_threads(before)
     for other in results[1:]:
         assert all(same(a, b) for a, b in zip(results[0], other, strict=True))
 

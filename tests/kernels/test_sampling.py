@@ -156,10 +156,10 @@ def test_threads_change_nothing(ops: Ops) -> None:
     seen = []
     try:
         for count in (1, 2, 3):
-            torch.set_num_threads(count)
+            kernels.set_threads(count)
             seen.append((draw(ops, logits, rows), *(t.tolist() for t in ops.top_logprobs(logits, asked, tokens, 5))))
     finally:
-        torch.set_num_threads(threads)
+        kernels.set_threads(threads)
     assert seen[0] == seen[1] == seen[2]
 
 

@@ -160,11 +160,11 @@ def test_threads_change_nothing(ops: Ops, scan: Any) -> None:
     inputs, before, results = scan.inputs(sum(LENGTHS), torch.float32), torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
+            kernels.set_threads(threads)
             state = pool(scan)
             results.append((scan.apply(ops, inputs, state, states(LENGTHS, BEFORE, SLOTS)), state))
     finally:
-        torch.set_num_threads(before)
+        kernels.set_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 

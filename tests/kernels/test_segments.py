@@ -237,10 +237,10 @@ def test_threads_do_not_show(ops: Ops) -> None:
     results = []
     try:
         for threads in (1, 2, 3, 16):
-            torch.set_num_threads(threads)
+            kernels.set_threads(threads)
             results.append(torch.cat(texts.attend(ops)))
     finally:
-        torch.set_num_threads(before)
+        kernels.set_threads(before)
     assert all(torch.equal(other, results[0]) for other in results)
 
 

@@ -86,13 +86,12 @@ template <class T, int KIND, bool GATED> void activate_row(const Activated &a, i
 }
 
 template <class T, int KIND, bool GATED> void run(const Activated &a) {
-#pragma omp parallel if (worth_threads(a.rows * a.size * 2))
-    {
+    Rowwise rows(a.rows, a.size * 2);
+    rows.in_team([&] {
         float *scratch = a.out_scale ? (float *)malloc(a.size * sizeof(float)) : nullptr;
-#pragma omp for schedule(static)
-        for (int64_t row = 0; row < a.rows; row++) activate_row<T, KIND, GATED>(a, row, scratch);
+        rows.work([&](int64_t row) { activate_row<T, KIND, GATED>(a, row, scratch); });
         free(scratch);
-    }
+    });
 }
 
 template <class T, bool GATED> void run(const Activated &a, int64_t kind) {

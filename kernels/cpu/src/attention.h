@@ -23,6 +23,7 @@
 #include <atomic>
 
 #include "attention_items.h"
+#include "parallel.h"
 
 namespace infer {
 
@@ -208,16 +209,17 @@ template <class S> void attend_all(const Problem &a, int64_t num_items, int64_t 
     const bool special = a.window > 0 || a.soft_cap > 0 || a.alibi || a.sinks;
     const int64_t count = num_items * ((a.num_kv_heads + heads_together - 1) / heads_together);
     std::atomic<int64_t> taken{0};
-#pragma omp parallel
-    {
-        Scratch<S> s;
-        // A thread takes its next item while it has one, so that it knows what to ask memory for.
-        for (int64_t number = taken++, next; number < count; number = next) {
-            next = taken++;
-            const Item item = find_item(a, number, heads_together), then = next < count ? find_item(a, next, heads_together) : item;
-            special ? attend<S, true>(a, item, then, s) : attend<S, false>(a, item, then, s);
-        }
-    }
+    in_team(
+        [&] {
+            Scratch<S> s;
+            // A thread takes its next item while it has one, so that it knows what to ask memory for.
+            for (int64_t number = taken++, next; number < count; number = next) {
+                next = taken++;
+                const Item item = find_item(a, number, heads_together), then = next < count ? find_item(a, next, heads_together) : item;
+                special ? attend<S, true>(a, item, then, s) : attend<S, false>(a, item, then, s);
+            }
+        },
+        count > 1);
 }
 
 }  // namespace infer

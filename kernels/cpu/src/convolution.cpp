@@ -60,11 +60,15 @@ template <class T, int KIND> void convolve(const Convolution &c, int64_t sequenc
 
 template <class T, int KIND> void run(const Convolution &c) {
     const int64_t parts = (c.size + PART - 1) / PART, total = c.query_start[c.sequences];
-#pragma omp parallel for schedule(dynamic) if (worth_threads(c.rows * c.size * c.width))
-    for (int64_t item = 0; item < c.sequences * parts; item++) {
-        const int64_t first = item % parts * PART;
-        convolve<T, KIND>(c, item / parts, first, first + PART < c.size ? first + PART : c.size);
-    }
+    Pieces pieces(c.sequences * parts);
+    in_team(
+        [&] {
+            pieces.work([&](int64_t item) {
+                const int64_t first = item % parts * PART;
+                convolve<T, KIND>(c, item / parts, first, first + PART < c.size ? first + PART : c.size);
+            });
+        },
+        worth_threads(c.rows * c.size * c.width));
     memset((T *)c.out + total * c.size, 0, (c.rows - total) * c.size * sizeof(T));
 }
 

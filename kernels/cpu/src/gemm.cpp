@@ -12,10 +12,9 @@
 #include <cstdlib>
 #include <utility>
 
-#include <omp.h>
-
 #include "gemm.h"
 #include "gemm/kinds.h"
+#include "parallel.h"
 #include "shares.h"
 #include "widen.h"
 
@@ -90,12 +89,10 @@ template <class Kind, class Out> void block_of(int rows, const Gemm &g, int64_t 
 template <class Kind, class Out> void multiply(const Gemm *gemms, int64_t count) {
     const int64_t words = gemms->words, panels = (gemms->n + PANEL - 1) / PANEL, panel_bytes = words * PANEL * 4;
     const int64_t most = std::max<int64_t>(CHUNK_ROWS, ROWS_BYTES / gemms->row_bytes());
-    const int threads = omp_get_max_threads();
     // A panel costs as much as its rows, and where they are few, the time in which it comes from memory.
-    const Shares shares(count, [&](int64_t i) { return gemms[i].rows; }, panels, most, MOST_ROWS, 4 * threads,
-                        [](int64_t rows) { return std::max<int64_t>(rows, MOST_ROWS); });
-#pragma omp parallel num_threads(threads)
-    shares.of_thread(omp_get_thread_num(), omp_get_num_threads(), [&](const Shares::Chunk &chunk, int64_t p, int64_t next, int64_t next_panel) {
+    Shares shares(count, [&](int64_t i) { return gemms[i].rows; }, panels, most, MOST_ROWS,
+                  [&](int64_t rows) { return std::max<int64_t>(rows, MOST_ROWS) * words; });
+    const auto task = [&](const Shares::Chunk &chunk, int64_t p, int64_t next, int64_t next_panel) {
         const Gemm &g = gemms[chunk.part];
         const int64_t blocks = (chunk.count + MOST_ROWS - 1) / MOST_ROWS;
         // The next panel comes from memory while this one is in the cache: its lines are spread over the first blocks.
@@ -106,7 +103,8 @@ template <class Kind, class Out> void multiply(const Gemm *gemms, int64_t count)
             const int64_t row = chunk.count * b / blocks, some = chunk.count * (b + 1) / blocks - row;
             block_of<Kind, Out>((int)some, g, chunk.first + row, p * PANEL, g.weight + p * panel_bytes, ahead, b < fetching ? lines : 0);
         }
-    });
+    };
+    shares.in_team([&] { shares.work(task); });
 }
 
 // The weights, as Gemms, of experts that have rows: expert e's are starts[e] to starts[e + 1] of x and out. What differs between them
@@ -163,13 +161,13 @@ extern "C" void infer_gemm_kinds(int64_t *kinds) {
 // weight [n][words * 4 bytes] -> panels [ceil(n / 32)][words][32] words, zeros beyond n.
 extern "C" void infer_gemm_pack(uint32_t *panels, const uint32_t *weight, int64_t n, int64_t words) {
     const int64_t count = (n + infer::PANEL - 1) / infer::PANEL;
-#pragma omp parallel for schedule(static)
-    for (int64_t p = 0; p < count; p++)
+    infer::parallel_for(count, 1, [&](int64_t p) {
         for (int64_t k = 0; k < words; k++)
             for (int64_t i = 0; i < infer::PANEL; i++) {
                 const int64_t feature = p * infer::PANEL + i;
                 panels[(p * words + k) * infer::PANEL + i] = feature < n ? weight[feature * words + k] : 0;
             }
+    });
 }
 
 // out [rows][n] = x [rows][words * 4 bytes] * weight + bias, all float32 or all bf16; the bias of any type.

@@ -7,9 +7,8 @@
 // panels would only take up cache. A step's integer sum is exact; scales join in float32, in order of k, a product and its sum rounded once, as in
 // the reference.
 
-#include <omp.h>
-
 #include "grouped.h"
+#include "parallel.h"
 #include "shares.h"
 #include "spans.h"
 
@@ -241,24 +240,13 @@ template <class Codes, class T> void multiply(const GroupedPart *parts, int64_t 
     const Grouped &any = *parts->g;
     const Cuts cuts(any.quads, any.group);
     const int64_t n = any.n, quads = any.quads, spans = cuts.spans, steps = cuts.steps, groups = cuts.groups, panels = any.panels();
-    const int threads = omp_get_max_threads();
     const auto blocks_of = [&](int64_t i) { return Blocks(parts[i]).count; };
-    int64_t blocks = 0;
-    for (int64_t i = 0; i < count; i++) blocks += blocks_of(i);
     const int64_t most = std::max<int64_t>(1, ROWS_IN_CACHE / (quads * 4 * BLOCK_ROWS));
-    const Shares shares(count, blocks_of, panels, most, 1, 4 * threads, [](int64_t size) { return size; });
-#pragma omp parallel num_threads(threads)
-    {
-        const int64_t id = omp_get_thread_num(), team = omp_get_num_threads();
-        static thread_local Room memory;
-        const int64_t factors = groups * PANEL * 2 + MOST_ALONE * PANEL;
-        float *scale = memory.of<float>(factors + (room ? 0 : rows * (quads + spans + 2 * steps)));
-        float *minimum = scale + groups * PANEL, *total = minimum + groups * PANEL;
-        const SpanRows to = rows_in(room ? room : (int32_t *)(scale + factors), rows, cuts, any.minimum.values);
-        const auto rows_from = [&](int64_t row) {
-            return SpanRows{to.words + row * quads, to.scale + row * spans, to.start + row * steps, to.sums ? to.sums + row * steps : nullptr};
-        };
-        int64_t from = room ? blocks * spans * id / team : 0, until = room ? blocks * spans * (id + 1) / team : blocks * spans;
+    const auto rows_from = [&](const SpanRows &to, int64_t row) {
+        return SpanRows{to.words + row * quads, to.scale + row * spans, to.start + row * steps, to.sums ? to.sums + row * steps : nullptr};
+    };
+    // Spans [from, until), counted over the blocks of all parts.
+    const auto quantize_spans = [&](const SpanRows &to, int64_t from, int64_t until) {
         for (int64_t i = 0; i < count && until > 0; i++) {
             const GroupedPart &part = parts[i];
             const Blocks divided(part);
@@ -266,14 +254,30 @@ template <class Codes, class T> void multiply(const GroupedPart *parts, int64_t 
             for (int64_t task = std::max<int64_t>(0, from); task < std::min(all, until); task++) {
                 const int64_t offset = Codes::LIFTED ? LIFT : part.g->zero ? 1 : part.g->offset;
                 const int64_t b = task / spans, row = divided.first_of(b);
-                quantize(x + row * quads * 4, cuts, task % spans, divided.rows_of(b), offset, rows_from(row));
+                quantize(x + row * quads * 4, cuts, task % spans, divided.rows_of(b), offset, rows_from(to, row));
             }
             from -= all, until -= all;
         }
-        if (room) {
-#pragma omp barrier
-        }
-        shares.of_thread(id, team, [&](const Shares::Chunk &chunk, int64_t p, int64_t next, int64_t next_panel) {
+    };
+    int64_t tasks = 0;
+    for (int64_t i = 0; i < count; i++) tasks += blocks_of(i) * spans;
+    if (room) {
+        Pieces pieces(tasks, PIECE / (BLOCK_ROWS * quads * 4 / spans));
+        in_team(
+            [&] {
+                for (int64_t first, last; pieces.take(first, last);) quantize_spans(rows_in(room, rows, cuts, any.minimum.values), first, last);
+            },
+            !pieces.are_one());
+    }
+    Shares shares(count, blocks_of, panels, most, 1, [&](int64_t size) { return size * BLOCK_ROWS * quads; });
+    shares.in_team([&] {
+        static thread_local Room memory;
+        const int64_t factors = groups * PANEL * 2 + MOST_ALONE * PANEL;
+        float *scale = memory.of<float>(factors + (room ? 0 : rows * (quads + spans + 2 * steps)));
+        float *minimum = scale + groups * PANEL, *total = minimum + groups * PANEL;
+        const SpanRows to = rows_in(room ? room : (int32_t *)(scale + factors), rows, cuts, any.minimum.values);
+        if (!room) quantize_spans(to, 0, tasks);
+        shares.work([&](const Shares::Chunk &chunk, int64_t p, int64_t next, int64_t next_panel) {
             const Grouped &g = *parts[chunk.part].g;
             widen(g.scale, p, groups, scale);
             if (g.minimum.values) widen(g.minimum, p, groups, minimum);
@@ -294,11 +298,11 @@ template <class Codes, class T> void multiply(const GroupedPart *parts, int64_t 
                         ahead.add(after.zero, next_panel, groups, PANEL);
                     }
                 }
-                block_of<Codes>(rows)(g, cuts, panel, rows_from(row), total, ahead);
+                block_of<Codes>(rows)(g, cuts, panel, rows_from(to, row), total, ahead);
                 finish(out + row * n, total, parts[chunk.part].bias, rows, n, p * PANEL);
             }
         });
-    }
+    });
 }
 
 // All parts, which have `rows` rows together.

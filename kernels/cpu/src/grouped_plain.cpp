@@ -1,10 +1,9 @@
 // Rows in the model's dtype, multiplied by weights of small integers with scales by groups: a thread widens a panel into memory that stays in its
 // cache and multiplies it as gemm.cpp does, so results are those of the widened weight to the bit.
 
-#include <omp.h>
-
 #include "gemm.h"
 #include "grouped.h"
+#include "parallel.h"
 #include "shares.h"
 
 namespace infer {
@@ -81,15 +80,13 @@ template <class T> void multiply(const GroupedPart *parts, int64_t count, const 
     const int64_t panels = any.panels(), factors = any.groups() * PANEL;
     // Blocks at a time: to widen a panel again costs more than to fetch rows from the next cache.
     const int64_t most = std::max<int64_t>(8, ROWS_BYTES / (form.row_bytes() * MOST_ROWS));
-    const int threads = omp_get_max_threads();
     const auto blocks_of = [&](int64_t i) { return (parts[i].rows + MOST_ROWS - 1) / MOST_ROWS; };
-    const Shares shares(count, blocks_of, panels, most, 1, 2 * threads, [](int64_t blocks) { return blocks * MOST_ROWS + WIDENING; });
-#pragma omp parallel num_threads(threads)
-    {
+    Shares shares(count, blocks_of, panels, most, 1, [&](int64_t blocks) { return (blocks * MOST_ROWS + WIDENING) * form.words; });
+    shares.in_team([&] {
         static thread_local Room room;
         float *scales = room.of<float>(2 * factors + any.quads * PANEL * (int64_t)sizeof(T)), *minimums = scales + factors;
         T *panel = (T *)(minimums + factors);
-        shares.of_thread(omp_get_thread_num(), omp_get_num_threads(), [&](const Shares::Chunk &chunk, int64_t p, int64_t next, int64_t next_panel) {
+        shares.work([&](const Shares::Chunk &chunk, int64_t p, int64_t next, int64_t next_panel) {
             const GroupedPart &part = parts[chunk.part];
             widen_panel(*part.g, p, panel, scales, minimums);
             Gemm gemm = form;
@@ -102,7 +99,7 @@ template <class T> void multiply(const GroupedPart *parts, int64_t count, const 
                 multiply_block(dtype, (int)rows, gemm, part.first + row, p * PANEL, (const char *)panel, b == chunk.first ? ahead : nullptr);
             }
         });
-    }
+    });
 }
 
 void multiply_all(void *out, const void *x, const GroupedPart *parts, int64_t count, int64_t rows, int64_t dtype) {

@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "parallel.h"
 #include "powers.h"
 #include "scores.h"
 
@@ -347,11 +348,12 @@ template <class T> void attend(const Problem &a, const Item &item, Scratch<T> &s
 
 template <class T> void attend_all(const Problem &a, int64_t num_items, int64_t parts) {
     std::atomic<int64_t> taken{0};
-#pragma omp parallel
-    {
-        Scratch<T> s;
-        for (int64_t number; (number = taken++) < num_items * parts;) attend<T>(a, find_item(a, number, parts), s);
-    }
+    in_team(
+        [&] {
+            Scratch<T> s;
+            for (int64_t number; (number = taken++) < num_items * parts;) attend<T>(a, find_item(a, number, parts), s);
+        },
+        num_items * parts > 1);
 }
 
 }  // namespace

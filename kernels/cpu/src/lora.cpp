@@ -8,8 +8,7 @@
 #include <algorithm>
 #include <cstdlib>
 
-#include <omp.h>
-
+#include "parallel.h"
 #include "vectors.h"
 
 namespace infer {
@@ -196,33 +195,30 @@ template <class Kind, class T> void expand(const Call &call, const Block &block,
 }
 
 template <class Kind, class T, class X> void add(const Call &call, const Block *blocks, int64_t count) {
-    const int threads = omp_get_max_threads();
-    const int64_t cuts = count >= threads ? 1 : (threads + count - 1) / count;  // of each block's panels
-#pragma omp parallel num_threads(threads) if (threads > 1 && (count > 1 || cuts > 1))
-    {
+    const int team = threads();
+    const int64_t cuts = count >= team ? 1 : (team + count - 1) / count;  // of each block's panels
+    Pieces pieces(count * cuts);
+    in_team([&] {
         char *rows = (char *)aligned_alloc(64, (MOST * call.words * 4 + 63) / 64 * 64);
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < count * cuts; i++) {
+        pieces.work([&](int64_t i) {
             const Block &block = blocks[i / cuts];
             char *inner = call.inner + i / cuts * MOST * call.stride;
             const int64_t panels = block.weight->panels, cut = i % cuts;
             // By twos, as they are multiplied.
             const int64_t twos = (panels + 1) / 2, first = twos * cut / cuts * 2, last = std::min(panels, twos * (cut + 1) / cuts * 2);
-            if (first >= last) continue;
+            if (first >= last) return;
             gather<Kind, X>(call, block, rows);
             shrink<Kind, T>(call, block, rows, inner, first, last);
             if (cuts == 1) expand<Kind, T>(call, block, inner, 0, block.weight->tasks);
-        }
-        if (cuts > 1) {
-#pragma omp for schedule(static)
-            for (int64_t i = 0; i < count * cuts; i++) {
-                const Block &block = blocks[i / cuts];
-                const int64_t tasks = block.weight->tasks, cut = i % cuts;
-                expand<Kind, T>(call, block, call.inner + i / cuts * MOST * call.stride, tasks * cut / cuts, tasks * (cut + 1) / cuts);
-            }
-        }
+        });
         free(rows);
-    }
+    });
+    if (cuts == 1) return;
+    parallel_for(count * cuts, 1, [&](int64_t i) {
+        const Block &block = blocks[i / cuts];
+        const int64_t tasks = block.weight->tasks, cut = i % cuts;
+        expand<Kind, T>(call, block, call.inner + i / cuts * MOST * call.stride, tasks * cut / cuts, tasks * (cut + 1) / cuts);
+    });
 }
 
 template <class Kind, class T> void add_of(const Call &call, const Block *blocks, int64_t count, bool quantized) {

@@ -69,8 +69,7 @@ template <class T, bool CENTERED> void normalize_row(const Rows &r, int64_t row)
 }
 
 template <class T, bool CENTERED> void normalize(const Rows &r) {
-#pragma omp parallel for schedule(static) if (worth_threads(r.rows * r.size))
-    for (int64_t row = 0; row < r.rows; row++) normalize_row<T, CENTERED>(r, row);
+    parallel_rows(r.rows, r.size, [&](int64_t row) { normalize_row<T, CENTERED>(r, row); });
 }
 
 }  // namespace

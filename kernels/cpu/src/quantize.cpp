@@ -8,15 +8,14 @@ namespace {
 using namespace infer;
 
 template <class T> void run(const T *x, uint8_t *out, float *scale, int64_t rows, int64_t size) {
-#pragma omp parallel for schedule(static) if (worth_threads(rows * size))
-    for (int64_t row = 0; row < rows; row++) {
+    parallel_rows(rows, size, [&](int64_t row) {
         const int64_t start = row * size;
         Magnitude magnitude;
         over_row(size, [&](int64_t i, int n) { magnitude.add(load_n(x + start + i, n)); });
         const Quantizer quantizer(magnitude.largest());
         scale[row] = quantizer.scale;
         over_row(size, [&](int64_t i, int n) { quantizer.store(out + start + i, load_n(x + start + i, n), n); });
-    }
+    });
 }
 
 }  // namespace

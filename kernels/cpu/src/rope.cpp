@@ -129,11 +129,10 @@ template <class X, class C> void rope_and_store(const Step &s, int64_t first, in
 
 template <class X, class C> void run(const Step &s) {
     const int64_t chunks = (s.rows + TOKENS - 1) / TOKENS;
-#pragma omp parallel for schedule(static) if (worth_threads(s.rows * (s.heads + 2 * s.kv_heads) * s.dim))
-    for (int64_t chunk = 0; chunk < chunks; chunk++) {
+    parallel_rows(chunks, TOKENS * (s.heads + 2 * s.kv_heads) * s.dim, [&](int64_t chunk) {
         const int64_t first = chunk * TOKENS;
         rope_and_store<X, C>(s, first, first + TOKENS < s.rows ? first + TOKENS : s.rows);
-    }
+    });
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 
 #include <algorithm>
 
+#include "parallel.h"
 #include "vectors.h"
 
 namespace infer {
@@ -276,12 +277,13 @@ template <class F> int64_t locate(int64_t n, double u, double *sums, F weights) 
 
 // Calls body(row, scratch) for each of so many rows, over threads.
 template <class F> void over_rows(int64_t rows, int64_t vocabulary, F body) {
-#pragma omp parallel if (rows > 1)
-    {
-        Scratch scratch(vocabulary);
-#pragma omp for schedule(dynamic)
-        for (int64_t r = 0; r < rows; r++) body(r, scratch);
-    }
+    Pieces pieces(rows);
+    in_team(
+        [&] {
+            Scratch scratch(vocabulary);
+            pieces.work([&](int64_t r) { body(r, scratch); });
+        },
+        rows > 1);
 }
 
 }  // namespace infer

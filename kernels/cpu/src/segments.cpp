@@ -8,6 +8,7 @@
 #include <atomic>
 
 #include "laid_out.h"
+#include "parallel.h"
 #include "rotation.h"
 #include "scores.h"
 #include "weighted.h"
@@ -256,14 +257,15 @@ template <class T, bool SPECIAL> void attend(const Problem &a, const Item &item,
 
 template <class T> void attend_all(const Problem &a, int64_t count, bool special) {
     std::atomic<int64_t> taken{0};
-#pragma omp parallel if (count > 1)
-    {
-        Scratch<T> s;
-        for (int64_t number; (number = taken++) < count;) {
-            const Item item = find_item(a, number);
-            special ? attend<T, true>(a, item, s) : attend<T, false>(a, item, s);
-        }
-    }
+    in_team(
+        [&] {
+            Scratch<T> s;
+            for (int64_t number; (number = taken++) < count;) {
+                const Item item = find_item(a, number);
+                special ? attend<T, true>(a, item, s) : attend<T, false>(a, item, s);
+            }
+        },
+        count > 1);
 }
 
 }  // namespace

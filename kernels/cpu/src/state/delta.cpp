@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "parallel.h"
 #include "vectors.h"
 
 namespace {
@@ -122,25 +123,22 @@ void walk(const Step &s, int64_t begin, int64_t sequence, int64_t head, int64_t 
 template <class T, class G> void run(const Step &s, int64_t sequences) {
     const int64_t wide = s.values / (MOST * LANES), parts = wide + (s.values % (MOST * LANES) + LANES - 1) / LANES;
     const int64_t rows = s.query_start[sequences];
-#pragma omp parallel
     for (int64_t begin = 0; begin < rows; begin += ROWS) {
         // Sequences with rows among these.
         const int64_t from = std::upper_bound(s.query_start, s.query_start + sequences, begin) - s.query_start - 1;
         const int64_t to = std::lower_bound(s.query_start, s.query_start + sequences, std::min(rows, begin + ROWS)) - s.query_start;
-#pragma omp for schedule(static)
-        for (int64_t row = begin; row < std::min(rows, begin + ROWS); row++) make_ready<T, G>(s, row, s.ready + (row - begin) * s.width());
+        parallel_rows(std::min(rows - begin, ROWS), s.width(), [&](int64_t row) { make_ready<T, G>(s, begin + row, s.ready + row * s.width()); });
         const int64_t tasks = (to - from) * s.heads * parts;
         auto column_of = [&](int64_t part) { return part < wide ? part * MOST * LANES : wide * MOST * LANES + (part - wide) * LANES; };
         auto place_of = [&](int64_t task) { return s.columns(from + task / parts / s.heads, task / parts % s.heads) + column_of(task % parts); };
         // Where each is a token or so, what counts is that the next columns are on their way from memory.
-#pragma omp for schedule(dynamic, tasks < 1000 ? 1 : 16)
-        for (int64_t task = 0; task < tasks; task++) {
+        parallel_for(tasks, tasks < 1000 ? 1 : 16, [&](int64_t task) {
             const int64_t part = task % parts, head = task / parts % s.heads, sequence = from + task / parts / s.heads;
             const int64_t column = column_of(part), there = std::min<int64_t>(LANES, s.values - column);
             const float *const ahead = place_of(task + 1 < tasks ? task + 1 : task);
             if (part < wide) walk<T, MOST>(s, begin, sequence, head, column, LANES, ahead);
             else walk<T, 1>(s, begin, sequence, head, column, (int)there, ahead);
-        }
+        });
     }
 }
 

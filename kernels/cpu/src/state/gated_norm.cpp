@@ -54,13 +54,12 @@ template <class T> void normalize_row(const Rows &r, int64_t row, float *scratch
 }
 
 template <class T> void normalize(const Rows &r) {
-#pragma omp parallel if (worth_threads(r.rows * r.size * 2))
-    {
+    Rowwise rows(r.rows, r.size * 2);
+    rows.in_team([&] {
         float *scratch = (float *)malloc(r.size * sizeof(float));
-#pragma omp for schedule(static)
-        for (int64_t row = 0; row < r.rows; row++) normalize_row<T>(r, row, scratch);
+        rows.work([&](int64_t row) { normalize_row<T>(r, row, scratch); });
         free(scratch);
-    }
+    });
 }
 
 }  // namespace

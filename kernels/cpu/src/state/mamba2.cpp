@@ -113,22 +113,16 @@ template <class T, int V> void walk(const Scan &s, const States &states, int64_t
 template <class T> void scan(const Scan &s, const States &states) {
     const int64_t rows = states.last(states.sequences - 1);
     const int64_t wide = s.width / (WIDE * LANES), parts = wide + (s.width % (WIDE * LANES) + LANES - 1) / LANES;
-#pragma omp parallel if (worth_threads(rows * s.heads * s.width * s.depth / 8))
-    {
-#pragma omp for schedule(static)
-        for (int64_t row = 0; row < rows; row++) prepare_row<T>(s, row);
-#pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < states.sequences * s.heads * parts; task++) {
-            const int64_t part = task % parts, head = task / parts % s.heads, sequence = task / parts / s.heads;
-            if (states.first(sequence) == states.last(sequence)) continue;
-            if (part < wide) {
-                walk<T, WIDE>(s, states, sequence, {head, part * WIDE * LANES, LANES});
-                continue;
-            }
-            const int64_t column = (wide * WIDE + part - wide) * LANES;
-            walk<T, 1>(s, states, sequence, {head, column, (int)std::min<int64_t>(LANES, s.width - column)});
-        }
-    }
+    parallel_rows(rows, s.groups * s.depth * 2 + s.heads * 4, [&](int64_t row) { prepare_row<T>(s, row); });
+    const auto one = [&](int64_t task) {
+        const int64_t part = task % parts, head = task / parts % s.heads, sequence = task / parts / s.heads;
+        if (states.first(sequence) == states.last(sequence)) return;
+        if (part < wide) return walk<T, WIDE>(s, states, sequence, {head, part * WIDE * LANES, LANES});
+        const int64_t column = (wide * WIDE + part - wide) * LANES;
+        walk<T, 1>(s, states, sequence, {head, column, (int)std::min<int64_t>(LANES, s.width - column)});
+    };
+    Pieces pieces(states.sequences * s.heads * parts);
+    in_team([&] { pieces.work(one); }, worth_threads(rows * s.heads * s.width * s.depth / 8));
 }
 
 }  // namespace

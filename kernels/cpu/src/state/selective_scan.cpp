@@ -54,22 +54,21 @@ template <class T> void walk(const Scan &s, const States &states, int64_t sequen
 
 template <class T> void scan(const Scan &s, const States &states) {
     const int64_t rows = states.last(states.sequences - 1), blocks = (s.channels + BLOCK * LANES - 1) / (BLOCK * LANES);
-#pragma omp parallel if (worth_threads(rows * s.channels * s.depth))
-    {
-        f32x16 *buffer = (f32x16 *)aligned_alloc(64, 2 * s.depth * sizeof(f32x16));
-#pragma omp for schedule(static)
-        for (int64_t row = 0; row < rows; row++)
-            widen_row((const T *)s.bc + row * s.bc_stride, 2 * s.depth, s.wide + row * 2 * s.depth);
-#pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < states.sequences * blocks; task++) {
-            const int64_t sequence = task / blocks, block = task % blocks;
-            if (states.first(sequence) == states.last(sequence)) continue;
-            const int64_t start = block * BLOCK * LANES, size = s.channels - start;
-            over_row(size < BLOCK * LANES ? size : BLOCK * LANES,
-                     [&](int64_t i, int n) { walk<T>(s, states, sequence, start + i, n, buffer); });
-        }
-        free(buffer);
-    }
+    parallel_rows(rows, 2 * s.depth, [&](int64_t row) { widen_row((const T *)s.bc + row * s.bc_stride, 2 * s.depth, s.wide + row * 2 * s.depth); });
+    Pieces pieces(states.sequences * blocks);
+    in_team(
+        [&] {
+            f32x16 *buffer = (f32x16 *)aligned_alloc(64, 2 * s.depth * sizeof(f32x16));
+            pieces.work([&](int64_t task) {
+                const int64_t sequence = task / blocks, block = task % blocks;
+                if (states.first(sequence) == states.last(sequence)) return;
+                const int64_t start = block * BLOCK * LANES, size = s.channels - start;
+                over_row(size < BLOCK * LANES ? size : BLOCK * LANES,
+                         [&](int64_t i, int n) { walk<T>(s, states, sequence, start + i, n, buffer); });
+            });
+            free(buffer);
+        },
+        worth_threads(rows * s.channels * s.depth));
 }
 
 }  // namespace
