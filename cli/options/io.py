@@ -80,9 +80,10 @@ _INPUT: list[Callable[[Any], Any]] = [
     click.option("--offset", metavar="N", type=click.IntRange(min=0), default=0, help="Leave out the first N records of the whole input."),
     click.option(
         "--shard",
-        metavar="I/N",
+        metavar="I/N|auto[/N]",
         type=SHARD,
-        help="Answer part I (from 0) of N: each record whose place in the whole input is I modulo N, within --offset and --limit.",
+        help="Answer part I (from 0) of N: each record whose place in the whole input is I modulo N, within --offset and --limit. "
+        "auto: the part that Slurm, Kubernetes or MPI gave this process (infer help clusters).",
     ),
 ]
 _READING: list[Callable[[Any], Any]] = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import click
 
 from infer.core.errors import ConfigError
-from infer.core.jobs.input.selection import Shard
+from infer.core.jobs.input.array_job import parse_shard
 from infer.core.jobs.options import CHANGED
 from infer.core.settings.setting import parse_bytes
 from infer.core.types.params import AUTO
@@ -93,7 +94,7 @@ def json_object(text: str) -> dict[str, Any]:
 
 
 SIZE = Typed("size", _size)
-SHARD = Typed("i/n", Shard.parse)
+SHARD = Typed("i/n", lambda text: parse_shard(text, os.environ))
 MAX_ERRORS = Typed("n|p%", _max_errors)
 REDO = Typed("field=value", _redo)
 TOKEN_IDS = Typed("id[,id...]", _token_ids)
