@@ -1,7 +1,8 @@
 """The paged KV cache as the attention kernel reads it.
 
-Values are [B, K, block_size, D]. Keys are [B, K, D / 2, block_size, 2]: a bf16 dot product takes pairs of features, so one
-instruction covers as many tokens as it has lanes, with no sums across them. An odd D is padded with a zero.
+Keys are [B, K, D / 2, block_size, 2]: a bf16 dot product takes pairs of features, so one instruction covers as many tokens as it has
+lanes, with no sums across them. An odd D is padded with a zero. Values are [B, K, block_size, D], in bf16 [B, K, block_size / 2, D, 2]:
+pairs of tokens, for the same reason (where a block is one token, there are none).
 
 Where values are parts of keys, these are rows [B, 1, block_size, D], and there are no values: see src/latent.cpp.
 
@@ -43,6 +44,8 @@ def new_kv_cache(
     rows: tuple[int, ...] = (num_kv_heads, block_size, head_dim)
     pairs: tuple[int, ...] = (num_kv_heads, (head_dim + 1) // 2, block_size, 2)
     # Untouched pages of `empty` cost no memory until a block is used.
+    if dtype == torch.bfloat16 and block_size % 2 == 0 and not latent:
+        rows = (num_kv_heads, block_size // 2, head_dim, 2)
     if dtype == torch.int8:
         pairs = rows = (num_kv_heads, block_size * (-(-head_dim // 4) * 4 + SCALE_BYTES))
     key = torch.empty((num_blocks, *(rows if latent else pairs)), dtype=dtype, device=device)

@@ -219,9 +219,26 @@ def test_int8_keys_that_are_not_finite_harm_their_own_sequence(ops: Ops) -> None
 
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
 @pytest.mark.parametrize("window", [None, 37])
-def test_a_chunk_gives_the_bits_of_the_whole(ops: Ops, dtype: torch.dtype, window: int | None) -> None:
-    paged = Paged(ops, [(230, 230), (90, 300)], config(6, 2, 32, sliding_window=window), 16, dtype)
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(6, 2, 32), (3, 3, 80), (14, 1, 33)])
+def test_a_chunk_gives_the_bits_of_the_whole(ops: Ops, dtype: torch.dtype, window: int | None, heads: int, kv_heads: int, dim: int) -> None:
+    paged = Paged(ops, [(230, 230), (90, 300)], config(heads, kv_heads, dim, sliding_window=window), 16, dtype)
     chunks_are_parts(paged)
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_what_a_later_token_holds_does_not_show(ops: Ops, poison: float) -> None:
+    """Tokens are multiplied in pairs, and rows go together: neither brings a later token into an earlier row."""
+    if ops.name == "reference":
+        pytest.skip("multiplies whole tiles: a sequence that is not finite harms more of its own rows")
+    for position in (36, 101):
+        paged = Paged(ops, [(120, 120)], config(4, 2, 32), 16, torch.bfloat16)
+        before = paged.attend([0])
+        qkv = torch.full((ROW_MULTIPLE, 8 * 32), poison, dtype=torch.bfloat16)
+        slot = paged.blocks[0, position // 16].long() * 16 + position % 16
+        paged.ops.rope_and_store(qkv, None, None, paged.cache, paged.meta([0], [(1, position + 1)], slot[None]), paged.config)
+        after = paged.attend([0])
+        assert torch.equal(after[:position], before[:position])
+        assert not after[position:].isfinite().any()
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)

@@ -29,11 +29,9 @@ def ops(request: pytest.FixtureRequest) -> Ops:
 def stored(ops: Ops, cache: KVCache, slots: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
     """Keys and values [T, K, D] at `slots`, whatever the layout."""
     if ops.name == "cpu":
-        block_size = cache.value.shape[2]
-        block, offset = slots // block_size, slots % block_size
-        key = cache.key[block, :, :, offset].flatten(2)
-        assert not key[..., head_dim:].any()
-        return key[..., :head_dim], cache.value[block, :, offset]
+        key, value = stored_raw(ops, cache, slots, head_dim)
+        assert not key.flatten(2)[..., head_dim:].any()
+        return key.flatten(2)[..., :head_dim], value
     if ops.name == "cuda":
         return tuple(t[slots // t.shape[2], :, slots % t.shape[2]] for t in cache)
     return cache.key.flatten(0, 1)[slots], cache.value.flatten(0, 1)[slots]
@@ -123,8 +121,11 @@ class Case:
 def stored_raw(ops: Ops, cache: KVCache, slots: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
     """Like `stored`, without looking at the padding of an odd head."""
     if ops.name == "cpu":
-        block_size = cache.value.shape[2]
-        return cache.key[slots // block_size, :, :, slots % block_size], cache.value[slots // block_size, :, slots % block_size]
+        block_size = cache.key.shape[3]
+        block, offset = slots // block_size, slots % block_size
+        pairs = cache.value.ndim == 5  # of tokens, see cpu/kv.py
+        value = cache.value[block, :, offset // 2, :, offset % 2] if pairs else cache.value[block, :, offset]
+        return cache.key[block, :, :, offset], value
     return stored(ops, cache, slots, head_dim)
 
 

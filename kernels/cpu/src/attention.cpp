@@ -1,15 +1,100 @@
 // Paged attention over keys and values in the model's dtype. See attention.h.
 //
 // key cache    [block][kv head][dim pair][token][2]   a dot product covers 16 tokens at once, without horizontal sums
-// value cache  [block][kv head][token][dim]
+// value cache  see kept.h
 #include "attention.h"
+#include "kept.h"
 
 namespace infer {
 namespace {
 
+// -- values -------------------------------------------------------------------------------------------------------
+// How weights are multiplied by values: SIDE tokens of a value lie side by side, [step of SIDE tokens][dim][SIDE].
+template <class T> struct Values {
+    static constexpr int SIDE = 1, ROWS = infer::ROWS, WIDE = 4;  // rows and vectors of 16 dims whose sums are in registers
+    typedef f32x16 Vector;
+
+    static Vector read_whole(const T *p) { return load(p); }
+    static Vector read_part(const T *p, int n) { return load_partial(p, n); }
+
+    // See attention.h.
+    static f32x16 weigh(float *score, float scale, float best) {
+        f32x16 sum = {};
+        for (int g = 0; g < GROUPS; g++, score += LANES) {
+            const f32x16 x = load(score) * scale, w = select(x == -INFINITY, splat(0.0f), exp2_below(x - best));
+            store(score, w);
+            sum += w;
+        }
+        return sum;
+    }
+
+    // sum + the step's tokens [from, to), by their row's weights.
+    static f32x16 add(f32x16 sum, const float *weights, int step, Vector v) { return vfma(splat(weights[step]), v, sum); }
+    static f32x16 add_some(f32x16 sum, const float *weights, int step, Vector v, int, int) { return add(sum, weights, step, v); }
+};
+
+// Two tokens of 16 dims in 32 lanes of 16 bits.
+template <> struct Values<bf16> {
+    static constexpr int SIDE = 2;
+    typedef u32x16 Vector;
+
+    static Vector read_whole(const bf16 *p) {
+        u32x16 v;
+        read(p, v);
+        return v;
+    }
+    static Vector read_part(const bf16 *p, int n) {
+        bf16 buffer[2 * LANES] = {};
+        memcpy(buffer, p, 2 * n * sizeof(bf16));
+        return read_whole(buffer);
+    }
+
+#if defined(__AVX512BF16__)
+    static constexpr int ROWS = 12, WIDE = 2;
+
+    // Weights are rounded to bf16, and what is summed are the weights as rounded, so that shares add up to 1.
+    static f32x16 weigh(float *score, float scale, float best) {
+        const __m512 factor = _mm512_set1_ps(scale), shift = _mm512_set1_ps(best);
+        f32x16 w[GROUPS];
+        for (int g = 0; g < GROUPS; g++) w[g] = exp2_rough((f32x16)_mm512_fmsub_ps(_mm512_loadu_ps(score + g * LANES), factor, shift));
+        const __m512bh ones = (__m512bh)_mm512_set1_epi32(0x3f803f80);
+        __m512 sum = _mm512_setzero_ps();
+        for (int g = 0; g < GROUPS; g += 2) {
+            const __m512bh both = _mm512_cvtne2ps_pbh((__m512)w[g + 1], (__m512)w[g]);
+            _mm512_storeu_si512((char *)score + g * LANES * sizeof(bf16), (__m512i)both);
+            sum = _mm512_dpbf16_ps(sum, both, ones);
+        }
+        return (f32x16)sum;
+    }
+
+    static f32x16 add(f32x16 sum, const float *weights, int step, Vector v) {
+        int pair;
+        memcpy(&pair, weights + step, sizeof pair);
+        return (f32x16)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)v);
+    }
+    // A token that is not seen may be anything: zeros stand in for it.
+    static f32x16 add_some(f32x16 sum, const float *weights, int step, Vector v, int from, int to) {
+        return add(sum, weights, step, v & ((from == 0 ? 0xffffu : 0u) | (to == 2 ? 0xffff0000u : 0u)));
+    }
+#else
+    static constexpr int ROWS = infer::ROWS, WIDE = 4;
+
+    static f32x16 weigh(float *score, float scale, float best) { return Values<float>::weigh(score, scale, best); }
+    static f32x16 add(f32x16 sum, const float *weights, int step, Vector v) { return add_some(sum, weights, step, v, 0, 2); }
+    static f32x16 add_some(f32x16 sum, const float *weights, int step, Vector v, int from, int to) {
+        if (from == 0) sum = vfma(splat(weights[2 * step]), as<f32x16>(v << 16), sum);
+        if (to == 2) sum = vfma(splat(weights[2 * step + 1]), as<f32x16>(v & 0xffff0000u), sum);
+        return sum;
+    }
+#endif
+};
+
+// -- the store ----------------------------------------------------------------------------------------------------
 // Keys and values of type T.
 template <class T> struct Floats {
     typedef T Row;
+    typedef Values<T> V;
+    static constexpr int ROWS = V::ROWS, SIDE = V::SIDE;
 
     // Where the tile's tokens are, 16 by 16.
     struct Tile : Keys<T> {
@@ -40,7 +125,7 @@ template <class T> struct Floats {
     }
 
     static Tile copy_tile(const Problem &a, const Place &at, Scratch &s) {
-        const int64_t size = a.block_size, pairs = a.pairs(), dim = a.head_dim, start = at.start;
+        const int64_t size = a.block_size, pairs = a.pairs(), dim = a.head_dim, start = at.start, side = beside<T>(size);
         T *key = s.copy.room(TILE * (pairs * 2 + dim)), *value = key + TILE * pairs * 2;
         memset(key, 0, TILE * (pairs * 2 + dim) * sizeof(T));
         Tile tile;
@@ -48,10 +133,12 @@ template <class T> struct Floats {
         for (int64_t t = 0; t < TILE && start + t < at.end; t++) {
             const int64_t offset = (start + t) % size, g = t / LANES;
             const int64_t place = at.table[(start + t) / size] * a.num_kv_heads + at.head;
-            const T *k = (const T *)a.key + place * pairs * size * 2 + offset * 2, *v = (const T *)a.value + (place * size + offset) * dim;
+            const T *k = (const T *)a.key + place * pairs * size * 2 + offset * 2;
             T *to = key + g * LANES * pairs * 2 + t % LANES * 2;
             for (int64_t p = 0; p < pairs; p++) memcpy(to + p * LANES * 2, k + p * size * 2, 2 * sizeof(T));
-            memcpy(value + t * dim, v, dim * sizeof(T));
+            const T *v = (const T *)a.value + place * size * dim + value_place(offset, dim, side);
+            T *copied = value + value_place(t, dim, SIDE);
+            for (int64_t i = 0; i < dim; i++) copied[i * SIDE] = v[i * side];
         }
         for (int g = 0; g < GROUPS; g++) {
             tile.key[g] = key + g * LANES * pairs * 2;
@@ -60,63 +147,94 @@ template <class T> struct Floats {
         return tile;
     }
 
-    static f32x16 power(f32x16 x) { return exp2_below(x); }
-
-    template <int R> static void scores(const Problem &a, const Scratch &s, int64_t r, const Tile &tile, const Tile &next, float *out) {
-        Query<T>::template scores<R, GROUPS, true>(s.query.data + r * a.pairs(), tile, next, a.pairs(), out, TILE);
+    template <int R>
+    static void scores(const Problem &a, const Scratch &s, int64_t r, const Tile &tile, const Tile &next, int groups, float *out) {
+        const auto *query = s.query.data + r * a.pairs();
+        if (R == ROWS && groups <= GROUPS / 2) Query<T>::template scores<R, GROUPS / 2, true>(query, tile, next, a.pairs(), out, TILE);
+        else Query<T>::template scores<R, GROUPS, true>(query, tile, next, a.pairs(), out, TILE);
     }
 
+    static f32x16 weigh(float *score, float scale, float best) { return V::weigh(score, scale, best); }
+
+    // Steps whose tokens all rows see go together; before and after those, each row has its own.
     template <int R>
-    static void add_values(const Problem &a, const float *weights, const Seen<R> &seen, const Tile &tile, const Tile &next, float *sums, int64_t width) {
-        if (seen.partial)
-            for (int r = 0; r < R; r++)
-                all_values<1>(weights + r * TILE, tile, next, seen.low[r], std::max(seen.low[r], seen.from), a.head_dim, sums + r * width, width);
-        all_values<R>(weights, tile, next, seen.from, seen.to, a.head_dim, sums, width);
-        if (seen.partial)
-            for (int r = 0; r < R; r++) all_values<1>(weights + r * TILE, tile, next, seen.to, seen.high[r], a.head_dim, sums + r * width, width);
+    static void add_values(const Problem &a, const float *weights, const Seen<R> &seen, const float *shrink, const Tile &tile, const Tile &next, float *sums,
+                           int64_t width) {
+        const auto together = [&](const float *shrink, int first, int last) { all_values<R>(weights, shrink, tile, next, first, last, a.head_dim, sums, width); };
+        if (seen.alike) return together(shrink, seen.from, seen.to);
+        const int first = (seen.from + SIDE - 1) / SIDE * SIDE, last = std::max(first, seen.to / SIDE * SIDE);
+        const float one = 1.0f;
+        const auto alone = [&](int r, int from, int to) {
+            all_values<1>(weights + r * TILE, &one, tile, next, from, to, a.head_dim, sums + r * width, width);
+        };
+        float ones[R];
+        for (int r = 0; r < R; r++) {
+            ones[r] = one;
+            for (int64_t i = 0; i < width; i += LANES) store(sums + r * width + i, load(sums + r * width + i) * shrink[r]);
+            alone(r, seen.low[r], std::min(first, seen.high[r]));
+        }
+        together(ones, first, last);
+        for (int r = 0; r < R; r++) alone(r, std::max(last, seen.low[r]), seen.high[r]);
     }
 
     // Values of tokens in [first, last), in order.
     template <int R>
-    static void all_values(const float *weights, const Tile &tile, const Tile &next, int first, int last, int64_t dim, float *sums, int64_t width) {
+    static void all_values(const float *weights, const float *shrink, const Tile &tile, const Tile &next, int first, int last, int64_t dim, float *sums,
+                           int64_t width) {
+        constexpr int WIDE = R <= infer::ROWS ? 4 : V::WIDE;
         if (first >= last) return;
         int64_t column = 0;
-        for (; column + 4 * LANES <= dim; column += 4 * LANES) values<R, 4, true>(weights, tile, next, first, last, dim, column, LANES, sums, width);
+        for (; column + WIDE * LANES <= dim; column += WIDE * LANES) values<R, WIDE, true>(weights, shrink, tile, next, first, last, dim, column, LANES, sums, width);
         for (; column < dim; column += LANES) {
             const int tail = (int)std::min<int64_t>(LANES, dim - column);
-            if (tail == LANES) values<R, 1, true>(weights, tile, next, first, last, dim, column, tail, sums, width);
-            else values<R, 1, false>(weights, tile, next, first, last, dim, column, tail, sums, width);
+            if (tail == LANES) values<R, 1, true>(weights, shrink, tile, next, first, last, dim, column, tail, sums, width);
+            else values<R, 1, false>(weights, shrink, tile, next, first, last, dim, column, tail, sums, width);
         }
     }
 
     // NV * 16 dims from `column` on, `tail` of them in the last 16.
     template <int R, int NV, bool WHOLE>
-    static void values(const float *weights, const Tile &tile, const Tile &next, int first, int last, int64_t dim, int64_t column, int tail, float *sums,
-                       int64_t width) {
+    static void values(const float *weights, const float *shrink, const Tile &tile, const Tile &next, int first, int last, int64_t dim, int64_t column, int tail,
+                       float *sums, int64_t width) {
         f32x16 sum[R][NV];
-#pragma GCC unroll 8
+#pragma GCC unroll 12
         for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-            for (int n = 0; n < NV; n++) sum[r][n] = load(sums + r * width + column + n * LANES);
-        for (int t = first; t < last;) {
-            const T *row = tile.value[t / LANES] + t % LANES * dim + column;
-            const T *row_soon = next.value[t / LANES] + t % LANES * dim + column;
-            for (const int end = std::min(last, (t / LANES + 1) * LANES); t < end; t++, row += dim, row_soon += dim) {
-                f32x16 v[NV];
+            for (int n = 0; n < NV; n++) sum[r][n] = load(sums + r * width + column + n * LANES) * shrink[r];
+        const auto read = [&](const T *row, typename V::Vector(&v)[NV]) {
 #pragma GCC unroll 4
-                for (int n = 0; n < NV; n += 64 / (LANES * (int)sizeof(T))) soon(row_soon + n * LANES);
+            for (int n = 0; n < NV - 1; n++) v[n] = V::read_whole(row + n * LANES * SIDE);
+            v[NV - 1] = WHOLE ? V::read_whole(row + (NV - 1) * LANES * SIDE) : V::read_part(row + (NV - 1) * LANES * SIDE, tail);
+        };
+        // Tokens [from, to) of a step of which the others are not seen.
+        const auto some = [&](int step, int from, int to) {
+            typename V::Vector v[NV];
+            const int t = step * SIDE;
+            read(tile.value[t / LANES] + t % LANES * dim + column * SIDE, v);
+#pragma GCC unroll 12
+            for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-                for (int n = 0; n < NV - 1; n++) v[n] = load(row + n * LANES);
-                v[NV - 1] = WHOLE ? load(row + (NV - 1) * LANES) : load_partial(row + (NV - 1) * LANES, tail);
-#pragma GCC unroll 8
-                for (int r = 0; r < R; r++) {
-                    f32x16 w = splat(weights[r * TILE + t]);
+                for (int n = 0; n < NV; n++) sum[r][n] = V::add_some(sum[r][n], weights + r * TILE, step, v[n], from, to);
+        };
+        int step = first / SIDE;
+        if (first % SIDE) some(step, first % SIDE, std::min(SIDE, last - step * SIDE)), step++;
+        for (const int end = last / SIDE; step < end;) {
+            const int t = step * SIDE;
+            const T *row = tile.value[t / LANES] + t % LANES * dim + column * SIDE;
+            const T *row_soon = next.value[t / LANES] + t % LANES * dim + column * SIDE;
+            for (const int stop = std::min(end, (t / LANES + 1) * (LANES / SIDE)); step < stop; step++, row += dim * SIDE, row_soon += dim * SIDE) {
+                typename V::Vector v[NV];
 #pragma GCC unroll 4
-                    for (int n = 0; n < NV; n++) sum[r][n] = vfma(w, v[n], sum[r][n]);
-                }
+                for (int n = 0; n < NV; n += std::max(1, 64 / (LANES * SIDE * (int)sizeof(T)))) soon(row_soon + n * LANES * SIDE);
+                read(row, v);
+#pragma GCC unroll 12
+                for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+                    for (int n = 0; n < NV; n++) sum[r][n] = V::add(sum[r][n], weights + r * TILE, step, v[n]);
             }
         }
-#pragma GCC unroll 8
+        if (step * SIDE < last) some(step, 0, last - step * SIDE);
+#pragma GCC unroll 12
         for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
             for (int n = 0; n < NV; n++) store(sums + r * width + column + n * LANES, sum[r][n]);
@@ -135,7 +253,7 @@ extern "C" void infer_attention(void *out, const void *query, const void *key, c
                                 float soft_cap, const float *alibi, const float *sinks, int64_t dtype, int64_t cache_dtype) {
     const infer::Items all{members, runs, items, query_start, kv_lens, tables, table_stride, window};
     infer::Problem a{out, query, key, value, all, num_heads, num_kv_heads, head_dim, block_size, window, scale, soft_cap, alibi, sinks};
-    if (!(window > 0 || soft_cap > 0 || alibi || sinks)) a.scale *= infer::LOG2E;
+    if (!a.special()) a.scale *= infer::LOG2E;
     if (cache_dtype == infer::INT8) return infer::attend_int8(a, num_items, heads_together, dtype);
     INFER_DISPATCH(dtype, T, infer::attend_all<infer::Floats<T>>(a, num_items, heads_together));
 }

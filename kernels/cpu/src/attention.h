@@ -13,9 +13,11 @@
 //   pack(a, s, r, x)                                        puts query x there as number r
 //   find_tile(a, place)                                     a tile in the cache
 //   copy_tile(a, place, s)                                  the same if blocks have fewer than 16 tokens
-//   power(x)                                                2^x for x <= 0; any number for -infinity
-//   scores<R>(a, s, r, tile, next, out)                     out[i * TILE + t] = query r + i . key t
-//   add_values<R>(a, weights, seen, tile, next, sums, width)  sums[i * width...] += weights[i * TILE + t] * value t; may change weights
+//   ROWS                                                    that go together, at most: what has room in registers
+//   scores<R>(a, s, r, tile, next, groups, out)             out[i * TILE + t] = query r + i . key t, in at least so many groups of tokens
+//   weigh(score, scale, best)                               puts weights 2^(score * scale - best), or what it makes of them, in the place of
+//                                                           a row's scores, 0 for -infinity; their sum, lane by lane
+//   add_values<R>(a, weights, seen, shrink, tile, next, sums, width)  sums[i * width...] = sums * shrink[i] + weight t of row i * value t
 // and asks meanwhile for the memory of `next`, a tile that will be worked on soon.
 #pragma once
 
@@ -40,6 +42,8 @@ struct Problem {
     const float *alibi, *sinks;
     int64_t pairs() const { return (head_dim + 1) / 2; }
     int64_t group() const { return num_heads / num_kv_heads; }
+    // More is done to scores than to multiply them by a positive scale.
+    bool special() const { return window > 0 || soft_cap > 0 || alibi || sinks || !(scale > 0); }
 };
 
 // Attention over keys and values in int8, of queries in `dtype`; otherwise as infer_attention.
@@ -70,6 +74,7 @@ template <class S> struct Scratch : S::Scratch {
 template <int R> struct Seen {
     int low[R], high[R], from, to;
     bool partial;  // some row does not see all of the tile
+    bool alike;    // all see the same
 };
 
 // The running softmax of R rows from r0 on, of which `base` rows of other heads stand before in the scratch, over one tile.
@@ -83,20 +88,23 @@ void absorb(const Problem &a, const typename S::Tile &tile, const typename S::Ti
         seen.high[r] = (int)std::clamp<int64_t>(position + 1 - start, 0, TILE);
         seen.low[r] = SPECIAL && a.window > 0 ? (int)std::clamp<int64_t>(position + 1 - a.window - start, 0, TILE) : 0;
     }
+    const int least = *std::min_element(seen.low, seen.low + R), most = *std::max_element(seen.high, seen.high + R);
     seen.from = *std::max_element(seen.low, seen.low + R), seen.to = *std::min_element(seen.high, seen.high + R);
     seen.partial = seen.from > 0 || seen.to < TILE;
-    if (R > 1 && seen.from >= seen.to) {  // the rows share no token: one at a time
-        for (int r = 0; r < R; r++) absorb<S, SPECIAL, 1>(a, tile, next, start, rows, r0 + r, base, head0, s, width);
-        return;
-    }
-    if (seen.from >= seen.to) return;
-    S::template scores<R>(a, s, base + r0, tile, next, score);
+    seen.alike = seen.from == least && seen.to == most;
+    // Of rows enough to be those of a prompt, groups that none of them sees are left out.
+    const int groups = R == S::ROWS ? (most + LANES - 1) / LANES : GROUPS;
+    S::template scores<R>(a, s, base + r0, tile, next, groups, score);
 
     const i32x16 lane = lane_numbers();
+    const f32x16 nothing = splat(-INFINITY);
+    f32x16 top[R];
     for (int r = 0; r < R; r++) {
+        float *mine = score + r * TILE;
         f32x16 x[GROUPS];
-        for (int g = 0; g < GROUPS; g++) x[g] = load(score + r * TILE + g * LANES) * a.scale;
+        for (int g = 0; g < GROUPS; g++) x[g] = load(mine + g * LANES);
         if (SPECIAL) {
+            for (int g = 0; g < GROUPS; g++) x[g] *= a.scale;
             if (a.soft_cap > 0)
                 for (int g = 0; g < GROUPS; g++) x[g] = capped(x[g], a.soft_cap);
             if (a.alibi)
@@ -108,26 +116,38 @@ void absorb(const Problem &a, const typename S::Tile &tile, const typename S::Ti
         }
         // What a masked token's slot holds must not show: its score is replaced, its value never multiplied.
         if (seen.partial)
-            for (int g = 0; g < GROUPS; g++)
-                x[g] = select((lane + g * LANES >= seen.low[r]) & (lane + g * LANES < seen.high[r]), x[g], splat(-INFINITY));
-        f32x16 top = vmax(vmax(x[0], x[1]), vmax(x[2], x[3]));
-        const float before = s.best.data[base + r0 + r], now = std::max(before, reduce_max(top));
-        const float shrink = before == -INFINITY ? 0.0f : exp2_one(before - now);
-        f32x16 added = {};
-        for (int g = 0; g < GROUPS; g++) {
-            f32x16 w = S::power(x[g] - now);
-            if (seen.partial) w = select(x[g] == -INFINITY, splat(0.0f), w);
-            store(score + r * TILE + g * LANES, w);
-            added += w;
-        }
-        s.best.data[base + r0 + r] = now;
-        s.total.data[base + r0 + r] = s.total.data[base + r0 + r] * shrink + added;
-        if (shrink != 1.0f) {
-            float *sums = s.sums.data + (base + r0 + r) * width;
-            for (int64_t i = 0; i < width; i += LANES) store(sums + i, load(sums + i) * shrink);
-        }
+            for (int g = 0; g < GROUPS; g++) x[g] = select((lane + g * LANES >= seen.low[r]) & (lane + g * LANES < seen.high[r]), x[g], nothing);
+        if (SPECIAL || seen.partial)
+            for (int g = 0; g < GROUPS; g++) store(mine + g * LANES, x[g]);
+        top[r] = vmax(vmax(x[0], x[1]), vmax(x[2], x[3]));
     }
-    S::template add_values<R>(a, score, seen, tile, next, s.sums.data + (base + r0) * width, width);
+
+    // All rows' maxima at once, row r's in lane r.
+    const float scale = SPECIAL ? 1.0f : a.scale;
+    const f32x16 before = load(s.best.data + base + r0), now = vmax(before, largest_of_rows<R>(top) * scale);
+    // Rows that have seen nothing keep -infinity; 0 stands in so that no -infinity is taken from another.
+    const f32x16 pivots = select(now == nothing, splat(0.0f), now);
+    alignas(64) float pivot[LANES], shrink[LANES];
+    store(pivot, pivots);
+    store(shrink, select(before == nothing, splat(0.0f), exp2_below(before - pivots)));
+    store_first<R>(s.best.data + base + r0, now);
+    for (int r = 0; r < R; r++) {
+        f32x16 &total = s.total.data[base + r0 + r];
+        total = total * shrink[r] + S::weigh(score + r * TILE, scale, pivot[r]);
+    }
+    S::template add_values<R>(a, score, seen, shrink, tile, next, s.sums.data + (base + r0) * width, width);
+}
+
+template <class S, bool SPECIAL, class... Args> void absorb_some(int64_t rows, Args &&...args) {
+    switch (rows) {
+#define INFER_ROWS(R) \
+    case R: \
+        if constexpr (R <= S::ROWS) absorb<S, SPECIAL, R>(args...); \
+        break;
+        INFER_ROWS(1) INFER_ROWS(2) INFER_ROWS(3) INFER_ROWS(4) INFER_ROWS(5) INFER_ROWS(6)
+        INFER_ROWS(7) INFER_ROWS(8) INFER_ROWS(9) INFER_ROWS(10) INFER_ROWS(11) INFER_ROWS(12)
+#undef INFER_ROWS
+    }
 }
 
 // Lists the rows of a head of `item`; returns their number.
@@ -165,7 +185,7 @@ template <class S, bool SPECIAL> void attend(const Problem &a, const Item &item,
     };
 
     S::room(a, all, s);
-    std::fill_n(s.best.room(all), all, -INFINITY);
+    std::fill_n(s.best.room(all + LANES), all + LANES, -INFINITY);  // whole vectors are read
     std::fill_n(s.total.room(all), all, f32x16{});
     std::fill_n(s.sums.room(all * width), all * width, 0.0f);
     each_row([&](int64_t r, int64_t offset, int64_t) { S::pack(a, s, r, (const Row *)a.query + offset); });
@@ -181,13 +201,9 @@ template <class S, bool SPECIAL> void attend(const Problem &a, const Item &item,
         const int64_t last = first_row[walk.on().last];
         int64_t r = first_row[walk.on().first];
         if (walk.on().last - walk.on().first == 1) r += std::max<int64_t>(0, start - rows.position(r)) * group;  // earlier tokens do not see the tile
-        for (; r + ROWS <= last; r += ROWS) absorb<S, SPECIAL, ROWS>(a, tile, next, start, rows, r, base, head0, s, width);
-        switch (last - r) {
-        case 5: absorb<S, SPECIAL, 5>(a, tile, next, start, rows, r, base, head0, s, width); break;
-        case 4: absorb<S, SPECIAL, 4>(a, tile, next, start, rows, r, base, head0, s, width); break;
-        case 3: absorb<S, SPECIAL, 3>(a, tile, next, start, rows, r, base, head0, s, width); break;
-        case 2: absorb<S, SPECIAL, 2>(a, tile, next, start, rows, r, base, head0, s, width); break;
-        case 1: absorb<S, SPECIAL, 1>(a, tile, next, start, rows, r, base, head0, s, width); break;
+        for (int64_t some; r < last; r += some) {
+            some = std::min<int64_t>(S::ROWS, last - r);
+            absorb_some<S, SPECIAL>(some, a, tile, next, start, rows, r, base, head0, s, width);
         }
     }
 
@@ -206,7 +222,6 @@ template <class S, bool SPECIAL> void attend(const Problem &a, const Item &item,
 }
 
 template <class S> void attend_all(const Problem &a, int64_t num_items, int64_t heads_together) {
-    const bool special = a.window > 0 || a.soft_cap > 0 || a.alibi || a.sinks;
     const int64_t count = num_items * ((a.num_kv_heads + heads_together - 1) / heads_together);
     std::atomic<int64_t> taken{0};
     in_team(
@@ -216,7 +231,7 @@ template <class S> void attend_all(const Problem &a, int64_t num_items, int64_t 
             for (int64_t number = taken++, next; number < count; number = next) {
                 next = taken++;
                 const Item item = find_item(a, number, heads_together), then = next < count ? find_item(a, next, heads_together) : item;
-                special ? attend<S, true>(a, item, then, s) : attend<S, false>(a, item, then, s);
+                a.special() ? attend<S, true>(a, item, then, s) : attend<S, false>(a, item, then, s);
             }
         },
         count > 1);

@@ -11,6 +11,7 @@ template <class T> struct Codes {
     typedef T Row;
     typedef Products<false> OfKeys;
     typedef Products<true> OfValues;
+    static constexpr int ROWS = infer::ROWS;
 
     struct Tile {
         const uint8_t *key[GROUPS], *value[GROUPS], *key_scale[GROUPS], *value_scale[GROUPS];
@@ -96,12 +97,20 @@ template <class T> struct Codes {
     static constexpr int WIDE = 1;
 #endif
 
-    static f32x16 power(f32x16 x) { return exp2_rough(x); }
+    static f32x16 weigh(float *score, float scale, float best) {
+        f32x16 sum = {};
+        for (int g = 0; g < GROUPS; g++, score += LANES) {
+            const f32x16 w = exp2_rough(vfma(load(score), splat(scale), splat(-best)));
+            store(score, w);
+            sum += w;
+        }
+        return sum;
+    }
 
-    template <int R> static void scores(const Problem &a, const Scratch &s, int64_t r0, const Tile &tile, const Tile &next, float *out) {
+    template <int R> static void scores(const Problem &a, const Scratch &s, int64_t r0, const Tile &tile, const Tile &next, int groups, float *out) {
         const int64_t room = quads_of_row(a);
         const int32_t *query = s.query.data + r0 * 2 * room;
-        for (int first = 0; first < GROUPS; first += WIDE) {
+        for (int first = 0; first < groups; first += WIDE) {
             i32x16 sum[R][WIDE];
             multiply<OfKeys>(
                 sum, {query, query + room}, 2 * room, 1, quads(a), tile.key_stride, [&](int, int n) { return tile.key[first + n]; },
@@ -126,7 +135,8 @@ template <class T> struct Codes {
     };
 
     template <int R>
-    static void add_values(const Problem &a, const float *weights, const Seen<R> &seen, const Tile &tile, const Tile &next, float *sums, int64_t width) {
+    static void add_values(const Problem &a, const float *weights, const Seen<R> &seen, const float *shrink, const Tile &tile, const Tile &next, float *sums,
+                           int64_t width) {
         Weights<R> rounded;
         f32x16 scale[GROUPS];
         for (int g = 0; g < GROUPS; g++) read(tile.value_scale[g], scale[g]);
@@ -150,12 +160,13 @@ template <class T> struct Codes {
             rounded.scale[r] = unit.scale;
         }
         int64_t column = 0;
-        for (; column + WIDE * LANES <= width; column += WIDE * LANES) values<R, WIDE>(rounded, tile, next, column, sums, width);
-        for (; column < width; column += LANES) values<R, 1>(rounded, tile, next, column, sums, width);
+        for (; column + WIDE * LANES <= width; column += WIDE * LANES) values<R, WIDE>(rounded, shrink, tile, next, column, sums, width);
+        for (; column < width; column += LANES) values<R, 1>(rounded, shrink, tile, next, column, sums, width);
     }
 
     // N * 16 dims from `column` on. What is beyond the last dim is of no use: other dims, or scales.
-    template <int R, int N> static void values(const Weights<R> &rounded, const Tile &tile, const Tile &next, int64_t column, float *sums, int64_t width) {
+    template <int R, int N>
+    static void values(const Weights<R> &rounded, const float *shrink, const Tile &tile, const Tile &next, int64_t column, float *sums, int64_t width) {
         i32x16 sum[R][N];
         multiply<OfValues>(
             sum, {rounded.words[0][0], rounded.words[0][1]}, 2 * (TILE / 4), GROUPS, LANES / 4, tile.value_stride,
@@ -166,7 +177,7 @@ template <class T> struct Codes {
 #pragma GCC unroll 4
             for (int n = 0; n < N; n++) {
                 float *to = sums + r * width + column + n * LANES;
-                store(to, vfma(convert<f32x16>(sum[r][n] + rounded.begin[r]), splat(rounded.scale[r]), load(to)));
+                store(to, vfma(convert<f32x16>(sum[r][n] + rounded.begin[r]), splat(rounded.scale[r]), load(to) * shrink[r]));
             }
     }
 };

@@ -1,5 +1,6 @@
 // From a qkv projection to queries and cache: per-head RMSNorm, rotation, storing keys and values, one pass over the rows.
 #include "codes.h"
+#include "kept.h"
 #include "parallel.h"
 #include "quantized.h"
 #include "rotation.h"
@@ -21,7 +22,7 @@ struct Step {
     float eps;
     void *query;                    // [rows, heads, dim], of qkv's type
     void *key;                      // [blocks, kv_heads, pairs, block_size, 2], or see codes.h
-    void *value;                    // [blocks, kv_heads, block_size, dim]; null: there are none, and keys lie so
+    void *value;                    // see kept.h; null: there are none, and keys are rows [blocks, block_size, dim]
     const int64_t *slots;           // [stored]
     int64_t block_size, rows, stored, heads, kv_heads, dim;
 };
@@ -54,17 +55,19 @@ template <class C> inline void scatter(const C *keys, int64_t pairs, int64_t cou
 template <class X, class C>
 void store_head(const Step &s, int64_t row, int64_t count, int64_t block, int64_t offset, int64_t h, C *keys) {
     const int64_t dim = s.dim, pairs = (dim + 1) / 2, head = block * s.kv_heads + h;
+    C values[TOKENS * dim];
     for (int64_t t = 0; t < count; t++) {
         const X *key = (const X *)s.qkv + (row + t) * s.stride + (s.heads + h) * dim;
         C *turned = keys + t * pairs * 2;
         turned[pairs * 2 - 1] = C{};
         turn(s, row + t, key, s.norm_k, turned);
         const X *value = key + s.kv_heads * dim;
-        C *stored = (C *)s.value + (head * s.block_size + offset + t) * dim;
+        C *stored = values + t * dim;
         const float factor = s.scale ? s.scale[row + t] : 1.0f;
         over_row(dim, [&](int64_t i, int n) { store_n(stored + i, load_n(value + i, n) * factor, n); });
     }
     scatter(keys, pairs, count, s.block_size, (C *)s.key + (head * pairs * s.block_size + offset) * 2);
+    store_values((C *)s.value + head * s.block_size * dim, values, offset, count, dim, s.block_size);
 }
 
 // What keys and values are kept as, in place of a type.

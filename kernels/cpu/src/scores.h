@@ -19,6 +19,37 @@ constexpr float LOG2E = 1.44269504f;
 // soft_cap * tanh(x / soft_cap)
 inline f32x16 capped(f32x16 x, float soft_cap) { return (1.0f - 2.0f / (vexp(x * (2.0f / soft_cap)) + 1.0f)) * soft_cap; }
 
+// The largest number of each row, row r's in lane r; the lanes from R on are of no use.
+template <int R> f32x16 largest_of_rows(const f32x16 (&rows)[R]) {
+    static_assert(R <= LANES);
+    f32x16 out;
+#if defined(__AVX512DQ__)
+    constexpr int FOURS = (R + 3) / 4;
+    __m512 four[4];  // [4 rows], 4 numbers of each: of every quarter, side by side
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        if (i >= FOURS) {
+            four[i] = four[0];
+            continue;
+        }
+        __m512 x[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) x[j] = (__m512)rows[4 * i + j < R ? 4 * i + j : R - 1];
+        const __m512d a = (__m512d)_mm512_max_ps(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
+        const __m512d b = (__m512d)_mm512_max_ps(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
+        four[i] = _mm512_max_ps((__m512)_mm512_unpacklo_pd(a, b), (__m512)_mm512_unpackhi_pd(a, b));
+    }
+    const __m512 low = _mm512_max_ps(_mm512_shuffle_f32x4(four[0], four[1], 0x88), _mm512_shuffle_f32x4(four[0], four[1], 0xdd));
+    const __m512 high = _mm512_max_ps(_mm512_shuffle_f32x4(four[2], four[3], 0x88), _mm512_shuffle_f32x4(four[2], four[3], 0xdd));
+    out = (f32x16)_mm512_max_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
+#else
+    float largest[LANES] = {};
+    for (int r = 0; r < R; r++) largest[r] = reduce_max(rows[r]);
+    read(largest, out);
+#endif
+    return out;
+}
+
 // Asks for the line at `place` to be brought near.
 inline void soon(const void *place) { __builtin_prefetch(place, 0, 2); }
 
@@ -90,29 +121,39 @@ template <> struct Query<bf16> {
 
     template <int R, int G, bool AHEAD>
     static void scores(const Pair *query, const Keys<bf16> &keys, const Keys<bf16> &next, int64_t pairs, float *out, int64_t stride) {
-        __m512 sum[R][G];
-#pragma GCC unroll 8
+        constexpr int WIDE = R * G <= 24 ? G : 2;  // groups at a time: their sums are in registers
+        static_assert(G % WIDE == 0);
+        for (int first = 0; first < G; first += WIDE) part<R, WIDE, AHEAD>(query, keys, next, pairs, out, stride, first);
+    }
+
+    template <int R, int WIDE, bool AHEAD>
+    static void part(const Pair *query, const Keys<bf16> &keys, const Keys<bf16> &next, int64_t pairs, float *out, int64_t stride, int first) {
+        __m512 sum[R][WIDE];
+        const Pair *row[(R + 2) / 3];
+#pragma GCC unroll 4
+        for (int i = 0; i < (R + 2) / 3; i++) row[i] = query + 3 * i * pairs;
+#pragma GCC unroll 12
         for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-            for (int g = 0; g < G; g++) sum[r][g] = _mm512_setzero_ps();
+            for (int g = 0; g < WIDE; g++) sum[r][g] = _mm512_setzero_ps();
         for (int64_t p = 0; p < pairs; p++) {
-            __m512bh k[G];
+            __m512bh k[WIDE];
 #pragma GCC unroll 4
-            for (int g = 0; g < G; g++) {
-                k[g] = (__m512bh)_mm512_loadu_si512(keys.key[g] + p * keys.pair_stride);
-                if (AHEAD) soon(next.key[g] + p * next.pair_stride);
+            for (int g = 0; g < WIDE; g++) {
+                k[g] = (__m512bh)_mm512_loadu_si512(keys.key[first + g] + p * keys.pair_stride);
+                if (AHEAD) soon(next.key[first + g] + p * next.pair_stride);
             }
-#pragma GCC unroll 8
+#pragma GCC unroll 12
             for (int r = 0; r < R; r++) {
-                __m512bh q = (__m512bh)_mm512_set1_epi32((int)query[r * pairs + p]);
+                __m512bh q = (__m512bh)_mm512_set1_epi32((int)row[r / 3][p + r % 3 * pairs]);
 #pragma GCC unroll 4
-                for (int g = 0; g < G; g++) sum[r][g] = _mm512_dpbf16_ps(sum[r][g], q, k[g]);
+                for (int g = 0; g < WIDE; g++) sum[r][g] = _mm512_dpbf16_ps(sum[r][g], q, k[g]);
             }
         }
-#pragma GCC unroll 8
+#pragma GCC unroll 12
         for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-            for (int g = 0; g < G; g++) _mm512_storeu_ps(out + r * stride + g * LANES, sum[r][g]);
+            for (int g = 0; g < WIDE; g++) _mm512_storeu_ps(out + r * stride + (first + g) * LANES, sum[r][g]);
     }
 };
 #endif

@@ -94,6 +94,15 @@ template <class T> inline void store_partial(T *p, f32x16 v, int n) {
     memcpy(p, buffer, n * sizeof(T));
 }
 
+// The first N lanes.
+template <int N> inline void store_first(float *p, f32x16 v) {
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << N) - 1), (__m512)v);
+#else
+    store_partial(p, v, N);
+#endif
+}
+
 // Loops over a row: BODY(offset, count) with count == LANES but for a last part.
 template <class F> inline void over_row(int64_t size, F body) {
     int64_t i = 0;
