@@ -45,6 +45,8 @@ def build_engine(plan: Plan, wrap_ops: WrapOps | None = None) -> Engine:
     plan.must_generate()
     config, tokenizer = plan.config, plan.tokenizer
     runner, num_blocks = build_runner(config, plan.source, wrap_ops)
+    if wrap_ops is not None:  # operations are timed one after the other
+        config = replace(config, lanes=1)
     if runner.num_states:
         config = replace(config, max_num_seqs=min(config.max_num_seqs, runner.num_states))
     engine = Engine(

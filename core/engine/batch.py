@@ -89,6 +89,13 @@ class Batch:
             self, tokens=self.tokens[:total], positions=self.positions[:total], logit_rows=self.logit_rows[:drawn], prompt_start=drawn
         )
 
+    def moved(self) -> Batch:
+        """The same step without the copies that it begins with."""
+        if not any(map(len, (self.copies, self.swap_out, self.swap_in, self.state_copies))):
+            return self
+        none = _pairs([])
+        return replace(self, copies=none, swap_out=none, swap_in=none, state_copies=none)
+
     def arrays(self) -> list[NDArray[Any]]:
         """Everything in it, as `from_arrays` takes it."""
         numbers = np.array([self.num_logits, self.prompt_start, self.num_prompt_logits], dtype=np.int64)
@@ -126,7 +133,7 @@ def padded_rows(count: int) -> int:
 
 
 def pack(schedule: Schedule, running: Running, block_size: int, spans: Collection[PromptSpan] = ()) -> Batch:
-    """The batch of a schedule. Its block tables are a view of `running`'s: good until the next schedule.
+    """The batch of a schedule. It stays as it is whatever becomes of `running`.
 
     Args:
         spans: what is wanted of prompts, in the order in which their logits come.
@@ -148,7 +155,7 @@ def pack(schedule: Schedule, running: Running, block_size: int, spans: Collectio
     place = np.arange(total) - (query_start[:-1] - computed)[owner]
     positions = np.zeros_like(tokens)
     positions[:total] = place
-    tables = running.blocks[:size, : running.num_blocks[:size].max()]
+    tables = running.blocks[:size, : running.num_blocks[:size].max()].copy()
     slots = tables[owner, place // block_size].astype(np.int64) * block_size + place % block_size
 
     adapters = running.slot[:size].copy()

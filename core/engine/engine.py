@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from ..adapters.books import AdapterBooks, Registry
 from ..adapters.weights import AdapterWeights
@@ -12,7 +14,7 @@ from ..memory.swap import SwapSpace
 from ..sampling.grammar.constrained import Constrained
 from ..sampling.grammar.grammar import Grammars
 from ..sampling.repetition import RepetitionCount
-from ..sampling.sampler import Sampler
+from ..sampling.sampler import Sampler, Samples
 from ..sampling.thinking import Thinking, ThinkingPlace
 from ..settings.config import EngineConfig
 from ..text.tokenizer import Tokenizer
@@ -24,11 +26,12 @@ from .answers import answer
 from .batch import pack
 from .beams.groups import BeamGroups, Moved
 from .blocks import BlockManager
+from .lanes.crew import Crew
+from .lanes.lane import Lane, Planned
 from .lifetimes import Lifetimes
 from .limits import Limits
 from .overlap import Step, may_go_ahead
 from .promise import Promise, schedule_ahead
-from .prompt_logprobs import PromptLogprobs
 from .runner import Runner
 from .schedule import Schedule
 from .scheduler import Scheduler
@@ -93,21 +96,35 @@ class Engine:
         self._limits = Limits.of(config, vocab_size, num_blocks, tokenizer, grammars)
         self.runner = runner
         self._ends = ends
-        self._sampler = Sampler(runner.ops, ends.all, tokenizer, vocab_size, config.logprobs_mode)
         self._transcripts = Transcripts(tokenizer, ends)
-        beam_sampler = Sampler(runner.ops, ends.all, tokenizer, vocab_size, config.logprobs_mode)
-        self._beams = BeamGroups(beam_sampler, self.scheduler, ends, self._transcripts)
-        self._prompt_logprobs = PromptLogprobs(self._sampler)
+
+        def sampler() -> Sampler:
+            return Sampler(runner.ops, ends.all, tokenizer, vocab_size, config.logprobs_mode)
+
+        self._beams = BeamGroups(sampler(), self.scheduler, ends, self._transcripts)
+        self._lacking_prompt_logprobs: set[Sequence] = set()
+        self._lane = Lane(self.scheduler, sampler(), self._lacking_prompt_logprobs)
+        """The first, and the only one unless there is a crew."""
+        self._crew: Crew | None = None
+        if config.lanes > 1 and runner.can_be_shared:
+            others = [Lane(self.scheduler.beside(), sampler(), self._lacking_prompt_logprobs) for _ in range(config.lanes - 1)]
+            self._crew = Crew(self, [self._lane, *others], config.threads)
         self._lifetimes = Lifetimes()
         self._constrained = Constrained(grammars, self.scheduler.add)
         self._thinking = Thinking.of(config.reasoning_config, tokenizer)
-        self._step: Step | None = None
-        """Begun in the last call of `step`, to be finished in the next."""
         self._open: dict[str, list[Sequence]] = {}
 
     # -- requests ------------------------------------------------------------------------------------------------
     def add(self, request: Request) -> None:
         """Queues a request. Raises RecordError if it can never be answered; the engine is then as it was."""
+        with self._turn():
+            self._add(request)
+
+    def _turn(self) -> AbstractContextManager[Any]:
+        """Around whatever changes the books, which lanes have in common."""
+        return nullcontext() if self._crew is None else self._crew.turn
+
+    def _add(self, request: Request) -> None:
         self._limits.check(request)
         assert request.request_id not in self._open, f"request id {request.request_id!r} is in use"
         adapter = None
@@ -150,14 +167,21 @@ class Engine:
         else:
             self._constrained.add(choices)
         for choice in choices:
-            self._prompt_logprobs.add(choice)
+            if choice.lacks_prompt_logprobs:
+                self._lacking_prompt_logprobs.add(choice)
         self._lifetimes.arrived(request)
 
     def abort(self, request_id: str) -> None:
         """Drops a request that has not been answered."""
-        with self.runner.at_work():
+        with self.runner.at_work(), self._turn():
+            if request_id not in self._open and self._crew is not None:
+                self._crew.outputs = [output for output in self._crew.outputs if output.request_id != request_id]
+                return
             self._drop(request_id)
-            self._drop_overruns()
+            if self._crew is None:
+                self._drop_overruns()
+            elif not self._open:
+                self._crew.rest()
 
     def _drop(self, request_id: str) -> None:
         choices = self._open.pop(request_id)
@@ -165,14 +189,17 @@ class Engine:
         self._beams.close(request)
         for sequence in choices:
             self._transcripts.drop(sequence)
-            self._prompt_logprobs.drop(sequence)
+            self._lacking_prompt_logprobs.discard(sequence)
         self._lifetimes.drop(request)
         self.scheduler.abort(request)
         self._constrained.remove(request)
 
     def is_open(self, request_id: str) -> bool:
         """True if the request was added and is not answered."""
-        return request_id in self._open
+        if request_id in self._open:
+            return True
+        with self._turn():
+            return self._crew is not None and any(output.request_id == request_id for output in self._crew.outputs)
 
     def expect_more(self, more: bool) -> None:
         """Says whether requests may be added to those that are there, which is supposed until it is said. No answer depends on
@@ -182,7 +209,22 @@ class Engine:
     @property
     def num_unfinished(self) -> int:
         """Requests added and not answered."""
-        return len(self._open)
+        return len(self._open) + (0 if self._crew is None else len(self._crew.outputs))
+
+    @property
+    def has_requests(self) -> bool:
+        """True if there is something to compute."""
+        return bool(self._open)
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences that run or wait."""
+        return self.scheduler.num_running + self.num_waiting
+
+    @property
+    def has_beams(self) -> bool:
+        """True if a search is open."""
+        return bool(self._beams)
 
     @property
     def max_num_seqs(self) -> int:
@@ -196,36 +238,39 @@ class Engine:
 
     def reset_prefix_cache(self) -> bool:
         """Forgets what the prefix cache holds; False, and nothing is forgotten, while there are requests."""
-        if self._open:
-            return False
-        self.scheduler.blocks.reset()
-        return True
+        with self._turn():
+            if self._open:
+                return False
+            self.scheduler.blocks.reset()
+            return True
 
     def close(self) -> None:
-        """Ends the other ranks, if there are any."""
+        """Ends the threads of lanes and the other ranks, if there are any."""
+        if self._crew is not None:
+            self._crew.end()
         self.runner.close()
 
     # -- the loop ------------------------------------------------------------------------------------------------
     def step(self) -> list[RequestOutput]:
         """Computes one step; returns the requests it finished, answered or failed."""
         with self.runner.at_work():
-            return self._advance()
+            return self._advance() if self._crew is None else self._crew.step()
 
     def _advance(self) -> list[RequestOutput]:
-        watch = Stopwatch(self.stats.seconds)
-        if self._step is None:
-            self._step = self._begin(self.scheduler.schedule(), watch)
-        step = self._step
+        lane, watch = self._lane, Stopwatch(self.stats.seconds)
+        if lane.step is None:
+            lane.step = self._begin(self.scheduler.schedule(), watch)
+        step = lane.step
         if step is None:
-            return self._fail_refused()
+            return self.fail_refused()
         ahead = None
         if (overruns := self.scheduler.overruns) is not None:
             ahead = self._begin_ahead(step, watch)
             overruns.in_flight = frozenset(ahead.schedule.sequences) if ahead is not None else frozenset()
-        outputs = self._finish(step, watch)
-        self._step = ahead
+        outputs = self.book(lane, step, lane.sampler.finish(step.draws), watch)
+        lane.step = ahead
         self._drop_overruns()
-        outputs += self._fail_refused()
+        outputs += self.fail_refused()
         watch.count("commit")
         return outputs
 
@@ -243,34 +288,50 @@ class Engine:
         Args:
             after: the step before, if it is not finished.
         """
-        if schedule is None or not schedule.sequences:
+        planned = None if schedule is None else self.plan(self._lane, schedule, watch)
+        if planned is None:
+            return None
+        self.runner.drawn = None if after is None else after.draws.tokens
+        return self.compute(self._lane, planned, watch, ahead=self.scheduler.overruns is not None)
+
+    def plan(self, lane: Lane, schedule: Schedule, watch: Stopwatch) -> Planned | None:
+        """Packs a step that was scheduled; None if there is nothing in it."""
+        if not schedule.sequences:
             watch.count("schedule")
             return None
         self._lifetimes.scheduled(schedule.admitted, self.stats)
         self._constrained.start(schedule.admitted)
         watch.count("schedule")
-        spans = self._prompt_logprobs.plan(schedule)
-        batch = pack(schedule, self.scheduler.running, self.config.block_size, spans)
+        spans = lane.prompt_logprobs.plan(schedule)
+        batch = pack(schedule, lane.scheduler.running, self.config.block_size, spans)
         watch.count("batch")
-        self.runner.drawn = None if after is None else after.draws.tokens
-        logits = self.runner.run(batch, self._prompt_logprobs.take) if spans else self.runner.run(batch)
+        return Planned(schedule, batch)
+
+    def compute(self, lane: Lane, planned: Planned, watch: Stopwatch, *, ahead: bool = False) -> Step:
+        """Gives a step to the device, and the drawing of its tokens. Touches nothing that lanes have in common.
+
+        Args:
+            ahead: see `Sampler.begin`.
+        """
+        take, batch = lane.prompt_logprobs.take, planned.batch
+        logits = self.runner.run(batch, take) if batch.num_prompt_logits else self.runner.run(batch)
         watch.count("model")
-        ahead, broken = self.scheduler.overruns is not None, self._prompt_logprobs.failed()
-        step = Step.begin(schedule, self._sampler, logits, broken, has_beams=bool(self._beams), ahead=ahead)
+        broken = lane.prompt_logprobs.failed()
+        step = Step.begin(planned.schedule, lane.sampler, logits, broken, has_beams=bool(self._beams), ahead=ahead)
         watch.count("sample")
         return step
 
-    def _finish(self, step: Step, watch: Stopwatch) -> list[RequestOutput]:
-        """Waits for what a step draws, books it, and returns the requests that it finished."""
-        samples = self._sampler.finish(step.draws)
+    def book(self, lane: Lane, step: Step, samples: Samples, watch: Stopwatch) -> list[RequestOutput]:
+        """Books what a step drew, and returns the requests that it finished."""
+        scheduler = lane.scheduler
         watch.count("sample")
-        if self.scheduler.overruns is not None:
-            self.scheduler.overruns.free(but=step.promise.leaving if step.promise is not None else frozenset())
+        if scheduler.overruns is not None and self._crew is None:
+            scheduler.overruns.free(but=step.promise.leaving if step.promise is not None else frozenset())
         if step.promise is not None:
             step.promise.keep(samples.tokens)
         samples = samples.of(step.rows)
         if step.promise is None:
-            self.scheduler.commit(step.schedule, samples.tokens, step.plain)
+            scheduler.commit(step.schedule, samples.tokens, step.plain)
         watch.count("commit")
         moved = self._beams.step(step.beam_logits, step.beams) if step.beam_logits is not None else Moved()
         watch.count("sample")
@@ -294,24 +355,24 @@ class Engine:
             failed.update(self._constrained.judge([*ended, *(s for search in moved.ended for s in search)]))
             ended = _without(ended, failed)
             moved.ended = [search for search in moved.ended if not any(s in failed for s in search)]
-        self.scheduler.finish(ended)
-        self.stats.count(int(step.schedule.counts.sum()), step.num_drawn, self._lifetimes.first_tokens(), self.scheduler)
+        scheduler.finish(ended)
+        self.stats.count(int(step.schedule.counts.sum()), step.num_drawn, self._lifetimes.first_tokens(), scheduler)
         failed.update(moved.failed)
         return [*(self._answer(found) for found in moved.ended), *self._fail(failed), *self._collect(ended)]
 
     def _drop_overruns(self) -> None:
         """Takes what has ended out of the step that is begun; if that leaves nobody in it, it is waited for and forgotten."""
-        step, overruns = self._step, self.scheduler.overruns
+        step, overruns = self._lane.step, self.scheduler.overruns
         if step is None or overruns is None:
             return
         step.drop(overruns.apart)
         if step.schedule.sequences and self._open:
             return
-        self._sampler.finish(step.draws)
-        self._step, overruns.in_flight = None, frozenset()
+        self._lane.sampler.finish(step.draws)
+        self._lane.step, overruns.in_flight = None, frozenset()
         overruns.free()
 
-    def _fail_refused(self) -> list[RequestOutput]:
+    def fail_refused(self) -> list[RequestOutput]:
         """Answers requests whose adapter could not be read."""
         books = self.scheduler.adapters
         return self._fail(books.take_refused()) if books is not None and books.refused else []

@@ -36,20 +36,16 @@ class _Chunk:
 
 
 class PromptLogprobs:
-    def __init__(self, sampler: Sampler) -> None:
+    """
+    Args:
+        lacking: sequences that have not all of them, of all lanes; those that will not go on are taken out.
+    """
+
+    def __init__(self, sampler: Sampler, lacking: set[Sequence]) -> None:
         self._sampler = sampler
-        self._lacking: set[Sequence] = set()
+        self._lacking = lacking
         self._chunks: list[_Chunk] = []
         self._failed: set[Sequence] = set()
-
-    def add(self, sequence: Sequence) -> None:
-        """Takes a new sequence."""
-        if sequence.lacks_prompt_logprobs:
-            self._lacking.add(sequence)
-
-    def drop(self, sequence: Sequence) -> None:
-        """Forgets a sequence that will not go on."""
-        self._lacking.discard(sequence)
 
     def plan(self, schedule: Schedule) -> list[PromptSpan]:
         """The spans of prompts that are wanted of a step. Their logits go to `take`; then `failed` says for which they were not finite."""

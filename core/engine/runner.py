@@ -23,6 +23,7 @@ from ..adapters.weights import AdapterWeights
 from ..layers.embedding import GivenEmbeds
 from ..memory.swapper import Swapper
 from ..models.any_rows import takes_any_rows
+from ..models.decoder import Decoder
 from ..models.language_model import LanguageModel
 from ..sampling.transfers import on, to_device
 from .batch import Batch
@@ -78,6 +79,11 @@ class Runner:
         """Sequences that the pools have room for; 0: the model keeps no states."""
         return len(self.pools[0][0]) - 1 if self.pools else 0
 
+    @property
+    def can_be_shared(self) -> bool:
+        """True if threads may run batches at a time: on a CPU, with a model in our code, which keeps nothing of a batch."""
+        return self.device.type == "cpu" and isinstance(self.model, Decoder)
+
     def close(self) -> None:
         """There are no other processes to end."""
 
@@ -94,6 +100,17 @@ class Runner:
         """
         if self.any_rows and not batch.num_prompt_logits:
             batch = batch.unpadded()
+        batch = self.move(batch)
+        hidden = self._forward(batch) if self.graphs is None or not self.graphs.take(batch) else self.graphs.run(batch, self._complete)
+        if take_prompt is not None:
+            self._read_prompt(hidden, batch, take_prompt)
+        if not batch.num_logits:
+            return hidden.new_empty(0, self.model.vocab_size)
+        return self._logits(hidden, batch, 0, batch.prompt_start)[: batch.num_logits]
+
+    @torch.inference_mode()
+    def move(self, batch: Batch) -> Batch:
+        """Makes the copies of blocks and states that a batch begins with; returns what is left of it."""
         if self.swapper is not None:
             self.swapper.move(batch.swap_out, batch.swap_in)
         if len(batch.copies):
@@ -104,12 +121,7 @@ class Runner:
             source, target = self._tensor(batch.state_copies).unbind(1)
             for pool in chain.from_iterable(self.pools):
                 pool.index_copy_(0, target, pool.index_select(0, source))
-        hidden = self._forward(batch) if self.graphs is None or not self.graphs.take(batch) else self.graphs.run(batch, self._complete)
-        if take_prompt is not None:
-            self._read_prompt(hidden, batch, take_prompt)
-        if not batch.num_logits:
-            return hidden.new_empty(0, self.model.vocab_size)
-        return self._logits(hidden, batch, 0, batch.prompt_start)[: batch.num_logits]
+        return batch.moved()
 
     def _forward(self, batch: Batch) -> Tensor:
         """Hidden states of the batch's `logit_rows`."""

@@ -10,6 +10,11 @@ With the policy "priority" the lowest `Request.priority` comes first, in startin
 its blocks; among equals everything is as above. A running sequence is not preempted because a more urgent one waits, only
 when running ones need its blocks (as in vLLM's current scheduler).
 
+Several batches may be computed at a time, each of a lane: `beside` makes another scheduler that shares all books with this one and has
+running sequences of its own. What it schedules and commits touches none of the other lanes' sequences, and whoever calls sees to it
+that one call ends before the next begins, whichever lane it is for (lanes/crew.py). At rest between two steps a lane starts waiting
+sequences up to its share, and gives some that run to lanes that have fewer.
+
 There only where they are used: `BeamTurns` (beams/turns.py) for beam searches, `Holds` (scoring/holds.py) for given continuations,
 `SwapSpace` (memory/swap.py) for the blocks of preempted sequences in CPU memory, `Overruns` (overruns.py) for steps that overlap.
 
@@ -23,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
+from copy import copy
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +38,7 @@ from ..memory.swap import SwapSpace
 from ..types.request import Request, Sequence
 from .beams.turns import BeamTurns
 from .blocks import BlockManager
+from .lanes.shares import Shares
 from .overruns import Overruns
 from .priorities import PriorityQueues
 from .running import Running
@@ -80,6 +87,10 @@ class Scheduler:
         self._by_priority = policy == "priority"
         self.waiting: WaitingQueue | PriorityQueues = PriorityQueues(look_ahead) if self._by_priority else WaitingQueue(look_ahead)
         self.running = Running()
+        self.lanes: list[Scheduler] = [self]
+        """Those that share this one's books, itself among them, the same list in each."""
+        self.shares = Shares()
+        self._was_given = False
         self.num_preemptions = 0
         self._num_orders = 0
         self._siblings: dict[Sequence, list[Sequence]] = {}
@@ -111,17 +122,39 @@ class Scheduler:
             self.waiting.gather()
         self._spread.expect_more(more)
 
+    def beside(self) -> Scheduler:
+        """Another lane."""
+        assert self.beams is None
+        lane = copy(self)
+        lane.running, lane.num_preemptions = Running(), 0
+        lane.overruns = Overruns(lane.running, self.blocks)
+        if self.overruns is None:
+            self.overruns = Overruns(self.running, self.blocks)
+        self.lanes.append(lane)
+        return lane
+
     @property
     def has_work(self) -> bool:
-        return bool(self.waiting or self.running)
+        return bool(self.waiting or any(lane.running for lane in self.lanes))
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that run, in all lanes."""
+        return sum(len(lane.running) for lane in self.lanes)
+
+    def _all_running(self) -> list[Sequence]:
+        return [sequence for lane in self.lanes for sequence in lane.running]
 
     # -- schedule ------------------------------------------------------------------------------------------------
     def schedule(self) -> Schedule:
         """The next step's tokens; empty only when there is no work."""
         copies: list[tuple[int, int]] = []
         admitted: list[Sequence] = []
-        if self.beams:
+        if len(self.lanes) > 1:
+            self._level()
+        if self.beams or self._was_given:
             self.running.sort(self._age)
+            self._was_given = False
         counts, preempted = self._continue_running(copies)
         if not preempted:
             before = len(self.running)
@@ -137,7 +170,7 @@ class Scheduler:
                     self._preempt_last(copies)
                 return self.schedule()
         size = len(counts)
-        assert size or not self.has_work or len(self._holders()) > len(self.running), "work is left but nothing can be scheduled"
+        assert size or self._may_wait(), "work is left but nothing can be scheduled"
         samples = self.running.computed[:size] + counts == self.running.known[:size]
         made = Schedule(self.running.sequences[:size], counts, samples, copies, admitted)
         if self.swap is not None and size:
@@ -146,6 +179,23 @@ class Scheduler:
         if self.blocks.states is not None and size:
             made.state_copies = self.blocks.states.hand_over()
         return made
+
+    def _may_wait(self) -> bool:
+        """True if this lane has nothing to do until another gives it something or frees blocks, or if all is done."""
+        if not self.has_work or self.lanes.index(self) >= self.shares.active:
+            return True
+        return len(self.holders()) > len(self.running) or any(lane.holders() for lane in self.lanes if lane is not self)
+
+    def _level(self) -> None:
+        """Gives running sequences to lanes that have fewer, the youngest first: all of them if this lane is not used."""
+        used, own = self.lanes[: self.shares.active], self.running
+        fair = -(-self.num_running // len(used)) if self in used else 0
+        if self in used and (self.waiting or len(own) <= fair + self.shares.slack(fair)):
+            return
+        while len(own) > fair:
+            lane = min(used, key=lambda lane: len(lane.running))
+            lane.running.append(own.pop())
+            lane._was_given = True
 
     def _continue_running(self, copies: list[tuple[int, int]]) -> tuple[NDArray[np.int64], bool]:
         """The number of tokens that each of the first running sequences computes, and True if others were preempted for them."""
@@ -201,9 +251,12 @@ class Scheduler:
         if self.beams:
             most, has_place = self.beams.most_at_a_time, self.beams.places()
         else:
-            most, has_place = self._spread.width(self.running, self.waiting, self._siblings), None
+            most, has_place = self._spread.width(self._all_running(), self.waiting, self._siblings), None
+        if len(self.lanes) > 1:
+            left, share = most - self.num_running, self.shares.most(self.lanes.index(self), most, self.num_running + len(self.waiting))
+            most = min(share, len(self.running) + left)
         if self.adapters is not None:
-            self.adapters.begin(self.running)
+            self.adapters.begin(self._all_running())
         while self.waiting and budget > 0 and len(self.running) < most and len(passed) < most and len(admitted) < places_left:
             sequence = self.waiting.pop()
             if has_place is not None and not has_place(sequence):
@@ -220,7 +273,7 @@ class Scheduler:
             elif self.blocks.is_announced(sequence, computed):
                 passed.append(sequence)  # after the step that computes its prefix it need not be computed again
                 continue
-            whole, reserve = len(sequence.tokens), self.reserve if len(self.running) else 0
+            whole, reserve = len(sequence.tokens), self.reserve if self.num_running else 0
             count = min(whole - computed, self.long_prefill_token_threshold or budget, budget)
             is_cut = computed + count < whole
             short = self.blocks.missing(shared, computed, whole) > -reserve
@@ -314,27 +367,29 @@ class Scheduler:
 
     def abort(self, request: Request) -> None:
         """Drops every choice of a request, wherever it is."""
-        self._siblings = {first: others for first, others in self._siblings.items() if first.request is not request}
+        for first in [first for first in self._siblings if first.request is request]:
+            del self._siblings[first]
         self.waiting.remove(request)
         if self.swap is not None:
             self.swap.drop_request(request)
         if self.beams is not None:
             self.beams.close(request)
         self._holds.drop(request)
-        self.finish([s for s in self._holders() if s.request is request])
+        for lane in self.lanes:
+            lane.finish([s for s in lane.holders() if s.request is request])
 
-    def _holders(self) -> list[Sequence]:
-        """All sequences that hold blocks."""
+    def holders(self) -> list[Sequence]:
+        """All sequences of this lane that hold blocks."""
         return [*self.running, *(self.overruns.apart if self.overruns is not None else ())]
 
     def check_integrity(self) -> None:
-        """Proves that the books balance. For tests."""
-        self.blocks.check_integrity([*self._holders(), *self._holds])
-        self.running.check_integrity()
+        """Proves that the books of all lanes balance. For tests."""
+        running = self._all_running()
+        self.blocks.check_integrity([*(s for lane in self.lanes for s in lane.holders()), *self._holds])
         waiting = set(self.waiting)
-        assert len({*self.waiting, *self.running}) == len(self.waiting) + len(self.running)
+        assert len({*self.waiting, *running}) == len(self.waiting) + len(running)
         assert not any(s.blocks or s.num_computed for s in waiting)
-        for sequence in self.running:
+        for sequence in running:
             assert sequence.num_computed < len(sequence.tokens) or sequence.group is not None
             assert sequence.num_computed <= len(sequence.blocks) * self.blocks.block_size
             assert not sequence.finished
@@ -342,7 +397,10 @@ class Scheduler:
         if self.swap is not None:
             self.swap.check_integrity(waiting)
         if self.adapters is not None:
-            self.adapters.check_integrity(self.running)
-        for absent_when_off in (self.beams, self.overruns):
-            if absent_when_off is not None:
-                absent_when_off.check_integrity()
+            self.adapters.check_integrity(running)
+        if self.beams is not None:
+            self.beams.check_integrity()
+        for lane in self.lanes:
+            lane.running.check_integrity()
+            if lane.overruns is not None:
+                lane.overruns.check_integrity()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import chain
 
 from ..types.request import Sequence
 from .priorities import PriorityQueues
-from .running import Running
 from .waiting import WaitingQueue, expected_output
 
 #: A step with so many sequences takes about as long as with one: it reads all weights, and rows are padded.
@@ -34,7 +33,9 @@ class Spread:
         if more:
             self._found = (0, self._most)
 
-    def width(self, running: Running, waiting: WaitingQueue | PriorityQueues, siblings: Mapping[Sequence, list[Sequence]]) -> int:
+    def width(
+        self, running: Collection[Sequence], waiting: WaitingQueue | PriorityQueues, siblings: Mapping[Sequence, list[Sequence]]
+    ) -> int:
         """Sequences at a time, of all that are left; they are looked at where there are not as many as before."""
         if self.expects_more or not waiting:
             return self._most

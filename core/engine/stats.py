@@ -66,8 +66,8 @@ class EngineStats:
         for sequence in begun:
             self.num_prompt_tokens += sequence.num_prompt
             self.num_cached_tokens += sequence.num_cached
-        self.num_preemptions = scheduler.num_preemptions
-        self.num_running = len(scheduler.running)
+        self.num_preemptions = sum(lane.num_preemptions for lane in scheduler.lanes)
+        self.num_running = scheduler.num_running
         self.kv_usage = scheduler.blocks.usage
         self.peak_kv_usage = max(self.peak_kv_usage, self.kv_usage)
         self.peak_kv_blocks = max(self.peak_kv_blocks, scheduler.blocks.num_held)
@@ -78,16 +78,21 @@ class EngineStats:
 
 
 class Stopwatch:
-    """Adds the time since it was last asked to one part of the steps or another."""
+    """Adds the time since it was last asked to one part of the steps or another.
 
-    __slots__ = ("_last", "_seconds")
+    Args:
+        share: what a second counts: less than 1 where other steps are computed beside this one.
+    """
 
-    def __init__(self, seconds: dict[str, float]) -> None:
+    __slots__ = ("_last", "_seconds", "_share")
+
+    def __init__(self, seconds: dict[str, float], share: float = 1.0) -> None:
         self._seconds = seconds
+        self._share = share
         self._last = time.perf_counter()
 
     def count(self, part: str) -> None:
         """Adds the time since the last call, or since the beginning, to `part`."""
         now = time.perf_counter()
-        self._seconds[part] += now - self._last
+        self._seconds[part] += (now - self._last) * self._share
         self._last = now

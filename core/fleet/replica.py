@@ -119,5 +119,5 @@ def devices(config: EngineConfig) -> list[EngineConfig]:
     count, ranks = config.data_parallel_size, config.tensor_parallel_size
     kind, _, first = config.device.partition(":")
     if kind == "cpu":
-        return [replace(config, threads=max(1, config.threads // count))] * count
+        return [replace(config, threads=max(1, config.threads // count), lanes=max(1, config.lanes // count))] * count
     return [replace(config, device=f"{kind}:{int(first or 0) + i * ranks}") for i in range(count)]

@@ -28,7 +28,7 @@ from .later_args import LaterArgs
 from .lengths import choose_limits, choose_max_model_len
 from .memory import choose_swap_space, total_memory
 from .setting import Setting, setting, settings_of
-from .threads import choose_threads
+from .threads import choose_lanes, choose_threads
 from .yamlfile import layers, settings_in
 
 #: INFER_* variables that are not settings.
@@ -195,6 +195,13 @@ class EngineArgs(AdapterArgs, LaterArgs):
     kernels: str = _device("auto", "Kernel backend: auto, or the name of a folder in kernels/.")
     require_kernels: bool = _device(False, "Refuse to run where only the slow reference kernels are available.")
     threads: int | None = _device(None, "CPU threads; default: one for each physical core that this process may use.", low=1)
+    lanes: int | None = _device(
+        None,
+        "Batches that are computed at a time, each by its share of the threads, where enough records run; they share weights and "
+        "cache, and wait for each other nowhere. Default: chosen from the number of threads.",
+        low=1,
+        no_effect=("cuda", "pooling"),
+    )
     deterministic: bool = _device(False, "Same bytes whatever the batch, on CUDA too (on CPU it is always so).", no_effect=("cpu",))
     enforce_eager: bool = _device(False, "No CUDA graphs.", no_effect=("cpu", "pooling"))
     max_seq_len_to_capture: int = _device(8192, "Longest sequence covered by CUDA graphs.", low=1, no_effect=("cpu", "pooling"))
@@ -359,6 +366,7 @@ class EngineArgs(AdapterArgs, LaterArgs):
                 "kernels": kernels,
                 "kernel_build": kernel_build,
                 "threads": threads.count,
+                "lanes": choose_lanes(self.lanes, threads.count, notes) if kind == "cpu" and not pools else 1,
                 "dtype": dtype,
                 "task": task,
                 "pooler_config": dict(self.pooler_config or {}),

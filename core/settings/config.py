@@ -45,6 +45,7 @@ class EngineConfig:
     kernels: str  # a folder of kernels/
     kernel_build: str | None  # which build of them, where they are compiled
     threads: int
+    lanes: int  # most batches that are computed at a time, each by its share of the threads
     deterministic: bool
     enforce_eager: bool
     max_seq_len_to_capture: int

@@ -53,6 +53,15 @@ def choose_threads(asked: int | None, *, root: Path = Path("/")) -> Threads:
     return Threads(count, cores, limit)
 
 
+def choose_lanes(asked: int | None, threads: int, notes: list[str]) -> int:
+    """As many lanes as asked for, or 1; never more than threads."""
+    if asked is None:
+        return 1
+    if asked > threads:
+        notes.append(f"lanes: {threads}, one for each thread")
+    return min(asked, threads)
+
+
 def bound_spinning() -> None:
     """Limits how long a thread of GCC's OpenMP that waits for the others keeps its core busy, unless the environment says
     how. To be called before torch is imported.

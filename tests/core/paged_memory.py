@@ -52,10 +52,15 @@ class PagedMemory:
         self.written: set[int] = set()
         """Blocks that the last step wrote to."""
 
+    can_be_shared = True
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
     def at_work(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def run(self, batch: Batch, take_prompt: TakePiece | None = None) -> torch.Tensor:
+    def move(self, batch: Batch) -> Batch:
         size = self.block_size
         for source, target in batch.swap_out.tolist():
             self.host_cells[target] = self.cells[source * size : (source + 1) * size]
@@ -64,6 +69,13 @@ class PagedMemory:
         read = {int(s): self.cells[s * size : (s + 1) * size] for s in batch.copies[:, 0]}
         for source, target in batch.copies.tolist():
             self.cells[target * size : (target + 1) * size] = read[source]
+        read = {source: self.states.get(source, [-2]) for source, _ in batch.state_copies.tolist()}
+        assert len({target for _, target in batch.state_copies.tolist()}) == len(batch.state_copies), "two copies to one slot"
+        self.states.update((target, read[source]) for source, target in batch.state_copies.tolist())
+        return batch.moved()
+
+    def run(self, batch: Batch, take_prompt: TakePiece | None = None) -> torch.Tensor:
+        batch, size = self.move(batch), self.block_size
         total = len(batch.slots)
         self.num_tokens.append(total)
         assert len(set(batch.slots.tolist())) == total, "two tokens were stored in one place"
@@ -87,10 +99,7 @@ class PagedMemory:
         return torch.stack(rows) if rows else torch.empty(0, VOCABULARY)
 
     def pass_by(self, batch: Batch) -> None:
-        """Copies states as the batch says, and takes its sequences on by their tokens."""
-        read = {source: self.states.get(source, [-2]) for source, _ in batch.state_copies.tolist()}
-        assert len({target for _, target in batch.state_copies.tolist()}) == len(batch.state_copies), "two copies to one slot"
-        self.states.update((target, read[source]) for source, target in batch.state_copies.tolist())
+        """Takes the states of the batch's sequences on by their tokens."""
         slots = batch.state_slots.tolist()
         assert len({*slots}) == len(slots) == len(batch.kv_lens), "two sequences have one slot"
         assert all(1 <= slot <= self.num_states for slot in slots)

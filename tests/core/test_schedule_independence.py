@@ -27,6 +27,8 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "preemption of chunks": {"num_gpu_blocks_override": 24, "max_num_batched_tokens": 24},
     "other pages": {"block_size": 4},
     "capped prefills": {"long_prefill_token_threshold": 7},
+    "two lanes": {"lanes": 2, "threads": 2},
+    "three lanes, preemption of chunks": {"lanes": 3, "threads": 4, "num_gpu_blocks_override": 24, "max_num_batched_tokens": 24},
     "by priority": {"scheduling_policy": "priority", "num_gpu_blocks_override": 30},
 }
 TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness. " * 3
@@ -59,7 +61,11 @@ def answers(engine: Engine, made: list[tuple[str, SamplingParams]], *, order: li
 
 
 def start(model: Path, dtype: str, **kwargs: Any) -> Engine:
-    return build_engine(make_plan(EngineArgs.from_kwargs(model=str(model), dtype=dtype, device="cpu", seed=3, **kwargs)))
+    engine = build_engine(make_plan(EngineArgs.from_kwargs(model=str(model), dtype=dtype, device="cpu", seed=3, **kwargs)))
+    assert (engine._crew is not None) == ("lanes" in kwargs)
+    if engine._crew is not None:
+        engine._crew.enough = 2
+    return engine
 
 
 @pytest.mark.parametrize(

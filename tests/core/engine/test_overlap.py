@@ -49,8 +49,8 @@ def check(engine: Engine) -> None:
     scheduler = engine.scheduler
     scheduler.check_integrity()
     assert all(min(s.tokens) >= 0 for s in scheduler.running), "a promise is still open"
-    assert (engine._step is not None) == bool(scheduler.overruns is not None and scheduler.overruns.in_flight)
-    if engine._step is not None:
+    assert (engine._lane.step is not None) == bool(scheduler.overruns is not None and scheduler.overruns.in_flight)
+    if engine._lane.step is not None:
         memory: Any = engine.runner
         assert all(scheduler.blocks._refs[block] > 0 for block in memory.written)
         assert engine.num_unfinished
@@ -60,7 +60,7 @@ def drain(engine: Engine) -> dict[str, RequestOutput]:
     outputs = {}
     while engine.num_unfinished:
         outputs.update(step(engine))
-    assert engine._step is None
+    assert engine._lane.step is None
     assert engine.scheduler.blocks.num_free == engine.scheduler.blocks.num_usable
     assert not engine.scheduler.has_work
     return outputs
@@ -144,7 +144,7 @@ def test_every_request_gets_what_it_gets_alone(
         if engine.num_unfinished:
             outputs.update(step(engine))
         num_steps += 1
-    assert engine._step is None
+    assert engine._lane.step is None
     assert engine.scheduler.blocks.num_free == engine.scheduler.blocks.num_usable
     for request in made:
         if int(request.request_id) in dropped and request.request_id not in outputs:
@@ -168,9 +168,9 @@ def test_every_request_gets_what_it_gets_alone(
 def test_a_step_is_begun_before_the_one_before_is_looked_at(overlapping: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = overlapping()
     said: list[str] = []
-    compute, finish = engine.runner.run, engine._sampler.finish
+    compute, finish = engine.runner.run, engine._lane.sampler.finish
     monkeypatch.setattr(engine.runner, "run", lambda batch: said.append("begin") or compute(batch))
-    monkeypatch.setattr(engine._sampler, "finish", lambda draws: said.append("finish") or finish(draws))
+    monkeypatch.setattr(engine._lane.sampler, "finish", lambda draws: said.append("finish") or finish(draws))
     run(engine, [3, 4, 5], max_tokens=5)
     assert said == ["begin", *["begin", "finish"] * 4, "finish"]
     assert handed(engine) == 4
@@ -299,7 +299,7 @@ def test_abort_frees_everything(overlapping: Any) -> None:
         engine.abort(str(number))
         check(engine)
     assert engine.num_unfinished == 0
-    assert engine._step is None
+    assert engine._lane.step is None
     assert not engine.scheduler.has_work
     assert engine.scheduler.blocks.num_free == engine.scheduler.blocks.num_usable
 

@@ -18,7 +18,7 @@ from .. import stepping
 
 def drain(engine: Any) -> dict[str, RequestOutput]:
     outputs = stepping.drain(engine)
-    assert not engine._prompt_logprobs._lacking
+    assert not engine._lacking_prompt_logprobs
     return outputs
 
 
@@ -135,4 +135,4 @@ def test_an_aborted_one_is_forgotten(make_engine: Any) -> None:
     engine.add(Request("0", [5] * 12, SamplingParams(prompt_logprobs=1, max_tokens=3), 0))
     engine.step()
     engine.abort("0")
-    assert not engine._prompt_logprobs._lacking
+    assert not engine._lacking_prompt_logprobs

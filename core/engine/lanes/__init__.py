@@ -1,0 +1,1 @@
+"""Lanes: batches of one engine that are computed at a time."""

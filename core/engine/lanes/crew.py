@@ -1,0 +1,192 @@
+"""Crew: the threads that compute an engine's lanes, so that several batches are in flight at a time.
+
+    lane 0, the caller's thread    | plan | compute ............ | book | plan | compute ........
+    lane 1                            | plan | compute ...... | book | plan | compute ..........
+
+To plan and to book changes the books that the lanes have in common, so one lane does that at a time: it has the turn. To compute
+touches nothing of the others: kernels release the interpreter, and no lane waits for the threads of another, so one that the system
+takes a core from for a while holds nobody up.
+
+With few sequences one lane has all the threads: a step of 16 rows reads all the weights, and takes as long as one of 8.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence as SequenceOf
+from typing import TYPE_CHECKING
+
+import torch
+
+from ...sampling.sampler import Samples
+from ...types.outputs import RequestOutput
+from ..overlap import Step
+from ..stats import Stopwatch
+from .lane import Lane, Planned
+
+if TYPE_CHECKING:
+    from ..engine import Engine
+
+#: Sequences for each lane from which on several are used.
+ENOUGH = 16
+#: A part of them that is enough to go on.
+STILL_ENOUGH = 0.75
+
+
+class Crew:
+    """
+    Args:
+        engine: whose steps these are.
+        lanes: the first is computed by the thread that calls.
+        threads: of all lanes together.
+    """
+
+    def __init__(self, engine: Engine, lanes: SequenceOf[Lane], threads: int) -> None:
+        assert 1 < len(lanes) <= threads
+        self._engine = engine
+        self._lanes = lanes
+        self._threads = threads
+        self.enough = ENOUGH
+        self._num_threads = [threads // len(lanes) + (i < threads % len(lanes)) for i in range(len(lanes))]
+        self._busy = [False] * len(lanes)
+        """Lanes whose step is being computed."""
+        self._workers: list[threading.Thread | None] = [None] * len(lanes)
+        self._shares = lanes[0].scheduler.shares
+        self.outputs: list[RequestOutput] = []
+        """Answers that nobody was given yet."""
+        self._error: BaseException | None = None
+        self._ending = False
+        self.turn = threading.Condition(threading.RLock())
+
+    def step(self) -> list[RequestOutput]:
+        """Computes a step of the first lane, if there is one to compute, else waits for one of another; returns the requests that
+        any have finished since."""
+        with self.turn:
+            self._share_out()
+            watch = Stopwatch(self._engine.stats.seconds, 1 / self._shares.active)
+            planned = self.plan(0, watch)
+            while planned is None and not self.outputs and self._error is None and self._others_work():
+                self.turn.wait()
+                planned = self.plan(0, watch)
+            alone = not any(self._busy[1:])
+        if planned is not None:
+            self._run(0, planned, watch, self._threads if self._shares.active == 1 and alone else self._num_threads[0])
+        with self.turn:
+            if not self._engine.has_requests:
+                self.rest()
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+            outputs, self.outputs = [*self.outputs, *self._engine.fail_refused()], []
+            return outputs
+
+    def rest(self) -> None:
+        """Waits until no lane computes. Whoever calls has the turn."""
+        while any(self._busy):
+            self.turn.wait()
+
+    def end(self) -> None:
+        """Ends the threads, after the steps that they are at."""
+        with self.turn:
+            self._ending = True
+            self.turn.notify_all()
+        for worker in self._workers:
+            if worker is not None:
+                worker.join()
+
+    # -- in turn ---------------------------------------------------------------------------------------------------
+    def _share_out(self) -> None:
+        """Chooses how many lanes are used, and sees that there are threads for them."""
+        known = self._engine.num_sequences
+        enough = self.enough * len(self._lanes) * (1 if self._shares.active == 1 else STILL_ENOUGH)
+        self._shares.active = len(self._lanes) if known >= enough and not self._engine.has_beams else 1
+        for number in range(1, len(self._lanes)):
+            worker = self._workers[number]
+            has_work = number < self._shares.active or len(self._lanes[number].scheduler.running)
+            if has_work and (worker is None or not worker.is_alive()):
+                worker = self._workers[number] = threading.Thread(target=self._work, args=(number,), name=f"lane-{number}", daemon=True)
+                worker.start()
+
+    def plan(self, number: int, watch: Stopwatch) -> Planned | None:
+        """The next step of a lane, with its copies made; None if it has nothing to do for now."""
+        lane, engine = self._lanes[number], self._engine
+        num_before = len(lane.scheduler.running)
+        planned = engine.plan(lane, lane.scheduler.schedule(), watch)
+        if planned is None:
+            if len(lane.scheduler.running) != num_before:  # it gave sequences away, or blocks back
+                self._wake()
+            return None
+        planned = Planned(planned.schedule, engine.runner.move(planned.batch))
+        assert lane.scheduler.overruns is not None
+        lane.scheduler.overruns.in_flight = frozenset(planned.schedule.sequences)
+        self._busy[number] = True
+        self._wake()
+        return planned
+
+    def _others_work(self) -> bool:
+        """True if lanes beside the first compute, or are about to."""
+        return any(self._busy[1:]) or any(
+            len(lane.scheduler.running) and worker is not None and worker.is_alive()
+            for lane, worker in zip(self._lanes[1:], self._workers[1:], strict=True)
+        )
+
+    def _wake(self) -> None:
+        """Lets lanes that have nothing to do look again."""
+        self.turn.notify_all()
+
+    def book(self, number: int, step: Step, samples: Samples, watch: Stopwatch) -> None:
+        """Books a step that was computed; those of its sequences that were dropped meanwhile have no part in it."""
+        lane = self._lanes[number]
+        assert lane.scheduler.overruns is not None
+        step.drop(lane.scheduler.overruns.apart)
+        self._rest(number)
+        self.outputs += self._engine.book(lane, step, samples, watch)
+        watch.count("commit")
+
+    def _rest(self, number: int) -> None:
+        """A lane's step is over: what it wrote to may be given away."""
+        overruns = self._lanes[number].scheduler.overruns
+        assert overruns is not None
+        overruns.in_flight = frozenset()
+        overruns.free()
+        self._busy[number] = False
+        self._wake()
+
+    # -- in parallel -----------------------------------------------------------------------------------------------
+    def compute(self, number: int, planned: Planned, watch: Stopwatch) -> tuple[Step, Samples]:
+        """Computes a planned step, and draws its tokens."""
+        lane = self._lanes[number]
+        step = self._engine.compute(lane, planned, watch)
+        samples = lane.sampler.finish(step.draws)
+        watch.count("sample")
+        return step, samples
+
+    def _run(self, number: int, planned: Planned, watch: Stopwatch, threads: int) -> None:
+        """Computes a planned step, and books it."""
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        try:
+            step, samples = self.compute(number, planned, watch)
+        except BaseException:
+            with self.turn:
+                self._rest(number)
+            raise
+        with self.turn:
+            self.book(number, step, samples, watch)
+
+    def _work(self, number: int) -> None:
+        """The thread of a lane: ends where nothing is left to answer."""
+        engine = self._engine
+        try:
+            while True:
+                with self.turn:
+                    watch = Stopwatch(engine.stats.seconds, 1 / self._shares.active)
+                    while (planned := None if self._ending else self.plan(number, watch)) is None:
+                        if self._ending or not engine.has_requests:
+                            return
+                        self.turn.wait()
+                self._run(number, planned, watch, self._num_threads[number])
+        except BaseException as error:
+            with self.turn:
+                self._error = error
+                self._wake()

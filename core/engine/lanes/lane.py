@@ -1,0 +1,37 @@
+"""Lane: what one of an engine's batches in flight has for itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...sampling.sampler import Sampler
+from ...types.request import Sequence
+from ..batch import Batch
+from ..overlap import Step
+from ..prompt_logprobs import PromptLogprobs
+from ..schedule import Schedule
+from ..scheduler import Scheduler
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A step that was scheduled and packed, and is not computed."""
+
+    schedule: Schedule
+    batch: Batch
+
+
+class Lane:
+    """
+    Args:
+        scheduler: with running sequences that are this lane's, and books that are everyone's.
+        sampler: this lane's: it remembers what the sequences of a step have said.
+        lacking: see `PromptLogprobs`.
+    """
+
+    def __init__(self, scheduler: Scheduler, sampler: Sampler, lacking: set[Sequence]) -> None:
+        self.scheduler = scheduler
+        self.sampler = sampler
+        self.prompt_logprobs = PromptLogprobs(sampler, lacking)
+        self.step: Step | None = None
+        """Begun in the last call of `Engine.step`, to be finished in the next: where steps overlap."""
