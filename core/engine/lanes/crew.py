@@ -14,23 +14,53 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence as SequenceOf
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 
 from ...sampling.sampler import Samples
 from ...types.outputs import RequestOutput
 from ..overlap import Step
-from ..stats import Stopwatch
+from ..runner import Runner
+from ..schedule import Schedule
+from ..stats import EngineStats, Stopwatch
 from .lane import Lane, Planned
-
-if TYPE_CHECKING:
-    from ..engine import Engine
 
 #: Sequences for each lane from which on several are used.
 ENOUGH = 16
 #: A part of them that is enough to go on.
 STILL_ENOUGH = 0.75
+
+
+class Work(Protocol):
+    """An engine, as its crew sees it."""
+
+    runner: Runner
+    stats: EngineStats
+
+    @property
+    def has_requests(self) -> bool:
+        """True if there is something to compute."""
+
+    @property
+    def has_beams(self) -> bool:
+        """True if a search is open."""
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences that run or wait."""
+
+    def plan(self, lane: Lane, schedule: Schedule, watch: Stopwatch) -> Planned | None:
+        """Packs a step that was scheduled; None if there is nothing in it."""
+
+    def compute(self, lane: Lane, planned: Planned, watch: Stopwatch) -> Step:
+        """Computes a step, and begins to draw its tokens. Touches nothing that lanes have in common."""
+
+    def book(self, lane: Lane, step: Step, samples: Samples, watch: Stopwatch) -> list[RequestOutput]:
+        """Books what a step drew, and returns the requests that it finished."""
+
+    def fail_refused(self) -> list[RequestOutput]:
+        """Answers requests that cannot start."""
 
 
 class Crew:
@@ -41,7 +71,7 @@ class Crew:
         threads: of all lanes together.
     """
 
-    def __init__(self, engine: Engine, lanes: SequenceOf[Lane], threads: int) -> None:
+    def __init__(self, engine: Work, lanes: SequenceOf[Lane], threads: int) -> None:
         assert 1 < len(lanes) <= threads
         self._engine = engine
         self._lanes = lanes
