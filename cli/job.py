@@ -18,6 +18,7 @@ from infer.core.jobs.output.stats_file import StatsFile
 from infer.core.jobs.output.table_output import ROWS_SUFFIX
 from infer.core.jobs.spec import JobSpec
 from infer.core.jobs.stats import JobStats
+from infer.core.jobs.telemetry.telemetry import Telemetry
 from infer.core.jobs.watch import Watch
 
 from .options import JobOptions
@@ -43,8 +44,10 @@ def _run(spec: JobSpec, stats_file: StatsFile | None) -> int:
     report = Report(stats, quiet=io.quiet, interval=io.progress_interval)
     with Signals(on_second=report.close) as signals, report:
         stdout = streams.stdout() if io.output in STDOUT else None
+        telemetry = Telemetry(io, stats, command=spec.command, taken=_files(io), say=report.say)
         try:
-            outcome = run_job(spec, stats, _Screen(report, signals), stdout=stdout)
+            with telemetry:
+                outcome = run_job(spec, stats, _Screen(report, signals, telemetry), stdout=stdout)
         except UnfinishedOutput as error:
             raise ConfigError(f"{error}\n  {command_with('--resume')}\n  {command_with('--overwrite')}") from None
         if outcome.was_done:
@@ -58,10 +61,10 @@ def _run(spec: JobSpec, stats_file: StatsFile | None) -> int:
 
 
 class _Screen(Watch):
-    """Shows a job on stderr, and keeps signals away from it where they may not come."""
+    """Shows a job on stderr and to other programs, and keeps signals away from it where they may not come."""
 
-    def __init__(self, report: Report, signals: Signals) -> None:
-        self._report, self._signals = report, signals
+    def __init__(self, report: Report, signals: Signals, telemetry: Telemetry) -> None:
+        self._report, self._signals, self._telemetry = report, signals, telemetry
 
     def opened(self, num_bytes: int | None) -> None:
         self._report.set_input_size(num_bytes)
@@ -82,6 +85,7 @@ class _Screen(Watch):
         if self._signals.status_wanted():
             self._report.status()
         self._report.update()
+        self._telemetry.update()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -114,6 +118,11 @@ def _beside(io: JobOptions) -> list[str]:
     if is_matrix(io.output_format, vectors=io.vectors):
         return [io.output + IDS_SUFFIX]
     return [io.output + ROWS_SUFFIX] if is_table(io.output_format, vectors=io.vectors) else []
+
+
+def _files(io: JobOptions) -> list[str]:
+    """The files of the run that have their names elsewhere."""
+    return [*io.inputs, io.output, *(name for name in (io.errors, io.stats) if name), *_beside(io)]
 
 
 def _stats_file(io: JobOptions) -> AbstractContextManager[StatsFile | None]:

@@ -94,7 +94,7 @@ _READING: list[Callable[[Any], Any]] = [
 ]
 _OUTPUT: list[Callable[[Any], Any]] = [
     compression_option,
-    click.option("--overwrite", is_flag=True, help="Replace OUT, and the files of --errors and --stats, if they exist."),
+    click.option("--overwrite", is_flag=True, help="Replace OUT, and the files of --errors, --stats and --trace, if they exist."),
     click.option("--resume", is_flag=True, help="Go on where an earlier run stopped; start if there was none."),
     click.option("--resume-force", is_flag=True, help="Resume even if input, model or settings have changed."),
     click.option("--verify", is_flag=True, help="Hash the whole model, so that --resume notices any change to it."),
@@ -124,6 +124,11 @@ _OUTPUT: list[Callable[[Any], Any]] = [
     ),
     click.option("--dry-run", is_flag=True, help="Check the input as `infer check` does; answer nothing."),
     click.option("--stats", metavar="FILE", type=_file, help="Write the closing summary as JSON."),
+    click.option(
+        "--metrics", metavar="FILE", type=_file, help="Keep counts and queues here, as the node exporter of Prometheus reads them."
+    ),
+    click.option("--metrics-port", metavar="[HOST:]PORT", help="Answer Prometheus here, on this machine alone unless HOST says more."),
+    click.option("--trace", metavar="FILE", type=_file, help="Write speeds, KV use and queues, one JSON line a second."),
     click.option("--report-cache", is_flag=True, help="Write cached_tokens; depends on the schedule."),
 ]
 _SAYING: list[Callable[[Any], Any]] = [
@@ -258,7 +263,7 @@ def _refuse_contradictions(io: JobOptions) -> None:
     for a, b in _EXCLUDE_EACH_OTHER:
         if getattr(io, a) and getattr(io, b):
             raise usage(f"{_flag(io, a)} and {_flag(io, b)} contradict each other; give one.")
-    for name in ("errors", "stats"):
+    for name in ("errors", "stats", "metrics", "trace"):
         if getattr(io, name) == "-":
             raise usage(f"--{name} - (stdout): it needs a file, since stdout holds answers; ./- is a file of that name.")
     for name in _CONTINUE:

@@ -47,6 +47,10 @@ class JobOptions:
     retry_errors: bool = False
     redo: str | None = None  # the finish_reason of the records to answer anew; or CHANGED: those that are other lines than they were
     dry_run: bool = False
+    # what other programs are told
+    metrics: str | None = None
+    metrics_port: str | None = None  # [HOST:]PORT
+    trace: str | None = None
 
     @property
     def again(self) -> Again:

@@ -190,9 +190,14 @@ class Run:
             if self._max_errors:
                 self._max_errors.check(self.stats, at_end=at_end)
             self._first_records.check()
+            self._count_queues()
             if at_end:
                 return
             self._watch.stepped()
+
+    def _count_queues(self) -> None:
+        self.stats.num_waiting, self.stats.num_open = self._engine.num_waiting, len(self._in_engine)
+        self.stats.num_held = self._writer.num_held
 
     def _flush(self) -> None:
         more = True

@@ -69,6 +69,10 @@ class JobStats(Tally):
     resumed_bytes: int = 0
     #: Sequences that the engine runs at a time, once there is one.
     at_a_time: int = 0
+    #: Sequences that wait in the engine, requests in it, and rows that wait for an earlier one, at the last step.
+    num_waiting: int = 0
+    num_open: int = 0
+    num_held: int = 0
     #: Texts are only read: there are no output tokens.
     pools: bool = False
     #: SHA-256 of the output file, once it is finished.

@@ -11,9 +11,9 @@ import orjson
 
 from ...errors import ConfigError, OutputError
 from ..jsonl import spelled
-from .files import followed, is_folder, is_special, is_there, write_whole
+from .beside import place_beside
+from .files import followed, is_special, is_there, write_whole
 from .lock import LOCK_SUFFIX, FileLock
-from .opening import reserved_ending
 
 #: What is read of a file to tell whether it is one of ours.
 _MOST = 1 << 24
@@ -41,14 +41,7 @@ class StatsFile:
         self._straight = is_special(Path(name))  # a pipe, /dev/null
         if self._straight:
             return
-        if is_folder(self._path) or not is_folder(self._path.parent):
-            where = Path(name).parent if not is_folder(Path(name).parent) else self._path.parent
-            what = "it is a folder" if is_folder(self._path) else f"there is no folder {str(where)!r}"
-            raise ConfigError(f"--stats {name!r}: {what}")
-        if any(one != "-" and self._path == Path(os.path.realpath(one)) for one in (output, *taken)):
-            raise ConfigError(f"--stats {name!r} is the input or the output; choose another file")
-        if ending := reserved_ending(name):
-            raise ConfigError(f"--stats {name!r} ends in {ending}, as files that belong to outputs do; choose another name")
+        place_beside("--stats", name, taken=(output, *taken))
         self._lock = FileLock(self._path.with_name(self._path.name + LOCK_SUFFIX), f"--stats {name!r}")
         try:
             if is_there(self._path) and not overwrite and not (goes_on and self._is_of_this_output()):
