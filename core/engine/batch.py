@@ -49,8 +49,8 @@ class Batch:
     slots: NDArray[np.int64]
     """[T] where keys and values go."""
     logit_rows: NDArray[np.int64]
-    """[W] token rows whose logits are wanted: those to draw from, zeros from R on, from `prompt_start` on those of prompt
-    tokens, and zeros again; padded too."""
+    """[W] token rows whose logits are wanted: those to draw from, of drafts after all others; zeros from R on, from `prompt_start` on
+    those of prompt tokens, and zeros again; padded too."""
     num_logits: int
     """R"""
     prompt_start: int
@@ -138,18 +138,21 @@ def pack(schedule: Schedule, running: Running, block_size: int, spans: Collectio
     Args:
         spans: what is wanted of prompts, in the order in which their logits come.
     """
-    size, counts = len(schedule.counts), schedule.counts
+    size, num_drafts = len(schedule.counts), schedule.num_drafts
+    counts = schedule.counts + num_drafts
     computed = running.computed[:size]
     query_start = np.zeros(size + 1, dtype=np.int32)
     np.cumsum(counts, out=query_start[1:])
     total = int(query_start[-1])
-    newest = query_start[1:] - 1  # each sequence's last row
+    newest = query_start[1:] - 1 - num_drafts  # the row of each sequence's last token that is known
 
     tokens = np.zeros(padded_rows(total), dtype=np.int64)
     tokens[newest] = running.newest[:size]
-    for row in np.flatnonzero((counts > 1) | ~schedule.samples).tolist():
+    for row in np.flatnonzero((schedule.counts > 1) | ~schedule.samples).tolist():
         start = int(computed[row])
-        tokens[query_start[row] : query_start[row + 1]] = schedule.sequences[row].tokens[start : start + int(counts[row])]
+        tokens[query_start[row] : newest[row] + 1] = schedule.sequences[row].tokens[start : start + int(schedule.counts[row])]
+    for row, draft in schedule.drafts.items():
+        tokens[newest[row] + 1 : query_start[row + 1]] = draft
 
     owner = np.repeat(np.arange(size), counts)
     place = np.arange(total) - (query_start[:-1] - computed)[owner]
@@ -160,6 +163,8 @@ def pack(schedule: Schedule, running: Running, block_size: int, spans: Collectio
 
     adapters = running.slot[:size].copy()
     wanted = newest[schedule.samples]
+    if schedule.drafts:
+        wanted = np.concatenate([wanted, *(np.arange(newest[row] + 1, query_start[row + 1]) for row in schedule.drafts)])
     prompt_start, num_prompt = padded_rows(len(wanted)), sum(span.count for span in spans)
     logit_rows = np.zeros(padded_rows(prompt_start + num_prompt), dtype=np.int64)
     logit_rows[: len(wanted)] = wanted

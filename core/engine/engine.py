@@ -36,6 +36,8 @@ from .runner import Runner
 from .schedule import Schedule
 from .scheduler import Scheduler
 from .scoring.continuations import sequences_of
+from .speculation.choose import speculation_of
+from .speculation.rounds import rounds
 from .states import StateSlots
 from .stats import EngineStats, Stopwatch
 from .stopping import EndTokens
@@ -103,11 +105,16 @@ class Engine:
 
         self._beams = BeamGroups(sampler(), self.scheduler, ends, self._transcripts)
         self._lacking_prompt_logprobs: set[Sequence] = set()
-        self._lane = Lane(self.scheduler, sampler(), self._lacking_prompt_logprobs)
+
+        def lane(scheduler: Scheduler) -> Lane:
+            speculation = speculation_of(config, scheduler, padded=not runner.any_rows)
+            return Lane(scheduler, sampler(), self._lacking_prompt_logprobs, speculation)
+
+        self._lane = lane(self.scheduler)
         """The first, and the only one unless there is a crew."""
         self._crew: Crew | None = None
         if config.lanes > 1 and runner.can_be_shared:
-            others = [Lane(self.scheduler.beside(), sampler(), self._lacking_prompt_logprobs) for _ in range(config.lanes - 1)]
+            others = [lane(self.scheduler.beside()) for _ in range(config.lanes - 1)]
             self._crew = Crew(self, [self._lane, *others], config.threads)
         self._lifetimes = Lifetimes()
         self._constrained = Constrained(grammars, self.scheduler.add)
@@ -301,6 +308,8 @@ class Engine:
             return None
         self._lifetimes.scheduled(schedule.admitted, self.stats)
         self._constrained.start(schedule.admitted)
+        if lane.speculation is not None:
+            lane.speculation.add_drafts(schedule)
         watch.count("schedule")
         spans = lane.prompt_logprobs.plan(schedule)
         batch = pack(schedule, lane.scheduler.running, self.config.block_size, spans)
@@ -325,6 +334,8 @@ class Engine:
         """Books what a step drew, and returns the requests that it finished."""
         scheduler = lane.scheduler
         watch.count("sample")
+        if lane.speculation is not None:
+            lane.speculation.finished(step)
         if scheduler.overruns is not None and self._crew is None:
             scheduler.overruns.free(but=step.promise.leaving if step.promise is not None else frozenset())
         if step.promise is not None:
@@ -333,9 +344,28 @@ class Engine:
         if step.promise is None:
             scheduler.commit(step.schedule, samples.tokens, step.plain)
         watch.count("commit")
+        failed, num_accepted = step.broken, 0
+        ended = self._look_at(step.drawing, samples, failed, watch)
+        for more in rounds(step, lane.sampler, failed):
+            samples = lane.sampler.finish(more.draws)
+            scheduler.accept(more.rows, samples.tokens)
+            ended += self._look_at(more.drawing, samples, failed, watch)
+            num_accepted += len(more.drawing)
+        # Behind the drafts, whose rows are the schedule's until beams fork and end.
         moved = self._beams.step(step.beam_logits, step.beams) if step.beam_logits is not None else Moved()
         watch.count("sample")
-        drawing, failed = step.drawing, step.broken
+        if self._constrained:
+            failed.update(self._constrained.judge([*ended, *(s for search in moved.ended for s in search)]))
+            ended = _without(ended, failed)
+            moved.ended = [search for search in moved.ended if not any(s in failed for s in search)]
+        scheduler.finish(ended)
+        self.stats.count(step, num_accepted, self._lifetimes.first_tokens(), scheduler)
+        failed.update(moved.failed)
+        return [*(self._answer(found) for found in moved.ended), *self._fail(failed), *self._collect(ended)]
+
+    def _look_at(self, drawing: list[Sequence], samples: Samples, failed: dict[Sequence, RecordError], watch: Stopwatch) -> list[Sequence]:
+        """Looks at tokens that were drawn and booked, one for each of `drawing`; returns the sequences that end with theirs. Those
+        that cannot go on are added to `failed`."""
         failed.update((drawing[row], error) for row, error in samples.failed.items())
         drawn = _without(drawing, failed)
         self._ends.check_all(drawn)
@@ -350,15 +380,7 @@ class Engine:
             failed.update(untold)
             drawn = _without(drawn, untold)
         watch.count("detokenize")
-        ended = [s for s in drawn if s.finish_reason is not None]
-        if self._constrained:
-            failed.update(self._constrained.judge([*ended, *(s for search in moved.ended for s in search)]))
-            ended = _without(ended, failed)
-            moved.ended = [search for search in moved.ended if not any(s in failed for s in search)]
-        scheduler.finish(ended)
-        self.stats.count(int(step.schedule.counts.sum()), step.num_drawn, self._lifetimes.first_tokens(), scheduler)
-        failed.update(moved.failed)
-        return [*(self._answer(found) for found in moved.ended), *self._fail(failed), *self._collect(ended)]
+        return [s for s in drawn if s.finish_reason is not None]
 
     def _drop_overruns(self) -> None:
         """Takes what has ended out of the step that is begun; if that leaves nobody in it, it is waited for and forgotten."""

@@ -42,6 +42,10 @@ class Step:
     beams: list[Sequence] = field(default_factory=list)
     beam_logits: Tensor | None = None
     """[beams, vocabulary]"""
+    drafts: dict[Sequence, tuple[int, list[int]]] = field(default_factory=dict)
+    """Of the sequences that carry some: the row of the first in `draft_logits`, and the tokens."""
+    draft_logits: Tensor | None = None
+    """[drafts, vocabulary]"""
     promise: Promise | None = None
     """Set when the next step was scheduled, or could have been."""
 
@@ -49,21 +53,33 @@ class Step:
     def begin(
         cls, schedule: Schedule, sampler: Sampler, logits: Tensor, broken: dict[Sequence, RecordError], *, has_beams: bool, ahead: bool
     ) -> Step:
-        """Begins to draw from logits [R, vocabulary] of the sequences that sample; those of beams are left as they are.
+        """Begins to draw from logits [R, vocabulary] of the sequences that sample; those of beams and drafts are left as they are.
 
         Args:
             has_beams: whether there may be beams among them.
             ahead: see `Sampler.begin`.
         """
         everyone = schedule.drawing
+        logits, draft_logits = logits[: len(everyone)], logits[len(everyone) :]
         beams = [row for row, s in enumerate(everyone) if s.group is not None] if has_beams else []
         if not beams:
-            return cls(schedule, sampler.begin(logits, everyone, ahead=ahead), everyone, list(range(len(everyone))), broken)
-        plain = [row for row, s in enumerate(everyone) if s.group is None]
-        drawing = [everyone[row] for row in plain]
-        step = cls(schedule, sampler.begin(logits[plain], drawing), drawing, list(range(len(plain))), broken, plain)
-        step.beams, step.beam_logits = [everyone[row] for row in beams], logits[beams] if plain else logits
+            step = cls(schedule, sampler.begin(logits, everyone, ahead=ahead), everyone, list(range(len(everyone))), broken)
+        else:
+            plain = [row for row, s in enumerate(everyone) if s.group is None]
+            drawing = [everyone[row] for row in plain]
+            step = cls(schedule, sampler.begin(logits[plain], drawing), drawing, list(range(len(plain))), broken, plain)
+            step.beams, step.beam_logits = [everyone[row] for row in beams], logits[beams] if plain else logits
+        if schedule.drafts:
+            step.draft_logits, first = draft_logits, 0
+            for row, tokens in schedule.drafts.items():
+                step.drafts[schedule.sequences[row]] = first, tokens
+                first += len(tokens)
         return step
+
+    @property
+    def num_drafts(self) -> int:
+        """Tokens that it computes because they may come next."""
+        return sum(len(tokens) for _, tokens in self.drafts.values())
 
     @property
     def num_drawn(self) -> int:
@@ -83,9 +99,9 @@ class Step:
 def wanted(config: EngineConfig) -> bool:
     """True if steps are to overlap.
 
-    A CPU computes in the thread that calls, so there is nothing beside it.
+    A CPU computes in the thread that calls, so there is nothing beside it; and drafts come after tokens that are known.
     """
-    return config.device != "cpu" and not config.disable_async_output_proc
+    return config.device != "cpu" and not config.disable_async_output_proc and config.speculation == "off"
 
 
 def may_go_ahead(step: Step) -> bool:

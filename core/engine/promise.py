@@ -80,4 +80,5 @@ def without(step: Schedule, gone: Collection[Sequence]) -> Schedule:
         counts=step.counts[left],
         samples=step.samples[left],
         admitted=[sequence for sequence in step.admitted if sequence not in gone],
+        drafts={},  # they are computed; `Step` knows whose they are
     )

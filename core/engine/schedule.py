@@ -24,6 +24,8 @@ class Schedule:
     """(source, target) block copies to make first."""
     admitted: list[Sequence]
     """Those of the sequences that did not run before."""
+    drafts: dict[int, list[int]] = field(default_factory=dict)
+    """Row -> tokens that may come next after its newest one, and are computed with it to be there if they do. No part of `counts`."""
     swap_out: Pairs = field(default_factory=list)
     """(device, CPU) block copies to make before all else."""
     swap_in: Pairs = field(default_factory=list)
@@ -32,6 +34,14 @@ class Schedule:
     """(source, target) copies of states to make at once, before the step."""
     began: float = 0.0
     """The time at which it was made, by the clock of `SwapCosts`; 0 without swap."""
+
+    @property
+    def num_drafts(self) -> NDArray[np.int64]:
+        """[S] the number of each one's drafts."""
+        numbers = np.zeros(len(self.counts), dtype=np.int64)
+        for row, tokens in self.drafts.items():
+            numbers[row] = len(tokens)
+        return numbers
 
     @property
     def drawing(self) -> list[Sequence]:

@@ -224,6 +224,18 @@ class Scheduler:
         """[S] how many tokens the first running sequences may compute in a step."""
         return self.running.share_out(self.max_num_batched_tokens, self.max_num_seqs, self.long_prefill_token_threshold)
 
+    def lend(self, row: int, count: int, copies: list[tuple[int, int]]) -> int:
+        """Gives a running sequence that computes its newest token room for at most `count` more, as far as free blocks go; returns for
+        how many. Nobody is preempted for it."""
+        sequence, blocks = self.running[row], self.blocks
+        size = len(sequence.tokens)
+        while count > 0 and blocks.shortage(sequence, size + count) > 0:
+            count -= 1
+        if count > 0 and size + count > len(sequence.blocks) * blocks.block_size:
+            copies += blocks.grow(sequence, size + count)
+            self.running.refresh_blocks(row, sequence.num_computed // blocks.block_size)
+        return max(count, 0)
+
     def _preempt_last(self, copies: list[tuple[int, int]]) -> bool:
         """Takes the blocks of the last running sequence, or of its whole group of beams, whose `copies` are not made then; whether
         it was a beam, so that others have moved up."""
@@ -338,6 +350,16 @@ class Scheduler:
             self.blocks.remember(sequence, before)
         if self.swap is not None:
             self.swap.costs.computed(int(step.counts.sum()), step.began)
+
+    def accept(self, rows: SequenceOf[int], tokens: SequenceOf[int]) -> None:
+        """Books one token more for some rows of the step that was committed last, drawn after a draft that came true: what was
+        computed of that is now computed of the sequence."""
+        counts = np.zeros(max(rows) + 1, dtype=np.int64)
+        counts[rows] = 1
+        filled = self.running.advance(counts, self.blocks.block_size)
+        self.running.extend(np.array(rows, dtype=np.intp), tokens)
+        for sequence, before in filled:
+            self.blocks.remember(sequence, before)
 
     def join(self, step: Schedule) -> None:
         """Sends the other choices of prompts that are computed after the first."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..types.request import Sequence
 
 if TYPE_CHECKING:
+    from .overlap import Step
     from .scheduler import Scheduler
 
 #: The parts of a step, in order.
@@ -31,6 +32,10 @@ class EngineStats:
     num_computed_tokens: int = 0
     """Tokens that went through the model, those that were computed again after a preemption counted again; where texts are pooled
     all that were not cached."""
+    num_drafts: int = 0
+    """Tokens that were computed because they might come next, beside `num_computed_tokens`."""
+    num_accepted: int = 0
+    """Those that came."""
     num_steps: int = 0
     num_preemptions: int = 0
     kv_usage: float = 0.0
@@ -52,16 +57,18 @@ class EngineStats:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     """Time of each part of the steps."""
 
-    def count(self, num_computed: int, num_drawn: int, begun: Iterable[Sequence], scheduler: Scheduler) -> None:
+    def count(self, step: Step, num_accepted: int, begun: Iterable[Sequence], scheduler: Scheduler) -> None:
         """Counts a step.
 
         Args:
-            num_computed: tokens that it computed.
-            num_drawn: tokens that it gave to outputs.
+            num_accepted: its drafts that came true, each of which gave an output a token more.
             begun: the sequences whose request has its first output token by it.
         """
         self.num_steps += 1
-        self.num_computed_tokens += num_computed
+        num_drawn = step.num_drawn + num_accepted
+        self.num_computed_tokens += int(step.schedule.counts.sum()) + num_accepted
+        self.num_drafts += step.num_drafts
+        self.num_accepted += num_accepted
         self.num_output_tokens += num_drawn
         for sequence in begun:
             self.num_prompt_tokens += sequence.num_prompt

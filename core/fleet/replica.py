@@ -27,7 +27,10 @@ Answer = RequestOutput | Pooled
 #: Seconds after which a replica that computes says that it is alive.
 _HEARTBEAT = 1.0
 #: What the fleet adds up of a replica's statistics.
-COUNTED = ("num_prompt_tokens", "num_output_tokens", "num_cached_tokens", "num_steps", "num_preemptions", "peak_kv_blocks", "peak_states")
+COUNTED = (
+    *("num_prompt_tokens", "num_output_tokens", "num_cached_tokens", "num_steps", "num_preemptions", "num_drafts", "num_accepted"),
+    *("peak_kv_blocks", "peak_states"),
+)
 
 
 def serve(wire: Wire, payload: Mapping[str, Any]) -> None:

@@ -225,12 +225,14 @@ class JobStats(Tally):
     def _kv_numbers(self) -> dict[str, int]:
         engine = self.engine
         states = {"state_slots": engine.num_states, "peak_state_slots": engine.peak_states} if engine and engine.num_states else {}
+        drafts = {"drafts": engine.num_drafts, "accepted_drafts": engine.num_accepted} if engine and engine.num_drafts else {}
         return {
             "computed_tokens": engine.num_computed_tokens if engine else 0,
             "preemptions": engine.num_preemptions if engine else 0,
             "kv_blocks": engine.num_kv_blocks if engine else 0,
             "peak_kv_blocks": engine.peak_kv_blocks if engine else 0,
             **states,
+            **drafts,
         }
 
 

@@ -64,9 +64,16 @@ class DistributionBook:
         return self._settings.gather(sequences)
 
     def gather(
-        self, logits: Tensor, sequences: list[Sequence], settings: NDArray[np.void], failed: dict[int, RecordError]
+        self,
+        logits: Tensor,
+        sequences: list[Sequence],
+        settings: NDArray[np.void],
+        failed: dict[int, RecordError],
+        *,
+        again: bool = False,
     ) -> Distributions:
-        """The distributions to draw from; rows that their logits processors or grammars make impossible go to `failed`."""
+        """The distributions to draw from; rows that their logits processors or grammars make impossible go to `failed`. `again`: see
+        `Sampler.begin`."""
         needs, device = settings["needs"], logits.device
         any_needs = int(np.bitwise_or.reduce(needs))
         draw = Distributions(logits, None, None, None)
@@ -79,10 +86,11 @@ class DistributionBook:
             draw.rows = _sampling_rows(settings, sequences, device)
         mask = None
         if any_needs & (ALLOWED | STRUCTURED) or left or due:
-            mask = self._masks.gather(sequences, sorted({*rows_with(needs, ALLOWED | STRUCTURED), *left, *due}), left, failed, due)
+            masked = sorted({*rows_with(needs, ALLOWED | STRUCTURED), *left, *due})
+            mask = self._masks.gather(sequences, masked, left, failed, due, again=again)
             draw.mask = TokenMask(to_device(mask.rows, device), to_device(mask.bits, device))
         if any_needs & (CHANGES | MIN_TOKENS | BAD_WORDS):
-            draw.penalties = self._change(sequences, needs, mask, due, device)
+            draw.penalties = self._change(sequences, needs, mask, due, device, again=again)
         return draw
 
     def _change(
@@ -92,6 +100,8 @@ class DistributionBook:
         mask: TokenMask | None,
         due: Mapping[int, int],
         device: torch.device,
+        *,
+        again: bool,
     ) -> Penalties | None:
         with_words = [row for row in rows_with(needs, BAD_WORDS) if row not in due]
         banned = {row: self._bad_words.of(sequences[row].params.bad_words).banned(sequences[row]) for row in with_words}
@@ -103,7 +113,7 @@ class DistributionBook:
                 if held_back and int(mask.rows[row]) >= 0 and self._masks.leaves_nothing_but(held_back, mask, row):
                     may_end.add(row)
         changing = rows_with(needs, CHANGES | MIN_TOKENS | BAD_WORDS)
-        return self._penalties.gather(sequences, changing, self.vocab_size, device, banned=banned, may_end=may_end)
+        return self._penalties.gather(sequences, changing, self.vocab_size, device, banned=banned, may_end=may_end, again=again)
 
 
 def _due(sequences: list[Sequence], rows: Iterable[int], failed: dict[int, RecordError]) -> dict[int, int]:

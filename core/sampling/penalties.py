@@ -118,12 +118,14 @@ class PenaltyBook:
         *,
         banned: Mapping[int, AbstractSet[int]] | None = None,
         may_end: AbstractSet[int] = frozenset(),
+        again: bool = False,
     ) -> Penalties | None:
         """The changes in the logits of `sequences`, where only those at `rows` may have anything to change.
 
         Args:
             banned: row -> tokens that may not come next for other reasons than `min_tokens`.
             may_end: rows for which `min_tokens` does not count.
+            again: see `Sampler.begin`.
         """
         lengths = np.zeros(len(sequences), dtype=np.int64)
         tokens: list[NDArray[np.int64]] = []
@@ -146,7 +148,7 @@ class PenaltyBook:
             lengths[row] = len(ids)
             tokens.append(ids)
             changes.append(what)
-        self._seen = seen_now
+        self._seen = self._seen | seen_now if again else seen_now
         if not lengths.any():
             return None
         bias, repetition, subtract = to_device(torch.from_numpy(np.concatenate(changes, axis=1)), device)

@@ -97,16 +97,17 @@ class Sampler:
         return self.finish(self.begin(logits, sequences))
 
     @torch.inference_mode()
-    def begin(self, logits: Tensor, sequences: list[Sequence], *, ahead: bool = False) -> Draws:
+    def begin(self, logits: Tensor, sequences: list[Sequence], *, ahead: bool = False, again: bool = False) -> Draws:
         """The first half of `sample`: nothing here waits for the device.
 
         Args:
             ahead: the device gets other work before `finish` is called, which is not to wait for that.
+            again: these are further draws of a step, so what is remembered of its other sequences is kept.
         """
         settings, failed = self._distributions.settings(sequences), dict[int, RecordError]()
         if not sequences:
             return Draws(torch.empty(0, dtype=torch.int64, device=logits.device), settings["needs"], sequences, failed, ToHost([]), [])
-        draw = self._distributions.gather(logits, sequences, settings, failed)
+        draw = self._distributions.gather(logits, sequences, settings, failed, again=again)
         tokens, finite = self.ops.sample(draw.logits, draw.rows, draw.penalties, draw.mask)
         needs = settings["needs"]
         tops: Iterable[_Tops] = ()

@@ -36,6 +36,8 @@ class TokenMasks:
         left: Mapping[int, Tensor],
         failed: dict[int, RecordError],
         due: Mapping[int, int] = MappingProxyType({}),
+        *,
+        again: bool = False,
     ) -> TokenMask:
         """The masks of `sequences`, where only those at `rows` may have any.
 
@@ -43,6 +45,7 @@ class TokenMasks:
             left: row -> bits of the tokens that its logits processors left; only of rows in `rows`.
             failed: takes the rows whose grammars fail; their masks mean nothing.
             due: row -> the only token that it may draw, whatever else it says; only of rows in `rows`.
+            again: see `Sampler.begin`.
         """
         words = -(-self.vocab_size // 32)
         bits = torch.full((len(rows), words), -1, dtype=torch.int32)
@@ -68,7 +71,7 @@ class TokenMasks:
                 bits[place] &= allowed_now[key][1]
             if row in left:
                 bits[place] &= left[row]
-        self._allowed = allowed_now
+        self._allowed = self._allowed | allowed_now if again else allowed_now
         return TokenMask(torch.from_numpy(mask_of_row), bits)
 
     def leaves_nothing_but(self, tokens: Iterable[int], mask: TokenMask, row: int) -> bool:

@@ -28,6 +28,7 @@ from .later_args import LaterArgs
 from .lengths import choose_limits, choose_max_model_len
 from .memory import choose_swap_space, total_memory
 from .setting import Setting, setting, settings_of
+from .speculation_args import SpeculationArgs, choose_speculation
 from .threads import choose_lanes, choose_threads
 from .yamlfile import layers, settings_in
 
@@ -42,6 +43,7 @@ GROUPS = {
     "device": "Device",
     "parallel": "Parallel",
     "adapters": "Adapters",
+    "speculation": "Speculation",
     "later": "Not supported yet",
 }
 
@@ -55,7 +57,7 @@ _writing, _queue = partial(_model, no_effect=("pooling",)), partial(_scheduling,
 
 
 @dataclass
-class EngineArgs(AdapterArgs, LaterArgs):
+class EngineArgs(AdapterArgs, SpeculationArgs, LaterArgs):
     """Every engine setting as the user gave it; construction checks types and ranges (ConfigError).
 
     None always means "not given". A setting that does not work yet is refused unless it has its default.
@@ -361,6 +363,7 @@ class EngineArgs(AdapterArgs, LaterArgs):
             **{
                 **same,
                 **limits,
+                **choose_speculation(self, spec, kind=kind, pools=pools, notes=notes),
                 "enable_expert_parallel": whole_experts,
                 "device": device,
                 "kernels": kernels,

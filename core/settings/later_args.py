@@ -24,7 +24,6 @@ class LaterArgs:
     config_format: str = _later("auto", "Format of the model's config.")
     hf_config_path: str | None = _later(None, "Take config.json from another place.")
     logits_processors: list[str] | None = _later(None, "Logits processors for all records.")
-    speculative_config: dict[str, Any] | None = _later(None, "Speculative decoding.")
     disable_sliding_window: bool = _later(False, "Cap the length at the sliding window instead.")
     lora_dtype: str = _later("auto", "Type of adapter weights.")
     lora_extra_vocab_size: int = _later(256, "Room for tokens adapters add.", low=0)

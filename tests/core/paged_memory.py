@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -37,7 +37,7 @@ class PagedMemory:
     """
 
     def __init__(self, num_blocks: int, block_size: int, num_states: int = 0) -> None:
-        self.num_states = num_states
+        self.num_states, self.any_rows = num_states, True
         self.states: dict[int, list[int]] = {}
         self.ops = load("reference")
         self.block_size = block_size
@@ -95,7 +95,9 @@ class PagedMemory:
             for first in range(0, len(wanted), self.piece):
                 piece = [self.logits(batch, row) for row in wanted[first : first + self.piece]]
                 take_prompt(first, torch.stack(piece))
-        rows = [self.logits(batch, row, last=True) for row in batch.logit_rows[: batch.num_logits].tolist()]
+        drawn = batch.logit_rows[: batch.num_logits].tolist()
+        assert len({*drawn}) == len(drawn)
+        rows = [self.logits(batch, row, drawn=drawn) for row in drawn]
         return torch.stack(rows) if rows else torch.empty(0, VOCABULARY)
 
     def pass_by(self, batch: Batch) -> None:
@@ -109,12 +111,12 @@ class PagedMemory:
             self.states[slot] = before + [self.cells[at] for at in batch.slots[first:end].tolist()]
             assert len(self.states[slot]) == length, "the states are not those of the tokens before"
 
-    def logits(self, batch: Batch, row: int, *, last: bool = False) -> torch.Tensor:
-        """The model's logits at a token row, which may be the last of its sequence."""
+    def logits(self, batch: Batch, row: int, *, drawn: Collection[int] = ()) -> torch.Tensor:
+        """The model's logits at a token row; behind those that are `drawn` from, only others of these may be in a sequence."""
         sequence = int((batch.query_start[1:] <= row).sum())
         length = int(batch.positions[row]) + 1
         assert length <= batch.kv_lens[sequence]
-        assert length == batch.kv_lens[sequence] or not last
+        assert not drawn or all(later in drawn for later in range(row, int(batch.query_start[sequence + 1])))
         table = batch.block_tables[sequence].tolist()
         context = [self.cells[table[i // self.block_size] * self.block_size + i % self.block_size] for i in range(length)]
         assert not self.num_states or context == self.states[int(batch.state_slots[sequence])][:length], "states of another context"

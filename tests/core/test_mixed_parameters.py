@@ -18,6 +18,7 @@ from infer.core.types.outputs import RequestOutput
 from infer.core.types.params import SamplingParams
 from infer.core.types.request import Request
 
+from .guesses import Guesses, guided
 from .stepping import drain
 
 NUM = 60
@@ -117,9 +118,12 @@ def test_each_record_gets_what_it_gets_alone(tiny_llama: Path, dtype: str) -> No
         {},
         {"num_gpu_blocks_override": 26, "max_num_batched_tokens": 48, "block_size": 4, "scheduling_policy": "priority"},
         {"num_gpu_blocks_override": 40, "max_num_seqs": 9, "block_size": 4},
+        {"num_gpu_blocks_override": 40, "max_num_seqs": 9, "block_size": 4, "speculation": "ngram", "num_speculative_tokens": 6},
     ]
     for schedule in schedules:
         engine = start(tiny_llama, dtype, **schedule)
+        if schedule.get("speculation"):
+            guided(engine, Guesses(alone, 5, range(259)))
         for request in made:
             engine.add(request)
         together = drain(engine)

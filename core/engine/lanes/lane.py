@@ -11,6 +11,7 @@ from ..overlap import Step
 from ..prompt_logprobs import PromptLogprobs
 from ..schedule import Schedule
 from ..scheduler import Scheduler
+from ..speculation.speculation import Speculation
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +28,13 @@ class Lane:
         scheduler: with running sequences that are this lane's, and books that are everyone's.
         sampler: this lane's: it remembers what the sequences of a step have said.
         lacking: see `PromptLogprobs`.
+        speculation: what makes drafts for this lane's sequences; None: they have none.
     """
 
-    def __init__(self, scheduler: Scheduler, sampler: Sampler, lacking: set[Sequence]) -> None:
+    def __init__(self, scheduler: Scheduler, sampler: Sampler, lacking: set[Sequence], speculation: Speculation | None = None) -> None:
         self.scheduler = scheduler
         self.sampler = sampler
+        self.speculation = speculation
         self.prompt_logprobs = PromptLogprobs(sampler, lacking)
         self.step: Step | None = None
         """Begun in the last call of `Engine.step`, to be finished in the next: where steps overlap."""

@@ -72,6 +72,7 @@ class Flights:
     swap=st.sampled_from([0, 0, 12]),
     dropped=st.dictionaries(st.integers(0, 11), st.integers(0, 30), max_size=3),
     poison=st.one_of(st.none(), st.integers(3, 5)),
+    speculation=st.sampled_from(["off", "ngram"]),
     order=st.randoms(use_true_random=False),
 )
 def test_every_request_gets_what_it_gets_alone(
@@ -90,6 +91,7 @@ def test_every_request_gets_what_it_gets_alone(
     swap: int,
     dropped: dict[int, int],
     poison: int | None,
+    speculation: str,
     order: Any,
 ) -> None:
     """Lanes go on in any order and change in number; requests are aborted (`dropped`: request -> after how many moves) and fail
@@ -114,6 +116,7 @@ def test_every_request_gets_what_it_gets_alone(
         seed=7,
         lanes=lanes,
         threads=lanes,
+        speculation=speculation,
     )
     engine.runner.poisoned = lambda context: poison is not None and context[-2:] == [poison, poison]
     flights = Flights(engine, lanes)

@@ -1,0 +1,108 @@
+"""The settings of speculation, as part of `EngineArgs`, and what they mean together."""
+
+# ruff: noqa: RUF009 (the defaults are fields, made by `setting`)
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from ..errors import ConfigError, nearest
+from ..spec.model_spec import ModelSpec
+from .config import Caution
+from .setting import setting
+
+#: Tokens that must have come before in the same order for a draft from a sequence's own text, and that are compared at most.
+SHORTEST, LONGEST = 2, 16
+#: Drafts of a sequence in a step where the number is not given: always, and where as many as pay are made.
+DRAFTS, MOST_DRAFTS = 7, 15
+
+#: Ways of vLLM's `speculative_config` -> ours; the others it has.
+_METHODS = {"ngram": "ngram", "suffix": "ngram"}
+_OTHER_METHODS = ("draft_model", "eagle", "eagle3", "medusa", "mlp_speculator", "mtp", "ngram_gpu")
+_NUMBERS = ("num_speculative_tokens", "prompt_lookup_min", "prompt_lookup_max")
+
+
+def speculative_config(value: dict[str, Any]) -> str:
+    """The fault of a `speculative_config` in words that follow its name, or ""."""
+    method = value.get("method")
+    if method in _OTHER_METHODS:
+        return f"method={method} is not supported yet; for now: {', '.join(_METHODS)}"
+    if method not in _METHODS:
+        return (
+            f"needs a method, one of {', '.join(_METHODS)}"
+            if method is None
+            else f"has no method {method!r}{nearest(str(method), _METHODS)}"
+        )
+    for name, given in value.items():
+        if name == "method":
+            continue
+        if name not in _NUMBERS:
+            return f"has no {name!r}{nearest(name, ('method', *_NUMBERS))}"
+        if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+            return f"{name} must be an integer of at least 1, not {given!r}"
+    if value.get("prompt_lookup_min", SHORTEST) > value.get("prompt_lookup_max", max(LONGEST, value.get("prompt_lookup_min", 0))):
+        return "prompt_lookup_min is above prompt_lookup_max"
+    return ""
+
+
+_speculation = partial(setting, group="speculation", no_effect=("pooling",))
+
+
+@dataclass(kw_only=True)
+class SpeculationArgs:
+    """See `EngineArgs`."""
+
+    speculation: str = _speculation(
+        "off",
+        "Guess tokens and compute them with the one before; those that are then drawn are kept, so no output changes. ngram: they are "
+        "copied from where the same words stood before in the record's prompt or output; auto: the same on CPUs, in steps of few "
+        "sequences, as far as it pays in this job.",
+        choices=("auto", "off", "ngram"),
+        later=("draft",),
+    )
+    num_speculative_tokens: int | None = _speculation(None, "Most tokens guessed of a sequence in a step.", low=1, high=255)
+    speculative_config: dict[str, Any] | None = _speculation(
+        None,
+        'The same as JSON with vLLM\'s names, such as {"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4}.',
+        rule=speculative_config,
+    )
+
+
+class _Args(Protocol):
+    speculation: str
+    num_speculative_tokens: int | None
+    speculative_config: dict[str, Any] | None
+    tensor_parallel_size: int
+    model_impl: str
+
+
+def choose_speculation(args: _Args, spec: ModelSpec, *, kind: str, pools: bool, notes: list[str]) -> dict[str, Any]:
+    """Fields of `EngineConfig`. Raises ConfigError where settings contradict each other."""
+    given = args.speculative_config or {}
+    way = args.speculation
+    if given:
+        asked = _METHODS[given["method"]]
+        if way not in ("off", "auto", asked):
+            raise ConfigError(f"speculation={way} and speculative_config with method={given['method']} contradict each other; give one")
+        way = asked
+    number = args.num_speculative_tokens
+    if number is not None and number != given.get("num_speculative_tokens", number):
+        raise ConfigError("num_speculative_tokens is given twice, and another number in speculative_config; give one")
+    if pools or (
+        way == "auto" and (kind != "cpu" or args.tensor_parallel_size > 1 or spec.states or not spec.in_our_code(args.model_impl))
+    ):
+        way = "off"
+    elif way == "off" and number is not None:
+        notes.append(Caution("num_speculative_tokens has no effect without speculation"))
+    elif way != "off" and spec.states:
+        notes.append(Caution(f"speculation={way} has no effect: {spec.model_type} models keep states, which cannot take a guess back"))
+        way = "off"
+    shortest = given.get("prompt_lookup_min", min(SHORTEST, given.get("prompt_lookup_max", SHORTEST)))
+    return {
+        "speculation": way,
+        "num_speculative_tokens": number or given.get("num_speculative_tokens"),
+        "prompt_lookup_min": shortest,
+        "prompt_lookup_max": given.get("prompt_lookup_max", max(LONGEST, shortest)),
+    }
