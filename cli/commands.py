@@ -27,6 +27,7 @@ COMMANDS = {
     "check": ("infer.cli.check", "Check a JSONL file without loading the model's weights."),
     "merge": ("infer.cli.tools.merge", "Put the shards of one output together."),
     "diff": ("infer.cli.tools.diff", "Compare two outputs of the same input."),
+    "report": ("infer.cli.tools.report", "Draw a finished output as one HTML page."),
     "bench": ("infer.cli.bench", "Measure throughput, and where the time goes."),
     "models": ("infer.cli.models", "Fetch, list, remove and quantize models."),
     "config": ("infer.cli.config", "Show the engine's settings and where each came from."),

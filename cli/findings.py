@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .signals import Signals
 from .terminal import messages, streams
 from .terminal.progress import Progress
-from .terminal.table import clock, counted, table
+from .terminal.table import bars, clock, counted, table
 
 if TYPE_CHECKING:
     from infer.core.build.plan import Plan
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 #: Where Linux shows GPUs (WSL's too).
 _GPUS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")
-#: Characters of the longest bar of the histogram.
-_BAR = 40
 #: Characters of a message that are shown; --json has all of it.
 _MESSAGE = 160
 
@@ -147,7 +145,7 @@ def _text(findings: Findings, need: dict[str, Any] | None, config: EngineConfig,
         yield f"\nprompt tokens: {findings.prompts.total:,} in {good}\n"
         if findings.prompts.count:
             yield "  " + ", ".join(f"{name} {value:,}" for name, value in findings.prompts.to_json().items()) + "\n"
-        yield _histogram(findings)
+        yield bars(findings.tokenized.buckets())
         if findings.tokenized.count > findings.prompts.count:
             yield "    (records that would fail are counted here too)\n"
     if repeats := findings.distinct.repeats:
@@ -170,16 +168,6 @@ def _error_rows(findings: Findings) -> Iterator[tuple[str, str, str]]:
         message = " ".join(message.split())
         message = message if len(message) <= _MESSAGE else message[:_MESSAGE] + "…"
         yield code, f"{count:,}", f"first on {place}: {message}"
-
-
-def _histogram(findings: Findings) -> str:
-    rows = findings.tokenized.buckets()
-    most = max(count for _, _, count in rows)
-    lines = [
-        (f"{low:,}" if low == high else f"{low:,}-{high:,}", f"{count:,}", "#" * math.ceil(_BAR * count / most))
-        for low, high, count in rows
-    ]
-    return table(lines, right=frozenset({0, 1}), indent="    ")
 
 
 def _kv_text(need: dict[str, Any], config: EngineConfig, largest: str) -> Iterator[str]:

@@ -41,7 +41,7 @@ def run_command(spec: JobSpec) -> int:
 def _run(spec: JobSpec, stats_file: StatsFile | None) -> int:
     io = spec.io
     stats = JobStats(pools=spec.task.pools)
-    report = Report(stats, quiet=io.quiet, interval=io.progress_interval)
+    report = Report(stats, quiet=io.quiet, interval=io.progress_interval, verbose=io.verbose)
     with Signals(on_second=report.close) as signals, report:
         stdout = streams.stdout() if io.output in STDOUT else None
         telemetry = Telemetry(io, stats, command=spec.command, taken=_files(io), say=report.say)

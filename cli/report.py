@@ -13,7 +13,7 @@ from infer.core.jobs.stats import JobStats, peak_memory
 from .terminal import messages, streams
 from .terminal.messages import say
 from .terminal.progress import Progress
-from .terminal.table import clock, counted
+from .terminal.table import bars, clock, counted
 
 #: Seconds over which the speeds in a bar are taken.
 _SPEED_OVER = 10.0
@@ -31,12 +31,15 @@ class Report:
         input_size: bytes of the input, if known: gives the share done and the time left.
         quiet: say nothing but that records failed (errors are raised, not reported here).
         interval: seconds between progress lines where stderr is no terminal.
+        verbose: from 1 on the summary shows how long prompts and outputs were.
     """
 
-    def __init__(self, stats: JobStats, *, input_size: int | None = None, quiet: bool = False, interval: float = 30.0) -> None:
+    def __init__(
+        self, stats: JobStats, *, input_size: int | None = None, quiet: bool = False, interval: float = 30.0, verbose: int = 0
+    ) -> None:
         self._stats = stats
         self._size = input_size
-        self._quiet = quiet
+        self._quiet, self._verbose = quiet, verbose
         self._progress = Progress(quiet=quiet, interval=interval)
         self._said: set[str] = set()
         self._speed = _Speed(min_seconds=interval)
@@ -108,7 +111,7 @@ class Report:
                 failures_line(self._stats), event="summary", level="warning", records=self._stats.num_records, errors=self._stats.num_failed
             )
         if not messages.is_json():
-            for line in lines:
+            for line in [*lines, *(length_lines(self._stats) if self._verbose else ())]:
                 self.say(line)
         elif not self._quiet:
             told = self._stats.to_json(command="", settings={}, defaults={})
@@ -194,6 +197,16 @@ def summary_lines(stats: JobStats, *, max_tokens: int | None) -> list[str]:
     )
     lines.append(f"{first}peak memory {peak_memory() / 2**20:,.0f} MiB")
     return lines
+
+
+def length_lines(stats: JobStats) -> list[str]:
+    """Small histograms of this attempt's answers."""
+    shown = [("prompt", stats.prompt_lengths), *([] if stats.pools else [("output", stats.output_lengths)])]
+    return [
+        f"{what} tokens of a record: median {told.percentile(50):,}, most {told.max:,}\n{bars(told.buckets()).rstrip()}"
+        for what, told in shown
+        if told.count
+    ]
 
 
 def set_up_logging(*, quiet: bool, verbose: int) -> None:

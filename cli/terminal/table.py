@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+
+#: Characters of the longest bar of a histogram.
+BAR = 40
 
 
 def counted(number: int, what: str) -> str:
@@ -26,3 +30,13 @@ def table(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset(),
         return "  ".join(cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(cells))
 
     return "".join(f"{indent}{line(row)}".rstrip() + "\n" for row in rows)
+
+
+def bars(buckets: Sequence[tuple[int, int, int]]) -> str:
+    """A histogram: (smallest, largest, count) of each class, a line each."""
+    most = max(count for *_, count in buckets)
+    lines = [
+        (f"{low:,}" if low == high else f"{low:,}-{high:,}", f"{count:,}", "#" * math.ceil(BAR * count / most))
+        for low, high, count in buckets
+    ]
+    return table(lines, right=frozenset({0, 1}), indent="    ")

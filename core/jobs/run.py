@@ -302,5 +302,5 @@ class Run:
 
     def _put(self, row: Row) -> None:
         with self._hold():
-            self.stats.add(row.tally)
+            self.stats.add_row(row.tally)
             self._writer.put(row)

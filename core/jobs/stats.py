@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.stats import EngineStats
+from .histogram import Histogram
 from .tally import Tally
 
 _IMPORTED_AT = time.monotonic()
@@ -79,6 +80,17 @@ class JobStats(Tally):
     output_sha256: str | None = None
     #: Filled in by whoever starts the engine; None until then, and if no engine was needed.
     engine: EngineStats | None = None
+
+    #: Tokens of the prompts and outputs of this attempt's answers.
+    prompt_lengths: Histogram = field(default_factory=Histogram)
+    output_lengths: Histogram = field(default_factory=Histogram)
+
+    def add_row(self, tally: Tally) -> None:
+        """Counts one row of this attempt."""
+        self.add(tally)
+        if tally.num_answered:
+            self.prompt_lengths.add(tally.prompt_tokens)
+            self.output_lengths.add(tally.output_tokens)
 
     def resume(self, tally: Tally, *, attempts: int, run_s: float) -> None:
         """Takes over what earlier attempts finished."""

@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError
 from ..jobs.input.inputs import Inputs
-from ..jobs.input.lines import LineReader
-from ..jobs.input.source import Source
 from .answer import Answer
+from .rows import Rows
 
 #: Characters of a text that are shown on either side of the place where it changes.
 SHOWN = 40
@@ -183,7 +181,7 @@ def compare(a: str, b: str, *, tolerance: float = 0.0, examples: int = 0) -> Dif
     diff = Diff(tolerance, examples)
     inputs = Inputs([a, b], "jsonl")
     try:
-        ours, theirs = (_Rows(name, source) for name, source in zip((a, b), inputs.sources, strict=True))
+        ours, theirs = (Rows(name, source) for name, source in zip((a, b), inputs.sources, strict=True))
         one = ours.next()
         other = theirs.next(one)
         while one is not None or other is not None:
@@ -201,48 +199,6 @@ def compare(a: str, b: str, *, tolerance: float = 0.0, examples: int = 0) -> Dif
     finally:
         inputs.close()
     return diff
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    index: int
-    line: bytes
-    answer: Answer
-
-
-class _Rows:
-    """The rows of an output, in order."""
-
-    def __init__(self, name: str, source: Source) -> None:
-        self._name, self._lines = "stdin" if name == "-" else name, LineReader(source)
-        self._number, self._place, self._last = 0, -1, -1
-
-    def next(self, like: _Row | None = None) -> _Row | None:
-        """The next one; None at the end. A line that is `like` another is not read twice. Raises ConfigError."""
-        while (line := self._lines.next()) is not None:
-            self._number += 1
-            if line.blank:
-                continue
-            self._place += 1
-            answer = like.answer if like is not None and line.data == like.line else self._read(line.data)
-            index = self._place if answer.index is None else answer.index
-            if index <= self._last:
-                raise ConfigError(
-                    f"line {self._number} of {self._name!r} has index {index:,} after {self._last:,}: the rows of an output are in order; "
-                    "put shards together with infer merge, and sort what was shuffled"
-                )
-            self._last = index
-            return _Row(index, line.data or b"", answer)
-        return None
-
-    def _read(self, line: bytes | None) -> Answer:
-        try:
-            if line is None:
-                raise ValueError("it is too long")
-            return Answer.of(line)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            why = error if isinstance(error, ValueError) else "its fields are not those of a row"
-            raise ConfigError(f"line {self._number} of {self._name!r} is no row of an output of infer: {why}") from None
 
 
 def _common(one: str, other: str) -> int:
