@@ -6,13 +6,19 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from torch import Tensor
+
 from .lora import LoRAOps
 from .ops import Ops
+from .products import ProductOps
 from .state import StateOps
 
 #: The names of all operations.
 OPERATIONS = tuple(
-    name for part in (Ops, StateOps, LoRAOps) for name, value in vars(part).items() if callable(value) and not name.startswith("_")
+    name
+    for part in (Ops, ProductOps, StateOps, LoRAOps)
+    for name, value in vars(part).items()
+    if callable(value) and not name.startswith("_")
 )
 
 
@@ -37,6 +43,16 @@ class Backend(Ops):
     def __init__(self) -> None:
         self.row_chunk = 0
         self.deterministic = False
+
+    def pack_halves(self, weight: Tensor) -> Any:
+        """As any other weight."""
+        return self.pack_weight(weight)
+
+    def linear_gated(self, x: Tensor, weight: Any, bias: Tensor | None, kind: str) -> Tensor:
+        """One after the other."""
+        made = self.gated_activation(self.linear(x, weight, bias), kind)
+        assert isinstance(made, Tensor), "asked for without quantization"
+        return made
 
     def any_rows(self, weight: Any) -> bool:
         """Libraries treat left-over rows differently."""

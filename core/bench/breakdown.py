@@ -14,7 +14,16 @@ from .timing import OpKey, OpTime
 
 #: Operations that are linear layers or attention; what else runs in the model is row-wise (norms, rotation, activation...).
 LINEAR = frozenset(
-    {"linear", "linear_int8", "linear_grouped", "linear_fp8", "linear_experts", "linear_experts_int8", "linear_experts_grouped"}
+    {
+        "linear",
+        "linear_gated",
+        "linear_int8",
+        "linear_grouped",
+        "linear_fp8",
+        "linear_experts",
+        "linear_experts_int8",
+        "linear_experts_grouped",
+    }
 )
 ATTENTION = frozenset({"plan_attention", "attention", "plan_segments", "segment_attention"})
 #: Operations of the sampler, whose time is a stage of its own.

@@ -29,6 +29,7 @@ class Linear:
         cuts: what this rank holds of each weight; None is all. Of output features (dimension 0) it holds the biases of, too;
             where it holds some of the input features (dimension 1) the sum over ranks is the product, and rank 0 adds the bias.
         method: how the weight is stored and applied; None: as was chosen for a layer of the first name, see quant/choice.py.
+        gated: what it gives is for `gated`, most of the time.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class Linear:
         bias: bool,
         cuts: Sequence[Cut] | None = None,
         method: LinearMethod | None = None,
+        gated: bool = False,
     ) -> None:
         self.method = method or chosen(ops, names[0])
+        self.method.gated = gated
         self.weights = self.method.declare(names, outs, in_features, cuts)
         shapes = [(out, in_features) for out in outs]
         held = shapes if cuts is None else [cut.shape(shape) for cut, shape in zip(cuts, shapes, strict=True)]
@@ -80,6 +83,12 @@ class Linear:
             self._zeros = torch.zeros(self.out_features, device=x.device if isinstance(x, Tensor) else x.values.device)
         made = self.method.apply(x, self._zeros)
         return unscaled(made if adapters is None or not self.pairs else self._adapted(made, x, adapters))
+
+    def gated(self, x: Rows, adapters: AdapterRows | None, kind: str, *, quantize: bool) -> Rows:
+        """`Ops.gated_activation` of `part`, in one pass where there is one."""
+        if adapters is None or not self.pairs:
+            return self.method.apply_gated(x, self.bias.tensor if self.bias is not None else None, kind, quantize=quantize)
+        return self.method.ops.gated_activation(self.part(x, adapters), kind, quantize=quantize)
 
     def _adapted(self, made: Rows, x: Rows, adapters: AdapterRows) -> Rows:
         """`made` of x, with what adapters add to it, in place."""

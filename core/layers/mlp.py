@@ -22,15 +22,19 @@ class MLP:
         up: checkpoint prefixes. Of a gated block: gate and up, or one layer that is both, gate first.
         down: checkpoint prefix.
         learned: checkpoint prefix of an activation that has learned numbers.
+        alone: its layers are not multiplied together with others'.
     """
 
-    def __init__(self, ops: Ops, up: Sequence[str], down: str, hidden_size: int, spec: MLPSpec, *, learned: str = "") -> None:
+    def __init__(
+        self, ops: Ops, up: Sequence[str], down: str, hidden_size: int, spec: MLPSpec, *, learned: str = "", alone: bool = True
+    ) -> None:
         self.ops = ops
         self.gated, self.gate_scale, self.out_scale = spec.gated, spec.gate_scale, spec.out_scale
         self.kind = "" if spec.learned_activation else activation_kind(spec.activation, gated=spec.gated)
         self.learned = XIELU(learned) if spec.learned_activation else None
         widths = [(1 + spec.gated) * spec.size // len(up)] * len(up)
-        self.up = Linear(ops, list(up), hidden_size, widths, bias=spec.biases[0], cuts=shared_out(*widths))
+        self._fused = alone and spec.gated and self.learned is None and spec.gate_scale == 1
+        self.up = Linear(ops, list(up), hidden_size, widths, bias=spec.biases[0], cuts=shared_out(*widths), gated=self._fused)
         self.down = Linear(ops, [down], spec.size, [hidden_size], bias=spec.biases[1], cuts=shared_in(spec.size))
 
     @property
@@ -48,6 +52,8 @@ class MLP:
     def _activated(self, x: Rows, adapters: AdapterRows | None) -> Rows:
         if self.learned is not None:
             return self.learned(unscaled(self.up(x, adapters)))
+        if self._fused:
+            return self.up.gated(x, adapters, self.kind, quantize=self.down.method.quantizes_input)
         activate = self.ops.gated_activation if self.gated else self.ops.activation
         made = self.up(x, adapters)
         if self.gate_scale != 1:

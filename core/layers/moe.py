@@ -47,7 +47,9 @@ class Experts:
             for number in (number for number in range(spec.count) if number not in self.own):
                 self._elsewhere[number] = [_none_of(tensor) for tensor in expert_tensors(layer, names, hidden_size, spec, number)]
         with sharding(SINGLE if self.group.whole_experts else self.group):
-            self.experts = [MLP(ops, [name.format(n) for name in up], down.format(n), hidden_size, spec.each) for n in self.own]
+            self.experts = [
+                MLP(ops, [name.format(n) for name in up], down.format(n), hidden_size, spec.each, alone=False) for n in self.own
+            ]
         self.shared = self.shared_gate = None
         if spec.shared is not None:
             self.shared = MLP(

@@ -28,6 +28,8 @@ class LinearMethod(ABC):
 
     def __init__(self, ops: Ops) -> None:
         self.ops = ops
+        self.gated = False
+        """What the layer gives is for `apply_gated`. Said before there is a weight."""
         self.place: Place | None = None
         """Says where a weight's tensors go as soon as it is packed; None leaves them where they are."""
         self._weight: Any = None
@@ -93,6 +95,10 @@ class LinearMethod(ABC):
     @abstractmethod
     def apply(self, x: Rows, bias: Tensor | None) -> Rows:
         """x [N, in] @ weight^T + bias [out] -> [N, out]."""
+
+    def apply_gated(self, x: Rows, bias: Tensor | None, kind: str, *, quantize: bool) -> Rows:
+        """`Ops.gated_activation` of what `apply` gives, in the same bits; here one after the other."""
+        return self.ops.gated_activation(self.apply(x, bias), kind, quantize=quantize)
 
     @classmethod
     def apply_experts(cls, methods: Sequence[LinearMethod], x: Rows, starts: Tensor, biases: Sequence[Tensor] | None) -> Rows:

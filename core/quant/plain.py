@@ -23,13 +23,19 @@ class Plain(LinearMethod):
         assert isinstance(x, Tensor), "rows are quantized only for layers that ask for it"
         return self.ops.linear(x, self._weight, bias)
 
+    def apply_gated(self, x: Rows, bias: Tensor | None, kind: str, *, quantize: bool) -> Rows:
+        if quantize or not self.gated:
+            return super().apply_gated(x, bias, kind, quantize=quantize)
+        assert isinstance(x, Tensor), "rows are quantized only for layers that ask for it"
+        return self.ops.linear_gated(x, self._weight, bias, kind)
+
     @classmethod
     def apply_experts(cls, methods: Sequence[LinearMethod], x: Rows, starts: Tensor, biases: Sequence[Tensor] | None) -> Rows:
         assert isinstance(x, Tensor), "rows are quantized only for layers that ask for it"
         return methods[0].ops.linear_experts(x, [method._weight for method in methods], starts, biases)
 
     def _pack(self, weight: Tensor) -> Any:
-        return self.ops.pack_weight(weight)
+        return self.ops.pack_halves(weight) if self.gated else self.ops.pack_weight(weight)
 
 
 class InFloat32(Plain):
@@ -48,3 +54,7 @@ class InFloat32(Plain):
     def apply(self, x: Rows, bias: Tensor | None) -> Tensor:
         assert isinstance(x, Tensor), "rows are quantized only for layers that ask for it"
         return super().apply(x.float(), None if bias is None else bias.float())
+
+    def apply_gated(self, x: Rows, bias: Tensor | None, kind: str, *, quantize: bool) -> Rows:
+        assert isinstance(x, Tensor), "rows are quantized only for layers that ask for it"
+        return super().apply_gated(x.float(), None if bias is None else bias.float(), kind, quantize=quantize)

@@ -37,7 +37,8 @@ from . import (
 
 _MODULES = (activation, attention, experts, fp8, gated_norm, grouped, int8, kv, linear, lora, norm, quantize, rope, sampling, segments)
 _STATES = (convolution, delta, mamba2, selective_scan)
-_linear, _linear_experts = linear.linear, experts.linear_experts
+_linear, _linear_experts, _linear_gated = linear.linear, experts.linear_experts, linear.linear_gated
+_packed = linear.packed
 
 
 class Ops(Backend, modules=_MODULES + _STATES):
@@ -57,6 +58,14 @@ class Ops(Backend, modules=_MODULES + _STATES):
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return _linear(x, weight, bias, self.row_chunk)
+
+    def pack_halves(self, weight: Tensor) -> Any:
+        return _packed(weight, halves=True)
+
+    def linear_gated(self, x: Tensor, weight: Any, bias: Tensor | None, kind: str) -> Tensor:
+        if isinstance(weight, gemm.Panels):
+            return _linear_gated(x, weight, bias, kind)
+        return super().linear_gated(x, weight, bias, kind)
 
     def linear_experts(self, x: Tensor, weights: Sequence[Any], starts: Tensor, biases: Sequence[Tensor] | None) -> Tensor:
         return _linear_experts(x, weights, starts, biases, self.row_chunk)

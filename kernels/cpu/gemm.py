@@ -19,7 +19,7 @@ PANEL = 32
 _KINDS = {torch.bfloat16: 1, torch.float32: 4}
 
 _kinds = library.function("infer_gemm_kinds", "p")
-_pack = library.function("infer_gemm_pack", "ppii")
+_pack = library.function("infer_gemm_pack", "ppiii")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,8 @@ class Panels:
     """int32 [panels, words of a row, PANEL]"""
     out_features: int
     in_features: int
+    half: int = 0
+    """Features of each of two halves of `out_features`, of which panels hold 16 each; 0: panels hold features that follow each other."""
 
 
 @functools.cache
@@ -55,14 +57,16 @@ def takes_int8() -> bool:
     return "amx_int8" not in features.features()
 
 
-def pack(weight: Tensor) -> Panels:
-    """A weight [out, in] for which `takes` or `takes_int8` holds."""
+def pack(weight: Tensor, *, halves: bool = False) -> Panels:
+    """A weight [out, in] for which `takes` or `takes_int8` holds; with `halves` one for `Ops.linear_gated`."""
     out_features, in_features = weight.shape
     weight = in_words(weight)
     words = weight.shape[1] * weight.itemsize // 4
-    panels = torch.empty((-(-out_features // PANEL), words, PANEL), dtype=torch.int32)
-    _pack(panels, weight, out_features, words)
-    return Panels(panels, out_features, in_features)
+    half = out_features // 2 if halves else 0
+    count = -(-half // (PANEL // 2)) if halves else -(-out_features // PANEL)
+    panels = torch.empty((count, words, PANEL), dtype=torch.int32)
+    _pack(panels, weight, out_features, words, half)
+    return Panels(panels, out_features, in_features, half)
 
 
 def in_words(x: Tensor) -> Tensor:

@@ -14,28 +14,44 @@ from torch import Tensor
 
 from ..reference.linear import in_chunks
 from . import gemm
+from .activation import KINDS
 from .gemm import Panels
 from .library import DTYPES, function
 
 #: Rows the layout is chosen for. Measured: the same speed at 16 to 2048 rows whatever it is.
 ROWS = 256
 
-_gemm = function("infer_gemm", "ppppiiiii")
+_gemm = function("infer_gemm", "ppppiiiiiii")
 
 
 def pack_weight(weight: Tensor) -> Panels | Tensor:
+    return packed(weight)
+
+
+def packed(weight: Tensor, *, halves: bool = False) -> Panels | Tensor:
+    """`halves`: for `linear_gated`, where that is a kernel of its own."""
     if gemm.takes(weight):
-        return gemm.pack(weight)
+        return gemm.pack(weight, halves=halves)
     return _pack(weight) if _can_pack(weight.dtype) else weight
 
 
 def linear(x: Tensor, weight: Panels | Tensor, bias: Tensor | None, row_chunk: int) -> Tensor:
     if isinstance(weight, Panels):  # row-wise by itself; the bias may be of another dtype, as float32
-        x, (rows, outs, words) = gemm.in_words(x), (x.shape[0], weight.out_features, weight.words.shape[1])
-        out = torch.empty((rows, outs), dtype=x.dtype)
-        _gemm(out, x, weight.words, bias, rows, outs, words, DTYPES[x.dtype], 0 if bias is None else DTYPES[bias.dtype])
-        return out
+        return _ours(x, weight, bias)
     return in_chunks(x, row_chunk, lambda part: _multiply(part, weight, bias))
+
+
+def linear_gated(x: Tensor, weight: Panels, bias: Tensor | None, kind: str) -> Tensor:
+    """See `Ops.linear_gated`, of a weight packed in halves: what the product gives is never written."""
+    return _ours(x, weight, bias, KINDS[kind])
+
+
+def _ours(x: Tensor, weight: Panels, bias: Tensor | None, gate: int = -1) -> Tensor:
+    x, (rows, outs, words) = gemm.in_words(x), (x.shape[0], weight.out_features, weight.words.shape[1])
+    out = torch.empty((rows, outs if gate < 0 else weight.half), dtype=x.dtype)
+    bias_dtype = 0 if bias is None else DTYPES[bias.dtype]
+    _gemm(out, x, weight.words, bias, rows, outs, words, DTYPES[x.dtype], bias_dtype, weight.half, gate)
+    return out
 
 
 @functools.cache

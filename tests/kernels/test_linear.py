@@ -62,6 +62,22 @@ def test_linear(ops: Ops, out: int, size: int, dtype: torch.dtype, bias: bool) -
         assert alike()
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("out", "size"), [(96, 64), (74, 18)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_linear_gated_gives_the_bits_of_both_in_turn(ops: Ops, out: int, size: int, dtype: torch.dtype, bias: bool) -> None:
+    x, w, b = made(out, size, dtype, bias=bias)
+    packed, plain_one = ops.pack_halves(w.clone()), ops.pack_weight(w.clone())
+    made_plain = ops.linear(x, plain_one, b)
+    assert torch.equal(ops.linear(x, packed, b), made_plain)
+    for kind in ("silu", "gelu", "gelu_tanh", "relu", "relu2", "clamped_swiglu", "sigmoid"):
+        whole = ops.linear_gated(x, packed, b, kind)
+        assert torch.equal(whole, ops.gated_activation(made_plain, kind)), kind
+    if ops.any_rows(packed):
+        for first, count in (*PARTS, (3, 1), (5, 13)):
+            assert torch.equal(ops.linear_gated(x[first : first + count].clone(), packed, b, kind), whole[first : first + count])
+
+
 def test_linear_of_no_rows(ops: Ops) -> None:
     for chunk in (0, 64):
         ops.row_chunk = chunk

@@ -252,3 +252,5 @@ def test_activations_over_their_whole_range(ops: Ops, kind: str) -> None:
     gated, alone = ops.gated_activation(x, kind), ops.activation(gate.repeat(16, 1), kind)
     torch.testing.assert_close(gated.double(), expected, rtol=1e-6, atol=2e-6)
     assert torch.equal(alone, gated)
+    narrow, rounded = x.bfloat16(), gate.bfloat16().double()
+    torch.testing.assert_close(ops.gated_activation(narrow, kind).double(), activated(kind, rounded).repeat(16, 1), rtol=1e-2, atol=1e-3)

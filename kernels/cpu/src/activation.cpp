@@ -1,55 +1,13 @@
 // act(x), or act(gate) * up of rows that hold both side by side, into plain or quantized rows.
 #include <cstdlib>
 
+#include "activation.h"
 #include "parallel.h"
-#include "powers.h"
 #include "quantized.h"
-#include "vectors.h"
 
 namespace {
 
 using namespace infer;
-
-// Same numbers as in activation.py.
-enum Kind : int32_t { SILU = 0, GELU = 1, GELU_TANH = 2, RELU = 3, RELU2 = 4, CLAMPED_SWIGLU = 5, SIGMOID = 6 };
-
-// As in ops.py.
-constexpr float CLAMP = 7.0f;
-
-// x times the normal distribution, to 3e-4 of what it differs from max(x, 0) by: that is |x| times the distribution's tail beyond |x|.
-inline f32x16 gelu_rough(f32x16 x) {
-    const f32x16 t = vabs(x);
-    f32x16 p = splat(-2.77861699e-4f);  // minimax polynomial of its binary logarithm from 0 to 5; falls ever faster from there
-    p = vfma(p, t, splat(5.40531118e-3f));
-    p = vfma(p, t, splat(-4.68508709e-2f));
-    p = vfma(p, t, splat(-4.65769882e-1f));
-    p = vfma(p, t, splat(-1.14876992f));
-    p = vfma(p, t, splat(-1.0f));
-    return select(x < splat(0.0f), splat(0.0f), x) - t * exp2_rough(p);
-}
-
-// ROUGH: for results that are rounded to bf16.
-template <int KIND, bool ROUGH> inline f32x16 activate(f32x16 x) {
-    if (KIND == RELU) return select(x < splat(0.0f), splat(0.0f), x);
-    if (KIND == RELU2) return select(x < splat(0.0f), splat(0.0f), x * x);
-    if (KIND == CLAMPED_SWIGLU) {
-        x = select(x > splat(CLAMP), splat(CLAMP), x);  // NaN stays
-        return x / (1.0f + vexp(-1.702f * x));
-    }
-    if (KIND == SIGMOID) return 1.0f / (1.0f + vexp(-x));
-    if (KIND == GELU && ROUGH) return gelu_rough(x);
-    if (KIND == GELU) return 0.5f * x * (1.0f + verf(x * 0.70710678f));
-    // silu is x * sigmoid(x); 1 + tanh(u) is 2 * sigmoid(2 u), so gelu_tanh is a sigmoid too.
-    f32x16 u = KIND == SILU ? x : x * vfma(x * x, splat(0.07135481f), splat(1.59576912f));
-    return x / (1.0f + vexp(-u));
-}
-
-// The factor that `up` is.
-template <int KIND> inline f32x16 other(f32x16 up) {
-    if (KIND != CLAMPED_SWIGLU) return up;
-    up = select(up > splat(CLAMP), splat(CLAMP), up);
-    return select(up < splat(-CLAMP), splat(-CLAMP), up) + 1.0f;
-}
 
 struct Activated {
     const void *x;         // [rows, size], or gated [rows, 2 * size]
@@ -106,7 +64,25 @@ template <class T, bool GATED> void run(const Activated &a, int64_t kind) {
     }
 }
 
+template <class T, int KIND> void gate(const T *pairs, int64_t rows, T *out, int64_t stride, int count) {
+    for (int64_t row = 0; row < rows; row++, pairs += 2 * LANES, out += stride) {
+        const f32x16 v = activate<KIND, std::is_same<T, bf16>::value>(load(pairs));
+        store_n(out, v * other<KIND>(load(pairs + LANES)), count);
+    }
+}
+
 }  // namespace
+
+template <class T> void infer::gate_rows(int64_t kind, const T *pairs, int64_t rows, T *out, int64_t stride, int64_t count) {
+    switch (kind) {
+#define INFER_GATE(KIND) \
+    case KIND: return gate<T, KIND>(pairs, rows, out, stride, (int)count);
+        INFER_GATE(SILU) INFER_GATE(GELU) INFER_GATE(GELU_TANH) INFER_GATE(RELU) INFER_GATE(RELU2) INFER_GATE(CLAMPED_SWIGLU) INFER_GATE(SIGMOID)
+#undef INFER_GATE
+    }
+}
+template void infer::gate_rows(int64_t, const float *, int64_t, float *, int64_t, int64_t);
+template void infer::gate_rows(int64_t, const bf16 *, int64_t, bf16 *, int64_t, int64_t);
 
 extern "C" void infer_activation(const void *x, const float *x_scale, void *out, float *out_scale, int64_t rows, int64_t size, int64_t dtype,
                                  int64_t kind, int64_t gated) {

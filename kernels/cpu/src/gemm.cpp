@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <utility>
 
+#include "activation.h"
 #include "gemm.h"
 #include "gemm/kinds.h"
 #include "parallel.h"
@@ -21,9 +22,16 @@
 namespace infer {
 namespace {
 
+// Where a block's results go: 16 features or twice 16, `apart` from each other, of which `left` are to be written: of both together where they
+// follow each other, else of each.
+template <class Out> struct Target {
+    Out *out;
+    int64_t stride, apart, left;
+};
+
 // R rows by H halves of a panel, from `panel` on. `ahead` is what to have fetched meanwhile: `lines` cache lines a word.
 template <class Kind, class Out, int R, int H>
-void part(const Gemm &g, int64_t row, int64_t column, const char *panel, const char *ahead, int lines) {
+void part(const Gemm &g, int64_t row, int64_t column, const char *panel, const char *ahead, int lines, const Target<Out> &to) {
     const int64_t stride = g.row_bytes();
     const char *x[(R + 2) / 3];
 #pragma GCC unroll 4
@@ -58,22 +66,36 @@ void part(const Gemm &g, int64_t row, int64_t column, const char *panel, const c
     f32x16 finished[R][H];
 #pragma GCC unroll 2
     for (int h = 0; h < H; h++) {
-        const typename Kind::Finish finish(g, column + h * LANES);
+        const typename Kind::Finish finish(g, h ? g.other(column) : column);
 #pragma GCC unroll 12
         for (int r = 0; r < R; r++) finished[r][h] = finish(Kind::STRETCH ? total[r][h] + sum[r][h] : sum[r][h], row + r);
     }
-    Out *out = (Out *)g.out + row * g.n + column;
+    if (H == 1 || to.apart == LANES)
 #pragma GCC unroll 12
-    for (int r = 0; r < R; r++) put(out + r * g.n, finished[r], g.n - column);
+        for (int r = 0; r < R; r++) put(to.out + r * to.stride, finished[r], to.left);
+    else
+        for (int r = 0; r < R; r++)
+            for (int h = 0; h < H; h++) store_n(to.out + r * to.stride + h * to.apart, finished[r][h], (int)std::min<int64_t>(LANES, to.left));
 }
 
 // R rows by one panel: as much of it at a time as leaves all sums in registers.
 template <class Kind, class Out, int R>
+void whole(const Gemm &g, int64_t row, int64_t column, const char *panel, const char *ahead, int lines, const Target<Out> &to) {
+    if constexpr (R <= WHOLE_ROWS) return part<Kind, Out, R, 2>(g, row, column, panel, ahead, lines, to);
+    const Target<Out> other{to.out + to.apart, to.stride, LANES, to.apart == LANES ? to.left - LANES : to.left};
+    part<Kind, Out, R, 1>(g, row, column, panel, ahead, (lines + 1) / 2, to);
+    if (other.left > 0) part<Kind, Out, R, 1>(g, row, g.other(column), panel + LANES * 4, ahead + g.words * 64, lines / 2, other);
+}
+
+// The same, to where it belongs.
+template <class Kind, class Out, int R>
 void block(const Gemm &g, int64_t row, int64_t column, const char *panel, const char *ahead, int lines) {
     Kind::soon(g, column);
-    if constexpr (R <= WHOLE_ROWS) return part<Kind, Out, R, 2>(g, row, column, panel, ahead, lines);
-    part<Kind, Out, R, 1>(g, row, column, panel, ahead, (lines + 1) / 2);
-    if (column + LANES < g.n) part<Kind, Out, R, 1>(g, row, column + LANES, panel + LANES * 4, ahead + g.words * 64, lines / 2);
+    const int64_t left = (g.half ? g.half : g.n) - column;
+    if (g.gate < 0) return whole<Kind, Out, R>(g, row, column, panel, ahead, lines, {(Out *)g.out + row * g.n + column, g.n, g.other(0), left});
+    Out both[R * PANEL];  // as they would be without an activation
+    whole<Kind, Out, R>(g, row, column, panel, ahead, lines, {both, PANEL, LANES, PANEL});
+    gate_rows(g.gate, both, R, (Out *)g.out + row * g.half + column, g.half, std::min<int64_t>(LANES, left));
 }
 
 template <class Kind, class Out, int... R>
@@ -87,7 +109,7 @@ template <class Kind, class Out> void block_of(int rows, const Gemm &g, int64_t 
 
 // Products of several weights of one shape, each with rows of its own: threads share out all their panels and chunks of rows.
 template <class Kind, class Out> void multiply(const Gemm *gemms, int64_t count) {
-    const int64_t words = gemms->words, panels = (gemms->n + PANEL - 1) / PANEL, panel_bytes = words * PANEL * 4;
+    const int64_t words = gemms->words, panels = gemms->panels(), panel_bytes = words * PANEL * 4;
     const int64_t most = std::max<int64_t>(CHUNK_ROWS, ROWS_BYTES / gemms->row_bytes());
     // A panel costs as much as its rows, and where they are few, the time in which it comes from memory.
     Shares shares(count, [&](int64_t i) { return gemms[i].rows; }, panels, most, MOST_ROWS,
@@ -101,7 +123,7 @@ template <class Kind, class Out> void multiply(const Gemm *gemms, int64_t count)
         const char *ahead = next < 0 ? nullptr : gemms[next].weight + next_panel * panel_bytes;
         for (int64_t b = 0; b < blocks; b++, ahead += lines * words * 64) {
             const int64_t row = chunk.count * b / blocks, some = chunk.count * (b + 1) / blocks - row;
-            block_of<Kind, Out>((int)some, g, chunk.first + row, p * PANEL, g.weight + p * panel_bytes, ahead, b < fetching ? lines : 0);
+            block_of<Kind, Out>((int)some, g, chunk.first + row, g.column(p), g.weight + p * panel_bytes, ahead, b < fetching ? lines : 0);
         }
     };
     shares.in_team([&] { shares.work(task); });
@@ -158,24 +180,27 @@ extern "C" void infer_gemm_kinds(int64_t *kinds) {
 #endif
 }
 
-// weight [n][words * 4 bytes] -> panels [ceil(n / 32)][words][32] words, zeros beyond n.
-extern "C" void infer_gemm_pack(uint32_t *panels, const uint32_t *weight, int64_t n, int64_t words) {
-    const int64_t count = (n + infer::PANEL - 1) / infer::PANEL;
+// weight [n][words * 4 bytes] -> panels [panels][words][32] words, zeros beyond n, or beyond each half of n if `half` is not 0 (see Gemm).
+extern "C" void infer_gemm_pack(uint32_t *panels, const uint32_t *weight, int64_t n, int64_t words, int64_t half) {
+    infer::Gemm g{};
+    g.n = n, g.half = half;
+    const int64_t count = g.panels(), end = half ? half : n;
     infer::parallel_for(count, 1, [&](int64_t p) {
         for (int64_t k = 0; k < words; k++)
             for (int64_t i = 0; i < infer::PANEL; i++) {
-                const int64_t feature = p * infer::PANEL + i;
-                panels[(p * words + k) * infer::PANEL + i] = feature < n ? weight[feature * words + k] : 0;
+                const int64_t second = i / infer::LANES, in = g.column(p) + (half ? i % infer::LANES : i);
+                panels[(p * words + k) * infer::PANEL + i] = in < end ? weight[(half ? second * half + in : in) * words + k] : 0;
             }
     });
 }
 
-// out [rows][n] = x [rows][words * 4 bytes] * weight + bias, all float32 or all bf16; the bias of any type.
+// out [rows][n] = x [rows][words * 4 bytes] * weight + bias, all float32 or all bf16; the bias of any type. `half`, `gate`: see Gemm; with a gate
+// out [rows][half].
 extern "C" void infer_gemm(void *out, const void *x, const void *panels, const void *bias, int64_t rows, int64_t n, int64_t words, int64_t dtype,
-                           int64_t bias_dtype) {
+                           int64_t bias_dtype, int64_t half, int64_t gate) {
     const bool narrow = bias && bias_dtype != infer::F32;
     float *buffer = narrow ? (float *)malloc(n * sizeof(float)) : nullptr;
-    const infer::Gemm g{out, (const char *)x, (const char *)panels, nullptr, nullptr, infer::widened(bias, bias_dtype, n, buffer), nullptr, rows, n, words};
+    const infer::Gemm g{out, (const char *)x, (const char *)panels, nullptr, nullptr, infer::widened(bias, bias_dtype, n, buffer), nullptr, rows, n, words, half, gate};
     if (dtype == infer::F32) infer::multiply<infer::Float, float>(&g, 1);
 #if defined(INFER_GEMM_BF16)
     if (dtype == infer::BF16) infer::multiply<infer::Bf16, infer::bf16>(&g, 1);

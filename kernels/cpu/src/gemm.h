@@ -29,7 +29,13 @@ struct Gemm {
     const float *bias;     // [n] or null; with int8 only beside row_scale
     const float *row_scale;  // [rows] or null: what a row of int8 products is still to be multiplied by
     int64_t rows, n, words;
+    int64_t half = 0;   // features of each of two halves of n, of which panels hold 16 each, side by side; 0: panels hold 32 that follow each other
+    int64_t gate = -1;  // with halves: the activation that makes one of both, see activation.h; or -1
     int64_t row_bytes() const { return words * 4; }
+    int64_t panels() const { return half ? (half + PANEL / 2 - 1) / (PANEL / 2) : (n + PANEL - 1) / PANEL; }
+    // The first feature of a panel, and of its other 16.
+    int64_t column(int64_t panel) const { return half ? panel * (PANEL / 2) : panel * PANEL; }
+    int64_t other(int64_t column) const { return column + (half ? half : PANEL / 2); }
 };
 
 // Up to MOST_ROWS rows from `row` on by the panel [words][PANEL] of output features from `column` on, all of `dtype`, which is one of
