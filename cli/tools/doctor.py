@@ -31,7 +31,7 @@ def doctor(*, as_json: bool, invariance: bool) -> int:
     is no failure: the exit status is 1 only if nothing would run here.
 
     With --invariance it answers the same records alone, in batches of 2 to 2,048, in chunks, with cached prefixes, preempted,
-    by several threads, and compares every bit. Without --model a small random model is tried in each type and scheme this machine
+    by several threads and lanes, and compares every bit. Without --model a small random model is tried in each type and scheme this machine
     has; with it, that model as its options say. The exit status is 1 if anything differs.
 
     \b

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def checks(records: int, batches: Sequence[int], most_threads: int) -> list[Chec
     threads = sorted({n for n in (2, 4, 8, 16, 32, 64, 128, most_threads) if 1 < n <= max(2, most_threads)})
     # Two choices of the longest record, and little more: records take the blocks away from each other.
     few_blocks = 2 * (-(-LONGEST // BLOCK)) + 4
-    return [
+    found = [
         *(Check(f"{n:,} sequences at a time", {"max_num_seqs": n}, fillers=max(0, n - records)) for n in batches),
         *(Check(f"chunks of {n} tokens", {"max_num_batched_tokens": n, "max_num_seqs": min(n - 1, 64)}) for n in CHUNKS),
         Check("backwards", {"max_num_seqs": 7}, backwards=True),
@@ -145,7 +146,19 @@ def checks(records: int, batches: Sequence[int], most_threads: int) -> list[Chec
         ),
         Check("blocks of 4 tokens", {"block_size": 4}),
         *(Check(f"{n} threads", {"threads": n}) for n in threads),
+        *(
+            # With few sequences one lane does it all.
+            Check(
+                f"{n} lanes",
+                {"lanes": n, "threads": n, "max_num_seqs": 32 * n},
+                fillers=32 * n,
+                reached=lambda engine: engine.config.lanes > 1,
+            )
+            for n in (2, 4)
+        ),
+        Check("speculation", {"speculation": "ngram"}, reached=lambda engine: getattr(engine.stats, "num_drafts", 0) > 0),
     ]
+    return [check for check in found if check.settings.keys() <= EngineArgs.settings().keys()]
 
 
 def measure_invariance(
@@ -170,7 +183,7 @@ def measure_invariance(
             one: dict[str, Any] = {"name": form.name, "settings": dict(form.settings), "error": None, "checks": []}
             try:
                 trial = _Trial(args, form, records)
-                found = [("linear layers: rows in batches", trial.rows(), True)]
+                found = [("linear layers: rows in batches", trial.rows, True)]
                 found += [(check.name, *trial.run(check)) for check in checks(records, batches, most)]
                 one["dtype"] = trial.dtype
                 one["checks"] = [_told(name, difference, reached) for name, difference, reached in found]
@@ -202,33 +215,23 @@ class _Trial:
 
     def __init__(self, args: EngineArgs, form: Form, records: int) -> None:
         self._args, self._records = replace(args, **form.settings), records
-        engine = self._engine(Check("alone", {"max_num_seqs": 1, "enable_prefix_caching": False}))
-        self.dtype = engine.config.dtype
-        self._layers = engine.runner.model
-        self._requests = list(_requests(records, engine.vocab_size))
-        self._base = _answers(engine, self._requests)
+        with self._engine(Check("alone", {"max_num_seqs": 1, "enable_prefix_caching": False})) as engine:
+            self.dtype = engine.config.dtype
+            self.rows = _rows_of_all(engine, DTYPES[self.dtype])
+            self._requests = list(_requests(records, engine.vocab_size))
+            self._base = _answers(engine, self._requests)
 
     def run(self, check: Check) -> tuple[Difference, bool]:
         """The records answered as the check says, against the base; and if the check tried what it is for."""
-        engine = self._engine(check)
-        requests = self._requests[::-1] if check.backwards else self._requests
-        fillers = list(_fillers(check.fillers, engine.vocab_size))
-        for _ in range(check.passes):
-            got = _answers(engine, [*fillers[::2], *requests, *fillers[1::2]])
-        return _compared(self._base, got), check.reached(engine)
+        with self._engine(check) as engine:
+            requests = self._requests[::-1] if check.backwards else self._requests
+            fillers = list(_fillers(check.fillers, engine.vocab_size))
+            for _ in range(check.passes):
+                got = _answers(engine, [*fillers[::2], *requests, *fillers[1::2]])
+            return _compared(self._base, got), check.reached(engine)
 
-    @torch.inference_mode()
-    def rows(self) -> Difference:
-        """Random rows multiplied by each shape of weight the model has, alone and among others."""
-        model, seen, found = self._layers, set(), Difference()
-        for layer in [*model.linears(), model.head]:
-            kind = (layer.method.kind, layer.in_features, layer.out_features)
-            if kind not in seen:
-                seen.add(kind)
-                found += _rows(layer, DTYPES[self.dtype])
-        return found
-
-    def _engine(self, check: Check) -> Engine:
+    @contextmanager
+    def _engine(self, check: Check) -> Iterator[Engine]:
         # Room for all of them at a time: two choices of the longest record, one block of a filler.
         blocks = 2 * self._records * -(-LONGEST // check.settings.get("block_size", BLOCK)) + check.fillers
         # One thread but where threads are what is tried: the answers say the same, and a busy machine waits for none of the others.
@@ -240,11 +243,27 @@ class _Trial:
             "num_gpu_blocks_override": blocks,
         }
         settings |= {"max_model_len": LONGEST, **check.settings}
-        return build_engine(make_plan(replace(self._args, **settings)))
+        engine = build_engine(make_plan(replace(self._args, **settings)))
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+
+@torch.inference_mode()
+def _rows_of_all(engine: Engine, dtype: torch.dtype) -> Difference:
+    """Random rows multiplied by each shape of weight the model has, alone and among others."""
+    model, seen, found = engine.runner.model, set(), Difference()
+    for layer in [*model.linears(), model.head]:
+        kind = (layer.method.kind, layer.in_features, layer.out_features)
+        if kind not in seen:
+            seen.add(kind)
+            found += _rows(layer, dtype)
+    return found
 
 
 def _requests(count: int, vocab_size: int) -> Iterator[Request]:
-    """Prompts of many lengths, half of them with a common beginning; greedy, sampled, and two choices."""
+    """Prompts of many lengths, half of them with a common beginning, some that repeat themselves; greedy, sampled, and two choices."""
     dice = random.Random(0)
     common = dice.choices(range(vocab_size), k=2 * BLOCK + 5)
     kinds: list[dict[str, Any]] = [
@@ -255,7 +274,9 @@ def _requests(count: int, vocab_size: int) -> Iterator[Request]:
     ]
     for i in range(count):
         own = dice.choices(range(vocab_size), k=1 + i * 7 % 60)
-        params = SamplingParams(max_tokens=6 + i % 7, ignore_eos=True, **kinds[i % len(kinds)])
+        if i % 4 == 0:
+            own = (own[:9] * 7)[: len(own)]
+        params = SamplingParams(max_tokens=20 if i % 4 == 0 else 6 + i % 7, ignore_eos=True, **kinds[i % len(kinds)])
         yield Request(f"record {i}", common + own if i % 2 else own, params, i)
 
 

@@ -114,6 +114,7 @@ class _Suite:
                 told["breakdown"] = _parts(breakdown_of(bench.run_timed(workload), peaks, config.dtype, bench.engine.vocab_size))
             self.done.append(told)
         self.engines.append(_engine(bench, peaks))
+        bench.engine.close()
         del bench
         gc.collect()
 
