@@ -24,6 +24,7 @@ from ..quant.told import weights_told
 from ..sampling.transfers import on
 from ..settings.config import EngineConfig
 from ..weights.parameter import Parameter
+from .draft_model import build_draft_model
 from .end_tokens import end_tokens_of
 from .generating import DTYPES, device_of, load_kernels
 from .plan import Plan
@@ -49,13 +50,16 @@ def build_engine(plan: Plan, wrap_ops: WrapOps | None = None) -> Engine:
         config = replace(config, lanes=1)
     if runner.num_states:
         config = replace(config, max_num_seqs=min(config.max_num_seqs, runner.num_states))
+    ends = end_tokens_of(config, plan.source, tokenizer)
+    drafter = build_draft_model(config, num_blocks, tokenizer, ends, runner) if config.speculation == "draft" else None
     engine = Engine(
         config,
         runner,
         num_blocks,
         tokenizer,
-        end_tokens_of(config, plan.source, tokenizer),
+        ends,
         runner.model.vocab_size,
+        drafter=drafter,
         max_idle_blocks=kv_cache.max_idle_blocks(runner.caches),
         num_states=runner.num_states,
         swap=None if runner.swapper is None else runner.swapper.books(config),

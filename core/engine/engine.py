@@ -37,6 +37,7 @@ from .schedule import Schedule
 from .scheduler import Scheduler
 from .scoring.continuations import sequences_of
 from .speculation.choose import speculation_of
+from .speculation.drafter import Drafter
 from .speculation.rounds import rounds
 from .states import StateSlots
 from .stats import EngineStats, Stopwatch
@@ -54,6 +55,7 @@ class Engine:
         num_states: slots of states that the runner has for sequences and snapshots; 0: the model keeps none.
         swap: the books of the runner's blocks in CPU memory, if it has some.
         adapters: what requests may name of LoRA adapters; None: nothing.
+        drafter: guesses tokens where the settings ask for another than the sequences' own text.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Engine:
         num_states: int = 0,
         swap: SwapSpace | None = None,
         adapters: Registry | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         self.config = config
         self.vocab_size = vocab_size
@@ -107,7 +110,7 @@ class Engine:
         self._lacking_prompt_logprobs: set[Sequence] = set()
 
         def lane(scheduler: Scheduler) -> Lane:
-            speculation = speculation_of(config, scheduler, padded=not runner.any_rows)
+            speculation = speculation_of(config, scheduler, drafter, padded=not runner.any_rows)
             return Lane(scheduler, sampler(), self._lacking_prompt_logprobs, speculation)
 
         self._lane = lane(self.scheduler)

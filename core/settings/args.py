@@ -363,7 +363,6 @@ class EngineArgs(AdapterArgs, SpeculationArgs, LaterArgs):
             **{
                 **same,
                 **limits,
-                **choose_speculation(self, spec, kind=kind, pools=pools, notes=notes),
                 "enable_expert_parallel": whole_experts,
                 "device": device,
                 "kernels": kernels,
@@ -386,6 +385,7 @@ class EngineArgs(AdapterArgs, SpeculationArgs, LaterArgs):
                 "embeds_size": None if pools else self._embeds_size(spec),
                 "chunked_prefill": self.enable_chunked_prefill and not pools,
                 "enable_prefix_caching": self.enable_prefix_caching and not pools,
+                **choose_speculation(self, spec, kind=kind, pools=pools, notes=notes),
                 "notes": tuple(notes),
             }
         )

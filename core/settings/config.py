@@ -88,7 +88,8 @@ class EngineConfig:
     enable_prompt_embeds: bool  # prompts may be embeddings
     embeds_size: int | None  # features of embeddings in place of tokens; None: there are none
 
-    speculation: str = "off"  # "off", "auto" or "ngram": where guesses at the next tokens come from
+    speculation: str = "off"  # "off", "auto", "ngram" or "draft": where guesses at the next tokens come from
+    speculative_model: str | None = None  # the smaller model that makes them
     num_speculative_tokens: int | None = None  # most guessed of a sequence in a step
     prompt_lookup_min: int = 2  # tokens that must have come before in the same order for a guess
     prompt_lookup_max: int = 16  # tokens that are compared at most

@@ -19,8 +19,8 @@ SHORTEST, LONGEST = 2, 16
 DRAFTS, MOST_DRAFTS = 7, 15
 
 #: Ways of vLLM's `speculative_config` -> ours; the others it has.
-_METHODS = {"ngram": "ngram", "suffix": "ngram"}
-_OTHER_METHODS = ("draft_model", "eagle", "eagle3", "medusa", "mlp_speculator", "mtp", "ngram_gpu")
+_METHODS = {"ngram": "ngram", "suffix": "ngram", "draft_model": "draft"}
+_OTHER_METHODS = ("eagle", "eagle3", "medusa", "mlp_speculator", "mtp", "ngram_gpu")
 _NUMBERS = ("num_speculative_tokens", "prompt_lookup_min", "prompt_lookup_max")
 
 
@@ -38,8 +38,12 @@ def speculative_config(value: dict[str, Any]) -> str:
     for name, given in value.items():
         if name == "method":
             continue
+        if name == "model":
+            if not isinstance(given, str) or not given:
+                return f"model must be a text, not {given!r}"
+            continue
         if name not in _NUMBERS:
-            return f"has no {name!r}{nearest(name, ('method', *_NUMBERS))}"
+            return f"has no {name!r}{nearest(name, ('method', 'model', *_NUMBERS))}"
         if not isinstance(given, int) or isinstance(given, bool) or given < 1:
             return f"{name} must be an integer of at least 1, not {given!r}"
     if value.get("prompt_lookup_min", SHORTEST) > value.get("prompt_lookup_max", max(LONGEST, value.get("prompt_lookup_min", 0))):
@@ -58,10 +62,10 @@ class SpeculationArgs:
         "off",
         "Guess tokens and compute them with the one before; those that are then drawn are kept, so no output changes. ngram: they are "
         "copied from where the same words stood before in the record's prompt or output; auto: the same on CPUs, in steps of few "
-        "sequences, as far as it pays in this job.",
-        choices=("auto", "off", "ngram"),
-        later=("draft",),
+        "sequences, as far as it pays in this job; draft: --speculative-model makes them.",
+        choices=("auto", "off", "ngram", "draft"),
     )
+    speculative_model: str | None = _speculation(None, "Smaller model of the same tokens that makes the guesses; with --speculation draft.")
     num_speculative_tokens: int | None = _speculation(None, "Most tokens guessed of a sequence in a step.", low=1, high=255)
     speculative_config: dict[str, Any] | None = _speculation(
         None,
@@ -72,6 +76,7 @@ class SpeculationArgs:
 
 class _Args(Protocol):
     speculation: str
+    speculative_model: str | None
     num_speculative_tokens: int | None
     speculative_config: dict[str, Any] | None
     tensor_parallel_size: int
@@ -87,6 +92,17 @@ def choose_speculation(args: _Args, spec: ModelSpec, *, kind: str, pools: bool, 
         if way not in ("off", "auto", asked):
             raise ConfigError(f"speculation={way} and speculative_config with method={given['method']} contradict each other; give one")
         way = asked
+    model = args.speculative_model or given.get("model")
+    if args.speculative_model and given.get("model", args.speculative_model) != args.speculative_model:
+        raise ConfigError("speculative_model is given twice, and another one in speculative_config; give one")
+    if model and way == "off" and not given:
+        way = "draft"
+    if way == "draft" and not model:
+        raise ConfigError("speculation=draft needs a model that makes the guesses: give --speculative-model")
+    if model and way != "draft":
+        notes.append(Caution(f"speculative_model has no effect with speculation={way}"))
+    if way == "draft" and args.tensor_parallel_size > 1:
+        raise ConfigError("speculation=draft: ranks that share a model have no draft model yet; leave tensor_parallel_size at 1")
     number = args.num_speculative_tokens
     if number is not None and number != given.get("num_speculative_tokens", number):
         raise ConfigError("num_speculative_tokens is given twice, and another number in speculative_config; give one")
@@ -102,6 +118,8 @@ def choose_speculation(args: _Args, spec: ModelSpec, *, kind: str, pools: bool, 
     shortest = given.get("prompt_lookup_min", min(SHORTEST, given.get("prompt_lookup_max", SHORTEST)))
     return {
         "speculation": way,
+        "speculative_model": model if way == "draft" else None,
+        **({"lanes": 1} if way == "draft" else {}),  # one draft model serves one step at a time
         "num_speculative_tokens": number or given.get("num_speculative_tokens"),
         "prompt_lookup_min": shortest,
         "prompt_lookup_max": given.get("prompt_lookup_max", max(LONGEST, shortest)),

@@ -6,16 +6,15 @@ import random
 from collections.abc import Iterable, Mapping
 
 from infer.core.engine.engine import Engine
-from infer.core.engine.speculation.drafter import Draft
+from infer.core.engine.speculation.drafter import Draft, Drafter
 from infer.core.types.outputs import RequestOutput
 from infer.core.types.request import Sequence
 
 
-def guided(engine: Engine, guesses: Guesses) -> Guesses:
+def guided(engine: Engine, guesses: Drafter) -> None:
     """Has an engine of one lane take its drafts from `guesses`."""
     assert engine._lane.speculation is not None
     engine._lane.speculation.drafter = guesses
-    return guesses
 
 
 class Guesses:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from infer.core.build.engines import build_engine
+from infer.core.build.plan import make_plan
 from infer.core.engine.engine import Engine
+from infer.core.engine.speculation.draft_model import DraftModel
+from infer.core.errors import ConfigError
+from infer.core.sampling.sampler import Sampler
 from infer.core.settings.args import EngineArgs
 from infer.core.types.beam_params import BeamSearchParams
 from infer.core.types.outputs import RequestOutput
@@ -19,7 +25,7 @@ from infer.core.types.repetition import RepetitionDetectionParams
 from infer.core.types.request import Request
 
 from ...guesses import Guesses, guided
-from ...paged_memory import EOS, VOCABULARY
+from ...paged_memory import EOS, VOCABULARY, PagedMemory
 from ...stepping import drain
 from ..test_engine import requests
 
@@ -83,8 +89,12 @@ def test_every_request_gets_what_it_gets_without(
     without = answers(make_engine(**sizes, seed=7), made)
     preempts = {"swap_blocks": swap, "preemption_mode": "swap"} if swap else {}
     engine = make_engine(**sizes, **preempts, seed=7, enable_prefix_caching=caching, speculation=way, num_speculative_tokens=most)
-    guesses = guided(engine, Guesses(without, data.draw(st.integers(0, 99)), range(VOCABULARY)))
+    guesses = Guesses(without, data.draw(st.integers(0, 99)), range(VOCABULARY))
+    small = draft_model(num_blocks=data.draw(st.integers(1, 60)), length=data.draw(st.sampled_from([10, 512])))
+    by_model = data.draw(st.booleans())
+    guided(engine, small if by_model else guesses)
     got = answers(engine, made)
+    small.check_integrity()
     for request in made:
         assert got[request.request_id].error is None
         assert got[request.request_id].outputs == without[request.request_id].outputs
@@ -92,7 +102,42 @@ def test_every_request_gets_what_it_gets_without(
     if not beam and not any(r.params.best_of for r in made):
         assert engine.stats.num_output_tokens == sum(len(c.token_ids) for output in got.values() for c in output.outputs)
     assert engine.stats.num_accepted <= engine.stats.num_drafts
-    assert bool(guesses.num_wanted) >= bool(engine.stats.num_drafts)
+    assert by_model or bool(guesses.num_wanted) >= bool(engine.stats.num_drafts)
+
+
+def draft_model(num_blocks: int, length: int = 512) -> DraftModel:
+    """One that is as good as the model itself."""
+    memory: Any = PagedMemory(num_blocks, 4)
+    sampler = Sampler(memory.ops, frozenset({EOS, 2}), None, VOCABULARY)
+    return DraftModel(memory, num_blocks, sampler, max_model_len=length, max_num_batched_tokens=7)
+
+
+@pytest.mark.parametrize("params", [{"temperature": 0}, {"temperature": 1, "top_p": 0.9}, {"n": 3, "frequency_penalty": 0.5}])
+def test_a_draft_model_draws_with_the_noise_of_the_sequences(make_engine: Any, params: dict[str, Any]) -> None:
+    """One that is no worse than the model is always right, also where it is not the likeliest token that comes."""
+    made = [Request(str(i), [3 + i, 4, 5], SamplingParams(**params, max_tokens=25, ignore_eos=True), i) for i in range(3)]
+    plain = make_engine(num_blocks=200)
+    expected = answers(plain, made)
+    engine = make_engine(num_blocks=200, speculation="ngram", num_speculative_tokens=5)
+    guided(engine, draft_model(200))
+    got = answers(engine, made)
+    assert all(got[r.request_id].outputs == expected[r.request_id].outputs for r in made)
+    assert engine.stats.num_accepted == engine.stats.num_drafts > 0
+    assert engine.stats.num_steps <= plain.stats.num_steps / 4
+
+
+def test_a_draft_model_is_built_beside_the_model(tiny_llama: Path, qwen_folder: Path) -> None:
+    def start(**more: Any) -> Engine:
+        return build_engine(make_plan(EngineArgs.from_kwargs(model=str(tiny_llama), dtype="float32", device="cpu", seed=3, **more)))
+
+    made = [Request(str(i), [40 + i, 41, 42], SamplingParams(max_tokens=20, ignore_eos=True), i) for i in range(3)]
+    engine = start(speculation="draft", speculative_model=str(tiny_llama), num_speculative_tokens=4)
+    assert [o.outputs for o in answers(engine, made).values()] == [o.outputs for o in answers(start(), made).values()]
+    assert engine.stats.num_accepted == engine.stats.num_drafts > 40
+    with pytest.raises(ConfigError, match="has another tokenizer than the model"):
+        start(speculative_config={"method": "draft_model", "model": str(qwen_folder)})
+    with pytest.raises(ConfigError, match="give --speculative-model"):
+        start(speculation="draft")
 
 
 def test_right_guesses_save_steps_and_wrong_ones_are_never_found_again(
