@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import socket
@@ -93,6 +94,19 @@ def test_a_run_that_fails_says_so(generate: Call, tmp_path: Path) -> None:
     assert generate("--metrics", metrics, "--max-errors", "0").exit_code == 1
     found = values(metrics.read_text())
     assert (found["infer_job_running"], found["infer_job_exit_code"]) == (0, 1)
+
+
+def test_a_full_disk_costs_the_file_and_not_the_run(
+    call: Call, tiny: list[str], write_lines: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("infer.core.jobs.telemetry.files.write_whole", full)
+    result = call("generate", *tiny, "--metrics", tmp_path / "m.prom", write_lines(*RECORDS), tmp_path / "out.jsonl")
+    assert result.exit_code == 3
+    assert result.stderr.count("m.prom' cannot be written: No space left on device; the run goes on without it") == 1
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == len(RECORDS)
 
 
 def test_no_secret_is_told_and_names_are_escaped() -> None:

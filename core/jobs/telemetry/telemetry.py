@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
 
-from ...errors import InferError
+from ...errors import OutputError
 from ..options import JobOptions
 from ..stats import JobStats
 from .files import MetricsFile, TraceFile
@@ -23,11 +23,13 @@ EVERY, EVERY_FILE = 1.0, 5.0
 class Telemetry:
     """A context around a run; `update` belongs into its every step and is cheap.
 
+    A file that can be written no more is given up with a word: the run is worth more than what is told of it.
+
     Args:
         taken: other files of the run.
-        say: told where the port is.
+        say: told where the port is, and of what goes wrong.
 
-    Raises ConfigError, LockedError, OutputError when it is entered, and OutputError later.
+    Raises ConfigError, LockedError, OutputError when it is entered.
     """
 
     def __init__(self, options: JobOptions, stats: JobStats, *, command: str, taken: list[str], say: Callable[[str], None]) -> None:
@@ -63,7 +65,7 @@ class Telemetry:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         code = self._stats.exit_code if error is None else int(getattr(error, "exit_code", 1))
         self._run = replace(self._run, exit_code=code)
-        with self._closing, suppress(*([] if error is None else [InferError])):  # what ends the run is what is told
+        with self._closing:
             self._write(file=True)
 
     def update(self) -> None:
@@ -83,7 +85,15 @@ class Telemetry:
         if not self._is_on:
             return
         self._newest = samples(self._stats, self._run)
-        if file and self._metrics_file is not None:
-            self._metrics_file.write(text(self._newest))
-        if self._trace_file is not None:
-            self._trace_file.add(self._trace.line())
+        try:
+            if file and self._metrics_file is not None:
+                self._metrics_file.write(text(self._newest))
+        except OutputError as error:
+            self._metrics_file = None
+            self._say(f"warning: {error}; the run goes on without it")
+        try:
+            if self._trace_file is not None:
+                self._trace_file.add(self._trace.line())
+        except OutputError as error:
+            self._trace_file = None
+            self._say(f"warning: {error}; the run goes on without it")
