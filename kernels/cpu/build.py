@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import logging
 import os
 import platform
@@ -34,8 +35,11 @@ SUFFIX = ".so"
 FLAGS = ("-I.", "-std=c++17", "-O3", "-fPIC", "-pthread", "-fno-math-errno", "-ffp-contract=off", "-fvisibility-inlines-hidden")
 #: Of each row the first that the compiler takes.
 OPTIONAL_FLAGS = (("-march=native", "-mcpu=native"), ("-mprefer-vector-width=512",), ("-fno-semantic-interposition",))
-#: Tried in this order unless $CXX names one.
+#: Tried in this order unless $CXX names one; after them zig, as the Python package `ziglang` brings it.
 COMPILERS = ("c++", "g++", "clang++")
+#: In place of OPTIONAL_FLAGS for zig, which would build its own C++ library to answer whether it takes a flag. It calls the CPU -mcpu,
+#: and looks for undefined behaviour unless told not to.
+ZIG_FLAGS = ("-mcpu=native", "-mprefer-vector-width=512", "-fno-sanitize=undefined")
 #: Seconds for one source file.
 TIME_LIMIT = 300.0
 
@@ -68,6 +72,15 @@ class Compiler:
     def name(self) -> str:
         return shlex.join(self.command)
 
+    @property
+    def is_zig(self) -> bool:
+        return Path(self.command[0]).name == "zig" or "ziglang" in self.command
+
+    def environment(self, work: Path) -> dict[str, str]:
+        """What it is run with: messages we can find the errors in, and nothing of zig's kept but in `work`."""
+        kept = {"ZIG_GLOBAL_CACHE_DIR": str(work / "zig"), "ZIG_LOCAL_CACHE_DIR": str(work / "zig")} if self.is_zig else {}
+        return {**os.environ, "LC_ALL": "C", **kept}
+
     def identity(self) -> str:
         """Differs once the compiler is another one; does not call it."""
         found = Path(self.command[0]).resolve()
@@ -83,6 +96,8 @@ class Compiler:
 
     def flags(self) -> list[str]:
         """FLAGS and those of OPTIONAL_FLAGS that it takes."""
+        if self.is_zig:
+            return [*FLAGS, *ZIG_FLAGS]
         chosen = (next(filter(self.accepts, row), None) for row in OPTIONAL_FLAGS)
         return [*FLAGS, *(flag for flag in chosen if flag)]
 
@@ -91,15 +106,24 @@ class Compiler:
             call = [*self.command, *words]
             # In a folder of its own, like all calls: what is found beside the user's files is none of the compiler's.
             with tempfile.TemporaryDirectory(prefix="infer-compiler-") as folder:
+                environment = self.environment(Path(folder))
                 return subprocess.run(
-                    call, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=30, check=False
+                    call,
+                    cwd=folder,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    text=True,
+                    errors="replace",
+                    timeout=30,
+                    check=False,
                 )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise BuildError(f"{self.name} does not run: {error}") from error
 
 
 def compilers() -> list[Compiler]:
-    """Those there are, best first: $CXX alone, or COMPILERS. Raises BuildError if there is none."""
+    """Those there are, best first: $CXX alone, or COMPILERS and zig. Raises BuildError if there is none."""
     given = shlex.split(os.environ.get("CXX", ""))
     if given:
         path = shutil.which(given[0])
@@ -111,9 +135,20 @@ def compilers() -> list[Compiler]:
     search = os.pathsep.join(filter(os.path.isabs, os.environ.get("PATH", os.defpath).split(os.pathsep)))
     for path in filter(None, (shutil.which(name, path=search) for name in COMPILERS)):
         found.setdefault(Path(path).resolve(), Compiler((path,)))
+    if zig := _zig():
+        found.setdefault(Path(zig.command[0]), zig)
     if not found:
-        raise BuildError("there is no C++ compiler; install g++")
+        raise BuildError("there is no C++ compiler; install g++, or pip install 'infer-jsonl[compiler]'")
     return list(found.values())
+
+
+def _zig() -> Compiler | None:
+    """The one that the package `ziglang` brings, if it is installed."""
+    package = importlib.util.find_spec("ziglang")
+    for folder in (package.submodule_search_locations or ()) if package else ():
+        if program := shutil.which("zig", path=Path(folder).absolute()):
+            return Compiler((program, "c++"))
+    return None
 
 
 def find_or_build(cache: Cache) -> tuple[Path, float | None]:
@@ -171,7 +206,8 @@ def _compile(compiler: Compiler, sources: dict[str, bytes], work: Path) -> Path:
     flags = compiler.flags()
     objects = [f"{name}.o" for name in sorted(units)]
     _run_all(compiler, [[*flags, "-c", name, "-o", f"{name}.o"] for name in units], work)
-    _run_all(compiler, [["-shared", "-pthread", *objects, "-lm", "-o", f"kernels{SUFFIX}"]], work)
+    linked = ["-O3", *ZIG_FLAGS] if compiler.is_zig else []  # or it would look for undefined behaviour in its own library
+    _run_all(compiler, [[*linked, "-shared", "-pthread", *objects, "-lm", "-o", f"kernels{SUFFIX}"]], work)
     return work / f"kernels{SUFFIX}"
 
 
@@ -181,7 +217,7 @@ def _run_all(compiler: Compiler, calls: Sequence[Sequence[str]], work: Path) -> 
     waiting = list(calls)
     running: list[tuple[subprocess.Popen[bytes], Path]] = []
     deadline = time.monotonic() + TIME_LIMIT * len(calls)
-    environment = {**os.environ, "LC_ALL": "C"}  # messages we can find the errors in
+    environment = compiler.environment(work)
     try:
         while waiting or running:
             while waiting and len(running) < len(os.sched_getaffinity(0)):
@@ -239,7 +275,7 @@ def _read(folder: Path) -> dict[str, bytes]:
 def _digest(sources: dict[str, bytes]) -> str:
     """Of all that a build depends on, but for the compiler."""
     machine = f"{platform.machine()} {model_name()} {' '.join(sorted(features()))}"
-    flags = repr((FLAGS, OPTIONAL_FLAGS))
+    flags = repr((FLAGS, OPTIONAL_FLAGS, ZIG_FLAGS))
     return _hash(machine, flags, *(f"{name} {_hash(content)}" for name, content in sources.items()))
 
 

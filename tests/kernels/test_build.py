@@ -169,8 +169,34 @@ class TestRefusals:
     def test_no_compiler(self, sources: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("CXX", raising=False)
         monkeypatch.setenv("PATH", str(tmp_path))
-        with pytest.raises(BuildError, match=r"^there is no C\+\+ compiler; install g\+\+$"):
+        monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(BuildError, match=r"^there is no C\+\+ compiler; install g\+\+, or pip install 'infer-jsonl\[compiler\]'$"):
             made()
+
+    def test_the_order_in_which_compilers_are_looked_for(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The system's first, then the one of the package, which is found without PATH; $CXX alone where it is set."""
+
+        def program(path: Path) -> str:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("#!/bin/sh\n")
+            path.chmod(0o755)
+            return str(path)
+
+        folder, package = tmp_path / "bin", tmp_path / "ziglang"
+        zig, clang, gcc = program(package / "zig"), program(folder / "clang++"), program(folder / "g++")
+        (package / "__init__.py").touch()
+        monkeypatch.delenv("CXX", raising=False)
+        monkeypatch.setenv("PATH", str(folder))
+        monkeypatch.syspath_prepend(str(tmp_path))
+        assert [one.command for one in build.compilers()] == [(gcc,), (clang,), (zig, "c++")]
+        Path(gcc).unlink(), Path(clang).unlink()
+        (only,) = build.compilers()
+        assert only.command == (zig, "c++")
+        work = tmp_path / "work"
+        assert {only.environment(work)[name] for name in ("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR")} == {str(work / "zig")}
+        assert "-mcpu=native" in only.flags()
+        monkeypatch.setenv("CXX", "/bin/sh -c")
+        assert [one.command for one in build.compilers()] == [("/bin/sh", "-c")]
 
     def test_a_compiler_that_is_not_there(self, sources: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CXX", "nonsense++ -O0")
