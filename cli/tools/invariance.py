@@ -29,11 +29,12 @@ def check_invariance(*, as_json: bool) -> int:
     from infer.core.settings.hardware import choose_device
 
     def on_form(name: str) -> None:
-        messages.say(f"trying {name}")
+        messages.say(f"trying {name or args.model}")
 
     with ExitStack() as stack:
         if args.model:
-            forms = [Form("as given", {"deterministic": True} if args.device.startswith("cuda") else {})]
+            kept = [args.quantization, "KV in 8 bits" if args.kv_cache_dtype != "auto" else None]
+            forms = [Form(", ".join(filter(None, kept)), {"deterministic": True} if args.device.startswith("cuda") else {})]
             found = measure_invariance(args, forms, records=RECORDS, batches=BATCHES, on_form=on_form)
         else:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -47,7 +48,7 @@ def check_invariance(*, as_json: bool) -> int:
 def _shown(told: Mapping[str, Any]) -> Iterator[str]:
     tried = [form for form in told["forms"] if not form["error"]]
     if tried:
-        rows = [("", *(form["name"] if form["name"] != "as given" else form["dtype"] for form in tried))]
+        rows = [("", *(", ".join(filter(None, (form["dtype"], form["name"]))) if told["model"] else form["name"] for form in tried))]
         for i, check in enumerate(tried[0]["checks"]):
             rows.append((check["name"], *(_cell(form["checks"][i]) for form in tried)))
         yield table(rows)
