@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from infer.kernels import set_threads
 from infer.kernels.ops import ROW_MULTIPLE, Rows, ScaledRows
 
 from ..build.engines import build_engine
@@ -193,7 +194,7 @@ def measure_invariance(
                 one["error"] = str(error)
             told.append(one)
     finally:
-        torch.set_num_threads(threads)
+        set_threads(threads)
     differ = sum(check["differ"] > 0 for one in told for check in one["checks"])
     return {"records": records, "forms": told, "checks_that_differ": differ}
 

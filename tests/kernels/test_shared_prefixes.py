@@ -122,9 +122,9 @@ def cpu() -> Iterator[Ops]:
     if "cpu" not in kernels.usable("cpu"):
         pytest.skip("the kernels of the CPU backend cannot be compiled here")
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    kernels.set_threads(1)
     yield kernels.load("cpu")
-    torch.set_num_threads(before)
+    kernels.set_threads(before)
 
 
 def tiles_of(meta: AttentionMeta) -> int:

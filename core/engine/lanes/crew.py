@@ -16,7 +16,7 @@ import threading
 from collections.abc import Sequence as SequenceOf
 from typing import Protocol
 
-import torch
+from infer.kernels import set_threads
 
 from ...sampling.sampler import Samples
 from ...types.outputs import RequestOutput
@@ -193,8 +193,7 @@ class Crew:
 
     def _run(self, number: int, planned: Planned, watch: Stopwatch, threads: int) -> None:
         """Computes a planned step, and books it."""
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
+        set_threads(threads)
         try:
             step, samples = self.compute(number, planned, watch)
         except BaseException:

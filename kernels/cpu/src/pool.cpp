@@ -147,8 +147,10 @@ class Team {
 
     bool has_threads() const { return made_in == forks.load(std::memory_order_relaxed); }
 
-    void run(void (*job)(const void *), const void *about) {
+    // By `wanted` threads at most, the caller included.
+    void run(int wanted, void (*job)(const void *), const void *about) {
         work = job, context = about, mode = FloatingPoint();
+        called.store(wanted - 1, std::memory_order_relaxed);
         const uint32_t number = (state.load(std::memory_order_relaxed) & ~(NEXT - 1)) + NEXT;
         state.store(number | OPEN);
         if (asleep.load()) state.wake_all();
@@ -170,6 +172,7 @@ class Team {
     Word state{0};
     alignas(64) std::atomic<int> asleep{0};
     std::atomic<bool> ends{false};
+    std::atomic<int> called{0};  // workers of lower numbers
     alignas(64) void (*work)(const void *) = nullptr;
     const void *context = nullptr;
     FloatingPoint mode;
@@ -184,11 +187,10 @@ thread_local int size = 0;  // 0: not said
 thread_local bool working = false;
 
 void Team::look_for_work(int number) {
-    (void)number;
     working = true;
     uint32_t last = 0;
     for (;;) {
-        const auto there = [&](uint32_t v) { return (v & OPEN) && (v & ~(NEXT - 1)) != last; };
+        const auto there = [&](uint32_t v) { return (v & OPEN) && (v & ~(NEXT - 1)) != last && number < called.load(std::memory_order_relaxed); };
         uint32_t value = spin(state, WORKER_SPINS, [&](uint32_t v) { return there(v) || ends.load(std::memory_order_relaxed); });
         if (ends.load()) return;
         if (!there(value)) {
@@ -220,7 +222,7 @@ struct Own {
         team = nullptr;
     }
     Team &of(int wanted) {
-        if (!team || size != wanted || !team->has_threads()) {
+        if (!team || size < wanted || !team->has_threads()) {
             end();
             team = new Team(wanted);
             size = wanted;
@@ -255,7 +257,7 @@ void run_in_team(void (*work)(const void *), const void *context) {
     if (wanted == 1) return work(context);
     Team &team = own.of(wanted);
     working = true;
-    team.run(work, context);
+    team.run(wanted, work, context);
     working = false;
 }
 
