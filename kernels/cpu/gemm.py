@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import features
+from .. import features, memory
 from . import library
 
 #: Output features of a panel.
@@ -64,7 +64,7 @@ def pack(weight: Tensor, *, halves: bool = False) -> Panels:
     words = weight.shape[1] * weight.itemsize // 4
     half = out_features // 2 if halves else 0
     count = -(-half // (PANEL // 2)) if halves else -(-out_features // PANEL)
-    panels = torch.empty((count, words, PANEL), dtype=torch.int32)
+    panels = memory.empty((count, words, PANEL), torch.int32)
     _pack(panels, weight, out_features, words, half)
     return Panels(panels, out_features, in_features, half)
 

@@ -11,14 +11,9 @@ In int8 a block has for each head its tokens' codes and then their scales, see s
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import mmap
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
 
+from ..memory import use_large_pages
 from ..ops import NULL_BLOCK, KVCache
 from ..reference.kv import SCALE_BYTES, copy_blocks, new_host_cache, swap_in, swap_out
 
@@ -51,25 +46,7 @@ def new_kv_cache(
     key = torch.empty((num_blocks, *(rows if latent else pairs)), dtype=dtype, device=device)
     value = torch.empty((num_blocks, *((0,) if latent else rows)), dtype=dtype, device=device)
     for tensor in (key, value):
-        _use_large_pages(tensor)
+        use_large_pages(tensor)
     key[NULL_BLOCK].zero_()
     value[NULL_BLOCK].zero_()
     return KVCache(key, value)
-
-
-def _use_large_pages(tensor: Tensor) -> None:
-    """Blocks are read in no order of address: with small pages every other one costs a walk through the page table."""
-    advise, start, end = _madvise(), tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
-    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
-    if advise is not None and end - first >= mmap.PAGESIZE:
-        advise(first, (end - first) // mmap.PAGESIZE * mmap.PAGESIZE, mmap.MADV_HUGEPAGE)  # a refusal is no harm
-
-
-@functools.cache
-def _madvise() -> Callable[[int, int, int], int] | None:
-    """The C library's madvise where it knows large pages."""
-    if not hasattr(mmap, "MADV_HUGEPAGE"):
-        return None
-    advise = ctypes.CDLL(None).madvise
-    advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    return advise

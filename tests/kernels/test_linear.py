@@ -7,7 +7,7 @@ import importlib
 import pytest
 import torch
 
-from infer.kernels import load, usable
+from infer.kernels import load, memory, usable
 from infer.kernels.cpu import int8 as cpu_int8
 from infer.kernels.ops import INT8_ZERO, Ops, Rows, ScaledRows
 from infer.kernels.reference import int8 as exact
@@ -76,6 +76,16 @@ def test_linear_gated_gives_the_bits_of_both_in_turn(ops: Ops, out: int, size: i
     if ops.any_rows(packed):
         for first, count in (*PARTS, (3, 1), (5, 13)):
             assert torch.equal(ops.linear_gated(x[first : first + count].clone(), packed, b, kind), whole[first : first + count])
+
+
+def test_packed_weights_lie_in_large_pages_apart_from_each_other() -> None:
+    sizes = [1, 100, memory.PIECE // 2, memory.PIECE // 2, memory.PIECE // 2 + 4, 3 * memory.PIECE]
+    tensors = [memory.empty((size // 4 + 1,), torch.int32) for size in sizes]
+    for number, tensor in enumerate(tensors):
+        assert tensor.data_ptr() % 64 == 0
+        tensor.fill_(number)
+    assert [(int(t.min()), int(t.max())) for t in tensors] == [(number, number) for number in range(len(sizes))]
+    assert all(t.data_ptr() % memory.PAGE == 0 for t in tensors if t.nbytes > memory.PIECE // 2)
 
 
 def test_linear_of_no_rows(ops: Ops) -> None:
