@@ -38,6 +38,8 @@ ROWS = (16, 64, 256, 2048)
 MOST_SEQUENCES = 256
 #: Tokens in the cache of each sequence whose next token is computed.
 CONTEXT = 512
+#: Rows from which a step is a part of a long prompt too: the last one of a prompt of LONG times as many tokens.
+LONG_ROWS, LONG = 1024, 4
 #: Tokens of each text that is read in both directions.
 TEXT = 128
 BLOCK_SIZE = 16
@@ -125,6 +127,8 @@ class _Cases:
         yield self._plain("activation", lambda ops, x: lambda: ops.activation(x, "gelu"), inner)
         yield self._rope()
         yield self._attention(f"attention, prompt of {rows}", [rows], [rows])
+        if rows >= LONG_ROWS:
+            yield self._attention(f"attention, end of a prompt of {LONG * rows}", [rows], [LONG * rows])
         yield self._segments(f"segment_attention, texts of {min(rows, TEXT)}")
         if sequences:
             yield self._attention(f"attention, {CONTEXT} before", [1] * rows, [CONTEXT] * rows)

@@ -147,25 +147,25 @@ template <class T> struct Floats {
         return tile;
     }
 
-    template <int R>
+    template <int R, bool AHEAD>
     static void scores(const Problem &a, const Scratch &s, int64_t r, const Tile &tile, const Tile &next, int groups, float *out) {
         const auto *query = s.query.data + r * a.pairs();
-        if (R == ROWS && groups <= GROUPS / 2) Query<T>::template scores<R, GROUPS / 2, true>(query, tile, next, a.pairs(), out, TILE);
-        else Query<T>::template scores<R, GROUPS, true>(query, tile, next, a.pairs(), out, TILE);
+        if (R == ROWS && groups <= GROUPS / 2) Query<T>::template scores<R, GROUPS / 2, AHEAD>(query, tile, next, a.pairs(), out, TILE);
+        else Query<T>::template scores<R, GROUPS, AHEAD>(query, tile, next, a.pairs(), out, TILE);
     }
 
     static f32x16 weigh(float *score, float scale, float best) { return V::weigh(score, scale, best); }
 
     // Steps whose tokens all rows see go together; before and after those, each row has its own.
-    template <int R>
+    template <int R, bool AHEAD>
     static void add_values(const Problem &a, const float *weights, const Seen<R> &seen, const float *shrink, const Tile &tile, const Tile &next, float *sums,
                            int64_t width) {
-        const auto together = [&](const float *shrink, int first, int last) { all_values<R>(weights, shrink, tile, next, first, last, a.head_dim, sums, width); };
+        const auto together = [&](const float *shrink, int first, int last) { all_values<R, AHEAD>(weights, shrink, tile, next, first, last, a.head_dim, sums, width); };
         if (seen.alike) return together(shrink, seen.from, seen.to);
         const int first = (seen.from + SIDE - 1) / SIDE * SIDE, last = std::max(first, seen.to / SIDE * SIDE);
         const float one = 1.0f;
         const auto alone = [&](int r, int from, int to) {
-            all_values<1>(weights + r * TILE, &one, tile, next, from, to, a.head_dim, sums + r * width, width);
+            all_values<1, false>(weights + r * TILE, &one, tile, next, from, to, a.head_dim, sums + r * width, width);
         };
         float ones[R];
         for (int r = 0; r < R; r++) {
@@ -178,22 +178,22 @@ template <class T> struct Floats {
     }
 
     // Values of tokens in [first, last), in order.
-    template <int R>
+    template <int R, bool AHEAD>
     static void all_values(const float *weights, const float *shrink, const Tile &tile, const Tile &next, int first, int last, int64_t dim, float *sums,
                            int64_t width) {
         constexpr int WIDE = R <= infer::ROWS ? 4 : V::WIDE;
         if (first >= last) return;
         int64_t column = 0;
-        for (; column + WIDE * LANES <= dim; column += WIDE * LANES) values<R, WIDE, true>(weights, shrink, tile, next, first, last, dim, column, LANES, sums, width);
+        for (; column + WIDE * LANES <= dim; column += WIDE * LANES) values<R, WIDE, true, AHEAD>(weights, shrink, tile, next, first, last, dim, column, LANES, sums, width);
         for (; column < dim; column += LANES) {
             const int tail = (int)std::min<int64_t>(LANES, dim - column);
-            if (tail == LANES) values<R, 1, true>(weights, shrink, tile, next, first, last, dim, column, tail, sums, width);
-            else values<R, 1, false>(weights, shrink, tile, next, first, last, dim, column, tail, sums, width);
+            if (tail == LANES) values<R, 1, true, AHEAD>(weights, shrink, tile, next, first, last, dim, column, tail, sums, width);
+            else values<R, 1, false, AHEAD>(weights, shrink, tile, next, first, last, dim, column, tail, sums, width);
         }
     }
 
     // NV * 16 dims from `column` on, `tail` of them in the last 16.
-    template <int R, int NV, bool WHOLE>
+    template <int R, int NV, bool WHOLE, bool AHEAD>
     static void values(const float *weights, const float *shrink, const Tile &tile, const Tile &next, int first, int last, int64_t dim, int64_t column, int tail,
                        float *sums, int64_t width) {
         f32x16 sum[R][NV];
@@ -225,7 +225,7 @@ template <class T> struct Floats {
             for (const int stop = std::min(end, (t / LANES + 1) * (LANES / SIDE)); step < stop; step++, row += dim * SIDE, row_soon += dim * SIDE) {
                 typename V::Vector v[NV];
 #pragma GCC unroll 4
-                for (int n = 0; n < NV; n += std::max(1, 64 / (LANES * SIDE * (int)sizeof(T)))) soon(row_soon + n * LANES * SIDE);
+                for (int n = 0; AHEAD && n < NV; n += std::max(1, 64 / (LANES * SIDE * (int)sizeof(T)))) soon(row_soon + n * LANES * SIDE);
                 read(row, v);
 #pragma GCC unroll 12
                 for (int r = 0; r < R; r++)

@@ -14,11 +14,11 @@
 //   find_tile(a, place)                                     a tile in the cache
 //   copy_tile(a, place, s)                                  the same if blocks have fewer than 16 tokens
 //   ROWS                                                    that go together, at most: what has room in registers
-//   scores<R>(a, s, r, tile, next, groups, out)             out[i * TILE + t] = query r + i . key t, in at least so many groups of tokens
+//   scores<R, AHEAD>(a, s, r, tile, next, groups, out)             out[i * TILE + t] = query r + i . key t, in at least so many groups of tokens
 //   weigh(score, scale, best)                               puts weights 2^(score * scale - best), or what it makes of them, in the place of
 //                                                           a row's scores, 0 for -infinity; their sum, lane by lane
-//   add_values<R>(a, weights, seen, shrink, tile, next, sums, width)  sums[i * width...] = sums * shrink[i] + weight t of row i * value t
-// and asks meanwhile for the memory of `next`, a tile that will be worked on soon.
+//   add_values<R, AHEAD>(a, weights, seen, shrink, tile, next, sums, width)  sums[i * width...] = sums * shrink[i] + weight t of row i * value t
+// and with AHEAD asks meanwhile for the memory of `next`, a tile that will be worked on soon: once is enough.
 #pragma once
 
 #include <algorithm>
@@ -31,7 +31,7 @@ namespace infer {
 
 // A decode step reads each key and value once, from memory. While a tile is worked on, line after line of the one so many steps
 // later is asked for: all at once they would wait for each other, and the work for them (9 in place of 18 GB/s a core).
-constexpr int AHEAD = 3;
+constexpr int STEPS_AHEAD = 3;
 
 struct Problem {
     void *out;
@@ -78,7 +78,7 @@ template <int R> struct Seen {
 };
 
 // The running softmax of R rows from r0 on, of which `base` rows of other heads stand before in the scratch, over one tile.
-template <class S, bool SPECIAL, int R>
+template <class S, bool SPECIAL, int R, bool AHEAD>
 void absorb(const Problem &a, const typename S::Tile &tile, const typename S::Tile &next, int64_t start, const Rows &rows, int64_t r0, int64_t base,
             int64_t head0, Scratch<S> &s, int64_t width) {
     alignas(64) float score[R * TILE];
@@ -94,7 +94,7 @@ void absorb(const Problem &a, const typename S::Tile &tile, const typename S::Ti
     seen.alike = seen.from == least && seen.to == most;
     // Of rows enough to be those of a prompt, groups that none of them sees are left out.
     const int groups = R == S::ROWS ? (most + LANES - 1) / LANES : GROUPS;
-    S::template scores<R>(a, s, base + r0, tile, next, groups, score);
+    S::template scores<R, AHEAD>(a, s, base + r0, tile, next, groups, score);
 
     const i32x16 lane = lane_numbers();
     const f32x16 nothing = splat(-INFINITY);
@@ -135,14 +135,15 @@ void absorb(const Problem &a, const typename S::Tile &tile, const typename S::Ti
         f32x16 &total = s.total.data[base + r0 + r];
         total = total * shrink[r] + S::weigh(score + r * TILE, scale, pivot[r]);
     }
-    S::template add_values<R>(a, score, seen, shrink, tile, next, s.sums.data + (base + r0) * width, width);
+    S::template add_values<R, AHEAD>(a, score, seen, shrink, tile, next, s.sums.data + (base + r0) * width, width);
 }
 
-template <class S, bool SPECIAL, class... Args> void absorb_some(int64_t rows, Args &&...args) {
+template <class S, bool SPECIAL, class... Args> void absorb_some(int64_t rows, bool ahead, Args &&...args) {
+    if (rows == S::ROWS && !ahead) return absorb<S, SPECIAL, S::ROWS, false>(args...);
     switch (rows) {
 #define INFER_ROWS(R) \
     case R: \
-        if constexpr (R <= S::ROWS) absorb<S, SPECIAL, R>(args...); \
+        if constexpr (R <= S::ROWS) absorb<S, SPECIAL, R, true>(args...); \
         break;
         INFER_ROWS(1) INFER_ROWS(2) INFER_ROWS(3) INFER_ROWS(4) INFER_ROWS(5) INFER_ROWS(6)
         INFER_ROWS(7) INFER_ROWS(8) INFER_ROWS(9) INFER_ROWS(10) INFER_ROWS(11) INFER_ROWS(12)
@@ -192,7 +193,7 @@ template <class S, bool SPECIAL> void attend(const Problem &a, const Item &item,
 
     const bool copied = a.block_size < LANES;
     Walk walk(a.items, item), ahead = walk;
-    for (int i = 0; i < AHEAD; i++) ahead.step_into(then);
+    for (int i = 0; i < STEPS_AHEAD; i++) ahead.step_into(then);
     for (; !walk.ended(); walk.step(), ahead.step_into(then)) {
         const Place place = walk.place();
         const Tile tile = copied ? S::copy_tile(a, place, s) : S::find_tile(a, place), next = copied ? tile : S::find_tile(a, ahead.place());
@@ -201,9 +202,10 @@ template <class S, bool SPECIAL> void attend(const Problem &a, const Item &item,
         const int64_t last = first_row[walk.on().last];
         int64_t r = first_row[walk.on().first];
         if (walk.on().last - walk.on().first == 1) r += std::max<int64_t>(0, start - rows.position(r)) * group;  // earlier tokens do not see the tile
+        const int64_t first = r;
         for (int64_t some; r < last; r += some) {
             some = std::min<int64_t>(S::ROWS, last - r);
-            absorb_some<S, SPECIAL>(some, a, tile, next, start, rows, r, base, head0, s, width);
+            absorb_some<S, SPECIAL>(some, r == first, a, tile, next, start, rows, r, base, head0, s, width);
         }
     }
 

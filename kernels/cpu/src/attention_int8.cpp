@@ -107,7 +107,7 @@ template <class T> struct Codes {
         return sum;
     }
 
-    template <int R> static void scores(const Problem &a, const Scratch &s, int64_t r0, const Tile &tile, const Tile &next, int groups, float *out) {
+    template <int R, bool AHEAD> static void scores(const Problem &a, const Scratch &s, int64_t r0, const Tile &tile, const Tile &next, int groups, float *out) {
         const int64_t room = quads_of_row(a);
         const int32_t *query = s.query.data + r0 * 2 * room;
         for (int first = 0; first < groups; first += WIDE) {
@@ -134,7 +134,7 @@ template <class T> struct Codes {
         int32_t begin[R];
     };
 
-    template <int R>
+    template <int R, bool AHEAD>
     static void add_values(const Problem &a, const float *weights, const Seen<R> &seen, const float *shrink, const Tile &tile, const Tile &next, float *sums,
                            int64_t width) {
         Weights<R> rounded;

@@ -116,7 +116,7 @@ inline void multiply(i32x16 (&out)[R][N], Words words, int64_t stride, int parts
 #pragma GCC unroll 4
                 for (int n = 0; n < N; n++) {
                     codes[n] = P::codes(place[n] + at, half);
-                    if (N == 1 ? half == 0 : n % 2 == half) soon(later[n] + at);  // evenly, see AHEAD
+                    if (N == 1 ? half == 0 : n % 2 == half) soon(later[n] + at);  // evenly, see STEPS_AHEAD
                 }
 #pragma GCC unroll 8
                 for (int r = 0; r < R; r++)
