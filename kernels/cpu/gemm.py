@@ -6,7 +6,7 @@ See src/gemm.cpp. The products are in linear.py and int8.py.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,10 +16,12 @@ from . import library
 
 #: Output features of a panel.
 PANEL = 32
+_WITH_ORDER = 8
 _KINDS = {torch.bfloat16: 1, torch.float32: 4}
 
 _kinds = library.function("infer_gemm_kinds", "p")
 _pack = library.function("infer_gemm_pack", "ppiii")
+_order = library.function("infer_gemm_order", "pii")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Panels:
     """A weight [out, in] as the kernel reads it."""
 
     words: Tensor
-    """int32 [panels, words of a row, PANEL]"""
+    """int32 [panels, words of a row, PANEL]; behind them in memory is the order of an int8 weight that has one (src/gemm/order.h)."""
     out_features: int
     in_features: int
     half: int = 0
@@ -58,7 +60,7 @@ def takes_int8() -> bool:
 
 
 def pack(weight: Tensor, *, halves: bool = False) -> Panels:
-    """A weight [out, in] for which `takes` or `takes_int8` holds; with `halves` one for `Ops.linear_gated`."""
+    """A weight [out, in] for which `takes` holds, or one of codes; with `halves` one for `Ops.linear_gated`."""
     out_features, in_features = weight.shape
     weight = in_words(weight)
     words = weight.shape[1] * weight.itemsize // 4
@@ -67,6 +69,19 @@ def pack(weight: Tensor, *, halves: bool = False) -> Panels:
     panels = memory.empty((count, words, PANEL), torch.int32)
     _pack(panels, weight, out_features, words, half)
     return Panels(panels, out_features, in_features, half)
+
+
+def pack_int8(weight: Tensor) -> Panels:
+    """An int8 weight [out, in], where `takes_int8` holds."""
+    packed = pack(weight)
+    if not _compiled() & _WITH_ORDER:
+        return packed
+    count, row_words, _ = packed.words.shape
+    halves, size = 2 * count, packed.words.numel()
+    memory = torch.empty(size + -(-halves // 16) * 16 + halves * (16 + row_words), dtype=torch.int32)
+    words = memory[:size].view(packed.words.shape).copy_(packed.words)
+    _order(words, packed.out_features, row_words)
+    return replace(packed, words=words)
 
 
 def in_words(x: Tensor) -> Tensor:

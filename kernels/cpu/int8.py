@@ -58,7 +58,7 @@ def linear_int8(x: ScaledRows, weight: PackedInt8, bias: Tensor | None, dtype: t
 def pack_int8_rows(values: Tensor, scale: Tensor) -> PackedInt8:
     if gemm.takes_int8():
         offset = values.sum(-1, dtype=torch.int32) * INT8_ZERO
-        return PackedInt8(gemm.pack(values), scale, offset, True)
+        return PackedInt8(gemm.pack_int8(values), scale, offset, True)
     offset = torch.zeros(len(scale), dtype=torch.int32)
     try:
         return PackedInt8(torch.ops.onednn.qlinear_prepack(values, None), scale, offset, True)

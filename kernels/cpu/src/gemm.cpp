@@ -15,6 +15,7 @@
 #include "activation.h"
 #include "gemm.h"
 #include "gemm/kinds.h"
+#include "gemm/order.h"
 #include "parallel.h"
 #include "shares.h"
 #include "widen.h"
@@ -28,6 +29,24 @@ template <class Out> struct Target {
     Out *out;
     int64_t stride, apart, left;
 };
+
+// What becomes of the sums of R rows by H halves of a panel.
+template <class Kind, class Out, int R, int H>
+inline void put_sums(const Gemm &g, int64_t row, int64_t column, const typename Kind::Sum (&sum)[R][H], const Target<Out> &to) {
+    f32x16 finished[R][H];
+#pragma GCC unroll 2
+    for (int h = 0; h < H; h++) {
+        const typename Kind::Finish finish(g, h ? g.other(column) : column);
+#pragma GCC unroll 12
+        for (int r = 0; r < R; r++) finished[r][h] = finish(sum[r][h], row + r);
+    }
+    if (H == 1 || to.apart == LANES)
+#pragma GCC unroll 12
+        for (int r = 0; r < R; r++) put(to.out + r * to.stride, finished[r], to.left);
+    else
+        for (int r = 0; r < R; r++)
+            for (int h = 0; h < H; h++) store_n(to.out + r * to.stride + h * to.apart, finished[r][h], (int)std::min<int64_t>(LANES, to.left));
+}
 
 // R rows by H halves of a panel, from `panel` on. `ahead` is what to have fetched meanwhile: `lines` cache lines a word.
 template <class Kind, class Out, int R, int H>
@@ -63,28 +82,62 @@ void part(const Gemm &g, int64_t row, int64_t column, const char *panel, const c
 #pragma GCC unroll 4
         for (int i = 0; i < (R + 2) / 3; i++) x[i] += 4;
     }
-    f32x16 finished[R][H];
+    if constexpr (Kind::STRETCH != 0)
+#pragma GCC unroll 12
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+            for (int h = 0; h < H; h++) sum[r][h] = total[r][h] + sum[r][h];
+    put_sums<Kind, Out, R, H>(g, row, column, sum, to);
+}
+
+// The same with a kind whose sums saturate: words in two runs, see gemm/order.h.
+template <class Kind, class Out, int R, int H>
+void careful_part(const Gemm &g, int64_t row, int64_t column, const char *panel, const char *ahead, int lines, const Target<Out> &to) {
+    const int64_t stride = g.row_bytes();
+    const char *x[(R + 2) / 3];
+#pragma GCC unroll 4
+    for (int i = 0; i < (R + 2) / 3; i++) x[i] = g.x + (row + 3 * i) * stride;
+    const Order order((void *)g.weight, g.n, g.words);
+    typename Kind::Sum sum[R][H];
+    const int64_t at = (panel - g.weight) / (LANES * 4), first = at / (2 * g.words) * 2 + at % 2;
+    // One half after the other: each has its own order.
 #pragma GCC unroll 2
     for (int h = 0; h < H; h++) {
-        const typename Kind::Finish finish(g, h ? g.other(column) : column);
+        const int64_t half = first + h, safe = order.safe[half];
+        const int32_t *words = order.words + half * g.words;
+        i32x16 added;
+        read(order.added + half * LANES, added);
 #pragma GCC unroll 12
-        for (int r = 0; r < R; r++) finished[r][h] = finish(Kind::STRETCH ? total[r][h] + sum[r][h] : sum[r][h], row + r);
+        for (int r = 0; r < R; r++) sum[r][h] = added;
+        int64_t i = 0;
+        const auto run = [&](int64_t stop, auto spread, auto dot) __attribute__((always_inline)) {
+            for (; i < stop; i++) {
+                const int64_t k = words[i];
+                const typename Kind::Weights w = Kind::load(panel + k * PANEL * 4 + h * LANES * 4);
+                for (int line = h; line < lines; line += H, ahead += 64) __builtin_prefetch(ahead, 0, 2);
+#pragma GCC unroll 12
+                for (int r = 0; r < R; r++) sum[r][h] = dot(sum[r][h], spread(x[r / 3] + r % 3 * stride + k * 4), w);
+            }
+        };
+        run(safe, Kind::spread, Kind::dot);
+        run(g.words, Kind::spread_signed, Kind::careful_dot);
     }
-    if (H == 1 || to.apart == LANES)
-#pragma GCC unroll 12
-        for (int r = 0; r < R; r++) put(to.out + r * to.stride, finished[r], to.left);
-    else
-        for (int r = 0; r < R; r++)
-            for (int h = 0; h < H; h++) store_n(to.out + r * to.stride + h * to.apart, finished[r][h], (int)std::min<int64_t>(LANES, to.left));
+    put_sums<Kind, Out, R, H>(g, row, column, sum, to);
+}
+
+template <class Kind, class Out, int R, int H>
+void any_part(const Gemm &g, int64_t row, int64_t column, const char *panel, const char *ahead, int lines, const Target<Out> &to) {
+    if constexpr (Kind::SATURATES) careful_part<Kind, Out, R, H>(g, row, column, panel, ahead, lines, to);
+    else part<Kind, Out, R, H>(g, row, column, panel, ahead, lines, to);
 }
 
 // R rows by one panel: as much of it at a time as leaves all sums in registers.
 template <class Kind, class Out, int R>
 void whole(const Gemm &g, int64_t row, int64_t column, const char *panel, const char *ahead, int lines, const Target<Out> &to) {
-    if constexpr (R <= WHOLE_ROWS) return part<Kind, Out, R, 2>(g, row, column, panel, ahead, lines, to);
+    if constexpr (R <= WHOLE_ROWS) return any_part<Kind, Out, R, 2>(g, row, column, panel, ahead, lines, to);
     const Target<Out> other{to.out + to.apart, to.stride, LANES, to.apart == LANES ? to.left - LANES : to.left};
-    part<Kind, Out, R, 1>(g, row, column, panel, ahead, (lines + 1) / 2, to);
-    if (other.left > 0) part<Kind, Out, R, 1>(g, row, g.other(column), panel + LANES * 4, ahead + g.words * 64, lines / 2, other);
+    any_part<Kind, Out, R, 1>(g, row, column, panel, ahead, (lines + 1) / 2, to);
+    if (other.left > 0) any_part<Kind, Out, R, 1>(g, row, g.other(column), panel + LANES * 4, ahead + g.words * 64, lines / 2, other);
 }
 
 // The same, to where it belongs.
@@ -172,9 +225,9 @@ void multiply_block(int64_t dtype, int rows, const Gemm &g, int64_t row, int64_t
 
 }  // namespace infer
 
-// What this build multiplies: 1 bf16, 2 int8, 4 float32.
+// What this build multiplies: 1 bf16, 2 int8, 4 float32; 8: int8 weights have an order.
 extern "C" void infer_gemm_kinds(int64_t *kinds) {
-    *kinds = 2 | 4;
+    *kinds = 2 | 4 | (infer::Int8::SATURATES ? 8 : 0);
 #if defined(INFER_GEMM_BF16)
     *kinds |= 1;
 #endif
@@ -192,6 +245,30 @@ extern "C" void infer_gemm_pack(uint32_t *panels, const uint32_t *weight, int64_
                 panels[(p * words + k) * infer::PANEL + i] = in < end ? weight[(half ? second * half + in : in) * words + k] : 0;
             }
     });
+}
+
+// Writes the order of an int8 weight's words behind its panels, where kinds say that there is one: see gemm/order.h.
+extern "C" void infer_gemm_order(uint32_t *panels, int64_t n, int64_t words) {
+    using namespace infer;
+    const Order order(panels, n, words);
+    for (int64_t half = 0; half < (n + PANEL - 1) / PANEL * 2; half++) {
+        const uint32_t *weights = panels + half / 2 * words * PANEL + half % 2 * LANES;
+        int32_t *list = order.words + half * words, *added = order.added + half * LANES;
+        int64_t first = 0, last = words;
+        memset(added, 0, LANES * sizeof *added);
+        for (int64_t k = 0; k < words; k++) {
+            const uint32_t *word = weights + k * PANEL;
+            if (std::all_of(word, word + LANES, is_safe)) {
+                list[first++] = (int32_t)k;
+                continue;
+            }
+            list[--last] = (int32_t)k;
+            for (int i = 0; i < LANES; i++)
+                for (int byte = 0; byte < 4; byte++) added[i] += 128 * (int8_t)(word[i] >> 8 * byte);
+        }
+        std::reverse(list + last, list + words);
+        order.safe[half] = (int32_t)first;
+    }
 }
 
 // out [rows][n] = x [rows][words * 4 bytes] * weight + bias, all float32 or all bf16; the bias of any type. `half`, `gate`: see Gemm; with a gate

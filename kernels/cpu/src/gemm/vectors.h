@@ -22,6 +22,7 @@ struct Float {
     typedef Register Row;
     typedef FinishFloat Finish;
     static constexpr int64_t STRETCH = 256;
+    static constexpr bool SATURATES = false;
     static Row spread(const char *x) {
         float word;
         memcpy(&word, x, sizeof word);
@@ -34,7 +35,60 @@ struct Float {
 
 #endif
 
-#if !defined(INFER_GEMM_INT8)
+#if !defined(INFER_GEMM_INT8) && (defined(__AVX512BW__) || defined(__SSSE3__))
+
+// Products of bytes 0 to 255 and -128 to 127, added by fours, and before that by pairs in 16 bits, where they saturate; `careful` ones never do, of rows
+// from -127 to 127: magnitudes of weights, by rows with the weights' signs.
+#if defined(__AVX512BW__)
+typedef i32x16 Integers;
+inline Integers quads(Integers x, Integers w) { return (Integers)_mm512_madd_epi16(_mm512_maddubs_epi16((__m512i)x, (__m512i)w), _mm512_set1_epi16(1)); }
+inline Integers careful(Integers x, Integers w) {
+    const __m512i with_signs = _mm512_mask_sub_epi8((__m512i)x, _mm512_movepi8_mask((__m512i)w), _mm512_setzero_si512(), (__m512i)x);
+    return quads((Integers)_mm512_abs_epi8((__m512i)w), (Integers)with_signs);
+}
+#elif defined(__AVX2__)
+typedef i32x8 Integers;
+inline Integers quads(Integers x, Integers w) { return (Integers)_mm256_madd_epi16(_mm256_maddubs_epi16((__m256i)x, (__m256i)w), _mm256_set1_epi16(1)); }
+inline Integers careful(Integers x, Integers w) {
+    return quads((Integers)_mm256_abs_epi8((__m256i)w), (Integers)_mm256_sign_epi8((__m256i)x, (__m256i)w));
+}
+#else
+typedef i32x4 Integers;
+inline Integers quads(Integers x, Integers w) { return (Integers)_mm_madd_epi16(_mm_maddubs_epi16((__m128i)x, (__m128i)w), _mm_set1_epi16(1)); }
+inline Integers careful(Integers x, Integers w) { return quads((Integers)_mm_abs_epi8((__m128i)w), (Integers)_mm_sign_epi8((__m128i)x, (__m128i)w)); }
+#endif
+#if !defined(__AVX512F__)
+template <class V> inline Two<V> quads(Integers x, const Two<V> &w) { return {quads(x, w.low), quads(x, w.high)}; }
+template <class V> inline Two<V> careful(Integers x, const Two<V> &w) { return {careful(x, w.low), careful(x, w.high)}; }
+#endif
+
+struct Int8 {
+    typedef i32x16 Sum, Weights;
+    typedef Integers Row;
+    typedef FinishInt8 Finish;
+    static constexpr int64_t STRETCH = 0;
+    static constexpr bool SATURATES = true;
+    static Row spread(const char *x) {
+        int32_t word;
+        memcpy(&word, x, sizeof word);
+        return Row{} + word;
+    }
+    static Weights load(const char *panel) {
+        Weights words;
+        read(panel, words);
+        return words;
+    }
+    static Sum dot(Sum sum, Row x, const Weights &w) { return sum + quads(x, w); }
+    static Row spread_signed(const char *x) {
+        uint32_t word;
+        memcpy(&word, x, sizeof word);
+        return Row{} + (int32_t)(word ^ 0x80808080u);
+    }
+    static Sum careful_dot(Sum sum, Row x, const Weights &w) { return sum + careful(x, w); }
+    static void soon(const Gemm &g, int64_t column) { factors_soon(g, column); }
+};
+
+#elif !defined(INFER_GEMM_INT8)
 
 // By products of 16 bits: the first and the third byte of a word, and the second and the fourth.
 struct Int8 {
@@ -45,6 +99,7 @@ struct Int8 {
     typedef Row Weights;
     typedef FinishInt8 Finish;
     static constexpr int64_t STRETCH = 0;
+    static constexpr bool SATURATES = false;
     static Row spread(const char *x) {
         uint32_t word;
         memcpy(&word, x, sizeof word);
