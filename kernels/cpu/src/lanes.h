@@ -9,6 +9,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #define INFER_VECTOR(bytes) __attribute__((vector_size(bytes)))
@@ -178,7 +180,13 @@ inline uint32_t at_bits(i32x4 mask) {
 #endif
 }
 
-inline f32x4 vfma(f32x4 a, f32x4 b, f32x4 c) { return a * b + c; }
+inline f32x4 vfma(f32x4 a, f32x4 b, f32x4 c) {
+#if defined(__aarch64__)
+    return (f32x4)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
 
 #endif
 

@@ -37,6 +37,11 @@ struct FinishInt8 {
     }
 };
 
+// Of int8 by products that take the offset from x themselves.
+struct FinishSigned : FinishInt8 {
+    FinishSigned(const Gemm &g, int64_t column) : FinishInt8(g, column) { offset = i32x16{}; }
+};
+
 // Has it fetched meanwhile what FinishInt8 reads of 32 features: a cache line or two each.
 inline void factors_soon(const Gemm &g, int64_t column) {
     for (int64_t i = column; i < std::min(g.n, column + PANEL); i += LANES) {

@@ -8,10 +8,13 @@
 //   STRETCH       words that are summed before they join the rest, where one long sum would lose a digit of float32; else 0
 //   spread(x), load(panel)   from memory
 //   dot(sum, x, w)           sum + x * w
+//   SATURATES     if sums may: then there are spread_signed and careful_dot too, see order.h
 //   soon(g, column)          has fetched meanwhile what Finish will read
 #pragma once
 
 #if defined(__AVX512F__)
 #include "avx512.h"
+#elif defined(__aarch64__)
+#include "neon.h"
 #endif
 #include "vectors.h"

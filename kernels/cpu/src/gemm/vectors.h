@@ -35,7 +35,36 @@ struct Float {
 
 #endif
 
-#if !defined(INFER_GEMM_INT8) && (defined(__AVX512BW__) || defined(__SSSE3__))
+#if !defined(INFER_GEMM_INT8) && defined(__AVXVNNI__) && !defined(__AVX512F__)
+
+inline i32x8 dot_product(i32x8 sum, i32x8 x, i32x8 w) {
+    asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(x), "x"(w));
+    return sum;
+}
+inline i32x16 dot_product(const i32x16 &sum, i32x8 x, const i32x16 &w) { return {dot_product(sum.low, x, w.low), dot_product(sum.high, x, w.high)}; }
+
+// By dot products of bytes in registers of 32.
+struct Int8 {
+    typedef i32x16 Sum, Weights;
+    typedef i32x8 Row;
+    typedef FinishInt8 Finish;
+    static constexpr int64_t STRETCH = 0;
+    static constexpr bool SATURATES = false;
+    static Row spread(const char *x) {
+        int32_t word;
+        memcpy(&word, x, sizeof word);
+        return Row{} + word;
+    }
+    static Weights load(const char *panel) {
+        Weights words;
+        read(panel, words);
+        return words;
+    }
+    static Sum dot(const Sum &sum, Row x, const Weights &w) { return dot_product(sum, x, w); }
+    static void soon(const Gemm &g, int64_t column) { factors_soon(g, column); }
+};
+
+#elif !defined(INFER_GEMM_INT8) && (defined(__AVX512BW__) || defined(__SSSE3__))
 
 // Products of bytes 0 to 255 and -128 to 127, added by fours, and before that by pairs in 16 bits, where they saturate; `careful` ones never do, of rows
 // from -127 to 127: magnitudes of weights, by rows with the weights' signs.
