@@ -1,0 +1,85 @@
+// Matrix multiplication checked against what test_arm.py wrote: FOLDER. Exit status 0 if all is as it should be.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+extern "C" {
+void infer_gemm_kinds(int64_t *kinds);
+void infer_gemm_pack(uint32_t *panels, const uint32_t *weight, int64_t n, int64_t words, int64_t half);
+void infer_gemm(void *out, const void *x, const void *panels, const void *bias, int64_t rows, int64_t n, int64_t words, int64_t dtype,
+                int64_t bias_dtype, int64_t half, int64_t gate);
+void infer_gemm_int8(void *out, const void *x, const void *panels, const float *scale, const int32_t *sums, const float *row_scale,
+                     const void *bias, int64_t rows, int64_t n, int64_t words, int64_t dtype, int64_t bias_dtype);
+}
+
+static std::string folder;
+
+template <class T> std::vector<T> read(const char *name) {
+    FILE *file = fopen((folder + "/" + name).c_str(), "rb");
+    if (!file) perror(name), exit(2);
+    fseek(file, 0, SEEK_END);
+    std::vector<T> values(ftell(file) / sizeof(T));
+    rewind(file);
+    if (fread(values.data(), sizeof(T), values.size(), file) != values.size()) exit(2);
+    fclose(file);
+    return values;
+}
+
+static std::vector<uint32_t> packed(const void *weight, int64_t n, int64_t words) {
+    std::vector<uint32_t> panels((n + 31) / 32 * 32 * words);
+    infer_gemm_pack(panels.data(), (const uint32_t *)weight, n, words, 0);
+    return panels;
+}
+
+// Prints the relative error; true if it is below `most`.
+static bool near(const char *name, const std::vector<float> &got, const std::vector<float> &expected, double most) {
+    double error = 0, size = 0;
+    for (size_t i = 0; i < got.size(); i++) error += std::pow(got[i] - expected[i], 2), size += std::pow(expected[i], 2);
+    printf("%s: error %.2g\n", name, std::sqrt(error / size));
+    return std::sqrt(error / size) < most;
+}
+
+int main(int, char **arguments) {
+    folder = arguments[1];
+    int64_t kinds;
+    infer_gemm_kinds(&kinds);
+    const auto shape = read<int64_t>("shape");
+    const int64_t rows = shape[0], n = shape[1], k = shape[2];
+    const auto bias = read<float>("bias");
+    std::vector<float> out(rows * n);
+    bool right = true;
+
+    const auto x = read<float>("x"), weight = read<float>("weight");
+    const auto panels = packed(weight.data(), n, k);
+    infer_gemm(out.data(), x.data(), panels.data(), bias.data(), rows, n, k, 0, 0, 0, -1);
+    right &= near("float32", out, read<float>("out"), 1e-6);
+    for (int64_t row = 0; row < rows; row++) {
+        std::vector<float> alone(n);
+        infer_gemm(alone.data(), x.data() + row * k, panels.data(), bias.data(), 1, n, k, 0, 0, 0, -1);
+        if (memcmp(alone.data(), out.data() + row * n, n * sizeof(float))) right = false, printf("row %d alone differs\n", (int)row);
+    }
+
+    const auto expected = read<float>("out_int8");
+    infer_gemm_int8(out.data(), read<uint8_t>("x_int8").data(), packed(read<int8_t>("weight_int8").data(), n, k / 4).data(),
+                    read<float>("scale_int8").data(), read<int32_t>("sums_int8").data(), read<float>("row_scale_int8").data(), bias.data(), rows, n,
+                    k / 4, 0, 0);
+    const bool same = !memcmp(out.data(), expected.data(), out.size() * sizeof(float));
+    printf("int8: %s\n", same ? "the reference's bits" : "not the reference's bits");
+    right &= same;
+
+    if (kinds & 1) {
+        std::vector<uint16_t> narrow(rows * n);
+        infer_gemm(narrow.data(), read<uint16_t>("x_bf16").data(), packed(read<uint16_t>("weight_bf16").data(), n, k / 2).data(), nullptr, rows, n,
+                   k / 2, 1, 0, 0, -1);
+        for (size_t i = 0; i < out.size(); i++) {
+            const uint32_t bits = (uint32_t)narrow[i] << 16;
+            memcpy(&out[i], &bits, sizeof bits);
+        }
+        right &= near("bf16", out, read<float>("out_bf16"), 5e-3);
+    }
+    return right ? 0 : 1;
+}
