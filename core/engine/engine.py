@@ -26,6 +26,7 @@ from .answers import answer
 from .batch import pack
 from .beams.groups import BeamGroups, Moved
 from .blocks import BlockManager
+from .lanes.company import Company
 from .lanes.crew import Crew
 from .lanes.lane import Lane, Planned
 from .lifetimes import Lifetimes
@@ -118,7 +119,8 @@ class Engine:
         self._crew: Crew | None = None
         if config.lanes > 1 and runner.can_be_shared:
             others = [lane(self.scheduler.beside()) for _ in range(config.lanes - 1)]
-            self._crew = Crew(self, [self._lane, *others], config.threads)
+            company = None if config.lanes_always else Company(config.threads)
+            self._crew = Crew(self, [self._lane, *others], config.threads, company)
         self._lifetimes = Lifetimes()
         self._constrained = Constrained(grammars, self.scheduler.add)
         self._thinking = Thinking.of(config.reasoning_config, tokenizer)

@@ -117,10 +117,15 @@ def failure(request_id: str, error: RecordError, *, pools: bool) -> Answer:
     return Pooled(request_id, error=error) if pools else RequestOutput(request_id, None, [], error=error)
 
 
+def _lanes(config: EngineConfig) -> int:
+    """Of each replica: replicas are lanes of a kind already."""
+    return max(1, config.lanes // config.data_parallel_size) if config.lanes_always else 1
+
+
 def devices(config: EngineConfig) -> list[EngineConfig]:
     """The configuration of each replica: GPUs are taken in order, as many as it has ranks; cores are shared out."""
     count, ranks = config.data_parallel_size, config.tensor_parallel_size
     kind, _, first = config.device.partition(":")
     if kind == "cpu":
-        return [replace(config, threads=max(1, config.threads // count), lanes=max(1, config.lanes // count))] * count
+        return [replace(config, threads=max(1, config.threads // count), lanes=_lanes(config))] * count
     return [replace(config, device=f"{kind}:{int(first or 0) + i * ranks}") for i in range(count)]

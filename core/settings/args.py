@@ -199,8 +199,8 @@ class EngineArgs(AdapterArgs, SpeculationArgs, LaterArgs):
     threads: int | None = _device(None, "CPU threads; default: one for each physical core that this process may use.", low=1)
     lanes: int | None = _device(
         None,
-        "Batches that are computed at a time, each by its share of the threads, where enough records run; they share weights and "
-        "cache, and wait for each other nowhere. Default: chosen from the number of threads.",
+        "Batches that are computed at a time, each by its share of the threads, where enough records run: they share weights and "
+        "cache, and wait for each other nowhere. Default: one, and 2 to 4 while other processes want the same cores.",
         low=1,
         no_effect=("cuda", "pooling"),
     )
@@ -369,6 +369,7 @@ class EngineArgs(AdapterArgs, SpeculationArgs, LaterArgs):
                 "kernel_build": kernel_build,
                 "threads": threads.count,
                 "lanes": choose_lanes(self.lanes, threads.count, notes) if kind == "cpu" and not pools else 1,
+                "lanes_always": self.lanes is not None,
                 "dtype": dtype,
                 "task": task,
                 "pooler_config": dict(self.pooler_config or {}),

@@ -46,6 +46,7 @@ class EngineConfig:
     kernel_build: str | None  # which build of them, where they are compiled
     threads: int
     lanes: int  # most batches that are computed at a time, each by its share of the threads
+    lanes_always: bool  # also where no other process wants the cores
     deterministic: bool
     enforce_eager: bool
     max_seq_len_to_capture: int

@@ -54,9 +54,12 @@ def choose_threads(asked: int | None, *, root: Path = Path("/")) -> Threads:
 
 
 def choose_lanes(asked: int | None, threads: int, notes: list[str]) -> int:
-    """As many lanes as asked for, or 1; never more than threads."""
+    """As many lanes as asked for, or one for four threads, from 2 to 4; never more than threads.
+
+    Every lane reads all weights, so more than a few would want more memory bandwidth than a machine has.
+    """
     if asked is None:
-        return 1
+        return min(threads, max(2, threads // 4), 4)
     if asked > threads:
         notes.append(f"lanes: {threads}, one for each thread")
     return min(asked, threads)

@@ -61,7 +61,8 @@ def answers(engine: Engine, made: list[tuple[str, SamplingParams]], *, order: li
 
 
 def start(model: Path, dtype: str, **kwargs: Any) -> Engine:
-    engine = build_engine(make_plan(EngineArgs.from_kwargs(model=str(model), dtype=dtype, device="cpu", seed=3, **kwargs)))
+    args = EngineArgs.from_kwargs(model=str(model), dtype=dtype, device="cpu", seed=3, **{"lanes": 1, **kwargs})
+    engine = build_engine(make_plan(args))
     assert (engine._crew is not None) == ("lanes" in kwargs)
     if engine._crew is not None:
         engine._crew.enough = 2

@@ -7,7 +7,9 @@ To plan and to book changes the books that the lanes have in common, so one lane
 touches nothing of the others: kernels release the interpreter, and no lane waits for the threads of another, so one that the system
 takes a core from for a while holds nobody up.
 
-With few sequences one lane has all the threads: a step of 16 rows reads all the weights, and takes as long as one of 8.
+A batch cut in two costs some 4 % (measured on 2 cores; each part goes through all the weights), so unless lanes are asked for they are
+used while others want the cores too: company.py. With few sequences one lane has all the threads: a step of 16 rows reads all the
+weights, and takes as long as one of 8.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from ..overlap import Step
 from ..runner import Runner
 from ..schedule import Schedule
 from ..stats import EngineStats, Stopwatch
+from .company import Company
 from .lane import Lane, Planned
 
 #: Sequences for each lane from which on several are used.
@@ -69,13 +72,15 @@ class Crew:
         engine: whose steps these are.
         lanes: the first is computed by the thread that calls.
         threads: of all lanes together.
+        company: the lanes beside the first are used while there is some; None: always.
     """
 
-    def __init__(self, engine: Work, lanes: SequenceOf[Lane], threads: int) -> None:
+    def __init__(self, engine: Work, lanes: SequenceOf[Lane], threads: int, company: Company | None = None) -> None:
         assert 1 < len(lanes) <= threads
         self._engine = engine
         self._lanes = lanes
         self._threads = threads
+        self._company = company
         self.enough = ENOUGH
         self._num_threads = [threads // len(lanes) + (i < threads % len(lanes)) for i in range(len(lanes))]
         self._busy = [False] * len(lanes)
@@ -127,9 +132,9 @@ class Crew:
     # -- in turn ---------------------------------------------------------------------------------------------------
     def _share_out(self) -> None:
         """Chooses how many lanes are used, and sees that there are threads for them."""
-        known = self._engine.num_sequences
         enough = self.enough * len(self._lanes) * (1 if self._shares.active == 1 else STILL_ENOUGH)
-        self._shares.active = len(self._lanes) if known >= enough and not self._engine.has_beams else 1
+        pays = self._engine.num_sequences >= enough and not self._engine.has_beams
+        self._shares.active = len(self._lanes) if pays and (self._company is None or self._company.is_there()) else 1
         for number in range(1, len(self._lanes)):
             worker = self._workers[number]
             has_work = number < self._shares.active or len(self._lanes[number].scheduler.running)

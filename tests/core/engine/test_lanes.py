@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infer.core.engine.engine import Engine
+from infer.core.engine.lanes.company import PATIENCE, Company
 from infer.core.engine.lanes.crew import Crew
 from infer.core.engine.stats import Stopwatch
 from infer.core.types.outputs import RequestOutput
@@ -239,3 +241,27 @@ def test_few_sequences_and_beams_have_one_lane_with_all_threads(make_engine: Any
         while engine.num_unfinished:
             engine.step()
         assert {*taken} == {(0, 2)} if count == 20 else {(0, 1), (1, 1)} <= {*taken}
+
+
+def test_lanes_are_used_while_others_want_the_cores(tmp_path: Path) -> None:
+    now, waited = [0.0], [0]
+    (tmp_path / "7").mkdir()
+
+    def after(seconds: float, share: float) -> bool:
+        """Whether there is company when the thread has waited for so much of that time."""
+        now[0] += seconds
+        waited[0] += int(share * seconds * 1e9)
+        (tmp_path / "7/schedstat").write_text(f"5 {waited[0]} 9\n")
+        return company.is_there()
+
+    (tmp_path / "7/schedstat").write_text("5 0 9\n")
+    company = Company(1, tasks=tmp_path, clock=lambda: now[0])
+    assert not after(1, 0.01)
+    assert not after(0.01, 1.0), "too early to tell"
+    assert after(1, 0.5)
+    assert [after(1, 0.0) for _ in range(PATIENCE)] == [True] * (PATIENCE - 1) + [False]
+    assert after(1, 0.2)
+    assert all(after(1, 0.05) for _ in range(2 * PATIENCE)), "neither calm nor crowded"
+    (tmp_path / "8").mkdir()  # of which nothing is said
+    assert after(1, 0.2)
+    assert not Company(1, tasks=tmp_path / "none", clock=lambda: now[0]).is_there()

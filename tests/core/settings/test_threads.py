@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from infer.core.settings import threads
-from infer.core.settings.threads import choose_threads
+from infer.core.settings.threads import choose_lanes, choose_threads
 
 #: Eight CPUs, two on each core: 0 with 4, 1 with 5, and so on.
 SIBLINGS = {i: f"{i % 4},{i % 4 + 4}" for i in range(8)}
@@ -138,3 +138,12 @@ def test_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     found = choose_threads(None)
     assert 1 <= found.count <= found.cores
+
+
+def test_a_lane_for_four_threads_from_two_to_four() -> None:
+    notes: list[str] = []
+    assert [choose_lanes(None, threads, notes) for threads in (1, 2, 4, 8, 12, 16, 64)] == [1, 2, 2, 2, 3, 4, 4]
+    assert choose_lanes(1, 8, notes) == 1
+    assert not notes
+    assert choose_lanes(9, 4, notes) == 4
+    assert notes == ["lanes: 4, one for each thread"]
