@@ -78,7 +78,8 @@ class Compiler:
 
     def environment(self, work: Path) -> dict[str, str]:
         """What it is run with: messages we can find the errors in, and nothing of zig's kept but in `work`."""
-        kept = {"ZIG_GLOBAL_CACHE_DIR": str(work / "zig"), "ZIG_LOCAL_CACHE_DIR": str(work / "zig")} if self.is_zig else {}
+        zig = str((work / "zig").resolve())  # the path by our own descriptor leads nowhere in another process
+        kept = {"ZIG_GLOBAL_CACHE_DIR": zig, "ZIG_LOCAL_CACHE_DIR": zig} if self.is_zig else {}
         return {**os.environ, "LC_ALL": "C", **kept}
 
     def identity(self) -> str:
