@@ -23,14 +23,14 @@ from .jobfile.defaults import config_of, take_defaults
 from .terminal import messages, streams
 
 #: A command with more options than this has a short help too.
-MANY = 24
+MANY = 12
 #: Most options in it.
 MOST = 11
 #: The options that people use, in the order of the short help.
 COMMON = (
     "--model", "--label", "--prompt-field", "--template", "--chat", "--system", "--width", "--num-return", "--max-tokens", "--temperature",
     "--json-schema", "--choice", "--query-prefix", "--dimensions", "--output-format", "--resume", "--overwrite", "--errors",
-    "--limit", "--config", "--stats",
+    "--limit", "--config", "--stats", "--json", "--invariance",
 )  # fmt: skip
 
 
