@@ -41,13 +41,16 @@ def load(name: str) -> Ops:
     return ops
 
 
-def set_threads(count: int) -> None:
+def set_threads(count: int, *, usual: bool = False) -> None:
     """Has the calling thread's operations on a CPU run in so many threads, itself included, those of a loaded backend and torch's.
 
     Any number of threads may call kernels at the same time, each with threads of its own. Results do not depend on it.
+    With `usual` also those of all threads that call kernels and have said nothing.
     """
     import torch
 
     torch.set_num_threads(count)
     if compiled := sys.modules.get(f"{__name__}.cpu.threads"):
         compiled.set_threads(count)
+        if usual:
+            compiled.set_usual_threads(count)

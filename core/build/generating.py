@@ -165,7 +165,7 @@ def load_kernels(config: EngineConfig, device: torch.device, ranks: int = 1) -> 
     """The backend, set as the configuration says; `ranks` share this machine's threads."""
     ops = kernels.load(config.kernels)
     if config.threads:
-        kernels.set_threads(max(1, config.threads // ranks))
+        kernels.set_threads(max(1, config.threads // ranks), usual=True)
     ops.deterministic = config.deterministic
     return ops
 

@@ -7,13 +7,19 @@ import torch
 from . import library
 
 _set = library.function("infer_set_threads", "i")
+_set_usual = library.function("infer_set_usual_threads", "i")
 _get = library.function("infer_get_threads", "p")
 
 
 def set_threads(count: int) -> None:
-    """`infer.kernels.set_threads` for these alone; 0: as many as OMP_NUM_THREADS says or there are CPUs to use, which is what a thread
-    has that has said nothing."""
+    """`infer.kernels.set_threads` for these alone; 0: what a thread has that has said nothing."""
     _set(count)
+
+
+def set_usual_threads(count: int) -> None:
+    """The threads of a calling thread that has said nothing, such as one that a library's user makes; 0: as many as
+    OMP_NUM_THREADS says or there are CPUs to use."""
+    _set_usual(count)
 
 
 def threads() -> int:

@@ -118,6 +118,21 @@ def test_each_caller_has_threads_of_its_own(pool: ctypes.CDLL) -> None:
     assert answer(pool, "meet", 4, 60000) == 4
 
 
+def test_a_caller_that_says_nothing_has_the_usual_threads(pool: ctypes.CDLL) -> None:
+    def asked() -> int:
+        found: list[int] = []
+        caller = threading.Thread(target=lambda: found.append(answer(pool, "infer_get_threads")))
+        caller.start()
+        caller.join(60)
+        return found[0]
+
+    set_threads(pool, 2)
+    call(pool, "infer_set_usual_threads", 7)
+    assert (asked(), answer(pool, "infer_get_threads")) == (7, 2)
+    call(pool, "infer_set_usual_threads", 0)
+    assert asked() >= 1
+
+
 def test_workers_end_with_their_caller(pool: ctypes.CDLL) -> None:
     before = _threads()
 

@@ -246,11 +246,18 @@ int machine_threads() {
     return found;
 }
 
+std::atomic<int> usual{0};  // the size of teams of threads that have said nothing; 0: machine_threads()
+
 const int at_fork = pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1); });
 
 }  // namespace
 
-int threads() { return working ? 1 : size ? size : machine_threads(); }
+int threads() {
+    if (working) return 1;
+    if (size) return size;
+    const int said = usual.load(std::memory_order_relaxed);
+    return said ? said : machine_threads();
+}
 
 void run_in_team(void (*work)(const void *), const void *context) {
     const int wanted = threads();
@@ -265,5 +272,8 @@ void run_in_team(void (*work)(const void *), const void *context) {
 
 // Sets the size of the calling thread's team; below 1: that of a thread that has said nothing.
 extern "C" void infer_set_threads(int64_t count) { infer::size = (int)std::min<int64_t>(std::max<int64_t>(0, count), infer::MOST_THREADS); }
+
+// The same for all threads that have said nothing; below 1: as many as OMP_NUM_THREADS says or there are CPUs to use.
+extern "C" void infer_set_usual_threads(int64_t count) { infer::usual = (int)std::min<int64_t>(std::max<int64_t>(0, count), infer::MOST_THREADS); }
 
 extern "C" void infer_get_threads(int64_t *count) { *count = infer::threads(); }
