@@ -54,6 +54,10 @@ class Backend(Ops):
         assert isinstance(made, Tensor), "asked for without quantization"
         return made
 
+    def most_products(self, kind: str) -> tuple[float, float] | None:
+        """A library's cannot be told."""
+        return None
+
     def any_rows(self, weight: Any) -> bool:
         """Libraries treat left-over rows differently."""
         return False

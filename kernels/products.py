@@ -32,6 +32,10 @@ class ProductOps(Protocol):
         """True if products with a packed weight, of whatever kind, take any number of rows, and so do this backend's operations that are
         no products: N need not be a multiple of ROW_MULTIPLE then."""
 
+    def most_products(self, kind: str) -> tuple[float, float] | None:
+        """(additions and multiplications done, seconds they took) by all threads, of values that never leave the first cache: no product
+        of `kind` ("float32", "bfloat16", "int8") is faster. Takes some milliseconds. None where the backend cannot tell."""
+
     # -- int8 ----------------------------------------------------------------------------------------------------
     def supports_int8(self) -> bool:
         """True if sums of int8 products are exact here: our own kernels' are on every CPU, a library's where they do not saturate."""

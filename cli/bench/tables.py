@@ -70,7 +70,7 @@ def _breakdown(told: Mapping[str, Any]) -> Iterator[str]:
     cells = [(PARTS[part["name"]], f"{part['ms_per_step']:,.3f}", f"{part['share']:.1%}") for part in told["parts"]]
     yield table([("", "ms/step", "share"), *cells], right=frozenset({1, 2}), indent="  ")
     peaks = told["peaks"]
-    yield f"\nachieved, and share of what large operations reach here ({_limits(peaks)})\n"
+    yield f"\nachieved, and share of what this machine can do ({_limits(peaks)})\n"
     figures = [
         (
             PARTS[name],

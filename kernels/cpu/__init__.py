@@ -56,6 +56,9 @@ class Ops(Backend, modules=_MODULES + _STATES):
         kept = weight.weight if isinstance(weight, int8.PackedInt8) else weight
         return isinstance(kept, (gemm.Panels, grouped.PackedGrouped))
 
+    def most_products(self, kind: str) -> tuple[float, float] | None:
+        return gemm.most_products(kind)
+
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return _linear(x, weight, bias, self.row_chunk)
 

@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
+from time import perf_counter
 
 import torch
 from torch import Tensor
 
 from .. import features, memory
 from . import library
+from .threads import threads
 
 #: Output features of a panel.
 PANEL = 32
 _WITH_ORDER = 8
 _KINDS = {torch.bfloat16: 1, torch.float32: 4}
+_NAMES = {"bfloat16": 1, "int8": 2, "float32": 4}
+#: Pieces of work for each thread, and rounds of each (src/peak.cpp), with which a peak is measured: some 20 milliseconds.
+_PIECES, _ROUNDS = 16, 4000
 
 _kinds = library.function("infer_gemm_kinds", "p")
+_peak = library.function("infer_gemm_peak", "ppiii")
 _pack = library.function("infer_gemm_pack", "ppiii")
 _order = library.function("infer_gemm_order", "pii")
 
@@ -57,6 +63,18 @@ def takes(weight: Tensor) -> bool:
 def takes_int8() -> bool:
     """True if int8 weights are for this kernel, whose sums are exact on every CPU. Where there are tile registers, oneDNN's is faster."""
     return "amx_int8" not in features.features()
+
+
+def most_products(kind: str) -> tuple[float, float] | None:
+    """See `Ops.most_products`; None for kinds that are left to a library here."""
+    number = _NAMES.get(kind, 0)
+    if not _compiled() & number or (kind != "float32" and {"amx_bf16", "amx_int8"} & features.features()):
+        return None
+    pieces, done = _PIECES * threads(), torch.zeros(1, dtype=torch.int64)
+    out = torch.empty(pieces)
+    started = perf_counter()
+    _peak(out, done, number, pieces, _ROUNDS)
+    return float(done), perf_counter() - started
 
 
 def pack(weight: Tensor, *, halves: bool = False) -> Panels:
