@@ -50,7 +50,8 @@ def set_threads(count: int, *, usual: bool = False) -> None:
     import torch
 
     torch.set_num_threads(count)
-    if compiled := sys.modules.get(f"{__name__}.cpu.threads"):
+    compiled = sys.modules.get(f"{__name__}.cpu.threads")
+    if compiled is not None and sys.modules[f"{__name__}.cpu.library"].is_loaded():
         compiled.set_threads(count)
         if usual:
             compiled.set_usual_threads(count)

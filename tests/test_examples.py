@@ -13,6 +13,7 @@ import click
 import pytest
 
 from infer.cli.commands import infer
+from infer.cli.terminal import messages
 
 ROOT = Path(__file__).parent.parent
 PAGES = {page.stem: page.read_text() for page in [ROOT / "README.md", *sorted((ROOT / "cli" / "help").glob("*.md"))]}
@@ -58,6 +59,9 @@ SHOWN = [
 def test_an_example_parses(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """By the command's own parser, in the clone: options, their values, and the files that these name."""
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(messages, "_json", False)  # which --log-format changes
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "4")
     name, *rest = words
     parent = click.Context(infer, info_name="infer", **infer.context_settings)  # commands keep what it says of -h
     command = infer.get_command(parent, name)

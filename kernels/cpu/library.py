@@ -72,6 +72,11 @@ def _load_from(cache: Cache) -> Library:
     raise AssertionError
 
 
+def is_loaded() -> bool:
+    """True if there is a library, and `load` will not raise."""
+    return library.cache_info().currsize > 0
+
+
 def function(name: str, arguments: str) -> Callable[..., None]:
     """C function `name`, its arguments as letters: p tensor or None, i int64, f float. Looked up when first called."""
     entry: Callable[..., None] | None = None
