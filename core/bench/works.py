@@ -44,7 +44,7 @@ QUICK = Scale(counts=8, lengths=4)
 
 @dataclass(frozen=True)
 class Source:
-    """What pieces are cut from, where, and in which sizes."""
+    """The text that prompts are cut from, as token ids and as words; the generator that draws where to cut; and the scale of the suite."""
 
     ids: Sequence[int]
     words: Sequence[str]

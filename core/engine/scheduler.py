@@ -11,8 +11,8 @@ its blocks; among equals everything is as above. A running sequence is not preem
 when running ones need its blocks (as in vLLM's current scheduler).
 
 Several batches may be computed at a time, each of a lane: `beside` makes another scheduler that shares all books with this one and has
-running sequences of its own. What it schedules and commits touches none of the other lanes' sequences, and whoever calls sees to it
-that one call ends before the next begins, whichever lane it is for (lanes/crew.py). At rest between two steps a lane starts waiting
+running sequences of its own. A call changes only the sequences of its own lane. The caller makes sure that calls follow one another,
+whichever lanes they are for (lanes/crew.py). At rest between two steps a lane starts waiting
 sequences up to its share, and gives some that run to lanes that have fewer.
 
 There only where they are used: `BeamTurns` (beams/turns.py) for beam searches, `Holds` (scoring/holds.py) for given continuations,

@@ -96,8 +96,8 @@ def pack_int8(weight: Tensor) -> Panels:
         return packed
     count, row_words, _ = packed.words.shape
     halves, size = 2 * count, packed.words.numel()
-    memory = torch.empty(size + -(-halves // 16) * 16 + halves * (16 + row_words), dtype=torch.int32)
-    words = memory[:size].view(packed.words.shape).copy_(packed.words)
+    with_order = memory.empty((size + -(-halves // 16) * 16 + halves * (16 + row_words),), torch.int32)
+    words = with_order[:size].view(packed.words.shape).copy_(packed.words)
     _order(words, packed.out_features, row_words)
     return replace(packed, words=words)
 

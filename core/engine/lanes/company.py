@@ -1,7 +1,7 @@
 """Company: whether other processes want the cores that this one computes on.
 
-Linux says for each thread how long it could have run and had no core. Alone that is next to nothing; with another busy process on one of
-two cores it is half of the time of whoever is there.
+Linux tells for each thread how long it was ready to run but had no core. If nothing else runs, that is almost no time. If another
+process is busy on one of two cores, the thread that shares this core waits for half of the time.
 """
 
 from __future__ import annotations

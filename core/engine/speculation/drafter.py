@@ -1,4 +1,4 @@
-"""What makes drafts, as the engine sees it."""
+"""Drafter: the interface of what proposes the next tokens of sequences."""
 
 from __future__ import annotations
 

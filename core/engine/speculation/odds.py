@@ -69,7 +69,7 @@ class Price:
 
     @property
     def share(self) -> float:
-        """What a row adds, in parts of what a step takes without any."""
+        """The time that one more row adds to a step, divided by the time of a step with no rows (the constant part of the fit)."""
         n, x, y, xx, xy = self._sums
         spread = n * xx - x * x
         if n < 8 or spread < n * n:  # too few, or all of about as many rows

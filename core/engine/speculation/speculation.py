@@ -60,7 +60,7 @@ class Speculation:
         self._clock = clock
         self._odds, self._price = Odds(), Price()
         self._guessed: dict[Sequence, tuple[int, Draft]] = {}
-        """What was last guessed of sequences, and the number of tokens they had then."""
+        """For each sequence its length in tokens when it was last given a draft, and this draft."""
         self._began = 0.0
 
     def add_drafts(self, schedule: Schedule) -> None:
