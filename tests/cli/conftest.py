@@ -16,10 +16,17 @@ import pytest
 from click.testing import CliRunner, Result
 
 from infer.cli.commands import infer
+from infer.cli.terminal import messages
 
 from ..core.conftest import labels_folder
 
 __all__ = ["labels_folder"]  # a fixture
+
+
+@pytest.fixture(autouse=True)
+def text_messages() -> None:
+    """Messages are text at the start of each test, whatever `--log-format` a command of an earlier test had."""
+    messages.use_json(False)
 
 
 @pytest.fixture

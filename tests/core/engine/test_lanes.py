@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -230,10 +231,15 @@ def test_few_sequences_and_beams_have_one_lane_with_all_threads(make_engine: Any
     engine = make_engine(lanes=2, threads=2, num_blocks=200)
     crew = engine._crew
     taken: list[tuple[int, int]] = []
-    run = crew._run
-    monkeypatch.setattr(
-        crew, "_run", lambda number, planned, watch, threads: (taken.append((number, threads)), run(number, planned, watch, threads))
-    )
+    run, both = crew._run, threading.Barrier(2)
+
+    def noted(number: int, planned: Any, watch: Any, threads: int) -> None:
+        taken.append((number, threads))
+        if count == 40 and taken.count((number, 1)) == 1:
+            both.wait(60)  # else one lane could be done before the other's thread has begun
+        run(number, planned, watch, threads)
+
+    monkeypatch.setattr(crew, "_run", noted)
     for count in (20, 40):
         taken.clear()
         for i in range(count):
