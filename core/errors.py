@@ -35,7 +35,8 @@ RECORD_ERROR_CODES = frozenset(
         "adapter_not_found",  # the record names an adapter that is not there
         "adapter_invalid",  # the adapter's files are broken, do not fit the model or need something we do not have
         "grammar_error",  # structured output: the grammar cannot be compiled
-        "media_refused",  # an image or audio reference that is not allowed
+        "media_refused",  # an image, audio or video that the options do not allow: its place, its size, or how many there are
+        "media_error",  # an image, audio or video that is missing, damaged or not what it is said to be
         "non_finite_logits",  # the model produced NaN or infinity for this record
         "invalid_encoding",  # invalid UTF-8 or a lone surrogate
         "too_deep",  # JSON nested deeper than 200

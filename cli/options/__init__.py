@@ -89,7 +89,7 @@ def _engine_option(one: Setting) -> Callable[[F], F]:
         store=_ENGINE,
         type=click.BOOL if one.kind == "bool" else click.STRING if one.repeats else SettingType(one),
         multiple=one.repeats,
-        metavar="[NAME=]PATH" if one.repeats else None,
+        metavar=(one.metavar or "[NAME=]PATH") if one.repeats else None,
         default=None,
         shown=one.default,
         env=one.env,

@@ -26,6 +26,7 @@ from .config import Caution, EngineConfig
 from .hardware import check_gpus, choose_device, choose_dtype, choose_kernels
 from .later_args import LaterArgs
 from .lengths import choose_limits, choose_max_model_len
+from .media_args import MediaArgs, media_values
 from .memory import choose_swap_space, total_memory
 from .setting import Setting, setting, settings_of
 from .speculation_args import SpeculationArgs, choose_speculation
@@ -43,6 +44,7 @@ GROUPS = {
     "device": "Device",
     "parallel": "Parallel",
     "adapters": "Adapters",
+    "media": "Media",
     "speculation": "Speculation",
     "later": "Not supported yet",
 }
@@ -57,7 +59,7 @@ _writing, _queue = partial(_model, no_effect=("pooling",)), partial(_scheduling,
 
 
 @dataclass
-class EngineArgs(AdapterArgs, SpeculationArgs, LaterArgs):
+class EngineArgs(AdapterArgs, MediaArgs, SpeculationArgs, LaterArgs):
     """Every engine setting as the user gave it; construction checks types and ranges (ConfigError).
 
     None always means "not given". A setting that does not work yet is refused unless it has its default.
@@ -386,6 +388,7 @@ class EngineArgs(AdapterArgs, SpeculationArgs, LaterArgs):
                 "embeds_size": None if pools else self._embeds_size(spec),
                 "chunked_prefill": self.enable_chunked_prefill and not pools,
                 "enable_prefix_caching": self.enable_prefix_caching and not pools,
+                **media_values(self),
                 **choose_speculation(self, spec, kind=kind, pools=pools, notes=notes),
                 "notes": tuple(notes),
             }

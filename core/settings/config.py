@@ -89,6 +89,16 @@ class EngineConfig:
     enable_prompt_embeds: bool  # prompts may be embeddings
     embeds_size: int | None  # features of embeddings in place of tokens; None: there are none
 
+    allowed_local_media_path: str = ""  # the folder that records may name files in; "": none
+    allowed_media_domains: list[str] = field(default_factory=list)  # hosts that media may be fetched from
+    limit_mm_per_prompt: dict[str, Any] = field(default_factory=dict)  # kind -> most media in a record
+    mm_processor_kwargs: dict[str, Any] = field(default_factory=dict)  # of the model's media processor
+    media_io_kwargs: dict[str, Any] = field(default_factory=dict)  # how media are read, see MediaArgs
+    max_media_bytes: int = 64 << 20  # of a medium's file
+    max_image_pixels: int = 1 << 26  # of an image or a frame
+    max_audio_seconds: float = 3600.0  # of a sound
+    media_timeout: float = 10.0  # seconds for fetching one medium
+
     speculation: str = "off"  # "off", "auto", "ngram" or "draft": where guesses at the next tokens come from
     speculative_model: str | None = None  # the smaller model that makes them
     num_speculative_tokens: int | None = None  # most guessed of a sequence in a step

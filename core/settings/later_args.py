@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from .setting import setting
 
@@ -28,9 +27,6 @@ class LaterArgs:
     lora_dtype: str = _later("auto", "Type of adapter weights.")
     lora_extra_vocab_size: int = _later(256, "Room for tokens adapters add.", low=0)
     fully_sharded_loras: bool = _later(False, "Shard both halves of adapters.")
-    limit_mm_per_prompt: dict[str, Any] | None = _later(None, "Media items per record.")
-    mm_processor_kwargs: dict[str, Any] | None = _later(None, "Arguments for the media processor.")
-    allowed_local_media_path: str = _later("", "Root for file:// media.")
     kv_offloading_size: float | None = _later(None, "GiB of CPU memory behind the KV cache.", low=0)
     optimization_level: int | None = _later(None, "How much is compiled.", low=0)
     performance_mode: str | None = _later(None, "Throughput or latency.")

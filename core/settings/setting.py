@@ -51,6 +51,7 @@ class Setting:
     instead: str = ""  # what to do until then, where there is something
     rule: Callable[[Any], str] | None = None  # what is wrong with a value otherwise fine, or ""
     repeats: bool = False  # a list that a flag gives one by one; a mapping of names is one too, of "name=value"
+    metavar: str = ""  # how one value is written, where it repeats; an adapter's unless it is said
     no_effect: tuple[str, ...] = ()  # device types, "pooling", "writing": where it does nothing, for now or for good
 
     @property

@@ -11,7 +11,7 @@ from infer.core.errors import RECORD_ERROR_CODES, ConfigError, EngineError, Infe
 CODES = """
     invalid_json line_too_long invalid_type missing_field unknown_field prompt_too_long kv_capacity template_error grammar_error
     adapter_not_found adapter_invalid
-    media_refused non_finite_logits invalid_encoding too_deep invalid_value unsupported deadline internal
+    media_refused media_error non_finite_logits invalid_encoding too_deep invalid_value unsupported deadline internal
 """
 
 
