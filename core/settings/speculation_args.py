@@ -59,7 +59,7 @@ class SpeculationArgs:
     """See `EngineArgs`."""
 
     speculation: str = _speculation(
-        "off",
+        "auto",
         "Guess tokens and compute them with the one before; those that are then drawn are kept, so no output changes. ngram: they are "
         "copied from where the same words stood before in the record's prompt or output; auto: the same on CPUs, in steps of few "
         "sequences, as far as it pays in this job; draft: --speculative-model makes them.",
@@ -89,13 +89,13 @@ def choose_speculation(args: _Args, spec: ModelSpec, *, kind: str, pools: bool, 
     way = args.speculation
     if given:
         asked = _METHODS[given["method"]]
-        if way not in ("off", "auto", asked):
+        if way not in ("auto", asked):
             raise ConfigError(f"speculation={way} and speculative_config with method={given['method']} contradict each other; give one")
         way = asked
     model = args.speculative_model or given.get("model")
     if args.speculative_model and given.get("model", args.speculative_model) != args.speculative_model:
         raise ConfigError("speculative_model is given twice, and another one in speculative_config; give one")
-    if model and way == "off" and not given:
+    if model and way == "auto":
         way = "draft"
     if way == "draft" and not model:
         raise ConfigError("speculation=draft needs a model that makes the guesses: give --speculative-model")
@@ -106,9 +106,9 @@ def choose_speculation(args: _Args, spec: ModelSpec, *, kind: str, pools: bool, 
     number = args.num_speculative_tokens
     if number is not None and number != given.get("num_speculative_tokens", number):
         raise ConfigError("num_speculative_tokens is given twice, and another number in speculative_config; give one")
-    if pools or (
-        way == "auto" and (kind != "cpu" or args.tensor_parallel_size > 1 or spec.states or not spec.in_our_code(args.model_impl))
-    ):
+    if way == "auto" and (kind != "cpu" or args.tensor_parallel_size > 1 or spec.states or not spec.in_our_code(args.model_impl)):
+        way = "off"
+    if pools:
         way = "off"
     elif way == "off" and number is not None:
         notes.append(Caution("num_speculative_tokens has no effect without speculation"))

@@ -134,6 +134,7 @@ def make_engine() -> Callable[..., Engine]:
     def make(num_blocks: int = 64, block_size: int = 4, tokenizer: Any = None, num_states: int = 0, **kwargs: Any) -> Engine:
         hf = {"model_type": "llama", "max_position_embeddings": kwargs.pop("length", 512)}
         kwargs.setdefault("lanes", 1)
+        kwargs.setdefault("speculation", "off")  # steps are counted
         swap = None
         if swap_blocks := kwargs.pop("swap_blocks", 0):
             swap = SwapSpace(swap_blocks, block_size, SwapCosts(1), kwargs.get("preemption_mode"))
