@@ -10,6 +10,8 @@ import numpy as np
 
 from ..containment import contained
 from ..errors import RecordError
+from ..media.given import given_media
+from ..media.placing import PromptMedia
 from ..pooling.texts import TextEncoder
 from ..types.adapters import LoRARequest
 from ..types.beam_params import BeamSearchParams
@@ -71,6 +73,8 @@ class Written(Draft):
     """The prompt as text, if it is text."""
     embeds: PromptEmbeds | None = None
     """What stands before its tokens."""
+    media: PromptMedia | None = None
+    """Those in it."""
     lora: LoRARequest | None = None
 
     @classmethod
@@ -90,6 +94,8 @@ class Written(Draft):
             parsed = Parsed.of(prompt)
             one.shown, one.prompt = parsed.text, parsed.text if parsed.ids is None else parsed.ids
             one.embeds = parsed.embeds
+            if parsed.media:
+                one.media = PromptMedia(given_media(parsed.media), parsed.media_options)
         return one
 
     def put_before(self, adapter: PromptEmbeds) -> None:
@@ -100,9 +106,10 @@ class Written(Draft):
 
     def to_request(self) -> Request:
         ids = with_virtual(self.prompt, self.embeds)
-        return Request(
-            self.request_id, ids, self.params, self.index, self.shown, self.priority, self.beam, lora=self.lora, embeds=self.embeds
-        )
+        more: dict[str, Any] = {"lora": self.lora, "embeds": self.embeds}
+        if self.media is not None:
+            more["media"], more["positions"] = self.media.behind(len(ids) - len(self.prompt), len(ids))
+        return Request(self.request_id, ids, self.params, self.index, self.shown, self.priority, self.beam, **more)
 
     def output(self, answer: RequestOutput | None) -> RequestOutput:
         ids = self.prompt if isinstance(self.prompt, list) else []

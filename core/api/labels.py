@@ -119,6 +119,7 @@ class LabelCalls:
             if written.error is not None:
                 raise written.error
             one.labels, one.prompt, one.shown, one.embeds = labels, written.prompt, written.shown, written.embeds
+            one.media = written.media
         return one
 
     # -- answers -------------------------------------------------------------------------------------------------

@@ -420,7 +420,7 @@ class LLM(PoolingCalls, Controls):
         return priorities_of(priority, count, wanted=self._plan.config.scheduling_policy == "priority")
 
     def _intake(self, *, literal: bool = False) -> PromptIntake:
-        return PromptIntake(self.tokenizer, self.engine.max_model_len, self._remarks, literal=literal)
+        return PromptIntake(self.tokenizer, self.engine.max_model_len, self._remarks, literal=literal, placing=self._plan.placing)
 
     def _template(self, given: str | None, content_format: str) -> ChatTemplate:
         if (given, content_format) not in self._templates:

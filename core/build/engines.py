@@ -46,6 +46,7 @@ def build_engine(plan: Plan, wrap_ops: WrapOps | None = None) -> Engine:
     plan.must_generate()
     config, tokenizer = plan.config, plan.tokenizer
     runner, num_blocks = build_runner(config, plan.source, wrap_ops)
+    runner.encoder = plan.media
     if wrap_ops is not None:  # operations are timed one after the other
         config = replace(config, lanes=1)
     if runner.num_states:

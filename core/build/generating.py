@@ -25,6 +25,7 @@ from ..engine.runner import Runner
 from ..engine.static_inputs import StaticInputs
 from ..errors import ConfigError, EngineError
 from ..layers.rope import Ropes
+from ..media.files import takes_images
 from ..memory import kv_cache, state_pools
 from ..memory.device_memory import MemoryPlan, memory_of
 from ..memory.swapper import Swapper
@@ -259,7 +260,8 @@ def fill(
         adapter = adapter_to_merge(config.lora_merge)
         found = merged(found, stack, adapter, head=whole)
         log.info("lora_merge: %s, of rank %d, is part of the weights", config.lora_merge, adapter.config.rank)
-    if (left_out := beginning(stack.naming.media, source)) and not current().rank:
+    sees = takes_images(config, source, source.spec(config.hf_overrides))
+    if not sees and (left_out := beginning(stack.naming.media, source)) and not current().rank:
         log.warning("%s: %d tensors that read images or sound are not read: the model is used for text alone", source.name, left_out)
     if (left_out := beginning(stack.naming.unused, source)) and not current().rank:
         log.warning("%s: %d tensors that guess further tokens ahead are not read", source.name, left_out)

@@ -30,6 +30,8 @@ from .files import find_model, find_tokenizer
 from .generation_config import sampling_defaults
 
 if TYPE_CHECKING:
+    from ..media.placing import Placing
+    from ..media.store import MediaStore
     from ..pooling.limits import PoolingLimits
     from ..sampling.grammar.grammar import Grammars
     from ..settings.config import EngineConfig
@@ -97,6 +99,23 @@ class Plan:
 
             return PoolingLimits(self.vocab_size, self.config.max_model_len, self.recipe)
         return Limits.of(self.config, self.vocab_size, self._num_blocks(), self.tokenizer, self.grammars)
+
+    @cached_property
+    def media(self) -> MediaStore | None:
+        """What reads images, for intake and engine alike; None of a model that takes none."""
+        from .vision import media_store
+
+        return None if self.recipe is not None else media_store(self.config, self.source, self.spec)
+
+    @property
+    def placing(self) -> Placing | None:
+        """The way of media into prompts."""
+        from ..media.placing import Placing
+
+        if self.media is None:
+            return None
+        assert self.spec.images is not None
+        return Placing(self.media, self.spec.images, self.tokenizer)
 
     @cached_property
     def grammars(self) -> Grammars:

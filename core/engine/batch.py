@@ -9,16 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..types.placed import Placed
 from .running import Running
 from .schedule import Schedule
 
 #: Same as kernels.ops.ROW_MULTIPLE, which cannot be imported here without torch; a test compares them.
 ROW_MULTIPLE = 16
+
+
+class MediaEncoder(Protocol):
+    """What computes the embeddings of media; see `media.store.MediaStore`."""
+
+    def embeds(self, placed: Placed) -> NDArray[np.float32]:
+        """[tokens, features], a row for each of its tokens, the same whenever it is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +79,9 @@ class Batch:
     virtual_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     """[V] token rows whose embeddings are not looked up but given."""
     embeds: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
-    """[V, features] these embeddings."""
+    """[V, features] these embeddings; behind them what is added after the first layers, each as wide, of models with such media."""
+    grid: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
+    """[3, N] positions in three parts, if some sequence's differ; else empty."""
 
     adapters: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
     """[S] the slot of each sequence's adapter, 0 where it has none; empty where none has one."""
@@ -86,7 +96,12 @@ class Batch:
         assert not self.num_prompt_logits, "rows to draw from and those of prompts are padded apart"
         total, drawn = int(self.query_start[-1]), self.num_logits
         return replace(
-            self, tokens=self.tokens[:total], positions=self.positions[:total], logit_rows=self.logit_rows[:drawn], prompt_start=drawn
+            self,
+            tokens=self.tokens[:total],
+            positions=self.positions[:total],
+            grid=self.grid[:, :total],
+            logit_rows=self.logit_rows[:drawn],
+            prompt_start=drawn,
         )
 
     def moved(self) -> Batch:
@@ -116,7 +131,7 @@ class Batch:
 
 _ARRAYS = (
     *("tokens", "positions", "query_start", "kv_lens", "block_tables", "slots", "logit_rows"),
-    *("copies", "swap_out", "swap_in", "state_slots", "state_copies", "adapters", "virtual_rows"),
+    *("copies", "swap_out", "swap_in", "state_slots", "state_copies", "adapters", "virtual_rows", "grid"),
 )
 
 
@@ -132,11 +147,14 @@ def padded_rows(count: int) -> int:
     return -(-count // step) * step
 
 
-def pack(schedule: Schedule, running: Running, block_size: int, spans: Collection[PromptSpan] = ()) -> Batch:
+def pack(
+    schedule: Schedule, running: Running, block_size: int, spans: Collection[PromptSpan] = (), encoder: MediaEncoder | None = None
+) -> Batch:
     """The batch of a schedule. It stays as it is whatever becomes of `running`.
 
     Args:
         spans: what is wanted of prompts, in the order in which their logits come.
+        encoder: of the media in prompts.
     """
     size, num_drafts = len(schedule.counts), schedule.num_drafts
     counts = schedule.counts + num_drafts
@@ -189,19 +207,48 @@ def pack(schedule: Schedule, running: Running, block_size: int, spans: Collectio
         state_slots=running.state[:size].copy(),
         state_copies=_pairs(schedule.state_copies),
         adapters=adapters if adapters.any() else adapters[:0],
-        **_virtual(schedule, running, query_start),
+        **_given(schedule, running, query_start, encoder),
+        **_grid(schedule, positions, query_start),
     )
 
 
-def _virtual(schedule: Schedule, running: Running, query_start: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
+def _given(schedule: Schedule, running: Running, query_start: NDArray[np.int32], encoder: MediaEncoder | None) -> dict[str, NDArray[Any]]:
     """`Batch.virtual_rows` and `Batch.embeds`."""
     size = len(schedule.counts)
-    computed, virtual = running.computed[:size], running.virtual[:size]
+    computed, given = running.computed[:size], running.given[:size]
     rows, embeds = [], []
-    for row in np.flatnonzero(computed < virtual).tolist():
-        start, given = int(computed[row]), schedule.sequences[row].request.embeds
-        assert given is not None
-        part = given.values[start : start + int(schedule.counts[row])]
-        rows.append(int(query_start[row]) + np.arange(len(part)))
-        embeds.append(part)
-    return {"virtual_rows": np.concatenate(rows), "embeds": np.concatenate(embeds)} if rows else {}
+    for row in np.flatnonzero(computed < given).tolist():
+        request, start = schedule.sequences[row].request, int(computed[row])
+        stop, first = start + int(schedule.counts[row]), int(query_start[row]) - start
+        if request.embeds is not None and start < request.num_virtual:
+            part = request.embeds.values[start:stop]
+            rows.append(first + start + np.arange(len(part)))
+            embeds.append(part)
+        for placed in request.media:
+            within = np.flatnonzero((placed.rows >= start) & (placed.rows < stop))
+            if len(within):
+                assert encoder is not None, "a request with media has come through an intake for them"
+                rows.append(first + placed.rows[within])
+                embeds.append(encoder.embeds(placed)[within])
+    if not rows:
+        return {}
+    width = max(part.shape[1] for part in embeds)
+    embeds = [np.pad(part, ((0, 0), (0, width - part.shape[1]))) if part.shape[1] < width else part for part in embeds]
+    return {"virtual_rows": np.concatenate(rows), "embeds": np.concatenate(embeds)}
+
+
+def _grid(schedule: Schedule, positions: NDArray[np.int64], query_start: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
+    """`Batch.grid`, of the positions [N] of tokens in their sequences. Behind a prompt all three parts count on from its greatest."""
+    grid: NDArray[np.int64] | None = None
+    for row, sequence in enumerate(schedule.sequences):
+        own = sequence.request.positions
+        if own is None:
+            continue
+        if grid is None:
+            grid = np.repeat(positions[None], 3, axis=0)
+        first, last = int(query_start[row]), int(query_start[row + 1])
+        start, length = int(positions[first]), own.shape[1]
+        known = max(0, min(length - start, last - first))
+        grid[:, first : first + known] = own[:, start : start + known]
+        grid[:, first + known : last] += int(own.max()) + 1 - length
+    return {} if grid is None else {"grid": grid}

@@ -290,7 +290,7 @@ class BlockManager:
                 self.states.drop(digest)
 
     def _hash(self, sequence: Sequence, i: int) -> bytes:
-        """Chain hash of block i: of its tokens, the hash of all before it and its adapter. 128 bits: no collision to plan for."""
+        """Chain hash of block i: of its tokens and media, the hash of all before it and its adapter. 128 bits: no collision to plan for."""
         hashes, size = sequence.hashes, self.block_size
         while len(hashes) <= i:
             start = len(hashes) * size
@@ -299,6 +299,8 @@ class BlockManager:
             if start < sequence.request.num_virtual:
                 assert sequence.request.embeds is not None
                 content += sequence.request.embeds.values[start : start + size].tobytes()
+            for placed in sequence.request.media:
+                content += placed.salt(start, start + size)
             hashes.append(hashlib.blake2b(parent + content, digest_size=16).digest())
         return hashes[i]
 

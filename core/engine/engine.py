@@ -317,7 +317,7 @@ class Engine:
             lane.speculation.add_drafts(schedule)
         watch.count("schedule")
         spans = lane.prompt_logprobs.plan(schedule)
-        batch = pack(schedule, lane.scheduler.running, self.config.block_size, spans)
+        batch = pack(schedule, lane.scheduler.running, self.config.block_size, spans, self.runner.encoder)
         watch.count("batch")
         return Planned(schedule, batch)
 

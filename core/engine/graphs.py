@@ -106,6 +106,7 @@ class DecodeGraphs:
             len(batch.slots) == count <= self.sizes[-1]
             and not batch.num_prompt_logits
             and not len(batch.virtual_rows)
+            and not len(batch.grid)
             and not len(batch.adapters)  # whose rows are grouped anew in each step
             and int(batch.kv_lens.max()) <= self._inputs.max_context
         )

@@ -26,7 +26,7 @@ from ..models.any_rows import takes_any_rows
 from ..models.decoder import Decoder
 from ..models.language_model import LanguageModel
 from ..sampling.transfers import on, to_device
-from .batch import Batch
+from .batch import Batch, MediaEncoder
 from .graphs import DecodeGraphs
 
 #: Prompt tokens whose logits are held at a time: [256, vocabulary] and not [prompt, vocabulary].
@@ -66,6 +66,8 @@ class Runner:
         """Recorded steps, where there are any."""
         self.adapters: Installed | None = None
         """Those of LoRA, where records may have some."""
+        self.encoder: MediaEncoder | None = None
+        """Of media in prompts, of a model that takes some."""
         self.drawn: Tensor | None = None
         """int64 [R], on the device: what the step before drew, where a batch may ask for it. See `Batch.tokens`."""
 
@@ -138,6 +140,8 @@ class Runner:
         given = None
         if len(batch.virtual_rows):
             given = GivenEmbeds(self._tensor(batch.virtual_rows), self._tensor(batch.embeds))
+        if len(batch.grid):
+            positions = self._tensor(batch.grid)
         return self.model.forward(self._complete(tokens), positions, self.caches, meta, rows, self.pools, given)
 
     def _read_prompt(self, hidden: Tensor, batch: Batch, take: TakePiece) -> None:

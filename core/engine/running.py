@@ -43,7 +43,7 @@ class Running:
         self.state: NDArray[np.int32] = np.zeros(_ROWS, dtype=np.int32)
         self.slot: NDArray[np.int32] = np.zeros(_ROWS, dtype=np.int32)
         self.border: NDArray[np.int64] = np.zeros(_ROWS, dtype=np.int64)
-        self.virtual: NDArray[np.int64] = np.zeros(_ROWS, dtype=np.int64)
+        self.given: NDArray[np.int64] = np.zeros(_ROWS, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -68,11 +68,11 @@ class Running:
         self.state[row] = sequence.state
         self.slot[row] = sequence.slot
         self.border[row] = _next_border(sequence)
-        self.virtual[row] = sequence.request.num_virtual
+        self.given[row] = sequence.request.num_given
         self.refresh_blocks(row, 0)
 
     def _make_room(self, capacity: int) -> None:
-        for name in ("computed", "known", "newest", "num_blocks", "blocks", "state", "slot", "border", "virtual"):
+        for name in ("computed", "known", "newest", "num_blocks", "blocks", "state", "slot", "border", "given"):
             array = getattr(self, name)
             setattr(self, name, np.concatenate((array, np.zeros((capacity - len(array), *array.shape[1:]), array.dtype))))
 
@@ -98,7 +98,7 @@ class Running:
 
     def _take(self, rows: list[int]) -> None:
         width = self.num_blocks[: len(self)].max(initial=0)
-        numbers = (self.computed, self.known, self.newest, self.num_blocks, self.state, self.slot, self.border, self.virtual)
+        numbers = (self.computed, self.known, self.newest, self.num_blocks, self.state, self.slot, self.border, self.given)
         for array in (*numbers, self.blocks[:, :width]):
             array[: len(rows)] = array[rows]
         self.sequences = [self.sequences[row] for row in rows]
@@ -164,8 +164,8 @@ class Running:
         for row, s in enumerate(self.sequences):
             numbers = (self.computed[row], self.known[row], self.newest[row], self.num_blocks[row])
             assert numbers == (s.num_computed, len(s.tokens), s.tokens[-1], len(s.blocks)), f"row {row}"
-            more = (self.state[row], self.slot[row], self.border[row], self.virtual[row])
-            assert more == (s.state, s.slot, _next_border(s), s.request.num_virtual), f"row {row}"
+            more = (self.state[row], self.slot[row], self.border[row], self.given[row])
+            assert more == (s.state, s.slot, _next_border(s), s.request.num_given), f"row {row}"
             assert self.blocks[row].tolist() == s.blocks + [NULL_BLOCK] * (self.blocks.shape[1] - len(s.blocks)), f"row {row}"
 
 

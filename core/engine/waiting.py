@@ -92,5 +92,6 @@ def _place(sequence: Sequence) -> tuple[int, bytes, bytes, bytes]:
     """
     prompt = np.array(sequence.tokens[:_PREFIX], dtype=">u4")  # big-endian: bytes compare as the numbers do
     virtual = sequence.request.embeds.digest if sequence.request.embeds is not None else b""
+    virtual += b"".join(placed.key for placed in sequence.request.media)
     adapter = b"" if sequence.adapter is None else sequence.adapter.salt
     return -expected_output(sequence).bit_length(), adapter, virtual, prompt.tobytes()

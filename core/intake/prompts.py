@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import RecordError
+from ..media.placing import Placing, PromptMedia
 from ..types.params import SamplingParams
 from ..types.prompt_embeds import PromptEmbeds
 from .intake import Draft, Intake
@@ -28,6 +29,8 @@ class PromptDraft(Draft, Protocol):
     """Those of the tokenizer, to a prompt that is text."""
     embeds: PromptEmbeds | None
     """What stands before the tokens of the prompt; they are not counted where it is cut to a number of tokens."""
+    media: PromptMedia | None
+    """Those in the prompt."""
 
 
 class PromptIntake(Intake[PromptDraft]):
@@ -36,14 +39,24 @@ class PromptIntake(Intake[PromptDraft]):
         tokenizer: None where prompts can only be token ids.
         max_model_len: most tokens of a prompt that are worth tokenizing.
         literal: text that spells a special token is only text.
+        placing: puts media into prompts; None: the model takes none.
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, max_model_len: int, remarks: Remarks, *, literal: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None,
+        max_model_len: int,
+        remarks: Remarks,
+        *,
+        literal: bool = False,
+        placing: Placing | None = None,
+    ) -> None:
         super().__init__(remarks)
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
         self._max_chars = max(_CHARS_PER_TOKEN * max_model_len, 1 << 16)
         self._literal = literal
+        self._placing = placing
 
     def render(self, template: ChatTemplate, messages: Any, options: Mapping[str, Any], variables: Mapping[str, Any]) -> str:
         """The prompt of a conversation. Raises RecordError.
@@ -60,6 +73,18 @@ class PromptIntake(Intake[PromptDraft]):
         if isinstance(one.prompt, str):
             assert one.params is not None
             one.prompt = self._checked(one.prompt, one.params)
+        if one.media is not None:
+            self._begin_media(one, one.media)
+
+    def _begin_media(self, one: PromptDraft, media: PromptMedia) -> None:
+        """Puts what stands for media into the prompt. Raises RecordError."""
+        assert one.params is not None
+        if self._placing is None:
+            raise RecordError("unsupported", "the model reads text alone, and the prompt has media", param="messages")
+        if one.params.truncate_prompt_tokens is not None:
+            message = "a prompt with media cannot be cut; leave out truncate_prompt_tokens"
+            raise RecordError("unsupported", message, param="truncate_prompt_tokens")
+        one.prompt = self._placing.expand(one.prompt, media)
 
     def _checked(self, text: str, params: SamplingParams) -> str:
         """`text`, or of one that cannot fit the end that matters. Raises RecordError."""
@@ -89,6 +114,8 @@ class PromptIntake(Intake[PromptDraft]):
 
     def end(self, one: PromptDraft) -> None:
         assert one.params is not None
+        if one.media is not None and self._placing is not None:
+            self._placing.place(one.prompt, one.media)
         if one.params.truncate_prompt_tokens is not None:
             whole = one.prompt
             one.prompt = truncated(whole, one.params, self._max_model_len - (0 if one.embeds is None else len(one.embeds)))

@@ -78,6 +78,9 @@ class _Projections:
         self.config = replace(self.config, sinks=sinks)
 
     def rotation(self, positions: Tensor) -> Rotation | None:
+        """`positions`: int64 [N], or [3, N] in three parts."""
+        if positions.dim() == 2 and self.rope is not None:
+            return Rotation(torch.arange(positions.shape[1], device=positions.device), *self.rope.of_grid(positions))
         return None if self.rope is None else Rotation(positions, self.rope.cos, self.rope.sin)
 
     def move(self, device: torch.device) -> None:

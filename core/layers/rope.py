@@ -33,6 +33,21 @@ class Rope:
         """float32 [rotary_dim / 2], radians a position, in short contexts."""
         return _INVERSE_FREQUENCIES[self.config.kind](self.config, 0)[0]
 
+    def of_grid(self, grid: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin [N, rotary_dim / 2] of tokens whose positions int64 [3, N] have three parts, each of which turns some of a head's
+        features: the first `mrope_section` ones in time, height and width, or, interleaved, every third."""
+        sections = self.config.scaling.get("mrope_section")
+        if not sections:
+            raise ModelError("config.json: positions of images in three parts need rope_parameters.mrope_section")
+        part = torch.zeros(self.config.rotary_dim // 2, dtype=torch.int64, device=grid.device)
+        if self.config.scaling.get("mrope_interleaved"):
+            for which in (1, 2):
+                part[which : sections[which] * 3 : 3] = which
+        else:
+            part = torch.tensor([i % 3 for i, size in enumerate(sections) for _ in range(size)], device=grid.device)
+        places = grid.t()[:, part]  # [N, rotary_dim / 2]
+        return self.cos.gather(0, places), self.sin.gather(0, places)
+
     def allocate(self, num_positions: int, device: torch.device) -> None:
         """Makes the tables. Raises ModelError where they would be larger than any model's.
 

@@ -283,7 +283,8 @@ class Decoder:
         """Hidden states [R, hidden_size] after the last layer and the final norm.
 
         Args:
-            tokens, positions: int64 [N], N a multiple of ROW_MULTIPLE unless the model `takes_any_rows`.
+            tokens, positions: int64 [N], N a multiple of ROW_MULTIPLE unless the model `takes_any_rows`; positions may be [3, N], in time,
+                height and width.
             caches: one for each of `self.caches`; the step's keys and values are stored in them.
             rows: int64 [R], the rows that are wanted, R like N; None is all. The last layer
                 computes no others.

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import ModelError
 from .mixers import StateSpec
 from .stack import KVSpec, Shares, StackSpec
+from .vision import Images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,8 @@ class ModelSpec:
     """The reason why an architecture that we have code for has no stack here; empty for others."""
     is_variant: bool
     """`lacking` is about a variant that transformers' code may have."""
+    images: Images | None = None
+    """What it takes of images; None: nothing."""
 
     @property
     def is_foreign(self) -> bool:

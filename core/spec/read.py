@@ -14,6 +14,7 @@ from .hf_config import FILE, effective
 from .model_spec import ModelSpec
 from .rope import rope_of
 from .stack import ClassifierSpec, KVSpec, Shares, StackSpec
+from .vision import images_of
 
 #: Keys that bound the length; the smallest one counts.
 LENGTH_KEYS = (
@@ -40,6 +41,8 @@ def read_spec(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
     kind = hf.get("model_type")
     wrapper = architectures.wrapper_of(kind)
     text = hf if wrapper is None else _text_of(hf, wrapper, path)
+    if wrapper is not None and wrapper.vision is not None and wrapper.vision.rope:
+        text["rope_parameters"] = {**wrapper.vision.rope, **text.get("rope_parameters", {})}
     ours = architectures.of(text.get("model_type"))
     stack, lacking, is_variant = None, "", False
     if ours is not None:
@@ -80,6 +83,7 @@ def read_spec(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
         stack=stack,
         lacking=lacking,
         is_variant=is_variant,
+        images=None if wrapper is None or stack is None else images_of(hf, wrapper.vision),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypedDict, cast
 
 from ..errors import ConfigError, RecordError, nearest
@@ -12,7 +12,7 @@ from .prompt_embeds import PromptEmbeds
 
 
 class _Media(TypedDict, total=False):
-    """The fields that vLLM takes beside a prompt; None is the only value that is accepted for now."""
+    """The fields that vLLM takes beside a prompt: {"image": a PIL image, or a list of them}, and what the model's processor is told."""
 
     multi_modal_data: Mapping[str, Any] | None
     mm_processor_kwargs: Mapping[str, Any] | None
@@ -49,6 +49,8 @@ class EmbedsPrompt(_Embeds, _Media, total=False):
 Prompt = str | Sequence[int] | TextPrompt | TokensPrompt | EmbedsPrompt | Mapping[str, Any]
 
 _KEYS = ("prompt", "prompt_token_ids", "prompt_embeds")
+#: More keys, of media that go with it.
+_MEDIA = ("multi_modal_data", "mm_processor_kwargs")
 #: Keys of vLLM's prompts that we know and refuse unless they say nothing.
 _LATER = frozenset(
     {
@@ -56,8 +58,6 @@ _LATER = frozenset(
         "decoder_prompt",
         "encoder_prompt",
         "media_io_kwargs",
-        "mm_processor_kwargs",
-        "multi_modal_data",
         "multi_modal_placeholders",
         "multi_modal_uuids",
         "token_type_ids",
@@ -74,6 +74,10 @@ class Parsed:
     text: str | None
     ids: list[int] | None
     embeds: PromptEmbeds | None = None
+    media: Mapping[str, Any] | None = None
+    """`multi_modal_data` as it was given."""
+    media_options: Mapping[str, Any] = field(default_factory=dict)
+    """`mm_processor_kwargs`"""
 
     @classmethod
     def of(cls, prompt: Any) -> Parsed:
@@ -89,9 +93,13 @@ class Parsed:
         for key, value in prompt.items():
             if key in _LATER and value is not None and not (isinstance(value, Mapping) and not value):
                 raise RecordError("unsupported", f"{key} in a prompt is not supported yet", param=key)
-            if key not in _LATER and key not in _KEYS:
+            if key not in _LATER and key not in _KEYS and key not in _MEDIA:
                 raise RecordError("invalid_value", f"a prompt has no {key!r}{nearest(str(key), _KEYS)}; it is {_WANTED}", param="prompt")
         text, ids, embeds = (prompt.get(name) for name in _KEYS)
+        media, media_options = (prompt.get(name) or None for name in _MEDIA)
+        for name, value in zip(_MEDIA, (media, media_options), strict=True):
+            if value is not None and not isinstance(value, Mapping):
+                raise RecordError("invalid_type", f"{name} must be a mapping, not {type(value).__name__}", param=name)
         if text is None and ids is None and embeds is None:
             raise RecordError("missing_field", f"a prompt is {_WANTED}", param="prompt")
         if text is not None and not isinstance(text, str):
@@ -99,8 +107,10 @@ class Parsed:
         if embeds is not None:
             if ids is not None:
                 raise RecordError("invalid_value", "give prompt_token_ids or prompt_embeds, not both", param="prompt_embeds")
+            if media is not None:
+                raise RecordError("unsupported", "media go with text or token ids, not with prompt_embeds", param="prompt_embeds")
             return cls(text, [], PromptEmbeds.of(embeds))
-        return cls(text, None if ids is None else _token_ids(ids, "prompt_token_ids"))
+        return cls(text, None if ids is None else _token_ids(ids, "prompt_token_ids"), None, media, media_options or {})
 
 
 def as_prompts(prompts: Any, prompt_token_ids: Any = None) -> list[Any]:

@@ -14,9 +14,13 @@ from .adapters import AdapterKey, LoRARequest
 from .noise import noise_key
 from .outputs import Logprob
 from .params import SamplingParams
+from .placed import Placed
 from .prompt_embeds import PromptEmbeds
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from .beam_params import BeamSearchParams
 
 
@@ -46,6 +50,15 @@ class Request:
     """The number of its first choice in the noise of its index, where several requests have one index (a record's list of prompts)."""
     embeds: PromptEmbeds | None = None
     """Of the first tokens of the prompt, whose ids are then placeholders."""
+    media: tuple[Placed, ...] = ()
+    """In the order of their tokens."""
+    positions: NDArray[np.int64] | None = None
+    """[3, prompt tokens] where the model's positions have three parts and media have a grid of them; None: each token's place."""
+
+    @property
+    def num_given(self) -> int:
+        """Tokens up to the last whose embedding is not looked up."""
+        return self.media[-1].end if self.media else self.num_virtual
 
     @property
     def num_virtual(self) -> int:

@@ -109,4 +109,4 @@ class DraftModel:
 def _can_be_drafted(sequence: Sequence) -> bool:
     """Not where a draw would move on what is not the draft's: a record's own functions, budgets of thinking; nor where there are
     embeddings in place of tokens."""
-    return sequence.request.embeds is None and sequence.thinking is None and not sequence.params.logits_processors
+    return not sequence.request.num_given and sequence.thinking is None and not sequence.params.logits_processors

@@ -30,6 +30,7 @@ from .openai_batch import batch_line, body_of, is_batch
 from .pending import Pending
 
 if TYPE_CHECKING:
+    from ...media.placing import Placing
     from ...text.templates.template import RecordTemplate
     from ...text.tokenizer import Tokenizer
 
@@ -54,7 +55,7 @@ class RecordOptions:
     `batch_only`: all lines are OpenAI Batch lines, whatever else is on them.
     `warn` shows the user a message. `fingerprint` (hex) and `model` are named in answers to OpenAI Batch lines. `now` is the time
     that templates tell, the same for all records of a job; None: that of each rendering. `adapters` are those that records may name, and
-    `chooser` chooses among them for one model; None: there are none.
+    `chooser` chooses among them for one model; None: there are none. `placing` puts media into prompts of a model that takes some.
     """
 
     prompt_field: str | None = None
@@ -68,6 +69,7 @@ class RecordOptions:
     now: datetime | None = None
     adapters: Adapters = field(default_factory=Adapters)
     chooser: Chooser | None = None
+    placing: Placing | None = None
     warn: Callable[[str], None] = log.warning
 
     @property

@@ -99,7 +99,9 @@ class CompletionTask(Task[PendingPrompt]):
     # --- in
 
     def make_intake(self, remarks: Remarks) -> PromptIntake:
-        return PromptIntake(self.tokenizer, self.max_model_len, remarks, literal=self.options.literal_special_tokens)
+        return PromptIntake(
+            self.tokenizer, self.max_model_len, remarks, literal=self.options.literal_special_tokens, placing=self.options.placing
+        )
 
     def check_ours(self, fields: Mapping[str, Any]) -> None:
         if fields.get("beam_width") is not None and "beam_width" not in self.fields:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from ...errors import RecordError
+from ...media.placing import PromptMedia
 from ...types.adapters import LoRARequest
 from ...types.beam_params import BeamSearchParams
 from ...types.outputs import RequestOutput
@@ -76,6 +77,7 @@ class PendingPrompt(Pending):
     default_max_tokens: bool = False
     priority: int = 0
     add_special_tokens: bool = True  # the tokenizer's, to a prompt that is text
+    media: PromptMedia | None = None  # those in the prompt; likewise
     embeds: PromptEmbeds | None = None  # what stands before the tokens of the prompt; let go with them
     reply: Any = None  # how the task reads the answer, see CompletionTask.look_ahead
     continuations: tuple[tuple[int, ...], ...] | None = None  # if they are to be scored, and nothing is to be generated
@@ -97,7 +99,10 @@ class PendingPrompt(Pending):
         first = self.part * self.params.num_choices
         more: dict[str, Any] = {"priority": self.priority, "beam": self.beam, "continuations": self.continuations, "first_choice": first}
         more |= {"lora": self.lora, "embeds": self.embeds}
-        return Request(name, with_virtual(self.prompt, self.embeds), self.params, self.index, **more)
+        ids = with_virtual(self.prompt, self.embeds)
+        if self.media is not None:
+            more["media"], more["positions"] = self.media.behind(len(ids) - len(self.prompt), len(ids))
+        return Request(name, ids, self.params, self.index, **more)
 
     def to_requests(self) -> Sequence[Request]:
         return [part.to_request() for part in self.parts or (self,)]
@@ -111,7 +116,7 @@ class PendingPrompt(Pending):
 
     def drop_prompt(self) -> None:
         for part in (*self.parts, self):
-            part.prompt = part.embeds = None
+            part.prompt = part.embeds = part.media = None
 
     def asked(self) -> Sequence[Sequence[int]]:
         return [request.prompt_token_ids for request in self.to_requests()]

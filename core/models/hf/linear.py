@@ -97,6 +97,17 @@ def swap_linears(
     return swapped, done[head].layer
 
 
+def swap_all(model: nn.Module, ops: Ops, dtype: torch.dtype) -> None:
+    """Puts ours in the place of every linear layer with a weight of `dtype`, plainly stored. Subclasses of `nn.Linear` stay."""
+    places = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
+    done: dict[nn.Linear, RowLinear] = {}
+    for parent, name, child in places:
+        if type(child) is nn.Linear and child.weight.dtype == dtype:
+            if child not in done:
+                done[child] = _swapped(child, ops, None)
+            setattr(parent, name, done[child])
+
+
 def filled(ops: Ops, weight: Tensor, bias: Tensor | None, method: LinearMethod | None) -> Linear:
     """A layer of ours with this weight [out, in] and bias [out]."""
     outs, ins = weight.shape

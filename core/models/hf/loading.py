@@ -66,7 +66,7 @@ def load(
     refuse_quantized(spec.config, source.name)
     if dummy_seed is None:
         check_weights(source, spec)  # says what is wrong with the files better than transformers
-    with _quiet(), _explained(source), torch.no_grad():
+    with quiet(), explained(source), torch.no_grad():
         config, trusted = _config(source, spec.config, trust_remote_code=trust_remote_code)
         _check_rope(config, max_model_len, ours=spec.is_ours and spec.stack is not None)
         attention = PagedAttention(ops)
@@ -214,7 +214,7 @@ def _check_rope(config: Any, max_model_len: int, *, ours: bool) -> None:
 
 
 @contextlib.contextmanager
-def _explained(source: ModelSource) -> Iterator[None]:
+def explained(source: ModelSource) -> Iterator[None]:
     """Whatever is raised in transformers' or the model's own code becomes a ModelError, but running out of memory."""
     try:
         yield
@@ -244,7 +244,7 @@ def _why(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' own progress bars and messages; what matters is said by us."""
     from transformers.utils import logging as hf_logging
 

@@ -19,6 +19,7 @@ from typing import Any
 from ..hf_values import Kind
 from ..names import Stack
 from ..stack import StackSpec
+from ..vision import Vision
 
 #: Beginnings of tensors' names that wrappers have for what reads images or sound.
 _TOWERS = (
@@ -31,6 +32,7 @@ _TOWERS = (
     "embed_vision.",
     "embed_audio.",
     "vision_embedder.",
+    "connector.",
 )
 MEDIA = (*_TOWERS, *(f"model.{one}" for one in _TOWERS))
 
@@ -66,7 +68,7 @@ class Architecture:
 
 @dataclass(frozen=True, kw_only=True)
 class Wrapper:
-    """A model of images or sound and text: the language model under one of config.json's keys is read, and the rest is not there."""
+    """A model of images or sound and text: the language model is under one of config.json's keys, and what reads images beside it."""
 
     model_type: str
     """The language model's, where its config names none."""
@@ -82,6 +84,8 @@ class Wrapper:
     media: tuple[str, ...] = MEDIA
     """As of `Naming`, here and below."""
     stacks: Mapping[str, Stack] = field(default_factory=dict)
+    vision: Vision | None = None
+    """How images enter it; None: the language model is used for text alone."""
 
 
 @cache

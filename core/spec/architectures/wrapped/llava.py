@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...vision import Vision
 from .. import Wrapper
 
-ARCHITECTURE = Wrapper(model_type="llama")
+ARCHITECTURE = Wrapper(model_type="llama", vision=Vision(processor="llava.LlavaProcessor", token=32000))

@@ -1,0 +1,40 @@
+"""What reads images of a plan's model, put together when the first one comes: its processor, and its tower on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..media.files import takes_images
+from ..media.store import MediaStore
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..media.processor import Processor
+    from ..settings.config import EngineConfig
+    from ..spec.model_spec import ModelSpec
+    from ..weights.source import ModelSource
+
+
+def media_store(config: EngineConfig, source: ModelSource, spec: ModelSpec) -> MediaStore | None:
+    """The store of its media; None for a model that takes none."""
+    images = spec.images
+    if images is None or not takes_images(config, source, spec):
+        return None
+
+    def make_processor() -> Processor:
+        from ..media.processor import Processor
+
+        return Processor(source.path, source.name, images.vision)
+
+    def load_tower() -> Callable[[Mapping[str, Tensor]], Tensor]:
+        from infer import kernels
+
+        from ..models.hf import tower
+        from .generating import DTYPES, device_of
+
+        seed: Any = config.seed if config.load_format == "dummy" else None
+        return tower.load(source, spec.config, kernels.load(config.kernels), DTYPES[config.dtype], device_of(config, 0), dummy_seed=seed)
+
+    return MediaStore(make_processor, load_tower)

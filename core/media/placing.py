@@ -1,0 +1,143 @@
+"""Placing: media into a prompt, as the model's processor does it: text for each placeholder, and then the tokens that stand for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InferError, RecordError
+from ..spec.vision import Images
+from ..types.media import Medium
+from ..types.placed import Placed
+from .store import Look, MediaStore
+
+if TYPE_CHECKING:
+    from ..text.tokenizer import Tokenizer
+
+
+@dataclass(slots=True)
+class PromptMedia:
+    """The media of one prompt on its way to a request.
+
+    Args:
+        media: in the order of their placeholders.
+        options: what the model's processor is told of them (`mm_processor_kwargs`).
+    """
+
+    media: tuple[Medium, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    looks: tuple[Look, ...] = ()
+    placed: tuple[Placed, ...] = ()
+    """Once the prompt is tokens."""
+    merge: int = 1
+
+    def behind(self, count: int, length: int) -> tuple[tuple[Placed, ...], NDArray[np.int64] | None]:
+        """(what is placed, the prompt's positions in three parts or None) behind `count` virtual tokens, in a prompt of `length` tokens
+        with them."""
+        moved = tuple(replace(one, rows=one.rows + count) for one in self.placed) if count else self.placed
+        grids = [look.grid for look in self.looks]
+        if not moved or any(grid is None for grid in grids):
+            return moved, None
+        return moved, grid_positions([(one, grid) for one, grid in zip(moved, grids, strict=True) if grid is not None], length, self.merge)
+
+
+class Placing:
+    """
+    Args:
+        images: what the model takes.
+        tokenizer: the one of prompts.
+    """
+
+    def __init__(self, store: MediaStore, images: Images, tokenizer: Tokenizer | None) -> None:
+        self.store = store
+        self._images = images
+        self._tokenizer = tokenizer
+
+    def expand(self, prompt: str | list[int], given: PromptMedia) -> str | list[int]:
+        """The prompt with the text of each medium in the place of its placeholder. Raises RecordError (media_error, invalid_value,
+        unsupported)."""
+        for medium in given.media:
+            if medium.kind != "image":
+                raise RecordError("unsupported", f"the model reads images, and no {medium.kind}", param="messages")
+        try:
+            placeholder = self.store.placeholder
+            given.looks = tuple(self.store.look(medium, given.options) for medium in given.media)
+        except RecordError:
+            raise
+        except InferError as error:
+            raise RecordError("unsupported", str(error), param="messages") from error
+        given.merge = self._images.merge
+        if isinstance(prompt, str):
+            return self._filled(prompt.split(placeholder), placeholder, given)
+        return self._filled_ids(prompt, placeholder, given)
+
+    def _filled(self, pieces: list[str], placeholder: str, given: PromptMedia) -> str:
+        _check_count(len(pieces) - 1, placeholder, given)
+        texts = [look.text for look in given.looks]
+        return "".join(part for both in zip(pieces, [*texts, ""], strict=True) for part in both)
+
+    def _filled_ids(self, ids: list[int], placeholder: str, given: PromptMedia) -> list[int]:
+        """Of a prompt of token ids, which may have one token for each image or all of them."""
+        if self._tokenizer is None:
+            raise RecordError("unsupported", "images need a tokenizer (skip_tokenizer_init is set)", param="prompt_token_ids")
+        texts = self._tokenizer.encode_batch([placeholder, *(look.text for look in given.looks)], add_special_tokens=False)
+        (token, *more), *filled = texts
+        if more:
+            raise RecordError("unsupported", f"{placeholder} is not one token, so images go with prompts that are text", param="prompt")
+        if ids.count(self._images.token) == sum(one.count(self._images.token) for one in filled) != len(filled):
+            return ids
+        _check_count(ids.count(token), placeholder, given)
+        found: list[int] = []
+        following = iter(filled)
+        for one in ids:
+            found += next(following) if one == token else [one]
+        return found
+
+    def place(self, ids: list[int], given: PromptMedia) -> None:
+        """Finds the tokens of each medium in the prompt. Raises RecordError (invalid_value) where they are not all there."""
+        rows = np.flatnonzero(np.array(ids, dtype=np.int64) == self._images.token)
+        counts = [self._num_tokens(look) for look in given.looks]
+        if len(rows) != sum(counts):
+            message = f"the prompt has {len(rows)} tokens for images, and its images need {sum(counts)}"
+            raise RecordError("invalid_value", message, param="prompt")
+        ends = np.cumsum(counts)
+        given.placed = tuple(
+            Placed(medium, rows[end - count : end], given.options) for medium, count, end in zip(given.media, counts, ends, strict=True)
+        )
+
+    def _num_tokens(self, look: Look) -> int:
+        assert self._tokenizer is not None
+        if look.num_tokens is None:
+            (ids,) = self._tokenizer.encode_batch([look.text], add_special_tokens=False)
+            look.num_tokens = ids.count(self._images.token)
+        return look.num_tokens
+
+
+def _check_count(count: int, placeholder: str, given: PromptMedia) -> None:
+    if count != len(given.media):
+        places = "1 place for an image" if count == 1 else f"{count} places for images"
+        images = "1 is given" if len(given.media) == 1 else f"{len(given.media)} are given"
+        raise RecordError("invalid_value", f"the prompt has {places} ({placeholder}), and {images}", param="prompt")
+
+
+def grid_positions(placed: Sequence[tuple[Placed, tuple[int, int, int]]], length: int, merge: int) -> NDArray[np.int64]:
+    """int64 [3, length]: positions in time, height and width (M-RoPE, arXiv 2409.12191).
+
+    A token of text has three times the one after the greatest before it. Those of an image begin there, and count its frames, rows
+    and columns.
+    """
+    found = np.empty((3, length), dtype=np.int64)
+    at = following = 0
+    for one, (frames, height, width) in placed:
+        found[:, at : one.first] = np.arange(following, following + one.first - at)
+        following += one.first - at
+        grid = np.indices((frames, height // merge, width // merge)).reshape(3, -1)
+        found[:, one.first : one.end] = grid + following
+        following += max(height, width) // merge
+        at = one.end
+    found[:, at:] = np.arange(following, following + length - at)
+    return found

@@ -1,0 +1,54 @@
+"""Vision: how images enter a family's language model, beside what its config.json says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Keys of the token that stands for a piece of an image, newest first.
+_TOKEN_KEYS = ("image_token_id", "image_token_index")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vision:
+    """Said by the file of a wrapper.
+
+    Args:
+        processor: transformers' processor of it, "module.Class" within `transformers.models`.
+        token: of the tokens that stand for images, where config.json names none.
+        rope: parameters of rotation that config.json may leave out, of families whose images have a grid of positions in three parts.
+        deep: further embeddings of images are added behind the first layers (deepstack).
+    """
+
+    processor: str
+    token: int | None = None
+    rope: Mapping[str, Any] = field(default_factory=dict)
+    deep: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """What a model with a tower takes of images.
+
+    Args:
+        vision: of its family.
+        token: the id of the tokens in whose places their embeddings go.
+        merge: patches of a side that become one token, where images have grids.
+    """
+
+    vision: Vision
+    token: int
+    merge: int = 1
+
+
+def images_of(hf: Mapping[str, Any], vision: Vision | None) -> Images | None:
+    """None for a model without a tower, as far as config.json tells."""
+    tower = hf.get("vision_config")
+    if vision is None or not isinstance(tower, Mapping):
+        return None
+    token = next((value for key in _TOKEN_KEYS if type(value := hf.get(key)) is int), vision.token)
+    if token is None:
+        return None
+    merge = tower.get("spatial_merge_size", 2)
+    return Images(vision=vision, token=token, merge=merge if type(merge) is int and merge > 0 else 1)

@@ -1,0 +1,223 @@
+"""Tiny models of every family that reads images, with random weights, their processors and transformers' answers."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from infer.core.spec.architectures import wrapper_of, wrappers
+
+Image = pytest.importorskip("PIL.Image")
+
+SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+#: A template in the form of those that such models have: a content part of an image becomes the placeholder.
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}"
+    "{% if p.type == 'image' %}PLACEHOLDER{% else %}{{ p.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+CLIP = {**SMALL, "model_type": "clip_vision_model", "projection_dim": 16}
+TEXT = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 2048,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+MEAN = {"image_mean": [0.5, 0.4, 0.6], "image_std": [0.2, 0.3, 0.25]}
+
+
+@dataclass(frozen=True)
+class Family:
+    """
+    Args:
+        specials: tokens of its own; the first stands for a piece of an image.
+        processor, images: module and class of the processor, and module, class and settings of that of images.
+        config, text: of the model, and of the language model in it.
+        settings: of the processor.
+        placeholder: what stands for an image in a prompt.
+        tokens: names of tokens that the tokenizer knows.
+    """
+
+    specials: Sequence[str]
+    processor: tuple[str, str]
+    images: tuple[str, str, Mapping[str, Any]]
+    config: Mapping[str, Any]
+    text: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    placeholder: str = "<image>"
+    tokens: Mapping[str, str] = field(default_factory=dict)
+
+
+TILES = ["<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>"]
+TILES += [f"<row_{i + 1}_col_{j + 1}>" for i in range(6) for j in range(6)]
+CROPPED = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, **MEAN}
+TILED = {"size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 32}}
+FAMILIES: dict[str, Family] = {
+    "llava": Family(
+        ["<image>"],
+        ("llava", "LlavaProcessor"),
+        ("clip", "CLIPImageProcessorPil", CROPPED),
+        {"vision_config": CLIP},
+        settings={"patch_size": 8, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1},
+    ),
+    "llava_next": Family(
+        ["<image>"],
+        ("llava_next", "LlavaNextProcessor"),
+        ("llava_next", "LlavaNextImageProcessorPil", {**CROPPED, "image_grid_pinpoints": [[32, 64], [64, 32], [64, 64]]}),
+        {"vision_config": CLIP, "image_grid_pinpoints": [[32, 64], [64, 32], [64, 64]]},
+        {"model_type": "mistral", "sliding_window": None},
+        settings={"patch_size": 8, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1},
+    ),
+    "idefics3": Family(
+        TILES,
+        ("idefics3", "Idefics3Processor"),
+        ("idefics3", "Idefics3ImageProcessorPil", TILED),
+        {"vision_config": SMALL, "scale_factor": 2},
+        settings={"image_seq_len": 4},
+    ),
+    "smolvlm": Family(
+        TILES,
+        ("smolvlm", "SmolVLMProcessor"),
+        ("smolvlm", "SmolVLMImageProcessorPil", TILED),
+        {"vision_config": SMALL, "scale_factor": 2},
+        settings={"image_seq_len": 4},
+    ),
+}
+
+
+def with_towers() -> list[str]:
+    """The families whose images are read."""
+    return [kind for kind in wrappers() if (found := wrapper_of(kind)) is not None and found.vision is not None]
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A family's folder, and transformers' processor and model of it."""
+
+    kind: str
+    folder: Path
+    processor: Any
+    model: Any
+
+    @property
+    def placeholder(self) -> str:
+        return FAMILIES[self.kind].placeholder
+
+    def inputs(self, text: str, images: Sequence[Any]) -> dict[str, Any]:
+        """What transformers makes of a prompt."""
+        made = self.processor(text=[text], images=list(images) or None, return_tensors="pt", add_special_tokens=True)
+        return {key: value for key, value in made.items() if key != "labels"}
+
+    @torch.inference_mode()
+    def writes(self, text: str, images: Sequence[Any], count: int) -> tuple[list[int], list[int], list[list[float]]]:
+        """(token ids of the prompt, ids that it writes greedily, the log-probabilities of all tokens where each was drawn)."""
+        given = self.inputs(text, images)
+        size = given["input_ids"].shape[1]
+        out = self.model.generate(
+            **given, max_new_tokens=count, do_sample=False, output_logits=True, return_dict_in_generate=True, use_cache=True
+        )
+        return given["input_ids"][0].tolist(), out.sequences[0, size:].tolist(), [x[0].log_softmax(-1).tolist() for x in out.logits]
+
+
+def tokenizer(folder: Path, family: Family) -> int:
+    """Writes a tokenizer of bytes; returns the size of its vocabulary."""
+    specials = [*SPECIALS, *family.specials]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate([*specials, *alphabet])}
+    vocab["ĊĊ"] = len(vocab)
+    made = Tokenizer(models.BPE(vocab=vocab, merges=[("Ċ", "Ċ")]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([AddedToken(token, special=True) for token in specials])
+    made.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|endoftext|>",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "extra_special_tokens": dict(family.tokens),
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "chat_template.jinja").write_text(TEMPLATE.replace("PLACEHOLDER", family.placeholder))
+    return len(vocab)
+
+
+def _class(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(f"transformers.models.{module}"), name)
+
+
+def _processor(folder: Path, family: Family) -> Any:
+    module, name = family.processor
+    package = importlib.import_module(f"transformers.models.{module}.processing_{module}")
+    kind = getattr(package, name)
+
+    class Quiet(kind):  # type: ignore[valid-type, misc]
+        """Videos are read by torchvision, which need not be there."""
+
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+            return None if argument is None else super().check_argument_for_proper_class(argument_name, argument)
+
+    Quiet.__name__ = name
+    Quiet.get_attributes = kind.get_attributes
+    module, name, settings = family.images
+    images = getattr(importlib.import_module(f"transformers.models.{module}.image_processing_pil_{module}"), name)(**settings)
+    parts = {"image_processor": images, "tokenizer": transformers.AutoTokenizer.from_pretrained(folder)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(package, "num2words", str, raising=False)
+        return Quiet(*(parts.get(one) for one in kind.get_attributes()), **family.settings)
+
+
+def make(kind: str, folder: Path) -> Tiny:
+    """Writes a tiny model of a family."""
+    family = FAMILIES[kind]
+    size = tokenizer(folder, family)
+    made = _processor(folder, family)
+    whole = {"image_processor": made.image_processor.to_dict(), "processor_class": family.processor[1], **family.settings}
+    (folder / "processor_config.json").write_text(json.dumps(whole))
+    torch.manual_seed(0)
+    token = len(SPECIALS)
+    config = transformers.AutoConfig.for_model(
+        kind, **family.config, text_config={**TEXT, **family.text, "vocab_size": size}, image_token_id=token, tie_word_embeddings=False
+    )
+    model = transformers.AutoModelForImageTextToText.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, 0.0, 0.15)
+        elif "norm" not in name:
+            torch.nn.init.normal_(parameter, 0.0, 0.1)
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    model.generation_config.eos_token_id = model.generation_config.pad_token_id = None
+    return Tiny(kind, folder, made, model)
+
+
+@cache
+def picture(seed: int, width: int, height: int) -> Any:
+    """An image of colours that change slowly, and a little noise."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+    noise = rng.integers(-12, 13, (height, width, 3))
+    return Image.fromarray((np.asarray(coarse).astype(int) + noise).clip(0, 255).astype(np.uint8))
+
+
+Maker = Callable[[str], Tiny]

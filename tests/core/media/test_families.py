@@ -1,0 +1,75 @@
+"""Every family that reads images: against transformers' whole model, from text and images to tokens and log-probabilities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from infer.core.api.llm import LLM
+from infer.core.types.outputs import RequestOutput
+
+from .families import FAMILIES, Maker, Tiny, picture, with_towers
+
+COUNT = 8
+SETTINGS: dict[str, Any] = {"dtype": "float32", "device": "cpu", "max_model_len": 1024, "seed": 0}
+PARAMS = {"max_tokens": COUNT, "temperature": 0, "logprobs": 3, "ignore_eos": True}
+
+
+def cases(tiny: Tiny) -> list[tuple[str, list[Any]]]:
+    """Prompts with one image and with several, the same image in other words, other images in the same, and text alone."""
+    wide, tall, small = picture(1, 90, 40), picture(2, 40, 75), picture(3, 33, 32)
+    at = tiny.placeholder
+    return [
+        (f"What is in {at}?", [wide]),
+        ("No picture at all.", []),
+        (f"{at}\nAnd {at} or {at}", [tall, wide, small]),
+        (f"What is in {at}?", [tall]),
+        (f"Tell me: {at}", [wide]),
+    ]
+
+
+def answers(tiny: Tiny, some: list[tuple[str, list[Any]]], **settings: Any) -> list[RequestOutput]:
+    with LLM(str(tiny.folder), **{**SETTINGS, **settings}) as llm:
+        prompts: list[Any] = [{"prompt": text, "multi_modal_data": {"image": images}} if images else text for text, images in some]
+        return llm.generate(prompts, PARAMS, use_tqdm=False)
+
+
+def told(output: RequestOutput) -> Any:
+    """All that an output says."""
+    (choice,) = output.outputs
+    assert choice.logprobs is not None
+    return output.prompt_token_ids, choice.token_ids, [{t: one.logprob for t, one in step.items()} for step in choice.logprobs]
+
+
+def test_every_family_has_a_row() -> None:
+    assert set(FAMILIES) == set(with_towers())
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_family_writes_what_transformers_does(tiny_family: Maker, kind: str) -> None:
+    tiny = tiny_family(kind)
+    some = cases(tiny)
+    outputs = answers(tiny, some)
+    for (text, images), output in zip(some, outputs, strict=True):
+        ids, written, logprobs = tiny.writes(text, images, COUNT)
+        assert output.prompt_token_ids == ids
+        (choice,) = output.outputs
+        assert choice.token_ids == written
+        assert choice.logprobs is not None
+        for step, expected in zip(choice.logprobs, logprobs, strict=True):
+            for token, one in step.items():
+                assert one.logprob == pytest.approx(expected[token], abs=2e-4)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_no_answer_depends_on_the_schedule(tiny_family: Maker, kind: str) -> None:
+    """Alone, in chunks that cut through images, with little memory so that some are begun anew, and with cached prefixes."""
+    tiny = tiny_family(kind)
+    some = cases(tiny)
+    expected = [told(one) for one in answers(tiny, some)]
+    assert [told(answers(tiny, [one])[0]) for one in some[:3]] == expected[:3]
+    cut = answers(tiny, [*some, *some], max_num_batched_tokens=16, max_num_seqs=3)
+    assert [told(one) for one in cut] == expected * 2
+    scarce = answers(tiny, some, num_gpu_blocks_override=28, block_size=16, max_model_len=400, enable_prefix_caching=False)
+    assert [told(one) for one in scarce] == expected
