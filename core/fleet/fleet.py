@@ -1,43 +1,61 @@
-"""Several engines, each in a process of its own, that look like one: data parallel.
+"""Several engines that look like one: data parallel, on one machine or on many.
 
 Requests go to the engine that has least to do, answers come back as they finish; the job's writer puts them in order. What a
-request gets does not depend on which engine it meets, nor on what else that one does.
+request gets does not depend on which engine it meets, nor on what else that one does; so where one is lost, another takes its place
+and is asked the same again.
 """
 
 from __future__ import annotations
 
-import select
+import logging
 import time
 from collections import deque
-from dataclasses import asdict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..containment import own_error
 from ..engine.limits import Limits
 from ..engine.stats import EngineStats
-from ..errors import RecordError
-from ..parallel.ranks import Ranks, Worker
+from ..errors import EngineError, InferError, RecordError
 from ..pooling.limits import PoolingLimits
 from ..pooling.recipe import Recipe
 from ..settings.config import EngineConfig
 from ..types.pooling_request import PoolingRequest
 from ..types.request import Request
 from . import codec
-from .replica import COUNTED, devices, failure
+from .loads import Loads
+from .member import Asked, Member
+from .replica import COUNTED, failure
+from .transport import Event, Lost, Ready, Replica, Said, Transport
 
 if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 #: Sequences that wait in an engine for each one that it can run: enough to choose from.
 _AHEAD = 2
 #: Requests in one frame.
 _FRAME = 64
+#: Replicas that may be lost with a request before it is suspected to be the reason.
+_SUSPECT = 2
+#: Replicas that had a suspected request alone and were lost with it, until it is taken for the reason.
+_GUILTY = 2
+#: Replicas of one number that are lost in a row, with no answer in between, until none is started in their place.
+_IN_A_ROW = 3
+#: What of COUNTED is of a replica as it is, and is no work that was done.
+_PEAKS = tuple(i for i, name in enumerate(COUNTED) if name.startswith("peak_"))
 
 
 class Fleet:
-    """The interface of `Engine` that jobs and `LLM` use. Raises EngineError when one of the engines is lost.
+    """The interface of `Engine` that jobs and `LLM` use.
+
+    A replica that is lost (killed, out of memory, its machine gone, silent for `stall_timeout`) is replaced and what it was asked is asked
+    again. A request that was there when two were lost is tried apart from others, among fewer and fewer; what ends replicas alone is
+    answered with an error. Raises EngineError once more than `max_restarts` were lost, or each three times in a row without an answer.
 
     Args:
+        transport: starts the replicas.
         tokenizer: what requests that generate are checked with.
         recipe: how the model pools; None: it generates.
 
@@ -45,35 +63,51 @@ class Fleet:
         max_num_seqs: of all engines together.
     """
 
-    def __init__(self, config: EngineConfig, tokenizer: Tokenizer | None = None, *, recipe: Recipe | None = None) -> None:
+    def __init__(
+        self, config: EngineConfig, transport: Transport, tokenizer: Tokenizer | None = None, *, recipe: Recipe | None = None
+    ) -> None:
         self.config = config
         self.recipe = recipe
         self.max_model_len = config.max_model_len
         self.max_num_seqs = config.max_num_seqs * config.data_parallel_size
-        payloads = [{"config": asdict(one), "recipe": codec.dumps(recipe).decode()} for one in devices(config)]
-        self._ranks = Ranks("infer.core.fleet.replica", payloads, noun="engine", stall_timeout=config.stall_timeout)
-        told = self._ranks.receive_json()
-        self.vocab_size = told[0]["vocab_size"]
-        blocks = [one["num_blocks"] for one in told]  # none where texts are pooled
-        self.stats = EngineStats(num_kv_blocks=sum(blocks), num_states=sum(one["num_states"] for one in told))
-        self.stats.weights = told[0]["weights"]
+        self.stats = EngineStats()
+        self.num_lost = 0
+        """Replicas that were lost."""
+        self._transport = transport
+        self._requests: dict[str, Asked] = {}
+        """Those that are not answered."""
+        self._queue: deque[str] = deque()
+        """Those that no replica has, and names of others that were in it."""
+        self._num_queued = self._num_behind = 0
+        """Sequences in the queue, and those that wait in replicas that have more than they can run."""
+        self._trials: deque[list[str]] = deque()
+        """Suspected requests, each group to be given to a replica that has nothing else."""
+        self._apart: Member | None = None
+        """The replica that they are given to."""
+        self._more = self._told = True
+        """(more requests may come, as far as is known here; what the replicas were told of it)"""
+        self._members: dict[Replica, Member] = {}
+        self._loads = Loads()
+        self._watched = 0.0
+        """time.monotonic() of the last look for replicas that say nothing."""
+        self._over: InferError | None = None
+        """The reason why there is no fleet any more."""
+        try:
+            for number in range(config.data_parallel_size):
+                self._start(number)
+            self._await_first()
+        except BaseException:
+            self.close()
+            raise
+        ready = [member for member in self._members.values() if member.is_ready]
         self._limits: Limits | PoolingLimits
         if recipe is None:
-            self._limits = Limits.of(config, self.vocab_size, min(blocks), tokenizer)
+            blocks = min(member.num_blocks for member in ready)
+            self._limits = Limits.of(config, self.vocab_size, blocks, tokenizer)
         else:
             self._limits = PoolingLimits(self.vocab_size, config.max_model_len, recipe)
-        self._queue: deque[tuple[str, bytes]] = deque()
-        """Requests that were not sent yet, encoded."""
-        self._at: dict[str, Worker] = {}
-        """The engines that the sent requests are with."""
-        self._loads: dict[str, int] = {worker.name: 0 for worker in self._ranks.workers}
-        """Sequences that each engine has."""
-        self._weights: dict[str, int] = {}
-        self._numbers: dict[str, list[int]] = {}
-        self._heard: dict[str, float] = {}
-        self._more = self._told = True
-        """(more requests may come, as far as is known here; what the engines were told of it)"""
 
+    # -- what an engine does ------------------------------------------------------------------------------------
     def add(self, request: Any) -> None:
         """Queues a Request, or a PoolingRequest where the engines pool. Raises RecordError for one that no engine could answer, or that
         cannot be sent to one; nothing is then left of it."""
@@ -82,22 +116,24 @@ class Fleet:
             encoded = codec.dumps(request)
         except TypeError as error:
             raise RecordError("unsupported", f"{error}; leave data_parallel_size at 1") from None
-        self._weights[request.request_id] = _weight(request)
-        self._queue.append((request.request_id, encoded))
+        asked = Asked(encoded, _weight(request))
+        self._requests[request.request_id] = asked
+        self._queue.append(request.request_id)
+        self._num_queued += asked.weight
 
     def abort(self, request_id: str) -> None:
         """Drops a request that has not been answered."""
-        weight = self._weights.pop(request_id)
-        worker = self._at.pop(request_id, None)
-        if worker is None:
-            self._queue = deque((name, encoded) for name, encoded in self._queue if name != request_id)
+        asked = self._requests.pop(request_id)
+        if asked.member is None:
+            self._num_queued -= asked.weight
         else:
-            self._loads[worker.name] -= weight
-            self._ranks.send_to(worker, codec.frame(["abort", request_id]))
+            member = asked.member
+            self._take_back(member, request_id, asked)
+            self._transport.send(member.replica, codec.frame(["abort", request_id]))
 
     def is_open(self, request_id: str) -> bool:
         """True if the request was added and is not answered."""
-        return request_id in self._weights
+        return request_id in self._requests
 
     def expect_more(self, more: bool) -> None:
         """As in `Engine`."""
@@ -106,81 +142,276 @@ class Fleet:
     @property
     def num_unfinished(self) -> int:
         """Requests added and not answered."""
-        return len(self._weights)
+        return len(self._requests)
 
     @property
     def num_waiting(self) -> int:
         """Sequences that no engine can have begun with."""
-        queued = sum(self._weights[request_id] for request_id, _ in self._queue)
-        return queued + sum(max(0, load - self.config.max_num_seqs) for load in self._loads.values())
+        return self._num_queued + self._num_behind
 
     def step(self) -> list[Any]:
         """Shares out what is queued and waits for the next answers."""
-        self._share_out()
-        busy = {worker.wire.fileno(): worker for worker in self._ranks.workers if self._loads[worker.name]}
-        assert busy, "there is nothing to wait for"
-        ready, _, _ = select.select(list(busy), [], [], min(1.0, self.config.stall_timeout))
+        assert self._requests, "there is nothing to wait for"
         outputs: list[Any] = []
-        now = time.monotonic()
-        for number, worker in busy.items():
-            if number in ready:
-                outputs += self._hear(worker)
-                self._heard[worker.name] = now
-            elif now - self._heard.setdefault(worker.name, now) > self.config.stall_timeout:
-                self._ranks.stalled(worker)
+        try:
+            if self._over is None:
+                self._share_out()
+                for event in self._transport.wait(min(1.0, self.config.stall_timeout)):
+                    outputs += self._take(event)
+                outputs += self._end_stalled()
+        except InferError as error:
+            self.close()
+            self._over = error
+        if self._over is not None and not outputs:
+            raise self._over  # what had been answered by then was given before
         return outputs
 
     def reset_prefix_cache(self) -> bool:
         """As in `Engine`. Engines obey in order, so what is added afterwards finds nothing."""
-        if self._weights:
+        if self._requests:
             return False
-        self._ranks.send(codec.frame(["reset", None]))
+        self._tell_all(["reset", None])
         return True
 
     def close(self) -> None:
         """Ends the engines."""
-        self._ranks.close()
+        self._transport.close()
 
+    # -- requests to replicas -----------------------------------------------------------------------------------
     def _share_out(self) -> None:
+        self._try_suspects()
         most = self.config.max_num_seqs * (1 + _AHEAD)
         while self._queue:
-            worker = min(self._ranks.workers, key=lambda worker: self._loads[worker.name])
-            if self._loads[worker.name] >= most:
+            member = self._loads.least()
+            if member is None or member.load >= most:
                 break
             # As many at a time as keep the engines level; never so many that the last of a job all meet one of them.
-            level = -(-len(self._queue) // len(self._ranks.workers))
-            frame: list[tuple[str, bytes]] = []
-            while self._queue and len(frame) < min(level, _FRAME) and self._loads[worker.name] < most:
-                request_id, encoded = self._queue.popleft()
-                self._at[request_id] = worker
-                self._loads[worker.name] += self._weights[request_id]
-                frame.append((request_id, encoded))
-            self._heard[worker.name] = time.monotonic()
-            self._ranks.send_to(worker, codec.frame(["add", None], frame))
-        more = self._more or bool(self._queue)
+            level = -(-len(self._queue) // len(self._loads))
+            names: list[str] = []
+            room = most - member.load
+            while self._queue and len(names) < min(level, _FRAME) and room > 0:
+                name = self._queue.popleft()
+                asked = self._requests.get(name)
+                if asked is not None and asked.member is None:
+                    names.append(name)
+                    room -= asked.weight
+            self._give(member, names)
+        more = self._more or bool(self._num_queued)
         if more != self._told:
-            self._ranks.send(codec.frame(["more", more]))
             self._told = more
+            self._tell_all(["more", more])
 
-    def _hear(self, worker: Worker) -> list[Any]:
-        (numbers, first), outputs = codec.unframe(self._ranks.receive_from(worker))
-        self._numbers[worker.name] = numbers
-        for name, values in zip(COUNTED, zip(*self._numbers.values(), strict=True), strict=True):
-            setattr(self.stats, name, sum(values))
+    def _try_suspects(self) -> None:
+        """Sets one replica apart while there are suspected requests, and gives it one group of them after the other, each alone."""
+        while self._trials and not (group := [name for name in self._trials[0] if name in self._requests]):
+            self._trials.popleft()
+        if self._apart is None:
+            if not self._trials or (member := self._loads.least()) is None:
+                return
+            self._apart = member
+            self._loads.drop(member)
+        member = self._apart
+        if member.load:  # it has work of before, or a group
+            return
+        member.is_on_trial = bool(self._trials)
+        if self._trials:
+            self._trials.popleft()
+            self._give(member, group)
+        else:
+            self._apart = None
+            self._loads.note(member)
+
+    def _give(self, member: Member, names: Sequence[str]) -> None:
+        if not names:
+            return
+        if not member.load:
+            member.heard = time.monotonic()
+        frame: list[tuple[str, bytes]] = []
+        weight = 0
+        for name in names:
+            asked = self._requests[name]
+            asked.member = member
+            member.requests[name] = None
+            weight += asked.weight
+            frame.append((name, asked.encoded))
+        self._num_queued -= weight
+        self._shift(member, weight)
+        self._transport.send(member.replica, codec.frame(["add", None], frame))
+
+    def _shift(self, member: Member, weight: int) -> None:
+        """Counts sequences that a replica has more, or fewer."""
+        most = self.config.max_num_seqs
+        self._num_behind += max(0, member.load + weight - most) - max(0, member.load - most)
+        member.load += weight
+        if member.is_ready and member is not self._apart:
+            self._loads.note(member)
+
+    def _take_back(self, member: Member, request_id: str, asked: Asked) -> None:
+        """Counts a request that a replica has no longer."""
+        asked.member = None
+        del member.requests[request_id]
+        self._shift(member, -asked.weight)
+
+    def _tell_all(self, head: Any) -> None:
+        for member in self._members.values():
+            if member.is_ready:
+                self._transport.send(member.replica, codec.frame(head))
+
+    # -- what comes of replicas ---------------------------------------------------------------------------------
+    def _take(self, event: Event) -> list[Any]:
+        """Answers that an event brings."""
+        member = self._members.get(event.replica)
+        if member is None:  # it was ended meanwhile
+            return []
+        member.heard = time.monotonic()
+        if isinstance(event, Said):
+            return self._hear(member, event.frame)
+        if isinstance(event, Ready):
+            self._welcome(member, event)
+            return []
+        return self._lose(member, event.error)
+
+    def _hear(self, member: Member, frame: bytes) -> list[Any]:
+        (numbers, first), outputs = codec.unframe(frame)
+        self._count(member, numbers)
         if first is not None:
+            if not self._transport.is_local:  # it has another clock
+                first = self.stats.first_token_at or member.heard
             self.stats.first_token_at = min(first, self.stats.first_token_at or first)
         wanted = []
         for request_id, encoded in outputs:
-            if self._at.pop(request_id, None) is not None:  # else it was aborted meanwhile
-                self._loads[worker.name] -= self._weights.pop(request_id)
+            if request_id in member.requests:  # else it was aborted meanwhile
+                self._take_back(member, request_id, self._requests.pop(request_id))
                 wanted.append(self._decoded(request_id, encoded))
+        if outputs:
+            member.num_lost = 0
         return wanted
+
+    def _count(self, member: Member, numbers: list[int]) -> None:
+        for name, before, now in zip(COUNTED, member.numbers, numbers, strict=True):
+            if now != before:
+                setattr(self.stats, name, getattr(self.stats, name) + now - before)
+        member.numbers = numbers
 
     def _decoded(self, request_id: str, encoded: Any) -> Any:
         try:
             return codec.decode(encoded)
         except BaseException as error:
             return failure(request_id, own_error(error, f"request {request_id}"), pools=self.recipe is not None)
+
+    # -- replicas that come and go ------------------------------------------------------------------------------
+    def _start(self, number: int, num_lost: int = 0) -> None:
+        replica = self._transport.start(number)
+        self._members[replica] = Member(replica, number, num_lost=num_lost)
+
+    def _await_first(self) -> None:
+        """Waits until there are replicas to begin with. Raises what any raised instead; where they are of this machine all are waited for,
+        and one that is lost is not replaced: the next would meet the same."""
+        wanted = self.config.data_parallel_size if self._transport.is_local else 1
+        while sum(member.is_ready for member in self._members.values()) < wanted:
+            for event in self._transport.wait(1.0):
+                if isinstance(event, Lost) and self._transport.is_local:
+                    raise event.error
+                self._take(event)
+
+    def _welcome(self, member: Member, event: Ready) -> None:
+        told = event.told
+        is_first = not any(other.is_ready for other in self._members.values())
+        if is_first:
+            self.vocab_size: int = told["vocab_size"]
+            self.stats.weights = told["weights"]
+        member.is_ready, member.num_blocks, member.num_states = True, told["num_blocks"], told["num_states"]
+        self.stats.num_kv_blocks += member.num_blocks
+        self.stats.num_states += member.num_states
+        self._loads.note(member)
+        if not self._told:
+            self._transport.send(member.replica, codec.frame(["more", False]))
+
+    def _end_stalled(self) -> list[Any]:
+        """Ends replicas that have work and say nothing; looks once a second."""
+        now = time.monotonic()
+        if now - self._watched < min(1.0, self.config.stall_timeout):
+            return []
+        self._watched = now
+        limit = self.config.stall_timeout
+        outputs: list[Any] = []
+        for member in [one for one in self._members.values() if one.load and now - one.heard > limit]:
+            self._transport.end(member.replica)
+            outputs += self._lose(member, EngineError(f"{member.replica} does not answer ({limit:g} s are allowed: --stall-timeout)"))
+        return outputs
+
+    def _lose(self, member: Member, error: InferError) -> list[Any]:
+        """Starts another replica in the place of one that is gone and queues what it had; the answers to what is not asked again. Raises
+        EngineError where it is not replaced and none is left, and what another one would raise too."""
+        del self._members[member.replica]
+        self._loads.drop(member)
+        member.is_ready = False
+        self._apart = None if member is self._apart else self._apart
+        self._count(member, [0 if i in _PEAKS else count for i, count in enumerate(member.numbers)])
+        self.stats.num_kv_blocks -= member.num_blocks
+        self.stats.num_states -= member.num_states
+        self.num_lost += 1
+        self._check_restarts(error)
+        had = len(member.requests)
+        refused = self._ask_again(member, error)
+        num_lost = member.num_lost + (not member.is_on_trial)
+        again = f"; {_counted(had - len(refused), 'request')} of it will be asked again" if had > len(refused) else ""
+        if num_lost < _IN_A_ROW:
+            log.warning("%s; another engine is started in its place%s", error, again)
+            self._start(member.number, num_lost)
+        elif self._members:
+            left = _counted(len(self._members), "engine")
+            log.warning("%s; %d in its place were lost in a row with no answer, so the run goes on with %s%s", error, num_lost, left, again)
+        else:
+            raise EngineError(f"{error}; no engine is left: each was lost {num_lost} times in a row with no answer")
+        return refused
+
+    def _check_restarts(self, error: InferError) -> None:
+        """Raises what ends the run."""
+        if not isinstance(error, EngineError):
+            raise error
+        allowed = self.config.max_restarts
+        if self.num_lost > allowed:
+            times = "" if not allowed else f"; {self.num_lost} engines were lost in this run, and --max-restarts allows {allowed}"
+            raise EngineError(f"{error}{times}")
+
+    def _ask_again(self, member: Member, error: InferError) -> list[Any]:
+        """Queues the requests of a replica that is gone; the answers to those that are not asked again."""
+        again, suspects, refused = [], [], []
+        alone = len(member.requests) == 1
+        for name in list(member.requests):
+            asked = self._requests[name]
+            asked.member = None
+            asked.num_lost += 1
+            asked.num_lost_alone += alone
+            self._num_queued += asked.weight
+            if asked.num_lost_alone >= _GUILTY and asked.num_lost > _SUSPECT:
+                del self._requests[name]
+                self._num_queued -= asked.weight
+                refused.append(self._refused(name, asked, error))
+            elif asked.num_lost >= _SUSPECT:
+                suspects.append(name)
+            else:
+                again.append(name)
+        self._shift(member, -member.load)
+        member.requests.clear()
+        half = -(-len(suspects) // 2) if member.is_on_trial else len(suspects)
+        self._trials.extendleft(group for group in (suspects[half:], suspects[:half]) if group)
+        self._queue.extendleft(reversed(again))
+        return refused
+
+    def _refused(self, name: str, asked: Asked, error: InferError) -> Any:
+        reason = RecordError(
+            "internal",
+            f"{asked.num_lost} engines were lost while they had this record, {asked.num_lost_alone} of them with no other: {error}",
+            retryable=True,
+        )
+        log.warning("request %s: %s", name, reason)
+        return failure(name, reason, pools=self.recipe is not None)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _weight(request: Request | PoolingRequest) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from queue import SimpleQueue
 from typing import Any
 
@@ -120,6 +120,11 @@ def failure(request_id: str, error: RecordError, *, pools: bool) -> Answer:
 def _lanes(config: EngineConfig) -> int:
     """Of each replica: replicas are lanes of a kind already."""
     return max(1, config.lanes // config.data_parallel_size) if config.lanes_always else 1
+
+
+def payloads(config: EngineConfig, recipe: Recipe | None) -> list[dict[str, Any]]:
+    """What each replica on this machine is told at its start, see `serve`."""
+    return [{"config": asdict(one), "recipe": codec.dumps(recipe).decode()} for one in devices(config)]
 
 
 def devices(config: EngineConfig) -> list[EngineConfig]:

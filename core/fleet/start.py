@@ -13,8 +13,12 @@ def start(plan: Plan) -> AnyEngine:
     """Loads the weights and takes the memory. Raises ModelError, ConfigError, EngineError."""
     if plan.config.data_parallel_size > 1:
         from .fleet import Fleet
+        from .processes import Processes
+        from .replica import payloads
 
-        return Fleet(plan.config, plan.tokenizer, recipe=plan.recipe)
+        config = plan.config
+        transport = Processes(payloads(config, plan.recipe), stall_timeout=config.stall_timeout)
+        return Fleet(config, transport, plan.tokenizer, recipe=plan.recipe)
     from ..build.engines import build
 
     return build(plan)

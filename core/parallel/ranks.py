@@ -131,7 +131,7 @@ class Ranks:
     def stalled(self, worker: Worker) -> NoReturn:
         """One of them does not answer: ends all."""
         self.close(grace=0)
-        raise EngineError(f"{worker} does not answer ({self.stall_timeout:g} s are allowed: --stall-timeout); all were ended")
+        raise EngineError(f"{worker} does not answer ({self.stall_timeout:g} s are allowed: --stall-timeout){self._others}")
 
     def fail(self, cause: BaseException | None = None) -> NoReturn:
         """Working together failed: ends all, and raises what the one to blame raised, or an EngineError that names it."""
@@ -149,7 +149,7 @@ class Ranks:
         suspects = [worker for worker in self.workers if worker.ended and worker.name not in self._lost_peers]
         for worker in sorted(suspects, key=lambda worker: worker.process.returncode):
             if worker.process.returncode < 0:
-                return EngineError(f"{worker} {_how(worker.process.returncode)}; all were ended")
+                return EngineError(f"{worker} {_how(worker.process.returncode)}{self._others}")
             try:
                 while True:
                     _checked(worker.wire.receive_json(timeout=0.1))
@@ -158,7 +158,7 @@ class Ranks:
             except InferError as error:
                 return error
             except (Closed, TimeoutError):
-                return EngineError(f"{worker} {_how(worker.process.returncode)}; all were ended")
+                return EngineError(f"{worker} {_how(worker.process.returncode)}{self._others}")
         return None
 
     def _silent(self, cause: BaseException | None) -> str:
@@ -167,7 +167,12 @@ class Ranks:
         if not left:
             return f"the processes lost each other ({cause}); all were ended"
         names = " and ".join(left) + (" do" if len(left) > 1 else " does")
-        return f"{names} not answer ({self.stall_timeout:g} s are allowed: --stall-timeout); all were ended"
+        return f"{names} not answer ({self.stall_timeout:g} s are allowed: --stall-timeout){self._others}"
+
+    @property
+    def _others(self) -> str:
+        """The end of a message about one of several."""
+        return "; all were ended" if len(self.workers) > 1 else ""
 
     def close(self, *, grace: float = _GRACE) -> None:
         """Ends all of them; those that do not within `grace` seconds are killed. May be called again."""

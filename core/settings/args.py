@@ -28,6 +28,7 @@ from .later_args import LaterArgs
 from .lengths import choose_limits, choose_max_model_len
 from .media_args import MediaArgs, media_values
 from .memory import choose_swap_space, total_memory
+from .parallel_args import ParallelArgs, choose_parallel
 from .setting import Setting, setting, settings_of
 from .speculation_args import SpeculationArgs, choose_speculation
 from .threads import choose_lanes, choose_threads
@@ -52,14 +53,14 @@ GROUPS = {
 #: Texts that a model which pools takes in one step where nothing is said: they keep nothing from step to step, so many short ones go.
 MOST_TEXTS = 1024
 
-_model, _scheduling, _device, _parallel = (partial(setting, group=group) for group in ("model", "scheduling", "device", "parallel"))
+_model, _scheduling, _device = (partial(setting, group=group) for group in ("model", "scheduling", "device"))
 #: Those that say something to a model that writes, and nothing to one that pools: it keeps no KV cache and draws no tokens.
 _memory = partial(setting, group="memory", no_effect=("pooling",))
 _writing, _queue = partial(_model, no_effect=("pooling",)), partial(_scheduling, no_effect=("pooling",))
 
 
 @dataclass
-class EngineArgs(AdapterArgs, MediaArgs, SpeculationArgs, LaterArgs):
+class EngineArgs(AdapterArgs, MediaArgs, ParallelArgs, SpeculationArgs, LaterArgs):
     """Every engine setting as the user gave it; construction checks types and ranges (ConfigError).
 
     None always means "not given". A setting that does not work yet is refused unless it has its default.
@@ -213,20 +214,6 @@ class EngineArgs(AdapterArgs, MediaArgs, SpeculationArgs, LaterArgs):
         None, "Gone: see --max-seq-len-to-capture.", rule=lambda _: "is gone: use max_seq_len_to_capture"
     )
     disable_async_output_proc: bool = _device(False, "Begin a step only when the one before it is finished.", no_effect=("cpu",))
-
-    # --- parallel
-    tensor_parallel_size: int = _parallel(1, "Ranks (processes, each with its GPU) that share each layer.", low=1)
-    enable_expert_parallel: bool = _parallel(
-        False, "Give each rank of tensor_parallel_size some of a mixture's experts whole; else ranks share each expert."
-    )
-    data_parallel_size: int = _parallel(1, "Engines (processes, each with its GPUs) that share the input.", low=1)
-    stall_timeout: float = _parallel(
-        300.0, "Seconds that a rank may keep the others waiting before the run is given up.", low=0, open_low=True
-    )
-    distributed_executor_backend: str | None = _parallel(
-        None, "How ranks are run.", choices=("uni",), later=("mp", "ray", "external_launcher")
-    )
-    disable_custom_all_reduce: bool = _parallel(False, "No effect so far: NCCL's all-reduce is the only one.", no_effect=("cpu", "cuda"))
 
     def __post_init__(self) -> None:
         if not isinstance(self.dtype, str) and str(self.dtype).startswith("torch."):
@@ -389,6 +376,7 @@ class EngineArgs(AdapterArgs, MediaArgs, SpeculationArgs, LaterArgs):
                 "chunked_prefill": self.enable_chunked_prefill and not pools,
                 "enable_prefix_caching": self.enable_prefix_caching and not pools,
                 **media_values(self),
+                **choose_parallel(self),
                 **choose_speculation(self, spec, kind=kind, pools=pools, notes=notes),
                 "notes": tuple(notes),
             }

@@ -65,7 +65,8 @@ class EngineConfig:
     tensor_parallel_size: int  # ranks that share the model
     enable_expert_parallel: bool  # each expert is one rank's
     data_parallel_size: int  # engines that share the input
-    stall_timeout: float  # seconds that a rank may keep the others waiting
+    max_restarts: int  # of them that are replaced when they are lost
+    stall_timeout: float  # seconds that a rank or engine may keep the others waiting
 
     block_size: int
     num_gpu_blocks_override: int | None

@@ -1,4 +1,4 @@
-"""Runs of several processes: one that dies or hangs ends the run in good order, and none is left behind."""
+"""Runs of several processes: a rank that dies or hangs ends the run in good order, an engine is replaced, and none is left behind."""
 
 from __future__ import annotations
 
@@ -58,6 +58,8 @@ def ended(child: subprocess.Popen[bytes]) -> tuple[int, str]:
 
 
 KINDS = {"ranks": ["--tensor-parallel-size", "2"], "engines": ["--data-parallel-size", "2"]}
+#: The same where the first loss ends the run.
+ENDING = {**KINDS, "engines": [*KINDS["engines"], "--max-restarts", "0"]}
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -65,9 +67,9 @@ def test_a_killed_one_ends_the_run_and_resume_gives_the_same_bytes(
     job: Callable[..., subprocess.Popen[bytes]], wait_for: Callable[..., None], hold: Any, lines: Path, tmp_path: Path, kind: str
 ) -> None:
     unbroken, out = tmp_path / "unbroken.jsonl", tmp_path / "out.jsonl"
-    assert job(unbroken, *KINDS[kind]).wait(120) == 0
+    assert job(unbroken, *ENDING[kind]).wait(120) == 0
     gate = hold(lines, 30)
-    child = job(out, *KINDS[kind])
+    child = job(out, *ENDING[kind])
     wait_for(lambda: begun(out), child)
     helpers = helpers_of(child)
     assert len(helpers) == (1 if kind == "ranks" else 2)
@@ -79,8 +81,29 @@ def test_a_killed_one_ends_the_run_and_resume_gives_the_same_bytes(
     assert "--resume" in said
     assert gone(helpers)
     gate.lift()
-    assert job(out, *KINDS[kind]).wait(120) == 0
+    assert job(out, *ENDING[kind]).wait(120) == 0
     assert out.read_bytes() == unbroken.read_bytes()
+
+
+@pytest.mark.parametrize("way", ["killed", "stopped"])
+def test_an_engine_that_is_lost_is_replaced_and_the_bytes_are_the_same(
+    job: Callable[..., subprocess.Popen[bytes]], wait_for: Callable[..., None], hold: Any, lines: Path, tmp_path: Path, way: str
+) -> None:
+    alone, out = tmp_path / "alone.jsonl", tmp_path / "out.jsonl"
+    assert job(alone).wait(120) == 0
+    gate = hold(lines, 30)
+    child = job(out, *KINDS["engines"], *(["--stall-timeout", "20"] if way == "stopped" else []))
+    wait_for(lambda: begun(out), child)
+    lost = helpers_of(child)[-1]
+    lost.send_signal(signal.SIGKILL if way == "killed" else signal.SIGSTOP)
+    gate.open()
+    code, said = ended(child)
+    assert code == 0, said
+    assert f"engine 1 (process {lost.pid}) " + ("was killed by SIGKILL" if way == "killed" else "does not answer") in said
+    assert "another engine is started in its place" in said
+    assert "--resume" not in said
+    assert gone([lost])
+    assert out.read_bytes() == alone.read_bytes()
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -100,7 +123,7 @@ def test_a_stopped_one_is_noticed(
     job: Callable[..., subprocess.Popen[bytes]], wait_for: Callable[..., None], gate: Any, tmp_path: Path, kind: str
 ) -> None:
     out = tmp_path / "out.jsonl"
-    child = job(out, *KINDS[kind], "--stall-timeout", "3")
+    child = job(out, *ENDING[kind], "--stall-timeout", "3")
     wait_for(lambda: begun(out), child)
     helpers = helpers_of(child)
     helpers[-1].send_signal(signal.SIGSTOP)

@@ -54,7 +54,7 @@ def test_streams_beams_and_refusals(engines: list[LLM]) -> None:
 
     alone, two = map(got, engines)
     assert alone == two
-    assert not any(engines[1].engine._loads.values())  # what was dropped is nobody's work any more
+    assert not any(member.load for member in engines[1].engine._members.values())  # what was dropped is nobody's work any more
     assert [error and error["code"] for error in two[1]] == [None, "invalid_value", "prompt_too_long"]
     with pytest.raises(RecordError):
         engines[1].generate([[10**6]], use_tqdm=False)
