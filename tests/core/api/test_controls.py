@@ -47,7 +47,7 @@ def test_close_ends_other_engines(tiny_llama: Path) -> None:
     before = ids(llm.generate(PROMPTS, GREEDY, use_tqdm=False))
     assert llm.reset_prefix_cache()
     assert ids(llm.generate(PROMPTS, GREEDY, use_tqdm=False)) == before
-    processes = [worker.process for worker in llm.engine._ranks.workers]
+    processes = [member.replica.worker.process for member in llm.engine._members.values()]
     llm.close()
     assert all(process.poll() is not None for process in processes)
 
