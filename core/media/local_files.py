@@ -55,6 +55,8 @@ def read_file(source: str, *, root: str, max_bytes: int, param: str) -> bytes:
         if not _inside(real, root):
             raise _outside(shown, root, param)
         fd = os.open(real, _FLAGS)
+    except RecordError:
+        raise
     except (OSError, ValueError) as error:
         raise _unreadable(shown, error, param) from None
     try:

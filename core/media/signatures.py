@@ -60,6 +60,6 @@ def described(data: bytes) -> str:
         return "JSON text"
     if not data.strip(b"\0"):
         return "a file of zero bytes only"
-    if all(byte >= 32 or byte in b"\t\r\n" for byte in data[:256]):
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in data[:256]):
         return "a text file"
     return "no known kind of file"
