@@ -11,7 +11,8 @@ namespace {
 // -- values -------------------------------------------------------------------------------------------------------
 // How weights are multiplied by values: SIDE tokens of a value lie side by side, [step of SIDE tokens][dim][SIDE].
 template <class T> struct Values {
-    static constexpr int SIDE = 1, ROWS = infer::ROWS, WIDE = 4;  // rows and vectors of 16 dims whose sums are in registers
+    static constexpr int SIDE = 1, ROWS = infer::ROWS;
+    static constexpr int PIECES = 1;  // products that a step is made of
     typedef f32x16 Vector;
 
     static Vector read_whole(const T *p) { return load(p); }
@@ -28,9 +29,11 @@ template <class T> struct Values {
         return sum;
     }
 
+    // Piece `i` of a step, and sum + that by its row's weight.
+    static Vector piece(Vector v, int) { return v; }
+    static f32x16 add(f32x16 sum, const float *weights, int step, int, Vector v) { return vfma(splat(weights[step]), v, sum); }
     // sum + the step's tokens [from, to), by their row's weights.
-    static f32x16 add(f32x16 sum, const float *weights, int step, Vector v) { return vfma(splat(weights[step]), v, sum); }
-    static f32x16 add_some(f32x16 sum, const float *weights, int step, Vector v, int, int) { return add(sum, weights, step, v); }
+    static f32x16 add_some(f32x16 sum, const float *weights, int step, Vector v, int, int) { return add(sum, weights, step, 0, v); }
 };
 
 // Two tokens of 16 dims in 32 lanes of 16 bits.
@@ -50,7 +53,7 @@ template <> struct Values<bf16> {
     }
 
 #if defined(__AVX512BF16__)
-    static constexpr int ROWS = 12, WIDE = 2;
+    static constexpr int ROWS = 12, PIECES = 1;
 
     // Weights are rounded to bf16, and what is summed are the weights as rounded, so that shares add up to 1.
     static f32x16 weigh(float *score, float scale, float best) {
@@ -67,23 +70,25 @@ template <> struct Values<bf16> {
         return (f32x16)sum;
     }
 
-    static f32x16 add(f32x16 sum, const float *weights, int step, Vector v) {
+    static Vector piece(Vector v, int) { return v; }
+    static f32x16 add(f32x16 sum, const float *weights, int step, int, Vector v) {
         int pair;
         memcpy(&pair, weights + step, sizeof pair);
         return (f32x16)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)v);
     }
     // A token that is not seen may be anything: zeros stand in for it.
     static f32x16 add_some(f32x16 sum, const float *weights, int step, Vector v, int from, int to) {
-        return add(sum, weights, step, v & ((from == 0 ? 0xffffu : 0u) | (to == 2 ? 0xffff0000u : 0u)));
+        return add(sum, weights, step, 0, v & ((from == 0 ? 0xffffu : 0u) | (to == 2 ? 0xffff0000u : 0u)));
     }
 #else
-    static constexpr int ROWS = infer::ROWS, WIDE = 4;
+    static constexpr int ROWS = infer::ROWS, PIECES = 2;  // one token after the other
 
     static f32x16 weigh(float *score, float scale, float best) { return Values<float>::weigh(score, scale, best); }
-    static f32x16 add(f32x16 sum, const float *weights, int step, Vector v) { return add_some(sum, weights, step, v, 0, 2); }
+    static f32x16 piece(Vector v, int i) { return as<f32x16>(i ? v & 0xffff0000u : v << 16); }
+    static f32x16 add(f32x16 sum, const float *weights, int step, int i, f32x16 v) { return vfma(splat(weights[2 * step + i]), v, sum); }
     static f32x16 add_some(f32x16 sum, const float *weights, int step, Vector v, int from, int to) {
-        if (from == 0) sum = vfma(splat(weights[2 * step]), as<f32x16>(v << 16), sum);
-        if (to == 2) sum = vfma(splat(weights[2 * step + 1]), as<f32x16>(v & 0xffff0000u), sum);
+        if (from == 0) sum = add(sum, weights, step, 0, piece(v, 0));
+        if (to == 2) sum = add(sum, weights, step, 1, piece(v, 1));
         return sum;
     }
 #endif
@@ -181,7 +186,7 @@ template <class T> struct Floats {
     template <int R, bool AHEAD>
     static void all_values(const float *weights, const float *shrink, const Tile &tile, const Tile &next, int first, int last, int64_t dim, float *sums,
                            int64_t width) {
-        constexpr int WIDE = R <= infer::ROWS ? 4 : V::WIDE;
+        constexpr int WIDE = vectors_of(R);
         if (first >= last) return;
         int64_t column = 0;
         for (; column + WIDE * LANES <= dim; column += WIDE * LANES) values<R, WIDE, true, AHEAD>(weights, shrink, tile, next, first, last, dim, column, LANES, sums, width);
@@ -201,13 +206,13 @@ template <class T> struct Floats {
         for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
             for (int n = 0; n < NV; n++) sum[r][n] = load(sums + r * width + column + n * LANES) * shrink[r];
-        const auto read = [&](const T *row, typename V::Vector(&v)[NV]) {
+        const auto read = [&](const T *row, typename V::Vector(&v)[NV]) __attribute__((always_inline)) {
 #pragma GCC unroll 4
             for (int n = 0; n < NV - 1; n++) v[n] = V::read_whole(row + n * LANES * SIDE);
             v[NV - 1] = WHOLE ? V::read_whole(row + (NV - 1) * LANES * SIDE) : V::read_part(row + (NV - 1) * LANES * SIDE, tail);
         };
         // Tokens [from, to) of a step of which the others are not seen.
-        const auto some = [&](int step, int from, int to) {
+        const auto some = [&](int step, int from, int to) __attribute__((always_inline)) {
             typename V::Vector v[NV];
             const int t = step * SIDE;
             read(tile.value[t / LANES] + t % LANES * dim + column * SIDE, v);
@@ -227,10 +232,12 @@ template <class T> struct Floats {
 #pragma GCC unroll 4
                 for (int n = 0; AHEAD && n < NV; n += std::max(1, 64 / (LANES * SIDE * (int)sizeof(T)))) soon(row_soon + n * LANES * SIDE);
                 read(row, v);
+#pragma GCC unroll 2
+                for (int i = 0; i < V::PIECES; i++)
 #pragma GCC unroll 12
-                for (int r = 0; r < R; r++)
+                    for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-                    for (int n = 0; n < NV; n++) sum[r][n] = V::add(sum[r][n], weights + r * TILE, step, v[n]);
+                        for (int n = 0; n < NV; n++) sum[r][n] = V::add(sum[r][n], weights + r * TILE, step, i, V::piece(v[n], i));
             }
         }
         if (step * SIDE < last) some(step, 0, last - step * SIDE);

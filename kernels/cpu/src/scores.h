@@ -4,6 +4,7 @@
 // sum over the pairs in order, so its bits depend on the query and the key alone, not on which rows and groups are done beside it.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 
@@ -13,8 +14,19 @@ namespace infer {
 
 constexpr int TILE = 64;
 constexpr int GROUPS = TILE / LANES;
-constexpr int ROWS = 6;  // at a time: ROWS * GROUPS sums in registers
+// Vectors of sums that registers have room for, beside what they are made of.
+#if defined(__AVX512F__)
+constexpr int SUMS = 24;
+#elif defined(__AVX2__) || defined(__aarch64__)
+constexpr int SUMS = 6;
+#else
+constexpr int SUMS = 3;
+#endif
+constexpr int ROWS = std::min(6, SUMS);  // at a time, each with one vector of sums at least
 constexpr float LOG2E = 1.44269504f;
+
+// Vectors of sums that each of so many rows can have.
+constexpr int vectors_of(int rows) { return 4 * rows <= SUMS ? 4 : 2 * rows <= SUMS ? 2 : 1; }
 
 // soft_cap * tanh(x / soft_cap)
 inline f32x16 capped(f32x16 x, float soft_cap) { return (1.0f - 2.0f / (vexp(x * (2.0f / soft_cap)) + 1.0f)) * soft_cap; }
@@ -72,41 +84,53 @@ template <class T> struct Query {
 
     // out[r * stride + t] = query r . key t: sums over even and over odd dims, added at the end. With AHEAD, `next` is asked for meanwhile.
     template <int R, int G, bool AHEAD> static void scores(const Pair *query, const Keys<T> &keys, const Keys<T> &next, int64_t pairs, float *out, int64_t stride) {
-        constexpr int WIDE = 2;  // groups at a time: 2 * WIDE * R sums in registers
-        for (int first = 0; first + WIDE <= G; first += WIDE) part<R, WIDE, AHEAD>(query, keys, next, pairs, out, stride, first);
-        if (G % WIDE) part<R, 1, AHEAD>(query, keys, next, pairs, out, stride, G - 1);
+        constexpr int WIDE = vectors_of(R), ALL = 2 * G;  // vectors of 8 tokens at a time
+        for (int first = 0; first + WIDE <= ALL; first += WIDE) part<R, WIDE, AHEAD>(query, keys, next, pairs, out, stride, first);
+        if (ALL % WIDE) part<R, 2, AHEAD>(query, keys, next, pairs, out, stride, ALL - 2);
     }
 
     template <int R, int WIDE, bool AHEAD>
     static void part(const Pair *query, const Keys<T> &keys, const Keys<T> &next, int64_t pairs, float *out, int64_t stride, int first) {
-        f32x16 sum[R][2 * WIDE];
+        f32x16 sum[R][WIDE];
+        const T *key[WIDE], *key_soon[WIDE];
+        const Pair *row[(R + 2) / 3];
+#pragma GCC unroll 4
+        for (int g = 0; g < WIDE; g++) {
+            key[g] = keys.key[(first + g) / 2] + (first + g) % 2 * LANES;
+            key_soon[g] = next.key[(first + g) / 2] + (first + g) % 2 * LANES;
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < (R + 2) / 3; i++) row[i] = query + 3 * i * pairs;
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-            for (int g = 0; g < 2 * WIDE; g++) sum[r][g] = f32x16{};
+            for (int g = 0; g < WIDE; g++) sum[r][g] = f32x16{};
         for (int64_t p = 0; p < pairs; p++) {
-            f32x16 k[2 * WIDE];
+            f32x16 k[WIDE];
 #pragma GCC unroll 4
-            for (int g = 0; g < 2 * WIDE; g++) {
-                k[g] = load(keys.key[first + g / 2] + p * keys.pair_stride + g % 2 * LANES);
-                if (AHEAD) soon(next.key[first + g / 2] + p * next.pair_stride + g % 2 * LANES);
+            for (int g = 0; g < WIDE; g++) {
+                k[g] = load(key[g] + p * keys.pair_stride);
+                if (AHEAD) soon(key_soon[g] + p * next.pair_stride);
             }
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++) {
                 double both;
-                memcpy(&both, &query[r * pairs + p], sizeof both);
+                memcpy(&both, row[r / 3] + p + r % 3 * pairs, sizeof both);
                 f32x16 q = as<f32x16>(splat_double(both));
 #pragma GCC unroll 4
-                for (int g = 0; g < 2 * WIDE; g++) sum[r][g] = vfma(q, k[g], sum[r][g]);
+                for (int g = 0; g < WIDE; g++) sum[r][g] = vfma(q, k[g], sum[r][g]);
             }
         }
 #pragma GCC unroll 8
-        for (int r = 0; r < R; r++)
+        for (int r = 0; r < R; r++) {
+            float *to = out + r * stride + first * (LANES / 2);
+            if constexpr (WIDE == 1) {
+                write(to, add_neighbours(low(sum[r][0]), high(sum[r][0])));
+            } else {
 #pragma GCC unroll 2
-            for (int g = 0; g < WIDE; g++) {
-                f32x16 a = sum[r][2 * g], b = sum[r][2 * g + 1];
-                store(out + r * stride + (first + g) * LANES, add_neighbours(a, b));
+                for (int g = 0; g < WIDE; g += 2) store(to + g * (LANES / 2), add_neighbours(sum[r][g], sum[r][g + 1]));
             }
+        }
     }
 };
 

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "laid_out.h"
-#include "powers.h"
+#include "scores.h"
 
 namespace infer {
 
@@ -102,12 +102,13 @@ void add_values(const float *weights, const typename Values<T>::Element *value, 
 }
 
 template <class T, int R> void add_all_values(const float *weights, const typename Values<T>::Element *value, int64_t steps, float *sums, int64_t width) {
+    constexpr int WIDE = vectors_of(R);
     for (int64_t column = 0; column < width;) {
         const auto *from = value + Values<T>::STEP * column;
-        switch (std::min<int64_t>(4, (width - column) / LANES)) {
-        case 4: add_values<T, R, 4>(weights, from, steps, sums + column, width), column += 4 * LANES; break;
-        case 3: add_values<T, R, 3>(weights, from, steps, sums + column, width), column += 3 * LANES; break;
-        case 2: add_values<T, R, 2>(weights, from, steps, sums + column, width), column += 2 * LANES; break;
+        switch (std::min<int64_t>(WIDE, (width - column) / LANES)) {
+        case 4: add_values<T, R, std::min(4, WIDE)>(weights, from, steps, sums + column, width), column += 4 * LANES; break;
+        case 3: add_values<T, R, std::min(3, WIDE)>(weights, from, steps, sums + column, width), column += 3 * LANES; break;
+        case 2: add_values<T, R, std::min(2, WIDE)>(weights, from, steps, sums + column, width), column += 2 * LANES; break;
         default: add_values<T, R, 1>(weights, from, steps, sums + column, width), column += LANES;
         }
     }
