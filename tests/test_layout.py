@@ -41,7 +41,7 @@ CORE = (
     ("intake", "build"),
     ("fleet",),
     ("jobs",),
-    ("api", "bench", "compress", "review"),
+    ("api", "bench", "compress", "dataset", "review"),
 )
 #: Never import torch, at any depth: these test in milliseconds, and what they hold is plain data.
 NO_TORCH = (
@@ -79,6 +79,7 @@ LIGHT = (
     "core/intake/",
     "core/jobs/",
     "core/api/",
+    "core/dataset/",
     "kernels/__init__.py",
 )
 HEAVY = {"torch", "transformers"}

@@ -45,7 +45,7 @@ class Converted:
         found, count = [], 0
         try:
             for row in self._rows:
-                found.append(_line(row))
+                found.append(line_of(row))
                 count += len(found[-1])
                 if count >= size:
                     break
@@ -70,7 +70,7 @@ class Converted:
         yield decoder.decode(b"", final=True)
 
 
-def _line(row: Any) -> bytes:
+def line_of(row: Any) -> bytes:
     """A line of JSON. What a cell holds that JSON has no type for becomes text."""
     text = json.dumps(row, ensure_ascii=False, default=_as_json)
     return text.encode("utf-8", "surrogateescape" if isinstance(row, _Texts) else "surrogatepass") + b"\n"

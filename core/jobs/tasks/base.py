@@ -251,6 +251,10 @@ class Task(ABC, Generic[P]):
                 self.complain(name, f"field {name!r} beside body has no effect; put it into body")
         return body_of(fields, self.command)
 
+    def is_extra(self, name: str) -> bool:
+        """True for a field that the task does not know, so that it comes back."""
+        return name not in self._consumed
+
     def _others(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """The fields that the task does not know."""
         return {name: value for name, value in fields.items() if name not in self._consumed}

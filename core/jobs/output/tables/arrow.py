@@ -31,12 +31,13 @@ def arrays_of(columns: Columns, rows: Sequence[Sequence[Any]], fields: Sequence[
 
     held = zip(*rows, strict=True) if rows else [()] * len(fields)
     return [
-        pa.array(map(_text, values) if column.type == "text" else values, field.type)
+        pa.array(map(text_cell, values) if column.type == "text" else values, field.type)
         for values, column, field in zip(held, columns.columns, fields, strict=True)
     ]
 
 
-def _text(value: Any) -> str | None:
+def text_cell(value: Any) -> str | None:
+    """A value as a cell of text: see `text_of`; UTF-8 as above."""
     text = text_of(value)
     return None if text is None else _utf8(text)
 
