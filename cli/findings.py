@@ -62,7 +62,7 @@ def check_input(
     findings = Findings()
     progress = Progress(quiet=io.quiet, interval=io.progress_interval)
     with Signals(on_second=progress.close) as signals, ExitStack() as stack:
-        inputs = Inputs(io.inputs, io.input_format)
+        inputs = Inputs(io.inputs, io.input_format, state_dir=io.state_dir)
         stack.callback(inputs.close)
         size = inputs.size
         plan = make_plan(_without_torch(spec.args), given=spec.origin, compile_kernels=False)

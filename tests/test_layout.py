@@ -27,7 +27,7 @@ HOUSE = ("kernels", "core", "cli")
 #: A room is a folder of core/, or a file beside them.
 CORE = (
     ("errors",),
-    ("containment",),
+    ("containment", "remote"),
     ("types", "spec"),
     ("settings", "parallel"),
     ("weights",),

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from infer.core.errors import ConfigError
+from infer.core.remote.url import is_remote
 
 from ..terminal import messages
 from .file import JobFile
@@ -118,7 +119,7 @@ def _located(option: click.Option, name: str, folder: Path) -> str:
 
 
 def _beside(name: str, folder: Path) -> str:
-    return name if name == "-" or folder == Path() else os.path.join(folder, name)  # noqa: PTH118 (as it was written)
+    return name if name == "-" or folder == Path() or is_remote(name) else os.path.join(folder, name)  # noqa: PTH118 (as it was written)
 
 
 def given_paths(ctx: click.Context) -> tuple[Iterable[str], str | None]:

@@ -16,6 +16,7 @@ from infer.core.jobs.input.forms import FORMATS
 from infer.core.jobs.options import JobOptions
 from infer.core.jobs.output.output_format import FORMATS as OUTPUT_FORMATS
 from infer.core.jobs.output.output_format import TABLES, format_of, is_table
+from infer.core.remote.url import is_remote
 
 from ..command import usage, with_options
 from ..jobfile.defaults import given_paths
@@ -66,7 +67,8 @@ _INPUT: list[Callable[[Any], Any]] = [
         metavar="FILE",
         multiple=True,
         type=click.Path(allow_dash=True),
-        help="Read this file in place of IN; may be repeated. A quoted glob pattern stands for all its files, sorted.",
+        help="Read this file in place of IN; may be repeated. A quoted glob pattern stands for all its files, sorted. IN, OUT and FILE "
+        "may be URLs: s3://, gs://, az://, and to be read https://, hf:// (infer help remote).",
     ),
     click.option(
         "--input-format",
@@ -87,6 +89,12 @@ _INPUT: list[Callable[[Any], Any]] = [
     ),
 ]
 _READING: list[Callable[[Any], Any]] = [
+    click.option(
+        "--state-dir",
+        metavar="DIR",
+        type=click.Path(file_okay=False),
+        help="Keep here what a run must remember of an OUT that is a URL (default: $XDG_STATE_HOME/infer or ~/.local/state/infer).",
+    ),
     click.option("--strict", is_flag=True, help="A field that looks like a misspelled parameter fails its record."),
     click.option(
         "--max-line-bytes", type=SIZE, default="64MiB", show_default=True, help="Longest input line; a longer one fails its record."
@@ -245,6 +253,10 @@ def _what_they_may_be(paths: tuple[str, ...], outputs: int) -> str:
 
 def _matches(pattern: str) -> list[str]:
     """The files of a glob pattern, sorted; a name that is there, or is no pattern, means itself."""
+    if is_remote(pattern):
+        from infer.core.remote.pattern import matches
+
+        return matches(pattern)
     if not glob.has_magic(pattern) or Path(pattern).exists():
         return [pattern]
     names = sorted(name for name in glob.glob(pattern, recursive=True) if not Path(name).is_dir())  # noqa: PTH207 (any pattern)

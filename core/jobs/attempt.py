@@ -48,11 +48,13 @@ class Attempt:
         self.finished: Finished | None = None
         self.previous: Previous | None = None
         self._identity: Identity | None = None
-        self.inputs = Inputs(options.inputs, options.input_format)
+        self.inputs = Inputs(options.inputs, options.input_format, state_dir=options.state_dir)
         try:
             self.output = open_output(
                 options.output,
                 inputs=self.inputs.statuses,
+                input_names=options.inputs,
+                state_dir=options.state_dir,
                 overwrite=options.overwrite,
                 resume=options.resume,
                 redo=options.again.is_asked,
@@ -114,7 +116,7 @@ class Attempt:
     @property
     def resumable(self) -> bool:
         """True if --resume would go on from here."""
-        return isinstance(self.output, JobOutput) and not self.output.published and not self.was_done
+        return isinstance(self.output, JobOutput) and not self.output.is_in_place and not self.was_done
 
     @property
     def holds_answers(self) -> bool:

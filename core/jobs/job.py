@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import ConfigError, InferError
 from .attempt import Attempt
+from .output.output import JobOutput
 from .publish import publish
 from .resume import resume
 from .run import MaxErrors, Run
@@ -62,6 +63,8 @@ def run_job(spec: JobSpec, stats: JobStats, watch: Watch, *, stdout: BinaryIO | 
         if is_left:
             _run(plan, task, attempt, watch)
             publish(attempt, watch)
+        elif isinstance(attempt.output, JobOutput):
+            attempt.output.send()  # an earlier attempt may have made it and not put it in its place
     except (InferError, KeyboardInterrupt) as error:
         if attempt.resumable and (attempt.holds_answers or not isinstance(error, InferError)) and not isinstance(error, ConfigError):
             watch.stopped(error)

@@ -15,8 +15,8 @@ CHANGED = "changed"
 class JobOptions:
     """The inputs and which of their records, the output and what becomes of an earlier one, and what is said meanwhile."""
 
-    inputs: tuple[str, ...]  # in order, globs expanded; "-" is stdin
-    output: str  # "-" is stdout
+    inputs: tuple[str, ...]  # in order, globs expanded, URLs among them; "-" is stdin
+    output: str  # "-" is stdout; or a URL
     overwrite: bool
     stats: str | None
     quiet: bool
@@ -34,6 +34,7 @@ class JobOptions:
     compression: str = "auto"  # of OUT: "auto" (by its name), "none", "gzip" or "zstd"
     resume: bool = False  # also when `resume_force`
     resume_force: bool = False
+    state_dir: str | None = None  # for what is remembered of an OUT that lies elsewhere; see state.py
     verify: bool = False
     output_format: str = "jsonl"  # one of output.output_format.FORMATS
     vectors: bool = False  # answers are vectors, of which a Parquet file is a matrix

@@ -28,3 +28,5 @@ def publish(attempt: Attempt, watch: Watch) -> None:
         else:
             output.finish()
         attempt.stats.finished_at = time.monotonic()
+    if isinstance(output, JobOutput):
+        output.send()

@@ -121,7 +121,7 @@ def _survey(attempt: Attempt, finished: Finished, again: Again) -> tuple[int, Re
 
     Raises ConfigError for rows of other records. An input that can be read only once is read by it.
     """
-    inputs = Inputs(attempt.options.inputs, attempt.options.input_format) if attempt.inputs.can_be_read_again else attempt.inputs
+    inputs = _inputs(attempt) if attempt.inputs.can_be_read_again else attempt.inputs
     previous = finished.previous(again, force=attempt.options.resume_force)
     try:
         reader, left = attempt.read(inputs), 0
@@ -132,6 +132,12 @@ def _survey(attempt: Attempt, finished: Finished, again: Again) -> tuple[int, Re
         inputs.close()
         previous.close()
     return left, reader
+
+
+def _inputs(attempt: Attempt) -> Inputs:
+    """The inputs once more."""
+    options = attempt.options
+    return Inputs(options.inputs, options.input_format, state_dir=options.state_dir)
 
 
 def _take_as_done(attempt: Attempt, output: JobOutput, finished: Finished, reader: RecordReader) -> None:
@@ -150,3 +156,5 @@ def _take_as_done(attempt: Attempt, output: JobOutput, finished: Finished, reade
     if note != before:
         with output.telling():
             note.write(output.target)
+        if output.staged is not None:
+            output.staged.put_notes()

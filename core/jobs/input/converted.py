@@ -6,7 +6,7 @@ import codecs
 import csv
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 from ...errors import ConfigError, InferError
 from .lines import CHUNK_BYTES
@@ -24,10 +24,10 @@ class Converted:
         source: the bytes as they are, decompressed.
         name: of the input, for messages.
         form: "csv", "tsv", "json" or "parquet".
-        path: of a Parquet file, which is not read from one end to the other.
+        path: of a Parquet file, which is not read from one end to the other; or a file to read here and there of.
     """
 
-    def __init__(self, source: Source, name: str, form: str, path: str) -> None:
+    def __init__(self, source: Source, name: str, form: str, path: str | BinaryIO) -> None:
         self.name = name
         self._source = source
         self._failure: InferError | None = None
@@ -141,7 +141,7 @@ def _values(texts: Iterator[str], name: str) -> Iterator[Any]:
         at = end
 
 
-def _parquet(path: str, name: str) -> Iterator[dict[str, Any]]:
+def _parquet(path: str | BinaryIO, name: str) -> Iterator[dict[str, Any]]:
     try:
         import pyarrow
         import pyarrow.parquet

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...errors import ConfigError
+from ...remote.url import is_remote, place
 from ..jsonl import spelled
 from .converted import Converted
 from .decompress import Decompressed, is_compressed
 from .forms import form_of
+from .remote_file import RemoteFile
 from .source import InputFile, Source, same_file
 
 
@@ -18,26 +20,27 @@ class Inputs:
     """The inputs of a run, in order; compressed ones are decompressed. All are looked at when it is made.
 
     Args:
-        names: files, pipes, `-` for stdin.
+        names: files, pipes, URLs, `-` for stdin.
         form: one of FORMATS; "auto": each file by its name.
+        state_dir: where a file is copied that lies elsewhere and cannot be read in part.
 
     Raises ConfigError for what cannot be read, and for what is seen to be of another form.
     """
 
-    def __init__(self, names: Sequence[str], form: str = "auto") -> None:
+    def __init__(self, names: Sequence[str], form: str = "auto", *, state_dir: str | None = None) -> None:
         self._names = names
-        self._files = [InputFile(name) for name in names]
-        self.statuses = [file.status for file in self._files]
+        self._files = [open_input(name, state_dir) for name in names]
+        self.statuses = [file.status for file in self._files if file.status is not None]
         self._forms = [form_of(file.name, b"" if is_compressed(file.head) else file.head, asked=form) for file in self._files]
         self.sources = [self._source(*one) for one in zip(names, self._files, self._forms, strict=True)]
 
-    def _source(self, name: str, file: InputFile, form: str) -> Source:
+    def _source(self, name: str, file: InputFile | RemoteFile, form: str) -> Source:
         plain = Decompressed(file, file.name)
         if form == "jsonl":
             return plain
         if form == "parquet" and (file.size is None or name == "-"):
             raise ConfigError(f"input {file.name!r}: Parquet is read from files, not from pipes")
-        return Converted(plain, file.name, form, name)
+        return Converted(plain, file.name, form, file.seekable() if isinstance(file, RemoteFile) else name)
 
     @property
     def size(self) -> int | None:
@@ -80,5 +83,12 @@ class Inputs:
             file.close()
 
 
+def open_input(name: str, state_dir: str | None = None) -> InputFile | RemoteFile:
+    """One input by its name or URL. Raises ConfigError."""
+    return RemoteFile(name, state_dir) if is_remote(name) else InputFile(name)
+
+
 def _place(name: str) -> str:
+    if is_remote(name):
+        return place(name)
     return name if name == "-" else spelled(os.path.realpath(name))

@@ -10,6 +10,8 @@ from collections import Counter
 POINTS = ("begin", "write", "spill", "commit", "committed", "sync", "publish", "beside", "published", "cleaned")
 #: After `publish`, where OUT is made from the rows.
 MATRIX_POINTS = ("made", "told")
+#: After `cleaned`, where OUT lies elsewhere: before each part and at both ends of what is sent in parts.
+REMOTE_POINTS = ("upload", "part", "complete", "completed", "beside-sent", "sent")
 
 _name, _, _count = os.environ.get("INFER_FAULT", "").partition(":")
 _passed: Counter[str] = Counter()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from ...errors import ConfigError, UnfinishedOutput
+from ...remote.url import is_remote, place, shown_name
 from ..input.source import same_file
 from ..stats import JobStats
 from .compression import compression_of
@@ -18,10 +20,11 @@ from .job_note import SUFFIXES as NOTE_SUFFIXES
 from .journal import JOURNAL_SUFFIX, Recovered
 from .lock import LOCK_SUFFIX
 from .made_output import MADE_SUFFIX
-from .matrix_output import MatrixOutput
+from .matrix_output import IDS_SUFFIX, MatrixOutput
 from .output import JobOutput
 from .output_format import is_matrix, is_table
 from .pipe import StraightOutput
+from .remote.staged import Staged
 from .side_file import PARTIAL_SUFFIX
 from .sinks.matrix_sink import MatrixSink
 from .sinks.sink import LineSink
@@ -39,6 +42,8 @@ def open_output(
     name: str,
     *,
     inputs: list[os.stat_result],
+    input_names: Sequence[str] = (),
+    state_dir: str | None = None,
     overwrite: bool = False,
     resume: bool = False,
     redo: bool = False,
@@ -55,7 +60,8 @@ def open_output(
     """The output, locked if it is a file.
 
     Args:
-        inputs: `os.fstat` of the inputs, which are never written to.
+        inputs: `os.fstat` of the inputs, which are never written to; `input_names`: their names, for those that lie elsewhere.
+        state_dir: where an OUT that lies elsewhere is made, see `state_folder`.
         overwrite, resume: what may be done with what is there.
         redo: OUT is to be read and replaced.
         merge: shards are put together: that is done from the start, whatever was left of it. The caller looks at an OUT that is there.
@@ -80,23 +86,35 @@ def open_output(
         return _straight(name, inputs, stdout)
     output: JobOutput | None = None
     try:
-        _refuse_reserved(name, f"output {name!r}")
-        if is_folder(Path(name)):
-            raise ConfigError(f"output {name!r} is a folder; name a file")
-        _refuse_nowhere(name, f"output {name!r}")
+        _refuse_reserved(name, f"output {shown_name(name)!r}")
+        if not is_remote(name):
+            if is_folder(Path(name)):
+                raise ConfigError(f"output {name!r} is a folder; name a file")
+            _refuse_nowhere(name, f"output {name!r}")
         if errors is not None:
-            _refuse_reserved(errors, f"--errors {errors!r}")
-            _refuse_errors_file(errors)
+            _refuse_reserved(errors, f"--errors {shown_name(errors)!r}")
+            if not is_remote(errors):
+                _refuse_errors_file(errors)
+            elif not is_remote(name):
+                raise ConfigError(f"--errors {shown_name(errors)!r} lies elsewhere and OUT does not; give a local file, or a URL as OUT")
+        staged = None
+        if is_remote(name):
+            _refuse_same_url(name, errors, input_names)
+            beside = [IDS_SUFFIX] if matrix else [ROWS_SUFFIX] if table else []
+            staged = Staged(name, errors=errors, beside=beside, state_dir=state_dir)
         if matrix:
             sink = _matrix_sink(name, output_format, embedding_dtype, compression)
-            output = MatrixOutput(name, sink=sink, errors=errors, fsync=fsync, stats=stats)
+            output = MatrixOutput(name, sink=sink, errors=errors, fsync=fsync, stats=stats, staged=staged)
         elif table:
             made_of = TableSink(output_format, compression_of(name, compression))
-            output = TableOutput(name, sink=made_of, errors=errors, fsync=fsync, stats=stats)
+            output = TableOutput(name, sink=made_of, errors=errors, fsync=fsync, stats=stats, staged=staged)
         else:
-            output = JobOutput(name, sink=LineSink(compression_of(name, compression)), errors=errors, fsync=fsync, stats=stats)
+            lines = LineSink(compression_of(name, compression))
+            output = JobOutput(name, sink=lines, errors=errors, fsync=fsync, stats=stats, staged=staged)
         _refuse_inputs(output, inputs)
         output.tidy()
+        if staged is not None:
+            staged.look(fetch=resume or redo or merge, overwrite=overwrite, has_partial=output.has_partial)
         if overwrite:
             output.refuse_files_in_the_way(overwrite=True)
             output.discard()
@@ -109,6 +127,13 @@ def open_output(
             output.close()
         raise
     return output
+
+
+def _refuse_same_url(name: str, errors: str | None, inputs: Sequence[str]) -> None:
+    for one in inputs:
+        for what, other in (("output", name), ("--errors", errors)):
+            if is_remote(one) and other is not None and is_remote(other) and place(one) == place(other):
+                raise ConfigError(f"{what} {shown_name(other)!r} and the input are the same file; choose another one")
 
 
 def _matrix_sink(name: str, output_format: str, embedding_dtype: str, compression: str) -> MatrixSink:

@@ -29,6 +29,7 @@ from .job_note import JobNote
 from .journal import Commit, Recovered
 from .making import sha256_of
 from .output_files import OutputFiles
+from .remote.staged import Staged
 from .sinks.sink import LineSink, Sink
 from .spill_index import SpillIndex
 
@@ -48,6 +49,7 @@ class JobOutput(OutputFiles):
         fsync: interval, always or never.
         files: the file layer; tests put their own here.
         stats: attempts and seconds, which commits tell.
+        staged: of an OUT that lies elsewhere.
 
     Construction takes the lock and looks at what is there; `begin` or `resume` makes it writable.
     """
@@ -64,6 +66,7 @@ class JobOutput(OutputFiles):
         fsync: str = "interval",
         files: Files | None = None,
         stats: JobStats | None = None,
+        staged: Staged | None = None,
     ) -> None:
         self.sink = sink or LineSink()
         self.spilled = SpillIndex()
@@ -79,7 +82,7 @@ class JobOutput(OutputFiles):
         self._tally = Tally()
         self._changed = False
         self._next_commit = self._next_sync = 0.0
-        super().__init__(name, errors=errors, files=files or Files())
+        super().__init__(name, errors=errors, files=files or Files(), staged=staged)
 
     # -- begin ---------------------------------------------------------------------------------------------------
     def begin(self, header: dict[str, Any]) -> None:
@@ -196,6 +199,8 @@ class JobOutput(OutputFiles):
         self.make()
         assert self._whole is not None
         with self.telling():
+            if self.staged is not None:
+                self.staged.will_send()
             if note is not None:
                 note.write(self.target, self._files)
             for side in self._sides:
@@ -206,6 +211,17 @@ class JobOutput(OutputFiles):
             faults.fault("published")
             self._clean()
             faults.fault("cleaned")
+
+    def send(self) -> None:
+        """Puts an OUT that lies elsewhere in its place, once it is whole here. May take a while and be interrupted: the next attempt
+        goes on with it. Raises InferError."""
+        if self.staged is not None:
+            self.staged.send()
+
+    @property
+    def is_in_place(self) -> bool:
+        """True if nothing is left to do with it."""
+        return self.published and not (self.staged is not None and self.staged.is_pending)
 
     def close(self) -> None:
         self._close_files()

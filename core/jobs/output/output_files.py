@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, OutputError
+from ...remote.url import shown_name
 from . import faults
 from .files import Files, followed, is_file, is_there, refuse_long_name
 from .job_note import note_paths, refuse_other_notes
 from .journal import JOURNAL_SUFFIX, Journal, Recovered, is_journal, recover
 from .lock import LOCK_SUFFIX, FileLock
 from .making import is_whole
+from .remote.staged import Staged
 from .side_file import PARTIAL_SUFFIX, SideFile
 
 
@@ -30,13 +32,15 @@ class OutputFiles:
         name: as the user gave it.
         errors: file for the lines of failed records.
         files: the file layer.
+        staged: of an OUT that lies elsewhere; all names here are then of its folder.
 
     Construction takes the locks. Raises LockedError, OutputError, ConfigError.
     """
 
-    def __init__(self, name: str, *, errors: str | None, files: Files) -> None:
-        self.name = name
-        self.target = followed(name, f"output {name!r}")
+    def __init__(self, name: str, *, errors: str | None, files: Files, staged: Staged | None = None) -> None:
+        self.name = name if staged is None else staged.name
+        self.staged = staged
+        self.target = followed(name, f"output {name!r}") if staged is None else staged.target
         self.partial = self.beside(PARTIAL_SUFFIX)
         self.journal_path = self.beside(JOURNAL_SUFFIX)
         self._files = files
@@ -57,7 +61,9 @@ class OutputFiles:
         """The files of lines beside it."""
         if errors is None:
             return []
-        what = f"--errors {errors!r}"
+        what = f"--errors {shown_name(errors)!r}"
+        errors = errors if self.staged is None else self.staged.errors
+        assert errors is not None, "OUT has such a file wherever it lies"
         return [SideFile("errors", followed(errors, what), lambda row: row.error_line, what, self._files)]
 
     @property
@@ -86,6 +92,8 @@ class OutputFiles:
             side.unlock()
         if self._lock is not None:
             self._lock.release()
+        if self.staged is not None:
+            self.staged.close(has_partial=self.has_partial)
 
     @property
     def is_finished(self) -> bool:
@@ -94,7 +102,7 @@ class OutputFiles:
 
     @property
     def has_target(self) -> bool:
-        return is_there(self.target)
+        return is_there(self.target) or (self.staged is not None and self.staged.exists)
 
     @property
     def has_partial(self) -> bool:

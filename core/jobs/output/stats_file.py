@@ -10,6 +10,9 @@ from typing import Any
 import orjson
 
 from ...errors import ConfigError, OutputError
+from ...remote.store import Store
+from ...remote.upload import put_bytes, refuse_unwritable
+from ...remote.url import is_remote, place, shown_name
 from ..jsonl import spelled
 from .beside import place_beside
 from .files import followed, is_special, is_there, write_whole
@@ -34,10 +37,15 @@ class StatsFile:
     """
 
     def __init__(self, name: str, *, output: str, taken: list[str], overwrite: bool, goes_on: bool) -> None:
-        self._name = name
+        self._name = shown_name(name)
         self._output = place_of(output)
-        self._path = followed(name, f"--stats {name!r}")
         self._lock: FileLock | None = None
+        self._store: Store | None = None
+        if is_remote(name):
+            self._straight = False
+            self._store = self._looked_at(Store(name, "--stats"), [output, *taken], overwrite=overwrite, goes_on=goes_on)
+            return
+        self._path = followed(name, f"--stats {name!r}")
         self._straight = is_special(Path(name))  # a pipe, /dev/null
         if self._straight:
             return
@@ -62,22 +70,44 @@ class StatsFile:
         named = {**value, "output": self._output}
         data = orjson.dumps(spelled(named), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS, default=str)
         try:
-            if self._straight:
+            if self._store is not None:
+                put_bytes(data, self._store)
+            elif self._straight:
                 Path(self._name).write_bytes(data)
             else:
                 write_whole(self._path, data)
         except OSError as error:
             raise OutputError(f"--stats {self._name!r} cannot be written: {error.strerror}") from None
 
+    def _looked_at(self, store: Store, taken: list[str], *, overwrite: bool, goes_on: bool) -> Store:
+        """Where the file is to lie elsewhere. Raises ConfigError, InferError."""
+        refuse_unwritable(store)
+        if any(is_remote(one) and place(one) == place(store.url) for one in taken):
+            raise ConfigError(f"{store.name} is the input or the output; choose another file")
+        found = store.find()
+        if found is not None and not overwrite:
+            size = found.get("size") or 0
+            if not (goes_on and size <= _MOST and self._tells_of_this_output(store.read(0, size))):
+                raise ConfigError(f"{store.name} exists; use --overwrite to replace it, or choose another file")
+        return store
+
     def _is_of_this_output(self) -> bool:
         try:
             with self._path.open("rb") as file:
-                found = orjson.loads(file.read(_MOST))
-        except (OSError, ValueError):
+                return self._tells_of_this_output(file.read(_MOST))
+        except OSError:
+            return False
+
+    def _tells_of_this_output(self, data: bytes) -> bool:
+        try:
+            found = orjson.loads(data)
+        except ValueError:
             return False
         return isinstance(found, dict) and found.keys() >= _KEYS and found.get("output", self._output) == self._output
 
 
 def place_of(output: str) -> str:
     """An output's path, as text."""
+    if is_remote(output):
+        return place(output)
     return output if output == "-" else spelled(os.path.realpath(output))

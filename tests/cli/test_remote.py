@@ -1,0 +1,154 @@
+"""IN and OUT in an object store: equal bytes after any kill, and never a part of an object under OUT's name."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("s3fs")
+pytest.importorskip("flask")
+moto_server = pytest.importorskip("moto.server")
+
+from infer.core.jobs.output.faults import POINTS, REMOTE_POINTS  # noqa: E402
+from infer.core.remote import store as store_module  # noqa: E402
+
+LINES = [
+    *({"prompt": f"record {i}", "id": f"r{i}", "max_tokens": 1 + i % 5} for i in range(12)),
+    b"not json",
+    {"prompt": "x" * 600},
+]
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    server.start()
+    yield f"http://127.0.0.1:{port}"
+    server.stop()
+
+
+class Bucket:
+    """A bucket, of which a test looks at the objects."""
+
+    def __init__(self, client: Any, name: str) -> None:
+        self.client, self.name = client, name
+        client.create_bucket(Bucket=name)
+
+    def __call__(self, key: str) -> str:
+        return f"s3://{self.name}/{key}"
+
+    def put(self, key: str, data: bytes) -> str:
+        self.client.put_object(Bucket=self.name, Key=key, Body=data)
+        return self(key)
+
+    def get(self, key: str) -> bytes:
+        body: bytes = self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
+        return body
+
+    @property
+    def keys(self) -> list[str]:
+        return [one["Key"] for one in self.client.list_objects_v2(Bucket=self.name).get("Contents", [])]
+
+    @property
+    def uploads(self) -> list[str]:
+        return [one["Key"] for one in self.client.list_multipart_uploads(Bucket=self.name).get("Uploads", [])]
+
+
+@pytest.fixture
+def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> Bucket:
+    boto3 = pytest.importorskip("boto3")
+    settings = {"ACCESS_KEY_ID": "testing", "SECRET_ACCESS_KEY": "testing", "DEFAULT_REGION": "us-east-1", "ENDPOINT_URL": endpoint}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(store_module, "FIRST_PAUSE_S", 0.01)
+    name = "".join(letter for letter in request.node.name.lower().replace("_", "-") if letter.isalnum() or letter == "-")[:60].strip("-")
+    return Bucket(boto3.client("s3"), name)
+
+
+@pytest.fixture
+def lines() -> bytes:
+    return b"".join((line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n" for line in LINES)
+
+
+@pytest.fixture
+def expected(call: Any, tiny: list[str], tmp_path: Path, lines: bytes) -> Callable[..., bytes]:
+    """expected(*argv) -> the bytes that a local run writes."""
+
+    def run(*argv: Any, command: str = "generate", suffix: str = ".jsonl") -> bytes:
+        source, out = tmp_path / "in.jsonl", tmp_path / f"local{suffix}"
+        source.write_bytes(lines)
+        result = call(command, *tiny, source, out, *argv)
+        assert result.exit_code in (0, 3), result.stderr
+        return out.read_bytes()
+
+    return run
+
+
+def state(tmp_path: Path) -> list[Path]:
+    """What is left of runs here."""
+    return [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".csv"])
+def test_from_and_to_a_bucket(call: Any, tiny: list[str], bucket: Bucket, lines: bytes, expected: Any, suffix: str, tmp_path: Path) -> None:
+    alone = expected(suffix=suffix)
+    source = bucket.put("dir/in.jsonl", lines)
+    argv = [*tiny, source, bucket(f"dir/out{suffix}"), "--errors", bucket("dir/failed.jsonl"), "--stats", bucket("dir/stats.json")]
+    result = call("generate", *argv)
+    assert result.exit_code == 3, result.stderr
+    rows = [f"dir/out{suffix}.rows.jsonl.zst"] * (suffix == ".csv")
+    out = f"dir/out{suffix}"
+    assert bucket.keys == ["dir/failed.jsonl", "dir/in.jsonl", out, f"{out}.job.json", *rows, "dir/stats.json"]
+    assert bucket.get(out) == alone
+    assert len(bucket.get("dir/failed.jsonl").splitlines()) == 2
+    assert json.loads(bucket.get("dir/stats.json"))["records"]["failed"] == 2
+    assert state(tmp_path) == []
+    again = call("generate", *argv)
+    assert again.exit_code == 2
+    assert "--overwrite" in again.stderr
+    done = call("generate", *argv, "--resume")
+    assert done.exit_code == 3, done.stderr
+    assert "nothing to do" in done.stderr
+    # Records that came since are answered; what was there is kept.
+    bucket.put("dir/in.jsonl", lines + b'{"prompt": "more", "max_tokens": 2}\n')
+    more = call("generate", *argv, "--resume")
+    assert more.exit_code == 3, more.stderr
+    assert len(bucket.get("dir/failed.jsonl").splitlines()) == 2
+    assert state(tmp_path) == []
+    # Another input is not taken for it.
+    bucket.put("dir/in.jsonl", lines.replace(b"record 3", b"another"))
+    other = call("generate", *argv, "--resume")
+    assert other.exit_code == 2
+    assert "the input changed" in other.stderr
+    assert state(tmp_path) == []
+
+
+@pytest.mark.parametrize("point", [f"{p}:{n}" for p, n in (("write", 2), ("commit", 2))] + [*POINTS[-4:], *REMOTE_POINTS[-2:], "part:2"])
+def test_a_kill_costs_nothing(
+    launch: Any, tiny: list[str], bucket: Bucket, lines: bytes, expected: Any, point: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    alone = expected()
+    source = bucket.put("in.jsonl", lines)
+    argv = ["generate", "-q", *tiny, source, bucket("out.jsonl"), "--resume"]
+    child = launch(*argv, env={"INFER_FAULT": point})
+    child.communicate(timeout=300)
+    assert child.returncode == -9
+    # What is under OUT's name is nothing, or all of it.
+    assert "out.jsonl" not in bucket.keys or bucket.get("out.jsonl") == alone
+    child = launch(*argv)
+    said = child.communicate(timeout=300)[1].decode()
+    assert child.returncode == 3, said
+    assert bucket.get("out.jsonl") == alone
+    assert bucket.keys == ["in.jsonl", "out.jsonl", "out.jsonl.job.json"]
+    assert bucket.uploads == []
+    assert state(tmp_path) == []
