@@ -14,7 +14,7 @@ pytest.importorskip("s3fs")
 pytest.importorskip("flask")
 moto_server = pytest.importorskip("moto.server")
 
-from infer.core.jobs.output.faults import POINTS, REMOTE_POINTS  # noqa: E402
+from infer.core.jobs.output import faults  # noqa: E402
 from infer.core.remote import store as store_module  # noqa: E402
 
 LINES = [
@@ -133,22 +133,94 @@ def test_from_and_to_a_bucket(call: Any, tiny: list[str], bucket: Bucket, lines:
     assert state(tmp_path) == []
 
 
-@pytest.mark.parametrize("point", [f"{p}:{n}" for p, n in (("write", 2), ("commit", 2))] + [*POINTS[-4:], *REMOTE_POINTS[-2:], "part:2"])
-def test_a_kill_costs_nothing(
-    launch: Any, tiny: list[str], bucket: Bucket, lines: bytes, expected: Any, point: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_kills_cost_nothing(bucket: Bucket, launch: Any, tiny: list[str], lines: bytes, expected: Any, tmp_path: Path) -> None:
+    """One job, killed while it answers, between its note and OUT, and when OUT is in its place and nothing knows it yet."""
     alone = expected()
     source = bucket.put("in.jsonl", lines)
     argv = ["generate", "-q", *tiny, source, bucket("out.jsonl"), "--resume"]
-    child = launch(*argv, env={"INFER_FAULT": point})
-    child.communicate(timeout=300)
-    assert child.returncode == -9
-    # What is under OUT's name is nothing, or all of it.
-    assert "out.jsonl" not in bucket.keys or bucket.get("out.jsonl") == alone
-    child = launch(*argv)
-    said = child.communicate(timeout=300)[1].decode()
-    assert child.returncode == 3, said
-    assert bucket.get("out.jsonl") == alone
+    for point in ("committed:1", "part:2", "sent", ""):
+        child = launch(*argv, env={"INFER_FAULT": point})
+        said = child.communicate(timeout=300)[1].decode()
+        assert child.returncode == (-9 if point else 3), (point, said)
+        # What is under OUT's name is nothing, or all of it.
+        there = "out.jsonl" in bucket.keys
+        assert there == (point in ("sent", ""))
+        assert not there or bucket.get("out.jsonl") == alone
     assert bucket.keys == ["in.jsonl", "out.jsonl", "out.jsonl.job.json"]
     assert bucket.uploads == []
     assert state(tmp_path) == []
+
+
+@pytest.mark.parametrize("point", ["publish", "beside", "published", "cleaned", "part", "beside-sent", "sent"])
+def test_an_interrupt_costs_nothing(
+    call: Any, tiny: list[str], bucket: Bucket, lines: bytes, expected: Any, point: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = expected()
+    argv = ["generate", *tiny, bucket.put("in.jsonl", lines), bucket("out.jsonl")]
+
+    def interrupt(passed: str) -> None:
+        if passed == point:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as during:
+        during.setattr(faults, "fault", interrupt)
+        stopped = call(*argv)
+    assert stopped.exit_code != 3
+    assert ("out.jsonl" in bucket.keys) == (point == "sent")
+    refused = call(*argv)
+    assert refused.exit_code == 2
+    assert "--resume" in refused.stderr
+    done = call(*argv, "--resume")
+    assert done.exit_code == 3, done.stderr
+    assert bucket.get("out.jsonl") == alone
+    assert bucket.keys == ["in.jsonl", "out.jsonl", "out.jsonl.job.json"]
+    assert state(tmp_path) == []
+
+
+def test_an_output_of_somebody_else(
+    call: Any, tiny: list[str], bucket: Bucket, lines: bytes, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was not there when the run began, and is left alone."""
+    alone = expected()
+    argv = ["generate", *tiny, bucket.put("in.jsonl", lines), bucket("out.jsonl")]
+    with monkeypatch.context() as during:
+        during.setattr(faults, "fault", lambda passed: bucket.put("out.jsonl", b"precious") if passed == "publish" else None)
+        refused = call(*argv)
+    assert refused.exit_code == 74
+    assert "by someone else" in refused.stderr
+    assert bucket.get("out.jsonl") == b"precious"
+    assert call(*argv, "--resume").exit_code == 74
+    assert bucket.get("out.jsonl") == b"precious"
+    replaced = call(*argv, "--overwrite")
+    assert replaced.exit_code == 3, replaced.stderr
+    assert bucket.get("out.jsonl") == alone
+
+
+def test_refusals(call: Any, tiny: list[str], bucket: Bucket, lines: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = bucket.put("in.jsonl", lines)
+    for names, said in (
+        ([bucket("none.jsonl"), bucket("out.jsonl")], "there is no such object"),
+        (["s3://no-such-bucket-here/a.jsonl", bucket("out.jsonl")], "there is no such bucket"),
+        ([source, source], "are the same file"),
+        ([source, bucket("")], "is a folder"),
+        ([source, "https://127.0.0.1:9/out.jsonl"], "is only read"),
+        ([source, "ftp://host/out.jsonl"], "is not served"),
+        ([source, bucket("out.partial")], "ends in .partial"),
+        ([source, "out.jsonl", "--errors", bucket("e.jsonl")], "lies elsewhere and OUT does not"),
+        (["--input", bucket("x*.jsonl"), bucket("out.jsonl")], "no file matches"),
+    ):
+        result = call("generate", *tiny, *names)
+        assert result.exit_code == 2, result.stderr
+        assert said in result.stderr
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    from s3fs import S3FileSystem
+
+    S3FileSystem.clear_instance_cache()
+    result = call("generate", *tiny, source, bucket("out.jsonl"))
+    assert "no access" in result.stderr
+    assert "AWS_PROFILE" in result.stderr
+    S3FileSystem.clear_instance_cache()
+    assert bucket.keys == ["in.jsonl"]

@@ -232,5 +232,6 @@ def merge_left(output: JobOutput) -> str:
 def refuse_files_in_the_way(output: JobOutput, *, redo: bool) -> None:
     """Raises ConfigError for files of others that have names of ours. `redo`: the file of failed lines that belongs to OUT is ours."""
     errors = output.errors_path
-    belongs = redo and errors is not None and is_file(errors) and is_file(output.target) and is_errors_file(errors, output.target)
+    rows = output.rows_path if isinstance(output, TableOutput) else output.target
+    belongs = redo and errors is not None and is_file(errors) and is_file(rows) and is_errors_file(errors, rows)
     output.refuse_files_in_the_way(replace_errors=belongs)
