@@ -266,7 +266,7 @@ def test_under_ray(tiny_llama: Path, tmp_path: Path, job: Job) -> None:
     rows[13]["prompt"] = None
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet", row_group_size=10)
     wanted = job("generate", tiny_llama, [{**row, "row": i} for i, row in enumerate(rows)], *WRITES, "--max-tokens", "6")
-    ray.init(num_cpus=4, include_dashboard=False, ignore_reinit_error=True, log_to_driver=False)
+    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     try:
         told = {"model": str(tiny_llama), **SMALL, "threads": 1, "max_tokens": 6, "seed": 3, "index_field": "row"}
         found = ray.data.read_parquet(str(tmp_path / "in.parquet"), override_num_blocks=4).map_batches(
