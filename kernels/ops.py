@@ -30,6 +30,9 @@ ROW_MULTIPLE = 16
 #: holds (NaN, say) can never reach a neighbour through 0 * NaN.
 NULL_BLOCK = 0
 
+#: Columns of `AttentionConfig.distances` that a tile of keys may reach beyond its queries.
+KEYS_AHEAD = 64
+
 #: Numbers of the activation "clamped_swiglu", as gpt-oss has it.
 CLAMP, CLAMPED_SLOPE = 7.0, 1.702
 
@@ -79,6 +82,9 @@ class AttentionConfig:
     """float32 [H]: slope * (key position - query position) is added to scores, after the cap."""
     sinks: Tensor | None = None
     """float32 [H]: a further score that takes its share of the softmax and adds no value."""
+    distances: Tensor | None = None
+    """float32 [H, L + KEYS_AHEAD], for contexts of up to L tokens: what column L - 1 + (key position - query position) holds is added to
+    scores, after the cap. The last columns, of keys that no query sees, may be read and are not counted. None: nothing is added."""
     latent: int = 0
     """Features of a value, which are the last ones of the key; K is 1, and there are no options such as windows. 0: values are stored by
     themselves, and have D features."""
@@ -107,6 +113,9 @@ class AttentionMeta:
     """int32 [S]: see `States.slots`; None where no layer keeps states."""
     adapters: AdapterRows | None = None
     """The rows that have an adapter, if any do."""
+    encoder_lens: Tensor | None = None
+    """int32 [S]: tokens of each sequence's encoder input, with which its blocks begin; None where the model has no encoder. They fill whole
+    blocks, the rest of the last one is empty, and the decoder's tokens are behind that."""
 
     @property
     def states(self) -> States:

@@ -19,7 +19,7 @@ ITEMS_A_THREAD = 8
 LEAST_HEADS = 8
 
 _plan = library.function("infer_plan_attention", "pppp" + "ppp" + "iiiiii")
-_attention = library.function("infer_attention", "ppppppp" + "ipppi" + "iiiiii" + "ff" + "ppii")
+_attention = library.function("infer_attention", "ppppppp" + "ipppi" + "iiiiii" + "ff" + "pppiii")
 _latent_attention = library.function("infer_latent_attention", "pppppp" + "ipii" + "iiiif" + "i")
 
 
@@ -72,6 +72,7 @@ def attention(query: Tensor, cache: KVCache, meta: AttentionMeta, config: Attent
         *(meta.block_tables.stride(0), plan.members, plan.runs, plan.items, len(plan.items)),
         *(plan.heads_together, config.num_heads, config.num_kv_heads, config.head_dim, meta.block_size, config.sliding_window or 0),
         *(config.scale, config.soft_cap or 0.0),
-        *(config.alibi_slopes, config.sinks, library.DTYPES[query.dtype], library.CACHE_DTYPES[cache.key.dtype]),
+        *(config.alibi_slopes, config.sinks, config.distances, 0 if config.distances is None else config.distances.shape[1]),
+        *(library.DTYPES[query.dtype], library.CACHE_DTYPES[cache.key.dtype]),
     )
     return out

@@ -73,7 +73,10 @@ def _visit(
         if HAS_BIAS:
             added = biases[:, None] + n[None, :]
             if MASKED:
-                added = tl.load(added, mask=tl.broadcast_to(here[None, :], scores.shape), other=0)
+                counted = tl.broadcast_to(here[None, :], scores.shape)
+                if CAUSAL:
+                    counted = counted & (distance >= 0)
+                added = tl.load(added, mask=counted, other=0)
             else:
                 added = tl.load(added)
             scores = tl.fma(added, _LOG2_E, scores)
@@ -88,13 +91,14 @@ def _visit(
     return best, total, acc
 
 
-@triton.jit(do_not_specialize=["window", "num_sequences", "table_stride", "pieces_at_most"])
+@triton.jit(do_not_specialize=["window", "num_sequences", "table_stride", "pieces_at_most", "of_head", "own"])
 def attend_paged(
-    out, partial_acc, partial_stats, query, key, value, query_start, kv_lens, tables, slopes, sinks,
-    scale, soft_cap, window, num_sequences, table_stride, pieces_at_most,
+    out, partial_acc, partial_stats, query, key, value, query_start, kv_lens, tables, slopes, sinks, distances,
+    scale, soft_cap, window, num_sequences, table_stride, pieces_at_most, of_head, own,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DOT: tl.constexpr, DECODE: tl.constexpr, PIECES: tl.constexpr, PARTIAL: tl.constexpr,
     HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr, HAS_SLOPES: tl.constexpr, HAS_SINKS: tl.constexpr,
+    HAS_DISTANCES: tl.constexpr,
 ):  # fmt: skip
     """Grid (tiles, KV_HEADS, programs that share a tile's pieces; 1 unless PARTIAL).
 
@@ -132,6 +136,11 @@ def attend_paged(
     if HAS_SINKS:
         sink = tl.load(sinks + head, mask=real, other=0) * _LOG2_E
 
+    # What each row adds to the score of key n is at biases + n; the rows beyond the last read what that one does.
+    biases = slope
+    if HAS_DISTANCES:
+        biases = distances + (tl.where(real, head, 0) * of_head + own - tl.where(real, position, before + tokens - 1))
+
     # Of the keys [0, stop) that the tile's last row sees, the first row sees none before `start`.
     stop = before + tl.minimum((tile + 1) * BLOCK_M - 1, tokens * GROUP - 1) // GROUP + 1
     start = 0
@@ -151,9 +160,9 @@ def attend_paged(
         for piece in range(piece_of(start) + tl.program_id(2), last + 1, tl.num_programs(2)):
             part_best, part_total, part_acc = _visit(
                 tl.full((BLOCK_M,), float("-inf"), tl.float32), tl.zeros((BLOCK_M,), tl.float32), tl.zeros((BLOCK_M, D_PAD), tl.float32),
-                q, position, slope, slope, key, value, table,
+                q, position, slope, biases, key, value, table,
                 tl.maximum(piece_start(piece), start), tl.minimum(piece_start(piece + 1), stop), block_stride, token_stride,
-                scale, soft_cap, window, D, D_PAD, BLOCK_SIZE, BLOCK_N, True, True, HAS_WINDOW, HAS_CAP, HAS_SLOPES, False,
+                scale, soft_cap, window, D, D_PAD, BLOCK_SIZE, BLOCK_N, True, True, HAS_WINDOW, HAS_CAP, HAS_SLOPES, HAS_DISTANCES,
             )  # fmt: skip
             if PARTIAL:
                 place = (sequence.to(tl.int64) * HEADS + head) * pieces_at_most + piece
@@ -168,12 +177,12 @@ def attend_paged(
             # Tiles that even the first row sees as a whole need no mask.
             whole = tl.maximum(before + tile * BLOCK_M // GROUP + 1, 0) // BLOCK_N * BLOCK_N
             best, total, acc = _visit(
-                best, total, acc, q, position, slope, slope, key, value, table, start, whole, block_stride, token_stride,
-                scale, soft_cap, window, D, D_PAD, BLOCK_SIZE, BLOCK_N, True, False, False, HAS_CAP, HAS_SLOPES, False,
+                best, total, acc, q, position, slope, biases, key, value, table, start, whole, block_stride, token_stride,
+                scale, soft_cap, window, D, D_PAD, BLOCK_SIZE, BLOCK_N, True, False, False, HAS_CAP, HAS_SLOPES, HAS_DISTANCES,
             )  # fmt: skip
         best, total, acc = _visit(
-            best, total, acc, q, position, slope, slope, key, value, table, whole, stop, block_stride, token_stride,
-            scale, soft_cap, window, D, D_PAD, BLOCK_SIZE, BLOCK_N, True, True, HAS_WINDOW, HAS_CAP, HAS_SLOPES, False,
+            best, total, acc, q, position, slope, biases, key, value, table, whole, stop, block_stride, token_stride,
+            scale, soft_cap, window, D, D_PAD, BLOCK_SIZE, BLOCK_N, True, True, HAS_WINDOW, HAS_CAP, HAS_SLOPES, HAS_DISTANCES,
         )  # fmt: skip
     if not PARTIAL:
         result = finish(best, total, acc, sink, HAS_SINKS)

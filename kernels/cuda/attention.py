@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..ops import AttentionConfig, AttentionMeta, KVCache
+from ..ops import KEYS_AHEAD, AttentionConfig, AttentionMeta, KVCache
 from .attend import attend_paged, merge_pieces
 from .attention_configs import Launch, launch
 from .configs import architecture
@@ -149,8 +149,11 @@ def _attend(
     attend_paged[grid](
         *(out, *(partial or (query, query)), query, readable(cache.key), readable(cache.value)),
         *(meta.query_start, meta.kv_lens, meta.block_tables, _or(config.alibi_slopes, query), _or(config.sinks, query)),
+        _or(config.distances, query),
         *(scale, soft_cap, config.sliding_window or 0, meta.kv_lens.shape[0], meta.block_tables.stride(0), plan.pieces),
+        *((0, 0) if config.distances is None else (config.distances.shape[1], config.distances.shape[1] - KEYS_AHEAD - 1)),
         **of_config(config),
+        HAS_DISTANCES=config.distances is not None,
         **constants,
         **launched,
     )
@@ -219,12 +222,12 @@ def _signature(kind: str, target: Target, query: torch.dtype, cache: torch.dtype
     table, decode = kind.split(maxsplit=1)[0], "decode" in kind
     shape = launch(table, target.row, query, dim, cache)
     stored = "*u8" if cache == torch.float8_e4m3fn and not target.converts_e4m3 else POINTERS[cache]
-    types = dict.fromkeys(("query_start", "kv_lens", "tables"), "*i32") | dict.fromkeys(("slopes", "sinks"), "*fp32")
+    types = dict.fromkeys(("query_start", "kv_lens", "tables"), "*i32") | dict.fromkeys(("slopes", "sinks", "distances"), "*fp32")
     types |= dict.fromkeys(("partial_acc", "partial_stats"), "*fp32" if decode else POINTERS[query])
     types |= {"out": POINTERS[query], "query": POINTERS[query], "key": stored, "value": stored, "scale": "fp32", "soft_cap": "fp32"}
-    types |= dict.fromkeys(("window", "num_sequences", "table_stride", "pieces_at_most"), "i32")
+    types |= dict.fromkeys(("window", "num_sequences", "table_stride", "pieces_at_most", "of_head", "own"), "i32")
     constants = of_config(AttentionConfig(32, 8, dim, 1.0)) | shape.blocks | {"BLOCK_SIZE": 16, "DOT": TRITON_DTYPES[query]}
-    constants |= {"DECODE": decode, "PIECES": decode or table == "fixed", "PARTIAL": decode}
+    constants |= {"DECODE": decode, "PIECES": decode or table == "fixed", "PARTIAL": decode, "HAS_DISTANCES": False}
     if "with options" in kind:
         constants |= dict.fromkeys(("HAS_WINDOW", "HAS_CAP", "HAS_SINKS"), True)
     name = f"attend_paged {kind} {POINTERS[query][1:]} {POINTERS[cache][1:]} {dim}"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..ops import NULL_BLOCK, AttentionConfig, AttentionMeta, KVCache, PairBias
+from ..ops import KEYS_AHEAD, NULL_BLOCK, AttentionConfig, AttentionMeta, KVCache, PairBias
 from .kv import widened
 
 ROWS = 16
@@ -126,6 +126,10 @@ def _attend(query: Tensor, cache: KVCache, plan: Tiles, part: slice, config: Att
             distance = (key_position - position[:n, :, None]).abs()[:, None]  # [n, 1, ROWS, KEYS]
             scores = scores - _by_head(config.alibi_slopes, num_kv_heads, group[:n]) * distance
         seen = key_position <= last[:n, :, None]
+        if config.distances is not None:
+            offsets = (key_position - position[:n, :, None]).clamp(max=0)[:, None]  # [n, 1, ROWS, KEYS]
+            heads = torch.arange(num_kv_heads, device=query.device)[:, None] * grouped.shape[2] + group[:n, None]  # [n, K, ROWS]
+            scores = scores + config.distances[heads[..., None], config.distances.shape[1] - KEYS_AHEAD - 1 + offsets]
         if bias is not None:
             heads = torch.arange(num_kv_heads, device=query.device)[:, None] * grouped.shape[2] + group[:n, None]  # [n, K, ROWS]
             at, of_head, of_row = (x[:, None, None] for x in bias.places[plan.sequence[part][:n]].unbind(1))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from infer import kernels
-from infer.kernels.ops import NULL_BLOCK, ROW_MULTIPLE, AttentionConfig, AttentionMeta, KVCache, Ops
+from infer.kernels.ops import KEYS_AHEAD, NULL_BLOCK, ROW_MULTIPLE, AttentionConfig, AttentionMeta, KVCache, Ops
 from infer.kernels.reference.kv import narrowed, widened
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -22,6 +22,8 @@ TOLERANCE = {
 }
 #: (query length, context length) of the sequences in most tests: decodes, prefills and chunks around the tile borders.
 LENGTHS = [(1, 1), (1, 64), (1, 65), (17, 17), (70, 200), (5, 300), (130, 130), (1, 191), (16, 129)]
+#: For contexts of up to 300 tokens; what queries must not see is NaN.
+DISTANCES = torch.cat([torch.linspace(-4, 4, 6 * 300).view(6, 300).sin(), torch.full((6, KEYS_AHEAD), math.nan)], 1)
 
 
 @pytest.fixture(params=kernels.usable("cpu"))
@@ -102,6 +104,8 @@ class Paged:
         position, key_position = torch.arange(context - query_len, context)[:, None], torch.arange(context)
         if c.alibi_slopes is not None:
             scores = scores + c.alibi_slopes.double()[:, None, None] * (key_position - position)
+        if c.distances is not None:
+            scores = scores + c.distances.double()[:, c.distances.shape[1] - KEYS_AHEAD - 1 + (key_position - position).clamp(max=0)]
         seen = key_position <= position
         if c.sliding_window:
             seen &= key_position > position - c.sliding_window
@@ -146,6 +150,8 @@ def test_against_the_formula(
         {"sinks": torch.linspace(-3, 3, 6)},
         {"sinks": torch.linspace(-3, 3, 6), "soft_cap": 5.0, "sliding_window": 20},
         {"alibi_slopes": torch.linspace(0.01, 0.5, 6), "sliding_window": 64},
+        {"distances": DISTANCES},
+        {"distances": DISTANCES, "soft_cap": 5.0, "sliding_window": 20},
     ],
     ids="+".join,
 )
@@ -174,6 +180,7 @@ INT8_TOLERANCE = TOLERANCE | {torch.float32: {"rtol": 1e-3, "atol": 3e-3}, torch
         (torch.float32, 7, 1, 33, 16, {"sliding_window": 1}),
         (torch.float32, 2, 1, 80, 4, {"soft_cap": 2.0, "sinks": torch.linspace(-3, 3, 2)}),
         (torch.float32, 6, 2, 128, 32, {"alibi_slopes": torch.linspace(0.01, 0.5, 6), "sliding_window": 64}),
+        (torch.float32, 6, 2, 64, 16, {"distances": DISTANCES}),
         (torch.bfloat16, 5, 5, 16, 8, {}),
         (torch.float32, 5, 5, 256, 128, {}),
     ],

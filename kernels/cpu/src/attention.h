@@ -40,10 +40,12 @@ struct Problem {
     int64_t num_heads, num_kv_heads, head_dim, block_size, window;
     float scale, soft_cap;
     const float *alibi, *sinks;
+    const float *distances;  // [head][of_head]: what is added to the score of a key so many positions away; the query's own is in column `own`
+    int64_t of_head, own;
     int64_t pairs() const { return (head_dim + 1) / 2; }
     int64_t group() const { return num_heads / num_kv_heads; }
     // More is done to scores than to multiply them by a positive scale.
-    bool special() const { return window > 0 || soft_cap > 0 || alibi || sinks || !(scale > 0); }
+    bool special() const { return window > 0 || soft_cap > 0 || alibi || sinks || distances || !(scale > 0); }
 };
 
 // Attention over keys and values in int8, of queries in `dtype`; otherwise as infer_attention.
@@ -112,6 +114,12 @@ void absorb(const Problem &a, const typename S::Tile &tile, const typename S::Ti
                     i32x16 distance = lane + (int32_t)(start + g * LANES - rows.position(r0 + r));
                     x[g] += convert<f32x16>(distance) * a.alibi[head0 + (r0 + r) % rows.group];
                 }
+            if (a.distances) {
+                const int64_t first = start - rows.position(r0 + r);  // of the tile's keys; of what lies ahead of the query nothing counts
+                const float *added = a.distances + (head0 + (r0 + r) % rows.group) * a.of_head + a.own + first;
+                for (int g = 0; g < GROUPS; g++)
+                    if (first + g * LANES <= 0) x[g] += load(added + g * LANES);
+            }
             for (int g = 0; g < GROUPS; g++) x[g] *= LOG2E;
         }
         // What a masked token's slot holds must not show: its score is replaced, its value never multiplied.

@@ -16,7 +16,7 @@ from infer.kernels import reference
 from infer.kernels.cuda.attention import attention, plan_attention
 from infer.kernels.cuda.kv import new_kv_cache
 from infer.kernels.cuda.tiles import PIECE, count_pieces
-from infer.kernels.ops import NULL_BLOCK, ROW_MULTIPLE, AttentionConfig, AttentionMeta, KVCache
+from infer.kernels.ops import KEYS_AHEAD, NULL_BLOCK, ROW_MULTIPLE, AttentionConfig, AttentionMeta, KVCache
 
 #: The package's `attention` is the function.
 cuda_attention = importlib.import_module("infer.kernels.cuda.attention")
@@ -34,10 +34,23 @@ DECODES = [(1, 1), (1, 64), (1, 129), (1, 300)]
 ALL_OPTIONS = {"sinks": True, "soft_cap": 3.0, "sliding_window": 50}
 
 
-def config_of(heads: int, kv_heads: int, dim: int, device: torch.device, *, alibi: bool = False, sinks: bool = False, **more: Any):
+def config_of(
+    heads: int,
+    kv_heads: int,
+    dim: int,
+    device: torch.device,
+    *,
+    alibi: bool = False,
+    sinks: bool = False,
+    distances: bool = False,
+    **more: Any,
+):
+    added = torch.linspace(-4, 4, heads * 300, device=device).view(heads, 300).sin() if distances else None
+    if added is not None:  # what queries must not see is NaN
+        added = torch.nn.functional.pad(added, (0, KEYS_AHEAD), value=math.nan)
     slopes = torch.linspace(0.01, 0.5, heads, device=device) if alibi else None
     sunk = torch.linspace(-3, 3, heads, device=device) if sinks else None
-    return AttentionConfig(heads, kv_heads, dim, dim**-0.5 * 1.5, alibi_slopes=slopes, sinks=sunk, **more)
+    return AttentionConfig(heads, kv_heads, dim, dim**-0.5 * 1.5, alibi_slopes=slopes, sinks=sunk, distances=added, **more)
 
 
 @dataclass
@@ -165,7 +178,15 @@ def test_latents(
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize(
     "more",
-    [{"soft_cap": 2.0}, {"alibi": True}, {"sinks": True}, {"sliding_window": 20}, ALL_OPTIONS, {"sliding_window": 1, "alibi": True}],
+    [
+        {"soft_cap": 2.0},
+        {"alibi": True},
+        {"sinks": True},
+        {"sliding_window": 20},
+        ALL_OPTIONS,
+        {"sliding_window": 1, "alibi": True},
+        {"distances": True},
+    ],
     ids="+".join,
 )
 def test_variants(device: torch.device, more: dict[str, Any], deterministic: bool) -> None:
