@@ -116,6 +116,8 @@ class AttentionMeta:
     encoder_lens: Tensor | None = None
     """int32 [S]: tokens of each sequence's encoder input, with which its blocks begin; None where the model has no encoder. They fill whole
     blocks, the rest of the last one is empty, and the decoder's tokens are behind that."""
+    cross: AttentionMeta | None = None
+    """Of attention to the encoder: each token as a sequence, over the encoder's blocks. Nothing is stored with it."""
 
     @property
     def states(self) -> States:

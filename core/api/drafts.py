@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,8 @@ class Written(Draft):
     media: PromptMedia | None = None
     """Those in it."""
     lora: LoRARequest | None = None
+    encoder_ids: tuple[int, ...] = ()
+    decoder: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -93,7 +96,7 @@ class Written(Draft):
         with contained(one):
             parsed = Parsed.of(prompt)
             one.shown, one.prompt = parsed.text, parsed.text if parsed.ids is None else parsed.ids
-            one.embeds = parsed.embeds
+            one.embeds, one.decoder = parsed.embeds, parsed.decoder
             if parsed.media:
                 one.media = PromptMedia(given_media(parsed.media), parsed.media_options)
         return one
@@ -106,7 +109,7 @@ class Written(Draft):
 
     def to_request(self) -> Request:
         ids = with_virtual(self.prompt, self.embeds)
-        more: dict[str, Any] = {"lora": self.lora, "embeds": self.embeds}
+        more: dict[str, Any] = {"lora": self.lora, "embeds": self.embeds, "encoder_ids": self.encoder_ids}
         if self.media is not None:
             more["media"], more["positions"] = self.media.behind(len(ids) - len(self.prompt), len(ids))
         return Request(self.request_id, ids, self.params, self.index, self.shown, self.priority, self.beam, **more)

@@ -420,7 +420,9 @@ class LLM(PoolingCalls, Controls):
         return priorities_of(priority, count, wanted=self._plan.config.scheduling_policy == "priority")
 
     def _intake(self, *, literal: bool = False) -> PromptIntake:
-        return PromptIntake(self.tokenizer, self.engine.max_model_len, self._remarks, literal=literal, placing=self._plan.placing)
+        plan = self._plan
+        more: dict[str, Any] = {"placing": plan.placing, "decoder": plan.decoder_prompts}
+        return PromptIntake(self.tokenizer, self.engine.max_model_len, self._remarks, literal=literal, **more)
 
     def _template(self, given: str | None, content_format: str) -> ChatTemplate:
         if (given, content_format) not in self._templates:

@@ -16,6 +16,7 @@ from ..engine.engine import Engine
 from ..layers.linear import Linear
 from ..memory import kv_cache
 from ..models.decoder import Decoder
+from ..models.encoder_decoder import EncoderDecoder
 from ..pooling.dense import Dense
 from ..pooling.engine import PoolingEngine
 from ..pooling.head import Head
@@ -67,7 +68,7 @@ def build_engine(plan: Plan, wrap_ops: WrapOps | None = None) -> Engine:
         adapters=Registry(runner.model.stack, config.max_lora_rank) if config.enable_lora and isinstance(runner.model, Decoder) else None,
     )
     model = runner.model
-    others = model.parameters() if isinstance(model, Decoder) else ()
+    others = model.parameters() if isinstance(model, (Decoder, EncoderDecoder)) else ()
     engine.stats.weights = _told(config, chain(model.linears(), [model.head]), others)
     return engine
 

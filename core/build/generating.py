@@ -30,6 +30,7 @@ from ..memory import kv_cache, state_pools
 from ..memory.device_memory import MemoryPlan, memory_of
 from ..memory.swapper import Swapper
 from ..models.decoder import Decoder
+from ..models.encoder_decoder import EncoderDecoder
 from ..models.hf import loading as hf_loading
 from ..models.hf.model import HFModel
 from ..models.hf.trial import warn_if_rows_differ
@@ -48,7 +49,7 @@ from ..weights import loader
 from ..weights.fit import beyond_layers
 from ..weights.parameter import Parameter
 from ..weights.quantized import QuantizedSource
-from ..weights.renamed import beginning, fit, untied
+from ..weights.renamed import as_stored, beginning, fit
 from ..weights.source import ModelSource
 from .offload import CudaCopier, Offload, plan_offload
 from .probe import make_rows_alike
@@ -56,6 +57,7 @@ from .profile import run_largest_steps
 
 log = logging.getLogger(__name__)
 
+_NO_ENCODER = "models with an encoder and a decoder are not supported there yet; leave it out"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -152,13 +154,15 @@ def load(config: EngineConfig, source: ModelSource, group: Group, wrap_ops: Call
 
 def installed(model: LanguageModel, dtype: torch.dtype, device: torch.device) -> Installed:
     """The layers of a model, ready for adapters. Raises ConfigError where they take none."""
+    if isinstance(model, EncoderDecoder):
+        raise ConfigError(f"enable_lora: {_NO_ENCODER}")
     if not isinstance(model, Decoder):
         raise ConfigError("enable_lora: the model runs in transformers' code, whose layers take no adapters here; leave it out")
     return Installed(model.stack, model.ops, model.linears(), model.head, model.embedding, dtype, device)
 
 
 def _allocate_rope(model: LanguageModel, num_positions: int, device: torch.device) -> None:
-    if isinstance(model, Decoder):
+    if isinstance(model, (Decoder, EncoderDecoder)):
         model.allocate(num_positions, device)
 
 
@@ -205,8 +209,9 @@ def _load_ours(
     config: EngineConfig, source: ModelSource, spec: ModelSpec, ops: Ops, dtype: torch.dtype, device: torch.device
 ) -> LanguageModel:
     check_size(spec, current().size, whole_experts=current().whole_experts)
-    if config.load_format != "dummy" and spec.stack is not None and (stack := untied(spec.stack, source)) is not spec.stack:
-        log.info("config.json ties output and input embeddings, but the weights have both: each is used")
+    if config.load_format != "dummy" and spec.stack is not None and (stack := as_stored(spec.stack, source)) is not spec.stack:
+        if stack.tie_embeddings != spec.stack.tie_embeddings:
+            log.info("config.json ties output and input embeddings, but the weights have both: each is used")
         spec = replace(spec, stack=stack)
     if config.lora_merge and spec.stack is not None and unties(adapter_to_merge(config.lora_merge), spec.stack):
         spec = replace(spec, stack=replace(spec.stack, tie_embeddings=False))
@@ -215,7 +220,7 @@ def _load_ours(
     check_length(config, source, model.stack)
     offload = _offload(config, model, dtype, device)
     fill(config, source, model.stack, model.parameters(), dtype, device, choose=choose, ropes=model.ropes, whole=True)
-    if offload is not None:
+    if offload is not None and isinstance(model, Decoder):
         offload.start(model)
     return model
 
@@ -288,10 +293,12 @@ def _tell_kept(config: EngineConfig, source: ModelSource, choose: Choose | None,
         log.info("%s; linear layers: %s", source.scheme or config.quantization, "; ".join(ways))
 
 
-def _offload(config: EngineConfig, model: Decoder, dtype: torch.dtype, device: torch.device) -> Offload | None:
+def _offload(config: EngineConfig, model: Decoder | EncoderDecoder, dtype: torch.dtype, device: torch.device) -> Offload | None:
     """The offload of weights to CPU memory, if one is asked for; None on a CPU, where nothing is gained."""
     if device.type != "cuda" or not config.cpu_offload_gb:
         return None
+    if isinstance(model, EncoderDecoder):
+        raise ConfigError(f"cpu_offload_gb: {_NO_ENCODER}")
     free = kv_cache.free_memory(torch.device("cpu")) // (current().size * config.data_parallel_size)
     return plan_offload(config, model, dtype, device, CudaCopier(device), free)
 

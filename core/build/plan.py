@@ -26,6 +26,7 @@ from ..weights.fit import check_groups, check_stack, check_weights
 from ..weights.formats import METHODS
 from ..weights.quantized import DESCRIBED_BY, QuantizedSource
 from ..weights.source import ModelSource
+from .decoder_prompts import decoder_prompts_of
 from .files import find_model, find_tokenizer
 from .generation_config import sampling_defaults
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from ..pooling.limits import PoolingLimits
     from ..sampling.grammar.grammar import Grammars
     from ..settings.config import EngineConfig
+    from ..text.decoder_prompts import DecoderPrompts
 
 #: Methods of checkpoints that name as well what can be made of plain weights.
 ON_THE_FLY = ("fp8",)
@@ -84,6 +86,11 @@ class Plan:
         self.must_generate()
         config = self.config
         return sampling_defaults(self.source.read_json, source=config.generation_config, override=config.override_generation_config)
+
+    @cached_property
+    def decoder_prompts(self) -> DecoderPrompts | None:
+        """What the decoder begins with, of a model with an encoder. Raises ModelError."""
+        return decoder_prompts_of(self.config, self.source, self.tokenizer)
 
     @cached_property
     def spec(self) -> ModelSpec:

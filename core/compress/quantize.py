@@ -131,7 +131,10 @@ class _Quantizing:
             methods.append(Watched(ops, self.dtype))
             return methods[-1]
 
-        self.model: Decoder = models.build(described, ops, choose=choose)
+        built = models.build(described, ops, choose=choose)
+        if not isinstance(built, Decoder):
+            raise ModelError(f"{source.name}: models with an encoder and a decoder cannot be quantized to a folder yet; --quantization can")
+        self.model = built
         found = self._fitted({part.name for parameter in self.model.parameters() for part in parameter.parts})
         self.source, self.turned = replace(found, turned={}), found.turned
         """The checkpoint with rows as they are stored, and those that the model has in another order."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..types.outputs import CompletionOutput, RequestOutput
 from ..types.request import Sequence
-from .scoring.continuations import scored
+from .scoring.continuations import scored, told_prompt
 
 
 def answer(choices: list[Sequence]) -> RequestOutput:
@@ -35,7 +35,9 @@ def answer(choices: list[Sequence]) -> RequestOutput:
         request.prompt_token_ids,
         outputs,
         num_cached_tokens=first.num_cached,
-        prompt_logprobs=first.prompt_logprobs,
+        prompt_logprobs=told_prompt(first),
         lora_request=request.lora,
         num_virtual_tokens=request.num_virtual,
+        encoder_prompt=request.prompt if request.encoder_ids else None,
+        encoder_prompt_token_ids=list(request.encoder_ids) or None,
     )

@@ -85,6 +85,8 @@ class Batch:
 
     adapters: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
     """[S] the slot of each sequence's adapter, 0 where it has none; empty where none has one."""
+    encoder_lens: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    """[S] tokens of each sequence's encoder input (`AttentionMeta.encoder_lens`); empty where none has one."""
 
     @property
     def asks_back(self) -> bool:
@@ -131,7 +133,7 @@ class Batch:
 
 _ARRAYS = (
     *("tokens", "positions", "query_start", "kv_lens", "block_tables", "slots", "logit_rows"),
-    *("copies", "swap_out", "swap_in", "state_slots", "state_copies", "adapters", "virtual_rows", "grid"),
+    *("copies", "swap_out", "swap_in", "state_slots", "state_copies", "adapters", "encoder_lens", "virtual_rows", "grid"),
 )
 
 
@@ -179,7 +181,7 @@ def pack(
     tables = running.blocks[:size, : running.num_blocks[:size].max()].copy()
     slots = tables[owner, place // block_size].astype(np.int64) * block_size + place % block_size
 
-    adapters = running.slot[:size].copy()
+    adapters, encoder_lens = running.slot[:size].copy(), running.encoder_lens[:size].copy()
     wanted = newest[schedule.samples]
     if schedule.drafts:
         wanted = np.concatenate([wanted, *(np.arange(newest[row] + 1, query_start[row + 1]) for row in schedule.drafts)])
@@ -207,6 +209,7 @@ def pack(
         state_slots=running.state[:size].copy(),
         state_copies=_pairs(schedule.state_copies),
         adapters=adapters if adapters.any() else adapters[:0],
+        encoder_lens=encoder_lens if encoder_lens.any() else encoder_lens[:0],
         **_given(schedule, running, query_start, encoder),
         **_grid(schedule, positions, query_start),
     )

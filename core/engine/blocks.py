@@ -79,6 +79,8 @@ class BlockManager:
                 if block is None:
                     break
                 found.append(block)
+            if len(found) * self.block_size < sequence.num_encoder:  # the input is read as a whole
+                found = []
         if self.states is not None:
             while found and not self.states.has(self._hash(sequence, len(found) - 1)):
                 found.pop()
@@ -295,6 +297,8 @@ class BlockManager:
         while len(hashes) <= i:
             start = len(hashes) * size
             parent = hashes[-1] if hashes else b"" if sequence.adapter is None else sequence.adapter.salt
+            if not hashes and sequence.num_encoder:  # what is kept of its first token depends on its last
+                parent += b"encoder" + array("q", sequence.request.encoder_ids).tobytes()
             content = array("q", sequence.tokens[start : start + size]).tobytes()
             if start < sequence.request.num_virtual:
                 assert sequence.request.embeds is not None

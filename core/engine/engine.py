@@ -146,9 +146,9 @@ class Engine:
             adapter = self.adapters.key_of(request.lora)
         seed, most = self.config.seed, self._limits.most_tokens(request)
         if request.continuations is None:
-            choices = [Sequence.of(request, i, seed, most) for i in range(request.params.num_choices)]
+            choices = [Sequence.of(request, i, seed, most, self.config.block_size) for i in range(request.params.num_choices)]
         else:
-            choices = sequences_of(request, seed, most)
+            choices = sequences_of(request, seed, most, self.config.block_size)
         for choice in choices:
             choice.adapter = adapter
         self._open[request.request_id] = choices
@@ -169,7 +169,7 @@ class Engine:
             choice.end_ids = ends
             if (budget := params.thinking_token_budget) is not None and params.structured_outputs is None:
                 assert self._thinking is not None, "the limits of requests say so"
-                choice.thinking = ThinkingPlace(self._thinking, budget, request.prompt_token_ids)
+                choice.thinking = ThinkingPlace(self._thinking, budget, choice.tokens)
             if params.repetition_detection is not None:
                 choice.repetitions = RepetitionCount(params.repetition_detection, choice.max_length - choice.num_prompt)
         if request.beam is not None:

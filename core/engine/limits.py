@@ -47,6 +47,7 @@ class Limits:
         bad_words: tokenizes lists of them; None: they are not looked at.
         grammars: compiles structured output; None: whoever this is passed on to does.
         embeds_size: features of embeddings in place of tokens; None: there may be none.
+        has_encoder: whether requests bring an input for it.
     """
 
     vocab_size: int
@@ -60,6 +61,7 @@ class Limits:
     bad_words: BadWordBook | None = None
     grammars: Grammars | None = None
     embeds_size: int | None = None
+    has_encoder: bool = False
 
     @classmethod
     def of(
@@ -78,6 +80,7 @@ class Limits:
             bad_words=BadWordBook(tokenizer),
             grammars=grammars,
             embeds_size=config.embeds_size,
+            has_encoder=config.has_encoder,
         )
 
     def most_tokens(self, request: Request) -> int:
@@ -87,12 +90,16 @@ class Limits:
         """
         if self.num_blocks is None or request.params.max_tokens is not None:
             return self.max_model_len
-        return min(self.max_model_len, self.num_blocks * self.block_size)
+        return min(self.max_model_len, (self.num_blocks - self.blocks_for(len(request.encoder_ids))) * self.block_size)
 
     def check_end(self, sequence: Sequence) -> None:
         """Raises RecordError for a choice that would have gone on in a larger KV cache, where free memory alone decided how large it is: an
         output that is cut there would be another one the next time. At a size that was given it ends with "length"."""
-        short = sequence.max_length < self.max_model_len and sequence.params.max_tokens is None and not self.size_is_given
+        short = (
+            sequence.max_length - sequence.num_encoder < self.max_model_len
+            and sequence.params.max_tokens is None
+            and not self.size_is_given
+        )
         if short and sequence.finish_reason == "length":
             raise self._too_large(f"prompt and output have filled {sequence.max_length} tokens")
 
@@ -104,6 +111,7 @@ class Limits:
         if min(prompt) < 0 or max(prompt) >= self.vocab_size:
             worst = next(t for t in prompt if not 0 <= t < self.vocab_size)
             raise RecordError("invalid_value", f"token id {worst} is not in the vocabulary of {self.vocab_size}", param="prompt_token_ids")
+        self._check_encoder(request)
         if request.continuations is not None:
             self._check_continuations(request)
         elif len(prompt) >= self.max_model_len:
@@ -118,8 +126,26 @@ class Limits:
         if request.beam is not None and (width := request.beam.beam_width) > self.vocab_size:
             raise RecordError("invalid_value", f"beam_width {width} is above the vocabulary of {self.vocab_size}", param="beam_width")
         length = max(request.max_length(self.most_tokens(request)), len(prompt) + 1)
-        if self.num_blocks is not None and self.blocks_for(length) > self.num_blocks:
-            raise self._too_large(f"prompt and max_tokens are {length} tokens")
+        if self.num_blocks is not None and self.blocks_for(length) + self.blocks_for(len(request.encoder_ids)) > self.num_blocks:
+            read = f" beside {len(request.encoder_ids)} of the encoder's input" if request.encoder_ids else ""
+            raise self._too_large(f"prompt and max_tokens are {length} tokens{read}")
+
+    def _check_encoder(self, request: Request) -> None:
+        given = request.encoder_ids
+        if not self.has_encoder:
+            if given:
+                raise RecordError("unsupported", "an input for an encoder is for models that have one", param="encoder_prompt")
+            return
+        if not given:
+            raise RecordError("unsupported", "a model with an encoder answers infer generate and infer beam alone", param="prompt")
+        if worst := next((token for token in given if not 0 <= token < self.vocab_size), None):
+            raise RecordError("invalid_value", f"token id {worst} is not in the vocabulary of {self.vocab_size}", param="prompt_token_ids")
+        if len(given) > self.max_model_len:
+            raise RecordError(
+                "prompt_too_long",
+                f"the prompt has {len(given)} tokens; the encoder reads {self.max_model_len} (max_model_len)",
+                param="prompt",
+            )
 
     def _too_large(self, what: str) -> RecordError:
         assert self.num_blocks is not None

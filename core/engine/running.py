@@ -10,6 +10,7 @@
     slot         [ 2     0      ... ]   that of its adapter
     border       [ 48    NEVER  ... ]   tokens at which a step has to end for it
     virtual      [ 0     20     ... ]   tokens at its beginning whose embeddings are given
+    encoder_lens [ 70    11     ... ]   tokens of its encoder's input, without what fills their last block
 
 A `Sequence` says the same of itself in `num_computed`, `tokens`, `blocks`, `state`, `slot` and `borders`; `check_integrity` compares
 the two.
@@ -44,6 +45,7 @@ class Running:
         self.slot: NDArray[np.int32] = np.zeros(_ROWS, dtype=np.int32)
         self.border: NDArray[np.int64] = np.zeros(_ROWS, dtype=np.int64)
         self.given: NDArray[np.int64] = np.zeros(_ROWS, dtype=np.int64)
+        self.encoder_lens: NDArray[np.int32] = np.zeros(_ROWS, dtype=np.int32)
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -69,10 +71,11 @@ class Running:
         self.slot[row] = sequence.slot
         self.border[row] = _next_border(sequence)
         self.given[row] = sequence.request.num_given
+        self.encoder_lens[row] = len(sequence.request.encoder_ids)
         self.refresh_blocks(row, 0)
 
     def _make_room(self, capacity: int) -> None:
-        for name in ("computed", "known", "newest", "num_blocks", "blocks", "state", "slot", "border", "given"):
+        for name in ("computed", "known", "newest", "num_blocks", "blocks", "state", "slot", "border", "given", "encoder_lens"):
             array = getattr(self, name)
             setattr(self, name, np.concatenate((array, np.zeros((capacity - len(array), *array.shape[1:]), array.dtype))))
 
@@ -99,7 +102,7 @@ class Running:
     def _take(self, rows: list[int]) -> None:
         width = self.num_blocks[: len(self)].max(initial=0)
         numbers = (self.computed, self.known, self.newest, self.num_blocks, self.state, self.slot, self.border, self.given)
-        for array in (*numbers, self.blocks[:, :width]):
+        for array in (*numbers, self.encoder_lens, self.blocks[:, :width]):
             array[: len(rows)] = array[rows]
         self.sequences = [self.sequences[row] for row in rows]
 
@@ -164,8 +167,8 @@ class Running:
         for row, s in enumerate(self.sequences):
             numbers = (self.computed[row], self.known[row], self.newest[row], self.num_blocks[row])
             assert numbers == (s.num_computed, len(s.tokens), s.tokens[-1], len(s.blocks)), f"row {row}"
-            more = (self.state[row], self.slot[row], self.border[row], self.given[row])
-            assert more == (s.state, s.slot, _next_border(s), s.request.num_given), f"row {row}"
+            more = (self.state[row], self.slot[row], self.border[row], self.given[row], self.encoder_lens[row])
+            assert more == (s.state, s.slot, _next_border(s), s.request.num_given, len(s.request.encoder_ids)), f"row {row}"
             assert self.blocks[row].tolist() == s.blocks + [NULL_BLOCK] * (self.blocks.shape[1] - len(s.blocks)), f"row {row}"
 
 

@@ -286,13 +286,16 @@ class Scheduler:
                 passed.append(sequence)  # after the step that computes its prefix it need not be computed again
                 continue
             whole, reserve = len(sequence.tokens), self.reserve if self.num_running else 0
-            count = min(whole - computed, self.long_prefill_token_threshold or budget, budget)
-            is_cut = computed + count < whole
+            least = sequence.num_encoder + 1 - computed  # an encoder reads its input as a whole
+            count = min(
+                whole - computed, max(self.long_prefill_token_threshold, least) if self.long_prefill_token_threshold else budget, budget
+            )
+            is_cut = computed + count < (whole if not self.chunked_prefill else sequence.num_encoder + 1)
             short = self.blocks.missing(shared, computed, whole) > -reserve
             if short and self._holds and self._holds.give_up():
                 self.waiting.put_back([sequence])  # what it may start from is another now
                 continue
-            if short or (is_cut and not self.chunked_prefill):
+            if short or is_cut:
                 passed.append(sequence)
                 break
             self.blocks.share(sequence, shared)

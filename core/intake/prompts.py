@@ -14,6 +14,7 @@ from .remarks import Remarks
 
 if TYPE_CHECKING:
     from ..text.chat import ChatTemplate
+    from ..text.decoder_prompts import DecoderPrompts
     from ..text.tokenizer import Tokenizer
 
 #: More characters than this per token that fits is not a prompt that fits; saves tokenizing megabytes to find out.
@@ -31,6 +32,10 @@ class PromptDraft(Draft, Protocol):
     """What stands before the tokens of the prompt; they are not counted where it is cut to a number of tokens."""
     media: PromptMedia | None
     """Those in the prompt."""
+    encoder_ids: tuple[int, ...]
+    """What was the prompt, once it is read for a model with an encoder; the prompt is then the decoder's."""
+    decoder: Mapping[str, Any]
+    """What is said of that: `decoder_prompt`, `source_language` and `target_language`."""
 
 
 class PromptIntake(Intake[PromptDraft]):
@@ -40,6 +45,7 @@ class PromptIntake(Intake[PromptDraft]):
         max_model_len: most tokens of a prompt that are worth tokenizing.
         literal: text that spells a special token is only text.
         placing: puts media into prompts; None: the model takes none.
+        decoder: of a model with an encoder, what its decoder begins with.
     """
 
     def __init__(
@@ -50,8 +56,10 @@ class PromptIntake(Intake[PromptDraft]):
         *,
         literal: bool = False,
         placing: Placing | None = None,
+        decoder: DecoderPrompts | None = None,
     ) -> None:
         super().__init__(remarks)
+        self._decoder = decoder
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
         self._max_chars = max(_CHARS_PER_TOKEN * max_model_len, 1 << 16)
@@ -120,6 +128,13 @@ class PromptIntake(Intake[PromptDraft]):
             whole = one.prompt
             one.prompt = truncated(whole, one.params, self._max_model_len - (0 if one.embeds is None else len(one.embeds)))
             self.remarks.of_cut(whole, one.prompt)
+        if self._decoder is not None:
+            source = one.decoder.get("source_language")
+            one.encoder_ids = tuple(one.prompt if source is None else self._decoder.read_in(one.prompt, source))
+            one.prompt = self._decoder.begin(one.decoder.get("decoder_prompt"), one.decoder.get("target_language"))
+        elif one.decoder:
+            name = next(iter(one.decoder))
+            raise RecordError("unsupported", f"{name} is for models that have an encoder", param=name)
         self.remarks.of_stops(one.params)
         if one.params.structured_outputs is not None:
             self.remarks.of_choices(one.prompt, one.params)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from infer.kernels.ops import ROW_MULTIPLE, Ops, PairBias, Rows, Segments
+from infer.kernels.ops import KEYS_AHEAD, ROW_MULTIPLE, Ops, PairBias, Rows, Segments
 
 from ..quant.base import unscaled
 from ..quant.plain import Plain
@@ -56,6 +56,11 @@ class Distances:
         of_each = self.weight.tensor.cpu()[distance_buckets(distances, self.spec)]  # [2 * num_positions - 1, H]
         self._values = of_each.T.contiguous().flatten().to(device)
         self._place = torch.tensor([[num_positions - 1, len(distances), -1]], device=device)
+
+    def causal(self, num_positions: int, device: torch.device) -> Tensor:
+        """`AttentionConfig.distances` of contexts of up to so many tokens."""
+        of_each = self.weight.tensor.cpu()[distance_buckets(torch.arange(1 - num_positions, 1), self.spec)]  # [num_positions, H]
+        return F.pad(of_each.T, (0, KEYS_AHEAD)).contiguous().to(device)
 
     def of_layer(self, index: int) -> Relative:
         return _SharedDistances(self)
@@ -205,7 +210,7 @@ def relative_of(ops: Ops, stack: StackSpec) -> Distances | DistanceEmbedding | N
 
 def distance_buckets(distance: Tensor, spec: DistanceSpec) -> Tensor:
     """The bucket of each distance, int64: key's position - query's."""
-    half = spec.buckets // 2
+    half = spec.buckets if spec.causal else spec.buckets // 2
     exact = half // 2
     away = distance.abs()
     grown = torch.log(away.float() / exact) / math.log(spec.max_distance / exact) * (half - exact)

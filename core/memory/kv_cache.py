@@ -70,7 +70,7 @@ def choose_num_blocks(config: EngineConfig, shape: KVShape, free_bytes: int, usa
     Raises ConfigError, naming the largest length that fits, if `max_model_len` was given and does not; and for no block at all.
     """
     block_bytes = config.block_size * shape.bytes_per_token
-    whole = -(-config.max_model_len // config.block_size)
+    whole = -(-config.max_kept // config.block_size)
     useful = config.max_num_seqs * whole
     budget = budget_of(config, free_bytes, usage) - state_bytes
     raise_it = f"raise kv_cache_memory_bytes to {whole * block_bytes + state_bytes}"
@@ -92,16 +92,17 @@ def choose_num_blocks(config: EngineConfig, shape: KVShape, free_bytes: int, usa
     if blocks < 1:
         raise ConfigError(f"the KV cache ({reason}) has no room for one block of {block_bytes} bytes; raise kv_cache_memory_bytes")
     tokens = blocks * config.block_size
-    if tokens < config.max_model_len:
+    if tokens < config.max_kept:
+        fits = tokens if not config.has_encoder else tokens // 2 // config.block_size * config.block_size
         if config.max_model_len_given:
             raise ConfigError(
                 f"max_model_len={config.max_model_len} does not fit the KV cache: {blocks} blocks ({reason}) hold {tokens} tokens; "
-                f"lower it to {tokens}, or {raise_it}"
+                f"lower it to {fits}, or {raise_it}"
             )
         log.warning(
             "the KV cache holds %d tokens, the model could %d: longer records fail with kv_capacity; raise --%s",
             tokens,
-            config.max_model_len,
+            config.max_kept,
             "kv-cache-memory-bytes" if usage is None else "gpu-memory-utilization",
         )
     log.info(
@@ -110,8 +111,8 @@ def choose_num_blocks(config: EngineConfig, shape: KVShape, free_bytes: int, usa
         config.block_size,
         blocks * block_bytes / 2**30,
         reason,
-        tokens / config.max_model_len,
-        config.max_model_len,
+        tokens / config.max_kept,
+        config.max_kept,
     )
     return blocks
 
@@ -126,7 +127,7 @@ def choose_num_host_blocks(config: EngineConfig, shape: KVShape) -> int:
         sizes = [config.block_size * size for sizes in shape.token_bytes for size in sizes]
         shares = [total * size // sum(sizes) for size in sizes]
         blocks = min((1 << share.bit_length() - 1) // size if share else 0 for share, size in zip(shares, sizes, strict=True))
-    return min(blocks, config.max_num_seqs * -(-config.max_model_len // config.block_size))
+    return min(blocks, config.max_num_seqs * -(-config.max_kept // config.block_size))
 
 
 def max_idle_blocks(caches: list[KVCache]) -> int | None:

@@ -14,9 +14,10 @@ from ..spec.architectures import decoders, encoders
 from ..spec.model_spec import ModelSpec
 from .decoder import Decoder
 from .encoder import Encoder
+from .encoder_decoder import EncoderDecoder
 
 
-def build(spec: ModelSpec, ops: Ops, *, choose: Choose | None = None) -> Decoder:
+def build(spec: ModelSpec, ops: Ops, *, choose: Choose | None = None) -> Decoder | EncoderDecoder:
     """The language model of a spec, without weights.
 
     Args:
@@ -34,7 +35,8 @@ def build(spec: ModelSpec, ops: Ops, *, choose: Choose | None = None) -> Decoder
             f"model_type {spec.model_type!r} is not supported (supported: {', '.join(known)}){nearest(spec.model_type, known)}"
         )
     with choosing(choose):
-        return Decoder(spec.need_stack(), ops)
+        stack = spec.need_stack()
+        return Decoder(stack, ops) if stack.encoder is None else EncoderDecoder(stack, ops)
 
 
 def build_encoder(spec: ModelSpec, ops: Ops, *, labels: int = 0, choose: Choose | None = None) -> Encoder:

@@ -14,15 +14,19 @@ from infer.kernels.ops import AttentionMeta, KVCache, Ops, Rows, ScaledRows
 
 from ..layers.attention import Attention
 from ..layers.beside import ExpertsBeside
+from ..layers.cross_attention import CrossAttention
 from ..layers.embedding import Embedding, GivenEmbeds
 from ..layers.latent_attention import LatentAttention
 from ..layers.linear import Linear, shared_out
 from ..layers.norm import Norm
 from ..layers.per_layer import PerLayerGate, PerLayerVectors
+from ..layers.relative import Distances
 from ..layers.rope import Ropes
+from ..layers.sinusoids import Sinusoids
 from ..parallel.group import current
 from ..quant.base import scaled, unscaled
 from ..quant.choice import HEAD, chosen
+from ..spec.distances import DistanceSpec
 from ..spec.mixers import StateSpec
 from ..spec.stack import KVSpec, StackSpec
 from ..weights.parameter import Parameter
@@ -67,6 +71,10 @@ class DecoderLayer(Layer):
         if spec is not None:
             kind = Attention if spec.latent is None else LatentAttention
             self.attention = kind(ops, prefix, stack.names, stack.hidden_size, spec, ropes.of(spec.rope))
+        self.cross = None
+        if (crossing := stack.layers[index].cross) is not None:
+            self.cross = CrossAttention(ops, prefix, stack.names, stack.hidden_size, crossing)
+            self.cross_norm = Norm(ops, f"{prefix}.{stack.names.cross_norm}", stack.hidden_size, stack.norm)
         self.beside = self.per_layer = None
         if (experts := stack.layers[index].experts) is not None:
             self.beside = ExpertsBeside(ops, prefix, stack.names, stack.hidden_size, experts, stack.norm)
@@ -91,6 +99,8 @@ class DecoderLayer(Layer):
         if not self.pre_norm:
             assert x is None, "sums are normed"
             read = self.ops.quantize(residual) if self._mixing_quantizes else residual
+            if self.cross is not None:
+                return self._crossed_post_norm(read, residual, positions, memory, meta, rows)
             attended = self._mixed(read, positions, memory, meta, rows)
             residual = residual if rows is None else residual.index_select(0, rows)
             return None, self.post_norm(attended, residual, _adapters(meta, rows))
@@ -110,7 +120,12 @@ class DecoderLayer(Layer):
             return self._parallel(x, residual, positions, memory, meta, rows)
         if self.mixes:
             normed, residual = self._read(self.attention_norm, x, residual, quantize=self._mixing_quantizes)
-            x = self._out(self._mixed(normed, positions, memory, meta, rows), self.attention_out_norm)
+            own = rows if self.cross is None else None
+            x = self._out(self._mixed(normed, positions, memory, meta, own), self.attention_out_norm)
+            if self.cross is not None:
+                normed, residual = self._read(self.cross_norm, x, residual, quantize=self.cross.quantizes_input)
+                x = self._crossed(self.cross, normed, memory, meta)
+                x = x if rows is None else _chosen(x, rows)
         elif rows is not None and x is not None:
             x = _chosen(x, rows)
         if rows is not None:
@@ -121,6 +136,26 @@ class DecoderLayer(Layer):
         normed, residual = self._read(self.mlp_norm, x, residual, quantize=self.mlp.quantizes_input)
         made = self.mlp(normed, _adapters(meta, rows))
         return self._out(made if self.beside is None else self.beside(made, residual), self.mlp_out_norm), residual
+
+    @staticmethod
+    def _crossed(cross: CrossAttention, normed: Rows, memory: LayerMemory, meta: AttentionMeta) -> Rows:
+        """What attention to the encoder gives."""
+        assert memory.cache is not None
+        assert meta.cross is not None, "a step of a model with an encoder"
+        return cross(normed, memory.cache, meta.cross)
+
+    def _crossed_post_norm(
+        self, read: Rows, residual: Tensor, positions: Tensor, memory: LayerMemory, meta: AttentionMeta, rows: Tensor | None
+    ) -> tuple[None, Tensor]:
+        """`Layer.post_norm` with attention to the encoder between the two parts."""
+        assert self.cross is not None
+        assert self.attention_norm is not None, "post-norm"
+        attended, _ = self.attention_norm.add(self._mixed(read, positions, memory, meta, None), residual)
+        attended = unscaled(attended)
+        crossed = self._crossed(self.cross, self.ops.quantize(attended) if self.cross.quantizes_input else attended, memory, meta)
+        if rows is not None:
+            crossed, attended = _chosen(crossed, rows), attended.index_select(0, rows)
+        return None, self.post_norm(crossed, attended, None, norm=self.cross_norm)
 
     @property
     def _mixing_quantizes(self) -> bool:
@@ -165,13 +200,13 @@ class DecoderLayer(Layer):
 
     def linears(self) -> Iterator[Linear]:
         yield from super().linears()
-        for part in (self.beside, self.per_layer):
+        for part in (self.cross, self.beside, self.per_layer):
             if part is not None:
                 yield from part.linears()
 
     def parameters(self) -> Iterator[Parameter]:
         yield from super().parameters()
-        for part in (self.beside, self.per_layer):
+        for part in (self.cross, None if self.cross is None else self.cross_norm, self.beside, self.per_layer):
             if part is not None:
                 yield from part.parameters()
         if self.factor is not None:
@@ -215,7 +250,12 @@ class Decoder:
             self.projection = Linear(ops, [names.embedding_projection], size, [hidden], bias=not stack.projects_back)
             if stack.projects_back:
                 self.output_projection = Linear(ops, [names.output_projection], hidden, [size], bias=False)
-        self.positions = Embedding(names.positions, stack.num_positions, hidden) if stack.num_positions else None
+        self.positions: Embedding | Sinusoids | None = None
+        if stack.sinusoids:
+            self.positions = Sinusoids(stack.num_positions, hidden, stack.sinusoids)
+        elif stack.num_positions:
+            self.positions = Embedding(names.positions, stack.num_positions, hidden)
+        self.distances = Distances(stack, stack.relative) if isinstance(stack.relative, DistanceSpec) else None
         self.embedding_norm = Norm(ops, names.embedding_norm, hidden, stack.norm) if names.embedding_norm else None
         self.per_layer = PerLayerVectors(ops, stack, stack.per_layer) if stack.per_layer is not None else None
         self.layers = [DecoderLayer(ops, stack, index, self.ropes) for index in range(len(stack.layers))]
@@ -228,6 +268,8 @@ class Decoder:
         cuts, method = shared_out(stack.vocab_size), chosen(ops, HEAD)
         self.head = Linear(ops, [head], stack.output_size, [stack.vocab_size], bias=False, cuts=cuts, method=method)
         self.head_bias = Parameter((f"{names.head}.bias", (stack.vocab_size,)), dtype=torch.float32) if stack.head_bias else None
+        if stack.logits_bias:
+            self.head_bias = Parameter((names.logits_bias, (1, stack.vocab_size)), dtype=torch.float32)
 
     @property
     def caches(self) -> tuple[KVSpec, ...]:
@@ -248,6 +290,11 @@ class Decoder:
         for layer in self.layers:
             if layer.attention is not None:
                 layer.attention.move(device)
+        if self.distances is not None:
+            table = self.distances.causal(num_positions, device)
+            for layer in self.layers:
+                assert isinstance(layer.attention, Attention), "distances are of plain attention"
+                layer.attention.config = replace(layer.attention.config, distances=table)
 
     def parameters(self) -> Iterator[Parameter]:
         yield from self.body_parameters()
@@ -258,7 +305,7 @@ class Decoder:
     def body_parameters(self) -> Iterator[Parameter]:
         """All but the head's: what hidden states need."""
         ends = (self.projection, self.output_projection, self.norm)
-        for part in (self.embedding, self.positions, self.embedding_norm, self.per_layer, *self.layers, *ends):
+        for part in (self.embedding, self.positions, self.distances, self.embedding_norm, self.per_layer, *self.layers, *ends):
             if part is not None:
                 yield from part.parameters()
 

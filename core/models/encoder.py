@@ -24,6 +24,7 @@ from ..layers.moe import Experts
 from ..layers.norm import Norm
 from ..layers.relative import Relative, relative_of
 from ..layers.rope import Ropes
+from ..layers.sinusoids import Sinusoids
 from ..quant.base import unscaled
 from ..spec.stack import StackSpec
 from ..weights.parameter import Parameter
@@ -36,14 +37,18 @@ class EncoderEmbedding:
     def __init__(self, ops: Ops, stack: StackSpec) -> None:
         names, size = stack.names, stack.embedding_size or stack.hidden_size
         self.words = Embedding(names.words, stack.vocab_size, size)
-        self.positions = Embedding(names.positions, stack.num_positions, size) if stack.num_positions else None
+        self.positions: Embedding | Sinusoids | None = None
+        if stack.sinusoids:
+            self.positions = Sinusoids(stack.num_positions, size, stack.sinusoids)
+        elif stack.num_positions:
+            self.positions = Embedding(names.positions, stack.num_positions, size)
         self.types = Embedding(names.types, stack.num_token_types, size) if stack.num_token_types else None
         self.norm = Norm(ops, names.embedding_norm, size, stack.norm) if names.embedding_norm else None
         self.scale = stack.embedding_scale
         self.projection = None
         if stack.embedding_size is not None:
             self.projection = Linear(ops, [names.embedding_projection], size, [stack.hidden_size], bias=True)
-        self.padding_token = stack.padding_token
+        self.padding_token, self.offset = stack.padding_token, stack.position_offset
         self.num_types = stack.num_token_types
 
     def __call__(self, tokens: Tensor, positions: Tensor, types: Tensor | None, adapters: AdapterRows | None = None) -> Tensor:
@@ -53,7 +58,8 @@ class EncoderEmbedding:
             words *= torch.tensor(self.scale, dtype=words.dtype)
         more = None
         if self.positions is not None:
-            more = self.positions(positions if self.padding_token is None else _counted(tokens, positions, self.padding_token))
+            counted = positions + self.offset if self.padding_token is None else _counted(tokens, positions, self.padding_token)
+            more = self.positions(counted)
         if self.types is not None:
             of_types = self.types.weight.tensor[:1].expand_as(words) if types is None or self.num_types == 1 else self.types(types)
             more = of_types.contiguous() if more is None else more.add_(of_types)

@@ -49,10 +49,11 @@ class Layer:
             up, learned = [f"{prefix}.{up}" for up in names.up], f"{prefix}.{names.activation}"
             self.mlp = MLP(ops, up, f"{prefix}.{names.down}", stack.hidden_size, spec, learned=learned)
 
-    def post_norm(self, attended: Rows, residual: Tensor, adapters: AdapterRows | None) -> Tensor:
-        """norm(y + mlp(y)) of y = norm(residual + attended)."""
-        assert self.attention_norm is not None, "post-norm"
-        normed, _ = self.attention_norm.add(attended, residual)
+    def post_norm(self, attended: Rows, residual: Tensor, adapters: AdapterRows | None, norm: Norm | None = None) -> Tensor:
+        """norm(y + mlp(y)) of y = norm(residual + attended). `norm`: the first one, where it is not the one behind attention."""
+        norm = norm or self.attention_norm
+        assert norm is not None, "post-norm"
+        normed, _ = norm.add(attended, residual)
         assert isinstance(normed, Tensor), "asked for without quantization"
         assert self.mlp is not None, "post-norm"
         read = self.ops.quantize(normed) if self.mlp.quantizes_input else normed

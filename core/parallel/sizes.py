@@ -51,7 +51,8 @@ def check_size(spec: ModelSpec, size: int, *, whole_experts: bool = False) -> No
     if size == 1:
         return
     if not spec.shares:
-        why = f"{spec.model_type} models run through transformers' code, which ranks cannot share"
+        how = "have an encoder" if spec.has_encoder else "run through transformers' code"
+        why = f"{spec.model_type} models {how}, which ranks cannot share"
         raise ConfigError(f"tensor_parallel_size={size}: {why}; leave it at 1")
     shares = shares_of(spec, whole_experts=whole_experts)
     fitting = fitting_sizes(shares, max(_MOST, size))

@@ -329,6 +329,7 @@ class EngineArgs(AdapterArgs, MediaArgs, ParallelArgs, SpeculationArgs, LaterArg
             max_model_len=max_model_len,
             chunked_prefill=self.enable_chunked_prefill or pools,  # a text longer than a step's tokens has a step of its own
             long_prefill_token_threshold=self.long_prefill_token_threshold,
+            whole_input=-(-max_model_len // self.block_size) * self.block_size + 1 if spec.has_encoder else 0,
             default_tokens=8192 if kind == "cuda" else 4096 if pools else 2048,
             given={name: str(origin.get(name, "")) for name in names},
             notes=notes,
@@ -372,6 +373,7 @@ class EngineArgs(AdapterArgs, MediaArgs, ParallelArgs, SpeculationArgs, LaterArg
                 "kv_cache_dtype": {"fp8": "fp8_e4m3"}.get(self.kv_cache_dtype, self.kv_cache_dtype),
                 "swap_space": swap_space,
                 "max_cpu_loras": self.max_cpu_loras or self.max_loras,
+                "has_encoder": spec.has_encoder,
                 "embeds_size": None if pools else self._embeds_size(spec),
                 "chunked_prefill": self.enable_chunked_prefill and not pools,
                 "enable_prefix_caching": self.enable_prefix_caching and not pools,
@@ -396,6 +398,8 @@ class EngineArgs(AdapterArgs, MediaArgs, ParallelArgs, SpeculationArgs, LaterArg
             return None
         if not spec.in_our_code(self.model_impl) or spec.stack is None:
             raise ConfigError(f"{asked[0]}: {spec.model_type} models run in transformers' code here, which is given token ids alone")
+        if spec.has_encoder:
+            raise ConfigError(f"{asked[0]}: {spec.model_type} models read their input with an encoder, which takes token ids alone")
         if spec.stack.per_layer is not None:
             raise ConfigError(f"{asked[0]}: {spec.model_type} models look tokens up in every layer, so embeddings cannot take their place")
         return spec.stack.embedding_size or spec.stack.hidden_size

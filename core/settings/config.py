@@ -106,7 +106,14 @@ class EngineConfig:
     prompt_lookup_min: int = 2  # tokens that must have come before in the same order for a guess
     prompt_lookup_max: int = 16  # tokens that are compared at most
 
+    has_encoder: bool = False  # which reads the input; what is said of lengths is then of the decoder, and the encoder has as many
+
     notes: tuple[str, ...] = ()  # said once, when the run starts
+
+    @property
+    def max_kept(self) -> int:
+        """Most tokens that one sequence keeps in the KV cache; an encoder's input fills whole blocks."""
+        return self.max_model_len + (-(-self.max_model_len // self.block_size) * self.block_size if self.has_encoder else 0)
 
     @property
     def kv_size_is_given(self) -> bool:

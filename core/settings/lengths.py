@@ -47,6 +47,7 @@ def choose_limits(
     max_model_len: int,
     chunked_prefill: bool,
     long_prefill_token_threshold: int,
+    whole_input: int = 0,
     default_tokens: int,
     given: Mapping[str, str],
     notes: list[str],
@@ -54,9 +55,16 @@ def choose_limits(
     """max_num_seqs, max_num_batched_tokens and max_model_len that agree with each other.
 
     A default gives way to a given value, which is noted; two given values that contradict raise ConfigError.
-    `given` is field name -> where it came from, or "".
+    `given` is field name -> where it came from, or "". `whole_input`: tokens that a step must have room for, of a model whose encoder reads
+    its input as a whole.
     """
     tokens = max_num_batched_tokens or default_tokens
+    if tokens < whole_input:
+        if max_num_batched_tokens is not None:
+            name = f"max_num_batched_tokens={tokens}"
+            raise ConfigError(f"{name}: the model's encoder reads up to {whole_input - 1} tokens in one step; raise it to {whole_input}")
+        tokens = whole_input
+        notes.append(f"max_num_batched_tokens: {tokens}, so that every encoder input fits one step")
     small = ("max_num_batched_tokens", tokens)
     if not chunked_prefill:
         if long_prefill_token_threshold:

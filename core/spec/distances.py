@@ -12,6 +12,8 @@ class DistanceSpec:
 
     buckets: int
     max_distance: int
+    causal: bool = False
+    """All buckets are of the query itself and of keys before it, for there are no others."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,6 +56,11 @@ class ModelSpec:
     """What it takes of images; None: nothing."""
 
     @property
+    def has_encoder(self) -> bool:
+        """True if its decoder attends to an encoder that reads the input."""
+        return self.stack is not None and self.stack.encoder is not None
+
+    @property
     def is_foreign(self) -> bool:
         """True for what transformers' code alone may have."""
         return self.stack is None and (self.is_variant or not self.lacking)

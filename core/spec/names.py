@@ -38,6 +38,10 @@ class Names:
     """With "{}" in it: one norm a head, by number."""
     k_norm: str = ""
     attention_out: str
+    cross_norm: str = ""
+    """Of a decoder's attention to an encoder (`LayerSpec.cross`): its norm, queries, keys and values, and what it gives."""
+    cross_qkv: tuple[str, ...] = ()
+    cross_out: str = ""
     mixer: str = ""
     """What keeps states; the names in it are its own, see `MixerSpec.tensors`."""
     attention_out_norm: str = ""
@@ -79,6 +83,8 @@ class Names:
     shared_gate: str = ""
     final_norm: str = ""
     head: str = ""
+    logits_bias: str = ""
+    """See `StackSpec.logits_bias`: a tensor, not a prefix."""
 
 
 @dataclass(frozen=True)

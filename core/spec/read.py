@@ -11,6 +11,7 @@ from ..errors import ModelError, VariantError
 from . import architectures
 from .architectures import Architecture, Wrapper
 from .hf_config import FILE, effective
+from .hf_values import MOST
 from .model_spec import ModelSpec
 from .rope import rope_of
 from .stack import ClassifierSpec, KVSpec, Shares, StackSpec
@@ -63,6 +64,8 @@ def read_spec(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
     if stack is not None and isinstance(names, list) and any(str(name).endswith("ForTokenClassification") for name in names):
         stack = _labelling(stack)
     stated = _get(hf, "model_max_length")
+    if stack is not None and stack.has_far_distances:
+        stated = MOST
     return ModelSpec(
         config=hf,
         model_type=kind or "",
@@ -76,7 +79,7 @@ def read_spec(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
         stated_length=int(stated) if isinstance(stated, (int, float)) else None,
         caches=_caches(hf) if stack is None else stack.caches,
         states=() if stack is None else stack.states,
-        shares=frozenset() if stack is None else _shares(stack),
+        shares=frozenset() if stack is None or stack.encoder is not None else _shares(stack),
         end_tokens=_end_tokens(_get(hf, "eos_token_id") if wrapper is None else hf.get("eos_token_id", text.get("eos_token_id"))),
         default_end_token=None if ours is None or "eos_token_id" in hf or "eos_token_id" in text else ours.end_token,
         classifier_pooling=_classifier_pooling(hf, ours),

@@ -282,6 +282,8 @@ class LayerSpec:
     """A layer's parts, one at least. Attention and what keeps states read the same x, and what both give is added."""
 
     attention: AttentionSpec | None
+    cross: AttentionSpec | None = None
+    """A decoder's attention to all that its encoder gives, behind the layer's own attention and with a norm of its own."""
     mixer: MixerSpec | None = None
     feed_forward: MLPSpec | ExpertsSpec | None
     experts: ExpertsSpec | None = None
@@ -329,7 +331,7 @@ class ClassifierSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class StackSpec:
-    """The layers of a model that we have code for, from the embedding to the head."""
+    """The layers of a model that we have code for, from the embedding to the head; of one with an encoder those of the decoder."""
 
     names: Names
     naming: Naming
@@ -351,6 +353,8 @@ class StackSpec:
     """Rows of the learned position table; 0: there is none."""
     position_offset: int = 0
     """The row of a text's first token, where no padding token decides."""
+    sinusoids: str = ""
+    """Positions are not learned but sines and cosines, of this kind: see layers/sinusoids.py; empty: they are learned."""
     padding_token: int | None = None
     """RoBERTa's: its id is its own position too, text begins at the next one, and where it stands in a text it is not counted."""
     num_token_types: int = 0
@@ -359,7 +363,7 @@ class StackSpec:
     projects_back: bool = False
     """Hidden states are projected to the embedding's features in the end, by layers without bias; positions have those of the layers."""
     relative: DistanceSpec | DisentangledSpec | None = None
-    """What an encoder's attention knows of distances, one table for all layers."""
+    """What attention knows of distances, one table for all layers: an encoder's, or a decoder's beside one (`DistanceSpec` alone)."""
     passes: tuple[int, ...] = ()
     """An encoder's layers as they run, by their number in `layers`; empty: each once."""
     embedding_scale: float = 1.0
@@ -368,10 +372,14 @@ class StackSpec:
     per_layer: PerLayerSpec | None = None
     tie_embeddings: bool = False
     head_bias: bool = False
+    logits_bias: bool = False
+    """A tensor [1, vocab_size] is added to logits."""
     logits_scale: float = 1.0
     logits_soft_cap: float | None = None
     """Of scaled logits."""
     classifier: ClassifierSpec | None = None
+    encoder: StackSpec | None = None
+    """The stack that reads the input of an encoder-decoder; this one then writes the output. Its names are those of the same checkpoint."""
 
     @property
     def output_size(self) -> int:
@@ -415,6 +423,11 @@ class StackSpec:
     def states(self) -> tuple[StateSpec, ...]:
         """All that its layers keep of a sequence, whatever its length."""
         return tuple(state for layer in self.layers if layer.mixer is not None for state in layer.mixer.states)
+
+    @property
+    def has_far_distances(self) -> bool:
+        """True if positions are known by distances alone, of which the last bucket has no end: no text is too long."""
+        return isinstance(self.relative, DistanceSpec) and not self.num_positions
 
     @property
     def has_experts(self) -> bool:

@@ -25,7 +25,7 @@ _OWN_ATTENTION = frozenset(
 #: Objects within config.json of a model that reads more than text.
 _MORE_THAN_TEXT = {"vision_config": "images", "audio_config": "audio", "speech_config": "audio", "vision_tower": "images"}
 #: Ends of class names that write text.
-_WRITES = ("ForCausalLM", "LMHeadModel", "ChatModel", "ForConditionalGeneration", "WithLMHead")
+_WRITES = ("ForCausalLM", "LMHeadModel", "ChatModel", "ForConditionalGeneration", "WithLMHead", "MTModel")
 #: Ends of class names that do something else, and what.
 _OTHER_HEADS = {
     "ForMaskedLM": "fills in masked words",
@@ -66,7 +66,9 @@ def refuse_unsupported(spec: ModelSpec, name: str, *, task: str, model_impl: str
         raise ModelError(f"{name}: config.json has no model_type, so its architecture is unknown")
     called = f"{name}: model_type {kind!r}" + (f" ({names[0]})" if names else "")
     foreign = spec.is_foreign
-    text_alone = wrapper_of(kind) is not None and model_impl != "transformers"
+    text_alone = (wrapper_of(kind) is not None or spec.has_encoder) and model_impl != "transformers"
+    if spec.has_encoder and task != "generate":
+        raise ModelError(f"{called} is an encoder with a decoder, whose hidden states are not supported; {_supported(task)}")
     if names and names[0].startswith(_MANY_HEADS):
         raise ModelError(
             f"{called} has a head behind each of several layers, which only Python code in its folder knows, and that is not run to score; "

@@ -63,7 +63,7 @@ def _own_task(spec: ModelSpec, modules: Sequence[Mapping[str, Any]] | None) -> s
         return "classify"
     if modules is not None or spec.is_encoder:
         return "embed"
-    bare = any(name.endswith("Model") and not name.endswith(("LMHeadModel", "ChatModel")) for name in names)
+    bare = any(name.endswith("Model") and not name.endswith(("LMHeadModel", "ChatModel", "MTModel")) for name in names)
     return "embed" if bare else "generate"
 
 

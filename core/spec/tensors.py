@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from .activations import LEARNED
 from .distances import DisentangledSpec, DistanceSpec
@@ -31,6 +32,8 @@ def tensors(stack: StackSpec, *, head: bool, classifier: ClassifierSpec | None =
     found = dict(_body(stack))
     if head and not stack.tie_embeddings:
         found[f"{stack.names.head}.weight"] = (stack.vocab_size, stack.output_size)
+    if head and stack.logits_bias:
+        found[stack.names.logits_bias] = (1, stack.vocab_size)
     if head and stack.head_bias:
         found[f"{stack.names.head}.bias"] = (stack.vocab_size,)
     if classifier is not None:
@@ -60,10 +63,12 @@ def shared_inputs(stack: StackSpec, *, whole_experts: bool = False) -> Iterator[
 
 
 def _body(stack: StackSpec) -> Iterator[Named]:
+    if stack.encoder is not None:
+        yield from _body(stack.encoder)
     names, hidden = stack.names, stack.hidden_size
     embedded = stack.embedding_size or hidden
     placed = hidden if stack.projects_back else embedded
-    tables = ((names.words, stack.vocab_size, embedded), (names.positions, stack.num_positions, placed))
+    tables = ((names.words, stack.vocab_size, embedded), (names.positions, 0 if stack.sinusoids else stack.num_positions, placed))
     for name, rows, features in (*tables, (names.types, stack.num_token_types, embedded)):
         if rows:
             yield f"{name}.weight", (rows, features)
@@ -89,6 +94,9 @@ def _body(stack: StackSpec) -> Iterator[Named]:
                 yield from _norm(f"{prefix}.{name}", hidden, stack.norm)
         if layer.attention is not None:
             yield from _attention(prefix, names, hidden, layer.attention)
+        if layer.cross is not None:
+            yield from _norm(f"{prefix}.{names.cross_norm}", hidden, stack.norm)
+            yield from _attention(prefix, replace(names, qkv=names.cross_qkv, attention_out=names.cross_out), hidden, layer.cross)
         if layer.mixer is not None:
             yield from layer.mixer.tensors(f"{prefix}.{names.mixer}", hidden)
         if isinstance(layer.feed_forward, ExpertsSpec):

@@ -156,6 +156,10 @@ class Tokenizer:
             return str(backend.decode(known, skip_special_tokens=skip_special_tokens, spaces_between_special_tokens=False))
         return self._backend.decode(known, skip_special_tokens=skip_special_tokens)
 
+    def added_tokens(self) -> dict[str, int]:
+        """The ids of tokens that were added to the vocabulary, and of special ones, by their text."""
+        return {token.content: i for i, token in self._backend.get_added_tokens_decoder().items()}
+
     def has(self, token_id: int) -> bool:
         """True if the id is in the vocabulary."""
         return self._token(token_id) is not None

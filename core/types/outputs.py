@@ -131,6 +131,11 @@ class RequestOutput:
     """Tokens at the beginning of the prompt that are none: a prompt adapter's or embeddings."""
 
     @property
+    def num_prompt_tokens(self) -> int:
+        """Those of the encoder's input, if there is one, and of the prompt."""
+        return len(self.encoder_prompt_token_ids or ()) + len(self.prompt_token_ids)
+
+    @property
     def prompt_ids(self) -> list[int]:
         """The tokens of the prompt without virtual ones."""
         return self.prompt_token_ids[self.num_virtual_tokens :]

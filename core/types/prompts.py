@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict, cast
 
 from ..errors import ConfigError, RecordError, nearest
@@ -51,12 +51,12 @@ Prompt = str | Sequence[int] | TextPrompt | TokensPrompt | EmbedsPrompt | Mappin
 _KEYS = ("prompt", "prompt_token_ids", "prompt_embeds")
 #: More keys, of media that go with it.
 _MEDIA = ("multi_modal_data", "mm_processor_kwargs")
+#: Of models with an encoder: vLLM's two prompts in one, and what else may be said of the decoder's.
+_BOTH, _DECODER = "encoder_prompt", ("decoder_prompt", "source_language", "target_language")
 #: Keys of vLLM's prompts that we know and refuse unless they say nothing.
 _LATER = frozenset(
     {
         "cache_salt",
-        "decoder_prompt",
-        "encoder_prompt",
         "media_io_kwargs",
         "multi_modal_placeholders",
         "multi_modal_uuids",
@@ -78,6 +78,8 @@ class Parsed:
     """`multi_modal_data` as it was given."""
     media_options: Mapping[str, Any] = field(default_factory=dict)
     """`mm_processor_kwargs`"""
+    decoder: Mapping[str, Any] = field(default_factory=dict)
+    """What is said of the decoder's prompt, of a model with an encoder: its text or ids, and languages."""
 
     @classmethod
     def of(cls, prompt: Any) -> Parsed:
@@ -90,6 +92,15 @@ class Parsed:
 
     @classmethod
     def _of_mapping(cls, prompt: Mapping[str, Any]) -> Parsed:
+        decoder = {key: prompt[key] for key in _DECODER if prompt.get(key) is not None}
+        inner = {key: value for key, value in prompt.items() if key not in _DECODER}
+        if inner.get(_BOTH) is not None:
+            if len(inner) > 1:
+                raise RecordError("invalid_value", "beside encoder_prompt a prompt has decoder_prompt and nothing else", param=_BOTH)
+            return replace(cls.of(inner[_BOTH]), decoder={**decoder, **_of_decoder(decoder)})
+        if decoder:
+            return replace(cls._of_mapping(inner), decoder={**decoder, **_of_decoder(decoder)})
+        prompt = {key: value for key, value in inner.items() if key != _BOTH}
         for key, value in prompt.items():
             if key in _LATER and value is not None and not (isinstance(value, Mapping) and not value):
                 raise RecordError("unsupported", f"{key} in a prompt is not supported yet", param=key)
@@ -111,6 +122,14 @@ class Parsed:
                 raise RecordError("unsupported", "media go with text or token ids, not with prompt_embeds", param="prompt_embeds")
             return cls(text, [], PromptEmbeds.of(embeds))
         return cls(text, None if ids is None else _token_ids(ids, "prompt_token_ids"), None, media, media_options or {})
+
+
+def _of_decoder(decoder: Mapping[str, Any]) -> dict[str, Any]:
+    """`decoder_prompt` as text or ids, in whichever form of a prompt it is."""
+    if "decoder_prompt" not in decoder:
+        return {}
+    parsed = Parsed.of(decoder["decoder_prompt"])
+    return {"decoder_prompt": parsed.text if parsed.ids is None else parsed.ids}
 
 
 def as_prompts(prompts: Any, prompt_token_ids: Any = None) -> list[Any]:

@@ -54,6 +54,8 @@ class Request:
     """In the order of their tokens."""
     positions: NDArray[np.int64] | None = None
     """[3, prompt tokens] where the model's positions have three parts and media have a grid of them; None: each token's place."""
+    encoder_ids: tuple[int, ...] = ()
+    """The input of the encoder, of a model that has one; the prompt is then the beginning of what the decoder writes."""
 
     @property
     def num_given(self) -> int:
@@ -130,7 +132,7 @@ class Repeats(Protocol):
 class Sequence:
     """One choice of a request: its tokens, where it stands, and the blocks that hold its keys and values.
 
-    tokens   [ prompt ............ | output ......... ]
+    tokens   [ prompt ............ | output ......... ]     before them, where there is an encoder, its input: `num_encoder`
     in cache [ num_computed ............... )           the rest is computed next
     blocks   [ b0 | b1 | b2 | b3 ... )                  block i holds positions i * block_size and on
     """
@@ -143,6 +145,8 @@ class Sequence:
     """Ends with "length" when there are this many tokens, prompt and output."""
     num_prompt: int
     """Tokens that are computed before it draws its first."""
+    num_encoder: int = 0
+    """Of these the first ones, which are the encoder's input, up to the end of their last block. They are computed in one step."""
     num_forced: int = 0
     """Of these the last ones, where they are the beginning of a continuation (see `Request`); then it only draws to be scored."""
     asked: tuple[int, ...] = ()
@@ -188,19 +192,23 @@ class Sequence:
     """Of a finished beam."""
 
     @classmethod
-    def of(cls, request: Request, choice: int, run_seed: int, max_model_len: int) -> Sequence:
+    def of(cls, request: Request, choice: int, run_seed: int, max_model_len: int, block_size: int = 1) -> Sequence:
+        """`block_size`: what the encoder's input is filled up to a multiple of."""
         params = request.params
-        prompt = request.prompt_token_ids
+        before = list(request.encoder_ids)
+        before += [0] * (-len(before) % block_size)
+        prompt = [*before, *request.prompt_token_ids]
         # With a seed of its own each prompt of a list is drawn for as if it stood alone.
         number = choice if params.seed is not None else request.first_choice + choice
         key = noise_key(params.seed, run_seed, request.index, number)
-        made = cls(request, choice, key, list(prompt), request.max_length(max_model_len), len(prompt))
+        most = len(before) + request.max_length(max_model_len)
+        made = cls(request, choice, key, prompt, most, len(prompt), len(before))
         if params.reports_logprobs:
             made.logprobs = []
             made.asked = params.logprob_token_ids or ()
         if params.prompt_logprobs is not None and choice == 0:
             # The first token has no probability, nor has what is no token.
-            unknown = min(max(1, request.num_virtual, params.prompt_logprob_start + 1), len(prompt))
+            unknown = min(len(before) + max(1, request.num_virtual, params.prompt_logprob_start + 1), len(prompt))
             made.prompt_logprobs = [None] * unknown
         return made
 
@@ -235,7 +243,7 @@ class Sequence:
     @property
     def prompt_ids(self) -> list[int]:
         """The tokens of the prompt that are tokens: without virtual ones."""
-        return self.tokens[self.request.num_virtual : self.num_prompt]
+        return self.tokens[self.num_encoder + self.request.num_virtual : self.num_prompt]
 
     @property
     def output_ids(self) -> list[int]:

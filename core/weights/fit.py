@@ -12,7 +12,7 @@ from ..spec.model_spec import ModelSpec
 from ..spec.stack import ClassifierSpec, StackSpec
 from ..spec.support import LAYERS, quantized_weights, stated_sizes
 from ..spec.tensors import shared_inputs, tensors
-from .renamed import fit, untied
+from .renamed import as_stored, fit
 from .source import ModelSource, TensorInfo
 
 #: Names that quantized checkpoints give to what they keep beside or in place of weights.
@@ -77,7 +77,7 @@ def check_stack(
         classifier: with this one, of `labels`; None: without.
         overrides: of config.json.
     """
-    stack = untied(stack, source) if writes else stack
+    stack = as_stored(stack, source) if writes else stack
     wanted = tensors(stack, head=writes, classifier=classifier, labels=labels)
     found = fit(source, stack, wanted, whole=writes).tensors()
     compare(source.name, wanted, found, ignore=beyond_layers(overrides, stack, found))

@@ -71,6 +71,13 @@ def untied(stack: StackSpec, source: ModelSource) -> StackSpec:
     return replace(stack, tie_embeddings=False) if stack.tie_embeddings and both <= found else stack
 
 
+def as_stored(stack: StackSpec, source: ModelSource) -> StackSpec:
+    """Without its tie where the checkpoint has both weights (`untied`), and without a bias of logits that it does not have."""
+    if stack.logits_bias and stack.names.logits_bias not in source.tensors():
+        stack = replace(stack, logits_bias=False)
+    return untied(stack, source)
+
+
 def _ours(naming: Naming, name: str, wanted: Collection[str]) -> tuple[tuple[str, ...] | None, Split | Stack | None]:
     """Our names of a tensor's pieces, and how it is split; None: it fits nothing, it is one."""
     bare = _bare(naming, name)

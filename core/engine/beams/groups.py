@@ -53,7 +53,7 @@ class BeamGroups:
         search = BeamSearch(
             width=beam.beam_width,
             num_return=beam.num_return or beam.beam_width,
-            num_prompt=prompt.num_prompt,
+            num_prompt=prompt.num_prompt - prompt.num_encoder,
             max_tokens=prompt.max_length - prompt.num_prompt,
             length_penalty=beam.length_penalty,
             scoring=beam.scoring,

@@ -19,9 +19,9 @@ from ...types.request import Request, Sequence
 Beginning = tuple[int, ...]
 
 
-def sequences_of(request: Request, run_seed: int, max_model_len: int) -> list[Sequence]:
+def sequences_of(request: Request, run_seed: int, max_model_len: int, block_size: int = 1) -> list[Sequence]:
     """The prompt's sequence, and those of beginnings; each draws one token, which nobody reads."""
-    prompt = Sequence.of(request, 0, run_seed, max_model_len)
+    prompt = Sequence.of(request, 0, run_seed, max_model_len, block_size)
     last_tokens: dict[Beginning, set[int]] = {}
     for one in request.continuations or ():
         last_tokens.setdefault(one[:-1], set()).add(one[-1])
@@ -56,7 +56,7 @@ def scored(sequences: list[Sequence]) -> RequestOutput:
         request.prompt_token_ids,
         outputs or [CompletionOutput(0, "", [], "length", logprobs=[] if prompt.logprobs is not None else None)],
         num_cached_tokens=prompt.num_cached,
-        prompt_logprobs=prompt.prompt_logprobs,
+        prompt_logprobs=told_prompt(prompt),
         lora_request=request.lora,
         num_virtual_tokens=request.num_virtual,
     )
@@ -70,3 +70,9 @@ def _told(one: Beginning, prompt: Sequence, own: Sequence) -> tuple[float, list[
     rows = [prompt.logprobs[0], *inner, *([own.logprobs[0]] if own is not prompt else ())]
     told = [{token: row[token]} for token, row in zip(one, rows, strict=True)]
     return sum(entries[token].logprob for token, entries in zip(one, told, strict=True)), told
+
+
+def told_prompt(sequence: Sequence) -> list[dict[int, Logprob] | None] | None:
+    """The log-probabilities of a prompt's tokens, without the encoder's input."""
+    found = sequence.prompt_logprobs
+    return found if found is None or not sequence.num_encoder else found[sequence.num_encoder :]

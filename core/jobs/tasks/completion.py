@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import RecordError
 from ...intake.prompts import PromptIntake
 from ...intake.remarks import Remarks
+from ...text.decoder_prompts import DecoderPrompts
 from ...text.spelling import Spelling
 from ...types.beam_params import BeamSearchParams
 from ...types.outputs import CompletionOutput, RequestOutput
@@ -34,6 +35,7 @@ class CompletionOptions(RecordOptions):
     `beam`: what to search with, of which `defaults` is then a part.
     `max_tokens_given`: the user chose the default max_tokens, so outputs cut there are no surprise; `max_tokens_known`: the user or the
     model's own files did.
+    `decoder`: of a model with an encoder.
     `by_priority`: the engine looks at a record's `priority`.
     """
 
@@ -44,6 +46,7 @@ class CompletionOptions(RecordOptions):
     by_priority: bool = False
     system: str | None = None
     report_cache: bool = False
+    decoder: DecoderPrompts | None = None
 
 
 class CompletionTask(Task[PendingPrompt]):
@@ -99,9 +102,9 @@ class CompletionTask(Task[PendingPrompt]):
     # --- in
 
     def make_intake(self, remarks: Remarks) -> PromptIntake:
-        return PromptIntake(
-            self.tokenizer, self.max_model_len, remarks, literal=self.options.literal_special_tokens, placing=self.options.placing
-        )
+        options = self.options
+        more: dict[str, Any] = {"literal": options.literal_special_tokens, "placing": options.placing, "decoder": options.decoder}
+        return PromptIntake(self.tokenizer, self.max_model_len, remarks, **more)
 
     def check_ours(self, fields: Mapping[str, Any]) -> None:
         if fields.get("beam_width") is not None and "beam_width" not in self.fields:

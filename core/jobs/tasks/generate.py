@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from ...build.plan import Plan
 
 
+#: Of models with an encoder.
+_DECODER_FIELDS = frozenset({"decoder_prompt", "source_language", "target_language"})
+
+
 class GenerateTask(CompletionTask):
     """`prompt` (a string, token ids, or a list of either, as OpenAI allows), `prompt_token_ids` or `prompt_embeds`; or `--prompt-field` or
     `--template`.
@@ -37,10 +41,11 @@ class GenerateTask(CompletionTask):
     @classmethod
     def of(cls, options: CompletionOptions, plan: Plan) -> GenerateTask:
         """The task with the model of `plan`."""
+        options = replace(options, decoder=plan.decoder_prompts)
         return cls(options, plan.tokenizer, max_model_len=plan.config.max_model_len)
 
     def own_fields(self) -> frozenset[str]:
-        return super().own_fields() | {"echo"}
+        return super().own_fields() | {"echo"} | (_DECODER_FIELDS if self.options.decoder is not None else frozenset())
 
     def missing(self, fields: Mapping[str, Any]) -> str:
         hint = ' ("text" is a field of infer embed; or give --prompt-field text)' if "text" in fields else ""
@@ -48,6 +53,8 @@ class GenerateTask(CompletionTask):
 
     def read(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
         super().read(pending, fields)
+        if self.options.decoder is not None:
+            pending.decoder = {name: fields[name] for name in _DECODER_FIELDS if fields.get(name) is not None}
         prompt = pending.prompt
         if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
             pending.split(prompt)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -79,6 +79,8 @@ class PendingPrompt(Pending):
     add_special_tokens: bool = True  # the tokenizer's, to a prompt that is text
     media: PromptMedia | None = None  # those in the prompt; likewise
     embeds: PromptEmbeds | None = None  # what stands before the tokens of the prompt; let go with them
+    encoder_ids: tuple[int, ...] = ()  # what the prompt was, of a model with an encoder; let go with it
+    decoder: Mapping[str, Any] = field(default_factory=dict)  # what the record says of the decoder's prompt, see intake/prompts.py
     reply: Any = None  # how the task reads the answer, see CompletionTask.look_ahead
     continuations: tuple[tuple[int, ...], ...] | None = None  # if they are to be scored, and nothing is to be generated
     parts: Sequence[PendingPrompt] = ()  # of a list of prompts each, as if it were a record of its own
@@ -98,7 +100,7 @@ class PendingPrompt(Pending):
         name = f"{self.index}.{self.part}" if self.part else str(self.index)
         first = self.part * self.params.num_choices
         more: dict[str, Any] = {"priority": self.priority, "beam": self.beam, "continuations": self.continuations, "first_choice": first}
-        more |= {"lora": self.lora, "embeds": self.embeds}
+        more |= {"lora": self.lora, "embeds": self.embeds, "encoder_ids": self.encoder_ids}
         ids = with_virtual(self.prompt, self.embeds)
         if self.media is not None:
             more["media"], more["positions"] = self.media.behind(len(ids) - len(self.prompt), len(ids))
@@ -117,9 +119,10 @@ class PendingPrompt(Pending):
     def drop_prompt(self) -> None:
         for part in (*self.parts, self):
             part.prompt = part.embeds = part.media = None
+            part.encoder_ids = ()
 
     def asked(self) -> Sequence[Sequence[int]]:
-        return [request.prompt_token_ids for request in self.to_requests()]
+        return [[*request.encoder_ids, *request.prompt_token_ids] for request in self.to_requests()]
 
     def lengths(self, max_model_len: int) -> Sequence[tuple[int, int]]:
         assert self.params is not None

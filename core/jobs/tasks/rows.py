@@ -29,7 +29,9 @@ def answer_of(
     if output.prompt_logprobs is not None:
         answer["prompt_logprobs"] = prompt_logprobs(output.prompt_logprobs, token_name)
     answer["choices"] = choices
-    num_prompt = len(output.prompt_token_ids)
+    if pending.params is not None and pending.params.return_token_ids and output.encoder_prompt_token_ids is not None:
+        answer["encoder_prompt_token_ids"] = output.encoder_prompt_token_ids
+    num_prompt = output.num_prompt_tokens
     num_output = sum(len(choice.token_ids) for choice in output.outputs)
     answer["usage"] = {"prompt_tokens": num_prompt, "completion_tokens": num_output, "total_tokens": num_prompt + num_output}
     if report_cache:

@@ -19,18 +19,14 @@ LINES = (
     "glm4_moe gpt_oss phi3 phi mpnet distilbert electra albert camembert deberta-v2 deepseek_v2 deepseek_v3 glm4_moe_lite lfm2",
     "lfm2_moe granite smollm3 olmo2 olmo3 cohere cohere2 glm glm4 exaone4 seed_oss hunyuan_v1_dense ernie4_5 apertus nemotron",
     "starcoder2 stablelm gpt2 opt gpt_neo gpt_neox gptj gpt_bigcode bloom falcon mpt qwen3_5 qwen3_5_moe qwen3_next",
-    "granitemoehybrid nemotron_h falcon_h1 bamba jamba mamba2",
+    "granitemoehybrid nemotron_h falcon_h1 bamba jamba mamba2 t5 mt5 bart mbart pegasus marian",
+    "m2m_100",
 )
 OURS = frozenset(" ".join(LINES).split())
 #: An encoder that a decoder attends to.
 BOTH = {
-    "t5": "T5ForConditionalGeneration",
-    "bart": "BartForConditionalGeneration",
-    "mbart": "MBartForConditionalGeneration",
-    "pegasus": "PegasusForConditionalGeneration",
-    "marian": "MarianMTModel",
-    "m2m_100": "M2M100ForConditionalGeneration",
     "whisper": "WhisperForConditionalGeneration",
+    "prophetnet": "ProphetNetForConditionalGeneration",
 }
 GIVEN = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100}
 

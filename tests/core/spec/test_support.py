@@ -22,13 +22,7 @@ from infer.core.spec.task import choose_task
 #: model_type, its classes, what else its config.json says -> what it is said to be.
 REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
     ("whisper", "WhisperForConditionalGeneration", {}, "encoder with a decoder"),
-    ("t5", "T5ForConditionalGeneration", {}, "encoder with a decoder"),
-    ("mt5", "MT5ForConditionalGeneration", {"is_encoder_decoder": True}, "encoder with a decoder"),
-    ("bart", "BartForConditionalGeneration", {}, "encoder with a decoder"),
-    ("mbart", "MBartForConditionalGeneration", {}, "encoder with a decoder"),
-    ("marian", "MarianMTModel", {}, "encoder with a decoder"),
-    ("m2m_100", "M2M100ForConditionalGeneration", {}, "encoder with a decoder"),
-    ("pegasus", "PegasusForConditionalGeneration", {}, "encoder with a decoder"),
+    ("t5", "T5EncoderModel", {}, "encoder with a decoder, whose hidden states are not supported"),
     ("llama", "LlamaForCausalLM", {"is_encoder_decoder": True}, "encoder with a decoder"),
     ("paligemma", "PaliGemmaForConditionalGeneration", {"vision_config": {"model_type": "siglip_vision_model"}}, "reads images"),
     ("paligemma", "PaliGemmaForConditionalGeneration", {}, "reads images"),
@@ -75,6 +69,10 @@ def test_what_cannot_be_run_is_refused_by_name(kind: str, name: str, more: dict[
         ("qwen3", "Qwen3ForCausalLM", {}),
         ("llama", "SomeoneElsesName", {}),
         ("bert", "BertForMaskedLM", {}),
+        ("t5", "T5ForConditionalGeneration", {}),
+        ("bart", "BartForConditionalGeneration", {}),
+        ("marian", "MarianMTModel", {}),
+        ("mt5", "MT5ForConditionalGeneration", {"is_encoder_decoder": True}),
         ("camembert", "CamembertModel", {}),
         ("bert", "BertForSequenceClassification", {}),
         ("gpt2", "GPT2LMHeadModel", {}),
@@ -110,7 +108,7 @@ def test_a_model_without_a_type_is_told_so() -> None:
 
 
 def test_model_impl_infer_is_for_models_of_ours() -> None:
-    with pytest.raises(ModelError, match=r"model_type 'helium' is not supported; supported: apertus, arcee, bamba, bloom"):
+    with pytest.raises(ModelError, match=r"model_type 'helium' is not supported; supported: apertus, arcee, bamba, bart, bloom"):
         refuse_unsupported(read_spec({"model_type": "helium"}), "m", task="generate", model_impl="infer")
 
 
@@ -220,8 +218,8 @@ def test_a_folder_without_weights_can_be_checked(folder: Path) -> None:
 
 
 def test_overrides_reach_the_judge(folder: Path) -> None:
-    with pytest.raises(InferError, match="model_type 't5'"):
-        plan_of(folder, hf_overrides={"model_type": "t5"})
+    with pytest.raises(InferError, match="model_type 'whisper'"):
+        plan_of(folder, hf_overrides={"model_type": "whisper"})
     with pytest.raises(InferError, match=r"missing: score\.weight, score\.bias"):
         plan_of(folder, hf_overrides={"architectures": ["LlamaForTokenClassification"]})
 

@@ -1,0 +1,47 @@
+"""What the decoder of a model with an encoder begins with, read from the model's files."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ModelError
+from ..spec.hf_values import TOKEN
+from ..text.decoder_prompts import DecoderPrompts
+from .generation_config import FILE, NONE, read_file
+
+if TYPE_CHECKING:
+    from ..settings.config import EngineConfig
+    from ..text.tokenizer import Tokenizer
+    from ..weights.source import ModelSource
+
+#: Tokens of languages: mBART's ("ro_RO"), NLLB's ("ron_Latn") and M2M-100's ("__ro__").
+_LANGUAGE = re.compile(r"[a-z]{2}_[A-Z]{2}|[a-z]{3}_[A-Z][a-z]{3}|__([a-z]{2,3})__")
+
+
+def decoder_prompts_of(config: EngineConfig, source: ModelSource, tokenizer: Tokenizer | None) -> DecoderPrompts | None:
+    """None of a model without an encoder. The tokens mean what they mean, so `generation_config=none` does not leave them out.
+
+    Raises ModelError for a token that is none.
+    """
+    spec = source.spec(config.hf_overrides)
+    if not spec.has_encoder:
+        return None
+    own = config.generation_config in ("auto", *NONE)
+    generation = read_file(source.read_json, "auto" if own else config.generation_config) or {}
+
+    def token(name: str) -> int | None:
+        value: Any = generation.get(name)
+        value = spec.config.get(name) if value is None else value
+        if value is not None and not TOKEN.fits(value):
+            raise ModelError(f"{FILE} or config.json of {source.name}: {name} is {value!r}; it must be a token id or null")
+        return value
+
+    languages = {} if tokenizer is None else {_name(text): i for text, i in tokenizer.added_tokens().items() if _LANGUAGE.fullmatch(text)}
+    start = token("decoder_start_token_id")
+    return DecoderPrompts(tokenizer, token("bos_token_id") if start is None else start, token("forced_bos_token_id"), languages)
+
+
+def _name(text: str) -> str:
+    found = _LANGUAGE.fullmatch(text)
+    return text if found is None or found[1] is None else found[1]

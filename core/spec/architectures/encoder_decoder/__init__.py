@@ -1,0 +1,1 @@
+"""Encoders with a decoder that attends to what they give."""
