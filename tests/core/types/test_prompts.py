@@ -61,7 +61,6 @@ def test_ids_are_copied_and_plain_integers() -> None:
         ({"prompt": "x", "cache_salt": "s"}, "unsupported", "cache_salt", "not supported yet"),
         ({"prompt_embeds": object()}, "invalid_type", "prompt_embeds", "must be a tensor or a numpy array, not object"),
         ({"prompt_token_ids": [1], "prompt_embeds": object()}, "invalid_value", "prompt_embeds", "not both"),
-        ({"encoder_prompt": "x", "decoder_prompt": None}, "unsupported", "encoder_prompt", "not supported yet"),
     ],
 )
 def test_what_is_no_prompt(prompt: Any, code: str, param: str, message: str) -> None:
