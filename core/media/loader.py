@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from ..errors import RecordError
 from ..types.media import MediaKind, MediaPart, Medium
+from .ahead import Ahead
 from .audio import decode_audio, sound_of_array
 from .data_urls import read_data_url
 from .images import as_rgb, check_pixels, decode_image, image_of_array, upright
@@ -40,6 +43,17 @@ class MediaLoader:
         self._fetched: Kept[str, bytes] = Kept(_MOST_FETCHED)
         self._busy: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
+        self._ahead = threading.local()
+
+    @contextmanager
+    def ahead(self, parts: Iterable[MediaPart]) -> Iterator[None]:
+        """Inside, `load` finds these parts loaded, or nearly so, if it is asked for them in this order by this thread."""
+        self._ahead.one = one = Ahead(self._load, parts)
+        try:
+            yield
+        finally:
+            self._ahead.one = None
+            one.close()
 
     def load(self, part: MediaPart) -> Medium:
         """The medium, decoded.
@@ -47,6 +61,10 @@ class MediaLoader:
         Raises RecordError: media_refused for what the policy does not allow, media_error for what is missing or damaged (`retryable` where
         it may go well another time), unsupported for what needs a library that is not installed.
         """
+        one: Ahead | None = getattr(self._ahead, "one", None)
+        return self._load(part) if one is None else one.take(part)
+
+    def _load(self, part: MediaPart) -> Medium:
         source = part.source
         if isinstance(source, (bytes, bytearray)):
             self._check_size(len(source), part)
@@ -150,7 +168,7 @@ class MediaLoader:
         if part.kind == "video":
             frames = list(source) if not isinstance(source, list) else source
             places = chosen(len(frames), self.policy.num_frames)
-            images = [self.load(MediaPart("image", frames[place], f"{param}[{place}]")) for place in places]
+            images = [self._load(MediaPart("image", frames[place], f"{param}[{place}]")) for place in places]
             return self._video(part, images, "frames")
         if hasattr(source, "convert") and hasattr(source, "getexif"):
             check_pixels(source.width, source.height, self.policy.max_pixels, what, param)
