@@ -2,6 +2,7 @@
 
     reader -> take -> task.prepare -> engine.add -> engine.step -> task.rows.answer -> writer.put -> writer.flush
 
+A task that waits for files and other machines prepares beside the steps, see `tasks/beside.py`.
 Records between reader and writer are a window of bounded size, so memory does not grow with the input. Knows nothing of
 tokens, text or files.
 """
@@ -24,11 +25,14 @@ from .record import Record
 from .row import Row
 from .stats import JobStats
 from .tally import Tally
+from .tasks.beside import BATCH, Beside
 from .tasks.pending import Pending
 from .tasks.protocol import AnyTask
 from .tasks.rows import error_line
 from .watch import Watch
 
+#: Seconds that nothing but records that are being prepared is waited for, until whoever looks on is told.
+_PATIENCE = 1.0
 #: Records after which a share of failed ones means something.
 _SOME = 100
 
@@ -109,6 +113,7 @@ class Run:
         self._first: list[Record] = []
         self._first_pending: list[Pending] | None = None
         self._was_answered = False
+        self._beside: Beside | None = None
         self._in_engine: dict[str, Pending] = {}
         self._bytes_in_engine = 0
 
@@ -136,6 +141,8 @@ class Run:
         """Answers what there is to answer."""
         self._engine, self._task, self._was_answered = engine, task, True
         self._batch = max(self._batch, engine.max_num_seqs)
+        if task.waits:
+            self._beside, self._batch = Beside(task), BATCH
         self.stats.engine, self.stats.at_a_time = engine.stats, engine.max_num_seqs
         self.stats.ready_at = time.monotonic()
         with self._saving():
@@ -182,11 +189,11 @@ class Run:
             self._refill()
             self._flush()
             if self._engine.num_unfinished:
-                self._engine.expect_more(not self._reader.at_end)
+                self._engine.expect_more(not self._reader.at_end or self._num_beside > 0)
                 for output in self._engine.step():
                     self._finish(output)
                 self._flush()
-            at_end = self._reader.at_end and not self._engine.num_unfinished
+            at_end = self._reader.at_end and not self._engine.num_unfinished and not self._num_beside
             if self._max_errors:
                 self._max_errors.check(self.stats, at_end=at_end)
             self._first_records.check()
@@ -207,6 +214,11 @@ class Run:
 
     def _refill(self) -> None:
         """Reads and admits records if too few wait in the engine: no more than one batch, so that no step waits long for it."""
+        if self._beside is not None:
+            if pendings := self._beside.take(0.0 if self._engine.num_unfinished else _PATIENCE):
+                self._enter(pendings)
+            if self._num_beside:
+                return
         if not self._reader.at_end and self._window.wants_more(self._engine):
             records = self._take(wait=False)
             if not records and not self._engine.num_unfinished:
@@ -215,17 +227,24 @@ class Run:
                     self._writer.flush(force=True)
                 with self._watch.waiting():
                     records = self._take(wait=True)
-            if records:
+            if records and self._beside is not None:
+                self._beside.begin(records)
+            elif records:
                 self._admit(records)
 
     def _take(self, *, wait: bool) -> list[Record]:
-        held = len(self._in_engine) + self._writer.num_held
+        held = len(self._in_engine) + self._writer.num_held  # nothing is beside when more is read
         room = min(self._batch, max(self._window.records - held, 0))
         room_bytes = self._window.num_bytes - self._bytes_in_engine - self._writer.bytes_held
         records = self._reader.take(room, room_bytes, wait=wait)
         if self._previous is not None:
             records = [record for record in records if not self._keep(record, self._previous.row_of(record))]
         return records
+
+    @property
+    def _num_beside(self) -> int:
+        """Records that are being prepared beside the steps."""
+        return 0 if self._beside is None else self._beside.num_records
 
     def _admit(self, records: list[Record]) -> None:
         self._enter(self._task.prepare(records))

@@ -195,6 +195,11 @@ class Task(ABC, Generic[P]):
 
     # --- in
 
+    @property
+    def waits(self) -> bool:
+        """See `AnyTask`."""
+        return False
+
     def prepare(self, records: Sequence[Record]) -> list[P]:
         """Each record with its prompt as token ids, or its error. Never raises for what a record holds."""
         pendings = [self._start(record) for record in records]

@@ -24,6 +24,10 @@ class AnyTask(Protocol):
     def rows(self) -> RowFormat:
         """How answers and errors become the bytes of rows."""
 
+    @property
+    def waits(self) -> bool:
+        """True if `prepare` may wait for files and other machines. It is then called beside the steps, in another thread."""
+
     def prepare(self, records: Sequence[Record]) -> list[Any]:
         """Each record with its prompt as token ids, or its error. Never raises for what a record holds."""
 

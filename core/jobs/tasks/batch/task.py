@@ -40,6 +40,11 @@ class BatchTask:
         for task in others:
             task.speak_as(first)
 
+    @property
+    def waits(self) -> bool:
+        """See `AnyTask`."""
+        return any(task.waits for task in self._tasks.values())
+
     def prepare(self, records: Sequence[Record]) -> list[Any]:
         """See `AnyTask`. The records of each task together: texts are tokenized in batches."""
         found: dict[int, Pending] = {}
