@@ -17,7 +17,7 @@ _ELSEWHERE = {
     "use --max-num-seqs; batches are made by themselves, so it is seldom needed": "batch-size bs max-batch-size per-device-batch-size",
     "use --max-model-len": "max-length ctx-size context-length max-seq-len max-seq-length num-ctx n-ctx",
     "use --tensor-parallel-size": "tp tp-size num-gpus gpus tensor-parallel ngpus n-gpu n-gpus",
-    "use --data-parallel-size": "dp dp-size replicas num-workers workers",
+    "use --data-parallel-size": "dp dp-size num-workers workers",
     "use --dtype": "torch-dtype precision compute-type dt",
     "records are the lines of IN; one question in a terminal: infer chat -m MODEL 'question'": "prompt p query question message ask",
     "use --quantization": "quantize quantise quant q bits load-in-low-bit",

@@ -53,8 +53,8 @@ class Throughput:
     """
 
     def __init__(self, plan: Plan, make_task: Callable[[Plan], AnyTask]) -> None:
-        if plan.config.data_parallel_size > 1:
-            raise ConfigError("infer bench measures one engine: leave data_parallel_size at 1")
+        if plan.config.data_parallel_size > 1 or plan.config.executor == "ray":
+            raise ConfigError("infer bench measures one engine: leave data_parallel_size at 1, and executor at processes")
         started = time.monotonic()
         self.plan = plan
         self.timed_ops: TimedOps

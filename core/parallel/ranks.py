@@ -101,7 +101,7 @@ class Ranks:
             self.stalled(worker)
         if data.startswith(b'{"error"'):
             self.close(grace=0)
-            _checked(orjson.loads(data))
+            checked(orjson.loads(data))
         return data
 
     def send_json(self, value: Any) -> None:
@@ -122,7 +122,7 @@ class Ranks:
 
     def _receive(self, worker: Worker, timeout: float | None) -> Any:
         try:
-            return _checked(worker.wire.receive_json(timeout=timeout))
+            return checked(worker.wire.receive_json(timeout=timeout))
         except Closed:
             self.fail()
         except TimeoutError:
@@ -152,7 +152,7 @@ class Ranks:
                 return EngineError(f"{worker} {_how(worker.process.returncode)}{self._others}")
             try:
                 while True:
-                    _checked(worker.wire.receive_json(timeout=0.1))
+                    checked(worker.wire.receive_json(timeout=0.1))
             except PeerLost:
                 self._lost_peers.add(worker.name)
             except InferError as error:
@@ -213,7 +213,7 @@ def _end(workers: Sequence[Worker], last: Sequence[Callable[[], object]], grace:
             log.debug("at the end of the processes: %s", error)
 
 
-def _checked(frame: Any) -> Any:
+def checked(frame: Any) -> Any:
     """A frame from a process; raises the error it tells of."""
     if isinstance(frame, dict) and "error" in frame:
         if frame["kind"] == LOST:

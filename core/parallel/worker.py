@@ -46,12 +46,17 @@ def main() -> int:
     except Exception as error:
         if not isinstance(error, InferError) and hello["log_level"] <= logging.DEBUG:
             logging.getLogger("infer").exception("failed")
-        kind = type(error).__name__ if isinstance(error, InferError) else "EngineError"
-        text = str(error) if isinstance(error, InferError) else f"{type(error).__name__}: {error}"
         with contextlib.suppress(Closed, TimeoutError):
-            wire.send_json({"error": text, "kind": kind}, timeout=1.0)
+            wire.send_json(frame_of(error), timeout=1.0)
         return 1
     return 0
+
+
+def frame_of(error: BaseException) -> dict[str, str]:
+    """The frame that tells the parent of an error, which `ranks.checked` raises there."""
+    if isinstance(error, InferError):
+        return {"error": str(error), "kind": type(error).__name__}
+    return {"error": f"{type(error).__name__}: {error}", "kind": "EngineError"}
 
 
 def _die_with(parent: int) -> None:

@@ -313,7 +313,9 @@ class EngineArgs(AdapterArgs, MediaArgs, ParallelArgs, SpeculationArgs, LaterArg
 
         device = choose_device(self.device, notes)
         kind = device.partition(":")[0]
-        check_gpus(device, self.tensor_parallel_size, self.data_parallel_size)
+        parallel = choose_parallel(self, notes)
+        if parallel["executor"] != "ray":
+            check_gpus(device, self.tensor_parallel_size, parallel["data_parallel_size"])
         kernels, kernel_build = choose_kernels(self.kernels, device, notes, require=self.require_kernels, build=compile_kernels)
         threads = choose_threads(self.threads)
         if threads.note:
@@ -342,7 +344,7 @@ class EngineArgs(AdapterArgs, MediaArgs, ParallelArgs, SpeculationArgs, LaterArg
             notes.append(Caution("quantize_lm_head has no effect without quantization"))
         swap_space = 0.0
         if kind == "cuda" and not pools and not spec.states:
-            ranks = self.tensor_parallel_size * self.data_parallel_size
+            ranks = self.tensor_parallel_size * parallel["data_parallel_size"]
             swap_space = choose_swap_space(self.swap_space, is_given="swap_space" in names, ranks=ranks, total=total_memory(), notes=notes)
         if self.preemption_mode == "swap" and not swap_space and not pools:
             why = "with a model that keeps states, which are not swapped" if spec.states else "without swap_space"
@@ -358,6 +360,7 @@ class EngineArgs(AdapterArgs, MediaArgs, ParallelArgs, SpeculationArgs, LaterArg
                 "kernels": kernels,
                 "kernel_build": kernel_build,
                 "threads": threads.count,
+                "threads_given": self.threads is not None,
                 "lanes": choose_lanes(self.lanes, threads.count, notes) if kind == "cpu" and not pools else 1,
                 "lanes_always": self.lanes is not None,
                 "dtype": dtype,
@@ -378,7 +381,7 @@ class EngineArgs(AdapterArgs, MediaArgs, ParallelArgs, SpeculationArgs, LaterArg
                 "chunked_prefill": self.enable_chunked_prefill and not pools,
                 "enable_prefix_caching": self.enable_prefix_caching and not pools,
                 **media_values(self),
-                **choose_parallel(self),
+                **parallel,
                 **choose_speculation(self, spec, kind=kind, pools=pools, notes=notes),
                 "notes": tuple(notes),
             }

@@ -45,6 +45,7 @@ class EngineConfig:
     kernels: str  # a folder of kernels/
     kernel_build: str | None  # which build of them, where they are compiled
     threads: int
+    threads_given: bool
     lanes: int  # most batches that are computed at a time, each by its share of the threads
     lanes_always: bool  # also where no other process wants the cores
     deterministic: bool
@@ -65,6 +66,10 @@ class EngineConfig:
     tensor_parallel_size: int  # ranks that share the model
     enable_expert_parallel: bool  # each expert is one rank's
     data_parallel_size: int  # engines that share the input
+    executor: str  # "processes" or "ray": what they run in
+    ray_address: str
+    resources: dict[str, Any]  # of a Ray cluster that each takes; empty: chosen there
+    ship_model: bool  # its files are sent to the cluster
     max_restarts: int  # of them that are replaced when they are lost
     stall_timeout: float  # seconds that a rank or engine may keep the others waiting
 
