@@ -14,13 +14,13 @@ from torch import Tensor
 from ..ops import Rows, ScaledRows
 from ..reference.experts import bias_of, by_expert, grouped_by_expert
 from ..reference.int8 import passes_scale
-from .gemm import Panels, in_words
+from .gemm import Panels, rows_for
 from .grouped import PackedGrouped, linear_grouped, readable, room_for
 from .int8 import PackedInt8, linear_int8
 from .library import DTYPES, function
 from .linear import linear
 
-_gemm = function("infer_gemm_experts", "ppppp" + "iiiii")
+_gemm = function("infer_gemm_experts", "ppppp" + "iiiiii")
 _gemm_int8 = function("infer_gemm_int8_experts", "pppppppp" + "iiiii")
 _grouped = function("infer_grouped_experts", "pppppp" + "iii")
 _grouped_plain = function("infer_grouped_plain_experts", "ppppp" + "iii")
@@ -28,14 +28,14 @@ _grouped_plain = function("infer_grouped_plain_experts", "ppppp" + "iii")
 
 def linear_experts(x: Tensor, weights: Sequence[Any], starts: Tensor, biases: Sequence[Tensor] | None, row_chunk: int) -> Tensor:
     first = weights[0]
-    if not isinstance(first, Panels):
+    if not isinstance(first, Panels) or any(weight.widened != first.widened for weight in weights):
         product = by_expert(x, starts, lambda expert, rows: linear(_plain(rows), weights[expert], bias_of(biases, expert), row_chunk))
         return _plain(product)
-    x, outs = in_words(x), first.out_features
+    x, outs = rows_for(x, first), first.out_features
     out = torch.empty((x.shape[0], outs), dtype=x.dtype)
     panels, bias = _addresses([weight.words for weight in weights]), _addresses(biases)
     words, bias_dtype = first.words.shape[1], DTYPES[biases[0].dtype] if biases is not None else 0
-    _gemm(out, x, panels, bias, starts, len(weights), outs, words, DTYPES[x.dtype], bias_dtype)
+    _gemm(out, x, panels, bias, starts, len(weights), outs, words, DTYPES[x.dtype], first.widened, bias_dtype)
     return out
 
 
@@ -45,7 +45,7 @@ def linear_experts_int8(
     first = weights[0].weight
     if not isinstance(first, Panels) or dtype == torch.float16:
         return by_expert(x, starts, lambda expert, rows: linear_int8(_scaled(rows), weights[expert], bias_of(biases, expert), dtype))
-    values, scale, outs = in_words(x.values), x.scale.contiguous(), first.out_features
+    values, scale, outs = rows_for(x.values, first), x.scale.contiguous(), first.out_features
     out = torch.empty((values.shape[0], outs), dtype=dtype)
     passes = passes_scale(biases[0] if biases is not None else None, dtype)
     panels = _addresses([weight.weight.words for weight in weights if isinstance(weight.weight, Panels)])

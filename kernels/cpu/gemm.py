@@ -6,19 +6,21 @@ See src/gemm.cpp. The products are in linear.py and int8.py.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter
 
 import torch
 from torch import Tensor
 
 from .. import features, memory
+from ..ops import INT8_ZERO
 from . import library
 from .threads import threads
 
 #: Output features of a panel.
 PANEL = 32
-_WITH_ORDER = 8
+#: Bits of `infer_gemm_kinds` beside those of types: the sum of negative weights is taken off int8 sums; float32 weights may be bf16.
+_NEGATIVE, _WIDENED = 8, 16
 _KINDS = {torch.bfloat16: 1, torch.float32: 4}
 _NAMES = {"bfloat16": 1, "int8": 2, "float32": 4}
 #: Pieces of work for each thread, and rounds of each (src/peak.cpp), with which a peak is measured: some 20 milliseconds.
@@ -27,7 +29,7 @@ _PIECES, _ROUNDS = 16, 4000
 _kinds = library.function("infer_gemm_kinds", "p")
 _peak = library.function("infer_gemm_peak", "ppiii")
 _pack = library.function("infer_gemm_pack", "ppiii")
-_order = library.function("infer_gemm_order", "pii")
+_fits = library.function("infer_gemm_fits_bf16", "ppi")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +37,13 @@ class Panels:
     """A weight [out, in] as the kernel reads it."""
 
     words: Tensor
-    """int32 [panels, words of a row, PANEL]; behind them in memory is the order of an int8 weight that has one (src/gemm/order.h)."""
+    """int32 [panels, words of a row, PANEL], in the order that this build goes through them (APART in src/gemm.h)"""
     out_features: int
     in_features: int
     half: int = 0
     """Features of each of two halves of `out_features`, of which panels hold 16 each; 0: panels hold features that follow each other."""
+    widened: bool = False
+    """float32 kept as bf16, two values a word, and widened as it is read."""
 
 
 @functools.cache
@@ -78,31 +82,46 @@ def most_products(kind: str) -> tuple[float, float] | None:
 
 
 def pack(weight: Tensor, *, halves: bool = False) -> Panels:
-    """A weight [out, in] for which `takes` holds, or one of codes; with `halves` one for `Ops.linear_gated`."""
+    """A weight [out, in] for which `takes` holds, or one of codes; with `halves` one for `Ops.linear_gated`.
+
+    float32 all of whose values are bf16's, as those of most checkpoints are, is kept as that where the kernel can widen it: the bits of
+    products are the same, and with few rows they take half the time.
+    """
     out_features, in_features = weight.shape
-    weight = in_words(weight)
+    widened = weight.dtype == torch.float32 and bool(_compiled() & _WIDENED) and fits_bfloat16(weight)
+    weight = in_words(weight.bfloat16() if widened else weight)
     words = weight.shape[1] * weight.itemsize // 4
     half = out_features // 2 if halves else 0
     count = -(-half // (PANEL // 2)) if halves else -(-out_features // PANEL)
     panels = memory.empty((count, words, PANEL), torch.int32)
     _pack(panels, weight, out_features, words, half)
-    return Panels(panels, out_features, in_features, half)
+    return Panels(panels, out_features, in_features, half, widened)
 
 
-def pack_int8(weight: Tensor) -> Panels:
-    """An int8 weight [out, in], where `takes_int8` holds."""
-    packed = pack(weight)
-    if not _compiled() & _WITH_ORDER:
-        return packed
-    count, row_words, _ = packed.words.shape
-    halves, size = 2 * count, packed.words.numel()
-    with_order = memory.empty((size + -(-halves // 16) * 16 + halves * (16 + row_words),), torch.int32)
-    words = with_order[:size].view(packed.words.shape).copy_(packed.words)
-    _order(words, packed.out_features, row_words)
-    return replace(packed, words=words)
+def fits_bfloat16(weight: Tensor) -> bool:
+    """True if bf16 has all values of a float32 weight."""
+    weight, answer = weight.contiguous(), torch.empty(1, dtype=torch.int64)
+    _fits(answer, weight, weight.numel())
+    return bool(answer)
 
 
-def in_words(x: Tensor) -> Tensor:
-    """Rows, of x or of a weight, as the kernel reads them: contiguous, and filled up with zeros to whole words."""
-    lacking = -x.shape[-1] % (4 // x.itemsize)
+def int8_offset(values: Tensor) -> Tensor:
+    """int32 [out]: what is to be taken off the kernel's sums by an int8 weight [out, in] because its rows have INT8_ZERO for 0."""
+    if _compiled() & _NEGATIVE:
+        return values.clamp(max=0).sum(-1, dtype=torch.int32)
+    return values.sum(-1, dtype=torch.int32) * INT8_ZERO
+
+
+def rows_for(x: Tensor, panels: Panels) -> Tensor:
+    """Rows as the kernel reads them beside that weight."""
+    return _filled(x, panels.words.shape[1] * (2 if panels.widened else 4 // x.itemsize))
+
+
+def in_words(weight: Tensor) -> Tensor:
+    """A weight's rows filled up with zeros to whole words, contiguous."""
+    return _filled(weight, -(-weight.shape[-1] * weight.itemsize // 4) * 4 // weight.itemsize)
+
+
+def _filled(x: Tensor, size: int) -> Tensor:
+    lacking = size - x.shape[-1]
     return (torch.nn.functional.pad(x, (0, lacking)) if lacking else x).contiguous()

@@ -57,8 +57,7 @@ def linear_int8(x: ScaledRows, weight: PackedInt8, bias: Tensor | None, dtype: t
 
 def pack_int8_rows(values: Tensor, scale: Tensor) -> PackedInt8:
     if gemm.takes_int8():
-        offset = values.sum(-1, dtype=torch.int32) * INT8_ZERO
-        return PackedInt8(gemm.pack_int8(values), scale, offset, True)
+        return PackedInt8(gemm.pack(values), scale, gemm.int8_offset(values), True)
     offset = torch.zeros(len(scale), dtype=torch.int32)
     try:
         return PackedInt8(torch.ops.onednn.qlinear_prepack(values, None), scale, offset, True)
@@ -71,7 +70,7 @@ def _ours(x: ScaledRows, weight: PackedInt8, dtype: torch.dtype, row_scale: Tens
     panels = weight.weight
     assert isinstance(panels, Panels)
     assert bias is None or row_scale is not None
-    values, (rows, outs, words) = gemm.in_words(x.values), (x.values.shape[0], panels.out_features, panels.words.shape[1])
+    values, (rows, outs, words) = gemm.rows_for(x.values, panels), (x.values.shape[0], panels.out_features, panels.words.shape[1])
     out = torch.empty((rows, outs), dtype=dtype)
     bias_dtype = 0 if bias is None else DTYPES[bias.dtype]
     _gemm(out, values, panels.words, weight.scale, weight.offset, row_scale, bias, rows, outs, words, DTYPES[dtype], bias_dtype)

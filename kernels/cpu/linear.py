@@ -21,7 +21,7 @@ from .library import DTYPES, function
 #: Rows the layout is chosen for. Measured: the same speed at 16 to 2048 rows whatever it is.
 ROWS = 256
 
-_gemm = function("infer_gemm", "ppppiiiiiii")
+_gemm = function("infer_gemm", "ppppiiiiiiii")
 
 
 def pack_weight(weight: Tensor) -> Panels | Tensor:
@@ -47,10 +47,10 @@ def linear_gated(x: Tensor, weight: Panels, bias: Tensor | None, kind: str) -> T
 
 
 def _ours(x: Tensor, weight: Panels, bias: Tensor | None, gate: int = -1) -> Tensor:
-    x, (rows, outs, words) = gemm.in_words(x), (x.shape[0], weight.out_features, weight.words.shape[1])
+    x, (rows, outs, words) = gemm.rows_for(x, weight), (x.shape[0], weight.out_features, weight.words.shape[1])
     out = torch.empty((rows, outs if gate < 0 else weight.half), dtype=x.dtype)
     bias_dtype = 0 if bias is None else DTYPES[bias.dtype]
-    _gemm(out, x, weight.words, bias, rows, outs, words, DTYPES[x.dtype], bias_dtype, weight.half, gate)
+    _gemm(out, x, weight.words, bias, rows, outs, words, DTYPES[x.dtype], weight.widened, bias_dtype, weight.half, gate)
     return out
 
 

@@ -11,7 +11,7 @@ extern "C" {
 void infer_gemm_kinds(int64_t *kinds);
 void infer_gemm_pack(uint32_t *panels, const uint32_t *weight, int64_t n, int64_t words, int64_t half);
 void infer_gemm(void *out, const void *x, const void *panels, const void *bias, int64_t rows, int64_t n, int64_t words, int64_t dtype,
-                int64_t bias_dtype, int64_t half, int64_t gate);
+                int64_t widened, int64_t bias_dtype, int64_t half, int64_t gate);
 void infer_gemm_int8(void *out, const void *x, const void *panels, const float *scale, const int32_t *sums, const float *row_scale,
                      const void *bias, int64_t rows, int64_t n, int64_t words, int64_t dtype, int64_t bias_dtype);
 }
@@ -55,11 +55,11 @@ int main(int, char **arguments) {
 
     const auto x = read<float>("x"), weight = read<float>("weight");
     const auto panels = packed(weight.data(), n, k);
-    infer_gemm(out.data(), x.data(), panels.data(), bias.data(), rows, n, k, 0, 0, 0, -1);
+    infer_gemm(out.data(), x.data(), panels.data(), bias.data(), rows, n, k, 0, 0, 0, 0, -1);
     right &= near("float32", out, read<float>("out"), 1e-6);
     for (int64_t row = 0; row < rows; row++) {
         std::vector<float> alone(n);
-        infer_gemm(alone.data(), x.data() + row * k, panels.data(), bias.data(), 1, n, k, 0, 0, 0, -1);
+        infer_gemm(alone.data(), x.data() + row * k, panels.data(), bias.data(), 1, n, k, 0, 0, 0, 0, -1);
         if (memcmp(alone.data(), out.data() + row * n, n * sizeof(float))) right = false, printf("row %d alone differs\n", (int)row);
     }
 
@@ -74,7 +74,7 @@ int main(int, char **arguments) {
     if (kinds & 1) {
         std::vector<uint16_t> narrow(rows * n);
         infer_gemm(narrow.data(), read<uint16_t>("x_bf16").data(), packed(read<uint16_t>("weight_bf16").data(), n, k / 2).data(), nullptr, rows, n,
-                   k / 2, 1, 0, 0, -1);
+                   k / 2, 1, 0, 0, 0, -1);
         for (size_t i = 0; i < out.size(); i++) {
             const uint32_t bits = (uint32_t)narrow[i] << 16;
             memcpy(&out[i], &bits, sizeof bits);

@@ -7,7 +7,8 @@ import importlib
 import pytest
 import torch
 
-from infer.kernels import load, memory, usable
+from infer.kernels import load, memory, set_threads, usable
+from infer.kernels.cpu import gemm
 from infer.kernels.cpu import int8 as cpu_int8
 from infer.kernels.ops import INT8_ZERO, Ops, Rows, ScaledRows
 from infer.kernels.reference import int8 as exact
@@ -76,6 +77,54 @@ def test_linear_gated_gives_the_bits_of_both_in_turn(ops: Ops, out: int, size: i
     if ops.any_rows(packed):
         for first, count in (*PARTS, (3, 1), (5, 13)):
             assert torch.equal(ops.linear_gated(x[first : first + count].clone(), packed, b, kind), whole[first : first + count])
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("out", "size"), [(96, 64), (74, 17), (40, 1002)])
+def test_float32_weights_kept_as_bfloat16_give_the_same_bits(monkeypatch: pytest.MonkeyPatch, out: int, size: int, bias: bool) -> None:
+    ops = load("cpu")
+    x, w, b = made(out, size, torch.float32, bias=bias)
+    w = w.bfloat16().float()
+    narrow = [ops.pack_weight(w.clone()), ops.pack_halves(w.clone())]
+    if not all(isinstance(one, gemm.Panels) and one.widened for one in narrow):
+        pytest.skip("the kernel of this machine does not widen weights")
+    unlike = w.clone()
+    unlike[-1, -1] = 1 + 2**-20
+    assert not ops.pack_weight(unlike).widened
+    monkeypatch.setattr(gemm, "fits_bfloat16", lambda weight: False)
+    wide = [ops.pack_weight(w.clone()), ops.pack_halves(w.clone())]
+    assert all(2 * a.words.nbytes < b.words.nbytes + b.words.nbytes // size * 2 for a, b in zip(narrow, wide, strict=True))
+    whole = ops.linear(x, wide[0], b)
+    gated = ops.linear_gated(x, wide[1], b, "silu")
+    for first, count in (*PARTS, (0, 176), *((5, n) for n in range(1, 15))):
+        part = x[first : first + count].clone()
+        assert torch.equal(ops.linear(part, narrow[0], b), whole[first : first + count])
+        assert torch.equal(ops.linear_gated(part, narrow[1], b, "silu"), gated[first : first + count])
+
+
+@pytest.mark.parametrize("weight", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize(("out", "size"), [(48, 320), (70, 324), (33, 963)])
+def test_every_number_of_rows_gives_the_same_bits(weight: str, out: int, size: int) -> None:
+    """Of blocks, chunks and stretches of words, whatever ends where; with more rows than any chunk has, and in two threads."""
+    ops, g = load("cpu"), torch.Generator().manual_seed(size)
+    x, w = torch.randn(600, size, generator=g), torch.randn(out, size, generator=g)
+    if weight == "bfloat16":
+        w = w.bfloat16().float()
+    packed = ops.pack_int8(w) if weight == "int8" else ops.pack_weight(w)
+
+    def product(rows: torch.Tensor) -> torch.Tensor:
+        return (
+            plain(ops.linear_int8(ops.quantize(rows), packed, None, torch.float32)) if weight == "int8" else ops.linear(rows, packed, None)
+        )
+
+    whole, before = product(x), torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            set_threads(threads)
+            for count in (*range(1, 20), 97, 255, 257):
+                assert torch.equal(product(x[600 - count :]), whole[600 - count :]), count
+    finally:
+        set_threads(before)
 
 
 def test_packed_weights_lie_in_large_pages_apart_from_each_other() -> None:
@@ -150,8 +199,27 @@ def test_int8_sums_of_the_largest_values(ops: Ops) -> None:
     values = torch.full((16, size), INT8_ZERO + 127, dtype=torch.uint8)
     values[1] = INT8_ZERO - 127
     values[2] = INT8_ZERO
+    values[3, ::2] = INT8_ZERO - 127
     got = ops.linear_int8(ScaledRows(values, torch.ones(16)), ops.pack_int8(weight), None, torch.float32)
     assert torch.equal(plain(got).double(), (values.double() - INT8_ZERO) @ weight.double().T)
+
+
+@pytest.mark.parametrize("size", [7, 64, 1300])
+def test_int8_sums_of_any_integers_are_exact(ops: Ops, size: int) -> None:
+    """-128 among weights too, which checkpoints have, and every value that a row can have."""
+    if not ops.supports_int8():
+        pytest.skip("no exact int8 dot products here")
+    g = torch.Generator().manual_seed(size)
+    kinds = [torch.full((1, size), value) for value in (-128, -127, 127)] + [torch.randint(-128, 128, (30, size), generator=g)]
+    kinds.append(torch.randint(0, 2, (16, size), generator=g) * 255 - 128)
+    weight = torch.cat(kinds).to(torch.int8)
+    rows = torch.cat([torch.full((1, size), value) for value in (1, 128, 255)] + [torch.randint(1, 256, (29, size), generator=g)])
+    exact_sums = (rows - INT8_ZERO).double() @ weight.double().T
+    packed = ops.pack_int8_rows(weight, torch.ones(len(weight)))
+    for count in (1, 3, 5, 32):
+        values = rows[:count].to(torch.uint8)
+        got = ops.linear_int8(ScaledRows(values, torch.ones(count)), packed, torch.zeros(len(weight)), torch.float32)
+        assert torch.equal(plain(got).double(), exact_sums[:count])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

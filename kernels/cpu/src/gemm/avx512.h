@@ -10,7 +10,6 @@ struct Float {
     typedef __m512i Row, Weights;
     typedef FinishFloat Finish;
     static constexpr int64_t STRETCH = 256;
-    static constexpr bool SATURATES = false;
     static Row spread(const char *x) {
         int word;
         memcpy(&word, x, sizeof word);

@@ -65,4 +65,29 @@ inline void put(bf16 *out, const f32x16 (&values)[2], int64_t left) {
 }
 #endif
 
+// Where a block's results go: 16 features or twice 16, `apart` from each other, of which `left` are to be written: of both together where they
+// follow each other, else of each.
+template <class Out> struct Target {
+    Out *out;
+    int64_t stride, apart, left;
+};
+
+// What becomes of the sums of R rows by H halves of a panel.
+template <class Kind, class Out, int R, int H>
+inline void put_sums(const Gemm &g, int64_t row, int64_t column, const typename Kind::Sum (&sum)[R][H], const Target<Out> &to) {
+    f32x16 finished[R][H];
+#pragma GCC unroll 2
+    for (int h = 0; h < H; h++) {
+        const typename Kind::Finish finish(g, h ? g.other(column) : column);
+#pragma GCC unroll 12
+        for (int r = 0; r < R; r++) finished[r][h] = finish(sum[r][h], row + r);
+    }
+    if (H == 1 || to.apart == LANES)
+#pragma GCC unroll 12
+        for (int r = 0; r < R; r++) put(to.out + r * to.stride, finished[r], to.left);
+    else
+        for (int r = 0; r < R; r++)
+            for (int h = 0; h < H; h++) store_n(to.out + r * to.stride + h * to.apart, finished[r][h], (int)std::min<int64_t>(LANES, to.left));
+}
+
 }  // namespace infer

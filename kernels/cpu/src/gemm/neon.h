@@ -17,10 +17,9 @@ template <class Product, class V> inline Two<V> in_registers(const Product &prod
 struct Words {
     typedef i32x4 Row;
     typedef i32x16 Weights;
-    static constexpr int64_t STRETCH = 0;
-    static constexpr bool SATURATES = false;
+    static constexpr int VALUES = 1;
     static Row spread(const char *x) { return (i32x4)vld1q_dup_s32((const int32_t *)x); }
-    static Weights load(const char *panel) {
+    static Weights load(const char *panel, int = 0) {
         Weights words;
         read(panel, words);
         return words;

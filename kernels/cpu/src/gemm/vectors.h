@@ -21,18 +21,27 @@ struct Float {
     typedef f32x16 Sum, Weights;
     typedef Register Row;
     typedef FinishFloat Finish;
-    static constexpr int64_t STRETCH = 256;
-    static constexpr bool SATURATES = false;
+    static constexpr int VALUES = 1;
     static Row spread(const char *x) {
         float word;
         memcpy(&word, x, sizeof word);
         return word - Register{};
     }
-    static Weights load(const char *panel) { return infer::load((const float *)panel); }
+    static Weights load(const char *panel, int = 0) { return infer::load((const float *)panel); }
     static Sum dot(Sum sum, Row x, const Weights &w) { return fused(x, w, sum); }
     static void soon(const Gemm &, int64_t) {}
 };
 
+// float32 rows by weights that are kept as bf16, two to a word: the bits are those of `Float` by the same weights.
+#define INFER_GEMM_WIDENED 1
+struct Widened : Float {
+    static constexpr int VALUES = 2;
+    static Weights load(const char *panel, int value) {
+        u32x16 words;
+        read(panel, words);
+        return as<f32x16>(value ? words & 0xffff0000u : words << 16);
+    }
+};
 #endif
 
 #if !defined(INFER_GEMM_INT8) && defined(__AVXVNNI__) && !defined(__AVX512F__)
@@ -49,13 +58,13 @@ struct Int8 {
     typedef i32x8 Row;
     typedef FinishInt8 Finish;
     static constexpr int64_t STRETCH = 0;
-    static constexpr bool SATURATES = false;
+    static constexpr int VALUES = 1;
     static Row spread(const char *x) {
         int32_t word;
         memcpy(&word, x, sizeof word);
         return Row{} + word;
     }
-    static Weights load(const char *panel) {
+    static Weights load(const char *panel, int = 0) {
         Weights words;
         read(panel, words);
         return words;
@@ -66,54 +75,55 @@ struct Int8 {
 
 #elif !defined(INFER_GEMM_INT8) && (defined(__AVX512BW__) || defined(__SSSE3__))
 
-// Products of bytes 0 to 255 and -128 to 127, added by fours, and before that by pairs in 16 bits, where they saturate; `careful` ones never do, of rows
-// from -127 to 127: magnitudes of weights, by rows with the weights' signs.
+// Products of bytes without a sign and bytes with one, added by pairs in 16 bits, where they saturate, and those by pairs in 32.
 #if defined(__AVX512BW__)
 typedef i32x16 Integers;
-inline Integers quads(Integers x, Integers w) { return (Integers)_mm512_madd_epi16(_mm512_maddubs_epi16((__m512i)x, (__m512i)w), _mm512_set1_epi16(1)); }
-inline Integers careful(Integers x, Integers w) {
-    const __m512i with_signs = _mm512_mask_sub_epi8((__m512i)x, _mm512_movepi8_mask((__m512i)w), _mm512_setzero_si512(), (__m512i)x);
-    return quads((Integers)_mm512_abs_epi8((__m512i)w), (Integers)with_signs);
-}
+inline Integers quads(Integers w, Integers x) { return (Integers)_mm512_madd_epi16(_mm512_maddubs_epi16((__m512i)w, (__m512i)x), _mm512_set1_epi16(1)); }
+inline Integers magnitudes(Integers w) { return (Integers)_mm512_abs_epi8((__m512i)w); }
+inline Integers signs(Integers w) { return (Integers)_mm512_movm_epi8(_mm512_movepi8_mask((__m512i)w)); }
 #elif defined(__AVX2__)
 typedef i32x8 Integers;
-inline Integers quads(Integers x, Integers w) { return (Integers)_mm256_madd_epi16(_mm256_maddubs_epi16((__m256i)x, (__m256i)w), _mm256_set1_epi16(1)); }
-inline Integers careful(Integers x, Integers w) {
-    return quads((Integers)_mm256_abs_epi8((__m256i)w), (Integers)_mm256_sign_epi8((__m256i)x, (__m256i)w));
-}
+inline Integers quads(Integers w, Integers x) { return (Integers)_mm256_madd_epi16(_mm256_maddubs_epi16((__m256i)w, (__m256i)x), _mm256_set1_epi16(1)); }
+inline Integers magnitudes(Integers w) { return (Integers)_mm256_abs_epi8((__m256i)w); }
+inline Integers signs(Integers w) { return (Integers)_mm256_cmpgt_epi8(_mm256_setzero_si256(), (__m256i)w); }
 #else
 typedef i32x4 Integers;
-inline Integers quads(Integers x, Integers w) { return (Integers)_mm_madd_epi16(_mm_maddubs_epi16((__m128i)x, (__m128i)w), _mm_set1_epi16(1)); }
-inline Integers careful(Integers x, Integers w) { return quads((Integers)_mm_abs_epi8((__m128i)w), (Integers)_mm_sign_epi8((__m128i)x, (__m128i)w)); }
+inline Integers quads(Integers w, Integers x) { return (Integers)_mm_madd_epi16(_mm_maddubs_epi16((__m128i)w, (__m128i)x), _mm_set1_epi16(1)); }
+inline Integers magnitudes(Integers w) { return (Integers)_mm_abs_epi8((__m128i)w); }
+inline Integers signs(Integers w) { return (Integers)_mm_cmpgt_epi8(_mm_setzero_si128(), (__m128i)w); }
 #endif
+inline Integers flipped(Integers x, Integers flips) { return x ^ flips; }
 #if !defined(__AVX512F__)
-template <class V> inline Two<V> quads(Integers x, const Two<V> &w) { return {quads(x, w.low), quads(x, w.high)}; }
-template <class V> inline Two<V> careful(Integers x, const Two<V> &w) { return {careful(x, w.low), careful(x, w.high)}; }
+template <class V> inline Two<V> magnitudes(const Two<V> &w) { return {magnitudes(w.low), magnitudes(w.high)}; }
+template <class V> inline Two<V> signs(const Two<V> &w) { return {signs(w.low), signs(w.high)}; }
+template <class V> inline Two<V> quads(const Two<V> &w, const Two<V> &x) { return {quads(w.low, x.low), quads(w.high, x.high)}; }
+template <class V> inline Two<V> flipped(Integers x, const Two<V> &flips) { return {flipped(x, flips.low), flipped(x, flips.high)}; }
 #endif
 
+// w * x is |w| * x, or |w| * -x where w is negative; there ~x = -x - 1 stands for -x, so that of a pair of products none leaves 16 bits: they are from
+// -128 * 128 to 128 * 127 each. What is lacking then is the sum of the negative weights, which is taken off in the end with `Gemm::sums`.
+#define INFER_GEMM_FLIPS 1
 struct Int8 {
-    typedef i32x16 Sum, Weights;
+    typedef i32x16 Sum;
     typedef Integers Row;
+    struct Weights {
+        i32x16 magnitude, flips;
+    };
     typedef FinishInt8 Finish;
     static constexpr int64_t STRETCH = 0;
-    static constexpr bool SATURATES = true;
+    static constexpr int VALUES = 1;
     static Row spread(const char *x) {
         int32_t word;
         memcpy(&word, x, sizeof word);
         return Row{} + word;
     }
-    static Weights load(const char *panel) {
-        Weights words;
+    static Weights load(const char *panel, int = 0) {
+        i32x16 words;
         read(panel, words);
-        return words;
+        // The offset of x is a flip of its own.
+        return {magnitudes(words), signs(words) ^ (int32_t)0x80808080};
     }
-    static Sum dot(Sum sum, Row x, const Weights &w) { return sum + quads(x, w); }
-    static Row spread_signed(const char *x) {
-        uint32_t word;
-        memcpy(&word, x, sizeof word);
-        return Row{} + (int32_t)(word ^ 0x80808080u);
-    }
-    static Sum careful_dot(Sum sum, Row x, const Weights &w) { return sum + careful(x, w); }
+    static Sum dot(Sum sum, Row x, const Weights &w) { return sum + quads(w.magnitude, flipped(x, w.flips)); }
     static void soon(const Gemm &g, int64_t column) { factors_soon(g, column); }
 };
 
@@ -128,13 +138,13 @@ struct Int8 {
     typedef Row Weights;
     typedef FinishInt8 Finish;
     static constexpr int64_t STRETCH = 0;
-    static constexpr bool SATURATES = false;
+    static constexpr int VALUES = 1;
     static Row spread(const char *x) {
         uint32_t word;
         memcpy(&word, x, sizeof word);
         return {i32x16{} + (int32_t)(word & 0x00ff00ff), i32x16{} + (int32_t)(word >> 8 & 0x00ff00ff)};
     }
-    static Weights load(const char *panel) {
+    static Weights load(const char *panel, int = 0) {
         u32x16 words;
         read(panel, words);
         // Bytes get their signs in 16 bits: with the upper half's in 32, and the lower one's by what is carried over from 0x80 on.
