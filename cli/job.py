@@ -20,6 +20,7 @@ from infer.core.jobs.spec import JobSpec
 from infer.core.jobs.stats import JobStats
 from infer.core.jobs.telemetry.telemetry import Telemetry
 from infer.core.jobs.watch import Watch
+from infer.core.remote.url import redacted, shown_name
 
 from .options import JobOptions
 from .report import Report
@@ -52,7 +53,7 @@ def _run(spec: JobSpec, stats_file: StatsFile | None) -> int:
             raise ConfigError(f"{error}\n  {command_with('--resume')}\n  {command_with('--overwrite')}") from None
         if outcome.was_done:
             done, failed = stats.num_records, stats.num_failed
-            report.say(f"{io.output} is finished already: {counted(done, 'record')}, {failed:,} failed; nothing to do")
+            report.say(f"{shown_name(io.output)} is finished already: {counted(done, 'record')}, {failed:,} failed; nothing to do")
         else:
             report.summary(max_tokens=outcome.task.max_tokens)
     if stats_file is not None:
@@ -102,7 +103,7 @@ def command_with(flag: str) -> str:
     """This command once more, with --resume (which goes on with this run) or --overwrite."""
     words = [word for word in sys.argv[1:] if word not in ("--overwrite", "--resume")]
     place = words.index("--") if "--" in words else len(words)  # behind that nothing is an option
-    return shlex.join([*_program(), *words[:place], flag, *words[place:]])
+    return redacted(shlex.join([*_program(), *words[:place], flag, *words[place:]]))
 
 
 def _program() -> list[str]:

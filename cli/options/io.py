@@ -42,6 +42,12 @@ log_format_option = click.option("--log-format", expose_value=False, help="Forma
 compression_option = click.option(
     "--compression", help="Compression of OUT; auto: by its name (.gz, .zst).", **_choice("auto", "none", "gzip", "zstd")
 )
+state_dir_option = click.option(
+    "--state-dir",
+    metavar="DIR",
+    type=click.Path(file_okay=False),
+    help="Make an OUT that is a URL here, before it is put in its place (default: $XDG_STATE_HOME/infer or ~/.local/state/infer).",
+)
 _file = click.Path(dir_okay=False)
 #: Names of tables that are not written, and that other programs refuse when they hold JSON lines.
 _OTHER_TABLES = frozenset({".xlsx", ".xls", ".ods", ".arrow", ".feather", ".avro", ".orc", ".sqlite", ".db"})
@@ -89,12 +95,7 @@ _INPUT: list[Callable[[Any], Any]] = [
     ),
 ]
 _READING: list[Callable[[Any], Any]] = [
-    click.option(
-        "--state-dir",
-        metavar="DIR",
-        type=click.Path(file_okay=False),
-        help="Keep here what a run must remember of an OUT that is a URL (default: $XDG_STATE_HOME/infer or ~/.local/state/infer).",
-    ),
+    state_dir_option,
     click.option("--strict", is_flag=True, help="A field that looks like a misspelled parameter fails its record."),
     click.option(
         "--max-line-bytes", type=SIZE, default="64MiB", show_default=True, help="Longest input line; a longer one fails its record."

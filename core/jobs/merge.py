@@ -56,6 +56,7 @@ def merge(names: Sequence[str], output: JobOutput | StraightOutput, shards: Sequ
             raise ConfigError(is_there(output))
         for _ in _rows(shards):  # what their notes say of them may be true no more
             pass
+        output.send()  # an earlier merge may have made it and not put it in its place
         return Merged(sum(shard.note.records for shard in shards), sum(shard.note.errors for shard in shards))
     if isinstance(output, TableOutput):
         output.command = str(shards[0].note.identity.fingerprint.get("command", ""))
@@ -63,7 +64,8 @@ def merge(names: Sequence[str], output: JobOutput | StraightOutput, shards: Sequ
         output.begin({"merge": _merged(shards)})
         return _write(output, shards)
     except BaseException:
-        output.discard()
+        if not output.published:  # else it is whole here, and waits for being put in its place
+            output.discard()
         raise
 
 
@@ -83,6 +85,7 @@ def _write(output: JobOutput | StraightOutput, shards: Sequence[ShardFile]) -> M
     if isinstance(output, JobOutput):
         output.make()
         output.finish(_note(shards, output))
+        output.send()
     else:
         output.finish()
     return Merged(records, errors)

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import ConfigError, InferError
+from ..remote.download import download
+from ..remote.store import Store
+from ..remote.url import base_name, is_remote, shown_name
 from .input.decompress import Decompressed
+from .input.remote_file import RemoteFile
 from .input.source import InputFile
-from .output.job_note import SHARD_SUFFIX, JobNote, find_note
+from .output.job_note import SHARD_SUFFIX, SUFFIXES, JobNote, find_note
 from .output.matrix_output import IDS_SUFFIX
 from .output.side_file import PARTIAL_SUFFIX
 from .output.table_output import ROWS_SUFFIX
@@ -27,17 +32,16 @@ class ShardFile:
 
     def __init__(self, name: str) -> None:
         """Raises ConfigError if there is no such finished shard, or none of lines."""
-        self.name = name
+        self.name = shown_name(name)
+        if is_remote(name):
+            self._open_remote(name)
+            return
         path = Path(os.path.realpath(name))
         note = find_note(path)
         if note is None:
             raise ConfigError(_unfinished(name, path))
         self.note = note
-        if self.note.output_format != "jsonl" and not self.note.rows_sha256:
-            raise ConfigError(
-                f"shard {name!r} is a {self.note.output_format} matrix, and only lines and tables are merged; the place of each of its "
-                f"rows in the whole input is `index` in {name + IDS_SUFFIX!r}"
-            )
+        self._refuse_matrix()
         if not path.is_file():
             raise ConfigError(_unfinished(name, path))
         rows, self._sha256 = name, note.sha256
@@ -45,7 +49,32 @@ class ShardFile:
             rows, self._sha256 = str(path) + ROWS_SUFFIX, note.rows_sha256
             if not Path(rows).is_file():
                 raise ConfigError(f"shard {name!r} is there, but {rows!r}, the rows that it was made of, is not; put it back")
-        self._source = HashedFile(rows)
+        self._source: HashedFile | HashedRemoteFile = HashedFile(rows)
+
+    def _refuse_matrix(self) -> None:
+        if self.note.output_format != "jsonl" and not self.note.rows_sha256:
+            raise ConfigError(
+                f"shard {self.name!r} is a {self.note.output_format} matrix, and only lines and tables are merged; the place of each of "
+                f"its rows in the whole input is `index` in {self.name + IDS_SUFFIX!r}"
+            )
+
+    def _open_remote(self, url: str) -> None:
+        """One that lies elsewhere, with its note beside it. Raises ConfigError, InferError."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / base_name(url)
+            for suffix in SUFFIXES:
+                store = Store(url + suffix, "shard")
+                if (found := store.find()) is not None:
+                    download(store, path.with_name(path.name + suffix), found)
+            note = find_note(path)
+        if note is None:
+            if Store(url, "shard").find() is None:
+                raise ConfigError(f"shard {self.name!r} does not exist, or is not finished: run its command again with --resume")
+            raise ConfigError(f"{self.name!r} has no {self.name + SHARD_SUFFIX!r} beside it: it is not the output of a run with --shard")
+        self.note = note
+        self._refuse_matrix()
+        self._sha256 = note.rows_sha256 or note.sha256
+        self._source = HashedRemoteFile(url + (ROWS_SUFFIX if note.rows_sha256 else ""))
 
     def rows(self) -> Iterator[bytes]:
         """Each row without its newline. Raises ConfigError at the end if the file is not what its note says."""
@@ -71,8 +100,8 @@ class ShardFile:
             )
 
     @property
-    def status(self) -> os.stat_result:
-        """Of its file."""
+    def status(self) -> os.stat_result | None:
+        """Of its file; None for one that lies elsewhere."""
         return self._source.status
 
 
@@ -81,6 +110,19 @@ class HashedFile(InputFile):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
+        self.sha256 = hashlib.sha256()
+
+    def read(self, size: int) -> bytes:
+        data = super().read(size)
+        self.sha256.update(data)
+        return data
+
+
+class HashedRemoteFile(RemoteFile):
+    """One that lies elsewhere."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, what="shard")
         self.sha256 = hashlib.sha256()
 
     def read(self, size: int) -> bytes:

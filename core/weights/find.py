@@ -1,4 +1,4 @@
-"""Finding the model that `--model` means: a short name, a folder, a .gguf file or a hub id."""
+"""Finding the model that `--model` means: a short name, a folder, a .gguf file, a URL of either, or a hub id."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import logging
 from pathlib import Path
 
 from ..errors import ConfigError, ModelError, nearest
-from .aliases import aliases
+from ..remote.url import is_remote, shown
+from .aliases import aliases, cache_folder
 from .folder import FolderSource
 from .gguf.file import MAGIC
-from .hub import TOKENIZERS, is_hub_id, snapshot
+from .hub import TOKENIZERS, UNWANTED, is_hub_id, snapshot
 from .source import ModelSource
 
 log = logging.getLogger(__name__)
@@ -26,13 +27,14 @@ def find(
 ) -> ModelSource:
     """Finds a model without reading its weights; `tokenizer_only`: or a folder, here or on the hub, with nothing but a tokenizer.
 
-    A short name goes first (write ./NAME for a folder of that name), then what is on the disk, then the hub.
+    A short name goes first (write ./NAME for a folder of that name), then what is on the disk, then the hub. What a URL names is
+    fetched into the cache first.
     `revision`, `download_dir`, `hf_token` and `with_code` (the model's Python files too) are for the hub alone. Raises ModelError
     saying what to try next.
     """
     if not model:
         raise ConfigError("no model is given; set --model to a short name (infer models list), a folder, a .gguf file or a hub id")
-    source = _local(model, tokenizer_only=tokenizer_only)
+    source = _remote(model, tokenizer_only=tokenizer_only) if is_remote(model) else _local(model, tokenizer_only=tokenizer_only)
     if source is not None:
         if revision is not None:
             log.warning("revision %s has no effect: %s is not a hub model", revision, model)
@@ -72,6 +74,13 @@ def _local(model: str, *, tokenizer_only: bool) -> ModelSource | None:
     except (OSError, RuntimeError) as e:
         raise ModelError(f"cannot read {model!r}: {getattr(e, 'strerror', None) or e}") from e
     return None
+
+
+def _remote(model: str, *, tokenizer_only: bool) -> ModelSource:
+    from ..remote.folder import mirror
+
+    path = mirror(model, cache_folder().with_name("remote"), leave=UNWANTED)
+    return _folder(shown(model), path, tokenizer_only=tokenizer_only) if path.is_dir() else _file(shown(model), path)
 
 
 def _folder(model: str, path: Path, *, tokenizer_only: bool) -> ModelSource:

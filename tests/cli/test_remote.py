@@ -3,76 +3,23 @@
 from __future__ import annotations
 
 import json
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytest.importorskip("s3fs")
-pytest.importorskip("flask")
-moto_server = pytest.importorskip("moto.server")
+from infer.core.jobs.output import faults
 
-from infer.core.jobs.output import faults  # noqa: E402
-from infer.core.remote import store as store_module  # noqa: E402
+from ..core.remote.bucket import Bucket, bucket, s3_proxy
+
+__all__ = ["bucket", "s3_proxy"]  # fixtures
 
 LINES = [
     *({"prompt": f"record {i}", "id": f"r{i}", "max_tokens": 1 + i % 5} for i in range(12)),
     b"not json",
     {"prompt": "x" * 600},
 ]
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
-    server.start()
-    yield f"http://127.0.0.1:{port}"
-    server.stop()
-
-
-class Bucket:
-    """A bucket, of which a test looks at the objects."""
-
-    def __init__(self, client: Any, name: str) -> None:
-        self.client, self.name = client, name
-        client.create_bucket(Bucket=name)
-
-    def __call__(self, key: str) -> str:
-        return f"s3://{self.name}/{key}"
-
-    def put(self, key: str, data: bytes) -> str:
-        self.client.put_object(Bucket=self.name, Key=key, Body=data)
-        return self(key)
-
-    def get(self, key: str) -> bytes:
-        body: bytes = self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
-        return body
-
-    @property
-    def keys(self) -> list[str]:
-        return [one["Key"] for one in self.client.list_objects_v2(Bucket=self.name).get("Contents", [])]
-
-    @property
-    def uploads(self) -> list[str]:
-        return [one["Key"] for one in self.client.list_multipart_uploads(Bucket=self.name).get("Uploads", [])]
-
-
-@pytest.fixture
-def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> Bucket:
-    boto3 = pytest.importorskip("boto3")
-    settings = {"ACCESS_KEY_ID": "testing", "SECRET_ACCESS_KEY": "testing", "DEFAULT_REGION": "us-east-1", "ENDPOINT_URL": endpoint}
-    for name, value in settings.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr(store_module, "FIRST_PAUSE_S", 0.01)
-    name = "".join(letter for letter in request.node.name.lower().replace("_", "-") if letter.isalnum() or letter == "-")[:60].strip("-")
-    return Bucket(boto3.client("s3"), name)
 
 
 @pytest.fixture
@@ -224,3 +171,42 @@ def test_refusals(call: Any, tiny: list[str], bucket: Bucket, lines: bytes, monk
     assert "AWS_PROFILE" in result.stderr
     S3FileSystem.clear_instance_cache()
     assert bucket.keys == ["in.jsonl"]
+
+
+def test_shards_and_a_model_in_a_bucket(
+    call: Any,
+    tiny: list[str],
+    tiny_llama: Path,
+    bucket: Bucket,
+    lines: bytes,
+    expected: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alone = expected()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for path in tiny_llama.iterdir():
+        bucket.put(f"models/{tiny_llama.name}/{path.name}", path.read_bytes())
+    source = bucket.put("in.jsonl", lines)
+    for i in range(2):
+        argv = ["-m", bucket(f"models/{tiny_llama.name}"), *tiny[2:], source, bucket(f"part-{i}.jsonl"), "--shard", f"{i}/2"]
+        assert call("generate", *argv).exit_code == 3
+    shards = [bucket(f"part-{i}.jsonl") for i in range(2)]
+    missing = call("merge", bucket("out.jsonl"), *shards[:1], bucket("part-2.jsonl"))
+    assert missing.exit_code == 2
+    assert "does not exist" in missing.stderr
+
+    def interrupt(passed: str) -> None:
+        if passed == "beside-sent":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as during:
+        during.setattr(faults, "fault", interrupt)
+        call("merge", bucket("out.jsonl"), *shards)
+    assert "out.jsonl" not in bucket.keys
+    merged = call("merge", bucket("out.jsonl"), *shards)
+    assert merged.exit_code == 3, merged.stderr
+    assert bucket.get("out.jsonl") == alone
+    assert state(tmp_path) == []
+    bucket.put("part-1.jsonl", bucket.get("part-1.jsonl").replace(b"index", b"jndex", 1))
+    assert call("merge", tmp_path / "local.jsonl", *shards).exit_code == 2
