@@ -11,11 +11,11 @@ import numpy as np
 
 from ..containment import contained
 from ..errors import RecordError
-from ..media.given import given_media
 from ..media.placing import PromptMedia
 from ..pooling.texts import TextEncoder
 from ..types.adapters import LoRARequest
 from ..types.beam_params import BeamSearchParams
+from ..types.media_parts import of_data
 from ..types.outputs import RequestOutput
 from ..types.params import SamplingParams
 from ..types.pooling_outputs import PoolingOutput, PoolingRequestOutput
@@ -98,7 +98,7 @@ class Written(Draft):
             one.shown, one.prompt = parsed.text, parsed.text if parsed.ids is None else parsed.ids
             one.embeds, one.decoder = parsed.embeds, parsed.decoder
             if parsed.media:
-                one.media = PromptMedia(given_media(parsed.media), parsed.media_options)
+                one.media = PromptMedia.of(of_data(parsed.media), parsed.media_options)
         return one
 
     def put_before(self, adapter: PromptEmbeds) -> None:
@@ -135,6 +135,8 @@ class Read(Draft):
             parsed = Parsed.of(prompt)
             if parsed.embeds is not None:
                 raise RecordError("unsupported", "prompt_embeds in a prompt is for models that write text", param="prompt_embeds")
+            if parsed.media:
+                raise RecordError("unsupported", "multi_modal_data in a prompt is for models that write text", param="multi_modal_data")
             one.prompt = [(encoder, parsed.text if parsed.ids is None else parsed.ids)]
         return one
 

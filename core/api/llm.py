@@ -22,10 +22,12 @@ from ..fleet.start import start as start_engine
 from ..intake.prompts import PromptIntake
 from ..intake.remarks import Remarks
 from ..jobs.tasks.adapters.declared import declared_in
+from ..media.placing import PromptMedia
 from ..settings.args import EngineArgs
 from ..settings.threads import bound_spinning
 from ..text.chat import ChatTemplate, template_text
 from ..types.beam_params import BeamSearchParams
+from ..types.media_parts import of_messages
 from ..types.outputs import BeamSearchOutput, RequestOutput
 from ..types.params import SamplingParams
 from ..types.prompts import Prompt, as_prompts
@@ -287,7 +289,7 @@ class LLM(PoolingCalls, Controls):
             add_generation_prompt: end the prompt with the beginning of an assistant's message.
             continue_final_message: leave the last message open, for the model to go on; needs add_generation_prompt=False.
             tools: JSON schemas of functions, for all conversations.
-            mm_processor_kwargs: not supported yet, so refused.
+            mm_processor_kwargs: what the model's processor is told of images in all conversations.
             chat_template_kwargs: more variables for the template; they win over the arguments here, as in vLLM.
             chat_template_content_format: whether the template gets a message's content as a "string" or as a list of parts ("openai");
                 "auto": as it takes it.
@@ -299,8 +301,6 @@ class LLM(PoolingCalls, Controls):
         self._generates("chat")
         many = conversations(messages)
         loras = adapters_of(lora_request, len(many), self._adapters.lora)
-        if mm_processor_kwargs:
-            raise ConfigError("mm_processor_kwargs is not supported yet")
         raising = is_raising(on_error)
         params, priorities = self._params(sampling_params, len(many), raising=raising), self._priorities(priority, len(many))
         adds = cut_as(params, {"add_special_tokens": False, **(tokenization_kwargs or {})}, self._plan.config.max_model_len)
@@ -319,6 +319,7 @@ class LLM(PoolingCalls, Controls):
         for conversation, p, rank, lora in zip(many, params, priorities, loras, strict=True):
             one = Written(p, priority=rank, add_special_tokens=adds, lora=lora)
             with contained(one):
+                one.media = PromptMedia.of(of_messages(conversation), mm_processor_kwargs)
                 one.prompt = intake.render(template, _plain(conversation), options, variables)
                 one.shown = one.prompt if literal is None else literal.plain(one.prompt)
             drafts.append(one)

@@ -67,6 +67,8 @@ def build_engine(plan: Plan, wrap_ops: WrapOps | None = None) -> Engine:
         swap=None if runner.swapper is None else runner.swapper.books(config),
         adapters=Registry(runner.model.stack, config.max_lora_rank) if config.enable_lora and isinstance(runner.model, Decoder) else None,
     )
+    if plan.media is not None:
+        plan.media.encoded = engine.stats.count_medium
     model = runner.model
     others = model.parameters() if isinstance(model, (Decoder, EncoderDecoder)) else ()
     engine.stats.weights = _told(config, chain(model.linears(), [model.head]), others)

@@ -79,7 +79,8 @@ class Plan:
             raise ConfigError("a conversation needs a tokenizer; skip_tokenizer_init is for prompts of token ids")
         template = ChatTemplate.load(self.tokenizer_source.read, self.tokenizer, override=override, content_format=content_format)
         template.require()
-        return template
+        store = self.media
+        return template if store is None else template.seeing(lambda: store.placeholder)
 
     def sampling_defaults(self) -> tuple[dict[str, Any], str]:
         """Sampling parameters that generation_config.json sets, and a sentence about them. Raises ConfigError, ModelError."""
@@ -122,7 +123,7 @@ class Plan:
         if self.media is None:
             return None
         assert self.spec.images is not None
-        return Placing(self.media, self.spec.images, self.tokenizer)
+        return Placing(self.media, self.spec.images, self.tokenizer, self.config.mm_processor_kwargs)
 
     @cached_property
     def grammars(self) -> Grammars:

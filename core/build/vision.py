@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..media.files import takes_images
+from ..media.loader import MediaLoader
+from ..media.policy import MediaPolicy
 from ..media.store import MediaStore
 
 if TYPE_CHECKING:
@@ -37,4 +39,4 @@ def media_store(config: EngineConfig, source: ModelSource, spec: ModelSpec) -> M
         seed: Any = config.seed if config.load_format == "dummy" else None
         return tower.load(source, spec.config, kernels.load(config.kernels), DTYPES[config.dtype], device_of(config, 0), dummy_seed=seed)
 
-    return MediaStore(make_processor, load_tower)
+    return MediaStore(MediaLoader(MediaPolicy.of(config)), make_processor, load_tower)

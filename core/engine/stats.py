@@ -36,6 +36,8 @@ class EngineStats:
     """Tokens that were computed because they might come next, beside `num_computed_tokens`."""
     num_accepted: int = 0
     """Those that came."""
+    num_media: int = 0
+    """Times that the tower of images ran."""
     num_steps: int = 0
     num_preemptions: int = 0
     kv_usage: float = 0.0
@@ -56,6 +58,10 @@ class EngineStats:
     """Bytes, and how linear layers are kept, see quant/told.py; where ranks share the model, of the first."""
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     """Time of each part of the steps."""
+
+    def count_medium(self) -> None:
+        """Counts a run of the tower."""
+        self.num_media += 1
 
     def count(self, step: Step, num_accepted: int, begun: Iterable[Sequence], scheduler: Scheduler) -> None:
         """Counts a step.

@@ -245,6 +245,7 @@ class JobStats(Tally):
             "peak_kv_blocks": engine.peak_kv_blocks if engine else 0,
             **states,
             **drafts,
+            **({"media_encoded": engine.num_media} if engine and engine.num_media else {}),
         }
 
 

@@ -23,11 +23,19 @@ class GivenEmbeds(NamedTuple):
     rows: Tensor
     """int64 [V] of the tokens."""
     values: Tensor
-    """float32 [V, features]"""
+    """float32 [V, features]; behind them what is added after each of the first layers, as wide each, if there is such."""
 
     def put(self, words: Tensor) -> Tensor:
         """Writes them into the embeddings [N, features] of a step."""
-        return words.index_copy_(0, self.rows, self.values.to(words.dtype))
+        return words.index_copy_(0, self.rows, self.values[:, : words.shape[1]].to(words.dtype))
+
+    def add_after(self, layer: int, hidden: Tensor) -> Tensor:
+        """Adds what there is for hidden states [N, features] after a layer (deepstack, arXiv 2406.04334)."""
+        size = hidden.shape[1]
+        first = (layer + 1) * size
+        if first < self.values.shape[1]:
+            hidden.index_add_(0, self.rows, self.values[:, first : first + size].to(hidden.dtype))
+        return hidden
 
 
 class Embedding:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from ..errors import InferError, RecordError
 from ..spec.vision import Images
-from ..types.media import Medium
-from ..types.placed import Placed
+from ..types.media import MediaPart, Medium
+from ..types.placed import Placed, media_key
 from .store import Look, MediaStore
 
 if TYPE_CHECKING:
@@ -24,16 +24,26 @@ class PromptMedia:
     """The media of one prompt on its way to a request.
 
     Args:
-        media: in the order of their placeholders.
+        parts: in the order of their placeholders.
         options: what the model's processor is told of them (`mm_processor_kwargs`).
     """
 
-    media: tuple[Medium, ...]
+    parts: tuple[MediaPart, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
+    media: tuple[tuple[bytes, Medium | None], ...] = ()
+    """Of each, once it was looked at, its key and itself where that is to be held."""
     looks: tuple[Look, ...] = ()
     placed: tuple[Placed, ...] = ()
     """Once the prompt is tokens."""
     merge: int = 1
+
+    @classmethod
+    def of(cls, parts: Sequence[MediaPart], options: Any) -> PromptMedia | None:
+        """With a prompt's own `mm_processor_kwargs`, or None; None where there are no media. Raises RecordError (invalid_type)."""
+        if options is not None and not isinstance(options, Mapping):
+            name = "mm_processor_kwargs"
+            raise RecordError("invalid_type", f"{name} must be an object, not {type(options).__name__}", param=name)
+        return cls(tuple(parts), dict(options or {})) if parts else None
 
     def behind(self, count: int, length: int) -> tuple[tuple[Placed, ...], NDArray[np.int64] | None]:
         """(what is placed, the prompt's positions in three parts or None) behind `count` virtual tokens, in a prompt of `length` tokens
@@ -50,9 +60,11 @@ class Placing:
     Args:
         images: what the model takes.
         tokenizer: the one of prompts.
+        options: what the model's processor is told of media where a prompt says nothing of it (`mm_processor_kwargs`).
     """
 
-    def __init__(self, store: MediaStore, images: Images, tokenizer: Tokenizer | None) -> None:
+    def __init__(self, store: MediaStore, images: Images, tokenizer: Tokenizer | None, options: Mapping[str, Any] | None = None) -> None:
+        self._options = dict(options or {})
         self.store = store
         self._images = images
         self._tokenizer = tokenizer
@@ -60,16 +72,21 @@ class Placing:
     def expand(self, prompt: str | list[int], given: PromptMedia) -> str | list[int]:
         """The prompt with the text of each medium in the place of its placeholder. Raises RecordError (media_error, invalid_value,
         unsupported)."""
-        for medium in given.media:
-            if medium.kind != "image":
-                raise RecordError("unsupported", f"the model reads images, and no {medium.kind}", param="messages")
+        for part in given.parts:
+            if part.kind != "image":
+                raise RecordError("unsupported", f"the model reads images, and no {part.kind}", param=part.param or None)
+        self.store.loader.policy.check_count(given.parts)
+        given.options = {**self._options, **given.options}
         try:
             placeholder = self.store.placeholder
-            given.looks = tuple(self.store.look(medium, given.options) for medium in given.media)
+            media = [self.store.loader.load(part) for part in given.parts]
+            given.looks = tuple(self.store.look(medium, given.options) for medium in media)
         except RecordError:
             raise
         except InferError as error:
             raise RecordError("unsupported", str(error), param="messages") from error
+        each = zip(given.parts, media, strict=True)
+        given.media = tuple((media_key(one, given.options), one if _may_change(part) else None) for part, one in each)
         given.merge = self._images.merge
         if isinstance(prompt, str):
             return self._filled(prompt.split(placeholder), placeholder, given)
@@ -106,7 +123,8 @@ class Placing:
             raise RecordError("invalid_value", message, param="prompt")
         ends = np.cumsum(counts)
         given.placed = tuple(
-            Placed(medium, rows[end - count : end], given.options) for medium, count, end in zip(given.media, counts, ends, strict=True)
+            Placed(key, rows[end - count : end], part, medium, given.options)
+            for part, (key, medium), count, end in zip(given.parts, given.media, counts, ends, strict=True)
         )
 
     def _num_tokens(self, look: Look) -> int:
@@ -117,10 +135,15 @@ class Placing:
         return look.num_tokens
 
 
+def _may_change(part: MediaPart) -> bool:
+    """True for what lies on another machine."""
+    return isinstance(part.source, str) and part.source[:8].lower().startswith(("http://", "https://"))
+
+
 def _check_count(count: int, placeholder: str, given: PromptMedia) -> None:
-    if count != len(given.media):
+    if count != len(given.parts):
         places = "1 place for an image" if count == 1 else f"{count} places for images"
-        images = "1 is given" if len(given.media) == 1 else f"{len(given.media)} are given"
+        images = "1 is given" if len(given.parts) == 1 else f"{len(given.parts)} are given"
         raise RecordError("invalid_value", f"the prompt has {places} ({placeholder}), and {images}", param="prompt")
 
 

@@ -6,6 +6,7 @@ transformers' faster processors need torchvision, and their pixels differ from t
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ class Processor:
 
     def __init__(self, folder: Path, name: str, vision: Vision) -> None:
         module, _, class_name = vision.processor.rpartition(".")
-        package: Any = importlib.import_module(f"transformers.models.{module}.processing_{module}")
+        package = _module(module)
         if getattr(package, "num2words", True) is None:
             package.num2words = str  # SmolVLM's spells numbers with it in prompts of videos, and is not made without
         kind = getattr(package, class_name)
@@ -80,6 +81,22 @@ class Processor:
             raise RecordError("media_error", f"the model's processor refuses an image{more}: {_first_line(error)}") from error
         (replaced,) = made["text_replacement_offsets"][0]
         return Processed(replaced["replacement"], {key: value for key, value in made.items() if key not in _OF_TEXT})
+
+
+def _module(name: str) -> Any:
+    """transformers' module of a processor. Pixtral's asks a module that needs torchvision for a function, which its twin has too."""
+    wanted = f"transformers.models.{name}"
+    try:
+        return importlib.import_module(f"{wanted}.processing_{name}")
+    except ModuleNotFoundError as error:
+        if error.name != "torchvision":
+            raise
+    needs, twin = f"{wanted}.image_processing_{name}", f"{wanted}.image_processing_pil_{name}"
+    sys.modules[needs] = importlib.import_module(twin)
+    try:
+        return importlib.import_module(f"{wanted}.processing_{name}")
+    finally:
+        del sys.modules[needs]
 
 
 def _made(kind: Any, folder: str) -> Any:

@@ -9,23 +9,23 @@ What is let go is made again when it is wanted; the same comes out.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import RecordError
 from ..types.media import Medium
 from ..types.placed import Placed, media_key
+from .kept import Kept
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .loader import MediaLoader
     from .processor import Processed, Processor
-
-V = TypeVar("V")
 
 #: Bytes of embeddings, of tensors that wait for the tower, and of texts that are kept.
 MOST_EMBEDS, MOST_INPUTS, MOST_TEXT = 512 << 20, 128 << 20, 32 << 20
@@ -46,56 +46,31 @@ class Look:
     num_tokens: int | None = None
 
 
-class Kept(Generic[V]):
-    """The last used values up to a number of bytes; the newest is kept whatever its size."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._values: OrderedDict[bytes, tuple[V, int]] = OrderedDict()
-        self.num_bytes = 0
-
-    def get(self, key: bytes) -> V | None:
-        found = self._values.get(key)
-        if found is None:
-            return None
-        self._values.move_to_end(key)
-        return found[0]
-
-    def put(self, key: bytes, value: V, num_bytes: int) -> None:
-        self.pop(key)
-        self._values[key] = value, num_bytes
-        self.num_bytes += num_bytes
-        while self.num_bytes > self._most and len(self._values) > 1:
-            self.pop(next(iter(self._values)))
-
-    def pop(self, key: bytes) -> V | None:
-        value, num_bytes = self._values.pop(key, (None, 0))
-        self.num_bytes -= num_bytes
-        return value
-
-
 class MediaStore:
     """
     Args:
+        loader: reads media.
         make_processor, load_tower: called when the first medium comes: text alone needs neither. They raise ModelError.
     """
 
     def __init__(
         self,
+        loader: MediaLoader,
         make_processor: Callable[[], Processor],
         load_tower: Callable[[], Callable[[Mapping[str, Tensor]], Tensor]],
         *,
         most_bytes: int = MOST_EMBEDS,
     ) -> None:
+        self.loader = loader
         self._make_processor, self._load_tower = make_processor, load_tower
         self._processor: Processor | None = None
         self._tower: Callable[[Mapping[str, Tensor]], Tensor] | None = None
         self._lock = threading.RLock()
-        self._looks: Kept[Look] = Kept(MOST_TEXT)
-        self._inputs: Kept[Processed] = Kept(MOST_INPUTS)
-        self._embeds: Kept[NDArray[np.float32]] = Kept(most_bytes)
-        self.num_encoded = 0
-        """Times that the tower ran."""
+        self._looks: Kept[bytes, Look] = Kept(MOST_TEXT)
+        self._inputs: Kept[bytes, Processed] = Kept(MOST_INPUTS)
+        self._embeds: Kept[bytes, NDArray[np.float32]] = Kept(most_bytes)
+        self.encoded: Callable[[], None] = lambda: None
+        """Called when the tower ran."""
 
     @property
     def placeholder(self) -> str:
@@ -120,13 +95,20 @@ class MediaStore:
         with self._lock:
             found = self._embeds.get(placed.key)
             if found is None:
-                processed = self._inputs.pop(placed.key) or self._made()(placed.medium.data, placed.options)
+                processed = self._inputs.get(placed.key) or self._made()(self._again(placed).data, placed.options)
                 if self._tower is None:
                     self._tower = self._load_tower()
-                self.num_encoded += 1
+                self.encoded()
                 found = self._tower(processed.inputs).numpy()
                 self._embeds.put(placed.key, found, found.nbytes)
             return found
+
+    def _again(self, placed: Placed) -> Medium:
+        """A medium whose tensors were let go. Raises RecordError where it is another by now."""
+        medium = placed.medium or self.loader.load(placed.part)
+        if media_key(medium, placed.options) != placed.key:
+            raise RecordError("media_error", "the file has changed since it was read first", param=placed.part.param or None)
+        return medium
 
     def prepare(self) -> None:
         """Loads the processor and the tower now. Raises ModelError."""

@@ -365,6 +365,8 @@ class Decoder:
                 seen.plan = plans[kind]
             own = None if vectors is None else vectors[:, index]
             x, residual = layer(x, residual, positions, memory, seen, rows if layer is self.layers[-1] else None, own)
+            if given is not None and layer is not self.layers[-1]:
+                given.add_after(index, residual)
         hidden, _ = _normed(self.norm, x, residual, quantize=False)
         return unscaled(hidden if self.output_projection is None else self._projected(self.output_projection, hidden, ends))
 

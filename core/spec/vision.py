@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import ModelError
+
 #: Keys of the token that stands for a piece of an image, newest first.
 _TOKEN_KEYS = ("image_token_id", "image_token_index")
 
@@ -18,13 +20,11 @@ class Vision:
         processor: transformers' processor of it, "module.Class" within `transformers.models`.
         token: of the tokens that stand for images, where config.json names none.
         rope: parameters of rotation that config.json may leave out, of families whose images have a grid of positions in three parts.
-        deep: further embeddings of images are added behind the first layers (deepstack).
     """
 
     processor: str
     token: int | None = None
     rope: Mapping[str, Any] = field(default_factory=dict)
-    deep: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,5 +50,8 @@ def images_of(hf: Mapping[str, Any], vision: Vision | None) -> Images | None:
     token = next((value for key in _TOKEN_KEYS if type(value := hf.get(key)) is int), vision.token)
     if token is None:
         return None
+    layers = (hf.get("text_config") or hf).get("num_hidden_layers")
+    if isinstance(deep := tower.get("deepstack_visual_indexes"), list) and isinstance(layers, int) and len(deep) >= layers:
+        raise ModelError(f"config.json: deepstack_visual_indexes has {len(deep)} entries, and the language model {layers} layers")
     merge = tower.get("spatial_merge_size", 2)
     return Images(vision=vision, token=token, merge=merge if type(merge) is int and merge > 0 else 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +53,7 @@ class ChatTemplate:
         self._origin = origin
         self._compiled: dict[str, tuple[Template, ContentFormat]] = {}
         self._literal: LiteralText | None = None
+        self._placeholder: Callable[[], str] | None = None
         self._now: datetime | None = None
         self._blamed = "messages"
 
@@ -91,6 +92,12 @@ class ChatTemplate:
         """
         twin = copy.copy(self)
         twin._literal = self._tokenizer.literal
+        return twin
+
+    def seeing(self, placeholder: Callable[[], str]) -> ChatTemplate:
+        """This template, for messages with images too. `placeholder`: the text that stands for one, if the template does not write it."""
+        twin = copy.copy(self)
+        twin._placeholder = placeholder
         return twin
 
     def replaced(self, source: str) -> ChatTemplate:
@@ -168,6 +175,7 @@ class ChatTemplate:
             wrap=content.wrap,
             developer="developer" in source,
             text_arguments=content.text_arguments,
+            placeholder=self._placeholder,
         )
         if continue_final_message and messages[-1].get("content") is None:
             raise RecordError("invalid_value", "continue_final_message: the last message has no content to continue", param="messages")

@@ -6,9 +6,11 @@ Plain data in, plain data out.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import RecordError
+from ..types.media_parts import kind_of
 
 _TEXT_KEY = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 _MEDIA = ("audio", "file", "image", "video", "prompt_embeds")
@@ -18,7 +20,15 @@ _MEDIA_KEYS = ("images", "audio", "videos")
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
-def prepare(messages: Any, *, parts: bool, wrap: bool, developer: bool, text_arguments: bool = False) -> list[dict[str, Any]]:
+def prepare(
+    messages: Any,
+    *,
+    parts: bool,
+    wrap: bool,
+    developer: bool,
+    text_arguments: bool = False,
+    placeholder: Callable[[], str] | None = None,
+) -> list[dict[str, Any]]:
     """Checked copies of the messages, ready for a template.
 
     Content that is null, or that an assistant's message lacks (OpenAI's form of one that only calls functions), is empty, as in
@@ -30,6 +40,7 @@ def prepare(messages: Any, *, parts: bool, wrap: bool, developer: bool, text_arg
         wrap: the template takes nothing but lists: a string becomes a list of one text part.
         developer: the template knows the role "developer"; else it becomes "system".
         text_arguments: the template takes the arguments of calls as the text of JSON; else as objects.
+        placeholder: the text that stands for an image, where the template does not write it; None: the model reads text alone.
 
     Raises RecordError (invalid_type, missing_field, invalid_value, unsupported), param "messages".
     """
@@ -39,14 +50,14 @@ def prepare(messages: Any, *, parts: bool, wrap: bool, developer: bool, text_arg
         raise _error("invalid_value", "messages is empty; give at least one message")
     prepared = []
     for i, message in enumerate(messages):
-        clean = _message(message, where := f"messages[{i}]", parts, wrap, developer)
+        clean = _message(message, where := f"messages[{i}]", parts, wrap, developer, placeholder)
         if "tool_calls" in clean:
             clean["tool_calls"] = _tool_calls(clean["tool_calls"], f"{where}.tool_calls", as_text=text_arguments)
         prepared.append(clean)
     return prepared
 
 
-def _message(message: Any, where: str, parts: bool, wrap: bool, developer: bool) -> dict[str, Any]:
+def _message(message: Any, where: str, parts: bool, wrap: bool, developer: bool, placeholder: Callable[[], str] | None) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise _error("invalid_type", f"{where} must be an object, not {type(message).__name__}")
     if "role" not in message:
@@ -61,7 +72,7 @@ def _message(message: Any, where: str, parts: bool, wrap: bool, developer: bool)
     clean = {key: value for key, value in clean.items() if value is not None or key == "content"}
     for medium in _MEDIA_KEYS:
         if clean.get(medium):
-            raise _error("unsupported", f"{where}.{medium} is not supported: only text is read")
+            raise _error("unsupported", f"{where}.{medium} is not supported: media are parts of a message's content")
     if clean.get("tool_calls") == []:
         del clean["tool_calls"]  # as if it were not there: some templates ask no more than that
     if role == "developer" and not developer:
@@ -69,7 +80,7 @@ def _message(message: Any, where: str, parts: bool, wrap: bool, developer: bool)
     if clean["content"] is None:
         clean["content"] = [] if wrap else ""
     else:
-        clean["content"] = _content(clean["content"], f"{where}.content", parts and role != "tool")
+        clean["content"] = _content(clean["content"], f"{where}.content", parts and role != "tool", placeholder)
         if wrap and isinstance(clean["content"], str):
             clean["content"] = [{"type": "text", "text": clean["content"]}]
     reasoning = next((clean[key] for key in _REASONING if key in clean), None)
@@ -78,13 +89,18 @@ def _message(message: Any, where: str, parts: bool, wrap: bool, developer: bool)
     return clean
 
 
-def _content(content: Any, where: str, parts: bool) -> str | list[dict[str, Any]]:
+def _content(content: Any, where: str, parts: bool, placeholder: Callable[[], str] | None) -> str | list[dict[str, Any]]:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
         raise _error("invalid_type", f"{where} must be a string, null or a list of parts, not {type(content).__name__}")
-    texts = [_part_text(part, f"{where}[{i}]") for i, part in enumerate(content)]
-    return [{"type": "text", "text": text} for text in texts] if parts else "\n".join(texts)
+    found: list[dict[str, Any]] = []
+    for i, part in enumerate(content):
+        if placeholder is not None and isinstance(part, dict) and kind_of(part) is not None:
+            found.append({"type": kind_of(part)} if parts else {"text": placeholder()})
+        else:
+            found.append({"type": "text", "text": _part_text(part, f"{where}[{i}]")})
+    return found if parts else "\n".join(one["text"] for one in found)
 
 
 def _part_text(part: Any, where: str) -> str:
@@ -99,7 +115,7 @@ def _part_text(part: Any, where: str) -> str:
     if key is None:
         medium = next((m for m in _MEDIA if m in kind), None)
         if medium is not None:
-            raise _error("unsupported", f"{where}: content of type {kind!r} is not supported yet; only text is")
+            raise _error("unsupported", f"{where}: content of type {kind!r} is not supported: the model reads text alone")
         raise _error("invalid_value", f"{where}: unknown type of content {kind!r}; known: {', '.join(_TEXT_KEY)}")
     if key not in part:
         raise _error("missing_field", f"{where} has no {key}")

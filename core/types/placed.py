@@ -12,32 +12,30 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .media import Medium
+from .media import MediaPart, Medium
 
 
 @dataclass(frozen=True, eq=False)
 class Placed:
     """
     Args:
-        medium: what is there.
+        key: 16 bytes that are the same for the same content, processed in the same way.
         rows: int64 [n], ascending: the tokens of the prompt that stand for it.
+        part: what it is read from again, should it be wanted again.
+        medium: itself, where reading it again may give something else; else nothing holds it while it waits.
         options: what the model's processor is told of it (`mm_processor_kwargs`).
     """
 
-    medium: Medium
+    key: bytes
     rows: NDArray[np.int64]
+    part: MediaPart
+    medium: Medium | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-
-    @cached_property
-    def key(self) -> bytes:
-        """16 bytes that are the same for the same content, processed in the same way."""
-        return media_key(self.medium, self.options)
 
     @property
     def first(self) -> int:

@@ -74,9 +74,9 @@ class Parsed:
     text: str | None
     ids: list[int] | None
     embeds: PromptEmbeds | None = None
-    media: Mapping[str, Any] | None = None
+    media: Any = None
     """`multi_modal_data` as it was given."""
-    media_options: Mapping[str, Any] = field(default_factory=dict)
+    media_options: Any = None
     """`mm_processor_kwargs`"""
     decoder: Mapping[str, Any] = field(default_factory=dict)
     """What is said of the decoder's prompt, of a model with an encoder: its text or ids, and languages."""
@@ -108,9 +108,6 @@ class Parsed:
                 raise RecordError("invalid_value", f"a prompt has no {key!r}{nearest(str(key), _KEYS)}; it is {_WANTED}", param="prompt")
         text, ids, embeds = (prompt.get(name) for name in _KEYS)
         media, media_options = (prompt.get(name) or None for name in _MEDIA)
-        for name, value in zip(_MEDIA, (media, media_options), strict=True):
-            if value is not None and not isinstance(value, Mapping):
-                raise RecordError("invalid_type", f"{name} must be a mapping, not {type(value).__name__}", param=name)
         if text is None and ids is None and embeds is None:
             raise RecordError("missing_field", f"a prompt is {_WANTED}", param="prompt")
         if text is not None and not isinstance(text, str):
@@ -121,7 +118,7 @@ class Parsed:
             if media is not None:
                 raise RecordError("unsupported", "media go with text or token ids, not with prompt_embeds", param="prompt_embeds")
             return cls(text, [], PromptEmbeds.of(embeds))
-        return cls(text, None if ids is None else _token_ids(ids, "prompt_token_ids"), None, media, media_options or {})
+        return cls(text, None if ids is None else _token_ids(ids, "prompt_token_ids"), None, media, media_options)
 
 
 def _of_decoder(decoder: Mapping[str, Any]) -> dict[str, Any]:

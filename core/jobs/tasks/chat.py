@@ -12,10 +12,12 @@ from ...text.calls import AUTO, PARSERS, parser_of, tool_call_parser
 from ...text.calls.parser import ToolCallParser
 from ...text.reasoning import ReasoningParser, reasoning_parser
 from ...text.spelling import Spelling
+from ...types.media import MediaPart
+from ...types.media_parts import of_messages
 from ...types.outputs import CompletionOutput
 from ..jsonl import wrong_type
 from . import tools
-from .completion import CompletionOptions, CompletionTask
+from .completion import MEDIA_OPTIONS, CompletionOptions, CompletionTask
 from .constraint import constraint_of
 from .fields import flag
 from .pending import PendingPrompt
@@ -111,7 +113,8 @@ class ChatTask(CompletionTask):
         self._hidden_ids = frozenset(i for i, text in special.items() if text not in markers)
 
     def own_fields(self) -> frozenset[str]:
-        own = super().own_fields() | ((_RENDER_FIELDS | _TEMPLATE_FIELDS | tools.FIELDS | {"chat_template"}) - _COLUMNS)
+        media = MEDIA_OPTIONS if self.options.placing is not None else frozenset()
+        own = super().own_fields() | media | ((_RENDER_FIELDS | _TEMPLATE_FIELDS | tools.FIELDS | {"chat_template"}) - _COLUMNS)
         return own if self.options.has_column else own | _COLUMNS
 
     def missing(self, fields: Mapping[str, Any]) -> str:
@@ -122,6 +125,9 @@ class ChatTask(CompletionTask):
         if column is not None and not column:
             raise RecordError("invalid_value", "the user message is empty", param=self.options.prompt_field)
         return self.conversation(fields["messages"] if column is None else [{"role": "user", "content": column}], fields)
+
+    def media_of(self, fields: Mapping[str, Any]) -> Sequence[MediaPart]:
+        return () if self.options.has_column else of_messages(fields.get("messages"))
 
     def conversation(self, messages: Any, fields: Mapping[str, Any]) -> str:
         """The prompt of these messages, with what else a record says of it. Raises RecordError."""

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from ...errors import RecordError
 from ...intake.prompts import PromptIntake
 from ...intake.remarks import Remarks
+from ...media.placing import PromptMedia
 from ...text.decoder_prompts import DecoderPrompts
 from ...text.spelling import Spelling
 from ...types.beam_params import BeamSearchParams
+from ...types.media import MediaPart
 from ...types.outputs import CompletionOutput, RequestOutput
 from ...types.params import AUTO, SamplingParams
 from ...types.prompt_embeds import PromptEmbeds
@@ -26,6 +28,10 @@ from .rows import answer_of, written
 
 if TYPE_CHECKING:
     from ...text.tokenizer import Tokenizer
+
+#: Fields that say how media are taken, and those of a native line that hold them.
+MEDIA_OPTIONS = frozenset({"mm_processor_kwargs"})
+MEDIA_FIELDS = frozenset({"image", "images", "multi_modal_data"})
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,10 @@ class CompletionTask(Task[PendingPrompt]):
         """Embeddings that a record brings in the place of a prompt. Raises RecordError."""
         return None
 
+    def media_of(self, fields: Mapping[str, Any]) -> Sequence[MediaPart]:
+        """The media that a record names. Raises RecordError."""
+        return ()
+
     @abstractmethod
     def choice_text(self, choice: CompletionOutput, pending: PendingPrompt, prompt_ids: Sequence[int]) -> dict[str, Any]:
         """The part of a choice that carries its text: {"text": …} or {"message": …}. May set the choice's finish_reason."""
@@ -124,9 +134,18 @@ class CompletionTask(Task[PendingPrompt]):
         if own is not None:
             pending.embeds = own if pending.embeds is None else pending.embeds.before(own)
         pending.prompt = self.prompt_of(fields) if own is None else []
+        self.put_media(pending, fields)
         if not pending.prompt and own is None:
             raise RecordError("invalid_value", "the prompt is empty", param="prompt")
         self.look_ahead(pending, fields)
+
+    def put_media(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
+        """Sets the media of a record. Raises RecordError."""
+        if self.options.placing is None:
+            return
+        pending.media = PromptMedia.of(self.media_of(fields), fields.get("mm_processor_kwargs"))
+        if pending.media is not None and isinstance(pending.prompt, list) and pending.prompt and not isinstance(pending.prompt[0], int):
+            raise RecordError("unsupported", "media go with one prompt a line, not with a list of them", param="prompt")
 
     def _set_params(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
         given = self.sampling_of(fields)

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from ...errors import RecordError
 from ...intake.embeds import decoded
 from ...text.spelling import Spelling
+from ...types.media import MediaPart
+from ...types.media_parts import of_data, of_fields
 from ...types.outputs import CompletionOutput, RequestOutput
 from ...types.params import SamplingParams
 from ...types.prompt_embeds import PromptEmbeds
 from ..jsonl import wrong_type
 from ..tally import Tally
-from .completion import CompletionOptions, CompletionTask
+from .completion import MEDIA_FIELDS, MEDIA_OPTIONS, CompletionOptions, CompletionTask
 from .echo import Echo
 from .pending import PendingPrompt
 from .rows import completion_logprobs, joined, written
@@ -45,7 +47,9 @@ class GenerateTask(CompletionTask):
         return cls(options, plan.tokenizer, max_model_len=plan.config.max_model_len)
 
     def own_fields(self) -> frozenset[str]:
-        return super().own_fields() | {"echo"} | (_DECODER_FIELDS if self.options.decoder is not None else frozenset())
+        placing = self.options.placing is not None and not self.options.has_column
+        media = MEDIA_FIELDS | MEDIA_OPTIONS if placing else frozenset()
+        return super().own_fields() | {"echo"} | (_DECODER_FIELDS if self.options.decoder is not None else frozenset()) | media
 
     def missing(self, fields: Mapping[str, Any]) -> str:
         hint = ' ("text" is a field of infer embed; or give --prompt-field text)' if "text" in fields else ""
@@ -89,6 +93,11 @@ class GenerateTask(CompletionTask):
         if not isinstance(prompt, str):
             raise wrong_type("prompt", "a string or a list of token ids", prompt)
         return prompt
+
+    def media_of(self, fields: Mapping[str, Any]) -> Sequence[MediaPart]:
+        if self.options.has_column:
+            return ()
+        return [*of_fields(fields), *of_data(fields.get("multi_modal_data") or {})]
 
     def embeds_of(self, fields: Mapping[str, Any]) -> PromptEmbeds | None:
         value = None if self.options.has_column else fields.get("prompt_embeds")

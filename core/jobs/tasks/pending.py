@@ -92,6 +92,8 @@ class PendingPrompt(Pending):
         """Makes it a record of several prompts."""
         self.prompt = None
         self.parts = [replace(self, prompt=prompt, part=i, extra={}) for i, prompt in enumerate(prompts)]
+        for part in self.parts[1:]:
+            part.media = None
         self.outputs, self.num_open = [None] * len(prompts), len(prompts)
 
     def to_request(self) -> Request:

@@ -21,7 +21,7 @@ from .linear import swap_all
 from .loading import explained, quiet
 
 #: Of a language model that is not wanted: the least that transformers' classes make one of.
-_LEAST = {"num_hidden_layers": 1, "vocab_size": 8, "layer_types": None, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+_LEAST = {"num_hidden_layers": 1, "vocab_size": 8, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
 
 
 class Tower:
@@ -81,6 +81,8 @@ def _made(source: ModelSource, hf_config: Mapping[str, Any], dtype: torch.dtype,
     for key, value in _LEAST.items():
         if getattr(text, key, None) is not None:
             setattr(text, key, value)
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:1]
     options = {"attn_implementation": "sdpa"}
     if seed is not None:
         with torch.random.fork_rng(devices=[]):

@@ -524,8 +524,9 @@ def test_literal_special_tokens(llm: LLM) -> None:
 def test_wrong_conversations(llm: LLM) -> None:
     with pytest.raises(RecordError, match="continue_final_message needs add_generation_prompt=false"):
         llm.chat(HELLO, GREEDY, continue_final_message=True, use_tqdm=False)
-    with pytest.raises(ConfigError, match="mm_processor_kwargs is not supported yet"):
-        llm.chat(HELLO, GREEDY, mm_processor_kwargs={"x": 1})
+    picture = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}]}]
+    with pytest.raises(RecordError, match="the model reads text alone"):
+        llm.chat(picture, GREEDY, use_tqdm=False)
     with pytest.raises(ConfigError, match="lora_request must be LoRARequest"):
         llm.chat(HELLO, GREEDY, lora_request=object())
     with pytest.raises(ConfigError, match="messages must be a list, not str"):
@@ -535,7 +536,7 @@ def test_wrong_conversations(llm: LLM) -> None:
     media = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]
     outputs = llm.chat([HELLO, media, [{"content": "no role"}], []], SEEDED, use_tqdm=False, on_error="return")  # type: ignore[list-item]
     assert [o.error and o.error.code for o in outputs] == [None, "unsupported", "missing_field", "invalid_value"]
-    with pytest.raises(RecordError, match="not supported yet"):
+    with pytest.raises(RecordError, match="reads text alone"):
         llm.chat([HELLO, media], SEEDED, use_tqdm=False)
 
 

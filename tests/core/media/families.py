@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -105,6 +106,62 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+QWEN = ["<|image_pad|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>"]
+QWEN_TOWER = {"depth": 3, "hidden_size": 32, "num_heads": 2, "intermediate_size": 48, "patch_size": 4, "temporal_patch_size": 2}
+QWEN_IMAGES = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2, "min_pixels": 16 * 16, "max_pixels": 40 * 40, **MEAN}
+
+
+def qwen(kind: str, name: str, tower: Mapping[str, Any], text: Mapping[str, Any]) -> Family:
+    return Family(
+        QWEN,
+        (kind.removesuffix("_moe"), f"{name}Processor"),
+        ("qwen2_vl", "Qwen2VLImageProcessorPil", QWEN_IMAGES),
+        {"vision_config": {**QWEN_TOWER, **tower}, "vision_start_token_id": 4, "vision_end_token_id": 5, "video_token_id": 6},
+        {"model_type": f"{kind}_text", "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}, **text},
+        placeholder="<|vision_start|><|image_pad|><|vision_end|>",
+    )
+
+
+FAMILIES |= {
+    "qwen2_vl": qwen("qwen2_vl", "Qwen2VL", {"embed_dim": 32, "hidden_size": 64}, {}),
+    "qwen2_5_vl": qwen("qwen2_5_vl", "Qwen2_5_VL", {"out_hidden_size": 64, "fullatt_block_indexes": [1], "window_size": 32}, {}),
+    "qwen3_vl": qwen("qwen3_vl", "Qwen3VL", {"out_hidden_size": 64, "deepstack_visual_indexes": [0, 2], "num_position_embeddings": 64}, {}),
+    "qwen3_vl_moe": qwen(
+        "qwen3_vl_moe",
+        "Qwen3VL",
+        {"out_hidden_size": 64, "deepstack_visual_indexes": [0, 2], "num_position_embeddings": 64},
+        {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True, "mlp_only_layers": []},
+    ),
+    "mistral3": Family(
+        ["[IMG]", "[IMG_BREAK]", "[IMG_END]"],
+        ("pixtral", "PixtralProcessor"),
+        ("pixtral", "PixtralImageProcessorPil", {"size": {"longest_edge": 64}, "patch_size": 8, **MEAN}),
+        {"vision_config": {**SMALL, "model_type": "pixtral", "head_dim": 16, "image_size": 64}, "spatial_merge_size": 2},
+        {"model_type": "mistral", "sliding_window": None},
+        settings={"patch_size": 8, "spatial_merge_size": 2},
+        placeholder="[IMG]",
+    ),
+    "internvl": Family(
+        ["<IMG_CONTEXT>", "<img>", "</img>", "<video>"],
+        ("internvl", "InternVLProcessor"),
+        ("got_ocr2", "GotOcr2ImageProcessorPil", {"size": {"height": 32, "width": 32}, "min_patches": 1, "max_patches": 4, **MEAN}),
+        {
+            "vision_config": {**SMALL, "model_type": "internvl_vision", "image_size": [32, 32], "patch_size": [8, 8]},
+            "downsample_ratio": 0.5,
+        },
+        {"model_type": "qwen2", "use_sliding_window": False},
+        settings={"image_seq_length": 4},
+        placeholder="<IMG_CONTEXT>",
+        tokens={
+            "context_image_token": "<IMG_CONTEXT>",
+            "start_image_token": "<img>",
+            "end_image_token": "</img>",
+            "video_token": "<video>",
+        },
+    ),
+}
+
+
 def with_towers() -> list[str]:
     """The families whose images are read."""
     return [kind for kind in wrappers() if (found := wrapper_of(kind)) is not None and found.vision is not None]
@@ -168,7 +225,11 @@ def _class(module: str, name: str) -> Any:
 
 def _processor(folder: Path, family: Family) -> Any:
     module, name = family.processor
-    package = importlib.import_module(f"transformers.models.{module}.processing_{module}")
+    with pytest.MonkeyPatch.context() as patch:
+        if importlib.util.find_spec("torchvision") is None and module == "pixtral":
+            twin = importlib.import_module("transformers.models.pixtral.image_processing_pil_pixtral")
+            patch.setitem(sys.modules, "transformers.models.pixtral.image_processing_pixtral", twin)
+        package = importlib.import_module(f"transformers.models.{module}.processing_{module}")
     kind = getattr(package, name)
 
     class Quiet(kind):  # type: ignore[valid-type, misc]
@@ -221,3 +282,16 @@ def picture(seed: int, width: int, height: int) -> Any:
 
 
 Maker = Callable[[str], Tiny]
+
+
+@pytest.fixture(scope="session")
+def tiny_family(compiled_kernels: None, tmp_path_factory: pytest.TempPathFactory) -> Maker:
+    """A family's tiny model, made when it is asked for first."""
+    made: dict[str, Tiny] = {}
+
+    def find(kind: str) -> Tiny:
+        if kind not in made:
+            made[kind] = make(kind, tmp_path_factory.mktemp(kind))
+        return made[kind]
+
+    return find

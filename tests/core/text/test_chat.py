@@ -415,7 +415,7 @@ def test_developer_role(toys: dict[str, Tokenizer]) -> None:
         ([{"role": "user", "content": [{"type": 5}]}], "invalid_type", r"content\[0\].type"),
         ([{"role": "user", "content": [{}]}], "invalid_value", "unknown type of content"),
         ([{"role": "user", "content": [{"type": "smell"}]}], "invalid_value", "unknown type of content 'smell'"),
-        ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}], "unsupported", "not supported yet"),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}], "unsupported", "reads text alone"),
         ([{"role": "user", "content": [{"image_url": "file:///x"}]}], "unsupported", "image_url"),
         ([{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}], "unsupported", "input_audio"),
         ([{"role": "user", "content": [{"type": "video"}]}], "unsupported", "video"),

@@ -104,7 +104,8 @@ class LabelTask(Task[PendingPrompt]):
         return own if self._chat is None else own | self._chat.own_fields()
 
     def make_intake(self, remarks: Remarks) -> PromptIntake:
-        return PromptIntake(self.tokenizer, self.max_model_len, remarks, literal=self.options.literal_special_tokens)
+        literal, placing = self.options.literal_special_tokens, self.options.placing
+        return PromptIntake(self.tokenizer, self.max_model_len, remarks, literal=literal, placing=placing)
 
     def missing(self, fields: Mapping[str, Any]) -> str:
         column = next((name for name in ("text", "input") if name in fields), None)
@@ -138,6 +139,8 @@ class LabelTask(Task[PendingPrompt]):
         pending.prompt = self._prompt(fields, as_chat=as_chat)
         if not pending.prompt:
             raise RecordError("invalid_value", "the prompt is empty", param="prompt")
+        task = self._chat if as_chat and self._chat is not None else self._plain
+        task.put_media(pending, fields)
         if calibration is not None:
             pending.split([pending.prompt, self._calibration(calibration, fields, as_chat=as_chat)])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...vision import Vision
 from .. import Wrapper
 
-ARCHITECTURE = Wrapper(model_type="mistral", tie=True)
+ARCHITECTURE = Wrapper(model_type="mistral", tie=True, vision=Vision(processor="pixtral.PixtralProcessor", token=10))

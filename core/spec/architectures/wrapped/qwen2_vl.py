@@ -1,7 +1,8 @@
-"""Qwen2-VL. On text, the three parts of its positions are the same: M-RoPE is plain rotation."""
+"""Qwen2-VL. On text, the three parts of its positions are the same; those of images have a time, a row and a column (M-RoPE)."""
 
 from __future__ import annotations
 
+from ...vision import Vision
 from .. import Wrapper
 
 #: Where its text_config does not say.
@@ -16,4 +17,10 @@ DEFAULTS = {
     "max_window_layers": 80,
     "rope_theta": 1e6,
 }
-ARCHITECTURE = Wrapper(model_type="qwen2", spellings=("qwen2_vl_text",), defaults=DEFAULTS)
+ROPE = {"mrope_section": [16, 24, 24]}
+ARCHITECTURE = Wrapper(
+    model_type="qwen2",
+    spellings=("qwen2_vl_text",),
+    defaults=DEFAULTS,
+    vision=Vision(processor="qwen2_vl.Qwen2VLProcessor", token=151655, rope=ROPE),
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...names import Stack
 from .. import Wrapper
+from .qwen3_vl import VISION
 
 STACKS = {
     "mlp.experts.gate_up_proj": Stack(("mlp.experts.{}.gate_proj.weight", "mlp.experts.{}.up_proj.weight"), transposed=None),
@@ -21,4 +22,4 @@ DEFAULTS = {
     "num_experts_per_tok": 4,
     "norm_topk_prob": True,
 }
-ARCHITECTURE = Wrapper(model_type="qwen3_moe", spellings=("qwen3_vl_moe_text",), defaults=DEFAULTS, stacks=STACKS)
+ARCHITECTURE = Wrapper(model_type="qwen3_moe", spellings=("qwen3_vl_moe_text",), defaults=DEFAULTS, stacks=STACKS, vision=VISION)
