@@ -106,7 +106,7 @@ def choose_dtype(dtype: str, spec: ModelSpec, device: str, notes: list[str]) -> 
         chosen = DTYPE_NAMES.get(dtype, dtype)
         _check_dtype(chosen, device, narrow=narrow, fast=fast)
         if chosen == "bfloat16" and not fast:
-            notes.append(Caution("dtype: bfloat16 is slow on this CPU, which has no bfloat16 dot products"))
+            notes.append(Caution(f"dtype: bfloat16 is slow on this CPU, {_dot_products(fast)}"))
         if chosen != stated:
             notes.append(f"dtype: {chosen} (the checkpoint has {stated or 'no dtype'})")
         return chosen
@@ -118,8 +118,7 @@ def choose_dtype(dtype: str, spec: ModelSpec, device: str, notes: list[str]) -> 
         reason = "the checkpoint's" if chosen == stated else f"{name} on this GPU"
     elif stated in ("bfloat16", "float16") or fast:
         chosen = "bfloat16" if fast else "float32"
-        why = "which has bfloat16 dot products" if fast else "which has no bfloat16 dot products"
-        reason = "the checkpoint's" if chosen == stated else f"{name} on a CPU {why}"
+        reason = "the checkpoint's" if chosen == stated else f"{name} on a CPU {_dot_products(fast)}"
     else:
         chosen, reason = "float32", "the checkpoint's" if stated else f"{name} on this CPU"
     notes.append(f"dtype: {chosen} ({reason})")
@@ -127,14 +126,35 @@ def choose_dtype(dtype: str, spec: ModelSpec, device: str, notes: list[str]) -> 
 
 
 def has_bfloat16(device: str) -> bool:
-    """True if the device multiplies bfloat16 natively."""
+    """True if the device multiplies bfloat16 natively. A CPU's kernels are asked once loaded: a compiler may not know all it can."""
     if device.startswith("cuda"):
         import torch
 
         return bool(torch.version.hip) or torch.cuda.get_device_capability(device)[0] >= 8
+    from infer.kernels.cpu.library import is_loaded
     from infer.kernels.features import BFLOAT16, features
 
-    return bool(features() & BFLOAT16)
+    there = features() & BFLOAT16
+    if not there or "amx_bf16" in there or not is_loaded():  # products of AMX are a library's
+        return bool(there)
+    import torch
+
+    from infer.kernels.cpu.gemm import multiplies
+
+    return multiplies(torch.bfloat16)
+
+
+def _dot_products(fast: bool) -> str:
+    """Says of a CPU if it has them, or else if it is the kernels that lack them."""
+    from infer.kernels.features import BFLOAT16, features
+
+    if fast:
+        return "which has bfloat16 dot products"
+    return (
+        "whose bfloat16 dot products the compiler of its kernels does not know"
+        if features() & BFLOAT16
+        else "which has no bfloat16 dot products"
+    )
 
 
 def instruction_set(device: str) -> str:

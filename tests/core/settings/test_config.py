@@ -19,8 +19,10 @@ from infer.core.settings.setting import presets
 from infer.core.settings.threads import Threads
 from infer.core.spec.hf_config import apply_hf_overrides
 from infer.core.spec.read import read_spec
-from infer.kernels.cpu import library
+from infer.kernels import features
+from infer.kernels.cpu import gemm, library
 
+REAL = hardware.has_bfloat16
 TINY = {"model_type": "llama", "max_position_embeddings": 512, "torch_dtype": "bfloat16"}
 
 
@@ -44,6 +46,7 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def slow_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "has_bfloat16", lambda device: False)
+    monkeypatch.setattr(features, "features", frozenset)
 
 
 @pytest.fixture
@@ -54,6 +57,25 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Toy GPU")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
     monkeypatch.setattr("infer.kernels.cuda.build.lacking", lambda: "")
+
+
+@pytest.mark.parametrize(
+    ("there", "loaded", "compiled", "expected"),
+    [
+        ({"avx2"}, True, True, False),
+        ({"avx512_bf16"}, False, False, True),
+        ({"avx512_bf16"}, True, False, False),
+        ({"avx512_bf16"}, True, True, True),
+        ({"amx_bf16"}, True, False, True),
+    ],
+)
+def test_bfloat16_is_what_the_kernels_have(
+    monkeypatch: pytest.MonkeyPatch, there: set[str], loaded: bool, compiled: bool, expected: bool
+) -> None:
+    monkeypatch.setattr(features, "features", lambda: frozenset(there))
+    monkeypatch.setattr(library, "is_loaded", lambda: loaded)
+    monkeypatch.setattr(gemm, "multiplies", lambda dtype: compiled)
+    assert REAL("cpu") is expected
 
 
 def resolve(hf_config: dict[str, Any] | None = None, **given: Any) -> EngineConfig:
@@ -168,6 +190,12 @@ class TestDtype:
     @pytest.mark.parametrize(("name", "chosen"), [("half", "float16"), ("float", "float32"), ("bfloat16", "bfloat16")])
     def test_given(self, name: str, chosen: str) -> None:
         assert resolve(dtype=name).dtype == chosen
+
+    def test_auto_where_the_compiler_knows_less_than_the_cpu(self, slow_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(features, "features", lambda: frozenset({"avx512f", "avx512_bf16"}))
+        config = resolve({"torch_dtype": "bfloat16"})
+        assert config.dtype == "float32"
+        assert any("whose bfloat16 dot products the compiler of its kernels does not know" in note for note in config.notes)
 
     def test_given_is_kept_and_told(self, slow_cpu: None) -> None:
         assert "dtype: bfloat16 is slow on this CPU, which has no bfloat16 dot products" in resolve(dtype="bfloat16").notes
