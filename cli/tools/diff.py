@@ -77,31 +77,33 @@ def _rows(told: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     rows = told["rows"]
     yield "rows in both", f"{rows:,}", ""
     yield "equal", f"{told['equal']:,}", _share(told["equal"], rows)
+    if told["failed_in_both"]:
+        yield "failed in both", f"{told['failed_in_both']:,}", _share(told["failed_in_both"], rows)
     yield "different", f"{told['differ']:,}", _share(told["differ"], rows)
     for side in ("a", "b"):
         if told[f"only_in_{side}"]:
             yield f"only in {side.upper()}", f"{told[f'only_in_{side}']:,}", ""
+    below = {"finish_reason": told["finish_reasons"], "error": told["errors"]}
     for name, count in told["changed"].items():
         yield f"  {name.replace('_', ' ')}", f"{count:,}", _share(count, rows)
-    for name in ("finish_reasons", "errors"):
-        for change, count in told[name].items():
-            yield f"  {change}", f"{count:,}", name.replace("_", " ").removesuffix("s")
+        for change, number in below.get(name, {}).items():
+            yield f"    {change}", f"{number:,}", ""
     texts, kept = told["texts"], told["texts"]["share_before_the_change"]
     if texts["choices"]:
         yield "texts equal", f"{texts['equal']:,}", f"of {texts['choices']:,}"
     if kept:
         yield "equal before the change", f"{kept['mean']:.1%}", "of a text, on average"
-    yield from _spread("output tokens, B - A", told["tokens_more_in_b"], "{:+.2f}")
-    yield from _spread("log-probabilities apart", told["logprobs"]["apart"], "{:.3g}")
-    yield from _spread("log-probabilities, B - A", told["logprobs"]["b_minus_a"], "{:+.3g}")
-    yield from _spread("cosine", told["cosine"], "{:.6f}")
-    yield from _spread("scores apart", told["numbers_apart"], "{:.3g}")
+    yield from _spread("output tokens, B - A", told["tokens_more_in_b"], "{:+.2f}", "records")
+    yield from _spread("log-probabilities apart", told["logprobs"]["apart"], "{:.3g}", "tokens")
+    yield from _spread("log-probabilities, B - A", told["logprobs"]["b_minus_a"], "{:+.3g}", "tokens")
+    yield from _spread("cosine", told["cosine"], "{:.6f}", "vectors")
+    yield from _spread("scores apart", told["numbers_apart"], "{:.3g}", "scores")
 
 
-def _spread(name: str, told: Mapping[str, Any] | None, form: str) -> Iterator[tuple[str, str, str]]:
+def _spread(name: str, told: Mapping[str, Any] | None, form: str, noun: str) -> Iterator[tuple[str, str, str]]:
     if told is not None and (told["min"] or told["max"]):
         mean, least, most = (form.format(told[key]) for key in ("mean", "min", "max"))
-        yield name, mean, f"on average, {least} to {most}, of {told['count']:,}"
+        yield name, mean, f"on average, {least} to {most}, of {told['count']:,} {noun}"
 
 
 def _share(count: int, rows: int) -> str:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 #: Told apart in print and by most who see colours differently.
 BLUE, ORANGE, GREY, INK = "#2f6db5", "#d1711f", "#8a8f98", "#2b2f36"
 WIDTH, HEIGHT = 6.4, 2.7
+#: Courses in a chart that have a name each; of more the names would hide the lines.
+FEW = 6
 
 Bucket = tuple[int, int, int]
 
@@ -61,18 +63,22 @@ def course(courses: Sequence[Course], fields: Sequence[tuple[str, str, str]], un
     """Lines over the time of a run.
 
     Args:
-        fields: (field of the trace, what it is, colour) of each line. Of several courses each has a line of the first field there is.
+        fields: (field of the trace, what it is, colour) of each line. Of more than FEW courses no line is named.
         share: the values are shares of 1.
     """
     figure, axes = _axes()
     lines = [(one, *field) for one in courses for field in fields if field[0] in one.values]
+    many = len(courses) > FEW
+    named: set[str] = set()
     for i, (one, field, what, color) in enumerate(lines):
-        label = what if len(courses) == 1 else f"{one.name}: {what}"
         values = one.values[field]
-        style: dict[str, Any] = (
-            {"color": color} if len(courses) == 1 else {"alpha": 0.85, "linestyle": ("-", "--", ":")[i % len(fields) % 3]}
-        )
-        axes.plot(one.seconds, values, label=label, linewidth=1.4, marker="o" if len(values) < 3 else None, markersize=3, **style)
+        style: dict[str, Any] = {"color": color, "label": what}
+        if many:  # too many to be told apart: what counts is where all of them are, and which one is elsewhere
+            style = {"color": color, "label": None if what in named else f"{what}, a line for each of {len(courses):,} runs", "alpha": 0.3}
+            named.add(what)
+        elif len(courses) > 1:
+            style = {"label": f"{one.name}: {what}", "alpha": 0.85, "linestyle": ("-", "--", ":")[i % len(fields) % 3]}
+        axes.plot(one.seconds, values, linewidth=0.8 if many else 1.4, marker="o" if len(values) < 3 else None, markersize=3, **style)
     axes.set_xlabel("seconds since the first line of the trace")
     axes.set_ylabel(unit)
     axes.set_ylim(bottom=0)
@@ -81,7 +87,12 @@ def course(courses: Sequence[Course], fields: Sequence[tuple[str, str, str]], un
         axes.set_ylim(0, min(1.02, max(0.05, 1.2 * most)))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     if len(lines) > 1:
-        axes.legend(fontsize=7, frameon=False, ncols=min(len(lines), 3), loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
+        rows = -(-len(axes.get_legend_handles_labels()[1]) // (1 if many else 3))
+        figure.set_figheight(HEIGHT + 0.16 * max(0, rows - 2))
+        place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), "borderaxespad": 0.2}
+        legend = axes.legend(fontsize=7, frameon=False, ncols=1 if many else min(len(lines), 3), **place)
+        for handle in legend.get_lines():
+            handle.set_alpha(1)
     return _svg(figure)
 
 

@@ -43,12 +43,14 @@ class Diff:
     Args:
         tolerance: numbers that are no further apart are equal.
         examples: rows that differ of which an example is kept.
+        failed: rows with an error in both.
     """
 
     tolerance: float = 0.0
     examples: int = 0
     rows: int = 0
     equal: int = 0
+    failed: int = 0
     only: Counter[str] = field(default_factory=Counter)
     changed: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -76,6 +78,7 @@ class Diff:
     def pair(self, index: int, a: Answer, b: Answer) -> None:
         """The two rows of one record."""
         self.rows += 1
+        self.failed += bool(a.error and b.error)
         changed = self._changes(a, b)
         if not changed:
             self.equal += 1
@@ -159,6 +162,7 @@ class Diff:
             "rows": self.rows,
             "equal": self.equal,
             "differ": self.rows - self.equal,
+            "failed_in_both": self.failed,
             "only_in_a": self.only["a"],
             "only_in_b": self.only["b"],
             "changed": dict(self.changed.most_common()),

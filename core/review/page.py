@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -21,7 +22,9 @@ h3 { font-size: 13px; margin: 0 0 4px; font-weight: 600; }
 .tile { border: 1px solid #e0e3e8; border-radius: 8px; padding: 8px 14px; min-width: 100px; }
 .tile b { display: block; font-size: 19px; font-weight: 600; }
 .tile span { color: #6a707a; font-size: 12px; }
-.bad b { color: #b3261e; }
+.bad b, tr.bad td { color: #b3261e; }
+tr.all td { font-weight: 600; }
+.runs td { white-space: nowrap; padding-right: 10px; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 18px 28px; align-items: start; }
 svg { max-width: 100%; height: auto; }
 svg text { font-family: system-ui, -apple-system, "Segoe UI", sans-serif !important; }
@@ -36,6 +39,8 @@ details { margin-top: 10px; }
 summary { cursor: pointer; font-weight: 600; }
 """
 
+#: Exit codes of runs that have answered all records, or said why not.
+_FINISHED = (0, 3)
 #: Fields of a trace that are drawn, by chart.
 _SPEEDS = (
     ("prompt_tokens_per_s", "prompt tokens", charts.BLUE),
@@ -133,25 +138,63 @@ def _errors(found: Summary) -> Iterator[str]:
 def _runs(stats: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     heads = ("run", "records", "failed", "prompt tokens", "output tokens", "seconds", "output tokens/s", "attempts", "peak memory", "exit")
     cells = "".join(f"<th{'' if i == 0 else ' class=n'}>{head}</th>" for i, head in enumerate(heads))
-    rows = []
-    for one in stats:
-        tokens, records = one.get("tokens") or {}, one["records"]
-        seconds, memory = _timing(one, "run_all_attempts_s"), (one.get("memory") or {}).get("peak_bytes", 0)
-        values = (
-            f"{records.get('total', 0):,}",
-            f"{records.get('failed', 0):,}",
-            f"{tokens.get('prompt', 0):,}",
-            f"{tokens['output']:,}" if "output" in tokens else "",
-            f"{seconds:,.1f}",
-            f"{tokens['output_per_s']:,.0f}" if tokens.get("output_per_s") else "",
-            f"{one.get('attempts', 1):,}",
-            f"{memory / 2**20:,.0f} MiB",
-            str(one["exit_code"]),
-        )
-        name = str(one.get("output") or one["name"]).rpartition("/")[2]
-        rows.append(f"<tr><td>{escape(name)}</td>" + "".join(f'<td class="n">{escape(value)}</td>' for value in values) + "</tr>")
+    rows = [_row(_name_of(one), _values_of(one), bad=one["exit_code"] not in _FINISHED) for one in sorted(stats, key=_place)]
+    if len(stats) > 1:
+        rows.insert(0, _row(f"all {len(stats):,}", _together(stats), bad=False, kind="all"))
     title = "Shards" if len(stats) > 1 else "Run"
-    yield f'<h2>{title}</h2><div class="wide"><table><tr>{cells}</tr>{"".join(rows)}</table></div>'
+    yield f'<h2>{title}</h2><div class="wide"><table class="runs"><tr>{cells}</tr>{"".join(rows)}</table></div>'
+
+
+def _values_of(one: Mapping[str, Any]) -> tuple[str, ...]:
+    tokens, records = one.get("tokens") or {}, one["records"]
+    return (
+        f"{records.get('total', 0):,}",
+        f"{records.get('failed', 0):,}",
+        f"{tokens.get('prompt', 0):,}",
+        f"{tokens['output']:,}" if "output" in tokens else "",
+        f"{_timing(one, 'run_all_attempts_s'):,.1f}",
+        f"{tokens['output_per_s']:,.0f}" if tokens.get("output_per_s") else "",
+        f"{one.get('attempts', 1):,}",
+        f"{_memory(one) / 2**20:,.0f} MiB",
+        str(one["exit_code"]),
+    )
+
+
+def _together(stats: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Sums of counts and of rates; of seconds and memory the most; of exit codes how many are those of a run that has not finished."""
+    tokens, records = [one.get("tokens") or {} for one in stats], [one["records"] for one in stats]
+    writes, rate = any("output" in one for one in tokens), sum(one.get("output_per_s") or 0 for one in tokens)
+    unfinished = sum(one["exit_code"] not in _FINISHED for one in stats)
+    return (
+        f"{sum(one.get('total', 0) for one in records):,}",
+        f"{sum(one.get('failed', 0) for one in records):,}",
+        f"{sum(one.get('prompt', 0) for one in tokens):,}",
+        f"{sum(one.get('output', 0) for one in tokens):,}" if writes else "",
+        f"max {max(_timing(one, 'run_all_attempts_s') for one in stats):,.1f}",
+        f"{rate:,.0f}" if rate else "",
+        f"{sum(one.get('attempts', 1) for one in stats):,}",
+        f"max {max(map(_memory, stats)) / 2**20:,.0f} MiB",
+        f"{unfinished:,} failed" if unfinished else "",
+    )
+
+
+def _row(name: str, values: Sequence[str], *, bad: bool, kind: str = "") -> str:
+    kinds = " ".join(filter(None, (kind, "bad" * bad)))
+    cells = "".join(f'<td class="n">{escape(value)}</td>' for value in values)
+    return f"<tr{f' class={chr(34)}{kinds}{chr(34)}' * bool(kinds)}><td>{escape(name)}</td>{cells}</tr>"
+
+
+def _name_of(one: Mapping[str, Any]) -> str:
+    return str(one.get("output") or one["name"]).rpartition("/")[2]
+
+
+def _place(one: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """The order of names whose numbers count as numbers."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", _name_of(one))]
+
+
+def _memory(one: Mapping[str, Any]) -> int:
+    return int((one.get("memory") or {}).get("peak_bytes", 0))
 
 
 def _settings(stats: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -21,6 +21,9 @@ EXAMPLES, MESSAGE = 3, 300
 POINTS = 600
 #: Names of settings that are nobody's business, wherever they come from.
 _SECRET = re.compile(r"token$|secret|password|api_?key|credential", re.IGNORECASE)
+#: The folders of an absolute path, also behind NAME= as --lora has it: they name people and machines.
+_PATH = re.compile(r"^([\w.-]+=)?(?:~|file:/)?/(?:[^/\n]+/)+(?=[^/\n]+/?$)")
+_LONGEST_PATH = 4096
 #: Settings that have such a name and are none.
 _PLAIN = frozenset({"max_tokens", "classifier_from_token"})
 
@@ -70,7 +73,8 @@ class Summary:
 
 
 def read_stats(names: Sequence[str]) -> list[dict[str, Any]]:
-    """What --stats wrote, without secrets; `name` is the file's. Raises ConfigError for what is none of it."""
+    """What --stats wrote, without secrets and without the folders that things are in; `name` is the file's. Raises ConfigError for what is
+    none of it."""
     return [_without_secrets({"name": Path(name).name, **_one(name)}) for name in names]
 
 
@@ -87,7 +91,9 @@ def _one(name: str) -> dict[str, Any]:
 def _without_secrets(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _without_secrets(v) for k, v in value.items() if k in _PLAIN or not _SECRET.search(str(k))}
-    return [_without_secrets(one) for one in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_without_secrets(one) for one in value]
+    return _PATH.sub(r"\1…/", value) if isinstance(value, str) and len(value) < _LONGEST_PATH else value
 
 
 @dataclass(frozen=True)

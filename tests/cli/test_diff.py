@@ -53,6 +53,7 @@ def test_equal_outputs(told: Callable[..., tuple[int, Row]], call: Callable[...,
     rows = [row(0), failed(1), row(2, logprobs=[-0.5])]
     code, found = told(rows, rows)
     assert (code, found["same"], found["rows"], found["equal"], found["changed"]) == (0, True, 3, 3, {})
+    assert found["failed_in_both"] == 1
     # What a cache had, and names of a run, are no part of an answer.
     cached = row(0)
     cached["usage"]["prompt_tokens_details"] = {"cached_tokens": 1}
@@ -87,6 +88,7 @@ def test_what_changed(told: Callable[..., tuple[int, Row]]) -> None:
     assert code == 1
     assert (found["rows"], found["equal"], found["differ"], found["only_in_a"], found["only_in_b"]) == (7, 1, 6, 1, 1)
     assert found["changed"] == {"text": 2, "error": 2, "logprobs": 2, "length": 1, "finish_reason": 1, "other fields": 1}
+    assert found["failed_in_both"] == 1
     assert found["finish_reasons"] == {"stop -> length": 1}
     assert found["errors"] == {"prompt_too_long -> answered": 1, "prompt_too_long -> internal": 1}
     assert found["texts"]["choices"] == 5

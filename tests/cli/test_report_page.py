@@ -120,6 +120,27 @@ class TestPage:
             assert secret not in page
         assert len(page) < 500_000
 
+    def test_many_shards(self, made: Callable[..., tuple[Result, str]], write_lines: Callable[..., Path]) -> None:
+        folders = {"model": "/home/someone/models/llama-3", "lora": ["legal=/home/someone/legal"], "note": "a/b", "url": "https://x/y"}
+        told = [
+            write_lines(stats(output=f"/data/part-{i}.jsonl", exit_code=1 if i == 7 else 3, settings=folders), name=f"s{i}.json")
+            for i in (10, 9, *range(9))
+        ]
+        line = {"t": 0, "time": 1.0, "output_tokens_per_s": 9.0, "running": 3, "waiting": 1}
+        traces = [write_lines(line, {**line, "time": 2.0 + i}, name=f"trace-{i}.jsonl") for i in range(11)]
+        result, page = made([row(0, 1)], *told, *(word for name in traces for word in ("--trace", name)))
+        assert (result.exit_code, "Warning" in result.stderr) == (0, False)
+        places = [page.index(f">part-{i}.jsonl<") for i in range(11)]
+        assert places == sorted(places)
+        assert page.index(">all 11<") < places[0]
+        assert ">44<" in page  # their records
+        assert page.count('class="bad"') == 1
+        assert "1 failed" in page
+        assert "someone" not in page
+        for shown in ("…/llama-3", "legal=…/legal", "a/b", "https://x/y", "a line for each of 11 runs"):
+            assert shown in page
+        assert "trace-3" not in page
+
     def test_the_same_page_each_time(self, made: Callable[..., tuple[Result, str]]) -> None:
         assert made([row(0, 1), row(1, 5)])[1] == made([row(0, 1), row(1, 5)])[1] != ""
 
