@@ -42,6 +42,18 @@ def decoder_prompts_of(config: EngineConfig, source: ModelSource, tokenizer: Tok
     return DecoderPrompts(tokenizer, token("bos_token_id") if start is None else start, token("forced_bos_token_id"), languages)
 
 
+def forbidden_tokens(config: EngineConfig, source: ModelSource) -> list[int]:
+    """Tokens that generation_config.json says a model with an encoder never writes, such as Marian's padding; longer
+    `bad_words_ids` are not among them. Raises ModelError for what is no token."""
+    generation = read_file(source.read_json, config.generation_config) or {}
+    listed = [one[0] for one in generation.get("bad_words_ids") or [] if isinstance(one, list) and len(one) == 1]
+    found = [*listed, *(generation.get("suppress_tokens") or [])]
+    size = source.spec(config.hf_overrides).vocab_size or 0
+    if wrong := next((one for one in found if not TOKEN.fits(one) or not 0 <= one < size), None):
+        raise ModelError(f"{FILE} of {source.name}: bad_words_ids or suppress_tokens name {wrong!r}, which is no token of the vocabulary")
+    return sorted({*found})
+
+
 def _name(text: str) -> str:
     found = _LANGUAGE.fullmatch(text)
     return text if found is None or found[1] is None else found[1]

@@ -51,6 +51,7 @@ from ..weights.parameter import Parameter
 from ..weights.quantized import QuantizedSource
 from ..weights.renamed import as_stored, beginning, fit
 from ..weights.source import ModelSource
+from .decoder_prompts import forbidden_tokens
 from .offload import CudaCopier, Offload, plan_offload
 from .probe import make_rows_alike
 from .profile import run_largest_steps
@@ -220,6 +221,8 @@ def _load_ours(
     check_length(config, source, model.stack)
     offload = _offload(config, model, dtype, device)
     fill(config, source, model.stack, model.parameters(), dtype, device, choose=choose, ropes=model.ropes, whole=True)
+    if isinstance(model, EncoderDecoder) and (never := forbidden_tokens(config, source)):
+        model.forbidden = torch.tensor(never, device=device)
     if offload is not None and isinstance(model, Decoder):
         offload.start(model)
     return model

@@ -29,6 +29,9 @@ from ..weights.parameter import Parameter
 from .decoder import Decoder
 from .encoder import Encoder
 
+#: Finite in float16 too: logits that are not finite are an error.
+_LOWEST = -6e4
+
 
 class EncoderDecoder:
     """A LanguageModel. Weights are filled by `weights.loader`."""
@@ -39,6 +42,8 @@ class EncoderDecoder:
         self.encoder, self.decoder = Encoder(stack.encoder, ops), Decoder(stack, ops)
         if stack.encoder.names.words == stack.names.words:  # held once
             self.encoder.embedding.words = self.decoder.embedding
+        self.forbidden: Tensor | None = None
+        """int64 [any number]: tokens that are never written."""
         self.head, self.ropes = self.decoder.head, self.decoder.ropes
         self.vocab_size, self.hidden_size = self.decoder.vocab_size, self.decoder.hidden_size
 
@@ -120,8 +125,9 @@ class EncoderDecoder:
             layer.cross.store(self.ops.quantize(hidden) if layer.cross.kv.method.quantizes_input else hidden, cache, stored)
 
     def logits(self, hidden: Tensor, adapters: AdapterRows | None = None) -> Tensor:
-        """See `Decoder.logits`."""
-        return self.decoder.logits(hidden, adapters)
+        """See `Decoder.logits`; those of forbidden tokens are as low as every dtype can tell."""
+        logits = self.decoder.logits(hidden, adapters)
+        return logits if self.forbidden is None else logits.index_fill_(1, self.forbidden, _LOWEST)
 
 
 def _padded(rows: Tensor) -> Tensor:

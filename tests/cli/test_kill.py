@@ -21,6 +21,7 @@ from transformers import Lfm2Config, Lfm2ForCausalLM, MixtralConfig, MixtralForC
 
 from infer.core.jobs.output.faults import POINTS
 
+from ..core.models.pairs import pair_of
 from ..core.models.test_architectures import ARCHITECTURES, reference_model
 from ..core.weights.formats.folders import write
 from ..core.weights.formats.packers import PACKERS
@@ -180,10 +181,15 @@ def experts(folder: Path) -> Path:
     return folder
 
 
+def pair(folder: Path) -> Path:
+    """An encoder with a decoder: what is kept of the input is read again after a kill."""
+    return pair_of("t5", folder, vocab_size=250).folder
+
+
 OF_RANKS = ["--tensor-parallel-size", "2", "--enable-expert-parallel"]
 
 
-MODELS = [(quantized, []), (hybrid, []), (latent, []), pytest.param(experts, OF_RANKS, marks=pytest.mark.slow)]
+MODELS = [(quantized, []), (hybrid, []), (latent, []), (pair, []), pytest.param(experts, OF_RANKS, marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize(("made", "more"), MODELS)

@@ -49,7 +49,7 @@ class GenerateTask(CompletionTask):
     def own_fields(self) -> frozenset[str]:
         placing = self.options.placing is not None and not self.options.has_column
         media = MEDIA_FIELDS | MEDIA_OPTIONS if placing else frozenset()
-        return super().own_fields() | {"echo"} | (_DECODER_FIELDS if self.options.decoder is not None else frozenset()) | media
+        return super().own_fields() | ({"echo"} if self.options.decoder is None else _DECODER_FIELDS) | media
 
     def missing(self, fields: Mapping[str, Any]) -> str:
         hint = ' ("text" is a field of infer embed; or give --prompt-field text)' if "text" in fields else ""

@@ -59,7 +59,7 @@ class Pair:
 def pair_of(kind: str, folder: Path, seed: int = 0, **more: Any) -> Pair:
     """One of a kind whose logits are far from each other."""
     torch.manual_seed(seed)
-    config = transformers.AutoConfig.for_model(kind, vocab_size=VOCABULARY, **{**COMMON[kind], **more})
+    config = transformers.AutoConfig.for_model(kind, **{"vocab_size": VOCABULARY, **COMMON[kind], **more})
     theirs = transformers.AutoModelForSeq2SeqLM.from_config(config).float().eval()
     with torch.no_grad():
         for name, parameter in theirs.named_parameters():

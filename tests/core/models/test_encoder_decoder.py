@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from infer.core.api.llm import LLM
-from infer.core.errors import ConfigError, RecordError
+from infer.core.errors import ConfigError, ModelError, RecordError
 from infer.core.types.beam_params import BeamSearchParams
 from infer.core.types.params import SamplingParams
 
@@ -134,6 +134,28 @@ def test_beams_are_those_of_transformers(t5: Pair) -> None:
             assert ours == tokens[: len(ours)]
             assert not any(tokens[len(ours) :]), "padding"
             assert mine.score == pytest.approx(score, abs=1e-4)
+
+
+def test_tokens_that_the_models_files_forbid_are_never_written(compiled_kernels: None, tmp_path: Path) -> None:
+    """Marian's padding, which is also what its decoder begins with, has a logit like others."""
+    pair = pair_of("marian", tmp_path, decoder_start_token_id=1)
+    source = sources()[-1]
+    free = pair.llm().generate([{"prompt_token_ids": source}], greedy(), use_tqdm=False)[0].outputs[0].token_ids
+    config = pair.theirs.generation_config
+    config.bad_words_ids, config.suppress_tokens = [[free[0]], [3, 4]], [free[-1]]
+    config.save_pretrained(tmp_path)
+    theirs = pair.theirs.generate(torch.tensor([source]), max_new_tokens=12, min_new_tokens=12, do_sample=False, num_beams=1)[0].tolist()
+    answer = pair.llm().generate([{"prompt_token_ids": source}], greedy(), use_tqdm=False)[0].outputs[0]
+    assert not {free[0], free[-1]} & {*answer.token_ids}
+    assert answer.token_ids[:4] == theirs[1:5]
+    assert (
+        pair.llm(generation_config="none").generate([{"prompt_token_ids": source}], greedy(), use_tqdm=False)[0].outputs[0].token_ids
+        == free
+    )
+    config.bad_words_ids = [[5000]]
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="name 5000, which is no token"):
+        pair.llm()
 
 
 def test_an_input_that_does_not_fit_is_an_error_of_its_own(t5: Pair, alone: list[Any]) -> None:
