@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -79,7 +80,7 @@ def _device() -> dict[str, Any]:
     import torch
 
     from infer.core.memory.kv_cache import free_memory
-    from infer.core.settings.hardware import choose_device, choose_kernels, has_bfloat16
+    from infer.core.settings.hardware import choose_device, choose_kernels, has_bfloat16, usual_dtype
 
     try:
         device, warnings = choose_device("auto", []), []
@@ -87,6 +88,7 @@ def _device() -> dict[str, Any]:
         device, warnings = "cpu", [f"the GPU cannot be used: {error}"]
     memory = {"total": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "free": free_memory(torch.device("cpu"))}
     found: dict[str, Any] = {"device": device, "gpus": [], "gpu_kernels": None, "memory": memory, "bfloat16": has_bfloat16(device)}
+    found["dtype"] = dict(zip(("auto", "reason"), usual_dtype(device), strict=True))
     if device != "cpu":
         found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         backend, build = choose_kernels("auto", device, warnings, require=False, build=False)
@@ -109,10 +111,10 @@ def _fp8(backend: str) -> str | None:
 def _compiled() -> dict[str, Any]:
     """The compiler, the kernels it makes (now, if they are not there yet), and what these can do."""
     from infer import kernels
-    from infer.kernels.cpu import build, cache
+    from infer.kernels.cpu import build, cache, gemm
     from infer.kernels.cpu.library import library
 
-    told: dict[str, Any] = {"backend": "reference", "file": None, "compile_seconds": None, "error": None}
+    told: dict[str, Any] = {"backend": "reference", "file": None, "compile_seconds": None, "error": None, "instructions": None}
     try:
         told["cache"] = str(cache.cache_folder())
     except cache.Unsafe:
@@ -126,6 +128,7 @@ def _compiled() -> dict[str, Any]:
     try:
         ours = library()
         told |= {"backend": "cpu", "file": str(ours.path), "compile_seconds": ours.compile_seconds}
+        told["instructions"] = dataclasses.asdict(gemm.instructions())
     except build.BuildError as error:
         told["error"] = str(error)
     ops, ours_runs = kernels.load(told["backend"]), told["backend"] == "cpu"
@@ -144,13 +147,14 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "threads", f"{threads['count']} on {counted(threads['cores'], 'core')}{limit}"
     if "device" in found:
         yield "memory", f"{_gib(found['memory']['total'])}, {_gib(found['memory']['free'])} free"
-        yield "bfloat16", "yes" if found["bfloat16"] else "no: --dtype auto takes another type"
+        yield "--dtype auto", f"{found['dtype']['auto']} for a checkpoint in bfloat16: {found['dtype']['reason']}"
         yield "int8", "yes" if found["int8"] else "no"
         stay = "stay packed; rows in int8, or in the model's type with --activation-dtype model"
         yield "packed weights", stay if found["packed_weights"] else "become plain, in the model's type"
         compiler = found["compiler"]
         yield "compiler", f"{compiler['command']}: {compiler['version']}" if compiler else "none"
         yield "CPU kernels", _kernels(found["kernels"])
+        yield from _instructions(found["kernels"]["instructions"] or {})
         yield "kernel cache", found["kernels"]["cache"] or "none"
         if found["gpu_kernels"]:
             yield "GPU kernels", found["gpu_kernels"]["build"] or "reference (plain torch)"
@@ -162,8 +166,17 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def _kernels(told: dict[str, Any]) -> str:
     if told["backend"] == "reference":
         return "reference (plain torch)"
+    by = f" by {told['instructions']['compiler']}"
     seconds = told["compile_seconds"]
-    return "compiled" if seconds is None else f"compiled now, in {seconds:.1f} s"
+    return f"compiled{by}" if seconds is None else f"compiled now{by}, in {seconds:.1f} s"
+
+
+def _instructions(told: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """The instructions of the compiled kernels; nothing where there are none."""
+    if told:
+        parts = ("float32", "bfloat16", "int8")
+        yield "products", "; ".join(f"{name}: {told[name]}" for name in parts)
+        yield "attention", "; ".join(f"{name}: {told[f'attention_{name}']}" for name in parts)
 
 
 def _gib(size: int) -> str:

@@ -125,6 +125,17 @@ def choose_dtype(dtype: str, spec: ModelSpec, device: str, notes: list[str]) -> 
     return chosen
 
 
+def usual_dtype(device: str) -> tuple[str, str]:
+    """What dtype=auto is for a bfloat16 checkpoint here, as most are, and why."""
+    if device.startswith("cuda"):
+        if has_bfloat16(device):
+            return "bfloat16", "a checkpoint in bfloat16 stays so on this GPU"
+        return "float16", "this GPU has no bfloat16"
+    if has_bfloat16(device):
+        return "bfloat16", "this CPU has bfloat16 dot products"
+    return "float32", "this CPU has no bfloat16 dot products"
+
+
 def has_bfloat16(device: str) -> bool:
     """True if the device multiplies bfloat16 natively. A CPU's kernels are asked once loaded: a compiler may not know all it can."""
     if device.startswith("cuda"):

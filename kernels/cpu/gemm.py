@@ -27,6 +27,7 @@ _NAMES = {"bfloat16": 1, "int8": 2, "float32": 4}
 _PIECES, _ROUNDS = 16, 4000
 
 _kinds = library.function("infer_gemm_kinds", "p")
+_instructions = library.function("infer_instructions", "pi")
 _peak = library.function("infer_gemm_peak", "ppiii")
 _pack = library.function("infer_gemm_pack", "ppiii")
 _fits = library.function("infer_gemm_fits_bf16", "ppi")
@@ -79,6 +80,35 @@ def most_products(kind: str) -> tuple[float, float] | None:
     started = perf_counter()
     _peak(out, done, number, pieces, _ROUNDS)
     return float(done), perf_counter() - started
+
+
+@dataclass(frozen=True, slots=True)
+class Instructions:
+    """What the compiled kernels multiply with, as a person would call it, and the compiler that made them."""
+
+    compiler: str
+    float32: str
+    bfloat16: str
+    int8: str
+    attention_float32: str
+    attention_bfloat16: str
+    attention_int8: str
+    """Of keys and values in int8."""
+
+
+def instructions() -> Instructions:
+    """Those of this build. Where there are tile registers, oneDNN multiplies; so it does bfloat16 where there are no dot products of it."""
+    text = torch.zeros(512, dtype=torch.uint8)
+    _instructions(text, text.numel())
+    compiler, float32, bfloat16, int8, *attention = bytes(text.tolist()).rstrip(b"\0").decode().split("\n")
+    tiles = "oneDNN, with AMX" if "amx_bf16" in features.features() else ""
+    return Instructions(
+        compiler,
+        float32,
+        tiles or bfloat16 or "oneDNN, without dot products",
+        f"{int8}, exact" if takes_int8() else "oneDNN, with AMX, exact",
+        *attention,
+    )
 
 
 def pack(weight: Tensor, *, halves: bool = False) -> Panels:

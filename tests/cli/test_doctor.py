@@ -15,13 +15,22 @@ from click.testing import Result
 
 from infer.cli.tools import doctor
 from infer.core.settings.threads import Threads
-from infer.kernels.cpu import build, library
+from infer.kernels.cpu import build, gemm, library
 
 
 @pytest.fixture
 def no_compiler(tmp_path: Path) -> dict[str, str]:
     """An environment without one, and without anything compiled before."""
     return {**os.environ, "CXX": "no-such-compiler", "XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(autouse=True)
+def instructions(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> gemm.Instructions:
+    """Those of one machine for all tests but those of real builds."""
+    told = gemm.Instructions("GCC 12", "AVX2 with FMA", "oneDNN, without dot products", "AVX2 vpmaddubsw, exact", "A", "B", "C")
+    if "compiled_kernels" not in request.fixturenames:
+        monkeypatch.setattr(gemm, "instructions", lambda: told)
+    return told
 
 
 def fake_library(compile_seconds: float | None) -> Callable[[], library.Library]:
@@ -39,7 +48,11 @@ class TestDoctor:
         assert 0 < told["memory"]["free"] <= told["memory"]["total"]
         assert set(told["versions"]) == {"infer", "python", "torch", "transformers", "tokenizers", "safetensors", "triton", "numpy"}
         assert (told["kernels"]["backend"] == "cpu") == (told["kernels"]["error"] is None) == (told["warnings"] == [])
+        assert told["dtype"]["auto"] == ("bfloat16" if told["bfloat16"] else "float32" if told["device"] == "cpu" else "float16")
+        assert told["dtype"]["reason"]
         if told["kernels"]["backend"] == "cpu":
+            assert all(told["kernels"]["instructions"].values())
+            assert told["kernels"]["instructions"]["int8"].endswith(", exact")
             assert Path(told["kernels"]["file"]).parent == Path(told["kernels"]["cache"])
 
     def test_table(self, call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,13 +67,15 @@ class TestDoctor:
         assert list(shown)[:2] == ["device", "CPU"]
         assert shown["threads"] == "2 on 8 cores (the control group allows 1.5 CPUs)"
         assert shown["compiler"] == "/usr/bin/g++ -m64: g++ 12"
-        assert shown["CPU kernels"] == "compiled"
+        assert shown["CPU kernels"] == "compiled by GCC 12"
+        assert shown["products"] == "float32: AVX2 with FMA; bfloat16: oneDNN, without dot products; int8: AVX2 vpmaddubsw, exact"
+        assert shown["attention"] == "float32: A; bfloat16: B; int8: C"
         assert shown["kernel cache"] == "/cache/infer/kernels"
         assert lines[-2:] == ["infer             1.2", "numpy             not installed"]
 
     def test_how_long_compiling_took(self, call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(library, "library", fake_library(12.34))
-        assert "CPU kernels       compiled now, in 12.3 s\n" in call("doctor").stdout
+        assert "CPU kernels       compiled now by GCC 12, in 12.3 s\n" in call("doctor").stdout
         assert json.loads(call("doctor", "--json").stdout)["kernels"]["compile_seconds"] == 12.34
 
     def test_no_compiler_is_a_warning(self, infer_program: list[str], no_compiler: dict[str, str]) -> None:

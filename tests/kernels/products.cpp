@@ -1,11 +1,5 @@
 // Matrix multiplication checked against what test_arm.py wrote: FOLDER. Exit status 0 if all is as it should be.
-#include <cmath>
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <string>
-#include <vector>
+#include "read_vectors.h"
 
 extern "C" {
 void infer_gemm_kinds(int64_t *kinds);
@@ -16,31 +10,10 @@ void infer_gemm_int8(void *out, const void *x, const void *panels, const float *
                      const void *bias, int64_t rows, int64_t n, int64_t words, int64_t dtype, int64_t bias_dtype);
 }
 
-static std::string folder;
-
-template <class T> std::vector<T> read(const char *name) {
-    FILE *file = fopen((folder + "/" + name).c_str(), "rb");
-    if (!file) perror(name), exit(2);
-    fseek(file, 0, SEEK_END);
-    std::vector<T> values(ftell(file) / sizeof(T));
-    rewind(file);
-    if (fread(values.data(), sizeof(T), values.size(), file) != values.size()) exit(2);
-    fclose(file);
-    return values;
-}
-
 static std::vector<uint32_t> packed(const void *weight, int64_t n, int64_t words) {
     std::vector<uint32_t> panels((n + 31) / 32 * 32 * words);
     infer_gemm_pack(panels.data(), (const uint32_t *)weight, n, words, 0);
     return panels;
-}
-
-// Prints the relative error; true if it is below `most`.
-static bool near(const char *name, const std::vector<float> &got, const std::vector<float> &expected, double most) {
-    double error = 0, size = 0;
-    for (size_t i = 0; i < got.size(); i++) error += std::pow(got[i] - expected[i], 2), size += std::pow(expected[i], 2);
-    printf("%s: error %.2g\n", name, std::sqrt(error / size));
-    return std::sqrt(error / size) < most;
 }
 
 int main(int, char **arguments) {
@@ -72,14 +45,10 @@ int main(int, char **arguments) {
     right &= same;
 
     if (kinds & 1) {
-        std::vector<uint16_t> narrow(rows * n);
+        Bytes narrow(rows * n * 2);
         infer_gemm(narrow.data(), read<uint16_t>("x_bf16").data(), packed(read<uint16_t>("weight_bf16").data(), n, k / 2).data(), nullptr, rows, n,
                    k / 2, 1, 0, 0, 0, -1);
-        for (size_t i = 0; i < out.size(); i++) {
-            const uint32_t bits = (uint32_t)narrow[i] << 16;
-            memcpy(&out[i], &bits, sizeof bits);
-        }
-        right &= near("bf16", out, read<float>("out_bf16"), 5e-3);
+        right &= near("bf16", as_floats<uint16_t>(narrow), read<float>("out_bf16"), 5e-3);
     }
     return right ? 0 : 1;
 }
