@@ -38,6 +38,8 @@ def mirror(url: str, root: Path, *, leave: Sequence[str] = ()) -> Path:
     """
     store = Store(url.rstrip("/"), "model")
     name = base_name(url.rstrip("/"))
+    if store.family == "http" and not name.endswith(".gguf"):
+        raise ModelError(f"{store.name}: a web server does not list its folders; give the URL of a .gguf file, or download the model")
     folder = root / f"{name[:80]}-{hashlib.blake2b(place(url).rstrip('/').encode(), digest_size=8).hexdigest()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,6 +99,8 @@ def _mirrored(store: Store, target: Path, manifest: Path, leave: Sequence[str]) 
 
 def _listing(store: Store, leave: Sequence[str]) -> dict[str, tuple[str, dict[str, Any]]]:
     """(URL, what the store says) of each file by its name in the folder; of a file alone, by an empty name. Raises FileNotFoundError."""
+    if store.family == "http":  # it lists nothing
+        return {"": (store.url, store.info())}
     store.fs.invalidate_cache()
     found: dict[str, dict[str, Any]] = store.fs.find(store.path, detail=True)
     files = {}

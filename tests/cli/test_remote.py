@@ -154,6 +154,8 @@ def test_refusals(call: Any, tiny: list[str], bucket: Bucket, lines: bytes, monk
         ([source, "ftp://host/out.jsonl"], "is not served"),
         ([source, bucket("out.partial")], "ends in .partial"),
         ([source, "out.jsonl", "--errors", bucket("e.jsonl")], "lies elsewhere and OUT does not"),
+        ([source, bucket("out.jsonl"), "--trace", bucket("t.jsonl")], "needs a local file"),
+        ([source, bucket("out.jsonl"), "--stats", source], "is the input or the output"),
         (["--input", bucket("x*.jsonl"), bucket("out.jsonl")], "no file matches"),
     ):
         result = call("generate", *tiny, *names)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ...errors import ConfigError
+from ...remote.url import is_remote, shown_name
 from .files import followed, is_folder
 from .opening import reserved_ending
 
@@ -17,6 +18,8 @@ def place_beside(option: str, name: str, *, taken: Iterable[str]) -> Path:
     Args:
         taken: the other files of the run, as they were named; `-` is none.
     """
+    if is_remote(name):
+        raise ConfigError(f"{option} {shown_name(name)!r}: it is written all the time, so it needs a local file")
     path = followed(name, f"{option} {name!r}")
     if is_folder(path) or not is_folder(path.parent):
         where = Path(name).parent if not is_folder(Path(name).parent) else path.parent
