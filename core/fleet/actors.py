@@ -182,6 +182,8 @@ def _told(remote: Remote, error: Exception) -> InferError:
         return EngineError(f"{remote} was ended because its node ran out of memory")
     if "Worker exit type" in text or "worker died unexpectedly" in text.lower() or "actor died unexpectedly" in text:
         return EngineError(f"{remote} was lost: its process was killed or crashed")
+    if type(error).__name__ == "ActorUnavailableError":
+        return EngineError(f"{remote} cannot be reached")
     last = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     return EngineError(f"{remote} was lost ({last[:200]})")
 

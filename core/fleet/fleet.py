@@ -90,6 +90,8 @@ class Fleet:
         self._loads = Loads()
         self._watched = 0.0
         """time.monotonic() of the last look for replicas that say nothing."""
+        self._promised: int | None = None
+        """KV blocks that requests are checked against; None where texts are pooled."""
         self._over: InferError | None = None
         """The reason why there is no fleet any more."""
         try:
@@ -102,8 +104,8 @@ class Fleet:
         ready = [member for member in self._members.values() if member.is_ready]
         self._limits: Limits | PoolingLimits
         if recipe is None:
-            blocks = min(member.num_blocks for member in ready)
-            self._limits = Limits.of(config, self.vocab_size, blocks, tokenizer)
+            self._promised = min(member.num_blocks for member in ready)
+            self._limits = Limits.of(config, self.vocab_size, self._promised, tokenizer)
         else:
             self._limits = PoolingLimits(self.vocab_size, config.max_model_len, recipe)
 
@@ -316,6 +318,16 @@ class Fleet:
 
     def _welcome(self, member: Member, event: Ready) -> None:
         told = event.told
+        if self._is_too_small(told["num_blocks"]):
+            room = told["num_blocks"] * self.config.block_size
+            log.warning("%s has memory for %d tokens, less than requests were promised, and is left out", member.replica, room)
+            self._transport.end(member.replica)
+            del self._members[member.replica]
+            if not self._members:
+                raise EngineError(
+                    f"{member.replica} has memory for {room} tokens, less than the engine before it; give --kv-cache-memory-bytes"
+                )
+            return
         is_first = not any(other.is_ready for other in self._members.values())
         if is_first:
             self.vocab_size: int = told["vocab_size"]
@@ -326,6 +338,11 @@ class Fleet:
         self._loads.note(member)
         if not self._told:
             self._transport.send(member.replica, codec.frame(["more", False]))
+
+    def _is_too_small(self, num_blocks: int) -> bool:
+        """True of a KV cache in which a request that was accepted may not fit."""
+        promised = self._promised
+        return promised is not None and num_blocks < promised and num_blocks * self.config.block_size < self.max_model_len
 
     def _end_stalled(self) -> list[Any]:
         """Ends replicas that have work and say nothing; looks once a second."""

@@ -223,3 +223,16 @@ def test_replicas_that_come_late_are_used(plan: Plan) -> None:
     assert sum(member.is_ready for member in fleet._members.values()) == 4
     assert all(one.answered for one in transport.replicas)
     assert transport.largest <= 3 * SEQS
+
+
+def test_a_late_one_without_room_for_what_was_accepted_is_left_out(plan: Plan, caplog: pytest.LogCaptureFixture) -> None:
+    blocks = [1000, 999, 1, 1000]  # the second has less memory, and enough for any request
+    transport = Simulated(2, is_local=False, blocks=lambda one: blocks[one.number])
+    transport.loads = lambda one: True
+    fleet = fleet_of(plan, transport, 4)
+    first = next(member.number for member in fleet._members.values() if member.is_ready)
+    assert first != 2, "the seed is chosen so that the small one is late"
+    add(fleet, NAMES)
+    assert not any(output.error for output in answers(fleet).values())
+    assert sorted(one.number for one in transport.replicas) == [0, 1, 3]
+    assert "has memory for 16 tokens, less than requests were promised, and is left out" in caplog.text
