@@ -79,6 +79,10 @@ class CompletionTask(Task[PendingPrompt]):
     def prompt_of(self, fields: Mapping[str, Any]) -> str | list[int]:
         """The prompt, as text or token ids. Raises RecordError."""
 
+    @property
+    def waits(self) -> bool:
+        return self.options.placing is not None
+
     def embeds_of(self, fields: Mapping[str, Any]) -> PromptEmbeds | None:
         """Embeddings that a record brings in the place of a prompt. Raises RecordError."""
         return None

@@ -106,7 +106,7 @@ def named() -> tuple[str, ...]:
 
 
 def wrappers() -> tuple[str, ...]:
-    """The model types whose language model alone is read."""
+    """The model types of models of images or sound and text."""
     return tuple(one for one, module in _files().items() if module.startswith(".wrapped."))
 
 
