@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections import deque
 from types import TracebackType
 from typing import Any
@@ -219,6 +220,7 @@ def set_up_logging(*, quiet: bool, verbose: int) -> None:
     logging.getLogger("infer.kernels.cpu.build").setLevel(logging.ERROR if quiet else min(logger.level, logging.INFO))
     logging.captureWarnings(messages.is_json())  # Python's own warnings would not be objects
     logging.getLogger("py.warnings").handlers = logger.handlers
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of files of records: what is wrong with one is in its row
 
 
 class _StderrHandler(logging.Handler):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import RecordError
@@ -76,6 +77,11 @@ class PromptIntake(Intake[PromptDraft]):
         text = template.render(messages, **{**options, **variables})
         self.remarks.of_ignored(template.ignored(options["tools"], variables))
         return text
+
+    def read(self, drafts: Sequence[PromptDraft]) -> None:
+        media = [one.media for one in drafts if one.media is not None and one.error is None]
+        with self._placing.ahead(media) if media and self._placing is not None else nullcontext():
+            super().read(drafts)
 
     def begin(self, one: PromptDraft) -> None:
         if isinstance(one.prompt, str):

@@ -17,6 +17,9 @@ import orjson
 from ..build.generation_config import FILE as GENERATION_CONFIG
 from ..build.generation_config import NONE
 from ..errors import ModelError
+from ..media.files import FILES as PROCESSOR_FILES
+from ..media.files import takes_images
+from ..media.policy import fingerprint as media_settings
 from ..pooling.recipe_files import small_files
 from ..settings.hardware import instruction_set
 from .stats import library_version, versions
@@ -138,6 +141,9 @@ def fingerprint(
         *(("llguidance", "jsonschema") if writes else ()),
         *(("gguf", "numpy") if model.path.is_file() else ()),
     )
+    if writes and takes_images(config, model, model.spec(config.hf_overrides)):
+        found |= media_settings(config) | {f"model's {name}": _hash(model.read(name)) for name in PROCESSOR_FILES}
+        found |= _versions("pillow", "transformers", "numpy")
     # A record's own seed is another thing than the run's: one name must never hide another.
     found |= {f"default {name}" if name in found else name: value for name, value in job.items()}
     return _as_in_a_journal(found)

@@ -141,8 +141,6 @@ class Run:
         """Answers what there is to answer."""
         self._engine, self._task, self._was_answered = engine, task, True
         self._batch = max(self._batch, engine.max_num_seqs)
-        if task.waits:
-            self._beside, self._batch = Beside(task), BATCH
         self.stats.engine, self.stats.at_a_time = engine.stats, engine.max_num_seqs
         self.stats.ready_at = time.monotonic()
         with self._saving():
@@ -214,6 +212,8 @@ class Run:
 
     def _refill(self) -> None:
         """Reads and admits records if too few wait in the engine: no more than one batch, so that no step waits long for it."""
+        if self._beside is None and self._task.waits:
+            self._beside, self._batch = Beside(self._task), BATCH
         if self._beside is not None:
             if pendings := self._beside.take(0.0 if self._engine.num_unfinished else _PATIENCE):
                 self._enter(pendings)

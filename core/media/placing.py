@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -69,13 +70,29 @@ class Placing:
         self._images = images
         self._tokenizer = tokenizer
 
-    def expand(self, prompt: str | list[int], given: PromptMedia) -> str | list[int]:
-        """The prompt with the text of each medium in the place of its placeholder. Raises RecordError (media_error, invalid_value,
-        unsupported)."""
+    def ahead(self, many: Iterable[PromptMedia]) -> AbstractContextManager[None]:
+        """Inside, the media of these prompts are loaded before `expand` is called for them, in this order."""
+        return self.store.loader.ahead([part for given in many for part in given.parts if self._is_allowed(given)])
+
+    def _is_allowed(self, given: PromptMedia) -> bool:
+        """False of media that `expand` refuses before it loads them."""
+        try:
+            self._check(given)
+        except RecordError:
+            return False
+        return True
+
+    def _check(self, given: PromptMedia) -> None:
+        """Raises RecordError (unsupported, media_refused)."""
         for part in given.parts:
             if part.kind != "image":
                 raise RecordError("unsupported", f"the model reads images, and no {part.kind}", param=part.param or None)
         self.store.loader.policy.check_count(given.parts)
+
+    def expand(self, prompt: str | list[int], given: PromptMedia) -> str | list[int]:
+        """The prompt with the text of each medium in the place of its placeholder. Raises RecordError (media_error, invalid_value,
+        unsupported)."""
+        self._check(given)
         given.options = {**self._options, **given.options}
         try:
             placeholder = self.store.placeholder

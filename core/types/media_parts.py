@@ -3,7 +3,7 @@ vLLM's `multi_modal_data`. Nothing is opened."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import RecordError, nearest
@@ -53,6 +53,8 @@ def of_content(part: Mapping[str, Any], where: str) -> MediaPart:
     if key is None:
         raise RecordError("missing_field", f"{where}: content of type {said!r} has no {keys[0]}", param=where)
     value, where = part[key], f"{where}.{key}"
+    if isinstance(value, MediaPart):  # read already, from a field beside the messages
+        return value
     detail = part.get("detail")
     if isinstance(value, Mapping):
         if said == "input_audio":
@@ -99,6 +101,18 @@ def of_fields(fields: Mapping[str, Any]) -> list[MediaPart]:
                     raise _wrong(where, "a path or a URL", one)
                 found.append(MediaPart(_FIELDS[name], source, where))
     return found
+
+
+def with_media(messages: Any, found: Sequence[MediaPart]) -> Any:
+    """Messages with media before the text of the last one of the user; what is no such conversation stays as it is."""
+    if not found or not isinstance(messages, list):
+        return messages
+    users = [i for i, message in enumerate(messages) if isinstance(message, dict) and message.get("role") == "user"]
+    if not users or not isinstance(content := messages[users[-1]].get("content"), (str, list)):
+        return messages
+    parts: list[Any] = [{"type": one.kind, one.kind: one} for one in found]
+    parts += content if isinstance(content, list) else [{"type": "text", "text": content}]
+    return [*messages[: users[-1]], {**messages[users[-1]], "content": parts}, *messages[users[-1] + 1 :]]
 
 
 def of_data(data: Any) -> list[MediaPart]:

@@ -91,6 +91,8 @@ class Task(ABC, Generic[P]):
     command: str
     #: How answers and errors become the bytes of rows.
     rows: RowFormat = JsonRows()
+    #: See `AnyTask`: true once a record has brought media.
+    waits: bool = False
     #: The kind of Pending it keeps.
     keeps: type[P]
     #: Fields that hold what is read, where neither a template nor --prompt-field says otherwise.
@@ -194,11 +196,6 @@ class Task(ABC, Generic[P]):
         """The stand-in for an answer in a failed row, where all rows are to have one shape."""
 
     # --- in
-
-    @property
-    def waits(self) -> bool:
-        """See `AnyTask`."""
-        return False
 
     def prepare(self, records: Sequence[Record]) -> list[P]:
         """Each record with its prompt as token ids, or its error. Never raises for what a record holds."""

@@ -13,11 +13,11 @@ from ...text.calls.parser import ToolCallParser
 from ...text.reasoning import ReasoningParser, reasoning_parser
 from ...text.spelling import Spelling
 from ...types.media import MediaPart
-from ...types.media_parts import of_messages
+from ...types.media_parts import of_fields, of_messages, with_media
 from ...types.outputs import CompletionOutput
 from ..jsonl import wrong_type
 from . import tools
-from .completion import MEDIA_OPTIONS, CompletionOptions, CompletionTask
+from .completion import MEDIA_FIELDS, MEDIA_OPTIONS, CompletionOptions, CompletionTask
 from .constraint import constraint_of
 from .fields import flag
 from .pending import PendingPrompt
@@ -113,7 +113,7 @@ class ChatTask(CompletionTask):
         self._hidden_ids = frozenset(i for i, text in special.items() if text not in markers)
 
     def own_fields(self) -> frozenset[str]:
-        media = MEDIA_OPTIONS if self.options.placing is not None else frozenset()
+        media = (MEDIA_OPTIONS | MEDIA_FIELDS if not self.options.has_column else MEDIA_OPTIONS) if self.options.placing else frozenset()
         own = super().own_fields() | media | ((_RENDER_FIELDS | _TEMPLATE_FIELDS | tools.FIELDS | {"chat_template"}) - _COLUMNS)
         return own if self.options.has_column else own | _COLUMNS
 
@@ -124,10 +124,17 @@ class ChatTask(CompletionTask):
         column = self.text_from_record(fields)
         if column is not None and not column:
             raise RecordError("invalid_value", "the user message is empty", param=self.options.prompt_field)
-        return self.conversation(fields["messages"] if column is None else [{"role": "user", "content": column}], fields)
+        return self.conversation(self._messages(fields) if column is None else [{"role": "user", "content": column}], fields)
 
     def media_of(self, fields: Mapping[str, Any]) -> Sequence[MediaPart]:
-        return () if self.options.has_column else of_messages(fields.get("messages"))
+        return () if self.options.has_column else of_messages(self._messages(fields))
+
+    def _messages(self, fields: Mapping[str, Any]) -> Any:
+        """The messages of a record, with the media in fields beside them. Raises RecordError."""
+        messages = fields.get("messages")
+        if self.options.placing is None or MEDIA_FIELDS.isdisjoint(fields):
+            return messages
+        return with_media(messages, of_fields({name: fields[name] for name in MEDIA_FIELDS if name in fields}))
 
     def conversation(self, messages: Any, fields: Mapping[str, Any]) -> str:
         """The prompt of these messages, with what else a record says of it. Raises RecordError."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 #: Fields that say how media are taken, and those of a native line that hold them.
 MEDIA_OPTIONS = frozenset({"mm_processor_kwargs"})
-MEDIA_FIELDS = frozenset({"image", "images", "multi_modal_data"})
+MEDIA_FIELDS = frozenset({"image", "images"})
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,6 @@ class CompletionTask(Task[PendingPrompt]):
     @abstractmethod
     def prompt_of(self, fields: Mapping[str, Any]) -> str | list[int]:
         """The prompt, as text or token ids. Raises RecordError."""
-
-    @property
-    def waits(self) -> bool:
-        return self.options.placing is not None
 
     def embeds_of(self, fields: Mapping[str, Any]) -> PromptEmbeds | None:
         """Embeddings that a record brings in the place of a prompt. Raises RecordError."""
@@ -148,6 +144,7 @@ class CompletionTask(Task[PendingPrompt]):
         if self.options.placing is None:
             return
         pending.media = PromptMedia.of(self.media_of(fields), fields.get("mm_processor_kwargs"))
+        self.waits |= pending.media is not None
         if pending.media is not None and isinstance(pending.prompt, list) and pending.prompt and not isinstance(pending.prompt[0], int):
             raise RecordError("unsupported", "media go with one prompt a line, not with a list of them", param="prompt")
 

@@ -47,9 +47,9 @@ class GenerateTask(CompletionTask):
         return cls(options, plan.tokenizer, max_model_len=plan.config.max_model_len)
 
     def own_fields(self) -> frozenset[str]:
-        placing = self.options.placing is not None and not self.options.has_column
-        media = MEDIA_FIELDS | MEDIA_OPTIONS if placing else frozenset()
-        return super().own_fields() | ({"echo"} if self.options.decoder is None else _DECODER_FIELDS) | media
+        own = super().own_fields() | ({"echo"} if self.options.decoder is None else _DECODER_FIELDS)
+        reads_media = self.options.placing is not None and not self.options.has_column
+        return own | MEDIA_FIELDS | MEDIA_OPTIONS | {"multi_modal_data"} if reads_media else own
 
     def missing(self, fields: Mapping[str, Any]) -> str:
         hint = ' ("text" is a field of infer embed; or give --prompt-field text)' if "text" in fields else ""

@@ -26,7 +26,7 @@ class AnyTask(Protocol):
 
     @property
     def waits(self) -> bool:
-        """True if `prepare` may wait for files and other machines. It is then called beside the steps, in another thread."""
+        """True as soon as `prepare` may wait for files and other machines. It is then called beside the steps, in another thread."""
 
     def prepare(self, records: Sequence[Record]) -> list[Any]:
         """Each record with its prompt as token ids, or its error. Never raises for what a record holds."""

@@ -27,7 +27,7 @@ HARMLESS = frozenset(
     }
 )
 
-_MEDIA = "only text is read; images, audio and video are not supported yet"
+_MEDIA = "this model, or this command, reads no such media (infer help media)"
 _ADAPTER = "a record names its adapter in lora or prompt_adapter, and --lora or --prompt-adapter says where that is"
 _LINE = "its fields belong on the line itself"
 _REASONING = "what a chat template knows of reasoning goes into chat_template_kwargs"

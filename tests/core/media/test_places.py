@@ -10,6 +10,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -263,8 +264,9 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(body=PNG, **{f"X_{i}": "x" * 100 for i in range(300)})
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
+@contextmanager
+def serving() -> Iterator[Server]:
+    """A server for as long as the `with` is open."""
     one = Server()
     thread = threading.Thread(target=one.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
@@ -273,6 +275,12 @@ def server() -> Iterator[Server]:
     one.shutdown()
     one.server_close()
     thread.join()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as one:
+        yield one
 
 
 def policy(*domains: str, **more: Any) -> MediaPolicy:
