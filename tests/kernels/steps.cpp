@@ -21,7 +21,7 @@ void infer_attention(void *out, const void *query, const void *key, const void *
                      const int32_t *tables, int64_t table_stride, const infer::Member *members, const infer::Run *runs,
                      const infer::ItemParts *items, int64_t num_items, int64_t heads_together, int64_t num_heads, int64_t num_kv_heads,
                      int64_t head_dim, int64_t block_size, int64_t window, float scale, float soft_cap, const float *alibi, const float *sinks,
-                     int64_t dtype, int64_t cache_dtype);
+                     const float *distances, int64_t of_head, int64_t dtype, int64_t cache_dtype);
 void infer_segment_attention(void *out, const void *qkv, const float *row_scale, const int64_t *positions, const float *cos, const float *sin,
                              int64_t rotated, const int32_t *starts, const int32_t *items, int64_t count, int64_t num_heads,
                              int64_t num_kv_heads, int64_t head_dim, int64_t window, float scale, float soft_cap, const float *alibi,
@@ -72,7 +72,8 @@ struct Step {
                              group, 48, 48);
         Bytes out = room(starts.back() * heads * dim);
         infer_attention(out.data(), query.data(), key.data(), value.data(), starts.data(), lens.data(), tables.data(), stride, members.data(), runs.data(),
-                        items.data(), counts[0], kv_heads, heads, kv_heads, dim, block_size, 0, 0.2f, 0.0f, nullptr, nullptr, dtype, cache_dtype);
+                        items.data(), counts[0], kv_heads, heads, kv_heads, dim, block_size, 0, 0.2f, 0.0f, nullptr, nullptr, nullptr, 0, dtype,
+                        cache_dtype);
         return out;
     }
 
