@@ -61,6 +61,22 @@ def test_right_with_and_without_bias(ops: Ops, counts: list[int], out: int, size
         assert (got - expected).norm() <= expected.norm() * tolerance
 
 
+@pytest.mark.parametrize("fits", [(0, 1, 2), (1,), ()], ids=["all", "some", "none"])
+@pytest.mark.parametrize(("out", "size"), SHAPES)
+def test_float32_weights_that_bfloat16_has(ops: Ops, out: int, size: int, fits: tuple[int, ...]) -> None:
+    """Each expert's product has the bits of its weight's alone, be all kept as bf16, some or none."""
+    counts = [5, 40, 2]
+    x, weights, biases = made(counts, out, size, torch.float32)
+    weights = [weight.bfloat16().float() if i in fits else weight for i, weight in enumerate(weights)]
+    packed = [ops.pack_weight(weight.clone()) for weight in weights]
+    alone = [ops.linear(rows, weight, bias) for rows, weight, bias in zip(x.split(counts), packed, biases, strict=True)]
+    got = ops.linear_experts(x, packed, starts_of(counts), biases)
+    if ops.any_rows(packed[0]):
+        assert torch.equal(got, torch.cat(alone))
+    else:
+        assert (got - torch.cat(alone)).norm() <= 2e-6 * got.norm()
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("out", "size"), SHAPES)
 @pytest.mark.parametrize("counts", COUNTS, ids=str)
