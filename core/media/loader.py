@@ -103,17 +103,19 @@ class MediaLoader:
         """The bytes at a URL, asked for once where several records want them at the same time."""
         with self._lock:
             mine = self._busy.setdefault(url, threading.Lock())
-        with mine:
-            with self._lock:
-                found = self._fetched.get(url)
-            if found is None:
-                policy = self.policy
-                found = fetch(url, domains=policy.domains, max_bytes=policy.max_bytes, timeout=policy.timeout, param=param)
+        try:
+            with mine:
                 with self._lock:
-                    self._fetched.put(url, found, len(found))
-        with self._lock:
-            self._busy.pop(url, None)
-        return found
+                    found = self._fetched.get(url)
+                if found is None:
+                    policy = self.policy
+                    found = fetch(url, domains=policy.domains, max_bytes=policy.max_bytes, timeout=policy.timeout, param=param)
+                    with self._lock:
+                        self._fetched.put(url, found, len(found))
+                return found
+        finally:
+            with self._lock:
+                self._busy.pop(url, None)
 
     def _of_bytes(self, part: MediaPart, data: bytes, what: str, source: str = "") -> Medium:
         policy, kind, param = self.policy, part.kind, part.param

@@ -320,6 +320,9 @@ def test_the_same_url_is_asked_once_by_all_that_want_it(server: Server) -> None:
         thread.join()
     assert len({medium.hash for medium in found}) == 1
     assert sorted(server.asked) == ["/png?0", "/png?1"]
+    with pytest.raises(RecordError):
+        loader.load(MediaPart("image", f"http://127.0.0.1:{server.port}/nothing", "here"))
+    assert not loader._busy  # whatever became of them, nothing is kept of URLs that are no longer asked
 
 
 @pytest.mark.parametrize(
