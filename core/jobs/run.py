@@ -33,6 +33,8 @@ from .watch import Watch
 
 #: Seconds that nothing but records that are being prepared is waited for, until whoever looks on is told.
 _PATIENCE = 1.0
+#: Records in the window for each sequence that runs: one runs, one waits, and others have rows that wait for their turn.
+_PER_SEQUENCE = 4
 #: Records after which a share of failed ones means something.
 _SOME = 100
 
@@ -50,6 +52,10 @@ class Window:
     num_bytes: int = 64 << 20
     low_water: int | None = None
     batch: int = 256
+
+    def for_engine(self, engine: AnyEngine) -> Window:
+        """The same, wide enough that a large fleet has work; its bytes stay bounded as they are."""
+        return replace(self, records=max(self.records, _PER_SEQUENCE * engine.max_num_seqs))
 
     def wants_more(self, engine: AnyEngine) -> bool:
         """True if too few sequences wait."""
@@ -104,6 +110,7 @@ class Run:
         self._reader = reader
         self._writer = OrderedWriter(output)
         self._window = window or Window()
+        self._chooses_window = window is None
         self._previous = previous
         self._max_errors = max_errors
         self._watch = watch or Watch()
@@ -141,6 +148,8 @@ class Run:
         """Answers what there is to answer."""
         self._engine, self._task, self._was_answered = engine, task, True
         self._batch = max(self._batch, engine.max_num_seqs)
+        if self._chooses_window:
+            self._window = self._window.for_engine(engine)
         self.stats.engine, self.stats.at_a_time = engine.stats, engine.max_num_seqs
         self.stats.ready_at = time.monotonic()
         with self._saving():

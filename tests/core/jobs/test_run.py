@@ -457,3 +457,10 @@ def test_any_bytes_give_one_row_a_line(run_job: Any, pieces: list[bytes], comman
     assert stats.num_records == len(lines)
     assert all(row["error"]["code"] != "internal" for row in rows(out) if row["error"])
     assert out == run_job(data, command=command, max_line_bytes=2000)[0]
+
+
+def test_the_window_is_wide_enough_for_a_large_fleet(fake_engine: Any) -> None:
+    large, small = fake_engine(max_num_seqs=65536), fake_engine(max_num_seqs=4)
+    assert Window().for_engine(large).records > 2 * 65536
+    assert Window().for_engine(large).num_bytes == Window().num_bytes
+    assert Window().for_engine(small) == Window()
