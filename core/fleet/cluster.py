@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import platform
 import signal
+import socket
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ..errors import ConfigError
 from ..settings.config import EngineConfig
+
+#: Seconds that a cluster may take to accept a connection.
+_PATIENCE = 10.0
 
 
 def connect(address: str) -> tuple[Any, bool]:
@@ -21,15 +25,13 @@ def connect(address: str) -> tuple[Any, bool]:
         raise ConfigError("executor=ray needs Ray, which is not installed: pip install 'infer-jsonl[ray]' here and on every node") from None
     if ray.is_initialized():
         return ray, False
+    _knock(address)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError, AssertionError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ConfigError(
-            f"ray_address={address}: there is no Ray cluster that can be reached ({first}); "
-            "start one with `ray start --head`, and give its address"
-        ) from None
+        raise _unreachable(address, first) from None
     finally:
         for number, handler in handlers.items():  # Ray takes SIGTERM, which is this program's to answer
             try:
@@ -37,6 +39,24 @@ def connect(address: str) -> tuple[Any, bool]:
             except (ValueError, TypeError):  # not in the main thread, where Ray took none
                 break
     return ray, True
+
+
+def _knock(address: str) -> None:
+    """Raises ConfigError where nothing listens at host:port: Ray itself would try again for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or "//" in address or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise _unreachable(address, getattr(error, "strerror", None) or str(error)) from None
+
+
+def _unreachable(address: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"ray_address={address}: there is no Ray cluster that can be reached ({why}); "
+        "start one with `ray start --head`, and give its address"
+    )
 
 
 def resources_of(config: EngineConfig, nodes: list[Mapping[str, float]]) -> dict[str, float]:
