@@ -37,7 +37,7 @@ class PagedMemory:
     """
 
     def __init__(self, num_blocks: int, block_size: int, num_states: int = 0) -> None:
-        self.num_states, self.any_rows = num_states, True
+        self.num_states, self.any_rows, self.encoder = num_states, True, None
         self.states: dict[int, list[int]] = {}
         self.ops = load("reference")
         self.block_size = block_size
