@@ -19,7 +19,7 @@ from ..settings.hardware import instruction_set
 from ..weights.aliases import aliases
 from . import codec, shipping
 from .actor import Actor
-from .cluster import connect, resources_of, shown, versions
+from .cluster import connect, lacking, resources_of, shown, versions
 from .transport import Event, Lost, Ready, Said
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Remote:
 class Actors:
     """See `Transport`.
 
-    Raises ConfigError where there is no Ray, no cluster, or none that could place a replica.
+    Raises ConfigError where there is no Ray or no cluster, and later where no node for a replica has come in `stall_timeout` seconds.
     """
 
     is_local = False
@@ -64,6 +64,7 @@ class Actors:
         try:
             nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
             wanted = resources_of(config, nodes)
+            self._lacking = lacking(nodes, wanted)
             self._shipped = shipping.pack(plan.source, with_code=config.trust_remote_code) if config.ship_model else None
         except BaseException:
             self.close()
@@ -94,6 +95,9 @@ class Actors:
         """(replica, what was asked of it, the future with the result)"""
         self._begun = time.monotonic()
         self._has_said = False
+        self._patience = config.stall_timeout
+        if self._lacking:  # replicas are asked for all the same: that makes a cluster grow which can
+            log.warning("%s; waiting %g s for one that has", self._lacking, self._patience)
 
     def start(self, number: int) -> Remote:
         remote = Remote(number, self._new())
@@ -155,7 +159,11 @@ class Actors:
         return events
 
     def _say_who_waits(self) -> None:
-        """Says once that there may be no room for all."""
+        """Says once that there may be no room for all. Raises ConfigError where there has never been room for one."""
+        if self._lacking and any(one.place for one in self._remotes):
+            self._lacking = ""
+        if self._lacking and time.monotonic() - self._begun > self._patience:
+            raise ConfigError(f"resources: {self._lacking}, and none has come: lower --resources, or start such a node first")
         if self._has_said or time.monotonic() - self._begun < _PLACING:
             return
         self._has_said = True

@@ -65,7 +65,7 @@ def resources_of(config: EngineConfig, nodes: list[Mapping[str, float]]) -> dict
     Args:
         nodes: the resources of each node.
 
-    Raises ConfigError where no node has that much.
+    Raises ConfigError where settings contradict each other.
     """
     ranks = config.tensor_parallel_size
     wanted = {name: float(count) for name, count in config.resources.items()}
@@ -75,13 +75,15 @@ def resources_of(config: EngineConfig, nodes: list[Mapping[str, float]]) -> dict
         cpus = [one.get("CPU", 0.0) for one in nodes]
         share = min(sum(cpus) // config.data_parallel_size, max(cpus, default=1.0))
         wanted["CPU"] = float(config.threads if config.threads_given else max(1.0, share))
-    if not any(capacity_of(one, wanted) for one in nodes):
-        most = {name: max((one.get(name, 0.0) for one in nodes), default=0.0) for name in wanted}
-        raise ConfigError(
-            f"resources: no node of the cluster has {shown(wanted)} for a replica; the most that one has is {shown(most)}: "
-            "lower --resources, or start such a node first"
-        )
     return wanted
+
+
+def lacking(nodes: list[Mapping[str, float]], wanted: Mapping[str, float]) -> str:
+    """That no node has as much as a replica takes, or ""."""
+    if any(capacity_of(one, wanted) for one in nodes):
+        return ""
+    most = {name: max((one.get(name, 0.0) for one in nodes), default=0.0) for name in wanted}
+    return f"no node of the cluster has {shown(wanted)} for a replica; the most that one has is {shown(most)}"
 
 
 def capacity_of(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
