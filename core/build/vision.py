@@ -39,4 +39,5 @@ def media_store(config: EngineConfig, source: ModelSource, spec: ModelSpec) -> M
         seed: Any = config.seed if config.load_format == "dummy" else None
         return tower.load(source, spec.config, kernels.load(config.kernels), DTYPES[config.dtype], device_of(config, 0), dummy_seed=seed)
 
-    return MediaStore(MediaLoader(MediaPolicy.of(config)), make_processor, load_tower)
+    assert spec.hidden_size is not None
+    return MediaStore(MediaLoader(MediaPolicy.of(config)), spec.hidden_size, make_processor, load_tower)

@@ -14,7 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import RecordError
 from ..types.placed import Placed
+from ..types.request import Request
 from .running import Running
 from .schedule import Schedule
 
@@ -26,7 +28,15 @@ class MediaEncoder(Protocol):
     """What computes the embeddings of media; see `media.store.MediaStore`."""
 
     def embeds(self, placed: Placed) -> NDArray[np.float32]:
-        """[tokens, features], a row for each of its tokens, the same whenever it is asked."""
+        """[tokens, features], a row for each of its tokens, the same whenever it is asked; NaN where they cannot be made."""
+
+    def fault(self, key: bytes) -> RecordError | None:
+        """Why the embeddings of the medium with this key could not be made; None if they could."""
+
+
+def media_fault(encoder: MediaEncoder | None, request: Request) -> RecordError | None:
+    """Why media of a request could not be encoded, if that is so."""
+    return None if encoder is None else next((fault for one in request.media if (fault := encoder.fault(one.key)) is not None), None)
 
 
 @dataclass(frozen=True, slots=True)

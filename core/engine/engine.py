@@ -23,7 +23,7 @@ from ..types.outputs import RequestOutput
 from ..types.request import Request, Sequence
 from . import overlap
 from .answers import answer
-from .batch import pack
+from .batch import media_fault, pack
 from .beams.groups import BeamGroups, Moved
 from .blocks import BlockManager
 from .lanes.company import Company
@@ -410,7 +410,7 @@ class Engine:
             if sequence.request.request_id in self._open:  # another choice of it may have failed in the same step
                 if error.code == "non_finite_logits":
                     self.scheduler.blocks.forget(sequence)
-                outputs.append(self._failure(sequence.request, error))
+                outputs.append(self._failure(sequence.request, media_fault(self.runner.encoder, sequence.request) or error))
         return outputs
 
     def _failure(self, request: Request, error: RecordError) -> RequestOutput:

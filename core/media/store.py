@@ -8,6 +8,7 @@ What is let go is made again when it is wanted; the same comes out.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..containment import one_records_fault
 from ..errors import RecordError
 from ..types.media import Medium
 from ..types.placed import Placed, media_key
@@ -27,8 +29,12 @@ if TYPE_CHECKING:
     from .loader import MediaLoader
     from .processor import Processed, Processor
 
+log = logging.getLogger(__name__)
+
 #: Bytes of embeddings, of tensors that wait for the tower, and of texts that are kept.
 MOST_EMBEDS, MOST_INPUTS, MOST_TEXT = 512 << 20, 128 << 20, 32 << 20
+#: Media that could not be encoded of which the reason is kept.
+MOST_FAULTS = 4096
 
 
 @dataclass(slots=True)
@@ -50,18 +56,21 @@ class MediaStore:
     """
     Args:
         loader: reads media.
+        width: features of an embedding.
         make_processor, load_tower: called when the first medium comes: text alone needs neither. They raise ModelError.
     """
 
     def __init__(
         self,
         loader: MediaLoader,
+        width: int,
         make_processor: Callable[[], Processor],
         load_tower: Callable[[], Callable[[Mapping[str, Tensor]], Tensor]],
         *,
         most_bytes: int = MOST_EMBEDS,
     ) -> None:
         self.loader = loader
+        self._width = width
         self._make_processor, self._load_tower = make_processor, load_tower
         self._processor: Processor | None = None
         self._tower: Callable[[Mapping[str, Tensor]], Tensor] | None = None
@@ -69,6 +78,7 @@ class MediaStore:
         self._looks: Kept[bytes, Look] = Kept(MOST_TEXT)
         self._inputs: Kept[bytes, Processed] = Kept(MOST_INPUTS)
         self._embeds: Kept[bytes, NDArray[np.float32]] = Kept(most_bytes)
+        self._faults: Kept[bytes, RecordError] = Kept(MOST_FAULTS)
         self.encoded: Callable[[], None] = lambda: None
         """Called when the tower ran."""
 
@@ -91,17 +101,33 @@ class MediaStore:
             return found
 
     def embeds(self, placed: Placed) -> NDArray[np.float32]:
-        """[tokens, features], a row for each of the medium's tokens. Nobody writes to it."""
+        """[tokens, features], a row for each of the medium's tokens. Nobody writes to it.
+
+        Where they cannot be made they are NaN, so that those who have the medium fail and nobody else: `fault` says why.
+        """
         with self._lock:
             found = self._embeds.get(placed.key)
             if found is None:
-                processed = self._inputs.get(placed.key) or self._made()(self._again(placed).data, placed.options)
-                if self._tower is None:
-                    self._tower = self._load_tower()
-                self.encoded()
-                found = self._tower(processed.inputs).numpy()
+                self.prepare()
+                try:
+                    found = self._encoded(placed)
+                except BaseException as error:
+                    if not one_records_fault(error):
+                        raise
+                    self._faults.put(placed.key, _fault(error, placed), 1)
+                    return np.full((len(placed.rows), self._width), np.nan, dtype=np.float32)
                 self._embeds.put(placed.key, found, found.nbytes)
             return found
+
+    def fault(self, key: bytes) -> RecordError | None:
+        """Why the medium with this key had no embeddings when they were last asked for; None if it had."""
+        return None if self._embeds.get(key) is not None else self._faults.get(key)
+
+    def _encoded(self, placed: Placed) -> NDArray[np.float32]:
+        processed = self._inputs.get(placed.key) or self._made()(self._again(placed).data, placed.options)
+        assert self._tower is not None
+        self.encoded()
+        return self._tower(processed.inputs).numpy()
 
     def _again(self, placed: Placed) -> Medium:
         """A medium whose tensors were let go. Raises RecordError where it is another by now."""
@@ -122,3 +148,12 @@ class MediaStore:
             if self._processor is None:
                 self._processor = self._make_processor()
             return self._processor
+
+
+def _fault(error: BaseException, placed: Placed) -> RecordError:
+    if isinstance(error, RecordError):
+        return error
+    log.debug("the tower", exc_info=error)
+    why = next(iter(str(error).strip().splitlines()), "")[:200]
+    told = f"{type(error).__name__}: {why}" if why else type(error).__name__
+    return RecordError("media_error", f"the model cannot read this {placed.part.kind} ({told})", param=placed.part.param or None)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from infer.core.api.llm import LLM
+from infer.core.models.hf.tower import Tower
 from infer.core.types.outputs import RequestOutput
 
 from .families import FAMILIES, Maker, Tiny, picture, with_towers
@@ -32,7 +33,7 @@ def cases(tiny: Tiny) -> list[tuple[str, list[Any]]]:
 def answers(tiny: Tiny, some: list[tuple[str, list[Any]]], **settings: Any) -> list[RequestOutput]:
     with LLM(str(tiny.folder), **{**SETTINGS, **settings}) as llm:
         prompts: list[Any] = [{"prompt": text, "multi_modal_data": {"image": images}} if images else text for text, images in some]
-        return llm.generate(prompts, PARAMS, use_tqdm=False)
+        return llm.generate(prompts, PARAMS, use_tqdm=False, on_error="return")
 
 
 def told(output: RequestOutput) -> Any:
@@ -68,8 +69,28 @@ def test_no_answer_depends_on_the_schedule(tiny_family: Maker, kind: str) -> Non
     tiny = tiny_family(kind)
     some = cases(tiny)
     expected = [told(one) for one in answers(tiny, some)]
-    assert [told(answers(tiny, [one])[0]) for one in some[:3]] == expected[:3]
+    assert [told(one) for one in answers(tiny, some[:3], max_num_seqs=1, enable_prefix_caching=False)] == expected[:3]
     cut = answers(tiny, [*some, *some], max_num_batched_tokens=16, max_num_seqs=3)
     assert [told(one) for one in cut] == expected * 2
     scarce = answers(tiny, some, num_gpu_blocks_override=28, block_size=16, max_model_len=400, enable_prefix_caching=False)
     assert [told(one) for one in scarce] == expected
+
+
+def test_an_image_that_the_tower_fails_on_fails_those_who_have_it(tiny_family: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = tiny_family("idefics3")
+    some = cases(tiny)
+    expected = [told(one) for one in answers(tiny, some)]
+    run, calls = Tower.__call__, [0]
+
+    def fail_once(tower: Tower, inputs: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 1:
+            raise MemoryError("no room\nfor it")
+        return run(tower, inputs)
+
+    monkeypatch.setattr(Tower, "__call__", fail_once)
+    outputs = answers(tiny, some, max_num_seqs=1)
+    (failed,) = (i for i, output in enumerate(outputs) if output.error is not None)
+    assert outputs[failed].error.code == "media_error"
+    assert "the model cannot read this image (MemoryError: no room)" in str(outputs[failed].error)
+    assert all(told(one) == expected[i] for i, one in enumerate(outputs) if i != failed), "asked for again, the same image was read"
