@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import RecordError
 from ..media.placing import Placing, PromptMedia
+from ..text.messages import TEXT_ALONE
 from ..types.params import SamplingParams
 from ..types.prompt_embeds import PromptEmbeds
 from .intake import Draft, Intake
@@ -94,7 +95,7 @@ class PromptIntake(Intake[PromptDraft]):
         """Puts what stands for media into the prompt. Raises RecordError."""
         assert one.params is not None
         if self._placing is None:
-            raise RecordError("unsupported", "the model reads text alone, and the prompt has media", param="messages")
+            raise RecordError("unsupported", f"the prompt has media, and {TEXT_ALONE}", param="messages")
         if one.params.truncate_prompt_tokens is not None:
             message = "a prompt with media cannot be cut; leave out truncate_prompt_tokens"
             raise RecordError("unsupported", message, param="truncate_prompt_tokens")

@@ -12,6 +12,8 @@ from typing import Any
 from ..errors import RecordError
 from ..types.media_parts import kind_of
 
+#: Why media are refused.
+TEXT_ALONE = "the model reads text alone (so do several engines that share the records: leave data_parallel_size at 1)"
 _TEXT_KEY = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 _MEDIA = ("audio", "file", "image", "video", "prompt_embeds")
 #: Where some APIs put media beside a message's content.
@@ -115,7 +117,7 @@ def _part_text(part: Any, where: str) -> str:
     if key is None:
         medium = next((m for m in _MEDIA if m in kind), None)
         if medium is not None:
-            raise _error("unsupported", f"{where}: content of type {kind!r} is not supported: the model reads text alone")
+            raise _error("unsupported", f"{where}: content of type {kind!r} is not supported: {TEXT_ALONE}")
         raise _error("invalid_value", f"{where}: unknown type of content {kind!r}; known: {', '.join(_TEXT_KEY)}")
     if key not in part:
         raise _error("missing_field", f"{where} has no {key}")
