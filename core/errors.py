@@ -8,6 +8,7 @@
     │   ├── VariantError   1   a variant of an architecture that our code lacks, and transformers' code may have
     │   └── AdapterError   1   an adapter cannot be found, read or is not supported; also a ValueError
     ├── EngineError        1   the run cannot go on (out of memory, dead worker)
+    ├── Absent             1   a file elsewhere (an object of a store) is not there
     ├── TooManyErrors      1   more records failed than --max-errors allows
     ├── OutputError       74   the output cannot be written (disk full, I/O error)
     │   └── LockedError   75   another run is writing it
@@ -94,6 +95,10 @@ class AdapterError(ModelError, ValueError):
 
 class EngineError(InferError):
     """The engine cannot go on."""
+
+
+class Absent(InferError):
+    """A file elsewhere is not there."""
 
 
 class TooManyErrors(InferError):

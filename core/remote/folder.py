@@ -14,9 +14,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..errors import ModelError, OutputError
+from ..errors import Absent, ModelError, OutputError
 from .download import download
-from .store import Absent, Store, version_of
+from .store import Store, version_of
 from .url import base_name, place, shown
 
 log = logging.getLogger(__name__)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import glob
 
-from ..errors import ConfigError
-from .store import Absent, Store
+from ..errors import Absent, ConfigError
+from .store import Store
 from .url import scheme_of, shown
 
 

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ..errors import ConfigError, InferError, OutputError
+from ..errors import Absent, ConfigError, InferError, OutputError
 from .url import SCHEMES, redacted, scheme_of, shown
 
 log = logging.getLogger(__name__)
@@ -38,10 +38,6 @@ _ACCESS = {
     "hf": "HF_TOKEN, or hf auth login",
 }
 _FAMILY = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "https": "http"}
-
-
-class Absent(InferError):
-    """There is no such object."""
 
 
 class Store:

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, OutputError
-from .store import Absent, Store
+from ..errors import Absent, ConfigError, OutputError
+from .store import Store
 from .url import WRITABLE
 
 #: Bytes of a part. S3 takes at most 10,000 parts, of 5 MiB at least.

@@ -5,6 +5,8 @@ torch is imported inside the functions, never when this file is.
 
 from __future__ import annotations
 
+import sys
+
 from ..errors import ConfigError, nearest
 from ..spec.model_spec import ModelSpec
 from ..spec.read import DTYPE_NAMES
@@ -142,11 +144,11 @@ def has_bfloat16(device: str) -> bool:
         import torch
 
         return bool(torch.version.hip) or torch.cuda.get_device_capability(device)[0] >= 8
-    from infer.kernels.cpu.library import is_loaded
     from infer.kernels.features import BFLOAT16, features
 
     there = features() & BFLOAT16
-    if not there or "amx_bf16" in there or not is_loaded():  # products of AMX are a library's
+    library = sys.modules.get("infer.kernels.cpu.library")  # which imports torch
+    if not there or "amx_bf16" in there or library is None or not library.is_loaded():  # products of AMX are a library's
         return bool(there)
     import torch
 

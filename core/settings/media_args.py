@@ -31,7 +31,7 @@ class MediaArgs:
         "default: nothing is fetched.",
         rule=rules.domains,
         repeats=True,
-        metavar="HOST,…",
+        metavar="HOST,...",
     )
     limit_mm_per_prompt: dict[str, Any] | None = _media(
         None, 'JSON of most media in a record, such as {"image": 4, "audio": 0}; default: 999 of each.', rule=rules.most_of_each

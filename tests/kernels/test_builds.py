@@ -36,7 +36,7 @@ _RUN = "import sys; sys.path.remove(''); import pytest; sys.exit(pytest.main(sys
 _ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
+@pytest.mark.grid
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="flags of x86")
 @pytest.mark.parametrize(("flags", "needs", "float32", "int8"), BUILDS)
 def test_kernels_built_for_other_cpus(flags: list[str], needs: str, float32: str, int8: str, tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ import tempfile
 import threading
 from typing import BinaryIO, cast
 
-from ...errors import ConfigError, InferError
+from ...errors import Absent, ConfigError, InferError
 from ...remote.download import empty, write_all
 from ...remote.state import state_folder
-from ...remote.store import Absent, Store, version_of
+from ...remote.store import Store, version_of
 from ...remote.url import place, shown
 from .source import HEAD_BYTES
 

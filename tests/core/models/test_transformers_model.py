@@ -20,7 +20,7 @@ from infer.core.memory import kv_cache
 from infer.core.models.hf.attention import PagedAttention
 from infer.core.models.hf.calls import window_of
 from infer.core.models.hf.linear import weights_read
-from infer.core.models.hf.loading import _explained, load
+from infer.core.models.hf.loading import explained, load
 from infer.core.models.hf.model import HFModel
 from infer.core.models.hf.trial import rows_are_alike, warn_if_rows_differ
 from infer.core.quant.choice import HEAD
@@ -366,7 +366,7 @@ class OddConfig:
 
 def test_errors_in_code_that_is_not_ours_say_what_to_do(tmp_path: Path) -> None:
     def raised(error: Exception) -> str:
-        with pytest.raises(ModelError) as caught, _explained(FolderSource("tiny", tmp_path)):
+        with pytest.raises(ModelError) as caught, explained(FolderSource("tiny", tmp_path)):
             raise error
         return str(caught.value)
 
@@ -374,7 +374,7 @@ def test_errors_in_code_that_is_not_ours_say_what_to_do(tmp_path: Path) -> None:
     assert "looks for 'factor' and finds nothing" in raised(KeyError("factor"))
     with (
         pytest.raises(ModelError, match=r"asks for 'n_head', .* add it there, or by --hf-overrides"),
-        _explained(FolderSource("t", tmp_path)),
+        explained(FolderSource("t", tmp_path)),
     ):
         OddConfig().n_head  # type: ignore[attr-defined]  # noqa: B018
     assert "ValueError: no" in raised(ValueError("no\nmore"))
