@@ -19,7 +19,10 @@ ROOT = Path(__file__).parent.parent
 PAGES = {page.stem: page.read_text() for page in [ROOT / "README.md", *sorted((ROOT / "cli" / "help").glob("*.md"))]}
 
 #: What stands for a model or a file of the reader's own; and what measures, for minutes.
-NOT_HERE = re.compile(r"org/name|Qwen/|cross-encoder/|\./lora-|\./my-|infer bench")
+NOT_HERE = re.compile(
+    r"org/name|Qwen/|cross-encoder/|\./lora-|\./my-|infer bench"
+    r"|/models/|s3://|--executor ray|when all are done|node_exporter|infer report|--metrics-port|diff \S+ other"
+)
 
 
 def fences(page: str, kind: str) -> list[str]:
