@@ -29,6 +29,10 @@ QWEN = {"depth": 1, "hidden_size": 48, "num_heads": 2, "intermediate_size": 16}
 MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}}
 #: The wrapper's keys, and those of the language model in it.
 WRAPPERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "internvl": (
+        {"vision_config": {**SMALL, "model_type": "internvl_vision", "image_size": [8, 8], "patch_size": [4, 4]}, "downsample_ratio": 0.5},
+        {"model_type": "qwen2", "use_sliding_window": False},
+    ),
     "idefics3": ({"vision_config": SMALL, "scale_factor": 2}, {"model_type": "llama"}),
     "smolvlm": ({"vision_config": SMALL, "scale_factor": 2}, {"model_type": "llama"}),
     "mistral3": ({"vision_config": {"model_type": "pixtral", **SMALL, "head_dim": 8}}, {"model_type": "mistral", "sliding_window": None}),

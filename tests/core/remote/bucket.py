@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("s3fs")
+s3fs = pytest.importorskip("s3fs")
 pytest.importorskip("flask")
 moto_server = pytest.importorskip("moto.server")
 boto3 = pytest.importorskip("boto3")
@@ -109,6 +109,7 @@ class Bucket:
 
 @pytest.fixture(scope="module")
 def s3_proxy() -> Iterator[Proxy]:
+    s3fs.S3FileSystem.clear_instance_cache()  # those of another module's server, which is gone
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
