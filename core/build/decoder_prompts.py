@@ -1,4 +1,4 @@
-"""What the decoder of a model with an encoder begins with, read from the model's files."""
+"""The first tokens of the decoder in a model that has an encoder, read from the model's files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LANGUAGE = re.compile(r"[a-z]{2}_[A-Z]{2}|[a-z]{3}_[A-Z][a-z]{3}|__([a-z]{2,3})
 def decoder_prompts_of(config: EngineConfig, source: ModelSource, tokenizer: Tokenizer | None) -> DecoderPrompts | None:
     """None of a model without an encoder. The tokens mean what they mean, so `generation_config=none` does not leave them out.
 
-    Raises ModelError for a token that is none.
+    Raises ModelError for a token id that the vocabulary does not have.
     """
     spec = source.spec(config.hf_overrides)
     if not spec.has_encoder:

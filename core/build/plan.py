@@ -90,7 +90,7 @@ class Plan:
 
     @cached_property
     def decoder_prompts(self) -> DecoderPrompts | None:
-        """What the decoder begins with, of a model with an encoder. Raises ModelError."""
+        """The first tokens of the decoder, for a model that has an encoder. Raises ModelError."""
         return decoder_prompts_of(self.config, self.source, self.tokenizer)
 
     @cached_property
@@ -110,7 +110,7 @@ class Plan:
 
     @cached_property
     def media(self) -> MediaStore | None:
-        """What reads images, for intake and engine alike; None of a model that takes none."""
+        """The store that intake and engine share, which reads images; None if the model takes no images."""
         from .vision import media_store
 
         return None if self.recipe is not None else media_store(self.config, self.source, self.spec)

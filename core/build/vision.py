@@ -1,4 +1,4 @@
-"""What reads images of a plan's model, put together when the first one comes: its processor, and its tower on the device."""
+"""The processor and the tower of a model that reads images; both are loaded when the first image comes."""
 
 from __future__ import annotations
 

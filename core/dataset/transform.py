@@ -103,7 +103,7 @@ class Transform(ABC):
 
     @abstractmethod
     def _spec(self, adapters: Adapters) -> TaskSpec:
-        """What becomes of rows."""
+        """The answers to rows, in their order."""
 
     @abstractmethod
     def _answer(self, plan: Plan, spec: TaskSpec) -> Mapping[str, Any]:
