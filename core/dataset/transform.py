@@ -103,7 +103,7 @@ class Transform(ABC):
 
     @abstractmethod
     def _spec(self, adapters: Adapters) -> TaskSpec:
-        """The answers to rows, in their order."""
+        """The task that is made of rows."""
 
     @abstractmethod
     def _answer(self, plan: Plan, spec: TaskSpec) -> Mapping[str, Any]:
