@@ -136,6 +136,8 @@ class Segments:
     """Prepared by the backend's `plan_segments`, once a step for all layers."""
     adapters: AdapterRows | None = None
     """The rows that have an adapter, if any do."""
+    unseen: PairBias | None = None
+    """Of tokens that others of their text do not see: the same in all layers, and for all heads and queries."""
 
 
 class PairBias(NamedTuple):

@@ -20,7 +20,9 @@ _texts = partial(_option, group="Texts (a record's own fields win)")
 
 _OPTIONS: dict[str, Callable[[Any], Any]] = {
     "pooling": _vectors(
-        "--pooling", type=click.Choice(["cls", "mean", "last"]), help="Tokens that a vector is made of: the first, all, or the last."
+        "--pooling",
+        type=click.Choice(["cls", "mean", "last", "all"]),
+        help="Tokens that a vector is made of: the first, all together, or the last; with all, each token has its own.",
     ),
     "normalize": _vectors("--normalize/--no-normalize", type=click.BOOL, help="Scale vectors to length 1."),
     "dimensions": _vectors(

@@ -86,7 +86,8 @@ class PoolingCalls(LabelCalls):
         loras = adapters_of(lora_request, len(many), self._adapters.lora)
         raising, given = is_raising(on_error), PoolingParams() if pooling_params is None else pooling_params
         params = copied(given, len(many), PoolingParams, "pooling_params", raising=raising)
-        encoder = self._encoder(truncate_prompt_tokens, tokenization_kwargs, prompt_name, prefix)
+        side = self._recipe("encode").side_of(prompt_name)
+        encoder = self._encoder(truncate_prompt_tokens, tokenization_kwargs, prompt_name, prefix, side)
         drafts = [Read.of(prompt, p, kind, encoder, lora) for prompt, p, lora in zip(many, params, loras, strict=True)]
         return self._answer(drafts, TextIntake(self._remarks), use_tqdm, raising=raising)
 
@@ -231,7 +232,13 @@ class PoolingCalls(LabelCalls):
             if len(first) == 1 and len(set(loras)) > 1:
                 raise ConfigError("score of one text and many embeddings takes one lora_request: their vectors must be of one adapter")
             both = [*zip(first, loras, strict=False), *zip(second, loras, strict=True)]
-            drafts = [Read.of(prompt, params, "embed", encoder, lora) for prompt, lora in both]
+            others = encoder
+            if recipe.late is not None:
+                encoder, others = (
+                    self._encoder(truncate_prompt_tokens, tokenization_kwargs, prompt_name, prefix, side) for side in ("query", "document")
+                )
+            encoders = [encoder] * len(first) + [others] * len(second)
+            drafts = [Read.of(prompt, params, recipe.text_kind, one, lora) for (prompt, lora), one in zip(both, encoders, strict=True)]
         outputs = self._answer(drafts, TextIntake(self._remarks), use_tqdm, raising=raising)
         if recipe.kind == "classify":
             return [ScoringRequestOutput.from_base(output) for output in outputs]
@@ -260,7 +267,7 @@ class PoolingCalls(LabelCalls):
     def _kind(self, pooling_task: str | None) -> str:
         recipe = self._recipe("encode")
         if pooling_task is None:
-            return "token_classify" if recipe.per_token else recipe.kind
+            return recipe.text_kind
         if pooling_task == "score":
             raise ConfigError("pooling_task=score: use LLM.score")
         if pooling_task not in _TASKS:
@@ -274,18 +281,20 @@ class PoolingCalls(LabelCalls):
             raise ConfigError(f"pooling_task={pooling_task}: this model {what}; use LLM.{instead} or LLM.score")
         return pooling_task
 
-    def _encoder(self, limit: int | None, more: Mapping[str, Any] | None, prompt_name: str | None, prefix: str | None) -> TextEncoder:
+    def _encoder(
+        self, limit: int | None, more: Mapping[str, Any] | None, prompt_name: str | None, prefix: str | None, side: str = ""
+    ) -> TextEncoder:
         recipe, longest = self._recipe("encode"), self._plan.config.max_model_len
         if prompt_name is not None and prefix is not None:
             raise ConfigError("prompt_name and prefix are two ways to say what goes before a text; leave one of the two out")
         prefix = recipe.prefix_of(prompt_name, prefix)
-        limit, side = truncation(limit, dict(more or {}), longest)
+        limit, cut = truncation(limit, dict(more or {}), longest)
         if limit is None:
-            return TextEncoder(self.tokenizer, recipe, longest, prefix=prefix)
+            return TextEncoder(self.tokenizer, recipe, longest, prefix=prefix, side=side)
         if self.tokenizer is None:
             raise ConfigError("truncation needs a tokenizer, and there is none (skip_tokenizer_init): cut the token ids")
-        side = side or (self._plan.tokenizer_source.read_json("tokenizer_config.json") or {}).get("truncation_side")
-        return TextEncoder(self.tokenizer, recipe, limit, prefix=prefix, truncate="left" if side == "left" else "right")
+        cut = cut or (self._plan.tokenizer_source.read_json("tokenizer_config.json") or {}).get("truncation_side")
+        return TextEncoder(self.tokenizer, recipe, limit, prefix=prefix, truncate="left" if cut == "left" else "right", side=side)
 
 
 def _compared(one: PoolingRequestOutput[PoolingOutput], other: PoolingRequestOutput[PoolingOutput], measure: str) -> ScoringRequestOutput:

@@ -11,6 +11,7 @@ from ..engine.limits import Limits
 from ..errors import ConfigError, ModelError
 from ..parallel.sizes import check_size
 from ..pooling.dense_files import check_dense
+from ..pooling.late import need_tokenizer
 from ..pooling.recipe import Recipe
 from ..pooling.recipe_files import read_modules, read_recipe
 from ..settings.args import EngineArgs
@@ -227,6 +228,8 @@ def make_plan(
     tokenizer_source, tokenizer = find_tokenizer(args, source)
     if recipe is not None and recipe.tokens:
         recipe = replace(recipe, token_ids=_token_ids(recipe.tokens, tokenizer, source.name))
+    if recipe is not None and recipe.late is not None:
+        recipe = replace(recipe, late=recipe.late.known_to(need_tokenizer(tokenizer), source.name))
     longest = None if recipe is None else recipe.max_seq_length
     config = args.resolve(spec, given=given, compile_kernels=compile_kernels, task=task, max_seq_length=longest)
     if args.load_format != "dummy" and not source.has_weights:

@@ -210,7 +210,7 @@ class SegmentAttention(_Projections):
         """`rows` int64 [R]: the token rows whose result is wanted, [R, size]; None is all."""
         adapters = segments.adapters
         qkv = self._normed(self.qkv(x, adapters))
-        bias = None if self.relative is None else self.relative.bias(qkv, segments)
+        bias = segments.unseen if self.relative is None else self.relative.bias(qkv, segments)
         seen = self.ops.segment_attention(qkv, self.rotation(positions), segments, self.config, bias)
         if rows is not None:
             seen, adapters = seen.index_select(0, rows), None if adapters is None else adapters.chosen

@@ -30,6 +30,8 @@ class TextBatch:
     """[N] token types; None if all are 0."""
     starts: NDArray[np.int32]
     """[S + 1] first token row of each text, and T."""
+    unseen: NDArray[np.float32] | None = None
+    """[T] what is added to the scores that a token gets from the others of its text: 0, or what makes it unseen; None: all are seen."""
 
 
 def pack(texts: Sequence[TextIds]) -> TextBatch:
@@ -48,7 +50,16 @@ def pack(texts: Sequence[TextIds]) -> TextBatch:
         for text, start in zip(texts, starts.tolist(), strict=False):
             if text.types:
                 types[start : start + len(text.types)] = text.types
-    return TextBatch(tokens, positions, types, starts)
+    return TextBatch(tokens, positions, types, starts, _unseen(texts, starts))
+
+
+def _unseen(texts: Sequence[TextIds], starts: NDArray[np.int32]) -> NDArray[np.float32] | None:
+    if not any(text.unseen for text in texts):
+        return None
+    found = np.zeros(int(starts[-1]), dtype=np.float32)
+    for text, end in zip(texts, starts[1:].tolist(), strict=True):
+        found[end - text.unseen : end] = np.finfo(np.float32).min
+    return found
 
 
 @dataclass(frozen=True, slots=True)

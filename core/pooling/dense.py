@@ -35,13 +35,19 @@ class Dense:
 
     def __init__(self, ops: Ops, spec: DenseSpec) -> None:
         self.linear = Linear(ops, ["linear"], spec.in_features, [spec.out_features], bias=spec.bias)
-        self._activation = spec.activation
+        self._activation, self._adds = spec.activation, spec.residual
+        self._residual: Linear | None = None
+        if spec.residual and spec.in_features != spec.out_features:
+            self._residual = Linear(ops, ["residual"], spec.in_features, [spec.out_features], bias=False)
+
+    def linears(self) -> list[Linear]:
+        return [self.linear] if self._residual is None else [self.linear, self._residual]
 
     @classmethod
     def load(cls, spec: DenseSpec, config: EngineConfig, source: ModelSource, ops: Ops, device: torch.device) -> Dense:
         """With the weights of the model's folder `spec.folder`. Raises ModelError if they are not there or do not fit."""
         dense = cls(ops, spec)
-        parameters = list(dense.linear.parameters())
+        parameters = [parameter for linear in dense.linears() for parameter in linear.parameters()]
         if config.load_format == "dummy":
             loader.load_dummy(parameters, torch.float32, device, seed=config.seed)
         else:
@@ -51,7 +57,12 @@ class Dense:
     def __call__(self, x: Tensor) -> Tensor:
         product = self.linear(x)
         assert isinstance(product, Tensor), "it is not quantized"
-        return activate(product, self._activation)
+        made = activate(product, self._activation)
+        if not self._adds:
+            return made
+        added = x if self._residual is None else self._residual(x)
+        assert isinstance(added, Tensor), "it is not quantized"
+        return made + added
 
 
 def activate(x: Tensor, kind: str) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..errors import ModelError
 from ..weights.fit import compare
 from ..weights.folder import SINGLE, FolderSource
+from ..weights.renamed import RenamedSource
 from ..weights.source import ModelSource
 from .recipe import DenseSpec
 
@@ -15,11 +16,17 @@ def check_dense(spec: DenseSpec, source: ModelSource) -> None:
     wanted: dict[str, tuple[int, ...]] = {"linear.weight": (spec.out_features, spec.in_features)}
     if spec.bias:
         wanted["linear.bias"] = (spec.out_features,)
+    if spec.residual and spec.in_features != spec.out_features:
+        wanted["residual.weight"] = (spec.out_features, spec.in_features)
     compare(found.name, wanted, found.tensors())
 
 
-def stored(spec: DenseSpec, source: ModelSource) -> FolderSource:
+def stored(spec: DenseSpec, source: ModelSource) -> ModelSource:
     """The file with the weights of a module, in a form that is read. Raises ModelError if there is none."""
+    if not spec.folder:
+        ours = source.stored
+        names = {f"{spec.prefix}.{kind}": (f"linear.{kind}",) for kind in ("weight", "bias")}
+        return RenamedSource(ours.name, ours.path, ours, names)
     if not isinstance(source.stored, FolderSource):
         raise ModelError(f"{source.name} is one file, and the weights of its module {spec.folder} are not in it; use the model's folder")
     folder = source.path / spec.folder

@@ -82,7 +82,7 @@ class PoolingEngine:
             setting = setting._replace(adapter=self.adapters.key_of(request.lora))
         answer = _Answer(request, setting, self._num_added, [None] * len(texts), len(texts))
         for place, text in enumerate(texts):
-            self._window.add(text, setting, (answer, place))
+            self._window.add(text, _of(setting, text), (answer, place))
         self._open[request.request_id] = answer
         self._num_added += 1
 
@@ -102,7 +102,7 @@ class PoolingEngine:
         answer = self._open.pop(request_id)
         for place, text in enumerate(answer.request.texts):
             if answer.values[place] is None:
-                self._window.drop(text, answer.setting, (answer, place))
+                self._window.drop(text, _of(answer.setting, text), (answer, place))
 
     def is_open(self, request_id: str) -> bool:
         """True if the request was added and is not answered."""
@@ -155,7 +155,7 @@ class PoolingEngine:
         batch = self.runner.pack(texts)
         watch.count("batch")
         if setting.kind in ("token_embed", "token_classify"):
-            values, finite = self._of_tokens(batch, setting, slot, watch)
+            values, finite = self._of_tokens(texts, batch, setting, slot, watch)
         else:
             pooled = self.runner.pooled(texts, batch, slot)
             watch.count("model")
@@ -168,15 +168,19 @@ class PoolingEngine:
         return finished
 
     def _of_tokens(
-        self, batch: TextBatch, setting: Setting, slot: int, watch: Stopwatch
+        self, texts: list[TextIds], batch: TextBatch, setting: Setting, slot: int, watch: Stopwatch
     ) -> tuple[list[NDArray[np.float32]], NDArray[np.bool_]]:
-        """Vectors or scores of each text's tokens, and whether all of them are finite; of some tokens alone if the setting says so."""
+        """Vectors or scores of each text's tokens, and whether all of them are finite; of some tokens alone if the setting or the text says
+        so."""
         wanted = None if setting.step_tag_id is None else tagged(batch, setting.step_tag_id)
         count, ends = (int(batch.starts[-1]), batch.starts[1:]) if wanted is None else (int(wanted.ends[-1]), wanted.ends)
         hidden = self.runner.tokens(batch, None if wanted is None else wanted.rows, slot)
         watch.count("model")
         rows, finite = self._head(hidden, count, setting)
-        return np.split(rows, ends[:-1]), np.array([bool(one.all()) for one in np.split(finite, ends[:-1])])
+        values = np.split(rows, ends[:-1])
+        if wanted is None:
+            values = [np.delete(one, text.silent, 0) if text.silent else one for one, text in zip(values, texts, strict=True)]
+        return values, np.array([bool(one.all()) for one in np.split(finite, ends[:-1])])
 
     def _refuse(self, taken: list[Waiting[_Taker]], error: RecordError) -> list[Pooled]:
         """Answers all who wait for texts whose adapter could not be read."""
@@ -226,6 +230,11 @@ class PoolingEngine:
             waiting.takers.clear()  # the window may know it a little longer, and need not know the answers
         if stats.first_token_at is None:
             stats.first_token_at = time.monotonic()
+
+
+def _of(setting: Setting, text: TextIds) -> Setting:
+    """The setting of one text: those with unseen tokens go through attention in another way."""
+    return setting._replace(unseen=True) if text.unseen else setting
 
 
 def _not_finite(request: PoolingRequest, place: int) -> RecordError:

@@ -36,7 +36,7 @@ class Head:
 
     def linears(self) -> list[Linear]:
         """The float32 layers that are the head's own."""
-        return [dense.linear for dense in self._dense]
+        return [linear for dense in self._dense for linear in dense.linears()]
 
     @torch.inference_mode()
     def __call__(self, pooled: Tensor, count: int, setting: Setting) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -18,6 +18,7 @@ _OTHER = {
 }
 #: The same of classifiers.
 _TOKENS = "this model labels the tokens of a text and not the text; see pooling_task token_classify of LLM.encode"
+_VECTORS = "this model makes a vector of each token of a text and none of the whole; see pooling_task token_embed of LLM.encode"
 _TEXTS = "this model's classifier gives the scores of a whole text, not of its tokens"
 
 
@@ -41,6 +42,8 @@ class PoolingLimits:
             raise RecordError("unsupported", _OTHER[head])
         if head == "classify" and self.recipe.per_token != (request.kind == "token_classify"):
             raise RecordError("unsupported", _TOKENS if self.recipe.per_token else _TEXTS)
+        if request.kind == "embed" and self.recipe.per_token:
+            raise RecordError("unsupported", _VECTORS)
         self._check_params(request)
         if not request.texts:
             raise RecordError("invalid_value", "there is no text", param="input")

@@ -17,6 +17,8 @@ from .recipe import DenseSpec
 MODULES_FILE = "modules.json"
 #: Packages whose classes of these names we know; any other is code of the model's own.
 _PACKAGES = ("sentence_transformers.models", "sentence_transformers.base.modules", "sentence_transformers.sentence_transformer.modules")
+#: Of late interaction, whose Dense modules are of tokens.
+_PYLATE = "pylate.models"
 _KNOWN = ("Transformer", "Pooling", "Dense", "Normalize", "Dropout")
 _POOLINGS = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
 #: The older form of a pooling mode, a boolean each.
@@ -36,7 +38,7 @@ _ACTIVATIONS = {
     "SiLU": "silu",
     "Sigmoid": "sigmoid",
 }
-_INPUT = "sentence_embedding"
+_INPUT, _OF_TOKENS = "sentence_embedding", "token_embeddings"
 #: What the modules' own config.json may hold, as far as it is read.
 _KINDS = {
     **dict.fromkeys(_BOOLEANS, FLAG | NULL),
@@ -62,7 +64,7 @@ class Modules:
     """The modules that follow the Transformer, checked for their order.
 
     Attributes:
-        pooling_folder, dense_folders: where these modules lie.
+        pooling_folder, dense_folders: where these modules lie; "": there is no Pooling, as in late interaction.
         normalize: whether vectors are normalized at the end.
     """
 
@@ -72,8 +74,8 @@ class Modules:
     normalize: bool
 
     @classmethod
-    def of(cls, source: ModelSource, listed: Sequence[Mapping[str, Any]]) -> Modules:
-        """Raises ModelError naming the module that is unknown or out of its place."""
+    def of(cls, source: ModelSource, listed: Sequence[Mapping[str, Any]], *, pools: bool = True) -> Modules:
+        """Raises ModelError naming the module that is unknown or out of its place. `pools`: there must be a Pooling; else none."""
         path = source.path / MODULES_FILE
         names = [_name(module, path) for module in listed]
         found = [(name, _folder(module, path)) for name, module in zip(names, listed, strict=True)]
@@ -82,7 +84,9 @@ class Modules:
             raise ModelError(f"{path}: there must be one Transformer, and first: {shown or 'there are no modules'}")
         if found[0][1]:
             raise ModelError(f"{path}: the Transformer lies in {found[0][1]!r}; only models with config.json beside {path.name} are read")
-        if names.count("Pooling") != 1:
+        if not pools and "Pooling" in names:
+            raise ModelError(f"{path}: a model of late interaction has a vector a token, and no Pooling module ({shown})")
+        if pools and names.count("Pooling") != 1:
             many = "no Pooling module" if "Pooling" not in names else f"{names.count('Pooling')} Pooling modules"
             raise ModelError(f"{path}: {many} ({shown}); one is needed to make a vector of a text")
         rank = [("Transformer", "Pooling", "Dense", "Normalize").index(name) for name in names if name != "Dropout"]
@@ -90,7 +94,7 @@ class Modules:
             if after < before:
                 raise ModelError(f"{path}: the order {shown} is not supported; it is Transformer -> Pooling -> Dense -> Normalize")
         folders = {kind: tuple(folder for name, folder in found if name == kind) for kind in ("Pooling", "Dense")}
-        return cls(source, folders["Pooling"][0], folders["Dense"], "Normalize" in names)
+        return cls(source, folders["Pooling"][0] if pools else "", folders["Dense"], "Normalize" in names)
 
     def pooling(self) -> str:
         """One of `recipe.POOLINGS`. Raises ModelError naming a pooling that is not supported."""
@@ -132,16 +136,15 @@ class Modules:
         size, out = config.get("in_features"), config.get("out_features")
         if not (isinstance(size, int) and isinstance(out, int) and size > 0 and out > 0):
             raise ModelError(f"{file} has no in_features and out_features; fetch the model again")
-        if config.get("use_residual") is True:
-            raise ModelError(f"{file}: use_residual is not supported")
+        wanted = _INPUT if self.pooling_folder else _OF_TOKENS
         for name in ("module_input_name", "module_output_name"):
-            if config.get(name) not in (None, _INPUT):
-                raise ModelError(f"{file}: {name} {config[name]!r} is not supported, only {_INPUT!r}")
+            if config.get(name) not in (None, wanted):
+                raise ModelError(f"{file}: {name} {config[name]!r} is not supported here, only {wanted!r}")
         given = config.get("activation_function", "torch.nn.modules.activation.Tanh")
         activation = _ACTIVATIONS.get(activation_class(given)) if given is not None else "identity"
         if activation is None:
             raise ModelError(f"{file}: activation_function {given!r} is not supported; supported: torch.nn's {', '.join(_ACTIVATIONS)}")
-        return DenseSpec(folder, size, out, config.get("bias") is not False, activation)
+        return DenseSpec(folder, size, out, config.get("bias") is not False, activation, residual=config.get("use_residual") is True)
 
     def _config(self, folder: str) -> tuple[dict[str, Any], str]:
         name = f"{folder}/config.json"
@@ -156,7 +159,7 @@ def _name(module: Mapping[str, Any], path: Any) -> str:
     """The known module that it is."""
     kind = str(module.get("type", ""))
     package, _, name = kind.rpartition(".")
-    if name in _KNOWN and package.startswith(_PACKAGES):
+    if (name in _KNOWN and package.startswith(_PACKAGES)) or (name == "Dense" and package.startswith(_PYLATE)):
         return name
     raise ModelError(f"{path}: module {kind!r} is not supported (supported: {', '.join(_KNOWN)} of sentence-transformers)")
 

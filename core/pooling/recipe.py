@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..errors import ConfigError, nearest
+from .late import LateInteraction
 from .template import PairTemplate
 
 POOLINGS = ("cls", "mean", "last")
@@ -14,13 +15,17 @@ TOKEN_POOLINGS = ("ALL", "STEP")
 
 @dataclass(frozen=True, slots=True)
 class DenseSpec:
-    """A Dense module of sentence-transformers: act(x @ weight^T + bias). `folder` is where its weights lie ("2_Dense")."""
+    """A Dense module of sentence-transformers: act(x @ weight^T + bias), and with `residual` x itself is added, or what a second layer
+    makes of it where the sizes differ (PyLate). `folder` is where its weights lie ("2_Dense"); "": among the model's own.
+    `prefix` is that of its tensors."""
 
     folder: str
     in_features: int
     out_features: int
     bias: bool
     activation: str  # "identity", "tanh", "relu", "gelu", "silu" or "sigmoid"
+    residual: bool = False
+    prefix: str = "linear"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +45,15 @@ class Recipe:
     dimensions: int | None = None  # the run's own choice among them
     max_seq_length: int | None = None  # sentence_bert_config.json's; the model's limit is in EngineConfig.max_model_len
     labels: tuple[str, ...] = ()  # of a classifier, in order
-    per_token: bool = False  # a classifier labels each token, and no text as a whole
+    per_token: bool = False  # each token has a vector or scores, and no text as a whole
+    late: LateInteraction | None = None  # queries and documents are read as ColBERT reads them
     step_tag_id: int | None = None  # or each token with this id alone: the ends of steps
     activation: str = "identity"  # of a classifier's scores: "identity", "sigmoid" or "softmax"
     tokens: tuple[str, ...] = ()  # of a language model's head whose logits are scores; none: a classifier has weights of its own
     token_ids: tuple[int, ...] = ()  # theirs, once there is a tokenizer
     difference: bool = False  # the score is the logit of the second of two tokens less that of the first
     template: PairTemplate | None = None  # the text around a pair
-    similarity: str = "cosine"  # how two embeddings are compared: "cosine", "dot", "euclidean" or "manhattan"
+    similarity: str = "cosine"  # how two embeddings are compared: one of similarity.MEASURES, or MAXSIM of those of tokens
 
     @property
     def size(self) -> int:
@@ -65,6 +71,16 @@ class Recipe:
     def output_size(self) -> int:
         """Length of the vectors of a request that asks for no other."""
         return self.dimensions or self.size
+
+    @property
+    def text_kind(self) -> str:
+        """What is made of a text that is asked for nothing else, one of pooling_request.KINDS."""
+        return f"token_{self.kind}" if self.per_token else self.kind
+
+    def side_of(self, prompt_name: str | None) -> str:
+        """The side of texts with this prompt, of late interaction; "" of other models."""
+        name = self.default_prompt_name if prompt_name is None else prompt_name
+        return "" if self.late is None else "query" if name == "query" else "document"
 
     def prefix_of(self, prompt_name: str | None, prefix: str | None = None) -> str:
         """The text put before texts: `prefix`, or else the prompt of this name, or else the model's default one, if it has one.

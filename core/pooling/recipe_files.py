@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..errors import ConfigError, ModelError
@@ -16,9 +17,10 @@ from ..spec import classes
 from ..spec.hf_values import COUNT, FLAG, NULL, OBJECT, TEXT, check_file
 from ..spec.model_spec import ModelSpec
 from ..weights.source import ModelSource
+from .late import METADATA_FILE, SIDES, is_late, projection_size, read_late
 from .modules import MODULES_FILE, Modules, files_of
-from .recipe import TOKEN_POOLINGS, Recipe
-from .similarity import MEASURES
+from .recipe import TOKEN_POOLINGS, DenseSpec, Recipe
+from .similarity import MAXSIM, MEASURES
 from .template import PairTemplate
 
 PROMPTS_FILE = "config_sentence_transformers.json"
@@ -49,7 +51,7 @@ def read_modules(source: ModelSource) -> list[dict[str, Any]] | None:
 
 def small_files(source: ModelSource) -> list[str]:
     """Names of the files that can change a vector, beside config.json and the model's own weights, whether they are there or not."""
-    return [MODULES_FILE, PROMPTS_FILE, *TEXT_FILES, *files_of(source, read_modules(source) or [])]
+    return [MODULES_FILE, PROMPTS_FILE, METADATA_FILE, *TEXT_FILES, *files_of(source, read_modules(source) or [])]
 
 
 def read_recipe(source: ModelSource, spec: ModelSpec, *, task: str, pooler_config: Mapping[str, Any] | None = None) -> Recipe:
@@ -101,20 +103,22 @@ def read_recipe(source: ModelSource, spec: ModelSpec, *, task: str, pooler_confi
             activation=asked.get("activation") or ("identity" if activation is False else own),
             **text,
         )
-    if of_tokens or "step_tag_id" in asked:
-        raise ConfigError(
-            "pooler_config: pooling_type ALL and STEP, and step_tag_id, are for classifiers of tokens; see returned_token_ids"
-        )
+    if pooling == "STEP" or "step_tag_id" in asked:
+        raise ConfigError("pooler_config: pooling_type STEP and step_tag_id are for classifiers of tokens; see returned_token_ids")
     if "activation" in asked:
         raise ConfigError("pooler_config activation is for classifiers; embeddings have normalize")
     listed = read_modules(source)
+    if is_late(spec, listed):
+        return _late(source, spec, listed, asked, hidden, pooling, text)
     modules = None if listed is None else Modules.of(source, listed)
     made_of_writer = spec.stack is not None and spec.stack.classifier is None
     default = "last" if not spec.is_encoder else "mean" if made_of_writer else "cls"
-    own = (pooling or default) if modules is None else pooling or modules.pooling()  # the user can replace one that is not supported
+    by_user = "LAST" if of_tokens else pooling  # of tokens nothing is pooled
+    own = (by_user or default) if modules is None else by_user or modules.pooling()  # the user can replace one that is not supported
     recipe = Recipe(
         kind=task,
         pooling=own.lower(),
+        per_token=of_tokens,
         normalize=activation if activation is not None else modules is None or modules.normalize,
         hidden_size=hidden,
         dense=() if modules is None else modules.dense(hidden),
@@ -124,6 +128,46 @@ def read_recipe(source: ModelSource, spec: ModelSpec, *, task: str, pooler_confi
         **text,
         **_prompts(source),
     )
+    if of_tokens:
+        recipe = replace(recipe, similarity=MAXSIM)
+    return _checked(recipe)
+
+
+def _late(
+    source: ModelSource,
+    spec: ModelSpec,
+    listed: list[dict[str, Any]] | None,
+    asked: Mapping[str, Any],
+    hidden: int,
+    pooling: str | None,
+    text: Mapping[str, Any],
+) -> Recipe:
+    """Of a model of late interaction: a vector a token, projected and of length 1."""
+    if pooling not in (None, "ALL"):
+        raise ConfigError(f"pooler_config pooling_type {pooling}: this model makes a vector of each token; leave it out")
+    late = read_late(source, spec, PROMPTS_FILE)
+    if listed is None:
+        dense: tuple[DenseSpec, ...] = (DenseSpec("", hidden, projection_size(source), False, "identity"),)
+    else:
+        dense = Modules.of(source, listed, pools=False).dense(hidden)
+    found = _prompts(source)
+    recipe = Recipe(
+        kind="embed",
+        pooling="last",
+        per_token=True,
+        late=late,
+        normalize=asked.get("use_activation", asked.get("normalize")) is not False,
+        hidden_size=hidden,
+        dense=dense,
+        matryoshka=classes.lengths_of(spec),
+        dimensions=asked.get("dimensions"),
+        **{**text, "max_seq_length": max(late.query_length, late.document_length)},
+        **{**found, "prompts": {**dict.fromkeys(SIDES, ""), **found["prompts"]}, "similarity": MAXSIM},
+    )
+    return _checked(recipe)
+
+
+def _checked(recipe: Recipe) -> Recipe:
     if recipe.dimensions is not None and (wrong := recipe.wrong_dimensions(recipe.dimensions)):
         raise ConfigError(f"dimensions={recipe.dimensions}: {wrong}")
     return recipe
@@ -162,8 +206,8 @@ def _prompts(source: ModelSource) -> dict[str, Any]:
     if name is not None and name not in prompts:
         raise ModelError(f"{path}: default_prompt_name {name!r} is not one of its prompts ({', '.join(prompts) or 'there are none'})")
     similarity = found.get("similarity_fn_name") or "cosine"
-    if similarity not in MEASURES:
-        raise ModelError(f"{path}: similarity_fn_name {similarity!r} is not supported; supported: {', '.join(MEASURES)}")
+    if similarity not in (*MEASURES, MAXSIM):
+        raise ModelError(f"{path}: similarity_fn_name {similarity!r} is not supported; supported: {', '.join((*MEASURES, MAXSIM))}")
     return {
         "prompts": {key: value or "" for key, value in prompts.items()},
         "default_prompt_name": name,

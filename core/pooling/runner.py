@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from infer.kernels.lora import AdapterRows
-from infer.kernels.ops import Segments
+from infer.kernels.ops import PairBias, Segments
 
 from ..adapters.installed import Installed
 from ..models.pooling_model import PoolingModel
@@ -43,7 +43,7 @@ class Runner:
         batch = pack(texts)
         if batch.types is None or self.model.num_token_types > 1:
             return batch
-        return TextBatch(batch.tokens, batch.positions, None, batch.starts)
+        return TextBatch(batch.tokens, batch.positions, None, batch.starts, batch.unseen)
 
     @torch.inference_mode()
     def tokens(self, batch: TextBatch, rows: NDArray[np.int64] | None = None, slot: int = 0) -> Tensor:
@@ -74,6 +74,10 @@ class Runner:
     def _forward(self, batch: TextBatch, rows: Tensor | None, slot: int) -> Tensor:
         types = None if batch.types is None else self._tensor(batch.types)
         segments = Segments(self._tensor(batch.starts))
+        if batch.unseen is not None:
+            places = np.zeros((len(batch.starts) - 1, 3), dtype=np.int64)
+            places[:, 0] = batch.starts[:-1]
+            segments.unseen = PairBias(self._tensor(batch.unseen), self._tensor(places))
         if slot:
             segments.adapters = AdapterRows.all(slot, len(batch.tokens), self.device, None if rows is None else len(rows))
         return self.model.forward(self._tensor(batch.tokens), self._tensor(batch.positions), types, segments, rows)

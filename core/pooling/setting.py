@@ -27,6 +27,8 @@ class Setting(NamedTuple):
     """Places of the scores that are wanted, among all; empty: all are."""
     adapter: AdapterKey | None = None
     """The LoRA adapter that reads the text."""
+    unseen: bool = False
+    """It ends with tokens that the others do not see."""
 
     @classmethod
     def of(cls, request: PoolingRequest, recipe: Recipe) -> Setting:

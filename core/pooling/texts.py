@@ -33,6 +33,7 @@ class TextEncoder:
         truncate: the end ("left" or "right") that is cut off what is longer than `max_len`; None: it stays as it is, and who
             computes with it refuses it.
         literal: text that spells a special token is only text; that of `prefix` is meant.
+        side: of late interaction, what texts are read as, "query" or "document"; not what came as token ids.
     """
 
     def __init__(
@@ -44,13 +45,14 @@ class TextEncoder:
         prefix: str = "",
         truncate: str | None = None,
         literal: bool = False,
+        side: str = "",
     ) -> None:
         assert truncate is None or truncate in SIDES
         self.max_len = max_len
         self.truncate = truncate
         self._tokenizer = tokenizer
         self._lower_case, self._template = recipe.lower_case, recipe.template
-        self._literal = literal
+        self._literal, self._late, self._side = literal, recipe.late if side else None, side
         self._max_chars = max(_CHARS_PER_TOKEN * max_len, _FEW_CHARS)
         self._prefix = tokenizer.literal.settle(prefix) if literal and tokenizer is not None else prefix
         self._skips = bool(prefix) and not recipe.include_prompt
@@ -68,6 +70,8 @@ class TextEncoder:
 
     def _singles(self, texts: Sequence[str]) -> list[tuple[TextIds, bool]]:
         fitted = self._fit([self._prefix + self.checked(text) for text in texts])
+        if (late := self._late) is not None:
+            return [(late.dressed(text, self._side, self.max_len), cut) for text, cut in fitted]
         if self._skips:
             return [(replace(text, skip=min(self._prefix_length, len(text.ids) - 1)), cut) for text, cut in fitted]
         return fitted
@@ -114,7 +118,8 @@ class TextEncoder:
         assert self._tokenizer is not None
         if self._lower_case:
             pieces = [piece.lower() if isinstance(piece, str) else (piece[0].lower(), piece[1].lower()) for piece in pieces]
-        limit = None if self.truncate is None else self.max_len
+        longest = self.max_len if self._late is None else self._late.room(self._side, self.max_len)
+        limit = None if self.truncate is None else longest
         if self._template is not None and isinstance(pieces[0], tuple):
             return self._filled(self._template, [piece for piece in pieces if isinstance(piece, tuple)])
         fitted = self._tokenizer.encode_fitted(pieces, limit=limit, side=self.truncate or "right", literal=self._literal)

@@ -49,9 +49,9 @@ class Tokenizer:
         self.special_tokens = dict(special_tokens)
         self.bos_token = special_tokens.get("bos_token")
         self.eos_token = special_tokens.get("eos_token")
-        self.bos_token_id = self._id_of(self.bos_token)
-        self.eos_token_id = self._id_of(self.eos_token)
-        self.pad_token_id = self._id_of(special_tokens.get("pad_token"))
+        self.bos_token_id = self.id_of(self.bos_token)
+        self.eos_token_id = self.id_of(self.eos_token)
+        self.pad_token_id = self.id_of(special_tokens.get("pad_token"))
         self.is_slow = isinstance(backend, SlowBackend)
         self._pieces: dict[bool, Pieces] = {}
         self._names: dict[int, str] = {}
@@ -196,7 +196,8 @@ class Tokenizer:
             self._pieces[skip_special_tokens] = Pieces(self._rules, self._token, skipped)
         return self._pieces[skip_special_tokens]
 
-    def _id_of(self, token: str | None) -> int | None:
+    def id_of(self, token: str | None) -> int | None:
+        """The id of a token by its text; None if it is none."""
         return None if token is None else self._backend.token_to_id(token)
 
     def _token(self, token_id: int) -> str | None:

@@ -18,11 +18,14 @@ KINDS = ("embed", "classify", "token_embed", "token_classify")
 @dataclass(frozen=True, slots=True)
 class TextIds:
     """One text, or pair of texts, as the model reads it. `types` tells the two apart where the model was trained so (BERT);
-    empty: all zero. The first `skip` tokens take no part in mean pooling (a prompt, where the recipe leaves it out)."""
+    empty: all zero. The first `skip` tokens take no part in mean pooling (a prompt, where the recipe leaves it out). The last `unseen`
+    tokens see the others, and no token sees them; the `silent` ones, by their places, get no vector where each token gets one."""
 
     ids: tuple[int, ...]
     types: tuple[int, ...] = ()
     skip: int = 0
+    unseen: int = 0
+    silent: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)

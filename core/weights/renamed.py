@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 OTHER_HEADS = (
     *("pooler.", "cls.", "lm_head.", "embed_out.", "classifier.", "score.", "head.", "decoder.", "qa_outputs.", "pre_classifier."),
     *("predictions.", "sop_classifier.", "vocab_transform.", "vocab_layer_norm.", "vocab_projector.", "sequence_summary."),
-    *("generator_predictions.", "generator_lm_head.", "discriminator_predictions.", "lm_predictions.", "mask_predictions."),
+    *("generator_predictions.", "generator_lm_head.", "discriminator_predictions.", "lm_predictions.", "mask_predictions.", "linear."),
 )
 BUFFERS = ("position_ids", "token_type_ids")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import RecordError
+from ...errors import ConfigError, RecordError
 from ...pooling.recipe import Recipe
 from ...pooling.texts import TextEncoder
 from ...types.pooling_request import Pooled
@@ -89,6 +89,8 @@ class EmbedTask(PoolingTask):
             self.columns = (*self.columns, "messages")
         super().__init__(options, tokenizer, recipe, max_model_len=max_model_len)
         self.prefix = recipe.prefix_of(options.prompt_name, options.prefix)
+        if options.matrix and recipe.per_token:
+            raise ConfigError("this output format has one vector a record, and this model makes one of each token: write JSON lines")
         if options.matrix:
             self.rows = MatrixRows(recipe.output_size, options.embedding_dtype, flat=options.error_format == "flat")
 
@@ -120,6 +122,7 @@ class EmbedTask(PoolingTask):
             if isinstance(encoding, str):
                 message = f'encoding_format must be "float" or "base64", not {encoding[:100]!r}'
             raise RecordError("invalid_value", message, param="encoding_format")
+        pending.kind = self.recipe.text_kind
         name, value = self._given(fields)
         if name == "messages" and self._chat is not None:
             pending.prompt = [self._conversation(fields, self._chat)]
@@ -129,7 +132,8 @@ class EmbedTask(PoolingTask):
         if self.options.matrix:
             self._check_matrix(pending, name, many)
         asked = fields.get("prompt_name")
-        encoder = self.encoder_for(fields, self.prefix if asked is None else self.named_prompt(asked))
+        prefix = self.prefix if asked is None else self.named_prompt(asked)
+        encoder = self.encoder_for(fields, prefix, self.recipe.side_of(self.options.prompt_name if asked is None else asked))
         pending.prompt = [(encoder, text) for text in texts]
         pending.reply = _Reply(many, encoding)
 
@@ -190,7 +194,9 @@ class EmbedTask(PoolingTask):
         return native_row(pending, {**answer, "usage": usage_of(output)})
 
     def _written(self, vector: NDArray[np.float32], encoding: str) -> Any:
-        """A vector as it stands in a line: numbers, or base64 of its bytes. Raises RecordError."""
+        """A vector as it stands in a line: numbers, or base64 of its bytes; of those of tokens a list. Raises RecordError."""
+        if vector.ndim > 1:
+            return [self._written(one, encoding) for one in vector]
         dtype = self.options.embedding_dtype
         data = encode_vector(vector, dtype)
         if encoding == "base64":

@@ -89,14 +89,17 @@ class PoolingTask(Task[PendingTexts]):
                 self.complain(name, message)
         super()._check_spelling({name: value for name, value in others.items() if name not in _OF_OTHERS}, pending)
 
-    def encoder_for(self, fields: Mapping[str, Any], prefix: str) -> TextEncoder:
-        """The encoder of a record's texts, which cuts them as the record or else the command says. Raises RecordError."""
+    def encoder_for(self, fields: Mapping[str, Any], prefix: str, side: str = "") -> TextEncoder:
+        """The encoder of a record's texts, which cuts them as the record or else the command says. Raises RecordError.
+
+        `side`: see `TextEncoder`.
+        """
         truncate, limit = self._truncation(fields)
-        key = prefix, truncate, limit
+        key = prefix, truncate, limit, side
         encoder = self._encoders.get(key)
         if encoder is None:
             literal = self.options.literal_special_tokens and self.tokenizer is not None
-            encoder = TextEncoder(self.tokenizer, self.recipe, limit, prefix=prefix, truncate=truncate, literal=literal)
+            encoder = TextEncoder(self.tokenizer, self.recipe, limit, prefix=prefix, truncate=truncate, literal=literal, side=side)
             if len(self._encoders) < _MAX_ENCODERS:
                 self._encoders[key] = encoder
         return encoder

@@ -66,7 +66,7 @@ class EmbedSpec(PoolingSpec):
             "embedding": {
                 "size": recipe.output_size,
                 "dtype": options.embedding_dtype,
-                "pooling": recipe.pooling,
+                "pooling": "all" if recipe.per_token else recipe.pooling,
                 "normalized": recipe.normalize,
                 "prefix": self._prefix(plan),
                 "similarity": recipe.similarity,
@@ -95,8 +95,9 @@ class ScoreSpec(PoolingSpec):
 
     def _make(self, options: ScoreOptions, plan: Plan) -> AnyTask:
         recipe = plan.must_pool()
-        made = TokenScoreTask if recipe.per_token else ScoreTask
-        if recipe.per_token and (options.query_prefix or options.document_prefix):
+        of_tokens = recipe.per_token and recipe.kind == "classify"
+        made = TokenScoreTask if of_tokens else ScoreTask
+        if of_tokens and (options.query_prefix or options.document_prefix):
             raise ConfigError(f"{plan.source.name} scores the tokens of a text, and knows no queries and documents: leave prefixes out")
         return made(options, plan.tokenizer, recipe, max_model_len=plan.config.max_model_len)
 
@@ -105,11 +106,11 @@ class ScoreSpec(PoolingSpec):
 
     def defaults(self, plan: Plan) -> dict[str, Any]:
         recipe, truncate = plan.must_pool(), self.options.truncate
-        if recipe.per_token:
+        if recipe.per_token and recipe.kind == "classify":
             return {"scoring": {"by": "tokens", "step_tag_id": recipe.step_tag_id, "activation": recipe.activation, "truncate": truncate}}
         if recipe.kind == "classify":
             return {"scoring": {"by": "cross-encoder", "activation": recipe.activation, "truncate": truncate}}
-        made = {"size": recipe.output_size, "pooling": recipe.pooling, "normalized": recipe.normalize}
+        made = {"size": recipe.output_size, "pooling": "all" if recipe.per_token else recipe.pooling, "normalized": recipe.normalize}
         return {"scoring": {"by": recipe.similarity, **made, "truncate": truncate}}
 
 

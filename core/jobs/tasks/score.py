@@ -93,7 +93,7 @@ class ScoreTask(PoolingTask):
 
     def read(self, pending: PendingTexts, fields: Mapping[str, Any]) -> None:
         pending.params = self.params_of(fields)
-        pending.kind = "classify" if self.pairs else "embed"
+        pending.kind = self.recipe.text_kind
         asymmetric, first, second, many = self._sides(fields)
         if len(first) > 1 and len(first) != len(second):
             left, right = next(sides for sides in _SIDES if all(fields.get(name) is not None for name in sides))
@@ -106,7 +106,8 @@ class ScoreTask(PoolingTask):
             queries = first if len(first) > 1 else first * len(second)
             pending.prompt = [(encoder, (prefixes[0] + a, prefixes[1] + b)) for a, b in zip(queries, second, strict=True)]
         else:
-            sides = zip((first, second), (self.encoder_for(fields, prefix) for prefix in prefixes), strict=True)
+            encoders = (self.encoder_for(fields, prefix, side) for prefix, side in zip(prefixes, self._late_sides(), strict=True))
+            sides = zip((first, second), encoders, strict=True)
             pending.prompt = [(encoder, text) for texts, encoder in sides for text in texts]
 
     def _sides(self, fields: Mapping[str, Any]) -> tuple[bool, list[str], list[str], bool]:
@@ -166,6 +167,10 @@ class ScoreTask(PoolingTask):
         names = (next((name for name in side if asymmetric and name in recipe.prompts), None) for side in (_QUERY, _DOCUMENT))
         first, second = (recipe.prefix_of(name, prefix) for name, prefix in zip(names, given, strict=True))
         return first, second
+
+    def _late_sides(self) -> tuple[str, str]:
+        """What the two sides are to late interaction."""
+        return ("query", "document") if self.recipe.late is not None else ("", "")
 
     # --- out
 

@@ -219,7 +219,6 @@ class TestDense:
             ({"in_features": 31}, "takes vectors of 31, what is before it gives 32"),
             ({"out_features": 15}, "takes vectors of 16, what is before it gives 15"),
             ({"out_features": None}, "has no in_features and out_features"),
-            ({"use_residual": True}, "use_residual is not supported"),
             ({"module_input_name": "token_embeddings"}, "module_input_name 'token_embeddings' is not supported"),
         ],
     )
