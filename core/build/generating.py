@@ -20,7 +20,7 @@ from infer.kernels.ops import KVCache, Ops
 from .. import models
 from ..adapters.installed import Installed
 from ..adapters.merged import adapter_to_merge, merged, unties
-from ..engine.graphs import CudaRecorder, DecodeGraphs, graph_sizes
+from ..engine.graphs import CudaRecorder, StepGraphs, StepSizes
 from ..engine.runner import Runner
 from ..engine.static_inputs import StaticInputs
 from ..errors import ConfigError, EngineError
@@ -98,14 +98,15 @@ class Loaded:
             runner.graphs = self._graphs(config, caches, pools)
         return runner
 
-    def _graphs(self, config: EngineConfig, caches: list[KVCache], pools: Sequence[Sequence[Tensor]]) -> DecodeGraphs | None:
-        """Recorded steps of decodes, on a GPU. None, which is told, where steps cannot be recorded."""
+    def _graphs(self, config: EngineConfig, caches: list[KVCache], pools: Sequence[Sequence[Tensor]]) -> StepGraphs | None:
+        """Recorded steps, on a GPU. None, which is told, where steps cannot be recorded."""
         if why := self._unrecordable(config):
             log.info("no CUDA graphs: %s", why)
             return None
-        sizes, longest = graph_sizes(config.max_num_seqs), min(config.max_seq_len_to_capture, config.max_model_len)
-        inputs = StaticInputs(sizes[-1], longest, config.block_size, self.device, spare_slot=-1)
-        return DecodeGraphs(self.model, caches, inputs, sizes, CudaRecorder(self.device), pools)
+        sizes = StepSizes.choose(config.max_num_seqs, config.max_num_batched_tokens)
+        longest = min(config.max_seq_len_to_capture, config.max_model_len)
+        inputs = StaticInputs(sizes.largest, longest, config.block_size, self.device, spare_slot=-1)
+        return StepGraphs(self.model, caches, inputs, sizes, CudaRecorder(self.device), pools)
 
     def _unrecordable(self, config: EngineConfig) -> str:
         if not isinstance(self.model, Decoder):

@@ -21,7 +21,6 @@ from ..text.tokenizer import Tokenizer
 from ..types.adapters import AdapterKey
 from ..types.outputs import RequestOutput
 from ..types.request import Request, Sequence
-from . import overlap
 from .answers import answer
 from .batch import media_fault, pack
 from .beams.groups import BeamGroups, Moved
@@ -31,7 +30,7 @@ from .lanes.crew import Crew
 from .lanes.lane import Lane, Planned
 from .lifetimes import Lifetimes
 from .limits import Limits
-from .overlap import Step, may_go_ahead
+from .overlap import Step, may_go_ahead, wanted
 from .promise import Promise, schedule_ahead
 from .runner import Runner
 from .schedule import Schedule
@@ -94,8 +93,9 @@ class Engine:
             watermark=config.watermark,
             policy=config.scheduling_policy,
             swap=swap,
-            overlaps=overlap.wanted(config),
+            overlaps=wanted(config),
             adapters=None if adapters is None else AdapterBooks(config.max_cpu_loras, config.max_loras, self._load_adapter),
+            admits_together=config.device != "cpu",
         )
         self.adapters = adapters
         grammars = Grammars(tokenizer, ends.all, vocab_size, settings=config.structured_outputs_config)

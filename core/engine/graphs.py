@@ -1,7 +1,10 @@
-"""Recorded steps of decodes: a GPU is given one thing to do instead of hundreds.
+"""Recorded steps: a GPU is given one thing to do instead of hundreds.
+
+Two kinds are recorded: steps of decodes alone, by their sequences, and mixed ones, which have prompts or drafts in them, by their
+tokens. The kernels' grids depend on shapes alone, so a step that is padded to the shapes of a recorded one is computed by replaying it.
 
 What is recorded is the model's forward pass up to the hidden states; logits are computed as ever, of the rows that are wanted. Where
-a step is larger than the sizes, or longer, or has prompts in it, it runs as it would without graphs.
+a step is larger than the sizes, or longer, or has embeddings or adapters in it, it runs as it would without graphs.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import logging
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Protocol
 
 import torch
@@ -21,14 +25,17 @@ from ..errors import EngineError
 from ..models.language_model import LanguageModel
 from ..sampling.transfers import to_device
 from .batch import Batch
-from .static_inputs import StaticInputs
+from .static_inputs import StaticInputs, StepSize
 
 log = logging.getLogger(__name__)
 
-#: The largest batch that is recorded.
-MOST = 256
-#: From here on sizes are multiples of this.
-STEP = 8
+#: Most sequences of a recorded step, and most tokens of a mixed one: with more of them a GPU has more to do than a host can give it in
+#: that time.
+MOST_SEQUENCES, MOST_TOKENS = 1024, 2048
+#: The fewest tokens of a mixed step.
+LEAST_TOKENS = 16
+#: Decodes are recorded by so many sequences, up to as many: eights up to 256, and so on.
+_DECODE_STEPS = ((8, 256), (32, 512), (64, MOST_SEQUENCES))
 
 
 class Recorder(Protocol):
@@ -60,10 +67,39 @@ class CudaRecorder:
         return graph.replay
 
 
-class DecodeGraphs:
+class StepSizes:
+    """The sizes of steps that are recorded, each kind rising."""
+
+    def __init__(self, decodes: Sequence[StepSize], mixed: Sequence[StepSize]) -> None:
+        self.decodes, self.mixed = decodes, mixed
+
+    @classmethod
+    def choose(cls, max_num_seqs: int, max_num_batched_tokens: int) -> StepSizes:
+        """Those that steps of so many sequences and tokens fit, as far as it pays to record them."""
+        most = min(max_num_seqs, MOST_SEQUENCES)
+        decodes = [StepSize(size, size) for size in decode_sizes(most)]
+        return cls(decodes, [StepSize(size, min(size - 1, most + 1)) for size in mixed_sizes(max_num_batched_tokens)])
+
+    @property
+    def largest(self) -> StepSize:
+        """As many tokens and sequences as any has."""
+        return StepSize(*map(max, zip(*chain(self.decodes, self.mixed), strict=True)))
+
+    def of(self, num_tokens: int, num_sequences: int) -> StepSize | None:
+        """The least that a step of so many fits; None if it fits none."""
+        sizes = self.decodes if num_tokens == num_sequences else self.mixed
+        place = bisect_left(sizes, num_tokens, key=lambda size: size.tokens)
+        if place == len(sizes):
+            return None
+        size = sizes[place]
+        # Tokens that are too many are given to a sequence of nobody's.
+        return size if num_sequences + (num_tokens < size.tokens) <= size.sequences else None
+
+
+class StepGraphs:
     """
     Args:
-        sizes: of batches, rising.
+        sizes: of steps.
         caches: one for each layer that attends, which stay where they are.
         pools: one for each layer that keeps states; likewise.
 
@@ -76,7 +112,7 @@ class DecodeGraphs:
         model: LanguageModel,
         caches: list[KVCache],
         inputs: StaticInputs,
-        sizes: Sequence[int],
+        sizes: StepSizes,
         recorder: Recorder,
         pools: Sequence[Sequence[Tensor]] = (),
     ) -> None:
@@ -87,38 +123,38 @@ class DecodeGraphs:
         self._inputs = inputs
         self._hidden: Tensor | None = None
         """[rows of the largest size, hidden_size]: what all recordings write."""
-        self._replays: dict[int, Callable[[], None]] = {}
+        self._replays: dict[StepSize, Callable[[], None]] = {}
         started = time.monotonic()
         try:
             with torch.inference_mode():
-                for size in reversed(sizes):
+                for size in sorted((*sizes.decodes, *sizes.mixed), key=lambda size: (size.rows, size.tokens), reverse=True):
+                    inputs.prepare(size)
                     self._replays[size] = recorder.record(self._compute(size))
         except torch.OutOfMemoryError as error:
             raise EngineError("no GPU memory for CUDA graphs; lower --gpu-memory-utilization, or try --enforce-eager") from error
         except RuntimeError as error:
             raise EngineError(f"CUDA graphs cannot be recorded: {str(error).splitlines()[0]}; try --enforce-eager") from error
-        log.info("CUDA graphs: %d batch sizes up to %d in %.1f s", len(sizes), sizes[-1], time.monotonic() - started)
+        largest, seconds = sizes.largest, time.monotonic() - started
+        log.info("CUDA graphs: %d, up to %d sequences and %d tokens, in %.1f s", len(self._replays), *reversed(largest), seconds)
 
-    def take(self, batch: Batch) -> bool:
-        """True if `run` can compute it. Depends on nothing but the batch."""
-        count = len(batch.kv_lens)
-        return (
-            len(batch.slots) == count <= self.sizes[-1]
-            and not batch.num_prompt_logits
-            and not len(batch.virtual_rows)
-            and not len(batch.grid)
-            and not len(batch.adapters)  # whose rows are grouped anew in each step
-            and int(batch.kv_lens.max()) <= self._inputs.max_context
-        )
+    def size_of(self, batch: Batch) -> StepSize | None:
+        """The recorded size that can compute it, if one can. Depends on nothing but the batch."""
+        if batch.num_prompt_logits or len(batch.virtual_rows) or len(batch.grid) or len(batch.encoder_lens):
+            return None
+        if len(batch.adapters):  # whose rows are grouped anew in each step
+            return None
+        if int(batch.kv_lens.max()) > self._inputs.max_context:
+            return None
+        return self.sizes.of(len(batch.slots), len(batch.kv_lens))
 
-    def run(self, batch: Batch, complete: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def run(self, batch: Batch, size: StepSize, complete: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Hidden states [W, hidden_size] of the batch's `logit_rows`; in memory that the next step writes to.
 
         Args:
+            size: the batch's `size_of`.
             complete: makes the token ids int64 [N] of those in the batch, on the device.
         """
         assert self._hidden is not None
-        size = self.sizes[bisect_left(self.sizes, len(batch.kv_lens))]
         self._inputs.fill(batch, size)
         if complete is not None:
             tokens = self._inputs.tokens(size)
@@ -126,23 +162,34 @@ class DecodeGraphs:
             if completed is not tokens:
                 tokens.copy_(completed)
         self._replays[size]()
-        if batch.num_logits == len(batch.kv_lens):  # all draw: the rows wanted are the first ones
+        if size.decodes_alone and batch.num_logits == len(batch.kv_lens):  # all draw: the rows wanted are the first ones
             return self._hidden[: len(batch.logit_rows)]
         return self._hidden[to_device(torch.from_numpy(batch.logit_rows), self._hidden.device)]
 
-    def _compute(self, size: int) -> Callable[[], None]:
+    def _compute(self, size: StepSize) -> Callable[[], None]:
         tokens, positions, meta = self._inputs.tokens(size), self._inputs.positions(size), self._inputs.meta(size)
 
         def compute() -> None:
             hidden = self._model.forward(tokens, positions, self._caches, meta, pools=self._pools)
-            if self._hidden is None:  # the largest batch comes first, and runs before it is recorded
+            if self._hidden is None:  # the largest step comes first, and runs before it is recorded
                 self._hidden = torch.empty_like(hidden)
             self._hidden[: len(hidden)].copy_(hidden)
 
         return compute
 
 
-def graph_sizes(max_num_seqs: int) -> list[int]:
-    """1, 2, 4, 8, 16, 24 and so on by eights, up to the first that `max_num_seqs` fits, or MOST."""
-    sizes = [1, 2, 4, *range(STEP, MOST + 1, STEP)]
+def decode_sizes(max_num_seqs: int) -> list[int]:
+    """1, 2, 4, 8, 16, 24 and so on, up to the first that `max_num_seqs` fits, or MOST_SEQUENCES."""
+    sizes, least = [1, 2, 4], 0
+    for step, most in _DECODE_STEPS:
+        sizes += range(least + step, most + 1, step)
+        least = most
     return sizes[: bisect_left(sizes, max_num_seqs) + 1]
+
+
+def mixed_sizes(max_num_batched_tokens: int) -> list[int]:
+    """16, 32, 48 and so on: from 256 on by eighths, up to the first that `max_num_batched_tokens` fits, or MOST_TOKENS."""
+    sizes = [LEAST_TOKENS]
+    while sizes[-1] < min(max_num_batched_tokens, MOST_TOKENS):
+        sizes.append(sizes[-1] + max(LEAST_TOKENS, 1 << (sizes[-1].bit_length() - 4)))
+    return sizes

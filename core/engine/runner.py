@@ -27,7 +27,7 @@ from ..models.decoder import Decoder
 from ..models.language_model import LanguageModel
 from ..sampling.transfers import on, to_device
 from .batch import Batch, MediaEncoder
-from .graphs import DecodeGraphs
+from .graphs import StepGraphs
 
 #: Prompt tokens whose logits are held at a time: [256, vocabulary] and not [prompt, vocabulary].
 PIECE = 256
@@ -62,7 +62,7 @@ class Runner:
         """Steps go by the model without padding: of one sequence, one row and not sixteen."""
         self.swapper: Swapper | None = None
         """Blocks in CPU memory, if there are any."""
-        self.graphs: DecodeGraphs | None = None
+        self.graphs: StepGraphs | None = None
         """Recorded steps, where there are any."""
         self.adapters: Installed | None = None
         """Those of LoRA, where records may have some."""
@@ -103,7 +103,11 @@ class Runner:
         if self.any_rows and not batch.num_prompt_logits:
             batch = batch.unpadded()
         batch = self.move(batch)
-        hidden = self._forward(batch) if self.graphs is None or not self.graphs.take(batch) else self.graphs.run(batch, self._complete)
+        size = None if self.graphs is None else self.graphs.size_of(batch)
+        if self.graphs is None or size is None:
+            hidden = self._forward(batch)
+        else:
+            hidden = self.graphs.run(batch, size, self._complete)
         if take_prompt is not None:
             self._read_prompt(hidden, batch, take_prompt)
         if not batch.num_logits:

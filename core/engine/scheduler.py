@@ -47,6 +47,9 @@ from .scoring.holds import Holds
 from .spread import Spread
 from .waiting import WaitingQueue
 
+#: The share of the places that is free when sequences are admitted together.
+_TOGETHER = 1 / 16
+
 
 class Scheduler:
     """
@@ -61,6 +64,8 @@ class Scheduler:
         swap: room for preempted sequences in CPU memory. The beams of a search are computed again whether it is there or not.
         overlaps: whether a step may be begun before the one before it is done.
         adapters: the books of LoRA adapters, if sequences may have some.
+        admits_together: whether waiting sequences are kept until a share of the places is free (`_TOGETHER`), so that more steps are of
+            decodes alone. Where priorities decide, nobody is kept.
     """
 
     def __init__(
@@ -77,6 +82,7 @@ class Scheduler:
         swap: SwapSpace | None = None,
         overlaps: bool = False,
         adapters: AdapterBooks | None = None,
+        admits_together: bool = False,
     ) -> None:
         self.blocks = blocks
         self.max_num_seqs = max_num_seqs
@@ -98,6 +104,7 @@ class Scheduler:
         self._holds = Holds(blocks)
         self._spread = Spread(max_num_seqs)
         self.swap, self.adapters = swap, adapters
+        self._admits_together = admits_together and not self._by_priority
         self.overruns = Overruns(self.running, blocks) if overlaps else None
         self.beams: BeamTurns | None = None
         """Made when the first search is added."""
@@ -264,6 +271,8 @@ class Scheduler:
             most, has_place = self.beams.most_at_a_time, self.beams.places()
         else:
             most, has_place = self._spread.width(self._all_running(), self.waiting, self._siblings), None
+        if self._admits_together and counts.max(initial=0) == 1 and most - self.num_running < most * _TOGETHER:
+            return counts
         if len(self.lanes) > 1:
             left, share = most - self.num_running, self.shares.most(self.lanes.index(self), most, self.num_running + len(self.waiting))
             most = min(share, len(self.running) + left)

@@ -1,20 +1,27 @@
-"""Static inputs of a recorded step: memory that stays where it is, and that every step of decodes is written to.
+"""Static inputs of a recorded step: memory that stays where it is, and that every such step is written to.
 
-A step of n sequences is padded to one of `size`: the sequences from n on have no context, and what they store goes nowhere. All of it
-is one piece of memory, filled on the host and copied at once.
+A step is padded to a size that was recorded. All of it is one piece of memory, filled on the host and copied at once.
 
-tokens      [ t t t | 0 ... ]   rows: size, padded to a multiple of ROW_MULTIPLE
-slots       [ s s s | spare ]   size
-kv_lens     [ 9 4 7 | 0     ]   size
-state_slots [ 2 1 3 | 0     ]   size
+tokens      [ t t t t t | 0 ... ]   rows
+slots       [ s s s s s | spare ]   tokens
+query_start [ 0 1 4 5   | all   ]   sequences + 1
+kv_lens     [ 9 4 7     | 0     ]   sequences
+state_slots [ 2 1 3     | 0     ]   sequences
+
+In a step of decodes, each sequence that stands for nobody has one token, as all others have. In any other the first of them has all
+tokens that are too many, and those behind it have none. They have no context, so nothing is read for them, and what they store goes
+nowhere.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from infer.kernels.ops import NULL_BLOCK, AttentionMeta
@@ -26,6 +33,23 @@ from .batch import Batch, padded_rows
 ALIGNMENT = 256
 
 
+class StepSize(NamedTuple):
+    """What a recorded step has room for."""
+
+    tokens: int
+    """New tokens, each with a slot."""
+    sequences: int
+
+    @property
+    def rows(self) -> int:
+        return padded_rows(self.tokens)
+
+    @property
+    def decodes_alone(self) -> bool:
+        """A token for each sequence."""
+        return self.tokens == self.sequences
+
+
 @dataclass(frozen=True, slots=True)
 class _Inputs:
     """Views of one piece of memory."""
@@ -35,7 +59,9 @@ class _Inputs:
     positions: Tensor
     """int64 [N]"""
     slots: Tensor
-    """int64 [S]"""
+    """int64 [T]"""
+    query_start: Tensor
+    """int32 [S + 1]"""
     kv_lens: Tensor
     """int32 [S]"""
     state_slots: Tensor
@@ -47,26 +73,26 @@ class _Inputs:
 class StaticInputs:
     """
     Args:
-        most: most sequences of a step.
+        largest: tokens and sequences of the largest step.
         max_context: most tokens of a sequence.
-        spare_slot: where sequences that are none store their keys and values; what is there is nobody's. -1 is nowhere, where kernels
-            know that.
+        spare_slot: where tokens of nobody store their keys and values; what is there is nobody's. -1 is nowhere, where kernels know
+            that.
     """
 
-    def __init__(self, most: int, max_context: int, block_size: int, device: torch.device, *, spare_slot: int) -> None:
-        self.most = most
+    def __init__(self, largest: StepSize, max_context: int, block_size: int, device: torch.device, *, spare_slot: int) -> None:
+        self.largest = largest
         self.max_context = max_context
         self._block_size = block_size
         self._spare_slot = spare_slot
         self._device = device
-        rows, width = padded_rows(most), -(-max_context // block_size)
         self._shapes = (
-            (torch.int64, (rows,)),
-            (torch.int64, (rows,)),
-            (torch.int64, (most,)),
-            (torch.int32, (most,)),
-            (torch.int32, (most,)),
-            (torch.int32, (most, width)),
+            (torch.int64, (largest.rows,)),
+            (torch.int64, (largest.rows,)),
+            (torch.int64, (largest.tokens,)),
+            (torch.int32, (largest.sequences + 1,)),
+            (torch.int32, (largest.sequences,)),
+            (torch.int32, (largest.sequences,)),
+            (torch.int32, (largest.sequences, -(-max_context // block_size))),
         )
         self._starts = [0]
         for dtype, shape in self._shapes:
@@ -74,46 +100,78 @@ class StaticInputs:
         self._memory = torch.zeros(self._starts[-1], dtype=torch.uint8, device=device)
         self._inputs = self._views(self._memory)
         self._inputs.slots.fill_(spare_slot)
-        self._query_start = torch.arange(most + 1, dtype=torch.int32, device=device)
 
-    def tokens(self, size: int) -> Tensor:
-        """int64 [N] of a step of `size` sequences."""
-        return self._inputs.tokens[: padded_rows(size)]
+    def prepare(self, size: StepSize) -> None:
+        """Makes the step in memory one of this size that is all nobody's, to be recorded."""
+        none = np.zeros(0, dtype=np.int64)
+        self._write(size, none, none, none, none, none, none, np.zeros((0, 0), dtype=np.int32))
 
-    def positions(self, size: int) -> Tensor:
+    def tokens(self, size: StepSize) -> Tensor:
+        """int64 [N] of a step of this size."""
+        return self._inputs.tokens[: size.rows]
+
+    def positions(self, size: StepSize) -> Tensor:
         """int64 [N]"""
-        return self._inputs.positions[: padded_rows(size)]
+        return self._inputs.positions[: size.rows]
 
-    def meta(self, size: int) -> AttentionMeta:
+    def meta(self, size: StepSize) -> AttentionMeta:
         """The places of the step's tokens in their sequences and in the cache."""
-        i = self._inputs
-        where = (self._query_start[: size + 1], i.kv_lens[:size], i.block_tables[:size], i.slots[:size])
-        return AttentionMeta(*where, self._block_size, state_slots=i.state_slots[:size])
+        i, count = self._inputs, size.sequences
+        where = (i.query_start[: count + 1], i.kv_lens[:count], i.block_tables[:count], i.slots[: size.tokens])
+        return AttentionMeta(*where, self._block_size, state_slots=i.state_slots[:count])
 
-    def fill(self, batch: Batch, size: int) -> None:
-        """Writes a batch of decodes, padded to `size` sequences. On a GPU the copy is there before what is computed after this call."""
-        count, (_, blocks) = len(batch.kv_lens), batch.block_tables.shape
-        rows, tables = padded_rows(size), self._starts[5]
-        end = tables + size * self._inputs.block_tables[0].nbytes
+    def fill(self, batch: Batch, size: StepSize) -> None:
+        """Writes a batch, padded to this size. On a GPU the copy is there before what is computed after this call."""
+        total = len(batch.slots)
+        self._write(
+            size,
+            batch.tokens[:total],
+            batch.positions[:total],
+            batch.slots,
+            batch.query_start[:-1],
+            batch.kv_lens,
+            batch.state_slots,
+            batch.block_tables,
+        )
+
+    def _write(
+        self,
+        size: StepSize,
+        tokens: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        slots: NDArray[np.int64],
+        query_start: NDArray[Any],
+        kv_lens: NDArray[Any],
+        state_slots: NDArray[Any],
+        block_tables: NDArray[np.int32],
+    ) -> None:
+        count, blocks = block_tables.shape
+        end = self._starts[6] + size.sequences * self._inputs.block_tables[0].nbytes
         # The allocator of pinned memory does not hand it out again before the copy is done.
         host = torch.empty(self._starts[-1], dtype=torch.uint8, pin_memory=self._device.type == "cuda")
         h = self._views(host)
         for target, source, filler, length in (
-            (h.tokens, batch.tokens, 0, rows),
-            (h.positions, batch.positions, 0, rows),
-            (h.slots, batch.slots, self._spare_slot, size),
-            (h.kv_lens, batch.kv_lens, 0, size),
-            (h.state_slots, batch.state_slots, NULL_STATE, size),
+            (h.tokens, tokens, 0, size.rows),
+            (h.positions, positions, 0, size.rows),
+            (h.slots, slots, self._spare_slot, size.tokens),
+            (h.query_start, query_start, size.tokens, size.sequences + 1),
+            (h.kv_lens, kv_lens, 0, size.sequences),
+            (h.state_slots, state_slots, NULL_STATE, size.sequences),
         ):
             array = target.numpy()
-            array[:count] = source[:count]
-            array[count:length] = filler
+            array[: len(source)] = source
+            array[len(source) : length] = filler
+        starts = h.query_start.numpy()
+        if size.decodes_alone:
+            starts[count : size.sequences] = np.arange(count, size.sequences)
+        elif count < size.sequences:
+            starts[count] = len(tokens)
         table = h.block_tables.numpy()
         # Blocks behind a sequence's end may be in the batch's tables and not have a place in ours.
         blocks = min(blocks, table.shape[1])
-        table[:count, :blocks] = batch.block_tables[:, :blocks]
+        table[:count, :blocks] = block_tables[:, :blocks]
         table[:count, blocks:] = NULL_BLOCK
-        table[count:size] = NULL_BLOCK
+        table[count : size.sequences] = NULL_BLOCK
         self._memory[:end].copy_(host[:end], non_blocking=True)
 
     def _views(self, memory: Tensor) -> _Inputs:

@@ -23,7 +23,7 @@ from ..types.structured import BACKENDS
 from . import rules
 from .adapter_args import AdapterArgs
 from .config import Caution, EngineConfig
-from .hardware import check_gpus, choose_device, choose_dtype, choose_kernels
+from .hardware import check_gpus, choose_device, choose_dtype, choose_kernels, choose_num_seqs
 from .later_args import LaterArgs
 from .lengths import choose_limits, choose_max_model_len
 from .media_args import MediaArgs, media_values
@@ -178,7 +178,7 @@ class EngineArgs(AdapterArgs, MediaArgs, ParallelArgs, SpeculationArgs, LaterArg
     )
 
     # --- scheduling
-    max_num_seqs: int = _scheduling(256, "Most sequences in one step; for embeddings 1024 unless given.", low=1)
+    max_num_seqs: int = _scheduling(256, "Most sequences in one step; for embeddings, and on GPUs with 70 GiB, 1024 unless given.", low=1)
     max_num_batched_tokens: int | None = _scheduling(
         None, "Most tokens in one step; default: 2048 on CPU (4096 for embeddings), 8192 on CUDA.", low=1
     )
@@ -325,8 +325,11 @@ class EngineArgs(AdapterArgs, MediaArgs, ParallelArgs, SpeculationArgs, LaterArg
         self._check_effects(kind, pools, names, notes)
         dtype = choose_dtype(self.dtype, spec, device, notes)
         max_model_len = choose_max_model_len(self.max_model_len, spec, notes, max_seq_length if pools else None)
+        num_seqs = self.max_num_seqs
+        if "max_num_seqs" not in names:
+            num_seqs = MOST_TEXTS if pools else choose_num_seqs(num_seqs, device, notes)
         limits = choose_limits(
-            max_num_seqs=MOST_TEXTS if pools and "max_num_seqs" not in names else self.max_num_seqs,
+            max_num_seqs=num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,
             max_model_len=max_model_len,
             chunked_prefill=self.enable_chunked_prefill or pools,  # a text longer than a step's tokens has a step of its own

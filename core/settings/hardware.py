@@ -32,6 +32,22 @@ def choose_device(device: str, notes: list[str]) -> str:
     return f"cuda:{index}"
 
 
+#: A GPU with so much memory has room for the contexts of more sequences than `max_num_seqs` says, and is not full with fewer.
+LARGE_MEMORY, MOST_IN_LARGE_MEMORY = 70 << 30, 1024
+
+
+def choose_num_seqs(default: int, device: str, notes: list[str]) -> int:
+    """Sequences in one step where nothing is said."""
+    if device == "cpu":
+        return default
+    import torch
+
+    if torch.cuda.get_device_properties(device).total_memory < LARGE_MEMORY:
+        return default
+    notes.append(f"max_num_seqs: {MOST_IN_LARGE_MEMORY}, for a GPU with {LARGE_MEMORY >> 30} GiB or more")
+    return MOST_IN_LARGE_MEMORY
+
+
 def check_gpus(device: str, tensor_parallel_size: int, data_parallel_size: int) -> None:
     """Raises ConfigError if there are too few GPUs: each rank takes one, in order from `device`."""
     needed = tensor_parallel_size * data_parallel_size

@@ -6,6 +6,7 @@ same memory at every replay, whatever the batch.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,9 +18,9 @@ from torch import Tensor
 from infer.core.build.generating import Loaded, Room
 from infer.core.engine.batch import Batch
 from infer.core.engine.engine import Engine
-from infer.core.engine.graphs import CudaRecorder, DecodeGraphs, graph_sizes
+from infer.core.engine.graphs import CudaRecorder, StepGraphs, StepSizes, decode_sizes, mixed_sizes
 from infer.core.engine.runner import Runner
-from infer.core.engine.static_inputs import StaticInputs
+from infer.core.engine.static_inputs import StaticInputs, StepSize
 from infer.core.engine.stopping import EndTokens
 from infer.core.errors import EngineError
 from infer.core.memory.kv_cache import KVShape
@@ -61,20 +62,25 @@ class FakeRecorder:
         return replay
 
 
-def recorded(runner: Runner, most: int, *, spare_slot: int = SPARE * BLOCK_SIZE) -> FakeRecorder:
-    """Gives the runner graphs of batches up to `most`."""
-    recorder = FakeRecorder()
-    sizes = graph_sizes(most)
-    inputs = StaticInputs(sizes[-1], MAX_CONTEXT, BLOCK_SIZE, CPU, spare_slot=spare_slot)
-    runner.graphs = DecodeGraphs(runner.model, runner.caches, inputs, sizes, recorder, runner.pools)
+def recorded(runner: Runner, most: int, *, tokens: int = 0, spare_slot: int = SPARE * BLOCK_SIZE) -> FakeRecorder:
+    """Gives the runner graphs of decodes up to `most`, and of mixed steps of up to so many tokens."""
+    recorder, sizes = FakeRecorder(), StepSizes.choose(most, tokens)
+    sizes = sizes if tokens else StepSizes(sizes.decodes, [])
+    inputs = StaticInputs(sizes.largest, MAX_CONTEXT, BLOCK_SIZE, CPU, spare_slot=spare_slot)
+    runner.graphs = StepGraphs(runner.model, runner.caches, inputs, sizes, recorder, runner.pools)
     return recorder
 
 
-def pair(most: int, backend: str = "reference", **described: Any) -> tuple[Runner, Runner, FakeRecorder]:
+def alone(size: int) -> StepSize:
+    """Of decodes."""
+    return StepSize(size, size)
+
+
+def pair(most: int, backend: str = "reference", tokens: int = 0, **described: Any) -> tuple[Runner, Runner, FakeRecorder]:
     """Two runners of one model: without graphs and with them."""
     model = stacks.load(stacks.described(load_kernels(backend), **{"num_layers": 2, **described}))
     eager, replaying = (stacks.runner_of(model, NUM_BLOCKS + 1) for _ in range(2))
-    return eager, replaying, recorded(replaying, most)
+    return eager, replaying, recorded(replaying, most, tokens=tokens)
 
 
 def prompts(count: int) -> list[tuple[list[int], int, list[int]]]:
@@ -99,12 +105,34 @@ def content(runner: Runner) -> Tensor:
 
 
 def test_sizes() -> None:
-    assert graph_sizes(1) == [1]
-    assert graph_sizes(3) == [1, 2, 4]
-    assert graph_sizes(8) == [1, 2, 4, 8]
-    assert graph_sizes(17) == [1, 2, 4, 8, 16, 24]
-    assert graph_sizes(256)[-2:] == graph_sizes(10_000)[-2:] == [248, 256]
-    assert len(graph_sizes(256)) == 35
+    assert decode_sizes(1) == [1]
+    assert decode_sizes(3) == [1, 2, 4]
+    assert decode_sizes(8) == [1, 2, 4, 8]
+    assert decode_sizes(17) == [1, 2, 4, 8, 16, 24]
+    assert decode_sizes(256)[-2:] == [248, 256]
+    assert decode_sizes(1024)[-2:] == decode_sizes(10_000)[-2:] == [960, 1024]
+    assert len(decode_sizes(256)) == 35
+    assert mixed_sizes(1) == [16]
+    assert mixed_sizes(100)[-1] == 112
+    assert mixed_sizes(8192)[-2:] == [1920, 2048]
+    assert all(size % 16 == 0 and size <= before * 9 / 8 for before, size in itertools.pairwise(mixed_sizes(8192)) if before >= 128)
+
+
+@pytest.mark.parametrize("most", [1, 2, 15, 16, 300])
+def test_every_step_up_to_the_largest_has_a_size(most: int) -> None:
+    """With a place for the sequence that has the tokens that are too many."""
+    sizes = StepSizes.choose(most, 512)
+    for tokens in range(1, 513):
+        for sequences in {1, 2, tokens - 1, tokens, most} - {0}:
+            if not sequences <= min(tokens, most):
+                continue
+            size = sizes.of(tokens, sequences)
+            assert size is not None
+            assert size.decodes_alone == (tokens == sequences)
+            assert size.tokens >= tokens
+            assert size.sequences >= sequences + (tokens < size.tokens)
+    assert sizes.of(513, 1) is None
+    assert sizes.of(40, most + 1) is None or most + 1 <= sizes.decodes[-1].sequences or most + 1 > 40
 
 
 HYBRID = {"model_type": "lfm2", "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False}
@@ -143,14 +171,14 @@ def test_padding_stores_nothing() -> None:
 
 def test_what_stands_for_nobody() -> None:
     """Rows that held sequences before: no tokens, no context, nowhere to store."""
-    inputs = StaticInputs(8, MAX_CONTEXT, BLOCK_SIZE, CPU, spare_slot=-1)
+    inputs = StaticInputs(StepSize(8, 8), MAX_CONTEXT, BLOCK_SIZE, CPU, spare_slot=-1)
     everyone = prompts(8)
     for count, size in ((8, 8), (3, 4), (5, 8)):
         batch = stacks.step(*following(everyone[:count], 3))
-        inputs.fill(batch, size)
-        meta = inputs.meta(size)
-        assert inputs.tokens(size).tolist() == batch.tokens[:count].tolist() + [0] * (16 - count)
-        assert inputs.positions(size).tolist() == batch.positions[:count].tolist() + [0] * (16 - count)
+        inputs.fill(batch, alone(size))
+        meta = inputs.meta(alone(size))
+        assert inputs.tokens(alone(size)).tolist() == batch.tokens[:count].tolist() + [0] * (16 - count)
+        assert inputs.positions(alone(size)).tolist() == batch.positions[:count].tolist() + [0] * (16 - count)
         assert meta.query_start.tolist() == list(range(size + 1))
         assert meta.kv_lens.tolist() == batch.kv_lens.tolist() + [0] * (size - count)
         assert meta.states.slots.tolist() == batch.state_slots.tolist() + [NULL_STATE] * (size - count)
@@ -211,9 +239,10 @@ def test_nothing_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     assert runner.graphs is not None
     for count in (1, 2, 3, 5, 8, 11, 16, 4, 7, 1):
         batch = stacks.step(*following(everyone[:count], count))
-        assert runner.graphs.take(batch)
+        size = runner.graphs.size_of(batch)
+        assert size is not None
         with torch.inference_mode():
-            addresses.add(runner.graphs.run(batch).data_ptr())
+            addresses.add(runner.graphs.run(batch, size).data_ptr())
     assert recorder.recorded == 5
     assert given[5:] == [1, 2, 4, 8, 8, 16, 16, 4, 8, 1], "each runs in the least size that it fits"
     assert all(len(keys) == 1 for keys in calls.values()), "recorded and replayed on the same memory"
@@ -221,21 +250,74 @@ def test_nothing_moves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_which_steps_are_replayed() -> None:
-    _, replaying, _ = pair(8)
+    _, replaying, _ = pair(8, tokens=32)
     graphs = replaying.graphs
     assert graphs is not None
     decode = ([4], 9, [1, 2, 3])
-    assert graphs.take(stacks.step(decode))
-    assert graphs.take(stacks.step(*[decode] * 8))
-    assert not graphs.take(stacks.step(*[decode] * 9))
-    assert not graphs.take(stacks.step(decode, ([4, 5], 9, [1, 2, 3])))
-    assert not graphs.take(stacks.step(([4, 5, 6], 0, [1])))
+    assert graphs.size_of(stacks.step(decode)) == alone(1)
+    assert graphs.size_of(stacks.step(*[decode] * 8)) == alone(8)
+    assert graphs.size_of(stacks.step(*[decode] * 9)) is None
+    assert graphs.size_of(stacks.step(decode, ([4, 5], 9, [1, 2, 3]))) == (16, 9)
+    assert graphs.size_of(stacks.step(([4, 5, 6], 0, [1]))) == (16, 9)
     long = list(range(1, 9))
-    assert graphs.take(stacks.step(decode, ([4], MAX_CONTEXT - 1, long)))
-    assert not graphs.take(stacks.step(decode, ([4], MAX_CONTEXT, long)))
+    assert graphs.size_of(stacks.step((long * 2, 0, long), *[decode] * 7)) == (32, 9)
+    assert graphs.size_of(stacks.step((long * 2, 0, long), *[decode] * 8)) is None
+    assert graphs.size_of(stacks.step((long * 2, 0, long), (long * 2, 0, long), decode)) is None
+    assert graphs.size_of(stacks.step(decode, ([4], MAX_CONTEXT - 1, long))) == alone(2)
+    assert graphs.size_of(stacks.step(decode, ([4], MAX_CONTEXT, long))) is None
     wanted = stacks.step(decode)
     prompt = Batch.from_arrays([*wanted.arrays()[:-1], np.array([wanted.num_logits, wanted.prompt_start, 1])])
-    assert not graphs.take(prompt)
+    assert graphs.size_of(prompt) is None
+
+
+@pytest.mark.parametrize("described", [{}, {"quantization": "int8"}, HYBRID], ids=["plain", "int8", "with states"])
+def test_mixed_steps_give_what_the_plain_step_gives(described: dict[str, Any]) -> None:
+    """Prompts, chunks, decodes and sequences that draw nothing, in many numbers; each size's rows held other sequences before."""
+    eager, replaying, recorder = pair(9, tokens=48, **described)
+    for pool in (pool for runner in (eager, replaying) for pools in runner.pools for pool in pools):
+        pool.zero_()
+    everyone = prompts(9)
+    choose = np.random.default_rng(1)
+    done = [0] * len(everyone)
+    for number in range(60):
+        some = sorted(choose.permutation(9)[: int(choose.integers(1, 8))].tolist())
+        parts = []
+        for row in some:
+            tokens, _, blocks = everyone[row]
+            if done[row] >= min(len(tokens) + 3, len(blocks) * BLOCK_SIZE):
+                done[row] = 0  # begins again, over what it left
+            left = len(tokens) - done[row]
+            count = int(choose.integers(1, left + 1)) if left > 0 else 1
+            parts.append((tokens[done[row] : done[row] + count] if left > 0 else [number % 50], done[row], blocks))
+            done[row] += count
+        draw = [bool(one) for one in choose.integers(0, 2, len(some) - 1)] + [True]
+        arrays = stacks.step(*parts, draw=draw).arrays()
+        arrays[10] = np.array(some, np.int32) + 1  # states stay a sequence's own
+        batch = Batch.from_arrays(arrays)
+        want, got = eager.run(batch), replaying.run(batch)
+        assert torch.equal(got, want), number
+        assert torch.equal(content(replaying), content(eager)), number
+    assert recorder.replayed > 50
+
+
+def test_rows_of_nobody_read_and_store_nothing() -> None:
+    """A mixed step's: what was in the memory before, and blocks that are not the batch's, reach nobody."""
+    eager, replaying, recorder = pair(8, tokens=64)
+    everyone = prompts(6)
+    for runner in (eager, replaying):
+        runner.run(stacks.step(*everyone))  # fills the memory with others' slots and tables
+        for cache in runner.caches:
+            for tensor in cache:
+                tensor[1:] = float("nan")
+    assert recorder.replayed == 1
+    few = [everyone[4], ([7, 8], 0, everyone[1][2])]
+    batch = stacks.step(*few)
+    got = replaying.run(batch)
+    assert recorder.replayed == 2
+    assert got.isfinite().all()
+    assert torch.equal(got, eager.run(batch))
+    for mine, its in zip((t for c in replaying.caches for t in c), (t for c in eager.caches for t in c), strict=True):
+        assert torch.equal(mine[:SPARE].nan_to_num(7.0), its[:SPARE].nan_to_num(7.0))
 
 
 @pytest.mark.parametrize("draw", [[True, False, True, False, True], [False, True, True, True, True], [False] * 5])
@@ -293,8 +375,9 @@ def test_triton_kernels_store_nothing_at_slot_minus_one() -> None:
     model = stacks.load(stacks.described(load_kernels("cuda"), num_layers=1, hidden_size=64, num_attention_heads=4))
     eager, replaying = (stacks.runner_of(model, 8) for _ in range(2))
     recorder = FakeRecorder()
-    inputs = StaticInputs(4, 8, BLOCK_SIZE, CPU, spare_slot=-1)
-    replaying.graphs = DecodeGraphs(model, replaying.caches, inputs, [4], recorder)
+    sizes = StepSizes([alone(4)], [StepSize(16, 5)])
+    inputs = StaticInputs(sizes.largest, 8, BLOCK_SIZE, CPU, spare_slot=-1)
+    replaying.graphs = StepGraphs(model, replaying.caches, inputs, sizes, recorder)
     sequences: list[tuple[list[int], int, list[int]]] = [([3, 4, 5], 0, [6]), ([7], 0, [2]), ([9, 8, 7, 6, 5], 0, [5, 3])]
     for runner in (eager, replaying):
         runner.run(stacks.step(*sequences))
@@ -305,7 +388,7 @@ def test_triton_kernels_store_nothing_at_slot_minus_one() -> None:
         for cache, other in zip(eager.caches, replaying.caches, strict=True):
             for mine, its in zip(cache, other, strict=True):
                 assert torch.equal(mine, its)
-    assert recorder.replayed == 2
+    assert recorder.replayed == 3
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"num_blocks": 14}, {"max_num_seqs": 3, "max_num_batched_tokens": 6}])
@@ -317,7 +400,7 @@ def test_a_whole_engine_gives_the_same(kwargs: dict[str, Any]) -> None:
     def outputs(*, graphs: bool) -> tuple[dict[str, Any], int, int]:
         model = stacks.load(stacks.described(load_kernels("reference"), num_layers=2))
         runner = stacks.runner_of(model, NUM_BLOCKS + 1)
-        recorder = recorded(runner, 6) if graphs else FakeRecorder()
+        recorder = recorded(runner, 6, tokens=24) if graphs else FakeRecorder()
         config["speculation"] = "off"  # as on GPUs, which graphs are for
         args = EngineArgs.from_kwargs(model="fake", device="cpu", dtype="float32", kernels="reference", block_size=BLOCK_SIZE, **config)
         resolved = args.resolve(read_spec({"model_type": "llama", "max_position_embeddings": LENGTH}))
@@ -352,11 +435,12 @@ def test_what_goes_wrong_names_the_flag() -> None:
         def record(self, compute: Callable[[], None]) -> Callable[[], None]:
             raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    inputs = StaticInputs(1, 8, BLOCK_SIZE, CPU, spare_slot=-1)
+    sizes = StepSizes([alone(1)], [])
+    inputs = StaticInputs(sizes.largest, 8, BLOCK_SIZE, CPU, spare_slot=-1)
     with pytest.raises(EngineError, match="lower --gpu-memory-utilization, or try --enforce-eager"):
-        DecodeGraphs(model, runner.caches, inputs, [1], Full())
+        StepGraphs(model, runner.caches, inputs, sizes, Full())
     with pytest.raises(EngineError, match="cannot be recorded: operation not permitted when stream is capturing; try --enforce-eager"):
-        DecodeGraphs(model, runner.caches, inputs, [1], Refusing())
+        StepGraphs(model, runner.caches, inputs, sizes, Refusing())
 
 
 def config_of(**settings: Any) -> EngineConfig:
@@ -388,15 +472,15 @@ def test_on_a_gpu(quantization: str | None) -> None:
     sizes = {"num_layers": 4, "hidden_size": 256, "intermediate_size": 512}
     model = stacks.load(stacks.described(ops, quantization=quantization, **sizes), torch.bfloat16, "cuda")
     eager, replaying = (stacks.runner_of(model, NUM_BLOCKS, torch.bfloat16, "cuda") for _ in range(2))
-    chosen = graph_sizes(17)
-    inputs = StaticInputs(chosen[-1], MAX_CONTEXT, BLOCK_SIZE, device, spare_slot=-1)
-    replaying.graphs = DecodeGraphs(model, replaying.caches, inputs, chosen, CudaRecorder(device))
+    chosen = StepSizes.choose(17, 256)
+    inputs = StaticInputs(chosen.largest, MAX_CONTEXT, BLOCK_SIZE, device, spare_slot=-1)
+    replaying.graphs = StepGraphs(model, replaying.caches, inputs, chosen, CudaRecorder(device))
     everyone = prompts(17)
     for runner in (eager, replaying):
         runner.run(stacks.step(*everyone))
     for number, count in enumerate([*range(17, 0, -1), 2, 9, 16]):
         batch = stacks.step(*following(everyone[:count], 3 + number))
-        assert replaying.graphs.take(batch)
+        assert replaying.graphs.size_of(batch) is not None
         assert torch.equal(replaying.run(batch), eager.run(batch)), count
         for cache, other in zip(eager.caches, replaying.caches, strict=True):
             assert all(torch.equal(mine, its) for mine, its in zip(cache, other, strict=True)), count

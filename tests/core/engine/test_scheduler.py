@@ -280,3 +280,29 @@ def test_the_work_of_a_step_does_not_grow_with_tokens() -> None:
     assert short == long
     per_sequence = (work_at(40, 32) - short) / 16 / 16
     assert per_sequence < 4
+
+
+def widths(scheduler: Scheduler, count: int, lengths: list[int]) -> list[tuple[int, int]]:
+    """(sequences that run, those that begin) of each step."""
+    for row in range(count):
+        add(scheduler, [row] * 3, max_tokens=lengths[row % len(lengths)])
+    seen = []
+    while scheduler.has_work:
+        step = scheduler.schedule()
+        seen.append((len(step.sequences), len(step.admitted)))
+        scheduler.commit(step, [5] * int(step.samples.sum()))
+        scheduler.finish([s for s in step.sequences if s.num_output >= s.request.params.max_tokens])
+        scheduler.check_integrity()
+    return seen
+
+
+def test_those_that_wait_are_admitted_together() -> None:
+    """Where that is asked for a sixteenth of the places is free first, or steps have prompts in them anyway."""
+    apart, together = (
+        widths(make(max_num_seqs=32, max_num_batched_tokens=60, admits_together=it), 90, [9, 10, 17]) for it in (False, True)
+    )
+    assert sum(begun for _, begun in apart) == sum(begun for _, begun in together) == 90
+    alone, kept = (sum(not begun for _, begun in seen) for seen in (apart, together))
+    assert kept > alone
+    assert all(begun != 1 for running, begun in together[3:] if running == 32)
+    assert max(running for running, _ in together) == 32

@@ -56,6 +56,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Toy GPU")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=24 << 30))
     monkeypatch.setattr("infer.kernels.cuda.build.lacking", lambda: "")
 
 
@@ -379,6 +380,13 @@ class TestEffects:
         config = resolve(deterministic=True, disable_custom_all_reduce=True)
         assert config.deterministic
         assert [note for note in config.notes if "no effect" in note] == ["disable_custom_all_reduce has no effect on cuda yet"]
+
+    def test_sequences_by_the_memory_of_a_gpu(self, gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert resolve().max_num_seqs == 256
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80 << 30))
+        assert resolve().max_num_seqs == 1024
+        assert resolve(max_num_seqs=256).max_num_seqs == 256
+        assert resolve(max_num_batched_tokens=600).max_num_seqs == 600
 
     def test_stages_of_a_pipeline(self) -> None:
         assert resolve(pipeline_parallel_size=1).tensor_parallel_size == 1
