@@ -27,6 +27,7 @@ from .loads import Loads
 from .member import Asked, Member
 from .replica import COUNTED, failure
 from .transport import Event, Lost, Ready, Replica, Said, Transport
+from .trials import Trials
 
 if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
@@ -37,10 +38,6 @@ log = logging.getLogger(__name__)
 _AHEAD = 2
 #: Requests in one frame.
 _FRAME = 64
-#: Replicas that may be lost with a request before it is suspected to be the reason.
-_SUSPECT = 2
-#: Replicas that had a suspected request alone and were lost with it, until it is taken for the reason.
-_GUILTY = 2
 #: Replicas of one number that are lost in a row, with no answer in between, until none is started in their place.
 _IN_A_ROW = 3
 #: What of COUNTED is of a replica as it is, and is no work that was done.
@@ -80,10 +77,7 @@ class Fleet:
         """Those that no replica has, and names of others that were in it."""
         self._num_queued = self._num_behind = 0
         """Sequences in the queue, and those that wait in replicas that have more than they can run."""
-        self._trials: deque[list[str]] = deque()
-        """Suspected requests, each group to be given to a replica that has nothing else."""
-        self._apart: Member | None = None
-        """The replica that they are given to."""
+        self._trials = Trials()
         self._more = self._told = True
         """(more requests may come, as far as is known here; what the replicas were told of it)"""
         self._members: dict[Replica, Member] = {}
@@ -181,7 +175,8 @@ class Fleet:
 
     # -- requests to replicas -----------------------------------------------------------------------------------
     def _share_out(self) -> None:
-        self._try_suspects()
+        if trial := self._trials.next(self._loads, self._requests.__contains__):
+            self._give(*trial)
         most = self.config.max_num_seqs * (1 + _AHEAD)
         while self._queue:
             member = self._loads.least()
@@ -202,26 +197,6 @@ class Fleet:
         if more != self._told:
             self._told = more
             self._tell_all(["more", more])
-
-    def _try_suspects(self) -> None:
-        """Sets one replica apart while there are suspected requests, and gives it one group of them after the other, each alone."""
-        while self._trials and not (group := [name for name in self._trials[0] if name in self._requests]):
-            self._trials.popleft()
-        if self._apart is None:
-            if not self._trials or (member := self._loads.least()) is None:
-                return
-            self._apart = member
-            self._loads.drop(member)
-        member = self._apart
-        if member.load:  # it has work of before, or a group
-            return
-        member.is_on_trial = bool(self._trials)
-        if self._trials:
-            self._trials.popleft()
-            self._give(member, group)
-        else:
-            self._apart = None
-            self._loads.note(member)
 
     def _give(self, member: Member, names: Sequence[str]) -> None:
         if not names:
@@ -245,7 +220,7 @@ class Fleet:
         most = self.config.max_num_seqs
         self._num_behind += max(0, member.load + weight - most) - max(0, member.load - most)
         member.load += weight
-        if member.is_ready and member is not self._apart:
+        if member.is_ready and member is not self._trials.apart:
             self._loads.note(member)
 
     def _take_back(self, member: Member, request_id: str, asked: Asked) -> None:
@@ -363,7 +338,6 @@ class Fleet:
         del self._members[member.replica]
         self._loads.drop(member)
         member.is_ready = False
-        self._apart = None if member is self._apart else self._apart
         self._count(member, [0 if i in _PEAKS else count for i, count in enumerate(member.numbers)])
         self.stats.num_kv_blocks -= member.num_blocks
         self.stats.num_states -= member.num_states
@@ -394,30 +368,19 @@ class Fleet:
 
     def _ask_again(self, member: Member, error: InferError) -> list[Any]:
         """Queues the requests of a replica that is gone; the answers to those that are not asked again."""
-        again, suspects, refused = [], [], []
-        alone = len(member.requests) == 1
-        for name in list(member.requests):
+        names = list(member.requests)
+        for name in names:
             asked = self._requests[name]
             asked.member = None
-            asked.num_lost += 1
-            asked.num_lost_alone += alone
             self._num_queued += asked.weight
-            if asked.num_lost_alone >= _GUILTY and asked.num_lost > _SUSPECT:
-                del self._requests[name]
-                self._num_queued -= asked.weight
-                refused.append(self._refused(name, asked, error))
-            elif asked.num_lost >= _SUSPECT:
-                suspects.append(name)
-            else:
-                again.append(name)
+        again, guilty = self._trials.judge(names, self._requests, member)
         self._shift(member, -member.load)
         member.requests.clear()
-        half = -(-len(suspects) // 2) if member.is_on_trial else len(suspects)
-        self._trials.extendleft(group for group in (suspects[half:], suspects[:half]) if group)
         self._queue.extendleft(reversed(again))
-        return refused
+        return [self._refused(name, self._requests.pop(name), error) for name in guilty]
 
     def _refused(self, name: str, asked: Asked, error: InferError) -> Any:
+        self._num_queued -= asked.weight
         reason = RecordError(
             "internal",
             f"{asked.num_lost} engines were lost while they had this record, {asked.num_lost_alone} of them with no other: {error}",

@@ -100,7 +100,7 @@ def test_a_record_that_ends_every_engine_gets_an_error_and_no_other_does(plan: P
     assert fleet.num_lost <= 2 + 4 + 2  # two before it is suspected, halves of at most twelve, and twice alone
     add(fleet, ["more", "17b"])
     assert not any(output.error for output in answers(fleet).values())  # and the fleet is as it was
-    assert fleet._apart is None
+    assert fleet._trials.apart is None
 
 
 def test_several_such_records(plan: Plan) -> None:
