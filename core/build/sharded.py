@@ -51,6 +51,11 @@ class ShardedRunner(Runner):
         self.watch = watch
         """Ends a wait for the device that has no end by itself; None if there is no such wait."""
 
+    @property
+    def can_be_shared(self) -> bool:
+        """False: the other ranks do one step after the other."""
+        return False
+
     @contextmanager
     def at_work(self) -> Iterator[None]:
         try:
