@@ -113,6 +113,11 @@ class AttentionMeta:
     """int32 [S]: see `States.slots`; None where no layer keeps states."""
     adapters: AdapterRows | None = None
     """The rows that have an adapter, if any do."""
+    spans: Tensor | None = None
+    """int32 [T, 2], for sequences with spans of tokens that see each other in both directions: the first and the last position that each
+    token sees, beside those that a causal token would. The first is its own or before it, and no further back than an earlier token's; the
+    last is its own or after it. All of these are stored by now: a step does not end within a span. None: all tokens are causal. Not with
+    `alibi_slopes`, `distances` or `latent`."""
     encoder_lens: Tensor | None = None
     """int32 [S]: tokens of each sequence's encoder input, with which its blocks begin; None where the model has no encoder. They fill whole
     blocks, the rest of the last one is empty, and the decoder's tokens are behind that."""
@@ -272,7 +277,7 @@ class Ops(ProductOps, StateOps, LoRAOps, Protocol):
     def attention(self, query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig) -> Tensor:
         """Causal softmax(q k^T * scale) v of query [N, H, D] over the cache -> [N, H * config.value_dim] in query's dtype.
 
-        Accumulates in float32. Rows from T on are zero.
+        Causal but for `meta.spans`. Accumulates in float32. Rows from T on are zero.
         """
 
     def plan_segments(self, segments: Segments, num_heads: int, num_kv_heads: int) -> Any:

@@ -111,7 +111,7 @@ class Written(Draft):
         ids = with_virtual(self.prompt, self.embeds)
         more: dict[str, Any] = {"lora": self.lora, "embeds": self.embeds, "encoder_ids": self.encoder_ids}
         if self.media is not None:
-            more["media"], more["positions"] = self.media.behind(len(ids) - len(self.prompt), len(ids))
+            more |= self.media.behind(len(ids) - len(self.prompt), len(ids))
         return Request(self.request_id, ids, self.params, self.index, self.shown, self.priority, self.beam, **more)
 
     def output(self, answer: RequestOutput | None) -> RequestOutput:

@@ -92,6 +92,8 @@ class Batch:
     """[V, features] these embeddings; behind them what is added after the first layers, each as wide, of models with such media."""
     grid: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
     """[3, N] positions in three parts, if some sequence's differ; else empty."""
+    spans: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int32))
+    """[T, 2] what tokens see, if some see more than those before them (`AttentionMeta.spans`); else empty."""
 
     adapters: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
     """[S] the slot of each sequence's adapter, 0 where it has none; empty where none has one."""
@@ -143,7 +145,7 @@ class Batch:
 
 _ARRAYS = (
     *("tokens", "positions", "query_start", "kv_lens", "block_tables", "slots", "logit_rows"),
-    *("copies", "swap_out", "swap_in", "state_slots", "state_copies", "adapters", "encoder_lens", "virtual_rows", "grid"),
+    *("copies", "swap_out", "swap_in", "state_slots", "state_copies", "adapters", "encoder_lens", "virtual_rows", "grid", "spans"),
 )
 
 
@@ -222,6 +224,7 @@ def pack(
         encoder_lens=encoder_lens if encoder_lens.any() else encoder_lens[:0],
         **_given(schedule, running, query_start, encoder),
         **_grid(schedule, positions, query_start),
+        **_spans(schedule, running, positions, query_start),
     )
 
 
@@ -265,3 +268,18 @@ def _grid(schedule: Schedule, positions: NDArray[np.int64], query_start: NDArray
         grid[:, first : first + known] = own[:, start : start + known]
         grid[:, first + known : last] += int(own.max()) + 1 - length
     return {} if grid is None else {"grid": grid}
+
+
+def _spans(schedule: Schedule, running: Running, positions: NDArray[np.int64], query_start: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
+    """`Batch.spans`."""
+    size = len(schedule.counts)
+    found: NDArray[np.int32] | None = None
+    for row in np.flatnonzero(running.computed[:size] < running.spanned[:size]).tolist():
+        spans, first, last = schedule.sequences[row].request.spans, int(query_start[row]), int(query_start[row + 1])
+        assert spans is not None
+        if found is None:
+            found = np.repeat(positions[: query_start[-1], None].astype(np.int32), 2, axis=1)
+        start = int(positions[first])
+        found[first:last] = spans.seen(start, start + last - first)
+        assert int(found[last - 1, 1]) == start + last - first - 1, "a step ends within a span"
+    return {} if found is None else {"spans": found}

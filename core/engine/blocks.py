@@ -295,16 +295,18 @@ class BlockManager:
         """Chain hash of block i: of its tokens and media, the hash of all before it and its adapter. 128 bits: no collision to plan for."""
         hashes, size = sequence.hashes, self.block_size
         while len(hashes) <= i:
-            start = len(hashes) * size
+            start, stop = len(hashes) * size, (len(hashes) + 1) * size
+            if sequence.request.spans is not None:  # what is kept of one of its tokens depends on all of them
+                _, stop = sequence.request.spans.around(stop)
             parent = hashes[-1] if hashes else b"" if sequence.adapter is None else sequence.adapter.salt
             if not hashes and sequence.num_encoder:  # what is kept of its first token depends on its last
                 parent += b"encoder" + array("q", sequence.request.encoder_ids).tobytes()
-            content = array("q", sequence.tokens[start : start + size]).tobytes()
+            content = array("q", sequence.tokens[start:stop]).tobytes()
             if start < sequence.request.num_virtual:
                 assert sequence.request.embeds is not None
-                content += sequence.request.embeds.values[start : start + size].tobytes()
+                content += sequence.request.embeds.values[start:stop].tobytes()
             for placed in sequence.request.media:
-                content += placed.salt(start, start + size)
+                content += placed.salt(start, stop)
             hashes.append(hashlib.blake2b(parent + content, digest_size=16).digest())
         return hashes[i]
 

@@ -139,7 +139,7 @@ class StepGraphs:
 
     def size_of(self, batch: Batch) -> StepSize | None:
         """The recorded size that can compute it, if one can. Depends on nothing but the batch."""
-        if batch.num_prompt_logits or len(batch.virtual_rows) or len(batch.grid) or len(batch.encoder_lens):
+        if batch.num_prompt_logits or len(batch.virtual_rows) or len(batch.grid) or len(batch.encoder_lens) or len(batch.spans):
             return None
         if len(batch.adapters):  # whose rows are grouped anew in each step
             return None

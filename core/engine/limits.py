@@ -48,6 +48,7 @@ class Limits:
         grammars: compiles structured output; None: whoever this is passed on to does.
         embeds_size: features of embeddings in place of tokens; None: there may be none.
         has_encoder: whether requests bring an input for it.
+        most_together: tokens that a step can compute; None: any number.
     """
 
     vocab_size: int
@@ -62,6 +63,7 @@ class Limits:
     grammars: Grammars | None = None
     embeds_size: int | None = None
     has_encoder: bool = False
+    most_together: int | None = None
 
     @classmethod
     def of(
@@ -81,6 +83,7 @@ class Limits:
             grammars=grammars,
             embeds_size=config.embeds_size,
             has_encoder=config.has_encoder,
+            most_together=config.max_num_batched_tokens,
         )
 
     def most_tokens(self, request: Request) -> int:
@@ -122,6 +125,13 @@ class Limits:
             )
         if request.embeds is not None:
             self._check_embeds(request.embeds)
+        if request.spans is not None and self.most_together is not None and (longest := request.spans.longest) > self.most_together:
+            raise RecordError(
+                "prompt_too_long",
+                f"{longest} tokens of the prompt see each other and are computed in one step, which takes {self.most_together}: "
+                f"--max-num-batched-tokens {longest} would be enough",
+                param="prompt",
+            )
         self._check_params(params)
         if request.beam is not None and (width := request.beam.beam_width) > self.vocab_size:
             raise RecordError("invalid_value", f"beam_width {width} is above the vocabulary of {self.vocab_size}", param="beam_width")

@@ -140,6 +140,7 @@ class Runner:
             state_slots=self._tensor(batch.state_slots) if self.pools else None,
             encoder_lens=self._tensor(batch.encoder_lens) if len(batch.encoder_lens) else None,
             adapters=AdapterRows.of(_of_rows(batch), self.device, torch.from_numpy(batch.logit_rows)) if len(batch.adapters) else None,
+            spans=self._tensor(batch.spans) if len(batch.spans) else None,
         )
         tokens, positions, rows = map(self._tensor, (batch.tokens, batch.positions, batch.logit_rows))
         given = None

@@ -9,7 +9,8 @@
     state        [ 4     1      ... ]   the slot of its states
     slot         [ 2     0      ... ]   that of its adapter
     border       [ 48    NEVER  ... ]   tokens at which a step has to end for it
-    virtual      [ 0     20     ... ]   tokens at its beginning whose embeddings are given
+    given        [ 0     20     ... ]   tokens up to the last whose embedding is given
+    spanned      [ 0     20     ... ]   tokens up to the end of its last span
     encoder_lens [ 70    11     ... ]   tokens of its encoder's input, without what fills their last block
 
 A `Sequence` says the same of itself in `num_computed`, `tokens`, `blocks`, `state`, `slot` and `borders`; `check_integrity` compares
@@ -45,6 +46,7 @@ class Running:
         self.slot: NDArray[np.int32] = np.zeros(_ROWS, dtype=np.int32)
         self.border: NDArray[np.int64] = np.zeros(_ROWS, dtype=np.int64)
         self.given: NDArray[np.int64] = np.zeros(_ROWS, dtype=np.int64)
+        self.spanned: NDArray[np.int64] = np.zeros(_ROWS, dtype=np.int64)
         self.encoder_lens: NDArray[np.int32] = np.zeros(_ROWS, dtype=np.int32)
 
     def __len__(self) -> int:
@@ -71,11 +73,12 @@ class Running:
         self.slot[row] = sequence.slot
         self.border[row] = _next_border(sequence)
         self.given[row] = sequence.request.num_given
+        self.spanned[row] = sequence.request.num_spanned
         self.encoder_lens[row] = len(sequence.request.encoder_ids)
         self.refresh_blocks(row, 0)
 
     def _make_room(self, capacity: int) -> None:
-        for name in ("computed", "known", "newest", "num_blocks", "blocks", "state", "slot", "border", "given", "encoder_lens"):
+        for name in ("computed", "known", "newest", "num_blocks", "blocks", "state", "slot", "border", "given", "spanned", "encoder_lens"):
             array = getattr(self, name)
             setattr(self, name, np.concatenate((array, np.zeros((capacity - len(array), *array.shape[1:]), array.dtype))))
 
@@ -102,7 +105,7 @@ class Running:
     def _take(self, rows: list[int]) -> None:
         width = self.num_blocks[: len(self)].max(initial=0)
         numbers = (self.computed, self.known, self.newest, self.num_blocks, self.state, self.slot, self.border, self.given)
-        for array in (*numbers, self.encoder_lens, self.blocks[:, :width]):
+        for array in (*numbers, self.spanned, self.encoder_lens, self.blocks[:, :width]):
             array[: len(rows)] = array[rows]
         self.sequences = [self.sequences[row] for row in rows]
 
@@ -120,8 +123,9 @@ class Running:
         """[S] the tokens that are left of each sequence up to its border, from the first on while the budget lasts.
 
         Args:
+            budget: as many tokens as the longest span, or more.
             most: sequences that get some.
-            limit: most tokens of one sequence; 0 is no limit.
+            limit: most tokens of one sequence, but for a span that is longer; 0 is no limit.
         """
         size = len(self)
         counts = np.minimum(self.known[:size], self.border[:size]) - self.computed[:size]
@@ -129,12 +133,22 @@ class Running:
             counts = np.minimum(counts, limit)
         if size > most:
             counts[np.flatnonzero(counts)[most:]] = 0
+        for row in np.flatnonzero(self.spanned[:size] > self.computed[:size]).tolist():
+            counts[row] = self._with_spans(row, int(counts[row]), budget)
         total = np.cumsum(counts)
         if size and total[-1] > budget:
             last = int(np.searchsorted(total, budget))
             counts = counts[: last + 1]
             counts[last] -= total[last] - budget
+            if self.spanned[last] > self.computed[last]:
+                counts[last] = self._with_spans(last, int(counts[last]), int(counts[last]))
+                counts = counts[: last + bool(counts[last])]
         return counts
+
+    def _with_spans(self, row: int, count: int, most: int) -> int:
+        """See `Spans.count`."""
+        spans = self.sequences[row].request.spans
+        return count if spans is None or not count else spans.count(int(self.computed[row]), count, most)
 
     def advance(self, counts: NDArray[np.int64], block_size: int) -> list[tuple[Sequence, int]]:
         """Counts `counts` [S] more tokens of the first S sequences as computed; returns the sequences that filled blocks with that,
@@ -167,8 +181,9 @@ class Running:
         for row, s in enumerate(self.sequences):
             numbers = (self.computed[row], self.known[row], self.newest[row], self.num_blocks[row])
             assert numbers == (s.num_computed, len(s.tokens), s.tokens[-1], len(s.blocks)), f"row {row}"
-            more = (self.state[row], self.slot[row], self.border[row], self.given[row], self.encoder_lens[row])
-            assert more == (s.state, s.slot, _next_border(s), s.request.num_given, len(s.request.encoder_ids)), f"row {row}"
+            more = (self.state[row], self.slot[row], self.border[row], self.given[row], self.spanned[row], self.encoder_lens[row])
+            said = (s.request.num_given, s.request.num_spanned, len(s.request.encoder_ids))
+            assert more == (s.state, s.slot, _next_border(s), *said), f"row {row}"
             assert self.blocks[row].tolist() == s.blocks + [NULL_BLOCK] * (self.blocks.shape[1] - len(s.blocks)), f"row {row}"
 
 

@@ -263,6 +263,8 @@ class Scheduler:
 
     def _admit_waiting(self, counts: NDArray[np.int64], copies: list[tuple[int, int]]) -> NDArray[np.int64]:
         """Starts waiting sequences while there is room; returns `counts` and theirs."""
+        if len(counts) < len(self.running):
+            return counts  # the budget is used up, or what is left of it is too little for a span
         budget = self.max_num_batched_tokens - int(counts.sum())
         admitted: list[int] = []
         passed: list[Sequence] = []
@@ -299,7 +301,9 @@ class Scheduler:
             count = min(
                 whole - computed, max(self.long_prefill_token_threshold, least) if self.long_prefill_token_threshold else budget, budget
             )
-            is_cut = computed + count < (whole if not self.chunked_prefill else sequence.num_encoder + 1)
+            if (spans := sequence.request.spans) is not None:
+                count = spans.count(computed, count, budget)
+            is_cut = not count or computed + count < (whole if not self.chunked_prefill else sequence.num_encoder + 1)
             short = self.blocks.missing(shared, computed, whole) > -reserve
             if short and self._holds and self._holds.give_up():
                 self.waiting.put_back([sequence])  # what it may start from is another now

@@ -100,6 +100,7 @@ class PromptIntake(Intake[PromptDraft]):
             message = "a prompt with media cannot be cut; leave out truncate_prompt_tokens"
             raise RecordError("unsupported", message, param="truncate_prompt_tokens")
         one.prompt = self._placing.expand(one.prompt, media)
+        one.add_special_tokens &= not self._placing.frames_text
 
     def _checked(self, text: str, params: SamplingParams) -> str:
         """`text`, or of one that cannot fit the end that matters. Raises RecordError."""

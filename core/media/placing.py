@@ -14,6 +14,7 @@ from ..errors import InferError, RecordError
 from ..spec.vision import Images
 from ..types.media import MediaPart, Medium
 from ..types.placed import Placed, media_key
+from ..types.spans import Spans, runs_of
 from .store import Look, MediaStore
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class PromptMedia:
     placed: tuple[Placed, ...] = ()
     """Once the prompt is tokens."""
     merge: int = 1
+    sees: str = ""
+    """See `Vision.sees`."""
 
     @classmethod
     def of(cls, parts: Sequence[MediaPart], options: Any) -> PromptMedia | None:
@@ -46,14 +49,19 @@ class PromptMedia:
             raise RecordError("invalid_type", f"{name} must be an object, not {type(options).__name__}", param=name)
         return cls(tuple(parts), dict(options or {})) if parts else None
 
-    def behind(self, count: int, length: int) -> tuple[tuple[Placed, ...], NDArray[np.int64] | None]:
-        """(what is placed, the prompt's positions in three parts or None) behind `count` virtual tokens, in a prompt of `length` tokens
-        with them."""
+    def behind(self, count: int, length: int) -> dict[str, Any]:
+        """What a `Request` says of media, behind `count` virtual tokens, in a prompt of `length` tokens with them: `media`, `positions` and
+        `spans`."""
         moved = tuple(replace(one, rows=one.rows + count) for one in self.placed) if count else self.placed
+        found: dict[str, Any] = {"media": moved}
         grids = [look.grid for look in self.looks]
-        if not moved or any(grid is None for grid in grids):
-            return moved, None
-        return moved, grid_positions([(one, grid) for one, grid in zip(moved, grids, strict=True) if grid is not None], length, self.merge)
+        if moved and not any(grid is None for grid in grids):
+            each = [(one, grid) for one, grid in zip(moved, grids, strict=True) if grid is not None]
+            found["positions"] = grid_positions(each, length, self.merge)
+        if moved and self.sees:
+            bounds = runs_of(one.rows for one in moved) if self.sees == "image" else ((0, length),) if length > 1 else ()
+            found["spans"] = Spans(bounds, windowed=self.sees == "image") if bounds else None
+        return found
 
 
 class Placing:
@@ -69,6 +77,11 @@ class Placing:
         self.store = store
         self._images = images
         self._tokenizer = tokenizer
+
+    @property
+    def frames_text(self) -> bool:
+        """True if `expand` gives texts with all their special tokens."""
+        return self._images.vision.frames_text
 
     def ahead(self, many: Iterable[PromptMedia]) -> AbstractContextManager[None]:
         """Inside, the media of these prompts are loaded before `expand` is called for them, in this order."""
@@ -104,8 +117,10 @@ class Placing:
             raise RecordError("unsupported", str(error), param="messages") from error
         each = zip(given.parts, media, strict=True)
         given.media = tuple((media_key(one, given.options), one if _may_change(part) else None) for part, one in each)
-        given.merge = self._images.merge
+        given.merge, given.sees = self._images.merge, self._images.vision.sees
         if isinstance(prompt, str):
+            if self.frames_text:
+                prompt = self.store.framed(prompt, media)
             return self._filled(prompt.split(placeholder), placeholder, given)
         return self._filled_ids(prompt, placeholder, given)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,14 @@ class Processor:
             raise ModelError(f"{name}: transformers cannot make its {class_name}: {_first_line(error)}") from error
         self.placeholder: str = self._processor.image_token
         """What stands for an image in the text of a prompt."""
+
+    def framed(self, prompt: str, images: Sequence[Any]) -> str:
+        """A prompt with what the family puts around its text, and a placeholder for each image. Raises RecordError (media_error)."""
+        try:
+            _, texts, *_ = self._processor.prepare_inputs_layout(images=[list(images)], text=[prompt])
+        except (TypeError, ValueError) as error:
+            raise RecordError("media_error", f"the model's processor refuses the prompt: {_first_line(error)}") from error
+        return str(texts[0])
 
     def __call__(self, image: Any, options: Mapping[str, Any]) -> Processed:
         """Of a PIL image. Raises RecordError (media_error) for what the model's processor refuses.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,10 @@ class MediaStore:
     def placeholder(self) -> str:
         """What stands for an image in the text of a prompt."""
         return self._made().placeholder
+
+    def framed(self, prompt: str, media: Sequence[Medium]) -> str:
+        """See `Processor.framed`. Raises RecordError (media_error)."""
+        return self._made().framed(prompt, [medium.data for medium in media])
 
     def look(self, medium: Medium, options: Mapping[str, Any]) -> Look:
         """Raises RecordError (media_error) for what the model's processor refuses."""

@@ -14,6 +14,7 @@ def narrowed(meta: AttentionMeta, positions: Tensor, rows: Tensor) -> AttentionM
     Args:
         positions: int64 [N], of all rows.
     """
+    assert meta.spans is None, "layers that keep nothing are of models without spans"
     owner = torch.searchsorted(meta.query_start[1:].long(), rows, right=True).clamp_(max=len(meta.kv_lens) - 1)
     return AttentionMeta(
         query_start=torch.arange(len(rows) + 1, dtype=torch.int32, device=rows.device),
@@ -33,6 +34,7 @@ def chunked(meta: AttentionMeta, chunk: int) -> AttentionMeta:
     if places * meta.block_size <= chunk:
         return meta
     assert chunk % meta.block_size == 0, "checked as the model is loaded"
+    assert meta.spans is None, "layers with chunks are of models without spans"
     device, blocks = meta.kv_lens.device, chunk // meta.block_size
     ends = meta.kv_lens.long()
     starts = ends - meta.query_start.diff()

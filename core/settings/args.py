@@ -335,7 +335,7 @@ class EngineArgs(AdapterArgs, MediaArgs, ParallelArgs, SpeculationArgs, LaterArg
             chunked_prefill=self.enable_chunked_prefill or pools,  # a text longer than a step's tokens has a step of its own
             long_prefill_token_threshold=self.long_prefill_token_threshold,
             whole_input=-(-max_model_len // self.block_size) * self.block_size + 1 if spec.has_encoder else 0,
-            default_tokens=8192 if kind == "cuda" else 4096 if pools else 2048,
+            default_tokens=max(8192 if kind == "cuda" else 4096 if pools else 2048, max_model_len if spec.sees_whole_prompts else 0),
             given={name: str(origin.get(name, "")) for name in names},
             notes=notes,
         )

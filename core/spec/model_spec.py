@@ -61,6 +61,11 @@ class ModelSpec:
         return self.stack is not None and self.stack.encoder is not None
 
     @property
+    def sees_whole_prompts(self) -> bool:
+        """True if a prompt with images is computed in one step, since its tokens see each other in both directions."""
+        return self.images is not None and self.images.vision.sees == "prompt"
+
+    @property
     def is_foreign(self) -> bool:
         """True for what transformers' code alone may have."""
         return self.stack is None and (self.is_variant or not self.lacking)

@@ -97,6 +97,8 @@ def _text_of(hf: Mapping[str, Any], wrapper: Wrapper, path: Path | str) -> dict[
     found = dict(inner) if isinstance(inner, Mapping) else {key: value for key, value in hf.items() if not key.endswith("_config")}
     kind = found.get("model_type")
     found = {**wrapper.defaults, **found}
+    if wrapper.vision is not None and wrapper.vision.sees and found.get("use_bidirectional_attention") is True:
+        found["use_bidirectional_attention"] = None  # of prompts, where the wrapper's file says so
     found["model_type"] = wrapper.model_type if kind in (None, hf.get("model_type"), *wrapper.spellings) else kind
     found["tie_word_embeddings"] = bool(hf.get("tie_word_embeddings", wrapper.tie) or found.get("tie_word_embeddings", False))
     return effective(found, None, path)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from ..errors import ModelError
 
@@ -20,11 +20,17 @@ class Vision:
         processor: transformers' processor of it, "module.Class" within `transformers.models`.
         token: of the tokens that stand for images, where config.json names none.
         rope: parameters of rotation that config.json may leave out, of families whose images have a grid of positions in three parts.
+        processors: others than `processor`, by the model_type of a tower.
+        sees: the tokens that see each other in both directions: those of each "image", or in prompts with images all of the "prompt".
+        frames_text: its processor puts more than images into a prompt, special tokens among it.
     """
 
     processor: str
     token: int | None = None
     rope: Mapping[str, Any] = field(default_factory=dict)
+    processors: Mapping[str, str] = field(default_factory=dict)
+    sees: Literal["", "image", "prompt"] = ""
+    frames_text: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,5 +59,7 @@ def images_of(hf: Mapping[str, Any], vision: Vision | None) -> Images | None:
     layers = (hf.get("text_config") or hf).get("num_hidden_layers")
     if isinstance(deep := tower.get("deepstack_visual_indexes"), list) and isinstance(layers, int) and len(deep) >= layers:
         raise ModelError(f"config.json: deepstack_visual_indexes has {len(deep)} entries, and the language model {layers} layers")
+    if (other := vision.processors.get(str(tower.get("model_type")))) is not None:
+        vision = replace(vision, processor=other)
     merge = tower.get("spatial_merge_size", 2)
     return Images(vision=vision, token=token, merge=merge if type(merge) is int and merge > 0 else 1)

@@ -16,6 +16,7 @@ from .outputs import Logprob
 from .params import SamplingParams
 from .placed import Placed
 from .prompt_embeds import PromptEmbeds
+from .spans import Spans
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,6 +55,8 @@ class Request:
     """In the order of their tokens."""
     positions: NDArray[np.int64] | None = None
     """[3, prompt tokens] where the model's positions have three parts and media have a grid of them; None: each token's place."""
+    spans: Spans | None = None
+    """Tokens of the prompt that see each other in both directions; None: each sees those before it."""
     encoder_ids: tuple[int, ...] = ()
     """The input of the encoder, of a model that has one; the prompt is then the beginning of what the decoder writes."""
 
@@ -61,6 +64,11 @@ class Request:
     def num_given(self) -> int:
         """Tokens up to the last whose embedding is not looked up."""
         return self.media[-1].end if self.media else self.num_virtual
+
+    @property
+    def num_spanned(self) -> int:
+        """Tokens up to the end of the last span."""
+        return 0 if self.spans is None else self.spans.end
 
     @property
     def num_virtual(self) -> int:

@@ -18,8 +18,8 @@ ITEMS_A_THREAD = 8
 #: Heads of a latent that a thread takes together, at least.
 LEAST_HEADS = 8
 
-_plan = library.function("infer_plan_attention", "pppp" + "ppp" + "iiiiii")
-_attention = library.function("infer_attention", "ppppppp" + "ipppi" + "iiiiii" + "ff" + "pppiii")
+_plan = library.function("infer_plan_attention", "pppp" + "pppp" + "iiiiii")
+_attention = library.function("infer_attention", "pppppppp" + "ipppi" + "iiiiii" + "ff" + "pppiii")
 _latent_attention = library.function("infer_latent_attention", "pppppp" + "ipii" + "iiiif" + "i")
 
 
@@ -45,7 +45,7 @@ def plan_attention(meta: AttentionMeta, num_heads: int, num_kv_heads: int) -> At
     most = sequences + rows // (max(1, ITEM_ROWS // group) * group)
     members, runs, items, counts = (torch.empty(shape, dtype=torch.int32) for shape in ((most, 3), (2 * most, 4), (most, 4), (3,)))
     _plan(
-        *(members, runs, items, counts, meta.query_start, meta.kv_lens, meta.block_tables),
+        *(members, runs, items, counts, meta.query_start, meta.kv_lens, meta.block_tables, meta.spans),
         *(meta.block_tables.stride(0), sequences, meta.block_size, group, ITEM_ROWS, together),
     )
     num_items, num_runs, num_members = counts.tolist()
@@ -68,7 +68,7 @@ def attention(query: Tensor, cache: KVCache, meta: AttentionMeta, config: Attent
         )
         return out
     _attention(
-        *(out, query, cache.key, cache.value, meta.query_start, meta.kv_lens, meta.block_tables),
+        *(out, query, cache.key, cache.value, meta.query_start, meta.kv_lens, meta.block_tables, meta.spans),
         *(meta.block_tables.stride(0), plan.members, plan.runs, plan.items, len(plan.items)),
         *(plan.heads_together, config.num_heads, config.num_kv_heads, config.head_dim, meta.block_size, config.sliding_window or 0),
         *(config.scale, config.soft_cap or 0.0),

@@ -38,14 +38,15 @@ def find_tile(starts, num_sequences, tile, GROUP: tl.constexpr, BLOCK_M: tl.cons
 
 @triton.jit
 def _visit(
-    best, total, acc, query, position, slopes, biases,
+    best, total, acc, query, position, first, last, slopes, biases,
     key, value, table, start, stop, block_stride, token_stride, scale, soft_cap, window,
     D: tl.constexpr, D_PAD: tl.constexpr, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr,
     CAUSAL: tl.constexpr, MASKED: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr, HAS_SLOPES: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_SPANS: tl.constexpr,
 ):  # fmt: skip
     """The rows' state after the key tiles of [start, stop), in order; BLOCK_SIZE 0: keys are not paged.
 
+    `first`, `last`: with HAS_SPANS, a row sees keys up to `last`, and a window hides none from `first` on.
     Nothing before `start` or from `stop` on is read. Not MASKED: every row sees every key, and the tiles are whole.
     """
     d = tl.arange(0, D_PAD)
@@ -82,10 +83,15 @@ def _visit(
             scores = tl.fma(added, _LOG2_E, scores)
         if MASKED:
             seen = tl.broadcast_to(here[None, :], scores.shape)
-            if CAUSAL:
+            if HAS_SPANS:
+                seen = seen & (n[None, :] <= last[:, None])
+            elif CAUSAL:
                 seen = seen & (distance >= 0)
             if HAS_WINDOW:
-                seen = seen & (tl.abs(distance) < window)
+                near = tl.abs(distance) < window
+                if HAS_SPANS:
+                    near = near | (n[None, :] >= first[:, None])
+                seen = seen & near
             scores = tl.where(seen, scores, float("-inf"))
         best, total, acc = soften(best, total, acc, scores, load_as(value + offsets, mask, query.dtype))
     return best, total, acc
@@ -93,12 +99,12 @@ def _visit(
 
 @triton.jit(do_not_specialize=["window", "num_sequences", "table_stride", "pieces_at_most", "of_head", "own"])
 def attend_paged(
-    out, partial_acc, partial_stats, query, key, value, query_start, kv_lens, tables, slopes, sinks, distances,
+    out, partial_acc, partial_stats, query, key, value, query_start, kv_lens, tables, spans, slopes, sinks, distances,
     scale, soft_cap, window, num_sequences, table_stride, pieces_at_most, of_head, own,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DOT: tl.constexpr, DECODE: tl.constexpr, PIECES: tl.constexpr, PARTIAL: tl.constexpr,
     HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr, HAS_SLOPES: tl.constexpr, HAS_SINKS: tl.constexpr,
-    HAS_DISTANCES: tl.constexpr,
+    HAS_DISTANCES: tl.constexpr, HAS_SPANS: tl.constexpr,
 ):  # fmt: skip
     """Grid (tiles, KV_HEADS, programs that share a tile's pieces; 1 unless PARTIAL).
 
@@ -146,6 +152,15 @@ def attend_paged(
     start = 0
     if HAS_WINDOW:
         start = tl.maximum(before + tile * BLOCK_M // GROUP - window + 1, 0)
+    from_key = position
+    to_key = position
+    if HAS_SPANS:  # of neighbouring tokens none sees less far ahead, or further back, than the one before it
+        of_tokens = spans + 2 * (first_token + row // GROUP)
+        from_key = tl.load(of_tokens, mask=real, other=0)
+        to_key = tl.load(of_tokens + 1, mask=real, other=-1)
+        stop = tl.max(to_key, axis=0) + 1
+        if HAS_WINDOW:
+            start = tl.minimum(start, tl.load(spans + 2 * (first_token + tile * BLOCK_M // GROUP)))
     token_stride = D
     block_stride = KV_HEADS * BLOCK_SIZE * D
     key += kv_head * BLOCK_SIZE * D
@@ -160,9 +175,10 @@ def attend_paged(
         for piece in range(piece_of(start) + tl.program_id(2), last + 1, tl.num_programs(2)):
             part_best, part_total, part_acc = _visit(
                 tl.full((BLOCK_M,), float("-inf"), tl.float32), tl.zeros((BLOCK_M,), tl.float32), tl.zeros((BLOCK_M, D_PAD), tl.float32),
-                q, position, slope, biases, key, value, table,
+                q, position, from_key, to_key, slope, biases, key, value, table,
                 tl.maximum(piece_start(piece), start), tl.minimum(piece_start(piece + 1), stop), block_stride, token_stride,
                 scale, soft_cap, window, D, D_PAD, BLOCK_SIZE, BLOCK_N, True, True, HAS_WINDOW, HAS_CAP, HAS_SLOPES, HAS_DISTANCES,
+                HAS_SPANS,
             )  # fmt: skip
             if PARTIAL:
                 place = (sequence.to(tl.int64) * HEADS + head) * pieces_at_most + piece
@@ -177,12 +193,12 @@ def attend_paged(
             # Tiles that even the first row sees as a whole need no mask.
             whole = tl.maximum(before + tile * BLOCK_M // GROUP + 1, 0) // BLOCK_N * BLOCK_N
             best, total, acc = _visit(
-                best, total, acc, q, position, slope, biases, key, value, table, start, whole, block_stride, token_stride,
-                scale, soft_cap, window, D, D_PAD, BLOCK_SIZE, BLOCK_N, True, False, False, HAS_CAP, HAS_SLOPES, HAS_DISTANCES,
+                best, total, acc, q, position, from_key, to_key, slope, biases, key, value, table, start, whole, block_stride, token_stride,
+                scale, soft_cap, window, D, D_PAD, BLOCK_SIZE, BLOCK_N, True, False, False, HAS_CAP, HAS_SLOPES, HAS_DISTANCES, HAS_SPANS,
             )  # fmt: skip
         best, total, acc = _visit(
-            best, total, acc, q, position, slope, biases, key, value, table, whole, stop, block_stride, token_stride,
-            scale, soft_cap, window, D, D_PAD, BLOCK_SIZE, BLOCK_N, True, True, HAS_WINDOW, HAS_CAP, HAS_SLOPES, HAS_DISTANCES,
+            best, total, acc, q, position, from_key, to_key, slope, biases, key, value, table, whole, stop, block_stride, token_stride,
+            scale, soft_cap, window, D, D_PAD, BLOCK_SIZE, BLOCK_N, True, True, HAS_WINDOW, HAS_CAP, HAS_SLOPES, HAS_DISTANCES, HAS_SPANS,
         )  # fmt: skip
     if not PARTIAL:
         result = finish(best, total, acc, sink, HAS_SINKS)
@@ -276,12 +292,12 @@ def attend_texts(
     else:
         whole = tokens // BLOCK_N * BLOCK_N
         best, total, acc = _visit(
-            best, total, acc, q, position, slope, biases, key, value, starts, start, whole, 0, row_stride, scale, soft_cap, window,
-            D, D_PAD, 0, BLOCK_N, False, False, False, HAS_CAP, HAS_SLOPES, HAS_BIAS,
+            best, total, acc, q, position, position, position, slope, biases, key, value, starts, start, whole, 0, row_stride, scale,
+            soft_cap, window, D, D_PAD, 0, BLOCK_N, False, False, False, HAS_CAP, HAS_SLOPES, HAS_BIAS, False,
         )  # fmt: skip
     best, total, acc = _visit(
-        best, total, acc, q, position, slope, biases, key, value, starts, whole, stop, 0, row_stride, scale, soft_cap, window,
-        D, D_PAD, 0, BLOCK_N, False, True, HAS_WINDOW, HAS_CAP, HAS_SLOPES, HAS_BIAS,
+        best, total, acc, q, position, position, position, slope, biases, key, value, starts, whole, stop, 0, row_stride, scale,
+        soft_cap, window, D, D_PAD, 0, BLOCK_N, False, True, HAS_WINDOW, HAS_CAP, HAS_SLOPES, HAS_BIAS, False,
     )  # fmt: skip
     result = finish(best, total, acc, sink, HAS_SINKS)
     store_as(out + (token * HEADS + head)[:, None] * D + d[None, :], result, mask)

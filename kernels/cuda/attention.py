@@ -84,7 +84,7 @@ def _decode(out: Tensor, query: Tensor, cache: KVCache, meta: AttentionMeta, con
     kv_heads, sequences = config.num_kv_heads, meta.kv_lens.shape[0]
     tiles = sequences * triton.cdiv(config.num_heads // kv_heads, shape.blocks["BLOCK_M"])
     shared_by = 1
-    if tiles * kv_heads < ENOUGH_PROGRAMS:
+    if tiles * kv_heads < ENOUGH_PROGRAMS and meta.spans is None:  # `merge_pieces` knows windows of causal tokens
         shared_by = min(plan.pieces, triton.cdiv(MOST_PROGRAMS, tiles * kv_heads))
     if shared_by == 1:
         return _attend(out, None, query, cache, meta, config, (tiles, kv_heads, 1), shape, decode=True)
@@ -148,12 +148,13 @@ def _attend(
     scale, soft_cap = folded(config)
     attend_paged[grid](
         *(out, *(partial or (query, query)), query, readable(cache.key), readable(cache.value)),
-        *(meta.query_start, meta.kv_lens, meta.block_tables, _or(config.alibi_slopes, query), _or(config.sinks, query)),
-        _or(config.distances, query),
+        *(meta.query_start, meta.kv_lens, meta.block_tables, _or(meta.spans, meta.kv_lens)),
+        *(_or(config.alibi_slopes, query), _or(config.sinks, query), _or(config.distances, query)),
         *(scale, soft_cap, config.sliding_window or 0, meta.kv_lens.shape[0], meta.block_tables.stride(0), plan.pieces),
         *((0, 0) if config.distances is None else (config.distances.shape[1], config.distances.shape[1] - KEYS_AHEAD - 1)),
         **of_config(config),
         HAS_DISTANCES=config.distances is not None,
+        HAS_SPANS=meta.spans is not None,
         **constants,
         **launched,
     )
@@ -207,6 +208,8 @@ def signatures() -> list[Signature]:
         "fixed decode": [(bf16, bf16, 64), (bf16, bf16, 128)],
         "prefill with options": [(bf16, bf16, 64), (bf16, bf16, 128), (bf16, bf16, 256), (bf16, e4m3, 64)],
         "fixed with options": [(bf16, bf16, 64), (bf16, bf16, 128)],
+        "prefill with spans": [(bf16, bf16, 256)],
+        "fixed with spans": [(bf16, bf16, 256)],
     }
     found = [_signature(kind, target, *case) for target in TARGETS for kind in cases for case in cases[kind]]
     types = dict.fromkeys(("query_start", "kv_lens"), "*i32") | dict.fromkeys(("partial_acc", "partial_stats", "sinks"), "*fp32")
@@ -222,13 +225,14 @@ def _signature(kind: str, target: Target, query: torch.dtype, cache: torch.dtype
     table, decode = kind.split(maxsplit=1)[0], "decode" in kind
     shape = launch(table, target.row, query, dim, cache)
     stored = "*u8" if cache == torch.float8_e4m3fn and not target.converts_e4m3 else POINTERS[cache]
-    types = dict.fromkeys(("query_start", "kv_lens", "tables"), "*i32") | dict.fromkeys(("slopes", "sinks", "distances"), "*fp32")
+    types = dict.fromkeys(("query_start", "kv_lens", "tables", "spans"), "*i32") | dict.fromkeys(("slopes", "sinks", "distances"), "*fp32")
     types |= dict.fromkeys(("partial_acc", "partial_stats"), "*fp32" if decode else POINTERS[query])
     types |= {"out": POINTERS[query], "query": POINTERS[query], "key": stored, "value": stored, "scale": "fp32", "soft_cap": "fp32"}
     types |= dict.fromkeys(("window", "num_sequences", "table_stride", "pieces_at_most", "of_head", "own"), "i32")
     constants = of_config(AttentionConfig(32, 8, dim, 1.0)) | shape.blocks | {"BLOCK_SIZE": 16, "DOT": TRITON_DTYPES[query]}
     constants |= {"DECODE": decode, "PIECES": decode or table == "fixed", "PARTIAL": decode, "HAS_DISTANCES": False}
-    if "with options" in kind:
+    constants["HAS_SPANS"] = "with spans" in kind
+    if "with options" in kind or "with spans" in kind:
         constants |= dict.fromkeys(("HAS_WINDOW", "HAS_CAP", "HAS_SINKS"), True)
     name = f"attend_paged {kind} {POINTERS[query][1:]} {POINTERS[cache][1:]} {dim}"
     launched = (shape.num_warps, shape.num_stages, query.itemsize == 2, (target.name,))

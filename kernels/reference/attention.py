@@ -34,6 +34,8 @@ class Tiles:
     """int64 [Q, ROWS]: head within the group."""
     position: Tensor
     """int64 [Q, ROWS]: the row's position; -1 for padding rows."""
+    first: Tensor | None
+    """int64 [Q, ROWS]: from here on a window hides nothing from the row; None: it hides all that is too far away."""
     last: Tensor
     """int64 [Q, ROWS]: the last position that the row may see; -1 for padding rows, which therefore see no key."""
     sequence: Tensor
@@ -64,7 +66,10 @@ def plan_tiles(meta: AttentionMeta, group_size: int, *, causal: bool) -> Tiles:
     local = row // group_size
     position = torch.where(real, (kv_lens - query_lens)[sequence][:, None] + local, -1)
     token = query_start[sequence][:, None] + local
-    last = position if causal else torch.where(real, kv_lens[sequence][:, None] - 1, -1)
+    last, first = position if causal else torch.where(real, kv_lens[sequence][:, None] - 1, -1), None
+    if meta.spans is not None:
+        spans = meta.spans.long()
+        first, last = spans[token, 0], torch.where(real, spans[token, 1], -1)
 
     context = last.amax(-1) + 1
     order = torch.argsort(context, descending=True, stable=True)
@@ -75,7 +80,8 @@ def plan_tiles(meta: AttentionMeta, group_size: int, *, causal: bool) -> Tiles:
         for j in range(count):
             active[j] += 1
     slots = _slot_map(meta, kv_lens, most * KEYS)
-    return Tiles(token[order], (row % group_size)[order], position[order], last[order], sequence[order], slots, active)
+    first = None if first is None else first[order]
+    return Tiles(token[order], (row % group_size)[order], position[order], first, last[order], sequence[order], slots, active)
 
 
 def _slot_map(meta: AttentionMeta, kv_lens: Tensor, length: int) -> Tensor:
@@ -136,7 +142,10 @@ def _attend(query: Tensor, cache: KVCache, plan: Tiles, part: slice, config: Att
             rows = at + heads * of_head + position[:n, None] * of_row
             scores = scores + bias.values[(rows[..., None] + key_position).where(seen[:, None], 0)]
         if config.sliding_window is not None:
-            seen &= (key_position - position[:n, :, None]).abs() < config.sliding_window
+            near = (key_position - position[:n, :, None]).abs() < config.sliding_window
+            if plan.first is not None:
+                near |= key_position >= plan.first[part][:n, :, None]
+            seen &= near
         scores = scores.masked_fill_(~seen[:, None], float("-inf")).flatten(0, 1)
         new_best = torch.maximum(best[:m], scores.amax(-1, keepdim=True))
         # Rows that have seen no key yet keep -inf; 0 stands in so that no -inf - -inf arises.

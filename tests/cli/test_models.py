@@ -133,7 +133,7 @@ def test_architectures_are_those_that_have_files() -> None:
     assert {row["model_type"].replace("-", "_") for row in rows} == files
     assert {row["code"] for row in rows} == {"infer"}
     uses = {row["model_type"]: row["use"] for row in rows}
-    assert (uses["llama"], uses["bert"], uses["gemma3"]) == ("generate", "embed", "text alone")
+    assert (uses["llama"], uses["bert"], uses["gemma4"]) == ("generate", "embed", "text alone")
     lines = run("architectures").stdout.splitlines()
     assert len(lines) == 1 + len(rows)
     assert lines[0].split() == ["MODEL_TYPE", "CODE", "USE", "ABOUT"]

@@ -15,11 +15,11 @@ void infer_rope_and_store(const void *qkv, const float *scale, int64_t stride, c
                           const int64_t *slots, int64_t rows, int64_t stored, int64_t heads, int64_t kv_heads, int64_t dim, int64_t dtype,
                           int64_t cache_dtype, int64_t norm_dtype, float eps);
 void infer_plan_attention(infer::Member *members, infer::Run *runs, infer::ItemParts *items, int32_t *counts, const int32_t *query_start,
-                          const int32_t *kv_lens, const int32_t *tables, int64_t table_stride, int64_t num_sequences, int64_t block_size,
-                          int64_t group, int64_t most_rows, int64_t together);
+                          const int32_t *kv_lens, const int32_t *tables, const int32_t *spans, int64_t table_stride, int64_t num_sequences,
+                          int64_t block_size, int64_t group, int64_t most_rows, int64_t together);
 void infer_attention(void *out, const void *query, const void *key, const void *value, const int32_t *query_start, const int32_t *kv_lens,
-                     const int32_t *tables, int64_t table_stride, const infer::Member *members, const infer::Run *runs,
-                     const infer::ItemParts *items, int64_t num_items, int64_t heads_together, int64_t num_heads, int64_t num_kv_heads,
+                     const int32_t *tables, const int32_t *spans, int64_t table_stride, const infer::Member *members,
+                     const infer::Run *runs, const infer::ItemParts *items, int64_t num_items, int64_t heads_together, int64_t num_heads, int64_t num_kv_heads,
                      int64_t head_dim, int64_t block_size, int64_t window, float scale, float soft_cap, const float *alibi, const float *sinks,
                      const float *distances, int64_t of_head, int64_t dtype, int64_t cache_dtype);
 void infer_segment_attention(void *out, const void *qkv, const float *row_scale, const int64_t *positions, const float *cos, const float *sin,
@@ -68,11 +68,11 @@ struct Step {
         std::vector<infer::Run> runs(2 * most);
         std::vector<infer::ItemParts> items(most);
         int32_t counts[3];
-        infer_plan_attention(members.data(), runs.data(), items.data(), counts, starts.data(), lens.data(), tables.data(), stride, sequences, block_size,
-                             group, 48, 48);
+        infer_plan_attention(members.data(), runs.data(), items.data(), counts, starts.data(), lens.data(), tables.data(), nullptr, stride, sequences,
+                             block_size, group, 48, 48);
         Bytes out = room(starts.back() * heads * dim);
-        infer_attention(out.data(), query.data(), key.data(), value.data(), starts.data(), lens.data(), tables.data(), stride, members.data(), runs.data(),
-                        items.data(), counts[0], kv_heads, heads, kv_heads, dim, block_size, 0, 0.2f, 0.0f, nullptr, nullptr, nullptr, 0, dtype,
+        infer_attention(out.data(), query.data(), key.data(), value.data(), starts.data(), lens.data(), tables.data(), nullptr, stride, members.data(),
+                        runs.data(), items.data(), counts[0], kv_heads, heads, kv_heads, dim, block_size, 0, 0.2f, 0.0f, nullptr, nullptr, nullptr, 0, dtype,
                         cache_dtype);
         return out;
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -31,6 +31,13 @@ def ops(request: pytest.FixtureRequest) -> Ops:
     return kernels.load(request.param)
 
 
+class Spans(NamedTuple):
+    """Runs of tokens of each sequence that see each other in both directions; `windowed`: as far back as a window lets them."""
+
+    of: list[list[tuple[int, int]]]
+    windowed: bool
+
+
 class Paged:
     """Random sequences in shuffled blocks of a cache whose every other slot is NaN. `kept`: the cache's dtype, if it is not the rows'."""
 
@@ -42,7 +49,9 @@ class Paged:
         block_size: int,
         dtype: torch.dtype,
         kept: torch.dtype | None = None,
+        spans: Spans | None = None,
     ) -> None:
+        self.spans = spans
         g = torch.Generator().manual_seed(config.num_heads)
         heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
         most = max(-(-context // block_size) for _, context in lengths)
@@ -72,7 +81,21 @@ class Paged:
     def meta(self, which: list[int], lengths: list[tuple[int, int]], slots: Tensor) -> AttentionMeta:
         starts = torch.tensor([0, *torch.tensor([q for q, _ in lengths]).cumsum(0).tolist()], dtype=torch.int32)
         contexts = torch.tensor([c for _, c in lengths], dtype=torch.int32)
-        return AttentionMeta(starts, contexts, self.blocks[which], slots, self.block_size)
+        meta = AttentionMeta(starts, contexts, self.blocks[which], slots, self.block_size)
+        if self.spans is not None:
+            meta.spans = torch.cat([self.seen(i, c - q, c) for i, (q, c) in zip(which, lengths, strict=True)])
+        return meta
+
+    def seen(self, i: int, start: int, stop: int) -> Tensor:
+        """int32 [tokens, 2]: what tokens of sequence i see beside what causal ones do."""
+        assert self.spans is not None
+        found = torch.arange(start, stop, dtype=torch.int32).repeat(2, 1).T.contiguous()
+        for a, b in self.spans.of[i]:
+            inside = slice(max(a - start, 0), max(b - start, 0))
+            found[inside, 1] = b - 1
+            if not self.spans.windowed:
+                found[inside, 0] = a
+        return found
 
     def attend(self, which: list[int], parts: list[tuple[int, int]] | None = None, *, strided: bool = False) -> Tensor:
         """The rows of sequences `which`; of each only its query rows from parts[i][0] to parts[i][1], if given."""
@@ -107,8 +130,14 @@ class Paged:
         if c.distances is not None:
             scores = scores + c.distances.double()[:, c.distances.shape[1] - KEYS_AHEAD - 1 + (key_position - position).clamp(max=0)]
         seen = key_position <= position
-        if c.sliding_window:
-            seen &= key_position > position - c.sliding_window
+        near = key_position > position - (c.sliding_window or context)
+        if self.spans is not None:
+            inside = torch.full((context,), -1)
+            for number, (a, b) in enumerate(self.spans.of[i]):
+                inside[a:b] = number
+            together = (inside[position] == inside) & (inside >= 0)
+            seen, near = seen | together, near if self.spans.windowed else near | together
+        seen &= near
         scores = scores.masked_fill(~seen, -math.inf)
         if c.sinks is not None:
             sinks = c.sinks.double()[:, None, None].expand(-1, query_len, 1)
@@ -157,6 +186,33 @@ def test_against_the_formula(
 )
 def test_variants(ops: Ops, dtype: torch.dtype, more: dict[str, Any]) -> None:
     check(Paged(ops, LENGTHS, config(6, 2, 32, **more), 16, dtype), dtype)
+
+
+#: Of LENGTHS: at the beginning, over tiles' borders, side by side, in the cache already, of what is left of one, all of a prompt.
+SPANS = [[], [], [(3, 60)], [(0, 17)], [(131, 195), (195, 199)], [(10, 90), (293, 300)], [(0, 130)], [(5, 191)], [(100, 128)]]
+
+
+@pytest.mark.parametrize("windowed", [True, False])
+@pytest.mark.parametrize(
+    ("dtype", "more", "block_size", "kept"),
+    [
+        (torch.float32, {}, 16, None),
+        (torch.bfloat16, {"sliding_window": 40, "soft_cap": 2.0}, 8, None),
+        (torch.float32, {"sliding_window": 20, "sinks": torch.linspace(-3, 3, 6)}, 32, None),
+        (torch.float32, {"sliding_window": 40}, 16, torch.int8),
+    ],
+    ids=str,
+)
+def test_spans(ops: Ops, dtype: torch.dtype, more: dict[str, Any], block_size: int, kept: torch.dtype | None, windowed: bool) -> None:
+    """Tokens that see each other in both directions: by the formula, and to the bit in any company and wherever a step begins."""
+    if kept is not None and ops.kv_refusal(kept):
+        pytest.skip(ops.kv_refusal(kept))
+    paged = Paged(ops, LENGTHS, config(6, 2, 32, **more), block_size, dtype, kept, Spans(SPANS, windowed))
+    check(paged, dtype, **({} if kept is None else INT8_TOLERANCE[dtype]))
+    whole = paged.attend([4, 6])
+    for cut in (1, 29, 69):  # the last rows, as where the first ones' keys were in the cache already
+        assert torch.equal(paged.attend([4], [(cut, 70)]), whole[cut:70])
+        assert torch.equal(paged.attend([6, 0], [(cut, 130), (0, 1)])[:-1], whole[70 + cut :])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -105,7 +105,7 @@ class PendingPrompt(Pending):
         more |= {"lora": self.lora, "embeds": self.embeds, "encoder_ids": self.encoder_ids}
         ids = with_virtual(self.prompt, self.embeds)
         if self.media is not None:
-            more["media"], more["positions"] = self.media.behind(len(ids) - len(self.prompt), len(ids))
+            more |= self.media.behind(len(ids) - len(self.prompt), len(ids))
         return Request(name, ids, self.params, self.index, **more)
 
     def to_requests(self) -> Sequence[Request]:

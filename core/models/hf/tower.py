@@ -83,7 +83,8 @@ def _made(source: ModelSource, hf_config: Mapping[str, Any], dtype: torch.dtype,
             setattr(text, key, value)
     if getattr(text, "layer_types", None):
         text.layer_types = text.layer_types[:1]
-    options = {"attn_implementation": "sdpa"}
+    # The language model, which is not wanted, need not have the tower's kind of attention.
+    options: dict[str, Any] = {"attn_implementation": {"": "sdpa", "text_config": "eager", "vision_config": "sdpa"}}
     if seed is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

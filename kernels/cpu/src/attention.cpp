@@ -254,12 +254,12 @@ template <class T> struct Floats {
 // members, runs and items as infer_plan_attention writes them; items in the order they are begun.
 // dtype is that of query and out; cache_dtype the same, or INT8.
 extern "C" void infer_attention(void *out, const void *query, const void *key, const void *value, const int32_t *query_start,
-                                const int32_t *kv_lens, const int32_t *tables, int64_t table_stride, const infer::Member *members,
-                                const infer::Run *runs, const infer::ItemParts *items, int64_t num_items, int64_t heads_together,
+                                const int32_t *kv_lens, const int32_t *tables, const int32_t *spans, int64_t table_stride,
+                                const infer::Member *members, const infer::Run *runs, const infer::ItemParts *items, int64_t num_items, int64_t heads_together,
                                 int64_t num_heads, int64_t num_kv_heads, int64_t head_dim, int64_t block_size, int64_t window, float scale,
                                 float soft_cap, const float *alibi, const float *sinks, const float *distances, int64_t of_head, int64_t dtype,
                                 int64_t cache_dtype) {
-    const infer::Items all{members, runs, items, query_start, kv_lens, tables, table_stride, window};
+    const infer::Items all{members, runs, items, query_start, kv_lens, tables, spans, table_stride, window};
     infer::Problem a{out, query, key, value, all, num_heads, num_kv_heads, head_dim, block_size, window, scale, soft_cap, alibi, sinks,
                      distances, of_head, of_head - infer::TILE - 1};
     if (!a.special()) a.scale *= infer::LOG2E;

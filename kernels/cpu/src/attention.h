@@ -58,9 +58,11 @@ inline Item find_item(const Problem &a, int64_t number, int64_t heads_together) 
 
 // An item's rows of one key/value head, ordered by member, token, head of the group.
 struct Rows {
-    const int32_t *positions;
+    const int32_t *positions, *firsts, *lasts;
     int64_t group;
     int64_t position(int64_t r) const { return positions[r]; }
+    int64_t first(int64_t r) const { return firsts[r]; }  // from which a window hides nothing
+    int64_t last(int64_t r) const { return lasts[r]; }    // that it sees
 };
 
 // One thread's memory; grows to its largest item.
@@ -68,7 +70,7 @@ template <class S> struct Scratch : S::Scratch {
     Buffer<float> sums;    // [rows][width]: weighted sums of values
     Buffer<float> best;    // [rows]: largest score yet
     Buffer<f32x16> total;  // [rows]: sums of weights, lane by lane
-    Buffer<int32_t> positions, first_row;  // of the rows of a head; each member's first one, and their number
+    Buffer<int32_t> positions, firsts, lasts, first_row;  // of the rows of a head; each member's first one, and their number
     Buffer<int64_t> offset;                // of the rows of the first head: elements in query and out
 };
 
@@ -86,9 +88,12 @@ void absorb(const Problem &a, const typename S::Tile &tile, const typename S::Ti
     alignas(64) float score[R * TILE];
     Seen<R> seen;
     for (int r = 0; r < R; r++) {
-        int64_t position = rows.position(r0 + r);
-        seen.high[r] = (int)std::clamp<int64_t>(position + 1 - start, 0, TILE);
-        seen.low[r] = SPECIAL && a.window > 0 ? (int)std::clamp<int64_t>(position + 1 - a.window - start, 0, TILE) : 0;
+        seen.high[r] = (int)std::clamp<int64_t>(rows.last(r0 + r) + 1 - start, 0, TILE);
+        seen.low[r] = 0;
+        if (SPECIAL && a.window > 0) {
+            const int64_t low = std::min(rows.position(r0 + r) + 1 - a.window, rows.first(r0 + r));
+            seen.low[r] = (int)std::clamp<int64_t>(low - start, 0, TILE);
+        }
     }
     const int least = *std::min_element(seen.low, seen.low + R), most = *std::max_element(seen.high, seen.high + R);
     seen.from = *std::max_element(seen.low, seen.low + R), seen.to = *std::min_element(seen.high, seen.high + R);
@@ -166,7 +171,7 @@ template <class S> int64_t list_rows(const Problem &a, const Item &item, Scratch
     int32_t *first_row = s.first_row.room(members + 1);
     for (int64_t m = 0; m < members; m++) first_row[m] = (int32_t)count, count += a.items.members[item.parts.first + m].tokens * group;
     first_row[members] = (int32_t)count;
-    int32_t *positions = s.positions.room(count);
+    int32_t *positions = s.positions.room(count), *firsts = s.firsts.room(count), *lasts = s.lasts.room(count);
     int64_t *offset = s.offset.room(count);
     for (int64_t m = 0; m < members; m++) {
         const Member &member = a.items.members[item.parts.first + m];
@@ -174,6 +179,7 @@ template <class S> int64_t list_rows(const Problem &a, const Item &item, Scratch
         for (int64_t t = 0; t < member.tokens; t++)
             for (int64_t g = 0; g < group; g++, r++) {
                 positions[r] = (int32_t)(position + t);
+                firsts[r] = (int32_t)a.items.first(member, t), lasts[r] = (int32_t)a.items.last(member, t);
                 offset[r] = ((row + t) * a.num_heads + item.h0 * group + g) * a.head_dim;
             }
     }
@@ -186,7 +192,7 @@ template <class S, bool SPECIAL> void attend(const Problem &a, const Item &item,
     typedef typename S::Tile Tile;
     const int64_t group = a.group(), dim = a.head_dim, width = (dim + LANES - 1) / LANES * LANES;
     const int64_t count = list_rows(a, item, s), all = count * item.heads();
-    const Rows rows{s.positions.data, group};
+    const Rows rows{s.positions.data, s.firsts.data, s.lasts.data, group};
     // Calls BODY(row in the scratch, its offset in query and out, its head): ordered by head of the item, and then as `rows`.
     auto each_row = [&](auto body) {
         for (int64_t h = 0, r = 0; h < item.heads(); h++)
@@ -209,7 +215,8 @@ template <class S, bool SPECIAL> void attend(const Problem &a, const Item &item,
         const int64_t start = place.start, base = (place.head - item.h0) * count, head0 = place.head * group;
         const int64_t last = first_row[walk.on().last];
         int64_t r = first_row[walk.on().first];
-        if (walk.on().last - walk.on().first == 1) r += std::max<int64_t>(0, start - rows.position(r)) * group;  // earlier tokens do not see the tile
+        if (walk.on().last - walk.on().first == 1)
+            while (r < last && rows.last(r) < start) r += group;  // earlier tokens do not see the tile
         const int64_t first = r;
         for (int64_t some; r < last; r += some) {
             some = std::min<int64_t>(S::ROWS, last - r);

@@ -29,18 +29,22 @@ struct Items {
     const Run *runs;
     const ItemParts *parts;
     const int32_t *query_start, *kv_lens, *tables;
+    const int32_t *spans;  // [tokens][2]: the first and the last position that each sees beside what a causal one does; null: all are causal
     int64_t table_stride, window;
 
     int64_t row(const Member &m) const { return query_start[m.sequence] + m.first; }
     int64_t position(const Member &m) const { return kv_lens[m.sequence] - (query_start[m.sequence + 1] - query_start[m.sequence]) + m.first; }
+    // The first position from which a window hides nothing from a member's token `t`, and the last that it sees.
+    int64_t first(const Member &m, int64_t t) const { return spans ? spans[2 * (row(m) + t)] : position(m) + t; }
+    int64_t last(const Member &m, int64_t t) const { return spans ? spans[2 * (row(m) + t) + 1] : position(m) + t; }
     const int32_t *table(const Run &run) const { return tables + members[run.first].sequence * table_stride; }
 
-    // The first tile that one of a run's members sees.
+    // The first tile that one of a run's members sees: none of a member's tokens sees one that its first does not.
     int64_t start(const Run &run) const {
         if (window <= 0) return run.start;
-        int64_t seen = position(members[run.first]);
-        for (int32_t m = run.first + 1; m < run.last; m++) seen = std::min(seen, position(members[m]));
-        return std::max<int64_t>(run.start, (seen + 1 - window) / TILE * TILE);
+        int64_t seen = INT64_MAX;
+        for (int32_t m = run.first; m < run.last; m++) seen = std::min({seen, position(members[m]) + 1 - window, first(members[m], 0)});
+        return std::max<int64_t>(run.start, seen / TILE * TILE);
     }
 };
 

@@ -18,7 +18,11 @@ struct Planner {
 
     // Tokens of a sequence that were computed in earlier steps: nobody else writes to them, and all its rows see them.
     int64_t before(const Member &m) const { return in.position(m) - m.first; }
-    int64_t end(const Member &m) const { return in.position(m) + m.tokens; }
+    int64_t end(const Member &m) const {
+        int64_t last = 0;
+        for (int64_t t = 0; in.spans && t < m.tokens; t++) last = std::max(last, in.last(m, t));
+        return in.spans ? last + 1 : in.position(m) + m.tokens;
+    }
     const int32_t *table(const Member &m) const { return in.tables + m.sequence * in.table_stride; }
     int64_t rows(const Member &m) const { return m.tokens * group; }
 
@@ -98,9 +102,9 @@ struct Planner {
 //   counts    how many items, runs and members there are
 // group: query heads of a key/value head. together: rows of sequences that begin alike in one item, at most.
 extern "C" void infer_plan_attention(infer::Member *members, infer::Run *runs, infer::ItemParts *items, int32_t *counts,
-                                     const int32_t *query_start, const int32_t *kv_lens, const int32_t *tables, int64_t table_stride,
-                                     int64_t num_sequences, int64_t block_size, int64_t group, int64_t most_rows, int64_t together) {
-    infer::Planner planner{{nullptr, nullptr, nullptr, query_start, kv_lens, tables, table_stride, 0}, num_sequences, block_size, group};
+                                     const int32_t *query_start, const int32_t *kv_lens, const int32_t *tables, const int32_t *spans,
+                                     int64_t table_stride, int64_t num_sequences, int64_t block_size, int64_t group, int64_t most_rows, int64_t together) {
+    infer::Planner planner{{nullptr, nullptr, nullptr, query_start, kv_lens, tables, spans, table_stride, 0}, num_sequences, block_size, group};
     planner.plan(most_rows, together);
     std::vector<int32_t> order(planner.parts.size());
     std::iota(order.begin(), order.end(), 0);

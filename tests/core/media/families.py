@@ -57,6 +57,8 @@ class Family:
         settings: of the processor.
         placeholder: what stands for an image in a prompt.
         tokens: names of tokens that the tokenizer knows.
+        kind: its model_type, where that is not its name here.
+        most_together: tokens of one of `cases` that are computed in one step, at most.
     """
 
     specials: Sequence[str]
@@ -67,6 +69,8 @@ class Family:
     settings: Mapping[str, Any] = field(default_factory=dict)
     placeholder: str = "<image>"
     tokens: Mapping[str, str] = field(default_factory=dict)
+    kind: str = ""
+    most_together: int = 1
 
 
 TILES = ["<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>"]
@@ -162,6 +166,48 @@ FAMILIES |= {
 }
 
 
+#: Windows are shorter than images.
+GEMMA = {"sliding_window": 8, "query_pre_attn_scalar": 16, "tie_word_embeddings": False, "attn_implementation": "eager"}
+GEMMA["layer_types"] = ["sliding_attention", "full_attention", "sliding_attention"]
+SIGLIP = {**SMALL, "model_type": "siglip_vision_model", "vision_use_head": False}
+FAMILIES |= {
+    "gemma3": Family(
+        ["<image_soft_token>", "<start_of_image>", "<end_of_image>"],
+        ("gemma3", "Gemma3Processor"),
+        ("gemma3", "Gemma3ImageProcessorPil", {"size": {"height": 32, "width": 32}, **MEAN}),
+        {"vision_config": SIGLIP, "mm_tokens_per_image": 16},
+        {"model_type": "gemma3_text", **GEMMA},
+        settings={"image_seq_length": 16},
+        placeholder="<start_of_image>",
+        tokens={"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"},
+        most_together=16,
+    ),
+    "paligemma": Family(
+        ["<image>"],
+        ("paligemma", "PaliGemmaProcessor"),
+        ("siglip", "SiglipImageProcessorPil", {"size": {"height": 32, "width": 32}, "image_seq_length": 16, **MEAN}),
+        {"vision_config": {**SIGLIP, "projection_dim": 64}, "projection_dim": 64, "hidden_size": 64, "vocab_size": 261},
+        {"model_type": "gemma2", **GEMMA},
+        tokens={"image_token": "<image>"},
+        most_together=80,
+    ),
+    "llava with a tower of Pixtral": Family(
+        ["[IMG]", "[IMG_BREAK]", "[IMG_END]"],
+        ("pixtral", "PixtralProcessor"),
+        ("pixtral", "PixtralImageProcessorPil", {"size": {"longest_edge": 64}, "patch_size": 8, **MEAN}),
+        {
+            "vision_config": {**SMALL, "model_type": "pixtral", "head_dim": 16, "image_size": 64},
+            "vision_feature_layer": -1,
+            "vision_feature_select_strategy": "full",
+        },
+        {"model_type": "mistral", "sliding_window": None},
+        settings={"patch_size": 8},
+        placeholder="[IMG]",
+        kind="llava",
+    ),
+}
+
+
 def with_towers() -> list[str]:
     """The families whose images are read."""
     return [kind for kind in wrappers() if (found := wrapper_of(kind)) is not None and found.vision is not None]
@@ -180,15 +226,17 @@ class Tiny:
     def placeholder(self) -> str:
         return FAMILIES[self.kind].placeholder
 
-    def inputs(self, text: str, images: Sequence[Any]) -> dict[str, Any]:
-        """What transformers makes of a prompt."""
-        made = self.processor(text=[text], images=list(images) or None, return_tensors="pt", add_special_tokens=True)
+    def inputs(self, text: str, images: Sequence[Any], **more: Any) -> dict[str, Any]:
+        """What transformers makes of a prompt; `more`: arguments of its processor."""
+        if self.kind == "paligemma" and not images:  # its processor takes none without
+            return dict(self.processor.tokenizer([text], return_tensors="pt", return_token_type_ids=False))
+        made = self.processor(text=[text], images=list(images) or None, return_tensors="pt", add_special_tokens=True, **more)
         return {key: value for key, value in made.items() if key != "labels"}
 
     @torch.inference_mode()
-    def writes(self, text: str, images: Sequence[Any], count: int) -> tuple[list[int], list[int], list[list[float]]]:
+    def writes(self, text: str, images: Sequence[Any], count: int, **more: Any) -> tuple[list[int], list[int], list[list[float]]]:
         """(token ids of the prompt, ids that it writes greedily, the log-probabilities of all tokens where each was drawn)."""
-        given = self.inputs(text, images)
+        given = self.inputs(text, images, **more)
         size = given["input_ids"].shape[1]
         out = self.model.generate(
             **given, max_new_tokens=count, do_sample=False, output_logits=True, return_dict_in_generate=True, use_cache=True
@@ -258,7 +306,11 @@ def make(kind: str, folder: Path) -> Tiny:
     torch.manual_seed(0)
     token = len(SPECIALS)
     config = transformers.AutoConfig.for_model(
-        kind, **family.config, text_config={**TEXT, **family.text, "vocab_size": size}, image_token_id=token, tie_word_embeddings=False
+        family.kind or kind,
+        **family.config,
+        text_config={**TEXT, **family.text, "vocab_size": size},
+        image_token_id=token,
+        tie_word_embeddings=False,
     )
     model = transformers.AutoModelForImageTextToText.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
     for name, parameter in model.named_parameters():

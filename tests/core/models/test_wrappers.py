@@ -37,6 +37,10 @@ WRAPPERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "smolvlm": ({"vision_config": SMALL, "scale_factor": 2}, {"model_type": "llama"}),
     "mistral3": ({"vision_config": {"model_type": "pixtral", **SMALL, "head_dim": 8}}, {"model_type": "mistral", "sliding_window": None}),
     "gemma3": ({"vision_config": SIGLIP, "mm_tokens_per_image": 4}, {"model_type": "gemma3_text", "sliding_window": 5}),
+    "paligemma": (
+        {"vision_config": SIGLIP, "projection_dim": 48, "hidden_size": 48, "vocab_size": TINY["vocab_size"]},
+        {"model_type": "gemma"},
+    ),
     "gemma4": (
         {"vision_config": {**SMALL, "head_dim": 8, "num_key_value_heads": 2, "pooling_kernel_size": 1}, "audio_config": None},
         {"model_type": "gemma4_text", **GEMMA4, "hidden_size_per_layer_input": 12},
@@ -88,7 +92,8 @@ def saved(folder: Path, kind: str, **text: Any) -> Path:
 
 @torch.inference_mode()
 def theirs(folder: Path, num_tokens: int = 12) -> list[int]:
-    model = transformers.AutoModelForImageTextToText.from_pretrained(str(folder), dtype=torch.float32).eval()
+    # Without a mask, transformers 5.24's PaliGemma sees texts in both directions; its eager attention always has one.
+    model = transformers.AutoModelForImageTextToText.from_pretrained(str(folder), dtype=torch.float32, attn_implementation="eager").eval()
     if model.config.model_type == "llama4":  # transformers 5.24's whole model asks its language model's output for images
         model = model.language_model
     tokens = list(PROMPT)

@@ -64,6 +64,9 @@ class Paged:
     cache_dtype: torch.dtype | None = None
     block_size: int = 16
     spare_blocks: int = 0
+    spans: list[list[tuple[int, int, int]]] | None = None
+    """Of each sequence, runs of tokens from one to before another that see each other, and the first from which a window hides nothing (-1:
+    a window applies)."""
     """Columns of the block tables beyond the longest context's."""
 
     def __post_init__(self) -> None:
@@ -108,7 +111,19 @@ class Paged:
             torch.zeros(total, dtype=torch.int64, device=self.device),
             self.block_size,
         )
+        if self.spans is not None:
+            meta.spans = torch.cat([self.seen(i, c - (b - a), c) for i, (a, b), c in zip(which, parts, contexts, strict=True)])
         return torch.cat([rows, rows.new_full((-total % ROW_MULTIPLE, *rows.shape[1:]), 7.0)]), meta
+
+    def seen(self, i: int, start: int, stop: int) -> Tensor:
+        assert self.spans is not None
+        found = torch.arange(start, stop, dtype=torch.int32).repeat(2, 1).T.contiguous()
+        for first, end, low in self.spans[i]:
+            inside = slice(max(first - start, 0), max(end - start, 0))
+            found[inside, 1] = end - 1
+            if low >= 0:
+                found[inside, 0] = low
+        return found.to(self.device)
 
     def attend(self, which: list[int] | None = None, parts: list[tuple[int, int]] | None = None, *, deterministic: bool = False) -> Tensor:
         query, meta = self.step(which, parts)
@@ -191,6 +206,19 @@ def test_latents(
 )
 def test_variants(device: torch.device, more: dict[str, Any], deterministic: bool) -> None:
     Paged(config_of(2, 1, 32, device, **more), [(1, 1), (40, 150), (1, 200)], device, torch.float32).check(deterministic=deterministic)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("more", [{}, {"sliding_window": 20, "soft_cap": 2.0}], ids="+".join)
+def test_spans(device: torch.device, more: dict[str, Any], deterministic: bool) -> None:
+    lengths = [(1, 1), (40, 150), (1, 200), (60, 60), (3, 30)]
+    spans = [[], [(120, 149, -1)], [(0, 200, 0)], [(0, 60, 0)], [(2, 9, -1), (27, 29, -1)]]
+    paged = Paged(config_of(2, 1, 32, device, **more), lengths, device, torch.float32, spans=spans)
+    paged.check(deterministic=deterministic)
+    if deterministic:
+        whole = paged.attend(deterministic=True)
+        assert torch.equal(paged.attend([3], [(33, 60)], deterministic=True), whole[42 + 33 : 42 + 60])
+        assert torch.equal(paged.attend([1], [(39, 40)], deterministic=True), whole[40:41])
 
 
 def grid() -> list[tuple[Any, ...]]:
