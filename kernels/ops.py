@@ -94,6 +94,17 @@ class AttentionConfig:
         return self.latent or self.head_dim
 
 
+class Prompts(NamedTuple):
+    """The sequences that have more than one of a step's tokens, where the host has said which; P of them and of empty entries."""
+
+    sequences: Tensor
+    """int32 [P]: their numbers, rising; whatever behind the last."""
+    starts: Tensor
+    """int32 [P + 1]: entry p has as many tokens as are between starts[p] and starts[p + 1]; those behind the last have none."""
+    tokens: int
+    """At most so many, all together."""
+
+
 @dataclass(slots=True)
 class AttentionMeta:
     """The places of this step's tokens in their sequences and in the cache."""
@@ -121,6 +132,8 @@ class AttentionMeta:
     encoder_lens: Tensor | None = None
     """int32 [S]: tokens of each sequence's encoder input, with which its blocks begin; None where the model has no encoder. They fill whole
     blocks, the rest of the last one is empty, and the decoder's tokens are behind that."""
+    prompts: Prompts | None = None
+    """None where only the device knows, or where the backend has no use for it."""
     cross: AttentionMeta | None = None
     """Of attention to the encoder: each token as a sequence, over the encoder's blocks. Nothing is stored with it."""
 

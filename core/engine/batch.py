@@ -161,6 +161,16 @@ def padded_rows(count: int) -> int:
     return -(-count // step) * step
 
 
+def prompts_of(query_start: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The sequences with more than one token, [P], and where each begins among the tokens of these alone, [P + 1]; of the first token
+    row of each sequence, [S + 1]."""
+    counts = np.diff(query_start)
+    rows = np.flatnonzero(counts > 1)
+    starts = np.zeros(len(rows) + 1, dtype=np.int32)
+    np.cumsum(counts[rows], out=starts[1:])
+    return rows.astype(np.int32), starts
+
+
 def pack(
     schedule: Schedule, running: Running, block_size: int, spans: Collection[PromptSpan] = (), encoder: MediaEncoder | None = None
 ) -> Batch:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -145,7 +146,11 @@ class StepGraphs:
             return None
         if int(batch.kv_lens.max()) > self._inputs.max_context:
             return None
-        return self.sizes.of(len(batch.slots), len(batch.kv_lens))
+        size = self.sizes.of(len(batch.slots), len(batch.kv_lens))
+        if size is None or size.decodes_alone:
+            return size
+        num_prompts = np.count_nonzero(np.diff(batch.query_start) > 1) + (len(batch.slots) < size.tokens)
+        return size if num_prompts <= size.prompts else None
 
     def run(self, batch: Batch, size: StepSize, complete: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Hidden states [W, hidden_size] of the batch's `logit_rows`; in memory that the next step writes to.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from infer.kernels.lora import AdapterRows
-from infer.kernels.ops import ROW_MULTIPLE, AttentionMeta, KVCache, Ops
+from infer.kernels.ops import ROW_MULTIPLE, AttentionMeta, KVCache, Ops, Prompts
 
 from ..adapters.installed import Installed
 from ..adapters.weights import AdapterWeights
@@ -26,7 +26,7 @@ from ..models.any_rows import takes_any_rows
 from ..models.decoder import Decoder
 from ..models.language_model import LanguageModel
 from ..sampling.transfers import on, to_device
-from .batch import Batch, MediaEncoder
+from .batch import Batch, MediaEncoder, prompts_of
 from .graphs import StepGraphs
 
 #: Prompt tokens whose logits are held at a time: [256, vocabulary] and not [prompt, vocabulary].
@@ -139,6 +139,7 @@ class Runner:
             block_size=self.block_size,
             state_slots=self._tensor(batch.state_slots) if self.pools else None,
             encoder_lens=self._tensor(batch.encoder_lens) if len(batch.encoder_lens) else None,
+            prompts=None if self.device.type == "cpu" else self._prompts(batch),
             adapters=AdapterRows.of(_of_rows(batch), self.device, torch.from_numpy(batch.logit_rows)) if len(batch.adapters) else None,
             spans=self._tensor(batch.spans) if len(batch.spans) else None,
         )
@@ -149,6 +150,10 @@ class Runner:
         if len(batch.grid):
             positions = self._tensor(batch.grid)
         return self.model.forward(self._complete(tokens), positions, self.caches, meta, rows, self.pools, given)
+
+    def _prompts(self, batch: Batch) -> Prompts:
+        sequences, starts = prompts_of(batch.query_start)
+        return Prompts(self._tensor(sequences), self._tensor(starts), int(starts[-1]))
 
     def _read_prompt(self, hidden: Tensor, batch: Batch, take: TakePiece) -> None:
         for first in range(0, batch.num_prompt_logits, PIECE):

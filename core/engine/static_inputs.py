@@ -5,6 +5,8 @@ A step is padded to a size that was recorded. All of it is one piece of memory, 
 tokens      [ t t t t t | 0 ... ]   rows
 slots       [ s s s s s | spare ]   tokens
 query_start [ 0 1 4 5   | all   ]   sequences + 1
+prompts     [ 1         | 0     ]   prompts
+starts      [ 0 3       | 3     ]   prompts + 1
 kv_lens     [ 9 4 7     | 0     ]   sequences
 state_slots [ 2 1 3     | 0     ]   sequences
 
@@ -24,11 +26,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from infer.kernels.ops import NULL_BLOCK, AttentionMeta
+from infer.kernels.ops import NULL_BLOCK, AttentionMeta, Prompts
 from infer.kernels.state import NULL_STATE
 
-from .batch import Batch, padded_rows
+from .batch import Batch, padded_rows, prompts_of
 
+#: Most sequences of a recorded step that have more than one token.
+MOST_PROMPTS = 128
 #: Each input begins at a multiple of so many bytes, which kernels are compiled for.
 ALIGNMENT = 256
 
@@ -43,6 +47,11 @@ class StepSize(NamedTuple):
     @property
     def rows(self) -> int:
         return padded_rows(self.tokens)
+
+    @property
+    def prompts(self) -> int:
+        """Sequences that may have more than one token; for each there is something to do, if only to see that there is nothing."""
+        return 0 if self.decodes_alone else min(self.tokens // 2, self.sequences, MOST_PROMPTS)
 
     @property
     def decodes_alone(self) -> bool:
@@ -62,6 +71,10 @@ class _Inputs:
     """int64 [T]"""
     query_start: Tensor
     """int32 [S + 1]"""
+    prompts: Tensor
+    """int32 [P]"""
+    prompt_starts: Tensor
+    """int32 [P + 1]"""
     kv_lens: Tensor
     """int32 [S]"""
     state_slots: Tensor
@@ -90,6 +103,8 @@ class StaticInputs:
             (torch.int64, (largest.rows,)),
             (torch.int64, (largest.tokens,)),
             (torch.int32, (largest.sequences + 1,)),
+            (torch.int32, (MOST_PROMPTS,)),
+            (torch.int32, (MOST_PROMPTS + 1,)),
             (torch.int32, (largest.sequences,)),
             (torch.int32, (largest.sequences,)),
             (torch.int32, (largest.sequences, -(-max_context // block_size))),
@@ -118,7 +133,8 @@ class StaticInputs:
         """The places of the step's tokens in their sequences and in the cache."""
         i, count = self._inputs, size.sequences
         where = (i.query_start[: count + 1], i.kv_lens[:count], i.block_tables[:count], i.slots[: size.tokens])
-        return AttentionMeta(*where, self._block_size, state_slots=i.state_slots[:count])
+        prompts = None if size.decodes_alone else Prompts(i.prompts[: size.prompts], i.prompt_starts[: size.prompts + 1], size.tokens)
+        return AttentionMeta(*where, self._block_size, state_slots=i.state_slots[:count], prompts=prompts)
 
     def fill(self, batch: Batch, size: StepSize) -> None:
         """Writes a batch, padded to this size. On a GPU the copy is there before what is computed after this call."""
@@ -146,7 +162,7 @@ class StaticInputs:
         block_tables: NDArray[np.int32],
     ) -> None:
         count, blocks = block_tables.shape
-        end = self._starts[6] + size.sequences * self._inputs.block_tables[0].nbytes
+        end = self._starts[-2] + size.sequences * self._inputs.block_tables[0].nbytes
         # The allocator of pinned memory does not hand it out again before the copy is done.
         host = torch.empty(self._starts[-1], dtype=torch.uint8, pin_memory=self._device.type == "cuda")
         h = self._views(host)
@@ -164,8 +180,12 @@ class StaticInputs:
         starts = h.query_start.numpy()
         if size.decodes_alone:
             starts[count : size.sequences] = np.arange(count, size.sequences)
-        elif count < size.sequences:
+        else:
             starts[count] = len(tokens)
+            prompts, within = prompts_of(starts[: size.sequences + 1])
+            for array, source in ((h.prompts.numpy(), prompts), (h.prompt_starts.numpy(), within)):
+                array[: len(source)] = source
+                array[len(source) :] = source[-1] if len(source) else 0
         table = h.block_tables.numpy()
         # Blocks behind a sequence's end may be in the batch's tables and not have a place in ours.
         blocks = min(blocks, table.shape[1])

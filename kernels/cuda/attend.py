@@ -20,20 +20,20 @@ _LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def find_tile(starts, num_sequences, tile, GROUP: tl.constexpr, BLOCK_M: tl.constexpr):
-    """(sequence, its tile) of tile number `tile`, where sequence s has those from starts[s] * GROUP // BLOCK_M + s on.
+def find_tile(starts, count, tile, GROUP: tl.constexpr, BLOCK_M: tl.constexpr):
+    """(entry, its tile) of tile number `tile`, where entry e has those from starts[e] * GROUP // BLOCK_M + e on.
 
-    That many are always enough, and the host need not know the lengths to know how many tiles there are at most.
+    That many are always enough, and the host need not know the lengths to know how many tiles there are at most. All starts are read
+    side by side: a search by halves would wait for memory again and again.
     """
-    low = tile * 0
-    high = tile * 0 + num_sequences
-    while high - low > 1:
-        middle = (low + high) // 2
-        if tl.load(starts + middle) * GROUP // BLOCK_M + middle <= tile:
-            low = middle
-        else:
-            high = middle
-    return low, tile - (tl.load(starts + low) * GROUP // BLOCK_M + low)
+    at = tl.arange(0, 256)
+    found = tile * 0 - 1
+    for base in range(0, count, 256):
+        entry = base + at
+        real = entry < count
+        first = tl.load(starts + entry, mask=real, other=0) * GROUP // BLOCK_M + entry
+        found += tl.sum((real & (first <= tile)).to(tl.int32), 0)
+    return found, tile - (tl.load(starts + found) * GROUP // BLOCK_M + found)
 
 
 @triton.jit
@@ -97,10 +97,10 @@ def _visit(
     return best, total, acc
 
 
-@triton.jit(do_not_specialize=["window", "num_sequences", "table_stride", "pieces_at_most", "of_head", "own"])
+@triton.jit(do_not_specialize=["window", "num_prompts", "table_stride", "pieces_at_most", "of_head", "own"])
 def attend_paged(
-    out, partial_acc, partial_stats, query, key, value, query_start, kv_lens, tables, spans, slopes, sinks, distances,
-    scale, soft_cap, window, num_sequences, table_stride, pieces_at_most, of_head, own,
+    out, partial_acc, partial_stats, query, key, value, query_start, kv_lens, tables, prompts, prompt_starts, spans,
+    slopes, sinks, distances, scale, soft_cap, window, num_prompts, table_stride, pieces_at_most, of_head, own,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DOT: tl.constexpr, DECODE: tl.constexpr, PIECES: tl.constexpr, PARTIAL: tl.constexpr,
     HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr, HAS_SLOPES: tl.constexpr, HAS_SINKS: tl.constexpr,
@@ -119,12 +119,13 @@ def attend_paged(
         tile = tl.program_id(0) % TILES
     else:
         # The last tiles of a prompt have most keys: they go first.
-        sequence, tile = find_tile(query_start, num_sequences, tl.num_programs(0) - 1 - tl.program_id(0), GROUP, BLOCK_M)
+        prompt, tile = find_tile(prompt_starts, num_prompts, tl.num_programs(0) - 1 - tl.program_id(0), GROUP, BLOCK_M)
+        if tile * BLOCK_M >= (tl.load(prompt_starts + prompt + 1) - tl.load(prompt_starts + prompt)) * GROUP:
+            return
+        sequence = tl.load(prompts + prompt)
     first_token = tl.load(query_start + sequence)
     tokens = tl.load(query_start + sequence + 1) - first_token
     if (tokens == 1) != DECODE:
-        return
-    if tile * BLOCK_M >= tokens * GROUP:
         return
     row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     real = row < tokens * GROUP

@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..ops import KEYS_AHEAD, AttentionConfig, AttentionMeta, KVCache
+from ..ops import KEYS_AHEAD, AttentionConfig, AttentionMeta, KVCache, Prompts
 from .attend import attend_paged, merge_pieces
 from .attention_configs import Launch, launch
 from .configs import architecture
@@ -54,6 +54,8 @@ class StepShape:
     pieces: int
     """That the longest context the block tables have room for would be cut into."""
     deterministic: bool
+    prompts: Prompts
+    """As the host has said, or every sequence."""
 
 
 def plan_attention(meta: AttentionMeta, num_heads: int, num_kv_heads: int, *, deterministic: bool = False) -> StepShape:
@@ -62,7 +64,11 @@ def plan_attention(meta: AttentionMeta, num_heads: int, num_kv_heads: int, *, de
     A step of no more tokens than sequences must not have two of one sequence: it is taken for one of decodes.
     """
     most = count_pieces(meta.block_tables.shape[1] * meta.block_size)
-    return StepShape(meta.slots.shape[0] <= meta.kv_lens.shape[0], most, deterministic)
+    total, count = meta.slots.shape[0], meta.kv_lens.shape[0]
+    prompts = meta.prompts
+    if prompts is None:
+        prompts = Prompts(torch.arange(count, dtype=torch.int32, device=meta.kv_lens.device), meta.query_start, total)
+    return StepShape(total <= count, most, deterministic, prompts)
 
 
 def attention(query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig) -> Tensor:
@@ -108,8 +114,8 @@ def _decode(out: Tensor, query: Tensor, cache: KVCache, meta: AttentionMeta, con
 def _prefill(out: Tensor, query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig, plan: StepShape) -> None:
     """The rows of all other sequences."""
     shape = _shape("fixed" if plan.deterministic else "prefill", query, cache, config)
-    rows = meta.slots.shape[0] * (config.num_heads // config.num_kv_heads)
-    tiles = rows // shape.blocks["BLOCK_M"] + meta.kv_lens.shape[0]
+    rows = plan.prompts.tokens * (config.num_heads // config.num_kv_heads)
+    tiles = rows // shape.blocks["BLOCK_M"] + len(plan.prompts.sequences)
     _attend(out, None, query, cache, meta, config, (tiles, config.num_kv_heads, 1), shape, decode=False)
 
 
@@ -139,7 +145,8 @@ def _attend(
     if config.latent:
         attend_latents[grid](
             *(out, *(partial or (query, query)), query, readable(cache.key), meta.query_start, meta.kv_lens, meta.block_tables),
-            *(config.scale * LOG2_E, meta.kv_lens.shape[0], meta.block_tables.stride(0), plan.pieces),
+            *(plan.prompts.sequences, plan.prompts.starts),
+            *(config.scale * LOG2_E, len(plan.prompts.sequences), meta.block_tables.stride(0), plan.pieces),
             **of_latents(config.num_heads, config.head_dim, config.latent),
             **constants,
             **launched,
@@ -148,9 +155,9 @@ def _attend(
     scale, soft_cap = folded(config)
     attend_paged[grid](
         *(out, *(partial or (query, query)), query, readable(cache.key), readable(cache.value)),
-        *(meta.query_start, meta.kv_lens, meta.block_tables, _or(meta.spans, meta.kv_lens)),
-        *(_or(config.alibi_slopes, query), _or(config.sinks, query), _or(config.distances, query)),
-        *(scale, soft_cap, config.sliding_window or 0, meta.kv_lens.shape[0], meta.block_tables.stride(0), plan.pieces),
+        *(meta.query_start, meta.kv_lens, meta.block_tables, plan.prompts.sequences, plan.prompts.starts),
+        *(_or(meta.spans, meta.kv_lens), _or(config.alibi_slopes, query), _or(config.sinks, query), _or(config.distances, query)),
+        *(scale, soft_cap, config.sliding_window or 0, len(plan.prompts.sequences), meta.block_tables.stride(0), plan.pieces),
         *((0, 0) if config.distances is None else (config.distances.shape[1], config.distances.shape[1] - KEYS_AHEAD - 1)),
         **of_config(config),
         HAS_DISTANCES=config.distances is not None,
@@ -225,10 +232,11 @@ def _signature(kind: str, target: Target, query: torch.dtype, cache: torch.dtype
     table, decode = kind.split(maxsplit=1)[0], "decode" in kind
     shape = launch(table, target.row, query, dim, cache)
     stored = "*u8" if cache == torch.float8_e4m3fn and not target.converts_e4m3 else POINTERS[cache]
-    types = dict.fromkeys(("query_start", "kv_lens", "tables", "spans"), "*i32") | dict.fromkeys(("slopes", "sinks", "distances"), "*fp32")
+    types = dict.fromkeys(("query_start", "kv_lens", "tables", "prompts", "prompt_starts", "spans"), "*i32")
+    types |= dict.fromkeys(("slopes", "sinks", "distances"), "*fp32")
     types |= dict.fromkeys(("partial_acc", "partial_stats"), "*fp32" if decode else POINTERS[query])
     types |= {"out": POINTERS[query], "query": POINTERS[query], "key": stored, "value": stored, "scale": "fp32", "soft_cap": "fp32"}
-    types |= dict.fromkeys(("window", "num_sequences", "table_stride", "pieces_at_most", "of_head", "own"), "i32")
+    types |= dict.fromkeys(("window", "num_prompts", "table_stride", "pieces_at_most", "of_head", "own"), "i32")
     constants = of_config(AttentionConfig(32, 8, dim, 1.0)) | shape.blocks | {"BLOCK_SIZE": 16, "DOT": TRITON_DTYPES[query]}
     constants |= {"DECODE": decode, "PIECES": decode or table == "fixed", "PARTIAL": decode, "HAS_DISTANCES": False}
     constants["HAS_SPANS"] = "with spans" in kind
@@ -245,10 +253,10 @@ def _of_latents(kind: str, target: Target, query: torch.dtype, cache: torch.dtyp
     """With DeepSeek's sizes."""
     shape, decode = latent_launch(kind, target.row, query, cache), kind == "decode"
     stored = "*u8" if cache == torch.float8_e4m3fn and not target.converts_e4m3 else POINTERS[cache]
-    types = dict.fromkeys(("query_start", "kv_lens", "tables"), "*i32")
+    types = dict.fromkeys(("query_start", "kv_lens", "tables", "prompts", "prompt_starts"), "*i32")
     types |= dict.fromkeys(("partial_acc", "partial_stats"), "*fp32" if decode else POINTERS[query])
     types |= {"out": POINTERS[query], "query": POINTERS[query], "latents": stored, "scale": "fp32"}
-    types |= dict.fromkeys(("num_sequences", "table_stride", "pieces_at_most"), "i32")
+    types |= dict.fromkeys(("num_prompts", "table_stride", "pieces_at_most"), "i32")
     constants = of_latents(16, 576, 512) | shape.blocks | {"BLOCK_SIZE": 16, "DOT": TRITON_DTYPES[query]}
     constants |= {"DECODE": decode, "PIECES": decode or kind == "fixed", "PARTIAL": decode}
     name = f"attend_latents {kind} {POINTERS[query][1:]} {POINTERS[cache][1:]}"

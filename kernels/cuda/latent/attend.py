@@ -48,9 +48,10 @@ def _visit(
     return best, total, acc
 
 
-@triton.jit(do_not_specialize=["num_sequences", "table_stride", "pieces_at_most"])
+@triton.jit(do_not_specialize=["num_prompts", "table_stride", "pieces_at_most"])
 def attend_latents(
-    out, partial_acc, partial_stats, query, latents, query_start, kv_lens, tables, scale, num_sequences, table_stride, pieces_at_most,
+    out, partial_acc, partial_stats, query, latents, query_start, kv_lens, tables, prompts, prompt_starts,
+    scale, num_prompts, table_stride, pieces_at_most,
     HEADS: tl.constexpr, RANK: tl.constexpr, RANK_PAD: tl.constexpr, TURNED: tl.constexpr, TURNED_PAD: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DOT: tl.constexpr,
     DECODE: tl.constexpr, PIECES: tl.constexpr, PARTIAL: tl.constexpr,
@@ -62,12 +63,13 @@ def attend_latents(
         tile = tl.program_id(0) % TILES
     else:
         # The last tiles of a prompt have most positions before them: they go first.
-        sequence, tile = find_tile(query_start, num_sequences, tl.num_programs(0) - 1 - tl.program_id(0), HEADS, BLOCK_M)
+        prompt, tile = find_tile(prompt_starts, num_prompts, tl.num_programs(0) - 1 - tl.program_id(0), HEADS, BLOCK_M)
+        if tile * BLOCK_M >= (tl.load(prompt_starts + prompt + 1) - tl.load(prompt_starts + prompt)) * HEADS:
+            return
+        sequence = tl.load(prompts + prompt)
     first_token = tl.load(query_start + sequence)
     tokens = tl.load(query_start + sequence + 1) - first_token
     if (tokens == 1) != DECODE:
-        return
-    if tile * BLOCK_M >= tokens * HEADS:
         return
     row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     real = row < tokens * HEADS

@@ -263,6 +263,8 @@ def test_which_steps_are_replayed() -> None:
     assert graphs.size_of(stacks.step((long * 2, 0, long), *[decode] * 7)) == (32, 9)
     assert graphs.size_of(stacks.step((long * 2, 0, long), *[decode] * 8)) is None
     assert graphs.size_of(stacks.step((long * 2, 0, long), (long * 2, 0, long), decode)) is None
+    assert graphs.size_of(stacks.step(*[([4, 5], 0, [1])] * 8)) == (16, 9)
+    assert graphs.size_of(stacks.step(*[([4, 5], 0, [1])] * 7)) == (16, 9), "seven and the one of nobody's"
     assert graphs.size_of(stacks.step(decode, ([4], MAX_CONTEXT - 1, long))) == alone(2)
     assert graphs.size_of(stacks.step(decode, ([4], MAX_CONTEXT, long))) is None
     wanted = stacks.step(decode)

@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from infer.core.engine.batch import prompts_of
 from infer.kernels import reference
 from infer.kernels.cuda.attention import attention, plan_attention
 from infer.kernels.cuda.kv import new_kv_cache
 from infer.kernels.cuda.tiles import PIECE, count_pieces
-from infer.kernels.ops import KEYS_AHEAD, NULL_BLOCK, ROW_MULTIPLE, AttentionConfig, AttentionMeta, KVCache
+from infer.kernels.ops import KEYS_AHEAD, NULL_BLOCK, ROW_MULTIPLE, AttentionConfig, AttentionMeta, KVCache, Prompts
 
 #: The package's `attention` is the function.
 cuda_attention = importlib.import_module("infer.kernels.cuda.attention")
@@ -124,6 +125,14 @@ class Paged:
             if low >= 0:
                 found[inside, 0] = low
         return found.to(self.device)
+
+    def named(self, meta: AttentionMeta, *, more: int) -> AttentionMeta:
+        """With the prompts as the host says them, and empty entries behind them."""
+        rows, starts = prompts_of(meta.query_start.numpy(force=True))
+        behind = torch.zeros(more, dtype=torch.int32, device=self.device)
+        parts = [torch.from_numpy(part).to(self.device) for part in (rows, starts)]
+        parts = [torch.cat([part, behind + part[-1:]]) for part in parts]
+        return replace(meta, prompts=Prompts(*parts, tokens=int(starts[-1]) + more))
 
     def attend(self, which: list[int] | None = None, parts: list[tuple[int, int]] | None = None, *, deterministic: bool = False) -> Tensor:
         query, meta = self.step(which, parts)
@@ -359,3 +368,25 @@ def test_pieces_cover_every_position_once() -> None:
         count = count_pieces(length)
         assert starts[count - 1] < length <= starts[count]
     assert count_pieces(131072) == 64
+
+
+@pytest.mark.parametrize("latent", [0, 32])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_prompts_that_the_host_names(device: torch.device, latent: int, deterministic: bool) -> None:
+    """The same bits with fewer programs: none for decodes, whether the names are as many as the prompts or there is room for more."""
+    config = AttentionConfig(4, 1, 48, 0.2, latent=latent) if latent else config_of(4, 2, 32, device)
+    paged = Paged(config, [(1, 30), (9, 20), (1, 140), (40, 70), (1, 5), (2, 2)], device)
+    query, meta = paged.step()
+    plain = paged.run(query, meta, deterministic=deterministic)
+    for more in (0, 3):
+        assert torch.equal(paged.run(query, paged.named(meta, more=more), deterministic=deterministic), plain)
+
+
+def test_more_prompts_than_are_searched_at_once(device: torch.device) -> None:
+    paged = Paged(config_of(1, 1, 16, device), [(2 + i % 2, 3 + i % 7) for i in range(300)], device, torch.float32)
+    query, meta = paged.step()
+    mine = paged.run(query, paged.named(meta, more=1))
+    meta.plan = reference.attention.plan_attention(meta, 1, 1)
+    torch.testing.assert_close(
+        mine, reference.attention.attention(query, paged.reference, meta, paged.config)[: len(mine)], **TOLERANCE[torch.float32]
+    )
