@@ -91,6 +91,32 @@ def test_killed_actors_and_a_killed_node_and_a_killed_driver_change_no_byte(
     assert out.read_bytes() == alone.read_bytes()
 
 
+def test_ranks_inside_actors_and_nothing_but_rows_on_stdout(
+    nodes: Nodes, tiny: list[str], program: Any, launch: Any, lines: Path, wait_for: Callable[..., None], hold: Any
+) -> None:
+    ranks = ("--tensor-parallel-size", "2")
+    alone = program("generate", "-q", *tiny, *ARGS, *ranks, lines, "-")
+    assert alone.returncode == 0, alone.stderr
+    gate = hold(lines, 60)
+    job = ("generate", *tiny, *ARGS, *ranks, *nodes.flags, "--replicas", "2", lines, "-")
+    child = launch(*job, stdout=subprocess.PIPE, env={"RAY_COLOR_PREFIX": "1"})
+    got = child.stdout.readline()  # one of the engines answers
+    actors = nodes.actors()
+    ranks_of = {actor: [one for one in actor.children() if "infer.core.parallel.worker" in " ".join(one.cmdline())] for actor in actors}
+    begun = [actor for actor in actors if ranks_of[actor]]
+    ranks_of[begun[0]][0].send_signal(signal.SIGKILL)
+    wait_for(lambda: not begun[0].is_running(), child, seconds=300)  # one rank gone, the engine is replaced
+    before = set(nodes.actors()) - {begun[0]}
+    before.pop().send_signal(signal.SIGKILL)
+    gate.open()
+    rest, said = child.communicate(timeout=400)
+    assert child.returncode == 0, said.decode()
+    assert got + rest == alone.stdout
+    assert b"rank 1 (process" in said
+    assert b"was killed by SIGKILL" in said
+    assert said.count(b"another engine is started in its place") == 2, said.decode()
+
+
 def test_a_model_is_shipped_and_texts_are_embedded(
     nodes: Nodes, tiny_bert: Path, program: Callable[..., Any], write_lines: Callable[..., Path]
 ) -> None:
