@@ -100,7 +100,7 @@ def _here(payload: Mapping[str, Any], shipped: Mapping[str, Any] | None) -> dict
     config = EngineConfig(**{**payload["config"], "notes": tuple(payload["config"]["notes"])})
     where = f"node {_address()}"
     for name, driver in payload["versions"].items():
-        if (found := versions().get(name)) != driver:
+        if (found := versions(media=True).get(name)) != driver:
             raise ConfigError(f"{where} has {name} {found}, and this machine has {driver}: install the same on all of them")
     config = _sized(config, payload)
     config = _with_model(config, shipped, where)

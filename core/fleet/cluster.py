@@ -95,10 +95,10 @@ def shown(resources: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {count:g}" for name, count in resources.items())
 
 
-def versions() -> dict[str, str | None]:
-    """What makes the bytes of rows and must be the same on all nodes."""
+def versions(*, media: bool = False) -> dict[str, str | None]:
+    """What makes the bytes of rows, of prompts with media too where there may be some, and must be the same on all nodes."""
     found: dict[str, str | None] = {"Python": ".".join(platform.python_version_tuple()[:2])}
-    for name in ("infer-jsonl", "torch"):
+    for name in ("infer-jsonl", "torch", *(("transformers", "pillow") if media else ())):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -22,8 +22,10 @@ from ..errors import RecordError
 from ..pooling.recipe import DenseSpec, Recipe
 from ..types.adapters import LoRARequest
 from ..types.beam_params import BeamSearchParams
+from ..types.media import MediaPart
 from ..types.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
 from ..types.params import RequestOutputKind, SamplingParams
+from ..types.placed import Placed
 from ..types.pooling_params import PoolingParams
 from ..types.pooling_request import Pooled, PoolingRequest, TextIds
 from ..types.prompt_embeds import PromptEmbeds
@@ -97,8 +99,12 @@ def _encode(value: Any) -> Any:
     if kind is dict:
         return {"": "dict", "v": [[_encode(key), _encode(item)] for key, item in value.items()]}
     if kind is np.ndarray:
+        if value.dtype == np.int64:
+            return {"": "ints", "v": value.tolist()}
         assert value.dtype == np.float32
         return {"": "array", "v": [base64.b64encode(value.tobytes()).decode("ascii"), *value.shape]}
+    if kind is Placed:  # without the medium, for which replicas ask by its key
+        return {"": "Placed", "v": [value.key.hex(), value.rows.tolist(), value.part.kind, value.part.param, _encode(dict(value.options))]}
     if kind is RecordError:
         return {"": "RecordError", "v": value.to_json()}
     if isinstance(value, Enum):
@@ -126,6 +132,12 @@ def decode(value: Any) -> Any:
         return {decode(key): decode(item) for key, item in inner}
     if tag == "array":
         return np.frombuffer(base64.b64decode(inner[0]), np.float32).reshape(inner[1:]).copy()  # or it could not be written to
+    if tag == "ints":
+        return np.array(inner, dtype=np.int64)
+    if tag == "Placed":
+        key, rows, medium, param, options = inner
+        part = MediaPart(medium, bytes.fromhex(key), param)
+        return Placed(part.source, np.array(rows, dtype=np.int64), part, options=decode(options))
     if tag == "RecordError":
         return RecordError(inner["code"], inner["message"], param=inner["param"], retryable=inner["retryable"])
     if tag == "RequestOutputKind":

@@ -20,16 +20,19 @@ from ..errors import EngineError, InferError, RecordError
 from ..pooling.limits import PoolingLimits
 from ..pooling.recipe import Recipe
 from ..settings.config import EngineConfig
+from ..types.media import Medium
 from ..types.pooling_request import PoolingRequest
 from ..types.request import Request
 from . import codec
 from .loads import Loads
+from .media import frame_of, of_key
 from .member import Asked, Member
 from .replica import COUNTED, failure
 from .transport import Event, Lost, Ready, Replica, Said, Transport
 from .trials import Trials
 
 if TYPE_CHECKING:
+    from ..media.store import MediaStore
     from ..text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -55,16 +58,24 @@ class Fleet:
         transport: starts the replicas.
         tokenizer: what requests that generate are checked with.
         recipe: how the model pools; None: it generates.
+        media: reads the media that replicas ask for; None: prompts have none.
 
     Attributes:
         max_num_seqs: of all engines together.
     """
 
     def __init__(
-        self, config: EngineConfig, transport: Transport, tokenizer: Tokenizer | None = None, *, recipe: Recipe | None = None
+        self,
+        config: EngineConfig,
+        transport: Transport,
+        tokenizer: Tokenizer | None = None,
+        *,
+        recipe: Recipe | None = None,
+        media: MediaStore | None = None,
     ) -> None:
         self.config = config
         self.recipe = recipe
+        self._media = media
         self.max_model_len = config.max_model_len
         self.max_num_seqs = config.max_num_seqs * config.data_parallel_size
         self.stats = EngineStats()
@@ -112,7 +123,7 @@ class Fleet:
             encoded = codec.dumps(request)
         except TypeError as error:
             raise RecordError("unsupported", f"{error}; leave data_parallel_size at 1") from None
-        asked = Asked(encoded, _weight(request))
+        asked = Asked(encoded, _weight(request), media=request.media if isinstance(request, Request) else ())
         self._requests[request.request_id] = asked
         self._queue.append(request.request_id)
         self._num_queued += asked.weight
@@ -249,8 +260,10 @@ class Fleet:
         return self._lose(member, event.error)
 
     def _hear(self, member: Member, frame: bytes) -> list[Any]:
-        (numbers, first), outputs = codec.unframe(frame)
+        (numbers, first, key), outputs = codec.unframe(frame)
         self._count(member, numbers)
+        if key is not None:
+            self._show(member, bytes.fromhex(key))
         if first is not None:
             if not self._transport.is_local:  # it has another clock
                 first = self.stats.first_token_at or member.heard
@@ -263,6 +276,18 @@ class Fleet:
         if outputs:
             member.num_lost = 0
         return wanted
+
+    def _show(self, member: Member, key: bytes) -> None:
+        """Sends a medium that a replica asks for, as one of its requests names it."""
+        told: Medium | RecordError
+        try:
+            placed = of_key((one for name in member.requests for one in self._requests[name].media), key)
+            if placed is None or self._media is None:
+                raise RecordError("media_error", "no request has it any more")
+            told = self._media.again(placed)
+        except BaseException as error:
+            told = own_error(error, "a medium")
+        self._transport.send(member.replica, frame_of(key, told))
 
     def _count(self, member: Member, numbers: list[int]) -> None:
         for name, before, now in zip(COUNTED, member.numbers, numbers, strict=True):

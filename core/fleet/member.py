@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..types.placed import Placed
 from .replica import COUNTED
 from .transport import Replica
 
@@ -46,6 +47,7 @@ class Asked:
         encoded: to be sent, and sent again.
         weight: its sequences, or texts.
         member: who has it; None: nobody.
+        media: those of its prompt, which replicas may ask for.
         num_lost: replicas that were lost while they had it.
         num_lost_alone: of these, those that had nothing else.
     """
@@ -53,5 +55,6 @@ class Asked:
     encoded: bytes
     weight: int
     member: Member | None = None
+    media: tuple[Placed, ...] = ()
     num_lost: int = 0
     num_lost_alone: int = 0

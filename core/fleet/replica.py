@@ -21,6 +21,7 @@ from ..types.outputs import RequestOutput
 from ..types.pooling_request import Pooled
 from ..types.request import Request
 from . import codec
+from .media import MARK, Asking
 
 Answer = RequestOutput | Pooled
 
@@ -29,6 +30,7 @@ _HEARTBEAT = 1.0
 #: What the fleet adds up of a replica's statistics.
 COUNTED = (
     *("num_prompt_tokens", "num_output_tokens", "num_cached_tokens", "num_steps", "num_preemptions", "num_drafts", "num_accepted"),
+    "num_media",
     *("peak_kv_blocks", "peak_states"),
 )
 
@@ -37,7 +39,19 @@ def serve(wire: Wire, payload: Mapping[str, Any]) -> None:
     """Ends with Closed, when the fleet wants no more."""
     config = EngineConfig(**{**payload["config"], "notes": tuple(payload["config"]["notes"])})
     recipe = codec.loads(payload["recipe"].encode())
-    engine = build(_plan(config, recipe))
+    plan = _plan(config, recipe)
+    engine = build(plan)
+    sending = threading.Lock()  # lanes may ask for media
+
+    def say(outputs: list[Answer], wanted: bytes | None = None) -> None:
+        numbers = [getattr(engine.stats, name) for name in COUNTED]
+        answers = [(output.request_id, _encoded(output)) for output in outputs]
+        with sending:
+            wire.send(codec.frame([numbers, engine.stats.first_token_at, None if wanted is None else wanted.hex()], answers))
+
+    asking = Asking(lambda key: say([], key))
+    if plan.media is not None:
+        plan.media.load = asking.load
     wire.send_json(
         {
             "num_blocks": engine.stats.num_kv_blocks,
@@ -48,7 +62,7 @@ def serve(wire: Wire, payload: Mapping[str, Any]) -> None:
     )
     commands: SimpleQueue[Any] = SimpleQueue()
     # Frames are taken as they come: if both sides waited for the other to take theirs, both would wait for ever.
-    threading.Thread(target=_listen, args=(wire, commands), daemon=True).start()
+    threading.Thread(target=_listen, args=(wire, commands, asking), daemon=True).start()
     said = time.monotonic()
     while True:
         outputs: list[Answer] = []
@@ -57,9 +71,7 @@ def serve(wire: Wire, payload: Mapping[str, Any]) -> None:
         if engine.num_unfinished:
             outputs += engine.step()
         if outputs or time.monotonic() > said + _HEARTBEAT:
-            numbers = [getattr(engine.stats, name) for name in COUNTED]
-            answers = [(output.request_id, _encoded(output)) for output in outputs]
-            wire.send(codec.frame([numbers, engine.stats.first_token_at], answers))
+            say(outputs)
             said = time.monotonic()
 
 
@@ -69,12 +81,17 @@ def _plan(config: EngineConfig, recipe: Recipe | None) -> Plan:
     return Plan(config, source, tokenizer, tokenizer_source, recipe)
 
 
-def _listen(wire: Wire, commands: SimpleQueue[Any]) -> None:
+def _listen(wire: Wire, commands: SimpleQueue[Any], asking: Asking) -> None:
     try:
         while True:
-            commands.put(codec.unframe(wire.receive()))
-    except BaseException as error:  # Closed, mostly: who obeys is to know
+            frame = wire.receive()
+            if frame.startswith(MARK):
+                asking.take(frame)
+            else:
+                commands.put(codec.unframe(frame))
+    except BaseException as error:  # Closed, mostly: who obeys is to know, and who waits
         commands.put(error)
+        asking.take(error)
 
 
 def _obey(engine: Any, command: Any, *, pools: bool) -> list[Answer]:

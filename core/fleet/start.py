@@ -16,7 +16,9 @@ def start(plan: Plan) -> AnyEngine:
     if config.data_parallel_size > 1 or config.executor == "ray":
         from .fleet import Fleet
 
-        return Fleet(config, _transport(plan), plan.tokenizer, recipe=plan.recipe)
+        if plan.media is not None:  # towers run in replicas
+            plan.media.look_only()
+        return Fleet(config, _transport(plan), plan.tokenizer, recipe=plan.recipe, media=plan.media)
     from ..build.engines import build
 
     return build(plan)

@@ -14,7 +14,6 @@ FILES = ("processor_config.json", "preprocessor_config.json")
 
 
 def takes_images(config: EngineConfig, source: ModelSource, spec: ModelSpec) -> bool:
-    """True if images may go into prompts. A folder without the files of a processor is used for text alone, and so are replicas, to which
-    no image is sent yet."""
-    ours = spec.images is not None and spec.in_our_code(config.model_impl) and config.data_parallel_size == 1
+    """True if images may go into prompts. A folder without the files of a processor is used for text alone."""
+    ours = spec.images is not None and spec.in_our_code(config.model_impl)
     return ours and source.path.is_dir() and any((source.path / name).is_file() for name in FILES)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..containment import one_records_fault
 from ..errors import RecordError
-from ..types.media import Medium
+from ..types.media import MediaPart, Medium
 from ..types.placed import Placed, media_key
 from .kept import Kept
 
@@ -79,6 +79,8 @@ class MediaStore:
         self._inputs: Kept[bytes, Processed] = Kept(MOST_INPUTS)
         self._embeds: Kept[bytes, NDArray[np.float32]] = Kept(most_bytes)
         self._faults: Kept[bytes, RecordError] = Kept(MOST_FAULTS)
+        self.load: Callable[[MediaPart], Medium] = loader.load
+        """Reads a medium that is wanted again."""
         self.encoded: Callable[[], None] = lambda: None
         """Called when the tower ran."""
 
@@ -128,14 +130,18 @@ class MediaStore:
         return None if self._embeds.get(key) is not None else self._faults.get(key)
 
     def _encoded(self, placed: Placed) -> NDArray[np.float32]:
-        processed = self._inputs.get(placed.key) or self._made()(self._again(placed).data, placed.options)
+        processed = self._inputs.get(placed.key) or self._made()(self.again(placed).data, placed.options)
         assert self._tower is not None
         self.encoded()
         return self._tower(processed.inputs).numpy()
 
-    def _again(self, placed: Placed) -> Medium:
-        """A medium whose tensors were let go. Raises RecordError where it is another by now."""
-        medium = placed.medium or self.loader.load(placed.part)
+    def look_only(self) -> None:
+        """Keeps no tensors for the tower from now on: it runs elsewhere."""
+        self._inputs = Kept(0)
+
+    def again(self, placed: Placed) -> Medium:
+        """A medium that was looked at before. Raises RecordError where it is another by now, or cannot be read any more."""
+        medium = placed.medium or self.load(placed.part)
         if media_key(medium, placed.options) != placed.key:
             raise RecordError("media_error", "the file has changed since it was read first", param=placed.part.param or None)
         return medium

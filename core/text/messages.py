@@ -13,7 +13,7 @@ from ..errors import RecordError
 from ..types.media_parts import kind_of
 
 #: Why media are refused.
-TEXT_ALONE = "the model reads text alone (so do several engines that share the records: leave data_parallel_size at 1)"
+TEXT_ALONE = "the model reads text alone"
 _TEXT_KEY = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 _MEDIA = ("audio", "file", "image", "video", "prompt_embeds")
 #: Where some APIs put media beside a message's content.

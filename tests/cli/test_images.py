@@ -142,3 +142,26 @@ def test_the_tower_runs_once_for_each_image(call: Any, options: list[str], tmp_p
     stats = tmp_path / "stats"
     assert call("chat", *options, "--stats", stats, job(tmp_path / "in", lines), tmp_path / "out").exit_code == 0
     assert json.loads(stats.read_text())["engine"]["media_encoded"] == 3
+
+
+def test_engines_and_ranks_answer_as_one(call: Any, tiny_family: Maker, options: list[str], tmp_path: Path) -> None:
+    tiny = tiny_family("qwen3_vl")  # its positions have three parts, and its images embeddings for later layers too
+    options = [*options, "--model", str(tiny.folder)]
+    lines: list[dict[str, Any]] = [{"messages": asked(f"{i}: ", at_url(f"{i % 3}.png")), **GREEDY, "temperature": 1} for i in range(9)]
+    lines[2] = {"messages": asked("two ", at_url(data_url(picture(7, 30, 60))), at_url("1.png")), **GREEDY, "logprobs": True}
+    lines[4] = {"messages": asked("text alone"), **GREEDY}
+    lines[7] = {"messages": asked(at_url("none.png"))}
+    source, stats = job(tmp_path / "in", lines), tmp_path / "stats"
+
+    def answered(*flags: str) -> bytes:
+        assert call("chat", *options, *flags, "--stats", stats, "--overwrite", source, tmp_path / "out").exit_code == 3
+        return (tmp_path / "out").read_bytes()
+
+    alone = answered()
+    assert answered("--data-parallel-size", "2") == alone
+    assert 4 <= json.loads(stats.read_text())["engine"]["media_encoded"] <= 8  # at most once in each of the two
+    ranks = answered("--tensor-parallel-size", "2")
+    found, wanted = ([json.loads(line) for line in lines.splitlines()] for lines in (ranks, alone))
+    assert [row.get("usage") for row in found] == [row.get("usage") for row in wanted]
+    assert found[2]["choices"][0]["token_ids"] == wanted[2]["choices"][0]["token_ids"]
+    assert answered("--tensor-parallel-size", "2", "--data-parallel-size", "2") == ranks

@@ -91,7 +91,7 @@ class Simulated:
         replica.answered += 1
         output = RequestOutput(name, None, [1], [CompletionOutput(0, replica.has.pop(name), [2])])
         numbers = [replica.answered] * len(COUNTED)
-        return [Said(replica, codec.frame([numbers, 1.0], [(name, codec.dumps(output))]))]
+        return [Said(replica, codec.frame([numbers, 1.0, None], [(name, codec.dumps(output))]))]
 
     def end(self, replica: FakeReplica) -> None:
         self.replicas.remove(replica)

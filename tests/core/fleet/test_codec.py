@@ -9,9 +9,13 @@ import pytest
 
 from infer.core.errors import RecordError
 from infer.core.fleet import codec
+from infer.core.fleet.media import Asking, frame_of
+from infer.core.parallel.wire import Closed
 from infer.core.types.beam_params import BeamSearchParams
+from infer.core.types.media import MediaPart, Medium
 from infer.core.types.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
 from infer.core.types.params import SamplingParams
+from infer.core.types.placed import Placed
 from infer.core.types.prompt_embeds import PromptEmbeds
 from infer.core.types.request import Request
 from infer.core.types.structured import StructuredOutputsParams
@@ -79,3 +83,42 @@ def test_values_of_a_frame_stay_apart() -> None:
         codec.decode(values[1][1])
     assert codec.decode(values[2][1]) == 10**30
     assert codec.unframe(codec.frame([[1, 2], None])) == ([[1, 2], None], [])
+
+
+def test_media_go_by_their_key_and_come_when_they_are_asked_for() -> None:
+    image = pytest.importorskip("PIL.Image").effect_noise((9, 5), 50).convert("RGB")
+    sound = np.linspace(-1, 1, 7, dtype=np.float32)
+    media = [
+        Medium("image", image, "a", "x.png", num_bytes=135),
+        Medium("video", [image, image.resize((3, 2))], "b", rate=2.0),
+        Medium("audio", sound, "c", rate=16000.0),
+    ]
+    parts = [MediaPart(medium.kind, medium.data, f"messages[{i}]") for i, medium in enumerate(media)]
+    placed = tuple(
+        Placed(bytes([i]) * 16, np.arange(i, i + 3), part, medium, {"a": [1, None]})
+        for i, (part, medium) in enumerate(zip(parts, media, strict=True))
+    )
+    request = Request("1", [1, 2], SamplingParams(), 0, media=placed, positions=np.arange(6).reshape(3, 2))
+    there = codec.loads(codec.dumps(request))
+    assert (there.positions == request.positions).all()
+    asked: list[bytes] = []
+    asking = Asking(asked.append)
+    for one, medium, sent in zip(there.media, media, placed, strict=True):
+        assert (one.key, one.rows.tolist(), one.options, one.part.param, one.medium) == (
+            *(sent.key, sent.rows.tolist(), sent.options, sent.part.param),
+            None,
+        )
+        asking.take(frame_of(b"other" * 4, RecordError("media_error", "gone")))
+        asking.take(frame_of(one.key, medium))
+        came = asking.load(one.part)
+        assert asked[-1] == one.key
+        assert (came.kind, came.hash, came.rate) == (medium.kind, medium.hash, medium.rate)
+        assert np.array_equal(came.data, sound) if medium.kind == "audio" else came.data == medium.data
+    asking.take(frame_of(there.media[0].key, RecordError("media_error", "gone", param="messages[0]", retryable=True)))
+    with pytest.raises(RecordError, match="gone") as caught:
+        asking.load(there.media[0].part)
+    assert (caught.value.code, caught.value.param, caught.value.retryable) == ("media_error", "messages[0]", True)
+    for _ in range(2):
+        asking.take(Closed("over"))
+        with pytest.raises(Closed):
+            asking.load(there.media[0].part)
