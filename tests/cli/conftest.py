@@ -19,6 +19,7 @@ from infer.cli.commands import infer
 from infer.cli.terminal import messages
 
 from ..core.conftest import labels_folder
+from ..forked import Forker
 
 __all__ = ["labels_folder"]  # a fixture
 
@@ -40,7 +41,7 @@ def call() -> Callable[..., Result]:
 
 
 @pytest.fixture
-def program(infer_program: list[str]) -> Callable[..., subprocess.CompletedProcess[bytes]]:
+def program(infer_program: list[str], forker: Forker) -> Callable[..., subprocess.CompletedProcess[bytes]]:
     """program("generate", ..., input=b""): the command in a process of its own."""
 
     def run(*argv: Any, **options: Any) -> subprocess.CompletedProcess[bytes]:
@@ -48,7 +49,7 @@ def program(infer_program: list[str]) -> Callable[..., subprocess.CompletedProce
         if "stdout" in options:
             del options["capture_output"]
             options["stderr"] = subprocess.PIPE
-        return subprocess.run([*infer_program, *map(str, argv)], check=False, **options)
+        return forker.run([*infer_program, *map(str, argv)], **options)
 
     return run
 
@@ -71,13 +72,13 @@ def tiny(tiny_llama: Path) -> list[str]:
 
 
 @pytest.fixture
-def launch(infer_program: list[str], environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+def launch(infer_program: list[str], environment: dict[str, str], forker: Forker) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """launch("generate", ..., env={...}): the command started and left running, stderr a pipe; killed with the test."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*argv: Any, env: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[bytes]:
         options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, **options}
-        child = subprocess.Popen([*infer_program, *map(str, argv)], env={**environment, **(env or {})}, **options)
+        child = forker.start([*infer_program, *map(str, argv)], env={**environment, **(env or {})}, **options)
         started.append(child)
         return child
 
@@ -173,7 +174,7 @@ def committed() -> Callable[[Path], int]:
 
 
 @pytest.fixture
-def on_terminal(infer_program: list[str]) -> Callable[..., tuple[int, bytes]]:
+def on_terminal(infer_program: list[str], forker: Forker) -> Callable[..., tuple[int, bytes]]:
     """on_terminal("generate", ..., TERM="xterm"): exit code, and all that stdout and stderr wrote to the one terminal."""
 
     def run(*argv: Any, **env: str) -> tuple[int, bytes]:
@@ -195,7 +196,7 @@ def on_terminal(infer_program: list[str]) -> Callable[..., tuple[int, bytes]]:
         watcher.start()
         command = [*infer_program, *map(str, argv)]
         options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "env": {**clean, "TERM": "xterm", "COLUMNS": "200", **env}}
-        code = subprocess.run(command, stdout=slave, stderr=slave, timeout=300, check=False, **options).returncode
+        code = forker.run(command, stdout=slave, stderr=slave, timeout=300, **options).returncode
         os.close(slave)
         watcher.join()
         os.close(master)

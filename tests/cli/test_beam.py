@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 
-def run(infer_program: list[str], tiny_llama: Path, lines: list[dict[str, Any]], *flags: str, status: int = 0) -> list[dict[str, Any]]:
+def run(program: Any, tiny_llama: Path, lines: list[dict[str, Any]], *flags: str, status: int = 0) -> list[dict[str, Any]]:
     data = "".join(json.dumps(line) + "\n" for line in lines)
-    command = [*infer_program, "beam", "-q", "--model", str(tiny_llama), "--dtype", "float32", "--kv-cache-memory-bytes", "16MiB", *flags]
-    done = subprocess.run(command, input=data, capture_output=True, text=True, timeout=300, check=False)
+    words = ["beam", "-q", "--model", str(tiny_llama), "--dtype", "float32", "--kv-cache-memory-bytes", "16MiB", *flags]
+    done = program(*words, input=data, text=True)
     assert done.returncode == status, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_choices_are_best_first_and_records_win(infer_program: list[str], tiny_llama: Path) -> None:
+def test_choices_are_best_first_and_records_win(program: Any, tiny_llama: Path) -> None:
     lines = [
         {"id": "a", "prompt": "hello"},
         {"id": "b", "prompt": "hello", "beam_width": 6, "num_return": 3, "max_tokens": 4, "note": 1},
@@ -24,7 +23,7 @@ def test_choices_are_best_first_and_records_win(infer_program: list[str], tiny_l
         {"id": "d", "prompt_token_ids": [70, 71], "scoring": "hf", "early_stopping": True, "logprobs": 2},
     ]
     flags = ["--width", "3", "--num-return", "2", "--max-tokens", "7", "--length-penalty", "0.5", "--ignore-eos"]
-    rows = run(infer_program, tiny_llama, lines, *flags, status=3)
+    rows = run(program, tiny_llama, lines, *flags, status=3)
     assert [row["id"] for row in rows] == ["a", "b", "c", "d"]
     assert [len(row.get("choices", [])) for row in rows] == [2, 3, 0, 2]
     assert rows[2]["error"]["param"] == "beam_width"
@@ -39,24 +38,23 @@ def test_choices_are_best_first_and_records_win(infer_program: list[str], tiny_l
     assert all(sum(c["logprobs"]["token_logprobs"]) - c["cumulative_logprob"] < 1e-4 for c in rows[3]["choices"])
 
 
-def test_the_bytes_do_not_depend_on_the_schedule(infer_program: list[str], tiny_llama: Path) -> None:
+def test_the_bytes_do_not_depend_on_the_schedule(program: Any, tiny_llama: Path) -> None:
     lines = [{"prompt": "hello"[: 1 + i % 5] * (1 + i), "beam_width": 1 + i % 5, "max_tokens": 3 + i} for i in range(12)]
-    usual = run(infer_program, tiny_llama, lines, "--ignore-eos")
-    assert usual == run(infer_program, tiny_llama, lines, "--ignore-eos", "--max-num-seqs", "5", "--max-num-batched-tokens", "7")
-    assert usual == run(infer_program, tiny_llama, lines, "--ignore-eos", "--num-gpu-blocks-override", "40")
+    usual = run(program, tiny_llama, lines, "--ignore-eos")
+    assert usual == run(program, tiny_llama, lines, "--ignore-eos", "--max-num-seqs", "5", "--max-num-batched-tokens", "7")
+    assert usual == run(program, tiny_llama, lines, "--ignore-eos", "--num-gpu-blocks-override", "40")
 
 
-def test_a_part_is_a_beginning_of_the_whole(infer_program: list[str], tiny_llama: Path, tmp_path: Path) -> None:
+def test_a_part_is_a_beginning_of_the_whole(program: Any, tiny_llama: Path, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text("".join(json.dumps({"prompt": f"p{i}"}) + "\n" for i in range(30)))
-    command = [*infer_program, "beam", "-q", "-m", str(tiny_llama), "--dtype", "float32", "--max-tokens", "6", "in.jsonl"]
-    subprocess.run([*command, "whole.jsonl"], cwd=tmp_path, check=True, timeout=300)
-    subprocess.run([*command, "half.jsonl", "--limit", "10"], cwd=tmp_path, check=True, timeout=300)
+    words = ["beam", "-q", "-m", str(tiny_llama), "--dtype", "float32", "--max-tokens", "6", "in.jsonl"]
+    for more in (["whole.jsonl"], ["half.jsonl", "--limit", "10"]):
+        assert program(*words, *more, cwd=tmp_path).returncode == 0
     assert (tmp_path / "whole.jsonl").read_bytes().startswith((tmp_path / "half.jsonl").read_bytes())
 
 
-def test_wrong_flags_are_usage_errors(infer_program: list[str], tiny_llama: Path) -> None:
+def test_wrong_flags_are_usage_errors(program: Any, tiny_llama: Path) -> None:
     for flags in (["--width", "65"], ["--num-return", "9"], ["--max-tokens", "none"], ["--min-tokens", "99"]):
-        command = [*infer_program, "beam", "--model", str(tiny_llama), *flags]
-        done = subprocess.run(command, input="", capture_output=True, text=True, timeout=300, check=False)
+        done = program("beam", "--model", str(tiny_llama), *flags, input="", text=True)
         assert done.returncode == 2, flags
         assert "Error" in done.stderr

@@ -13,13 +13,13 @@ MATRIX_POINTS = ("made", "told")
 #: After `cleaned`, where OUT lies elsewhere: before each part and at both ends of what is sent in parts.
 REMOTE_POINTS = ("upload", "part", "complete", "completed", "beside-sent", "sent")
 
-_name, _, _count = os.environ.get("INFER_FAULT", "").partition(":")
 _passed: Counter[str] = Counter()
 
 
 def fault(point: str) -> None:
     """Dies here (SIGKILL) if INFER_FAULT says so."""
-    if _name == point:
+    name, _, count = os.environ.get("INFER_FAULT", "").partition(":")
+    if name == point:
         _passed[point] += 1
-        if _passed[point] == int(_count or 1):
+        if _passed[point] == int(count or 1):
             os.kill(os.getpid(), signal.SIGKILL)
