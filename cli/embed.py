@@ -25,8 +25,9 @@ def embed(*, io: JobOptions, prompt_field: str | None, template: str | None) -> 
     """Embed the texts of a JSONL file: one vector a record, in input order.
 
     IN and OUT are files, or - for stdin and stdout (the default). A record is a JSON object with `input` (or `text`): a
-    string, or a list of token ids; of a list of these the answer has `embeddings`. It may have an `id`, `dimensions`,
-    `encoding_format`, `prompt_name` and `truncate` of its own; other fields come back in `extra`. OpenAI Batch lines
+    string, or a list of token ids; of a list of these the answer has `embeddings`. Models of images and texts (CLIP, SigLIP) take
+    `image` or `images`; models of late interaction (ColBERT) answer a list of vectors, one a token. A record may have an `id`,
+    `dimensions`, `encoding_format`, `prompt_name` and `truncate` of its own; other fields come back in `extra`. OpenAI Batch lines
     (/v1/embeddings) are answered in their own form. Vectors are made as the model's sentence-transformers files say: pooling,
     prompts, dense layers, normalization. A record that fails has its error in its place, and the exit status is then 3.
 

@@ -26,8 +26,9 @@ def score(*, io: JobOptions) -> int:
     IN and OUT are files, or - for stdin and stdout (the default). A record has `query` and `documents` (a list), answered by `scores`,
     or `text_1` and `text_2`, answered by `score`. A model that scores tokens (a process reward model) takes `input` or `text`, answered
     by `scores`: one for each end of a step. A cross-encoder (a classifier of one label) reads each pair at once. Any other model
-    embeds each text, and a score is the similarity its files name, or else the cosine. OpenAI-like Batch lines (/v1/score, /v1/rerank)
-    are answered in their own form. A record that fails has its error in its place, and the exit status is then 3.
+    embeds each text, and a score is the similarity its files name, or else the cosine; MaxSim with ColBERT, and with CLIP and SigLIP
+    `image` goes with `documents` or `text`, and `query` with `images` (infer help embeddings). OpenAI-like Batch lines
+    (/v1/score, /v1/rerank) are answered in their own form. A record that fails has its error in its place, and the exit status is then 3.
 
     \b
     infer score --model all-minilm-l6-v2 sample_data/score.jsonl scores.jsonl

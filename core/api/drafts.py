@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +12,11 @@ import numpy as np
 from ..containment import contained
 from ..errors import RecordError
 from ..media.placing import PromptMedia
+from ..pooling.images import GivenImage, ImageReader
 from ..pooling.texts import TextEncoder
 from ..types.adapters import LoRARequest
 from ..types.beam_params import BeamSearchParams
+from ..types.media import MediaPart
 from ..types.media_parts import of_data
 from ..types.outputs import RequestOutput
 from ..types.params import SamplingParams
@@ -126,17 +128,29 @@ class Read(Draft):
     kind: str = "embed"
     num_cut: int = 0
     lora: LoRARequest | None = None
+    is_image: bool = False
 
     @classmethod
-    def of(cls, prompt: Any, params: PoolingParams | RecordError, kind: str, encoder: TextEncoder, lora: LoRARequest | None = None) -> Read:
-        """One of any form that a prompt may have."""
+    def of(
+        cls,
+        prompt: Any,
+        params: PoolingParams | RecordError,
+        kind: str,
+        encoder: TextEncoder,
+        lora: LoRARequest | None = None,
+        images: ImageReader | None = None,
+    ) -> Read:
+        """One of any form that a prompt may have. `images`: reads one, where the model makes vectors of them."""
         one = cls(params, kind=kind, lora=lora)
         with contained(one):
             parsed = Parsed.of(prompt)
             if parsed.embeds is not None:
                 raise RecordError("unsupported", "prompt_embeds in a prompt is for models that write text", param="prompt_embeds")
-            if parsed.media:
-                raise RecordError("unsupported", "multi_modal_data in a prompt is for models that write text", param="multi_modal_data")
+            if parsed.media and images is None:
+                raise RecordError("unsupported", "multi_modal_data in a prompt is for models that read images", param="multi_modal_data")
+            if parsed.media and images is not None:
+                one.prompt, one.is_image = [(images, _only(of_data(parsed.media), parsed))], True
+                return one
             one.prompt = [(encoder, parsed.text if parsed.ids is None else parsed.ids)]
         return one
 
@@ -164,3 +178,10 @@ class Read(Draft):
         values = np.empty(0, np.float32) if answer is None or error is not None else answer.values[0]
         ids = [] if self.prompt is None or not isinstance(self.prompt[0], TextIds) else list(self.prompt[0].ids)
         return PoolingRequestOutput(self.request_id, PoolingOutput(torch.from_numpy(values)), ids, error=error)
+
+
+def _only(parts: Sequence[MediaPart], parsed: Parsed) -> GivenImage:
+    """The one image of a prompt that is to become a vector. Raises RecordError."""
+    if len(parts) != 1 or parsed.ids or (parsed.text or "").strip():
+        raise RecordError("invalid_value", "a vector is of one text or of one image: give one of them a prompt", param="multi_modal_data")
+    return GivenImage(parts[0], parsed.media_options or {})

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 from ..errors import ConfigError, nearest
 from ..intake.texts import TextIntake
+from ..pooling.contrast import Contrast
 from ..pooling.similarity import similarity
 from ..pooling.texts import TextEncoder
 from ..types.pooling_outputs import (
@@ -88,7 +89,8 @@ class PoolingCalls(LabelCalls):
         params = copied(given, len(many), PoolingParams, "pooling_params", raising=raising)
         side = self._recipe("encode").side_of(prompt_name)
         encoder = self._encoder(truncate_prompt_tokens, tokenization_kwargs, prompt_name, prefix, side)
-        drafts = [Read.of(prompt, p, kind, encoder, lora) for prompt, p, lora in zip(many, params, loras, strict=True)]
+        images = self._plan.image_reader
+        drafts = [Read.of(prompt, p, kind, encoder, lora, images) for prompt, p, lora in zip(many, params, loras, strict=True)]
         return self._answer(drafts, TextIntake(self._remarks), use_tqdm, raising=raising)
 
     def embed(
@@ -238,13 +240,23 @@ class PoolingCalls(LabelCalls):
                     self._encoder(truncate_prompt_tokens, tokenization_kwargs, prompt_name, prefix, side) for side in ("query", "document")
                 )
             encoders = [encoder] * len(first) + [others] * len(second)
-            drafts = [Read.of(prompt, params, recipe.text_kind, one, lora) for (prompt, lora), one in zip(both, encoders, strict=True)]
+            images, kind = self._plan.image_reader, recipe.text_kind
+            drafts = [Read.of(prompt, params, kind, one, lora, images) for (prompt, lora), one in zip(both, encoders, strict=True)]
         outputs = self._answer(drafts, TextIntake(self._remarks), use_tqdm, raising=raising)
         if recipe.kind == "classify":
             return [ScoringRequestOutput.from_base(output) for output in outputs]
         left, right = outputs[: len(first)], outputs[len(first) :]
         left = left * len(right) if len(left) == 1 else left
-        return [_compared(one, other, recipe.similarity) for one, other in zip(left, right, strict=True)]
+        if recipe.contrast is None:
+            return [_compared(one, other, recipe.similarity) for one, other in zip(left, right, strict=True)]
+        pictured = [draft.is_image for draft in drafts]
+        of_left = pictured[: len(first)] * (len(right) if len(first) == 1 else 1)
+        kinds = zip(of_left, pictured[len(first) :], strict=True)
+        activate = recipe.contrast.activation == "sigmoid"
+        return [
+            _compared(one, other, recipe.similarity, recipe.contrast if a != b else None, activate)
+            for one, other, (a, b) in zip(left, right, kinds, strict=True)
+        ]
 
     def _recipe(self, call: str) -> Recipe:
         """Raises ConfigError for a model that generates."""
@@ -297,8 +309,18 @@ class PoolingCalls(LabelCalls):
         return TextEncoder(self.tokenizer, recipe, limit, prefix=prefix, truncate="left" if cut == "left" else "right", side=side)
 
 
-def _compared(one: PoolingRequestOutput[PoolingOutput], other: PoolingRequestOutput[PoolingOutput], measure: str) -> ScoringRequestOutput:
-    error = one.error or other.error
-    score = ScoringOutput() if error else ScoringOutput(float(similarity(measure, one.outputs.data.numpy(), other.outputs.data.numpy())))
+def _compared(
+    one: PoolingRequestOutput[PoolingOutput],
+    other: PoolingRequestOutput[PoolingOutput],
+    measure: str,
+    contrast: Contrast | None = None,
+    activate: bool = False,
+) -> ScoringRequestOutput:
+    """`contrast`: of an image and a text, what makes the score; `activate`: as a probability."""
+    error, score = one.error or other.error, ScoringOutput()
+    if not error:
+        a, b = one.outputs.data.numpy(), other.outputs.data.numpy()
+        made = similarity(measure, a, b) if contrast is None else contrast.scores([a], [b], activate=activate)[0]
+        score = ScoringOutput(float(made))
     ids = [*one.prompt_token_ids, *other.prompt_token_ids]
     return ScoringRequestOutput(f"{one.request_id}_{other.request_id}", score, ids, error=error)

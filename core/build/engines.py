@@ -97,6 +97,8 @@ def build_pooling_engine(plan: Plan, wrap_ops: WrapOps | None = None) -> Pooling
     if config.enable_lora:
         stack, runner.adapters = installed_in(model, dtype, device, unread=model.classifier is None)
         registry = Registry(stack, config.max_lora_rank, head=False, unread=model.classifier is None)
-    engine = PoolingEngine(config, recipe, runner, head, registry)
+    engine = PoolingEngine(config, recipe, runner, head, registry, plan.media)
+    if plan.media is not None:
+        plan.media.encoded = engine.stats.count_medium
     engine.stats.weights = _told(config, model.linears(), model.parameters())
     return engine

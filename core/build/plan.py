@@ -20,6 +20,7 @@ from ..spec.classes import head_of
 from ..spec.model_spec import ModelSpec
 from ..spec.support import refuse_unsupported
 from ..spec.task import choose_task
+from ..spec.vision import num_image_tokens
 from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
 from ..weights.find import own_name
@@ -34,6 +35,7 @@ from .generation_config import sampling_defaults
 if TYPE_CHECKING:
     from ..media.placing import Placing
     from ..media.store import MediaStore
+    from ..pooling.images import ImageReader
     from ..pooling.limits import PoolingLimits
     from ..sampling.grammar.grammar import Grammars
     from ..settings.config import EngineConfig
@@ -81,7 +83,7 @@ class Plan:
         template = ChatTemplate.load(self.tokenizer_source.read, self.tokenizer, override=override, content_format=content_format)
         template.require()
         store = self.media
-        return template if store is None else template.seeing(lambda: store.placeholder)
+        return template if store is None or self.recipe is not None else template.seeing(lambda: store.placeholder)
 
     def sampling_defaults(self) -> tuple[dict[str, Any], str]:
         """Sampling parameters that generation_config.json sets, and a sentence about them. Raises ConfigError, ModelError."""
@@ -114,17 +116,27 @@ class Plan:
         """The store that intake and engine share, which reads images; None if the model takes no images."""
         from .vision import media_store
 
-        return None if self.recipe is not None else media_store(self.config, self.source, self.spec)
+        pools = self.recipe is not None and self.recipe.contrast is None
+        return None if pools else media_store(self.config, self.source, self.spec)
 
     @property
     def placing(self) -> Placing | None:
         """The way of media into prompts."""
         from ..media.placing import Placing
 
-        if self.media is None:
+        if self.recipe is not None or self.media is None:
             return None
         assert self.spec.images is not None
         return Placing(self.media, self.spec.images, self.tokenizer, self.config.mm_processor_kwargs)
+
+    @cached_property
+    def image_reader(self) -> ImageReader | None:
+        """The way of images into requests of a model that makes vectors of them; None of others."""
+        from ..pooling.images import ImageReader
+
+        if self.recipe is None or self.media is None:
+            return None
+        return ImageReader(self.media, num_image_tokens(self.spec.config), self.config.mm_processor_kwargs)
 
     @cached_property
     def grammars(self) -> Grammars:

@@ -13,7 +13,7 @@ from ..media.store import MediaStore
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..media.processor import Processor
+    from ..media.processor import ImageProcessor, Processor
     from ..settings.config import EngineConfig
     from ..spec.model_spec import ModelSpec
     from ..weights.source import ModelSource
@@ -21,23 +21,25 @@ if TYPE_CHECKING:
 
 def media_store(config: EngineConfig, source: ModelSource, spec: ModelSpec) -> MediaStore | None:
     """The store of its media; None for a model that takes none."""
-    images = spec.images
-    if images is None or not takes_images(config, source, spec):
+    images, towers = spec.images, spec.towers
+    if not takes_images(config, source, spec):
         return None
 
-    def make_processor() -> Processor:
-        from ..media.processor import Processor
+    def make_processor() -> Processor | ImageProcessor:
+        from ..media.processor import ImageProcessor, Processor
 
-        return Processor(source.path, source.name, images.vision)
+        return ImageProcessor(source.path, source.name) if images is None else Processor(source.path, source.name, images.vision)
 
     def load_tower() -> Callable[[Mapping[str, Tensor]], Tensor]:
         from infer import kernels
 
-        from ..models.hf import tower
+        from ..models.hf import image_tower, tower
         from .generating import DTYPES, device_of
 
         seed: Any = config.seed if config.load_format == "dummy" else None
-        return tower.load(source, spec.config, kernels.load(config.kernels), DTYPES[config.dtype], device_of(config, 0), dummy_seed=seed)
+        load = tower.load if towers is None else image_tower.load
+        return load(source, spec.config, kernels.load(config.kernels), DTYPES[config.dtype], device_of(config, 0), dummy_seed=seed)
 
-    assert spec.hidden_size is not None
-    return MediaStore(MediaLoader(MediaPolicy.of(config)), spec.hidden_size, make_processor, load_tower)
+    width = spec.hidden_size if towers is None else towers.size(spec.config)
+    assert width is not None
+    return MediaStore(MediaLoader(MediaPolicy.of(config)), width, make_processor, load_tower)

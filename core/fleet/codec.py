@@ -19,7 +19,10 @@ import numpy as np
 import orjson
 
 from ..errors import RecordError
+from ..pooling.contrast import Contrast
+from ..pooling.late import LateInteraction
 from ..pooling.recipe import DenseSpec, Recipe
+from ..pooling.template import PairTemplate
 from ..types.adapters import LoRARequest
 from ..types.beam_params import BeamSearchParams
 from ..types.media import MediaPart
@@ -38,10 +41,13 @@ _CLASSES: dict[str, type[Any]] = {
     for c in (
         BeamSearchParams,
         CompletionOutput,
+        Contrast,
         DenseSpec,
         GuidedDecodingParams,
+        LateInteraction,
         Logprob,
         LoRARequest,
+        PairTemplate,
         Pooled,
         PoolingParams,
         PoolingRequest,

@@ -123,7 +123,11 @@ class Fleet:
             encoded = codec.dumps(request)
         except TypeError as error:
             raise RecordError("unsupported", f"{error}; leave data_parallel_size at 1") from None
-        asked = Asked(encoded, _weight(request), media=request.media if isinstance(request, Request) else ())
+        if isinstance(request, Request):
+            media = request.media
+        else:
+            media = tuple(text.image for text in request.texts if text.image is not None)
+        asked = Asked(encoded, _weight(request), media=media)
         self._requests[request.request_id] = asked
         self._queue.append(request.request_id)
         self._num_queued += asked.weight

@@ -173,6 +173,7 @@ class JobStats(Tally):
         """
         engine = self.engine
         first = self.first_token_at
+        media = {"media_encoded": engine.num_media} if engine and engine.num_media else {}
         return {
             "command": command,
             "exit_code": self.exit_code,
@@ -197,7 +198,7 @@ class JobStats(Tally):
                     first - self.admitted_at if first is not None and self.admitted_at is not None else None
                 ),
             },
-            "engine": {"steps": engine.num_steps if engine else 0, **({} if self.pools else self._kv_numbers())},
+            "engine": {"steps": engine.num_steps if engine else 0, **({} if self.pools else self._kv_numbers()), **media},
             "memory": {"peak_bytes": peak_memory()},
             "weights": engine.weights if engine else {},
             "settings": {name: value for name, value in settings.items() if name not in _SECRET},
@@ -245,7 +246,6 @@ class JobStats(Tally):
             "peak_kv_blocks": engine.peak_kv_blocks if engine else 0,
             **states,
             **drafts,
-            **({"media_encoded": engine.num_media} if engine and engine.num_media else {}),
         }
 
 

@@ -8,10 +8,11 @@ from infer.kernels.lora import AdapterRows
 from infer.kernels.ops import Ops, Rows
 
 from ..quant.base import scaled, unscaled
-from ..spec.activations import activation_kind
+from ..spec.activations import QUICK_GELU, activation_kind
 from ..spec.stack import MLPSpec
 from ..weights.parameter import Parameter
 from .linear import Linear, shared_in, shared_out
+from .quick_gelu import quick_gelu
 from .xielu import XIELU
 
 
@@ -52,6 +53,8 @@ class MLP:
     def _activated(self, x: Rows, adapters: AdapterRows | None) -> Rows:
         if self.learned is not None:
             return self.learned(unscaled(self.up(x, adapters)))
+        if self.kind == QUICK_GELU:
+            return quick_gelu(self.ops, unscaled(self.up(x, adapters)))
         if self._fused:
             return self.up.gated(x, adapters, self.kind, quantize=self.down.method.quantizes_input)
         activate = self.ops.gated_activation if self.gated else self.ops.activation

@@ -14,6 +14,6 @@ FILES = ("processor_config.json", "preprocessor_config.json")
 
 
 def takes_images(config: EngineConfig, source: ModelSource, spec: ModelSpec) -> bool:
-    """True if images may go into prompts. A folder without the files of a processor is used for text alone."""
-    ours = spec.images is not None and spec.in_our_code(config.model_impl)
+    """True if images may go into prompts, or stand beside texts. A folder without the files of a processor is used for text alone."""
+    ours = spec.towers is not None or (spec.images is not None and spec.in_our_code(config.model_impl))
     return ours and source.path.is_dir() and any((source.path / name).is_file() for name in FILES)

@@ -84,11 +84,44 @@ class Processor:
         told = {**options, "return_tensors": "pt", "return_text_replacement_offsets": True}
         try:
             made = self._processor(images=[image], text=[self.placeholder], **told)
-        except (TypeError, ValueError, KeyError, RuntimeError) as error:
-            more = f" (mm_processor_kwargs: {', '.join(options)})" if options else ""
-            raise RecordError("media_error", f"the model's processor refuses an image{more}: {_first_line(error)}") from error
+        except MemoryError:
+            raise
+        except Exception as error:  # their classes check options in ways of their own
+            raise _refused(error, options) from error
         (replaced,) = made["text_replacement_offsets"][0]
         return Processed(replaced["replacement"], {key: value for key, value in made.items() if key not in _OF_TEXT})
+
+
+class ImageProcessor:
+    """The processor of a model whose images stand in no prompt. Arguments and errors as of `Processor`."""
+
+    placeholder = ""
+
+    def framed(self, prompt: str, images: Sequence[Any]) -> str:
+        """The prompt itself."""
+        return prompt
+
+    def __init__(self, folder: Path, name: str) -> None:
+        from transformers import AutoImageProcessor
+
+        try:
+            self._processor = AutoImageProcessor.from_pretrained(str(folder), backend="pil", local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # each class reads its files in its own way
+            raise ModelError(f"{name}: transformers cannot make its image processor: {_first_line(error)}") from error
+
+    def __call__(self, image: Any, options: Mapping[str, Any]) -> Processed:
+        try:
+            made = self._processor(images=[image], **{**options, "return_tensors": "pt"})
+        except MemoryError:
+            raise
+        except Exception as error:  # their classes check options in ways of their own
+            raise _refused(error, options) from error
+        return Processed("", dict(made.items()))
+
+
+def _refused(error: BaseException, options: Mapping[str, Any]) -> RecordError:
+    more = f" (mm_processor_kwargs: {', '.join(options)})" if options else ""
+    return RecordError("media_error", f"the model's processor refuses an image{more}: {_first_line(error)}")
 
 
 def _module(name: str) -> Any:

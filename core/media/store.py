@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .loader import MediaLoader
-    from .processor import Processed, Processor
+    from .processor import ImageProcessor, Processed, Processor
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class MediaStore:
         self,
         loader: MediaLoader,
         width: int,
-        make_processor: Callable[[], Processor],
+        make_processor: Callable[[], Processor | ImageProcessor],
         load_tower: Callable[[], Callable[[Mapping[str, Tensor]], Tensor]],
         *,
         most_bytes: int = MOST_EMBEDS,
@@ -72,7 +72,7 @@ class MediaStore:
         self.loader = loader
         self._width = width
         self._make_processor, self._load_tower = make_processor, load_tower
-        self._processor: Processor | None = None
+        self._processor: Processor | ImageProcessor | None = None
         self._tower: Callable[[Mapping[str, Tensor]], Tensor] | None = None
         self._lock = threading.RLock()
         self._looks: Kept[bytes, Look] = Kept(MOST_TEXT)
@@ -153,7 +153,7 @@ class MediaStore:
             if self._tower is None:
                 self._tower = self._load_tower()
 
-    def _made(self) -> Processor:
+    def _made(self) -> Processor | ImageProcessor:
         with self._lock:
             if self._processor is None:
                 self._processor = self._make_processor()

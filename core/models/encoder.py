@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from infer.kernels.lora import AdapterRows
-from infer.kernels.ops import Ops, Rows, Segments
+from infer.kernels.ops import Ops, PairBias, Rows, Segments
 
 from ..errors import ModelError
 from ..layers.attention import SegmentAttention
@@ -136,6 +136,13 @@ def _of(adapters: AdapterRows | None, rows: Tensor | None) -> AdapterRows | None
     return adapters if adapters is None or rows is None else adapters.chosen
 
 
+def causal_table(num_positions: int, device: torch.device) -> PairBias:
+    """By distance: 0 to a token itself and those before it, and what makes those behind it unseen. Of one text, whose place all have."""
+    values = torch.zeros(2 * num_positions - 1, device=device)
+    values[num_positions:] = torch.finfo(torch.float32).min
+    return PairBias(values, torch.tensor([[num_positions - 1, 0, -1]], device=device))
+
+
 class Encoder:
     """A PoolingModel of our own. Weights are filled by `weights.loader`, under the names without a prefix.
 
@@ -157,6 +164,7 @@ class Encoder:
         self.ropes = Ropes()
         self.embedding = EncoderEmbedding(ops, stack)
         self.relative = shared = relative_of(ops, stack)
+        self._causal: PairBias | None = None
         self.layers = [
             EncoderLayer(ops, stack, index, self.ropes, None if shared is None else shared.of_layer(index))
             for index in range(len(stack.layers))
@@ -167,6 +175,8 @@ class Encoder:
     def allocate(self, num_positions: int, device: torch.device) -> None:
         """Prepares for texts of so many tokens, once weights are there."""
         self.ropes.allocate(num_positions, device)
+        if self.stack.causal:
+            self._causal = causal_table(num_positions, device)
         if self.relative is not None:
             self.relative.allocate(num_positions, device)
         for layer in self.layers:
@@ -186,6 +196,8 @@ class Encoder:
         """See `PoolingModel.forward`; the last layer computes no rows that are not wanted."""
         attention = self.layers[0].attention.config
         segments.plan = self.ops.plan_segments(segments, attention.num_heads, attention.num_kv_heads)
+        if self._causal is not None:
+            segments.unseen = PairBias(self._causal.values, self._causal.places.expand(len(segments.starts) - 1, 3).contiguous())
         x: Rows | None = None
         residual = self.embedding(tokens, positions, types, segments.adapters)
         passes = self.stack.passes or range(len(self.layers))

@@ -14,6 +14,7 @@ from ..adapters.books import AdapterBooks, Registry
 from ..adapters.weights import AdapterWeights
 from ..engine.stats import EngineStats, Stopwatch
 from ..errors import AdapterError, RecordError
+from ..media.store import MediaStore
 from ..sampling.transfers import on
 from ..settings.config import EngineConfig
 from ..types.adapters import AdapterKey
@@ -50,9 +51,19 @@ class PoolingEngine:
         runner: computes steps.
         head: the model's own, float32.
         adapters: what requests may name of LoRA adapters; None: nothing. A step has texts of one.
+        media: makes vectors of images; None: there are none. A step has texts or images.
     """
 
-    def __init__(self, config: EngineConfig, recipe: Recipe, runner: Runner, head: Head, adapters: Registry | None = None) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        recipe: Recipe,
+        runner: Runner,
+        head: Head,
+        adapters: Registry | None = None,
+        media: MediaStore | None = None,
+    ) -> None:
+        self._media = media
         self.config = config
         self.recipe = recipe
         self.vocab_size = runner.model.vocab_size
@@ -152,6 +163,9 @@ class PoolingEngine:
                 slot = self._books.slot_of(setting.adapter)
             except AdapterError as error:
                 return self._refuse(taken, error.of_record())
+        if setting.image:
+            values, finite = self._of_images(texts, setting)
+            return self._finish(taken, values, finite, watch)
         batch = self.runner.pack(texts)
         watch.count("batch")
         if setting.kind in ("token_embed", "token_classify"):
@@ -161,11 +175,23 @@ class PoolingEngine:
             watch.count("model")
             vectors, finite = self._head(pooled, len(texts), setting)
             values = list(vectors)
+        return self._finish(taken, values, finite, watch)
+
+    def _finish(
+        self, taken: list[Waiting[_Taker]], values: list[NDArray[np.float32]], finite: NDArray[np.bool_], watch: Stopwatch
+    ) -> list[Pooled]:
         watch.count("sample")
         finished = self._hand_out(taken, values, finite)
         self._count(taken)
         watch.count("commit")
         return finished
+
+    def _of_images(self, images: list[TextIds], setting: Setting) -> tuple[list[NDArray[np.float32]], NDArray[np.bool_]]:
+        """Their vectors, and whether they are finite; NaN of those that the tower cannot read."""
+        assert self._media is not None, "without it there are no images"
+        rows = [self._media.embeds(one.image) for one in images if one.image is not None]
+        vectors, finite = self._head.finished(np.concatenate(rows), setting)
+        return list(vectors), finite
 
     def _of_tokens(
         self, texts: list[TextIds], batch: TextBatch, setting: Setting, slot: int, watch: Stopwatch
@@ -214,7 +240,9 @@ class PoolingEngine:
         num_tokens = sum(len(text.ids) for text in request.texts)
         if bad is not None:
             self.abort(request.request_id)
-            return Pooled(request.request_id, num_tokens=num_tokens, error=_not_finite(request, bad))
+            text = request.texts[bad]
+            fault = self._media.fault(text.image.key) if text.image is not None and self._media is not None else None
+            return Pooled(request.request_id, num_tokens=num_tokens, error=fault or _not_finite(request, bad))
         del self._open[request.request_id]
         return Pooled(request.request_id, answer.values, num_tokens)
 
@@ -233,7 +261,9 @@ class PoolingEngine:
 
 
 def _of(setting: Setting, text: TextIds) -> Setting:
-    """The setting of one text: those with unseen tokens go through attention in another way."""
+    """The setting of one text: those with unseen tokens go through attention in another way, and images are no texts."""
+    if text.image is not None:
+        return setting._replace(image=True)
     return setting._replace(unseen=True) if text.unseen else setting
 
 

@@ -46,9 +46,14 @@ class Head:
         """
         values = self._scores(pooled) if setting.kind.endswith("classify") else self._embeddings(pooled)
         found: NDArray[np.float32] = values[:count].cpu().numpy()
-        finite = _finite(found)
+        made, finite = self.finished(found, setting)
         if values is not pooled:  # an activation may have squashed it
             finite &= _finite(pooled[:count].cpu().numpy())
+        return made, finite
+
+    def finished(self, found: NDArray[np.float32], setting: Setting) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """The same of vectors [count, size] that are projected already, or of scores."""
+        finite = _finite(found)
         found = found[:, list(setting.columns)] if setting.columns else found[:, : setting.size]
         if not setting.activate:
             return found.copy(), finite

@@ -56,6 +56,8 @@ class PoolingLimits:
     def _problem(self, text: TextIds) -> tuple[str, str] | None:
         """Code and message of what is wrong with a text."""
         ids = text.ids
+        if text.image is not None:
+            return None
         if not ids:
             return "invalid_value", "is empty"
         if len(ids) > self.max_model_len:

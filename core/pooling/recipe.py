@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..errors import ConfigError, nearest
+from .contrast import Contrast
 from .late import LateInteraction
 from .template import PairTemplate
 
@@ -46,6 +47,9 @@ class Recipe:
     max_seq_length: int | None = None  # sentence_bert_config.json's; the model's limit is in EngineConfig.max_model_len
     labels: tuple[str, ...] = ()  # of a classifier, in order
     per_token: bool = False  # each token has a vector or scores, and no text as a whole
+    contrast: Contrast | None = None  # it makes vectors of images too, and scores of both
+    filled_to: int = 0  # tokens that each text is filled up to, with `padding`; 0: it is not
+    padding: int = 0
     late: LateInteraction | None = None  # queries and documents are read as ColBERT reads them
     step_tag_id: int | None = None  # or each token with this id alone: the ends of steps
     activation: str = "identity"  # of a classifier's scores: "identity", "sigmoid" or "softmax"

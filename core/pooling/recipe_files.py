@@ -17,6 +17,7 @@ from ..spec import classes
 from ..spec.hf_values import COUNT, FLAG, NULL, OBJECT, TEXT, check_file
 from ..spec.model_spec import ModelSpec
 from ..weights.source import ModelSource
+from .contrast import read_contrast
 from .late import METADATA_FILE, SIDES, is_late, projection_size, read_late
 from .modules import MODULES_FILE, Modules, files_of
 from .recipe import TOKEN_POOLINGS, DenseSpec, Recipe
@@ -108,6 +109,8 @@ def read_recipe(source: ModelSource, spec: ModelSpec, *, task: str, pooler_confi
     if "activation" in asked:
         raise ConfigError("pooler_config activation is for classifiers; embeddings have normalize")
     listed = read_modules(source)
+    if spec.towers is not None:
+        return _of_towers(source, spec, asked, hidden, pooling)
     if is_late(spec, listed):
         return _late(source, spec, listed, asked, hidden, pooling, text)
     modules = None if listed is None else Modules.of(source, listed)
@@ -130,6 +133,31 @@ def read_recipe(source: ModelSource, spec: ModelSpec, *, task: str, pooler_confi
     )
     if of_tokens:
         recipe = replace(recipe, similarity=MAXSIM)
+    return _checked(recipe)
+
+
+def _of_towers(source: ModelSource, spec: ModelSpec, asked: Mapping[str, Any], hidden: int, pooling: str | None) -> Recipe:
+    """Of a model of two towers (CLIP, SigLIP): the last token's state, projected and of length 1."""
+    towers, stack = spec.towers, spec.need_stack()
+    assert towers is not None
+    if pooling not in (None, "LAST"):
+        raise ConfigError(f"pooler_config pooling_type {pooling}: this model takes the last token of a text; leave it out")
+    named = source.read_json("tokenizer_config.json") or {}
+    padding = (spec.config.get("text_config") or {}).get("pad_token_id")
+    recipe = Recipe(
+        kind="embed",
+        pooling="last",
+        normalize=asked.get("use_activation", asked.get("normalize")) is not False,
+        hidden_size=hidden,
+        dense=(DenseSpec("", hidden, towers.size(spec.config), towers.projection_bias, "identity", prefix=towers.projection),),
+        matryoshka=classes.lengths_of(spec),
+        dimensions=asked.get("dimensions"),
+        lower_case=named.get("do_lower_case") is True or str(named.get("tokenizer_class", "")).startswith("Siglip2"),
+        filled_to=stack.num_positions if towers.fills else 0,
+        padding=padding if type(padding) is int else 1,
+        contrast=read_contrast(source, spec),
+        **_prompts(source),
+    )
     return _checked(recipe)
 
 

@@ -29,6 +29,8 @@ class Setting(NamedTuple):
     """The LoRA adapter that reads the text."""
     unseen: bool = False
     """It ends with tokens that the others do not see."""
+    image: bool = False
+    """It is no text but an image."""
 
     @classmethod
     def of(cls, request: PoolingRequest, recipe: Recipe) -> Setting:

@@ -53,6 +53,8 @@ class TextEncoder:
         self._tokenizer = tokenizer
         self._lower_case, self._template = recipe.lower_case, recipe.template
         self._literal, self._late, self._side = literal, recipe.late if side else None, side
+        self._filled_to, token = recipe.filled_to, None if tokenizer is None else tokenizer.pad_token_id
+        self._padding = (recipe.padding if token is None else token,) * recipe.filled_to
         self._max_chars = max(_CHARS_PER_TOKEN * max_len, _FEW_CHARS)
         self._prefix = tokenizer.literal.settle(prefix) if literal and tokenizer is not None else prefix
         self._skips = bool(prefix) and not recipe.include_prompt
@@ -66,7 +68,10 @@ class TextEncoder:
         """
         singles = iter(self._singles([text for text in texts if isinstance(text, str)]))
         pairs = iter(self._fit([(self.checked(text[0]), self.checked(text[1])) for text in texts if isinstance(text, tuple)]))
-        return [next(singles) if isinstance(text, str) else next(pairs) if isinstance(text, tuple) else self._cut(text) for text in texts]
+        found = [next(singles) if isinstance(text, str) else next(pairs) if isinstance(text, tuple) else self._cut(text) for text in texts]
+        if not self._filled_to:
+            return found
+        return [(replace(text, ids=text.ids + self._padding[len(text.ids) :]), cut) for text, cut in found]
 
     def _singles(self, texts: Sequence[str]) -> list[tuple[TextIds, bool]]:
         fitted = self._fit([self._prefix + self.checked(text) for text in texts])

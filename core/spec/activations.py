@@ -6,6 +6,8 @@ from ..errors import VariantError, nearest
 
 #: Of gpt-oss, whose config.json says "silu".
 CLAMPED_SWIGLU = "clamped_swiglu"
+#: Of CLIP; made of a kernel's, see layers/quick_gelu.py.
+QUICK_GELU = "quick_gelu"
 #: hidden_act -> the kind of `Ops.gated_activation` and `Ops.activation`.
 _BOTH = {
     "silu": "silu",
@@ -18,7 +20,7 @@ _BOTH = {
 }
 #: The same of one of them.
 _GATED = {**_BOTH, CLAMPED_SWIGLU: CLAMPED_SWIGLU}
-_PLAIN = {**_BOTH, "relu": "relu", "relu2": "relu2"}
+_PLAIN = {**_BOTH, "relu": "relu", "relu2": "relu2", QUICK_GELU: QUICK_GELU}
 #: One with learned numbers, that no kernel has.
 XIELU = "xielu"
 #: The names of those numbers.

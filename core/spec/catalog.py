@@ -22,7 +22,8 @@ class Entry:
     code: str
     """"infer": a file of ours; "transformers": its code there, with our attention and cache; "": none, it is refused."""
     use: str
-    """"generate", "embed", "images" (and text), or "text alone" of a wrapper that reads no images; empty where there is no file."""
+    """"generate", "embed" (texts, or images too), "images" (and text), or "text alone" of a wrapper that reads no images; empty where there
+    is no file."""
     about: str
     """The first sentence of its file; of what is refused, why."""
 
@@ -31,8 +32,10 @@ def ours() -> Iterator[Entry]:
     """Every architecture that there is a file for, by use and then by name."""
     wrapped = {kind: architectures.wrapper_of(kind) for kind in architectures.wrappers()}
     sees = [kind for kind, one in wrapped.items() if one is not None and one.vision is not None]
-    blind = [kind for kind in wrapped if kind not in sees]
-    uses = {"generate": architectures.decoders(), "embed": architectures.encoders(), "images": sees, "text alone": blind}
+    both = [kind for kind, one in wrapped.items() if one is not None and one.towers is not None]
+    blind = [kind for kind in wrapped if kind not in (*sees, *both)]
+    embed = (*architectures.encoders(), *both)
+    uses = {"generate": architectures.decoders(), "embed": embed, "images": sees, "text alone": blind}
     for use, kinds in uses.items():
         yield from (Entry(kind, "infer", use, _about(kind)) for kind in kinds)
 

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import ModelError
 from .mixers import StateSpec
 from .stack import KVSpec, Shares, StackSpec
-from .vision import Images
+from .vision import Images, TwoTowers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,8 @@ class ModelSpec:
     """`lacking` is about a variant that transformers' code may have."""
     images: Images | None = None
     """What it takes of images; None: nothing."""
+    towers: TwoTowers | None = None
+    """Of a model that makes vectors of texts and of images."""
 
     @property
     def has_encoder(self) -> bool:

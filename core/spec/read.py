@@ -87,6 +87,7 @@ def read_spec(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
         lacking=lacking,
         is_variant=is_variant,
         images=None if wrapper is None or stack is None else images_of(hf, wrapper.vision),
+        towers=None if wrapper is None or stack is None else wrapper.towers,
     )
 
 

@@ -364,6 +364,8 @@ class StackSpec:
     """Hidden states are projected to the embedding's features in the end, by layers without bias; positions have those of the layers."""
     relative: DistanceSpec | DisentangledSpec | None = None
     """What attention knows of distances, one table for all layers: an encoder's, or a decoder's beside one (`DistanceSpec` alone)."""
+    causal: bool = False
+    """A token of an encoder sees itself and those before it alone."""
     passes: tuple[int, ...] = ()
     """An encoder's layers as they run, by their number in `layers`; empty: each once."""
     embedding_scale: float = 1.0

@@ -1,4 +1,4 @@
-"""Vision: how images enter a family's language model, beside what its config.json says of it."""
+"""Vision: how images enter a family's language model, or stand beside its texts, beside what its config.json says of it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from ..errors import ModelError
 
 #: Keys of the token that stands for a piece of an image, newest first.
 _TOKEN_KEYS = ("image_token_id", "image_token_index")
+#: Tensors beside the layers of the text tower of a model of two: its projection, the other tower, and what makes scores of cosines.
+BESIDE = ("vision_model.", "visual_projection.", "text_projection.", "text_model.head.", "head.", "logit_scale", "logit_bias")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,3 +65,40 @@ def images_of(hf: Mapping[str, Any], vision: Vision | None) -> Images | None:
         vision = replace(vision, processor=other)
     merge = tower.get("spatial_merge_size", 2)
     return Images(vision=vision, token=token, merge=merge if type(merge) is int and merge > 0 else 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoTowers:
+    """Of a model that makes vectors of texts and of images, which are compared with each other.
+
+    Args:
+        projection: prefix of the tensors that make a vector of a text's pooled state.
+        projection_bias: it has a bias.
+        size_key: the key of the vectors' size in config.json, or else in its text_config (hidden_size where that says nothing).
+        fills: texts are filled up to the longest one with padding tokens, which are seen like all others.
+        activation: what makes probabilities of scores, "softmax" among several texts or "sigmoid" of each.
+    """
+
+    projection: str
+    projection_bias: bool
+    size_key: str
+    fills: bool
+    activation: str
+
+    def size(self, hf: Mapping[str, Any]) -> int:
+        """Length of vectors. Raises ModelError."""
+        text = hf.get("text_config") or {}
+        found = hf.get(self.size_key) or text.get(self.size_key) or (text.get("hidden_size", 768) if self.fills else 512)
+        if type(found) is not int or found < 1:
+            raise ModelError(f"config.json: {self.size_key} is {found!r}, not a size")
+        return found
+
+
+def num_image_tokens(hf: Mapping[str, Any]) -> int:
+    """Pieces that the tower of images cuts one into, about: what an image counts as in limits of steps and in usage."""
+    vision = hf.get("vision_config") or {}
+    if type(pieces := vision.get("num_patches")) is int and pieces > 0:
+        return pieces
+    size, patch = vision.get("image_size", 224), vision.get("patch_size", 16)
+    good = type(size) is int and type(patch) is int and size >= patch > 0
+    return (size // patch) ** 2 if good else 256

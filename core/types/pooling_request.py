@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..errors import RecordError
 from .adapters import LoRARequest
+from .placed import Placed
 from .pooling_params import PoolingParams
 
 #: What is made of a text: one vector; the scores of a classifier; a vector, or scores, for every token.
@@ -19,13 +20,17 @@ KINDS = ("embed", "classify", "token_embed", "token_classify")
 class TextIds:
     """One text, or pair of texts, as the model reads it. `types` tells the two apart where the model was trained so (BERT);
     empty: all zero. The first `skip` tokens take no part in mean pooling (a prompt, where the recipe leaves it out). The last `unseen`
-    tokens see the others, and no token sees them; the `silent` ones, by their places, get no vector where each token gets one."""
+    tokens see the others, and no token sees them; the `silent` ones, by their places, get no vector where each token gets one.
+
+    In the place of a text there may be an `image`, the same where `image_key` is; its `ids` are then as many zeros as it counts for."""
 
     ids: tuple[int, ...]
     types: tuple[int, ...] = ()
     skip: int = 0
     unseen: int = 0
     silent: tuple[int, ...] = ()
+    image_key: str = ""
+    image: Placed | None = field(default=None, compare=False)
 
 
 @dataclass(slots=True)

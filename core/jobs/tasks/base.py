@@ -31,6 +31,7 @@ from .pending import Pending
 
 if TYPE_CHECKING:
     from ...media.placing import Placing
+    from ...pooling.images import ImageReader
     from ...text.templates.template import RecordTemplate
     from ...text.tokenizer import Tokenizer
 
@@ -56,6 +57,7 @@ class RecordOptions:
     `warn` shows the user a message. `fingerprint` (hex) and `model` are named in answers to OpenAI Batch lines. `now` is the time
     that templates tell, the same for all records of a job; None: that of each rendering. `adapters` are those that records may name, and
     `chooser` chooses among them for one model; None: there are none. `placing` puts media into prompts of a model that takes some.
+    `images` reads those of a model that makes vectors of them.
     """
 
     prompt_field: str | None = None
@@ -70,6 +72,7 @@ class RecordOptions:
     adapters: Adapters = field(default_factory=Adapters)
     chooser: Chooser | None = None
     placing: Placing | None = None
+    images: ImageReader | None = None
     warn: Callable[[str], None] = log.warning
 
     @property

@@ -18,6 +18,7 @@ from ..jsonl import json_type, wrong_type
 from ..output.sinks.vectors import decoded_dtype, encode_vector
 from ..row_format import MatrixRows
 from . import openai_batch
+from .completion import MEDIA_FIELDS
 from .fields import flag
 from .pending import PendingTexts
 from .pooling import PoolingOptions, PoolingTask, usage_of
@@ -61,7 +62,8 @@ class EmbedTask(PoolingTask):
     """`input` or `text` (a string, token ids, or a list of either), `dimensions`, `encoding_format`, `prompt_name`, `truncate`.
 
     `messages` in their place, where the model has a chat template (`chat`): the text is the conversation as the template writes it, with
-    no prompt before it and no other special tokens, as vLLM's chat embeddings have it.
+    no prompt before it and no other special tokens, as vLLM's chat embeddings have it. `image` or `images` (paths, URLs) with a model that
+    makes vectors of images; `input` may then also be, or have among its texts, {"image": …} or a content part of OpenAI's.
 
     Raises ConfigError for a prompt the model does not have.
     """
@@ -87,6 +89,8 @@ class EmbedTask(PoolingTask):
         self._chat = chat.literally() if chat is not None and options.literal_special_tokens else chat
         if chat is not None:
             self.columns = (*self.columns, "messages")
+        if options.images is not None:
+            self.columns = (*self.columns, "image", "images")
         super().__init__(options, tokenizer, recipe, max_model_len=max_model_len)
         self.prefix = recipe.prefix_of(options.prompt_name, options.prefix)
         if options.matrix and recipe.per_token:
@@ -128,13 +132,16 @@ class EmbedTask(PoolingTask):
             pending.prompt = [self._conversation(fields, self._chat)]
             pending.reply = _Reply(False, encoding)
             return
-        texts, many = self.texts(name, value)
+        if name in MEDIA_FIELDS and self.options.images is not None and not self.options.has_column:
+            texts, many = list[Any](self.images(fields, name)), isinstance(value, list)
+        else:
+            texts, many = self.texts(name, value, fields)
         if self.options.matrix:
             self._check_matrix(pending, name, many)
         asked = fields.get("prompt_name")
         prefix = self.prefix if asked is None else self.named_prompt(asked)
         encoder = self.encoder_for(fields, prefix, self.recipe.side_of(self.options.prompt_name if asked is None else asked))
-        pending.prompt = [(encoder, text) for text in texts]
+        pending.prompt = [self.read_by(encoder, text) for text in texts]
         pending.reply = _Reply(many, encoding)
 
     def _given(self, fields: Mapping[str, Any]) -> tuple[str, Any]:

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 from ...errors import ConfigError, RecordError
 from ...intake.remarks import Remarks
 from ...intake.texts import TextIntake
+from ...pooling.images import GivenImage
 from ...pooling.recipe import Recipe
 from ...pooling.texts import TextEncoder
 from ...text.fitting import SIDES
+from ...types.media import MediaPart
+from ...types.media_parts import kind_of, of_content, of_fields
 from ...types.pooling_params import PoolingParams
 from ...types.pooling_request import Pooled
 from ..jsonl import json_type, wrong_type
@@ -19,6 +22,7 @@ from ..tally import Tally
 from . import constraint
 from . import fields as known
 from .base import RecordOptions, Task
+from .completion import MEDIA_FIELDS, MEDIA_OPTIONS
 from .pending import PendingTexts
 
 if TYPE_CHECKING:
@@ -67,6 +71,10 @@ class PoolingTask(Task[PendingTexts]):
         self._encoders: dict[Hashable, TextEncoder] = {}
 
     # --- in
+
+    def own_fields(self) -> frozenset[str]:
+        own = super().own_fields()
+        return own if self.options.images is None or self.options.has_column else own | MEDIA_FIELDS | MEDIA_OPTIONS
 
     def make_intake(self, remarks: Remarks) -> TextIntake:
         return TextIntake(remarks)
@@ -148,8 +156,40 @@ class PoolingTask(Task[PendingTexts]):
             raise RecordError("unsupported", "without a tokenizer a text can only be token ids", param=name)
         return value
 
-    def texts(self, name: str, value: Any) -> tuple[list[str | list[int]], bool]:
-        """The texts in a field, as text or token ids, and whether they are a list. Raises RecordError."""
+    def item(self, value: Any, where: str, fields: Mapping[str, Any]) -> str | GivenImage:
+        """A text, an image, or an object that is one of them: {"text": …}, {"image": …}, or a content part of OpenAI's. Raises RecordError.
+
+        Args:
+            where: its place, for messages.
+            fields: the record's.
+        """
+        if isinstance(value, dict) and self.options.images is not None and kind_of(value) is not None:
+            return self._image(of_content(value, where), fields)
+        name = where.partition("[")[0]
+        return self.text(value["text"] if isinstance(value, dict) and "text" in value else value, name)
+
+    def images(self, fields: Mapping[str, Any], name: str) -> list[GivenImage]:
+        """The images in one of MEDIA_FIELDS. Raises RecordError."""
+        return [self._image(part, fields) for part in of_fields({name: fields[name]})]
+
+    def _image(self, part: MediaPart, fields: Mapping[str, Any]) -> GivenImage:
+        options = fields.get("mm_processor_kwargs")
+        if options is not None and not isinstance(options, dict):
+            raise wrong_type("mm_processor_kwargs", "an object", options)
+        self.waits = True
+        return GivenImage(part, options or {})
+
+    def read_by(self, encoder: TextEncoder, given: Any) -> tuple[Any, Any]:
+        """A text with its encoder, or an image with what reads it."""
+        return (self.options.images, given) if isinstance(given, GivenImage) else (encoder, given)
+
+    def texts(self, name: str, value: Any, fields: Mapping[str, Any] | None = None) -> tuple[list[str | list[int] | GivenImage], bool]:
+        """The texts in a field, as text, token ids or images, and whether they are a list. `fields`: the record's, where images may be.
+
+        Raises RecordError.
+        """
+        if isinstance(value, dict) and self.options.images is not None and fields is not None:
+            return [self.item(value, name, fields)], False
         if isinstance(value, str):
             return [self.text(value, name)], False
         if not isinstance(value, list):
@@ -158,6 +198,8 @@ class PoolingTask(Task[PendingTexts]):
             raise RecordError("invalid_value", f"{name} is an empty list: there is no text", param=name)
         if type(value[0]) is int:
             return [_token_ids(value, name)], False
+        if fields is not None and self.options.images is not None and any(isinstance(one, dict) for one in value):
+            return [self.item(one, f"{name}[{i}]", fields) for i, one in enumerate(value)], True
         return [self.text(one, name) if isinstance(one, str) else _token_ids(one, name) for one in value], True
 
     # --- out

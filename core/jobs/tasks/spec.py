@@ -47,7 +47,8 @@ class TaskSpec(ABC):
     def make_task(self, plan: Plan, *, warn: Say, fingerprint: str = "", now: datetime | None = None) -> AnyTask:
         """The task, for a job at the time `now`."""
         chooser = Chooser.of(self.options.adapters, plan, warn)
-        options = replace(self.options, warn=warn, fingerprint=fingerprint, model=plan.name, now=now, chooser=chooser, placing=plan.placing)
+        media: dict[str, Any] = {"placing": plan.placing, "images": plan.image_reader}
+        options = replace(self.options, warn=warn, fingerprint=fingerprint, model=plan.name, now=now, chooser=chooser, **media)
         return self._make(options, plan)
 
     @abstractmethod

@@ -19,7 +19,7 @@ from typing import Any
 from ..hf_values import Kind
 from ..names import Stack
 from ..stack import StackSpec
-from ..vision import Vision
+from ..vision import TwoTowers, Vision
 
 #: Beginnings of tensors' names that wrappers have for what reads images or sound.
 _TOWERS = (
@@ -86,6 +86,8 @@ class Wrapper:
     stacks: Mapping[str, Stack] = field(default_factory=dict)
     vision: Vision | None = None
     """How images enter it; None: the language model is used for text alone."""
+    towers: TwoTowers | None = None
+    """Of a model that makes vectors of texts and of images, whose "language model" is the tower of texts."""
 
 
 @cache

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from infer.core.build.plan import make_plan
 from infer.core.errors import ModelError
 from infer.core.settings.args import EngineArgs
-from infer.core.spec.architectures import wrappers
+from infer.core.spec.architectures import wrapper_of, wrappers
 from infer.core.spec.read import read_spec
 
 from .test_architectures import DELTA, GEMMA4, LLAMA4, MOE, TINY
@@ -103,7 +103,8 @@ def theirs(folder: Path, num_tokens: int = 12) -> list[int]:
 
 
 def test_every_wrapper_has_a_row() -> None:
-    assert set(WRAPPERS) == set(wrappers())
+    """But for those of two towers, which write nothing."""
+    assert set(WRAPPERS) == {kind for kind in wrappers() if (one := wrapper_of(kind)) is not None and one.towers is None}
 
 
 @pytest.mark.parametrize("kind", WRAPPERS)
