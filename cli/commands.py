@@ -23,6 +23,7 @@ COMMANDS = {
     "embed": ("infer.cli.embed", "Embed the texts of a JSONL file."),
     "score": ("infer.cli.score", "Score pairs of texts of a JSONL file."),
     "classify": ("infer.cli.classify", "Label the texts of a JSONL file, with a classifier or a language model."),
+    "transcribe": ("infer.cli.transcribe", "Write down what is said in the sounds of a JSONL file."),
     "run": ("infer.cli.jobfile.run", "Run the job that a YAML file describes."),
     "check": ("infer.cli.check", "Check a JSONL file without loading the model's weights."),
     "merge": ("infer.cli.tools.merge", "Put the shards of one output together."),

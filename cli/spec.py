@@ -117,6 +117,21 @@ def score_spec(io: JobOptions, prompts: Prompts) -> JobSpec:
     return _pooling_spec(io, "score", score_task(io, prompts))
 
 
+def transcribe_spec(io: JobOptions) -> JobSpec:
+    """The JobSpec of `infer transcribe`. Raises click.UsageError, ConfigError."""
+    from infer.core.jobs.tasks.transcribe.spec import TranscribeSpec
+    from infer.core.jobs.tasks.transcribe.task import TranscribeOptions
+
+    from .options.transcribe import speech_params
+
+    _set_up(io)
+    args, origin = engine_args()
+    _refuse_of_writers(io)
+    speech, form = speech_params()
+    options = TranscribeOptions(strict=io.strict, error_format=io.error_format, speech=speech, response_format=form)
+    return JobSpec(_command(), io, args, origin, TranscribeSpec(options, {}))
+
+
 def embed_task(io: JobOptions, prompts: Prompts) -> EmbedSpec:
     """The TaskSpec of the command. Raises click.UsageError."""
     from infer.core.jobs.tasks.embed import EmbedOptions

@@ -47,7 +47,8 @@ def build_engine(plan: Plan, wrap_ops: WrapOps | None = None) -> Engine:
     plan.must_generate()
     config, tokenizer = plan.config, plan.tokenizer
     runner, num_blocks = build_runner(config, plan.source, wrap_ops)
-    runner.encoder = plan.media
+    media = plan.media or plan.sounds
+    runner.encoder = media
     if wrap_ops is not None:  # operations are timed one after the other
         config = replace(config, lanes=1)
     if runner.num_states:
@@ -67,8 +68,8 @@ def build_engine(plan: Plan, wrap_ops: WrapOps | None = None) -> Engine:
         swap=None if runner.swapper is None else runner.swapper.books(config),
         adapters=Registry(runner.model.stack, config.max_lora_rank) if config.enable_lora and isinstance(runner.model, Decoder) else None,
     )
-    if plan.media is not None:
-        plan.media.encoded = engine.stats.count_medium
+    if media is not None:
+        media.encoded = engine.stats.count_medium
     model = runner.model
     others = model.parameters() if isinstance(model, (Decoder, EncoderDecoder)) else ()
     engine.stats.weights = _told(config, chain(model.linears(), [model.head]), others)

@@ -25,7 +25,7 @@ from ..engine.runner import Runner
 from ..engine.static_inputs import StaticInputs
 from ..errors import ConfigError, EngineError
 from ..layers.rope import Ropes
-from ..media.files import takes_images
+from ..media.files import takes_images, takes_sounds
 from ..memory import kv_cache, state_pools
 from ..memory.device_memory import MemoryPlan, memory_of
 from ..memory.swapper import Swapper
@@ -222,7 +222,7 @@ def _load_ours(
     check_length(config, source, model.stack)
     offload = _offload(config, model, dtype, device)
     fill(config, source, model.stack, model.parameters(), dtype, device, choose=choose, ropes=model.ropes, whole=True)
-    if isinstance(model, EncoderDecoder) and (never := forbidden_tokens(config, source)):
+    if isinstance(model, EncoderDecoder) and model.encoder is not None and (never := forbidden_tokens(config, source)):
         model.forbidden = torch.tensor(never, device=device)
     if offload is not None and isinstance(model, Decoder):
         offload.start(model)
@@ -269,8 +269,13 @@ def fill(
         adapter = adapter_to_merge(config.lora_merge)
         found = merged(found, stack, adapter, head=whole)
         log.info("lora_merge: %s, of rank %d, is part of the weights", config.lora_merge, adapter.config.rank)
-    sees = takes_images(config, source, source.spec(config.hf_overrides))
-    if not sees and (left_out := beginning(stack.naming.media, source)) and not current().rank:
+    spec = source.spec(config.hf_overrides)
+    if (
+        not takes_images(config, source, spec)
+        and not takes_sounds(config, source, spec)
+        and (left_out := beginning(stack.naming.media, source))
+        and not current().rank
+    ):
         log.warning("%s: %d tensors that read images or sound are not read: the model is used for text alone", source.name, left_out)
     if (left_out := beginning(stack.naming.unused, source)) and not current().rank:
         log.warning("%s: %d tensors that guess further tokens ahead are not read", source.name, left_out)

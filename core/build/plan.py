@@ -34,12 +34,14 @@ from .generation_config import sampling_defaults
 
 if TYPE_CHECKING:
     from ..media.placing import Placing
+    from ..media.sounds import SoundStore
     from ..media.store import MediaStore
     from ..pooling.images import ImageReader
     from ..pooling.limits import PoolingLimits
     from ..sampling.grammar.grammar import Grammars
     from ..settings.config import EngineConfig
     from ..text.decoder_prompts import DecoderPrompts
+    from ..text.speech.tokens import SpeechTokens
 
 #: Methods of checkpoints that name as well what can be made of plain weights.
 ON_THE_FLY = ("fp8",)
@@ -118,6 +120,20 @@ class Plan:
 
         pools = self.recipe is not None and self.recipe.contrast is None
         return None if pools else media_store(self.config, self.source, self.spec)
+
+    @cached_property
+    def sounds(self) -> SoundStore | None:
+        """The store that intake and engine share, which reads sounds to transcribe; None if the model takes none."""
+        from .speech import sound_store
+
+        return None if self.recipe is not None else sound_store(self.config, self.source, self.spec)
+
+    @cached_property
+    def speech_tokens(self) -> SpeechTokens | None:
+        """Those of a model that transcribes. Raises ModelError."""
+        from .speech import speech_tokens
+
+        return speech_tokens(self.config, self.source, self.spec) if self.spec.tower_positions else None
 
     @property
     def placing(self) -> Placing | None:

@@ -46,7 +46,7 @@ def largest_batch(config: EngineConfig, num_seqs: int) -> Batch:
     """As many tokens as a step may have, shared out among sequences that begin with it; each has room for the longest context, and all
     have the same block."""
     size, length = config.block_size, config.max_kept
-    longest = length if not config.has_encoder else config.max_model_len // size * size + config.max_model_len
+    longest = length if not config.has_encoder else config.encoder_len // size * size + config.max_model_len
     total = min(config.max_num_batched_tokens, num_seqs * longest)
     num_seqs = min(num_seqs, total)
     counts = np.full(num_seqs, total // num_seqs)
@@ -58,7 +58,7 @@ def largest_batch(config: EngineConfig, num_seqs: int) -> Batch:
     positions[:total] = place
     logit_rows = np.zeros(padded_rows(num_seqs), dtype=np.int64)
     logit_rows[:num_seqs] = query_start[1:] - 1
-    encoder = np.minimum(counts - 1, config.max_model_len) // size * size if config.has_encoder else np.zeros(0)
+    encoder = np.minimum(counts - 1, config.encoder_len) // size * size if config.has_encoder else np.zeros(0)
     return Batch(
         encoder_lens=encoder.astype(np.int32),
         tokens=np.zeros_like(positions),

@@ -47,7 +47,8 @@ class Limits:
         bad_words: tokenizes lists of them; None: they are not looked at.
         grammars: compiles structured output; None: whoever this is passed on to does.
         embeds_size: features of embeddings in place of tokens; None: there may be none.
-        has_encoder: whether requests bring an input for it.
+        encoder_len: most tokens of the input that requests bring for an encoder; 0: there is none.
+        hears: that input is sound.
         most_together: tokens that a step can compute; None: any number.
     """
 
@@ -62,7 +63,8 @@ class Limits:
     bad_words: BadWordBook | None = None
     grammars: Grammars | None = None
     embeds_size: int | None = None
-    has_encoder: bool = False
+    encoder_len: int = 0
+    hears: bool = False
     most_together: int | None = None
 
     @classmethod
@@ -82,7 +84,8 @@ class Limits:
             bad_words=BadWordBook(tokenizer),
             grammars=grammars,
             embeds_size=config.embeds_size,
-            has_encoder=config.has_encoder,
+            encoder_len=config.encoder_len,
+            hears=config.hears,
             most_together=config.max_num_batched_tokens,
         )
 
@@ -142,18 +145,20 @@ class Limits:
 
     def _check_encoder(self, request: Request) -> None:
         given = request.encoder_ids
-        if not self.has_encoder:
+        if not self.encoder_len:
             if given:
                 raise RecordError("unsupported", "an input for an encoder is for models that have one", param="encoder_prompt")
             return
+        if self.hears and not request.media:
+            raise RecordError("unsupported", "the model reads sound and no text: infer transcribe answers its records", param="prompt")
         if not given:
             raise RecordError("unsupported", "a model with an encoder answers infer generate and infer beam alone", param="prompt")
         if worst := next((token for token in given if not 0 <= token < self.vocab_size), None):
             raise RecordError("invalid_value", f"token id {worst} is not in the vocabulary of {self.vocab_size}", param="prompt_token_ids")
-        if len(given) > self.max_model_len:
+        if len(given) > self.encoder_len:
             raise RecordError(
                 "prompt_too_long",
-                f"the prompt has {len(given)} tokens; the encoder reads {self.max_model_len} (max_model_len)",
+                f"the prompt has {len(given)} tokens; the encoder reads {self.encoder_len} (max_model_len)",
                 param="prompt",
             )
 

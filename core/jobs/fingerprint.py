@@ -18,7 +18,7 @@ from ..build.generation_config import FILE as GENERATION_CONFIG
 from ..build.generation_config import NONE
 from ..errors import ModelError
 from ..media.files import FILES as PROCESSOR_FILES
-from ..media.files import takes_images
+from ..media.files import takes_images, takes_sounds
 from ..media.policy import fingerprint as media_settings
 from ..pooling.recipe_files import small_files
 from ..settings.hardware import instruction_set
@@ -141,7 +141,8 @@ def fingerprint(
         *(("llguidance", "jsonschema") if writes else ()),
         *(("gguf", "numpy") if model.path.is_file() else ()),
     )
-    if writes and takes_images(config, model, model.spec(config.hf_overrides)):
+    spec = model.spec(config.hf_overrides)
+    if writes and (takes_images(config, model, spec) or takes_sounds(config, model, spec)):
         found |= media_settings(config) | {f"model's {name}": _hash(model.read(name)) for name in PROCESSOR_FILES}
         found |= _versions("pillow", "transformers", "numpy")
     # A record's own seed is another thing than the run's: one name must never hide another.

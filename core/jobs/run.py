@@ -296,6 +296,8 @@ class Run:
         whole = pending.answered(output)
         if whole is None:
             del self._in_engine[output.request_id]
+            if pending.goes_on:
+                self._go_on(pending)
             return
         with contained(pending):
             for one in whole if isinstance(whole, list) else (whole,):
@@ -312,6 +314,14 @@ class Run:
             self._put(Row(pending.ordinal, encoded.data, pending.chain, tally, side=encoded.side))
         del self._in_engine[output.request_id]
         self._bytes_in_engine -= pending.size
+
+    def _go_on(self, pending: Pending) -> None:
+        """Asks for more of a record of which a part is answered."""
+        with contained(pending):
+            self._ask(pending)
+        if pending.error is not None:
+            self._fail(pending, pending.error)
+            self._bytes_in_engine -= pending.size
 
     def _fail(self, pending: Pending, error: RecordError) -> None:
         self._first_records.failed(pending, error)

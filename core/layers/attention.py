@@ -52,7 +52,7 @@ class _Projections:
             cuts = [*queries, held, held][: spec.parts]
         if spec.gated:
             made, outs, cuts = [*made, names.gate], [*outs, width], None if cuts is None else [*cuts, cuts[0]]
-        self.qkv = Linear(ops, [f"{layer}.{name}" for name in made], hidden_size, outs, bias=spec.qkv_bias, cuts=cuts)
+        self.qkv = Linear(ops, [f"{layer}.{name}" for name in made], hidden_size, outs, bias=spec.biases(len(made)), cuts=cuts)
         out = f"{layer}.{names.attention_out}"
         self.out = Linear(ops, [out], width, [hidden_size], bias=spec.out_bias, cuts=shared_in(width))
         self.sinks: Parameter | None = None

@@ -31,7 +31,7 @@ class CrossAttention:
         width, kv_width = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
         query, key, value = (f"{layer}.{name}" for name in names.cross_qkv)
         self.query = Linear(ops, [query], hidden_size, [width], bias=spec.qkv_bias)
-        self.kv = Linear(ops, [key, value], hidden_size, [kv_width, kv_width], bias=spec.qkv_bias)
+        self.kv = Linear(ops, [key, value], hidden_size, [kv_width, kv_width], bias=spec.biases(3)[1:])
         self.out = Linear(ops, [f"{layer}.{names.cross_out}"], width, [hidden_size], bias=spec.out_bias)
 
     def store(self, encoded: Rows, cache: KVCache, meta: AttentionMeta) -> None:

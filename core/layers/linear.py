@@ -26,6 +26,7 @@ class Linear:
     Args:
         names: checkpoint prefixes ("model.layers.0.self_attn.q_proj"), stacked in this order.
         outs: output features of each.
+        bias: there is one; or of which of them there is one.
         cuts: what this rank holds of each weight; None is all. Of output features (dimension 0) it holds the biases of, too;
             where it holds some of the input features (dimension 1) the sum over ranks is the product, and rank 0 adds the bias.
         method: how the weight is stored and applied; None: as was chosen for a layer of the first name, see quant/choice.py.
@@ -39,7 +40,7 @@ class Linear:
         in_features: int,
         outs: list[int],
         *,
-        bias: bool,
+        bias: bool | Sequence[bool],
         cuts: Sequence[Cut] | None = None,
         method: LinearMethod | None = None,
         gated: bool = False,
@@ -57,8 +58,9 @@ class Linear:
         """Of adapters by slot, see core/adapters/installed.py: what their pairs of matrices give of x is added."""
         self.group, self.by_input = current(), cuts is not None and cuts[0].dim == 1
         self.adds_bias = not self.by_input or self.group.rank == 0
-        biases = [(f"{name}.bias", (out,)) for name, out in zip(names, outs, strict=True)]
-        self.bias = Parameter(*biases, cuts=None if self.by_input else cuts) if bias else None
+        which = [bias] * len(names) if isinstance(bias, bool) else bias
+        biases = [(f"{name}.bias" if has else "", (out,)) for name, out, has in zip(names, outs, which, strict=True)]
+        self.bias = Parameter(*biases, cuts=None if self.by_input else cuts) if any(which) else None
         self._zeros: Tensor | None = None
 
     def __call__(self, x: Rows, adapters: AdapterRows | None = None) -> Rows:

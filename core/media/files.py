@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 FILES = ("processor_config.json", "preprocessor_config.json")
 
 
+def takes_sounds(config: EngineConfig, source: ModelSource, spec: ModelSpec) -> bool:
+    """True if records may have sounds to transcribe. No sound is sent to replicas yet."""
+    ours = spec.tower_positions > 0 and spec.in_our_code(config.model_impl) and config.data_parallel_size == 1
+    return ours and source.path.is_dir() and any((source.path / name).is_file() for name in FILES)
+
+
 def takes_images(config: EngineConfig, source: ModelSource, spec: ModelSpec) -> bool:
     """True if images may go into prompts, or stand beside texts. A folder without the files of a processor is used for text alone."""
     ours = spec.towers is not None or (spec.images is not None and spec.in_our_code(config.model_impl))

@@ -93,7 +93,8 @@ def choose_num_blocks(config: EngineConfig, shape: KVShape, free_bytes: int, usa
         raise ConfigError(f"the KV cache ({reason}) has no room for one block of {block_bytes} bytes; raise kv_cache_memory_bytes")
     tokens = blocks * config.block_size
     if tokens < config.max_kept:
-        fits = tokens if not config.has_encoder else tokens // 2 // config.block_size * config.block_size
+        both = config.has_encoder and config.encoder_len == config.max_model_len  # then the encoder's part is as long
+        fits = tokens // 2 // config.block_size * config.block_size if both else tokens - (config.max_kept - config.max_model_len)
         if config.max_model_len_given:
             raise ConfigError(
                 f"max_model_len={config.max_model_len} does not fit the KV cache: {blocks} blocks ({reason}) hold {tokens} tokens; "

@@ -36,7 +36,7 @@ def build(spec: ModelSpec, ops: Ops, *, choose: Choose | None = None) -> Decoder
         )
     with choosing(choose):
         stack = spec.need_stack()
-        return Decoder(stack, ops) if stack.encoder is None else EncoderDecoder(stack, ops)
+        return Decoder(stack, ops) if not spec.has_encoder else EncoderDecoder(stack, ops)
 
 
 def build_encoder(spec: ModelSpec, ops: Ops, *, labels: int = 0, choose: Choose | None = None) -> Encoder:

@@ -8,6 +8,8 @@ A sequence of the engine begins with the tokens of its encoder input, which fill
 In the step that begins a sequence all of its input is encoded, alone or beside others', and each layer's keys and values of it are
 stored in these blocks. So they are counted, shared, swapped and freed as all blocks are, and found again by the next sequence with the
 same input. Positions of the decoder count from its first token.
+
+Of a model that reads sound the input is a window of it, and its tokens stand for what a tower has made of that (`GivenEmbeds`).
 """
 
 from __future__ import annotations
@@ -37,10 +39,12 @@ class EncoderDecoder:
     """A LanguageModel. Weights are filled by `weights.loader`."""
 
     def __init__(self, stack: StackSpec, ops: Ops) -> None:
-        assert stack.encoder is not None, "its spec has one"
+        assert stack.encoder is not None or stack.tower_positions, "its spec has one"
         self.stack, self.ops = stack, ops
-        self.encoder, self.decoder = Encoder(stack.encoder, ops), Decoder(stack, ops)
-        if stack.encoder.names.words == stack.names.words:  # held once
+        self.decoder = Decoder(stack, ops)
+        self.encoder = None if stack.encoder is None else Encoder(stack.encoder, ops)
+        """None: a tower gives what the decoder attends to."""
+        if self.encoder is not None and self.encoder.stack.names.words == stack.names.words:  # held once
             self.encoder.embedding.words = self.decoder.embedding
         self.forbidden: Tensor | None = None
         """int64 [any number]: tokens that are never written."""
@@ -57,15 +61,18 @@ class EncoderDecoder:
 
     def allocate(self, num_positions: int, device: torch.device) -> None:
         """Prepares for inputs, and outputs, of so many tokens."""
-        self.encoder.allocate(num_positions, device)
+        if self.encoder is not None:
+            self.encoder.allocate(num_positions, device)
         self.decoder.allocate(num_positions, device)
 
     def linears(self) -> Iterator[Linear]:
-        yield from self.encoder.linears()
+        if self.encoder is not None:
+            yield from self.encoder.linears()
         yield from self.decoder.linears()
 
     def parameters(self) -> Iterator[Parameter]:
-        yield from dict.fromkeys([*self.encoder.parameters(), *self.decoder.parameters()])
+        own = () if self.encoder is None else self.encoder.parameters()
+        yield from dict.fromkeys([*own, *self.decoder.parameters()])
 
     def forward(
         self,
@@ -92,7 +99,11 @@ class EncoderDecoder:
         if bool(encoded.any()):
             read = (place < lens[owner]).nonzero()[:, 0]
             starts = F.pad(lens[is_new].cumsum(0), (1, 0)).int()
-            self._encode(tokens[read], place[read], starts, meta.slots[read], caches, meta)
+            if self.encoder is None:
+                hidden = self._given(read, given)
+            else:
+                hidden = self.encoder.forward(_padded(tokens[read]), _padded(place[read]), None, Segments(starts))
+            self._store(hidden, meta.slots[read], caches, meta)
         mine = (~encoded).nonzero()[:, 0]
         counts = counts - begins * is_new
         own = AttentionMeta(
@@ -116,9 +127,16 @@ class EncoderDecoder:
         wanted = torch.searchsorted(mine, rows).clamp_(max=max(0, len(mine) - 1))  # of padding, any
         return self.decoder.forward(_padded(tokens[mine]), _padded(place), caches, own, wanted)
 
-    def _encode(self, tokens: Tensor, positions: Tensor, starts: Tensor, slots: Tensor, caches: list[KVCache], meta: AttentionMeta) -> None:
-        """Reads whole inputs, which begin at `starts`, and stores each layer's keys and values of their tokens at `slots`."""
-        hidden = self.encoder.forward(_padded(tokens), _padded(positions), None, Segments(starts))
+    def _given(self, read: Tensor, given: GivenEmbeds | None) -> Tensor:
+        """What a tower gave for these token rows; of a batch that is only tried out zeros."""
+        hidden = torch.zeros(len(read), self.hidden_size, dtype=self.decoder.embedding.table.dtype, device=read.device)
+        if given is not None:
+            assert torch.equal(given.rows, read), "each token of an input stands for a part of a medium"
+            hidden.copy_(given.values)
+        return _padded(hidden)
+
+    def _store(self, hidden: Tensor, slots: Tensor, caches: list[KVCache], meta: AttentionMeta) -> None:
+        """Stores each layer's keys and values of encoded tokens at `slots`."""
         stored = AttentionMeta(meta.query_start, meta.kv_lens, meta.block_tables, slots, meta.block_size)
         for layer, cache in zip(self.decoder.layers, caches, strict=True):
             assert layer.cross is not None, "all layers attend to the encoder"
@@ -132,7 +150,7 @@ class EncoderDecoder:
 
 def _padded(rows: Tensor) -> Tensor:
     """With zeros up to a multiple of ROW_MULTIPLE."""
-    return F.pad(rows, (0, -len(rows) % ROW_MULTIPLE))
+    return F.pad(rows, (*[0] * (2 * rows.dim() - 1), -len(rows) % ROW_MULTIPLE))
 
 
 def _shifted(tables: Tensor, by: Tensor) -> Tensor:

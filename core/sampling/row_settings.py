@@ -20,7 +20,7 @@ MAX_TOP_K = 2**31
 CAPACITY = 4096
 
 #: Bits of `needs`: what a row asks for beyond the most likely token.
-DRAWS, CHANGES, MIN_TOKENS, LOGPROBS, BAD_WORDS, ALLOWED, STRUCTURED, PROCESSORS, THINKING = (1 << bit for bit in range(9))
+DRAWS, CHANGES, MIN_TOKENS, LOGPROBS, BAD_WORDS, ALLOWED, STRUCTURED, PROCESSORS, THINKING, RULES = (1 << bit for bit in range(10))
 
 SETTINGS = np.dtype([("temperature", "f4"), ("top_k", "i8"), ("top_p", "f4"), ("min_p", "f4"), ("needs", "u2")])
 """One row; the numbers are as in `SamplingRows`."""
@@ -70,6 +70,8 @@ def _settings(params: SamplingParams) -> tuple[float, int, float, float, int]:
         | ALLOWED * (params.allowed_token_ids is not None)
         | STRUCTURED * (params.structured_outputs is not None)
         | PROCESSORS * bool(params.logits_processors)
+        # Processors that are a part of the model: its own distribution is what they leave.
+        | RULES * any(getattr(one, "of_the_model", False) for one in params.logits_processors)
         | THINKING * (params.thinking_token_budget is not None)
     )
     temperature = 0.0 if greedy else min(max(params.temperature, MIN_TEMPERATURE), MAX_TEMPERATURE)

@@ -19,7 +19,7 @@ from ..types.outputs import Logprob
 from ..types.request import Sequence
 from .beam_search import Candidates
 from .distributions import DistributionBook, Distributions, rows_with
-from .row_settings import LOGPROBS
+from .row_settings import LOGPROBS, RULES
 from .transfers import ToHost, to_device
 
 if TYPE_CHECKING:
@@ -111,11 +111,11 @@ class Sampler:
         tokens, finite = self.ops.sample(draw.logits, draw.rows, draw.penalties, draw.mask)
         needs = settings["needs"]
         tops: Iterable[_Tops] = ()
-        if asking := rows_with(needs, LOGPROBS):
+        if (needs & LOGPROBS).any():
             if ahead:
-                tops = list(self._tops(logits, draw, sequences, asking, tokens, finite))
+                tops = list(self._tops(logits, draw, sequences, needs, tokens, finite))
             else:  # made when it is known which rows can have some
-                tops = self._tops(logits, draw, sequences, asking, tokens, failed)
+                tops = self._tops(logits, draw, sequences, needs, tokens, failed)
         return Draws(tokens, needs, sequences, failed, ToHost([tokens, finite]), tops)
 
     @torch.inference_mode()
@@ -151,7 +151,8 @@ class Sampler:
         """The `count` likeliest next tokens of the beams `sequences` by the distribution that their parameters make of logits
         [R, vocabulary]: everything but the draw counts, and with a temperature of 0 the logits are not divided."""
         failed: dict[int, RecordError] = {}
-        draw = self._distributions.gather(logits, sequences, self._distributions.settings(sequences), failed)
+        settings = self._distributions.settings(sequences)
+        draw = self._distributions.gather(logits, sequences, settings, failed)
         places = torch.arange(len(sequences), device=logits.device)
         finite = self.ops.sample(logits, None, None, None)[1].tolist()  # the quickest way to know
         if draw.rows is None and draw.mask is None and draw.penalties is None:
@@ -160,6 +161,10 @@ class Sampler:
             final = self.ops.processed_logits(logits, places, draw.rows, draw.penalties, draw.mask)
         top = self.ops.top_logprobs(final, places, torch.zeros_like(places), min(count, self.vocab_size))
         ids, values = top.ids.cpu().numpy(), top.values.cpu().numpy()
+        for row in rows_with(settings["needs"], RULES):
+            # transformers has rules forbid tokens of a distribution, whose others do not become likelier by it.
+            if finite[row]:
+                values[row] += (final[row].float().logsumexp(-1) - logits[row].float().logsumexp(-1)).item()
         failed.update({row: _not_finite() for row, good in enumerate(finite) if not good})
         return [failed.get(row) or Candidates(ids[row], values[row]) for row in range(len(sequences))]
 
@@ -179,30 +184,35 @@ class Sampler:
         logits: Tensor,
         draw: Distributions,
         sequences: list[Sequence],
-        asking: list[int],
+        needs: NDArray[np.unsignedinteger],
         tokens: Tensor,
         broken: Tensor | dict[int, RecordError],
     ) -> Iterator[_Tops]:
-        """Log-probabilities of the rows `asking`.
+        """Log-probabilities of the rows that ask for some.
 
         Args:
             broken: the rows that have none; or, where the host does not know them yet, which rows are finite: bool [R].
         """
-        by_count: dict[int, list[int]] = {}
-        for row in asking:
+        by_count: dict[tuple[bool, int], list[int]] = {}
+        ruled = set(rows_with(needs, RULES))
+        for row in rows_with(needs, LOGPROBS):
             if isinstance(broken, Tensor) or row not in broken:
-                by_count.setdefault(self._count(sequences[row].params.logprobs or 0), []).append(row)
-        groups: list[tuple[int, list[int], list[int] | None]] = [(count, rows, None) for count, rows in by_count.items()]
-        pairs = [(row, token) for rows in by_count.values() for row in rows for token in sequences[row].asked]
-        if pairs:
-            groups.append((0, [row for row, _ in pairs], [token for _, token in pairs]))
-        for count, rows, asked in groups:
-            step = PIECE if self._processed or asked is not None else len(rows)
+                by_count.setdefault((row in ruled, self._count(sequences[row].params.logprobs or 0)), []).append(row)
+        groups: list[tuple[bool, int, list[int], list[int] | None]] = [(by, count, rows, None) for (by, count), rows in by_count.items()]
+        for by in (False, True):
+            pairs = [(row, token) for (one, _), rows in by_count.items() if one is by for row in rows for token in sequences[row].asked]
+            if pairs:
+                groups.append((by, 0, [row for row, _ in pairs], [token for _, token in pairs]))
+        for by_rules, count, rows, asked in groups:
+            step = PIECE if self._processed or by_rules or asked is not None else len(rows)
             for start in range(0, len(rows), step):
                 piece, own = rows[start : start + step], None if asked is None else asked[start : start + step]
                 places = in_scores = to_device(torch.tensor(piece), tokens.device)
                 scores = logits
-                if self._processed:
+                if by_rules and not self._processed:
+                    scores = self.ops.processed_logits(draw.logits, places, None, None, draw.mask)
+                    in_scores = torch.arange(len(piece), device=tokens.device)
+                elif self._processed:
                     scores = self.ops.processed_logits(draw.logits, places, draw.rows, draw.penalties, draw.mask)
                     in_scores = torch.arange(len(piece), device=tokens.device)
                 if isinstance(broken, Tensor):

@@ -328,13 +328,14 @@ class EngineArgs(AdapterArgs, MediaArgs, ParallelArgs, SpeculationArgs, LaterArg
         num_seqs = self.max_num_seqs
         if "max_num_seqs" not in names:
             num_seqs = MOST_TEXTS if pools else choose_num_seqs(num_seqs, device, notes)
+        encoder_len = (spec.tower_positions or max_model_len) if spec.has_encoder else 0
         limits = choose_limits(
             max_num_seqs=num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,
             max_model_len=max_model_len,
             chunked_prefill=self.enable_chunked_prefill or pools,  # a text longer than a step's tokens has a step of its own
             long_prefill_token_threshold=self.long_prefill_token_threshold,
-            whole_input=-(-max_model_len // self.block_size) * self.block_size + 1 if spec.has_encoder else 0,
+            whole_input=-(-encoder_len // self.block_size) * self.block_size + 1 if encoder_len else 0,
             default_tokens=max(8192 if kind == "cuda" else 4096 if pools else 2048, max_model_len if spec.sees_whole_prompts else 0),
             given={name: str(origin.get(name, "")) for name in names},
             notes=notes,
@@ -379,7 +380,8 @@ class EngineArgs(AdapterArgs, MediaArgs, ParallelArgs, SpeculationArgs, LaterArg
                 "kv_cache_dtype": {"fp8": "fp8_e4m3"}.get(self.kv_cache_dtype, self.kv_cache_dtype),
                 "swap_space": swap_space,
                 "max_cpu_loras": self.max_cpu_loras or self.max_loras,
-                "has_encoder": spec.has_encoder,
+                "encoder_len": encoder_len,
+                "hears": spec.tower_positions > 0,
                 "embeds_size": None if pools else self._embeds_size(spec),
                 "chunked_prefill": self.enable_chunked_prefill and not pools,
                 "enable_prefix_caching": self.enable_prefix_caching and not pools,

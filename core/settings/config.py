@@ -111,14 +111,19 @@ class EngineConfig:
     prompt_lookup_min: int = 2  # tokens that must have come before in the same order for a guess
     prompt_lookup_max: int = 16  # tokens that are compared at most
 
-    has_encoder: bool = False  # which reads the input; what is said of lengths is then of the decoder, and the encoder has as many
+    encoder_len: int = 0  # most tokens that its encoder reads, of a model with one; what is said of lengths is then of the decoder
+    hears: bool = False  # it reads sound
 
     notes: tuple[str, ...] = ()  # said once, when the run starts
 
     @property
     def max_kept(self) -> int:
         """Most tokens that one sequence keeps in the KV cache; an encoder's input fills whole blocks."""
-        return self.max_model_len + (-(-self.max_model_len // self.block_size) * self.block_size if self.has_encoder else 0)
+        return self.max_model_len + -(-self.encoder_len // self.block_size) * self.block_size
+
+    @property
+    def has_encoder(self) -> bool:
+        return self.encoder_len > 0
 
     @property
     def kv_size_is_given(self) -> bool:

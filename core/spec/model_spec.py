@@ -60,7 +60,12 @@ class ModelSpec:
     @property
     def has_encoder(self) -> bool:
         """True if its decoder attends to an encoder that reads the input."""
-        return self.stack is not None and self.stack.encoder is not None
+        return self.stack is not None and (self.stack.encoder is not None or self.stack.tower_positions > 0)
+
+    @property
+    def tower_positions(self) -> int:
+        """Of a model that reads sound, the hidden states of a window of it; 0: it reads none so."""
+        return 0 if self.stack is None else self.stack.tower_positions
 
     @property
     def sees_whole_prompts(self) -> bool:

@@ -27,6 +27,7 @@ LENGTH_KEYS = (
     "max_sequence_length",
     "max_seq_length",
     "seq_len",
+    "max_target_positions",
 )
 #: Rope scalings whose `max_position_embeddings` is already the scaled length.
 ALREADY_SCALED = frozenset({"default", "su", "longrope", "llama3", "mrope", "ntk"})
@@ -79,7 +80,7 @@ def read_spec(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
         stated_length=int(stated) if isinstance(stated, (int, float)) else None,
         caches=_caches(hf) if stack is None else stack.caches,
         states=() if stack is None else stack.states,
-        shares=frozenset() if stack is None or stack.encoder is not None else _shares(stack),
+        shares=frozenset() if stack is None or stack.encoder is not None or stack.tower_positions else _shares(stack),
         end_tokens=_end_tokens(_get(hf, "eos_token_id") if wrapper is None else hf.get("eos_token_id", text.get("eos_token_id"))),
         default_end_token=None if ours is None or "eos_token_id" in hf or "eos_token_id" in text else ours.end_token,
         classifier_pooling=_classifier_pooling(hf, ours),

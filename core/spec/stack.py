@@ -106,6 +106,7 @@ class AttentionSpec:
     soft_cap: float | None = None
     """Scores become soft_cap * tanh(score / soft_cap)."""
     qkv_bias: bool = False
+    key_bias: bool = True
     out_bias: bool = False
     clip: float | None = None
     """Queries and keys, normed where they are, and values are kept between -clip and clip, before rotation."""
@@ -132,6 +133,10 @@ class AttentionSpec:
     """`head_dim` is then that of queries, of which the last features rotate, and `num_kv_heads` is 1, since all heads read the same."""
     out_scale: float = 1.0
     """What it gives is multiplied by it."""
+
+    def biases(self, count: int) -> tuple[bool, ...]:
+        """Whether each of the first `count` of queries, keys, values and gates has one."""
+        return tuple(self.qkv_bias and (self.key_bias or part != 1) for part in range(count))
 
     @property
     def parts(self) -> int:
@@ -374,14 +379,13 @@ class StackSpec:
     per_layer: PerLayerSpec | None = None
     tie_embeddings: bool = False
     head_bias: bool = False
-    logits_bias: bool = False
-    """A tensor [1, vocab_size] is added to logits."""
+    logits_bias: bool = False  # a tensor [1, vocab_size] is added to logits
     logits_scale: float = 1.0
-    logits_soft_cap: float | None = None
-    """Of scaled logits."""
+    logits_soft_cap: float | None = None  # of scaled logits
     classifier: ClassifierSpec | None = None
     encoder: StackSpec | None = None
     """The stack that reads the input of an encoder-decoder; this one then writes the output. Its names are those of the same checkpoint."""
+    tower_positions: int = 0  # hidden states of an encoder of sound outside of the stack, which this one attends to; 0: there is none
 
     @property
     def output_size(self) -> int:

@@ -132,8 +132,9 @@ def _attention(layer: str, names: Names, hidden: int, spec: AttentionSpec) -> It
         return
     width, kv_width = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
     widths = (width, kv_width, kv_width) if len(names.qkv) == 3 else (width + 2 * kv_width,)
-    for name, size in zip(names.qkv[: spec.parts], widths[: spec.parts], strict=True):
-        yield from _linear(f"{layer}.{name}", size, hidden, bias=spec.qkv_bias)
+    parts = spec.parts if len(names.qkv) == 3 else 1
+    for name, size, bias in zip(names.qkv[:parts], widths[:parts], spec.biases(parts), strict=True):
+        yield from _linear(f"{layer}.{name}", size, hidden, bias=bias)
     for name in (*names.relative_qk, *([names.gate] if spec.gated else [])):
         yield from _linear(f"{layer}.{name}", width, hidden, bias=spec.qkv_bias)
     yield from _linear(f"{layer}.{names.attention_out}", hidden, width, bias=spec.out_bias)

@@ -36,7 +36,7 @@ class Parameter:
     Fused weights (q, k and v; gate and up) are several parts stacked along the first dimension.
 
     Args:
-        parts: name and shape of each, as the checkpoint has it.
+        parts: name and shape of each, as the checkpoint has it; without a name: rows of zeros, which it does not have.
         cuts: what is taken of each; None: all of it, or of all parts.
         dtype: the one it is kept in whatever the model's is; None is the model's.
         store: takes the tensor once its last part is there; the parameter then lets go of both, so that who stores it does not live in
@@ -60,14 +60,14 @@ class Parameter:
         for (name, shape), cut in zip(parts, cuts or [None] * len(parts), strict=True):
             placed.append(Part(name, shape, rows, cut))
             rows += placed[-1].held[0]
-        self.parts = tuple(placed)
+        self.parts = tuple(part for part in placed if part.name)
         self.shape = (rows, *placed[0].held[1:])
         self.tensor: Tensor = torch.empty(0)
         self.dtype = dtype
         self._store = store
         self._take = take
         self._taken: list[Value] = [self.tensor] * len(placed)
-        self._missing = len(placed)
+        self._missing = len(self.parts)
 
     def fill(self, part: Part, value: Value, dtype: torch.dtype, device: torch.device) -> None:
         """Takes what is held of a checkpoint tensor, each part once. What is of the right kind already is kept, not copied."""
@@ -80,11 +80,11 @@ class Parameter:
                 take(taken, device)
             return
         value = as_tensor(value, dtype)
-        if len(self.parts) == 1:
+        if part.held == self.shape:
             self.tensor = value.to(device, dtype)
         else:
             if self._missing == len(self.parts):
-                self.tensor = torch.empty(self.shape, dtype=dtype, device=device)
+                self.tensor = torch.zeros(self.shape, dtype=dtype, device=device)
             self.tensor[part.start : part.start + value.shape[0]].copy_(value)
         self._missing -= 1
         if not self._missing and self._store is not None:

@@ -23,6 +23,8 @@ COMMANDS = {
     "/v1/rerank": "score",
     "/v2/rerank": "score",
     "/v1/classify": "classify",
+    "/v1/audio/transcriptions": "transcribe",
+    "/v1/audio/translations": "transcribe",
 }
 #: The same as they are called elsewhere: by vLLM's servers, and in Azure's files.
 COMMANDS |= {url.removeprefix("/v1"): command for url, command in COMMANDS.items() if url.startswith("/v1")}
@@ -37,6 +39,7 @@ _OBJECTS = {
     "embed": "list",
     "score": "list",
     "classify": "list",
+    "transcribe": "transcription",
 }
 
 #: The fields of a Batch line itself.

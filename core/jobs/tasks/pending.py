@@ -55,6 +55,11 @@ class Pending(InputLine):
         """The whole answer, once the engine has given the last of it with this; else None."""
         return output
 
+    @property
+    def goes_on(self) -> bool:
+        """True if more is to be asked for it (`to_requests`) as long as `answered` gives None."""
+        return False
+
     def drop_prompt(self) -> None:
         """The engine has it now."""
         self.prompt = None

@@ -14,6 +14,7 @@ import pytest
 from infer.core.errors import RecordError
 from infer.core.media.loader import MediaLoader
 from infer.core.media.policy import MediaPolicy
+from infer.core.media.resample import resampled
 from infer.core.media.video import chosen
 from infer.core.types.media import MediaPart, Medium
 from infer.core.types.media_parts import kind_of, of_content, of_data, of_fields, of_messages
@@ -277,3 +278,22 @@ def test_numbers_of_media_are_limited() -> None:
         with pytest.raises(RecordError, match="limit_mm_per_prompt") as caught:
             policy.check_count(parts)
         assert (caught.value.code, caught.value.param) == ("media_refused", param)
+
+
+@pytest.mark.parametrize(("rate", "wanted"), [(8000, 16000), (44100, 16000), (48000, 16000), (22051, 16000)])
+def test_resampling_keeps_what_both_rates_hold_and_nothing_else(rate: int, wanted: int) -> None:
+    low = min(rate, wanted)
+
+    def sines(at: int, *frequencies: float) -> np.ndarray:
+        time = np.arange(int(0.5 * at)) / at
+        return sum(np.sin(2 * np.pi * one * time + one) for one in frequencies).astype(np.float32)
+
+    kept = (0.01 * low, 0.21 * low, 0.44 * low)
+    made, inside = resampled(sines(rate, *kept), rate, wanted), slice(400, -400)
+    expected = sines(wanted, *kept)
+    assert len(made) == len(expected)
+    assert np.abs(made - expected)[inside].max() < 1e-3
+    assert np.abs(resampled(np.ones(rate, np.float32), rate, wanted)[inside] - 1).max() < 1e-5
+    if rate > wanted:
+        assert np.abs(resampled(sines(rate, 0.53 * wanted), rate, wanted)[inside]).max() < 1e-3, "nothing is folded back"
+    assert resampled(made, wanted, wanted) is made

@@ -1,0 +1,1 @@
+"""`infer transcribe`: sounds in, what is said in them out."""

@@ -1,0 +1,1 @@
+"""Speech to text with Whisper's tokens: what the decoder begins with, what it may say next, and how windows become a transcript."""

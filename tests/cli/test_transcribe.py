@@ -1,0 +1,193 @@
+"""`infer transcribe` on a tiny Whisper with windows of a second, beside transformers' long-form generation."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import Result
+
+from ..core.models.whispers import TOKEN, Whisper, as_read, sound, wav, whisper_of
+
+#: No output is held to be bad.
+EASY: dict[str, Any] = {
+    "temperature": [0.0],
+    "logprob_threshold": False,
+    "compression_ratio_threshold": False,
+    "no_speech_threshold": False,
+}
+SECONDS = (0.6, 3.3, 2.7)
+
+
+@pytest.fixture(scope="module")
+def whisper(compiled_kernels: None, tmp_path_factory: pytest.TempPathFactory) -> Whisper:
+    made = whisper_of(tmp_path_factory.mktemp("whisper"), seed=1)
+    (made.folder / "sounds").mkdir()
+    for number, seconds in enumerate(SECONDS):
+        (made.folder / "sounds" / f"{number}.wav").write_bytes(wav(sound(seconds, number)))
+    return made
+
+
+def path_of(whisper: Whisper, number: int) -> str:
+    return str(whisper.folder / "sounds" / f"{number}.wav")
+
+
+@pytest.fixture
+def options(whisper: Whisper) -> list[Any]:
+    allowed = ["--allowed-local-media-path", whisper.folder / "sounds"]
+    return ["-q", "--model", whisper.folder, "--dtype", "float32", "--kv-cache-memory-bytes", "4M", *allowed]
+
+
+@pytest.fixture
+def lines(whisper: Whisper) -> list[dict[str, Any]]:
+    long, other = path_of(whisper, 1), path_of(whisper, 2)
+    return [
+        {"audio": long, "language": "english", **EASY},
+        {"audio": other, "task": "translate", "prompt": "abcd", "condition_on_prev_tokens": True, **EASY, "x": [1]},
+        {"audio": other, "num_beams": 3, "language": "de", **EASY},
+        {"audio": path_of(whisper, 0), "seed": 3, "no_speech_threshold": 0.9},
+        {"audio": path_of(whisper, 0), "timestamps": False, "language": "fr", "response_format": "text", **EASY},
+        {"audio": str(whisper.folder / "sounds" / "none.wav")},
+        {
+            "custom_id": "a",
+            "url": "/v1/audio/transcriptions",
+            "body": {"file_url": long, "language": "en", "response_format": "srt", "model": "whisper-1", **EASY},
+        },
+        {"audio": long, "timestamp_granularities": ["word"]},
+    ]
+
+
+def run(call: Callable[..., Result], options: list[Any], source: Path, out: Path, *more: Any) -> Result:
+    return call("transcribe", *options, *more, source, out)
+
+
+def test_transcripts_are_those_of_transformers_in_any_company_and_after_a_stop(
+    whisper: Whisper,
+    call: Callable[..., Result],
+    write_lines: Any,
+    read_rows: Any,
+    tmp_path: Path,
+    options: list[Any],
+    lines: list[dict[str, Any]],
+) -> None:
+    source, out = write_lines(*lines), tmp_path / "out.jsonl"
+    result = run(call, options, source, out)
+    assert result.exit_code == 3, result.output
+    rows = read_rows(out)
+    prompt = whisper.tokenizer.encode(" abcd").ids
+    theirs = [
+        whisper.transcribe(as_read(sound(SECONDS[1], 1)), language="en"),
+        whisper.transcribe(
+            as_read(sound(SECONDS[2], 2)),
+            task="translate",
+            condition_on_prev_tokens=True,
+            prompt_ids=np_ids([TOKEN["startofprev"], *prompt]),
+        ),
+        whisper.transcribe(as_read(sound(SECONDS[2], 2)), language="de", num_beams=3),
+    ]
+    for row, found in zip(rows, theirs, strict=False):
+        assert row["error"] is None
+        assert [one["tokens"] for one in row["segments"]] == [one["tokens"].tolist() for one in found["segments"]]
+        assert row["text"] == found["text"]
+        for mine, one in zip(row["segments"], found["segments"], strict=True):
+            assert (mine["start"], mine["end"]) == (
+                pytest.approx(float(one["start"]), abs=0.006),
+                pytest.approx(float(one["end"]), abs=0.006),
+            )
+    assert len({one["seek"] for one in rows[0]["segments"]}) > 2, "several windows"
+    assert rows[1]["extra"] == {"x": [1]}
+    assert rows[1]["language"] in ("en", "de", "fr")
+    assert 1 / 3 < rows[1]["language_probability"] <= 1
+    assert rows[4].keys() == {"index", "text", "usage", "error"}
+    assert [row["error"] and row["error"]["code"] for row in rows[3:6]] == [None, None, "media_error"]
+    body = rows[6]["response"]["body"]
+    assert body["text"].startswith("1\n00:00:0")
+    assert rows[7]["error"]["param"] == "timestamp_granularities"
+    # one at a time, with no cache of prefixes, from the middle on
+    whole, begun = out.read_bytes(), tmp_path / "again.jsonl"
+    assert run(call, options, source, begun, "--max-num-seqs", "1", "--no-enable-prefix-caching", "--limit", "4").exit_code == 0
+    assert begun.read_bytes() == b"".join(whole.splitlines(keepends=True)[:4])
+
+
+def np_ids(ids: list[int]) -> Any:
+    import torch
+
+    return torch.tensor(ids)
+
+
+def riff(code: int, bits: int, body: bytes, *, rate: int = 16000, channels: int = 1, size: int | None = None) -> bytes:
+    head = struct.pack("<HHIIHH", code, channels, rate, rate * channels * bits // 8 % 2**32, channels * bits // 8, bits)
+    chunks = b"fmt " + struct.pack("<I", len(head)) + head + b"data" + struct.pack("<I", len(body) if size is None else size) + body
+    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks
+
+
+def test_hostile_sounds_are_one_error_each_and_neighbours_are_equal(
+    whisper: Whisper, call: Callable[..., Result], write_lines: Any, read_rows: Any, tmp_path: Path, options: list[Any]
+) -> None:
+    samples = (sound(0.2) * 32767).astype("<i2").tobytes()
+    good = riff(1, 16, samples)
+    hostile = {
+        "truncated": good[: len(good) // 2],
+        "no samples": good[:36],
+        "a header alone": good[:20],
+        "wrong header": b"RIFX" + good[4:],
+        "zero bytes": b"",
+        "zero length": riff(1, 16, b""),
+        "0 Hz": riff(1, 16, samples, rate=0),
+        "4 GHz": riff(1, 16, samples, rate=2**32 - 1),
+        "200 channels": riff(1, 16, samples, channels=200),
+        "no channels": riff(1, 16, samples, channels=0),
+        "NaN": riff(3, 32, np.full(800, np.nan, "<f4").tobytes()),
+        "infinite": riff(3, 32, np.full(800, np.inf, "<f4").tobytes()),
+        "13 bits": riff(1, 13, samples),
+        "huge size": riff(1, 16, samples, size=2**31),
+        "text": b"<html>no sound</html>",
+        "long": riff(1, 8, bytes(16000 * 4), rate=8000),
+    }
+    fine = {
+        "8 bits": riff(1, 8, np.frombuffer(samples, "<i2").view(np.uint8)[1::2].tobytes()),
+        "24 bits": riff(1, 24, b"".join(b"\0" + samples[i : i + 2] for i in range(0, len(samples), 2))),
+        "tiny": riff(1, 16, samples[:2]),
+        "good": good,
+    }
+    folder = whisper.folder / "sounds"
+    for name, data in {**hostile, **fine}.items():
+        (folder / f"{name}.x").write_bytes(data)
+    asked = {"language": "en", "response_format": "json", **EASY}
+    many = [{"audio": str(folder / f"{name}.x"), "id": name, **asked} for name in (*hostile, *fine)]
+    many += [{"audio": {"data": "!!", "format": "wav"}, **asked}, {"audio": 3, **asked}, {"audio": "/etc/passwd", **asked}]
+    many += [{"audio": "data:audio/wav;base64," + base64.b64encode(good).decode(), **asked}]
+    out = tmp_path / "out.jsonl"
+    result = run(call, options, write_lines(*many), out, "--max-audio-seconds", "5")
+    assert result.exit_code == 3, result.output
+    rows = read_rows(out)
+    assert len(rows) == len(many)
+    failed = {row["id"]: row["error"]["code"] for row in rows if row.get("id") and row["error"]}
+    assert failed.keys() == hostile.keys(), {name: row for name, row in failed.items() if name in fine}
+    assert set(failed.values()) <= {"media_error", "media_refused", "unsupported"}
+    assert failed["long"] == "media_refused"
+    assert [row["error"]["code"] for row in rows[-4:-1]] == ["media_error", "invalid_type", "media_refused"]
+    assert rows[-1]["text"] == rows[len(many) - 5]["text"], "the same sound"
+
+
+def test_the_command_names_what_cannot_be(
+    whisper: Whisper, call: Callable[..., Result], tiny: list[str], write_lines: Any, tmp_path: Path
+) -> None:
+    source = write_lines({"audio": "a.wav"})
+    result = call("transcribe", *tiny, source, tmp_path / "out.jsonl")
+    assert result.exit_code == 2
+    assert "infer transcribe is for Whisper models" in result.output
+    result = call("generate", "-q", "--model", whisper.folder, write_lines({"prompt": "hello"}), tmp_path / "text.jsonl")
+    assert result.exit_code in (2, 3)
+    assert "infer transcribe" in result.output + json.dumps(
+        (tmp_path / "text.jsonl").read_text() if (tmp_path / "text.jsonl").exists() else ""
+    )
+    result = call("transcribe", "-q", "--model", whisper.folder, "--language", "klingon", source, tmp_path / "other.jsonl")
+    assert result.exit_code == 2
+    assert "klingon" in result.output
