@@ -99,12 +99,10 @@ template <> struct Values<bf16> {
 template <class T> struct Floats {
     typedef T Row;
     typedef Values<T> V;
-    static constexpr int ROWS = V::ROWS, SIDE = V::SIDE;
+    static constexpr int ROWS = V::ROWS, SIDE = V::SIDE, STEPS_AHEAD = BY_PIECES ? 1 : 3;
 
     // Where the tile's tokens are, 16 by 16.
-    struct Tile : Keys<T> {
-        const T *value[GROUPS];
-    };
+    typedef Keys<T> Tile;
 
     struct Scratch {
         Buffer<typename Query<T>::Pair> query;  // [rows][pairs]
@@ -155,7 +153,8 @@ template <class T> struct Floats {
     template <int R, bool AHEAD>
     static void scores(const Problem &a, const Scratch &s, int64_t r, const Tile &tile, const Tile &next, int groups, float *out) {
         const auto *query = s.query.data + r * a.pairs();
-        if (R == ROWS && groups <= GROUPS / 2) Query<T>::template scores<R, GROUPS / 2, AHEAD>(query, tile, next, a.pairs(), out, TILE);
+        if (BY_PIECES) Query<T>::template scores<R, GROUPS, AHEAD>(query, tile, next, a.pairs(), out, TILE, groups);
+        else if (R == ROWS && groups <= GROUPS / 2) Query<T>::template scores<R, GROUPS / 2, AHEAD>(query, tile, next, a.pairs(), out, TILE);
         else Query<T>::template scores<R, GROUPS, AHEAD>(query, tile, next, a.pairs(), out, TILE);
     }
 
@@ -186,21 +185,35 @@ template <class T> struct Floats {
     template <int R, bool AHEAD>
     static void all_values(const float *weights, const float *shrink, const Tile &tile, const Tile &next, int first, int last, int64_t dim, float *sums,
                            int64_t width) {
-        constexpr int WIDE = vectors_of(R);
         if (first >= last) return;
+        if (!(AHEAD && BY_PIECES)) return all_dims<R, AHEAD>(weights, shrink, tile, next, first, last, last, dim, sums, width);
+        float ones[R];
+        std::fill_n(ones, R, 1.0f);
+        for (int from = first, to; from < last; from = to, shrink = ones) {
+            to = std::min(last, from / LANES * LANES + LANES);
+            all_dims<R, AHEAD>(weights, shrink, tile, next, from, to, last, dim, sums, width);
+        }
+    }
+
+    // The same, of `end` tokens that are read in all.
+    template <int R, bool AHEAD>
+    static void all_dims(const float *weights, const float *shrink, const Tile &tile, const Tile &next, int first, int last, int end, int64_t dim, float *sums,
+                         int64_t width) {
+        constexpr int WIDE = vectors_of(R);
         int64_t column = 0;
-        for (; column + WIDE * LANES <= dim; column += WIDE * LANES) values<R, WIDE, true, AHEAD>(weights, shrink, tile, next, first, last, dim, column, LANES, sums, width);
+        for (; column + WIDE * LANES <= dim; column += WIDE * LANES)
+            values<R, WIDE, true, AHEAD>(weights, shrink, tile, next, first, last, end, dim, column, LANES, sums, width);
         for (; column < dim; column += LANES) {
             const int tail = (int)std::min<int64_t>(LANES, dim - column);
-            if (tail == LANES) values<R, 1, true, AHEAD>(weights, shrink, tile, next, first, last, dim, column, tail, sums, width);
-            else values<R, 1, false, AHEAD>(weights, shrink, tile, next, first, last, dim, column, tail, sums, width);
+            if (tail == LANES) values<R, 1, true, AHEAD>(weights, shrink, tile, next, first, last, end, dim, column, tail, sums, width);
+            else values<R, 1, false, AHEAD>(weights, shrink, tile, next, first, last, end, dim, column, tail, sums, width);
         }
     }
 
     // NV * 16 dims from `column` on, `tail` of them in the last 16.
     template <int R, int NV, bool WHOLE, bool AHEAD>
-    static void values(const float *weights, const float *shrink, const Tile &tile, const Tile &next, int first, int last, int64_t dim, int64_t column, int tail,
-                       float *sums, int64_t width) {
+    static void values(const float *weights, const float *shrink, const Tile &tile, const Tile &next, int first, int last, int end, int64_t dim, int64_t column,
+                       int tail, float *sums, int64_t width) {
         f32x16 sum[R][NV];
 #pragma GCC unroll 12
         for (int r = 0; r < R; r++)
@@ -223,14 +236,21 @@ template <class T> struct Floats {
         };
         int step = first / SIDE;
         if (first % SIDE) some(step, first % SIDE, std::min(SIDE, last - step * SIDE)), step++;
-        for (const int end = last / SIDE; step < end;) {
+        for (const int whole = last / SIDE; step < whole;) {
             const int t = step * SIDE;
             const T *row = tile.value[t / LANES] + t % LANES * dim + column * SIDE;
             const T *row_soon = next.value[t / LANES] + t % LANES * dim + column * SIDE;
-            for (const int stop = std::min(end, (t / LANES + 1) * (LANES / SIDE)); step < stop; step++, row += dim * SIDE, row_soon += dim * SIDE) {
+            int64_t row_later = dim * SIDE;
+            if (AHEAD && BY_PIECES) {
+                const int after = t / LANES + 1, line = next.pair_stride / (2 * LANES);  // keys of 16 tokens: lines so far apart
+                const bool more = after * LANES < end;
+                row_soon = (more ? tile.value[after] : next.key[0]) + (t % LANES * dim + column * SIDE) * (more ? 1 : line);
+                row_later *= more ? 1 : line;
+            }
+            for (const int stop = std::min(whole, (t / LANES + 1) * (LANES / SIDE)); step < stop; step++, row += dim * SIDE, row_soon += row_later) {
                 typename V::Vector v[NV];
 #pragma GCC unroll 4
-                for (int n = 0; AHEAD && n < NV; n += std::max(1, 64 / (LANES * SIDE * (int)sizeof(T)))) soon(row_soon + n * LANES * SIDE);
+                for (int n = 0; AHEAD && n < NV; n += std::max(1, 64 / (LANES * SIDE * (int)sizeof(T)))) ask_for(row_soon + n * LANES * SIDE);
                 read(row, v);
 #pragma GCC unroll 2
                 for (int i = 0; i < V::PIECES; i++)

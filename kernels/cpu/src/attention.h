@@ -14,6 +14,8 @@
 //   find_tile(a, place)                                     a tile in the cache
 //   copy_tile(a, place, s)                                  the same if blocks have fewer than 16 tokens
 //   ROWS                                                    that go together, at most: what has room in registers
+//   STEPS_AHEAD                                             how many tiles later `next` is. It is asked for line after line: all at once
+//                                                           they would wait for each other, and the work for them
 //   scores<R, AHEAD>(a, s, r, tile, next, groups, out)             out[i * TILE + t] = query r + i . key t, in at least so many groups of tokens
 //   weigh(score, scale, best)                               puts weights 2^(score * scale - best), or what it makes of them, in the place of
 //                                                           a row's scores, 0 for -infinity; their sum, lane by lane
@@ -28,10 +30,6 @@
 #include "parallel.h"
 
 namespace infer {
-
-// A decode step reads each key and value once, from memory. While a tile is worked on, line after line of the one so many steps
-// later is asked for: all at once they would wait for each other, and the work for them (9 in place of 18 GB/s a core).
-constexpr int STEPS_AHEAD = 3;
 
 struct Problem {
     void *out;
@@ -99,8 +97,8 @@ void absorb(const Problem &a, const typename S::Tile &tile, const typename S::Ti
     seen.from = *std::max_element(seen.low, seen.low + R), seen.to = *std::min_element(seen.high, seen.high + R);
     seen.partial = seen.from > 0 || seen.to < TILE;
     seen.alike = seen.from == least && seen.to == most;
-    // Of rows enough to be those of a prompt, groups that none of them sees are left out.
-    const int groups = R == S::ROWS ? (most + LANES - 1) / LANES : GROUPS;
+    // Of rows enough to be those of a prompt, and by pieces of all, groups that none of them sees are left out.
+    const int groups = R == S::ROWS || BY_PIECES ? (most + LANES - 1) / LANES : GROUPS;
     S::template scores<R, AHEAD>(a, s, base + r0, tile, next, groups, score);
 
     const i32x16 lane = lane_numbers();
@@ -207,7 +205,7 @@ template <class S, bool SPECIAL> void attend(const Problem &a, const Item &item,
 
     const bool copied = a.block_size < LANES;
     Walk walk(a.items, item), ahead = walk;
-    for (int i = 0; i < STEPS_AHEAD; i++) ahead.step_into(then);
+    for (int i = 0; i < S::STEPS_AHEAD; i++) ahead.step_into(then);
     for (; !walk.ended(); walk.step(), ahead.step_into(then)) {
         const Place place = walk.place();
         const Tile tile = copied ? S::copy_tile(a, place, s) : S::find_tile(a, place), next = copied ? tile : S::find_tile(a, ahead.place());

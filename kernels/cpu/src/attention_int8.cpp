@@ -11,7 +11,7 @@ template <class T> struct Codes {
     typedef T Row;
     typedef Products<false> OfKeys;
     typedef Products<true> OfValues;
-    static constexpr int ROWS = infer::ROWS;
+    static constexpr int ROWS = infer::ROWS, STEPS_AHEAD = 3;
 
     struct Tile {
         const uint8_t *key[GROUPS], *value[GROUPS], *key_scale[GROUPS], *value_scale[GROUPS];

@@ -6,7 +6,7 @@
 namespace infer {
 
 // 2^x for x <= 0, to about 1e-7; NaN for NaN. Below -126 it stays at 2^-126: far less than any sum it is added to.
-inline f32x16 exp2_below(f32x16 x) {
+INFER_INLINE f32x16 exp2_below(f32x16 x) {
     const f32x16 lowest = splat(-126.0f), magic = splat(12582912.0f);
     x = vmax(lowest, x);
     f32x16 k = (x + magic) - magic;
@@ -21,10 +21,10 @@ inline f32x16 exp2_below(f32x16 x) {
     return as<f32x16>(as<i32x16>(p) + (convert<i32x16>(k) << 23));
 }
 
-inline float exp2_one(float x) { return exp2_below(splat(x))[0]; }
+INFER_INLINE float exp2_one(float x) { return exp2_below(splat(x))[0]; }
 
 // 2^x for x <= 0, relative error 8.2e-8 and none at 0; 0 for -infinity, NaN for NaN.
-inline f32x16 exp2_weight(f32x16 x) {
+INFER_INLINE f32x16 exp2_weight(f32x16 x) {
 #if defined(__AVX512DQ__)
     const f32x16 r = (f32x16)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);  // 0 to 1: what is above the integer
     f32x16 p = splat(1.86713045e-3f);  // minimax polynomials of 2^r, here and below
@@ -40,7 +40,7 @@ inline f32x16 exp2_weight(f32x16 x) {
 }
 
 // The same for what is then rounded to bf16: relative error 1.1e-4.
-inline f32x16 exp2_rough(f32x16 x) {
+INFER_INLINE f32x16 exp2_rough(f32x16 x) {
 #if defined(__AVX512F__)
     // In instructions that leave the units of products free. At -127 the exponent is that of zero.
     x = vmax(splat(-127.0f), x);

@@ -21,13 +21,13 @@ struct f16 {
 enum DType : int32_t { F32 = 0, BF16 = 1, F16 = 2, INT8 = 3 };
 
 // -- loading and storing ------------------------------------------------------------------------------------------
-inline f32x16 load(const float *p) {
+INFER_INLINE f32x16 load(const float *p) {
     f32x16 v;
     read(p, v);
     return v;
 }
 
-inline f32x16 load(const bf16 *p) {
+INFER_INLINE f32x16 load(const bf16 *p) {
 #if defined(__AVX512F__)
     return (f32x16)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
 #else
@@ -37,7 +37,7 @@ inline f32x16 load(const bf16 *p) {
 #endif
 }
 
-inline f32x16 load(const f16 *p) {
+INFER_INLINE f32x16 load(const f16 *p) {
 #if defined(__AVX512F__)
     return (f32x16)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 #else
@@ -51,10 +51,10 @@ inline f32x16 load(const f16 *p) {
 #endif
 }
 
-inline void store(float *p, f32x16 v) { write(p, v); }
+INFER_INLINE void store(float *p, f32x16 v) { write(p, v); }
 
 // To nearest, ties to even; NaN stays NaN.
-inline void store(bf16 *p, f32x16 v) {
+INFER_INLINE void store(bf16 *p, f32x16 v) {
 #if defined(__AVX512BF16__) && defined(__AVX512VL__)
     __m256bh h = _mm512_cvtneps_pbh((__m512)v);
     memcpy(p, &h, sizeof h);
@@ -67,7 +67,7 @@ inline void store(bf16 *p, f32x16 v) {
 #endif
 }
 
-inline void store(f16 *p, f32x16 v) {
+INFER_INLINE void store(f16 *p, f32x16 v) {
 #if defined(__AVX512F__)
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
 #else
@@ -82,20 +82,20 @@ inline void store(f16 *p, f32x16 v) {
 }
 
 // The first n < LANES elements; the other lanes are zero and nothing beyond is touched.
-template <class T> inline f32x16 load_partial(const T *p, int n) {
+template <class T> INFER_INLINE f32x16 load_partial(const T *p, int n) {
     T buffer[LANES] = {};
     memcpy(buffer, p, n * sizeof(T));
     return load(buffer);
 }
 
-template <class T> inline void store_partial(T *p, f32x16 v, int n) {
+template <class T> INFER_INLINE void store_partial(T *p, f32x16 v, int n) {
     T buffer[LANES];
     store(buffer, v);
     memcpy(p, buffer, n * sizeof(T));
 }
 
 // The first N lanes.
-template <int N> inline void store_first(float *p, f32x16 v) {
+template <int N> INFER_INLINE void store_first(float *p, f32x16 v) {
 #if defined(__AVX512F__)
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << N) - 1), (__m512)v);
 #else
@@ -104,29 +104,29 @@ template <int N> inline void store_first(float *p, f32x16 v) {
 }
 
 // Loops over a row: BODY(offset, count) with count == LANES but for a last part.
-template <class F> inline void over_row(int64_t size, F body) {
+template <class F> INFER_INLINE void over_row(int64_t size, F body) {
     int64_t i = 0;
     for (; i + LANES <= size; i += LANES) body(i, LANES);
     if (i < size) body(i, (int)(size - i));
 }
 
-template <class T> inline f32x16 load_n(const T *p, int n) { return n == LANES ? load(p) : load_partial(p, n); }
-template <class T> inline void store_n(T *p, f32x16 v, int n) { n == LANES ? store(p, v) : store_partial(p, v, n); }
+template <class T> INFER_INLINE f32x16 load_n(const T *p, int n) { return n == LANES ? load(p) : load_partial(p, n); }
+template <class T> INFER_INLINE void store_n(T *p, f32x16 v, int n) { n == LANES ? store(p, v) : store_partial(p, v, n); }
 
 // -- arithmetic ---------------------------------------------------------------------------------------------------
-inline f32x16 vabs(f32x16 a) { return as<f32x16>(as<u32x16>(a) & 0x7fffffffu); }
+INFER_INLINE f32x16 vabs(f32x16 a) { return as<f32x16>(as<u32x16>(a) & 0x7fffffffu); }
 
 // v with the lanes from n on zero.
-inline f32x16 first_lanes(f32x16 v, int n) { return select(lane_numbers() < n, v, splat(0.0f)); }
+INFER_INLINE f32x16 first_lanes(f32x16 v, int n) { return select(lane_numbers() < n, v, splat(0.0f)); }
 
 // Lanes in halves: i with i + 8, then i + 4, 2 and 1.
-inline float reduce_add(f32x16 v) {
+INFER_INLINE float reduce_add(f32x16 v) {
     f32x8 eight = low(v) + high(v);
     f32x4 four = low(eight) + high(eight);
     return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
-inline float reduce_max(f32x16 v) {
+INFER_INLINE float reduce_max(f32x16 v) {
     f32x8 eight = vmax(low(v), high(v));
     f32x4 four = vmax(low(eight), high(eight));
     float a = four[0] > four[2] ? four[0] : four[2], b = four[1] > four[3] ? four[1] : four[3];
@@ -134,7 +134,7 @@ inline float reduce_max(f32x16 v) {
 }
 
 // e^x, at most 2 units in the last place off; 0 below -87.3 (-inf included), inf above 88.7, NaN for NaN.
-inline f32x16 vexp(f32x16 x) {
+INFER_INLINE f32x16 vexp(f32x16 x) {
     const f32x16 lowest = splat(-87.33654f);
 #if defined(__AVX512F__)
     // NaN where x is NaN. What lies below `lowest` is masked at the end, and a power of 2 out of range gives infinity there.
@@ -168,7 +168,7 @@ inline f32x16 vexp(f32x16 x) {
 }
 
 // erf x, relative error below 1e-6.
-inline f32x16 verf(f32x16 x) {
+INFER_INLINE f32x16 verf(f32x16 x) {
     f32x16 a = vabs(x), s = x * x;
     f32x16 small = splat(7.88911956e-5f);  // minimax polynomial of erf x / x in x^2 up to 1
     small = vfma(small, s, splat(-8.02084129e-4f));
