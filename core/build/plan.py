@@ -85,7 +85,7 @@ class Plan:
         template = ChatTemplate.load(self.tokenizer_source.read, self.tokenizer, override=override, content_format=content_format)
         template.require()
         store = self.media
-        return template if store is None or self.recipe is not None else template.seeing(lambda: store.placeholder)
+        return template if store is None or self.recipe is not None else template.seeing(store.placeholder)
 
     def sampling_defaults(self) -> tuple[dict[str, Any], str]:
         """Sampling parameters that generation_config.json sets, and a sentence about them. Raises ConfigError, ModelError."""

@@ -34,6 +34,7 @@ from ..types.pooling_request import Pooled, PoolingRequest, TextIds
 from ..types.prompt_embeds import PromptEmbeds
 from ..types.repetition import RepetitionDetectionParams
 from ..types.request import Request
+from ..types.spans import Spans
 from ..types.structured import GuidedDecodingParams, StructuredOutputsParams
 
 _CLASSES: dict[str, type[Any]] = {
@@ -58,6 +59,7 @@ _CLASSES: dict[str, type[Any]] = {
         RequestMetrics,
         RequestOutput,
         SamplingParams,
+        Spans,
         StructuredOutputsParams,
         TextIds,
     )

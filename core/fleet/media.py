@@ -34,6 +34,7 @@ def frame_of(key: bytes, told: Medium | RecordError) -> bytes:
     else:
         shape, data = _flat(told)
         head |= {"kind": told.kind, "hash": told.hash, "source": told.source[:200], "rate": told.rate, "shape": shape}
+        head["times"] = told.times
     packed = orjson.dumps(head)
     return b"".join((MARK, _LENGTH.pack(len(packed)), packed, data))
 
@@ -47,7 +48,9 @@ def read(frame: bytes) -> tuple[bytes, Medium | RecordError]:
     if error := head.get("error"):
         return key, RecordError(error["code"], error["message"], param=error["param"], retryable=error["retryable"])
     data = memoryview(frame)[end:]
-    return key, Medium(head["kind"], _shaped(head["kind"], head["shape"], data), head["hash"], head["source"], head["rate"], len(data))
+    decoded = _shaped(head["kind"], head["shape"], data)
+    times = None if head["times"] is None else tuple(head["times"])
+    return key, Medium(head["kind"], decoded, head["hash"], head["source"], head["rate"], len(data), times)
 
 
 def _flat(medium: Medium) -> tuple[Any, bytes]:

@@ -18,7 +18,7 @@ from ..build.generation_config import FILE as GENERATION_CONFIG
 from ..build.generation_config import NONE
 from ..errors import ModelError
 from ..media.files import FILES as PROCESSOR_FILES
-from ..media.files import takes_images, takes_sounds
+from ..media.files import VIDEO_FILE, takes_images, takes_sounds
 from ..media.policy import fingerprint as media_settings
 from ..pooling.recipe_files import small_files
 from ..settings.hardware import instruction_set
@@ -144,6 +144,7 @@ def fingerprint(
     spec = model.spec(config.hf_overrides)
     if writes and (takes_images(config, model, spec) or takes_sounds(config, model, spec)):
         found |= media_settings(config) | {f"model's {name}": _hash(model.read(name)) for name in PROCESSOR_FILES}
+        found |= {f"model's {name}": _hash(content) for name in (VIDEO_FILE,) if (content := model.read(name)) is not None}
         found |= _versions("pillow", "transformers", "numpy")
     # A record's own seed is another thing than the run's: one name must never hide another.
     found |= {f"default {name}" if name in found else name: value for name, value in job.items()}

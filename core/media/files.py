@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 #: One of which is there.
 FILES = ("processor_config.json", "preprocessor_config.json")
+#: What says how videos are, in some folders.
+VIDEO_FILE = "video_preprocessor_config.json"
 
 
 def takes_sounds(config: EngineConfig, source: ModelSource, spec: ModelSpec) -> bool:

@@ -136,8 +136,9 @@ class MediaLoader:
                 found = Medium(kind, sound.samples, key, source, float(sound.rate), sound.samples.nbytes)
             else:
                 limits: dict[str, Any] = {"num_frames": policy.num_frames, "max_pixels": policy.max_pixels, "max_bytes": _MOST_FRAME_BYTES}
-                frames, rate = decode_video(data, **limits, what=what, param=param)
-                found = Medium(kind, frames, key, source, rate, sum(3 * one.width * one.height for one in frames))
+                frames, times = decode_video(data, **limits, what=what, param=param)
+                rate = (len(times) - 1) / (times[-1] - times[0]) if times is not None and times[-1] > times[0] else None
+                found = Medium(kind, frames, key, source, rate, sum(3 * one.width * one.height for one in frames), times)
         except MemoryError:
             raise RecordError("media_error", f"{what} needs more memory than there is", param=param, retryable=True) from None
         except RecordError as error:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InferError, RecordError
 from ..spec.vision import Images
-from ..types.media import MediaPart, Medium
+from ..types.media import MediaKind, MediaPart, Medium
 from ..types.placed import Placed, media_key
 from ..types.spans import Spans, runs_of
 from .store import Look, MediaStore
@@ -26,7 +27,7 @@ class PromptMedia:
     """The media of one prompt on its way to a request.
 
     Args:
-        parts: in the order of their placeholders.
+        parts: in the order of their placeholders, once the prompt was looked at; before, those of each kind are.
         options: what the model's processor is told of them (`mm_processor_kwargs`).
     """
 
@@ -37,9 +38,8 @@ class PromptMedia:
     looks: tuple[Look, ...] = ()
     placed: tuple[Placed, ...] = ()
     """Once the prompt is tokens."""
-    merge: int = 1
-    sees: str = ""
-    """See `Vision.sees`."""
+    images: Images | None = None
+    """What the model takes, once they were looked at."""
 
     @classmethod
     def of(cls, parts: Sequence[MediaPart], options: Any) -> PromptMedia | None:
@@ -54,13 +54,14 @@ class PromptMedia:
         `spans`."""
         moved = tuple(replace(one, rows=one.rows + count) for one in self.placed) if count else self.placed
         found: dict[str, Any] = {"media": moved}
-        grids = [look.grid for look in self.looks]
-        if moved and not any(grid is None for grid in grids):
-            each = [(one, grid) for one, grid in zip(moved, grids, strict=True) if grid is not None]
-            found["positions"] = grid_positions(each, length, self.merge)
-        if moved and self.sees:
-            bounds = runs_of(one.rows for one in moved) if self.sees == "image" else ((0, length),) if length > 1 else ()
-            found["spans"] = Spans(bounds, windowed=self.sees == "image") if bounds else None
+        if not moved or self.images is None:
+            return found
+        if all(look.grid is not None for look in self.looks):
+            grids = [grid for one, look in zip(moved, self.looks, strict=True) for grid in _grids(one, look, self.images.pace)]
+            found["positions"] = grid_positions(grids, length, self.images.merge)
+        if sees := self.images.vision.sees:
+            bounds = runs_of(one.rows for one in moved) if sees == "image" else ((0, length),) if length > 1 else ()
+            found["spans"] = Spans(bounds, windowed=sees == "image") if bounds else None
         return found
 
 
@@ -98,8 +99,9 @@ class Placing:
     def _check(self, given: PromptMedia) -> None:
         """Raises RecordError (unsupported, media_refused)."""
         for part in given.parts:
-            if part.kind != "image":
-                raise RecordError("unsupported", f"the model reads images, and no {part.kind}", param=part.param or None)
+            if part.kind == "audio" or (part.kind == "video" and not self._images.vision.video):
+                reads = "images and videos" if self._images.vision.video else "images"
+                raise RecordError("unsupported", f"the model reads {reads}, and no {part.kind}", param=part.param or None)
         self.store.loader.policy.check_count(given.parts)
 
     def expand(self, prompt: str | list[int], given: PromptMedia) -> str | list[int]:
@@ -108,8 +110,10 @@ class Placing:
         self._check(given)
         given.options = {**self._options, **given.options}
         try:
-            placeholder = self.store.placeholder
+            holders = {kind: self.store.placeholder(kind) for kind in dict.fromkeys(part.kind for part in given.parts)}
             media = [self.store.loader.load(part) for part in given.parts]
+            if isinstance(prompt, str) and self.frames_text:
+                prompt = self.store.framed(prompt, media)
             given.looks = tuple(self.store.look(medium, given.options) for medium in media)
         except RecordError:
             raise
@@ -117,39 +121,41 @@ class Placing:
             raise RecordError("unsupported", str(error), param="messages") from error
         each = zip(given.parts, media, strict=True)
         given.media = tuple((media_key(one, given.options), one if _may_change(part) else None) for part, one in each)
-        given.merge, given.sees = self._images.merge, self._images.vision.sees
+        given.images = self._images
         if isinstance(prompt, str):
-            if self.frames_text:
-                prompt = self.store.framed(prompt, media)
-            return self._filled(prompt.split(placeholder), placeholder, given)
-        return self._filled_ids(prompt, placeholder, given)
+            pattern = re.compile("|".join(re.escape(holder) for holder in holders.values()))
+            _put_in_order(given, pattern.findall(prompt), holders)
+            pieces, texts = pattern.split(prompt), [look.text for look in given.looks]
+            return "".join(part for both in zip(pieces, [*texts, ""], strict=True) for part in both)
+        return self._filled_ids(prompt, holders, given)
 
-    def _filled(self, pieces: list[str], placeholder: str, given: PromptMedia) -> str:
-        _check_count(len(pieces) - 1, placeholder, given)
-        texts = [look.text for look in given.looks]
-        return "".join(part for both in zip(pieces, [*texts, ""], strict=True) for part in both)
-
-    def _filled_ids(self, ids: list[int], placeholder: str, given: PromptMedia) -> list[int]:
-        """Of a prompt of token ids, which may have one token for each image or all of them."""
+    def _filled_ids(self, ids: list[int], holders: Mapping[MediaKind, str], given: PromptMedia) -> list[int]:
+        """Of a prompt of token ids, which may have one token for each medium or all of them."""
         if self._tokenizer is None:
             raise RecordError("unsupported", "images need a tokenizer (skip_tokenizer_init is set)", param="prompt_token_ids")
-        texts = self._tokenizer.encode_batch([placeholder, *(look.text for look in given.looks)], add_special_tokens=False)
-        (token, *more), *filled = texts
-        if more:
-            raise RecordError("unsupported", f"{placeholder} is not one token, so images go with prompts that are text", param="prompt")
-        if ids.count(self._images.token) == sum(one.count(self._images.token) for one in filled) != len(filled):
+        texts = self._tokenizer.encode_batch([*holders.values(), *(look.text for look in given.looks)], add_special_tokens=False)
+        firsts, filled = texts[: len(holders)], texts[len(holders) :]
+        for holder, first in zip(holders.values(), firsts, strict=True):
+            if len(first) != 1:
+                message = f"{holder} is not one token, so {_several(holders, holder)} go with prompts that are text"
+                raise RecordError("unsupported", message, param="prompt")
+        pieces = {self._images.token_of(kind) for kind in holders}
+        if sum(ids.count(one) for one in pieces) == sum(each.count(one) for each in filled for one in pieces) != len(filled):
             return ids
-        _check_count(ids.count(token), placeholder, given)
+        tokens: dict[int, str] = {first[0]: holder for first, holder in zip(firsts, holders.values(), strict=True)}
+        order = _put_in_order(given, [tokens[one] for one in ids if one in tokens], holders)
         found: list[int] = []
-        following = iter(filled)
+        following = iter([filled[i] for i in order])
         for one in ids:
-            found += next(following) if one == token else [one]
+            found += next(following) if one in tokens else [one]
         return found
 
     def place(self, ids: list[int], given: PromptMedia) -> None:
         """Finds the tokens of each medium in the prompt. Raises RecordError (invalid_value) where they are not all there."""
-        rows = np.flatnonzero(np.array(ids, dtype=np.int64) == self._images.token)
-        counts = [self._num_tokens(look) for look in given.looks]
+        tokens = {self._images.token_of(part.kind) for part in given.parts}
+        rows = np.flatnonzero(np.isin(np.array(ids, dtype=np.int64), list(tokens)))
+        each = zip(given.parts, given.looks, strict=True)
+        counts = [self._num_tokens(look, self._images.token_of(part.kind)) for part, look in each]
         if len(rows) != sum(counts):
             message = f"the prompt has {len(rows)} tokens for images, and its images need {sum(counts)}"
             raise RecordError("invalid_value", message, param="prompt")
@@ -159,11 +165,11 @@ class Placing:
             for part, (key, medium), count, end in zip(given.parts, given.media, counts, ends, strict=True)
         )
 
-    def _num_tokens(self, look: Look) -> int:
+    def _num_tokens(self, look: Look, token: int) -> int:
         assert self._tokenizer is not None
         if look.num_tokens is None:
             (ids,) = self._tokenizer.encode_batch([look.text], add_special_tokens=False)
-            look.num_tokens = ids.count(self._images.token)
+            look.num_tokens = ids.count(token)
         return look.num_tokens
 
 
@@ -172,14 +178,49 @@ def _may_change(part: MediaPart) -> bool:
     return isinstance(part.source, str) and part.source[:8].lower().startswith(("http://", "https://"))
 
 
-def _check_count(count: int, placeholder: str, given: PromptMedia) -> None:
-    if count != len(given.parts):
-        places = "1 place for an image" if count == 1 else f"{count} places for images"
-        images = "1 is given" if len(given.parts) == 1 else f"{len(given.parts)} are given"
-        raise RecordError("invalid_value", f"the prompt has {places} ({placeholder}), and {images}", param="prompt")
+def _put_in_order(given: PromptMedia, found: Sequence[str], holders: Mapping[MediaKind, str]) -> list[int]:
+    """Puts media in the order of the placeholders `found`; returns which of those before are in each place. Raises RecordError."""
+    of_each = {holder: [i for i, part in enumerate(given.parts) if part.kind == kind] for kind, holder in holders.items()}
+    for holder, places in of_each.items():
+        if (count := found.count(holder)) != len(places):
+            what = _several(holders, holder)
+            where = f"1 place for {_ONE[what]}" if count == 1 else f"{count} places for {what}"
+            images = "1 is given" if len(places) == 1 else f"{len(places)} are given"
+            raise RecordError("invalid_value", f"the prompt has {where} ({holder}), and {images}", param="prompt")
+    order = [of_each[holder].pop(0) for holder in found]
+    given.parts, given.media = tuple(given.parts[i] for i in order), tuple(given.media[i] for i in order)
+    given.looks = tuple(given.looks[i] for i in order)
+    return order
 
 
-def grid_positions(placed: Sequence[tuple[Placed, tuple[int, int, int]]], length: int, merge: int) -> NDArray[np.int64]:
+_ONE = {"images": "an image", "videos": "a video"}
+
+
+def _several(holders: Mapping[MediaKind, str], holder: str) -> str:
+    return "videos" if holders.get("video") == holder else "images"
+
+
+def _grids(placed: Placed, look: Look, pace: float) -> list[Grid]:
+    """Of one medium: several where its frames stand apart, each with the time before it."""
+    assert look.grid is not None
+    frames, height, width = look.grid
+    apart = np.split(placed.rows, np.flatnonzero(np.diff(placed.rows) != 1) + 1)
+    if len(apart) > 1:
+        return [Grid(int(rows[0]), int(rows[-1]) + 1, (1, height, width)) for rows in apart]
+    step = pace * (1.0 if look.seconds is None else look.seconds) if pace and placed.part.kind == "video" else 1.0
+    return [Grid(placed.first, placed.end, (frames, height, width), step)]
+
+
+class Grid(NamedTuple):
+    """Tokens from `first` to before `end`, which stand for `frames` x `height` x `width` patches; `step`: positions from frame to frame."""
+
+    first: int
+    end: int
+    size: tuple[int, int, int]
+    step: float = 1.0
+
+
+def grid_positions(grids: Sequence[Grid], length: int, merge: int) -> NDArray[np.int64]:
     """int64 [3, length]: positions in time, height and width (M-RoPE, arXiv 2409.12191).
 
     A token of text has three times the one after the greatest before it. Those of an image begin there, and count its frames, rows
@@ -187,10 +228,12 @@ def grid_positions(placed: Sequence[tuple[Placed, tuple[int, int, int]]], length
     """
     found = np.empty((3, length), dtype=np.int64)
     at = following = 0
-    for one, (frames, height, width) in placed:
+    for one in grids:
+        frames, height, width = one.size
         found[:, at : one.first] = np.arange(following, following + one.first - at)
         following += one.first - at
         grid = np.indices((frames, height // merge, width // merge)).reshape(3, -1)
+        grid[0] = np.floor(grid[0].astype(np.float32) * np.float32(one.step))
         found[:, one.first : one.end] = grid + following
         following += max(height, width) // merge
         at = one.end

@@ -14,6 +14,8 @@ from typing import Any
 
 from ..errors import ModelError, RecordError
 from ..spec.vision import Vision
+from ..types.media import MediaKind, Medium
+from .video_processor import VideoProcessor, needs_number_words
 
 #: What a processor makes of text, which is not the tower's.
 _OF_TEXT = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "text_replacement_offsets", "labels"})
@@ -21,15 +23,17 @@ _OF_TEXT = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token
 
 @dataclass(frozen=True, eq=False)
 class Processed:
-    """One image, ready for the tower.
+    """One image or video, ready for the tower.
 
     Args:
-        text: what stands in a prompt in the place of the image's placeholder.
+        text: what stands in a prompt in the place of its placeholder.
         inputs: tensors by the names of the tower's arguments.
+        seconds: from one patch of a video's frames to the next, where that is known.
     """
 
     text: str
     inputs: Mapping[str, Any]
+    seconds: float | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -38,7 +42,7 @@ class Processed:
     @property
     def grid(self) -> tuple[int, int, int] | None:
         """Patches in time, height and width, of families that count so."""
-        found = self.inputs.get("image_grid_thw")
+        found = self.inputs.get("image_grid_thw", self.inputs.get("video_grid_thw"))
         if found is None:
             return None
         frames, height, width = found[0].tolist()
@@ -57,6 +61,7 @@ class Processor:
     def __init__(self, folder: Path, name: str, vision: Vision) -> None:
         module, _, class_name = vision.processor.rpartition(".")
         package = _module(module)
+        self._lacks_words = needs_number_words(package)
         if getattr(package, "num2words", True) is None:
             package.num2words = str  # SmolVLM's spells numbers with it in prompts of videos, and is not made without
         kind = getattr(package, class_name)
@@ -66,6 +71,25 @@ class Processor:
             raise ModelError(f"{name}: transformers cannot make its {class_name}: {_first_line(error)}") from error
         self.placeholder: str = self._processor.image_token
         """What stands for an image in the text of a prompt."""
+        self._videos = VideoProcessor(self._processor, folder, vision.video) if vision.video else None
+
+    def placeholder_of(self, kind: MediaKind) -> str:
+        """What stands for a medium of this kind in the text of a prompt."""
+        return self._videos.placeholder if kind == "video" and self._videos is not None else self.placeholder
+
+    def of(self, medium: Medium, options: Mapping[str, Any]) -> Processed:
+        """Of an image or a video. Raises RecordError (media_error, unsupported)."""
+        if medium.kind != "video":
+            return self(medium.data, options)
+        assert self._videos is not None, "others are refused"
+        if self._lacks_words is not None:
+            raise self._lacks_words
+        try:
+            return Processed(*self._videos(medium.data, medium.times, options))
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise _refused(error, options, "a video") from error
 
     def framed(self, prompt: str, images: Sequence[Any]) -> str:
         """A prompt with what the family puts around its text, and a placeholder for each image. Raises RecordError (media_error)."""
@@ -95,7 +119,13 @@ class Processor:
 class ImageProcessor:
     """The processor of a model whose images stand in no prompt. Arguments and errors as of `Processor`."""
 
-    placeholder = ""
+    def placeholder_of(self, kind: MediaKind) -> str:
+        """Nothing stands for media."""
+        return ""
+
+    def of(self, medium: Medium, options: Mapping[str, Any]) -> Processed:
+        """Of an image."""
+        return self(medium.data, options)
 
     def framed(self, prompt: str, images: Sequence[Any]) -> str:
         """The prompt itself."""
@@ -119,9 +149,9 @@ class ImageProcessor:
         return Processed("", dict(made.items()))
 
 
-def _refused(error: BaseException, options: Mapping[str, Any]) -> RecordError:
+def _refused(error: BaseException, options: Mapping[str, Any], what: str = "an image") -> RecordError:
     more = f" (mm_processor_kwargs: {', '.join(options)})" if options else ""
-    return RecordError("media_error", f"the model's processor refuses an image{more}: {_first_line(error)}")
+    return RecordError("media_error", f"the model's processor refuses {what}{more}: {_first_line(error)}")
 
 
 def _module(name: str) -> Any:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..containment import one_records_fault
 from ..errors import RecordError
-from ..types.media import MediaPart, Medium
+from ..types.media import MediaKind, MediaPart, Medium
 from ..types.placed import Placed, media_key
 from .kept import Kept
 
@@ -43,12 +43,13 @@ class Look:
 
     Args:
         text: what stands in the place of its placeholder.
-        grid: see `Processed.grid`.
+        grid, seconds: see `Processed`.
         num_tokens: of its text, how many stand for it; None until that was counted.
     """
 
     text: str
     grid: tuple[int, int, int] | None = None
+    seconds: float | None = None
     num_tokens: int | None = None
 
 
@@ -84,10 +85,9 @@ class MediaStore:
         self.encoded: Callable[[], None] = lambda: None
         """Called when the tower ran."""
 
-    @property
-    def placeholder(self) -> str:
-        """What stands for an image in the text of a prompt."""
-        return self._made().placeholder
+    def placeholder(self, kind: MediaKind) -> str:
+        """What stands for a medium of this kind in the text of a prompt."""
+        return self._made().placeholder_of(kind)
 
     def framed(self, prompt: str, media: Sequence[Medium]) -> str:
         """See `Processor.framed`. Raises RecordError (media_error)."""
@@ -99,10 +99,10 @@ class MediaStore:
         with self._lock:
             found = self._looks.get(key)
             if found is None:
-                processed = self._made()(medium.data, options)
+                processed = self._made().of(medium, options)
                 if self._embeds.get(key) is None:
                     self._inputs.put(key, processed, processed.num_bytes)
-                found = Look(processed.text, processed.grid)
+                found = Look(processed.text, processed.grid, processed.seconds)
                 self._looks.put(key, found, len(found.text))
             return found
 
@@ -130,7 +130,7 @@ class MediaStore:
         return None if self._embeds.get(key) is not None else self._faults.get(key)
 
     def _encoded(self, placed: Placed) -> NDArray[np.float32]:
-        processed = self._inputs.get(placed.key) or self._made()(self.again(placed).data, placed.options)
+        processed = self._inputs.get(placed.key) or self._made().of(self.again(placed), placed.options)
         assert self._tower is not None
         self.encoded()
         return self._tower(processed.inputs).numpy()

@@ -30,8 +30,8 @@ def chosen(count: int, wanted: int) -> list[int]:
 
 def decode_video(
     data: bytes, *, num_frames: int, max_pixels: int, max_bytes: int, what: str, param: str
-) -> tuple[list[Image], float | None]:
-    """(frames in RGB, frames a second if the file says so).
+) -> tuple[list[Image], tuple[float, ...] | None]:
+    """(frames in RGB, their times in seconds if the file says so).
 
     Args:
         num_frames: how many are taken; -1: all.
@@ -59,30 +59,35 @@ def decode_video(
         raise RecordError("media_error", f"{what} is damaged, or no video that can be read ({kind}): {told}", param=param) from None
 
 
-def _animation(data: bytes, num_frames: int, max_pixels: int, max_bytes: int, what: str, param: str) -> tuple[list[Image], float | None]:
+def _animation(
+    data: bytes, num_frames: int, max_pixels: int, max_bytes: int, what: str, param: str
+) -> tuple[list[Image], tuple[float, ...] | None]:
     image = opened(data, max_pixels=max_pixels, what=what, param=param)
     try:
         count = min(getattr(image, "n_frames", 1), _MOST_FRAMES)
         places = chosen(count, num_frames)
         check_frames(len(places), image.width, image.height, max_bytes, what, param)
-        frames, times = [], []
+        frames, times, now, last = [], [], 0.0, -1
         for place in places:
-            image.seek(place)
+            for one in range(last + 1, place + 1):  # those between are decoded too: each is drawn over the one before it
+                times.append(now)
+                image.seek(one)
+                image.load()  # a WebP file says no sooner how long it is shown
+                now += image.info.get("duration", 0) / 1000
+            last = place
             check_pixels(image.width, image.height, max_pixels, what, param)
             frames.append(as_rgb(image.copy()))
-            times.append(image.info.get("duration", 0))
     except RecordError:
         raise
     except Exception as error:
         told = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise RecordError("media_error", f"{what} is damaged: {told}", param=param) from None
-    each = sum(times) / len(times)
-    return frames, 1000 / each if each > 0 and len(places) == count else None
+    return frames, tuple(times[place] for place in places) if now > 0 else None
 
 
 def _file(
     av: Any, data: bytes, num_frames: int, max_pixels: int, max_bytes: int, what: str, param: str
-) -> tuple[list[Image], float | None]:
+) -> tuple[list[Image], tuple[float, ...] | None]:
     """Two passes: frames are counted, since what a header says of their number is often wrong, and then those that are wanted are kept."""
     with av.open(io.BytesIO(data), metadata_errors="ignore") as container:
         if not container.streams.video:
@@ -96,15 +101,16 @@ def _file(
         raise RecordError("media_error", f"{what} has {count:,} frames", param=param)
     places = chosen(count, num_frames)
     check_frames(len(places), width, height, max_bytes, what, param)
-    wanted, frames = set(places), []
+    wanted, frames, shown = set(places), [], []
     with av.open(io.BytesIO(data), metadata_errors="ignore") as container:
         for place, frame in enumerate(container.decode(video=0)):
             if place in wanted:
                 check_pixels(frame.width, frame.height, max_pixels, what, param)
                 frames.append(frame.to_image().convert("RGB"))
+                shown.append(place)
     if not frames:
         raise RecordError("media_error", f"{what} has no frames that can be decoded", param=param)
-    return frames, None if rate is None else rate * len(frames) / count
+    return frames, None if rate is None else tuple(place / rate for place in shown)
 
 
 def check_frames(count: int, width: int, height: int, max_bytes: int, what: str, param: str) -> None:

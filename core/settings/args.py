@@ -322,7 +322,7 @@ class EngineArgs(AdapterArgs, MediaArgs, ParallelArgs, SpeculationArgs, LaterArg
             notes.append(threads.note)
         if pools and self.model_impl == "transformers":
             raise ConfigError("model_impl=transformers generates text only for now; leave it out to embed or classify")
-        self._check_effects(kind, pools, names, notes)
+        self._check_effects(kind, pools, spec.reads_media, names, notes)
         dtype = choose_dtype(self.dtype, spec, device, notes)
         max_model_len = choose_max_model_len(self.max_model_len, spec, notes, max_seq_length if pools else None)
         num_seqs = self.max_num_seqs
@@ -424,7 +424,7 @@ class EngineArgs(AdapterArgs, MediaArgs, ParallelArgs, SpeculationArgs, LaterArg
             return False
         return True
 
-    def _check_effects(self, kind: str, pools: bool, given: list[str], notes: list[str]) -> None:
+    def _check_effects(self, kind: str, pools: bool, reads_media: bool, given: list[str], notes: list[str]) -> None:
         """Says which given settings do nothing on this kind of device, or for what the model is used for."""
         use = ("pooling", "texts are embedded or classified") if pools else ("writing", "text is generated")
         idle = {kind: f"on {kind}" + ("" if kind == "cpu" else " yet"), use[0]: f"when {use[1]}"}
@@ -432,6 +432,9 @@ class EngineArgs(AdapterArgs, MediaArgs, ParallelArgs, SpeculationArgs, LaterArg
             one = self.settings()[name]
             if getattr(self, name) != one.default:
                 notes += [Caution(f"{name} has no effect {idle[case]}") for case in one.no_effect if case in idle]
+        media = [name for name in given if self.settings()[name].group == "media" and getattr(self, name) != self.settings()[name].default]
+        if media and not reads_media:
+            notes.append(Caution(f"{', '.join(media)}: no effect, since the model reads text alone (infer help media)"))
 
 
 _SETTINGS = dict(sorted(settings_of(EngineArgs).items(), key=lambda item: list(GROUPS).index(item[1].group)))  # stable

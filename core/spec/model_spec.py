@@ -68,6 +68,11 @@ class ModelSpec:
         return 0 if self.stack is None else self.stack.tower_positions
 
     @property
+    def reads_media(self) -> bool:
+        """True if it reads more than text."""
+        return self.images is not None or self.towers is not None or self.tower_positions > 0
+
+    @property
     def sees_whole_prompts(self) -> bool:
         """True if a prompt with images is computed in one step, since its tokens see each other in both directions."""
         return self.images is not None and self.images.vision.sees == "prompt"

@@ -12,6 +12,7 @@ from ..errors import ModelError
 _TOKEN_KEYS = ("image_token_id", "image_token_index")
 #: Tensors beside the layers of the text tower of a model of two: its projection, the other tower, and what makes scores of cosines.
 BESIDE = ("vision_model.", "visual_projection.", "text_projection.", "text_model.head.", "head.", "logit_scale", "logit_bias")
+_VIDEO_KEYS = ("video_token_id", "video_token_index")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,11 @@ class Vision:
         processor: transformers' processor of it, "module.Class" within `transformers.models`.
         token: of the tokens that stand for images, where config.json names none.
         rope: parameters of rotation that config.json may leave out, of families whose images have a grid of positions in three parts.
+        video: as what it takes the frames of a video: "", it takes none; "grid", patches of neighbouring frames, each as large as an image;
+            "shared grid", those of all frames together as large as that; "frames", images that are not cut into tiles, one after the other;
+            "batch", such images side by side.
+        video_token: as `token`, of videos; None: their pieces are those of images.
+        pace: positions in time that a second takes, where config.json does not say (`tokens_per_second`); 0: a patch takes one.
         processors: others than `processor`, by the model_type of a tower.
         sees: the tokens that see each other in both directions: those of each "image", or in prompts with images all of the "prompt".
         frames_text: its processor puts more than images into a prompt, special tokens among it.
@@ -30,6 +36,9 @@ class Vision:
     processor: str
     token: int | None = None
     rope: Mapping[str, Any] = field(default_factory=dict)
+    video: Literal["", "grid", "shared grid", "frames", "batch"] = ""
+    video_token: int | None = None
+    pace: float = 0.0
     processors: Mapping[str, str] = field(default_factory=dict)
     sees: Literal["", "image", "prompt"] = ""
     frames_text: bool = False
@@ -43,11 +52,19 @@ class Images:
         vision: of its family.
         token: the id of the tokens in whose places their embeddings go.
         merge: patches of a side that become one token, where images have grids.
+        video_token: the same as `token` of videos.
+        pace: positions in time that a second of a video takes; 0: a patch takes one.
     """
 
     vision: Vision
     token: int
     merge: int = 1
+    video_token: int = -1
+    pace: float = 0.0
+
+    def token_of(self, kind: str) -> int:
+        """Of media of a kind."""
+        return self.video_token if kind == "video" else self.token
 
 
 def images_of(hf: Mapping[str, Any], vision: Vision | None) -> Images | None:
@@ -64,7 +81,15 @@ def images_of(hf: Mapping[str, Any], vision: Vision | None) -> Images | None:
     if (other := vision.processors.get(str(tower.get("model_type")))) is not None:
         vision = replace(vision, processor=other)
     merge = tower.get("spatial_merge_size", 2)
-    return Images(vision=vision, token=token, merge=merge if type(merge) is int and merge > 0 else 1)
+    video_token = next((value for key in _VIDEO_KEYS if type(value := hf.get(key)) is int), vision.video_token)
+    pace = tower.get("tokens_per_second", vision.pace) if vision.pace else 0
+    return Images(
+        vision=vision,
+        token=token,
+        merge=merge if type(merge) is int and merge > 0 else 1,
+        video_token=token if vision.video_token is None or video_token is None else video_token,
+        pace=float(pace) if isinstance(pace, (int, float)) else vision.pace,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

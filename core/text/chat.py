@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, ModelError, RecordError, nearest
 from ..spec.hf_values import shown
+from ..types.media import MediaKind
 from .messages import prepare
 from .special_tokens import Reader
 from .tokenizer import Tokenizer
@@ -53,7 +54,7 @@ class ChatTemplate:
         self._origin = origin
         self._compiled: dict[str, tuple[Template, ContentFormat]] = {}
         self._literal: LiteralText | None = None
-        self._placeholder: Callable[[], str] | None = None
+        self._placeholder: Callable[[MediaKind], str] | None = None
         self._now: datetime | None = None
         self._blamed = "messages"
 
@@ -94,8 +95,8 @@ class ChatTemplate:
         twin._literal = self._tokenizer.literal
         return twin
 
-    def seeing(self, placeholder: Callable[[], str]) -> ChatTemplate:
-        """This template, for messages with images too. `placeholder`: the text that stands for one, if the template does not write it."""
+    def seeing(self, placeholder: Callable[[MediaKind], str]) -> ChatTemplate:
+        """This template, for messages with media too. `placeholder`: the text that stands for one of a kind, if it writes none."""
         twin = copy.copy(self)
         twin._placeholder = placeholder
         return twin

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import RecordError
+from ..types.media import MediaKind
 from ..types.media_parts import kind_of
 
 #: Why media are refused.
@@ -29,7 +30,7 @@ def prepare(
     wrap: bool,
     developer: bool,
     text_arguments: bool = False,
-    placeholder: Callable[[], str] | None = None,
+    placeholder: Callable[[MediaKind], str] | None = None,
 ) -> list[dict[str, Any]]:
     """Checked copies of the messages, ready for a template.
 
@@ -42,7 +43,7 @@ def prepare(
         wrap: the template takes nothing but lists: a string becomes a list of one text part.
         developer: the template knows the role "developer"; else it becomes "system".
         text_arguments: the template takes the arguments of calls as the text of JSON; else as objects.
-        placeholder: the text that stands for an image, where the template does not write it; None: the model reads text alone.
+        placeholder: the text that stands for a medium of a kind, where the template does not write it; None: the model reads text alone.
 
     Raises RecordError (invalid_type, missing_field, invalid_value, unsupported), param "messages".
     """
@@ -59,7 +60,9 @@ def prepare(
     return prepared
 
 
-def _message(message: Any, where: str, parts: bool, wrap: bool, developer: bool, placeholder: Callable[[], str] | None) -> dict[str, Any]:
+def _message(
+    message: Any, where: str, parts: bool, wrap: bool, developer: bool, placeholder: Callable[[MediaKind], str] | None
+) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise _error("invalid_type", f"{where} must be an object, not {type(message).__name__}")
     if "role" not in message:
@@ -91,15 +94,15 @@ def _message(message: Any, where: str, parts: bool, wrap: bool, developer: bool,
     return clean
 
 
-def _content(content: Any, where: str, parts: bool, placeholder: Callable[[], str] | None) -> str | list[dict[str, Any]]:
+def _content(content: Any, where: str, parts: bool, placeholder: Callable[[MediaKind], str] | None) -> str | list[dict[str, Any]]:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
         raise _error("invalid_type", f"{where} must be a string, null or a list of parts, not {type(content).__name__}")
     found: list[dict[str, Any]] = []
     for i, part in enumerate(content):
-        if placeholder is not None and isinstance(part, dict) and kind_of(part) is not None:
-            found.append({"type": kind_of(part)} if parts else {"text": placeholder()})
+        if placeholder is not None and isinstance(part, dict) and (medium := kind_of(part)) is not None:
+            found.append({"type": medium} if parts else {"text": placeholder(medium)})
         else:
             found.append({"type": "text", "text": _part_text(part, f"{where}[{i}]")})
     return found if parts else "\n".join(one["text"] for one in found)

@@ -49,6 +49,7 @@ class Medium:
             of the pixels or samples where there was no file.
         source: what it was read from, short, for messages: a URL, a path, "data URL" or "PIL image".
         rate: samples of audio a second; of a video frames a second, as they were taken, where that is known.
+        times: of a video's frames, in seconds, where they are known.
         num_bytes: what `data` takes in memory.
     """
 
@@ -58,3 +59,4 @@ class Medium:
     source: str = ""
     rate: float | None = None
     num_bytes: int = 0
+    times: tuple[float, ...] | None = None

@@ -83,7 +83,8 @@ def of_messages(messages: Any) -> list[MediaPart]:
 
 def of_fields(fields: Mapping[str, Any]) -> list[MediaPart]:
     """The media in the fields of a native line: `images`, `image`, `audio`, `audios`, `video`, `videos`, each one or a list, of paths, URLs
-    or {"url": …}; images first, then audio, then video. Raises RecordError (invalid_type, invalid_value)."""
+    or {"url": …}, and in a list of videos of lists of their frames; images first, then audio, then video. Raises RecordError (invalid_type,
+    invalid_value)."""
     found = []
     for names in (("images", "image"), ("audios", "audio"), ("videos", "video")):
         given = [name for name in names if fields.get(name) not in (None, [], "")]
@@ -97,6 +98,14 @@ def of_fields(fields: Mapping[str, Any]) -> list[MediaPart]:
                     found.append(_input_audio(one, where))
                     continue
                 source = one.get("url") if isinstance(one, Mapping) else one
+                if (
+                    names[1] == "video"
+                    and isinstance(source, list)
+                    and source
+                    and all(isinstance(frame, str) and frame for frame in source)
+                ):
+                    found.append(MediaPart("video", source, where))
+                    continue
                 if not isinstance(source, str) or not source:
                     raise _wrong(where, "a path or a URL", one)
                 found.append(MediaPart(_FIELDS[name], source, where))
@@ -141,7 +150,7 @@ def _items(kind: MediaKind, value: Any) -> Iterator[Any]:
         return iter(())
     if not isinstance(value, list):
         return iter([value])
-    if kind == "video" and value and not isinstance(value[0], (list, str)) and getattr(value[0], "ndim", 0) != 4:
+    if kind == "video" and value and not isinstance(value[0], (list, str, bytes, bytearray)) and getattr(value[0], "ndim", 0) != 4:
         return iter([value])
     return iter(value)
 

@@ -33,14 +33,16 @@ class Tower:
     def __init__(self, model: Any, dtype: torch.dtype, device: torch.device) -> None:
         self._model = model
         self._dtype, self._device = dtype, device
-        self._takes = frozenset(inspect.signature(model.get_image_features).parameters)
 
     @torch.inference_mode()
     def __call__(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Embeddings float32 [tokens, features] of one image, on the CPU; those for later layers beside them where a family has some."""
-        given = {name: self._moved(tensor) for name, tensor in inputs.items() if name in self._takes}
+        """Embeddings float32 [tokens, features] of one image or video, on the CPU; those for later layers beside them where a family has
+        some."""
+        read = self._model.get_video_features if "pixel_values_videos" in inputs else self._model.get_image_features
+        takes = inspect.signature(read).parameters
+        given = {name: self._moved(tensor) for name, tensor in inputs.items() if name in takes}
         with quiet():
-            made = self._model.get_image_features(**given, return_dict=True)
+            made = read(**given, return_dict=True)
         rows = [_rows(made.pooler_output), *(_rows(deep) for deep in getattr(made, "deepstack_features", None) or ())]
         return torch.cat(rows, dim=1).float().cpu()
 

@@ -18,6 +18,7 @@ from infer.core.types.params import SamplingParams
 from infer.core.types.placed import Placed
 from infer.core.types.prompt_embeds import PromptEmbeds
 from infer.core.types.request import Request
+from infer.core.types.spans import Spans
 from infer.core.types.structured import StructuredOutputsParams
 
 PARAMS = [
@@ -90,7 +91,7 @@ def test_media_go_by_their_key_and_come_when_they_are_asked_for() -> None:
     sound = np.linspace(-1, 1, 7, dtype=np.float32)
     media = [
         Medium("image", image, "a", "x.png", num_bytes=135),
-        Medium("video", [image, image.resize((3, 2))], "b", rate=2.0),
+        Medium("video", [image, image.resize((3, 2))], "b", rate=2.0, times=(0.0, 0.5)),
         Medium("audio", sound, "c", rate=16000.0),
     ]
     parts = [MediaPart(medium.kind, medium.data, f"messages[{i}]") for i, medium in enumerate(media)]
@@ -99,7 +100,9 @@ def test_media_go_by_their_key_and_come_when_they_are_asked_for() -> None:
         for i, (part, medium) in enumerate(zip(parts, media, strict=True))
     )
     request = Request("1", [1, 2], SamplingParams(), 0, media=placed, positions=np.arange(6).reshape(3, 2))
+    request.spans = Spans(((0, 2),), windowed=True)
     there = codec.loads(codec.dumps(request))
+    assert there.spans == request.spans
     assert (there.positions == request.positions).all()
     asked: list[bytes] = []
     asking = Asking(asked.append)
@@ -112,7 +115,7 @@ def test_media_go_by_their_key_and_come_when_they_are_asked_for() -> None:
         asking.take(frame_of(one.key, medium))
         came = asking.load(one.part)
         assert asked[-1] == one.key
-        assert (came.kind, came.hash, came.rate) == (medium.kind, medium.hash, medium.rate)
+        assert (came.kind, came.hash, came.rate, came.times) == (medium.kind, medium.hash, medium.rate, medium.times)
         assert np.array_equal(came.data, sound) if medium.kind == "audio" else came.data == medium.data
     asking.take(frame_of(there.media[0].key, RecordError("media_error", "gone", param="messages[0]", retryable=True)))
     with pytest.raises(RecordError, match="gone") as caught:

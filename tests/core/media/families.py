@@ -26,7 +26,8 @@ SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
     "{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}"
-    "{% if p.type == 'image' %}PLACEHOLDER{% else %}{{ p.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if p.type == 'image' %}PLACEHOLDER{% elif p.type == 'video' %}VIDEO{% else %}{{ p.text }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
@@ -55,7 +56,7 @@ class Family:
         processor, images: module and class of the processor, and module, class and settings of that of images.
         config, text: of the model, and of the language model in it.
         settings: of the processor.
-        placeholder: what stands for an image in a prompt.
+        placeholder, video: what stands for an image and for a video in a prompt; no video: it reads none.
         tokens: names of tokens that the tokenizer knows.
         kind: its model_type, where that is not its name here.
         most_together: tokens of one of `cases` that are computed in one step, at most.
@@ -70,6 +71,7 @@ class Family:
     placeholder: str = "<image>"
     tokens: Mapping[str, str] = field(default_factory=dict)
     kind: str = ""
+    video: str = ""
     most_together: int = 1
 
 
@@ -123,6 +125,7 @@ def qwen(kind: str, name: str, tower: Mapping[str, Any], text: Mapping[str, Any]
         {"vision_config": {**QWEN_TOWER, **tower}, "vision_start_token_id": 4, "vision_end_token_id": 5, "video_token_id": 6},
         {"model_type": f"{kind}_text", "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}, **text},
         placeholder="<|vision_start|><|image_pad|><|vision_end|>",
+        video="<|vision_start|><|video_pad|><|vision_end|>",
     )
 
 
@@ -156,6 +159,7 @@ FAMILIES |= {
         {"model_type": "qwen2", "use_sliding_window": False},
         settings={"image_seq_length": 4},
         placeholder="<IMG_CONTEXT>",
+        video="<video>",
         tokens={
             "context_image_token": "<IMG_CONTEXT>",
             "start_image_token": "<img>",
@@ -263,7 +267,7 @@ def tokenizer(folder: Path, family: Family) -> int:
         "extra_special_tokens": dict(family.tokens),
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    (folder / "chat_template.jinja").write_text(TEMPLATE.replace("PLACEHOLDER", family.placeholder))
+    (folder / "chat_template.jinja").write_text(TEMPLATE.replace("PLACEHOLDER", family.placeholder).replace("VIDEO", family.video))
     return len(vocab)
 
 

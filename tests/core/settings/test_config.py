@@ -374,6 +374,13 @@ class TestEffects:
             "disable_custom_all_reduce has no effect on cpu",
         ]
 
+    def test_media_of_a_model_that_reads_text_alone(self) -> None:
+        given = {"allowed_media_domains": ["example.com"], "media_timeout": 3}
+        told = [note for note in resolve(**given, max_image_pixels=1 << 26).notes if "no effect" in note]
+        assert told == ["allowed_media_domains, media_timeout: no effect, since the model reads text alone (infer help media)"]
+        llava = {"model_type": "llava", "text_config": TINY, "vision_config": {"model_type": "clip_vision_model"}}
+        assert not any("no effect" in note for note in resolve(llava, **given).notes)
+
     def test_on_a_gpu(self, gpu: None) -> None:
         assert resolve(enforce_eager=True, max_seq_len_to_capture=99, cpu_offload_gb=2).cpu_offload_gb == 2
         assert resolve(gpu_memory_utilization=0.5).gpu_memory_utilization == 0.5

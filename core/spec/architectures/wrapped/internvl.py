@@ -5,4 +5,4 @@ from __future__ import annotations
 from ...vision import Vision
 from .. import Wrapper
 
-ARCHITECTURE = Wrapper(model_type="qwen2", vision=Vision(processor="internvl.InternVLProcessor", token=151667))
+ARCHITECTURE = Wrapper(model_type="qwen2", vision=Vision(processor="internvl.InternVLProcessor", token=151667, video="frames"))

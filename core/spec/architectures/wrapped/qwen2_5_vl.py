@@ -10,5 +10,5 @@ ARCHITECTURE = Wrapper(
     model_type="qwen2",
     spellings=("qwen2_5_vl_text",),
     defaults=DEFAULTS,
-    vision=Vision(processor="qwen2_5_vl.Qwen2_5_VLProcessor", token=151655, rope=ROPE),
+    vision=Vision(processor="qwen2_5_vl.Qwen2_5_VLProcessor", token=151655, rope=ROPE, video="grid", video_token=151656, pace=4.0),
 )

@@ -22,5 +22,5 @@ ARCHITECTURE = Wrapper(
     model_type="qwen2",
     spellings=("qwen2_vl_text",),
     defaults=DEFAULTS,
-    vision=Vision(processor="qwen2_vl.Qwen2VLProcessor", token=151655, rope=ROPE),
+    vision=Vision(processor="qwen2_vl.Qwen2VLProcessor", token=151655, rope=ROPE, video="grid", video_token=151656),
 )

@@ -8,5 +8,5 @@ from .. import Wrapper
 ARCHITECTURE = Wrapper(
     model_type="llama",
     renames={"text_model.": ""},
-    vision=Vision(processor="smolvlm.SmolVLMProcessor", token=128257),
+    vision=Vision(processor="smolvlm.SmolVLMProcessor", token=128257, video="batch"),
 )
