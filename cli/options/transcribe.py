@@ -45,7 +45,7 @@ def speech_options(command: F) -> F:
             shown=False,
             help="Begin each window with what was said before it.",
         ),
-        _option("--num-beams", type=click.IntRange(1, 64), metavar="N", shown=1, help="Beams of a search, at temperature 0."),
+        _option("--beams", "num_beams", type=click.IntRange(1, 64), metavar="N", shown=1, help="Beams of a search, at temperature 0."),
         _option(
             "--response-format",
             type=click.Choice(["json", "text", "srt", "verbose_json", "vtt"]),

@@ -39,7 +39,18 @@ def decoder_prompts_of(config: EngineConfig, source: ModelSource, tokenizer: Tok
 
     languages = {} if tokenizer is None else {_name(text): i for text, i in tokenizer.added_tokens().items() if _LANGUAGE.fullmatch(text)}
     start = token("decoder_start_token_id")
-    return DecoderPrompts(tokenizer, token("bos_token_id") if start is None else start, token("forced_bos_token_id"), languages)
+    ruled = config.generation_config not in NONE  # these say how to write, not what tokens mean
+    size = (generation.get("no_repeat_ngram_size") or 0) if ruled else 0
+    if type(size) is not int or size < 0:
+        raise ModelError(f"{FILE} of {source.name}: no_repeat_ngram_size is {size!r}; it must be a number of tokens")
+    return DecoderPrompts(
+        tokenizer,
+        token("bos_token_id") if start is None else start,
+        token("forced_bos_token_id"),
+        languages,
+        no_repeat_ngram_size=size,
+        forced_end=token("forced_eos_token_id") if ruled else None,
+    )
 
 
 def forbidden_tokens(config: EngineConfig, source: ModelSource) -> list[int]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import RecordError
 from ..media.placing import Placing, PromptMedia
+from ..sampling.model_rules import ModelRules
 from ..text.messages import TEXT_ALONE
 from ..types.params import SamplingParams
 from ..types.prompt_embeds import PromptEmbeds
@@ -139,6 +140,7 @@ class PromptIntake(Intake[PromptDraft]):
         if self._decoder is not None:
             source = one.decoder.get("source_language")
             one.encoder_ids = tuple(one.prompt if source is None else self._decoder.read_in(one.prompt, source))
+            one.params = ModelRules(self._decoder.no_repeat_ngram_size, self._decoder.forced_end).applied(one.params)
             one.prompt = self._decoder.begin(one.decoder.get("decoder_prompt"), one.decoder.get("target_language"))
         elif one.decoder:
             name = next(iter(one.decoder))

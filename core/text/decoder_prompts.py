@@ -25,6 +25,7 @@ class DecoderPrompts:
         forced: the one that must follow, if there is one.
         languages: tokens by the names of languages, of a model that has some.
         language: to write in where a record names none.
+        no_repeat_ngram_size, forced_end: rules about what it writes, see sampling/model_rules.py.
     """
 
     tokenizer: Tokenizer | None
@@ -32,6 +33,8 @@ class DecoderPrompts:
     forced: int | None
     languages: dict[str, int]
     language: str | None = None
+    no_repeat_ngram_size: int = 0
+    forced_end: int | None = None
 
     def begin(self, given: Any, language: Any = None) -> list[int]:
         """The decoder's prompt. Raises RecordError.

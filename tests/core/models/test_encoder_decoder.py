@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +178,26 @@ def test_what_is_not_done_is_refused_by_name(t5: Pair, tiny_llama: Path) -> None
     llama = LLM(model=str(tiny_llama), max_model_len=64)
     with pytest.raises(RecordError, match="decoder_prompt is for models that have an encoder"):
         llama.generate([{"encoder_prompt": "a", "decoder_prompt": "b"}], greedy(), use_tqdm=False)
+
+
+def test_ngrams_do_not_repeat_and_ends_are_forced_as_the_files_say(compiled_kernels: None, tmp_path: Path) -> None:
+    pair = pair_of("bart", tmp_path, seed=2)
+    told = pair.theirs.generation_config
+    told.no_repeat_ngram_size, told.forced_eos_token_id, told.forced_bos_token_id = 2, 2, 9
+    told.save_pretrained(tmp_path)
+    llm, source = pair.llm(), sources()[3]
+    params = SamplingParams(temperature=0, max_tokens=30, logprobs=0)
+    (greedy_one,) = llm.generate(prompts([source]), params, use_tqdm=False)
+    beams = llm.beam_search(prompts([source]), BeamSearchParams(beam_width=3, max_tokens=20, scoring="hf"))[0]
+    given = {"input_ids": torch.tensor([source]), "do_sample": False}
+    theirs = pair.theirs.generate(**given, max_length=32, num_beams=1)[0].tolist()
+    ours = [*greedy_one.prompt_token_ids, *greedy_one.outputs[0].token_ids]
+    assert ours == theirs
+    assert ours[1] == 9
+    pairs = list(itertools.pairwise(ours))
+    assert len(set(pairs)) == len(pairs)
+    assert ours[-1] == 2, "forced, if it did not come by itself"
+    best = pair.theirs.generate(**given, max_length=22, num_beams=3)[0].tolist()
+    assert beams.sequences[0].tokens == best
+    free = pair.llm(generation_config="none").generate(prompts([source]), greedy(28), use_tqdm=False)[0].outputs[0].token_ids
+    assert free != greedy_one.outputs[0].token_ids
