@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from queue import Empty, SimpleQueue
@@ -27,6 +28,9 @@ from .cluster import capacity_of, versions
 
 #: Seconds that a call for frames waits where there are none: each costs the driver some work.
 _PATIENCE = 10.0
+#: Seconds between two calls that bring frames, at least: each costs driver and actor about a millisecond, whatever it brings, and an
+#: engine has work for longer.
+_PACE = 0.02
 
 
 class Queues(Wire):
@@ -55,6 +59,8 @@ class Actor:
         self._lock = threading.Lock()
         self._early: dict[int, bytes] = {}
         self._next = 0
+        self._heard = 0.0
+        """time.monotonic() of the last call that brought frames."""
 
     def begin(self, payload: Mapping[str, Any], shipped: Mapping[str, Any] | None) -> str:
         """Begins to load the model, and says where: "process 12 on 10.0.0.3"."""
@@ -76,6 +82,8 @@ class Actor:
             frames = [self._wire.outgoing.get(timeout=_PATIENCE)]
         except Empty:
             return []
+        time.sleep(max(0.0, self._heard + _PACE - time.monotonic()))
+        self._heard = time.monotonic()
         while not self._wire.outgoing.empty():
             frames.append(self._wire.outgoing.get())
         return frames

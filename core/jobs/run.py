@@ -43,7 +43,8 @@ _SOME = 100
 class Window:
     """The distance that reading may run ahead of writing.
 
-    `records` and `num_bytes` (of input lines and of rows that wait for their turn) bound what is held in memory;
+    `records` and `num_bytes` (of input lines, of media that were fetched for them, and of rows that wait for their turn) bound what is
+    held in memory;
     up to `batch` more records (or as many as an engine runs at a time, if that is more) are read before a step when fewer than
     `low_water` sequences wait. None is as many as the engine needs to choose from: a few times those it runs.
     """
@@ -268,7 +269,7 @@ class Run:
                 with contained(pending):
                     self._ask(pending)
             if pending.error is None:
-                self._bytes_in_engine += pending.size
+                self._bytes_in_engine += pending.size + pending.num_held
             else:
                 self._fail(pending, pending.error)
 
@@ -313,7 +314,7 @@ class Run:
             self._first_records.answered(pending)
             self._put(Row(pending.ordinal, encoded.data, pending.chain, tally, side=encoded.side))
         del self._in_engine[output.request_id]
-        self._bytes_in_engine -= pending.size
+        self._bytes_in_engine -= pending.size + pending.num_held
 
     def _go_on(self, pending: Pending) -> None:
         """Asks for more of a record of which a part is answered."""

@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,17 @@ class MediaLoader:
             return self._of_text(part, source)
         return self._of_python(part, source)
 
+    def sealed(self, part: MediaPart, medium: Medium) -> MediaPart:
+        """A part that was loaded, with the file that was fetched for it in the place of its URL, where that is still kept: loaded again, it
+        gives the same, whatever its host then says. Otherwise the part itself."""
+        if not isinstance(part.source, str):
+            return part
+        with self._lock:
+            file = self._fetched.get(part.source)
+        if file is None or self._key(part.kind, file) != medium.hash:
+            return part
+        return replace(part, source=file)
+
     def check(self, part: MediaPart) -> None:
         """Finds out whether a medium may be read and can be, as `load` does, but asks no other machine."""
         if isinstance(part.source, str) and _scheme(part.source) in ("http", "https"):
@@ -121,7 +133,7 @@ class MediaLoader:
         policy, kind, param = self.policy, part.kind, part.param
         if not data:
             raise RecordError("media_error", f"{what} is empty: it has no bytes", param=param)
-        key = _hash(kind, _VERSION, b"%d" % policy.num_frames if kind == "video" else b"", data)
+        key = self._key(kind, data)
         with self._lock:
             kept = self._decoded.get(key)
         if kept is not None:
@@ -147,6 +159,10 @@ class MediaLoader:
         with self._lock:
             self._decoded.put(key, found, found.num_bytes)
         return found
+
+    def _key(self, kind: MediaKind, data: bytes) -> str:
+        """The hash of what a file is read as."""
+        return _hash(kind, _VERSION, b"%d" % self.policy.num_frames if kind == "video" else b"", data)
 
     def _of_jpegs(self, part: MediaPart, source: str) -> Medium:
         """vLLM's own form of a video: `data:video/jpeg;base64,` and the base64 of each frame, with commas between."""

@@ -49,6 +49,12 @@ class PromptMedia:
             raise RecordError("invalid_type", f"{name} must be an object, not {type(options).__name__}", param=name)
         return cls(tuple(parts), dict(options or {})) if parts else None
 
+    @property
+    def num_held(self) -> int:
+        """Bytes of what was fetched, which are held as long as it waits."""
+        files = sum(len(part.source) for part in self.parts if isinstance(part.source, bytes))
+        return files + sum(medium.num_bytes for _, medium in self.media if medium is not None)
+
     def behind(self, count: int, length: int) -> dict[str, Any]:
         """What a `Request` says of media, behind `count` virtual tokens, in a prompt of `length` tokens with them: `media`, `positions` and
         `spans`."""
@@ -119,7 +125,8 @@ class Placing:
             raise
         except InferError as error:
             raise RecordError("unsupported", str(error), param="messages") from error
-        each = zip(given.parts, media, strict=True)
+        each = [(self.store.loader.sealed(part, one), one) for part, one in zip(given.parts, media, strict=True)]
+        given.parts = tuple(part for part, _ in each)
         given.media = tuple((media_key(one, given.options), one if _may_change(part) else None) for part, one in each)
         given.images = self._images
         if isinstance(prompt, str):

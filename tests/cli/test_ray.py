@@ -99,7 +99,7 @@ def test_ranks_inside_actors_and_nothing_but_rows_on_stdout(
     assert alone.returncode == 0, alone.stderr
     gate = hold(lines, 60)
     job = ("generate", *tiny, *ARGS, *ranks, *nodes.flags, "--replicas", "2", lines, "-")
-    child = launch(*job, stdout=subprocess.PIPE, env={"RAY_COLOR_PREFIX": "1"})
+    child = launch(*job, stdout=subprocess.PIPE, bufsize=0)  # else what was read ahead would be lost to `communicate`
     got = child.stdout.readline()  # one of the engines answers
     actors = nodes.actors()
     ranks_of = {actor: [one for one in actor.children() if "infer.core.parallel.worker" in " ".join(one.cmdline())] for actor in actors}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -266,17 +268,30 @@ def test_under_ray(tiny_llama: Path, tmp_path: Path, job: Job) -> None:
     rows[13]["prompt"] = None
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet", row_group_size=10)
     wanted = job("generate", tiny_llama, [{**row, "row": i} for i, row in enumerate(rows)], *WRITES, "--max-tokens", "6")
+    mark = tmp_path / "killed"
+
+    class Killed(infer.ray.Generate):
+        """One whose process ends in the middle of its rows, once: Ray starts another, and gives it the rows of the first again."""
+
+        def __call__(self, batch: Any) -> Any:
+            if 30 in batch["row"].to_pylist() and not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().__call__(batch)
+
     ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     try:
         told = {"model": str(tiny_llama), **SMALL, "threads": 1, "max_tokens": 6, "seed": 3, "index_field": "row"}
         found = ray.data.read_parquet(str(tmp_path / "in.parquet"), override_num_blocks=4).map_batches(
-            infer.ray.Generate, fn_constructor_kwargs=told, concurrency=2, batch_size=9, batch_format="pyarrow"
+            Killed, fn_constructor_kwargs=told, concurrency=2, batch_size=9, batch_format="pyarrow"
         )
         found.write_parquet(str(tmp_path / "out"))
     finally:
         ray.shutdown()
-    answers = {row["index"]: row for row in pq.read_table(tmp_path / "out").to_pylist()}
-    assert sorted(answers) == list(range(60))
+    written = pq.read_table(tmp_path / "out").to_pylist()
+    answers = {row["index"]: row for row in written}
+    assert mark.exists()
+    assert sorted(row["index"] for row in written) == list(range(60))
     for line in wanted.splitlines():
         row = json.loads(line)
         answer = answers[row["index"]]

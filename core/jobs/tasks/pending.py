@@ -36,6 +36,7 @@ class Pending(InputLine):
     lora: LoRARequest | None = None  # the adapter that answers it
     adapters: tuple[str, ...] = ()  # the names of it and of the prompt adapter
     num_cut: int = 0  # prompts of which something was cut off, where that is counted
+    num_held: int = 0  # bytes that are held for it, beside those of its line, once it is in the engine: of media that were fetched
     error: RecordError | None = None
 
     @classmethod
@@ -124,6 +125,7 @@ class PendingPrompt(Pending):
         return None if self.num_open else self.outputs
 
     def drop_prompt(self) -> None:
+        self.num_held = 0 if self.media is None else self.media.num_held
         for part in (*self.parts, self):
             part.prompt = part.embeds = part.media = None
             part.encoder_ids = ()

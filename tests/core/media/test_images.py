@@ -14,6 +14,7 @@ import pytest
 
 from infer.core.errors import RecordError
 from infer.core.media.loader import MediaLoader
+from infer.core.media.placing import PromptMedia
 from infer.core.media.policy import MediaPolicy
 from infer.core.types.media import MediaPart
 
@@ -254,6 +255,22 @@ def test_a_hash_is_that_of_the_content(tmp_path: Path) -> None:
     assert loader.load(MediaPart("image", "a.png")).hash != one
     given = [loader.load(MediaPart("image", s)).hash for s in (HALVES, HALVES.copy(), np.asarray(HALVES), HALVES.convert("RGBA"))]
     assert len(set(given)) == 1
+
+
+def test_what_was_fetched_is_held_as_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"http://a/1.png": saved(HALVES), "http://a/2.png": saved(NOISE)}
+    monkeypatch.setattr("infer.core.media.loader.fetch", lambda url, **_: files[url])
+    loader = MediaLoader(MediaPolicy(domains=("a",)))
+    parts = [MediaPart("image", url, "here") for url in (*files, data_url(saved(NOISE)))]
+    media = [loader.load(part) for part in parts]
+    held = [loader.sealed(part, medium) for part, medium in zip(parts, media, strict=True)]
+    assert [part.source for part in held] == [*files.values(), parts[2].source]
+    files.clear()  # whoever asks again would fail
+    again = MediaLoader(loader.policy)
+    assert [again.load(part).hash for part in held] == [medium.hash for medium in media]
+    assert loader.sealed(parts[0], media[1]) is parts[0]  # another file had that address by then
+    given = PromptMedia(tuple(held[:2]), media=((b"", None), (b"", media[2])))
+    assert given.num_held == len(held[0].source) + len(held[1].source) + media[2].num_bytes
 
 
 @pytest.mark.parametrize(
