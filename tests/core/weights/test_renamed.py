@@ -210,7 +210,7 @@ class Headers(ModelSource):
         raise AssertionError("nothing is read")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in encoders() if kind in CONFIG_MAPPING])
+@pytest.mark.parametrize("kind", [kind for kind in encoders() if kind in CONFIG_MAPPING and not kind.endswith("_text_model")])
 def test_an_encoder_is_read_whatever_head_it_was_saved_with(kind: str) -> None:
     """Most base models are published with the head that they were trained with."""
     config = CONFIG_MAPPING[kind]()
