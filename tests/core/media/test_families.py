@@ -10,7 +10,7 @@ from infer.core.api.llm import LLM
 from infer.core.models.hf.tower import Tower
 from infer.core.types.outputs import RequestOutput
 
-from .families import FAMILIES, Maker, Tiny, picture, with_towers
+from .families import FAMILIES, SPECIALS, Maker, Tiny, picture, with_towers
 
 COUNT = 8
 SETTINGS: dict[str, Any] = {"dtype": "float32", "device": "cpu", "max_model_len": 1024, "seed": 0}
@@ -94,3 +94,20 @@ def test_an_image_that_the_tower_fails_on_fails_those_who_have_it(tiny_family: M
     assert outputs[failed].error.code == "media_error"
     assert "the model cannot read this image (MemoryError: no room)" in str(outputs[failed].error)
     assert all(told(one) == expected[i] for i, one in enumerate(outputs) if i != failed), "asked for again, the same image was read"
+
+
+def test_pan_and_scan_and_too_small_steps(tiny_family: Maker) -> None:
+    """Crops of Gemma 3 are images of their own in a prompt; an image that no step has room for is its record's error."""
+    tiny = tiny_family("gemma3")
+    prompt, images = f"What is in {tiny.placeholder}?", [picture(1, 90, 40)]
+    cropped = {"do_pan_and_scan": True, "pan_and_scan_min_crop_size": 16, "pan_and_scan_max_num_crops": 4}
+    cropped["pan_and_scan_min_ratio_to_activate"] = 1.2
+    ids, written, _ = tiny.writes(prompt, images, COUNT, **cropped)
+    given = {"prompt": prompt, "multi_modal_data": {"image": images}}
+    with LLM(str(tiny.folder), **SETTINGS, max_num_batched_tokens=16, max_num_seqs=2) as llm:
+        first, plain = llm.generate([{**given, "mm_processor_kwargs": cropped}, given], PARAMS, use_tqdm=False)
+    assert (first.prompt_token_ids, first.outputs[0].token_ids) == (ids, written)
+    assert ids.count(len(SPECIALS)) > plain.prompt_token_ids.count(len(SPECIALS)) == 16
+    alone, refused = answers(tiny, [("No picture.", []), (prompt, images)], max_num_batched_tokens=15, max_num_seqs=2)
+    assert (alone.error, refused.error.code) == (None, "prompt_too_long")
+    assert "--max-num-batched-tokens 16 would be enough" in str(refused.error)
