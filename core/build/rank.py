@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ..adapters.weights import NUM_ADAPTER_ARRAYS, AdapterWeights
 from ..engine.batch import Batch
-from ..parallel import group
 from ..parallel.wire import Wire, unpack_arrays
 from ..sampling.transfers import on
 from ..settings.config import EngineConfig
 from .files import find_model
 from .generating import Room, device_of, load
+from .meeting import meet
 
 
 def serve(wire: Wire, payload: Mapping[str, Any]) -> None:
@@ -29,15 +29,7 @@ def serve(wire: Wire, payload: Mapping[str, Any]) -> None:
 def _serve(wire: Wire, payload: Mapping[str, Any], config: EngineConfig, device: torch.device) -> None:
     wire.send_json("started")
     wire.receive_json()  # the others have too: none waits for another's start when they meet
-    joined = group.join(
-        payload["folder"],
-        payload["rank"],
-        config.tensor_parallel_size,
-        device=device,
-        stall_timeout=config.stall_timeout,
-        deterministic=config.deterministic,
-        whole_experts=config.enable_expert_parallel,
-    )
+    joined = meet(config, payload["rank"], payload["folder"], payload["memory"], lambda: "")  # rank 0 sees who is gone, and ends this one
     joined.greet(device)
     loaded = load(config, find_model(config), joined)
     wire.send_json([*loaded.room])

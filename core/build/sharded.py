@@ -3,6 +3,7 @@ what it does, step for step."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ from ..sampling.transfers import on
 from ..settings.config import EngineConfig
 from ..weights.source import ModelSource
 from .generating import Room, device_of, load
+from .meeting import meet, shared_memory
 
 
 class ShardedRunner(Runner):
@@ -105,26 +107,21 @@ def _build_sharded(config: EngineConfig, source: ModelSource, wrap_ops: Callable
     """
     size = config.tensor_parallel_size
     folder = tempfile.mkdtemp(prefix="infer-ranks-")  # for its owner alone
+    memory = shared_memory(config)
     try:
-        payloads = [{"config": _plain(config), "rank": rank, "folder": folder} for rank in range(1, size)]
-        ranks = Ranks("infer.core.build.rank", payloads, noun="rank", first=1, stall_timeout=config.stall_timeout)
+        payloads = [{"config": _plain(config), "rank": rank, "folder": folder, "memory": memory} for rank in range(1, size)]
+        ranks = Ranks("infer.core.build.rank", payloads, noun="rank", first=1, stall_timeout=config.stall_timeout, inherited=memory)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
+        if memory is not None:
+            os.close(memory)
         raise
     ranks.at_end(partial(shutil.rmtree, folder, ignore_errors=True))
     try:
         ranks.receive_json()  # they have imported all they need
         ranks.send_json("meet")
         device = device_of(config, 0)
-        joined = group.join(
-            folder,
-            0,
-            size,
-            device=device,
-            stall_timeout=config.stall_timeout,
-            deterministic=config.deterministic,
-            whole_experts=config.enable_expert_parallel,
-        )
+        joined = meet(config, 0, folder, memory, ranks.missing)
         watch = None
         if device.type == "cuda":  # a CPU's collectives notice by themselves what becomes of the others
             ranks.at_end(joined.abort)

@@ -1,6 +1,7 @@
 """Processes that compute one model together (tensor parallel), or one job with several engines (data parallel).
 
 group.py    the ranks as a layer sees them: all_reduce, gather; one rank is the trivial case
+shared_memory.py   the same for ranks on a CPU, through memory that they share
 sizes.py    which numbers of ranks a model can be shared by, and what each rank holds
 wire.py     frames of bytes and of ints between the parent and its processes
 worker.py   what such a process runs: `python -m infer.core.parallel.worker`

@@ -32,6 +32,16 @@ class Group:
     size = 1
     whole_experts = False
 
+    def greet(self, device: torch.device) -> None:
+        """One sum, which all ranks must take part in: backends connect only when they are first used, which must not be when a step is
+        recorded, or when whoever was met with is gone. Raises EngineError."""
+        try:
+            met = int(self.all_reduce(torch.ones(1, device=device)).item())
+        except (Lost, RuntimeError) as error:
+            raise EngineError(f"the {self.size} ranks cannot meet: {str(error).splitlines()[0]}") from error
+        if met != self.size:
+            raise EngineError(f"the {self.size} ranks cannot meet: only {met} came")
+
     def all_reduce(self, x: Tensor) -> Tensor:
         """The sum of all ranks' x, on every rank. May use x's memory."""
         return x
@@ -66,16 +76,6 @@ class TorchGroup(Group):
         self.rank = backend.rank()
         self.size = backend.size()
         self._ordered = ordered
-
-    def greet(self, device: torch.device) -> None:
-        """One sum, which all ranks must take part in: backends connect only when they are first used, which must not be when a step is
-        recorded, or when whoever was met with is gone. Raises EngineError."""
-        try:
-            met = int(self.all_reduce(torch.ones(1, device=device)).item())
-        except (Lost, RuntimeError) as error:
-            raise EngineError(f"the {self.size} ranks cannot meet: {str(error).splitlines()[0]}") from error
-        if met != self.size:
-            raise EngineError(f"the {self.size} ranks cannot meet: only {met} came")
 
     def abort(self) -> None:
         self._backend.abort()

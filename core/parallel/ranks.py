@@ -57,12 +57,20 @@ class Ranks:
         payloads: what each is told at the start, JSON-able.
         noun: what to call one in messages ("rank", "engine"); `first` is the first one's number.
         stall_timeout: seconds that one may keep this process waiting while it works.
+        inherited: a descriptor that they get under the same number; it stays this process's to close.
 
     They end with this object, with `close`, and with this process.
     """
 
     def __init__(
-        self, entry: str, payloads: Sequence[Mapping[str, Any]], *, noun: str, first: int = 0, stall_timeout: float | None = None
+        self,
+        entry: str,
+        payloads: Sequence[Mapping[str, Any]],
+        *,
+        noun: str,
+        first: int = 0,
+        stall_timeout: float | None = None,
+        inherited: int | None = None,
     ) -> None:
         descriptors.open_missing()  # a socket that became descriptor 2 would be the processes' stderr
         self.stall_timeout = stall_timeout
@@ -71,7 +79,7 @@ class Ranks:
         self._last: list[Callable[[], object]] = []
         self._finalizer = weakref.finalize(self, _end, self.workers, self._last)
         for number, payload in enumerate(payloads, first):
-            worker = _start(f"{noun} {number}")
+            worker = _start(f"{noun} {number}", inherited)
             self.workers.append(worker)
             level = logging.getLogger("infer").getEffectiveLevel()
             hello = {"entry": entry, "name": worker.name, "parent": os.getpid(), "log_level": level, "payload": payload}
@@ -81,6 +89,10 @@ class Ranks:
         """Has something done when all have ended, however that comes about; what was given last is done first. It must not know this
         object, or that would not end."""
         self._last.append(act)
+
+    def missing(self) -> str:
+        """That one has ended, or ""."""
+        return "a rank is gone" if any(worker.ended for worker in self.workers) else ""
 
     def send(self, data: bytes) -> None:
         """A frame to each. Raises EngineError if one is gone or does not take it."""
@@ -181,14 +193,15 @@ class Ranks:
             _end(self.workers, self._last, grace)
 
 
-def _start(name: str) -> Worker:
+def _start(name: str, inherited: int | None) -> Worker:
     ours, theirs = socket.socketpair()
     with theirs:
         command = [*python_module("infer.core.parallel.worker"), str(theirs.fileno())]
+        passed = [theirs.fileno(), *(() if inherited is None else (inherited,))]
         env = environment(GLOO_SOCKET_IFNAME=os.environ.get("GLOO_SOCKET_IFNAME", "lo"))
         try:
             with signals_kept_off():
-                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2, pass_fds=[theirs.fileno()], env=env)
+                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2, pass_fds=passed, env=env)
         except OSError as error:
             ours.close()
             raise EngineError(f"{name} cannot be started: {error.strerror}") from None

@@ -354,6 +354,8 @@ class EngineArgs(AdapterArgs, MediaArgs, ParallelArgs, SpeculationArgs, LaterArg
             why = "with a model that keeps states, which are not swapped" if spec.states else "without swap_space"
             notes.append(Caution(f"preemption_mode=swap has no effect {'on cpu' if kind == 'cpu' else why}"))
         whole_experts = self._whole_experts(spec, notes)
+        if self.disable_custom_all_reduce and kind == "cpu" and not pools and self.tensor_parallel_size == 1:
+            notes.append(Caution("disable_custom_all_reduce has no effect with tensor_parallel_size=1"))
         same = {f.name: getattr(self, f.name) for f in fields(EngineConfig) if f.name in self.settings()}
         return EngineConfig(
             **{

@@ -65,6 +65,7 @@ class EngineConfig:
 
     tensor_parallel_size: int  # ranks that share the model
     enable_expert_parallel: bool  # each expert is one rank's
+    disable_custom_all_reduce: bool  # ranks on a CPU exchange over sockets
     data_parallel_size: int  # engines that share the input
     executor: str  # "processes" or "ray": what they run in
     ray_address: str

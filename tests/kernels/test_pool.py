@@ -21,7 +21,7 @@ from infer.kernels.cpu.cache import Cache
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="compiled kernels are for Linux")
 
-POOL = ("pool.cpp", "pool.h", "parallel.h")
+POOL = ("pool.cpp", "pool.h", "parallel.h", "spin.h")
 
 
 @pytest.fixture(scope="module")

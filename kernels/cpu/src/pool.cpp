@@ -23,7 +23,6 @@
 
 #include <pthread.h>
 #include <signal.h>
-#include <time.h>
 
 #if defined(__linux__)
 #include <linux/futex.h>
@@ -34,9 +33,8 @@
 #include <condition_variable>
 #include <mutex>
 #endif
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+
+#include "spin.h"
 
 namespace infer {
 namespace {
@@ -48,32 +46,6 @@ constexpr int MOST_THREADS = 1024;
 constexpr int64_t WORKER_SPINS = 50000;
 // And for which a caller looks for the last one to end: longer than most pieces take.
 constexpr int64_t CALLER_SPINS = 20000;
-
-inline void pause() {
-#if defined(__x86_64__)
-    _mm_pause();
-#elif defined(__aarch64__)
-    asm volatile("isb");
-#endif
-}
-
-inline int64_t now() {
-    timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
-// Looks at `word` until `done(value)`, for about so long. Gives the last value.
-template <class Done> uint32_t spin(const std::atomic<uint32_t> &word, int64_t nanoseconds, const Done &done) {
-    uint32_t value = word.load(std::memory_order_acquire);
-    for (int64_t until = 0; !done(value); value = word.load(std::memory_order_acquire)) {
-        const int64_t time = now();
-        if (!until) until = time + nanoseconds;
-        else if (time > until) break;
-        for (int i = 0; i < 8 && word.load(std::memory_order_relaxed) == value; i++) pause();
-    }
-    return value;
-}
 
 // A word to sleep on.
 struct Word : std::atomic<uint32_t> {

@@ -216,7 +216,8 @@ def test_int8_is_shared_too(six_heads: Path, int8: dict[str, Any]) -> None:
 def test_where_ranks_meet_stays_as_long_as_they_do(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A backend may connect to more of them later, and looks there how. With the `LLM` all of it goes."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    llm = LLM(str(tiny_llama), device="cpu", tensor_parallel_size=2, skip_tokenizer_init=True, num_gpu_blocks_override=20)
+    settings: dict[str, Any] = {"device": "cpu", "skip_tokenizer_init": True, "num_gpu_blocks_override": 20}
+    llm = LLM(str(tiny_llama), tensor_parallel_size=2, disable_custom_all_reduce=True, **settings)
     assert len(list(tmp_path.glob("infer-ranks-*/ranks"))) == 1
     processes = [worker.process for worker in llm.engine.runner.ranks.workers]  # type: ignore[union-attr]
     del llm

@@ -371,7 +371,7 @@ class TestEffects:
             "swap_space has no effect on cpu",
             "deterministic has no effect on cpu",
             "enforce_eager has no effect on cpu",
-            "disable_custom_all_reduce has no effect on cpu",
+            "disable_custom_all_reduce has no effect with tensor_parallel_size=1",
         ]
 
     def test_media_of_a_model_that_reads_text_alone(self) -> None:
