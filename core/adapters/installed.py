@@ -57,6 +57,7 @@ class Installed:
     Args:
         layers: all linear layers but the head.
         head: what writes; None: it does not.
+        words: the embedding; None: another stage of a pipeline has it.
         unread: see `check_fit`.
         dtype: the model's.
     """
@@ -67,7 +68,7 @@ class Installed:
         ops: Ops,
         layers: Iterable[Layer],
         head: Layer | None,
-        words: Words,
+        words: Words | None,
         dtype: torch.dtype,
         device: torch.device,
         *,
@@ -96,6 +97,8 @@ class Installed:
             layer.pairs.pop(slot, None)
             if one is not None:
                 layer.pairs[slot] = one
+        if self._words is None:
+            return
         self._words.pairs.pop(slot, None)
         if (words := found.get(self._stack.names.words)) is not None:
             a, b = words
@@ -133,6 +136,8 @@ class Installed:
 
     def _check_bases(self, adapter: AdapterWeights) -> None:
         """The embedding that an adapter's file has too is the model's own, or more was trained than its pairs."""
+        if self._words is None:
+            return
         table, cut = self._words.table, self._words.cut
         for layer, entry in adapter.config.bases.items():
             if not adapter.config.pairs[layer].of_embedding and not self._stack.tie_embeddings:

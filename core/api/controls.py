@@ -135,8 +135,9 @@ class Controls:
     def _worker(self, call: str) -> Any:
         config = self._plan.config
         runner = getattr(self.engine, "runner", None)
-        if runner is None or config.tensor_parallel_size > 1:
-            raise ConfigError(f"{call} reaches the model in this process alone; leave tensor_parallel_size and data_parallel_size at 1")
+        if runner is None or config.num_ranks > 1:
+            sizes = "tensor_parallel_size, pipeline_parallel_size and data_parallel_size"
+            raise ConfigError(f"{call} reaches the model in this process alone; leave {sizes} at 1")
         return runner
 
     def start_profile(self, profile_prefix: str | None = None) -> None:

@@ -88,7 +88,7 @@ class LLM(PoolingCalls, Controls):
         skip_tokenizer_init: prompts are token ids, every `text` is empty, and what is about text (stop strings, bad words,
             structured output, `chat`) is refused.
         trust_remote_code: run Python code that comes with the model.
-        tensor_parallel_size: ranks that share each layer.
+        tensor_parallel_size: ranks that share each layer. `pipeline_parallel_size` is among `kwargs`: stages that the layers are cut into.
         dtype: "auto", "float32", "float16", "bfloat16", or a torch.dtype.
         quantization: how linear layers hold their weights; None: as they are.
         revision, tokenizer_revision: branch, tag or commit on the hub.

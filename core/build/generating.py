@@ -21,7 +21,6 @@ from .. import models
 from ..adapters.installed import Installed
 from ..adapters.merged import adapter_to_merge, merged, unties
 from ..engine.graphs import CudaRecorder, StepGraphs, StepSizes
-from ..engine.runner import Runner
 from ..engine.static_inputs import StaticInputs
 from ..errors import ConfigError, EngineError
 from ..layers.rope import Ropes
@@ -29,14 +28,17 @@ from ..media.files import takes_images, takes_sounds
 from ..memory import kv_cache, state_pools
 from ..memory.device_memory import MemoryPlan, memory_of
 from ..memory.swapper import Swapper
+from ..models.any_rows import takes_any_rows
 from ..models.decoder import Decoder
 from ..models.encoder_decoder import EncoderDecoder
 from ..models.hf import loading as hf_loading
 from ..models.hf.model import HFModel
 from ..models.hf.trial import warn_if_rows_differ
 from ..models.language_model import LanguageModel
-from ..parallel.group import Group, current, sharding
+from ..parallel.group import current, sharding
+from ..parallel.met import ALONE, Met
 from ..parallel.sizes import check_size
+from ..parallel.stages import as_stage
 from ..quant import SCHEMES
 from ..quant.choice import HEAD, Choose
 from ..quant.stored import AsStored, Stored
@@ -55,6 +57,7 @@ from .decoder_prompts import forbidden_tokens
 from .offload import CudaCopier, Offload, plan_offload
 from .probe import make_rows_alike
 from .profile import run_largest_steps
+from .stage_runner import StageRunner
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +72,12 @@ class Room(NamedTuple):
     num_host_blocks: int
     """In CPU memory."""
     num_states: int
+    any_rows: int
+    """1: steps need not be padded, see `Runner.any_rows`."""
+
+
+#: Of ranks that keep nothing of the kind.
+_NO_LIMIT = 2**31
 
 
 @dataclass(frozen=True)
@@ -84,12 +93,14 @@ class Loaded:
     device: torch.device
     ops_are_plain: bool
     """Nothing stands in the place of the backend."""
+    met: Met = ALONE
 
-    def runner(self, config: EngineConfig, room: Room) -> Runner:
+    def runner(self, config: EngineConfig, room: Room) -> StageRunner:
         """Takes the memory of the cache and the pools."""
         caches = kv_cache.allocate(self.ops, self.shape, room.num_blocks, config.block_size, self.device)
         pools = state_pools.allocate(self.states, room.num_states, self.device)
-        runner = Runner(self.model, self.ops, caches, config.block_size, self.device, pools)
+        runner = StageRunner(self.model, self.ops, caches, config.block_size, self.device, pools, self.met.before, self.met.after)
+        runner.any_rows = bool(room.any_rows)
         if config.enable_lora:
             runner.adapters = installed(self.model, DTYPES[config.dtype], self.device)
         if room.num_host_blocks:
@@ -115,33 +126,35 @@ class Loaded:
             return f"the {self.ops.name} kernels read lengths from the device"
         if config.cpu_offload_gb:
             return "cpu_offload_gb moves weights"
+        if self.met.place.stage.count > 1:
+            return "stages of a pipeline wait for each other"
         if self.model.stack.has_experts:
             return "which experts have rows is known step by step"
         return "" if self.ops_are_plain else "operations are timed one by one"
 
 
-def load(config: EngineConfig, source: ModelSource, group: Group, wrap_ops: Callable[[Ops], Ops] | None = None) -> Loaded:
-    """The weights of one rank of `group`, on its device."""
-    device, dtype = device_of(config, group.rank), DTYPES[config.dtype]
-    backend = load_kernels(config, device, group.size if device.type == "cpu" else 1)
+def load(config: EngineConfig, source: ModelSource, met: Met, wrap_ops: Callable[[Ops], Ops] | None = None) -> Loaded:
+    """The weights of one rank, on its device."""
+    device, dtype = device_of(config, met.place.number), DTYPES[config.dtype]
+    backend = load_kernels(config, device, config.num_ranks if device.type == "cpu" else 1)
     ops = backend if wrap_ops is None else wrap_ops(backend)
     if why := backend.kv_refusal(kv_cache.kv_dtype(config, dtype)):
         raise ConfigError(f"kv_cache_dtype={config.kv_cache_dtype}: {why}")
     memory = None if config.kv_size_is_given else memory_of(device)
     plan = None if memory is None else MemoryPlan(memory, config.gpu_memory_utilization)
-    with sharding(group):
+    with sharding(met.group), as_stage(met.place.stage):
         model = load_model(config, source, ops, dtype, device)
     with torch.inference_mode():
-        make_rows_alike(backend, chain(model.linears(), [model.head]), dtype, device)
+        make_rows_alike(backend, chain(model.linears(), [model.head] if met.place.stage.is_last else []), dtype, device)
         if isinstance(model, HFModel):
             warn_if_rows_differ(model, dtype)
     shape = kv_cache.KVShape(model.caches, kv_cache.kv_dtype(config, dtype))
-    sharers = group.size * config.data_parallel_size if device.type == "cpu" else 1  # processes in one machine's memory
+    sharers = config.num_ranks * config.data_parallel_size if device.type == "cpu" else 1  # processes in one machine's memory
     states = state_pools.StateShape(model.states, dtype)
     usage, free = None, kv_cache.free_memory(device) // sharers
     if plan is not None:
         _allocate_rope(model, config.max_model_len, device)
-        usage = plan.measure(lambda: run_largest_steps(model, ops, shape, states, config, device, draws=group.rank == 0))
+        usage = plan.measure(lambda: run_largest_steps(model, ops, shape, states, config, device, draws=met.place.number == 0))
         free = kv_cache.free_memory(device) // sharers
     if config.enable_lora:  # they come later, and there must be room for them
         adapters = config.max_cpu_loras * installed(model, dtype, device).bytes_of(config.max_lora_rank)
@@ -150,8 +163,11 @@ def load(config: EngineConfig, source: ModelSource, group: Group, wrap_ops: Call
     num_blocks = kv_cache.choose_num_blocks(config, shape, free, usage, state_bytes=states.bytes_of(num_states))
     if plan is None:  # no sequence is longer than the cache
         _allocate_rope(model, min(config.max_model_len, num_blocks * config.block_size), device)
-    room = Room(num_blocks, 0 if num_states else kv_cache.choose_num_host_blocks(config, shape), num_states)
-    return Loaded(model, ops, shape, states, room, device, wrap_ops is None)
+    if isinstance(model, Decoder) and model.stack.states and not num_states:  # of another stage's layers
+        num_states = _NO_LIMIT
+    num_host_blocks = 0 if num_states else kv_cache.choose_num_host_blocks(config, shape) if shape.caches else _NO_LIMIT
+    any_rows = device.type == "cpu" and takes_any_rows(model)
+    return Loaded(model, ops, shape, states, Room(num_blocks, num_host_blocks, num_states, any_rows), device, wrap_ops is None, met)
 
 
 def installed(model: LanguageModel, dtype: torch.dtype, device: torch.device) -> Installed:
@@ -160,7 +176,8 @@ def installed(model: LanguageModel, dtype: torch.dtype, device: torch.device) ->
         raise ConfigError(f"enable_lora: {_NO_ENCODER}")
     if not isinstance(model, Decoder):
         raise ConfigError("enable_lora: the model runs in transformers' code, whose layers take no adapters here; leave it out")
-    return Installed(model.stack, model.ops, model.linears(), model.head, model.embedding, dtype, device)
+    words = model.embedding if model.stage.is_first else None
+    return Installed(model.stack, model.ops, model.linears(), model.head, words, dtype, device)
 
 
 def _allocate_rope(model: LanguageModel, num_positions: int, device: torch.device) -> None:
@@ -308,6 +325,8 @@ def _offload(config: EngineConfig, model: Decoder | EncoderDecoder, dtype: torch
         return None
     if isinstance(model, EncoderDecoder):
         raise ConfigError(f"cpu_offload_gb: {_NO_ENCODER}")
+    if config.pipeline_parallel_size > 1:
+        raise ConfigError("cpu_offload_gb: stages of a pipeline keep their weights on their GPUs; leave pipeline_parallel_size at 1")
     free = kv_cache.free_memory(torch.device("cpu")) // (current().size * config.data_parallel_size)
     return plan_offload(config, model, dtype, device, CudaCopier(device), free)
 

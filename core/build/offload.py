@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, EngineError
-from ..models.decoder import Decoder, DecoderLayer
+from ..models.decoder import Decoder
+from ..models.decoder_layer import DecoderLayer
 from ..quant.base import LinearMethod
 from ..settings.config import EngineConfig
 

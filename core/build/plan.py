@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..engine.limits import Limits
 from ..errors import ConfigError, ModelError
 from ..parallel.sizes import check_size
+from ..parallel.stages import check_stages
 from ..pooling.dense_files import check_dense
 from ..pooling.late import need_tokenizer
 from ..pooling.recipe import Recipe
@@ -202,6 +203,8 @@ class Plan:
         caches = self.spec.caches
         if not caches or (self.config.num_gpu_blocks_override is None and self.config.kv_cache_memory_bytes is None):
             return None
+        if self.config.pipeline_parallel_size > 1 and self.config.num_gpu_blocks_override is None:
+            return None  # each stage has as much memory, and which layers it has is known once the model is built
         from ..memory.kv_cache import KVShape, budget_of, choose_num_blocks, kv_dtype
         from ..memory.state_pools import StateShape, choose_num_states
         from .generating import DTYPES
@@ -246,11 +249,14 @@ def make_plan(
         for dense in () if recipe is None else recipe.dense:
             check_dense(dense, source)
     if task == "generate":
+        check_stages(spec, args.pipeline_parallel_size, ours=spec.in_our_code(args.model_impl))
         check_size(spec, args.tensor_parallel_size, whole_experts=args.enable_expert_parallel)
         if args.kv_cache_dtype == "int8" and any(cache.latent for cache in spec.caches):
             raise ConfigError(f"kv_cache_dtype=int8: model {source.name!r} keeps latents, which stay in its dtype; leave it out")
         if args.load_format != "dummy" and source.has_weights and args.quantization in (None, *METHODS):
             check_groups(source, spec, args.tensor_parallel_size, whole_experts=args.enable_expert_parallel)
+    elif args.pipeline_parallel_size > 1:
+        raise ConfigError("pipeline_parallel_size: models that pool are not cut into stages yet; leave it at 1, or set data_parallel_size")
     elif args.tensor_parallel_size > 1:
         raise ConfigError("tensor_parallel_size: models that pool are not shared yet; leave it at 1, or set data_parallel_size")
     tokenizer_source, tokenizer = find_tokenizer(args, source)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,12 +12,13 @@ from infer.kernels.ops import Ops, SamplingRows
 from infer.kernels.state import NULL_STATE
 
 from ..engine.batch import Batch, padded_rows
-from ..engine.runner import Runner
 from ..memory import kv_cache, state_pools
 from ..memory.kv_cache import KVShape
 from ..memory.state_pools import StateShape
+from ..models.decoder import Decoder
 from ..models.language_model import LanguageModel
 from ..settings.config import EngineConfig
+from .stage_runner import StageRunner
 
 #: The one block of the cache that all sequences write to and read.
 _BLOCK = 1
@@ -35,11 +38,34 @@ def run_largest_steps(
         draws: whether this rank has the logits.
     """
     caches = kv_cache.allocate(ops, shape, 1, config.block_size, device)
-    runner = Runner(model, ops, caches, config.block_size, device, state_pools.allocate(states, 0, device))
+    pools = state_pools.allocate(states, 0, device)
     for num_seqs in sorted({config.max_num_seqs, min(config.max_num_seqs, _FEW)}):
-        logits = runner.run(largest_batch(config, num_seqs))
+        batch = largest_batch(config, num_seqs)
+        before, after = neighbours(model, len(batch.tokens), states.dtype, device)
+        logits = StageRunner(model, ops, caches, config.block_size, device, pools, before, after).run(batch)
         if draws:
             _draw(ops, logits, config.max_logprobs)
+
+
+class Nobody:
+    """In the place of another stage: gives the same tensors again and again, and takes what comes."""
+
+    def __init__(self, *tensors: Tensor) -> None:
+        self._tensors = tensors
+
+    def send(self, tensors: Sequence[Tensor]) -> None:
+        pass
+
+    def receive(self) -> list[Tensor]:
+        return [tensor.clone() for tensor in self._tensors]
+
+
+def neighbours(model: LanguageModel, rows: int, dtype: torch.dtype, device: torch.device) -> tuple[Nobody | None, Nobody | None]:
+    """Channels for a stage that is alone for now, of steps of so many rows."""
+    if not isinstance(model, Decoder) or model.stage.count == 1:
+        return None, None
+    x = torch.zeros(rows, model.stack.hidden_size, dtype=dtype, device=device)
+    return None if model.stage.is_first else Nobody(x, x), None if model.stage.is_last else Nobody()
 
 
 def largest_batch(config: EngineConfig, num_seqs: int) -> Batch:

@@ -29,9 +29,9 @@ def serve(wire: Wire, payload: Mapping[str, Any]) -> None:
 def _serve(wire: Wire, payload: Mapping[str, Any], config: EngineConfig, device: torch.device) -> None:
     wire.send_json("started")
     wire.receive_json()  # the others have too: none waits for another's start when they meet
-    joined = meet(config, payload["rank"], payload["folder"], payload["memory"], lambda: "")  # rank 0 sees who is gone, and ends this one
-    joined.greet(device)
-    loaded = load(config, find_model(config), joined)
+    met = meet(config, payload["rank"], payload["folder"], payload["shared"], lambda: "")  # rank 0 sees who is gone, and ends this one
+    met.greet(device)
+    loaded = load(config, find_model(config), met)
     wire.send_json([*loaded.room])
     runner = loaded.runner(config, Room(*wire.receive_json()))
     wire.send_json("ready")
@@ -43,7 +43,7 @@ def _serve(wire: Wire, payload: Mapping[str, Any], config: EngineConfig, device:
             continue
         batch = Batch.from_arrays(arrays)
         if batch.asks_back:
-            runner.drawn = joined.broadcast(torch.empty(num_drawn, dtype=torch.int64, device=device))
+            runner.drawn = met.group.broadcast(torch.empty(num_drawn, dtype=torch.int64, device=device))
         num_drawn = batch.num_logits
         runner.run(batch, _drop if batch.num_prompt_logits else None)
 

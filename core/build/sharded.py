@@ -19,9 +19,10 @@ from infer.kernels.ops import KVCache, Ops
 from ..adapters.weights import AdapterWeights
 from ..engine.batch import Batch
 from ..engine.runner import Runner, TakePiece
+from ..errors import AdapterError
 from ..models.language_model import LanguageModel
-from ..parallel import group
 from ..parallel.group import Lost
+from ..parallel.met import ALONE, Met
 from ..parallel.ranks import Ranks
 from ..parallel.watch import Watch
 from ..parallel.wire import pack_arrays
@@ -30,10 +31,11 @@ from ..settings.config import EngineConfig
 from ..weights.source import ModelSource
 from .generating import Room, device_of, load
 from .meeting import meet, shared_memory
+from .stage_runner import StageRunner
 
 
-class ShardedRunner(Runner):
-    """Rank 0's runner: every batch goes to the others first."""
+class ShardedRunner(StageRunner):
+    """Rank 0's runner: every batch goes to the others first. It is of the last stage, if there are several."""
 
     def __init__(
         self,
@@ -44,19 +46,32 @@ class ShardedRunner(Runner):
         device: torch.device,
         pools: Sequence[Sequence[Tensor]],
         ranks: Ranks,
-        joined: group.Group,
+        met: Met,
+        room: Room,
         watch: Watch | None = None,
     ) -> None:
-        super().__init__(model, ops, caches, block_size, device, pools)
+        super().__init__(model, ops, caches, block_size, device, pools, met.before)
         self.ranks = ranks
-        self.group = joined
+        self.group, self._stage, self._room = met.group, met.place.stage, room
         self.watch = watch
         """Ends a wait for the device that has no end by itself; None if there is no such wait."""
 
     @property
+    def num_states(self) -> int:
+        """What all ranks have room for: this one's layers may keep none."""
+        return self._room.num_states
+
+    @property
+    def num_stages(self) -> int:
+        return self._stage.count
+
+    @property
     def can_be_shared(self) -> bool:
-        """False: the other ranks do one step after the other."""
+        """Ranks exchange in the order of steps."""
         return False
+
+    def begin(self, batch: Batch) -> None:
+        self.ranks.send(pack_arrays(batch.arrays()))
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -71,11 +86,15 @@ class ShardedRunner(Runner):
         self.ranks.close()
 
     def load_adapter(self, slot: int, adapter: AdapterWeights) -> None:
+        if adapter.config.bases and not self._stage.is_first:  # the first stage has the embedding, and only a rank's own fault ends here
+            path = adapter.config.path
+            raise AdapterError(f"adapter {path} has an embedding or a head of its own, which a pipeline does not take; merge it with PEFT")
         super().load_adapter(slot, adapter)  # what does not fit here is not sent
         self.ranks.send(pack_arrays(adapter.arrays(slot)))
 
     def run(self, batch: Batch, take_prompt: TakePiece | None = None) -> Tensor:
-        self.ranks.send(pack_arrays(batch.arrays()))
+        if self._stage.count == 1:
+            self.begin(batch)
         try:
             if batch.asks_back:  # this rank drew them
                 assert self.drawn is not None
@@ -94,9 +113,9 @@ def build_runner(config: EngineConfig, source: ModelSource, wrap_ops: Callable[[
     Raises ModelError, ConfigError, EngineError.
     """
     with on(device_of(config, 0)):
-        if config.tensor_parallel_size > 1:
+        if config.num_ranks > 1:
             return _build_sharded(config, source, wrap_ops)
-        loaded = load(config, source, group.SINGLE, wrap_ops)
+        loaded = load(config, source, ALONE, wrap_ops)
         return loaded.runner(config, loaded.room), loaded.room.num_blocks
 
 
@@ -105,11 +124,11 @@ def _build_sharded(config: EngineConfig, source: ModelSource, wrap_ops: Callable
 
     Raises what any of them raises; then none is left.
     """
-    size = config.tensor_parallel_size
     folder = tempfile.mkdtemp(prefix="infer-ranks-")  # for its owner alone
-    memory = shared_memory(config)
+    shared = shared_memory(config, source.spec(config.hf_overrides))
+    memory = None if shared is None else shared["descriptor"]
     try:
-        payloads = [{"config": _plain(config), "rank": rank, "folder": folder, "memory": memory} for rank in range(1, size)]
+        payloads = [{"config": _plain(config), "rank": rank, "folder": folder, "shared": shared} for rank in range(1, config.num_ranks)]
         ranks = Ranks("infer.core.build.rank", payloads, noun="rank", first=1, stall_timeout=config.stall_timeout, inherited=memory)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -121,18 +140,18 @@ def _build_sharded(config: EngineConfig, source: ModelSource, wrap_ops: Callable
         ranks.receive_json()  # they have imported all they need
         ranks.send_json("meet")
         device = device_of(config, 0)
-        joined = meet(config, 0, folder, memory, ranks.missing)
-        watch = None
+        met, watch = meet(config, 0, folder, shared, ranks.missing), None
         if device.type == "cuda":  # a CPU's collectives notice by themselves what becomes of the others
-            ranks.at_end(joined.abort)
-            watch = Watch(ranks.workers, joined.abort, stall_timeout=config.stall_timeout)
+            ranks.at_end(met.abort)
+            watch = Watch(ranks.workers, met.abort, stall_timeout=config.stall_timeout)
             ranks.at_end(watch.stop)
-        joined.greet(device)
-        loaded = load(config, source, joined, wrap_ops)
+        met.greet(device)
+        loaded = load(config, source, met, wrap_ops)
         room = Room(*map(min, zip(loaded.room, *ranks.receive_json(), strict=True)))
         ranks.send_json([*room])
         plain = loaded.runner(config, room)
-        runner = ShardedRunner(plain.model, plain.ops, plain.caches, plain.block_size, plain.device, plain.pools, ranks, joined, watch)
+        runner = ShardedRunner(plain.model, plain.ops, plain.caches, plain.block_size, plain.device, plain.pools, ranks, met, room, watch)
+        runner.any_rows = plain.any_rows
         runner.swapper, runner.graphs, runner.adapters = plain.swapper, plain.graphs, plain.adapters
         ranks.receive_json()  # they have taken their memory
     except Lost as error:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..layers.linear import Linear
 from ..layers.mlp import MLP
 from ..layers.norm import Norm
-from ..models.decoder import DecoderLayer
+from ..models.decoder_layer import DecoderLayer
 from .watched import Inputs, Watched
 
 #: Strengths that are tried, beside none at all.

@@ -13,7 +13,8 @@ from infer.kernels.ops import ROW_MULTIPLE, AttentionMeta, Ops
 from ..layers.linear import Linear
 from ..memory import kv_cache
 from ..memory.kv_cache import KVShape
-from ..models.decoder import Decoder, DecoderLayer, LayerMemory
+from ..models.decoder import Decoder
+from ..models.decoder_layer import DecoderLayer, LayerMemory
 from .watched import Inputs, Watched
 
 _CPU = torch.device("cpu")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+from weakref import proxy
 
 from ..adapters.books import AdapterBooks, Registry
 from ..adapters.weights import AdapterWeights
@@ -28,6 +29,7 @@ from .blocks import BlockManager
 from .lanes.company import Company
 from .lanes.crew import Crew
 from .lanes.lane import Lane, Planned
+from .lanes.pipeline import Pipeline
 from .lifetimes import Lifetimes
 from .limits import Limits
 from .overlap import Step, may_go_ahead, wanted
@@ -116,8 +118,11 @@ class Engine:
 
         self._lane = lane(self.scheduler)
         """The first, and the only one unless there is a crew."""
-        self._crew: Crew | None = None
-        if config.lanes > 1 and runner.can_be_shared:
+        self._crew: Crew | Pipeline | None = None
+        if runner.num_stages > 1:
+            others = [lane(self.scheduler.beside()) for _ in range(runner.num_stages - 1)]
+            self._crew = Pipeline(proxy(self), [self._lane, *others])
+        elif config.lanes > 1 and runner.can_be_shared:
             others = [lane(self.scheduler.beside()) for _ in range(config.lanes - 1)]
             company = None if config.lanes_always else Company(config.threads)
             self._crew = Crew(self, [self._lane, *others], config.threads, company)

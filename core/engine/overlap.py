@@ -101,6 +101,8 @@ def wanted(config: EngineConfig) -> bool:
 
     A CPU computes in the thread that calls, so there is nothing beside it; and drafts come after tokens that are known.
     """
+    if config.pipeline_parallel_size > 1:  # other batches are beside it already
+        return False
     return config.device != "cpu" and not config.disable_async_output_proc and config.speculation == "off"
 
 

@@ -82,6 +82,14 @@ class Runner:
         return len(self.pools[0][0]) - 1 if self.pools else 0
 
     @property
+    def num_stages(self) -> int:
+        """Batches that may be on their way through the model at a time, which `begin` was called with."""
+        return 1
+
+    def begin(self, batch: Batch) -> None:
+        """Says that a batch will be run, after all that this was said of before. Only where there are several stages."""
+
+    @property
     def can_be_shared(self) -> bool:
         """True if threads may run batches at a time: on a CPU, with a model in our code, which keeps nothing of a batch."""
         return self.device.type == "cpu" and isinstance(self.model, Decoder)
@@ -100,19 +108,22 @@ class Runner:
         Args:
             take_prompt: is called with the logits of the batch's prompt tokens, if it has any that are wanted.
         """
-        if self.any_rows and not batch.num_prompt_logits:
-            batch = batch.unpadded()
-        batch = self.move(batch)
-        size = None if self.graphs is None else self.graphs.size_of(batch)
-        if self.graphs is None or size is None:
-            hidden = self._forward(batch)
-        else:
-            hidden = self.graphs.run(batch, size, self._complete)
+        batch, hidden = self.compute(batch)
         if take_prompt is not None:
             self._read_prompt(hidden, batch, take_prompt)
         if not batch.num_logits:
             return hidden.new_empty(0, self.model.vocab_size)
         return self._logits(hidden, batch, 0, batch.prompt_start)[: batch.num_logits]
+
+    def compute(self, batch: Batch) -> tuple[Batch, Tensor]:
+        """The batch as it is computed, and hidden states of its `logit_rows`."""
+        if self.any_rows and not batch.num_prompt_logits:
+            batch = batch.unpadded()
+        batch = self.move(batch)
+        size = None if self.graphs is None else self.graphs.size_of(batch)
+        if self.graphs is None or size is None:
+            return batch, self._forward(batch)
+        return batch, self.graphs.run(batch, size, self._complete)
 
     @torch.inference_mode()
     def move(self, batch: Batch) -> Batch:
@@ -149,7 +160,11 @@ class Runner:
             given = GivenEmbeds(self._tensor(batch.virtual_rows), self._tensor(batch.embeds))
         if len(batch.grid):
             positions = self._tensor(batch.grid)
-        return self.model.forward(self._complete(tokens), positions, self.caches, meta, rows, self.pools, given)
+        return self.through(self._complete(tokens), positions, meta, rows, given)
+
+    def through(self, tokens: Tensor, positions: Tensor, meta: AttentionMeta, rows: Tensor, given: GivenEmbeds | None) -> Tensor:
+        """Hidden states of `rows`."""
+        return self.model.forward(tokens, positions, self.caches, meta, rows, self.pools, given)
 
     def _prompts(self, batch: Batch) -> Prompts:
         sequences, starts = prompts_of(batch.query_start)

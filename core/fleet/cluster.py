@@ -67,7 +67,7 @@ def resources_of(config: EngineConfig, nodes: list[Mapping[str, float]]) -> dict
 
     Raises ConfigError where settings contradict each other.
     """
-    ranks = config.tensor_parallel_size
+    ranks = config.num_ranks
     wanted = {name: float(count) for name, count in config.resources.items()}
     if config.device != "cpu" and wanted.setdefault("GPU", ranks) < ranks:
         raise ConfigError(f"resources: each replica has {ranks} ranks, which take {ranks} GPUs, not {wanted['GPU']:g}")

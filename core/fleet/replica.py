@@ -146,7 +146,7 @@ def payloads(config: EngineConfig, recipe: Recipe | None) -> list[dict[str, Any]
 
 def devices(config: EngineConfig) -> list[EngineConfig]:
     """The configuration of each replica: GPUs are taken in order, as many as it has ranks; cores are shared out."""
-    count, ranks = config.data_parallel_size, config.tensor_parallel_size
+    count, ranks = config.data_parallel_size, config.num_ranks
     kind, _, first = config.device.partition(":")
     if kind == "cpu":
         return [replace(config, threads=max(1, config.threads // count), lanes=_lanes(config))] * count

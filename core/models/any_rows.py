@@ -6,7 +6,8 @@ from itertools import chain
 
 from ..layers.attention import Attention
 from ..layers.mlp import MLP
-from .decoder import Decoder, DecoderLayer
+from .decoder import Decoder
+from .decoder_layer import DecoderLayer
 from .language_model import LanguageModel
 
 
@@ -18,7 +19,8 @@ def takes_any_rows(model: LanguageModel) -> bool:
         return False
     if model.per_layer is not None or not all(map(_by_kernels, model.layers)):
         return False
-    ends = [linear for linear in (model.projection, model.output_projection, model.head) if linear is not None]
+    entry, end = model.projection if model.stage.is_first else None, (model.output_projection, model.head) if model.stage.is_last else ()
+    ends = [linear for linear in (entry, *end) if linear is not None]
     # Not `model.linears()`: it has each layer brought where it is computed, and nothing is.
     return all(linear.method.any_rows for linear in chain(ends, *(layer.linears() for layer in model.layers)))
 

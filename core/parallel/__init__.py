@@ -1,7 +1,10 @@
-"""Processes that compute one model together (tensor parallel), or one job with several engines (data parallel).
+"""Processes that compute one model together (tensor and pipeline parallel), or one job with several engines (data parallel).
 
 group.py    the ranks as a layer sees them: all_reduce, gather; one rank is the trivial case
-shared_memory.py   the same for ranks on a CPU, through memory that they share
+stages.py   which layers a stage of a pipeline has, and which ranks it has
+channel.py  hidden states from one stage to the next
+shared_memory.py   both for ranks on a CPU, through memory that they share
+met.py      those that a rank exchanges with
 sizes.py    which numbers of ranks a model can be shared by, and what each rank holds
 wire.py     frames of bytes and of ints between the parent and its processes
 worker.py   what such a process runs: `python -m infer.core.parallel.worker`

@@ -71,22 +71,22 @@ class TorchGroup(Group):
     """
 
     def __init__(self, backend: Any, *, ordered: bool, whole_experts: bool = False) -> None:
-        self._backend = backend
+        self.backend = backend
         self.whole_experts = whole_experts
         self.rank = backend.rank()
         self.size = backend.size()
         self._ordered = ordered
 
     def abort(self) -> None:
-        self._backend.abort()
+        self.backend.abort()
 
     def all_reduce(self, x: Tensor) -> Tensor:
         x = x.contiguous()
         if not self._ordered:
-            _wait(lambda: self._backend.allreduce([x]))
+            _wait(lambda: self.backend.allreduce([x]))
             return x
         parts = [torch.empty_like(x) for _ in range(self.size)]
-        _wait(lambda: self._backend.allgather([[_bytes(part) for part in parts]], [_bytes(x)]))
+        _wait(lambda: self.backend.allgather([[as_bytes(part) for part in parts]], [as_bytes(x)]))
         total = parts[0].float() if x.dtype != torch.float32 else parts[0]
         for part in parts[1:]:
             total += part
@@ -97,14 +97,14 @@ class TorchGroup(Group):
         parts = [torch.empty_like(x) for _ in range(self.size)] if self.rank == 0 else []
         options = dist.GatherOptions()
         options.rootRank = 0
-        _wait(lambda: self._backend.gather([[_bytes(part) for part in parts]] if parts else [], [_bytes(x)], options))
+        _wait(lambda: self.backend.gather([[as_bytes(part) for part in parts]] if parts else [], [as_bytes(x)], options))
         return torch.cat(parts, dim=1) if parts else x
 
     def broadcast(self, x: Tensor) -> Tensor:
         x = x.contiguous()
         options = dist.BroadcastOptions()
         options.rootRank = 0
-        _wait(lambda: self._backend.broadcast([x], options))
+        _wait(lambda: self.backend.broadcast([x], options))
         return x
 
 
@@ -115,9 +115,9 @@ def _wait(begin: Callable[[], Any]) -> None:
         raise Lost(str(error).splitlines()[0]) from error
 
 
-def _bytes(x: Tensor) -> Tensor:
+def as_bytes(x: Tensor) -> Tensor:
     """A tensor's memory as plain bytes, which every backend moves whatever the dtype."""
-    return x.view(-1).view(torch.uint8)
+    return x.reshape(-1).view(torch.uint8)
 
 
 #: torch's own watchers of NCCL would end this process, which is the caller's on rank 0: they are to end collectives alone, after which
@@ -126,20 +126,29 @@ _NCCL = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "2", "TORCH_NCCL_ENABLE_MONITORING":
 
 
 def join(
-    folder: str, rank: int, size: int, *, device: torch.device, stall_timeout: float, deterministic: bool, whole_experts: bool = False
+    folder: str,
+    rank: int,
+    size: int,
+    *,
+    device: torch.device,
+    stall_timeout: float,
+    deterministic: bool,
+    whole_experts: bool = False,
+    name: str = "ranks",
 ) -> TorchGroup:
-    """Meets the other ranks through a file in `folder`, which must stay as long as any of them. Raises EngineError where it cannot.
+    """Meets the other ranks through the file `name` in `folder`, which must stay as long as any of them. Raises EngineError where it
+    cannot.
 
     On a CPU the exchange goes through this machine's loopback alone (GLOO_SOCKET_IFNAME), and always in the order of ranks.
     """
     timeout = timedelta(seconds=stall_timeout)
     cuda = device.type == "cuda"
     try:
-        store = dist.FileStore(f"{folder}/ranks", size)
+        store = dist.FileStore(f"{folder}/{name}", size)
         store.set_timeout(timeout)
         if cuda:
-            for name, value in _NCCL.items():
-                os.environ.setdefault(name, value)
+            for variable, value in _NCCL.items():
+                os.environ.setdefault(variable, value)
             options = dist.ProcessGroupNCCL.Options()
             options._timeout = timeout
             backend: Any = dist.ProcessGroupNCCL(store, rank, size, options)

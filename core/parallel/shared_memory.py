@@ -7,12 +7,14 @@ whether all are there. The layout is drawn in kernels/cpu/src/exchange.cpp.
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -21,7 +23,8 @@ from torch import Tensor
 from infer.kernels.cpu.library import DTYPES, function
 
 from ..errors import EngineError
-from .group import Group, Lost
+from .channel import HEAD, head_of, room_of, told_by
+from .group import Group, Lost, as_bytes
 
 #: Bytes of a line of memory: a number that others wait for is alone on its own.
 LINE = 64
@@ -32,6 +35,10 @@ _LOOK = 100_000_000
 
 _share_sum = function("infer_share_sum", "ppppiiiiii")
 _share_columns = function("infer_share_columns", "ppppiiiiii")
+_share_set = function("infer_share_set", "pi")
+_share_wait = function("infer_share_wait", "ppii")
+
+_HEAD = 8 * HEAD
 
 
 def new_memory(num_bytes: int) -> int:
@@ -130,3 +137,97 @@ class SharedGroup(Group):
             return bool(self._state[3])
 
         self._patience.wait(attempt)
+
+
+class SharedChannel:
+    """A channel from one rank to another through shared memory. What is received lies in it.
+
+    Numbers of pieces, each on a line of its own, then the slots:
+
+        [ sent | taken | 0 | 1 | ... ]      each slot: the head, then up to `slot` bytes of the message
+
+    A message that is larger goes in several pieces.
+    """
+
+    def __init__(self, memory: Tensor, slots: int, slot: int, patience: Patience) -> None:
+        assert len(memory) == channel_bytes(slots, slot)
+        self._sent_line, self._taken_line = memory[:LINE], memory[LINE : 2 * LINE]
+        self._slots = memory[2 * LINE :].view(slots, _HEAD + slot)
+        self._slot, self._patience = slot, patience
+        self._number = self._held = 0
+        self._came = torch.zeros(1, dtype=torch.int64)
+
+    def send(self, tensors: Sequence[Tensor]) -> None:
+        head = head_of(tensors)
+        total = int(head[0])
+        if total <= self._slot:
+            place = self._free_slot(head)
+            for tensor in tensors:
+                place[: tensor.nbytes].copy_(as_bytes(tensor))
+                place = place[room_of(tensor) :]
+            self._post()
+            return
+        whole = torch.zeros(total, dtype=torch.uint8)
+        for at, tensor in zip(accumulate(map(room_of, tensors), initial=0), tensors, strict=False):
+            whole[at : at + tensor.nbytes].copy_(as_bytes(tensor))
+        for piece in whole.split(self._slot):
+            self._free_slot(head)[: len(piece)].copy_(piece)
+            self._post()
+
+    def receive(self) -> list[Tensor]:
+        self._release()
+        slot = self._next_slot()
+        head = slot[:_HEAD].view(torch.int64)
+        told, total, data = told_by(head), int(head[0]), slot[_HEAD:]
+        if total > self._slot:
+            pieces = [data.clone()]
+            self._release()
+            while (left := total - self._slot * len(pieces)) > 0:
+                pieces.append(self._next_slot()[_HEAD:][:left].clone())
+                self._release()
+            data = torch.cat(pieces)
+        tensors = []
+        for dtype, shape in told:
+            size = math.prod(shape) * dtype.itemsize
+            tensors.append(data[:size].view(dtype).view(shape))
+            data = data[-(-size // LINE) * LINE :]
+        return tensors
+
+    def _release(self) -> None:
+        """What was received is not looked at any more."""
+        if self._held:
+            _share_set(self._taken_line, self._held)
+            self._held = 0
+
+    def _free_slot(self, head: Tensor) -> Tensor:
+        """The bytes of the next slot to write, with the head before them."""
+        self._wait(self._taken_line, self._number + 1 - len(self._slots))
+        slot = self._slots[self._number % len(self._slots)]
+        slot[:_HEAD].copy_(head.view(torch.uint8))
+        return slot[_HEAD:]
+
+    def _post(self) -> None:
+        self._number += 1
+        _share_set(self._sent_line, self._number)
+
+    def _next_slot(self) -> Tensor:
+        """The next slot to read, which is held from now on."""
+        self._wait(self._sent_line, self._number + 1)
+        slot = self._slots[self._number % len(self._slots)]
+        self._number += 1
+        self._held = self._number
+        return slot
+
+    def _wait(self, line: Tensor, number: int) -> None:
+        def attempt(nanoseconds: int) -> bool:
+            _share_wait(line, self._came, number, nanoseconds)
+            return bool(self._came[0])
+
+        if number > 0:
+            self._patience.wait(attempt)
+
+
+def channel_bytes(slots: int, slot: int) -> int:
+    """The bytes that a `SharedChannel` of so many slots of `slot` bytes takes; `slot` is a multiple of LINE."""
+    assert slot % LINE == 0
+    return 2 * LINE + slots * (_HEAD + slot)

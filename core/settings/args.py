@@ -315,7 +315,12 @@ class EngineArgs(AdapterArgs, MediaArgs, ParallelArgs, SpeculationArgs, LaterArg
         kind = device.partition(":")[0]
         parallel = choose_parallel(self, notes)
         if parallel["executor"] != "ray":
-            check_gpus(device, self.tensor_parallel_size, parallel["data_parallel_size"])
+            check_gpus(
+                device,
+                tensor_parallel_size=self.tensor_parallel_size,
+                pipeline_parallel_size=self.pipeline_parallel_size,
+                data_parallel_size=parallel["data_parallel_size"],
+            )
         kernels, kernel_build = choose_kernels(self.kernels, device, notes, require=self.require_kernels, build=compile_kernels)
         threads = choose_threads(self.threads)
         if threads.note:
@@ -348,14 +353,15 @@ class EngineArgs(AdapterArgs, MediaArgs, ParallelArgs, SpeculationArgs, LaterArg
             notes.append(Caution("quantize_lm_head has no effect without quantization"))
         swap_space = 0.0
         if kind == "cuda" and not pools and not spec.states:
-            ranks = self.tensor_parallel_size * parallel["data_parallel_size"]
+            ranks = self.tensor_parallel_size * self.pipeline_parallel_size * parallel["data_parallel_size"]
             swap_space = choose_swap_space(self.swap_space, is_given="swap_space" in names, ranks=ranks, total=total_memory(), notes=notes)
         if self.preemption_mode == "swap" and not swap_space and not pools:
             why = "with a model that keeps states, which are not swapped" if spec.states else "without swap_space"
             notes.append(Caution(f"preemption_mode=swap has no effect {'on cpu' if kind == 'cpu' else why}"))
         whole_experts = self._whole_experts(spec, notes)
-        if self.disable_custom_all_reduce and kind == "cpu" and not pools and self.tensor_parallel_size == 1:
-            notes.append(Caution("disable_custom_all_reduce has no effect with tensor_parallel_size=1"))
+        alone = self.tensor_parallel_size == self.pipeline_parallel_size == 1
+        if self.disable_custom_all_reduce and kind == "cpu" and not pools and alone:
+            notes.append(Caution("disable_custom_all_reduce has no effect with one rank"))
         same = {f.name: getattr(self, f.name) for f in fields(EngineConfig) if f.name in self.settings()}
         return EngineConfig(
             **{

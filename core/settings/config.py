@@ -63,7 +63,8 @@ class EngineConfig:
     max_logprobs: int  # -1: no limit
     logprobs_mode: str  # "raw_logprobs" or "processed_logprobs"
 
-    tensor_parallel_size: int  # ranks that share the model
+    tensor_parallel_size: int  # ranks that share the model, or each stage of it
+    pipeline_parallel_size: int  # stages that its layers are cut into
     enable_expert_parallel: bool  # each expert is one rank's
     disable_custom_all_reduce: bool  # ranks on a CPU exchange over sockets
     data_parallel_size: int  # engines that share the input
@@ -125,6 +126,11 @@ class EngineConfig:
     @property
     def has_encoder(self) -> bool:
         return self.encoder_len > 0
+
+    @property
+    def num_ranks(self) -> int:
+        """Processes that compute one model together."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
 
     @property
     def kv_size_is_given(self) -> bool:

@@ -48,16 +48,17 @@ def choose_num_seqs(default: int, device: str, notes: list[str]) -> int:
     return MOST_IN_LARGE_MEMORY
 
 
-def check_gpus(device: str, tensor_parallel_size: int, data_parallel_size: int) -> None:
+def check_gpus(device: str, *, tensor_parallel_size: int, pipeline_parallel_size: int, data_parallel_size: int) -> None:
     """Raises ConfigError if there are too few GPUs: each rank takes one, in order from `device`."""
-    needed = tensor_parallel_size * data_parallel_size
+    needed = tensor_parallel_size * pipeline_parallel_size * data_parallel_size
     if device == "cpu" or needed == 1:
         return
     import torch
 
     there = torch.cuda.device_count() - int(device.partition(":")[2])
     if needed > there:
-        sizes = f"tensor_parallel_size={tensor_parallel_size} and data_parallel_size={data_parallel_size}"
+        stages = f", pipeline_parallel_size={pipeline_parallel_size}" if pipeline_parallel_size > 1 else ""
+        sizes = f"tensor_parallel_size={tensor_parallel_size}{stages} and data_parallel_size={data_parallel_size}"
         raise ConfigError(f"{sizes} take {needed} GPUs, and from {device} on there are {there}; lower them, or take device=cpu")
 
 

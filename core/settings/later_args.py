@@ -16,9 +16,6 @@ _later = partial(setting, group="later", pending=True)
 class LaterArgs:
     """See `EngineArgs`."""
 
-    pipeline_parallel_size: int = _later(
-        1, "Ranks that share the stack of layers.", low=1, instead="to share a model, use tensor_parallel_size"
-    )
     ignore_patterns: list[str] | None = _later(None, "Files not to load.")
     config_format: str = _later("auto", "Format of the model's config.")
     hf_config_path: str | None = _later(None, "Take config.json from another place.")

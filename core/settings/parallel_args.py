@@ -35,6 +35,11 @@ class ParallelArgs:
     """See `EngineArgs`."""
 
     tensor_parallel_size: int = _parallel(1, "Ranks (processes, each with its GPU) that share each layer.", low=1)
+    pipeline_parallel_size: int = _parallel(
+        1,
+        "Stages that the layers are cut into, each with the ranks of tensor_parallel_size: as many batches are on their way at a time.",
+        low=1,
+    )
     enable_expert_parallel: bool = _parallel(
         False, "Give each rank of tensor_parallel_size some of a mixture's experts whole; else ranks share each expert."
     )

@@ -48,7 +48,6 @@ class Setting:
     open_low: bool = False  # the value must be above `low`, not at it
     size: bool = False  # an int that may be written "4GiB"
     pending: bool = False  # only the default works for now
-    instead: str = ""  # what to do until then, where there is something
     rule: Callable[[Any], str] | None = None  # what is wrong with a value otherwise fine, or ""
     repeats: bool = False  # a list that a flag gives one by one; a mapping of names is one too, of "name=value"
     metavar: str = ""  # how one value is written, where it repeats; an adapter's unless it is said
@@ -75,7 +74,7 @@ class Setting:
         if self.rule is not None and (wrong := self.rule(value)):
             raise ConfigError(f"{self.name} {wrong}")
         if self.pending and not self.choices and value != self.default:
-            raise ConfigError(f"{self.name}={_shown(value)} is not supported yet" + (f"; {self.instead}" if self.instead else ""))
+            raise ConfigError(f"{self.name}={_shown(value)} is not supported yet")
         return value
 
     def parse(self, text: str) -> Any:

@@ -80,6 +80,7 @@ class _Args(Protocol):
     num_speculative_tokens: int | None
     speculative_config: dict[str, Any] | None
     tensor_parallel_size: int
+    pipeline_parallel_size: int
     model_impl: str
 
 
@@ -103,10 +104,13 @@ def choose_speculation(args: _Args, spec: ModelSpec, *, kind: str, pools: bool, 
         notes.append(Caution(f"speculative_model has no effect with speculation={way}"))
     if way == "draft" and args.tensor_parallel_size > 1:
         raise ConfigError("speculation=draft: ranks that share a model have no draft model yet; leave tensor_parallel_size at 1")
+    if way == "draft" and args.pipeline_parallel_size > 1:
+        raise ConfigError("speculation=draft: stages of a pipeline have no draft model yet; leave pipeline_parallel_size at 1")
     number = args.num_speculative_tokens
     if number is not None and number != given.get("num_speculative_tokens", number):
         raise ConfigError("num_speculative_tokens is given twice, and another number in speculative_config; give one")
-    if way == "auto" and (kind != "cpu" or args.tensor_parallel_size > 1 or spec.states or not spec.in_our_code(args.model_impl)):
+    ranks = args.tensor_parallel_size * args.pipeline_parallel_size
+    if way == "auto" and (kind != "cpu" or ranks > 1 or spec.states or not spec.in_our_code(args.model_impl)):
         way = "off"
     if pools:
         way = "off"

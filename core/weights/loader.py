@@ -37,7 +37,7 @@ def load(
     ignore: frozenset[str] = frozenset(),
     frequencies: torch.Tensor | None = None,
 ) -> None:
-    """Fills `parameters` from `source`.
+    """Fills those of `parameters` that are held from `source`.
 
     Args:
         ignore: names of tensors that may be there without being used.
@@ -47,6 +47,7 @@ def load(
     """
     places = _places(parameters)
     compare(source.name, {name: users[0][1].shape for name, users in places.items()}, source.tensors(), ignore=ignore)
+    places = {name: held for name, users in places.items() if (held := [(one, part) for one, part in users if one.held])}
     cuts = {name: _common_cut(users) for name, users in places.items()}
     for name, tensor in source.stream({name: cut for name, cut in cuts.items() if cut is not None}):
         for parameter, part in places.get(name, ()):
@@ -75,6 +76,8 @@ def load_dummy(parameters: Iterable[Parameter], dtype: torch.dtype, device: torc
         else:
             tensor = torch.empty(shape).normal_(0, 1 / math.sqrt(shape[-1]), generator=generator)
         for parameter, part in users:
+            if not parameter.held:  # its numbers are drawn all the same, or those of others would be other ones
+                continue
             parameter.fill(part, tensor if part.cut is None else part.cut.of(tensor), dtype, device)
 
 

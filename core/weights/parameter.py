@@ -45,7 +45,7 @@ class Parameter:
             they are to be on.
     """
 
-    __slots__ = ("_missing", "_store", "_take", "_taken", "dtype", "parts", "shape", "tensor")
+    __slots__ = ("_missing", "_store", "_take", "_taken", "dtype", "held", "parts", "shape", "tensor")
 
     def __init__(
         self,
@@ -64,6 +64,8 @@ class Parameter:
         self.shape = (rows, *placed[0].held[1:])
         self.tensor: Tensor = torch.empty(0)
         self.dtype = dtype
+        self.held = True
+        """False of what another stage of a pipeline has: it is known by name and shape, and never filled."""
         self._store = store
         self._take = take
         self._taken: list[Value] = [self.tensor] * len(placed)

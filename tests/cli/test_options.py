@@ -99,10 +99,9 @@ class TestEngine:
                 "Error: Invalid value for '--max-num-seqs': max_num_seqs must be at least 1, not 0",
             ),
             (
-                ["--pipeline-parallel-size", "2"],
+                ["--pipeline-parallel-size", "0"],
                 {},
-                "Error: Invalid value for '--pipeline-parallel-size': pipeline_parallel_size=2 is not supported yet; "
-                "to share a model, use tensor_parallel_size",
+                "Error: Invalid value for '--pipeline-parallel-size': pipeline_parallel_size must be at least 1, not 0",
             ),
             (["-m", "x", "--config", "cpuu"], {}, "Error: no file or preset named 'cpuu'; did you mean 'cpu'? (presets: "),
             (["-m", "x"], {"INFER_SEED": "x"}, "Error: env INFER_SEED: seed must be an integer, not 'x'"),

@@ -59,10 +59,10 @@ def ended(child: subprocess.Popen[bytes]) -> tuple[int, str]:
 
 KINDS = {"ranks": ["--tensor-parallel-size", "2"], "engines": ["--data-parallel-size", "2"]}
 #: The same where the first loss ends the run.
-ENDING = {**KINDS, "engines": [*KINDS["engines"], "--max-restarts", "0"]}
+ENDING = {**KINDS, "engines": [*KINDS["engines"], "--max-restarts", "0"], "stages": ["--pipeline-parallel-size", "2"]}
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", list(ENDING))
 def test_a_killed_one_ends_the_run_and_resume_gives_the_same_bytes(
     job: Callable[..., subprocess.Popen[bytes]], wait_for: Callable[..., None], hold: Any, lines: Path, tmp_path: Path, kind: str
 ) -> None:
@@ -72,7 +72,7 @@ def test_a_killed_one_ends_the_run_and_resume_gives_the_same_bytes(
     child = job(out, *ENDING[kind])
     wait_for(lambda: begun(out), child)
     helpers = helpers_of(child)
-    assert len(helpers) == (1 if kind == "ranks" else 2)
+    assert len(helpers) == (2 if kind == "engines" else 1)
     helpers[-1].send_signal(signal.SIGKILL)
     gate.open()
     code, said = ended(child)

@@ -152,8 +152,7 @@ class Crew:
                 self._wake()
             return None
         planned = Planned(planned.schedule, engine.runner.move(planned.batch))
-        assert lane.scheduler.overruns is not None
-        lane.scheduler.overruns.in_flight = frozenset(planned.schedule.sequences)
+        lane.begun(planned.schedule)
         self._busy[number] = True
         self._wake()
         return planned
@@ -171,19 +170,13 @@ class Crew:
 
     def book(self, number: int, step: Step, samples: Samples, watch: Stopwatch) -> None:
         """Books a step that was computed; those of its sequences that were dropped meanwhile have no part in it."""
-        lane = self._lanes[number]
-        assert lane.scheduler.overruns is not None
-        step.drop(lane.scheduler.overruns.apart)
-        self._rest(number)
-        self.outputs += self._engine.book(lane, step, samples, watch)
+        self._rest(number, step)
+        self.outputs += self._engine.book(self._lanes[number], step, samples, watch)
         watch.count("commit")
 
-    def _rest(self, number: int) -> None:
-        """A lane's step is over: what it wrote to may be given away."""
-        overruns = self._lanes[number].scheduler.overruns
-        assert overruns is not None
-        overruns.in_flight = frozenset()
-        overruns.free()
+    def _rest(self, number: int, step: Step | None = None) -> None:
+        """A lane's step is over."""
+        self._lanes[number].ended(step)
         self._busy[number] = False
         self._wake()
 

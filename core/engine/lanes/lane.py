@@ -38,3 +38,17 @@ class Lane:
         self.prompt_logprobs = PromptLogprobs(sampler, lacking)
         self.step: Step | None = None
         """Begun in the last call of `Engine.step`, to be finished in the next: where steps overlap."""
+
+    def begun(self, schedule: Schedule) -> None:
+        """A step is on its way: what it writes to is not given away until it has ended."""
+        assert self.scheduler.overruns is not None
+        self.scheduler.overruns.in_flight = frozenset(schedule.sequences)
+
+    def ended(self, step: Step | None = None) -> None:
+        """It is over: those that were dropped meanwhile have no part in it, and what it wrote to may be given away."""
+        overruns = self.scheduler.overruns
+        assert overruns is not None
+        if step is not None:
+            step.drop(overruns.apart)
+        overruns.in_flight = frozenset()
+        overruns.free()

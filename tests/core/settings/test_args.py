@@ -211,10 +211,10 @@ class TestLoad:
             ("max_num_seqs: many", {}, {}, "run.yaml: max_num_seqs must be an integer, not str 'many'"),
             ("revision: 123", {}, {}, "run.yaml: revision must be a string, not int 123"),
             (
-                "pipeline_parallel_size: 2",
+                "num_scheduler_steps: 2",
                 {},
                 {},
-                "run.yaml: pipeline_parallel_size=2 is not supported yet; to share a model, use tensor_parallel_size",
+                "run.yaml: num_scheduler_steps=2 is not supported yet",
             ),
             ("", {"INFER_SEED": "x"}, {}, "env INFER_SEED: seed must be an integer, not 'x'"),
             (

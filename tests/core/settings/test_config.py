@@ -371,7 +371,7 @@ class TestEffects:
             "swap_space has no effect on cpu",
             "deterministic has no effect on cpu",
             "enforce_eager has no effect on cpu",
-            "disable_custom_all_reduce has no effect with tensor_parallel_size=1",
+            "disable_custom_all_reduce has no effect with one rank",
         ]
 
     def test_media_of_a_model_that_reads_text_alone(self) -> None:
@@ -396,9 +396,10 @@ class TestEffects:
         assert resolve(max_num_batched_tokens=600).max_num_seqs == 600
 
     def test_stages_of_a_pipeline(self) -> None:
-        assert resolve(pipeline_parallel_size=1).tensor_parallel_size == 1
-        with pytest.raises(ConfigError, match=r"pipeline_parallel_size=2 is not supported yet; to share a model, use tensor_parallel_size"):
-            resolve(pipeline_parallel_size=2)
+        assert resolve(pipeline_parallel_size=3, tensor_parallel_size=2).num_ranks == 6
+        assert resolve(pipeline_parallel_size=2).speculation == "off"
+        with pytest.raises(ConfigError, match=r"speculation=draft: stages of a pipeline have no draft model yet"):
+            resolve(pipeline_parallel_size=2, speculative_model="small")
 
 
 class TestKernels:
