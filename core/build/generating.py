@@ -72,7 +72,7 @@ class Room(NamedTuple):
     num_host_blocks: int
     """In CPU memory."""
     num_states: int
-    any_rows: int
+    any_rows: int = 0
     """1: steps need not be padded, see `Runner.any_rows`."""
 
 

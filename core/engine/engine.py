@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
-from weakref import proxy
 
 from ..adapters.books import AdapterBooks, Registry
 from ..adapters.weights import AdapterWeights
@@ -26,10 +25,8 @@ from .answers import answer
 from .batch import media_fault, pack
 from .beams.groups import BeamGroups, Moved
 from .blocks import BlockManager
-from .lanes.company import Company
-from .lanes.crew import Crew
+from .lanes.choose import lanes_of
 from .lanes.lane import Lane, Planned
-from .lanes.pipeline import Pipeline
 from .lifetimes import Lifetimes
 from .limits import Limits
 from .overlap import Step, may_go_ahead, wanted
@@ -118,14 +115,7 @@ class Engine:
 
         self._lane = lane(self.scheduler)
         """The first, and the only one unless there is a crew."""
-        self._crew: Crew | Pipeline | None = None
-        if runner.num_stages > 1:
-            others = [lane(self.scheduler.beside()) for _ in range(runner.num_stages - 1)]
-            self._crew = Pipeline(proxy(self), [self._lane, *others])
-        elif config.lanes > 1 and runner.can_be_shared:
-            others = [lane(self.scheduler.beside()) for _ in range(config.lanes - 1)]
-            company = None if config.lanes_always else Company(config.threads)
-            self._crew = Crew(self, [self._lane, *others], config.threads, company)
+        self._crew = lanes_of(self, config, self._lane, lambda: lane(self.scheduler.beside()))
         self._lifetimes = Lifetimes()
         self._constrained = Constrained(grammars, self.scheduler.add)
         self._thinking = Thinking.of(config.reasoning_config, tokenizer)

@@ -53,6 +53,7 @@ class PagedMemory:
         """Blocks that the last step wrote to."""
 
     can_be_shared = True
+    num_stages = 1
 
     def close(self) -> None:
         """There is nothing to end."""

@@ -18,7 +18,7 @@ from infer.core.build.offload import ROOMS, CudaCopier, Offload, count_layers, p
 from infer.core.build.probe import make_rows_alike
 from infer.core.errors import ConfigError, EngineError
 from infer.core.models.decoder import Decoder
-from infer.core.parallel.group import SINGLE
+from infer.core.parallel.met import ALONE
 from infer.core.settings.args import EngineArgs
 from infer.core.settings.config import EngineConfig
 from infer.core.spec.read import read_spec
@@ -207,10 +207,10 @@ def test_loading_a_model_folder(tiny_llama: Path, monkeypatch: pytest.MonkeyPatc
     assert hf is not None
     args = {"load_format": "dummy", "hf_overrides": {"num_hidden_layers": 5}, "kernels": "reference", "num_gpu_blocks_override": 9}
     config = EngineArgs.from_kwargs(model=str(tiny_llama), device="cpu", dtype="float32", cpu_offload_gb=1, **args).resolve(read_spec(hf))
-    plain = generating.load(config, source, SINGLE)
+    plain = generating.load(config, source, ALONE)
     copier = LateCopier()
     monkeypatch.setattr(generating, "_offload", lambda c, model, dtype, device: plan_offload(c, model, dtype, device, copier, 1 << 40))
-    offloading = generating.load(config, source, SINGLE)
+    offloading = generating.load(config, source, ALONE)
     assert copier.waited == 5, "the probe asks for every layer in turn"
     batch = stacks.step(([5, 6, 7], 0, [2]), block_size=config.block_size)
     want, got = (loaded.runner(config, generating.Room(9, 0, 0)).run(batch) for loaded in (plain, offloading))

@@ -17,7 +17,7 @@ from infer.core.engine.runner import Runner
 from infer.core.errors import ConfigError, EngineError
 from infer.core.memory.device_memory import CudaMemory, MemoryPlan, Usage
 from infer.core.memory.kv_cache import MOST_TOKENS, KVShape, choose_num_blocks
-from infer.core.parallel import group
+from infer.core.parallel.met import ALONE
 from infer.core.settings.args import EngineArgs
 from infer.core.settings.config import EngineConfig
 from infer.core.spec.read import read_spec
@@ -177,7 +177,7 @@ def plan_of(model: Path, **kwargs: Any) -> Plan:
 
 def test_the_largest_steps_run_and_take_no_blocks(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_of(tiny_llama, max_num_seqs=40, max_num_batched_tokens=300)
-    loaded = generating.load(plan.config, plan.source, group.SINGLE)
+    loaded = generating.load(plan.config, plan.source, ALONE)
     ran: list[tuple[int, int, int]] = []
     plain = Runner.run
 
@@ -220,12 +220,12 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> FakeMemory:
 
 def test_loading_measures_unless_the_size_is_given(tiny_llama: Path, fake_gpu: FakeMemory) -> None:
     plan = plan_of(tiny_llama, gpu_memory_utilization=0.5, max_num_seqs=8)
-    loaded = generating.load(plan.config, plan.source, group.SINGLE)
+    loaded = generating.load(plan.config, plan.source, ALONE)
     block = 16 * loaded.shape.bytes_per_token
     assert loaded.room.num_blocks == ((32 - 2 - 8 - 4) << 20) // block - 1
     given = plan_of(tiny_llama, num_gpu_blocks_override=33)
     fake_gpu.others = 60 << 20
-    assert generating.load(given.config, given.source, group.SINGLE).room.num_blocks == 33
+    assert generating.load(given.config, given.source, ALONE).room.num_blocks == 33
 
 
 @pytest.mark.gpu

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from infer.core.build.generating import Room
 from infer.core.build.sharded import ShardedRunner
 from infer.core.errors import EngineError, RecordError
-from infer.core.parallel.group import SINGLE, Lost
+from infer.core.parallel.group import Lost
+from infer.core.parallel.met import ALONE
 from infer.core.parallel.watch import Watch
 
 #: No test waits so long: where the watch does nothing, they fail.
@@ -107,7 +109,7 @@ def test_the_runner_tells_who_it_was(watching: Any) -> None:
         def fail(self, cause: BaseException) -> None:
             raise EngineError("rank 1 (process 7) was killed by SIGKILL: out of memory?; all were ended") from cause
 
-    runner = ShardedRunner(None, None, [], 16, torch.device("cpu"), (), Ranks(), SINGLE, watch)  # type: ignore[arg-type]
+    runner = ShardedRunner(None, None, [], 16, torch.device("cpu"), (), Ranks(), ALONE, Room(1, 0, 0), watch)  # type: ignore[arg-type]
     with pytest.raises(EngineError, match="rank 1") as error, runner.at_work():
         device.synchronize(without=processes[0])
     assert isinstance(error.value.__cause__, Lost)
