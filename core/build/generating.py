@@ -165,7 +165,9 @@ def load(config: EngineConfig, source: ModelSource, met: Met, wrap_ops: Callable
         _allocate_rope(model, min(config.max_model_len, num_blocks * config.block_size), device)
     if isinstance(model, Decoder) and model.stack.states and not num_states:  # of another stage's layers
         num_states = _NO_LIMIT
-    num_host_blocks = 0 if num_states else kv_cache.choose_num_host_blocks(config, shape) if shape.caches else _NO_LIMIT
+    num_host_blocks = 0 if num_states else kv_cache.choose_num_host_blocks(config, shape)
+    if met.place.stage.count > 1 and not shape.caches and not num_states:
+        num_host_blocks = _NO_LIMIT
     any_rows = device.type == "cpu" and takes_any_rows(model)
     return Loaded(model, ops, shape, states, Room(num_blocks, num_host_blocks, num_states, any_rows), device, wrap_ops is None, met)
 
