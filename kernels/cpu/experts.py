@@ -34,7 +34,7 @@ def linear_experts(x: Tensor, weights: Sequence[Any], starts: Tensor, biases: Se
     x, outs = rows_for(x, first), first.out_features
     out = torch.empty((x.shape[0], outs), dtype=x.dtype)
     panels, bias = _addresses([weight.words for weight in weights]), _addresses(biases)
-    words, bias_dtype = first.words.shape[1], DTYPES[biases[0].dtype] if biases is not None else 0
+    words, bias_dtype = first.row_words, DTYPES[biases[0].dtype] if biases is not None else 0
     _gemm(out, x, panels, bias, starts, len(weights), outs, words, DTYPES[x.dtype], first.widened, bias_dtype)
     return out
 
@@ -53,7 +53,7 @@ def linear_experts_int8(
     bias_dtype = DTYPES[biases[0].dtype] if biases is not None else 0
     _gemm_int8(
         out, values, panels, scales, offsets, None if passes else scale, _addresses(biases), starts,
-        len(weights), outs, first.words.shape[1], DTYPES[dtype], bias_dtype,
+        len(weights), outs, first.row_words, DTYPES[dtype], bias_dtype,
     )  # fmt: skip
     return ScaledRows(out, x.scale) if passes else out
 

@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from .. import features, memory
-from ..ops import INT8_ZERO
 from . import library
 from .threads import threads
 
 #: Output features of a panel.
 PANEL = 32
-#: Bits of `infer_gemm_kinds` beside those of types: the sum of negative weights is taken off int8 sums; float32 weights may be bf16.
-_NEGATIVE, _WIDENED = 8, 16
+#: A bit of `infer_gemm_kinds` beside those of types: float32 weights may be bf16.
+_WIDENED = 16
 _KINDS = {torch.bfloat16: 1, torch.float32: 4}
 _NAMES = {"bfloat16": 1, "int8": 2, "float32": 4}
 #: Pieces of work for each thread, and rounds of each (src/peak.cpp), with which a peak is measured: some 20 milliseconds.
@@ -30,6 +29,8 @@ _kinds = library.function("infer_gemm_kinds", "p")
 _instructions = library.function("infer_instructions", "pi")
 _peak = library.function("infer_gemm_peak", "ppiii")
 _pack = library.function("infer_gemm_pack", "ppiii")
+_pack_int8 = library.function("infer_gemm_pack_int8", "pppii")
+_int8_tail = library.function("infer_gemm_int8_tail", "pi")
 _fits = library.function("infer_gemm_fits_bf16", "ppi")
 
 
@@ -38,13 +39,20 @@ class Panels:
     """A weight [out, in] as the kernel reads it."""
 
     words: Tensor
-    """int32 [panels, words of a row, PANEL], in the order that this build goes through them (APART in src/gemm.h)"""
+    """int32 [panels, words of a row + `tail`, PANEL], in the order that this build goes through them (src/gemm.h; int8 src/gemm/pairs.h)"""
     out_features: int
     in_features: int
     half: int = 0
     """Features of each of two halves of `out_features`, of which panels hold 16 each; 0: panels hold features that follow each other."""
     widened: bool = False
     """float32 kept as bf16, two values a word, and widened as it is read."""
+    tail: int = 0
+    """Of the words of each panel, those that are not a row's: they say in which order the others are."""
+
+    @property
+    def row_words(self) -> int:
+        """Words of a row."""
+        return self.words.shape[1] - self.tail
 
 
 @functools.cache
@@ -135,16 +143,22 @@ def fits_bfloat16(weight: Tensor) -> bool:
     return bool(answer)
 
 
-def int8_offset(values: Tensor) -> Tensor:
-    """int32 [out]: what is to be taken off the kernel's sums by an int8 weight [out, in] because its rows have INT8_ZERO for 0."""
-    if _compiled() & _NEGATIVE:
-        return values.clamp(max=0).sum(-1, dtype=torch.int32)
-    return values.sum(-1, dtype=torch.int32) * INT8_ZERO
+def pack_int8(values: Tensor) -> tuple[Panels, Tensor]:
+    """A weight int8 [out, in], and int32 [out]: what is to be taken off the sums of products, since rows have INT8_ZERO for 0."""
+    out_features, in_features = values.shape
+    values, tail = in_words(values), torch.empty(1, dtype=torch.int64)
+    words = values.shape[1] // 4
+    assert words <= 1 << 16, "their order is kept in 16 bits"
+    _int8_tail(tail, words)
+    panels = memory.empty((-(-out_features // PANEL), words + int(tail), PANEL), torch.int32)
+    offset = torch.empty(out_features, dtype=torch.int32)
+    _pack_int8(panels, offset, values, out_features, words)
+    return Panels(panels, out_features, in_features, tail=int(tail)), offset
 
 
 def rows_for(x: Tensor, panels: Panels) -> Tensor:
     """Rows as the kernel reads them beside that weight."""
-    return _filled(x, panels.words.shape[1] * (2 if panels.widened else 4 // x.itemsize))
+    return _filled(x, panels.row_words * (2 if panels.widened else 4 // x.itemsize))
 
 
 def in_words(weight: Tensor) -> Tensor:

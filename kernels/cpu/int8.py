@@ -57,7 +57,8 @@ def linear_int8(x: ScaledRows, weight: PackedInt8, bias: Tensor | None, dtype: t
 
 def pack_int8_rows(values: Tensor, scale: Tensor) -> PackedInt8:
     if gemm.takes_int8():
-        return PackedInt8(gemm.pack(values), scale, gemm.int8_offset(values), True)
+        panels, offset = gemm.pack_int8(values)
+        return PackedInt8(panels, scale, offset, True)
     offset = torch.zeros(len(scale), dtype=torch.int32)
     try:
         return PackedInt8(torch.ops.onednn.qlinear_prepack(values, None), scale, offset, True)
@@ -70,7 +71,7 @@ def _ours(x: ScaledRows, weight: PackedInt8, dtype: torch.dtype, row_scale: Tens
     panels = weight.weight
     assert isinstance(panels, Panels)
     assert bias is None or row_scale is not None
-    values, (rows, outs, words) = gemm.rows_for(x.values, panels), (x.values.shape[0], panels.out_features, panels.words.shape[1])
+    values, (rows, outs, words) = gemm.rows_for(x.values, panels), (x.values.shape[0], panels.out_features, panels.row_words)
     out = torch.empty((rows, outs), dtype=dtype)
     bias_dtype = 0 if bias is None else DTYPES[bias.dtype]
     _gemm(out, values, panels.words, weight.scale, weight.offset, row_scale, bias, rows, outs, words, DTYPES[dtype], bias_dtype)

@@ -47,7 +47,7 @@ def linear_gated(x: Tensor, weight: Panels, bias: Tensor | None, kind: str) -> T
 
 
 def _ours(x: Tensor, weight: Panels, bias: Tensor | None, gate: int = -1) -> Tensor:
-    x, (rows, outs, words) = gemm.rows_for(x, weight), (x.shape[0], weight.out_features, weight.words.shape[1])
+    x, (rows, outs, words) = gemm.rows_for(x, weight), (x.shape[0], weight.out_features, weight.row_words)
     out = torch.empty((rows, outs if gate < 0 else weight.half), dtype=x.dtype)
     bias_dtype = 0 if bias is None else DTYPES[bias.dtype]
     _gemm(out, x, weight.words, bias, rows, outs, words, DTYPES[x.dtype], weight.widened, bias_dtype, weight.half, gate)

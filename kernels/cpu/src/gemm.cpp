@@ -23,6 +23,16 @@
 #endif
 
 namespace infer {
+
+#if defined(INFER_GEMM_PAIRS)
+template <> void rows_by_panel<Int8, float>(const Gemm &g, int64_t first, int64_t count, int64_t p, const char *) {
+    rows_by_parts<float>(g, first, count, p);
+}
+template <> void rows_by_panel<Int8, bf16>(const Gemm &g, int64_t first, int64_t count, int64_t p, const char *) {
+    rows_by_parts<bf16>(g, first, count, p);
+}
+#endif
+
 namespace {
 
 // Products of several weights of one shape, each with rows of its own: threads share out all their panels and chunks of rows.
@@ -57,7 +67,8 @@ struct Experts {
     int64_t count = 0;
 
     Experts(void *out, int64_t out_size, const void *x, const int64_t *panels, const int64_t *scale, const int64_t *sums, const float *row_scale,
-            const int64_t *bias, int64_t bias_dtype, const int64_t *starts, int64_t experts, int64_t n, int64_t words, int64_t word_bytes = 4)
+            const int64_t *bias, int64_t bias_dtype, const int64_t *starts, int64_t experts, int64_t n, int64_t words, int64_t word_bytes = 4,
+            int64_t tail = 0)
         : gemms((Gemm *)malloc(experts * sizeof(Gemm))), biases(bias && bias_dtype != F32 ? (float *)malloc(experts * n * sizeof(float)) : nullptr) {
         for (int64_t e = 0; e < experts; e++) {
             const int64_t start = starts[e], rows = starts[e + 1] - start;
@@ -75,7 +86,8 @@ struct Experts {
                                   words,
                                   0,
                                   -1,
-                                  word_bytes};
+                                  word_bytes,
+                                  tail};
         }
     }
     ~Experts() {
@@ -97,40 +109,6 @@ void multiply_block(int64_t dtype, int rows, const Gemm &g, int64_t row, int64_t
 
 }  // namespace infer
 
-// What this build multiplies: 1 bf16, 2 int8, 4 float32, 16 float32 by weights kept as bf16. 8: with int8 `sums` are of negative weights, see Gemm.
-extern "C" void infer_gemm_kinds(int64_t *kinds) {
-    *kinds = 2 | 4;
-#if defined(INFER_GEMM_BF16)
-    *kinds |= 1;
-#endif
-#if defined(INFER_GEMM_FLIPS)
-    *kinds |= 8;
-#endif
-#if defined(INFER_GEMM_WIDENED)
-    *kinds |= 16;
-#endif
-}
-
-// fits [1] becomes 1 if bf16 has all of these float32 values, else 0.
-extern "C" void infer_gemm_fits_bf16(int64_t *fits, const uint32_t *values, int64_t count) {
-    *fits = std::all_of(values, values + count, [](uint32_t bits) { return (bits & 0xffff) == 0; });
-}
-
-// weight [n][words * 4 bytes] -> panels [panels][words][32] words, zeros beyond n, or beyond each half of n if `half` is not 0 (see Gemm).
-extern "C" void infer_gemm_pack(uint32_t *panels, const uint32_t *weight, int64_t n, int64_t words, int64_t half) {
-    infer::Gemm g{};
-    g.n = n, g.half = half;
-    const int64_t count = g.panels(), end = half ? half : n;
-    infer::parallel_for(count, 1, [&](int64_t p) {
-        for (int64_t k = 0; k < words; k++)
-            for (int64_t i = 0; i < infer::PANEL; i++) {
-                const int64_t second = i / infer::LANES, lane = i % infer::LANES, in = g.column(p) + (half ? lane : i);
-                const int64_t place = infer::APART ? ((2 * p + second) * words + k) * infer::LANES + lane : (p * words + k) * infer::PANEL + i;
-                panels[place] = in < end ? weight[(half ? second * half + in : in) * words + k] : 0;
-            }
-    });
-}
-
 // out [rows][n] = x [rows][words * 4 bytes] * weight + bias, all float32 or all bf16, or with `widened` float32 but for the weight, which is bf16; the
 // bias of any type. `half`, `gate`: see Gemm; with a gate out [rows][half].
 extern "C" void infer_gemm(void *out, const void *x, const void *panels, const void *bias, int64_t rows, int64_t n, int64_t words, int64_t dtype,
@@ -149,7 +127,7 @@ extern "C" void infer_gemm_int8(void *out, const void *x, const void *panels, co
     const bool narrow = bias && bias_dtype != infer::F32;
     float *buffer = narrow ? (float *)malloc(n * sizeof(float)) : nullptr;
     const float *wide = infer::widened(bias, bias_dtype, n, buffer);
-    const infer::Gemm g{out, (const char *)x, (const char *)panels, scale, sums, wide, row_scale, rows, n, words};
+    const infer::Gemm g{out, (const char *)x, (const char *)panels, scale, sums, wide, row_scale, rows, n, words, 0, -1, 4, infer::int8_tail(words)};
     if (dtype == infer::BF16) infer::multiply<infer::Int8, infer::bf16>(&g, 1);
     else infer::multiply<infer::Int8, float>(&g, 1);
     free(buffer);
@@ -168,7 +146,8 @@ extern "C" void infer_gemm_experts(void *out, const void *x, const int64_t *pane
 extern "C" void infer_gemm_int8_experts(void *out, const void *x, const int64_t *panels, const int64_t *scale, const int64_t *sums,
                                         const float *row_scale, const int64_t *bias, const int64_t *starts, int64_t experts, int64_t n,
                                         int64_t words, int64_t dtype, int64_t bias_dtype) {
-    const infer::Experts all(out, dtype == infer::F32 ? 4 : 2, x, panels, scale, sums, row_scale, bias, bias_dtype, starts, experts, n, words);
+    const infer::Experts all(out, dtype == infer::F32 ? 4 : 2, x, panels, scale, sums, row_scale, bias, bias_dtype, starts, experts, n, words, 4,
+                             infer::int8_tail(words));
     if (!all.count) return;
     if (dtype == infer::BF16) infer::multiply<infer::Int8, infer::bf16>(all.gemms, all.count);
     else infer::multiply<infer::Int8, float>(all.gemms, all.count);

@@ -42,7 +42,8 @@ struct Gemm {
     int64_t gate = -1;  // with halves: the activation that makes one of both, see activation.h; or -1
     int64_t word_bytes = 4;  // of a row, to which a word of the weight goes
     int64_t row_bytes() const { return words * word_bytes; }
-    const char *panel(int64_t p) const { return weight + p * words * PANEL * 4; }
+    int64_t tail = 0;        // bytes of a panel after its words
+    const char *panel(int64_t p) const { return weight + p * (words * PANEL * 4 + tail); }
     int64_t panels() const { return half ? (half + PANEL / 2 - 1) / (PANEL / 2) : (n + PANEL - 1) / PANEL; }
     // The first feature of a panel, and of its other 16.
     int64_t column(int64_t panel) const { return half ? panel * (PANEL / 2) : panel * PANEL; }

@@ -29,7 +29,7 @@ const char *const FLOAT = "the compiler's vectors";
 #if !defined(INFER_GEMM_BF16)
 const char *const BF16 = "";
 #elif defined(__aarch64__)
-const char *const BF16 = "NEON bfdot";
+const char *const BF16 = "NEON bfmmla";
 #else
 const char *const BF16 = "AVX-512 vdpbf16ps";
 #endif
@@ -47,7 +47,7 @@ const char *const BYTES = "SSSE3 pmaddubsw";
 #elif defined(__SSE2__)
 const char *const BYTES = "SSE2 pmaddwd";
 #elif defined(__ARM_FEATURE_MATMUL_INT8)
-const char *const BYTES = "NEON usdot";
+const char *const BYTES = "NEON usmmla";
 #elif defined(__ARM_FEATURE_DOTPROD)
 const char *const BYTES = "NEON sdot";
 #elif defined(__aarch64__)

@@ -38,6 +38,28 @@ template <class Kind> float spin(int64_t rounds) {
     return all;
 }
 
+#if defined(INFER_GEMM_PAIRS)
+// By pairs of the best kind.
+template <> float spin<Int8>(int64_t rounds) {
+    constexpr int R = MOST_ROWS, PAIRS = WORDS * LANES / PART / 2;
+    alignas(64) char rows[R][WORDS * 4] = {}, weights[PAIRS][2 * PART * 4] = {};
+    uint16_t order[2 * PAIRS];
+    for (int i = 0; i < 2 * PAIRS; i++) order[i] = (uint16_t)(i % WORDS);
+    const char *x[R];
+    for (int r = 0; r < R; r++) x[r] = rows[r];
+    i32x8 sum[R] = {};
+    for (int64_t round = 0; round < rounds; round++) {
+        asm volatile("" : : "r"(rows), "r"(weights), "r"(order) : "memory");
+        Way way{weights[0], order};
+        add_pairs<FREE_PAIR>(sum, x, way, PAIRS);
+    }
+    float all = 0;
+    for (const i32x8 &lanes : sum)
+        for (int lane = 0; lane < PART; lane++) all += (float)lanes[lane];
+    return all;
+}
+#endif
+
 // `pieces` times so many rounds by all threads; returns additions and multiplications of values, `values` of which are a word.
 template <class Kind> int64_t spin_all(int64_t pieces, int64_t rounds, int64_t values, float *out) {
     parallel_for(pieces, 1, [&](int64_t i) { out[i] = spin<Kind>(rounds); });

@@ -1,4 +1,5 @@
 // The last step of a product: sums of 16 features become what is written. Written once for all machines, and in the same order on all.
+// And, ahead of it, what kinds say of themselves beside kinds.h's members.
 #pragma once
 
 #include <algorithm>
@@ -7,6 +8,12 @@
 #include "../vectors.h"
 
 namespace infer {
+
+// From how many rows on a kind multiplies pairs of rows by pairs of features, see neon.h; 0: never.
+template <class Kind> inline constexpr int TILED_FROM = 0;
+// Adds the products of R rows, `stride` apart, by `words` of H halves of a panel, `other` bytes apart; `ahead` as in stretches.h.
+template <class Kind, int R, int H>
+void add_tiles(typename Kind::Sum (&sum)[R][H], const char *x, int64_t stride, const char *panel, int64_t other, int64_t words, const char *ahead, int64_t step);
 
 // The 16 values of a per-feature array from `column` on; zeros beyond n.
 inline f32x16 features(const float *values, int64_t column, int64_t n) {

@@ -39,7 +39,8 @@ template <class Kind, class Out, int R, int H> void block(const Stretch<Out> &s,
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
         for (int h = 0; h < H; h++) sum[r][h] = typename Kind::Sum{};
-    for (int64_t k = 0; k < s.words; k++, panel += LANES * 4, ahead += s.step) {
+    if constexpr (TILED_FROM<Kind> && R >= TILED_FROM<Kind>) add_tiles<Kind>(sum, x[0], stride, panel, other, s.words, ahead, s.step);
+    else for (int64_t k = 0; k < s.words; k++, panel += LANES * 4, ahead += s.step) {
 #pragma GCC unroll 2
         for (int h = 0; h < H; h++) __builtin_prefetch(ahead + h * other, 0, 2);
 #pragma GCC unroll 2

@@ -73,7 +73,7 @@ struct Int8 {
     static void soon(const Gemm &g, int64_t column) { factors_soon(g, column); }
 };
 
-#elif !defined(INFER_GEMM_INT8) && (defined(__AVX512BW__) || defined(__SSSE3__))
+#elif !defined(INFER_GEMM_INT8) && !defined(INFER_GEMM_PAIRS) && (defined(__AVX512BW__) || defined(__SSSE3__))
 
 // Products of bytes without a sign and bytes with one, added by pairs in 16 bits, where they saturate, and those by pairs in 32.
 #if defined(__AVX512BW__)
@@ -81,11 +81,6 @@ typedef i32x16 Integers;
 inline Integers quads(Integers w, Integers x) { return (Integers)_mm512_madd_epi16(_mm512_maddubs_epi16((__m512i)w, (__m512i)x), _mm512_set1_epi16(1)); }
 inline Integers magnitudes(Integers w) { return (Integers)_mm512_abs_epi8((__m512i)w); }
 inline Integers signs(Integers w) { return (Integers)_mm512_movm_epi8(_mm512_movepi8_mask((__m512i)w)); }
-#elif defined(__AVX2__)
-typedef i32x8 Integers;
-inline Integers quads(Integers w, Integers x) { return (Integers)_mm256_madd_epi16(_mm256_maddubs_epi16((__m256i)w, (__m256i)x), _mm256_set1_epi16(1)); }
-inline Integers magnitudes(Integers w) { return (Integers)_mm256_abs_epi8((__m256i)w); }
-inline Integers signs(Integers w) { return (Integers)_mm256_cmpgt_epi8(_mm256_setzero_si256(), (__m256i)w); }
 #else
 typedef i32x4 Integers;
 inline Integers quads(Integers w, Integers x) { return (Integers)_mm_madd_epi16(_mm_maddubs_epi16((__m128i)w, (__m128i)x), _mm_set1_epi16(1)); }
@@ -127,7 +122,7 @@ struct Int8 {
     static void soon(const Gemm &g, int64_t column) { factors_soon(g, column); }
 };
 
-#elif !defined(INFER_GEMM_INT8)
+#elif !defined(INFER_GEMM_INT8) && !defined(INFER_GEMM_PAIRS)
 
 // By products of 16 bits: the first and the third byte of a word, and the second and the fourth.
 struct Int8 {
