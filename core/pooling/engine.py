@@ -1,9 +1,14 @@
-"""The pooling engine: texts in, vectors out, in steps of take -> run -> hand out."""
+"""The pooling engine: texts in, vectors out, in steps of take -> run -> hand out.
+
+On a GPU the next step is begun before the one before it is finished: the host packs texts and hands vectors out while the device
+computes.
+"""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
@@ -37,7 +42,12 @@ class _Answer:
     order: int
     values: list[Any]
     missing: int
+    flying: set[int] = field(default_factory=set)
+    """Places whose texts are in a step that is begun."""
 
+
+#: Makes the values of a step's texts, and says which are finite, when the device is done.
+_Values = Callable[[], tuple[list[NDArray[np.float32]], NDArray[np.bool_]]]
 
 _order = attrgetter("order")
 _NOTHING = np.empty(0, dtype=np.float32)
@@ -78,6 +88,10 @@ class PoolingEngine:
         self._window: Window[_Taker] = Window()
         self._open: dict[str, _Answer] = {}
         self._num_added = 0
+        self._begun: tuple[list[Waiting[_Taker]], _Values] | None = None
+        """The step that the device has to do, where steps overlap."""
+        self._overlaps = config.device != "cpu" and not config.disable_async_output_proc
+        self._refused: list[Pooled] = []
 
     # -- requests ------------------------------------------------------------------------------------------------
     def add(self, request: PoolingRequest) -> None:
@@ -112,7 +126,7 @@ class PoolingEngine:
         """Drops a request that has not been answered."""
         answer = self._open.pop(request_id)
         for place, text in enumerate(answer.request.texts):
-            if answer.values[place] is None:
+            if answer.values[place] is None and place not in answer.flying:
                 self._window.drop(text, _of(answer.setting, text), (answer, place))
 
     def is_open(self, request_id: str) -> bool:
@@ -152,9 +166,20 @@ class PoolingEngine:
 
     def _advance(self) -> list[Pooled]:
         watch = Stopwatch(self.stats.seconds)
+        step, self._begun = self._begun or self._begin(watch), None
+        if step is not None and self._overlaps:
+            self._begun = self._begin(watch)
+            for waiting in self._begun[0] if self._begun is not None else ():
+                for answer, place in waiting.takers:
+                    answer.flying.add(place)
+        refused, self._refused = self._refused, []
+        return refused if step is None else refused + self._finish(*step, watch)
+
+    def _begin(self, watch: Stopwatch) -> tuple[list[Waiting[_Taker]], _Values] | None:
+        """Gives the device a step to do; None if nothing waits, or if those who wait longest had to be refused."""
         taken = self._window.take(self.config.max_num_batched_tokens, self.config.max_num_seqs)
         if not taken:
-            return []
+            return None
         watch.count("schedule")
         texts, setting = [waiting.text for waiting in taken], taken[0].setting
         slot = 0
@@ -162,51 +187,57 @@ class PoolingEngine:
             try:
                 slot = self._books.slot_of(setting.adapter)
             except AdapterError as error:
-                return self._refuse(taken, error.of_record())
+                self._refused += self._refuse(taken, error.of_record())
+                return None
         if setting.image:
-            values, finite = self._of_images(texts, setting)
-            return self._finish(taken, values, finite, watch)
+            return taken, self._of_images(texts, setting)
         batch = self.runner.pack(texts)
         watch.count("batch")
         if setting.kind in ("token_embed", "token_classify"):
-            values, finite = self._of_tokens(texts, batch, setting, slot, watch)
-        else:
-            pooled = self.runner.pooled(texts, batch, slot)
-            watch.count("model")
-            vectors, finite = self._head(pooled, len(texts), setting)
-            values = list(vectors)
-        return self._finish(taken, values, finite, watch)
+            return taken, self._of_tokens(texts, batch, setting, slot, watch)
+        begun = self._head.begin(self.runner.pooled(texts, batch, slot), len(texts), setting)
+        watch.count("model")
 
-    def _finish(
-        self, taken: list[Waiting[_Taker]], values: list[NDArray[np.float32]], finite: NDArray[np.bool_], watch: Stopwatch
-    ) -> list[Pooled]:
+        def values() -> tuple[list[NDArray[np.float32]], NDArray[np.bool_]]:
+            vectors, finite = self._head.finish(begun, setting)
+            return list(vectors), finite
+
+        return taken, values
+
+    def _finish(self, taken: list[Waiting[_Taker]], values: _Values, watch: Stopwatch) -> list[Pooled]:
+        made, finite = values()
         watch.count("sample")
-        finished = self._hand_out(taken, values, finite)
+        finished = self._hand_out(taken, made, finite)
         self._count(taken)
         watch.count("commit")
         return finished
 
-    def _of_images(self, images: list[TextIds], setting: Setting) -> tuple[list[NDArray[np.float32]], NDArray[np.bool_]]:
-        """Their vectors, and whether they are finite; NaN of those that the tower cannot read."""
+    def _of_images(self, images: list[TextIds], setting: Setting) -> _Values:
+        """Their vectors; NaN of those that the tower cannot read."""
         assert self._media is not None, "without it there are no images"
         rows = [self._media.embeds(one.image) for one in images if one.image is not None]
-        vectors, finite = self._head.finished(np.concatenate(rows), setting)
-        return list(vectors), finite
 
-    def _of_tokens(
-        self, texts: list[TextIds], batch: TextBatch, setting: Setting, slot: int, watch: Stopwatch
-    ) -> tuple[list[NDArray[np.float32]], NDArray[np.bool_]]:
-        """Vectors or scores of each text's tokens, and whether all of them are finite; of some tokens alone if the setting or the text says
-        so."""
+        def values() -> tuple[list[NDArray[np.float32]], NDArray[np.bool_]]:
+            vectors, finite = self._head.finished(np.concatenate(rows), setting)
+            return list(vectors), finite
+
+        return values
+
+    def _of_tokens(self, texts: list[TextIds], batch: TextBatch, setting: Setting, slot: int, watch: Stopwatch) -> _Values:
+        """Vectors or scores of each text's tokens; of some tokens alone if the setting or the text says so."""
         wanted = None if setting.step_tag_id is None else tagged(batch, setting.step_tag_id)
         count, ends = (int(batch.starts[-1]), batch.starts[1:]) if wanted is None else (int(wanted.ends[-1]), wanted.ends)
-        hidden = self.runner.tokens(batch, None if wanted is None else wanted.rows, slot)
+        begun = self._head.begin(self.runner.tokens(batch, None if wanted is None else wanted.rows, slot), count, setting)
         watch.count("model")
-        rows, finite = self._head(hidden, count, setting)
-        values = np.split(rows, ends[:-1])
-        if wanted is None:
-            values = [np.delete(one, text.silent, 0) if text.silent else one for one, text in zip(values, texts, strict=True)]
-        return values, np.array([bool(one.all()) for one in np.split(finite, ends[:-1])])
+
+        def values() -> tuple[list[NDArray[np.float32]], NDArray[np.bool_]]:
+            rows, finite = self._head.finish(begun, setting)
+            found = np.split(rows, ends[:-1])
+            if wanted is None:
+                found = [np.delete(one, text.silent, 0) if text.silent else one for one, text in zip(found, texts, strict=True)]
+            return found, np.array([bool(one.all()) for one in np.split(finite, ends[:-1])])
+
+        return values
 
     def _refuse(self, taken: list[Waiting[_Taker]], error: RecordError) -> list[Pooled]:
         """Answers all who wait for texts whose adapter could not be read."""
@@ -226,6 +257,9 @@ class PoolingEngine:
         for waiting, value, good in zip(taken, values, finite.tolist(), strict=True):
             mine = value
             for answer, place in waiting.takers:
+                answer.flying.discard(place)
+                if self._open.get(answer.request.request_id) is not answer:  # it was dropped while the device computed
+                    continue
                 answer.values[place] = mine
                 answer.missing -= 1
                 if not good:

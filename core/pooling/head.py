@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..layers.linear import Linear
+from ..sampling.transfers import ToHost
 from .dense import Dense
 from .setting import Setting
 
@@ -44,11 +45,21 @@ class Head:
 
         `finite` is false where the model gave, or the head made, something infinite or NaN.
         """
+        return self.finish(self.begin(pooled, count, setting), setting)
+
+    @torch.inference_mode()
+    def begin(self, pooled: Tensor, count: int, setting: Setting) -> ToHost:
+        """Gives the device its part of that to do; nothing waits for it."""
         values = self._scores(pooled) if setting.kind.endswith("classify") else self._embeddings(pooled)
-        found: NDArray[np.float32] = values[:count].cpu().numpy()
+        # An activation may have squashed what the model gave.
+        return ToHost([values[:count]] if values is pooled else [values[:count], pooled[:count]])
+
+    def finish(self, begun: ToHost, setting: Setting) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """What calling it gives, when the device has done its part."""
+        found, *given = (tensor.numpy() for tensor in begun.wait())
         made, finite = self.finished(found, setting)
-        if values is not pooled:  # an activation may have squashed it
-            finite &= _finite(pooled[:count].cpu().numpy())
+        for rows in given:
+            finite &= _finite(rows)
         return made, finite
 
     def finished(self, found: NDArray[np.float32], setting: Setting) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

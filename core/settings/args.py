@@ -23,7 +23,7 @@ from ..types.structured import BACKENDS
 from . import rules
 from .adapter_args import AdapterArgs
 from .config import Caution, EngineConfig
-from .hardware import check_gpus, choose_device, choose_dtype, choose_kernels, choose_num_seqs
+from .hardware import check_gpus, choose_device, choose_dtype, choose_kernels, choose_num_seqs, default_tokens
 from .later_args import LaterArgs
 from .lengths import choose_limits, choose_max_model_len
 from .media_args import MediaArgs, media_values
@@ -341,7 +341,7 @@ class EngineArgs(AdapterArgs, MediaArgs, ParallelArgs, SpeculationArgs, LaterArg
             chunked_prefill=self.enable_chunked_prefill or pools,  # a text longer than a step's tokens has a step of its own
             long_prefill_token_threshold=self.long_prefill_token_threshold,
             whole_input=-(-encoder_len // self.block_size) * self.block_size + 1 if encoder_len else 0,
-            default_tokens=max(8192 if kind == "cuda" else 4096 if pools else 2048, max_model_len if spec.sees_whole_prompts else 0),
+            default_tokens=max(default_tokens(device, pools=pools), max_model_len if spec.sees_whole_prompts else 0),
             given={name: str(origin.get(name, "")) for name in names},
             notes=notes,
         )

@@ -36,16 +36,27 @@ def choose_device(device: str, notes: list[str]) -> str:
 LARGE_MEMORY, MOST_IN_LARGE_MEMORY = 70 << 30, 1024
 
 
+def default_tokens(device: str, *, pools: bool) -> int:
+    """Tokens of one step where nothing is said. A step of texts keeps nothing for the next, so a GPU takes as many as it has room for."""
+    if device == "cpu":
+        return 4096 if pools else 2048
+    if pools:
+        return 65536 if _is_large(device) else 16384
+    return 8192
+
+
 def choose_num_seqs(default: int, device: str, notes: list[str]) -> int:
     """Sequences in one step where nothing is said."""
-    if device == "cpu":
-        return default
-    import torch
-
-    if torch.cuda.get_device_properties(device).total_memory < LARGE_MEMORY:
+    if device == "cpu" or not _is_large(device):
         return default
     notes.append(f"max_num_seqs: {MOST_IN_LARGE_MEMORY}, for a GPU with {LARGE_MEMORY >> 30} GiB or more")
     return MOST_IN_LARGE_MEMORY
+
+
+def _is_large(device: str) -> bool:
+    import torch
+
+    return torch.cuda.get_device_properties(device).total_memory >= LARGE_MEMORY
 
 
 def check_gpus(device: str, *, tensor_parallel_size: int, pipeline_parallel_size: int, data_parallel_size: int) -> None:

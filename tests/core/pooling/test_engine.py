@@ -260,3 +260,31 @@ def test_types_are_left_out_where_the_model_has_none(make: Any, ask: Any) -> Non
     engine.add(ask("b", (10, 11)))
     a, b = drain(engine)
     assert a.values[0].tobytes() == b.values[0].tobytes()
+
+
+def test_the_next_step_is_begun_before_the_last_is_finished(make: Any, ask: Any) -> None:
+    """As on a GPU: the same answers, one step later; those dropped meanwhile are dropped."""
+    asked = requests(ask, 60)
+    found = []
+    for overlaps in (False, True):
+        engine, model = make(64, dense=DENSE, matryoshka=True)
+        engine._overlaps = overlaps
+        for one in asked:
+            engine.add(one)
+        found.append({answer.request_id: contents(answer) for answer in drain(engine)})
+        assert engine._begun is None
+    assert found[0] == found[1]
+    assert len(found[0]) == 60
+
+    engine, model = make(64)
+    engine._overlaps = True
+    engine.add(ask("a", [10] * 60, [11] * 60, [12] * 60))
+    engine.add(ask("b", [11] * 60))
+    assert engine.step() == []
+    assert model.steps == [[60], [60]], "the second was begun"
+    engine.abort("a")
+    engine.add(ask("a", [14] * 5))
+    first, second = drain(engine)
+    assert (first.request_id, second.request_id) == ("b", "a")
+    assert second.num_tokens == 5
+    assert model.steps == [[60], [60], [5]]

@@ -394,6 +394,7 @@ class TestEffects:
         assert resolve().max_num_seqs == 1024
         assert resolve(max_num_seqs=256).max_num_seqs == 256
         assert resolve(max_num_batched_tokens=600).max_num_seqs == 600
+        assert resolve(task="embed").max_num_batched_tokens == 65536
 
     def test_stages_of_a_pipeline(self) -> None:
         assert resolve(pipeline_parallel_size=3, tensor_parallel_size=2).num_ranks == 6

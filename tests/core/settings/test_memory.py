@@ -79,6 +79,7 @@ def resolve(monkeypatch: pytest.MonkeyPatch, device: str, **given: Any) -> Engin
     monkeypatch.setattr(args, "choose_dtype", lambda *_: "float16")
     monkeypatch.setattr(args, "total_memory", lambda: 16 * GIB)
     monkeypatch.setattr(args, "choose_num_seqs", lambda default, *_: default)
+    monkeypatch.setattr(args, "default_tokens", lambda *_, **__: 8192)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     return EngineArgs.from_kwargs(model="m", **given).resolve(read_spec(HF), given=given)
 
