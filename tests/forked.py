@@ -9,6 +9,7 @@ forked from. Tests of the start itself take the program (`infer_program`).
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import inspect
 import json
 import os
@@ -23,7 +24,14 @@ from pathlib import Path
 from typing import Any
 
 #: Modules that a run imports, and these all others. None of them starts a thread.
-IMPORTED = ("torch", "infer.cli.job", "infer.core.build.engines", "infer.core.jobs.job", "infer.kernels.cpu.library")
+IMPORTED = (
+    *("torch", "infer.cli.job", "infer.core.build.engines", "infer.core.jobs.job", "infer.kernels.cpu.library"),
+    *("infer.core.build.rank", "infer.core.fleet.replica"),
+)
+#: The module of ranks and replicas, which have a descriptor to talk over.
+WORKER = "infer.core.parallel.worker"
+#: Descriptors that a process may keep have lower numbers.
+KEPT = 256
 #: Commands that import torch, or are started often.
 COMMANDS = frozenset({"generate", "chat", "embed", "beam", "score", "classify", "run", "merge"})
 #: What they may be started with.
@@ -54,14 +62,15 @@ class Forker:
         ours, env = self.environment, options.get("env") or os.environ
         return all(ours.get(name) == env.get(name) for name in {*ours, *env} if name.startswith(READ_AT_THE_START) and name != THREADS)
 
-    def ask(self, request: dict[str, Any], streams: list[int]) -> socket.socket:
-        """Asks for a process with these as its stdin, stdout and stderr. Its id comes as one message, and its status as the next."""
+    def ask(self, request: dict[str, Any], fds: list[int]) -> socket.socket:
+        """Asks for a process with these as its stdin, stdout, stderr, and what is kept. Its id comes as one message, and its status as
+        the next."""
         with self._starting:
             if self._process is None:
                 self._start()
         ours = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.connect(str(self._address))
-        socket.send_fds(ours, [json.dumps(request).encode()], streams)
+        socket.send_fds(ours, [json.dumps(request).encode()], fds)
         return ours
 
     def _start(self) -> None:
@@ -78,6 +87,11 @@ class Forker:
     def start(self, argv: list[str], **options: Any) -> subprocess.Popen[Any]:
         """As subprocess.Popen: forked where that makes no difference, or else the program."""
         return Forked(self, argv, **options) if self.suits(argv[1:], options) else subprocess.Popen(argv, **options)
+
+    def worker(self, argv: list[str], **options: Any) -> subprocess.Popen[Any]:
+        """A rank or a replica, as core/parallel/ranks.py starts one."""
+        suited = sys.platform == "linux" and WORKER in argv and all(fd < KEPT for fd in options["pass_fds"])
+        return Forked(self, argv, **options) if suited else subprocess.Popen(argv, **options)
 
     def run(
         self, argv: list[str], *, input: Any = None, timeout: float | None = None, capture_output: bool = False, **options: Any
@@ -111,10 +125,13 @@ class Forked(subprocess.Popen[Any]):
     def _execute_child(self, *given: Any, **named: Any) -> None:
         asked = inspect.signature(subprocess.Popen._execute_child).bind(self, *given, **named).arguments  # type: ignore[attr-defined]
         env = dict(os.environ if asked["env"] is None else asked["env"])
-        request = {"argv": [str(word) for word in asked["args"]], "env": env, "cwd": str(asked["cwd"] or Path.cwd())}
+        kept = list(asked["pass_fds"])
+        blocked = [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])]
+        argv = [str(word) for word in asked["args"]]
+        request = {"argv": argv, "env": env, "cwd": str(asked["cwd"] or Path.cwd()), "kept": kept, "blocked": blocked}
         ends = [asked["p2cread"], asked["c2pwrite"], asked["errwrite"]]
         try:
-            self._told = self._forker.ask(request, [end if end >= 0 else number for number, end in enumerate(ends)])
+            self._told = self._forker.ask(request, [*(end if end >= 0 else number for number, end in enumerate(ends)), *kept])
             self.pid = int(self._told.recv(64))
             self._child_created = True
         finally:  # of pipes, the ends that are the process's
@@ -152,9 +169,9 @@ def _requests(listener: socket.socket) -> Iterator[tuple[socket.socket, dict[str
             _bury()
         if listener in ready:
             asking, _ = listener.accept()
-            data, streams, _, _ = socket.recv_fds(asking, REQUEST, 3)
+            data, fds, _, _ = socket.recv_fds(asking, REQUEST, 8)
             if data:
-                yield asking, json.loads(data), streams
+                yield asking, json.loads(data), fds
 
 
 ASKING: dict[int, socket.socket] = {}
@@ -173,18 +190,20 @@ def _serve(address: str) -> dict[str, Any]:
     listener.bind(address)
     listener.listen(64)
     print("ready", flush=True)
-    for asking, request, streams in _requests(listener):
+    for asking, request, fds in _requests(listener):
         pid = os.fork()
         if pid == 0:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for number, fd in enumerate(streams):
+            given = [fcntl.fcntl(fd, fcntl.F_DUPFD, KEPT) for fd in fds]
+            os.closerange(3, KEPT)
+            for fd, number in zip(given, [0, 1, 2, *request["kept"]], strict=True):
                 os.dup2(fd, number)
-            os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+            os.closerange(KEPT, os.sysconf("SC_OPEN_MAX"))
             return request
         asking.send(str(pid).encode())
         ASKING[pid] = asking
-        for fd in streams:
+        for fd in fds:
             os.close(fd)
     sys.exit()
 
@@ -193,6 +212,7 @@ def _become(program: str, request: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
+    signal.pthread_sigmask(signal.SIG_SETMASK, request["blocked"])
     sys.argv = [program, *request["argv"][1:]]
     sys.path[0] = str(Path(program).parent)
     # Made anew, since each has looked whether it is a terminal.
@@ -213,6 +233,14 @@ if __name__ == "__main__":
     gc.collect()
     gc.freeze()
     _become(sys.argv[1], _serve(sys.argv[2]))
+    if WORKER in sys.argv:
+        from infer.core.parallel import worker
+
+        sys.argv = sys.argv[sys.argv.index(WORKER) :]
+        worker._die_with = lambda _: None  # its parent is this process's; it ends when nobody is left to talk to
+        ended = worker.main()
+        sys.stderr.flush()
+        os._exit(ended)  # as the module itself does
     from infer.cli.main import run as main
 
     main()

@@ -105,7 +105,7 @@ def test_stopped_and_resumed(
 
 #: A program whose command imports a module that takes as long as the test wants, in the main thread or in another one.
 IMPORTING = """
-import importlib, sys, threading
+import importlib, sys, threading, time
 import click
 from infer.cli import commands, main
 from infer.cli.options import Command
@@ -128,7 +128,7 @@ def toy(job, thread):
     else:
         load()
     while True:
-        pass
+        time.sleep(0.001)
 
 commands.COMMANDS["toy"] = ("__main__", "A toy.")
 main.run(["toy", *sys.argv[1:]])
@@ -166,8 +166,15 @@ def importing(wait_for: Any, environment: dict[str, str], tmp_path: Path) -> Any
         child.communicate()
 
 
-@pytest.mark.parametrize("argv", [[], ["--job"], ["--thread"], ["--job", "--thread"]])
-@pytest.mark.parametrize("number", STOPS)
+#: Each place with one signal, and the other signals once each.
+INTERRUPTED: list[tuple[int, list[str]]] = [
+    *((signal.SIGINT, argv) for argv in ([], ["--job"], ["--thread"], ["--job", "--thread"])),
+    (signal.SIGTERM, ["--job"]),
+    (signal.SIGHUP, []),
+]
+
+
+@pytest.mark.parametrize(("number", "argv"), INTERRUPTED)
 def test_an_import_is_not_interrupted(importing: Any, tmp_path: Path, number: int, argv: list[str]) -> None:
     child = importing(*argv)
     child.send_signal(number)

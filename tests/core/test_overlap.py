@@ -22,6 +22,8 @@ from infer.core.types.request import Request
 from . import test_mixed_parameters as mixed
 from .test_schedule_independence import SCHEDULES, TEXT, answers, records, start
 
+pytestmark = pytest.mark.usefixtures("forked_ranks")
+
 #: Strings of which a random model writes some in 40 tokens, whatever its last bits are.
 STOPS = ["th", *"etaoin\x11\x05"]
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import pytest
+
 from infer import LoRARequest, SamplingParams
 
 from .making import merge, random_matrices, write_adapter
 from .test_models import check, model_of, started
+
+pytestmark = pytest.mark.usefixtures("forked_ranks")
 
 
 def test_two_ranks_equal_the_merged_model(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from infer.core import LLM, BeamSearchParams, ConfigError, EngineArgs, RecordError, SamplingParams
 
+pytestmark = pytest.mark.usefixtures("forked_ranks")
+
 SETTINGS: dict[str, Any] = {"dtype": "float32", "device": "cpu", "max_model_len": 128, "kv_cache_memory_bytes": 1 << 20}
 GREEDY = SamplingParams(temperature=0, max_tokens=5, ignore_eos=True)
 PROMPTS = ["one", "two and more", "three"]

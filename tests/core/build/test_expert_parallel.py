@@ -30,6 +30,8 @@ from ..models.test_packed_experts import packed
 from ..models.test_packed_linear_experts import PROMPTS, SETTINGS, kept_by, write
 from .test_tensor_parallel import assert_same_but_for_ties
 
+pytestmark = pytest.mark.usefixtures("forked_ranks")
+
 __all__ = ["packed"]
 
 PARAMS = SamplingParams(temperature=0, max_tokens=8, logprobs=2, prompt_logprobs=1, detokenize=False, ignore_eos=True)

@@ -14,6 +14,8 @@ from infer.core import LLM, SamplingParams
 from infer.core.errors import ConfigError, ModelError
 from infer.core.types.outputs import RequestOutput
 
+pytestmark = pytest.mark.usefixtures("forked_ranks")
+
 #: Logits this close are a tie that rounding decides.
 TIE = 1e-3
 PROMPTS = [[(7 * i + j * j) % 250 for j in range(5 + 9 * i)] for i in range(9)]

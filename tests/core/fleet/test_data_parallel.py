@@ -11,6 +11,8 @@ from infer.core import LLM, BeamSearchParams, SamplingParams
 from infer.core.errors import ConfigError, RecordError
 from infer.core.types.outputs import RequestOutput
 
+pytestmark = pytest.mark.usefixtures("forked_ranks")
+
 PROMPTS = ["It was the best of times, it was the worst of times"[: 3 * i + 1] for i in range(17)]
 
 

@@ -30,6 +30,8 @@ from infer.kernels.ops import KVCache
 
 from ..stepping import drain
 
+pytestmark = pytest.mark.usefixtures("forked_ranks")
+
 NOTHING = np.zeros((0, 2), dtype=np.int64)
 
 

@@ -525,8 +525,8 @@ def test_chunks_do_not_change_a_bit(backend: str, int8: bool, kind: str) -> None
     prompts = prompts_of(70, 1, 33, 129, 200)
     with torch.inference_mode():
         whole = run(model, prompts, chunk=512)
-        for chunk in (1, 7, 64):
-            for a, b in zip(whole, run(model, prompts, chunk=chunk), strict=True):
+        for chunk, count in ((1, 3), (7, 5), (64, 5)):  # a step a token: for the first ones, past a tile
+            for a, b in zip(whole[:count], run(model, prompts[:count], chunk=chunk), strict=True):
                 assert torch.equal(a, b)
         for prompt, expected in zip(prompts, whole, strict=True):
             assert torch.equal(run(model, [prompt], chunk=512)[0], expected)

@@ -15,6 +15,8 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 from infer.core import LLM, SamplingParams
 from infer.core.types.outputs import RequestOutput
 
+pytestmark = pytest.mark.usefixtures("forked_ranks")
+
 SIZES: dict[str, Any] = {
     "vocab_size": 160,
     "hidden_size": 64,

@@ -34,11 +34,12 @@ ROOMY = {"num_gpu_blocks_override": 200, "max_num_batched_tokens": 2048}
 TIGHT = {"num_gpu_blocks_override": 11, "max_num_batched_tokens": 32, "max_num_seqs": 8, "enable_prefix_caching": True}
 
 
-@pytest.fixture(params=ROWS, ids=lambda row: "-".join([row[0], *row[1]][:2]))
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    reference_model(*request.param).save_pretrained(tmp_path)
-    (tmp_path / "generation_config.json").unlink(missing_ok=True)
-    return tmp_path
+@pytest.fixture(scope="module", params=ROWS, ids=lambda row: "-".join([row[0], *row[1]][:2]))
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    reference_model(*request.param).save_pretrained(path)
+    (path / "generation_config.json").unlink(missing_ok=True)
+    return path
 
 
 def answers(folder: Path, params: SamplingParams | list[SamplingParams], **settings: Any) -> list[RequestOutput]:

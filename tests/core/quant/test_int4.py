@@ -28,6 +28,8 @@ from infer.kernels.reference import Ops
 from ..weights.formats.folders import SIZES, write
 from ..weights.formats.packers import PACKERS
 
+pytestmark = pytest.mark.usefixtures("forked_ranks")
+
 PROMPTS = [[(7 * i + j * j) % 250 for j in range(5 + 9 * i)] for i in range(4)]
 SETTINGS: dict[str, Any] = {"device": "cpu", "dtype": "float32", "skip_tokenizer_init": True, "num_gpu_blocks_override": 100}
 INT4 = {"quantization": "int4", "kernels": "reference"}

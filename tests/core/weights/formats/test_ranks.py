@@ -25,6 +25,8 @@ from ..gguf.files import SHAPE, random_model, write_gguf
 from .folders import write
 from .packers import PACKERS
 
+pytestmark = pytest.mark.usefixtures("forked_ranks")
+
 PROMPTS = [[(7 * i + j * j) % 250 for j in range(5 + 9 * i)] for i in range(2)]
 SETTINGS: dict[str, Any] = {"device": "cpu", "dtype": "float32", "skip_tokenizer_init": True, "num_gpu_blocks_override": 100}
 #: Heads and features that two and four ranks share, in groups of 32 (64 / 2, 128 / 4).
