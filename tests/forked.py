@@ -150,7 +150,7 @@ class Forked(subprocess.Popen[Any]):
             raise subprocess.TimeoutExpired(self.args, timeout or 0)
         with self._waitpid_lock:  # type: ignore[attr-defined]
             if self.returncode is None:
-                self.returncode = os.waitstatus_to_exitcode(int(self._told.recv(64)))
+                self.returncode = os.waitstatus_to_exitcode(int(self._told.recv(64) or signal.SIGKILL))  # nothing: the forker is gone
         return self.returncode
 
 
