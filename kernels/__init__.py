@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,3 +56,14 @@ def set_threads(count: int, *, usual: bool = False) -> None:
         compiled.set_threads(count)
         if usual:
             compiled.set_usual_threads(count)
+
+
+def place_workers(cpus: Sequence[int], *, usual: bool = False) -> None:
+    """Pins the threads beside the calling one that its operations on a CPU run in, those of a loaded backend: to the CPUs behind the first,
+    which is the calling thread's own place. None of them: the system puts them where it likes.
+
+    With `usual` also those of all threads that call kernels and have said nothing.
+    """
+    compiled = sys.modules.get(f"{__name__}.cpu.threads")
+    if compiled is not None and sys.modules[f"{__name__}.cpu.library"].is_loaded():
+        compiled.place_workers(cpus, usual=usual)

@@ -44,6 +44,7 @@ from ..quant.choice import HEAD, Choose
 from ..quant.stored import AsStored, Stored
 from ..quant.told import kept
 from ..settings.config import EngineConfig
+from ..settings.threads import share_of
 from ..spec.model_spec import ModelSpec
 from ..spec.stack import StackSpec
 from ..spec.support import LAYERS
@@ -136,7 +137,7 @@ class Loaded:
 def load(config: EngineConfig, source: ModelSource, met: Met, wrap_ops: Callable[[Ops], Ops] | None = None) -> Loaded:
     """The weights of one rank, on its device."""
     device, dtype = device_of(config, met.place.number), DTYPES[config.dtype]
-    backend = load_kernels(config, device, config.num_ranks if device.type == "cpu" else 1)
+    backend = load_kernels(config, device, *((config.num_ranks, met.place.number) if device.type == "cpu" else ()))
     ops = backend if wrap_ops is None else wrap_ops(backend)
     if why := backend.kv_refusal(kv_cache.kv_dtype(config, dtype)):
         raise ConfigError(f"kv_cache_dtype={config.kv_cache_dtype}: {why}")
@@ -187,11 +188,13 @@ def _allocate_rope(model: LanguageModel, num_positions: int, device: torch.devic
         model.allocate(num_positions, device)
 
 
-def load_kernels(config: EngineConfig, device: torch.device, ranks: int = 1) -> Ops:
-    """The backend, set as the configuration says; `ranks` share this machine's threads."""
+def load_kernels(config: EngineConfig, device: torch.device, ranks: int = 1, number: int = 0) -> Ops:
+    """The backend, set as the configuration says; `ranks` share this machine's threads, and this is one of them."""
     ops = kernels.load(config.kernels)
     if config.threads:
-        kernels.set_threads(max(1, config.threads // ranks), usual=True)
+        each = max(1, config.threads // ranks)
+        kernels.set_threads(each, usual=True)
+        kernels.place_workers(share_of(config.cpus, each, number), usual=True)
     ops.deterministic = config.deterministic
     return ops
 

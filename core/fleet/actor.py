@@ -141,7 +141,7 @@ def _sized(config: EngineConfig, payload: Mapping[str, Any]) -> EngineConfig:
     threads = config.threads if payload["threads_given"] else choose_threads(None).count
     lanes = min(config.lanes, threads) if config.lanes_always else 1
     device = config.device if config.device == "cpu" else f"{config.device.partition(':')[0]}:0"  # Ray shows an actor its own alone
-    return replace(config, data_parallel_size=sharers, threads=threads, lanes=lanes, device=device)
+    return replace(config, data_parallel_size=sharers, threads=threads, lanes=lanes, device=device, cpus=())
 
 
 def _with_model(config: EngineConfig, shipped: Mapping[str, Any] | None, where: str) -> EngineConfig:

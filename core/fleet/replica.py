@@ -17,6 +17,7 @@ from ..errors import RecordError
 from ..parallel.wire import Wire
 from ..pooling.recipe import Recipe
 from ..settings.config import EngineConfig
+from ..settings.threads import share_of
 from ..types.outputs import RequestOutput
 from ..types.pooling_request import Pooled
 from ..types.request import Request
@@ -149,5 +150,6 @@ def devices(config: EngineConfig) -> list[EngineConfig]:
     count, ranks = config.data_parallel_size, config.num_ranks
     kind, _, first = config.device.partition(":")
     if kind == "cpu":
-        return [replace(config, threads=max(1, config.threads // count), lanes=_lanes(config))] * count
+        each, lanes = max(1, config.threads // count), _lanes(config)
+        return [replace(config, threads=each, lanes=lanes, cpus=share_of(config.cpus, each, i)) for i in range(count)]
     return [replace(config, device=f"{kind}:{int(first or 0) + i * ranks}") for i in range(count)]

@@ -31,7 +31,7 @@ from .memory import choose_swap_space, total_memory
 from .parallel_args import ParallelArgs, choose_parallel
 from .setting import Setting, setting, settings_of
 from .speculation_args import SpeculationArgs, choose_speculation
-from .threads import choose_lanes, choose_threads
+from .threads import choose_lanes, choose_threads, cpus_in_order
 from .yamlfile import layers, settings_in
 
 #: INFER_* variables that are not settings.
@@ -373,6 +373,7 @@ class EngineArgs(AdapterArgs, MediaArgs, ParallelArgs, SpeculationArgs, LaterArg
                 "kernel_build": kernel_build,
                 "threads": threads.count,
                 "threads_given": self.threads is not None,
+                "cpus": cpus_in_order() if self.pin_threads and kind == "cpu" else (),
                 "lanes": choose_lanes(self.lanes, threads.count, notes) if kind == "cpu" and not pools else 1,
                 "lanes_always": self.lanes is not None,
                 "dtype": dtype,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -46,6 +47,7 @@ class EngineConfig:
     kernel_build: str | None  # which build of them, where they are compiled
     threads: int
     threads_given: bool
+    cpus: Sequence[int]  # where its threads are kept, in order; none: wherever the system puts them
     lanes: int  # most batches that are computed at a time, each by its share of the threads
     lanes_always: bool  # also where no other process wants the cores
     deterministic: bool

@@ -43,6 +43,12 @@ class ParallelArgs:
     enable_expert_parallel: bool = _parallel(
         False, "Give each rank of tensor_parallel_size some of a mixture's experts whole; else ranks share each expert."
     )
+    pin_threads: bool = _parallel(
+        False,
+        "Keep each thread that computes on a core of its own, those of an engine near each other in memory. For machines that nobody else "
+        "uses: a thread that shares its core with others' work cannot move away from it.",
+        no_effect=("cuda",),
+    )
     data_parallel_size: int = _parallel(1, "Engines (processes, each with its GPUs) that share the input.", low=1)
     replicas: int | None = _parallel(None, "The same as data_parallel_size.", low=1)
     executor: str = _parallel(

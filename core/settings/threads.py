@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +51,30 @@ def choose_threads(asked: int | None, *, root: Path = Path("/")) -> Threads:
     if quota < count:
         count, limit = max(1, math.ceil(quota)), f"the control group allows {quota:g} CPUs"
     return Threads(count, cores, limit)
+
+
+def cpus_in_order(*, root: Path = Path("/")) -> tuple[int, ...]:
+    """One CPU of each physical core that this process may use, the lowest; none where the system does not say.
+
+    Those of a node of memory stand together, and in it those of a shared cache, so that any few of them are near each other.
+    """
+    cpus = root / "sys/devices/system/cpu"
+    nodes = {
+        cpu: int(folder.name[4:])
+        for folder in sorted((root / "sys/devices/system/node").glob("node[0-9]*"))
+        for cpu in _numbers(_read(folder / "cpulist"))
+    }
+    found: dict[str, tuple[int, int, int]] = {}
+    for cpu in sorted(_usable_cpus()):
+        core = _read(cpus / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu)
+        shared = _numbers(_read(cpus / f"cpu{cpu}/cache/index3/shared_cpu_list"))
+        found.setdefault(core, (nodes.get(cpu, 0), min(shared, default=0), cpu))
+    return tuple(cpu for _, _, cpu in sorted(found.values()))
+
+
+def share_of(cpus: Sequence[int], count: int, number: int) -> Sequence[int]:
+    """Those of one of several that have `count` threads each; from the first on again where there are too few."""
+    return [cpus[(number * count + i) % len(cpus)] for i in range(count)] if cpus else ()
 
 
 def choose_lanes(asked: int | None, threads: int, notes: list[str]) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from . import library
 
 _set = library.function("infer_set_threads", "i")
 _set_usual = library.function("infer_set_usual_threads", "i")
+_place = library.function("infer_place_workers", "pii")
 _get = library.function("infer_get_threads", "p")
 
 
@@ -20,6 +23,11 @@ def set_usual_threads(count: int) -> None:
     """The threads of a calling thread that has said nothing, such as one that a library's user makes; 0: as many as
     OMP_NUM_THREADS says or there are CPUs to use."""
     _set_usual(count)
+
+
+def place_workers(cpus: Sequence[int], *, usual: bool) -> None:
+    """`infer.kernels.place_workers`."""
+    _place(torch.tensor(cpus, dtype=torch.int64), len(cpus), int(usual))
 
 
 def threads() -> int:

@@ -225,3 +225,29 @@ def test_forks_an_interrupt_and_the_end(pool: ctypes.CDLL) -> None:
 
 def _threads() -> int:
     return len(list(Path("/proc/self/task").iterdir()))
+
+
+def allowed() -> dict[str, str]:
+    """The CPUs that each thread of this process may run on."""
+    found = {}
+    for task in Path("/proc/self/task").iterdir():
+        lines = (task / "status").read_text().splitlines()
+        found[task.name] = next(line.split()[1] for line in lines if line.startswith("Cpus_allowed_list"))
+    return found
+
+
+def test_workers_are_kept_where_they_are_said_to_be(pool: ctypes.CDLL) -> None:
+    cpus = sorted(os.sched_getaffinity(0))
+    places = np.array([cpus[0], cpus[-1], 5000], dtype=np.int64)
+    set_threads(pool, 1)  # ends no team, and the next is a new one
+    before = allowed()
+    call(pool, "infer_place_workers", places, 3, 0)
+    set_threads(pool, 3)
+    counts = np.zeros(9, dtype=np.int64)
+    call(pool, "count", counts, 9, 1, 50)
+    new = [cpus for task, cpus in allowed().items() if task not in before]
+    assert sorted(new) == sorted([str(cpus[-1]), str(cpus[0])]), "a place that no machine has is left out"
+    assert os.sched_getaffinity(0) == set(cpus), "the caller is where it was"
+    call(pool, "infer_place_workers", places, 0, 0)
+    call(pool, "count", counts, 9, 1, 50)
+    assert len(set(cpus)) == 1 or any("-" in found or "," in found for task, found in allowed().items() if task not in before)

@@ -21,4 +21,4 @@ def lanes_of(engine: Work, config: EngineConfig, first: Lane, another: Callable[
     lanes = [first, *(another() for _ in range(count - 1))]
     if stages > 1:
         return Pipeline(proxy(engine), lanes)
-    return Crew(engine, lanes, config.threads, None if config.lanes_always else Company(config.threads))
+    return Crew(engine, lanes, config.threads, None if config.lanes_always else Company(config.threads), config.cpus)

@@ -14,11 +14,13 @@ weights, and takes as long as one of 8.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence as SequenceOf
+from contextlib import suppress
 from typing import Protocol
 
-from infer.kernels import set_threads
+from infer.kernels import place_workers, set_threads
 
 from ...sampling.sampler import Samples
 from ...types.outputs import RequestOutput
@@ -73,9 +75,13 @@ class Crew:
         lanes: the first is computed by the thread that calls.
         threads: of all lanes together.
         company: the lanes beside the first are used while there is some; None: always.
+        cpus: where these threads are kept, in order; none: wherever the system puts them. The caller's own is not: what it starts would be
+            kept there too.
     """
 
-    def __init__(self, engine: Work, lanes: SequenceOf[Lane], threads: int, company: Company | None = None) -> None:
+    def __init__(
+        self, engine: Work, lanes: SequenceOf[Lane], threads: int, company: Company | None = None, cpus: SequenceOf[int] = ()
+    ) -> None:
         assert 1 < len(lanes) <= threads
         self._engine = engine
         self._lanes = lanes
@@ -83,6 +89,7 @@ class Crew:
         self._company = company
         self.enough = ENOUGH
         self._num_threads = [threads // len(lanes) + (i < threads % len(lanes)) for i in range(len(lanes))]
+        self._cpus = cpus
         self._busy = [False] * len(lanes)
         """Lanes whose step is being computed."""
         self._workers: list[threading.Thread | None] = [None] * len(lanes)
@@ -201,9 +208,19 @@ class Crew:
         with self.turn:
             self.book(number, step, samples, watch)
 
+    def _pin(self, number: int) -> None:
+        """Keeps the calling thread, a lane's, and those it computes with where they belong."""
+        first, count = sum(self._num_threads[:number]), self._num_threads[number]
+        own = [self._cpus[i % len(self._cpus)] for i in range(first, first + count)] if self._cpus else []
+        if own:
+            with suppress(OSError):  # the CPU has gone since
+                os.sched_setaffinity(0, own[:1])
+            place_workers(own)
+
     def _work(self, number: int) -> None:
         """The thread of a lane: ends where nothing is left to answer."""
         engine = self._engine
+        self._pin(number)
         try:
             while True:
                 with self.turn:

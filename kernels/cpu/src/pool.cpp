@@ -18,8 +18,10 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <thread>
+#include <vector>
 
 #include <pthread.h>
 #include <signal.h>
@@ -31,7 +33,6 @@
 #include <unistd.h>
 #else
 #include <condition_variable>
-#include <mutex>
 #endif
 
 #include "spin.h"
@@ -41,6 +42,7 @@ namespace {
 
 constexpr uint32_t IN = 0xfff, OPEN = 1 << 12, SLEEPS = 1 << 13, NEXT = 1 << 14;
 constexpr int MOST_THREADS = 1024;
+constexpr int MOST_CPUS = 1024;  // that a cpu_set_t has room for
 
 // Nanoseconds for which a worker that has nothing to do looks for a job: longer than the gap between two operations of a step.
 constexpr int64_t WORKER_SPINS = 50000;
@@ -91,16 +93,33 @@ struct FloatingPoint {
 // Rises in each child of a fork, where there are no workers.
 std::atomic<uint64_t> forks{0};
 
+// CPUs for a thread and its workers, in this order; none: wherever the system puts them. The thread itself stays where it is.
+using Places = std::vector<int>;
+
+void put(std::thread &worker, int cpu) {
+#if defined(__linux__)
+    cpu_set_t only;
+    CPU_ZERO(&only);
+    CPU_SET(cpu, &only);
+    pthread_setaffinity_np(worker.native_handle(), sizeof only, &only);  // a CPU that has gone since is no reason to stop
+#else
+    (void)worker, (void)cpu;
+#endif
+}
+
 class Team {
   public:
-    explicit Team(int wanted) : made_in(forks.load()) {
+    Team(int wanted, const Places &places) : made_in(forks.load()) {
         workers = new std::thread[wanted - 1];
         // Signals are for the threads that were there before us.
         sigset_t all, before;
         sigfillset(&all);
         pthread_sigmask(SIG_SETMASK, &all, &before);
         try {
-            for (; count < wanted - 1; count++) workers[count] = std::thread(&Team::look_for_work, this, count);
+            for (; count < wanted - 1; count++) {
+                workers[count] = std::thread(&Team::look_for_work, this, count);
+                if (!places.empty()) put(workers[count], places[(count + 1) % places.size()]);
+            }
         } catch (const std::exception &) {  // the system allows no more: fewer do it
         }
         pthread_sigmask(SIG_SETMASK, &before, nullptr);
@@ -184,6 +203,17 @@ void Team::look_for_work(int number) {
     }
 }
 
+std::mutex of_places;
+Places usual_places;               // of threads that have said nothing
+thread_local bool placed = false;  // whether this thread has said where its own are
+thread_local Places own_places;
+
+Places places() {
+    if (placed) return own_places;
+    const std::lock_guard<std::mutex> held(of_places);
+    return usual_places;
+}
+
 // A thread's team, which ends with the thread.
 struct Own {
     Team *team = nullptr;
@@ -196,13 +226,27 @@ struct Own {
     Team &of(int wanted) {
         if (!team || size < wanted || !team->has_threads()) {
             end();
-            team = new Team(wanted);
+            team = new Team(wanted, places());
             size = wanted;
         }
         return *team;
     }
 };
 thread_local Own own;
+
+void place(const int64_t *cpus, int64_t count, bool for_all) {
+    Places chosen;
+    for (int64_t i = 0; i < count; i++)
+        if (cpus[i] >= 0 && cpus[i] < MOST_CPUS) chosen.push_back((int)cpus[i]);
+    if (for_all) {
+        const std::lock_guard<std::mutex> held(of_places);
+        usual_places = chosen;
+    } else {
+        placed = true;
+        own_places = chosen;
+    }
+    own.end();  // its workers are where they were said to be before
+}
 
 int machine_threads() {
     static const int found = [] {
@@ -249,3 +293,7 @@ extern "C" void infer_set_threads(int64_t count) { infer::size = (int)std::min<i
 extern "C" void infer_set_usual_threads(int64_t count) { infer::usual = (int)std::min<int64_t>(std::max<int64_t>(0, count), infer::MOST_THREADS); }
 
 extern "C" void infer_get_threads(int64_t *count) { *count = infer::threads(); }
+
+// Puts the workers of the calling thread's team on CPUs: cpus[0] is the thread's own place, which is for it to take, and workers have those behind
+// it; 0 of them: wherever the system puts them. `usual`: also those of all threads that have said nothing, from their next team on.
+extern "C" void infer_place_workers(const int64_t *cpus, int64_t count, int64_t usual) { infer::place(cpus, count, usual != 0); }

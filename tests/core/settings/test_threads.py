@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from infer.core.settings import threads
-from infer.core.settings.threads import choose_lanes, choose_threads
+from infer.core.settings.threads import choose_lanes, choose_threads, cpus_in_order, share_of
 
 #: Eight CPUs, two on each core: 0 with 4, 1 with 5, and so on.
 SIBLINGS = {i: f"{i % 4},{i % 4 + 4}" for i in range(8)}
@@ -147,3 +147,21 @@ def test_a_lane_for_four_threads_from_two_to_four() -> None:
     assert not notes
     assert choose_lanes(9, 4, notes) == 4
     assert notes == ["lanes: 4, one for each thread"]
+
+
+def test_neighbours_in_memory_stand_together(machine: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two nodes, whose cores are numbered in turn."""
+    nodes = {"sys/devices/system/node/node0/cpulist": "0,2,4,6", "sys/devices/system/node/node1/cpulist": "1,3,5,7"}
+    assert cpus_in_order(root=machine(nodes)) == (0, 2, 1, 3)
+    caches = {f"sys/devices/system/cpu/cpu{i}/cache/index3/shared_cpu_list": "0,3,4,7" if i % 4 in (0, 3) else "1,2,5,6" for i in range(8)}
+    nodes = {"sys/devices/system/node/node0/cpulist": "0-7", "sys/devices/system/node/node1/cpulist": ""}
+    assert cpus_in_order(root=machine({**nodes, **caches})) == (0, 3, 1, 2)
+    monkeypatch.setattr(threads, "_usable_cpus", lambda: {2, 6, 7})
+    assert cpus_in_order(root=machine({})) == (7, 2)
+    monkeypatch.setattr(threads, "_usable_cpus", set)
+    assert cpus_in_order(root=machine({})) == ()
+
+
+def test_shares_of_cpus() -> None:
+    assert [list(share_of((4, 5, 6, 7), 2, i)) for i in range(3)] == [[4, 5], [6, 7], [4, 5]]
+    assert share_of((), 2, 1) == ()
