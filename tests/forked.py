@@ -36,10 +36,10 @@ KEPT = 256
 COMMANDS = frozenset({"generate", "chat", "embed", "beam", "score", "classify", "run", "merge"})
 #: What they may be started with.
 OPTIONS = frozenset({"stdin", "stdout", "stderr", "env", "cwd", "text"})
-#: Said to torch by each run.
-THREADS = "OMP_NUM_THREADS"
+#: But not these: each run says the first to torch and sets the second itself.
+SET_ANYWAY = frozenset({"OMP_NUM_THREADS", "PYTHONSAFEPATH"})
 #: Beginnings of variables that are read as an interpreter or a library starts.
-READ_AT_THE_START = ("PYTHON", "LD_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "MALLOC_", "TORCH", "CUDA", "TRITON")
+READ_AT_THE_START = ("PYTHON", "LD_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "MALLOC_", "TORCH_", "CUDA", "TRITON")
 #: Bytes of a request: its words and its environment.
 REQUEST = 1 << 17
 
@@ -60,7 +60,8 @@ class Forker:
         if sys.platform != "linux" or not argv or argv[0] not in COMMANDS or not options.keys() <= OPTIONS:
             return False
         ours, env = self.environment, options.get("env") or os.environ
-        return all(ours.get(name) == env.get(name) for name in {*ours, *env} if name.startswith(READ_AT_THE_START) and name != THREADS)
+        read = {name for name in {*ours, *env} - SET_ANYWAY if name.startswith(READ_AT_THE_START)}
+        return all(ours.get(name) == env.get(name) for name in read)
 
     def ask(self, request: dict[str, Any], fds: list[int]) -> socket.socket:
         """Asks for a process with these as its stdin, stdout, stderr, and what is kept. Its id comes as one message, and its status as

@@ -220,7 +220,7 @@ def test_where_ranks_meet_stays_as_long_as_they_do(tiny_llama: Path, tmp_path: P
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     settings: dict[str, Any] = {"device": "cpu", "skip_tokenizer_init": True, "num_gpu_blocks_override": 20}
     llm = LLM(str(tiny_llama), tensor_parallel_size=2, disable_custom_all_reduce=True, **settings)
-    assert len(list(tmp_path.glob("infer-ranks-*/ranks"))) == 1
+    assert len(list(tmp_path.glob("infer-ranks-*/ranks*"))) == 1
     processes = [worker.process for worker in llm.engine.runner.ranks.workers]  # type: ignore[union-attr]
     del llm
     assert list(tmp_path.iterdir()) == []
