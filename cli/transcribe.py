@@ -21,8 +21,9 @@ def transcribe(*, io: JobOptions) -> int:
     --allowed-local-media-path, a data: or http(s) URL, or {"data": base64, "format": "wav"}. It may have an `id`, `language`, `task`
     (transcribe, translate), `prompt`, `temperature`, `response_format` and the options below of its own; other fields come back in
     `extra`. The answer has `text`, `language`, and `segments` with their times; long sounds are read window by window. OpenAI Batch lines
-    (/v1/audio/transcriptions, /v1/audio/translations, with `file_url`) are answered in their own form. A record that fails has its error
-    in its place, and the exit status is then 3. More: infer help transcription.
+    (/v1/audio/transcriptions, /v1/audio/translations, with `file_url`) are answered in their own form. Several answers to
+    a sound (n) are for infer generate. A record that fails has its error in its place, and the exit status is then 3. More: infer help
+    transcription.
 
     \b
     infer transcribe --model ./whisper-small --allowed-local-media-path calls calls.jsonl texts.jsonl

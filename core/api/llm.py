@@ -422,7 +422,7 @@ class LLM(PoolingCalls, Controls):
 
     def _intake(self, *, literal: bool = False) -> PromptIntake:
         plan = self._plan
-        more: dict[str, Any] = {"placing": plan.placing, "decoder": plan.decoder_prompts}
+        more: dict[str, Any] = {"placing": plan.placing, "decoder": plan.decoder_prompts, "hearing": plan.hearing}
         return PromptIntake(self.tokenizer, self.engine.max_model_len, self._remarks, literal=literal, **more)
 
     def _template(self, given: str | None, content_format: str) -> ChatTemplate:

@@ -35,6 +35,7 @@ from .generation_config import sampling_defaults
 
 if TYPE_CHECKING:
     from ..media.placing import Placing
+    from ..media.sound_prompts import SoundPrompts
     from ..media.sounds import SoundStore
     from ..media.store import MediaStore
     from ..pooling.images import ImageReader
@@ -98,6 +99,15 @@ class Plan:
     def decoder_prompts(self) -> DecoderPrompts | None:
         """The first tokens of the decoder, for a model that has an encoder. Raises ModelError."""
         return decoder_prompts_of(self.config, self.source, self.tokenizer)
+
+    @cached_property
+    def hearing(self) -> SoundPrompts | None:
+        """The prompts of a model that reads sound; None of others, and where no sound can be given. Raises ModelError."""
+        if self.sounds is None or self.speech_tokens is None or self.decoder_prompts is None:
+            return None
+        from ..media.sound_prompts import SoundPrompts
+
+        return SoundPrompts(self.sounds, self.speech_tokens, self.decoder_prompts)
 
     @cached_property
     def spec(self) -> ModelSpec:

@@ -29,6 +29,7 @@ def answer(choices: list[Sequence]) -> RequestOutput:
         )
         for index, s in enumerate(choices)
     ]
+    read = () if request.media else request.encoder_ids  # of a sound they are no tokens
     return RequestOutput(
         request.request_id,
         request.prompt,
@@ -38,6 +39,6 @@ def answer(choices: list[Sequence]) -> RequestOutput:
         prompt_logprobs=told_prompt(first),
         lora_request=request.lora,
         num_virtual_tokens=request.num_virtual,
-        encoder_prompt=request.prompt if request.encoder_ids else None,
-        encoder_prompt_token_ids=list(request.encoder_ids) or None,
+        encoder_prompt=request.prompt if read else None,
+        encoder_prompt_token_ids=list(read) or None,
     )

@@ -150,7 +150,11 @@ class Limits:
                 raise RecordError("unsupported", "an input for an encoder is for models that have one", param="encoder_prompt")
             return
         if self.hears and not request.media:
-            raise RecordError("unsupported", "the model reads sound and no text: infer transcribe answers its records", param="prompt")
+            raise RecordError(
+                "unsupported",
+                "the model reads sound: a record has audio, and one engine alone is given sounds (infer transcribe, infer generate)",
+                param="audio",
+            )
         if not given:
             raise RecordError("unsupported", "a model with an encoder answers infer generate and infer beam alone", param="prompt")
         if worst := next((token for token in given if not 0 <= token < self.vocab_size), None):

@@ -16,6 +16,7 @@ from .intake import Draft, Intake
 from .remarks import Remarks
 
 if TYPE_CHECKING:
+    from ..media.sound_prompts import SoundPrompts
     from ..text.chat import ChatTemplate
     from ..text.decoder_prompts import DecoderPrompts
     from ..text.tokenizer import Tokenizer
@@ -49,6 +50,7 @@ class PromptIntake(Intake[PromptDraft]):
         literal: text that spells a special token is only text.
         placing: puts media into prompts; None: the model takes none.
         decoder: of a model with an encoder, what its decoder begins with.
+        hearing: of a model that reads sound, its prompts; None of others.
     """
 
     def __init__(
@@ -60,9 +62,10 @@ class PromptIntake(Intake[PromptDraft]):
         literal: bool = False,
         placing: Placing | None = None,
         decoder: DecoderPrompts | None = None,
+        hearing: SoundPrompts | None = None,
     ) -> None:
         super().__init__(remarks)
-        self._decoder = decoder
+        self._decoder, self._hearing = decoder, hearing
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
         self._max_chars = max(_CHARS_PER_TOKEN * max_model_len, 1 << 16)
@@ -82,7 +85,8 @@ class PromptIntake(Intake[PromptDraft]):
 
     def read(self, drafts: Sequence[PromptDraft]) -> None:
         media = [one.media for one in drafts if one.media is not None and one.error is None]
-        with self._placing.ahead(media) if media and self._placing is not None else nullcontext():
+        reader = self._placing or self._hearing
+        with reader.ahead(media) if media and reader is not None else nullcontext():
             super().read(drafts)
 
     def begin(self, one: PromptDraft) -> None:
@@ -95,11 +99,16 @@ class PromptIntake(Intake[PromptDraft]):
     def _begin_media(self, one: PromptDraft, media: PromptMedia) -> None:
         """Puts what stands for media into the prompt. Raises RecordError."""
         assert one.params is not None
-        if self._placing is None:
+        if self._placing is None and self._hearing is None:
             raise RecordError("unsupported", f"the prompt has media, and {TEXT_ALONE}", param="messages")
         if one.params.truncate_prompt_tokens is not None:
             message = "a prompt with media cannot be cut; leave out truncate_prompt_tokens"
             raise RecordError("unsupported", message, param="truncate_prompt_tokens")
+        if self._placing is None:
+            assert self._hearing is not None
+            self._hearing.begin(media)
+            one.add_special_tokens = False
+            return
         one.prompt = self._placing.expand(one.prompt, media)
         one.add_special_tokens &= not self._placing.frames_text
 
@@ -137,7 +146,10 @@ class PromptIntake(Intake[PromptDraft]):
             whole = one.prompt
             one.prompt = truncated(whole, one.params, self._max_model_len - (0 if one.embeds is None else len(one.embeds)))
             self.remarks.of_cut(whole, one.prompt)
-        if self._decoder is not None:
+        if self._hearing is not None:
+            ids = one.prompt or []  # of a text that is empty
+            one.encoder_ids, one.prompt, one.params = self._hearing.end(one.media, ids, one.decoder, one.params)
+        elif self._decoder is not None:
             source = one.decoder.get("source_language")
             one.encoder_ids = tuple(one.prompt if source is None else self._decoder.read_in(one.prompt, source))
             one.params = ModelRules(self._decoder.no_repeat_ngram_size, self._decoder.forced_end).applied(one.params)

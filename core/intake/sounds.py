@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from ..media.sounds import SoundStore
@@ -43,11 +42,8 @@ class SoundIntake(Intake[SoundDraft]):
     def begin(self, one: SoundDraft) -> None:
         assert one.part is not None
         assert one.speech is not None
-        self._store.loader.policy.check_count([one.part])
-        medium = self._store.loader.load(one.part)
-        one.transcript = Transcript(self._tokens, one.speech, self._store.features.num_frames(medium))
-        may_change = isinstance(one.part.source, str) and one.part.source[:8].lower().startswith(("http://", "https://"))
-        one.medium = medium if may_change else replace(medium, data=None)
+        one.medium, frames = self._store.measured(one.part)
+        one.transcript = Transcript(self._tokens, one.speech, frames)
 
     def size(self, one: SoundDraft) -> int:
         return 0

@@ -7,6 +7,7 @@ Medium ── features ──> [mel bins, frames] of the whole sound, kept by co
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,13 @@ class SoundStore(MediaStore):
             if self._extract is None:
                 self._extract = self._make_features()
             return self._extract
+
+    def measured(self, part: MediaPart) -> tuple[Medium, int]:
+        """A sound and its frames; without its samples where reading it again gives the same. Raises RecordError, ModelError."""
+        self.loader.policy.check_count([part])
+        medium = self.loader.load(part)
+        may_change = isinstance(part.source, str) and part.source[:8].lower().startswith(("http://", "https://"))
+        return medium if may_change else replace(medium, data=None), self.features.num_frames(medium)
 
     def window(self, part: MediaPart, medium: Medium, start: int, *, held: Medium | None = None) -> Placed:
         """The window of a sound that begins at frame `start`, as the input of a request. `held`: see `Placed.medium`."""

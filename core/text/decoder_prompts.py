@@ -40,7 +40,7 @@ class DecoderPrompts:
         """The decoder's prompt. Raises RecordError.
 
         Args:
-            given: `decoder_prompt`: text or token ids that follow the first tokens, which ids may begin with themselves; None: nothing.
+            given: `decoder_prompt`: text or token ids that follow the first tokens, which they may begin with themselves; None: nothing.
             language: `target_language`.
         """
         if self.start is None and not isinstance(given, list):
@@ -60,7 +60,7 @@ class DecoderPrompts:
             if self.tokenizer is None:
                 message = "without a tokenizer (skip_tokenizer_init) decoder_prompt is token ids"
                 raise RecordError("unsupported", message, param="decoder_prompt")
-            return [*first, *self.tokenizer.encode(given, add_special_tokens=False)]
+            given = self.tokenizer.encode(given, add_special_tokens=False)
         if not isinstance(given, list) or not all(type(token) is int for token in given):
             raise RecordError("invalid_type", "decoder_prompt must be a string or a list of token ids", param="decoder_prompt")
         return given if not first or given[: len(first)] == first or given[:1] == first[:1] else [*first, *given]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from ..core.models.whispers import TOKEN, Whisper, as_read, sound, wav, whisper_of
+from ..core.models.whispers import FIRST_TIME, TOKEN, Whisper, as_read, sound, wav, whisper_of
 
 #: No output is held to be bad.
 EASY: dict[str, Any] = {
@@ -191,3 +191,59 @@ def test_the_command_names_what_cannot_be(
     result = call("transcribe", "-q", "--model", whisper.folder, "--language", "klingon", source, tmp_path / "other.jsonl")
     assert result.exit_code == 2
     assert "klingon" in result.output
+
+
+def test_a_run_that_is_killed_goes_on_to_the_same_bytes(
+    whisper: Whisper, call: Callable[..., Result], launch: Any, write_lines: Any, read_rows: Any, tmp_path: Path, options: list[Any]
+) -> None:
+    """Sounds of several windows, drawn for, each tried at several temperatures."""
+    hot = {"temperature": [0.0, 0.7], "logprob_threshold": 0, "no_speech_threshold": False}
+    source = write_lines(*({"audio": path_of(whisper, i % 3), "language": "en", **hot} for i in range(5)), {"audio": 1})
+    assert run(call, options, source, tmp_path / "whole").exit_code == 3
+    child = launch("transcribe", *options, source, tmp_path / "out", env={"INFER_FAULT": "committed"})
+    child.communicate(timeout=300)
+    assert child.returncode not in (0, 3)
+    assert (tmp_path / "out.partial").exists()
+    assert run(call, options, source, tmp_path / "out", "--resume").exit_code == 3
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
+    found = read_rows(tmp_path / "out")
+    assert {one["temperature"] for row in found[:5] for one in row["segments"]} == {0.7}
+    assert found[0]["text"] != found[3]["text"], "the place of a record counts where it has no seed"
+
+
+def test_generate_and_beam_answer_one_window(
+    whisper: Whisper, call: Callable[..., Result], write_lines: Any, read_rows: Any, tmp_path: Path, options: list[Any]
+) -> None:
+    one, common = path_of(whisper, 0), {"max_tokens": 8, "temperature": 0, "return_token_ids": True}
+    url = "data:audio/wav;base64," + base64.b64encode(Path(one).read_bytes()).decode()
+    begun = "<|startoftranscript|><|de|><|transcribe|><|notimestamps|>"
+    lines: list[dict[str, Any]] = [
+        {"audio": one, "target_language": "german", **common},
+        {"audio": url, "decoder_prompt": begun, **common, "x": 1},
+        {"audio": {"data": url.partition(",")[2], "format": "wav"}, "prompt": begun, **common},
+        {"multi_modal_data": {"audio": one}, "prompt_token_ids": [TOKEN[name] for name in ("startoftranscript", "de")], **common},
+        {"audio": one, **common, "n": 2, "best_of": 3, "temperature": 1, "seed": 3, "logprobs": 1},
+        {"audio": path_of(whisper, 1), **common},
+        {"prompt": begun, **common},
+        {"x": 1},
+    ]
+    out = tmp_path / "out.jsonl"
+    assert call("generate", *options, write_lines(*lines), out).exit_code == 3
+    rows = read_rows(out)
+    assert rows[0]["choices"] == rows[1]["choices"] == rows[2]["choices"]
+    assert rows[0]["usage"]["prompt_tokens"] == len(rows[0]["prompt_token_ids"]) == 4
+    assert rows[1]["extra"] == {"x": 1}
+    assert rows[3]["choices"][0]["token_ids"][0] >= FIRST_TIME, "times are not turned off"
+    assert len(rows[4]["choices"]) == 2
+    assert [row["error"] and (row["error"]["code"], row["error"]["param"]) for row in rows[3:]] == [
+        None,
+        None,
+        ("prompt_too_long", "audio"),
+        ("missing_field", "audio"),
+        ("missing_field", "audio"),
+    ]
+    assert "infer transcribe" in rows[5]["error"]["message"]
+    searched = write_lines({"audio": one, "target_language": "de", "beam_width": 2, "max_tokens": 8})
+    assert call("beam", *options, searched, out, "--overwrite").exit_code == 0
+    (row,) = read_rows(out)
+    assert row["choices"][0]["score"] >= row["choices"][1]["score"]

@@ -11,6 +11,7 @@ from ...errors import RecordError
 from ...intake.prompts import PromptIntake
 from ...intake.remarks import Remarks
 from ...media.placing import PromptMedia
+from ...media.sound_prompts import SoundPrompts
 from ...text.decoder_prompts import DecoderPrompts
 from ...text.spelling import Spelling
 from ...types.beam_params import BeamSearchParams
@@ -41,7 +42,7 @@ class CompletionOptions(RecordOptions):
     `beam`: what to search with, of which `defaults` is then a part.
     `max_tokens_given`: the user chose the default max_tokens, so outputs cut there are no surprise; `max_tokens_known`: the user or the
     model's own files did.
-    `decoder`: of a model with an encoder.
+    `decoder`: of a model with an encoder. `hearing`: of one that reads sound.
     `by_priority`: the engine looks at a record's `priority`.
     """
 
@@ -53,6 +54,7 @@ class CompletionOptions(RecordOptions):
     system: str | None = None
     report_cache: bool = False
     decoder: DecoderPrompts | None = None
+    hearing: SoundPrompts | None = None
 
 
 class CompletionTask(Task[PendingPrompt]):
@@ -114,6 +116,7 @@ class CompletionTask(Task[PendingPrompt]):
     def make_intake(self, remarks: Remarks) -> PromptIntake:
         options = self.options
         more: dict[str, Any] = {"literal": options.literal_special_tokens, "placing": options.placing, "decoder": options.decoder}
+        more["hearing"] = options.hearing
         return PromptIntake(self.tokenizer, self.max_model_len, remarks, **more)
 
     def check_ours(self, fields: Mapping[str, Any]) -> None:
@@ -135,13 +138,13 @@ class CompletionTask(Task[PendingPrompt]):
             pending.embeds = own if pending.embeds is None else pending.embeds.before(own)
         pending.prompt = self.prompt_of(fields) if own is None else []
         self.put_media(pending, fields)
-        if not pending.prompt and own is None:
+        if not pending.prompt and own is None and self.options.hearing is None:
             raise RecordError("invalid_value", "the prompt is empty", param="prompt")
         self.look_ahead(pending, fields)
 
     def put_media(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
         """Sets the media of a record. Raises RecordError."""
-        if self.options.placing is None:
+        if self.options.placing is None and self.options.hearing is None:
             return
         pending.media = PromptMedia.of(self.media_of(fields), fields.get("mm_processor_kwargs"))
         self.waits |= pending.media is not None

@@ -23,10 +23,13 @@ from .rows import completion_logprobs, joined, written
 
 if TYPE_CHECKING:
     from ...build.plan import Plan
+    from ...text.tokenizer import Tokenizer
 
 
 #: Of models with an encoder.
 _DECODER_FIELDS = frozenset({"decoder_prompt", "source_language", "target_language"})
+#: Of models that read sound.
+_SOUNDS = ("audio", "audios", "multi_modal_data")
 
 
 class GenerateTask(CompletionTask):
@@ -38,13 +41,18 @@ class GenerateTask(CompletionTask):
     """
 
     command = "generate"
-    columns = ("prompt", "prompt_token_ids", "prompt_embeds")
+    columns: tuple[str, ...] = ("prompt", "prompt_token_ids", "prompt_embeds")
 
     @classmethod
     def of(cls, options: CompletionOptions, plan: Plan) -> GenerateTask:
         """The task with the model of `plan`."""
-        options = replace(options, decoder=plan.decoder_prompts)
+        options = replace(options, decoder=plan.decoder_prompts, hearing=plan.hearing)
         return cls(options, plan.tokenizer, max_model_len=plan.config.max_model_len)
+
+    def __init__(self, options: CompletionOptions, tokenizer: Tokenizer | None, *, max_model_len: int) -> None:
+        if options.hearing is not None:
+            self.columns = (*_SOUNDS, *self.columns)
+        super().__init__(options, tokenizer, max_model_len=max_model_len)
 
     def own_fields(self) -> frozenset[str]:
         own = super().own_fields() | ({"echo"} if self.options.decoder is None else _DECODER_FIELDS)
@@ -52,6 +60,8 @@ class GenerateTask(CompletionTask):
         return own | MEDIA_FIELDS | MEDIA_OPTIONS | {"multi_modal_data"} if reads_media else own
 
     def missing(self, fields: Mapping[str, Any]) -> str:
+        if self.options.hearing is not None:
+            return 'no "audio" (sounds of any length, and without a prompt, are for infer transcribe)'
         hint = ' ("text" is a field of infer embed; or give --prompt-field text)' if "text" in fields else ""
         return f'no "prompt" and no "prompt_token_ids"{hint}'
 
@@ -90,6 +100,8 @@ class GenerateTask(CompletionTask):
             if prompt and isinstance(prompt[0], (str, list)):
                 return [_one_of_several(one, i) for i, one in enumerate(prompt)]
             return _token_ids("prompt", prompt)
+        if prompt is None and self.options.hearing is not None:
+            return ""  # the sound is all that is read
         if not isinstance(prompt, str):
             raise wrong_type("prompt", "a string or a list of token ids", prompt)
         return prompt

@@ -87,7 +87,8 @@ class TranscribeTask(Task[PendingSound]):
         for name, neutral in _NEUTRAL.items():
             value = fields.get(name)
             if value is not None and not any(type(value) is type(one) and value == one for one in neutral):
-                raise RecordError("unsupported", f"{name} is not supported in a transcription", param=name)
+                hint = ": infer generate writes several answers to a sound of one window" if name == "n" else ""
+                raise RecordError("unsupported", f"{name} is not supported in a transcription{hint}", param=name)
 
     # --- in
 
