@@ -1,4 +1,4 @@
-"""Distances between tokens as attention knows them: numbers added to the scores of pairs, of one learned table for all layers.
+"""Distances between tokens as attention knows them: numbers added to the scores of pairs, of one learned table for all layers or for each.
 
 See spec/stack.py for what each kind is, and its source. Buckets are counted in float32, as transformers counts them: near the
 border of two the rounding decides.
@@ -43,11 +43,11 @@ class Relative(Protocol):
 
 
 class Distances:
-    """A number for each head and distance, the same in all layers."""
+    """A number for each head and distance, the same in all layers, or those of one."""
 
-    def __init__(self, stack: StackSpec, spec: DistanceSpec) -> None:
-        self.spec, heads = spec, stack.layers[0].need_attention().num_heads
-        self.weight = Parameter((f"{stack.names.relative}.weight", (spec.buckets, heads)), dtype=torch.float32)
+    def __init__(self, stack: StackSpec, spec: DistanceSpec, layer: int = 0) -> None:
+        self.spec, heads = spec, stack.layers[layer].need_attention().num_heads
+        self.weight = Parameter((f"{stack.names.relative.format(layer)}.weight", (spec.buckets, heads)), dtype=torch.float32)
         self._values = self._place = torch.empty(0)
 
     def allocate(self, num_positions: int, device: torch.device) -> None:
@@ -63,7 +63,7 @@ class Distances:
         return F.pad(of_each.T, (0, KEYS_AHEAD)).contiguous().to(device)
 
     def of_layer(self, index: int) -> Relative:
-        return _SharedDistances(self)
+        return _OneLayers(self)
 
     def bias(self, segments: Segments) -> PairBias:
         return PairBias(self._values, self._place.repeat(len(segments.starts) - 1, 1))
@@ -72,12 +72,12 @@ class Distances:
         yield self.weight
 
 
-class _SharedDistances:
-    def __init__(self, of_all: Distances) -> None:
-        self._of_all = of_all
+class _OneLayers:
+    def __init__(self, distances: Distances) -> None:
+        self._distances = distances
 
     def bias(self, qkv: Rows, segments: Segments) -> PairBias:
-        return self._of_all.bias(segments)
+        return self._distances.bias(segments)
 
     def allocate(self, qkv: Linear) -> None:
         pass
@@ -87,6 +87,28 @@ class _SharedDistances:
 
     def parameters(self) -> Iterator[Parameter]:
         yield from ()
+
+
+class LayerDistances:
+    """The same with numbers of its own for each layer (UMT5's, arXiv 2304.09151)."""
+
+    def __init__(self, stack: StackSpec, spec: DistanceSpec) -> None:
+        self.each = [Distances(stack, spec, index) for index in range(len(stack.layers))]
+
+    def allocate(self, num_positions: int, device: torch.device) -> None:
+        for one in self.each:
+            one.allocate(num_positions, device)
+
+    def causal(self, num_positions: int, device: torch.device) -> list[Tensor]:
+        """Each layer's, see `Distances.causal`."""
+        return [one.causal(num_positions, device) for one in self.each]
+
+    def of_layer(self, index: int) -> Relative:
+        return self.each[index].of_layer(index)
+
+    def parameters(self) -> Iterator[Parameter]:
+        for one in self.each:
+            yield from one.parameters()
 
 
 class DistanceEmbedding:
@@ -201,11 +223,18 @@ def _products(of_heads: list[Linear], x: Tensor) -> Tensor | None:
     return torch.stack([unscaled(product(head)) for product, head in zip(of_heads, x, strict=True)]) if of_heads else None
 
 
-def relative_of(ops: Ops, stack: StackSpec) -> Distances | DistanceEmbedding | None:
-    """What the layers of a stack share, if they know distances."""
-    if stack.relative is None:
+def relative_of(ops: Ops, stack: StackSpec) -> Distances | LayerDistances | DistanceEmbedding | None:
+    """What the layers of a stack know of distances, if they do."""
+    if isinstance(stack.relative, DisentangledSpec):
+        return DistanceEmbedding(ops, stack, stack.relative)
+    return distances_of(stack)
+
+
+def distances_of(stack: StackSpec) -> Distances | LayerDistances | None:
+    """The numbers of distances, of a stack that has some."""
+    if not isinstance(stack.relative, DistanceSpec):
         return None
-    return Distances(stack, stack.relative) if isinstance(stack.relative, DistanceSpec) else DistanceEmbedding(ops, stack, stack.relative)
+    return LayerDistances(stack, stack.relative) if stack.relative.per_layer else Distances(stack, stack.relative)
 
 
 def distance_buckets(distance: Tensor, spec: DistanceSpec) -> Tensor:

@@ -18,14 +18,13 @@ from ..layers.embedding import Embedding, GivenEmbeds
 from ..layers.linear import Linear, shared_out
 from ..layers.norm import Norm
 from ..layers.per_layer import PerLayerVectors
-from ..layers.relative import Distances
+from ..layers.relative import distances_of
 from ..layers.rope import Ropes
 from ..layers.sinusoids import Sinusoids
 from ..parallel.group import current
 from ..parallel.stages import current_stage, layers_of
 from ..quant.base import unscaled
 from ..quant.choice import HEAD, chosen
-from ..spec.distances import DistanceSpec
 from ..spec.mixers import StateSpec
 from ..spec.stack import KVSpec, StackSpec
 from ..weights.parameter import Parameter
@@ -61,7 +60,7 @@ class Decoder:
             self.positions = Sinusoids(stack.num_positions, hidden, stack.sinusoids)
         elif stack.num_positions:
             self.positions = Embedding(names.positions, stack.num_positions, hidden)
-        self.distances = Distances(stack, stack.relative) if isinstance(stack.relative, DistanceSpec) else None
+        self.distances = distances_of(stack)
         self.embedding_norm = Norm(ops, names.embedding_norm, hidden, stack.norm) if names.embedding_norm else None
         self.per_layer = PerLayerVectors(ops, stack, stack.per_layer) if stack.per_layer is not None else None
         layers = [DecoderLayer(ops, stack, index, self.ropes) for index in range(len(stack.layers))]
@@ -114,10 +113,10 @@ class Decoder:
             if layer.attention is not None:
                 layer.attention.move(device)
         if self.distances is not None:
-            table = self.distances.causal(num_positions, device)
-            for layer in self.layers:
+            made = self.distances.causal(num_positions, device)
+            for index, layer in enumerate(self.layers, self.first):
                 assert isinstance(layer.attention, Attention), "distances are of plain attention"
-                layer.attention.config = replace(layer.attention.config, distances=table)
+                layer.attention.config = replace(layer.attention.config, distances=made[index] if isinstance(made, list) else made)
 
     def parameters(self) -> Iterator[Parameter]:
         """Those of all stages; see `Parameter.held`."""

@@ -14,6 +14,8 @@ class DistanceSpec:
     max_distance: int
     causal: bool = False
     """All buckets are of the query itself and of keys before it, for there are no others."""
+    per_layer: bool = False
+    """Each layer has numbers of its own; `Names.relative` then has a place for the layer's."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -368,7 +368,7 @@ class StackSpec:
     projects_back: bool = False
     """Hidden states are projected to the embedding's features in the end, by layers without bias; positions have those of the layers."""
     relative: DistanceSpec | DisentangledSpec | None = None
-    """What attention knows of distances, one table for all layers: an encoder's, or a decoder's beside one (`DistanceSpec` alone)."""
+    """What attention knows of distances, an encoder's, or a decoder's beside one (`DistanceSpec` alone)."""
     causal: bool = False
     """A token of an encoder sees itself and those before it alone."""
     passes: tuple[int, ...] = ()

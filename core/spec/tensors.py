@@ -80,7 +80,8 @@ def _body(stack: StackSpec) -> Iterator[Named]:
     if stack.per_layer is not None:
         yield from _per_layer(stack, stack.per_layer)
     if isinstance(stack.relative, DistanceSpec):
-        yield f"{names.relative}.weight", (stack.relative.buckets, stack.layers[0].need_attention().num_heads)
+        for index in range(len(stack.layers) if stack.relative.per_layer else 1):
+            yield f"{names.relative.format(index)}.weight", (stack.relative.buckets, stack.layers[index].need_attention().num_heads)
     if isinstance(stack.relative, DisentangledSpec):
         yield f"{names.relative}.weight", (2 * stack.relative.span, hidden)
         yield from _norm(names.relative_norm, hidden, stack.norm)

@@ -27,7 +27,12 @@ BART = {
     **{"bos_token_id": 0, "decoder_start_token_id": 2, "forced_eos_token_id": None},
 }
 #: model_type -> what its configs have in common.
-COMMON: dict[str, dict[str, Any]] = {"t5": T5, "mt5": T5, **dict.fromkeys(("bart", "mbart", "pegasus", "marian", "m2m_100"), BART)}
+COMMON: dict[str, dict[str, Any]] = {
+    "t5": T5,
+    "mt5": T5,
+    "umt5": T5,
+    **dict.fromkeys(("bart", "mbart", "pegasus", "marian", "m2m_100"), BART),
+}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     *((kind, {}) for kind in COMMON),
     ("t5", {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "num_layers": 1}),
     ("t5", {"feed_forward_proj": "gated-silu", "layer_norm_epsilon": 0.1, "d_kv": 7, "num_heads": 3}),
+    ("umt5", {"tie_word_embeddings": False, "num_decoder_layers": 3}),
     ("bart", {"scale_embedding": True, "activation_function": "relu", "encoder_layers": 1, "encoder_attention_heads": 2}),
     ("mbart", {"forced_bos_token_id": 9}),
     ("marian", {"share_encoder_decoder_embeddings": False, "scale_embedding": True, "activation_function": "swish"}),

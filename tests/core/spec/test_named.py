@@ -20,7 +20,7 @@ LINES = (
     "lfm2_moe granite smollm3 olmo2 olmo3 cohere cohere2 glm glm4 exaone4 seed_oss hunyuan_v1_dense ernie4_5 apertus nemotron",
     "starcoder2 stablelm gpt2 opt gpt_neo gpt_neox gptj gpt_bigcode bloom falcon mpt qwen3_5 qwen3_5_moe qwen3_next",
     "granitemoehybrid nemotron_h falcon_h1 bamba jamba mamba2 t5 mt5 bart mbart pegasus marian",
-    "m2m_100 whisper",
+    "m2m_100 whisper umt5",
 )
 OURS = frozenset(" ".join(LINES).split())
 #: An encoder that a decoder attends to.

@@ -43,15 +43,23 @@ _UNREAD = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "EncDec
 
 
 def stack(hf: Mapping[str, Any]) -> StackSpec:
-    # A key of transformers 5; files before that say it by a tie that is none.
-    return t5(hf, scaled=hf.get("scale_decoder_outputs", hf.get("tie_word_embeddings") is not False))
+    return t5(hf, scaled=scales(hf))
 
 
-def t5(hf: Mapping[str, Any], *, scaled: bool) -> StackSpec:
+def scales(hf: Mapping[str, Any]) -> bool:
+    """True if hidden states are divided by the root of their size before the head.
+
+    A key of transformers 5 says so; files before that say it by a tie that is none.
+    """
+    return bool(hf.get("scale_decoder_outputs", hf.get("tie_word_embeddings") is not False))
+
+
+def t5(hf: Mapping[str, Any], *, scaled: bool, per_layer: bool = False) -> StackSpec:
     """The stack of T5 and its descendants. Raises ModelError for what we do not compute.
 
     Args:
         scaled: hidden states are divided by the root of their size before the head.
+        per_layer: each layer has a bias by distance of its own.
     """
     if not hf["is_encoder_decoder"]:
         raise ModelError("config.json: is_encoder_decoder is false; T5's encoder without its decoder is not supported")
@@ -59,6 +67,7 @@ def t5(hf: Mapping[str, Any], *, scaled: bool) -> StackSpec:
     sizes = {"num_heads": heads, "num_kv_heads": heads, "head_dim": hf["d_kv"], "scale": 1.0}
     attention = AttentionSpec(**sizes)
     buckets = hf["relative_attention_num_buckets"], hf["relative_attention_max_distance"]
+    distances = {"buckets": buckets[0], "max_distance": buckets[1], "per_layer": per_layer}
     if buckets[0] < 4 or buckets[0] % 2 or buckets[1] <= buckets[0] // 2:
         raise ModelError(f"config.json: {buckets[0]} buckets of distances up to {buckets[1]} are not supported")
     common: dict[str, Any] = {
@@ -69,28 +78,28 @@ def t5(hf: Mapping[str, Any], *, scaled: bool) -> StackSpec:
     }
     encoder = StackSpec(
         **common,
-        names=_names("encoder", 1, mlp),
+        names=_names("encoder", 1, mlp, per_layer),
         layers=(LayerSpec(attention=attention, feed_forward=mlp),) * hf["num_layers"],
-        relative=DistanceSpec(buckets=buckets[0], max_distance=buckets[1]),
+        relative=DistanceSpec(**distances),
     )
     layer = LayerSpec(attention=attention, cross=attention, feed_forward=mlp)
     return StackSpec(
         **common,
-        names=_names("decoder", 2, mlp),
+        names=_names("decoder", 2, mlp, per_layer),
         layers=(layer,) * (hf.get("num_decoder_layers") or hf["num_layers"]),
-        relative=DistanceSpec(buckets=buckets[0], max_distance=buckets[1], causal=True),
+        relative=DistanceSpec(**distances, causal=True),
         tie_embeddings=True,  # unless the checkpoint has both
         logits_scale=hf["d_model"] ** -0.5 if scaled else 1.0,
         encoder=encoder,
     )
 
 
-def _names(part: str, last: int, mlp: MLPSpec) -> Names:
+def _names(part: str, last: int, mlp: MLPSpec, per_layer: bool) -> Names:
     """Of the encoder, or of the decoder, whose feed-forward part is its layers' number `last`."""
     own = "layer.0.SelfAttention"
     return Names(
         words="shared",
-        relative=f"{part}.block.0.{own}.relative_attention_bias",
+        relative=f"{part}.block.{'{}' if per_layer else 0}.{own}.relative_attention_bias",
         layer=f"{part}.block.{{}}",
         attention_norm="layer.0.layer_norm",
         qkv=tuple(f"{own}.{name}" for name in "qkv"),
