@@ -21,7 +21,6 @@ from infer.core.spec.task import choose_task
 
 #: model_type, its classes, what else its config.json says -> what it is said to be.
 REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
-    ("whisper", "WhisperForConditionalGeneration", {}, "encoder with a decoder"),
     ("t5", "T5EncoderModel", {}, "encoder with a decoder, whose hidden states are not supported"),
     ("llama", "LlamaForCausalLM", {"is_encoder_decoder": True}, "encoder with a decoder"),
     ("aya_vision", "AyaVisionForConditionalGeneration", {"vision_config": {"model_type": "siglip_vision_model"}}, "reads images"),
@@ -73,6 +72,7 @@ def test_what_cannot_be_run_is_refused_by_name(kind: str, name: str, more: dict[
         ("bart", "BartForConditionalGeneration", {}),
         ("marian", "MarianMTModel", {}),
         ("mt5", "MT5ForConditionalGeneration", {"is_encoder_decoder": True}),
+        ("whisper", "WhisperForConditionalGeneration", {"is_encoder_decoder": True}),
         ("camembert", "CamembertModel", {}),
         ("bert", "BertForSequenceClassification", {}),
         ("gpt2", "GPT2LMHeadModel", {}),

@@ -40,7 +40,12 @@ VALUES = {
     **dict.fromkeys(("scale_embedding", "is_encoder_decoder", "tie_word_embeddings"), FLAG),
     **dict.fromkeys(("dtype", "torch_dtype"), DTYPE | NULL),
 }
-OTHER_NAMES = {"hidden_size": "d_model", "num_attention_heads": "decoder_attention_heads", "num_hidden_layers": "decoder_layers"}
+OTHER_NAMES = {
+    "hidden_size": "d_model",
+    "num_attention_heads": "encoder_attention_heads",
+    "num_key_value_heads": "encoder_attention_heads",
+    "num_hidden_layers": "encoder_layers",
+}
 
 
 def stack(hf: Mapping[str, Any]) -> StackSpec:
