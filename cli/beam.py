@@ -7,13 +7,14 @@ import click
 from .job import run_command
 from .options import Command, JobOptions, engine_options, io_options
 from .options.beam import beam_options, beam_params
-from .options.prompt import Prompts, prompt_options
+from .options.prompt import Prompts, language_option, prompt_options
 from .spec import writing_spec
 
 
 @click.command(cls=Command)
 @io_options
 @prompt_options
+@language_option
 @beam_options
 @engine_options
 def beam(*, io: JobOptions, prompt_field: str | None, template: str | None) -> int:

@@ -18,7 +18,7 @@ from .options.chat import ChatFlags, chat_flags, chat_options
 from .options.classify import classify_options
 from .options.embed import EMBED, SCORE, dtype_option, pooling_options
 from .options.io import output_format_option
-from .options.prompt import Prompts, prompt_options
+from .options.prompt import Prompts, language_option, prompt_options
 from .spec import classify_spec, classify_task, embed_spec, embed_task, score_spec, score_task, writing_spec
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
 @prompt_options
+@language_option
 @output_format_option(vectors=True)
 @dtype_option
 @chat_options

@@ -6,13 +6,14 @@ import click
 
 from .job import run_command
 from .options import Command, JobOptions, engine_options, io_options, sampling_options
-from .options.prompt import Prompts, prompt_options
+from .options.prompt import Prompts, language_option, prompt_options
 from .spec import writing_spec
 
 
 @click.command(cls=Command)
 @io_options
 @prompt_options
+@language_option
 @sampling_options
 @engine_options
 def generate(*, io: JobOptions, prompt_field: str | None, template: str | None) -> int:

@@ -21,7 +21,7 @@ from .command import usage
 from .options import JobOptions, engine_args, given_sampling, sampling_params
 from .options.classify import given_labels
 from .options.embed import given_pooling
-from .options.prompt import Prompts
+from .options.prompt import Prompts, target_language
 from .options.sampling import TRUNCATE, given_truncate
 from .report import set_up_logging
 
@@ -96,6 +96,7 @@ def writing_options(
         error_format=io.error_format,
         report_cache=io.report_cache,
         adapters=adapters,
+        target_language=target_language(),
         **prompts.options(),
     )
 

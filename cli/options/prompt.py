@@ -1,4 +1,4 @@
-"""The options about where a record's prompt is: --prompt-field, --template, --literal-special-tokens."""
+"""The options about where a record's prompt is: --prompt-field, --template, --literal-special-tokens; and the language to write in."""
 
 from __future__ import annotations
 
@@ -40,6 +40,25 @@ def prompt_options(command: F) -> F:
     field = click.option("--prompt-field", metavar="NAME", help="Take the prompt from this field of the record.")
     template = click.option("--template", metavar="FILE", help="Make the prompt with this jinja2 template over the record's fields.")
     return field(template(literal_option(command)))
+
+
+def language_option(command: F) -> F:
+    """Adds --target-language, which `target_language` reads."""
+    return click.option(
+        "--target-language",
+        cls=Option,
+        group="Options",
+        store=_PROMPT,
+        metavar="NAME",
+        default=None,
+        help="The language to write in where a record has no target_language, by the name the model has for it (fra_Latn, fr_XX, fr).",
+    )(command)
+
+
+def target_language() -> str | None:
+    """The running command's --target-language."""
+    found: str | None = click.get_current_context().meta.get(_PROMPT, {}).get("target_language")
+    return found
 
 
 @dataclass(frozen=True)

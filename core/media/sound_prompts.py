@@ -27,10 +27,15 @@ class SoundPrompts:
     Args:
         store: of the model's sounds.
         decoder: reads what a record says the decoder begins with.
+        language: that of prompts that say neither that nor a language; None: it is detected.
     """
 
-    def __init__(self, store: SoundStore, tokens: SpeechTokens, decoder: DecoderPrompts) -> None:
-        self._store, self._tokens, self._decoder = store, tokens, decoder
+    def __init__(self, store: SoundStore, tokens: SpeechTokens, decoder: DecoderPrompts, language: str | None = None) -> None:
+        self._store, self._tokens, self._decoder, self._language = store, tokens, decoder, language
+
+    def writing_in(self, language: str) -> SoundPrompts:
+        """The same with another language."""
+        return SoundPrompts(self._store, self._tokens, self._decoder, language)
 
     def ahead(self, many: Iterable[PromptMedia]) -> AbstractContextManager[None]:
         """Inside, the sounds of these prompts are loaded before `begin` is called for them, in this order."""
@@ -89,7 +94,7 @@ class SoundPrompts:
         return (0,) * len(placed.rows), begun, replace(params, logits_processors=(rules, *params.logits_processors))
 
     def _opened(self, language: Any, params: SamplingParams) -> tuple[list[int], SpeechRules | Opening]:
-        tokens = self._tokens
+        tokens, language = self._tokens, self._language if language is None else language
         if language is not None:
             if not isinstance(language, str):
                 raise RecordError("invalid_type", "target_language must be a string", param="target_language")

@@ -69,3 +69,16 @@ def test_beams_and_check(nllb: Pair, call: Callable[..., Result], write_lines: A
     assert result.exit_code == 0, result.output
     assert [len(row["choices"]) for row in read_rows(tmp_path / "out.jsonl")] == [3, 3]
     assert call("check", "-q", "--model", nllb.folder, path).exit_code == 0
+
+
+def test_a_language_for_all_records(nllb: Pair, call: Callable[..., Result], write_lines: Any, read_rows: Any, tmp_path: Path) -> None:
+    told = {"return_token_ids": True, "prompt": "the quick brown"}
+    path = write_lines({**told, "target_language": "fra_Latn"}, told, {**told, "target_language": "eng_Latn"})
+    options = ["-q", "--model", nllb.folder, "--temperature", "0", "--max-tokens", "5"]
+    assert call("generate", *options, "--target-language", "fra_Latn", path, tmp_path / "out.jsonl").exit_code == 0
+    rows = read_rows(tmp_path / "out.jsonl")
+    assert rows[0]["choices"] == rows[1]["choices"]
+    assert rows[0]["prompt_token_ids"] == rows[1]["prompt_token_ids"] != rows[2]["prompt_token_ids"]
+    result = call("generate", *options, "--target-language", "klingon", path, tmp_path / "no.jsonl")
+    assert result.exit_code == 2
+    assert "klingon" in result.output

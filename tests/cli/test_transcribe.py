@@ -243,7 +243,9 @@ def test_generate_and_beam_answer_one_window(
         ("missing_field", "audio"),
     ]
     assert "infer transcribe" in rows[5]["error"]["message"]
-    searched = write_lines({"audio": one, "target_language": "de", "beam_width": 2, "max_tokens": 8})
-    assert call("beam", *options, searched, out, "--overwrite").exit_code == 0
+    given = ["--target-language", "de", "--overwrite"]
+    searched = write_lines({"audio": one, "beam_width": 2, "max_tokens": 8, "return_token_ids": True})
+    assert call("beam", *options, *given, searched, out).exit_code == 0
     (row,) = read_rows(out)
+    assert row["prompt_token_ids"] == rows[0]["prompt_token_ids"]
     assert row["choices"][0]["score"] >= row["choices"][1]["score"]

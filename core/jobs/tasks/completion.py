@@ -42,7 +42,8 @@ class CompletionOptions(RecordOptions):
     `beam`: what to search with, of which `defaults` is then a part.
     `max_tokens_given`: the user chose the default max_tokens, so outputs cut there are no surprise; `max_tokens_known`: the user or the
     model's own files did.
-    `decoder`: of a model with an encoder. `hearing`: of one that reads sound.
+    `decoder`: of a model with an encoder. `hearing`: of one that reads sound. `target_language`: that both write in where a record
+    names none.
     `by_priority`: the engine looks at a record's `priority`.
     """
 
@@ -55,6 +56,7 @@ class CompletionOptions(RecordOptions):
     report_cache: bool = False
     decoder: DecoderPrompts | None = None
     hearing: SoundPrompts | None = None
+    target_language: str | None = None
 
 
 class CompletionTask(Task[PendingPrompt]):

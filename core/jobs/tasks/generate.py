@@ -46,7 +46,10 @@ class GenerateTask(CompletionTask):
     @classmethod
     def of(cls, options: CompletionOptions, plan: Plan) -> GenerateTask:
         """The task with the model of `plan`."""
-        options = replace(options, decoder=plan.decoder_prompts, hearing=plan.hearing)
+        decoder, hearing, language = plan.decoder_prompts, plan.hearing, options.target_language
+        if language is not None and decoder is not None:
+            decoder, hearing = replace(decoder, language=language), hearing and hearing.writing_in(language)
+        options = replace(options, decoder=decoder, hearing=hearing)
         return cls(options, plan.tokenizer, max_model_len=plan.config.max_model_len)
 
     def __init__(self, options: CompletionOptions, tokenizer: Tokenizer | None, *, max_model_len: int) -> None:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ...errors import ConfigError, RecordError
 from .adapters.chooser import Chooser
 from .completion import CompletionOptions
 from .defaults import check_constraint, check_thinking, with_model_defaults
@@ -93,6 +94,7 @@ class WritingSpec(TaskSpec):
 
     def settled(self, plan: Plan, say: Say) -> WritingSpec:
         plan.must_generate()
+        _check_language(self.options.target_language, plan)
         if self.options.beam is not None:
             return self
         check_constraint(self.options.defaults, plan)
@@ -105,7 +107,9 @@ class WritingSpec(TaskSpec):
         return self.make(options, plan)
 
     def job(self, plan: Plan) -> dict[str, Any]:
-        return {**self.prompts, **self.chat, **self._params, **self.options.adapters.fingerprint(plan.config)}
+        language = self.options.target_language
+        told = {} if language is None else {"target_language": language}
+        return {**self.prompts, **self.chat, **self._params, **told, **self.options.adapters.fingerprint(plan.config)}
 
     def clock(self, plan: Plan, now: datetime) -> dict[str, str]:
         told = super().clock(plan, now)
@@ -121,3 +125,18 @@ class WritingSpec(TaskSpec):
     @property
     def _params(self) -> dict[str, Any]:
         return asdict(self.options.beam or self.options.defaults)
+
+
+def _check_language(language: str | None, plan: Plan) -> None:
+    """Raises ConfigError for a language that the model does not write in."""
+    if language is None:
+        return
+    if plan.decoder_prompts is None:
+        raise ConfigError(f"--target-language is for models with an encoder and a decoder, and {plan.source.name!r} is none: leave it out")
+    try:
+        if plan.speech_tokens is not None:
+            plan.speech_tokens.language_of(language)
+        else:
+            plan.decoder_prompts.language_token(language, "target_language")
+    except RecordError as error:
+        raise ConfigError(f"--target-language: {error.message}") from None
