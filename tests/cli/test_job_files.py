@@ -151,7 +151,7 @@ def test_a_file_is_built_on_another(write: Any) -> None:
         ("sampling: {temprature: 0}", "unknown key 'temprature' under sampling:; did you mean 'temperature'"),
         ("job: {outptu: x}", "under job:; did you mean 'output'"),
         ("labels: [a, b]", "unknown key 'labels'; did you mean 'label'? (under classify:)"),
-        ("job: {temprature: 0}", "unknown key 'temprature' under job:; did you mean 'temperature'? (under sampling:)"),
+        ("job: {temprature: 0}", "unknown key 'temprature' under job:; did you mean 'temperature'? (under sampling: or speech:)"),
         ("sampel: {x: 1}", "unknown key 'sampel'"),
         ("max_num_seq: 1", "unknown key 'max_num_seq'; did you mean 'max_num_seqs'"),
         ("command: chatt", "command: 'chatt' is not a command; did you mean 'chat'"),
