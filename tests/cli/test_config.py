@@ -79,7 +79,7 @@ def test_variables_that_are_no_settings_are_told(call: Any, monkeypatch: pytest.
     assert "INFER_MAX_NUM_SEQ" not in result.stdout
 
 
-@pytest.mark.parametrize("argv", [["--block-size", "7"], ["--config", "no-such"], ["--pipeline-parallel-size", "2"]])
+@pytest.mark.parametrize("argv", [["--block-size", "7"], ["--config", "no-such"], ["--pipeline-parallel-size", "0"]])
 def test_wrong_values_are_refused(call: Any, argv: list[str]) -> None:
     assert call("config", "show", *argv).exit_code == 2
 

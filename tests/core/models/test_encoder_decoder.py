@@ -89,6 +89,15 @@ def test_answers_are_the_same_in_any_company(t5: Pair, alone: list[Any], setting
         assert [told(output) for output in outputs] == alone[::order] * 2
 
 
+@pytest.mark.parametrize("kind", [kind for kind in COMMON if kind != "t5"])
+def test_every_family_answers_the_same_in_any_company(compiled_kernels: None, tmp_path: Path, kind: str) -> None:
+    pair = pair_of(kind, tmp_path, seed=2)
+    llm = pair.llm(max_num_seqs=1, enable_prefix_caching=False)
+    alone = [told(llm.generate([one], greedy(), use_tqdm=False)[0]) for one in prompts(sources())]
+    outputs = pair.llm(max_num_batched_tokens=129, max_num_seqs=3).generate(prompts(sources())[::-1] * 2, greedy(), use_tqdm=False)
+    assert [told(output) for output in outputs] == alone[::-1] * 2
+
+
 def test_an_input_that_was_read_before_is_not_read_again(t5: Pair, alone: list[Any]) -> None:
     llm, source = t5.llm(), sources()[-1]
     first, again = (llm.generate([{"prompt_token_ids": source}], greedy(), use_tqdm=False)[0] for _ in range(2))
