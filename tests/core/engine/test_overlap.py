@@ -445,7 +445,7 @@ def test_draws_that_do_not_wait_are_the_same(backend: str, mode: str) -> None:
 
 
 def test_the_engine_asks(make_engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module.overlap, "wanted", lambda config: True)
+    monkeypatch.setattr(engine_module, "wanted", lambda config: True)
     engine = make_engine()
     run(engine, [3, 4])
     assert handed(engine) > 0
