@@ -18,7 +18,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
-#include <mutex>
 #include <new>
 #include <thread>
 #include <vector>
@@ -33,6 +32,7 @@
 #include <unistd.h>
 #else
 #include <condition_variable>
+#include <mutex>
 #endif
 
 #include "spin.h"
@@ -203,15 +203,14 @@ void Team::look_for_work(int number) {
     }
 }
 
-std::mutex of_places;
-Places usual_places;               // of threads that have said nothing
-thread_local bool placed = false;  // whether this thread has said where its own are
-thread_local Places own_places;
+// Those of threads that have said nothing. Never freed, and read without a lock: a child of a fork may find one taken, and threads may outlive
+// what is destroyed at the end.
+std::atomic<const Places *> usual_places{nullptr};
+thread_local const Places *own_places = nullptr;  // null: this thread has said nothing
 
 Places places() {
-    if (placed) return own_places;
-    const std::lock_guard<std::mutex> held(of_places);
-    return usual_places;
+    const Places *chosen = own_places ? own_places : usual_places.load();
+    return chosen ? *chosen : Places();
 }
 
 // A thread's team, which ends with the thread.
@@ -235,16 +234,13 @@ struct Own {
 thread_local Own own;
 
 void place(const int64_t *cpus, int64_t count, bool for_all) {
-    Places chosen;
+    Places *chosen = new Places;
     for (int64_t i = 0; i < count; i++)
-        if (cpus[i] >= 0 && cpus[i] < MOST_CPUS) chosen.push_back((int)cpus[i]);
-    if (for_all) {
-        const std::lock_guard<std::mutex> held(of_places);
-        usual_places = chosen;
-    } else {
-        placed = true;
+        if (cpus[i] >= 0 && cpus[i] < MOST_CPUS) chosen->push_back((int)cpus[i]);
+    if (for_all)
+        usual_places.store(chosen);
+    else
         own_places = chosen;
-    }
     own.end();  // its workers are where they were said to be before
 }
 
