@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 #: Sequences that wait in an engine for each one that it can run: enough to choose from.
 _AHEAD = 2
+#: Sequences that an engine is given in any case: a step of so many takes about as long as one of fewer.
+_FEW = 16
 #: Requests in one frame.
 _FRAME = 64
 #: Replicas of one number that are lost in a row, with no answer in between, until none is started in their place.
@@ -192,7 +194,7 @@ class Fleet:
     def _share_out(self) -> None:
         if trial := self._trials.next(self._loads, self._requests.__contains__):
             self._give(*trial)
-        most = self.config.max_num_seqs * (1 + _AHEAD)
+        most = self._most_of_each()
         while self._queue:
             member = self._loads.least()
             if member is None or member.load >= most:
@@ -212,6 +214,14 @@ class Fleet:
         if more != self._told:
             self._told = more
             self._tell_all(["more", more])
+
+    def _most_of_each(self) -> int:
+        """Sequences that an engine may be given: while others start, they are left their part of a small job."""
+        most, count = self.config.max_num_seqs * (1 + _AHEAD), len(self._members)
+        if len(self._loads) == count:
+            return most
+        known = self._num_queued + sum(member.load for member in self._members.values())
+        return min(most, max(_FEW, -(-known // count)))
 
     def _give(self, member: Member, names: Sequence[str]) -> None:
         if not names:

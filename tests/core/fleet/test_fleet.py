@@ -236,3 +236,19 @@ def test_a_late_one_without_room_for_what_was_accepted_is_left_out(plan: Plan, c
     assert not any(output.error for output in answers(fleet).values())
     assert sorted(one.number for one in transport.replicas) == [0, 1, 3]
     assert "has memory for 16 tokens, less than requests were promised, and is left out" in caplog.text
+
+
+def test_an_engine_that_is_there_first_leaves_others_their_part(plan: Plan) -> None:
+    """Of a job that one could take whole, which would then be no faster than with one."""
+    fleet = fleet_of(plan, Simulated(0), 2)
+    fleet.config = replace(fleet.config, max_num_seqs=100)
+    add(fleet, NAMES)
+    first, second = fleet._members.values()
+    second.is_ready = False
+    fleet._loads.drop(second)
+    fleet._share_out()
+    assert (first.load, fleet._num_queued) == (100, 100)
+    second.is_ready = True
+    fleet._loads.note(second)
+    fleet._share_out()
+    assert (first.load, second.load) == (100, 100)
