@@ -22,7 +22,7 @@ def run(*args: str, **env: str) -> Result:
 @pytest.mark.parametrize("command", [*COMMANDS, "models get", "models quantize", "config show"])
 def test_the_short_help_fits_on_a_screen(command: str) -> None:
     result = run(*command.split(), "-h")
-    assert result.exit_code == 0
+    assert result.exit_code == 0, result.output
     assert result.stdout.startswith("Usage: ")
     assert len(result.stdout.splitlines()) <= 40
 

@@ -43,7 +43,8 @@ def fetched(cache: Path) -> Path:
 
 
 def run(*args: str) -> Any:
-    return CliRunner().invoke(models, list(args), catch_exceptions=False)
+    # Click keeps the names of the help option that a command is first called with.
+    return CliRunner().invoke(models, list(args), catch_exceptions=False, help_option_names=["-h", "--help"])
 
 
 def test_get_prints_the_folder_and_nothing_else(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
