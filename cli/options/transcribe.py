@@ -62,7 +62,7 @@ def _threshold(name: str, text: str) -> Callable[[Any], Any]:
 
 
 def speech_params() -> tuple[SpeechParams, str | None]:
-    """What was given: for all sounds, and the form of answers."""
+    """(the options that apply to every sound, the response format or None), as the command line gives them."""
     given = dict(click.get_current_context().meta.get(_SPEECH, {}))
     form = given.pop("response_format", None)
     if given.pop("translate", None):

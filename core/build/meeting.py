@@ -24,8 +24,8 @@ _SLOT = 16 << 20
 
 
 def shared_memory(config: EngineConfig, spec: ModelSpec) -> dict[str, int] | None:
-    """What `meet` needs of memory that all ranks share: its descriptor is in it. None where they use torch.distributed, which is said
-    where it is the slower way."""
+    """The shared memory of all ranks, for `meet`, with its file descriptor; None if the ranks use torch.distributed. A notice is logged if
+    that is the slower way."""
     if config.device != "cpu" or config.disable_custom_all_reduce:
         return None
     if config.kernels != "cpu":

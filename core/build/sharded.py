@@ -58,7 +58,7 @@ class ShardedRunner(StageRunner):
 
     @property
     def num_states(self) -> int:
-        """What all ranks have room for: this one's layers may keep none."""
+        """State slots that every rank has room for. Not read off this rank's pools: its layers may keep no states."""
         return self._room.num_states
 
     @property

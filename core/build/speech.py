@@ -1,4 +1,4 @@
-"""What a model that reads sound needs beside the engine: its tower and features, and its tokens of languages, tasks and times."""
+"""Loads the parts of a speech model that are not the engine's: the tower, the feature extractor and the special tokens."""
 
 from __future__ import annotations
 

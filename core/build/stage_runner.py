@@ -65,6 +65,6 @@ def _tensors(hidden: Hidden) -> list[Tensor]:
 
 
 def _hidden(tensors: Sequence[Tensor]) -> Hidden:
-    """What `_tensors` was given."""
+    """The hidden states that `_tensors` made these tensors of."""
     residual, *x = tensors
     return Hidden(None if not x else x[0] if len(x) == 1 else ScaledRows(*x), residual)

@@ -38,7 +38,7 @@ ALIGNMENT = 256
 
 
 class StepSize(NamedTuple):
-    """What a recorded step has room for."""
+    """The size of a recorded step: the most tokens and sequences that fit into it."""
 
     tokens: int
     """New tokens, each with a slot."""

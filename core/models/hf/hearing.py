@@ -13,6 +13,7 @@ from infer.kernels.ops import Ops
 from ...errors import ModelError
 from ...spec.support import transformers_config
 from ...weights.source import ModelSource
+from . import partial
 from .linear import swap_all
 from .loading import explained, quiet
 
@@ -56,21 +57,6 @@ def _made(source: ModelSource, hf_config: Mapping[str, Any], dtype: torch.dtype,
 
     config = transformers_config({key: value for key, value in hf_config.items() if key != "quantization_config"})
     config.decoder_layers = 0
-    options = {"attn_implementation": "sdpa"}
-    if seed is not None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return WhisperForConditionalGeneration._from_config(config, dtype=dtype, **options)
-    made, said = WhisperForConditionalGeneration.from_pretrained(
-        str(source.path),
-        config=config,
-        dtype=dtype,
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-        **options,
-    )
-    if missing := sorted(key for key in said.get("missing_keys") or () if key.startswith(_OURS)):
-        raise ModelError(f"{len(missing)} weights of its tower are missing: {', '.join(missing[:3])}")
+    made, said = partial.make(WhisperForConditionalGeneration, source, config, dtype, seed, "sdpa")
+    partial.check_weights(said, lambda name: name.startswith(_OURS))
     return made

@@ -12,6 +12,7 @@ from infer.kernels.ops import Ops
 from ...errors import ModelError
 from ...spec.support import transformers_config
 from ...weights.source import ModelSource
+from . import partial
 from .linear import swap_all
 from .loading import explained, quiet
 from .tower import Tower
@@ -41,24 +42,6 @@ def _made(source: ModelSource, hf_config: Mapping[str, Any], dtype: torch.dtype,
     config = transformers_config(hf_config)
     for key, value in _LEAST.items():
         setattr(config.text_config, key, value)
-    options = {"attn_implementation": "sdpa"}
-    if seed is not None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return AutoModel.from_config(config, dtype=dtype, **options)
-    made, said = AutoModel.from_pretrained(
-        str(source.path),
-        config=config,
-        dtype=dtype,
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-        **options,
-    )
-    for what in ("missing", "mismatched"):
-        names = (one if isinstance(one, str) else one[0] for one in said.get(f"{what}_keys") or ())
-        if wrong := [name for name in names if not name.startswith(_TEXTS)]:
-            raise ModelError(f"{len(wrong)} weights of its tower are {what}: {', '.join(sorted(wrong)[:3])}")
+    made, said = partial.make(AutoModel, source, config, dtype, seed, "sdpa")
+    partial.check_weights(said, lambda name: not name.startswith(_TEXTS))
     return made

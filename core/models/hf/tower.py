@@ -17,6 +17,7 @@ from infer.kernels.ops import Ops
 from ...errors import ModelError
 from ...spec.support import transformers_config
 from ...weights.source import ModelSource
+from . import partial
 from .linear import swap_all
 from .loading import explained, quiet
 
@@ -86,29 +87,11 @@ def _made(source: ModelSource, hf_config: Mapping[str, Any], dtype: torch.dtype,
     if getattr(text, "layer_types", None):
         text.layer_types = text.layer_types[:1]
     # The language model, which is not wanted, need not have the tower's kind of attention.
-    options: dict[str, Any] = {"attn_implementation": {"": "sdpa", "text_config": "eager", "vision_config": "sdpa"}}
-    if seed is not None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return AutoModelForImageTextToText.from_config(config, dtype=dtype, **options)
-    made, said = AutoModelForImageTextToText.from_pretrained(
-        str(source.path),
-        config=config,
-        dtype=dtype,
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-        **options,
-    )
+    attention = {"": "sdpa", "text_config": "eager", "vision_config": "sdpa"}
+    made, said = partial.make(AutoModelForImageTextToText, source, config, dtype, seed, attention)
     model = getattr(made, "model", made)
     decoder = next(name for name, module in made.named_modules() if module is model.get_decoder())
-    ours = (decoder + ".", "lm_head.")
-    for what in ("missing", "mismatched"):
-        wrong = [key for one in said.get(f"{what}_keys") or () if not (key := one if isinstance(one, str) else one[0]).startswith(ours)]
-        if wrong:
-            raise ModelError(f"{len(wrong)} weights of its tower are {what}: {', '.join(sorted(wrong)[:3])}")
+    partial.check_weights(said, lambda name: not name.startswith((decoder + ".", "lm_head.")))
     return made
 
 
