@@ -47,7 +47,7 @@ def build_engine(plan: Plan, wrap_ops: WrapOps | None = None) -> Engine:
     plan.must_generate()
     config, tokenizer = plan.config, plan.tokenizer
     runner, num_blocks = build_runner(config, plan.source, wrap_ops)
-    media = plan.media or plan.sounds
+    media = plan.media_store
     runner.encoder = media
     if wrap_ops is not None:  # operations are timed one after the other
         config = replace(config, lanes=1)

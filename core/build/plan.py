@@ -139,6 +139,11 @@ class Plan:
 
         return None if self.recipe is not None else sound_store(self.config, self.source, self.spec)
 
+    @property
+    def media_store(self) -> MediaStore | None:
+        """The store of whatever media the model takes, images or sounds."""
+        return self.media or self.sounds
+
     @cached_property
     def speech_tokens(self) -> SpeechTokens | None:
         """Those of a model that transcribes. Raises ModelError."""

@@ -152,7 +152,7 @@ class Limits:
         if self.hears and not request.media:
             raise RecordError(
                 "unsupported",
-                "the model reads sound: a record has audio, and one engine alone is given sounds (infer transcribe, infer generate)",
+                "the model reads sound: each record has one, as audio (infer transcribe, infer generate)",
                 param="audio",
             )
         if not given:

@@ -88,7 +88,7 @@ class Actors:
             "resources": wanted,
             "threads_given": config.threads_given,
             "instruction_set": instruction_set(config.device),
-            "versions": versions(media=plan.media is not None),
+            "versions": versions(media=plan.media_store is not None),
             "folder": str(Path.cwd()),
         }
         self._events: SimpleQueue[tuple[Remote, str, Any]] = SimpleQueue()

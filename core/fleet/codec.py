@@ -23,6 +23,10 @@ from ..pooling.contrast import Contrast
 from ..pooling.late import LateInteraction
 from ..pooling.recipe import DenseSpec, Recipe
 from ..pooling.template import PairTemplate
+from ..sampling.model_rules import ForcedEnd, NoRepeatedNgrams
+from ..text.speech.opening import Opening
+from ..text.speech.rules import SpeechRules
+from ..text.speech.tokens import SpeechTokens
 from ..types.adapters import LoRARequest
 from ..types.beam_params import BeamSearchParams
 from ..types.media import MediaPart
@@ -44,10 +48,13 @@ _CLASSES: dict[str, type[Any]] = {
         CompletionOutput,
         Contrast,
         DenseSpec,
+        ForcedEnd,
         GuidedDecodingParams,
         LateInteraction,
         Logprob,
         LoRARequest,
+        NoRepeatedNgrams,
+        Opening,
         PairTemplate,
         Pooled,
         PoolingParams,
@@ -60,6 +67,8 @@ _CLASSES: dict[str, type[Any]] = {
         RequestOutput,
         SamplingParams,
         Spans,
+        SpeechRules,
+        SpeechTokens,
         StructuredOutputsParams,
         TextIds,
     )
@@ -69,7 +78,7 @@ _PLAIN = frozenset({type(None), bool, int, str})
 
 
 def dumps(value: Any) -> bytes:
-    """Raises TypeError for what is of no known class (a logits processor is a function: it stays where it is)."""
+    """Raises TypeError for what is of no known class (a caller's logits processor is a function: it stays where it is)."""
     encoded = _encode(value)
     try:
         return orjson.dumps(encoded)

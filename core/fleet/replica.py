@@ -51,8 +51,8 @@ def serve(wire: Wire, payload: Mapping[str, Any]) -> None:
             wire.send(codec.frame([numbers, engine.stats.first_token_at, None if wanted is None else wanted.hex()], answers))
 
     asking = Asking(lambda key: say([], key))
-    if plan.media is not None:
-        plan.media.load = asking.load
+    if (media := plan.media_store) is not None:
+        media.load = asking.load
     wire.send_json(
         {
             "num_blocks": engine.stats.num_kv_blocks,

@@ -16,9 +16,10 @@ def start(plan: Plan) -> AnyEngine:
     if config.data_parallel_size > 1 or config.executor == "ray":
         from .fleet import Fleet
 
-        if plan.media is not None:  # towers run in replicas
-            plan.media.look_only()
-        return Fleet(config, _transport(plan), plan.tokenizer, recipe=plan.recipe, media=plan.media)
+        media = plan.media_store
+        if media is not None:  # towers run in replicas
+            media.look_only()
+        return Fleet(config, _transport(plan), plan.tokenizer, recipe=plan.recipe, media=media)
     from ..build.engines import build
 
     return build(plan)

@@ -16,8 +16,8 @@ VIDEO_FILE = "video_preprocessor_config.json"
 
 
 def takes_sounds(config: EngineConfig, source: ModelSource, spec: ModelSpec) -> bool:
-    """True if records may have sounds to transcribe. No sound is sent to replicas yet."""
-    ours = spec.tower_positions > 0 and spec.in_our_code(config.model_impl) and config.data_parallel_size == 1
+    """True if records may have sounds to transcribe."""
+    ours = spec.tower_positions > 0 and spec.in_our_code(config.model_impl)
     return ours and source.path.is_dir() and any((source.path / name).is_file() for name in FILES)
 
 

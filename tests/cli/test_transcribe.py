@@ -109,10 +109,12 @@ def test_transcripts_are_those_of_transformers_in_any_company_and_after_a_stop(
     body = rows[6]["response"]["body"]
     assert body["text"].startswith("1\n00:00:0")
     assert rows[7]["error"]["param"] == "timestamp_granularities"
-    # one at a time, with no cache of prefixes, from the middle on
-    whole, begun = out.read_bytes(), tmp_path / "again.jsonl"
-    assert run(call, options, source, begun, "--max-num-seqs", "1", "--no-enable-prefix-caching", "--limit", "4").exit_code == 0
-    assert begun.read_bytes() == b"".join(whole.splitlines(keepends=True)[:4])
+    # one at a time, with no cache of prefixes; by two engines, which ask for what they have not heard
+    whole = out.read_bytes()
+    for number, more in enumerate((["--max-num-seqs", "1", "--no-enable-prefix-caching"], ["--data-parallel-size", "2"])):
+        begun = tmp_path / f"{number}.jsonl"
+        assert run(call, options, source, begun, *more, "--limit", "4").exit_code == 0
+        assert begun.read_bytes() == b"".join(whole.splitlines(keepends=True)[:4])
 
 
 def np_ids(ids: list[int]) -> Any:

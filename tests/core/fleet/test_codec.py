@@ -11,6 +11,10 @@ from infer.core.errors import RecordError
 from infer.core.fleet import codec
 from infer.core.fleet.media import Asking, frame_of
 from infer.core.parallel.wire import Closed
+from infer.core.sampling.model_rules import ForcedEnd, NoRepeatedNgrams
+from infer.core.text.speech.opening import Opening
+from infer.core.text.speech.rules import SpeechRules
+from infer.core.text.speech.tokens import SpeechTokens
 from infer.core.types.beam_params import BeamSearchParams
 from infer.core.types.media import MediaPart, Medium
 from infer.core.types.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
@@ -37,6 +41,16 @@ def test_a_request(params: SamplingParams) -> None:
     assert type(got) is Request
     for name in Request.__slots__:
         assert getattr(got, name) == getattr(request, name), name
+
+
+def test_rules_of_a_model_go_with_its_requests() -> None:
+    tokens = SpeechTokens(
+        **{"start": 1, "end": 0, "languages": {"en": 2}, "tasks": {}, "forced": (None, 4), "no_timestamps": 5, "previous": None},
+        **{"suppressed": (7, 8), "begin_suppressed": (), "max_initial": 50, "vocab_size": 99, "positions": 448, "max_length": 448},
+    )
+    rules = SpeechRules(tokens, timestamps=True)
+    params = SamplingParams(logits_processors=(NoRepeatedNgrams(3), ForcedEnd(2, 9), rules, Opening(rules)))
+    assert codec.loads(codec.dumps(params)) == params
 
 
 def test_embeddings_of_a_request() -> None:

@@ -24,11 +24,7 @@ class TranscribeSpec(TaskSpec):
         plan.must_generate()
         tokens = plan.speech_tokens
         if plan.sounds is None or tokens is None:
-            several = plan.spec.tower_positions > 0 and plan.config.data_parallel_size > 1
-            why = (
-                "one engine alone is given sounds: leave --data-parallel-size out" if several else "infer transcribe is for Whisper models"
-            )
-            raise ConfigError(f"model {plan.source.name!r} reads no sound here: {why}")
+            raise ConfigError(f"model {plan.source.name!r} reads no sound here: infer transcribe is for Whisper models")
         if plan.tokenizer is None:
             raise ConfigError("infer transcribe needs a tokenizer; leave skip_tokenizer_init out")
         speech = self.options.speech
