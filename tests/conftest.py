@@ -57,9 +57,7 @@ if UNUSED is not None:
 
 # A run that may not use every core says so on stderr: with the number told to it, what it says is the same on every machine.
 # Workers of pytest-xdist share the cores between them.
-os.environ.setdefault("OMP_NUM_THREADS", str(choose_threads(None).count))
-if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
-    os.environ["OMP_NUM_THREADS"] = str(max(1, int(os.environ["OMP_NUM_THREADS"]) // int(workers)))
+os.environ["OMP_NUM_THREADS"] = str(max(1, choose_threads(None).count // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 bound_spinning()  # as a command does before torch is imported: threads that wait for each other on busy cores
 
 # Under nohup it is ignored, by the commands that tests start and stop too.
