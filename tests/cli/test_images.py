@@ -164,6 +164,9 @@ def test_engines_and_ranks_answer_as_one(call: Any, tiny_family: Maker, options:
     alone = answered()
     assert answered("--data-parallel-size", "2") == alone
     assert 4 <= json.loads(stats.read_text())["engine"]["media_encoded"] <= 8  # at most once in each of the two
+    # Three layers, of which the first two take something of the images: each stage has one of them.
+    stages = answered("--pipeline-parallel-size", "2", "--data-parallel-size", "2", "--max-num-batched-tokens", "32", "--max-num-seqs", "4")
+    assert stages == alone
     ranks = answered("--tensor-parallel-size", "2")
     found, wanted = ([json.loads(line) for line in lines.splitlines()] for lines in (ranks, alone))
     assert [row.get("usage") for row in found] == [row.get("usage") for row in wanted]

@@ -76,6 +76,13 @@ def test_no_answer_depends_on_the_schedule(tiny_family: Maker, kind: str) -> Non
     assert [told(one) for one in scarce] == expected
 
 
+def test_stages_answer_as_one_rank(tiny_family: Maker, forked_ranks: None) -> None:
+    """Images whose tokens see each other both ways, so that a step never ends in one: where they are goes to every stage."""
+    tiny = tiny_family("gemma3")
+    alone, cut = answers(tiny, cases(tiny)), answers(tiny, cases(tiny), pipeline_parallel_size=2, max_num_batched_tokens=32, max_num_seqs=3)
+    assert [told(one) for one in cut] == [told(one) for one in alone]
+
+
 def test_an_image_that_the_tower_fails_on_fails_those_who_have_it(tiny_family: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = tiny_family("idefics3")
     some = cases(tiny)
