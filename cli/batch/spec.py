@@ -12,6 +12,8 @@ from click.core import ParameterSource
 from infer.core.jobs.spec import JobSpec
 from infer.core.jobs.tasks.batch.spec import BatchSpec, PoolingBatch, WritingBatch
 from infer.core.jobs.tasks.generate import GenerateTask
+from infer.core.jobs.tasks.transcribe.spec import TranscribeSpec
+from infer.core.jobs.tasks.transcribe.task import TranscribeOptions
 
 from ..command import Option
 from ..options.chat import chat_flags
@@ -45,10 +47,11 @@ def batch_task(io: JobOptions, args: EngineArgs, adapters: Adapters) -> BatchSpe
     classify = replace(classify, options=replace(classify.options, batch_only=True, adapters=adapters))
     embed = replace(embed, options=replace(embed.options, batch_only=True, adapters=adapters))
     score = replace(score, options=replace(score.options, batch_only=True, adapters=adapters))
+    heard = TranscribeSpec(TranscribeOptions(strict=io.strict, error_format=io.error_format, batch_only=True), {})
     return BatchSpec(
         writing,
         told,
-        WritingBatch(writing, told, GenerateTask.of, given_sampling(), flags.to_json(), flags.make_task, classify),
+        WritingBatch(writing, told, GenerateTask.of, given_sampling(), flags.to_json(), flags.make_task, classify, heard),
         PoolingBatch(embed.options, told, embed, score, classify),
         only_writing=(*_typed(_WRITING), *_of_writing(io)),
         only_pooling=_typed(_POOLING),

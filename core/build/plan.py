@@ -266,6 +266,10 @@ def make_plan(
     if task == "generate":
         check_stages(spec, args.pipeline_parallel_size, ours=spec.in_our_code(args.model_impl))
         check_size(spec, args.tensor_parallel_size, whole_experts=args.enable_expert_parallel)
+        if args.enable_lora and spec.has_encoder:
+            raise ConfigError(
+                f"enable_lora: {source.name} has an encoder and a decoder, and such models take no adapters yet; leave it out"
+            )
         if args.kv_cache_dtype == "int8" and any(cache.latent for cache in spec.caches):
             raise ConfigError(f"kv_cache_dtype=int8: model {source.name!r} keeps latents, which stay in its dtype; leave it out")
         if args.load_format != "dummy" and source.has_weights and args.quantization in (None, *METHODS):

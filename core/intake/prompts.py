@@ -39,7 +39,8 @@ class PromptDraft(Draft, Protocol):
     encoder_ids: tuple[int, ...]
     """What was the prompt, once it is read for a model with an encoder; the prompt is then the decoder's."""
     decoder: Mapping[str, Any]
-    """What is said of that: `decoder_prompt`, `source_language` and `target_language`."""
+    """What is said of that: `decoder_prompt`, `source_language` and `target_language`; and `encoder_prompt` where that was the name of the
+    prompt."""
 
 
 class PromptIntake(Intake[PromptDraft]):
@@ -155,11 +156,15 @@ class PromptIntake(Intake[PromptDraft]):
             one.params = ModelRules(self._decoder.no_repeat_ngram_size, self._decoder.forced_end).applied(one.params)
             one.prompt = self._decoder.begin(one.decoder.get("decoder_prompt"), one.decoder.get("target_language"))
         elif one.decoder:
-            name = next(iter(one.decoder))
-            raise RecordError("unsupported", f"{name} is for models that have an encoder", param=name)
+            raise of_encoders(next(iter(one.decoder)))
         self.remarks.of_stops(one.params)
         if one.params.structured_outputs is not None:
             self.remarks.of_choices(one.prompt, one.params)
+
+
+def of_encoders(name: str) -> RecordError:
+    """The error of a prompt for a model without an encoder that has a field for those with one."""
+    return RecordError("unsupported", f"{name} is for models that have an encoder", param=name)
 
 
 def truncated(ids: list[int], params: SamplingParams, max_model_len: int) -> list[int]:

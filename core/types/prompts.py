@@ -79,7 +79,8 @@ class Parsed:
     media_options: Any = None
     """`mm_processor_kwargs`"""
     decoder: Mapping[str, Any] = field(default_factory=dict)
-    """What is said of the decoder's prompt, of a model with an encoder: its text or ids, and languages."""
+    """What is said of the decoder's prompt, of a model with an encoder: its text or ids, and languages; and `encoder_prompt` where the
+    prompt was given by that name."""
 
     @classmethod
     def of(cls, prompt: Any) -> Parsed:
@@ -97,7 +98,10 @@ class Parsed:
         if inner.get(_BOTH) is not None:
             if len(inner) > 1:
                 raise RecordError("invalid_value", "beside encoder_prompt a prompt has decoder_prompt and nothing else", param=_BOTH)
-            return replace(cls.of(inner[_BOTH]), decoder={**decoder, **_of_decoder(decoder)})
+            if isinstance(inner[_BOTH], Mapping) and inner[_BOTH].keys() & {_BOTH, *_DECODER}:
+                message = "encoder_prompt is a prompt by itself; decoder_prompt and languages stand beside it"
+                raise RecordError("invalid_value", message, param=_BOTH)
+            return replace(cls.of(inner[_BOTH]), decoder={**decoder, **_of_decoder(decoder), _BOTH: True})
         if decoder:
             return replace(cls._of_mapping(inner), decoder={**decoder, **_of_decoder(decoder)})
         prompt = {key: value for key, value in inner.items() if key != _BOTH}
@@ -119,6 +123,24 @@ class Parsed:
                 raise RecordError("unsupported", "media go with text or token ids, not with prompt_embeds", param="prompt_embeds")
             return cls(text, [], PromptEmbeds.of(embeds))
         return cls(text, None if ids is None else _token_ids(ids, "prompt_token_ids"), None, media, media_options)
+
+
+def fields_of_prompt(value: Any, name: str) -> dict[str, Any]:
+    """The field `name` of a record, which is a prompt in any form, as the fields that the record would have without it: `prompt` or
+    `prompt_token_ids`, and media. Raises RecordError (invalid_type, invalid_value, unsupported)."""
+    if isinstance(value, str):
+        return {"prompt": value}
+    if isinstance(value, list):
+        return {"prompt_token_ids": value}
+    if not isinstance(value, Mapping):
+        raise RecordError("invalid_type", f"{name} must be a string, a list of token ids or an object with one of them", param=name)
+    known = ("prompt", "prompt_token_ids", *_MEDIA)
+    if wrong := next((key for key in value if key not in known), None):
+        raise RecordError("invalid_value", f"{name} has no {wrong[:100]!r}{nearest(wrong, known)}: it has {', '.join(known)}", param=name)
+    found = {key: one for key, one in value.items() if one is not None}
+    if not found:
+        raise RecordError("missing_field", f"{name} is empty: it has prompt or prompt_token_ids", param=name)
+    return found
 
 
 def _of_decoder(decoder: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,6 +42,9 @@ def test_records_with_languages_decoder_prompts_and_errors(
         {**told, "target_language": "fra_Latn"},
         {**told, "target_language": "fra_Latn", "source_language": "fra_Latn"},
         {**told, "decoder_prompt": "fox"},
+        {"return_token_ids": True, "encoder_prompt": {"prompt": "the quick brown"}, "decoder_prompt": {"prompt": "fox"}},
+        {**told, "encoder_prompt": "the"},
+        {"encoder_prompt": {"text": "the"}},
         {**told, "target_language": "klingon"},
         {**told, "prompt": "the " * 300},
         {**told, "echo": True},
@@ -50,7 +53,11 @@ def test_records_with_languages_decoder_prompts_and_errors(
     result = call("generate", "-q", *options, write_lines(*lines), tmp_path / "out.jsonl")
     assert result.exit_code == 3, result.output
     rows = read_rows(tmp_path / "out.jsonl")
-    assert [row["error"] and row["error"]["code"] for row in rows] == [None] * 4 + ["invalid_value", "prompt_too_long", "unsupported"]
+    assert [row["error"] and row["error"]["code"] for row in rows] == [None] * 5 + ["invalid_value"] * 3 + [
+        "prompt_too_long",
+        "unsupported",
+    ]
+    assert {**rows[4], "index": 3} == rows[3]
     tokenizer = Tokenizer.load(lambda name: (nllb.folder / name).read_bytes() if (nllb.folder / name).exists() else None)
     end, english, french = (tokenizer.encode(text, add_special_tokens=False)[-1] for text in ("</s>", *LANGUAGES))
     assert [row["prompt_token_ids"][:2] for row in rows[:3]] == [[end], [end, french], [end, french]]

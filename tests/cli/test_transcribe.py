@@ -109,6 +109,12 @@ def test_transcripts_are_those_of_transformers_in_any_company_and_after_a_stop(
     body = rows[6]["response"]["body"]
     assert body["text"].startswith("1\n00:00:0")
     assert rows[7]["error"]["param"] == "timestamp_granularities"
+    chat = {"custom_id": "b", "url": "/v1/chat/completions", "body": {"messages": [{"role": "user", "content": "a"}]}}
+    mixed = tmp_path / "mixed.jsonl"
+    assert call("batch", *options, write_lines(lines[6], chat, name="both.jsonl"), mixed).exit_code == 3
+    heard, refused = read_rows(mixed)
+    assert heard["response"]["body"] == body
+    assert "/v1/chat/completions cannot be answered" in refused["error"]["message"]
     # one at a time, with no cache of prefixes; by two engines, which ask for what they have not heard
     whole = out.read_bytes()
     for number, more in enumerate((["--max-num-seqs", "1", "--no-enable-prefix-caching"], ["--data-parallel-size", "2"])):
@@ -162,7 +168,10 @@ def test_hostile_sounds_are_one_error_each_and_neighbours_are_equal(
     for name, data in {**hostile, **fine}.items():
         (folder / f"{name}.x").write_bytes(data)
     asked = {"language": "en", "response_format": "json", **EASY}
-    many = [{"audio": str(folder / f"{name}.x"), "id": name, **asked} for name in (*hostile, *fine)]
+    names = [*hostile]
+    for place, name in enumerate(fine):
+        names.insert(5 * place, name)
+    many = [{"audio": str(folder / f"{name}.x"), "id": name, **asked} for name in names]
     many += [{"audio": {"data": "!!", "format": "wav"}, **asked}, {"audio": 3, **asked}, {"audio": "/etc/passwd", **asked}]
     many += [{"audio": "data:audio/wav;base64," + base64.b64encode(good).decode(), **asked}]
     out = tmp_path / "out.jsonl"
@@ -175,7 +184,11 @@ def test_hostile_sounds_are_one_error_each_and_neighbours_are_equal(
     assert set(failed.values()) <= {"media_error", "media_refused", "unsupported"}
     assert failed["long"] == "media_refused"
     assert [row["error"]["code"] for row in rows[-4:-1]] == ["media_error", "invalid_type", "media_refused"]
-    assert rows[-1]["text"] == rows[len(many) - 5]["text"], "the same sound"
+    answered = [row for row in rows if row["error"] is None]
+    assert rows[-1]["text"] == next(row["text"] for row in answered if row.get("id") == "good"), "the same sound"
+    good_lines = [many[row["index"]] for row in answered]
+    assert run(call, options, write_lines(*good_lines), out, "--max-audio-seconds", "5", "--overwrite").exit_code == 0
+    assert read_rows(out) == [{**row, "index": i} for i, row in enumerate(answered)], "with no bad ones beside them"
 
 
 def test_the_command_names_what_cannot_be(

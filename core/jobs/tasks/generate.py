@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import RecordError
 from ...intake.embeds import decoded
+from ...intake.prompts import of_encoders
 from ...text.spelling import Spelling
 from ...types.media import MediaPart
 from ...types.media_parts import of_data, of_fields
 from ...types.outputs import CompletionOutput, RequestOutput
 from ...types.params import SamplingParams
 from ...types.prompt_embeds import PromptEmbeds
+from ...types.prompts import fields_of_prompt
 from ..jsonl import wrong_type
 from ..tally import Tally
 from .completion import MEDIA_FIELDS, MEDIA_OPTIONS, CompletionOptions, CompletionTask
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Of models with an encoder.
 _DECODER_FIELDS = frozenset({"decoder_prompt", "source_language", "target_language"})
+#: What the encoder reads, and with it the decoder's prompt: vLLM's two prompts in one.
+_BOTH = "encoder_prompt"
 #: Of models that read sound.
 _SOUNDS = ("audio", "audios", "multi_modal_data")
 
@@ -42,6 +46,7 @@ class GenerateTask(CompletionTask):
 
     command = "generate"
     columns: tuple[str, ...] = ("prompt", "prompt_token_ids", "prompt_embeds")
+    _reads_both = False  # encoder_prompt is a field
 
     @classmethod
     def of(cls, options: CompletionOptions, plan: Plan) -> GenerateTask:
@@ -55,6 +60,8 @@ class GenerateTask(CompletionTask):
     def __init__(self, options: CompletionOptions, tokenizer: Tokenizer | None, *, max_model_len: int) -> None:
         if options.hearing is not None:
             self.columns = (*_SOUNDS, *self.columns)
+        if options.decoder is not None and not options.has_column:
+            self.columns, self._reads_both = (*self.columns, _BOTH), True
         super().__init__(options, tokenizer, max_model_len=max_model_len)
 
     def own_fields(self) -> frozenset[str]:
@@ -65,10 +72,14 @@ class GenerateTask(CompletionTask):
     def missing(self, fields: Mapping[str, Any]) -> str:
         if self.options.hearing is not None:
             return 'no "audio" (sounds of any length, and without a prompt, are for infer transcribe)'
+        if fields.get(_BOTH) is not None and self.options.decoder is None:
+            raise of_encoders(_BOTH)
         hint = ' ("text" is a field of infer embed; or give --prompt-field text)' if "text" in fields else ""
         return f'no "prompt" and no "prompt_token_ids"{hint}'
 
     def read(self, pending: PendingPrompt, fields: Mapping[str, Any]) -> None:
+        if self._reads_both:
+            fields = self._of_both(fields)
         super().read(pending, fields)
         if self.options.decoder is not None:
             pending.decoder = {name: fields[name] for name in _DECODER_FIELDS if fields.get(name) is not None}
@@ -78,6 +89,21 @@ class GenerateTask(CompletionTask):
         if "echo" in self.fields and Echo.wanted(fields):
             for part in pending.parts or (pending,):
                 self._echo(part, fields)
+
+    def _of_both(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The fields with `encoder_prompt` and `decoder_prompt` in their plain forms. Raises RecordError."""
+        begun = fields.get("decoder_prompt")
+        if isinstance(begun, Mapping):
+            told = fields_of_prompt(begun, "decoder_prompt")
+            if len(told) != 1 or not told.keys() <= {"prompt", "prompt_token_ids"}:
+                message = "decoder_prompt is text (prompt) or token ids (prompt_token_ids), and nothing else"
+                raise RecordError("invalid_value", message, param="decoder_prompt")
+            fields = {**fields, "decoder_prompt": next(iter(told.values()))}
+        if fields.get(_BOTH) is None:
+            return fields
+        if beside := next((name for name in self.columns if name != _BOTH and fields.get(name) is not None), None):
+            raise RecordError("invalid_value", f"give encoder_prompt or {beside}, not both", param=_BOTH)
+        return {**fields, **fields_of_prompt(fields[_BOTH], _BOTH)}
 
     def read_prompts(self, pendings: Sequence[PendingPrompt]) -> None:
         several = [pending for pending in pendings if pending.parts]

@@ -30,6 +30,7 @@ HARMLESS = frozenset(
 _MEDIA = "this model, or this command, reads no such media (infer help media)"
 _ADAPTER = "a record names its adapter in lora or prompt_adapter, and --lora or --prompt-adapter says where that is"
 _LINE = "its fields belong on the line itself"
+_ENCODER = "it is for models that have an encoder"
 _REASONING = "what a chat template knows of reasoning goes into chat_template_kwargs"
 
 #: Field -> why it is refused.
@@ -57,12 +58,11 @@ _NOWHERE: Mapping[str, str] = {
     ),
     **dict.fromkeys(("lora_int_id", "lora_path", "lora_request", "prompt_adapter_id", "prompt_adapter_request"), _ADAPTER),
     **dict.fromkeys(("enable_thinking", "include_reasoning", "reasoning", "thinking"), _REASONING),
+    **dict.fromkeys(("decoder_prompt", "encoder_prompt", "source_language", "target_language"), _ENCODER),
     **dict.fromkeys(("extra_body", "options", "parameters", "sampling_params"), _LINE),
     "cache_salt": "the prefix cache is one for the whole job",
     "data_parallel_rank": "",
-    "decoder_prompt": "",
     "embed_dtype": "--embedding-dtype says it for all records",
-    "encoder_prompt": "",
     "endianness": "",
     "extra_args": "",
     "kv_transfer_params": "",

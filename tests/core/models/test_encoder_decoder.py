@@ -188,6 +188,10 @@ def test_what_is_not_done_is_refused_by_name(t5: Pair, tiny_llama: Path) -> None
     llama = LLM(model=str(tiny_llama), max_model_len=64)
     with pytest.raises(RecordError, match="decoder_prompt is for models that have an encoder"):
         llama.generate([{"encoder_prompt": "a", "decoder_prompt": "b"}], greedy(), use_tqdm=False)
+    with pytest.raises(RecordError, match="encoder_prompt is for models that have an encoder"):
+        llama.generate([{"encoder_prompt": "a"}], greedy(), use_tqdm=False)
+    with pytest.raises(RecordError, match="a prompt by itself"):
+        llama.generate([{"encoder_prompt": {"encoder_prompt": "a"}}], greedy(), use_tqdm=False)
 
 
 def test_ngrams_do_not_repeat_and_ends_are_forced_as_the_files_say(compiled_kernels: None, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from ..completion import CompletionOptions
 from ..pooling_spec import EmbedSpec, PoolingSpec, ScoreSpec
 from ..protocol import AnyTask
 from ..spec import Say, TaskSpec, WritingSpec
+from ..transcribe.spec import TranscribeSpec
 from .responses import ResponsesTask
 from .task import BatchTask
 
@@ -27,14 +28,15 @@ MakeChat = Callable[[CompletionOptions, "Plan", type[ChatTask]], ChatTask]
 
 @dataclass(frozen=True)
 class WritingBatch(WritingSpec):
-    """Of a model that writes: completions, conversations and responses, and labels that a line names.
+    """Of a model that writes: completions, conversations and responses, labels that a line names, and transcripts of one that reads sound.
 
     `make`: the task of completions; `make_chat`: that of conversations, which a model without a chat template does not answer;
-    `classify`: what is said of labels.
+    `classify`: what is said of labels; `transcribe`: what is said of sounds.
     """
 
     make_chat: MakeChat | None = None
     classify: ClassifySpec | None = None
+    transcribe: TranscribeSpec | None = None
 
     def _make(self, options: CompletionOptions, plan: Plan) -> AnyTask:
         tasks: dict[str, Any] = {"generate": self.make(options, plan)}
@@ -53,6 +55,12 @@ class WritingBatch(WritingSpec):
             tasks["classify"] = labels.make_task(plan, warn=options.warn, fingerprint=options.fingerprint, now=options.now)
         except ConfigError as error:  # without a tokenizer
             why_not["classify"] = str(error)
+        assert self.transcribe is not None
+        try:
+            sounds = self.transcribe.settled(plan, options.warn)
+            tasks["transcribe"] = sounds.make_task(plan, warn=options.warn, fingerprint=options.fingerprint, now=options.now)
+        except ConfigError as error:  # text is all that it reads
+            why_not["transcribe"] = str(error)
         return BatchTask(options, tasks, does="generates text", why_not=why_not)
 
     def clock(self, plan: Plan, now: datetime) -> dict[str, str]:
