@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from .host import host
 from .kernels import kernels
 from .suite import suite
 from .throughput import throughput
@@ -28,7 +29,8 @@ class BenchGroup(click.Group):
 
 @click.group(cls=BenchGroup)
 def bench() -> None:
-    """Measure throughput on a JSONL file, on random records or on a suite of works, or the operations alone.
+    """Measure throughput on a JSONL file, on random records or on a suite of works, the operations
+    alone, or the host's part of a step.
 
     Without a command's name it is throughput, with --suite it is suite. A table goes to stderr; the last line of stdout is one JSON object.
 
@@ -40,5 +42,5 @@ def bench() -> None:
     """
 
 
-for command in (throughput, suite, kernels):
+for command in (throughput, suite, kernels, host):
     bench.add_command(command)

@@ -150,6 +150,15 @@ def kernels_table(told: Mapping[str, Any]) -> str:
     return f"{title}; large operations reach {_limits(told['peaks'])}\n" + table([head, *cells], right=frozenset(range(1, 7)), indent="  ")
 
 
+def host_table(told: Mapping[str, Any]) -> str:
+    """All that `infer bench host` says."""
+    head = ("draws", "sequences", "ms a step", "least", "of it inputs")
+    cells = [
+        (one["draws"], f"{one['sequences']:,}", *(f"{one[key]:.2f}" for key in ("ms", "least_ms", "inputs_ms"))) for one in told["steps"]
+    ]
+    return "host, CPU time of one thread\n" + table([head, *cells], right=frozenset(range(1, 5)), indent="  ")
+
+
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:,.1f}" if value >= 10 else f"{value:,.2f}"
 

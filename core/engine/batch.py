@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..errors import RecordError
 from ..types.placed import Placed
 from ..types.request import Request
-from .running import Running
+from .running import PLACED, Running
 from .schedule import Schedule
 
 #: Same as kernels.ops.ROW_MULTIPLE, which cannot be imported here without torch; a test compares them.
@@ -233,7 +233,7 @@ def pack(
         adapters=adapters if adapters.any() else adapters[:0],
         encoder_lens=encoder_lens if encoder_lens.any() else encoder_lens[:0],
         **_given(schedule, running, query_start, encoder),
-        **_grid(schedule, positions, query_start),
+        **(_grid(schedule, positions, query_start) if (schedule.traits & PLACED).any() else {}),
         **_spans(schedule, running, positions, query_start),
     )
 

@@ -180,6 +180,10 @@ class BlockManager:
             sequence.blocks.append(self._take())
         return copies
 
+    def take(self, count: int) -> list[int]:
+        """So many blocks for sequences that append them to their tables; there must be as many free ones."""
+        return [self._take() for _ in range(count)]
+
     def free(self, sequence: Sequence) -> None:
         """Gives the sequence's blocks back, its last first, so that prefixes outlive their endings."""
         if self._announced:
@@ -213,7 +217,8 @@ class BlockManager:
         if self.prefix_caching:
             for i in range(start // self.block_size, sequence.num_computed // self.block_size):
                 block, digest = sequence.blocks[i], self._hash(sequence, i)
-                self._withdraw(digest, sequence)
+                if self._announced:
+                    self._withdraw(digest, sequence)
                 if digest not in self._by_hash and block not in self._hash_of:
                     self._by_hash[digest] = block
                     self._hash_of[block] = digest
@@ -296,6 +301,10 @@ class BlockManager:
         hashes, size = sequence.hashes, self.block_size
         while len(hashes) <= i:
             start, stop = len(hashes) * size, (len(hashes) + 1) * size
+            if start >= sequence.num_prompt:  # of tokens that were drawn, which are all there is to say of it
+                content = hashes[-1] + array("q", sequence.tokens[start:stop]).tobytes()
+                hashes.append(hashlib.blake2b(content, digest_size=16).digest())
+                continue
             if sequence.request.spans is not None:  # what is kept of one of its tokens depends on all of them
                 _, stop = sequence.request.spans.around(stop)
             parent = hashes[-1] if hashes else b"" if sequence.adapter is None else sequence.adapter.salt

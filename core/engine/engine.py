@@ -25,6 +25,7 @@ from .answers import answer
 from .batch import media_fault, pack
 from .beams.groups import BeamGroups, Moved
 from .blocks import BlockManager
+from .endings import Endings, without
 from .lanes.choose import lanes_of
 from .lanes.lane import Lane, Planned
 from .lifetimes import Lifetimes
@@ -118,6 +119,7 @@ class Engine:
         self._crew = lanes_of(self, config, self._lane, lambda: lane(self.scheduler.beside()))
         self._lifetimes = Lifetimes()
         self._constrained = Constrained(grammars, self.scheduler.add)
+        self._endings = Endings(ends, self._constrained, self._transcripts)
         self._thinking = Thinking.of(config.reasoning_config, tokenizer)
         self._open: dict[str, list[Sequence]] = {}
 
@@ -159,9 +161,8 @@ class Engine:
 
     def _queue(self, choices: list[Sequence]) -> None:
         request, params = choices[0].request, choices[0].request.params
-        ends = self._ends.of(params)
+        self._endings.expect(choices)
         for choice in choices:
-            choice.end_ids = ends
             if (budget := params.thinking_token_budget) is not None and params.structured_outputs is None:
                 assert self._thinking is not None, "the limits of requests say so"
                 choice.thinking = ThinkingPlace(self._thinking, budget, choice.tokens)
@@ -339,48 +340,28 @@ class Engine:
         if scheduler.overruns is not None and self._crew is None:
             scheduler.overruns.free(but=step.promise.leaving if step.promise is not None else frozenset())
         if step.promise is not None:
-            step.promise.keep(samples.tokens)
+            step.promise.keep(samples.ids)
         samples = samples.of(step.rows)
-        if step.promise is None:
-            scheduler.commit(step.schedule, samples.tokens, step.plain)
+        full = scheduler.commit(step.schedule, samples.ids, step.plain) if step.promise is None else step.promise.leaving
         watch.count("commit")
         failed, num_accepted = step.broken, 0
-        ended = self._look_at(step.drawing, samples, failed, watch)
+        ended = self._endings.find(step.drawing, samples, full, failed, watch, step.traits)
         for more in rounds(step, lane.sampler, failed):
             samples = lane.sampler.finish(more.draws)
-            scheduler.accept(more.rows, samples.tokens)
-            ended += self._look_at(more.drawing, samples, failed, watch)
+            full = scheduler.accept(more.rows, samples.ids)
+            ended += self._endings.find(more.drawing, samples, full, failed, watch)
             num_accepted += len(more.drawing)
         # Behind the drafts, whose rows are the schedule's until beams fork and end.
         moved = self._beams.step(step.beam_logits, step.beams) if step.beam_logits is not None else Moved()
         watch.count("sample")
         if self._constrained:
             failed.update(self._constrained.judge([*ended, *(s for search in moved.ended for s in search)]))
-            ended = _without(ended, failed)
+            ended = without(ended, failed)
             moved.ended = [search for search in moved.ended if not any(s in failed for s in search)]
         scheduler.finish(ended)
         self.stats.count(step, num_accepted, self._lifetimes.first_tokens(), scheduler)
         failed.update(moved.failed)
         return [*(self._answer(found) for found in moved.ended), *self._fail(failed), *self._collect(ended)]
-
-    def _look_at(self, drawing: list[Sequence], samples: Samples, failed: dict[Sequence, RecordError], watch: Stopwatch) -> list[Sequence]:
-        """Looks at tokens that were drawn and booked, one for each of `drawing`; returns the sequences that end with theirs. Those
-        that cannot go on are added to `failed`."""
-        failed.update((drawing[row], error) for row, error in samples.failed.items())
-        drawn = _without(drawing, failed)
-        self._ends.check_all(drawn)
-        if self._constrained and (refused := self._constrained.follow(drawn)):
-            failed.update(refused)
-            drawn = _without(drawn, refused)
-        self._ends.check_repetitions(drawn)
-        watch.count("commit")
-        for row, logprobs in samples.logprobs.items():
-            drawing[row].keep_logprobs(logprobs)
-        if untold := self._transcripts.push_all(drawn):
-            failed.update(untold)
-            drawn = _without(drawn, untold)
-        watch.count("detokenize")
-        return [s for s in drawn if s.finish_reason is not None]
 
     def _drop_overruns(self) -> None:
         """Takes what has ended out of the step that is begun; if that leaves nobody in it, it is waited for and forgotten."""
@@ -439,7 +420,3 @@ class Engine:
         self._beams.close(request)
         self._constrained.remove(request)
         return made
-
-
-def _without(sequences: list[Sequence], some: Mapping[Sequence, RecordError]) -> list[Sequence]:
-    return [s for s in sequences if s not in some] if some else sequences

@@ -14,6 +14,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import RecordError
@@ -22,6 +23,7 @@ from ..sampling.sampler import Draws, Sampler
 from ..settings.config import EngineConfig
 from ..types.request import Sequence
 from .promise import Promise, without
+from .running import SCORED
 from .schedule import Schedule
 
 
@@ -33,8 +35,10 @@ class Step:
     draws: Draws
     drawing: list[Sequence]
     """The sequences that want a token of `draws`, in its order."""
-    rows: list[int]
+    rows: NDArray[np.intp]
     """Their rows of `draws`: all until some are dropped."""
+    traits: NDArray[np.uint8]
+    """Theirs; see running.py."""
     broken: dict[Sequence, RecordError]
     """Sequences whose prompt's logits were no numbers."""
     plain: list[int] | None = None
@@ -59,15 +63,15 @@ class Step:
             has_beams: whether there may be beams among them.
             ahead: see `Sampler.begin`.
         """
-        everyone = schedule.drawing
+        everyone, traits = schedule.drawing, schedule.traits[schedule.samples]
         logits, draft_logits = logits[: len(everyone)], logits[len(everyone) :]
         beams = [row for row, s in enumerate(everyone) if s.group is not None] if has_beams else []
         if not beams:
-            step = cls(schedule, sampler.begin(logits, everyone, ahead=ahead), everyone, list(range(len(everyone))), broken)
+            step = cls(schedule, sampler.begin(logits, everyone, ahead=ahead), everyone, np.arange(len(everyone)), traits, broken)
         else:
             plain = [row for row, s in enumerate(everyone) if s.group is None]
             drawing = [everyone[row] for row in plain]
-            step = cls(schedule, sampler.begin(logits[plain], drawing), drawing, list(range(len(plain))), broken, plain)
+            step = cls(schedule, sampler.begin(logits[plain], drawing), drawing, np.arange(len(plain)), traits[plain], broken, plain)
             step.beams, step.beam_logits = [everyone[row] for row in beams], logits[beams] if plain else logits
         if schedule.drafts:
             step.draft_logits, first = draft_logits, 0
@@ -84,7 +88,7 @@ class Step:
     @property
     def num_drawn(self) -> int:
         """Tokens that it gives to outputs; overruns are not among them, nor what is drawn after given continuations."""
-        return len(self.drawing) + len(self.beams) - sum(s.request.continuations is not None for s in self.drawing)
+        return len(self.drawing) + len(self.beams) - int(np.count_nonzero(self.traits & SCORED))
 
     def drop(self, gone: Collection[Sequence]) -> None:
         """Leaves sequences out that ended since it was begun."""
@@ -92,7 +96,7 @@ class Step:
             return
         self.schedule = without(self.schedule, gone)
         left = [place for place, sequence in enumerate(self.drawing) if sequence not in gone]
-        self.drawing, self.rows = [self.drawing[place] for place in left], [self.rows[place] for place in left]
+        self.drawing, self.rows, self.traits = [self.drawing[place] for place in left], self.rows[left], self.traits[left]
         self.broken = {sequence: error for sequence, error in self.broken.items() if sequence not in gone}
 
 

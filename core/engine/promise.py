@@ -17,6 +17,7 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..types.request import Sequence
 from .schedule import Schedule
@@ -30,21 +31,20 @@ class Promise:
         rows: which of the step's draws are theirs.
     """
 
-    def __init__(self, scheduler: Scheduler, step: Schedule, drawing: SequenceOf[Sequence], rows: SequenceOf[int]) -> None:
+    def __init__(self, scheduler: Scheduler, step: Schedule, drawing: SequenceOf[Sequence], rows: NDArray[np.intp]) -> None:
         self._scheduler = scheduler
         self._step = step
         self._drawing = drawing
         self._rows = rows
         self._filled = scheduler.advance(step)
-        scheduler.running.extend(np.flatnonzero(step.samples), [-1 - row for row in rows])
+        leaving = frozenset(scheduler.running.extend(np.flatnonzero(step.samples), -1 - rows))
         scheduler.join(step)
-        leaving = {s for s in drawing if len(s.tokens) >= s.max_length}
         assert scheduler.overruns is not None
         scheduler.overruns.set_apart(leaving)
         self.leaving = leaving
         """Those that this step ends at the latest: they have no part in the next."""
 
-    def keep(self, tokens: SequenceOf[int]) -> None:
+    def keep(self, tokens: NDArray[np.int64]) -> None:
         """Puts the tokens where they were promised.
 
         Args:
@@ -53,9 +53,9 @@ class Promise:
         running = self._scheduler.running
         newest = running.newest[: len(running)]
         places = np.flatnonzero(newest < 0)
-        newest[places] = np.array(tokens, dtype=np.int64)[-1 - newest[places]]
-        for sequence, row in zip(self._drawing, self._rows, strict=True):
-            sequence.tokens[-1] = tokens[row]
+        newest[places] = tokens[-1 - newest[places]]
+        for sequence, token in zip(self._drawing, tokens[self._rows].tolist(), strict=True):
+            sequence.tokens[-1] = token
         self._scheduler.succeeded(self._step, self._filled)
 
 
@@ -79,6 +79,7 @@ def without(step: Schedule, gone: Collection[Sequence]) -> Schedule:
         sequences=[step.sequences[row] for row in left],
         counts=step.counts[left],
         samples=step.samples[left],
+        traits=step.traits[left],
         admitted=[sequence for sequence in step.admitted if sequence not in gone],
         drafts={},  # they are computed; `Step` knows whose they are
     )

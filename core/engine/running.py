@@ -12,6 +12,8 @@
     given        [ 0     20     ... ]   tokens up to the last whose embedding is given
     spanned      [ 0     20     ... ]   tokens up to the end of its last span
     encoder_lens [ 70    11     ... ]   tokens of its encoder's input, without what fills their last block
+    limit        [ 96    1024   ... ]   tokens at which its length ends it
+    traits       [ 0     STOPS  ... ]   what is looked at beside tokens and lengths
 
 A `Sequence` says the same of itself in `num_computed`, `tokens`, `blocks`, `state`, `slot` and `borders`; `check_integrity` compares
 the two.
@@ -20,18 +22,37 @@ the two.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from collections.abc import Sequence as SequenceOf
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..types.request import Sequence
-from .blocks import NULL_BLOCK
+from .blocks import NULL_BLOCK, BlockManager
 
 #: Rows there are at first, and blocks a row has room for; doubled as there are more.
 _ROWS, _WIDTH = 64, 64
 #: More tokens than any sequence has.
 NEVER = np.iinfo(np.int64).max
+
+#: Bits of `traits`: sequences with stop strings, whose repetitions are counted, with a grammar; with positions in three parts; whose
+#: draws are no output.
+STOPS, REPEATS, CONSTRAINED, PLACED, SCORED = (1 << bit for bit in range(5))
+#: Those whose every token is looked at.
+FOLLOWED = STOPS | REPEATS | CONSTRAINED
+
+_NUMBERS = ("computed", "known", "newest", "num_blocks", "state", "slot", "border", "given", "spanned", "encoder_lens", "limit", "traits")
+
+
+def traits_of(sequence: Sequence) -> int:
+    """The bits of one sequence; the same as long as it runs."""
+    request = sequence.request
+    return (
+        STOPS * bool(request.params.stop)
+        | REPEATS * (sequence.repetitions is not None)
+        | CONSTRAINED * (request.params.structured_outputs is not None)
+        | PLACED * (request.positions is not None)
+        | SCORED * (request.continuations is not None)
+    )
 
 
 class Running:
@@ -48,6 +69,8 @@ class Running:
         self.given: NDArray[np.int64] = np.zeros(_ROWS, dtype=np.int64)
         self.spanned: NDArray[np.int64] = np.zeros(_ROWS, dtype=np.int64)
         self.encoder_lens: NDArray[np.int32] = np.zeros(_ROWS, dtype=np.int32)
+        self.limit: NDArray[np.int64] = np.zeros(_ROWS, dtype=np.int64)
+        self.traits: NDArray[np.uint8] = np.zeros(_ROWS, dtype=np.uint8)
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -75,10 +98,12 @@ class Running:
         self.given[row] = sequence.request.num_given
         self.spanned[row] = sequence.request.num_spanned
         self.encoder_lens[row] = len(sequence.request.encoder_ids)
+        self.limit[row] = sequence.max_length
+        self.traits[row] = traits_of(sequence)
         self.refresh_blocks(row, 0)
 
     def _make_room(self, capacity: int) -> None:
-        for name in ("computed", "known", "newest", "num_blocks", "blocks", "state", "slot", "border", "given", "spanned", "encoder_lens"):
+        for name in (*_NUMBERS, "blocks"):
             array = getattr(self, name)
             setattr(self, name, np.concatenate((array, np.zeros((capacity - len(array), *array.shape[1:]), array.dtype))))
 
@@ -104,8 +129,7 @@ class Running:
 
     def _take(self, rows: list[int]) -> None:
         width = self.num_blocks[: len(self)].max(initial=0)
-        numbers = (self.computed, self.known, self.newest, self.num_blocks, self.state, self.slot, self.border, self.given)
-        for array in (*numbers, self.spanned, self.encoder_lens, self.blocks[:, :width]):
+        for array in (*(getattr(self, name) for name in _NUMBERS), self.blocks[:, :width]):
             array[: len(rows)] = array[rows]
         self.sequences = [self.sequences[row] for row in rows]
 
@@ -113,11 +137,30 @@ class Running:
     def refresh_blocks(self, row: int, first: int) -> None:
         """Takes over what changed in the sequence's block table, which is at place `first` or after."""
         blocks = self.sequences[row].blocks
-        if len(blocks) > self.blocks.shape[1]:
-            wider = max(len(blocks), 2 * self.blocks.shape[1]) - self.blocks.shape[1]
-            self.blocks = np.pad(self.blocks, ((0, 0), (0, wider)), constant_values=NULL_BLOCK)
+        self._widen(len(blocks))
         self.blocks[row, first : len(blocks)] = blocks[first:]
         self.num_blocks[row] = len(blocks)
+
+    def grow_by_one(self, rows: NDArray[np.intp], ends: NDArray[np.int64], books: BlockManager) -> bool:
+        """Gives the sequences of `rows` [R], which are to have room for `ends` [R] tokens, a block each. False, and nothing is done,
+        where that is not all they need: where the last block of one is not full, and so may be shared, where one more is not enough, or
+        there are too few."""
+        places, size = self.num_blocks[rows], books.block_size
+        if len(rows) > books.num_free or (self.computed[rows] != places * size).any() or (ends > (places + 1) * size).any():
+            return False
+        if len(rows):
+            blocks = books.take(len(rows))
+            self._widen(int(places.max()) + 1)
+            self.blocks[rows, places] = blocks
+            self.num_blocks[rows] = places + 1
+            for row, block in zip(rows.tolist(), blocks, strict=True):
+                self.sequences[row].blocks.append(block)
+        return True
+
+    def _widen(self, width: int) -> None:
+        have = self.blocks.shape[1]
+        if width > have:
+            self.blocks = np.pad(self.blocks, ((0, 0), (0, max(width, 2 * have) - have)), constant_values=NULL_BLOCK)
 
     def share_out(self, budget: int, most: int, limit: int) -> NDArray[np.int64]:
         """[S] the tokens that are left of each sequence up to its border, from the first on while the budget lasts.
@@ -168,12 +211,15 @@ class Running:
         """Takes over the sequence's next border."""
         self.border[row] = _next_border(self.sequences[row])
 
-    def extend(self, rows: NDArray[np.intp], tokens: SequenceOf[int]) -> None:
-        """The sequences of `rows` [R] get one token each."""
+    def extend(self, rows: NDArray[np.intp], tokens: NDArray[np.int64]) -> list[Sequence]:
+        """The sequences of `rows` [R] get one of `tokens` [R] each; returns those that are as long as they may be now."""
         self.known[rows] += 1
         self.newest[rows] = tokens
-        for row, token in zip(rows.tolist(), tokens, strict=True):
-            self.sequences[row].tokens.append(token)
+        sequences = self.sequences
+        extended = sequences if len(rows) == len(sequences) else [sequences[row] for row in rows.tolist()]
+        for sequence, token in zip(extended, tokens.tolist(), strict=True):
+            sequence.tokens.append(token)
+        return [self.sequences[row] for row in rows[self.known[rows] >= self.limit[rows]].tolist()]
 
     def check_integrity(self) -> None:
         """Proves that arrays and sequences say the same. For tests."""
@@ -184,6 +230,7 @@ class Running:
             more = (self.state[row], self.slot[row], self.border[row], self.given[row], self.spanned[row], self.encoder_lens[row])
             said = (s.request.num_given, s.request.num_spanned, len(s.request.encoder_ids))
             assert more == (s.state, s.slot, _next_border(s), *said), f"row {row}"
+            assert (self.limit[row], self.traits[row]) == (s.max_length, traits_of(s)), f"row {row}"
             assert self.blocks[row].tolist() == s.blocks + [NULL_BLOCK] * (self.blocks.shape[1] - len(s.blocks)), f"row {row}"
 
 

@@ -24,6 +24,8 @@ class Schedule:
     """(source, target) block copies to make first."""
     admitted: list[Sequence]
     """Those of the sequences that did not run before."""
+    traits: NDArray[np.uint8]
+    """[S] see running.py."""
     drafts: dict[int, list[int]] = field(default_factory=dict)
     """Row -> tokens that may come next after its newest one, and are computed with it to be there if they do. No part of `counts`."""
     swap_out: Pairs = field(default_factory=list)

@@ -31,7 +31,7 @@ from collections.abc import Sequence as SequenceOf
 from copy import copy
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..adapters.books import AdapterBooks
 from ..memory.swap import SwapSpace
@@ -179,7 +179,7 @@ class Scheduler:
         size = len(counts)
         assert size or self._may_wait(), "work is left but nothing can be scheduled"
         samples = self.running.computed[:size] + counts == self.running.known[:size]
-        made = Schedule(self.running.sequences[:size], counts, samples, copies, admitted)
+        made = Schedule(self.running.sequences[:size], counts, samples, copies, admitted, self.running.traits[:size].copy())
         if self.swap is not None and size:
             made.swap_out, made.swap_in = self.swap.hand_over()
             made.began = self.swap.costs.clock()
@@ -212,7 +212,10 @@ class Scheduler:
         growing = ends > running.num_blocks[: len(counts)] * self.blocks.block_size
         if self.beams:
             growing |= self.beams.are_forked(len(counts))
-        for row in np.flatnonzero(growing & (counts > 0)).tolist():
+        rows = np.flatnonzero(growing & (counts > 0))
+        if not self.beams and running.grow_by_one(rows, ends[rows], self.blocks):
+            return counts, False
+        for row in rows.tolist():
             while row < len(running) and self.blocks.shortage(running[row], int(ends[row])) > 0:
                 if self._holds and self._holds.give_up():
                     continue
@@ -337,8 +340,9 @@ class Scheduler:
         return sequence.request.priority if self._by_priority else 0, sequence.order
 
     # -- commit --------------------------------------------------------------------------------------------------
-    def commit(self, step: Schedule, tokens: SequenceOf[int], drawn: SequenceOf[int] | None = None) -> None:
-        """Books a computed step; `tokens` are the drawn ones, for the sequences that sample, in order.
+    def commit(self, step: Schedule, tokens: ArrayLike, drawn: SequenceOf[int] | None = None) -> list[Sequence]:
+        """Books a computed step; `tokens` are the drawn ones, for the sequences that sample, in order. Returns those of them that
+        are as long as they may be.
 
         Args:
             drawn: which of these `tokens` are for, where there are beams too, whose tokens `BeamTurns` books.
@@ -347,9 +351,10 @@ class Scheduler:
         """
         filled = self.advance(step)
         rows = np.flatnonzero(step.samples)
-        self.running.extend(rows if drawn is None else rows[list(drawn)], tokens)
+        full = self.running.extend(rows if drawn is None else rows[list(drawn)], np.asarray(tokens, dtype=np.int64))
         self.join(step)
         self.succeeded(step, filled)
+        return full
 
     def advance(self, step: Schedule) -> list[tuple[Sequence, int]]:
         """Counts a step's tokens as computed, and keeps states where that is due; gives what `Running.advance` does."""
@@ -367,15 +372,16 @@ class Scheduler:
         if self.swap is not None:
             self.swap.costs.computed(int(step.counts.sum()), step.began)
 
-    def accept(self, rows: SequenceOf[int], tokens: SequenceOf[int]) -> None:
+    def accept(self, rows: SequenceOf[int], tokens: NDArray[np.int64]) -> list[Sequence]:
         """Books one token more for some rows of the step that was committed last, drawn after a draft that came true: what was
-        computed of that is now computed of the sequence."""
+        computed of that is now computed of the sequence. Returns what `commit` does."""
         counts = np.zeros(max(rows) + 1, dtype=np.int64)
         counts[rows] = 1
         filled = self.running.advance(counts, self.blocks.block_size)
-        self.running.extend(np.array(rows, dtype=np.intp), tokens)
+        full = self.running.extend(np.array(rows, dtype=np.intp), tokens)
         for sequence, before in filled:
             self.blocks.remember(sequence, before)
+        return full
 
     def join(self, step: Schedule) -> None:
         """Sends the other choices of prompts that are computed after the first."""

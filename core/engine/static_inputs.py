@@ -35,6 +35,7 @@ from .batch import Batch, padded_rows, prompts_of
 MOST_PROMPTS = 128
 #: Each input begins at a multiple of so many bytes, which kernels are compiled for.
 ALIGNMENT = 256
+_NUMPY = {torch.int64: np.int64, torch.int32: np.int32}
 
 
 class StepSize(NamedTuple):
@@ -112,6 +113,11 @@ class StaticInputs:
         self._starts = [0]
         for dtype, shape in self._shapes:
             self._starts.append(self._starts[-1] + -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT)
+        self._arrays = [
+            (start, start + math.prod(shape) * dtype.itemsize, _NUMPY[dtype], shape)
+            for start, (dtype, shape) in zip(self._starts, self._shapes, strict=False)
+        ]
+        """(first byte, end, type, shape) of each on the host, where an array costs less than a tensor to make."""
         self._memory = torch.zeros(self._starts[-1], dtype=torch.uint8, device=device)
         self._inputs = self._views(self._memory)
         self._inputs.slots.fill_(spare_slot)
@@ -165,28 +171,27 @@ class StaticInputs:
         end = self._starts[-2] + size.sequences * self._inputs.block_tables[0].nbytes
         # The allocator of pinned memory does not hand it out again before the copy is done.
         host = torch.empty(self._starts[-1], dtype=torch.uint8, pin_memory=self._device.type == "cuda")
-        h = self._views(host)
-        for target, source, filler, length in (
-            (h.tokens, tokens, 0, size.rows),
-            (h.positions, positions, 0, size.rows),
-            (h.slots, slots, self._spare_slot, size.tokens),
-            (h.query_start, query_start, size.tokens, size.sequences + 1),
-            (h.kv_lens, kv_lens, 0, size.sequences),
-            (h.state_slots, state_slots, NULL_STATE, size.sequences),
+        whole = host.numpy()
+        arrays: list[NDArray[Any]] = [whole[start:stop].view(dtype).reshape(shape) for start, stop, dtype, shape in self._arrays]
+        all_tokens, places, where, starts, in_prompts, prompt_starts, lens, states, table = arrays
+        for array, source, filler, length in (
+            (all_tokens, tokens, 0, size.rows),
+            (places, positions, 0, size.rows),
+            (where, slots, self._spare_slot, size.tokens),
+            (starts, query_start, size.tokens, size.sequences + 1),
+            (lens, kv_lens, 0, size.sequences),
+            (states, state_slots, NULL_STATE, size.sequences),
         ):
-            array = target.numpy()
             array[: len(source)] = source
             array[len(source) : length] = filler
-        starts = h.query_start.numpy()
         if size.decodes_alone:
             starts[count : size.sequences] = np.arange(count, size.sequences)
         else:
             starts[count] = len(tokens)
             prompts, within = prompts_of(starts[: size.sequences + 1])
-            for array, source in ((h.prompts.numpy(), prompts), (h.prompt_starts.numpy(), within)):
+            for array, source in ((in_prompts, prompts), (prompt_starts, within)):
                 array[: len(source)] = source
                 array[len(source) :] = source[-1] if len(source) else 0
-        table = h.block_tables.numpy()
         # Blocks behind a sequence's end may be in the batch's tables and not have a place in ours.
         blocks = min(blocks, table.shape[1])
         table[:count, :blocks] = block_tables[:, :blocks]

@@ -7,7 +7,7 @@ are given the whole of it, do by themselves).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,7 @@ from infer.kernels.ops import Penalties, SamplingRows, TokenMask
 
 from ..containment import own_error
 from ..errors import RecordError
-from ..types.noise import uniforms
+from ..types.noise import as_keys, uniforms
 from ..types.request import Sequence
 from .bad_words import BadWordBook
 from .penalties import PenaltyBook
@@ -44,6 +44,30 @@ class Distributions:
     mask: TokenMask | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Lasting:
+    """What draws need of sequences that is the same as long as they are: looked up, and given to the device, once."""
+
+    settings: NDArray[np.void]
+    """That these are of: of other sequences there are others."""
+    rows: SamplingRows
+    """But for the noise."""
+    noise_keys: NDArray[np.uint64]
+    num_prompt: NDArray[np.int64]
+    tokens: list[list[int]]
+    """The sequences' own lists, which grow."""
+
+    @classmethod
+    def of(cls, settings: NDArray[np.void], sequences: list[Sequence], device: torch.device) -> _Lasting:
+        def column(name: str) -> Tensor:
+            return to_device(torch.from_numpy(settings[name].copy()), device)
+
+        no_noise = torch.empty(0, dtype=torch.float64)
+        rows = SamplingRows(column("temperature"), column("top_k"), column("top_p"), column("min_p"), no_noise)
+        prompts = np.array([s.num_prompt for s in sequences], dtype=np.int64)
+        return cls(settings, rows, as_keys([s.noise_key for s in sequences]), prompts, [s.tokens for s in sequences])
+
+
 class DistributionBook:
     """
     Args:
@@ -58,6 +82,7 @@ class DistributionBook:
         self._penalties = PenaltyBook(end_ids)
         self._bad_words = BadWordBook(tokenizer)
         self._masks = TokenMasks(vocab_size)
+        self._lasting: _Lasting | None = None
 
     def settings(self, sequences: list[Sequence]) -> NDArray[np.void]:
         """The settings of the rows; see row_settings.py."""
@@ -83,7 +108,7 @@ class DistributionBook:
             rows = [row for row in rows_with(needs, PROCESSORS) if row not in due]
             draw.logits, left = _processed(logits, sequences, rows, failed)
         if any_needs & DRAWS:
-            draw.rows = _sampling_rows(settings, sequences, device)
+            draw.rows = self._sampling_rows(settings, sequences, device)
         mask = None
         if any_needs & (ALLOWED | STRUCTURED) or left or due:
             masked = sorted({*rows_with(needs, ALLOWED | STRUCTURED), *left, *due})
@@ -92,6 +117,14 @@ class DistributionBook:
         if any_needs & (CHANGES | MIN_TOKENS | BAD_WORDS):
             draw.penalties = self._change(sequences, needs, mask, due, device, again=again)
         return draw
+
+    def _sampling_rows(self, settings: NDArray[np.void], sequences: list[Sequence], device: torch.device) -> SamplingRows:
+        if self._lasting is None or self._lasting.settings is not settings:
+            self._lasting = _Lasting.of(settings, sequences, device)
+        lasting = self._lasting
+        positions = np.fromiter(map(len, lasting.tokens), dtype=np.int64, count=len(sequences)) - lasting.num_prompt
+        noise = to_device(torch.from_numpy(uniforms(lasting.noise_keys, positions)), device)
+        return replace(lasting.rows, uniform=noise)
 
     def _change(
         self,
@@ -162,14 +195,3 @@ def _processed(
             result = result.masked_fill(forbidden, 0.0)
         copy[row] = result
     return copy, left
-
-
-def _sampling_rows(settings: NDArray[np.void], sequences: list[Sequence], device: torch.device) -> SamplingRows:
-    noise = uniforms([s.noise_key for s in sequences], [len(s.tokens) - s.num_prompt for s in sequences])
-
-    def column(name: str) -> Tensor:
-        return to_device(torch.from_numpy(settings[name].copy()), device)
-
-    return SamplingRows(
-        column("temperature"), column("top_k"), column("top_p"), column("min_p"), to_device(torch.from_numpy(noise), device)
-    )

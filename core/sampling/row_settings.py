@@ -36,16 +36,21 @@ class RowSettings:
         self._params: list[SamplingParams] = []
         self._places: dict[int, int] = {}
         self._table = np.empty(0, dtype=SETTINGS)
+        self._last: tuple[list[Sequence], NDArray[np.void]] = [], self._table
 
     def gather(self, sequences: list[Sequence]) -> NDArray[np.void]:
-        """SETTINGS [R] of the sequences."""
+        """SETTINGS [R] of the sequences, not to be written to: the same array as long as they are the same sequences."""
+        before, settings = self._last
+        if sequences == before:
+            return settings
         params = [s.request.params for s in sequences]
         try:
             places = [self._places[id(p)] for p in params]
         except KeyError:
             self._learn(params)
             places = [self._places[id(p)] for p in params]
-        return self._table[places]
+        self._last = list(sequences), self._table[places]
+        return self._last[1]
 
     def _learn(self, params: list[SamplingParams]) -> None:
         if len(self._params) > CAPACITY:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,14 +37,18 @@ class Samples:
     """Row -> why nothing could be drawn for it; its token means nothing."""
     logprobs: dict[int, dict[int, Logprob]]
     """Row -> token id -> Logprob, most likely first, for the rows that asked, and those whose best choices are sought."""
+    ids: NDArray[np.int64]
+    """[R] the tokens again."""
 
-    def of(self, rows: SequenceOf[int]) -> Samples:
+    def of(self, rows: NDArray[np.intp] | list[int]) -> Samples:
         """Those of some rows, which then count from 0 in this order."""
         if len(rows) == len(self.tokens):
             return self
-        failed = {new: self.failed[row] for new, row in enumerate(rows) if row in self.failed}
-        logprobs = {new: self.logprobs[row] for new, row in enumerate(rows) if row in self.logprobs}
-        return Samples([self.tokens[row] for row in rows], failed, logprobs)
+        ids = self.ids[rows]
+        places = {int(row): new for new, row in enumerate(rows)}
+        failed = {places[row]: self.failed[row] for row in sorted(self.failed) if row in places}
+        logprobs = {places[row]: entries for row, entries in self.logprobs.items() if row in places}
+        return Samples(ids.tolist(), failed, logprobs, ids)
 
 
 @dataclass(slots=True)
@@ -122,16 +125,17 @@ class Sampler:
     def finish(self, draws: Draws) -> Samples:
         """The second half: waits for the draws."""
         if not draws.sequences:
-            return Samples([], {}, {})
+            return Samples([], {}, {}, np.empty(0, dtype=np.int64))
         tokens, finite = draws._arriving.wait()
-        drawn, failed = tokens.tolist(), draws._failed
+        ids, failed = tokens.numpy(), draws._failed
         if not bool(finite.all()):
             for row in (~finite).nonzero().flatten().tolist():
                 failed[row] = _not_finite()
-        if min(drawn) < 0:
-            for row in (row for row, token in enumerate(drawn) if token < 0):
+        if ids.min() < 0:
+            for row in np.flatnonzero(ids < 0).tolist():
                 failed.setdefault(row, _nothing_left(draws.sequences[row]))
-                drawn[row] = 0
+            ids = np.maximum(ids, 0)
+        drawn = ids.tolist()
         logprobs: dict[int, dict[int, Logprob]] = {}
         merged: set[int] = set()
         for top in draws._tops:
@@ -144,7 +148,7 @@ class Sampler:
                 merged.update(row for row in top.rows if row not in failed)
         for row in merged:
             logprobs[row] = dict(sorted(logprobs[row].items(), key=lambda item: item[1].rank))
-        return Samples(drawn, failed, logprobs)
+        return Samples(drawn, failed, logprobs, ids)
 
     @torch.inference_mode()
     def candidates(self, logits: Tensor, sequences: list[Sequence], count: int) -> list[Candidates | RecordError]:

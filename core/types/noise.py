@@ -22,9 +22,15 @@ def noise_key(seed: int | None, run_seed: int, index: int, choice: int) -> int:
     return int.from_bytes(hashlib.blake2b(place.encode(), digest_size=8).digest(), "little")
 
 
-def uniforms(keys: SequenceOf[int], positions: SequenceOf[int]) -> NDArray[np.float64]:
+def as_keys(keys: SequenceOf[int]) -> NDArray[np.uint64]:
+    """[R] their last 64 bits."""
+    return np.array([k & _MASK for k in keys], dtype=np.uint64)
+
+
+def uniforms(keys: SequenceOf[int] | NDArray[np.uint64], positions: SequenceOf[int] | NDArray[np.int64]) -> NDArray[np.float64]:
     """float64 [R] in [0, 1) with 53 random bits: SplitMix64 (Steele et al. 2014), finalized twice, of key + position * golden."""
-    state = np.array([k & _MASK for k in keys], dtype=np.uint64) + np.array(positions, dtype=np.uint64) * _GOLDEN
+    keys = keys if isinstance(keys, np.ndarray) else as_keys(keys)
+    state = keys + np.asarray(positions).astype(np.uint64) * _GOLDEN
     return (_mix(_mix(state) + _GOLDEN) >> np.uint64(11)) * 2.0**-53
 
 

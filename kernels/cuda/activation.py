@@ -7,6 +7,7 @@ import triton.language as tl
 
 from ..ops import Rows, ScaledRows
 from . import configs
+from .configs import cdiv, next_power_of_2
 from .quantize import magnitude, quantized, scale_of, to_uint8
 from .signature import Signature
 
@@ -30,11 +31,11 @@ def _activate(x: Rows, kind: str, *, gated: bool, quantize: bool) -> Rows:
     count, width = values.shape
     size = width // 2 if gated else width
     block, num_warps = configs.ELEMENTS[configs.architecture(values.device)]
-    block = min(block, triton.next_power_of_2(max(size, 16)))
+    block = min(block, next_power_of_2(max(size, 16)))
     out, scales = quantized((count, size), values.device) if quantize else (values.new_empty((count, size)), None)
     if out.numel():
         # A quantized row needs its largest result first, so that one program sees to all of it.
-        grid = (count, 1 if quantize else triton.cdiv(size, block))
+        grid = (count, 1 if quantize else cdiv(size, block))
         activation_kernel[grid](
             values, factors, out, scales, size,
             KIND=kind, GATED=gated, SCALED=factors is not None, QUANTIZE=quantize, BLOCK=block, num_warps=num_warps,

@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..ops import KEYS_AHEAD, AttentionConfig, AttentionMeta, KVCache, Prompts
 from .attend import attend_paged, merge_pieces
 from .attention_configs import Launch, launch
-from .configs import architecture
+from .configs import architecture, cdiv, next_power_of_2
 from .latent.attend import attend_latents
 from .latent.configs import latent_launch, of_latents
 from .narrow import readable
@@ -88,10 +87,10 @@ def _decode(out: Tensor, query: Tensor, cache: KVCache, meta: AttentionMeta, con
     """The rows of sequences with one query token."""
     shape = _shape("fixed" if plan.deterministic else "decode", query, cache, config)
     kv_heads, sequences = config.num_kv_heads, meta.kv_lens.shape[0]
-    tiles = sequences * triton.cdiv(config.num_heads // kv_heads, shape.blocks["BLOCK_M"])
+    tiles = sequences * cdiv(config.num_heads // kv_heads, shape.blocks["BLOCK_M"])
     shared_by = 1
     if tiles * kv_heads < ENOUGH_PROGRAMS and meta.spans is None:  # `merge_pieces` knows windows of causal tokens
-        shared_by = min(plan.pieces, triton.cdiv(MOST_PROGRAMS, tiles * kv_heads))
+        shared_by = min(plan.pieces, cdiv(MOST_PROGRAMS, tiles * kv_heads))
     if shared_by == 1:
         return _attend(out, None, query, cache, meta, config, (tiles, kv_heads, 1), shape, decode=True)
     counts = (sequences, config.num_heads, plan.pieces)
@@ -196,7 +195,7 @@ def of_config(config: AttentionConfig) -> dict[str, Any]:
 
 def padded(head_dim: int) -> int:
     """Features of a tile: a power of two, and what tensor cores take at least."""
-    return max(16, triton.next_power_of_2(head_dim))
+    return max(16, next_power_of_2(head_dim))
 
 
 def operand_dtype(query: torch.dtype, cache: torch.dtype) -> torch.dtype:

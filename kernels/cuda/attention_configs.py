@@ -14,6 +14,7 @@ four warps `fixed` with heads of 64 and prompts in float32 with heads of 128 (1.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +61,7 @@ class Launch:
     num_stages: int
 
 
+@functools.cache
 def launch(kernel: str, arch: str, dtype: torch.dtype, head_dim: int, cache_dtype: torch.dtype | None = None) -> Launch:
     """The launch of `kernel` for operands of `dtype`, made of a cache of `cache_dtype`. Heads over 256 get the narrowest tiles."""
     bits = dtype.itemsize * 8

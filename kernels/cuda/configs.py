@@ -105,6 +105,17 @@ def grouped(x: torch.Tensor, count: int, *, deterministic: bool) -> Product:
     return GROUPED[kind, architecture(x.device), x.element_size()]
 
 
+def cdiv(count: int, size: int) -> int:
+    """`count / size`, rounded up. Triton's own takes ten times as long, for it works in kernels too."""
+    return -(-count // size)
+
+
+@functools.cache
+def next_power_of_2(number: int) -> int:
+    """The least power of 2 that is no less than `number`, which is above 0."""
+    return 1 << (number - 1).bit_length()
+
+
 def row_warps(block: int) -> int:
     """Warps of a program that holds a whole row of `block` elements in registers: 8 to 32 elements a thread."""
     return min(max(block // 1024, 1), 16)

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..ops import Rows, ScaledRows
 from ..reference.int8 import Int8Weight, passes_scale
 from . import configs
+from .configs import cdiv, next_power_of_2
 from .signature import TARGETS, Signature
 from .tiles import dot_add
 
@@ -37,7 +38,7 @@ def linear_experts(x: Tensor, weights: Sequence[Tensor], starts: Tensor, biases:
         first_bias, bias_offsets = _biases(biases)
         experts_kernel[_grid(tile, count, outputs, len(weights))](
             x, weights[0], offsets, first_bias, bias_offsets, starts, out, count, outputs, depth, len(weights),
-            BIAS=biases is not None, ALIGNED=aligned, EXPERTS=triton.next_power_of_2(len(weights)),
+            BIAS=biases is not None, ALIGNED=aligned, EXPERTS=next_power_of_2(len(weights)),
             ROWS=tile.rows, OUTPUTS=tile.outputs, DEPTH=tile.depth, num_warps=tile.num_warps, num_stages=tile.num_stages,
         )  # fmt: skip
     return out
@@ -61,7 +62,7 @@ def linear_experts_int8(
         experts_int8_kernel[_grid(tile, count, outputs, len(weights))](
             values, x.scale, weights[0].values, offsets, weights[0].scale, scales, first_bias, bias_offsets, starts, out,
             count, outputs, depth, len(weights),
-            SCALE=not passes, BIAS=biases is not None, ALIGNED=aligned, EXPERTS=triton.next_power_of_2(len(weights)),
+            SCALE=not passes, BIAS=biases is not None, ALIGNED=aligned, EXPERTS=next_power_of_2(len(weights)),
             ROWS=tile.rows, OUTPUTS=tile.outputs, DEPTH=tile.depth, num_warps=tile.num_warps, num_stages=tile.num_stages,
         )  # fmt: skip
     return ScaledRows(out, x.scale) if passes else out
@@ -69,7 +70,7 @@ def linear_experts_int8(
 
 def _grid(tile: configs.Product, count: int, outputs: int, experts: int) -> tuple[int]:
     """Programs: as many tiles of rows as there can be, whatever the experts have, then of outputs."""
-    return (most_tiles(count, experts, tile.rows) * triton.cdiv(outputs, tile.outputs),)
+    return (most_tiles(count, experts, tile.rows) * cdiv(outputs, tile.outputs),)
 
 
 def most_tiles(count: int, experts: int, rows: int) -> int:

@@ -18,6 +18,7 @@ from ..fp8 import E4M3, Fp8Weight, malformed
 from ..grouped import Scales
 from ..reference.fp8 import needs_row_scales
 from . import configs, grouped
+from .configs import next_power_of_2
 from .groups import kernel
 from .groups.weight import PackedGroups, half_of, laid_out
 from .narrow import converts_e4m3, narrowed
@@ -107,7 +108,7 @@ def quantize_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
     values = torch.empty(count, size, dtype=E4M3, device=x.device)
     scale = torch.empty(count, dtype=torch.float32, device=x.device)
     block, num_warps = configs.ELEMENTS[configs.architecture(x.device)]
-    block = min(block, triton.next_power_of_2(max(size, 16)))
+    block = min(block, next_power_of_2(max(size, 16)))
     if count:
         quantize_fp8_kernel[(count,)](x, values, scale, size, BLOCK=block, num_warps=num_warps)
     return values, scale

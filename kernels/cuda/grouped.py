@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from ..reference.experts import grouped_by_expert
 from ..reference.grouped import dequantize_grouped
 from . import configs
+from .configs import cdiv, next_power_of_2
 from .experts import ALIGNED, most_tiles
 from .groups.kernel import SUM_BLOCK, grouped_kernel, sum_pieces_kernel
 from .groups.weight import PackedGroups, grouped_refusal, pack_grouped
@@ -43,13 +43,13 @@ def linear_grouped(x: Tensor, weight: PackedGroups, bias: Tensor | None, *, dete
     if not out.numel():
         return out.to(x.dtype)
     tile = configs.grouped(rows, count, deterministic=deterministic)
-    tiles = triton.cdiv(count, tile.rows) * triton.cdiv(outputs, tile.outputs)
+    tiles = cdiv(count, tile.rows) * cdiv(outputs, tile.outputs)
     of_piece, pieces, alone = _pieces(weight, tiles, deterministic=deterministic)
     partial = torch.empty(pieces, count, outputs, dtype=torch.float32, device=x.device) if alone else out
     grid = (tiles, pieces if alone else 1)
     _launch(grid, rows, weight, bias, partial, of_piece, tile, has_bias=bias is not None and not alone, pieces=pieces, partial=alone)
     if alone:
-        sum_pieces_kernel[(count, triton.cdiv(outputs, SUM_BLOCK))](
+        sum_pieces_kernel[(count, cdiv(outputs, SUM_BLOCK))](
             partial, _or(bias, out), out, outputs, pieces, BIAS=bias is not None, BLOCK=SUM_BLOCK, num_warps=4
         )
     return out.to(x.dtype)
@@ -68,8 +68,8 @@ def linear_experts_grouped(
     count, outputs, experts = rows.shape[0], first.codes.shape[0], len(weights)
     out = torch.empty(count, outputs, dtype=first.dtype, device=x.device)
     if out.numel():
-        tile = configs.grouped(rows, triton.cdiv(count, experts), deterministic=deterministic)
-        tiles = most_tiles(count, experts, tile.rows) * triton.cdiv(outputs, tile.outputs)
+        tile = configs.grouped(rows, cdiv(count, experts), deterministic=deterministic)
+        tiles = most_tiles(count, experts, tile.rows) * cdiv(outputs, tile.outputs)
         of_piece, pieces, _ = _pieces(first, max(tiles, ENOUGH_PROGRAMS), deterministic=deterministic)
         bias = None if biases is None else biases[0]
         added = None if biases is None else tuple(bias.data_ptr() // bias.element_size() for bias in biases)
@@ -108,13 +108,13 @@ def _launch(
     starts, table, experts, aligned = of_experts or (None, None, 0, False)
     _, scale, scale_factor, minimum, minimum_factor, zero, levels = (_or(part, out) for part in weight.parts)
     codes, (count, outputs) = readable(weight.codes), (rows.shape[0], weight.codes.shape[0])
-    chunks, scale_stride = triton.cdiv(weight.in_features, _chunk(weight)), weight.scale.values.stride(0)
+    chunks, scale_stride = cdiv(weight.in_features, _chunk(weight)), weight.scale.values.stride(0)
     grouped_kernel[grid](
         rows, rows.stride(0), codes, codes.stride(0), scale, scale_factor, minimum, minimum_factor, zero, levels, _or(bias, out),
         starts, table, out, count, outputs, weight.in_features, chunks, of_piece, weight.offset, scale_stride, weight.outs_of_scale,
         experts,
         **_constants(weight, bias=has_bias, pieces=not partial and pieces > 1, partial=partial),
-        EXPERTS=triton.next_power_of_2(experts) if experts else 0, ALIGNED=aligned,
+        EXPERTS=next_power_of_2(experts) if experts else 0, ALIGNED=aligned,
         ROWS=tile.rows, OUTPUTS=tile.outputs, num_warps=tile.num_warps, num_stages=tile.num_stages, enable_fp_fusion=False,
     )  # fmt: skip
 
@@ -122,7 +122,7 @@ def _launch(
 def _pieces(weight: PackedGroups, tiles: int, *, deterministic: bool) -> tuple[int, int, bool]:
     """See `pieces_of`."""
     chunk = _chunk(weight)
-    return pieces_of(triton.cdiv(weight.in_features, chunk), chunk, tiles, deterministic=deterministic)
+    return pieces_of(cdiv(weight.in_features, chunk), chunk, tiles, deterministic=deterministic)
 
 
 def _chunk(weight: PackedGroups) -> int:
@@ -135,13 +135,13 @@ def pieces_of(chunks: int, chunk: int, tiles: int, *, deterministic: bool) -> tu
 
     They are cut by the number of input features alone where bits must not depend on the number of rows.
     """
-    least = triton.cdiv(PIECE, chunk)
+    least = cdiv(PIECE, chunk)
     if deterministic:
-        pieces = triton.cdiv(chunks, least)
+        pieces = cdiv(chunks, least)
         return least, pieces, pieces > 1 and tiles < ENOUGH_PROGRAMS
-    pieces = max(1, min(chunks // least, triton.cdiv(ENOUGH_PROGRAMS, tiles))) if tiles < ENOUGH_PROGRAMS // 2 else 1
-    of_piece = triton.cdiv(chunks, pieces)
-    pieces = triton.cdiv(chunks, of_piece)
+    pieces = max(1, min(chunks // least, cdiv(ENOUGH_PROGRAMS, tiles))) if tiles < ENOUGH_PROGRAMS // 2 else 1
+    of_piece = cdiv(chunks, pieces)
+    pieces = cdiv(chunks, of_piece)
     return of_piece, pieces, pieces > 1
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..reference.linear import in_chunks
 from . import configs
+from .configs import cdiv
 from .signature import TARGETS, Signature
 from .tiles import dot_add
 
@@ -48,7 +49,7 @@ def invariant_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def grid_of(tile: configs.Product, count: int, outputs: int) -> tuple[int]:
     """Programs: tiles of rows, then of outputs, one after the other, so that programs beside each other read the same weights."""
-    return (triton.cdiv(count, tile.rows) * triton.cdiv(outputs, tile.outputs),)
+    return (cdiv(count, tile.rows) * cdiv(outputs, tile.outputs),)
 
 
 @triton.jit(do_not_specialize=["count"])

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..ops import Rows, ScaledRows
 from . import configs
+from .configs import next_power_of_2
 from .quantize import magnitude, quantized, scale_of, to_uint8
 from .signature import Signature
 
@@ -52,7 +53,7 @@ def _normalize(
     count = values.numel() // size
     out, scales = quantized((count, size), values.device) if quantize else (torch.empty_like(values), None)
     if count:
-        block = triton.next_power_of_2(max(size, 16))
+        block = next_power_of_2(max(size, 16))
         norm_kernel[(count,)](
             values, factors, residual, weight, bias, out, scales, eps, size, SCALED=factors is not None, ADD=residual is not None,
             CENTER=center, BIAS=bias is not None, QUANTIZE=quantize, BLOCK=block, num_warps=configs.row_warps(block),

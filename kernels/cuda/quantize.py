@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..ops import ScaledRows
 from . import configs
+from .configs import next_power_of_2
 from .signature import Signature
 
 _ZERO = tl.constexpr(128)  # INT8_ZERO
@@ -24,7 +25,7 @@ def quantize(x: Tensor) -> ScaledRows:
     count, size = x.shape
     out = quantized((count, size), x.device)
     block, num_warps = configs.ELEMENTS[configs.architecture(x.device)]
-    block = min(block, triton.next_power_of_2(max(size, 16)))
+    block = min(block, next_power_of_2(max(size, 16)))
     if count:
         quantize_kernel[(count,)](x, out.values, out.scale, size, BLOCK=block, num_warps=num_warps)
     return out

@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..ops import AttentionConfig, AttentionMeta, HeadNorm, KVCache, Rotation, Rows, ScaledRows
+from .configs import cdiv, next_power_of_2
 from .narrow import readable, store_as
 from .signature import ALL, TARGETS, Signature
 
@@ -153,8 +154,8 @@ def _rotate(
     norm_query, norm_key, eps = norm or (x, x, 0.0)
     key, value, slots = (readable(paged[0].key), readable(paged[0].value), paged[1].slots) if paged else (x, x, x)
     constants = head_parts(dim, cos.shape[1] if rotation else 0)
-    tile = min(triton.next_power_of_2(heads), max(1, ELEMENTS // triton.next_power_of_2(dim)))
-    rotate[(len(x), triton.cdiv(heads, tile))](
+    tile = min(next_power_of_2(heads), max(1, ELEMENTS // next_power_of_2(dim)))
+    rotate[(len(x), cdiv(heads, tile))](
         *(out, key, value, x, x if scales is None else scales, positions, cos, sin, norm_query, norm_key, slots),
         *(x.stride(0), slots.shape[0], eps),
         QUERIES=config.num_heads,
@@ -178,9 +179,9 @@ def head_parts(dim: int, half: int) -> dict[str, int]:
     return {
         "D": dim,
         "HALF": half,
-        "HALF_PAD": triton.next_power_of_2(max(half, 1)),
+        "HALF_PAD": next_power_of_2(max(half, 1)),
         "REST": rest,
-        "REST_PAD": triton.next_power_of_2(max(rest, 1)),
+        "REST_PAD": next_power_of_2(max(rest, 1)),
     }
 
 
@@ -202,7 +203,7 @@ def signatures() -> list[Signature]:
 def _signature(name: str, rows: str, cache: str, dim: int, half: int, *, targets: tuple[str, ...] = ALL, **more: bool) -> Signature:
     types = dict.fromkeys(("out", "x", "norm_query", "norm_key"), rows) | {"key": cache, "value": cache, "scales": "*fp32"}
     types |= {"positions": "*i64", "slots": "*i64", "cos": "*fp32", "sin": "*fp32", "x_stride": "i32:16", "num_slots": "i32", "eps": "fp32"}
-    constants = {"QUERIES": 32, "KV_HEADS": 8, "VALUES": 8, "BLOCK_SIZE": 16, "TILE": ELEMENTS // triton.next_power_of_2(dim)} | head_parts(
+    constants = {"QUERIES": 32, "KV_HEADS": 8, "VALUES": 8, "BLOCK_SIZE": 16, "TILE": ELEMENTS // next_power_of_2(dim)} | head_parts(
         dim, half
     )
     constants |= {"SCALED": False, "NORMED": False, "PAGED": True} | more

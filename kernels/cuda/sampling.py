@@ -18,11 +18,11 @@ from dataclasses import fields
 from typing import NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from ..ops import Penalties, SamplingRows, TokenMask
 from . import configs
+from .configs import cdiv, next_power_of_2
 from .sampling_kernels import change_kernel, draw_few_kernel, draw_whole_kernel, penalize_kernel, processed_kernel, scan_kernel
 from .signature import Signature
 
@@ -75,7 +75,7 @@ def processed_logits(
         _draw(scores, rows, drawn, check=False)
     block, num_warps = launch(size, logits.device)
     temperature, inverse = (rows.temperature, _inverse(rows)) if rows is not None else (None, None)
-    grid = (len(places), triton.cdiv(size, block))
+    grid = (len(places), cdiv(size, block))
     processed_kernel[grid](
         scores, size, temperature, inverse, drawn.lowest, places, out, HAS_ROWS=rows is not None, BLOCK=block, num_warps=num_warps
     )  # fmt: skip
@@ -92,7 +92,7 @@ def readable(logits: Tensor) -> Tensor:
 def launch(size: int, device: torch.device) -> tuple[int, int]:
     """(elements at a time, warps) of a pass over a row of `size` logits."""
     block, num_warps = configs.LOGITS[configs.architecture(device)]
-    return min(block, triton.next_power_of_2(max(size, 128))), num_warps
+    return min(block, next_power_of_2(max(size, 128))), num_warps
 
 
 def _parts(count: int, step: int) -> Iterator[slice]:
@@ -124,7 +124,7 @@ def _changed(logits: Tensor, part: slice, penalties: Penalties | None, mask: Tok
     rows = logits[part]
     count, size = rows.shape
     block, num_warps = launch(size, logits.device)
-    parts = triton.cdiv(size, block)
+    parts = cdiv(size, block)
     scores = torch.empty(count, size, dtype=torch.float32, device=logits.device)
     bad = torch.empty(count, parts, dtype=torch.int8, device=logits.device)
     if not scores.numel():
@@ -137,7 +137,7 @@ def _changed(logits: Tensor, part: slice, penalties: Penalties | None, mask: Tok
     )  # fmt: skip
     if penalties is not None and len(penalties.token):
         entries, all_rows = len(penalties.token), logits.shape[0]
-        penalize_kernel[(triton.cdiv(entries, ENTRIES),)](
+        penalize_kernel[(cdiv(entries, ENTRIES),)](
             scores, size, part.start, count, penalties.row_start, all_rows, penalties.token, penalties.bias, penalties.repetition,
             penalties.subtract, entries, all_rows.bit_length(), BLOCK=ENTRIES, num_warps=4,
         )  # fmt: skip

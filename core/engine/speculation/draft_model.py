@@ -86,12 +86,12 @@ class DraftModel:
         counts = running.share_out(self._budget, len(running), 0)
         size = len(counts)
         samples = running.computed[:size] + counts == running.known[:size]
-        step = Schedule(running.sequences[:size], counts, samples, [], [])
+        step = Schedule(running.sequences[:size], counts, samples, [], [], running.traits[:size])
         logits = self._runner.run(pack(step, running, self._blocks.block_size))
         drawing = step.drawing
         drawn = self._sampler.sample(logits, drawing)
         running.advance(counts, self._blocks.block_size)
-        running.extend(np.flatnonzero(samples), drawn.tokens)
+        running.extend(np.flatnonzero(samples), drawn.ids)
         done = set()
         for row, (twin, token) in enumerate(zip(drawing, drawn.tokens, strict=True)):
             if row in drawn.failed or (twin.grammar is not None and not twin.grammar.accept(token)):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-import triton
 
 from ..attention_configs import Launch, Row
+from ..configs import next_power_of_2
 
 #: By (kernel, architecture, bits of an operand; 8: of 16 bits, made of a float8 cache); what an architecture lacks is sm_80's, and what
 #: has no row for 8 bits has the same as for 16. An accumulator row is as wide as a latent, 512 features mostly: that leaves registers for
@@ -45,5 +45,5 @@ def latent_launch(kernel: str, arch: str, dtype: torch.dtype, cache_dtype: torch
 def of_latents(heads: int, dim: int, latent: int) -> dict[str, int]:
     """Constants of the kernel that a layer decides."""
     turned = dim - latent
-    pads = {"RANK_PAD": max(16, triton.next_power_of_2(latent)), "TURNED_PAD": max(16, triton.next_power_of_2(turned))}
+    pads = {"RANK_PAD": max(16, next_power_of_2(latent)), "TURNED_PAD": max(16, next_power_of_2(turned))}
     return {"HEADS": heads, "RANK": latent, "TURNED": turned} | pads

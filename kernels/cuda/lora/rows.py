@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from ...lora import AdapterRows, LoRAPart
+from ..configs import cdiv, next_power_of_2
 from ..experts import addresses_of, distances, most_tiles
 from .kernels import DEPTH, OUTPUTS, ROWS, add_kernel, inner_kernel
 
@@ -58,12 +58,12 @@ def add_lora(out: Tensor, x: Tensor, rows: AdapterRows, weights: Sequence[LoRAWe
     sizes = _sizes(shapes, out.device)
     inner = torch.empty(count, columns, dtype=out.dtype, device=out.device)
     tiles = most_tiles(count, adapters, ROWS)
-    fixed = {"EXPERTS": triton.next_power_of_2(adapters), "num_warps": 4, "num_stages": 2}
+    fixed = {"EXPERTS": next_power_of_2(adapters), "num_warps": 4, "num_stages": 2}
     inner_kernel[(tiles * (columns // COLUMNS),)](
         x, first.a, of_a, sizes, rows.starts_there, rows.order, factor, inner, count, x.shape[1], columns, adapters,
         QUANTIZED=x.dtype == torch.uint8, FACTOR=factor is not None, ROWS=ROWS, COLUMNS=COLUMNS, DEPTH=DEPTH, **fixed,
     )  # fmt: skip
-    add_kernel[(tiles * triton.cdiv(out.shape[1], OUTPUTS),)](
+    add_kernel[(tiles * cdiv(out.shape[1], OUTPUTS),)](
         inner, first.b, of_b, sizes, rows.starts_there, rows.order, out, count, out.shape[1], columns, adapters,
         ROWS=ROWS, OUTPUTS=OUTPUTS, COLUMNS=COLUMNS, **fixed,
     )  # fmt: skip

@@ -9,6 +9,7 @@ from torch import Tensor
 from ...state import States
 from .. import configs
 from ..activation import activated
+from ..configs import cdiv, next_power_of_2
 from ..signature import Signature
 
 
@@ -21,8 +22,8 @@ def short_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, state: Ten
     out = x.new_empty((count, size))
     width, sequences = len(weight), len(states.slots)
     block, num_warps = configs.ELEMENTS[configs.architecture(x.device)]
-    block = min(block, triton.next_power_of_2(max(size, 16)))
-    parts = triton.cdiv(size, block)
+    block = min(block, next_power_of_2(max(size, 16)))
+    parts = cdiv(size, block)
     where = (states.query_start, states.kv_lens, states.slots)
     if count and sequences:
         convolution_kernel[(count, parts)](

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...state import LENGTH_EPS, DeltaRule, States
+from ..configs import cdiv, next_power_of_2
 from ..signature import Signature
 from .softplus import softplus
 
@@ -23,11 +24,11 @@ def gated_delta_rule(qkv: Tensor, gates: Tensor, rule: DeltaRule, state: Tensor,
     assert state.dtype == rule.rate.dtype == rule.bias.dtype == torch.float32
     out = qkv.new_zeros((len(qkv), rule.num_heads * rule.value_dim))
     if len(states.slots):
-        delta_kernel[(len(states.slots), rule.num_heads, triton.cdiv(rule.value_dim, COLUMNS))](
+        delta_kernel[(len(states.slots), rule.num_heads, cdiv(rule.value_dim, COLUMNS))](
             qkv, gates, rule.rate, rule.bias, state, states.query_start, states.kv_lens, states.slots, out, qkv.stride(0),
             rule.key_dim**-0.5, LENGTH_EPS,
             HEADS=rule.num_heads, KEY_HEADS=rule.num_key_heads, KEYS=rule.key_dim, VALUES=rule.value_dim,
-            KEY_BLOCK=triton.next_power_of_2(rule.key_dim), COLUMNS=COLUMNS, num_warps=1,
+            KEY_BLOCK=next_power_of_2(rule.key_dim), COLUMNS=COLUMNS, num_warps=1,
         )  # fmt: skip
     return out
 

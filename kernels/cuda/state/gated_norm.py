@@ -9,6 +9,7 @@ from torch import Tensor
 from ...ops import Rows, ScaledRows
 from .. import configs
 from ..activation import activated
+from ..configs import next_power_of_2
 from ..norm import MAX_SIZE
 from ..quantize import magnitude, quantized, scale_of, to_uint8
 from ..signature import Signature
@@ -21,7 +22,7 @@ def gated_rms_norm(
     assert x.shape == gate.shape
     assert gate.stride(1) == 1
     x, (count, size) = x.contiguous(), x.shape
-    groups, block = triton.next_power_of_2(size // group_size), triton.next_power_of_2(group_size)
+    groups, block = next_power_of_2(size // group_size), next_power_of_2(group_size)
     assert groups * block <= MAX_SIZE
     out, scales = quantized((count, size), x.device) if quantize else (x.new_empty((count, size)), None)
     if count:
@@ -76,7 +77,7 @@ def signatures() -> list[Signature]:
         types |= {"weight": f"*{dtype}"} if flags["NORM"] else {}
         types |= {"out": "*u8", "scales": "*fp32"} if flags["QUANTIZE"] else {}
         missing = {key: None for key in ("weight", "scales") if key not in types}
-        groups, block = triton.next_power_of_2(size // group), triton.next_power_of_2(group)
+        groups, block = next_power_of_2(size // group), next_power_of_2(group)
         constexprs = {**flags, **missing, "SIZE": size, "GROUP": group, "GROUPS": groups, "BLOCK": block}
         made.append(Signature(gated_norm_kernel, f"gated_rms_norm {name}", types, constexprs, configs.row_warps(groups * block)))
     return made

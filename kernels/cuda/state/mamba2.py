@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...state import Mamba2Scan, States
+from ..configs import cdiv, next_power_of_2
 from ..signature import Signature
 from .softplus import softplus
 
@@ -23,7 +24,7 @@ def mamba2_scan(xbc: Tensor, dt: Tensor, scan: Mamba2Scan, state: Tensor, states
     out = xbc.new_zeros((len(xbc), scan.num_heads * scan.head_dim))
     block, depth = _blocks(scan.head_dim, scan.state_size)
     if len(states.slots):
-        mamba2_kernel[(len(states.slots), scan.num_heads, triton.cdiv(scan.head_dim, block))](
+        mamba2_kernel[(len(states.slots), scan.num_heads, cdiv(scan.head_dim, block))](
             xbc, dt, scan.rate, scan.skip, scan.bias, state, *states, out, xbc.stride(0), dt.stride(0), scan.low, scan.high,
             HEADS=scan.num_heads, GROUPS=scan.num_groups, WIDTH=scan.head_dim, DEPTH=scan.state_size,
             BLOCK=block, DEPTH_BLOCK=depth, num_warps=1,
@@ -33,8 +34,8 @@ def mamba2_scan(xbc: Tensor, dt: Tensor, scan: Mamba2Scan, state: Tensor, states
 
 def _blocks(head_dim: int, state_size: int) -> tuple[int, int]:
     """Features of a program, and numbers that it keeps of each."""
-    depth = triton.next_power_of_2(state_size)
-    return min(max(KEPT // depth, 1), triton.next_power_of_2(head_dim)), depth
+    depth = next_power_of_2(state_size)
+    return min(max(KEPT // depth, 1), next_power_of_2(head_dim)), depth
 
 
 @triton.jit

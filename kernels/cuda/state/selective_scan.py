@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...state import SelectiveScan, States
 from ..activation import activated
+from ..configs import cdiv, next_power_of_2
 from ..signature import Signature
 from .softplus import softplus
 
@@ -25,7 +26,7 @@ def selective_scan(x: Tensor, dt: Tensor, bc: Tensor, gate: Tensor, scan: Select
     out = x.new_zeros((count, channels))
     block, depth_block = _blocks(depth)
     if len(states.slots):
-        selective_kernel[(len(states.slots), triton.cdiv(channels, block))](
+        selective_kernel[(len(states.slots), cdiv(channels, block))](
             x, dt, bc, gate, *scan, state, *states, out, x.stride(0), dt.stride(0), bc.stride(0), gate.stride(0), channels,
             DEPTH=depth, BLOCK=block, DEPTH_BLOCK=depth_block, num_warps=1,
         )  # fmt: skip
@@ -34,7 +35,7 @@ def selective_scan(x: Tensor, dt: Tensor, bc: Tensor, gate: Tensor, scan: Select
 
 def _blocks(depth: int) -> tuple[int, int]:
     """Channels of a program, and numbers that it keeps of each."""
-    padded = triton.next_power_of_2(depth)
+    padded = next_power_of_2(depth)
     return max(KEPT // padded, 1), padded
 
 

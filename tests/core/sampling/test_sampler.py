@@ -222,3 +222,15 @@ def test_penalties_survive_preemption_and_choices(make_engine: Callable[..., Eng
     assert engine.stats.num_preemptions > 0
     for request in requests:
         assert [o.token_ids for o in outputs[request.request_id].outputs] == [alone(oracle, request, i) for i in range(2)]
+
+
+def test_what_is_kept_of_a_step_is_right_for_the_next(sampler: Sampler) -> None:
+    """The same rows again with a token more, others in their places, and fewer: each draws what it would as the first."""
+    first, second, third = (new_sequence(i, temperature=0.5 + i) for i in range(3))
+    logits = random_logits(3)
+    for rows in ([first, second, third], [first, second, third], [third, second, first], [second], [first, second]):
+        alone = [Sampler(sampler.ops, ENDS, None, VOCABULARY).sample(logits[[i]], [s]).tokens[0] for i, s in enumerate(rows)]
+        drawn = sampler.sample(logits[: len(rows)], rows)
+        assert drawn.tokens == drawn.ids.tolist() == alone
+        for sequence, token in zip(rows, alone, strict=True):
+            sequence.tokens.append(token)
