@@ -105,6 +105,19 @@ class Prompts(NamedTuple):
     """At most so many, all together."""
 
 
+class Prefixes(NamedTuple):
+    """What decodes of a step have in common, where the host has said it: G groups of sequences whose tables begin with the same blocks."""
+
+    members: Tensor
+    """int32 [M]: sequences with one token, those of a group side by side, each once."""
+    starts: Tensor
+    """int32 [G + 1]: the members of group g are those from starts[g] to starts[g + 1]."""
+    lengths: Tensor
+    """int32 [G]: tokens in these blocks, which are whole, and behind which each member's own token is."""
+    shared: Tensor
+    """int32 [S]: of each sequence its group's length; 0 where it is in none."""
+
+
 @dataclass(slots=True)
 class AttentionMeta:
     """The places of this step's tokens in their sequences and in the cache."""
@@ -134,6 +147,8 @@ class AttentionMeta:
     blocks, the rest of the last one is empty, and the decoder's tokens are behind that."""
     prompts: Prompts | None = None
     """None where only the device knows, or where the backend has no use for it."""
+    prefixes: Prefixes | None = None
+    """None where nobody looked, where there are none, or where the backend finds them itself."""
     cross: AttentionMeta | None = None
     """Of attention to the encoder: each token as a sequence, over the encoder's blocks. Nothing is stored with it."""
 

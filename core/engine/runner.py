@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from infer.kernels.lora import AdapterRows
-from infer.kernels.ops import ROW_MULTIPLE, AttentionMeta, KVCache, Ops, Prompts
+from infer.kernels.ops import ROW_MULTIPLE, AttentionMeta, KVCache, Ops, Prefixes, Prompts
 
 from ..adapters.installed import Installed
 from ..adapters.weights import AdapterWeights
 from ..layers.embedding import GivenEmbeds
+from ..memory.prefixes import prefix_groups
 from ..memory.swapper import Swapper
 from ..models.any_rows import takes_any_rows
 from ..models.decoder import Decoder
@@ -31,6 +32,8 @@ from .graphs import StepGraphs
 
 #: Prompt tokens whose logits are held at a time: [256, vocabulary] and not [prompt, vocabulary].
 PIECE = 256
+#: Tokens that decodes share before it pays to say so: those of the first piece that Triton's kernels cut a context into.
+SHARED_TOKENS = 128
 
 #: Takes (first, logits [at most PIECE, vocabulary]) of a batch's prompt tokens, piece by piece in their order.
 TakePiece = Callable[[int, Tensor], None]
@@ -153,6 +156,7 @@ class Runner:
             prompts=None if self.device.type == "cpu" else self._prompts(batch),
             adapters=AdapterRows.of(_of_rows(batch), self.device, torch.from_numpy(batch.logit_rows)) if len(batch.adapters) else None,
             spans=self._tensor(batch.spans) if len(batch.spans) else None,
+            prefixes=None if self.device.type == "cpu" else self._prefixes(batch),
         )
         tokens, positions, rows = map(self._tensor, (batch.tokens, batch.positions, batch.logit_rows))
         given = None
@@ -165,6 +169,13 @@ class Runner:
     def through(self, tokens: Tensor, positions: Tensor, meta: AttentionMeta, rows: Tensor, given: GivenEmbeds | None) -> Tensor:
         """Hidden states of `rows`."""
         return self.model.forward(tokens, positions, self.caches, meta, rows, self.pools, given)
+
+    def _prefixes(self, batch: Batch) -> Prefixes | None:
+        """Not where each row's bits are promised: see `attend_prefixes` in kernels/cuda/attend.py. CPU kernels look for themselves."""
+        if self.ops.deterministic:
+            return None
+        found = prefix_groups(batch.block_tables, batch.kv_lens, batch.query_start, self.block_size, SHARED_TOKENS)
+        return None if found is None else Prefixes(*map(self._tensor, found))
 
     def _prompts(self, batch: Batch) -> Prompts:
         sequences, starts = prompts_of(batch.query_start)

@@ -37,7 +37,7 @@ def find_tile(starts, count, tile, GROUP: tl.constexpr, BLOCK_M: tl.constexpr):
 
 
 @triton.jit
-def _visit(
+def visit(
     best, total, acc, query, position, first, last, slopes, biases,
     key, value, table, start, stop, block_stride, token_stride, scale, soft_cap, window,
     D: tl.constexpr, D_PAD: tl.constexpr, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -100,16 +100,17 @@ def _visit(
 @triton.jit(do_not_specialize=["window", "num_prompts", "table_stride", "pieces_at_most", "of_head", "own"])
 def attend_paged(
     out, partial_acc, partial_stats, query, key, value, query_start, kv_lens, tables, prompts, prompt_starts, spans,
-    slopes, sinks, distances, scale, soft_cap, window, num_prompts, table_stride, pieces_at_most, of_head, own,
+    slopes, sinks, distances, shared, scale, soft_cap, window, num_prompts, table_stride, pieces_at_most, of_head, own,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DOT: tl.constexpr, DECODE: tl.constexpr, PIECES: tl.constexpr, PARTIAL: tl.constexpr,
     HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr, HAS_SLOPES: tl.constexpr, HAS_SINKS: tl.constexpr,
-    HAS_DISTANCES: tl.constexpr, HAS_SPANS: tl.constexpr,
+    HAS_DISTANCES: tl.constexpr, HAS_SPANS: tl.constexpr, HAS_SHARED: tl.constexpr,
 ):  # fmt: skip
     """Grid (tiles, KV_HEADS, programs that share a tile's pieces; 1 unless PARTIAL).
 
     DECODE: the sequences with one query token, each with the tiles of one group; otherwise all the others.
     PIECES: the context goes piece by piece, and states are merged in order, at once or (PARTIAL) by `merge_pieces`.
+    HAS_SHARED: the first shared[sequence] keys, as far as they are whole pieces, are in the rows' states already (see `attend_prefixes`).
     """
     GROUP: tl.constexpr = HEADS // KV_HEADS
     kv_head = tl.program_id(1)
@@ -173,8 +174,16 @@ def attend_paged(
     acc = tl.zeros((BLOCK_M, D_PAD), tl.float32)
     if PIECES:
         last = piece_of(tl.maximum(stop - 1, 0))
-        for piece in range(piece_of(start) + tl.program_id(2), last + 1, tl.num_programs(2)):
-            part_best, part_total, part_acc = _visit(
+        first_piece = piece_of(start) + tl.program_id(2)
+        if HAS_SHARED:
+            first_piece = piece_of(tl.load(shared + sequence))
+            begun = row < tl.where(first_piece > 0, tokens * GROUP, 0)
+            state = sequence.to(tl.int64) * HEADS + head
+            best = tl.load(partial_stats + state * 2, mask=begun, other=float("-inf"))
+            total = tl.load(partial_stats + state * 2 + 1, mask=begun, other=0)
+            acc = tl.load(partial_acc + state[:, None] * D + d[None, :], mask=begun[:, None] & mask, other=0)
+        for piece in range(first_piece, last + 1, tl.num_programs(2)):
+            part_best, part_total, part_acc = visit(
                 tl.full((BLOCK_M,), float("-inf"), tl.float32), tl.zeros((BLOCK_M,), tl.float32), tl.zeros((BLOCK_M, D_PAD), tl.float32),
                 q, position, from_key, to_key, slope, biases, key, value, table,
                 tl.maximum(piece_start(piece), start), tl.minimum(piece_start(piece + 1), stop), block_stride, token_stride,
@@ -193,17 +202,72 @@ def attend_paged(
         if not (HAS_WINDOW or DECODE):
             # Tiles that even the first row sees as a whole need no mask.
             whole = tl.maximum(before + tile * BLOCK_M // GROUP + 1, 0) // BLOCK_N * BLOCK_N
-            best, total, acc = _visit(
+            best, total, acc = visit(
                 best, total, acc, q, position, from_key, to_key, slope, biases, key, value, table, start, whole, block_stride, token_stride,
                 scale, soft_cap, window, D, D_PAD, BLOCK_SIZE, BLOCK_N, True, False, False, HAS_CAP, HAS_SLOPES, HAS_DISTANCES, HAS_SPANS,
             )  # fmt: skip
-        best, total, acc = _visit(
+        best, total, acc = visit(
             best, total, acc, q, position, from_key, to_key, slope, biases, key, value, table, whole, stop, block_stride, token_stride,
             scale, soft_cap, window, D, D_PAD, BLOCK_SIZE, BLOCK_N, True, True, HAS_WINDOW, HAS_CAP, HAS_SLOPES, HAS_DISTANCES, HAS_SPANS,
         )  # fmt: skip
     if not PARTIAL:
         result = finish(best, total, acc, sink, HAS_SINKS)
         store_as(out + of_row, result, mask)
+
+
+@triton.jit(do_not_specialize=["num_groups", "table_stride"])
+def attend_prefixes(
+    state_acc, state_stats, query, key, value, query_start, kv_lens, tables, members, starts, lengths, slopes, scale, soft_cap,
+    num_groups, table_stride,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DOT: tl.constexpr, HAS_CAP: tl.constexpr, HAS_SLOPES: tl.constexpr,
+):  # fmt: skip
+    """Grid (tiles, KV_HEADS): what decodes have in common goes by once for all of a tile's sequences. Row r of a group's tiles is member
+    r // GROUP, head r % GROUP. `attend_paged` goes on from the state that is left for each row (HAS_SHARED).
+
+    Of a prefix whole pieces are taken, whose keys every row sees. They are computed in tiles of the same sizes and merged in the same
+    order as when a row is alone, so that its bits are the same in any company. What this takes for granted is what `deterministic` does:
+    a product's row does not depend on its place in the tile. In Triton's interpreter tests show that; of tensor cores it is expected, and
+    not yet seen on one, so that nobody asks for it where bits are promised (runner.py).
+    """
+    GROUP: tl.constexpr = HEADS // KV_HEADS
+    kv_head = tl.program_id(1)
+    group, tile = find_tile(starts, num_groups, tl.program_id(0), GROUP, BLOCK_M)
+    first = tl.load(starts + group)
+    count = tl.load(starts + group + 1) - first
+    if tile * BLOCK_M >= count * GROUP:
+        return
+    row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    real = row < count * GROUP
+    sequence = tl.load(members + first + row // GROUP, mask=real, other=0).to(tl.int64)
+    token = tl.load(query_start + sequence, mask=real, other=0).to(tl.int64)
+    position = tl.where(real, tl.load(kv_lens + sequence, mask=real, other=0) - 1, -1)
+    head = kv_head * GROUP + row % GROUP
+    d = tl.arange(0, D_PAD)
+    mask = real[:, None] & (d < D)[None, :]
+    q = tl.load(query + (token * HEADS + head)[:, None] * D + d[None, :], mask=mask, other=0).to(DOT)
+    slope = tl.zeros((BLOCK_M,), tl.float32)
+    if HAS_SLOPES:
+        slope = tl.load(slopes + head, mask=real, other=0) * _LOG2_E
+    block_stride = KV_HEADS * BLOCK_SIZE * D
+    key += kv_head * BLOCK_SIZE * D
+    value += kv_head * BLOCK_SIZE * D
+    table = tables + tl.load(members + first).to(tl.int64) * table_stride
+
+    best = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK_M,), tl.float32)
+    acc = tl.zeros((BLOCK_M, D_PAD), tl.float32)
+    for piece in range(0, piece_of(tl.load(lengths + group))):
+        part_best, part_total, part_acc = visit(
+            tl.full((BLOCK_M,), float("-inf"), tl.float32), tl.zeros((BLOCK_M,), tl.float32), tl.zeros((BLOCK_M, D_PAD), tl.float32),
+            q, position, position, position, slope, slope, key, value, table, piece_start(piece), piece_start(piece + 1), block_stride, D,
+            scale, soft_cap, 0, D, D_PAD, BLOCK_SIZE, BLOCK_N, True, True, False, HAS_CAP, HAS_SLOPES, False, False,
+        )  # fmt: skip
+        best, total, acc = merge(best, total, acc, part_best, part_total, part_acc)
+    place = sequence * HEADS + head
+    tl.store(state_acc + place[:, None] * D + d[None, :], acc, mask=mask)
+    tl.store(state_stats + place * 2, best, mask=real)
+    tl.store(state_stats + place * 2 + 1, total, mask=real)
 
 
 @triton.jit(do_not_specialize=["window", "pieces_at_most"])
@@ -292,11 +356,11 @@ def attend_texts(
         whole = start
     else:
         whole = tokens // BLOCK_N * BLOCK_N
-        best, total, acc = _visit(
+        best, total, acc = visit(
             best, total, acc, q, position, position, position, slope, biases, key, value, starts, start, whole, 0, row_stride, scale,
             soft_cap, window, D, D_PAD, 0, BLOCK_N, False, False, False, HAS_CAP, HAS_SLOPES, HAS_BIAS, False,
         )  # fmt: skip
-    best, total, acc = _visit(
+    best, total, acc = visit(
         best, total, acc, q, position, position, position, slope, biases, key, value, starts, whole, stop, 0, row_stride, scale,
         soft_cap, window, D, D_PAD, 0, BLOCK_N, False, True, HAS_WINDOW, HAS_CAP, HAS_SLOPES, HAS_BIAS, False,
     )  # fmt: skip

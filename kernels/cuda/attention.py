@@ -20,8 +20,8 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from ..ops import KEYS_AHEAD, AttentionConfig, AttentionMeta, KVCache, Prompts
-from .attend import attend_paged, merge_pieces
+from ..ops import KEYS_AHEAD, AttentionConfig, AttentionMeta, KVCache, Prefixes, Prompts
+from .attend import attend_paged, attend_prefixes, merge_pieces
 from .attention_configs import Launch, launch
 from .configs import architecture, cdiv, next_power_of_2
 from .latent.attend import attend_latents
@@ -92,7 +92,8 @@ def _decode(out: Tensor, query: Tensor, cache: KVCache, meta: AttentionMeta, con
     if tiles * kv_heads < ENOUGH_PROGRAMS and meta.spans is None:  # `merge_pieces` knows windows of causal tokens
         shared_by = min(plan.pieces, cdiv(MOST_PROGRAMS, tiles * kv_heads))
     if shared_by == 1:
-        return _attend(out, None, query, cache, meta, config, (tiles, kv_heads, 1), shape, decode=True)
+        states = _prefixes(query, cache, meta, config, shape)
+        return _attend(out, states, query, cache, meta, config, (tiles, kv_heads, 1), shape, decode=True, goes_on=states is not None)
     counts = (sequences, config.num_heads, plan.pieces)
     partial = tuple(torch.empty((*counts, n), dtype=torch.float32, device=query.device) for n in (config.value_dim, 2))
     _attend(out, partial, query, cache, meta, config, (tiles, kv_heads, shared_by), shape, decode=True)
@@ -108,6 +109,37 @@ def _decode(out: Tensor, query: Tensor, cache: KVCache, meta: AttentionMeta, con
         enable_fp_fusion=False,
     )
     return None
+
+
+def _prefixes(query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig, shape: Launch) -> tuple[Tensor, ...] | None:
+    """The states [S, H, value_dim] and [S, H, 2] of rows after the whole pieces of the prefixes that they share; None where nothing is
+    shared, or nothing is gained by it."""
+    group, rows = config.num_heads // config.num_kv_heads, shape.blocks["BLOCK_M"]
+    prefixes: Prefixes | None = meta.prefixes
+    if prefixes is None or rows < 2 * group or config.latent or config.sliding_window is not None or config.distances is not None:
+        return None
+    counts = (meta.kv_lens.shape[0], config.num_heads)
+    states = tuple(torch.empty((*counts, n), dtype=torch.float32, device=query.device) for n in (config.value_dim, 2))
+    groups = len(prefixes.lengths)
+    scale, soft_cap = folded(config)
+    attend_prefixes[(len(prefixes.members) * group // rows + groups, config.num_kv_heads)](
+        *(*states, query, readable(cache.key), readable(cache.value), meta.query_start, meta.kv_lens, meta.block_tables),
+        *(prefixes.members, prefixes.starts, prefixes.lengths, _or(config.alibi_slopes, query)),
+        *(scale, soft_cap, groups, meta.block_tables.stride(0)),
+        HEADS=config.num_heads,
+        KV_HEADS=config.num_kv_heads,
+        D=config.head_dim,
+        D_PAD=padded(config.head_dim),
+        BLOCK_SIZE=meta.block_size,
+        DOT=TRITON_DTYPES[operand_dtype(query.dtype, cache.key.dtype)],
+        HAS_CAP=bool(config.soft_cap),
+        HAS_SLOPES=config.alibi_slopes is not None,
+        **shape.blocks,
+        num_warps=shape.num_warps,
+        num_stages=shape.num_stages,
+        enable_fp_fusion=False,
+    )
+    return states
 
 
 def _prefill(out: Tensor, query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig, plan: StepShape) -> None:
@@ -129,15 +161,17 @@ def _attend(
     shape: Launch,
     *,
     decode: bool,
+    goes_on: bool = False,
 ) -> None:
-    """The kernel's call; `partial` takes the states of the pieces [S, H, pieces, value_dim] and [S, H, pieces, 2]."""
+    """The kernel's call; `partial` takes the states of the pieces [S, H, pieces, value_dim] and [S, H, pieces, 2], or (`goes_on`) has those
+    that `_prefixes` left."""
     plan: StepShape = meta.plan
     constants = {
         "BLOCK_SIZE": meta.block_size,
         "DOT": TRITON_DTYPES[operand_dtype(query.dtype, cache.key.dtype)],
         "DECODE": decode,
         "PIECES": plan.deterministic or partial is not None,
-        "PARTIAL": partial is not None,
+        "PARTIAL": partial is not None and not goes_on,
         **shape.blocks,
     }
     launched = {"num_warps": shape.num_warps, "num_stages": shape.num_stages, "enable_fp_fusion": False}  # tiles.py fuses by hand
@@ -156,11 +190,13 @@ def _attend(
         *(out, *(partial or (query, query)), query, readable(cache.key), readable(cache.value)),
         *(meta.query_start, meta.kv_lens, meta.block_tables, plan.prompts.sequences, plan.prompts.starts),
         *(_or(meta.spans, meta.kv_lens), _or(config.alibi_slopes, query), _or(config.sinks, query), _or(config.distances, query)),
+        meta.prefixes.shared if goes_on and meta.prefixes is not None else meta.kv_lens,
         *(scale, soft_cap, config.sliding_window or 0, len(plan.prompts.sequences), meta.block_tables.stride(0), plan.pieces),
         *((0, 0) if config.distances is None else (config.distances.shape[1], config.distances.shape[1] - KEYS_AHEAD - 1)),
         **of_config(config),
         HAS_DISTANCES=config.distances is not None,
         HAS_SPANS=meta.spans is not None,
+        HAS_SHARED=goes_on,
         **constants,
         **launched,
     )
@@ -212,12 +248,14 @@ def signatures() -> list[Signature]:
         "decode": [*half, (fp32, fp32, 128), (fp16, torch.float8_e5m2, 80)],
         "fixed": [*half, (fp16, fp16, 80)],
         "fixed decode": [(bf16, bf16, 64), (bf16, bf16, 128)],
+        "decode behind prefixes": [(bf16, bf16, 64), (bf16, bf16, 128)],
         "prefill with options": [(bf16, bf16, 64), (bf16, bf16, 128), (bf16, bf16, 256), (bf16, e4m3, 64)],
         "fixed with options": [(bf16, bf16, 64), (bf16, bf16, 128)],
         "prefill with spans": [(bf16, bf16, 256)],
         "fixed with spans": [(bf16, bf16, 256)],
     }
     found = [_signature(kind, target, *case) for target in TARGETS for kind in cases for case in cases[kind]]
+    found += [_of_prefixes(target, *case) for target in TARGETS for case in [(bf16, bf16, 64), (bf16, bf16, 128), (fp32, fp32, 128)]]
     types = dict.fromkeys(("query_start", "kv_lens"), "*i32") | dict.fromkeys(("partial_acc", "partial_stats", "sinks"), "*fp32")
     types |= {"out": "*bf16", "window": "i32", "pieces_at_most": "i32"}
     constants = {"HEADS": 32, "D": 128, "D_PAD": 128, "ROWS": 1, "HAS_WINDOW": True, "HAS_SINKS": True}
@@ -231,14 +269,20 @@ def _signature(kind: str, target: Target, query: torch.dtype, cache: torch.dtype
     table, decode = kind.split(maxsplit=1)[0], "decode" in kind
     shape = launch(table, target.row, query, dim, cache)
     stored = "*u8" if cache == torch.float8_e4m3fn and not target.converts_e4m3 else POINTERS[cache]
-    types = dict.fromkeys(("query_start", "kv_lens", "tables", "prompts", "prompt_starts", "spans"), "*i32")
+    types = dict.fromkeys(("query_start", "kv_lens", "tables", "prompts", "prompt_starts", "spans", "shared"), "*i32")
     types |= dict.fromkeys(("slopes", "sinks", "distances"), "*fp32")
     types |= dict.fromkeys(("partial_acc", "partial_stats"), "*fp32" if decode else POINTERS[query])
     types |= {"out": POINTERS[query], "query": POINTERS[query], "key": stored, "value": stored, "scale": "fp32", "soft_cap": "fp32"}
     types |= dict.fromkeys(("window", "num_prompts", "table_stride", "pieces_at_most", "of_head", "own"), "i32")
     constants = of_config(AttentionConfig(32, 8, dim, 1.0)) | shape.blocks | {"BLOCK_SIZE": 16, "DOT": TRITON_DTYPES[query]}
-    constants |= {"DECODE": decode, "PIECES": decode or table == "fixed", "PARTIAL": decode, "HAS_DISTANCES": False}
+    constants |= {
+        "DECODE": decode,
+        "PIECES": decode or table == "fixed",
+        "PARTIAL": decode and "behind" not in kind,
+        "HAS_DISTANCES": False,
+    }
     constants["HAS_SPANS"] = "with spans" in kind
+    constants["HAS_SHARED"] = "behind prefixes" in kind
     if "with options" in kind or "with spans" in kind:
         constants |= dict.fromkeys(("HAS_WINDOW", "HAS_CAP", "HAS_SINKS"), True)
     name = f"attend_paged {kind} {POINTERS[query][1:]} {POINTERS[cache][1:]} {dim}"
@@ -246,6 +290,19 @@ def _signature(kind: str, target: Target, query: torch.dtype, cache: torch.dtype
     # Triton 3.6 leaves this one fewer registers than there are, and 56 bytes spill.
     limit = 64 if (kind, target.name, dim) == ("fixed with options", "sm_120", 128) else 0
     return Signature(attend_paged, name, types, constants, *launched, always=query == cache == torch.bfloat16, spill_limit=limit)
+
+
+def _of_prefixes(target: Target, query: torch.dtype, cache: torch.dtype, dim: int) -> Signature:
+    shape = launch("decode", target.row, query, dim, cache)
+    stored = "*u8" if cache == torch.float8_e4m3fn and not target.converts_e4m3 else POINTERS[cache]
+    types = dict.fromkeys(("query_start", "kv_lens", "tables", "members", "starts", "lengths"), "*i32")
+    types |= dict.fromkeys(("state_acc", "state_stats", "slopes"), "*fp32") | dict.fromkeys(("scale", "soft_cap"), "fp32")
+    types |= {"query": POINTERS[query], "key": stored, "value": stored} | dict.fromkeys(("num_groups", "table_stride"), "i32")
+    constants = of_config(AttentionConfig(32, 8, dim, 1.0)) | shape.blocks | {"BLOCK_SIZE": 16, "DOT": TRITON_DTYPES[query]}
+    constants = {name: value for name, value in constants.items() if name not in ("HAS_WINDOW", "HAS_SINKS")}
+    name = f"attend_prefixes {POINTERS[query][1:]} {POINTERS[cache][1:]} {dim}"
+    launched = (shape.num_warps, shape.num_stages, query.itemsize == 2, (target.name,))
+    return Signature(attend_prefixes, name, types, constants, *launched, always=query == cache == torch.bfloat16)
 
 
 def _of_latents(kind: str, target: Target, query: torch.dtype, cache: torch.dtype) -> Signature:
