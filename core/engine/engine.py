@@ -25,7 +25,6 @@ from .answers import answer
 from .batch import media_fault, pack
 from .beams.groups import BeamGroups, Moved
 from .blocks import BlockManager
-from .endings import Endings, without
 from .lanes.choose import lanes_of
 from .lanes.lane import Lane, Planned
 from .lifetimes import Lifetimes
@@ -41,7 +40,7 @@ from .speculation.drafter import Drafter
 from .speculation.rounds import rounds
 from .states import StateSlots
 from .stats import EngineStats, Stopwatch
-from .stopping import EndTokens
+from .stopping import Endings, EndTokens, without
 from .transcript import Transcripts
 
 
