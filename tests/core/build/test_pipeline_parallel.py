@@ -24,6 +24,8 @@ from infer.core.parallel.stages import Place
 from infer.core.settings.config import EngineConfig
 from infer.core.weights.source import ModelSource
 
+pytestmark = pytest.mark.usefixtures("forked_ranks")
+
 PROMPTS = [[(7 * i + j * j) % 250 for j in range(5 + 9 * i)] for i in range(7)]
 MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 12, "mamba_d_state": 10, "mamba_d_conv": 3, "mamba_chunk_size": 8, "num_hidden_layers": 3}
 
@@ -63,6 +65,11 @@ def saved(kind: str, folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def llama(compiled_kernels: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved("llama", tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def of_one_rank(llama: Path) -> list[str]:
+    return answers(llama)
 
 
 def answers(model: Path, *, check: Callable[[LLM], None] | None = None, **more: Any) -> list[str]:
@@ -197,15 +204,15 @@ def test_beams_stay_in_one_lane_and_what_follows_is_shared_out(llama: Path, toge
     assert found == run()
 
 
-def test_two_processes(llama: Path) -> None:
+def test_two_processes(llama: Path, of_one_rank: list[str]) -> None:
     """Over shared memory: small steps, so that many are on their way."""
-    assert answers(llama, pipeline_parallel_size=2, max_num_seqs=4, max_num_batched_tokens=48) == answers(llama)
+    assert answers(llama, pipeline_parallel_size=2, max_num_seqs=4, max_num_batched_tokens=48) == of_one_rank
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [{}, {"disable_custom_all_reduce": True}, {"max_num_batched_tokens": 512}])
-def test_three_processes(llama: Path, more: dict[str, Any]) -> None:
-    assert answers(llama, pipeline_parallel_size=3, **more) == answers(llama)
+def test_three_processes(llama: Path, more: dict[str, Any], of_one_rank: list[str]) -> None:
+    assert answers(llama, pipeline_parallel_size=3, **more) == of_one_rank
 
 
 @pytest.mark.slow
