@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 
@@ -140,11 +141,14 @@ def same(a: tuple[Rows, ...], b: tuple[Rows, ...]) -> bool:
 every = functools.partial(pytest.mark.parametrize, "name", NAMES)
 
 
-@pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("size", SIZES)
 @every()
-def test_against_the_formula(ops: Ops, name: str, size: int, dtype: torch.dtype, scaled: bool) -> None:
+def test_against_the_formula(ops: Ops, name: str, dtype: torch.dtype) -> None:
+    for size, scaled in itertools.product(SIZES, (False, True)):
+        is_the_formula(ops, name, size, dtype, scaled)
+
+
+def is_the_formula(ops: Ops, name: str, size: int, dtype: torch.dtype, scaled: bool) -> None:
     data = Inputs(size, dtype, scaled=scaled, wide_weight=size == 64)
     expected, *totals = formula(name, data.x, data.residual, data.weight, data.bias)
     scale = expected.abs().amax(-1) / 127
@@ -168,17 +172,16 @@ def test_against_the_formula(ops: Ops, name: str, size: int, dtype: torch.dtype,
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("size", "scaled", "quantize"), [(20, False, True), (100, True, False), (576, True, True), (576, False, False)])
 @every()
-def test_a_row_is_the_same_alone_in_company_and_elsewhere(
-    ops: Ops, name: str, size: int, dtype: torch.dtype, scaled: bool, quantize: bool
-) -> None:
-    data = Inputs(size, dtype, scaled=scaled)
-    apply = operation(ops, name, data.weight, data.bias, quantize=quantize)
-    whole = apply(data.x, data.residual)
-    for first, count in [(0, 1), (17, 1), (0, 16), (16, 32), (5, 3)]:
-        rows = slice(first, first + count)
-        assert same(apply(*data.part(rows)), tuple(take(x, rows) for x in whole)), f"{count} rows from {first}"
+def test_a_row_is_the_same_alone_in_company_and_elsewhere(ops: Ops, name: str, dtype: torch.dtype) -> None:
+    for size, scaled, quantize in ((20, False, True), (100, True, False), (576, True, True), (576, False, False)):
+        data = Inputs(size, dtype, scaled=scaled)
+        apply = operation(ops, name, data.weight, data.bias, quantize=quantize)
+        whole = apply(data.x, data.residual)
+        for first, count in [(0, 1), (17, 1), (0, 16), (16, 32), (5, 3)]:
+            rows = slice(first, first + count)
+            alone = apply(*data.part(rows))
+            assert same(alone, tuple(take(x, rows) for x in whole)), f"{count} rows of {size} from {first}"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -197,11 +200,14 @@ def test_threads_change_nothing(ops: Ops, name: str, dtype: torch.dtype) -> None
         assert all(same(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-@pytest.mark.parametrize("quantize", [False, True])
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("size", [20, 64])
 @every()
-def test_a_row_that_is_not_finite_harms_itself_alone(ops: Ops, name: str, size: int, poison: float, quantize: bool) -> None:
+def test_a_row_that_is_not_finite_harms_itself_alone(ops: Ops, name: str, poison: float) -> None:
+    for size, quantize in itertools.product((20, 64), (False, True)):
+        harms_itself_alone(ops, name, size, poison, quantize)
+
+
+def harms_itself_alone(ops: Ops, name: str, size: int, poison: float, quantize: bool) -> None:
     data = Inputs(size, torch.bfloat16, scaled=False)
     apply = operation(ops, name, data.weight, data.bias, quantize=quantize)
     before = apply(data.x, data.residual)
