@@ -126,6 +126,7 @@ def test_it_counts_what_a_run_counts(call: Any, tiny_llama: Path, tmp_path: Path
     assert set(told["errors"]) == set(run["errors"])
 
 
+@pytest.mark.usefixtures("forked_ranks")
 def test_it_refuses_the_constraints_that_a_run_refuses(call: Any, tiny_llama: Path, tmp_path: Path, write_lines: Any) -> None:
     """One door: what reads a constraint and what compiles it; with two engines, too."""
     loop = {"oneOf": [{"$ref": "#"}, {"type": "null"}]}

@@ -73,8 +73,7 @@ SCHEDULES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("temperature", ["0", "0.8"])
+@pytest.mark.parametrize(("temperature", "dtype"), [("0", "bfloat16"), ("0.8", "float32")])
 def test_the_schedule_does_not_change_a_byte(
     call: Any, tiny_llama: Path, tmp_path: Path, write_lines: Any, dtype: str, temperature: str
 ) -> None:

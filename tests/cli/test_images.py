@@ -116,7 +116,14 @@ def test_native_lines_have_images_beside_their_prompt(call: Any, tiny: Tiny, opt
     assert found[5]["usage"]["prompt_tokens"] < found[0]["usage"]["prompt_tokens"]
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind != "gemma3")) for kind in FAMILIES])
+#: Spans that see themselves both ways, positions of three parts, tiles of an image, and one vector for each patch.
+KILLED = ("gemma3", "qwen3_vl", "llava_next", "llava")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[] if kind == "gemma3" else pytest.mark.slow if kind in KILLED else pytest.mark.grid) for kind in FAMILIES],
+)
 def test_a_job_that_is_killed_and_goes_on(
     call: Any, launch: Any, tiny_family: Maker, kind: str, options: list[str], tmp_path: Path
 ) -> None:
@@ -148,6 +155,7 @@ def test_the_tower_runs_once_for_each_image(call: Any, options: list[str], tmp_p
     assert json.loads(stats.read_text())["engine"]["media_encoded"] == 3
 
 
+@pytest.mark.usefixtures("forked_ranks")
 def test_engines_and_ranks_answer_as_one(call: Any, tiny_family: Maker, options: list[str], tmp_path: Path) -> None:
     tiny = tiny_family("qwen3_vl")  # its positions have three parts, and its images embeddings for later layers too
     options = [*options, "--model", str(tiny.folder)]

@@ -181,6 +181,7 @@ def test_numbers_at_their_extremes(command: str, call: Any, tmp_path: Path, requ
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_ranks")
 def test_the_command_itself_with_two_engines(call: Any, tmp_path: Path, tiny: list[str], write_lines: Any, read_rows: Any) -> None:
     """Numbers of more than 64 bits travel between processes; and a run that was stopped goes on."""
     lines = [{"prompt": "one", "seed": i, "max_tokens": 3} for i in range(12)]

@@ -291,6 +291,7 @@ WRONG: list[tuple[Any, SamplingParams, str]] = [
 ]
 
 
+@pytest.mark.usefixtures("forked_ranks")
 @pytest.mark.parametrize("count", [1, 2])
 def test_what_is_wrong_with_one_prompt_or_its_parameters_comes_back_as_its_error(llm: LLM, tiny_llama: Path, count: int) -> None:
     engine = llm if count == 1 else LLM(str(tiny_llama), **SETTINGS, data_parallel_size=2)

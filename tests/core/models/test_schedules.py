@@ -34,7 +34,11 @@ ROOMY = {"num_gpu_blocks_override": 200, "max_num_batched_tokens": 2048}
 TIGHT = {"num_gpu_blocks_override": 11, "max_num_batched_tokens": 32, "max_num_seqs": 8, "enable_prefix_caching": True}
 
 
-@pytest.fixture(scope="module", params=ROWS, ids=lambda row: "-".join([row[0], *row[1]][:2]))
+def name_of(row: tuple[str, dict[str, Any]]) -> str:
+    return "-".join([row[0], *row[1]][:2])
+
+
+@pytest.fixture(scope="module", params=ROWS, ids=name_of)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model")
     reference_model(*request.param).save_pretrained(path)
@@ -71,7 +75,16 @@ def test_the_likeliest_tokens_are_transformers(folder: Path) -> None:
                 assert expected[place].max().item() - expected[place, token].item() < 2e-3, "the likeliest, but for a tie"
 
 
-@pytest.mark.parametrize("how", [{"dtype": "float32"}, {"dtype": "bfloat16"}, {"dtype": "bfloat16", "quantization": "int8"}], ids=str)
+#: Weights as each row has them: in float32, and every second row in bfloat16, the others in int8; the rest of the grid when asked for.
+WEIGHTS = {"bfloat16": {"dtype": "bfloat16"}, "int8": {"dtype": "bfloat16", "quantization": "int8"}, "float32": {"dtype": "float32"}}
+ALL = [(row, name, name == list(WEIGHTS)[i % 2]) for i, row in enumerate(ROWS) for name in WEIGHTS]
+
+
+@pytest.mark.parametrize(
+    ("folder", "how"),
+    [pytest.param(row, WEIGHTS[name], id=f"{name_of(row)}-{name}", marks=[pytest.mark.grid] * left_out) for row, name, left_out in ALL],
+    indirect=["folder"],
+)
 def test_no_schedule_changes_a_bit(folder: Path, how: dict[str, Any]) -> None:
     if "quantization" in how and not load_kernels("cpu").supports_int8():
         pytest.skip("no exact int8 dot products here")
