@@ -118,7 +118,7 @@ class Engine:
         self._crew = lanes_of(self, config, self._lane, lambda: lane(self.scheduler.beside()))
         self._lifetimes = Lifetimes()
         self._constrained = Constrained(grammars, self.scheduler.add)
-        self._endings = Endings(ends, self._constrained, self._transcripts)
+        self._endings = Endings(ends, self._constrained, self._transcripts.push_all)
         self._thinking = Thinking.of(config.reasoning_config, tokenizer)
         self._open: dict[str, list[Sequence]] = {}
 

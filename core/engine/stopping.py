@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ..sampling.grammar.constrained import Constrained
     from ..sampling.sampler import Samples
     from .stats import Stopwatch
-    from .transcript import Transcripts
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +81,12 @@ class Endings:
     A step costs one comparison of all tokens, and a look at those sequences that may end, or whose every token is looked at.
     """
 
-    def __init__(self, ends: EndTokens, constrained: Constrained, transcripts: Transcripts) -> None:
+    def __init__(
+        self, ends: EndTokens, constrained: Constrained, push_all: Callable[[list[Sequence]], Mapping[Sequence, RecordError]]
+    ) -> None:
         self._ends = ends
         self._constrained = constrained
-        self._transcripts = transcripts
+        self._push_all = push_all
         self._may_end: set[int] = set()
         """Tokens that end some output, or once did."""
 
@@ -124,7 +125,7 @@ class Endings:
         watch.count("commit")
         for row, logprobs in samples.logprobs.items():
             drawing[row].keep_logprobs(logprobs)
-        if untold := self._transcripts.push_all(drawn):
+        if untold := self._push_all(drawn):
             failed.update(untold)
             drawn = without(drawn, untold)
         watch.count("detokenize")
