@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .layer import LayerParts, WholeLayer
 from .lora import LoRAOps
 from .ops import Ops
 from .products import ProductOps
@@ -56,6 +57,10 @@ class Backend(Ops):
 
     def most_products(self, kind: str) -> tuple[float, float] | None:
         """A library's cannot be told."""
+        return None
+
+    def whole_layer(self, parts: LayerParts) -> WholeLayer | None:
+        """One operation after the other."""
         return None
 
     def any_rows(self, weight: Any) -> bool:

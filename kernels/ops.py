@@ -358,6 +358,10 @@ class Ops(ProductOps, StateOps, LoRAOps, Protocol):
     def activation(self, x: Rows, kind: str, *, quantize: bool = False) -> Rows:
         """act(x) for x [N, I], computed in float32; kind: "silu", "gelu" (erf), "gelu_tanh", "relu" or "relu2" (its square)."""
 
+    def whole_layer(self, parts: Any) -> Any:
+        """A `WholeLayer` of `LayerParts` (layer.py), in the bits of the operations that it is made of; None where the backend has none, or
+        not of these parts. Their tensors are kept, and must stay where they are."""
+
     # -- sampling ------------------------------------------------------------------------------------------------
     def sample(
         self, logits: Tensor, rows: SamplingRows | None, penalties: Penalties | None, mask: TokenMask | None = None

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from infer.kernels.layer import LayerParts, WholeLayer
 from infer.kernels.ops import AttentionConfig, AttentionMeta, KVCache, Ops, PairBias, Rotation, Rows, ScaledRows, Segments
 
 from ..quant.packed import tensors_of
@@ -87,12 +88,40 @@ class TimedOps:
             if self._synchronize is not None:
                 self._synchronize()
             seconds = perf_counter() - started
-            work = self._work(name, args, result)
-            time = self.times.setdefault(work.key, OpTime())
-            time.calls += 1
-            time.seconds += seconds
-            time.flops += work.flops
-            time.bytes += work.bytes
+            self._count(self._work(name, args, result), seconds)
+            return result
+
+        return call
+
+    def _count(self, work: Work, seconds: float) -> None:
+        time = self.times.setdefault(work.key, OpTime())
+        time.calls += 1
+        time.seconds += seconds
+        time.flops += work.flops
+        time.bytes += work.bytes
+
+    def whole_layer(self, parts: LayerParts) -> WholeLayer | None:
+        """Its parts are counted as the operations that they are."""
+        layer = self.plain.whole_layer(parts)
+        if layer is None:
+            return None
+
+        def call(
+            x: Tensor | None,
+            residual: Tensor,
+            positions: Tensor,
+            cache: KVCache,
+            meta: AttentionMeta,
+            rows: Tensor | None,
+            seconds: dict[str, float] | None = None,
+        ) -> tuple[Tensor, Tensor]:
+            if not self.on:
+                return layer(x, residual, positions, cache, meta, rows)
+            took: dict[str, float] = {}
+            result = layer(x, residual, positions, cache, meta, rows, took)
+            attention = self._reach.attention_work(residual, cache, meta, parts.config)
+            for name, work in {**layer_work(parts, len(residual), len(result[0])), "attention": attention}.items():
+                self._count(work, took[name])
             return result
 
         return call
@@ -150,6 +179,23 @@ def packed_experts_work(name: str, x: Tensor, weights: Sequence[Any], starts: Te
     used = [weight for weight, rows in zip(weights, starts.diff().tolist(), strict=True) if rows]
     key = work.key._replace(in_int8=weights[0].quantize_input)
     return Work(key, work.flops, sum(tensor.nbytes for weight in used for tensor in tensors_of(weight)))
+
+
+def layer_work(parts: LayerParts, rows: int, wanted: int) -> dict[str, Work]:
+    """What a layer's parts do but attention, by their names: all of its rows until attention, and then those that are wanted."""
+    size, norm = parts.dtype.itemsize, "add_layer_norm" if parts.attention_norm.centered else "add_rms_norm"
+    works = {}
+    for name, product in parts.products().items():
+        count, features = rows if name == "qkv" else wanted, (product.in_features, product.out_features)
+        key = OpKey("linear_gated" if name == "up" and parts.gated else "linear", features)
+        works[name] = Work(key, 2 * count * features[0] * features[1], features[0] * features[1] * size)
+    hidden, queries = parts.down.out_features, parts.out.in_features
+    works["attention_norm"] = Work(OpKey(norm), 0, 4 * rows * hidden * size)
+    works["mlp_norm"] = Work(OpKey(norm), 0, 4 * wanted * hidden * size)
+    works["rope_and_store"] = Work(OpKey("rope_and_store"), 0, rows * (parts.qkv.out_features + queries) * size)
+    if not parts.gated:
+        works["activation"] = Work(OpKey("activation"), 0, 2 * wanted * parts.up.out_features * size)
+    return works
 
 
 def row_bytes(values: Any) -> int:

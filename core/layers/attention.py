@@ -106,6 +106,14 @@ class Attention(_Projections):
     """Causal, grouped-query, over the paged cache: hidden [N, size] -> [N, size]."""
 
     @property
+    def is_plain(self) -> bool:
+        """True if kernels do all that is between the two linear layers."""
+        spec = self.spec
+        unusual = (spec.gated, spec.values_are_keys, spec.reads, spec.clip, spec.value_norm, spec.growth)
+        grows = self.rope is not None and self.rope.config.query_growth
+        return all(one is None or one is False for one in unusual) and not self.norms and not grows and spec.out_scale == 1
+
+    @property
     def cache(self) -> KVSpec:
         """The keys and values that this rank keeps."""
         return KVSpec(self.config.num_kv_heads, self.config.head_dim)

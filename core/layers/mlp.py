@@ -43,6 +43,11 @@ class MLP:
         """See `LinearMethod.quantizes_input`."""
         return self.up.method.quantizes_input
 
+    @property
+    def is_plain(self) -> bool:
+        """True if kernels do all that is between the two linear layers, and nothing comes after."""
+        return self.learned is None and self.kind != QUICK_GELU and self.gate_scale == self.out_scale == 1
+
     def __call__(self, x: Rows, adapters: AdapterRows | None = None) -> Rows:
         return scaled(self.down(self._activated(x, adapters), adapters), self.out_scale)
 

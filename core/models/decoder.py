@@ -80,6 +80,7 @@ class Decoder:
         self.layers, self.first = layers[span.start : span.stop], span.start
         self._all_layers = layers if self.stage.count > 1 else self.layers
         self._tell_held()
+        self._prepared = False
 
     def _tell_held(self) -> None:
         """Tells parameters of other stages that they are not held here."""
@@ -108,6 +109,7 @@ class Decoder:
 
     def allocate(self, num_positions: int, device: torch.device) -> None:
         """Prepares for sequences of so many tokens."""
+        self._prepared = False
         self.ropes.allocate(num_positions, device)
         for layer in self.layers:
             if layer.attention is not None:
@@ -193,6 +195,8 @@ class Decoder:
         plans: dict[tuple[int, int, int | None], Any] = {}
         metas: dict[int | None, AttentionMeta] = {None: meta}
         x, residual = (None, self.embedded(tokens, positions, given, meta.adapters)) if hidden is None else hidden
+        if not self._prepared:
+            self._prepare(residual.dtype)
         vectors = None if self.per_layer is None else self.per_layer(tokens, residual)
         of_layers, last = self._memory(caches, pools), len(self.stack.layers) - 1
         few = rows is not None and len(rows) * FEW <= len(tokens)
@@ -218,6 +222,12 @@ class Decoder:
             if given is not None and index < last:
                 given.add_after(index, residual)
         return Hidden(x, residual)
+
+    def _prepare(self, dtype: torch.dtype) -> None:
+        if self.visit is iter:  # else weights come and go
+            for layer in self.layers:
+                layer.prepare(dtype)
+        self._prepared = True
 
     def _memory(self, caches: list[KVCache], pools: Sequence[Pools]) -> list[LayerMemory]:
         """What each layer reads and writes of earlier tokens."""

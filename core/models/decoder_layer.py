@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from infer.kernels.layer import WholeLayer
 from infer.kernels.lora import AdapterRows
 from infer.kernels.ops import AttentionMeta, KVCache, Ops, Rows, ScaledRows
 
@@ -22,6 +24,7 @@ from ..quant.base import scaled, unscaled
 from ..spec.stack import StackSpec
 from ..weights.parameter import Parameter
 from .layer import Layer
+from .whole_layer import whole_layer
 
 #: Tensors [slots, ...] of one layer, one for each of its states.
 Pools = Sequence[Tensor]
@@ -75,6 +78,13 @@ class DecoderLayer(Layer):
         if stack.per_layer is not None:
             self.per_layer = PerLayerGate(ops, prefix, stack.names, stack.hidden_size, stack.per_layer, stack.norm)
         self.factor = Parameter((f"{prefix}.{stack.names.layer_scale}", (1,))) if stack.names.layer_scale else None
+        others = (self.mixer, self.cross, self.beside, self.per_layer, self.factor)
+        self._may_be_whole = self.pre_norm and not self.parallel and not self.adds_to_normed and self.scale == 1 and others == (None,) * 5
+        self._whole: WholeLayer | None = None
+
+    def prepare(self, dtype: torch.dtype) -> None:
+        """Finds out if it is computed in one call, once weights and tables are where they will stay. `dtype` is that of rows."""
+        self._whole = whole_layer(self, dtype) if self._may_be_whole else None
 
     def __call__(
         self,
@@ -90,6 +100,9 @@ class DecoderLayer(Layer):
 
         `vectors` [N, size]: the tokens' per-layer embeddings.
         """
+        if self._whole is not None and meta.adapters is None and positions.dim() == 1 and not isinstance(x, ScaledRows):
+            assert memory.cache is not None
+            return self._whole(x, residual, positions, memory.cache, meta, rows)
         if not self.pre_norm:
             assert x is None, "sums are normed"
             read = self.ops.quantize(residual) if self._mixing_quantizes else residual

@@ -65,6 +65,12 @@ class LinearMethod(ABC):
             self.replace(self.place(self.tensors()))
 
     @property
+    def plain_weight(self) -> Any:
+        """What `apply` gives to `Ops.linear`, or `apply_gated` to `Ops.linear_gated`, with rows and bias as they are; None: it does
+        something else."""
+        return None
+
+    @property
     def any_rows(self) -> bool:
         """True if `apply` takes any number of rows, see `Ops.any_rows`. Known once there is a weight."""
         return self.ops.any_rows(self._weight)

@@ -29,6 +29,10 @@ class Plain(LinearMethod):
         assert isinstance(x, Tensor), "rows are quantized only for layers that ask for it"
         return self.ops.linear_gated(x, self._weight, bias, kind)
 
+    @property
+    def plain_weight(self) -> Any:
+        return self._weight
+
     @classmethod
     def apply_experts(cls, methods: Sequence[LinearMethod], x: Rows, starts: Tensor, biases: Sequence[Tensor] | None) -> Rows:
         assert isinstance(x, Tensor), "rows are quantized only for layers that ask for it"
@@ -47,6 +51,10 @@ class InFloat32(Plain):
     def declare(self, names: Sequence[str], outs: Sequence[int], in_features: int, cuts: Sequence[Cut] | None) -> list[Parameter]:
         matrices = [(f"{name}.weight", (out, in_features)) for name, out in zip(names, outs, strict=True)]
         return [Parameter(*matrices, cuts=cuts, dtype=torch.float32, store=self.store)]
+
+    @property
+    def plain_weight(self) -> Any:
+        return None
 
     def num_bytes(self, out_features: int, in_features: int, dtype: torch.dtype) -> int:
         return super().num_bytes(out_features, in_features, torch.float32)

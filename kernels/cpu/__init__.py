@@ -11,34 +11,33 @@ from typing import Any
 from torch import Tensor
 
 from ..backend import Backend
+from ..layer import LayerParts, WholeLayer
 from . import (
     activation,
     attention,
-    convolution,
-    delta,
     experts,
     fp8,
-    gated_norm,
     gemm,
     grouped,
     int8,
     kv,
+    layer,
     library,
     linear,
     lora,
-    mamba2,
     norm,
     quantize,
     rope,
     sampling,
     segments,
-    selective_scan,
 )
+from .state import convolution, delta, gated_norm, mamba2, selective_scan
 
-_MODULES = (activation, attention, experts, fp8, gated_norm, grouped, int8, kv, linear, lora, norm, quantize, rope, sampling, segments)
-_STATES = (convolution, delta, mamba2, selective_scan)
+_MODULES = (activation, attention, experts, fp8, grouped, int8, kv, linear, lora, norm, quantize, rope, sampling, segments)
+_STATES = (convolution, delta, gated_norm, mamba2, selective_scan)
 _linear, _linear_experts, _linear_gated = linear.linear, experts.linear_experts, linear.linear_gated
 _packed = linear.packed
+_whole_layer = layer.whole_layer
 
 
 class Ops(Backend, modules=_MODULES + _STATES):
@@ -58,6 +57,9 @@ class Ops(Backend, modules=_MODULES + _STATES):
 
     def most_products(self, kind: str) -> tuple[float, float] | None:
         return gemm.most_products(kind)
+
+    def whole_layer(self, parts: LayerParts) -> WholeLayer | None:
+        return _whole_layer(parts)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return _linear(x, weight, bias, self.row_chunk)

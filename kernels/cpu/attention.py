@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,8 @@ class AttentionItems:
     """int32 [I, 4]: its members and its runs, likewise; most work first, so that threads end together."""
     heads_together: int
     """Key/value heads that one thread does one after another: all of them where there are items enough."""
+    step: Any = None
+    """What layer.py has prepared of the step."""
 
 
 def plan_attention(meta: AttentionMeta, num_heads: int, num_kv_heads: int) -> AttentionItems:

@@ -2,6 +2,7 @@
 #include <cstdlib>
 
 #include "activation.h"
+#include "operations.h"
 #include "parallel.h"
 #include "quantized.h"
 

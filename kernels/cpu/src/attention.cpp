@@ -4,6 +4,7 @@
 // value cache  see kept.h
 #include "attention.h"
 #include "kept.h"
+#include "operations.h"
 
 namespace infer {
 namespace {

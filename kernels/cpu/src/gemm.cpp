@@ -13,6 +13,7 @@
 
 #include "gemm.h"
 #include "gemm/kinds.h"
+#include "operations.h"
 #include "parallel.h"
 #include "shares.h"
 #include "widen.h"

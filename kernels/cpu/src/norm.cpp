@@ -1,4 +1,5 @@
 // RMSNorm and LayerNorm of rows, after adding a residual if there is one, into plain or quantized rows.
+#include "operations.h"
 #include "parallel.h"
 #include "quantized.h"
 #include "vectors.h"

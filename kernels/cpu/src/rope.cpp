@@ -1,6 +1,7 @@
 // From a qkv projection to queries and cache: per-head RMSNorm, rotation, storing keys and values, one pass over the rows.
 #include "codes.h"
 #include "kept.h"
+#include "operations.h"
 #include "parallel.h"
 #include "quantized.h"
 #include "rotation.h"

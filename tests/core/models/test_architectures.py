@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +23,7 @@ from infer.core.weights.loader import load
 from infer.core.weights.renamed import fit
 from infer.kernels import load as load_kernels
 from infer.kernels import usable
-from infer.kernels.ops import ROW_MULTIPLE, AttentionMeta
+from infer.kernels.ops import ROW_MULTIPLE, AttentionMeta, Ops
 
 TINY: dict[str, Any] = {
     "vocab_size": 160,
@@ -436,8 +437,8 @@ def reference_model(kind: str, changes: dict[str, Any]) -> Any:
     return model
 
 
-def our_model(oracle: Any, backend: str = "reference", *, int8: bool = False) -> Any:
-    ops = load_kernels(backend)
+def our_model(oracle: Any, backend: str = "reference", *, int8: bool = False, wrap: Callable[[Ops], Any] = lambda ops: ops) -> Any:
+    ops = wrap(load_kernels(backend))
     model = models.build(read_spec(oracle.config.to_dict()), ops, choose=(lambda _: Int8(ops)) if int8 else None)
     with TemporaryDirectory() as folder:
         oracle.save_pretrained(folder)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..state import Mamba2Scan, States
-from .library import DTYPES, function
+from ...state import Mamba2Scan, States
+from ..library import DTYPES, function
 
 _mamba2_scan = function("infer_mamba2_scan", "pipipppffppppippppiiiii")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..state import States
-from .library import DTYPES, function
+from ...state import States
+from ..library import DTYPES, function
 
 #: Same numbers as `Kind` in src/convolution.cpp.
 _KINDS = {None: 0, "silu": 1}

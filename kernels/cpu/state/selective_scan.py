@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..state import SelectiveScan, States
-from .library import DTYPES, function
+from ...state import SelectiveScan, States
+from ..library import DTYPES, function
 
 _selective_scan = function("infer_selective_scan", "pipipipipppppppippiii")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..ops import Rows, ScaledRows
-from .library import DTYPES, function
-from .quantize import quantized
+from ...ops import Rows, ScaledRows
+from ..library import DTYPES, function
+from ..quantize import quantized
 
 _gated_rms_norm = function("infer_gated_rms_norm", "ppipippiiiiiif")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..state import DeltaRule, States
-from .library import DTYPES, function
+from ...state import DeltaRule, States
+from ..library import DTYPES, function
 
 _gated_delta_rule = function("infer_gated_delta_rule", "pipppppppp" + 7 * "i")
 

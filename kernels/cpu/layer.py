@@ -1,0 +1,177 @@
+"""A decoder layer in one call, see src/layer.cpp: of thirty layers with one row each, Python took a fifth of the time with a call for
+each operation."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_double, c_int64, c_void_p
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..layer import LayerParts, NormPart, ProductPart
+from ..ops import AttentionMeta, KVCache
+from .activation import KINDS
+from .attention import AttentionItems
+from .gemm import Panels
+from .library import CACHE_DTYPES, DTYPES, load
+
+#: Parts of `Pass::run`, by the names of `WholeLayer`.
+_PARTS = ("attention_norm", "qkv", "rope_and_store", "attention", "out", "mlp_norm", "up", "activation", "down", "mlp_out_norm")
+
+
+class _Norm(ctypes.Structure):
+    _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("centered", c_int64), ("dtype", c_int64), ("eps", c_double)]
+
+
+class _Product(ctypes.Structure):
+    _fields_ = [
+        *((name, c_void_p) for name in ("panels", "bias")),
+        *((name, c_int64) for name in ("outs", "words", "widened", "bias_dtype", "half", "gate")),
+    ]
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [
+        *((name, _Norm) for name in ("attention_norm", "attention_out_norm", "mlp_norm", "mlp_out_norm")),
+        *((name, _Product) for name in ("qkv", "out", "up", "down")),
+        *(("cos", c_void_p), ("sin", c_void_p), ("rotated", c_int64), ("norm_query", c_void_p), ("norm_key", c_void_p)),
+        *((name, c_int64) for name in ("head_norm_dtype", "heads", "kv_heads", "head_dim", "window")),
+        *((name, c_void_p) for name in ("alibi", "sinks", "distances")),
+        *((name, c_int64) for name in ("of_head", "activation", "gated", "hidden", "dtype")),
+        *((name, c_double) for name in ("head_eps", "scale", "soft_cap")),
+    ]
+
+
+class _Step(ctypes.Structure):
+    _fields_ = [
+        *(("rows", c_int64), ("stored", c_int64), ("positions", c_void_p), ("slots", c_void_p), ("block_size", c_int64)),
+        *((name, c_void_p) for name in ("query_start", "kv_lens", "tables", "spans")),
+        ("table_stride", c_int64),
+        *((name, c_void_p) for name in ("members", "runs", "items")),
+        *(("num_items", c_int64), ("heads_together", c_int64), ("wide", c_void_p), ("narrow", c_void_p)),
+    ]
+
+
+class _Call(ctypes.Structure):
+    _fields_ = [
+        *(("x", c_void_p), ("adds", c_int64), ("residual", c_void_p), ("key", c_void_p), ("value", c_void_p), ("cache_dtype", c_int64)),
+        *(("wanted", c_void_p), ("num_wanted", c_int64), ("x_out", c_void_p), ("residual_out", c_void_p), ("nanoseconds", c_void_p)),
+    ]
+
+
+class _Prepared:
+    """What the layers of a step have in common, for those that need no more room than it has."""
+
+    def __init__(self, meta: AttentionMeta, positions: Tensor, rows: int, widths: tuple[int, int], dtype: torch.dtype) -> None:
+        plan: AttentionItems = meta.plan
+        self.widths = widths
+        self.positions = positions
+        wide, narrow = (torch.empty(rows * width, dtype=dtype) for width in widths)
+        self._kept = wide, narrow
+        self.step = _Step(
+            *(rows, len(meta.slots), positions.data_ptr(), meta.slots.data_ptr(), meta.block_size),
+            *(_address(tensor) for tensor in (meta.query_start, meta.kv_lens, meta.block_tables, meta.spans)),
+            meta.block_tables.stride(0),
+            *(_address(tensor) for tensor in (plan.members, plan.runs, plan.items)),
+            *(len(plan.items), plan.heads_together, wide.data_ptr(), narrow.data_ptr()),
+        )
+        self.address = ctypes.addressof(self.step)
+
+    def fits(self, positions: Tensor, rows: int, widths: tuple[int, int]) -> bool:
+        wide, narrow = self.widths
+        return positions is self.positions and rows == self.step.rows and widths[0] <= wide and widths[1] <= narrow
+
+
+class CompiledLayer:
+    """See `WholeLayer`."""
+
+    def __init__(self, parts: LayerParts) -> None:
+        self.parts = parts  # holds the tensors whose addresses are taken
+        c, up = parts.config, parts.up.weight
+        self.dtype, self.hidden = parts.dtype, parts.down.out_features
+        cos, sin = parts.tables or (None, None)
+        of_query, of_key, head_eps = parts.head_norm or (None, None, 0.0)
+        gate = KINDS[parts.activation] if up.half else -1
+        self._layer = _Layer(
+            *map(_norm, (parts.attention_norm, parts.attention_out_norm, parts.mlp_norm, parts.mlp_out_norm)),
+            *(_product(parts.qkv), _product(parts.out), _product(parts.up, gate), _product(parts.down)),
+            *(_address(cos), _address(sin), 0 if cos is None else cos.shape[1], _address(of_query), _address(of_key)),
+            *(0 if of_query is None else DTYPES[of_query.dtype], c.num_heads, c.num_kv_heads, c.head_dim, c.sliding_window or 0),
+            *(_address(tensor) for tensor in (c.alibi_slopes, c.sinks, c.distances)),
+            *(0 if c.distances is None else c.distances.shape[1], KINDS[parts.activation], parts.gated, self.hidden, DTYPES[self.dtype]),
+            *(head_eps, c.scale, c.soft_cap or 0.0),
+        )
+        self._address = ctypes.addressof(self._layer)
+        # Of `wide` and `narrow`: queries, keys and values, then what attention gives and what `up` gives; queries, and what `down` reads.
+        made = 0 if up.half else parts.up.out_features
+        self._widths = (max(parts.qkv.out_features, made), max(c.num_heads * c.head_dim, parts.down.in_features))
+        self._run = load()["infer_decoder_layer"]
+        self._run.argtypes, self._run.restype = [c_void_p, c_void_p, c_void_p], None
+
+    def __call__(
+        self,
+        x: Tensor | None,
+        residual: Tensor,
+        positions: Tensor,
+        cache: KVCache,
+        meta: AttentionMeta,
+        rows: Tensor | None,
+        seconds: dict[str, float] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        plan, count = meta.plan, len(residual)
+        if plan.step is None or not plan.step.fits(positions, count, self._widths):
+            plan.step = _Prepared(meta, positions, count, self._widths, self.dtype)
+        residual = residual.contiguous()
+        adds, made = x is not None, torch.empty_like(residual) if x is None else x.contiguous()
+        assert made.shape == residual.shape == (count, self.hidden)
+        assert made.dtype == residual.dtype == self.dtype
+        key, value = cache
+        call = _Call(made.data_ptr(), adds, residual.data_ptr(), key.data_ptr(), value.data_ptr(), CACHE_DTYPES[key.dtype], None, -1)
+        x_out, residual_out = made, residual
+        if rows is not None:
+            x_out, residual_out = (residual.new_empty((len(rows), self.hidden)) for _ in range(2))
+            call.wanted, call.num_wanted = rows.data_ptr(), len(rows)
+            call.x_out, call.residual_out = x_out.data_ptr(), residual_out.data_ptr()
+        if seconds is None:
+            self._run(self._address, plan.step.address, ctypes.addressof(call))
+            return x_out, residual_out
+        passed = torch.zeros(len(_PARTS), dtype=torch.int64)
+        call.nanoseconds = passed.data_ptr()
+        self._run(self._address, plan.step.address, ctypes.addressof(call))
+        seconds.update(zip(_PARTS, (passed / 1e9).tolist(), strict=True))
+        return x_out, residual_out
+
+
+def whole_layer(parts: LayerParts) -> CompiledLayer | None:
+    """Of weights that our own kernel multiplies, whose rows need not be filled up."""
+    weights = [tensor for norm in parts.norms() for tensor in (norm.weight, norm.bias) if tensor is not None]
+    if parts.activation not in KINDS or not all(_takes(product, parts.dtype) for product in parts.products().values()):
+        return None
+    return CompiledLayer(parts) if all(weight.is_contiguous() for weight in weights) else None
+
+
+def _takes(product: ProductPart, dtype: torch.dtype) -> bool:
+    panels = product.weight
+    if not isinstance(panels, Panels):
+        return False
+    return panels.row_words * (2 if panels.widened else 4 // dtype.itemsize) == product.in_features
+
+
+def _norm(part: NormPart | None) -> _Norm:
+    if part is None:
+        return _Norm()
+    return _Norm(_address(part.weight), _address(part.bias), part.centered, DTYPES[part.weight.dtype], part.eps)
+
+
+def _product(part: ProductPart, gate: int = -1) -> _Product:
+    panels, bias = part.weight, part.bias
+    bias_dtype = 0 if bias is None else DTYPES[bias.dtype]
+    return _Product(
+        *(panels.words.data_ptr(), _address(bias), panels.out_features, panels.row_words, panels.widened, bias_dtype, panels.half, gate)
+    )
+
+
+def _address(tensor: Tensor | None) -> Any:
+    return None if tensor is None else tensor.data_ptr()

@@ -1,0 +1,1 @@
+"""Operations over states: what layers without a KV cache remember of a sequence. See ../../state.py."""

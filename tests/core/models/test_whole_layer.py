@@ -1,0 +1,83 @@
+"""Layers in one call give the bits of the operations that they are made of; those that are made of more go on one after the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from infer.core.bench.timing import TimedOps
+from infer.core.models.decoder import Decoder
+from infer.kernels import usable
+
+from .test_architectures import our_model, prompts_of, reference_model, run
+
+pytestmark = pytest.mark.skipif("cpu" not in usable("cpu"), reason="no kernels of our own")
+
+#: Biases and one head of keys; a window; norms of heads; no rotation; norms of what is added, a soft cap, weights with offsets.
+WHOLE = [
+    ("llama", {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 1, "head_dim": 20}),
+    ("mistral", {"sliding_window": 24}),
+    ("qwen3", {"head_dim": 24}),
+    ("gpt2", {}),
+    ("gemma2", {"head_dim": 16}),
+]
+
+
+def whole(model: Decoder) -> list[bool]:
+    return [layer._whole is not None for layer in model.layers]
+
+
+def one_by_one(model: Decoder) -> None:
+    for layer in model.layers:
+        layer._whole = None
+
+
+@pytest.mark.parametrize(("kind", "changes"), WHOLE, ids=[kind for kind, _ in WHOLE])
+def test_bits_are_the_same_in_one_call(kind: str, changes: dict[str, Any]) -> None:
+    model = our_model(reference_model(kind, changes), "cpu")
+    prompts, ways = prompts_of(70, 1, 33), [{"chunk": 23}, {"chunk": 23, "wanted": 1}, {"chunk": 40, "wanted": 5}]
+    with torch.inference_mode():
+        together = [run(model, prompts, **way) for way in ways]
+        assert all(whole(model))
+        one_by_one(model)
+        for way, expected in zip(ways, together, strict=True):
+            assert all(map(torch.equal, run(model, prompts, **way), expected))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "int8"),
+    [("mixtral", {"num_local_experts": 4}, False), ("olmo2", {}, False), ("gptj", {"rotary_dim": 4}, False), ("llama", {}, True)],
+    ids=["experts", "norms of sums", "parallel", "int8"],
+)
+def test_other_layers_go_on_part_by_part(kind: str, changes: dict[str, Any], int8: bool) -> None:
+    model = our_model(reference_model(kind, changes), "cpu", int8=int8)
+    with torch.inference_mode():
+        run(model, prompts_of(5), chunk=5)
+    assert not any(whole(model))
+
+
+def test_so_do_all_where_weights_come_and_go() -> None:
+    model = our_model(reference_model("llama", {}), "cpu")
+    model.visit = lambda layers: iter([*layers])
+    with torch.inference_mode():
+        run(model, prompts_of(5), chunk=5)
+    assert not any(whole(model))
+
+
+def test_parts_are_timed_as_the_operations_that_they_are() -> None:
+    def counted(*, together: bool) -> dict[Any, tuple[int, int]]:
+        timed: list[TimedOps] = []
+        model = our_model(reference_model("llama", {}), "cpu", wrap=lambda ops: timed.append(TimedOps(ops)) or timed[0])
+        with torch.inference_mode():
+            run(model, prompts_of(9), chunk=9)
+            assert all(whole(model))
+            if not together:
+                one_by_one(model)
+            timed[0].on = True
+            run(model, prompts_of(9), chunk=9, wanted=1)
+        assert all(time.seconds > 0 for time in timed[0].times.values())
+        return {key: (time.calls, time.flops) for key, time in timed[0].times.items() if "norm" not in key.name}
+
+    assert counted(together=True) == counted(together=False)
