@@ -5,23 +5,20 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from infer import kernels
-from infer.kernels.ops import KVCache, Ops
+from infer.kernels.ops import Ops
 
 from .. import models
 from ..adapters.installed import Installed
 from ..adapters.merged import adapter_to_merge, merged, unties
-from ..engine.graphs import CudaRecorder, StepGraphs, StepSizes
-from ..engine.static_inputs import StaticInputs
 from ..errors import ConfigError, EngineError
 from ..layers.rope import Ropes
 from ..media.files import takes_images, takes_sounds
@@ -58,6 +55,7 @@ from .decoder_prompts import forbidden_tokens
 from .offload import CudaCopier, Offload, plan_offload
 from .probe import make_rows_alike
 from .profile import run_largest_steps
+from .recording import graph_bytes, is_recorded, recorded
 from .stage_runner import StageRunner
 
 log = logging.getLogger(__name__)
@@ -92,8 +90,8 @@ class Loaded:
     room: Room
     """As much as its memory could hold."""
     device: torch.device
-    ops_are_plain: bool
-    """Nothing stands in the place of the backend."""
+    is_recorded: bool = False
+    """Steps are: see `recording.is_recorded`."""
     met: Met = ALONE
 
     def runner(self, config: EngineConfig, room: Room) -> StageRunner:
@@ -106,32 +104,9 @@ class Loaded:
             runner.adapters = installed(self.model, DTYPES[config.dtype], self.device)
         if room.num_host_blocks:
             runner.swapper = Swapper(self.ops, caches, room.num_host_blocks)
-        if self.device.type == "cuda" and not config.enforce_eager:
-            runner.graphs = self._graphs(config, caches, pools)
+        if self.is_recorded:
+            runner.graphs = recorded(config, self.model, caches, pools, self.device)
         return runner
-
-    def _graphs(self, config: EngineConfig, caches: list[KVCache], pools: Sequence[Sequence[Tensor]]) -> StepGraphs | None:
-        """Recorded steps, on a GPU. None, which is told, where steps cannot be recorded."""
-        if why := self._unrecordable(config):
-            log.info("no CUDA graphs: %s", why)
-            return None
-        sizes = StepSizes.choose(config.max_num_seqs, config.max_num_batched_tokens)
-        longest = min(config.max_seq_len_to_capture, config.max_model_len)
-        inputs = StaticInputs(sizes.largest, longest, config.block_size, self.device, spare_slot=-1)
-        return StepGraphs(self.model, caches, inputs, sizes, CudaRecorder(self.device), pools)
-
-    def _unrecordable(self, config: EngineConfig) -> str:
-        if not isinstance(self.model, Decoder):
-            return "the model runs in transformers' code"
-        if self.ops.name != "cuda":
-            return f"the {self.ops.name} kernels read lengths from the device"
-        if config.cpu_offload_gb:
-            return "cpu_offload_gb moves weights"
-        if self.met.place.stage.count > 1:
-            return "stages of a pipeline wait for each other"
-        if self.model.stack.has_experts:
-            return "which experts have rows is known step by step"
-        return "" if self.ops_are_plain else "operations are timed one by one"
 
 
 def load(config: EngineConfig, source: ModelSource, met: Met, wrap_ops: Callable[[Ops], Ops] | None = None) -> Loaded:
@@ -152,10 +127,14 @@ def load(config: EngineConfig, source: ModelSource, met: Met, wrap_ops: Callable
     shape = kv_cache.KVShape(model.caches, kv_cache.kv_dtype(config, dtype))
     sharers = config.num_ranks * config.data_parallel_size if device.type == "cpu" else 1  # processes in one machine's memory
     states = state_pools.StateShape(model.states, dtype)
+    records = is_recorded(config, model, ops, met, device, ops_are_plain=wrap_ops is None)
     usage, free = None, kv_cache.free_memory(device) // sharers
     if plan is not None:
         _allocate_rope(model, config.max_model_len, device)
         usage = plan.measure(lambda: run_largest_steps(model, ops, shape, states, config, device, draws=met.place.number == 0))
+        if records:
+            usage = replace(usage, graphs=graph_bytes(config, model, ops, shape, states, device, plan))
+        log.info("GPU memory: %s", usage)
         free = kv_cache.free_memory(device) // sharers
     if config.enable_lora:  # they come later, and there must be room for them
         adapters = config.max_cpu_loras * installed(model, dtype, device).bytes_of(config.max_lora_rank)
@@ -170,7 +149,7 @@ def load(config: EngineConfig, source: ModelSource, met: Met, wrap_ops: Callable
     if met.place.stage.count > 1 and not shape.caches and not num_states:
         num_host_blocks = _NO_LIMIT
     any_rows = device.type == "cpu" and takes_any_rows(model)
-    return Loaded(model, ops, shape, states, Room(num_blocks, num_host_blocks, num_states, any_rows), device, wrap_ops is None, met)
+    return Loaded(model, ops, shape, states, Room(num_blocks, num_host_blocks, num_states, any_rows), device, records, met)
 
 
 def installed(model: LanguageModel, dtype: torch.dtype, device: torch.device) -> Installed:

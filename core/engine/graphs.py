@@ -9,8 +9,6 @@ a step is larger than the sizes, or longer, or has embeddings or adapters in it,
 
 from __future__ import annotations
 
-import logging
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -27,8 +25,6 @@ from ..models.language_model import LanguageModel
 from ..sampling.transfers import to_device
 from .batch import Batch
 from .static_inputs import StaticInputs, StepSize
-
-log = logging.getLogger(__name__)
 
 #: Most sequences of a recorded step, and most tokens of a mixed one: with more of them a GPU has more to do than a host can give it in
 #: that time.
@@ -125,7 +121,6 @@ class StepGraphs:
         self._hidden: Tensor | None = None
         """[rows of the largest size, hidden_size]: what all recordings write."""
         self._replays: dict[StepSize, Callable[[], None]] = {}
-        started = time.monotonic()
         try:
             with torch.inference_mode():
                 for size in sorted((*sizes.decodes, *sizes.mixed), key=lambda size: (size.rows, size.tokens), reverse=True):
@@ -135,8 +130,6 @@ class StepGraphs:
             raise EngineError("no GPU memory for CUDA graphs; lower --gpu-memory-utilization, or try --enforce-eager") from error
         except RuntimeError as error:
             raise EngineError(f"CUDA graphs cannot be recorded: {str(error).splitlines()[0]}; try --enforce-eager") from error
-        largest, seconds = sizes.largest, time.monotonic() - started
-        log.info("CUDA graphs: %d, up to %d sequences and %d tokens, in %.1f s", len(self._replays), *reversed(largest), seconds)
 
     def size_of(self, batch: Batch) -> StepSize | None:
         """The recorded size that can compute it, if one can. Depends on nothing but the batch."""

@@ -1,6 +1,7 @@
 """Memory of a GPU: what it is used for, and what is left of it for the KV cache.
 
-    total * gpu_memory_utilization = what others use + weights and the largest step (`peak`) + what torch does not know of + KV cache
+    total * gpu_memory_utilization
+        = what others use + weights and the largest step (`peak`) + CUDA graphs + what torch does not know of + KV cache
 
 Others are what was there when the plan was made: other processes, another model in this one, the CUDA context. What torch does not
 know of are the workspaces of libraries and communicators that come after that.
@@ -8,7 +9,6 @@ know of are the workspaces of libraries and communicators that come after that.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,8 +16,6 @@ from typing import Protocol
 import torch
 
 from ..errors import ConfigError, EngineError
-
-log = logging.getLogger(__name__)
 
 #: The way out where a GPU has too little memory, whatever for.
 _LESS = "a smaller dtype or quantization, --cpu-offload-gb, or more GPUs with --tensor-parallel-size"
@@ -98,16 +96,19 @@ class Usage:
     """Most that weights and a step take."""
     unknown: int
     """Bytes that torch does not know of."""
+    graphs: int = 0
+    """Those of recorded steps."""
 
     @property
     def left(self) -> int:
         """Bytes that the KV cache may take; below 0 where there is not even enough for the rest."""
-        return self.budget - self.others - self.peak - self.unknown
+        return self.budget - self.others - self.peak - self.unknown - self.graphs
 
     def __str__(self) -> str:
         unknown = f", {_gib(self.unknown)} libraries" if self.unknown else ""
         others = f", {_gib(self.others)} were taken before" if self.others else ""
-        return f"of {_gib(self.budget)} to use in all, {_gib(self.peak)} are weights and the largest step{unknown}{others}"
+        graphs = f", {_gib(self.graphs)} CUDA graphs" if self.graphs else ""
+        return f"of {_gib(self.budget)} to use in all, {_gib(self.peak)} are weights and the largest step{graphs}{unknown}{others}"
 
 
 class MemoryPlan:
@@ -151,9 +152,26 @@ class MemoryPlan:
             ) from error
         peak = memory.peak() - self._in_use
         memory.empty_cache()
-        usage = Usage(self._budget, self._others, peak, max(0, self._beside_torch() - self._unknown))
-        log.info("GPU memory: %s", usage)
-        return usage
+        return Usage(self._budget, self._others, peak, max(0, self._beside_torch() - self._unknown))
+
+    def beside(self, run: Callable[[], None], noun: str) -> int:
+        """Most bytes that something has in use at a time, beside what is there before: room for it when it keeps them. Raises EngineError
+        where there is none."""
+        memory = self.memory
+        memory.synchronize()
+        memory.empty_cache()
+        memory.reset_peak()
+        before = memory.in_use()
+        try:
+            run()
+            memory.synchronize()
+        except (torch.OutOfMemoryError, EngineError) as error:
+            raise EngineError(
+                f"the GPU has no memory for {noun} beside the weights; lower --max-num-seqs, try --enforce-eager, or {_LESS}"
+            ) from error
+        taken = memory.peak() - before
+        memory.empty_cache()
+        return taken
 
     def _beside_torch(self) -> int:
         """Bytes that others have, and that this process has without torch's knowledge."""

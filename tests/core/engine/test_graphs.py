@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from infer.core.build.generating import Loaded, Room
+from infer.core.build.recording import LAYER_BYTES, graph_bytes, is_recorded, unrecordable
 from infer.core.engine.batch import Batch
 from infer.core.engine.engine import Engine
 from infer.core.engine.graphs import CudaRecorder, StepGraphs, StepSizes, decode_sizes, mixed_sizes
@@ -23,16 +23,17 @@ from infer.core.engine.runner import Runner
 from infer.core.engine.static_inputs import StaticInputs, StepSize
 from infer.core.engine.stopping import EndTokens
 from infer.core.errors import EngineError
+from infer.core.memory.device_memory import MemoryPlan
 from infer.core.memory.kv_cache import KVShape
 from infer.core.memory.state_pools import StateShape
+from infer.core.parallel.met import ALONE
 from infer.core.settings.args import EngineArgs
 from infer.core.settings.config import EngineConfig
 from infer.core.spec.read import read_spec
-from infer.core.spec.stack import KVSpec
 from infer.core.types.params import SamplingParams
 from infer.core.types.request import Request
 from infer.kernels import load as load_kernels
-from infer.kernels.ops import NULL_BLOCK
+from infer.kernels.ops import NULL_BLOCK, AttentionMeta
 from infer.kernels.state import NULL_STATE
 
 from . import stacks
@@ -453,16 +454,39 @@ def config_of(**settings: Any) -> EngineConfig:
 def test_where_nothing_is_recorded() -> None:
     """A CPU has nothing to gain; of a GPU it is told."""
     model = stacks.load(stacks.described(load_kernels("reference"), num_layers=1))
-    shape = KVShape((KVSpec(2, 8),), torch.float32)
-    loaded = Loaded(model, model.ops, shape, StateShape((), torch.float32), Room(4, 0, 0), CPU, ops_are_plain=True)
-    assert loaded.runner(config_of(), loaded.room).graphs is None
-    assert loaded._unrecordable(config_of()) == "the reference kernels read lengths from the device"
+    plain: Any = {"ops_are_plain": True}
+    assert not is_recorded(config_of(), model, model.ops, ALONE, CPU, **plain)
+    assert unrecordable(config_of(), model, model.ops, ALONE, **plain) == "the reference kernels read lengths from the device"
     ops = load_kernels("reference")
     ops.name = "cuda"
-    timed = Loaded(model, ops, shape, 4, 0, CPU, ops_are_plain=False)
-    assert timed._unrecordable(config_of()) == "operations are timed one by one"
-    assert timed._unrecordable(config_of(cpu_offload_gb=1)) == "cpu_offload_gb moves weights"
-    assert not Loaded(model, ops, shape, 4, 0, CPU, ops_are_plain=True)._unrecordable(config_of())
+    assert unrecordable(config_of(), model, ops, ALONE, ops_are_plain=False) == "operations are timed one by one"
+    assert unrecordable(config_of(cpu_offload_gb=1), model, ops, ALONE, **plain) == "cpu_offload_gb moves weights"
+    assert unrecordable(config_of(), model, ops, ALONE, **plain) == ""
+    gpu = torch.device("cuda")
+    assert is_recorded(config_of(), model, ops, ALONE, gpu, **plain)
+    assert not is_recorded(config_of(enforce_eager=True), model, ops, ALONE, gpu, **plain)
+
+
+def test_their_memory_is_seen_before_there_is_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the largest steps, and of smaller ones, whose attention may need more room; as they are recorded."""
+    model = stacks.load(stacks.described(load_kernels("reference"), num_layers=2))
+    seen: list[tuple[int, int]] = []
+
+    def watched(tokens: Tensor, positions: Tensor, caches: Any, meta: AttentionMeta, **more: Any) -> Tensor:
+        seen.append((len(meta.slots), len(meta.kv_lens)))
+        return torch.zeros(len(tokens), model.hidden_size)
+
+    class Plan:
+        def beside(self, run: Callable[[], None], noun: str) -> int:
+            run()
+            return 12345
+
+    monkeypatch.setattr(model, "forward", watched)
+    config = config_of(max_num_seqs=20, max_num_batched_tokens=100)
+    shape, states, plan = KVShape(model.caches, torch.float32), StateShape((), torch.float32), cast("MemoryPlan", Plan())
+    found = graph_bytes(config, model, model.ops, shape, states, CPU, plan)
+    assert found == 12345 + 2 * LAYER_BYTES * (len(decode_sizes(20)) + len(mixed_sizes(100)))
+    assert seen == [(112, 21), (64, 21), (32, 21), (24, 24), (16, 16), (16, 15), (8, 8), (4, 4), (2, 2), (1, 1)]
 
 
 @pytest.mark.gpu

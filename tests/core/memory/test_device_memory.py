@@ -90,6 +90,31 @@ def test_what_is_left() -> None:
     )
 
 
+def test_what_stays_beside_the_largest_step() -> None:
+    memory = FakeMemory()
+    plan = MemoryPlan(memory, 0.5)
+    memory.take(10 * GIB)
+    measured = plan.measure(lambda: memory.take(0))
+
+    def graphs() -> None:
+        memory.take(2 * GIB)
+        memory.give(GIB)
+        memory.take(3 * GIB)
+        memory.give(4 * GIB)
+
+    assert plan.beside(graphs, "CUDA graphs") == 4 * GIB
+    assert memory.kept == 10 * GIB
+    with_graphs = replace(measured, graphs=4 * GIB)
+    assert with_graphs.left == measured.left - 4 * GIB == 26 * GIB
+    assert str(with_graphs) == "of 40.00 GiB to use in all, 10.00 GiB are weights and the largest step, 4.00 GiB CUDA graphs"
+
+    def full() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(EngineError, match="no memory for CUDA graphs beside the weights; lower --max-num-seqs, try --enforce-eager"):
+        plan.beside(full, "CUDA graphs")
+
+
 def test_another_model_in_this_process_counts_once() -> None:
     memory = FakeMemory(hidden=GIB)
     memory.take(20 * GIB)
