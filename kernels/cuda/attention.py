@@ -287,8 +287,8 @@ def _signature(kind: str, target: Target, query: torch.dtype, cache: torch.dtype
         constants |= dict.fromkeys(("HAS_WINDOW", "HAS_CAP", "HAS_SINKS"), True)
     name = f"attend_paged {kind} {POINTERS[query][1:]} {POINTERS[cache][1:]} {dim}"
     launched = (shape.num_warps, shape.num_stages, query.itemsize == 2, (target.name,))
-    # Triton 3.6 leaves this one fewer registers than there are, and 56 bytes spill.
-    limit = 64 if (kind, target.name, dim) == ("fixed with options", "sm_120", 128) else 0
+    # Triton 3.6 leaves these fewer registers than there are, and 56 and 8 bytes spill.
+    limit = {("fixed with options", "sm_120", 128): 64, ("prefill with options", "sm_90", 256): 8}.get((kind, target.name, dim), 0)
     return Signature(attend_paged, name, types, constants, *launched, always=query == cache == torch.bfloat16, spill_limit=limit)
 
 
@@ -317,7 +317,9 @@ def _of_latents(kind: str, target: Target, query: torch.dtype, cache: torch.dtyp
     constants |= {"DECODE": decode, "PIECES": decode or kind == "fixed", "PARTIAL": decode}
     name = f"attend_latents {kind} {POINTERS[query][1:]} {POINTERS[cache][1:]}"
     launched = (shape.num_warps, shape.num_stages, query.itemsize == 2, (target.name,))
-    return Signature(attend_latents, name, types, constants, *launched, always=query == cache == torch.bfloat16)
+    # Triton 3.9 compiles for two programs a processor where it can, and 24 or 32 bytes spill; with four warps 3.6 spills 112.
+    limit = 32 if decode and query == cache == torch.bfloat16 else 0
+    return Signature(attend_latents, name, types, constants, *launched, always=query == cache == torch.bfloat16, spill_limit=limit)
 
 
 def _or(tensor: Tensor | None, other: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ TARGETS = (
     Target("sm_80", "cuda", 80, 32, r"\bmma\.sync", "sm_80"),
     Target("sm_86", "cuda", 86, 32, r"\bmma\.sync", "sm_86"),
     Target("sm_90", "cuda", 90, 32, r"\b(mma\.sync|wgmma\.mma_async)", "sm_90"),
+    Target("sm_100", "cuda", 100, 32, r"\b(mma\.sync|tcgen05\.mma)", "sm_90"),
     Target("sm_120", "cuda", 120, 32, r"\bmma\.sync", "sm_86"),
     Target("gfx942", "hip", "gfx942", 64, r"\bv_mfma_", "gfx942"),
 )
