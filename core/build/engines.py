@@ -32,6 +32,7 @@ from .plan import Plan
 from .pooling import installed_in, load_pooling_model
 from .probe import make_rows_alike
 from .sharded import build_runner
+from .tower_memory import TowerMemory
 
 #: Makes what takes the place of the loaded backend, to time or trace its operations.
 WrapOps = Callable[[Ops], Ops]
@@ -46,8 +47,8 @@ def build_engine(plan: Plan, wrap_ops: WrapOps | None = None) -> Engine:
     """The same for a model that generates; also raises ConfigError for one that pools."""
     plan.must_generate()
     config, tokenizer = plan.config, plan.tokenizer
-    runner, num_blocks = build_runner(config, plan.source, wrap_ops)
     media = plan.media_store
+    runner, num_blocks = build_runner(config, plan.source, wrap_ops, TowerMemory.of(config, plan.source, plan.spec, media))
     runner.encoder = media
     if wrap_ops is not None:  # operations are timed one after the other
         config = replace(config, lanes=1)

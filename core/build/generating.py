@@ -57,6 +57,7 @@ from .probe import make_rows_alike
 from .profile import run_largest_steps
 from .recording import graph_bytes, is_recorded, recorded
 from .stage_runner import StageRunner
+from .tower_memory import TowerMemory
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +110,14 @@ class Loaded:
         return runner
 
 
-def load(config: EngineConfig, source: ModelSource, met: Met, wrap_ops: Callable[[Ops], Ops] | None = None) -> Loaded:
-    """The weights of one rank, on its device."""
+def load(
+    config: EngineConfig,
+    source: ModelSource,
+    met: Met,
+    wrap_ops: Callable[[Ops], Ops] | None = None,
+    tower: TowerMemory | None = None,
+) -> Loaded:
+    """The weights of one rank, on its device. `tower`: what there must be room for beside them."""
     device, dtype = device_of(config, met.place.number), DTYPES[config.dtype]
     backend = load_kernels(config, device, *((config.num_ranks, met.place.number) if device.type == "cpu" else ()))
     ops = backend if wrap_ops is None else wrap_ops(backend)
@@ -131,11 +138,18 @@ def load(config: EngineConfig, source: ModelSource, met: Met, wrap_ops: Callable
     usage, free = None, kv_cache.free_memory(device) // sharers
     if plan is not None:
         _allocate_rope(model, config.max_model_len, device)
-        usage = plan.measure(lambda: run_largest_steps(model, ops, shape, states, config, device, draws=met.place.number == 0))
+
+        def largest_step() -> None:
+            run_largest_steps(model, ops, shape, states, config, device, draws=met.place.number == 0)
+            if tower is not None:
+                tower.run()
+
+        usage = plan.measure(largest_step)
         if records:
             usage = replace(usage, graphs=graph_bytes(config, model, ops, shape, states, device, plan))
-        log.info("GPU memory: %s", usage)
         free = kv_cache.free_memory(device) // sharers
+    elif tower is not None:  # it comes later; a run of it has room in what the cache leaves free
+        free = max(0, free - tower.weights)
     if config.enable_lora:  # they come later, and there must be room for them
         adapters = config.max_cpu_loras * installed(model, dtype, device).bytes_of(config.max_lora_rank)
         free, usage = max(0, free - adapters), None if usage is None else replace(usage, peak=usage.peak + adapters)

@@ -32,6 +32,7 @@ from ..weights.source import ModelSource
 from .generating import Room, device_of, load
 from .meeting import meet, shared_memory
 from .stage_runner import StageRunner
+from .tower_memory import TowerMemory
 
 
 class ShardedRunner(StageRunner):
@@ -104,22 +105,30 @@ class ShardedRunner(StageRunner):
             self.ranks.fail(error)
 
 
-def build_runner(config: EngineConfig, source: ModelSource, wrap_ops: Callable[[Ops], Ops] | None = None) -> tuple[Runner, int]:
+def build_runner(
+    config: EngineConfig,
+    source: ModelSource,
+    wrap_ops: Callable[[Ops], Ops] | None = None,
+    tower: TowerMemory | None = None,
+) -> tuple[Runner, int]:
     """The runner with weights and cache in memory, and its number of usable KV blocks.
 
     Args:
         wrap_ops: what takes the place of the loaded backend, made from it: to time or trace its operations.
+        tower: of the model, which this process has.
 
     Raises ModelError, ConfigError, EngineError.
     """
     with on(device_of(config, 0)):
         if config.num_ranks > 1:
-            return _build_sharded(config, source, wrap_ops)
-        loaded = load(config, source, ALONE, wrap_ops)
+            return _build_sharded(config, source, wrap_ops, tower)
+        loaded = load(config, source, ALONE, wrap_ops, tower)
         return loaded.runner(config, loaded.room), loaded.room.num_blocks
 
 
-def _build_sharded(config: EngineConfig, source: ModelSource, wrap_ops: Callable[[Ops], Ops] | None) -> tuple[Runner, int]:
+def _build_sharded(
+    config: EngineConfig, source: ModelSource, wrap_ops: Callable[[Ops], Ops] | None, tower: TowerMemory | None
+) -> tuple[Runner, int]:
     """Starts the other ranks, loads this one's part meanwhile, and agrees with them on the size of the KV cache.
 
     Raises what any of them raises; then none is left.
@@ -146,7 +155,7 @@ def _build_sharded(config: EngineConfig, source: ModelSource, wrap_ops: Callable
             watch = Watch(ranks.workers, met.abort, stall_timeout=config.stall_timeout)
             ranks.at_end(watch.stop)
         met.greet(device)
-        loaded = load(config, source, met, wrap_ops)
+        loaded = load(config, source, met, wrap_ops, tower)
         room = Room(*map(min, zip(loaded.room, *ranks.receive_json(), strict=True)))
         ranks.send_json([*room])
         plain = loaded.runner(config, room)

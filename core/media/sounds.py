@@ -37,7 +37,7 @@ class SoundFeatures:
     Args:
         folder: the model's, whose preprocessor_config.json is read.
         name: the model as the user knows it.
-        window: frames that the tower reads at once.
+        window, bins: frames that the tower reads at once, and the features of each.
 
     Raises ModelError where transformers cannot make an extractor of the file, or it does not fit the model.
     """
@@ -52,7 +52,7 @@ class SoundFeatures:
         if self._extractor.nb_max_frames != window or self._extractor.feature_size != bins:
             made = f"{self._extractor.feature_size} bins and windows of {self._extractor.nb_max_frames} frames"
             raise ModelError(f"{name}: preprocessor_config.json makes {made}, and config.json says {bins} and {window}")
-        self.window = window
+        self.window, self.bins = window, bins
         self.rate = int(self._extractor.sampling_rate)
         self.hop = int(self._extractor.hop_length)
 
@@ -90,6 +90,7 @@ class SoundStore(MediaStore):
         positions: int,
     ) -> None:
         super().__init__(loader, width, _none, load_tower)
+        self.kinds = ("audio",)
         self.positions = positions
         self._make_features = make_features
         self._extract: SoundFeatures | None = None
@@ -119,6 +120,12 @@ class SoundStore(MediaStore):
         with self._lock:
             if self._tower is None:
                 self._tower = self._load_tower()
+
+    def _largest(self, most_tokens: int, options: Mapping[str, Any]) -> Mapping[str, Tensor] | None:
+        """All windows are as large."""
+        import torch
+
+        return {"input_features": torch.zeros(1, self.features.bins, self.features.window)}
 
     def _encoded(self, placed: Placed) -> NDArray[np.float32]:
         import torch

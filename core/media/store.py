@@ -9,6 +9,7 @@ What is let go is made again when it is wanted; the same comes out.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,10 @@ class Look:
     num_tokens: int | None = None
 
 
+#: Pixels in a row of the images that are tried out, the first of them and the last.
+_LARGEST, _SMALLEST = 4096, 64
+
+
 class MediaStore:
     """
     Args:
@@ -71,6 +76,8 @@ class MediaStore:
         most_bytes: int = MOST_EMBEDS,
     ) -> None:
         self.loader = loader
+        self.kinds: tuple[MediaKind, ...] = ("image", "video")
+        """Those that the model may read."""
         self._width = width
         self._make_processor, self._load_tower = make_processor, load_tower
         self._processor: Processor | ImageProcessor | None = None
@@ -152,6 +159,36 @@ class MediaStore:
             self._made()
             if self._tower is None:
                 self._tower = self._load_tower()
+
+    def try_largest(self, most_tokens: int, options: Mapping[str, Any]) -> None:
+        """Loads the tower and has it read the largest medium, to see how much memory that takes. Raises ModelError.
+
+        Args:
+            most_tokens: of a prompt.
+            options: what the model's processor is told (`mm_processor_kwargs`).
+        """
+        self.prepare()
+        if (inputs := self._largest(most_tokens, options)) is not None:
+            assert self._tower is not None
+            self._tower(inputs)
+
+    def _largest(self, most_tokens: int, options: Mapping[str, Any]) -> Mapping[str, Tensor] | None:
+        """The tower's inputs for an image of many pixels whose tokens fit into a prompt; None where the processor takes none of them."""
+        from PIL import Image
+
+        most_pixels, side = self.loader.policy.max_pixels, _LARGEST
+        while side >= _SMALLEST:
+            if side * side <= most_pixels:
+                try:
+                    made = self._made().of(Medium("image", Image.new("RGB", (side, side)), ""), options)
+                except RecordError as error:
+                    log.debug("an image of %d x %d pixels: %s", side, side, error)
+                else:
+                    # At most four patches are one token, as far as families with a grid go.
+                    if made.grid is None or math.prod(made.grid) <= 4 * most_tokens:
+                        return made.inputs
+            side //= 2
+        return None
 
     def _made(self) -> Processor | ImageProcessor:
         with self._lock:

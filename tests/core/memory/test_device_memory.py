@@ -13,6 +13,7 @@ import torch
 from infer.core.build import generating
 from infer.core.build.plan import Plan, make_plan
 from infer.core.build.profile import largest_batch, run_largest_steps
+from infer.core.build.tower_memory import TowerMemory
 from infer.core.engine.runner import Runner
 from infer.core.errors import ConfigError, EngineError
 from infer.core.memory.device_memory import CudaMemory, MemoryPlan, Usage
@@ -251,6 +252,19 @@ def test_loading_measures_unless_the_size_is_given(tiny_llama: Path, fake_gpu: F
     given = plan_of(tiny_llama, num_gpu_blocks_override=33)
     fake_gpu.others = 60 << 20
     assert generating.load(given.config, given.source, ALONE).room.num_blocks == 33
+
+
+def test_a_tower_is_counted(tiny_llama: Path, fake_gpu: FakeMemory) -> None:
+    """Of a GPU what it took when it was tried out."""
+
+    def run() -> None:
+        fake_gpu.take(3 << 20)  # weights, which stay
+        fake_gpu.take(5 << 20)
+        fake_gpu.give(5 << 20)
+
+    plan = plan_of(tiny_llama, gpu_memory_utilization=0.5, max_num_seqs=8)
+    loaded = generating.load(plan.config, plan.source, ALONE, tower=TowerMemory(3 << 20, run))
+    assert loaded.room.num_blocks == ((32 - 2 - 8 - 8) << 20) // (16 * loaded.shape.bytes_per_token) - 1
 
 
 @pytest.mark.gpu
