@@ -4,6 +4,7 @@ vLLM's `multi_modal_data`. Nothing is opened."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..errors import RecordError, nearest
@@ -68,6 +69,17 @@ def of_content(part: Mapping[str, Any], where: str) -> MediaPart:
     if key == "base64" and isinstance(value, str) and not value.startswith("data:"):
         value = f"data:;base64,{value}"
     return MediaPart(kind, _checked(kind, value, where), where, detail=detail if isinstance(detail, str) else None)
+
+
+def of_sound(value: Any, name: str) -> MediaPart:
+    """The sound in the field `name` of a record: a path, a URL, {"url": …} or {"data", "format"}. Raises RecordError as `of_content`."""
+    if isinstance(value, Mapping):
+        if "data" in value:
+            return replace(_input_audio(value, name), param=name)
+        value = value.get("url")
+        if value is None:
+            raise RecordError("missing_field", f"{name} has no url and no data", param=name)
+    return MediaPart("audio", _checked("audio", value, name), name)
 
 
 def of_messages(messages: Any) -> list[MediaPart]:

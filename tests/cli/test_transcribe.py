@@ -184,6 +184,7 @@ def test_hostile_sounds_are_one_error_each_and_neighbours_are_equal(
     assert set(failed.values()) <= {"media_error", "media_refused", "unsupported"}
     assert failed["long"] == "media_refused"
     assert [row["error"]["code"] for row in rows[-4:-1]] == ["media_error", "invalid_type", "media_refused"]
+    assert [row["error"]["param"] for row in rows[-4:-1]] == ["audio"] * 3
     answered = [row for row in rows if row["error"] is None]
     assert rows[-1]["text"] == next(row["text"] for row in answered if row.get("id") == "good"), "the same sound"
     good_lines = [many[row["index"]] for row in answered]

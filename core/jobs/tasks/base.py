@@ -170,7 +170,7 @@ class Task(ABC, Generic[P]):
     def _instead(self, fields: Mapping[str, Any]) -> str:
         """ "; …" for a line that has none of the columns: the field that is one misspelled, or those that --prompt-field may name."""
         for name in fields:
-            if len(name) < _LONGEST_NAME and (meant := nearest(name, self.columns)):
+            if len(name) < _LONGEST_NAME and name not in self.columns and (meant := nearest(name, self.columns)):
                 return f"{meant} (the record has {name!r})"
         texts = {name: len(value) for name, value in fields.items() if isinstance(value, str) and name not in self.known_fields}
         names = [name for name in sorted(texts, key=texts.__getitem__, reverse=True) if len(name) < _LONGEST_NAME][:_SHOWN]

@@ -137,6 +137,9 @@ class GenerateTask(CompletionTask):
 
     def media_of(self, fields: Mapping[str, Any]) -> Sequence[MediaPart]:
         if self.options.has_column:
+            if self.options.hearing is not None:
+                message = "--prompt-field and --template read text alone: leave them out, so that a record's audio and prompt are read"
+                raise RecordError("unsupported", message, param="audio")
             return ()
         return [*of_fields(fields), *of_data(fields.get("multi_modal_data") or {})]
 

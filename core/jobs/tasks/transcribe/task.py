@@ -16,7 +16,7 @@ from ....text.speech.tokens import TASKS, SpeechTokens
 from ....text.speech.transcript import Segment, SpeechParams, Transcript
 from ....types.bounds import Bounds
 from ....types.media import MediaPart
-from ....types.media_parts import of_content
+from ....types.media_parts import of_sound
 from ...jsonl import json_type, wrong_type
 from ...tally import Tally
 from .. import openai_batch
@@ -213,13 +213,7 @@ def _sound_of(fields: Mapping[str, Any]) -> MediaPart:
     given = [name for name in _SOUNDS if fields.get(name) is not None]
     if len(given) > 1:
         raise RecordError("invalid_value", f"give {given[0]} or {given[1]}, not both", param=given[1])
-    name = given[0]
-    value = fields[name]
-    if isinstance(value, dict) and "data" in value:
-        part = of_content({"type": "input_audio", "input_audio": value}, "")
-    else:
-        part = of_content({"type": "audio_url", "audio_url": value}, "")
-    return replace(part, param=name)
+    return of_sound(fields[given[0]], given[0])
 
 
 def _granularities(fields: Mapping[str, Any]) -> bool:
