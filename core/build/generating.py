@@ -147,6 +147,7 @@ def load(
         usage = plan.measure(largest_step)
         if records:
             usage = replace(usage, graphs=graph_bytes(config, model, ops, shape, states, device, plan))
+        log.info("GPU memory: %s", usage)
         free = kv_cache.free_memory(device) // sharers
     elif tower is not None:  # it comes later; a run of it has room in what the cache leaves free
         free = max(0, free - tower.weights)
