@@ -113,6 +113,10 @@ class AdapterBooks:
         sequence.slot = slot
         return True
 
+    def is_ready(self, key: AdapterKey) -> bool:
+        """True if an adapter has a slot, so that asking for it changes none."""
+        return key in self._slots
+
     def slot_of(self, key: AdapterKey) -> int:
         """The slot of an adapter, which is read if need be. Raises AdapterError."""
         if key not in self._slots:

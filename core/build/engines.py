@@ -86,6 +86,8 @@ def _told(config: EngineConfig, linears: Iterable[Linear], parameters: Iterable[
 def build_pooling_engine(plan: Plan, wrap_ops: WrapOps | None = None) -> PoolingEngine:
     """The same for a model that pools; also raises ConfigError for one that generates."""
     config, source, recipe = plan.config, plan.source, plan.must_pool()
+    if wrap_ops is not None:  # as above
+        config = replace(config, lanes=1)
     device, dtype = device_of(config, 0), DTYPES[config.dtype]
     with on(device):
         backend = load_kernels(config, device)

@@ -192,6 +192,10 @@ class Encoder:
             if part is not None:
                 yield from part.parameters()
 
+    def beside(self) -> Encoder | None:
+        """Itself: nothing of a batch is kept."""
+        return self
+
     def forward(self, tokens: Tensor, positions: Tensor, types: Tensor | None, segments: Segments, rows: Tensor | None = None) -> Tensor:
         """See `PoolingModel.forward`; the last layer computes no rows that are not wanted."""
         attention = self.layers[0].attention.config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 
 import torch
@@ -50,6 +51,14 @@ class FlatDecoder:
             yield from self.model.body_parameters()
         if self._head is not None:
             yield from self._head.parameters()
+
+    def beside(self) -> FlatDecoder | None:
+        """With pages of its own. Not of transformers' models: what they keep of a batch is theirs to know."""
+        if not isinstance(self.model, Decoder):
+            return None
+        other = copy.copy(self)
+        other._caches = {}
+        return other
 
     def forward(self, tokens: Tensor, positions: Tensor, types: Tensor | None, segments: Segments, rows: Tensor | None = None) -> Tensor:
         """See `PoolingModel.forward`."""

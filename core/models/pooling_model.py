@@ -30,6 +30,9 @@ class PoolingModel(Protocol):
     def parameters(self) -> Iterator[Parameter]:
         """All that is loaded from the checkpoint, the classifier's too."""
 
+    def beside(self) -> PoolingModel | None:
+        """The same weights for steps that are computed at the same time; None where that cannot be."""
+
     def forward(self, tokens: Tensor, positions: Tensor, types: Tensor | None, segments: Segments, rows: Tensor | None = None) -> Tensor:
         """Hidden states [N, hidden_size] after the last layer and the final norm; of `rows` alone where given, [R, hidden_size].
 

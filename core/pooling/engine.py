@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -25,6 +26,7 @@ from ..settings.config import EngineConfig
 from ..types.adapters import AdapterKey
 from ..types.pooling_request import Pooled, PoolingRequest, TextIds
 from .batch import TextBatch, tagged
+from .crew import crew_of
 from .head import Head
 from .limits import PoolingLimits
 from .recipe import Recipe
@@ -42,17 +44,31 @@ class _Answer:
     order: int
     values: list[Any]
     missing: int
+    bad: int | None = None
+    """The first of its texts so far whose values are not finite."""
     flying: set[int] = field(default_factory=set)
     """Places whose texts are in a step that is begun."""
 
 
+#: Who wants a text: an answer, and the text's place in it.
+_Taker = tuple[_Answer, int]
+#: The values of a step's texts, and which of them are finite.
+_Made = tuple[list[NDArray[np.float32]], NDArray[np.bool_]]
 #: Makes the values of a step's texts, and says which are finite, when the device is done.
-_Values = Callable[[], tuple[list[NDArray[np.float32]], NDArray[np.bool_]]]
+_Values = Callable[[], _Made]
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """Texts of one setting that are computed together, and the slot of the adapter that reads them."""
+
+    taken: list[Waiting[_Taker]]
+    setting: Setting
+    slot: int
+
 
 _order = attrgetter("order")
 _NOTHING = np.empty(0, dtype=np.float32)
-#: Who wants a text: an answer, and the text's place in it.
-_Taker = tuple[_Answer, int]
 
 
 class PoolingEngine:
@@ -88,14 +104,23 @@ class PoolingEngine:
         self._window: Window[_Taker] = Window()
         self._open: dict[str, _Answer] = {}
         self._num_added = 0
-        self._begun: tuple[list[Waiting[_Taker]], _Values] | None = None
+        self._begun: tuple[_Step, _Values] | None = None
         """The step that the device has to do, where steps overlap."""
         self._overlaps = config.device != "cpu" and not config.disable_async_output_proc
         self._refused: list[Pooled] = []
+        self._crew = crew_of(self, config, runner)
 
     # -- requests ------------------------------------------------------------------------------------------------
     def add(self, request: PoolingRequest) -> None:
         """Queues a request. Raises RecordError if it can never be answered; the engine is then as it was."""
+        with self._turn():
+            self._add(request)
+
+    def _turn(self) -> AbstractContextManager[Any]:
+        """Around whatever changes the books, which lanes have in common."""
+        return nullcontext() if self._crew is None else self._crew.turn
+
+    def _add(self, request: PoolingRequest) -> None:
         self._limits.check(request)
         if self._num_types > 1:
             self._check_types(request.texts)
@@ -124,6 +149,13 @@ class PoolingEngine:
 
     def abort(self, request_id: str) -> None:
         """Drops a request that has not been answered."""
+        with self._turn():
+            if request_id not in self._open and self._crew is not None:
+                self._crew.outputs = [output for output in self._crew.outputs if output.request_id != request_id]
+                return
+            self._drop(request_id)
+
+    def _drop(self, request_id: str) -> None:
         answer = self._open.pop(request_id)
         for place, text in enumerate(answer.request.texts):
             if answer.values[place] is None and place not in answer.flying:
@@ -131,15 +163,26 @@ class PoolingEngine:
 
     def is_open(self, request_id: str) -> bool:
         """True if the request was added and is not answered."""
-        return request_id in self._open
+        with self._turn():
+            return request_id in self._open or any(output.request_id == request_id for output in self._answered)
 
     def expect_more(self, more: bool) -> None:
         """Says whether requests may be added to those that are there. Nothing here depends on it."""
 
     @property
+    def _answered(self) -> list[Pooled]:
+        """Answers that nobody was given yet."""
+        return [] if self._crew is None else self._crew.outputs
+
+    @property
     def num_unfinished(self) -> int:
         """Requests added and not answered."""
-        return len(self._open)
+        return len(self._open) + len(self._answered)
+
+    @property
+    def has_requests(self) -> bool:
+        """True if there is something to compute."""
+        return bool(self._open)
 
     @property
     def max_num_seqs(self) -> int:
@@ -151,65 +194,105 @@ class PoolingEngine:
         """Texts to compute; those that are the same count once."""
         return len(self._window)
 
+    @property
+    def num_waiting_tokens(self) -> int:
+        """Theirs."""
+        return self._window.num_tokens
+
     def reset_prefix_cache(self) -> bool:
         """True: there is no such cache."""
         return True
 
     def close(self) -> None:
-        """There are no other processes to end."""
+        """Ends the threads of lanes, if there are any."""
+        if self._crew is not None:
+            self._crew.end()
 
     # -- the loop ------------------------------------------------------------------------------------------------
     def step(self) -> list[Pooled]:
         """Computes one step; returns the requests it finished, answered or failed, in the order in which they were added."""
         with on(self.runner.device):
-            return self._advance()
+            return self._advance() if self._crew is None else self._crew.step()
 
     def _advance(self) -> list[Pooled]:
         watch = Stopwatch(self.stats.seconds)
         step, self._begun = self._begun or self._begin(watch), None
         if step is not None and self._overlaps:
             self._begun = self._begin(watch)
-            for waiting in self._begun[0] if self._begun is not None else ():
-                for answer, place in waiting.takers:
-                    answer.flying.add(place)
-        refused, self._refused = self._refused, []
-        return refused if step is None else refused + self._finish(*step, watch)
+        refused = self.take_refused()
+        if step is None:
+            return refused
+        taken, values = step
+        made = values()
+        watch.count("sample")
+        finished = self.book(taken, made, watch)
+        watch.count("commit")
+        return refused + finished
 
-    def _begin(self, watch: Stopwatch) -> tuple[list[Waiting[_Taker]], _Values] | None:
+    def _begin(self, watch: Stopwatch) -> tuple[_Step, _Values] | None:
         """Gives the device a step to do; None if nothing waits, or if those who wait longest had to be refused."""
-        taken = self._window.take(self.config.max_num_batched_tokens, self.config.max_num_seqs)
+        step = self.take(self.config.max_num_batched_tokens, watch)
+        return None if step is None else (step, self._start(step, self.runner, watch))
+
+    def take(self, budget: int, watch: Stopwatch) -> _Step | None:
+        """The next step, of at most `budget` tokens; None if nothing waits, or if those who wait longest had to be refused."""
+        taken = self._window.take(budget, self.config.max_num_seqs)
         if not taken:
             return None
+        for waiting in taken:
+            for answer, place in waiting.takers:
+                answer.flying.add(place)
         watch.count("schedule")
-        texts, setting = [waiting.text for waiting in taken], taken[0].setting
-        slot = 0
+        setting, slot = taken[0].setting, 0
         if setting.adapter is not None and self._books is not None:
             try:
-                slot = self._books.slot_of(setting.adapter)
+                slot = self._slot_of(setting.adapter)
             except AdapterError as error:
                 self._refused += self._refuse(taken, error.of_record())
                 return None
+        return _Step(taken, setting, slot)
+
+    def _slot_of(self, key: AdapterKey) -> int:
+        """Of an adapter, which is read if need be. Raises AdapterError."""
+        assert self._books is not None
+        if self._crew is None or self._books.is_ready(key):
+            return self._books.slot_of(key)
+        with self._crew.at_rest():  # the slot it gets may be one that others compute with
+            return self._books.slot_of(key)
+
+    def take_refused(self) -> list[Pooled]:
+        """Answers of requests that could not be computed, each once."""
+        refused, self._refused = self._refused, []
+        return refused
+
+    def compute(self, step: _Step, runner: Runner, watch: Stopwatch) -> _Made:
+        """Computes a step. Touches nothing that lanes have in common."""
+        made = self._start(step, runner, watch)()
+        watch.count("sample")
+        return made
+
+    def _start(self, step: _Step, runner: Runner, watch: Stopwatch) -> _Values:
+        """Gives the device a step to do."""
+        texts, setting = [waiting.text for waiting in step.taken], step.setting
         if setting.image:
-            return taken, self._of_images(texts, setting)
-        batch = self.runner.pack(texts)
+            return self._of_images(texts, setting)
+        batch = runner.pack(texts)
         watch.count("batch")
         if setting.kind in ("token_embed", "token_classify"):
-            return taken, self._of_tokens(texts, batch, setting, slot, watch)
-        begun = self._head.begin(self.runner.pooled(texts, batch, slot), len(texts), setting)
+            return self._of_tokens(texts, batch, step, runner, watch)
+        begun = self._head.begin(runner.pooled(texts, batch, step.slot), len(texts), setting)
         watch.count("model")
 
-        def values() -> tuple[list[NDArray[np.float32]], NDArray[np.bool_]]:
+        def values() -> _Made:
             vectors, finite = self._head.finish(begun, setting)
             return list(vectors), finite
 
-        return taken, values
+        return values
 
-    def _finish(self, taken: list[Waiting[_Taker]], values: _Values, watch: Stopwatch) -> list[Pooled]:
-        made, finite = values()
-        watch.count("sample")
-        finished = self._hand_out(taken, made, finite)
-        self._count(taken)
-        watch.count("commit")
+    def book(self, step: _Step, made: _Made, watch: Stopwatch) -> list[Pooled]:
+        """Hands out what was computed; the requests that this finished, in the order in which they were added."""
+        finished = self._hand_out(step.taken, *made)
+        self._count(step.taken)
         return finished
 
     def _of_images(self, images: list[TextIds], setting: Setting) -> _Values:
@@ -217,20 +300,21 @@ class PoolingEngine:
         assert self._media is not None, "without it there are no images"
         rows = [self._media.embeds(one.image) for one in images if one.image is not None]
 
-        def values() -> tuple[list[NDArray[np.float32]], NDArray[np.bool_]]:
+        def values() -> _Made:
             vectors, finite = self._head.finished(np.concatenate(rows), setting)
             return list(vectors), finite
 
         return values
 
-    def _of_tokens(self, texts: list[TextIds], batch: TextBatch, setting: Setting, slot: int, watch: Stopwatch) -> _Values:
+    def _of_tokens(self, texts: list[TextIds], batch: TextBatch, step: _Step, runner: Runner, watch: Stopwatch) -> _Values:
         """Vectors or scores of each text's tokens; of some tokens alone if the setting or the text says so."""
+        setting = step.setting
         wanted = None if setting.step_tag_id is None else tagged(batch, setting.step_tag_id)
         count, ends = (int(batch.starts[-1]), batch.starts[1:]) if wanted is None else (int(wanted.ends[-1]), wanted.ends)
-        begun = self._head.begin(self.runner.tokens(batch, None if wanted is None else wanted.rows, slot), count, setting)
+        begun = self._head.begin(runner.tokens(batch, None if wanted is None else wanted.rows, step.slot), count, setting)
         watch.count("model")
 
-        def values() -> tuple[list[NDArray[np.float32]], NDArray[np.bool_]]:
+        def values() -> _Made:
             rows, finite = self._head.finish(begun, setting)
             found = np.split(rows, ends[:-1])
             if wanted is None:
@@ -245,7 +329,7 @@ class PoolingEngine:
         for answer, place in (taker for waiting in taken for taker in waiting.takers):
             answer.values[place] = _NOTHING
         for answer in answers:
-            self.abort(answer.request.request_id)
+            self._drop(answer.request.request_id)
         self._count(taken)
         return [
             Pooled(answer.request.request_id, num_tokens=sum(len(text.ids) for text in answer.request.texts), error=error)
@@ -253,7 +337,7 @@ class PoolingEngine:
         ]
 
     def _hand_out(self, taken: list[Waiting[_Taker]], values: list[NDArray[np.float32]], finite: NDArray[np.bool_]) -> list[Pooled]:
-        touched: dict[_Answer, int | None] = {}  # answers that are whole now, or the place of a text that makes them fail
+        whole: list[_Answer] = []
         for waiting, value, good in zip(taken, values, finite.tolist(), strict=True):
             mine = value
             for answer, place in waiting.takers:
@@ -263,21 +347,21 @@ class PoolingEngine:
                 answer.values[place] = mine
                 answer.missing -= 1
                 if not good:
-                    touched.setdefault(answer, place)
-                elif not answer.missing:
-                    touched.setdefault(answer, None)
+                    answer.bad = place if answer.bad is None else min(place, answer.bad)
+                if not answer.missing:
+                    whole.append(answer)
                 mine = value.copy() if len(waiting.takers) > 1 else value  # whoever changes his leaves the others' alone
-        return [self._close(answer, touched[answer]) for answer in sorted(touched, key=_order)]
+        return [self._close(answer) for answer in sorted(whole, key=_order)]
 
-    def _close(self, answer: _Answer, bad: int | None) -> Pooled:
+    def _close(self, answer: _Answer) -> Pooled:
+        """Answers a request all of whose texts are computed: which of them is blamed does not depend on who was first."""
         request = answer.request
         num_tokens = sum(len(text.ids) for text in request.texts)
-        if bad is not None:
-            self.abort(request.request_id)
+        del self._open[request.request_id]
+        if (bad := answer.bad) is not None:
             text = request.texts[bad]
             fault = self._media.fault(text.image.key) if text.image is not None and self._media is not None else None
             return Pooled(request.request_id, num_tokens=num_tokens, error=fault or _not_finite(request, bad))
-        del self._open[request.request_id]
         return Pooled(request.request_id, answer.values, num_tokens)
 
     def _count(self, taken: list[Waiting[_Taker]]) -> None:

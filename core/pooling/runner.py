@@ -38,6 +38,15 @@ class Runner:
         """Those of LoRA, where texts may have some."""
         self._kept: Tensor | None = None
 
+    def beside(self) -> Runner | None:
+        """Another one, for steps that are computed at the same time as this one's; None where the model computes one at a time."""
+        model = self.model.beside() if self.device.type == "cpu" else None
+        if model is None:
+            return None
+        runner = Runner(model, self.pooling, self.device)
+        runner.adapters = self.adapters
+        return runner
+
     def pack(self, texts: Sequence[TextIds]) -> TextBatch:
         """The batch of texts, whose token types are left out where the model knows none."""
         batch = pack(texts)

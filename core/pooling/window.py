@@ -107,6 +107,8 @@ class Window(Generic[Taker]):
         self._groups: dict[Setting, _Group[Taker]] = {}
         self._arrived: deque[Waiting[Taker]] = deque()
         self._count = 0
+        self.num_tokens = 0
+        """Of the texts to compute."""
 
     def __len__(self) -> int:
         """Texts to compute."""
@@ -126,6 +128,7 @@ class Window(Generic[Taker]):
         group.add(waiting)
         self._arrived.append(waiting)
         self._count += 1
+        self.num_tokens += len(text.ids)
 
     def drop(self, text: TextIds, setting: Setting, taker: Taker) -> None:
         """Someone no longer wants a text that he added and that was not taken. It goes when nobody wants it."""
@@ -136,7 +139,7 @@ class Window(Generic[Taker]):
         waiting.takers.remove(taker)
         if not waiting.takers:
             group.leave(waiting)
-            self._left(1)
+            self._left([waiting])
 
     def take(self, budget: int, most: int) -> list[Waiting[Taker]]:
         """The texts of the next step, all of one setting: `budget` tokens and `most` texts at most, but one text at least. None wait
@@ -149,11 +152,12 @@ class Window(Generic[Taker]):
         oldest = arrived[0]
         taken = self._groups[oldest.setting].take(len(oldest.text.ids), budget, most)
         assert taken[0] is oldest, "it is the first of its length"
-        self._left(len(taken))
+        self._left(taken)
         return taken
 
-    def _left(self, count: int) -> None:
-        self._count -= count
+    def _left(self, gone: list[Waiting[Taker]]) -> None:
+        self._count -= len(gone)
+        self.num_tokens -= sum(len(waiting.text.ids) for waiting in gone)
         if not self._count:  # forget those that are gone, and settings that may not come again
             self._groups.clear()
             self._arrived.clear()

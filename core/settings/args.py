@@ -202,10 +202,10 @@ class EngineArgs(AdapterArgs, MediaArgs, ParallelArgs, SpeculationArgs, LaterArg
     threads: int | None = _device(None, "CPU threads; default: one for each physical core that this process may use.", low=1)
     lanes: int | None = _device(
         None,
-        "Batches that are computed at a time, each by its share of the threads, where enough records run: they share weights and "
-        "cache, and wait for each other nowhere. Default: one, and 2 to 4 while other processes want the same cores.",
+        "Batches that are computed at a time, each by its share of the threads, where enough records run: they share the weights "
+        "and wait for each other nowhere. Default: one, and 2 to 4 while other processes want the same cores.",
         low=1,
-        no_effect=("cuda", "pooling"),
+        no_effect=("cuda",),
     )
     deterministic: bool = _device(False, "Same bytes whatever the batch, on CUDA too (on CPU it is always so).", no_effect=("cpu",))
     enforce_eager: bool = _device(False, "No CUDA graphs.", no_effect=("cpu", "pooling"))
@@ -374,7 +374,7 @@ class EngineArgs(AdapterArgs, MediaArgs, ParallelArgs, SpeculationArgs, LaterArg
                 "threads": threads.count,
                 "threads_given": self.threads is not None,
                 "cpus": cpus_in_order() if self.pin_threads and kind == "cpu" else (),
-                "lanes": choose_lanes(self.lanes, threads.count, notes) if kind == "cpu" and not pools else 1,
+                "lanes": choose_lanes(self.lanes, threads.count, notes) if kind == "cpu" else 1,
                 "lanes_always": self.lanes is not None,
                 "dtype": dtype,
                 "task": task,

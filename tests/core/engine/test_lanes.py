@@ -37,7 +37,7 @@ class Flights:
         """The next thing of a lane: plan, compute or book; False if it has nothing to do."""
         with self.crew.turn:
             if number in self.computed:
-                self.crew.book(number, *self.computed.pop(number), self.watch)
+                self.crew.book(number, self.computed.pop(number), self.watch)
             elif number in self.planned:
                 self.computed[number] = self.crew.compute(number, self.planned.pop(number), self.watch)
             elif (planned := self.crew.plan(number, self.watch)) is not None:

@@ -69,6 +69,9 @@ class TextModel:
     def parameters(self) -> Iterator[Parameter]:
         return iter(())
 
+    def beside(self) -> TextModel:
+        return self
+
     def forward(self, tokens: Tensor, positions: Tensor, types: Tensor | None, segments: Segments, rows: Tensor | None = None) -> Tensor:
         starts = segments.starts.tolist()
         assert segments.starts.dtype == torch.int32
@@ -104,15 +107,22 @@ def make_config() -> Callable[..., EngineConfig]:
 
 @pytest.fixture(scope="session")
 def make(make_config: Callable[..., EngineConfig]) -> Make:
-    """make(budget=..., most=..., labels=..., any field of Recipe) -> (engine, its model). Weights of Dense modules are random."""
+    """make(budget=..., most=..., labels=..., lanes=..., threads=..., any field of Recipe) -> (engine, its model).
 
-    def engine(budget: int = 64, most: int = 256, labels: int = 0, **fields: Any) -> tuple[PoolingEngine, TextModel]:
+    Weights of Dense modules are random.
+    """
+
+    def engine(
+        budget: int = 64, most: int = 256, labels: int = 0, lanes: int = 1, threads: int = 1, **fields: Any
+    ) -> tuple[PoolingEngine, TextModel]:
         model = TextModel(labels)
         kind = "classify" if labels else "embed"
         defaults = {"kind": kind, "pooling": "mean", "normalize": True, "hidden_size": HIDDEN, "labels": tuple("abcdefgh"[:labels])}
         recipe = Recipe(**{**defaults, **fields})
         head = Head([dense(spec, model) for spec in recipe.dense], model.classifier, recipe.activation)
-        return PoolingEngine(make_config(budget, most), recipe, Runner(model, recipe.pooling, torch.device("cpu")), head), model
+        return PoolingEngine(
+            make_config(budget, most, lanes=lanes, threads=threads), recipe, Runner(model, recipe.pooling, torch.device("cpu")), head
+        ), model
 
     return engine
 

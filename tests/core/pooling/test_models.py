@@ -115,8 +115,11 @@ def test_bytes_depend_on_the_text_alone(
         engine = engine_of(tmp_path, recipe, **fixed, max_num_batched_tokens=64, max_num_seqs=64)
         alone = [ask(engine, [text])[0].values[0].tobytes() for text in texts]
         tokens = [ask(engine, [text], "token_embed")[0].values[0].tobytes() for text in texts]
-        for budget, most in ((200, 7), (4096, 256)):
-            engine = engine_of(tmp_path, recipe, **fixed, max_num_batched_tokens=budget, max_num_seqs=most)
+        for budget, most, lanes in ((200, 7, 2), (4096, 256, 1)):
+            engine = engine_of(tmp_path, recipe, **fixed, max_num_batched_tokens=budget, max_num_seqs=most, lanes=lanes, threads=lanes)
+            if engine._crew is not None:
+                engine._crew.enough = 64
+            assert (engine._crew is not None) == (lanes > 1)
             order = random.Random(budget).sample(range(len(texts)), len(texts))
             assert [answer.values[0].tobytes() for answer in ask(engine, texts, order=order)] == alone
             assert [answer.values[0].tobytes() for answer in ask(engine, texts, "token_embed", order)] == tokens
