@@ -32,14 +32,33 @@ SUFFIX = ".so"
 
 #: No product and sum is fused but where the source says so (`vfma`): what is rounded where must not depend on how a compiler
 #: unrolled a loop.
-FLAGS = ("-I.", "-std=c++17", "-O3", "-fPIC", "-pthread", "-fno-math-errno", "-ffp-contract=off", "-fvisibility-inlines-hidden")
+FLAGS = (
+    "-I.",
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-pthread",
+    "-fno-math-errno",
+    "-ffp-contract=off",
+    "-fvisibility-inlines-hidden",
+    "-fno-exceptions",
+)
 #: Of each row the first that the compiler takes.
 OPTIONAL_FLAGS = (("-march=native", "-mcpu=native"), ("-mprefer-vector-width=512",), ("-fno-semantic-interposition",))
 #: Tried in this order unless $CXX names one; after them zig, as the Python package `ziglang` brings it.
 COMPILERS = ("c++", "g++", "clang++")
 #: In place of OPTIONAL_FLAGS for zig, which would build its own C++ library to answer whether it takes a flag. It calls the CPU -mcpu,
-#: and looks for undefined behaviour unless told not to.
-ZIG_FLAGS = ("-mcpu=native", "-mprefer-vector-width=512", "-fno-sanitize=undefined")
+#: looks for undefined behaviour unless told not to, and adds debug information. Its C++ library would be built before anything is linked
+#: with it, a hundred files in minutes: what the kernels need of one is in src/runtime.cpp.
+ZIG_FLAGS = (
+    "-mcpu=native",
+    "-mprefer-vector-width=512",
+    "-fno-sanitize=undefined",
+    "-g0",
+    "-fno-threadsafe-statics",
+    "-DINFER_OWN_RUNTIME",
+)
+ZIG_LINKS = ("-O3", "-mcpu=native", "-fno-sanitize=undefined", "-s", "-nostdlib++")
 #: Seconds for one source file.
 TIME_LIMIT = 300.0
 
@@ -207,7 +226,7 @@ def _compile(compiler: Compiler, sources: dict[str, bytes], work: Path) -> Path:
     flags = compiler.flags()
     objects = [f"{name}.o" for name in sorted(units)]
     _run_all(compiler, [[*flags, "-c", name, "-o", f"{name}.o"] for name in units], work)
-    linked = ["-O3", *ZIG_FLAGS] if compiler.is_zig else []  # or it would look for undefined behaviour in its own library
+    linked = ZIG_LINKS if compiler.is_zig else ()
     _run_all(compiler, [[*linked, "-shared", "-pthread", *objects, "-lm", "-o", f"kernels{SUFFIX}"]], work)
     return work / f"kernels{SUFFIX}"
 
@@ -276,7 +295,7 @@ def _read(folder: Path) -> dict[str, bytes]:
 def _digest(sources: dict[str, bytes]) -> str:
     """Of all that a build depends on, but for the compiler."""
     machine = f"{platform.machine()} {model_name()} {' '.join(sorted(features()))}"
-    flags = repr((FLAGS, OPTIONAL_FLAGS, ZIG_FLAGS))
+    flags = repr((FLAGS, OPTIONAL_FLAGS, ZIG_FLAGS, ZIG_LINKS))
     return _hash(machine, flags, *(f"{name} {_hash(content)}" for name, content in sources.items()))
 
 

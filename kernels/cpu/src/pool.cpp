@@ -19,17 +19,16 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
-#include <thread>
 #include <vector>
 
 #include <pthread.h>
 #include <signal.h>
+#include <unistd.h>
 
 #if defined(__linux__)
 #include <linux/futex.h>
 #include <sched.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 #else
 #include <condition_variable>
 #include <mutex>
@@ -96,12 +95,12 @@ std::atomic<uint64_t> forks{0};
 // CPUs for a thread and its workers, in this order; none: wherever the system puts them. The thread itself stays where it is.
 using Places = std::vector<int>;
 
-void put(std::thread &worker, int cpu) {
+void put(pthread_t worker, int cpu) {
 #if defined(__linux__)
     cpu_set_t only;
     CPU_ZERO(&only);
     CPU_SET(cpu, &only);
-    pthread_setaffinity_np(worker.native_handle(), sizeof only, &only);  // a CPU that has gone since is no reason to stop
+    pthread_setaffinity_np(worker, sizeof only, &only);  // a CPU that has gone since is no reason to stop
 #else
     (void)worker, (void)cpu;
 #endif
@@ -110,17 +109,16 @@ void put(std::thread &worker, int cpu) {
 class Team {
   public:
     Team(int wanted, const Places &places) : made_in(forks.load()) {
-        workers = new std::thread[wanted - 1];
+        workers = new Worker[wanted - 1];
         // Signals are for the threads that were there before us.
         sigset_t all, before;
         sigfillset(&all);
         pthread_sigmask(SIG_SETMASK, &all, &before);
-        try {
-            for (; count < wanted - 1; count++) {
-                workers[count] = std::thread(&Team::look_for_work, this, count);
-                if (!places.empty()) put(workers[count], places[(count + 1) % places.size()]);
-            }
-        } catch (const std::exception &) {  // the system allows no more: fewer do it
+        for (; count < wanted - 1; count++) {
+            Worker &worker = workers[count];
+            worker.team = this, worker.number = count;
+            if (pthread_create(&worker.thread, nullptr, begin, &worker) != 0) break;  // the system allows no more: fewer do it
+            if (!places.empty()) put(worker.thread, places[(count + 1) % places.size()]);
         }
         pthread_sigmask(SIG_SETMASK, &before, nullptr);
     }
@@ -129,7 +127,7 @@ class Team {
         ends.store(true);
         state.fetch_add(NEXT);
         state.wake_all();
-        for (int i = 0; i < count; i++) workers[i].join();
+        for (int i = 0; i < count; i++) pthread_join(workers[i].thread, nullptr);
         delete[] workers;
     }
 
@@ -167,11 +165,21 @@ class Team {
     alignas(64) void (*work)(const void *) = nullptr;
     const void *context = nullptr;
     FloatingPoint mode;
-    std::thread *workers = nullptr;
+    struct Worker {
+        pthread_t thread;
+        Team *team;
+        int number;
+    };
+    Worker *workers = nullptr;
     int count = 0;
     const uint64_t made_in;
 
     void look_for_work(int number);
+    static void *begin(void *worker) {
+        const Worker &self = *(const Worker *)worker;
+        self.team->look_for_work(self.number);
+        return nullptr;
+    }
 };
 
 thread_local int size = 0;  // 0: not said
@@ -244,18 +252,22 @@ void place(const int64_t *cpus, int64_t count, bool for_all) {
     own.end();  // its workers are where they were said to be before
 }
 
-int machine_threads() {
-    static const int found = [] {
-        const char *given = getenv("OMP_NUM_THREADS");
-        int count = given ? atoi(given) : 0;
+int count_threads() {
+    const char *given = getenv("OMP_NUM_THREADS");
+    int count = given ? atoi(given) : 0;
 #if defined(__linux__)
-        cpu_set_t usable;
-        if (count < 1 && sched_getaffinity(0, sizeof usable, &usable) == 0) count = CPU_COUNT(&usable);
+    cpu_set_t usable;
+    if (count < 1 && sched_getaffinity(0, sizeof usable, &usable) == 0) count = CPU_COUNT(&usable);
 #endif
-        if (count < 1) count = (int)std::thread::hardware_concurrency();
-        return std::min(std::max(1, count), MOST_THREADS);
-    }();
-    return found;
+    if (count < 1) count = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    return std::min(std::max(1, count), MOST_THREADS);
+}
+
+int machine_threads() {
+    static std::atomic<int> found{0};  // 0: nobody has looked; two who look at a time see the same
+    int count = found.load(std::memory_order_relaxed);
+    if (!count) found.store(count = count_threads(), std::memory_order_relaxed);
+    return count;
 }
 
 std::atomic<int> usual{0};  // the size of teams of threads that have said nothing; 0: machine_threads()
