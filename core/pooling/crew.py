@@ -20,7 +20,8 @@ from .runner import Runner
 #: Tokens for each lane from which on several are used, and that a lane takes at least where there are so many.
 ENOUGH = 256
 
-Step, Made = TypeVar("Step"), TypeVar("Made")
+Step = TypeVar("Step")
+Made = TypeVar("Made")
 
 
 class Work(Protocol[Step, Made]):

@@ -23,7 +23,9 @@ from ..stats import EngineStats, Stopwatch
 from .company import Company
 
 #: What is planned, what computing it gives, and what is answered.
-Planned, Made, Output = TypeVar("Planned"), TypeVar("Made"), TypeVar("Output")
+Planned = TypeVar("Planned")
+Made = TypeVar("Made")
+Output = TypeVar("Output")
 
 
 class Team(ABC, Generic[Planned, Made, Output]):
