@@ -40,10 +40,13 @@ class ProductOps(Protocol):
     def supports_int8(self) -> bool:
         """True if sums of int8 products are exact here: our own kernels' are on every CPU, a library's where they do not saturate."""
 
-    def pack_int8(self, weight: Tensor) -> Any:
-        """A weight [out, in] quantized to int8, one scale an output row (largest magnitude / 127), in `linear_int8`'s form."""
+    def pack_int8(self, weight: Tensor, *, halves: bool = False) -> Any:
+        """A weight [out, in] quantized to int8, one scale an output row (largest magnitude / 127), in `linear_int8`'s form.
 
-    def pack_int8_rows(self, values: Tensor, scale: Tensor) -> Any:
+        `halves`: in the form that `linear_int8_gated` is fastest with.
+        """
+
+    def pack_int8_rows(self, values: Tensor, scale: Tensor, *, halves: bool = False) -> Any:
         """The same of a weight that is quantized already: int8 [out, in], meaning values * scale float32 [out]."""
 
     def quantize(self, x: Tensor) -> ScaledRows:
@@ -55,6 +58,9 @@ class ProductOps(Protocol):
         Without a bias: the weight's scales applied, the rows' own passed on. With one, or in float16, whose range the values
         could leave without the rows' scales: plain rows.
         """
+
+    def linear_int8_gated(self, x: ScaledRows, weight: Any, bias: Tensor | None, kind: str, dtype: torch.dtype, *, quantize: bool) -> Rows:
+        """gated_activation(linear_int8(x, weight, bias, dtype), kind, quantize=quantize) [N, out / 2], in the same bits."""
 
     # -- mixtures of experts -------------------------------------------------------------------------------------
     def linear_experts(self, x: Tensor, weights: Sequence[Any], starts: Tensor, biases: Sequence[Tensor] | None) -> Tensor:

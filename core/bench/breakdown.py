@@ -18,6 +18,7 @@ LINEAR = frozenset(
         "linear",
         "linear_gated",
         "linear_int8",
+        "linear_int8_gated",
         "linear_grouped",
         "linear_fp8",
         "linear_experts",

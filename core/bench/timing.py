@@ -129,7 +129,7 @@ class TimedOps:
     def _work(self, name: str, args: tuple[Any, ...], result: Any) -> Work:
         if name in ("linear", "linear_int8"):
             return linear_work(name, args[0], result)
-        if name == "linear_gated":
+        if name in ("linear_gated", "linear_int8_gated"):
             return gated_work(name, args[0], result)
         if name in ("linear_experts", "linear_experts_int8"):
             return experts_work(name, args[0], args[2], result)
@@ -152,10 +152,12 @@ def linear_work(name: str, x: Tensor | ScaledRows, result: Tensor | ScaledRows) 
     return Work(key, 2 * rows * size_in * size_out, size_in * size_out * x.element_size())
 
 
-def gated_work(name: str, x: Tensor, result: Tensor) -> Work:
+def gated_work(name: str, x: Tensor | ScaledRows, result: Tensor | ScaledRows) -> Work:
     """The same of a product twice as wide as the result, whose halves become one; the activation is not counted."""
+    x, result = _values(x), _values(result)
     (rows, size_in), size_out = x.shape, 2 * result.shape[-1]
-    return Work(OpKey(name, (size_in, size_out)), 2 * rows * size_in * size_out, size_in * size_out * x.element_size())
+    key = OpKey(name, (size_in, size_out), in_int8=name == "linear_int8_gated")
+    return Work(key, 2 * rows * size_in * size_out, size_in * size_out * x.element_size())
 
 
 def experts_work(name: str, x: Tensor | ScaledRows, starts: Tensor, result: Tensor | ScaledRows) -> Work:

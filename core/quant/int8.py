@@ -29,6 +29,10 @@ class Int8(LinearMethod):
         rows = self.ops.quantize(x) if isinstance(x, Tensor) else x
         return self.ops.linear_int8(rows, self._weight, bias, self._dtype)
 
+    def apply_gated(self, x: Rows, bias: Tensor | None, kind: str, *, quantize: bool) -> Rows:
+        rows = self.ops.quantize(x) if isinstance(x, Tensor) else x
+        return self.ops.linear_int8_gated(rows, self._weight, bias, kind, self._dtype, quantize=quantize)
+
     @classmethod
     def apply_experts(cls, methods: Sequence[LinearMethod], x: Rows, starts: Tensor, biases: Sequence[Tensor] | None) -> Rows:
         first = methods[0]
@@ -39,11 +43,11 @@ class Int8(LinearMethod):
     def take(self, values: Tensor, scale: Tensor, dtype: torch.dtype) -> None:
         """In place of `store`: integers int8 [out, in] with their scales float32 [out], for rows of `dtype`."""
         self._dtype = dtype
-        self._keep(self.ops.pack_int8_rows(values, scale))
+        self._keep(self.ops.pack_int8_rows(values, scale, halves=self.gated))
 
     def _in_words(self, dtype: torch.dtype) -> str:
         return "in 8 bits, by rows in int8"
 
     def _pack(self, weight: Tensor) -> Any:
         self._dtype = weight.dtype
-        return self.ops.pack_int8(weight)
+        return self.ops.pack_int8(weight, halves=self.gated)

@@ -29,7 +29,7 @@ _kinds = library.function("infer_gemm_kinds", "p")
 _instructions = library.function("infer_instructions", "pi")
 _peak = library.function("infer_gemm_peak", "ppiii")
 _pack = library.function("infer_gemm_pack", "ppiii")
-_pack_int8 = library.function("infer_gemm_pack_int8", "pppii")
+_pack_int8 = library.function("infer_gemm_pack_int8", "pppiii")
 _int8_tail = library.function("infer_gemm_int8_tail", "pi")
 _fits = library.function("infer_gemm_fits_bf16", "ppi")
 
@@ -129,8 +129,7 @@ def pack(weight: Tensor, *, halves: bool = False) -> Panels:
     widened = weight.dtype == torch.float32 and bool(_compiled() & _WIDENED) and fits_bfloat16(weight)
     weight = in_words(weight.bfloat16() if widened else weight)
     words = weight.shape[1] * weight.itemsize // 4
-    half = out_features // 2 if halves else 0
-    count = -(-half // (PANEL // 2)) if halves else -(-out_features // PANEL)
+    half, count = _halves(out_features, halves)
     panels = memory.empty((count, words, PANEL), torch.int32)
     _pack(panels, weight, out_features, words, half)
     return Panels(panels, out_features, in_features, half, widened)
@@ -143,17 +142,27 @@ def fits_bfloat16(weight: Tensor) -> bool:
     return bool(answer)
 
 
-def pack_int8(values: Tensor) -> tuple[Panels, Tensor]:
-    """A weight int8 [out, in], and int32 [out]: what is to be taken off the sums of products, since rows have INT8_ZERO for 0."""
+def pack_int8(values: Tensor, *, halves: bool = False) -> tuple[Panels, Tensor]:
+    """A weight int8 [out, in], and int32 [out]: what is to be taken off the sums of products, since rows have INT8_ZERO for 0.
+
+    `halves`: for `linear_int8_gated`.
+    """
     out_features, in_features = values.shape
     values, tail = in_words(values), torch.empty(1, dtype=torch.int64)
     words = values.shape[1] // 4
     assert words <= 1 << 16, "their order is kept in 16 bits"
     _int8_tail(tail, words)
-    panels = memory.empty((-(-out_features // PANEL), words + int(tail), PANEL), torch.int32)
+    half, count = _halves(out_features, halves)
+    panels = memory.empty((count, words + int(tail), PANEL), torch.int32)
     offset = torch.empty(out_features, dtype=torch.int32)
-    _pack_int8(panels, offset, values, out_features, words)
-    return Panels(panels, out_features, in_features, tail=int(tail)), offset
+    _pack_int8(panels, offset, values, out_features, words, half)
+    return Panels(panels, out_features, in_features, half, tail=int(tail)), offset
+
+
+def _halves(out_features: int, halves: bool) -> tuple[int, int]:
+    """The features of each half, or 0, and the number of panels."""
+    half = out_features // 2 if halves else 0
+    return half, -(-half // (PANEL // 2)) if halves else -(-out_features // PANEL)
 
 
 def rows_for(x: Tensor, panels: Panels) -> Tensor:

@@ -8,19 +8,22 @@ torch; where they are missing, `torch._int_mm` gives the same sums and scales ar
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..ops import INT8_ZERO, Rows, ScaledRows
-from ..reference import int8 as reference
 from ..reference.int8 import passes_scale, scaled
 from . import gemm
+from .activation import KINDS, gated_activation
 from .gemm import Panels
 from .library import DTYPES, function
+from .quantize import quantize as quantized_rows
+from .quantize import quantize_weight
 
-_gemm = function("infer_gemm_int8", "pppppppiiiii")
+_gemm = function("infer_gemm_int8", "ppppppppiiiiiiii")
 
 
 class PackedInt8(NamedTuple):
@@ -35,16 +38,25 @@ class PackedInt8(NamedTuple):
 
 @functools.cache
 def supports_int8() -> bool:
+    return _is_exact(pack_int8_rows)
+
+
+@functools.cache
+def _library_is_exact() -> bool:
+    return _is_exact(_for_library)
+
+
+def _is_exact(pack: Callable[[Tensor, Tensor], PackedInt8]) -> bool:
     """By a product of the largest values, where sums of 16 bits would saturate."""
     weight = torch.full((32, 256), 127, dtype=torch.int8)
     weight[1::2] = -127
     rows = ScaledRows(torch.full((16, 256), 255, dtype=torch.uint8), torch.ones(16))
     exact = (rows.values.long() - INT8_ZERO) @ weight.long().T
-    return torch.equal(_multiply(rows, pack_int8_rows(weight, torch.ones(32)), torch.float32).long(), exact)
+    return torch.equal(_multiply(rows, pack(weight, torch.ones(32)), torch.float32).long(), exact)
 
 
-def pack_int8(weight: Tensor) -> PackedInt8:
-    return pack_int8_rows(*reference.pack_int8(weight))
+def pack_int8(weight: Tensor, *, halves: bool = False) -> PackedInt8:
+    return pack_int8_rows(*quantize_weight(weight), halves=halves)
 
 
 def linear_int8(x: ScaledRows, weight: PackedInt8, bias: Tensor | None, dtype: torch.dtype) -> Rows:
@@ -55,10 +67,24 @@ def linear_int8(x: ScaledRows, weight: PackedInt8, bias: Tensor | None, dtype: t
     return scaled(_multiply(x, weight, torch.float32), x.scale, bias, dtype)
 
 
-def pack_int8_rows(values: Tensor, scale: Tensor) -> PackedInt8:
-    if gemm.takes_int8():
-        panels, offset = gemm.pack_int8(values)
+def linear_int8_gated(x: ScaledRows, weight: PackedInt8, bias: Tensor | None, kind: str, dtype: torch.dtype, *, quantize: bool) -> Rows:
+    """See `Ops.linear_int8_gated`: what the product gives is never written, but for weights that are not packed in halves."""
+    panels = weight.weight
+    if not isinstance(panels, Panels) or not panels.half or dtype == torch.float16:
+        return gated_activation(linear_int8(x, weight, bias, dtype), kind, quantize=quantize)
+    gate = Gate(KINDS[kind], x.scale if bias is None else None, quantize)
+    made = _ours(x, weight, dtype, None if bias is None else x.scale, bias, gate)
+    return quantized_rows(made) if quantize else made
+
+
+def pack_int8_rows(values: Tensor, scale: Tensor, *, halves: bool = False) -> PackedInt8:
+    if gemm.takes_int8() or not _library_is_exact():
+        panels, offset = gemm.pack_int8(values, halves=halves)
         return PackedInt8(panels, scale, offset, True)
+    return _for_library(values, scale)
+
+
+def _for_library(values: Tensor, scale: Tensor) -> PackedInt8:
     offset = torch.zeros(len(scale), dtype=torch.int32)
     try:
         return PackedInt8(torch.ops.onednn.qlinear_prepack(values, None), scale, offset, True)
@@ -66,15 +92,33 @@ def pack_int8_rows(values: Tensor, scale: Tensor) -> PackedInt8:
         return PackedInt8(values, scale, offset, False)
 
 
-def _ours(x: ScaledRows, weight: PackedInt8, dtype: torch.dtype, row_scale: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-    """`_multiply` by panels; with `row_scale` that * row_scale + bias, which may be of any dtype."""
+class Gate(NamedTuple):
+    """An activation of halves of a product."""
+
+    kind: int
+    scale: Tensor | None
+    """float32 [N]: what halves are multiplied by ahead of it."""
+    wide: bool
+    """Gives float32."""
+
+
+def _ours(
+    x: ScaledRows,
+    weight: PackedInt8,
+    dtype: torch.dtype,
+    row_scale: Tensor | None = None,
+    bias: Tensor | None = None,
+    gate: Gate | None = None,
+) -> Tensor:
+    """`_multiply` by panels; with `row_scale` that * row_scale + bias, which may be of any dtype; and what `gate` makes of it."""
     panels = weight.weight
     assert isinstance(panels, Panels)
     assert bias is None or row_scale is not None
     values, (rows, outs, words) = gemm.rows_for(x.values, panels), (x.values.shape[0], panels.out_features, panels.row_words)
-    out = torch.empty((rows, outs), dtype=dtype)
-    bias_dtype = 0 if bias is None else DTYPES[bias.dtype]
-    _gemm(out, values, panels.words, weight.scale, weight.offset, row_scale, bias, rows, outs, words, DTYPES[dtype], bias_dtype)
+    kind, gate_scale, wide = gate or Gate(-1, None, False)
+    out = torch.empty((rows, outs if gate is None else panels.half), dtype=torch.float32 if wide else dtype)
+    sizes = (rows, outs, words, DTYPES[dtype], 0 if bias is None else DTYPES[bias.dtype], panels.half, kind, wide)
+    _gemm(out, values, panels.words, weight.scale, weight.offset, row_scale, bias, gate_scale, *sizes)
     return out
 
 

@@ -15,15 +15,21 @@ from torch import Tensor
 from ..ops import Rows, ScaledRows
 from ..reference.int8 import Int8Weight, pack_int8, pack_int8_rows, passes_scale
 from . import configs
+from .activation import gated_activation
 from .linear import grid_of
 from .signature import TARGETS, Signature
 
-__all__ = ["linear_int8", "pack_int8", "pack_int8_rows", "supports_int8"]
+__all__ = ["linear_int8", "linear_int8_gated", "pack_int8", "pack_int8_rows", "supports_int8"]
 
 
 def supports_int8() -> bool:
     """Every GPU that Triton compiles for has them."""
     return True
+
+
+def linear_int8_gated(x: ScaledRows, weight: Int8Weight, bias: Tensor | None, kind: str, dtype: torch.dtype, *, quantize: bool) -> Rows:
+    """One after the other."""
+    return gated_activation(linear_int8(x, weight, bias, dtype), kind, quantize=quantize)
 
 
 def linear_int8(x: ScaledRows, weight: Int8Weight, bias: Tensor | None, dtype: torch.dtype) -> Rows:

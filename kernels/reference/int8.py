@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..ops import INT8_ZERO, Rows, ScaledRows
+from .activation import gated_activation
 
 #: Weights quantized at a time: what lies beside a weight meanwhile is in float32.
 SLAB = 1 << 20
@@ -26,7 +27,7 @@ def supports_int8() -> bool:
     return True
 
 
-def pack_int8(weight: Tensor) -> Int8Weight:
+def pack_int8(weight: Tensor, *, halves: bool = False) -> Int8Weight:
     packed = Int8Weight(torch.empty(weight.shape, dtype=torch.int8, device=weight.device), weight.abs().amax(-1).float() / 127)
     rows = max(1, SLAB // weight.shape[1])
     for start in range(0, weight.shape[0], rows):
@@ -38,7 +39,7 @@ def pack_int8(weight: Tensor) -> Int8Weight:
     return packed
 
 
-def pack_int8_rows(values: Tensor, scale: Tensor) -> Int8Weight:
+def pack_int8_rows(values: Tensor, scale: Tensor, *, halves: bool = False) -> Int8Weight:
     return Int8Weight(values, scale)
 
 
@@ -46,6 +47,11 @@ def linear_int8(x: ScaledRows, weight: Int8Weight, bias: Tensor | None, dtype: t
     sums = (x.values.double() - INT8_ZERO) @ weight.values.double().T
     product = sums.float() * weight.scale
     return ScaledRows(product.to(dtype), x.scale) if passes_scale(bias, dtype) else scaled(product, x.scale, bias, dtype)
+
+
+def linear_int8_gated(x: ScaledRows, weight: Int8Weight, bias: Tensor | None, kind: str, dtype: torch.dtype, *, quantize: bool) -> Rows:
+    """One after the other."""
+    return gated_activation(linear_int8(x, weight, bias, dtype), kind, quantize=quantize)
 
 
 def passes_scale(bias: Tensor | None, dtype: torch.dtype) -> bool:

@@ -5,11 +5,12 @@ extern "C" {
 void infer_gemm_kinds(int64_t *kinds);
 void infer_gemm_pack(uint32_t *panels, const uint32_t *weight, int64_t n, int64_t words, int64_t half);
 void infer_gemm_int8_tail(int64_t *tail, int64_t words);
-void infer_gemm_pack_int8(uint32_t *panels, int32_t *sums, const char *weight, int64_t n, int64_t words);
+void infer_gemm_pack_int8(uint32_t *panels, int32_t *sums, const char *weight, int64_t n, int64_t words, int64_t half);
 void infer_gemm(void *out, const void *x, const void *panels, const void *bias, int64_t rows, int64_t n, int64_t words, int64_t dtype,
                 int64_t widened, int64_t bias_dtype, int64_t half, int64_t gate);
 void infer_gemm_int8(void *out, const void *x, const void *panels, const float *scale, const int32_t *sums, const float *row_scale,
-                     const void *bias, int64_t rows, int64_t n, int64_t words, int64_t dtype, int64_t bias_dtype);
+                     const void *bias, const float *gate_scale, int64_t rows, int64_t n, int64_t words, int64_t dtype, int64_t bias_dtype,
+                     int64_t half, int64_t gate, int64_t gate_wide);
 }
 
 static std::vector<uint32_t> packed(const void *weight, int64_t n, int64_t words) {
@@ -43,9 +44,9 @@ int main(int, char **arguments) {
     infer_gemm_int8_tail(&tail, k / 4);
     std::vector<uint32_t> codes((n + 31) / 32 * 32 * (k / 4 + tail));
     std::vector<int32_t> sums(n);
-    infer_gemm_pack_int8(codes.data(), sums.data(), read<char>("weight_int8").data(), n, k / 4);
+    infer_gemm_pack_int8(codes.data(), sums.data(), read<char>("weight_int8").data(), n, k / 4, 0);
     infer_gemm_int8(out.data(), read<uint8_t>("x_int8").data(), codes.data(), read<float>("scale_int8").data(), sums.data(),
-                    read<float>("row_scale_int8").data(), bias.data(), rows, n, k / 4, 0, 0);
+                    read<float>("row_scale_int8").data(), bias.data(), nullptr, rows, n, k / 4, 0, 0, 0, -1, 0);
     const bool same = !memcmp(out.data(), expected.data(), out.size() * sizeof(float));
     printf("int8: %s\n", same ? "the reference's bits" : "not the reference's bits");
     right &= same;
@@ -53,7 +54,7 @@ int main(int, char **arguments) {
     for (int64_t row = 0; row < rows; row++) {
         std::vector<float> alone(n);
         infer_gemm_int8(alone.data(), read<uint8_t>("x_int8").data() + row * k, codes.data(), read<float>("scale_int8").data(), sums.data(),
-                        read<float>("row_scale_int8").data() + row, bias.data(), 1, n, k / 4, 0, 0);
+                        read<float>("row_scale_int8").data() + row, bias.data(), nullptr, 1, n, k / 4, 0, 0, 0, -1, 0);
         if (memcmp(alone.data(), out.data() + row * n, n * sizeof(float))) right = false, printf("int8 row %d alone differs\n", (int)row);
     }
 

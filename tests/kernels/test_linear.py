@@ -190,6 +190,29 @@ def test_int8_is_exact_and_the_same_in_any_company(ops: Ops, out: int, size: int
         assert all(torch.equal(a, b[first : first + count]) for a, b in zip(tensors(part), tensors(whole), strict=True))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("out", "size"), [(96, 64), (34, 70), (200, 1300)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_int8_gated_gives_the_bits_of_both_in_turn(ops: Ops, out: int, size: int, dtype: torch.dtype, bias: bool) -> None:
+    if not ops.supports_int8():
+        pytest.skip("no exact int8 dot products here")
+    x, w, b = made(out, size, dtype, bias=bias)
+    rows, halves = ops.quantize(x), ops.pack_int8(w, halves=True)
+    in_turn = ops.linear_int8(rows, ops.pack_int8(w), b, dtype)
+    # Adapters add to what both halves are before they meet.
+    assert all(torch.equal(a, b) for a, b in zip(tensors(ops.linear_int8(rows, halves, b, dtype)), tensors(in_turn), strict=True))
+    for kind in ("silu", "gelu_tanh", "clamped_swiglu"):
+        for quantize in (False, True):
+            expected = ops.gated_activation(in_turn, kind, quantize=quantize)
+            got = ops.linear_int8_gated(rows, halves, b, kind, dtype, quantize=quantize)
+            assert type(got) is type(expected)
+            assert all(torch.equal(a, b) for a, b in zip(tensors(got), tensors(expected), strict=True)), (kind, quantize)
+            for first, count in PARTS:
+                given = ScaledRows(*(t[first : first + count].clone() for t in rows))
+                part = ops.linear_int8_gated(given, halves, b, kind, dtype, quantize=quantize)
+                assert all(torch.equal(a, b[first : first + count]) for a, b in zip(tensors(part), tensors(got), strict=True))
+
+
 def test_int8_sums_of_the_largest_values(ops: Ops) -> None:
     if not ops.supports_int8():
         pytest.skip("no exact int8 dot products here")
@@ -241,7 +264,9 @@ def test_int8_weights_keep_their_signs_and_sizes(ops: Ops) -> None:
         pytest.skip("no exact int8 dot products here")
     weight = torch.stack([torch.zeros(32), torch.full((32,), 1e-30), torch.full((32,), -1e30), torch.linspace(-1, 1, 32)])
     x = torch.ones(16, 32)
-    got = plain(ops.linear_int8(ops.quantize(x), ops.pack_int8(weight), None, torch.float32))
+    rows = ops.quantize(x)
+    got = plain(ops.linear_int8(rows, ops.pack_int8(weight), None, torch.float32))
+    assert torch.equal(got, plain(exact.linear_int8(rows, exact.pack_int8(weight), None, torch.float32)))
     torch.testing.assert_close(got[0], weight.sum(-1), rtol=1e-5, atol=0.02)
 
 

@@ -65,25 +65,28 @@ template <class T, bool GATED> void run(const Activated &a, int64_t kind) {
     }
 }
 
-template <class T, int KIND> void gate(const T *pairs, int64_t rows, T *out, int64_t stride, int count) {
+template <class T, class Out, int KIND> void gate(const T *pairs, const float *factors, int64_t rows, Out *out, int64_t stride, int count) {
     for (int64_t row = 0; row < rows; row++, pairs += 2 * LANES, out += stride) {
-        const f32x16 v = activate<KIND, std::is_same<T, bf16>::value>(load(pairs));
-        store_n(out, v * other<KIND>(load(pairs + LANES)), count);
+        const float factor = factors ? factors[row] : 1.0f;
+        const f32x16 v = activate<KIND, std::is_same<Out, bf16>::value>(load(pairs) * factor);
+        store_n(out, v * other<KIND>(load(pairs + LANES) * factor), count);
     }
 }
 
 }  // namespace
 
-template <class T> void infer::gate_rows(int64_t kind, const T *pairs, int64_t rows, T *out, int64_t stride, int64_t count) {
+template <class T, class Out>
+void infer::gate_rows(int64_t kind, const T *pairs, const float *factors, int64_t rows, Out *out, int64_t stride, int64_t count) {
     switch (kind) {
 #define INFER_GATE(KIND) \
-    case KIND: return gate<T, KIND>(pairs, rows, out, stride, (int)count);
+    case KIND: return gate<T, Out, KIND>(pairs, factors, rows, out, stride, (int)count);
         INFER_GATE(SILU) INFER_GATE(GELU) INFER_GATE(GELU_TANH) INFER_GATE(RELU) INFER_GATE(RELU2) INFER_GATE(CLAMPED_SWIGLU) INFER_GATE(SIGMOID)
 #undef INFER_GATE
     }
 }
-template void infer::gate_rows(int64_t, const float *, int64_t, float *, int64_t, int64_t);
-template void infer::gate_rows(int64_t, const bf16 *, int64_t, bf16 *, int64_t, int64_t);
+template void infer::gate_rows(int64_t, const float *, const float *, int64_t, float *, int64_t, int64_t);
+template void infer::gate_rows(int64_t, const bf16 *, const float *, int64_t, bf16 *, int64_t, int64_t);
+template void infer::gate_rows(int64_t, const bf16 *, const float *, int64_t, float *, int64_t, int64_t);
 
 extern "C" void infer_activation(const void *x, const float *x_scale, void *out, float *out_scale, int64_t rows, int64_t size, int64_t dtype,
                                  int64_t kind, int64_t gated) {

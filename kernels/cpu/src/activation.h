@@ -61,8 +61,9 @@ template <int KIND> inline f32x16 other(f32x16 up) {
     return select(up < splat(-CLAMP), splat(-CLAMP), up) + 1.0f;
 }
 
-// act(gate) * up of `rows` rows of up to 16 features each, side by side [rows][2][16]: `count` of them to `out`, rows `stride` apart. The bits are those
-// of `infer_activation` of whole rows.
-template <class T> void gate_rows(int64_t kind, const T *pairs, int64_t rows, T *out, int64_t stride, int64_t count);
+// act(gate) * up of `rows` rows of up to 16 features each, side by side [rows][2][16], times `factors` of rows if that is not null: `count` of them to
+// `out`, rows `stride` apart. The bits are those of `infer_activation` of whole rows; to float32 of bf16 those that it quantizes.
+template <class T, class Out>
+void gate_rows(int64_t kind, const T *pairs, const float *factors, int64_t rows, Out *out, int64_t stride, int64_t count);
 
 }  // namespace infer

@@ -122,13 +122,16 @@ extern "C" void infer_gemm(void *out, const void *x, const void *panels, const v
     free(buffer);
 }
 
-// out [rows][n], bf16 or float32, = scale * (x uint8 [rows][4 * words] * weight - sums), or that * row_scale + bias.
+// out [rows][n], bf16 or float32, = scale * (x uint8 [rows][4 * words] * weight - sums), or that * row_scale + bias. `half`, `gate`: see Gemm; with a gate
+// out [rows][half], where halves are multiplied by `gate_scale` ahead of it, if that is not null, and out is float32 if `gate_wide`.
 extern "C" void infer_gemm_int8(void *out, const void *x, const void *panels, const float *scale, const int32_t *sums, const float *row_scale,
-                                const void *bias, int64_t rows, int64_t n, int64_t words, int64_t dtype, int64_t bias_dtype) {
+                                const void *bias, const float *gate_scale, int64_t rows, int64_t n, int64_t words, int64_t dtype, int64_t bias_dtype,
+                                int64_t half, int64_t gate, int64_t gate_wide) {
     const bool narrow = bias && bias_dtype != infer::F32;
     float *buffer = narrow ? (float *)malloc(n * sizeof(float)) : nullptr;
     const float *wide = infer::widened(bias, bias_dtype, n, buffer);
-    const infer::Gemm g{out, (const char *)x, (const char *)panels, scale, sums, wide, row_scale, rows, n, words, 0, -1, 4, infer::int8_tail(words)};
+    const infer::Gemm g{out, (const char *)x, (const char *)panels, scale, sums, wide, row_scale, rows, n, words, half, gate, 4, infer::int8_tail(words),
+                        gate_scale, gate_wide != 0};
     if (dtype == infer::BF16) infer::multiply<infer::Int8, infer::bf16>(&g, 1);
     else infer::multiply<infer::Int8, float>(&g, 1);
     free(buffer);

@@ -43,6 +43,8 @@ struct Gemm {
     int64_t word_bytes = 4;  // of a row, to which a word of the weight goes
     int64_t row_bytes() const { return words * word_bytes; }
     int64_t tail = 0;        // bytes of a panel after its words
+    const float *gate_scale = nullptr;  // [rows] or null, with a gate: what halves are multiplied by as they come to it
+    bool gate_wide = false;             // out is float32 behind a gate, whatever halves are rounded to
     const char *panel(int64_t p) const { return weight + p * (words * PANEL * 4 + tail); }
     int64_t panels() const { return half ? (half + PANEL / 2 - 1) / (PANEL / 2) : (n + PANEL - 1) / PANEL; }
     // The first feature of a panel, and of its other 16.

@@ -102,16 +102,21 @@ extern "C" void infer_gemm_pack(uint32_t *panels, const uint32_t *weight, int64_
 extern "C" void infer_gemm_int8_tail(int64_t *tail, int64_t words) { *tail = infer::int8_tail(words) / (infer::PANEL * 4); }
 
 // The same of int8 [n][words * 4], and sums [n], see Gemm.
-extern "C" void infer_gemm_pack_int8(uint32_t *panels, int32_t *sums, const char *weight, int64_t n, int64_t words) {
+extern "C" void infer_gemm_pack_int8(uint32_t *panels, int32_t *sums, const char *weight, int64_t n, int64_t words, int64_t half) {
     using namespace infer;
 #if defined(INFER_GEMM_PAIRS)
-    const int64_t bytes = Part(words).bytes(), parts = (n + PANEL - 1) / PANEL * (PANEL / PART);
-    parallel_for(parts, 1, [&](int64_t i) {
-        const int64_t first = i * PART, features = std::clamp<int64_t>(n - first, 0, PART);
+    Gemm g{};
+    g.n = n, g.half = half;
+    constexpr int64_t PARTS = PANEL / PART, EACH = LANES / PART;
+    const int64_t bytes = Part(words).bytes();
+    parallel_for(g.panels() * PARTS, 1, [&](int64_t i) {
+        const int64_t column = g.column(i / PARTS), second = i % PARTS / EACH, within = i % EACH * PART;
+        const int64_t first = (second ? g.other(column) : column) + within, end = half && !second ? half : n;
+        const int64_t features = std::clamp<int64_t>(end - first, 0, PART);
         pack_part((char *)panels + i * bytes, sums + std::min(first, n), weight + first * words * 4, features, words);
     });
 #else
-    pack(panels, (const uint32_t *)weight, n, words, 0);
+    pack(panels, (const uint32_t *)weight, n, words, half);
     parallel_for(n, 16, [&](int64_t i) {
         int32_t sum = 0;
         for (int64_t k = 0; k < words * 4; k++) {

@@ -59,13 +59,18 @@ def test_quantization_is_fused_into_what_comes_before(backend: str, tiny_llama: 
     if not ops.supports_int8():
         pytest.skip("no exact int8 dot products here")
     given: list[bool] = []
-    apply = Int8.apply
 
-    def watched(self: Int8, x: Any, bias: Any) -> Any:
-        given.append(isinstance(x, ScaledRows))
-        return apply(self, x, bias)
+    def watch(name: str) -> None:
+        plain = getattr(Int8, name)
 
-    monkeypatch.setattr(Int8, "apply", watched)
+        def watched(self: Int8, x: Any, *args: Any, **options: Any) -> Any:
+            given.append(isinstance(x, ScaledRows))
+            return plain(self, x, *args, **options)
+
+        monkeypatch.setattr(Int8, name, watched)
+
+    watch("apply")
+    watch("apply_gated")
     hf = find(str(tiny_llama)).read_json("config.json")
     assert hf is not None
     model = models.build(read_spec(hf), ops, choose=lambda _: Int8(ops))

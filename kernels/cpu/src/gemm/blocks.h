@@ -3,7 +3,6 @@
 
 #include <utility>
 
-#include "../activation.h"
 #include "finish.h"
 
 namespace infer {
@@ -67,7 +66,7 @@ void block(const Gemm &g, int64_t row, int64_t column, const char *panel, const 
     if (g.gate < 0) return whole<Kind, Out, R>(g, row, column, panel, ahead, lines, {(Out *)g.out + row * g.n + column, g.n, g.other(0), left});
     Out both[R * PANEL];  // as they would be without an activation
     whole<Kind, Out, R>(g, row, column, panel, ahead, lines, {both, PANEL, LANES, PANEL});
-    gate_rows(g.gate, both, R, (Out *)g.out + row * g.half + column, g.half, std::min<int64_t>(LANES, left));
+    put_gated(g, both, row, R, column, left);
 }
 
 template <class Kind, class Out, int... R>

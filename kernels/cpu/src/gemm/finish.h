@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "../activation.h"
 #include "../gemm.h"
 #include "../vectors.h"
 
@@ -71,6 +72,14 @@ inline void put(bf16 *out, const f32x16 (&values)[2], int64_t left) {
     else _mm512_mask_storeu_epi16(out, (__mmask32)((1u << left) - 1), both);
 }
 #endif
+
+// What becomes of halves side by side [count][2][16], rows from `first` on, behind a gate: `left` features of each half, 16 at most, to their place.
+template <class T> inline void put_gated(const Gemm &g, const T *both, int64_t first, int64_t count, int64_t column, int64_t left) {
+    const float *factors = g.gate_scale ? g.gate_scale + first : nullptr;
+    const int64_t place = first * g.half + column, features = std::min<int64_t>(LANES, left);
+    if (g.gate_wide) gate_rows(g.gate, both, factors, count, (float *)g.out + place, g.half, features);
+    else gate_rows(g.gate, both, factors, count, (T *)g.out + place, g.half, features);
+}
 
 // Where a block's results go: 16 features or twice 16, `apart` from each other, of which `left` are to be written: of both together where they
 // follow each other, else of each.

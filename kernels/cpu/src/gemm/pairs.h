@@ -121,28 +121,51 @@ void by_part(int rows, int32_t *sums, const char *x, int64_t stride, const char 
     all[rows - 1](sums, x, stride, part, sizes);
 }
 
+// Sums [count][16] of rows from `first` on by two parts.
+inline void sum_parts(const Gemm &g, int32_t *sums, int64_t first, int64_t count, const char *part, const Part &sizes) {
+    const int64_t stride = g.row_bytes(), blocks = (count + PAIRED_ROWS - 1) / PAIRED_ROWS;
+    for (int half = 0; half < LANES; half += PART, part += sizes.bytes()) {
+        for (int64_t b = 0; b < blocks; b++) {
+            const int64_t at = count * b / blocks, rows = count * (b + 1) / blocks - at;
+            by_part((int)rows, sums + at * LANES + half, g.x + (first + at) * stride, stride, part, sizes, std::make_integer_sequence<int, PAIRED_ROWS>());
+        }
+    }
+}
+
+// `count` sums of rows from `first` on become results, rows `stride` apart, of which `left` are to be written.
+template <class Out> void put_parts(const FinishInt8 &finish, const int32_t *sums, int64_t first, int64_t count, Out *out, int64_t stride, int64_t left) {
+    for (int64_t r = 0; r < count; r++, out += stride) {
+        i32x16 sum;
+        read(sums + r * LANES, sum);
+        store_n(out, finish(sum, first + r), (int)std::min<int64_t>(LANES, left));
+    }
+}
+
 // `count` rows, MOST_CHUNK at most, from `first` on by panel p.
 template <class Out> void rows_by_parts(const Gemm &g, int64_t first, int64_t count, int64_t p) {
-    alignas(64) int32_t sums[MOST_CHUNK * LANES];
+    alignas(64) int32_t sums[2][MOST_CHUNK * LANES];
     const Part sizes(g.words);
-    const int64_t stride = g.row_bytes(), blocks = (count + PAIRED_ROWS - 1) / PAIRED_ROWS, bytes = sizes.bytes();
-    const char *part = g.panel(p);
-    factors_soon(g, g.column(p));
-    for (int64_t column = g.column(p), end = std::min(g.n, column + PANEL); column < end; column += LANES) {
-        for (int half = 0; half < LANES; half += PART, part += bytes) {
-            for (int64_t b = 0; b < blocks; b++) {
-                const int64_t at = count * b / blocks, rows = count * (b + 1) / blocks - at;
-                by_part((int)rows, sums + at * LANES + half, g.x + (first + at) * stride, stride, part, sizes,
-                        std::make_integer_sequence<int, PAIRED_ROWS>());
-            }
-        }
-        const FinishInt8 finish(g, column);
-        Out *out = (Out *)g.out + first * g.n + column;
-        for (int64_t r = 0; r < count; r++, out += g.n) {
-            i32x16 sum;
-            read(sums + r * LANES, sum);
-            store_n(out, finish(sum, first + r), (int)std::min<int64_t>(LANES, end - column));
-        }
+    const int64_t column = g.column(p), other = g.other(column), left = (g.half ? g.half : g.n) - column, other_left = g.half ? left : left - LANES;
+    const char *part = g.panel(p), *next = part + LANES / PART * sizes.bytes();
+    factors_soon(g, column);
+    sum_parts(g, sums[0], first, count, part, sizes);
+    if (g.gate < 0) {
+        Out *out = (Out *)g.out + first * g.n;
+        put_parts(FinishInt8(g, column), sums[0], first, count, out + column, g.n, left);
+        if (other_left <= 0) return;
+        sum_parts(g, sums[0], first, count, next, sizes);
+        put_parts(FinishInt8(g, other), sums[0], first, count, out + other, g.n, other_left);
+        return;
+    }
+    sum_parts(g, sums[1], first, count, next, sizes);
+    const FinishInt8 finish(g, column), finish_other(g, other);
+    constexpr int64_t SOME = 16;
+    alignas(64) Out both[SOME * PANEL];
+    for (int64_t r = 0; r < count; r += SOME) {
+        const int64_t some = std::min(SOME, count - r);
+        put_parts(finish, sums[0] + r * LANES, first + r, some, both, PANEL, LANES);
+        put_parts(finish_other, sums[1] + r * LANES, first + r, some, both + LANES, PANEL, LANES);
+        put_gated(g, both, first + r, some, column, left);
     }
 }
 

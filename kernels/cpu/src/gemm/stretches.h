@@ -6,7 +6,6 @@
 
 #include <utility>
 
-#include "../activation.h"
 #include "finish.h"
 
 namespace infer {
@@ -123,7 +122,7 @@ template <class Kind, class Out> void rows_by_panel(const Gemm &g, int64_t first
         all_stretches<Kind, Out, 1>({g, first, column, half, 0, 0, nullptr, 0, false, false, sums, to}, count, second ? second : next);
         if (second) all_stretches<Kind, Out, 1>({g, first, g.other(column), second, 0, 0, nullptr, 0, false, false, sums, other}, count, next);
     }
-    if (gated) gate_rows(g.gate, both, count, (Out *)g.out + first * g.half + column, g.half, std::min<int64_t>(LANES, left));
+    if (gated) put_gated(g, both, first, count, column, left);
 }
 
 }  // namespace infer
