@@ -62,13 +62,13 @@ class _Call(ctypes.Structure):
 
 
 class _Prepared:
-    """What the layers of a step have in common, for those that need no more room than it has."""
+    """What the layers of a step have in common, for those that need no more room than it has: `most` rows of each of `widths`."""
 
-    def __init__(self, meta: AttentionMeta, positions: Tensor, rows: int, widths: tuple[int, int], dtype: torch.dtype) -> None:
+    def __init__(self, meta: AttentionMeta, positions: Tensor, rows: int, most: int, widths: tuple[int, int], dtype: torch.dtype) -> None:
         plan: AttentionItems = meta.plan
-        self.widths = widths
+        self.most, self.widths = most, widths
         self.positions = positions
-        wide, narrow = (torch.empty(rows * width, dtype=dtype) for width in widths)
+        wide, narrow = (torch.empty(most * width, dtype=dtype) for width in widths)
         self._kept = wide, narrow
         self.step = _Step(
             *(rows, len(meta.slots), positions.data_ptr(), meta.slots.data_ptr(), meta.block_size),
@@ -79,9 +79,10 @@ class _Prepared:
         )
         self.address = ctypes.addressof(self.step)
 
-    def fits(self, positions: Tensor, rows: int, widths: tuple[int, int]) -> bool:
+    def fits(self, positions: Tensor, rows: int, most: int, widths: tuple[int, int]) -> bool:
         wide, narrow = self.widths
-        return positions is self.positions and rows == self.step.rows and widths[0] <= wide and widths[1] <= narrow
+        is_same = positions is self.positions and rows == self.step.rows
+        return is_same and most <= self.most and widths[0] <= wide and widths[1] <= narrow
 
 
 class CompiledLayer:
@@ -121,8 +122,9 @@ class CompiledLayer:
         seconds: dict[str, float] | None = None,
     ) -> tuple[Tensor, Tensor]:
         plan, count = meta.plan, len(residual)
-        if plan.step is None or not plan.step.fits(positions, count, self._widths):
-            plan.step = _Prepared(meta, positions, count, self._widths, self.dtype)
+        most = count if rows is None else max(count, len(rows))  # a row may be wanted several times, by each of a prompt's samples
+        if plan.step is None or not plan.step.fits(positions, count, most, self._widths):
+            plan.step = _Prepared(meta, positions, count, most, self._widths, self.dtype)
         residual = residual.contiguous()
         adds, made = x is not None, torch.empty_like(residual) if x is None else x.contiguous()
         assert made.shape == residual.shape == (count, self.hidden)

@@ -45,7 +45,7 @@ struct Step {
     const Run *runs;
     const ItemParts *items;
     int64_t num_items, heads_together;
-    void *wide, *narrow;  // room for what `Pass::run` makes on the way: [rows] of the most features that it says
+    void *wide, *narrow;  // room for what `Pass::run` makes on the way: [rows or num_wanted, the more] of the most features that it says
 };
 
 // What differs from layer to layer and from step to step.

@@ -46,6 +46,22 @@ def test_bits_are_the_same_in_one_call(kind: str, changes: dict[str, Any]) -> No
             assert all(map(torch.equal, run(model, prompts, **way), expected))
 
 
+def test_a_row_is_wanted_more_often_than_there_are_rows() -> None:
+    model = our_model(reference_model("llama", {}), "cpu")
+    forward = model.forward
+
+    def many_times(*args: Any) -> torch.Tensor:
+        *before, rows, pools = args
+        hidden = forward(*before, rows.repeat(300), pools).view(300, len(rows), model.hidden_size)
+        assert torch.equal(hidden, hidden[:1].expand_as(hidden))
+        return hidden[0]
+
+    with torch.inference_mode():
+        once = run(model, prompts_of(7), chunk=3, wanted=1)
+        model.forward = many_times
+        assert all(map(torch.equal, run(model, prompts_of(7), chunk=3, wanted=1), once))
+
+
 @pytest.mark.parametrize(
     ("kind", "changes", "int8"),
     [("mixtral", {"num_local_experts": 4}, False), ("olmo2", {}, False), ("gptj", {"rotary_dim": 4}, False), ("llama", {}, True)],
