@@ -60,8 +60,9 @@ if UNUSED is not None:
 os.environ["OMP_NUM_THREADS"] = str(max(1, choose_threads(None).count // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 bound_spinning()  # as a command does before torch is imported: threads that wait for each other on busy cores
 
-# Under nohup it is ignored, by the commands that tests start and stop too.
+# Under nohup and behind & they are ignored, by the commands that tests start and stop too.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -129,7 +129,7 @@ class Together(StageRunner):
             stage.run(Batch.from_arrays([array.copy() for array in batch.arrays()]))
 
 
-def in_one_process(config: EngineConfig, source: ModelSource, wrap_ops: Any = None) -> tuple[StageRunner, int]:
+def in_one_process(config: EngineConfig, source: ModelSource, wrap_ops: Any = None, tower: Any = None) -> tuple[StageRunner, int]:
     count = config.pipeline_parallel_size
     queues = [Queue() for _ in range(count - 1)]
     ends: list[Queue | None] = [None, *queues, None]

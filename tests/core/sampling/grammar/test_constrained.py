@@ -10,7 +10,6 @@ from tokenizers import AddedToken, decoders, models
 
 from infer.core.engine.engine import Engine
 from infer.core.errors import RecordError
-from infer.core.sampling.grammar.constrained import Constrained
 from infer.core.sampling.grammar.grammar import CompiledGrammar
 from infer.core.text.tokenizer import Tokenizer
 from infer.core.types.beam_params import BeamSearchParams
@@ -157,7 +156,7 @@ def test_a_stop_string_where_the_text_is_complete_is_none_of_that(engine: Engine
 # -- large grammars ------------------------------------------------------------------------------------------------------
 def test_only_so_much_of_grammars_runs_at_a_time(engine: Engine) -> None:
     sizes = [engine._limits.grammars.compile(StructuredOutputsParams(choice=[f"{i} "])).source.size for i in range(10, 14)]  # type: ignore[union-attr]
-    engine._constrained = Constrained(engine._limits.grammars, engine.scheduler.add, most=2 * max(sizes))  # type: ignore[arg-type]
+    engine._constrained._most = 2 * max(sizes)
     for i in range(10, 14):
         add(engine, str(i), f"{i} ", n=2)
     add(engine, "again", "12 ")
@@ -176,7 +175,7 @@ def test_only_so_much_of_grammars_runs_at_a_time(engine: Engine) -> None:
 
 
 def test_one_that_is_too_large_runs_alone(engine: Engine) -> None:
-    engine._constrained = Constrained(engine._limits.grammars, engine.scheduler.add, most=1)  # type: ignore[arg-type]
+    engine._constrained._most = 1
     for i in range(10, 13):
         add(engine, str(i), f"{i} ")
     assert engine._constrained.num_held == 2
