@@ -184,7 +184,7 @@ def packed_experts_work(name: str, x: Tensor, weights: Sequence[Any], starts: Te
 
 
 def layer_work(parts: LayerParts, rows: int, wanted: int) -> dict[str, Work]:
-    """What a layer's parts do but attention, by their names: all of its rows until attention, and then those that are wanted."""
+    """The work of each part of a layer but attention, by name. Parts before attention have `rows` rows, later ones `wanted`."""
     size, norm = parts.dtype.itemsize, "add_layer_norm" if parts.attention_norm.centered else "add_rms_norm"
     works = {}
     for name, product in parts.products().items():

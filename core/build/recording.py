@@ -40,7 +40,7 @@ def is_recorded(config: EngineConfig, model: LanguageModel, ops: Ops, met: Met, 
 
 
 def unrecordable(config: EngineConfig, model: LanguageModel, ops: Ops, met: Met, *, ops_are_plain: bool) -> str:
-    """What is in the way of recording steps; "" if nothing is."""
+    """The reason why steps cannot be recorded, or "" if they can."""
     if not isinstance(model, Decoder):
         return "the model runs in transformers' code"
     if ops.name != "cuda":

@@ -39,8 +39,8 @@ class PromptDraft(Draft, Protocol):
     encoder_ids: tuple[int, ...]
     """What was the prompt, once it is read for a model with an encoder; the prompt is then the decoder's."""
     decoder: Mapping[str, Any]
-    """What is said of that: `decoder_prompt`, `source_language` and `target_language`; and `encoder_prompt` where that was the name of the
-    prompt."""
+    """The record's fields for the decoder: `decoder_prompt`, `source_language`, `target_language`, and `encoder_prompt` if the prompt was
+    given under that name."""
 
 
 class PromptIntake(Intake[PromptDraft]):

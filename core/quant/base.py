@@ -66,8 +66,8 @@ class LinearMethod(ABC):
 
     @property
     def plain_weight(self) -> Any:
-        """What `apply` gives to `Ops.linear`, or `apply_gated` to `Ops.linear_gated`, with rows and bias as they are; None: it does
-        something else."""
+        """The weight, if `apply` does no more than call `Ops.linear` with it and `apply_gated` no more than call `Ops.linear_gated`;
+        otherwise None."""
         return None
 
     @property

@@ -46,12 +46,12 @@ class Distributions:
 
 @dataclass(frozen=True, slots=True)
 class _Lasting:
-    """What draws need of sequences that is the same as long as they are: looked up, and given to the device, once."""
+    """Inputs of draws that stay the same while the same sequences run. They are looked up and copied to the device once."""
 
     settings: NDArray[np.void]
-    """That these are of: of other sequences there are others."""
+    """The settings that these inputs were made from; other sequences have other settings."""
     rows: SamplingRows
-    """But for the noise."""
+    """Without the noise."""
     noise_keys: NDArray[np.uint64]
     num_prompt: NDArray[np.int64]
     tokens: list[list[int]]

@@ -79,8 +79,8 @@ class Parsed:
     media_options: Any = None
     """`mm_processor_kwargs`"""
     decoder: Mapping[str, Any] = field(default_factory=dict)
-    """What is said of the decoder's prompt, of a model with an encoder: its text or ids, and languages; and `encoder_prompt` where the
-    prompt was given by that name."""
+    """For models with an encoder, the fields for the decoder: its prompt as text or ids, the languages, and `encoder_prompt` if the prompt
+    was given under that name."""
 
     @classmethod
     def of(cls, prompt: Any) -> Parsed:
