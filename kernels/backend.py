@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .layer import LayerParts, WholeLayer
 from .lora import LoRAOps
-from .ops import Ops
+from .ops import AttentionConfig, DecodeLaunch, Ops
 from .products import ProductOps
 from .state import StateOps
 
@@ -58,6 +58,10 @@ class Backend(Ops):
     def most_products(self, kind: str) -> tuple[float, float] | None:
         """A library's cannot be told."""
         return None
+
+    def decode_launch(self, config: AttentionConfig) -> DecodeLaunch:
+        """A GPU's."""
+        return DecodeLaunch(0, joins=False)
 
     def whole_layer(self, parts: LayerParts) -> WholeLayer | None:
         """One operation after the other."""

@@ -105,6 +105,15 @@ class Prompts(NamedTuple):
     """At most so many, all together."""
 
 
+class DecodeLaunch(NamedTuple):
+    """What the number of a step's sequences means to its decodes, those with one token, on a GPU."""
+
+    whole: int
+    """With so many sequences or more each decode's keys go by in one program; with fewer they are shared out. 0: they never are."""
+    joins: bool
+    """With so many it is looked at what decodes have in common (`AttentionMeta.prefixes`)."""
+
+
 class Prefixes(NamedTuple):
     """What decodes of a step have in common, where the host has said it: G groups of sequences whose tables begin with the same blocks."""
 
@@ -307,6 +316,9 @@ class Ops(ProductOps, StateOps, LoRAOps, Protocol):
 
         Causal but for `meta.spans`. Accumulates in float32. Rows from T on are zero.
         """
+
+    def decode_launch(self, config: AttentionConfig) -> DecodeLaunch:
+        """Of a layer's attention. It is decided by the shape of a step's `kv_lens`, as recorded steps need it."""
 
     def plan_segments(self, segments: Segments, num_heads: int, num_kv_heads: int) -> Any:
         """Prepares what `segment_attention` needs of the step's shape, the same for all layers."""

@@ -9,15 +9,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from infer.kernels.ops import KVCache, Ops
+from infer.kernels.ops import DecodeLaunch, KVCache, Ops
 
-from ..engine.graphs import CudaRecorder, Recorder, StepGraphs, StepSizes
-from ..engine.static_inputs import StaticInputs
+from ..engine.graphs import MOST_LATER, CudaRecorder, Recorder, StepGraphs, StepSizes
+from ..engine.static_inputs import StaticInputs, StepSize
 from ..memory import kv_cache, state_pools
 from ..memory.device_memory import MemoryPlan
 from ..memory.kv_cache import KVShape
 from ..memory.state_pools import StateShape
 from ..models.decoder import Decoder
+from ..models.decoder_layer import DecoderLayer
 from ..models.language_model import LanguageModel
 from ..parallel.met import Met
 from ..settings.config import EngineConfig
@@ -59,10 +60,10 @@ def recorded(
 ) -> StepGraphs:
     """All steps that it pays to record. Raises EngineError."""
     started = time.monotonic()
-    sizes = _sizes(config)
+    sizes = _sizes(config, model)
     graphs = _graphs(config, model, caches, pools, device, sizes, CudaRecorder(device))
-    number, largest, seconds = len(sizes.decodes) + len(sizes.mixed), sizes.largest, time.monotonic() - started
-    log.info("CUDA graphs: %d, up to %d sequences and %d tokens, in %.1f s", number, *reversed(largest), seconds)
+    number, largest, seconds = len(sizes.first), sizes.largest, time.monotonic() - started
+    log.info("CUDA graphs: %d, up to %d sequences and %d tokens, in %.1f s", number, largest.sequences, largest.tokens, seconds)
     return graphs
 
 
@@ -73,19 +74,25 @@ def graph_bytes(
     compute in between, and the graphs themselves.
 
     The pool is nobody else's, and graphs that share it are never alive at a time, so it is as large as the step that takes most. To
-    see how much that is, steps of some sizes are computed as they would be recorded. Raises EngineError.
+    see how much that is, steps of some sizes are computed as they would be recorded, those that may be recorded later among them. Raises
+    EngineError.
     """
-    sizes = _sizes(config)
-    some = StepSizes(
-        *([size for size in kind if size is kind[-1] or size.tokens & (size.tokens - 1) == 0] for kind in (sizes.decodes, sizes.mixed))
-    )
+    sizes = _sizes(config, model)
+    some = StepSizes(_some(sizes.decodes), _some(sizes.mixed), sizes.launch)
 
     def rehearse() -> None:
         caches, pools = kv_cache.allocate(ops, shape, 1, config.block_size, device), state_pools.allocate(states, 0, device)
-        _graphs(config, model, caches, pools, device, some, Rehearsal())
+        graphs = _graphs(config, model, caches, pools, device, some, Rehearsal())
+        for size in some.later:
+            graphs.record(size)
 
-    layers = len(model.layers) if isinstance(model, Decoder) else 0
-    return plan.beside(rehearse, "CUDA graphs") + (len(sizes.decodes) + len(sizes.mixed)) * layers * LAYER_BYTES
+    number = len(sizes.first) + min(len(sizes.later), MOST_LATER)
+    return plan.beside(rehearse, "CUDA graphs") + number * len(_layers(model)) * LAYER_BYTES
+
+
+def _some(sizes: Sequence[StepSize]) -> list[StepSize]:
+    """The last, and those of a power of 2 tokens."""
+    return [size for size in sizes if size is sizes[-1] or size.tokens & (size.tokens - 1) == 0]
 
 
 class Rehearsal:
@@ -96,8 +103,15 @@ class Rehearsal:
         return compute
 
 
-def _sizes(config: EngineConfig) -> StepSizes:
-    return StepSizes.choose(config.max_num_seqs, config.max_num_batched_tokens)
+def _layers(model: LanguageModel) -> list[DecoderLayer]:
+    return model.layers if isinstance(model, Decoder) else []
+
+
+def _sizes(config: EngineConfig, model: LanguageModel) -> StepSizes:
+    launches = [model.ops.decode_launch(layer.attention.config) for layer in _layers(model) if layer.attention is not None]
+    whole = min((one.whole for one in launches), default=0)
+    launch = DecodeLaunch(whole, joins=any(one.joins for one in launches))
+    return StepSizes.choose(config.max_num_seqs, config.max_num_batched_tokens, launch)
 
 
 def _graphs(
@@ -111,4 +125,4 @@ def _graphs(
 ) -> StepGraphs:
     longest = min(config.max_seq_len_to_capture, config.max_model_len)
     inputs = StaticInputs(sizes.largest, longest, config.block_size, device, spare_slot=-1)
-    return StepGraphs(model, caches, inputs, sizes, recorder, pools)
+    return StepGraphs(model, caches, inputs, sizes, recorder, pools, alone=config.num_ranks == 1)

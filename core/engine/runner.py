@@ -32,8 +32,6 @@ from .graphs import StepGraphs
 
 #: Prompt tokens whose logits are held at a time: [256, vocabulary] and not [prompt, vocabulary].
 PIECE = 256
-#: Tokens that decodes share before it pays to say so: those of the first piece that Triton's kernels cut a context into.
-SHARED_TOKENS = 128
 
 #: Takes (first, logits [at most PIECE, vocabulary]) of a batch's prompt tokens, piece by piece in their order.
 TakePiece = Callable[[int, Tensor], None]
@@ -171,10 +169,11 @@ class Runner:
         return self.model.forward(tokens, positions, self.caches, meta, rows, self.pools, given)
 
     def _prefixes(self, batch: Batch) -> Prefixes | None:
-        """Not where each row's bits are promised: see `attend_prefixes` in kernels/cuda/attend.py. CPU kernels look for themselves."""
+        """Of steps that are not recorded. Not where each row's bits are promised: see `attend_prefixes` in kernels/cuda/attend.py. CPU
+        kernels look for themselves."""
         if self.ops.deterministic:
             return None
-        found = prefix_groups(batch.block_tables, batch.kv_lens, batch.query_start, self.block_size, SHARED_TOKENS)
+        found = prefix_groups(batch.block_tables, batch.kv_lens, batch.query_start, self.block_size)
         return None if found is None else Prefixes(*map(self._tensor, found))
 
     def _prompts(self, batch: Batch) -> Prompts:

@@ -9,10 +9,14 @@ prompts     [ 1         | 0     ]   prompts
 starts      [ 0 3       | 3     ]   prompts + 1
 kv_lens     [ 9 4 7     | 0     ]   sequences
 state_slots [ 2 1 3     | 0     ]   sequences
+members     [ 0 2       | 0     ]   sequences
+groups      [ 0 2       | 2     ]   groups + 1
+lengths     [ 4         | 0     ]   groups
+shared      [ 4 0 4     | 0     ]   sequences
 
 In a step of decodes, each sequence that stands for nobody has one token, as all others have. In any other the first of them has all
 tokens that are too many, and those behind it have none. They have no context, so nothing is read for them, and what they store goes
-nowhere.
+nowhere. The last four are of prefixes that decodes share, in steps that are recorded with them.
 """
 
 from __future__ import annotations
@@ -26,16 +30,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from infer.kernels.ops import NULL_BLOCK, AttentionMeta, Prompts
+from infer.kernels.ops import NULL_BLOCK, AttentionMeta, Prefixes, Prompts
 from infer.kernels.state import NULL_STATE
 
+from ..memory.prefixes import PrefixGroups
 from .batch import Batch, padded_rows, prompts_of
 
 #: Most sequences of a recorded step that have more than one token.
 MOST_PROMPTS = 128
+#: Groups of decodes with a common prefix that a recorded step has, if it has any: for each there are programs, if only to see that it is
+#: empty. Next to those for the members they are few.
+MOST_GROUPS = 32
 #: Each input begins at a multiple of so many bytes, which kernels are compiled for.
 ALIGNMENT = 256
 _NUMPY = {torch.int64: np.int64, torch.int32: np.int32}
+_NONE = np.zeros(0, dtype=np.int32)
+_NO_PREFIXES = PrefixGroups(_NONE, np.zeros(1, dtype=np.int32), _NONE, _NONE)
+_NONE = np.zeros(0, dtype=np.int32)
+_NO_PREFIXES = PrefixGroups(_NONE, np.zeros(1, dtype=np.int32), _NONE, _NONE)
 
 
 class StepSize(NamedTuple):
@@ -44,6 +56,8 @@ class StepSize(NamedTuple):
     tokens: int
     """New tokens, each with a slot."""
     sequences: int
+    groups: int = 0
+    """Of decodes with a common prefix; 0: what they have in common is not looked at."""
 
     @property
     def rows(self) -> int:
@@ -80,6 +94,14 @@ class _Inputs:
     """int32 [S]"""
     state_slots: Tensor
     """int32 [S]"""
+    members: Tensor
+    """int32 [S]"""
+    group_starts: Tensor
+    """int32 [G + 1]"""
+    lengths: Tensor
+    """int32 [G]"""
+    shared: Tensor
+    """int32 [S]"""
     block_tables: Tensor
     """int32 [S, blocks]: the last, so that a step of few sequences ends where its tables do."""
 
@@ -87,7 +109,7 @@ class _Inputs:
 class StaticInputs:
     """
     Args:
-        largest: tokens and sequences of the largest step.
+        largest: tokens, sequences and groups of the largest step.
         max_context: most tokens of a sequence.
         spare_slot: where tokens of nobody store their keys and values; what is there is nobody's. -1 is nowhere, where kernels know
             that.
@@ -96,9 +118,10 @@ class StaticInputs:
     def __init__(self, largest: StepSize, max_context: int, block_size: int, device: torch.device, *, spare_slot: int) -> None:
         self.largest = largest
         self.max_context = max_context
-        self._block_size = block_size
+        self.block_size = block_size
         self._spare_slot = spare_slot
         self._device = device
+        members = largest.sequences if largest.groups else 0
         self._shapes = (
             (torch.int64, (largest.rows,)),
             (torch.int64, (largest.rows,)),
@@ -108,6 +131,10 @@ class StaticInputs:
             (torch.int32, (MOST_PROMPTS + 1,)),
             (torch.int32, (largest.sequences,)),
             (torch.int32, (largest.sequences,)),
+            (torch.int32, (members,)),
+            (torch.int32, (largest.groups + 1,)),
+            (torch.int32, (largest.groups,)),
+            (torch.int32, (members,)),
             (torch.int32, (largest.sequences, -(-max_context // block_size))),
         )
         self._starts = [0]
@@ -140,10 +167,18 @@ class StaticInputs:
         i, count = self._inputs, size.sequences
         where = (i.query_start[: count + 1], i.kv_lens[:count], i.block_tables[:count], i.slots[: size.tokens])
         prompts = None if size.decodes_alone else Prompts(i.prompts[: size.prompts], i.prompt_starts[: size.prompts + 1], size.tokens)
-        return AttentionMeta(*where, self._block_size, state_slots=i.state_slots[:count], prompts=prompts)
+        prefixes = None
+        if size.groups:
+            groups = (i.group_starts[: size.groups + 1], i.lengths[: size.groups])
+            prefixes = Prefixes(i.members[:count], *groups, i.shared[:count])
+        return AttentionMeta(*where, self.block_size, state_slots=i.state_slots[:count], prompts=prompts, prefixes=prefixes)
 
-    def fill(self, batch: Batch, size: StepSize) -> None:
-        """Writes a batch, padded to this size. On a GPU the copy is there before what is computed after this call."""
+    def fill(self, batch: Batch, size: StepSize, prefixes: PrefixGroups | None = None) -> None:
+        """Writes a batch, padded to this size. On a GPU the copy is there before what is computed after this call.
+
+        Args:
+            prefixes: of a size with groups, and no more than that: what decodes of the batch have in common. None: nothing.
+        """
         total = len(batch.slots)
         self._write(
             size,
@@ -154,6 +189,7 @@ class StaticInputs:
             batch.kv_lens,
             batch.state_slots,
             batch.block_tables,
+            prefixes,
         )
 
     def _write(
@@ -166,6 +202,7 @@ class StaticInputs:
         kv_lens: NDArray[Any],
         state_slots: NDArray[Any],
         block_tables: NDArray[np.int32],
+        prefixes: PrefixGroups | None = None,
     ) -> None:
         count, blocks = block_tables.shape
         end = self._starts[-2] + size.sequences * self._inputs.block_tables[0].nbytes
@@ -173,15 +210,24 @@ class StaticInputs:
         host = torch.empty(self._starts[-1], dtype=torch.uint8, pin_memory=self._device.type == "cuda")
         whole = host.numpy()
         arrays: list[NDArray[Any]] = [whole[start:stop].view(dtype).reshape(shape) for start, stop, dtype, shape in self._arrays]
-        all_tokens, places, where, starts, in_prompts, prompt_starts, lens, states, table = arrays
-        for array, source, filler, length in (
+        all_tokens, places, where, starts, in_prompts, prompt_starts, lens, states, members, group_starts, lengths, shared, table = arrays
+        padded = [
             (all_tokens, tokens, 0, size.rows),
             (places, positions, 0, size.rows),
             (where, slots, self._spare_slot, size.tokens),
             (starts, query_start, size.tokens, size.sequences + 1),
             (lens, kv_lens, 0, size.sequences),
             (states, state_slots, NULL_STATE, size.sequences),
-        ):
+        ]
+        if size.groups:
+            found = _NO_PREFIXES if prefixes is None else prefixes
+            padded += [
+                (members, found.members, 0, size.sequences),
+                (group_starts, found.starts, found.starts[-1], size.groups + 1),
+                (lengths, found.lengths, 0, size.groups),
+                (shared, found.shared, 0, size.sequences),
+            ]
+        for array, source, filler, length in padded:
             array[: len(source)] = source
             array[len(source) : length] = filler
         if size.decodes_alone:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..backend import Backend
 from ..fp8 import Fp8Weight
-from ..ops import AttentionMeta, Segments
+from ..ops import AttentionConfig, AttentionMeta, DecodeLaunch, Segments
 from . import activation, attention, experts, fp8, grouped, int8, kv, linear, logprobs, norm, quantize, rope, sampling, segments
 from .build import on_its_device
 from .groups.weight import PackedGroups
@@ -63,6 +63,9 @@ class Ops(Backend, modules=_MODULES + _STATES, wrap=on_its_device):
 
     def plan_attention(self, meta: AttentionMeta, num_heads: int, num_kv_heads: int) -> Any:
         return attention.plan_attention(meta, num_heads, num_kv_heads, deterministic=self.deterministic)
+
+    def decode_launch(self, config: AttentionConfig) -> DecodeLaunch:
+        return attention.decode_launch(config, deterministic=self.deterministic)
 
     def plan_segments(self, segments: Segments, num_heads: int, num_kv_heads: int) -> Any:
         return _plan_segments(segments, num_heads, num_kv_heads, deterministic=self.deterministic)

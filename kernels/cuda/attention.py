@@ -7,8 +7,10 @@ hangs on the shapes of the step's tensors alone, never on lengths: nothing waits
 captured in a CUDA graph and replayed for other lengths. Programs with nothing to do end at once.
 
 Decodes of a small batch are cut into pieces, for there would be too few programs otherwise; a second kernel merges the pieces in
-order. Where `deterministic` is asked for, everything is cut into pieces, prompts too, with the same tiles for both, and merged in
-the same order: what a row gets is then decided by its own query and keys, to the bit, whatever brings it there.
+order. In a captured step the batch is as large as the step has room for: `decode_launch` tells up to which size it is small. What
+decodes of a larger one have in common is read once for several of them, where the host has said it. Where `deterministic` is asked for,
+everything is cut into pieces, prompts too, with the same tiles for both, and merged in the same order: what a row gets is then decided by
+its own query and keys, to the bit, whatever brings it there.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from ..ops import KEYS_AHEAD, AttentionConfig, AttentionMeta, KVCache, Prefixes, Prompts
+from ..ops import KEYS_AHEAD, AttentionConfig, AttentionMeta, DecodeLaunch, KVCache, Prefixes, Prompts
 from .attend import attend_paged, attend_prefixes, merge_pieces
-from .attention_configs import Launch, launch
+from .attention_configs import DECODE_ROWS, Launch, launch
 from .configs import architecture, cdiv, next_power_of_2
 from .latent.attend import attend_latents
 from .latent.configs import latent_launch, of_latents
@@ -68,6 +70,12 @@ def plan_attention(meta: AttentionMeta, num_heads: int, num_kv_heads: int, *, de
     if prompts is None:
         prompts = Prompts(torch.arange(count, dtype=torch.int32, device=meta.kv_lens.device), meta.query_start, total)
     return StepShape(total <= count, most, deterministic, prompts)
+
+
+def decode_launch(config: AttentionConfig, *, deterministic: bool = False) -> DecodeLaunch:
+    """See `Ops.decode_launch`. Fixed tiles may have more rows: then decodes are cut a little longer than it says."""
+    programs = config.num_kv_heads * cdiv(config.num_heads // config.num_kv_heads, DECODE_ROWS)
+    return DecodeLaunch(cdiv(ENOUGH_PROGRAMS, programs), joins=not deterministic and _joins(config, DECODE_ROWS))
 
 
 def attention(query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig) -> Tensor:
@@ -116,7 +124,7 @@ def _prefixes(query: Tensor, cache: KVCache, meta: AttentionMeta, config: Attent
     shared, or nothing is gained by it."""
     group, rows = config.num_heads // config.num_kv_heads, shape.blocks["BLOCK_M"]
     prefixes: Prefixes | None = meta.prefixes
-    if prefixes is None or rows < 2 * group or config.latent or config.sliding_window is not None or config.distances is not None:
+    if prefixes is None or not _joins(config, rows):
         return None
     counts = (meta.kv_lens.shape[0], config.num_heads)
     states = tuple(torch.empty((*counts, n), dtype=torch.float32, device=query.device) for n in (config.value_dim, 2))
@@ -140,6 +148,12 @@ def _prefixes(query: Tensor, cache: KVCache, meta: AttentionMeta, config: Attent
         enable_fp_fusion=False,
     )
     return states
+
+
+def _joins(config: AttentionConfig, rows: int) -> bool:
+    """True if a tile of so many rows has room for several sequences, and each sees all of what they have in common."""
+    fits = rows >= 2 * (config.num_heads // config.num_kv_heads)
+    return fits and not config.latent and config.sliding_window is None and config.distances is None
 
 
 def _prefill(out: Tensor, query: Tensor, cache: KVCache, meta: AttentionMeta, config: AttentionConfig, plan: StepShape) -> None:

@@ -53,6 +53,10 @@ _TABLE: dict[tuple[str, str, int], tuple[Row, Row, Row]] = {
 _HEAD_CLASSES = (64, 128, 256)
 
 
+#: BLOCK_M of decodes, on every architecture.
+DECODE_ROWS = 16
+
+
 @dataclass(frozen=True, slots=True)
 class Launch:
     blocks: dict[str, int]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -16,15 +18,17 @@ import torch
 from torch import Tensor
 
 from infer.core.build.recording import LAYER_BYTES, graph_bytes, is_recorded, unrecordable
+from infer.core.engine import graphs as graphs_module
 from infer.core.engine.batch import Batch
 from infer.core.engine.engine import Engine
-from infer.core.engine.graphs import CudaRecorder, StepGraphs, StepSizes, decode_sizes, mixed_sizes
+from infer.core.engine.graphs import MOST_LATER, CudaRecorder, StepGraphs, StepSizes, decode_sizes, mixed_sizes
 from infer.core.engine.runner import Runner
-from infer.core.engine.static_inputs import StaticInputs, StepSize
+from infer.core.engine.static_inputs import MOST_GROUPS, StaticInputs, StepSize
 from infer.core.engine.stopping import EndTokens
 from infer.core.errors import EngineError
 from infer.core.memory.device_memory import MemoryPlan
 from infer.core.memory.kv_cache import KVShape
+from infer.core.memory.prefixes import prefix_groups
 from infer.core.memory.state_pools import StateShape
 from infer.core.parallel.met import ALONE
 from infer.core.settings.args import EngineArgs
@@ -33,7 +37,7 @@ from infer.core.spec.read import read_spec
 from infer.core.types.params import SamplingParams
 from infer.core.types.request import Request
 from infer.kernels import load as load_kernels
-from infer.kernels.ops import NULL_BLOCK, AttentionMeta
+from infer.kernels.ops import NULL_BLOCK, AttentionMeta, DecodeLaunch
 from infer.kernels.state import NULL_STATE
 
 from . import stacks
@@ -43,6 +47,7 @@ CPU = torch.device("cpu")
 NUM_BLOCKS = 100
 SPARE = NUM_BLOCKS + 1
 MAX_CONTEXT = 24
+NEVER_CUT = DecodeLaunch(0, joins=False)
 
 
 class FakeRecorder:
@@ -63,12 +68,20 @@ class FakeRecorder:
         return replay
 
 
-def recorded(runner: Runner, most: int, *, tokens: int = 0, spare_slot: int = SPARE * BLOCK_SIZE) -> FakeRecorder:
+def recorded(
+    runner: Runner,
+    most: int,
+    *,
+    tokens: int = 0,
+    spare_slot: int = SPARE * BLOCK_SIZE,
+    launch: DecodeLaunch = NEVER_CUT,
+    alone: bool = True,
+) -> FakeRecorder:
     """Gives the runner graphs of decodes up to `most`, and of mixed steps of up to so many tokens."""
-    recorder, sizes = FakeRecorder(), StepSizes.choose(most, tokens)
-    sizes = sizes if tokens else StepSizes(sizes.decodes, [])
+    recorder, sizes = FakeRecorder(), StepSizes.choose(most, tokens, launch)
+    sizes = sizes if tokens else StepSizes(sizes.decodes, [], launch)
     inputs = StaticInputs(sizes.largest, MAX_CONTEXT, BLOCK_SIZE, CPU, spare_slot=spare_slot)
-    runner.graphs = StepGraphs(runner.model, runner.caches, inputs, sizes, recorder, runner.pools)
+    runner.graphs = StepGraphs(runner.model, runner.caches, inputs, sizes, recorder, runner.pools, alone=alone)
     return recorder
 
 
@@ -77,11 +90,13 @@ def alone(size: int) -> StepSize:
     return StepSize(size, size)
 
 
-def pair(most: int, backend: str = "reference", tokens: int = 0, **described: Any) -> tuple[Runner, Runner, FakeRecorder]:
+def pair(
+    most: int, backend: str = "reference", tokens: int = 0, launch: DecodeLaunch = NEVER_CUT, **described: Any
+) -> tuple[Runner, Runner, FakeRecorder]:
     """Two runners of one model: without graphs and with them."""
     model = stacks.load(stacks.described(load_kernels(backend), **{"num_layers": 2, **described}))
     eager, replaying = (stacks.runner_of(model, NUM_BLOCKS + 1) for _ in range(2))
-    return eager, replaying, recorded(replaying, most, tokens=tokens)
+    return eager, replaying, recorded(replaying, most, tokens=tokens, launch=launch)
 
 
 def prompts(count: int) -> list[tuple[list[int], int, list[int]]]:
@@ -134,6 +149,21 @@ def test_every_step_up_to_the_largest_has_a_size(most: int) -> None:
             assert size.sequences >= sequences + (tokens < size.tokens)
     assert sizes.of(513, 1) is None
     assert sizes.of(40, most + 1) is None or most + 1 <= sizes.decodes[-1].sequences or most + 1 > 40
+
+
+def test_sizes_for_later() -> None:
+    """Those of few sequences where decodes would be whole, and those with groups where they are looked at."""
+    sizes = StepSizes.choose(256, 2048, DecodeLaunch(32, joins=True))
+    assert sizes.of_few(StepSize(2048, 257)) == StepSize(2048, 16)
+    assert sizes.of_few(StepSize(32, 31)) is sizes.of_few(alone(64)) is None
+    assert sizes.joined(alone(32)) == StepSize(32, 32, MOST_GROUPS)
+    assert sizes.joined(StepSize(2048, 257)) == StepSize(2048, 257, MOST_GROUPS)
+    assert sizes.joined(alone(24)) is None
+    assert sizes.largest == StepSize(2048, 257, MOST_GROUPS)
+    assert {size.groups for size in sizes.first} == {0}
+    assert not StepSizes.choose(256, 2048).later
+    assert all(not size.groups for size in StepSizes.choose(256, 2048, DecodeLaunch(32, joins=False)).later)
+    assert not StepSizes.choose(20, 2048, DecodeLaunch(32, joins=True)).later
 
 
 HYBRID = {"model_type": "lfm2", "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False}
@@ -258,14 +288,14 @@ def test_which_steps_are_replayed() -> None:
     assert graphs.size_of(stacks.step(decode)) == alone(1)
     assert graphs.size_of(stacks.step(*[decode] * 8)) == alone(8)
     assert graphs.size_of(stacks.step(*[decode] * 9)) is None
-    assert graphs.size_of(stacks.step(decode, ([4, 5], 9, [1, 2, 3]))) == (16, 9)
-    assert graphs.size_of(stacks.step(([4, 5, 6], 0, [1]))) == (16, 9)
+    assert graphs.size_of(stacks.step(decode, ([4, 5], 9, [1, 2, 3]))) == StepSize(16, 9)
+    assert graphs.size_of(stacks.step(([4, 5, 6], 0, [1]))) == StepSize(16, 9)
     long = list(range(1, 9))
-    assert graphs.size_of(stacks.step((long * 2, 0, long), *[decode] * 7)) == (32, 9)
+    assert graphs.size_of(stacks.step((long * 2, 0, long), *[decode] * 7)) == StepSize(32, 9)
     assert graphs.size_of(stacks.step((long * 2, 0, long), *[decode] * 8)) is None
     assert graphs.size_of(stacks.step((long * 2, 0, long), (long * 2, 0, long), decode)) is None
-    assert graphs.size_of(stacks.step(*[([4, 5], 0, [1])] * 8)) == (16, 9)
-    assert graphs.size_of(stacks.step(*[([4, 5], 0, [1])] * 7)) == (16, 9), "seven and the one of nobody's"
+    assert graphs.size_of(stacks.step(*[([4, 5], 0, [1])] * 8)) == StepSize(16, 9)
+    assert graphs.size_of(stacks.step(*[([4, 5], 0, [1])] * 7)) == StepSize(16, 9), "seven and the one of nobody's"
     assert graphs.size_of(stacks.step(decode, ([4], MAX_CONTEXT - 1, long))) == alone(2)
     assert graphs.size_of(stacks.step(decode, ([4], MAX_CONTEXT, long))) is None
     wanted = stacks.step(decode)
@@ -426,6 +456,105 @@ def test_a_whole_engine_gives_the_same(kwargs: dict[str, Any]) -> None:
     assert bool(preemptions) == (num_blocks < NUM_BLOCKS)
 
 
+#: The first three blocks of all, and nobody's own token in them.
+ALIKE = [([5 + row], 12 + row % 4, [1, 2, 3, 10 + row]) for row in range(6)]
+APART = [([9 + row], 12 + row % 4, [20 + 4 * row, 21 + 4 * row, 22 + 4 * row, 23 + 4 * row]) for row in range(6)]
+
+
+@pytest.fixture
+def easily(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is short here counts as long, and three steps of a kind are many."""
+    monkeypatch.setattr(graphs_module, "prefix_groups", partial(prefix_groups, least=8))
+    monkeypatch.setattr(graphs_module, "LONG", 8)
+    monkeypatch.setattr(graphs_module, "PATIENCE", 3)
+
+
+def metas_of(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> list[AttentionMeta]:
+    """Those that a runner's model is called with from now on."""
+    seen: list[AttentionMeta] = []
+    forward = runner.model.forward
+
+    def watched(tokens: Tensor, positions: Tensor, caches: Any, meta: AttentionMeta, *rest: Any, **more: Any) -> Tensor:
+        prefixes = None if meta.prefixes is None else type(meta.prefixes)(*(part.clone() for part in meta.prefixes))
+        seen.append(replace(meta, prefixes=prefixes))
+        return forward(tokens, positions, caches, meta, *rest, **more)
+
+    monkeypatch.setattr(runner.model, "forward", watched)
+    return seen
+
+
+def test_steps_that_share_prefixes_get_a_recording_of_their_own(easily: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once they are many; in it what they share is padded, and nothing of an earlier step is left. Others go on as before."""
+    eager, replaying, recorder = pair(8, launch=DecodeLaunch(4, joins=True))
+    seen = metas_of(replaying, monkeypatch)
+    at_first = recorder.recorded
+
+    def both(*sequences: tuple[list[int], int, list[int]]) -> AttentionMeta:
+        """The last that the model was called with."""
+        batch = stacks.step(*sequences)
+        assert torch.equal(eager.run(batch), replaying.run(batch))
+        assert torch.equal(content(replaying), content(eager))
+        return seen[-1]
+
+    for number in range(8):
+        assert both(*APART[:5]).prefixes is None
+        prefixes = both(*ALIKE).prefixes
+        assert (prefixes is not None) == (number >= 2)
+    assert recorder.recorded == at_first + 1
+    mixed = both(*ALIKE[1:4], *APART[:2], *ALIKE[:1]).prefixes
+    assert mixed is not None
+    assert mixed.members.tolist() == [0, 1, 2, 5, 0, 0, 0, 0]
+    assert mixed.starts.tolist() == [0, *[4] * MOST_GROUPS]
+    assert mixed.lengths.tolist() == [12, *[0] * (MOST_GROUPS - 1)]
+    assert mixed.shared.tolist() == [12, 12, 12, 0, 0, 12, 0, 0]
+    other = [(tokens, before, [30, 31, *blocks[2:]]) for tokens, before, blocks in APART]
+    prefixes = both(*ALIKE[:3], *other[3:]).prefixes
+    assert prefixes is not None
+    assert prefixes.members.tolist() == [0, 1, 2, 3, 4, 5, 0, 0]
+    assert prefixes.starts.tolist() == [0, 3, *[6] * (MOST_GROUPS - 1)]
+    assert prefixes.shared.tolist() == [12, 12, 12, 8, 8, 8, 0, 0]
+    assert both(*ALIKE[:2], *APART[2:]).prefixes is None, "a seventh of all keys is not worth it"
+    assert recorder.recorded == at_first + 1
+
+
+def test_few_long_decodes_beside_a_prompt_get_a_recording_of_their_own(easily: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In it no more sequences have room; other mixed steps go on as before."""
+    eager, replaying, recorder = pair(16, tokens=32, launch=DecodeLaunch(8, joins=False))
+    seen = metas_of(replaying, monkeypatch)
+    at_first = recorder.recorded
+    prompt, short = (list(range(1, 18)), 0, [90, 91, 92, 93, 94]), ([3], 2, [80])
+    for number in range(5):
+        for step, few in (((APART[0], prompt, APART[1]), number >= 2), ((short, prompt), False), ((prompt, *APART[:4]), False)):
+            batch = stacks.step(*step)
+            assert torch.equal(eager.run(batch), replaying.run(batch))
+            assert torch.equal(content(replaying), content(eager))
+            assert len(seen[-1].kv_lens) == (4 if few else 17)
+    assert recorder.recorded == at_first + 1
+
+
+def test_what_cannot_be_recorded_later_is_done_without(
+    easily: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Said once; but where ranks share the model, others may have recorded it: then the run ends."""
+    for is_alone in (True, False):
+        model = stacks.load(stacks.described(load_kernels("reference"), num_layers=1))
+        runner = stacks.runner_of(model, NUM_BLOCKS + 1)
+        recorder = recorded(runner, 8, launch=DecodeLaunch(4, joins=True), alone=is_alone)
+        before = [runner.run(stacks.step(*ALIKE)) for _ in range(2)]
+        monkeypatch.setattr(recorder, "record", _out_of_memory)
+        if not is_alone:
+            with pytest.raises(EngineError, match="no GPU memory for CUDA graphs"):
+                runner.run(stacks.step(*ALIKE))
+            continue
+        for _ in range(5):
+            assert torch.equal(runner.run(stacks.step(*ALIKE)), before[0])
+        assert caplog.text.count("no GPU memory for CUDA graphs") == 1
+
+
+def _out_of_memory(compute: Callable[[], None]) -> Callable[[], None]:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
 def test_what_goes_wrong_names_the_flag() -> None:
     model = stacks.load(stacks.described(load_kernels("reference"), num_layers=1))
     runner = stacks.runner_of(model)
@@ -485,8 +614,16 @@ def test_their_memory_is_seen_before_there_is_a_cache(monkeypatch: pytest.Monkey
     config = config_of(max_num_seqs=20, max_num_batched_tokens=100)
     shape, states, plan = KVShape(model.caches, torch.float32), StateShape((), torch.float32), cast("MemoryPlan", Plan())
     found = graph_bytes(config, model, model.ops, shape, states, CPU, plan)
-    assert found == 12345 + 2 * LAYER_BYTES * (len(decode_sizes(20)) + len(mixed_sizes(100)))
-    assert seen == [(112, 21), (64, 21), (32, 21), (24, 24), (16, 16), (16, 15), (8, 8), (4, 4), (2, 2), (1, 1)]
+    at_first = len(decode_sizes(20)) + len(mixed_sizes(100))
+    assert found == 12345 + 2 * LAYER_BYTES * at_first
+    sizes = [(112, 21), (64, 21), (32, 21), (24, 24), (16, 16), (16, 15), (8, 8), (4, 4), (2, 2), (1, 1)]
+    assert seen == sizes
+    seen.clear()
+    monkeypatch.setattr(model.ops, "decode_launch", lambda config: DecodeLaunch(16, joins=True))
+    found = graph_bytes(config, model, model.ops, shape, states, CPU, plan)
+    assert found == 12345 + 2 * LAYER_BYTES * (at_first + min(MOST_LATER, 2 * len(mixed_sizes(100)[1:]) + 2))
+    assert seen[: len(sizes)] == sizes
+    assert sorted(seen[len(sizes) :]) == sorted([(16, 16), (24, 24), *((tokens, few) for tokens in (32, 64, 112) for few in (21, 8))])
 
 
 @pytest.mark.gpu

@@ -19,7 +19,7 @@ PLANS = {"new_kv_cache", "new_host_cache", "plan_attention", "plan_segments", "s
 #: Those that look at `deterministic`.
 PRODUCTS = {"linear", "linear_grouped", "linear_experts_grouped", "linear_fp8"}
 #: Others that do.
-LAUNCH_NOTHING = {"any_rows", "fp8_refusal", "most_products", "pack_fp8", "whole_layer"}
+LAUNCH_NOTHING = {"any_rows", "decode_launch", "fp8_refusal", "most_products", "pack_fp8", "whole_layer"}
 #: Those that call others.
 MADE_OF_OTHERS = {"linear_gated", "pack_halves"}
 

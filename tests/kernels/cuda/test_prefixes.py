@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from infer.core.engine.runner import SHARED_TOKENS
-from infer.core.memory.prefixes import prefix_groups
+from infer.core.memory.prefixes import SHARED_TOKENS, prefix_groups
 from infer.kernels import reference
 from infer.kernels.cuda.tiles import PIECE
 from infer.kernels.ops import AttentionMeta, Prefixes
@@ -27,7 +26,7 @@ ALIKE = {0: ([2, 3, 6], 18), 4: ([5], 8)}
 def groups_of(meta: AttentionMeta) -> Prefixes | None:
     arrays = (meta.block_tables.numpy(force=True), meta.kv_lens.numpy(force=True), meta.query_start.numpy(force=True))
     assert SHARED_TOKENS == PIECE
-    found = prefix_groups(*arrays, meta.block_size, PIECE)
+    found = prefix_groups(*arrays, meta.block_size, spared=0)
     return None if found is None else Prefixes(*(torch.from_numpy(part).to(meta.kv_lens.device) for part in found))
 
 
