@@ -44,14 +44,18 @@ def prefix_groups(
         spared: None where less than this part of the decodes' keys is spared.
     """
     column = least // block_size - 1
-    alone = np.diff(query_start) == 1
+    alone = query_start[1:] - query_start[:-1] == 1
     decodes = np.flatnonzero(alone & (kv_lens > least))
     if len(decodes) < 2 or column >= tables.shape[1]:
         return None
     blocks = tables[decodes, column]
     order = np.argsort(blocks, kind="stable")
-    firsts = np.flatnonzero(np.diff(blocks[order], prepend=-1))
-    sizes = np.diff(firsts, append=len(order))
+    ranked = blocks[order]
+    borders = np.flatnonzero(ranked[1:] != ranked[:-1]) + 1
+    if len(borders) == len(order) - 1:  # as in most steps of most jobs
+        return None
+    firsts = np.concatenate(([0], borders))
+    sizes = np.concatenate((borders, [len(order)])) - firsts
     found = []
     for place in np.flatnonzero(sizes > 1).tolist():
         rows = decodes[order[firsts[place] : firsts[place] + sizes[place]]]
