@@ -76,6 +76,12 @@ def test_memory_stays_within_the_share(tiny_llama: Path) -> None:
     assert peak <= share * total
 
 
+@pytest.mark.parametrize("more", [{"kv_cache_dtype": "fp8"}, {"quantization": "int8"}], ids=str)
+def test_graphs_give_the_bytes_of_eager_steps(tiny_llama: Path, more: dict[str, Any]) -> None:
+    settings = {"dtype": "bfloat16", "deterministic": True, **more}
+    assert exactly(answers(tiny_llama, **settings)) == exactly(answers(tiny_llama, enforce_eager=True, **settings))
+
+
 @TWO_GPUS
 @pytest.mark.parametrize("more", [{}, {"deterministic": True}], ids=str)
 def test_two_gpus_share_a_model(tiny_llama: Path, more: dict[str, Any]) -> None:
@@ -101,8 +107,13 @@ def test_throughput(tiny_llama: Path, enforce_eager: bool) -> None:
     params = SamplingParams(temperature=0, max_tokens=128, detokenize=False, ignore_eos=True)
     prompts = [{"prompt_token_ids": [(i * 31 + j) % 250 for j in range(128)]} for i in range(256)]
     llm.generate(prompts[:8], params, use_tqdm=False)  # compiles
+    stats = llm.engine.stats
+    before, steps = dict(stats.seconds), stats.num_steps
     started = time.perf_counter()
     outputs = llm.generate(prompts, params, use_tqdm=False)
-    rate = sum(len(o.outputs[0].token_ids) for o in outputs) / (time.perf_counter() - started)
+    seconds, steps = time.perf_counter() - started, stats.num_steps - steps
+    rate = sum(len(o.outputs[0].token_ids) for o in outputs) / seconds
+    parts = ", ".join(f"{name} {1e3 * (value - before[name]) / steps:.2f}" for name, value in stats.seconds.items())
     print(f"\n{torch.cuda.get_device_name()}, {'eager' if enforce_eager else 'graphs'}: {rate:,.0f} output tokens/s")
+    print(f"{steps} steps of {1e3 * seconds / steps:.2f} ms; by the host's clock, ms of one: {parts}")
     assert rate > 2000

@@ -115,6 +115,8 @@ def signatures() -> list[Signature]:
         ("gelu", "fp16", False, False),
         ("gelu", "bf16", False, True),
         ("relu", "fp16", False, False),
+        ("relu2", "bf16", False, False),
+        ("sigmoid", "bf16", True, False),
     ]:
         types = {"x": f"*{dtype}", "out": f"*{dtype}", "size": "i32:16"}
         constexprs = {"KIND": kind, "GATED": gated, "SCALED": int8, "QUANTIZE": int8, "BLOCK": block}

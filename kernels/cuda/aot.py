@@ -1,10 +1,12 @@
 """Ahead-of-time compilation of the kernels: what each takes of a processor, and whether it fits.
 
-`python -m infer.kernels.cuda.aot [--quick] [--target TARGET] [NAME...]` compiles every signature (or those whose name holds one of
-NAME) for each target (or that one) and prints a table in markdown; `--json` prints the same as JSON. No GPU is needed: Triton brings
-its own assemblers. Run it in a process without TRITON_INTERPRET, since Triton chooses between compiler and interpreter when a kernel
-is declared. Another version of Triton is one in front on the path:
+`python -m infer.kernels.cuda.aot [--quick] [--target TARGET...] [NAME...]` compiles every signature (or those whose name holds one of
+NAME) for each target (or those) and prints two tables in markdown: a row for each signature, and one for each target. `--json` prints
+the first as JSON. No GPU is needed: Triton brings its own assemblers (its AMD compiler up to 3.4 wants an ld.lld besides, which
+TRITON_HIP_LLD_PATH may name). Run it in a process without TRITON_INTERPRET, since Triton chooses between compiler and interpreter when a
+kernel is declared. One row again, and all of them by another version of Triton, which is one in front on the path:
 
+    python -m infer.kernels.cuda.aot --target sm_120 "attend_texts bf16 64 with bias"
     pip install --no-deps --target /tmp/triton-3.6 triton==3.6.0
     PYTHONPATH=/tmp/triton-3.6 python -m infer.kernels.cuda.aot
 """
@@ -12,16 +14,14 @@ is declared. Another version of Triton is one in front on the path:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
-import inspect
+import io
 import json
 import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from .signature import TARGETS, Signature, Target
@@ -63,6 +63,8 @@ class Report:
 
     name: str
     target: str
+    warps: int
+    """Of a program; registers are a thread's, of which a warp has 32 (gfx942: 64)."""
     registers: int
     """Vector registers of a thread (gfx942: accumulation registers among them)."""
     spills: int
@@ -94,8 +96,8 @@ def some_of(signatures: Iterable[Signature]) -> list[Signature]:
 
 def check(signature: Signature, target: Target) -> Report:
     """Compiles one signature for one target. Triton's own errors pass through."""
-    compiled = _compile(signature, target)
-    registers, spills, shared = _nvidia_figures(compiled, target) if target.backend == "cuda" else _amd_figures(compiled)
+    compiled, told = _compile(signature, target)
+    registers, spills, shared = _nvidia_figures(compiled, told) if target.backend == "cuda" else _amd_figures(compiled)
     text = compiled.asm["ptx" if target.backend == "cuda" else "amdgcn"]
     matrix = re.search(target.matrix_instruction, text) is not None
     problems = []
@@ -106,7 +108,7 @@ def check(signature: Signature, target: Target) -> Report:
         problems.append(f"{shared} bytes of shared memory, {target.shared_limit} are there")
     if signature.uses_tensor_cores and not matrix:
         problems.append("no tensor core instruction")
-    return Report(signature.name, target.name, registers, spills, shared, matrix, problems)
+    return Report(signature.name, target.name, signature.num_warps, registers, spills, shared, matrix, problems)
 
 
 def _older() -> int:
@@ -116,18 +118,21 @@ def _older() -> int:
     return OLDER_SPILLS if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 6) else 0
 
 
-def reports(signatures: Iterable[Signature], target_name: str | None = None) -> Iterator[Report]:
-    """Of each signature on each of its targets, or on that one; what cannot be compiled is a problem too."""
+def reports(signatures: Iterable[Signature], names: Iterable[str] = ()) -> Iterator[Report]:
+    """Of each signature on each of its targets, or on those of `names`; what cannot be compiled is a problem too."""
+    wanted = set(names) or {target.name for target in TARGETS}
     for signature in signatures:
         for target in TARGETS:
-            if target.name in signature.targets and target_name in (None, target.name):
+            if target.name in wanted.intersection(signature.targets):
                 try:
                     yield check(signature, target)
                 except Exception as error:
-                    yield Report(signature.name, target.name, 0, 0, 0, False, [f"{type(error).__name__}: {error}"])
+                    words = f"{type(error).__name__}: {error}"
+                    yield Report(signature.name, target.name, signature.num_warps, 0, 0, 0, False, [words])
 
 
-def _compile(signature: Signature, target: Target) -> Any:
+def _compile(signature: Signature, target: Target) -> tuple[Any, str]:
+    """(the compiled kernel, what NVIDIA's assembler said of it)."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -147,21 +152,16 @@ def _compile(signature: Signature, target: Target) -> Any:
     assert not unknown | missing, f"{signature.name}: unknown {sorted(unknown)}, missing {sorted(missing)}"
     source = ASTSource(signature.kernel, types, signature.constexprs, attributes)
     options = {"num_warps": signature.num_warps, "num_stages": signature.num_stages}
-    return triton.compile(source, target=GPUTarget(target.backend, target.arch, target.warp_size), options=options)
+    told = io.StringIO()
+    with triton.knobs.compilation.scope(), triton.knobs.nvidia.scope(), contextlib.redirect_stdout(told):
+        # Its own call of the assembler is the one whose options are right; of a kernel that it has in its cache nothing would be told.
+        triton.knobs.compilation.always_compile, triton.knobs.nvidia.dump_ptxas_log = True, True
+        compiled = triton.compile(source, target=GPUTarget(target.backend, target.arch, target.warp_size), options=options)
+    return compiled, told.getvalue()
 
 
-def _nvidia_figures(compiled: Any, target: Target) -> tuple[int, int, int]:
-    """(registers, spilled bytes, shared bytes). ptxas knows the first two; shared memory is asked for at the launch."""
-    from triton.backends.nvidia.compiler import get_ptxas, sm_arch_from_capability
-
-    assert isinstance(target.arch, int)
-    with tempfile.TemporaryDirectory() as folder:
-        ptx = Path(folder, "kernel.ptx")
-        ptx.write_text(compiled.asm["ptx"])
-        # Triton 3.4 has one assembler for all.
-        assembler = get_ptxas(target.arch) if inspect.signature(get_ptxas).parameters else get_ptxas()
-        command = [assembler.path, "-v", f"--gpu-name={sm_arch_from_capability(target.arch)}", ptx.name, "-o", "kernel.cubin"]
-        told = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True).stderr
+def _nvidia_figures(compiled: Any, told: str) -> tuple[int, int, int]:
+    """(registers, spilled bytes, shared bytes). ptxas tells the first two; shared memory is asked for at the launch."""
     spilled = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", told)
     used = re.search(r"Used (\d+) registers", told)
     assert spilled, told
@@ -181,21 +181,41 @@ def _amd_figures(compiled: Any) -> tuple[int, int, int]:
 
 
 def markdown(found: Iterable[Report]) -> Iterator[str]:
-    """Lines of a table."""
-    yield "| kernel | target | registers | spills (B) | shared (B) | tensor cores | |"
-    yield "|---|---|---:|---:|---:|---|---|"
+    """Lines of a table with a row for each report."""
+    yield "| kernel | target | warps | registers | spills (B) | shared (B) | tensor cores | |"
+    yield "|---|---|---:|---:|---:|---:|---|---|"
     for r in found:
         cores = "yes" if r.uses_matrix_instructions else ""
-        yield f"| {r.name} | {r.target} | {r.registers} | {r.spills} | {r.shared} | {cores} | {'; '.join(r.problems)} |"
+        problems = "; ".join(r.problems).replace("\n", " ").replace("|", "\\|")
+        yield f"| {r.name} | {r.target} | {r.warps} | {r.registers} | {r.spills} | {r.shared} | {cores} | {problems} |"
+
+
+def totals(found: Iterable[Report]) -> Iterator[str]:
+    """Lines of a table with a row for each target."""
+    import triton
+
+    yield f"| Triton {triton.__version__} | signatures | compiled | over limits | spill | most spilled (B) | most shared (B), of |"
+    yield "|---|---:|---:|---:|---:|---:|---|"
+    of_target: dict[str, list[Report]] = {}
+    for report in found:
+        of_target.setdefault(report.target, []).append(report)
+    for target in TARGETS:
+        if rows := of_target.get(target.name):
+            # No kernel does without a register: 0 of them stand where there is nothing to tell.
+            compiled = [r for r in rows if r.registers]
+            counts = [len(rows), len(compiled), sum(bool(r.problems) for r in compiled), sum(r.spills > 0 for r in compiled)]
+            spilled, shared = max((r.spills for r in rows), default=0), max((r.shared for r in rows), default=0)
+            yield f"| {target.name} | {' | '.join(map(str, counts))} | {spilled} | {shared}, {target.shared_limit} |"
 
 
 def main() -> int:
-    """Prints the table on stdout; 1 where something is not within limits."""
+    """Prints the tables on stdout; 1 where something is not within limits."""
     parser = argparse.ArgumentParser(prog="python -m infer.kernels.cuda.aot", description="Compiles every kernel for every target.")
     parser.add_argument("names", nargs="*", help="only signatures whose name holds one of these")
     parser.add_argument("--quick", action="store_true", help="only what a usual test run compiles")
-    parser.add_argument("--target", choices=[target.name for target in TARGETS], help="only for this processor")
-    parser.add_argument("--json", action="store_true", help="a JSON array in place of a table")
+    names = [target.name for target in TARGETS]
+    parser.add_argument("--target", action="append", default=[], choices=names, help="only for this processor, may be repeated")
+    parser.add_argument("--json", action="store_true", help="a JSON array in place of the tables")
     arguments = parser.parse_args()
     chosen = [s for s in all_signatures() if not arguments.names or any(name in s.name for name in arguments.names)]
     if arguments.quick:
@@ -212,6 +232,7 @@ def main() -> int:
     else:
         for line in markdown(seen()):
             print(line, flush=True)
+        print("", *totals(found), sep="\n")
     return 1 if any(report.problems for report in found) else 0
 
 

@@ -265,18 +265,25 @@ def signatures() -> list[Signature]:
         "decode behind prefixes": [(bf16, bf16, 64), (bf16, bf16, 128)],
         "prefill with options": [(bf16, bf16, 64), (bf16, bf16, 128), (bf16, bf16, 256), (bf16, e4m3, 64)],
         "fixed with options": [(bf16, bf16, 64), (bf16, bf16, 128)],
+        **{f"{kind} with slopes": [(bf16, bf16, 128)] for kind in ("prefill", "decode", "fixed")},
+        **{f"{kind} with distances": [(bf16, bf16, 64)] for kind in ("prefill", "decode", "fixed")},
         "prefill with spans": [(bf16, bf16, 256)],
         "fixed with spans": [(bf16, bf16, 256)],
     }
     found = [_signature(kind, target, *case) for target in TARGETS for kind in cases for case in cases[kind]]
-    found += [_of_prefixes(target, *case) for target in TARGETS for case in [(bf16, bf16, 64), (bf16, bf16, 128), (fp32, fp32, 128)]]
+    behind = [(bf16, bf16, 64, ""), (bf16, bf16, 128, ""), (bf16, bf16, 128, " with options"), (fp32, fp32, 128, "")]
+    found += [_of_prefixes(target, *case) for target in TARGETS for case in behind]
     types = dict.fromkeys(("query_start", "kv_lens"), "*i32") | dict.fromkeys(("partial_acc", "partial_stats", "sinks"), "*fp32")
-    types |= {"out": "*bf16", "window": "i32", "pieces_at_most": "i32"}
-    constants = {"HEADS": 32, "D": 128, "D_PAD": 128, "ROWS": 1, "HAS_WINDOW": True, "HAS_SINKS": True}
+    types |= {"window": "i32", "pieces_at_most": "i32"}
+    merged = []
+    for dtype, dim, options in (("bf16", 128, True), ("fp16", 64, False)):
+        constants = {"HEADS": 32, "D": dim, "D_PAD": dim, "ROWS": 1, "HAS_WINDOW": options, "HAS_SINKS": options}
+        name = f"merge_pieces {dtype} {dim}{' with options' if options else ''}"
+        merged.append(Signature(merge_pieces, name, types | {"out": f"*{dtype}"}, constants, num_warps=1))
     latents = {"prefill": [(bf16, bf16), (bf16, e4m3)], "decode": [(bf16, bf16), (bf16, e4m3), (fp32, fp32)]}
     latents["fixed"] = latents["prefill"]
     found += [_of_latents(kind, target, *case) for target in TARGETS for kind in latents for case in latents[kind]]
-    return [*found, Signature(merge_pieces, "merge_pieces bf16 128", types, constants, num_warps=1)]
+    return [*found, *merged]
 
 
 def _signature(kind: str, target: Target, query: torch.dtype, cache: torch.dtype, dim: int) -> Signature:
@@ -293,20 +300,22 @@ def _signature(kind: str, target: Target, query: torch.dtype, cache: torch.dtype
         "DECODE": decode,
         "PIECES": decode or table == "fixed",
         "PARTIAL": decode and "behind" not in kind,
-        "HAS_DISTANCES": False,
+        "HAS_DISTANCES": "with distances" in kind,
+        "HAS_SLOPES": "with slopes" in kind,
+        "HAS_SPANS": "with spans" in kind,
+        "HAS_SHARED": "behind prefixes" in kind,
     }
-    constants["HAS_SPANS"] = "with spans" in kind
-    constants["HAS_SHARED"] = "behind prefixes" in kind
     if "with options" in kind or "with spans" in kind:
         constants |= dict.fromkeys(("HAS_WINDOW", "HAS_CAP", "HAS_SINKS"), True)
     name = f"attend_paged {kind} {POINTERS[query][1:]} {POINTERS[cache][1:]} {dim}"
     launched = (shape.num_warps, shape.num_stages, query.itemsize == 2, (target.name,))
     # Triton 3.6 leaves these fewer registers than there are, and 56 and 8 bytes spill.
     limit = {("fixed with options", "sm_120", 128): 64, ("prefill with options", "sm_90", 256): 8}.get((kind, target.name, dim), 0)
-    return Signature(attend_paged, name, types, constants, *launched, always=query == cache == torch.bfloat16, spill_limit=limit)
+    always = query == cache == torch.bfloat16 and not (constants["HAS_SLOPES"] or constants["HAS_DISTANCES"])
+    return Signature(attend_paged, name, types, constants, *launched, always=always, spill_limit=limit)
 
 
-def _of_prefixes(target: Target, query: torch.dtype, cache: torch.dtype, dim: int) -> Signature:
+def _of_prefixes(target: Target, query: torch.dtype, cache: torch.dtype, dim: int, options: str) -> Signature:
     shape = launch("decode", target.row, query, dim, cache)
     stored = "*u8" if cache == torch.float8_e4m3fn and not target.converts_e4m3 else POINTERS[cache]
     types = dict.fromkeys(("query_start", "kv_lens", "tables", "members", "starts", "lengths"), "*i32")
@@ -314,10 +323,12 @@ def _of_prefixes(target: Target, query: torch.dtype, cache: torch.dtype, dim: in
     types |= {"query": POINTERS[query], "key": stored, "value": stored} | dict.fromkeys(("num_groups", "table_stride"), "i32")
     constants = of_config(AttentionConfig(32, 8, dim, 1.0)) | shape.blocks | {"BLOCK_SIZE": 16, "DOT": TRITON_DTYPES[query]}
     constants = {name: value for name, value in constants.items() if name not in ("HAS_WINDOW", "HAS_SINKS")}
-    name = f"attend_prefixes {POINTERS[query][1:]} {POINTERS[cache][1:]} {dim}"
+    constants |= dict.fromkeys(("HAS_CAP", "HAS_SLOPES"), bool(options))
+    name = f"attend_prefixes {POINTERS[query][1:]} {POINTERS[cache][1:]} {dim}{options}"
     launched = (shape.num_warps, shape.num_stages, query.itemsize == 2, (target.name,))
     # Triton 3.9 spills 12 bytes of heads of 64 on sm_86, and up to 64 in float32.
-    return Signature(attend_prefixes, name, types, constants, *launched, always=query == cache == torch.bfloat16, spill_limit=64)
+    always = query == cache == torch.bfloat16 and not options
+    return Signature(attend_prefixes, name, types, constants, *launched, always=always, spill_limit=64)
 
 
 def _of_latents(kind: str, target: Target, query: torch.dtype, cache: torch.dtype) -> Signature:

@@ -190,18 +190,20 @@ def experts_int8_kernel(
 
 
 def signatures() -> list[Signature]:
-    """Of each dtype, with the tile of each target; of int8 without a bias, the rows' scales passed on, and with one."""
+    """Of each dtype, one without a bias and of weights anywhere, with the tile of each target; of int8 without a bias, the rows' scales
+    passed on, and with one and weights anywhere."""
     made = []
     sizes = {"count": "i32", "outputs": "i32:16", "depth": "i32:16", "experts": "i32"}
     for target in TARGETS:
         for dtype, size in (("bf16", 2), ("fp16", 2), ("fp32", 4)):
-            tile = configs.PRODUCTS[target.row, size]
+            tile, bias = configs.PRODUCTS[target.row, size], dtype != "fp16"
             types = {
-                "x": f"*{dtype}", "weight": f"*{dtype}", "offsets": "*i64", "bias": f"*{dtype}", "bias_offsets": "*i64",
-                "starts": "*i64", "out": f"*{dtype}", **sizes,
+                "x": f"*{dtype}", "weight": f"*{dtype}", "offsets": "*i64", "starts": "*i64", "out": f"*{dtype}",
+                **sizes, **({"bias": f"*{dtype}", "bias_offsets": "*i64"} if bias else {}),
             }  # fmt: skip
-            constexprs: dict[str, Any] = {"BIAS": True, **_constexprs(tile)}
-            name = f"linear_experts {dtype}"
+            constexprs: dict[str, Any] = {"BIAS": bias, **_constexprs(tile, aligned=bias)}
+            constexprs |= {} if bias else {"bias": None, "bias_offsets": None}
+            name = f"linear_experts {dtype}{'' if bias else ' anywhere, without bias'}"
             made.append(Signature(experts_kernel, name, types, constexprs, tile.num_warps, tile.num_stages, size == 2, (target.name,)))
         tile = configs.PRODUCTS[target.row, 1]
         for dtype, bias in (("bf16", False), ("fp16", True)):
@@ -209,11 +211,12 @@ def signatures() -> list[Signature]:
                 "x": "*u8", "x_scale": "*fp32", "weight": "*i8", "offsets": "*i64", "weight_scale": "*fp32", "scale_offsets": "*i64",
                 "starts": "*i64", "out": f"*{dtype}", **sizes, **({"bias": f"*{dtype}", "bias_offsets": "*i64"} if bias else {}),
             }  # fmt: skip
-            constexprs = {"SCALE": bias, "BIAS": bias, **_constexprs(tile), **({} if bias else {"bias": None, "bias_offsets": None})}
-            name = f"linear_experts_int8 {dtype}{' with bias' if bias else ''}"
+            constexprs = {"SCALE": bias, "BIAS": bias, **_constexprs(tile, aligned=not bias)}
+            constexprs |= {} if bias else {"bias": None, "bias_offsets": None}
+            name = f"linear_experts_int8 {dtype}{' anywhere, with bias' if bias else ''}"
             made.append(Signature(experts_int8_kernel, name, types, constexprs, tile.num_warps, tile.num_stages, True, (target.name,)))
     return made
 
 
-def _constexprs(tile: configs.Product) -> dict[str, Any]:
-    return {"ALIGNED": True, "EXPERTS": 128, "ROWS": tile.rows, "OUTPUTS": tile.outputs, "DEPTH": tile.depth}
+def _constexprs(tile: configs.Product, *, aligned: bool) -> dict[str, Any]:
+    return {"ALIGNED": aligned, "EXPERTS": 128, "ROWS": tile.rows, "OUTPUTS": tile.outputs, "DEPTH": tile.depth}

@@ -6,6 +6,8 @@ row's place among them has a part in its result. A library chooses tiles, and sp
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 import triton
@@ -80,17 +82,19 @@ def linear_kernel(
 
 
 def signatures() -> list[Signature]:
-    """Of each dtype, with the tile of each target."""
+    """Of each dtype, of one without a bias, with the tile of each target."""
     made = []
     for target in TARGETS:
         for dtype, size in (("bf16", 2), ("fp16", 2), ("fp32", 4)):
+            bias = dtype != "fp16"
             tile = configs.PRODUCTS[target.row, size]
             types = {
-                "x": f"*{dtype}", "x_stride": "i32:16", "weight": f"*{dtype}", "weight_stride": "i32:16", "bias": f"*{dtype}",
-                "out": f"*{dtype}", "count": "i32", "outputs": "i32:16", "depth": "i32:16",
+                "x": f"*{dtype}", "x_stride": "i32:16", "weight": f"*{dtype}", "weight_stride": "i32:16", "out": f"*{dtype}",
+                "count": "i32", "outputs": "i32:16", "depth": "i32:16", **({"bias": f"*{dtype}"} if bias else {}),
             }  # fmt: skip
-            constexprs = {"BIAS": True, "ROWS": tile.rows, "OUTPUTS": tile.outputs, "DEPTH": tile.depth}
-            name = f"linear {dtype}"
+            constexprs: dict[str, Any] = {"BIAS": bias, "ROWS": tile.rows, "OUTPUTS": tile.outputs, "DEPTH": tile.depth}
+            constexprs |= {} if bias else {"bias": None}
+            name = f"linear {dtype}{'' if bias else ' without bias'}"
             made.append(
                 Signature(linear_kernel, name, types, constexprs, tile.num_warps, tile.num_stages, size == 2, (target.name,))
             )  # fmt: skip

@@ -202,10 +202,13 @@ def signatures() -> list[Signature]:
     where = {"scores": "*fp32", "size": "i32", "first_row": "i32", "rows": "i32", "row_start": "*i64", "num_rows": "i32"}
     settings = {"temperature": "*fp32", "inverse": "*fp32", "lowest": "*fp32"}
     processed = {"scores": "*fp32", "size": "i32", "places": "*i64", "out": "*fp32", **settings}
+    greedy = {"HAS_ROWS": False, "BLOCK": block, "temperature": None, "inverse": None}
+    kept = {name: kind for name, kind in processed.items() if name not in greedy}
     return [
         *made,
         Signature(change_kernel, "change bf16", change, {"HAS_MASK": False, "BLOCK": block, **dict.fromkeys(mask)}, warps),
         Signature(change_kernel, "change bf16 by mask", {**change, **mask}, {"HAS_MASK": True, "BLOCK": block}, warps),
         Signature(penalize_kernel, "penalize", {**where, **entry}, {"BLOCK": ENTRIES}),
         Signature(processed_kernel, "processed", processed, {"HAS_ROWS": True, "BLOCK": block}, warps),
+        Signature(processed_kernel, "processed greedy", kept, greedy, warps),
     ]

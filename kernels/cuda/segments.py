@@ -56,7 +56,7 @@ def signatures() -> list[Signature]:
     found = []
     plain = [(torch.bfloat16, 64, ""), (torch.bfloat16, 128, ""), (torch.float16, 256, ""), (torch.float32, 64, "")]
     for target in TARGETS:
-        for dtype, dim, more in [*plain, *((torch.bfloat16, dim, more) for dim in (64, 128) for more in ("window", "bias"))]:
+        for dtype, dim, more in [*plain, *((torch.bfloat16, dim, more) for dim in (64, 128) for more in ("window", "bias", "options"))]:
             shape = launch("biased" if more == "bias" else "segments", target.row, dtype, dim)
             types = dict.fromkeys(("out", "query", "key", "value"), POINTERS[dtype]) | dict.fromkeys(("slopes", "sinks", "bias"), "*fp32")
             types |= {
@@ -70,8 +70,9 @@ def signatures() -> list[Signature]:
             }
             constants = of_config(AttentionConfig(12, 12, dim, 1.0)) | shape.blocks | {"DOT": TRITON_DTYPES[dtype]}
             constants |= {"HAS_WINDOW": more == "window", "HAS_BIAS": more == "bias"}
+            constants |= dict.fromkeys(("HAS_CAP", "HAS_SLOPES", "HAS_SINKS"), more == "options")
             name = f"attend_texts {POINTERS[dtype][1:]} {dim}" + (f" with {more}" if more else "")
             cores = dtype.itemsize == 2
             launched = (shape.num_warps, shape.num_stages, cores, (target.name,))
-            found.append(Signature(attend_texts, name, types, constants, *launched, always=dtype == torch.bfloat16))
+            found.append(Signature(attend_texts, name, types, constants, *launched, always=dtype == torch.bfloat16 and more != "options"))
     return found

@@ -187,7 +187,9 @@ def signatures() -> list[Signature]:
         for kind, form in (("some", "W4 table"), ("fixed", "W4 groups of 32, minimum by blocks"), ("few", "W4 groups of 128")):
             found.append(of_experts(signature(kind, target, form, "bf16")))
     types = {"partial": "*fp32", "bias": "*bf16", "out": "*bf16", "outputs": "i32:16", "pieces": "i32"}
-    return [*found, Signature(sum_pieces_kernel, "sum_pieces", types, {"BIAS": True, "BLOCK": SUM_BLOCK})]
+    for name, bias in (("sum_pieces", True), ("sum_pieces without bias", False)):
+        found.append(Signature(sum_pieces_kernel, name, types, {"BIAS": bias, "BLOCK": SUM_BLOCK}))
+    return found
 
 
 def signature(kind: str, target: Target, form: str, dtype: str, codes: str = "*u8") -> Signature:

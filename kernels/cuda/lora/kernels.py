@@ -80,18 +80,20 @@ def add_kernel(
 
 
 def signatures() -> list[Signature]:
-    """Of each dtype, and of quantized rows."""
+    """Of each dtype, of one without rows' factors, and of quantized rows."""
     made = []
     sizes = {"count": "i32", "columns": "i32:16", "adapters": "i32"}
     common = {"sizes": "*i32", "starts": "*i64", "order": "*i32", **sizes}
     for dtype, size in (("bf16", 2), ("fp16", 2), ("fp32", 4)):
+        factor = dtype != "fp16"
         for quantized in (False, True) if dtype == "bf16" else (False,):
             types = {
-                "x": "*u8" if quantized else f"*{dtype}", "a": f"*{dtype}", "a_offsets": "*i64", "factor": "*fp32",
-                "inner": f"*{dtype}", "depth": "i32:16", **common,
+                "x": "*u8" if quantized else f"*{dtype}", "a": f"*{dtype}", "a_offsets": "*i64", "inner": f"*{dtype}",
+                "depth": "i32:16", **({"factor": "*fp32"} if factor else {}), **common,
             }  # fmt: skip
-            constexprs: dict[str, Any] = {"QUANTIZED": quantized, "FACTOR": True, "EXPERTS": 8, "ROWS": ROWS, "COLUMNS": 16, "DEPTH": DEPTH}
-            name = f"lora inner {dtype}{' of uint8' if quantized else ''}"
+            constexprs: dict[str, Any] = {"QUANTIZED": quantized, "FACTOR": factor, "ROWS": ROWS, "COLUMNS": 16, "DEPTH": DEPTH}
+            constexprs |= {"EXPERTS": 8, **({} if factor else {"factor": None})}
+            name = f"lora inner {dtype}{' of uint8' if quantized else ''}{'' if factor else ' without factor'}"
             made.append(Signature(inner_kernel, name, types, constexprs, 4, 2, size == 2))
         types = {"inner": f"*{dtype}", "b": f"*{dtype}", "b_offsets": "*i64", "out": f"*{dtype}", "outputs": "i32:16", **common}
         constexprs = {"EXPERTS": 8, "ROWS": ROWS, "OUTPUTS": OUTPUTS, "COLUMNS": 16}

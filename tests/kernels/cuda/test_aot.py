@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from infer.kernels.cuda import aot
+from infer.kernels.cuda import activation, aot
 
 MODULES = sorted(Path(aot.__file__).parent.rglob("*.py"))
 
@@ -95,15 +95,43 @@ print(json.dumps([asdict(r) for r in aot.reports([signature, wrong])]))
     assert len(told[1]["problems"]) == 1
 
 
+def test_tables_count_what_is_wrong() -> None:
+    found = [
+        aot.Report("a", "sm_80", 4, 100, 0, 1000, True),
+        aot.Report("b", "sm_80", 8, 255, 72, 2000, False, ["spills 72 bytes, may spill 0"]),
+        aot.Report("c", "sm_90", 4, 0, 0, 0, False, ["CompilationError: at 1:\n x | y"]),
+    ]
+    told = [[cell.strip() for cell in line.split("|")[1:-1]] for line in aot.totals(found)]
+    assert [row[:6] for row in told[2:]] == [["sm_80", "2", "2", "1", "1", "72"], ["sm_90", "1", "0", "0", "0", "0"]]
+    rows = list(aot.markdown(found))
+    assert len(rows) == 2 + len(found)
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {9}
+
+
 def test_every_kernel_has_a_signature() -> None:
-    """Every function of Triton's whose name ends in `_kernel` is one that is launched."""
-    declared = re.compile(r"^@triton\.jit(?:\([^)]*\))?\ndef (\w+_kernel)\(", re.MULTILINE)
-    launched = {name for path in MODULES for name in declared.findall(path.read_text("utf-8"))}
-    assert launched
+    """Of what is declared to Triton, all that is launched is compiled; all else is called by it."""
+    declared = re.compile(r"^@triton\.jit(?:\([^)]*\))?\ndef (\w+)\(", re.MULTILINE)
+    text = "\n".join(path.read_text("utf-8") for path in MODULES)
+    kernels = set(declared.findall(text))
+    launched = {name for name in kernels if re.search(rf"\b{name}\[", text)}
     signatures = aot.all_signatures()
-    assert launched <= {s.kernel.__name__ for s in signatures}
+    assert launched
+    assert launched == {s.kernel.__name__ for s in signatures}
+    assert {name for name in kernels - launched if len(re.findall(rf"\b{name}\(", text)) < 2} == set()
     rows = [(s.name, target) for s in signatures for target in s.targets]
     assert len(set(rows)) == len(rows)
+
+
+def test_every_flag_is_compiled_both_ways() -> None:
+    """Else there is code of a kernel that nobody has seen compiled."""
+    seen: dict[tuple[str, str], set[bool]] = {}
+    for signature in aot.all_signatures():
+        for name, value in signature.constexprs.items():
+            if isinstance(value, bool):
+                seen.setdefault((signature.kernel.__name__, name), set()).add(value)
+    assert {flag: values for flag, values in seen.items() if len(values) < 2} == {}
+    kinds = {s.constexprs["KIND"] for s in aot.all_signatures() if s.kernel is activation.activation_kernel}
+    assert kinds == set(activation.KINDS)
 
 
 def test_importing_needs_no_gpu_and_names_every_argument() -> None:
