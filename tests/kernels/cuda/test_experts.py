@@ -102,6 +102,17 @@ def test_weights_that_lie_unevenly(ops: Ops, device: torch.device) -> None:
     torch.testing.assert_close(got, expected)
 
 
+def test_int8_weights_that_lie_unevenly(ops: Ops, device: torch.device) -> None:
+    """To the bit what they give where they lie evenly, though tiles are others."""
+    x, weights, _ = made([4, 0, 9], 24, 200, torch.float32)
+    rows, packed = ops.quantize(x.to(device)), [ops.pack_int8(weight.to(device)) for weight in weights]
+    room = torch.zeros(3, 24 * 200 + 1, dtype=torch.int8, device=device)
+    uneven = [one._replace(values=part[:-1].view(24, 200).copy_(one.values)) for one, part in zip(packed, room, strict=True)]
+    assert not experts.distances(experts.addresses_of([one.values for one in uneven]), 1, device)[1]
+    one, other = (ops.linear_experts_int8(rows, those, starts_of([4, 0, 9], device), None, torch.float32) for those in (packed, uneven))
+    assert all(torch.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True))
+
+
 @pytest.mark.parametrize("form", ["GPTQ", "Q4_K", "IQ4_NL", "Q6_K"])
 def test_weights_in_groups(ops: Ops, device: torch.device, form: str) -> None:
     """The reference's products."""
