@@ -120,6 +120,14 @@ def content(runner: Runner) -> Tensor:
     return torch.cat([tensor[:SPARE].flatten() for cache in runner.caches for tensor in cache] + [one.flatten() for one in used])
 
 
+@pytest.fixture
+def easily(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is short here counts as long, and three steps of a kind are many."""
+    monkeypatch.setattr(graphs_module, "prefix_groups", partial(prefix_groups, least=8))
+    monkeypatch.setattr(graphs_module, "LONG", 8)
+    monkeypatch.setattr(graphs_module, "PATIENCE", 3)
+
+
 def test_sizes() -> None:
     assert decode_sizes(1) == [1]
     assert decode_sizes(3) == [1, 2, 4]
@@ -425,21 +433,22 @@ def test_triton_kernels_store_nothing_at_slot_minus_one() -> None:
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"num_blocks": 14}, {"max_num_seqs": 3, "max_num_batched_tokens": 6}])
-def test_a_whole_engine_gives_the_same(kwargs: dict[str, Any]) -> None:
-    """With chunks, choices that share blocks, preemption and contexts that grow out of what is recorded."""
+def test_a_whole_engine_gives_the_same(easily: None, kwargs: dict[str, Any]) -> None:
+    """With chunks, choices and records that share blocks, preemption, sizes recorded later and contexts that grow out of all of them."""
     config = {"max_num_seqs": 8, "max_num_batched_tokens": 32, **kwargs}
     num_blocks = config.pop("num_blocks", NUM_BLOCKS)
 
-    def outputs(*, graphs: bool) -> tuple[dict[str, Any], int, int]:
+    def outputs(*, graphs: bool) -> tuple[dict[str, Any], FakeRecorder, int]:
         model = stacks.load(stacks.described(load_kernels("reference"), num_layers=2))
         runner = stacks.runner_of(model, NUM_BLOCKS + 1)
-        recorder = recorded(runner, 6, tokens=24) if graphs else FakeRecorder()
+        recorder = recorded(runner, 6, tokens=24, launch=DecodeLaunch(6, joins=True)) if graphs else FakeRecorder()
+        recorder.recorded = 0
         config["speculation"] = "off"  # as on GPUs, which graphs are for
         args = EngineArgs.from_kwargs(model="fake", device="cpu", dtype="float32", kernels="reference", block_size=BLOCK_SIZE, **config)
         resolved = args.resolve(read_spec({"model_type": "llama", "max_position_embeddings": LENGTH}))
         engine = Engine(resolved, runner, num_blocks, None, EndTokens(None, frozenset()), stacks.VOCABULARY)
         for index in range(9):
-            prompt = [(index * 11 + i) % stacks.VOCABULARY for i in range(1 + index * 2)]
+            prompt = [(7 * i + index * (i > 8)) % stacks.VOCABULARY for i in range(1 + index * 2)]
             params = SamplingParams(max_tokens=4 + index * 2, temperature=0.8 * (index % 2), n=1 + (index == 3), logprobs=1)
             engine.add(Request(str(index), prompt, params, index))
         found = {}
@@ -447,26 +456,19 @@ def test_a_whole_engine_gives_the_same(kwargs: dict[str, Any]) -> None:
             for output in engine.step():
                 assert output.error is None
                 found[output.request_id] = [(o.token_ids, o.logprobs) for o in output.outputs]
-        return found, recorder.replayed, engine.stats.num_preemptions
+        return found, recorder, engine.stats.num_preemptions
 
     plain, _, preemptions = outputs(graphs=False)
-    replayed, replays, _ = outputs(graphs=True)
+    replayed, recorder, _ = outputs(graphs=True)
     assert replayed == plain
-    assert replays > 5
+    assert recorder.replayed > 5
+    assert bool(recorder.recorded) == (not kwargs), "sizes for later, where there is room for many sequences that go on together"
     assert bool(preemptions) == (num_blocks < NUM_BLOCKS)
 
 
 #: The first three blocks of all, and nobody's own token in them.
 ALIKE = [([5 + row], 12 + row % 4, [1, 2, 3, 10 + row]) for row in range(6)]
 APART = [([9 + row], 12 + row % 4, [20 + 4 * row, 21 + 4 * row, 22 + 4 * row, 23 + 4 * row]) for row in range(6)]
-
-
-@pytest.fixture
-def easily(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is short here counts as long, and three steps of a kind are many."""
-    monkeypatch.setattr(graphs_module, "prefix_groups", partial(prefix_groups, least=8))
-    monkeypatch.setattr(graphs_module, "LONG", 8)
-    monkeypatch.setattr(graphs_module, "PATIENCE", 3)
 
 
 def metas_of(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> list[AttentionMeta]:
