@@ -156,6 +156,7 @@ class FakeEngine:
         self.stats = EngineStats(num_kv_blocks=50, peak_kv_blocks=9)
         self.most_unfinished = 0
         self.told_of_the_end = False
+        self.num_checks = 0
         self.max_num_seqs = max_num_seqs
         self._kv_tokens = kv_tokens
         self._fail, self._fail_in = fail or {}, fail_in
@@ -192,6 +193,9 @@ class FakeEngine:
     def expect_more(self, more: bool) -> None:
         assert not (more and self.told_of_the_end), "there was to be no more"
         self.told_of_the_end = not more
+
+    def check(self) -> None:
+        self.num_checks += 1
 
     def step(self) -> list[RequestOutput]:
         self.stats.num_steps += 1

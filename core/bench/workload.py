@@ -85,7 +85,7 @@ class Workload:
 class _Memory(BytesIO):
     """Bytes as a Source."""
 
-    def ready(self) -> bool:
+    def ready(self, seconds: float = 0.0) -> bool:
         return True
 
 

@@ -82,6 +82,11 @@ class ShardedRunner(StageRunner):
         except Lost as error:
             self.ranks.fail(error)
 
+    def check(self) -> None:
+        """Raises EngineError if a rank is gone."""
+        if self.ranks.missing():
+            self.ranks.fail()
+
     def close(self) -> None:
         """Ends the other ranks."""
         self.ranks.close()

@@ -257,6 +257,10 @@ class Engine:
             self._crew.end()
         self.runner.close()
 
+    def check(self) -> None:
+        """Looks after the other ranks while there is nothing to compute. Raises what a step would raise if one is lost."""
+        self.runner.check()
+
     # -- the loop ------------------------------------------------------------------------------------------------
     def step(self) -> list[RequestOutput]:
         """Computes one step; returns the requests it finished, answered or failed."""

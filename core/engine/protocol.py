@@ -55,6 +55,9 @@ class AnyEngine(Protocol):
     def expect_more(self, more: bool) -> None:
         """Says if requests may be added to those that are there, which is supposed until it is said. No answer depends on it."""
 
+    def check(self) -> None:
+        """Looks after the processes it has while there is nothing to compute. Raises what a step would raise if one is lost."""
+
     def step(self) -> Sequence[Any]:
         """Computes one step; the Answers to the requests it finished."""
 

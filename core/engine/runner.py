@@ -95,6 +95,9 @@ class Runner:
         """True if threads may run batches at a time: on a CPU, with a model in our code, which keeps nothing of a batch."""
         return self.device.type == "cpu" and isinstance(self.model, Decoder)
 
+    def check(self) -> None:
+        """There are no other processes to be lost."""
+
     def close(self) -> None:
         """There are no other processes to end."""
 

@@ -165,11 +165,18 @@ class Fleet:
     def step(self) -> list[Any]:
         """Shares out what is queued and waits for the next answers."""
         assert self._requests, "there is nothing to wait for"
+        return self._advance(min(1.0, self.config.stall_timeout))
+
+    def check(self) -> None:
+        """As in `Engine`: a replica that was lost while it had nothing to do is replaced before it has."""
+        self._advance(0.0)
+
+    def _advance(self, seconds: float) -> list[Any]:
         outputs: list[Any] = []
         try:
             if self._over is None:
                 self._share_out()
-                for event in self._transport.wait(min(1.0, self.config.stall_timeout)):
+                for event in self._transport.wait(seconds):
                     outputs += self._take(event)
                 outputs += self._end_stalled()
         except InferError as error:

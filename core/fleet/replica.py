@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from ..build.engines import build
@@ -68,7 +68,12 @@ def serve(wire: Wire, payload: Mapping[str, Any]) -> None:
     while True:
         outputs: list[Answer] = []
         while not commands.empty() or not (engine.num_unfinished or outputs):
-            outputs += _obey(engine, commands.get(), pools=recipe is not None)
+            try:
+                command = commands.get(timeout=_HEARTBEAT)
+            except Empty:
+                engine.check()
+            else:
+                outputs += _obey(engine, command, pools=recipe is not None)
         if engine.num_unfinished:
             outputs += engine.step()
         if outputs or time.monotonic() > said + _HEARTBEAT:

@@ -31,7 +31,7 @@ from .tasks.protocol import AnyTask
 from .tasks.rows import error_line
 from .watch import Watch
 
-#: Seconds that nothing but records that are being prepared is waited for, until whoever looks on is told.
+#: Seconds that nothing but records is waited for, until whoever looks on is told and the engine is looked after.
 _PATIENCE = 1.0
 #: Records in the window for each sequence that runs: one runs, one waits, and others have rows that wait for their turn.
 _PER_SEQUENCE = 4
@@ -201,6 +201,8 @@ class Run:
                 for output in self._engine.step():
                     self._finish(output)
                 self._flush()
+            elif self._num_beside:
+                self._engine.check()
             at_end = self._reader.at_end and not self._engine.num_unfinished and not self._num_beside
             if self._max_errors:
                 self._max_errors.check(self.stats, at_end=at_end)
@@ -236,11 +238,21 @@ class Run:
                 with self._hold():
                     self._writer.flush(force=True)
                 with self._watch.waiting():
-                    records = self._take(wait=True)
+                    records = self._wait_for_records()
             if records and self._beside is not None:
                 self._beside.begin(records)
             elif records:
                 self._admit(records)
+
+    def _wait_for_records(self) -> list[Record]:
+        """The next records as soon as there are any, or none at the end. The engine is looked after meanwhile."""
+        while True:
+            while not self._reader.ready(_PATIENCE):
+                self._engine.check()
+            records = self._take(wait=False)
+            # More that came, and nothing to be had of it, is what cannot be read: that is said where it is waited for.
+            if records or self._reader.at_end or self._reader.ready(0.0):
+                return records or self._take(wait=True)
 
     def _take(self, *, wait: bool) -> list[Record]:
         held = len(self._in_engine) + self._writer.num_held  # nothing is beside when more is read

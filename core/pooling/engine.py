@@ -169,6 +169,9 @@ class PoolingEngine:
     def expect_more(self, more: bool) -> None:
         """Says whether requests may be added to those that are there. Nothing here depends on it."""
 
+    def check(self) -> None:
+        """There are no other processes to be lost."""
+
     @property
     def _answered(self) -> list[Pooled]:
         """Answers that nobody was given yet."""

@@ -105,12 +105,14 @@ def choose_kernels(kernels: str, device: str, notes: list[str], *, require: bool
 
 def _compiled() -> tuple[str | None, str]:
     """(which build of the CPU kernels, why there is none), made now if need be."""
+    from infer.kernels.cpu import gemm
     from infer.kernels.cpu.library import BuildError, library
 
     try:
-        return library().digest, ""
+        digest = library().digest
     except BuildError as error:
         return None, str(error)
+    return f"{gemm.instructions().compiler}, {digest}", ""
 
 
 def _triton(device: str) -> tuple[str | None, str]:

@@ -111,7 +111,7 @@ def instructions() -> Instructions:
     compiler, float32, bfloat16, int8, *attention = bytes(text.tolist()).rstrip(b"\0").decode().split("\n")
     tiles = "oneDNN, with AMX" if "amx_bf16" in features.features() else ""
     return Instructions(
-        compiler,
+        " ".join(compiler.split()[:2]),  # its name and version; behind them some say where they were built
         float32,
         tiles or bfloat16 or "oneDNN, without dot products",
         f"{int8}, exact" if takes_int8() else "oneDNN, with AMX, exact",

@@ -55,9 +55,9 @@ class Converted:
                 raise
         return b"".join(found)
 
-    def ready(self) -> bool:
+    def ready(self, seconds: float = 0.0) -> bool:
         """As its source: a row that has begun to come is waited for."""
-        return self._failure is not None or self._source.ready()
+        return self._failure is not None or self._source.ready(seconds)
 
     def _texts(self) -> Iterator[str]:
         """Pieces of text. Bytes that are no UTF-8 stay what they are, so that the record they are in fails, and no other."""

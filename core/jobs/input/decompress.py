@@ -43,9 +43,9 @@ class Decompressed:
         data, self._out = self._out, b""
         return data
 
-    def ready(self) -> bool:
+    def ready(self, seconds: float = 0.0) -> bool:
         while not self._next():
-            if not self._source.ready():
+            if not self._source.ready(seconds):
                 return False
             try:
                 self._fill(_PIECE)

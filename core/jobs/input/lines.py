@@ -56,6 +56,10 @@ class LineReader:
     def at_end(self) -> bool:
         return self._exhausted and not self._lines
 
+    def ready(self, seconds: float) -> bool:
+        """True if `next` has something to look at, or will have within so many seconds, which are then waited for."""
+        return bool(self._lines) or self._exhausted or self._source.ready(seconds)
+
     def next(self, *, wait: bool = True) -> Line | None:
         """The next line; None at the end, or when it is not there yet and `wait` is false. Raises what the source raises."""
         while not self._lines:

@@ -67,6 +67,10 @@ class RecordReader:
             return True
         return self._next_source == len(self._sources) and (self._lines is None or self._lines.at_end)
 
+    def ready(self, seconds: float) -> bool:
+        """True if `take` has bytes to look at without blocking, or will have within so many seconds, which are then waited for."""
+        return bool(self._again) or self.at_end or self._lines is None or self._lines.ready(seconds)
+
     def put_back(self, records: Sequence[Record]) -> None:
         """Records that were taken are the next ones to take. They were counted when they were read, and are not counted again."""
         self._again.extend(records)

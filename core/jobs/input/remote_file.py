@@ -67,11 +67,11 @@ class RemoteFile:
             self.close()
         return data
 
-    def ready(self) -> bool:
-        """True if `read` would return (or raise) at once. Asking is what has the next piece fetched."""
+    def ready(self, seconds: float = 0.0) -> bool:
+        """See `Source`. Asking is what has the next piece fetched."""
         if self._failure is not None or self._ended or self._held or self._place >= self.size or self._spool is not None:
             return True
-        return self._asked().is_done
+        return self._asked().is_done(seconds)
 
     def check(self) -> None:
         """Raises InferError if the file is not the one that was opened any more. One that was deleted was whole when it was read."""
@@ -143,9 +143,9 @@ class _Piece:
         self._done = threading.Event()
         threading.Thread(target=self._fetch, name="infer-input", daemon=True).start()
 
-    @property
-    def is_done(self) -> bool:
-        return self._done.is_set()
+    def is_done(self, seconds: float) -> bool:
+        """True if it is there by then."""
+        return self._done.wait(seconds)
 
     def wait(self) -> bytes:
         """Raises InferError."""

@@ -31,8 +31,8 @@ class Source(Protocol):
     def read(self, size: int) -> bytes:
         """About `size` bytes at most; as soon as there are any; empty at the end. Raises InferError, each time it is called."""
 
-    def ready(self) -> bool:
-        """True if `read` would return (or raise) at once."""
+    def ready(self, seconds: float = 0.0) -> bool:
+        """True if `read` would return (or raise) at once, or would within so many seconds, which are then waited for."""
 
 
 class InputFile:
@@ -108,17 +108,17 @@ class InputFile:
             self._failure = error
             raise
 
-    def ready(self) -> bool:
+    def ready(self, seconds: float = 0.0) -> bool:
         if self._regular or self._ended:
             return True
         if not self._begun:
             if not _AT_ONCE:
-                return False  # opening might wait for a writer
+                return seconds > 0  # opening might wait for a writer: only whoever has time may do that
             try:
                 self._open()
             except OSError:
                 return True  # `read` says what is wrong
-        return bool(select.select([self._fd], [], [], 0)[0])
+        return bool(select.select([self._fd], [], [], seconds)[0])
 
     def close(self) -> None:
         """Nothing more is read."""

@@ -81,5 +81,5 @@ class _Part:
         self._place += len(data)
         return data
 
-    def ready(self) -> bool:
+    def ready(self, seconds: float = 0.0) -> bool:
         return True

@@ -114,6 +114,8 @@ class Task(ABC, Generic[P]):
     #: Fields that any record may have, and those that a misspelled one may have meant.
     known_fields: frozenset[str]
     guessable_fields: frozenset[str]
+    #: Parameters of the tasks that write, which mean nothing to this one.
+    of_writing: ClassVar[frozenset[str]] = frozenset()
     #: Fields that are parameters: beside the body of an OpenAI Batch line they are surely a mistake.
     parameters: frozenset[str]
 
@@ -230,11 +232,25 @@ class Task(ABC, Generic[P]):
 
     def _choose(self, pending: P, fields: Mapping[str, Any]) -> None:
         """Chooses the adapters of a record. Raises RecordError."""
+        if not self.options.has_column and (stranger := self._chooser.stranger(fields)) is not None:
+            self._tell_of(stranger)
         pending.lora = self._chooser.lora_of(fields)
         if pending.lora is not None:
             pending.adapters = (pending.lora.lora_name,)
         if pending.batch is not None and (adapter := self._chooser.model_of(fields)) is not None:
             pending.batch.model = adapter
+
+    def _tell_of(self, stranger: str) -> None:
+        """Of a record's model that is not here: once, and of each where the name may be an adapter's; then an error if `strict`."""
+        own, shown = self.options.model, stranger[:100]
+        if not self._chooser.names:
+            self.warn("model", f"a record names model {shown!r}; {own} answers all of them, whatever model they name")
+            return
+        told = f"model {shown!r} is neither {own} nor an adapter{nearest(shown, self._chooser.names)}"
+        if self.options.strict:
+            raise RecordError("invalid_value", told, param="model")
+        default = f" with {self._chooser.default!r}" if self._chooser.default else ""
+        self.warn(f"model {stranger}", f"{told}; {own}{default} answers such records")
 
     def _open(self, record: Record, pending: P) -> dict[str, Any]:
         """The fields of the request on a line, native or of OpenAI Batch form. Raises RecordError."""
@@ -273,14 +289,24 @@ class Task(ABC, Generic[P]):
 
     def _check_spelling(self, others: Mapping[str, Any], pending: P) -> None:
         """Of fields that the task does not know."""
-        for name in others:
+        for name, value in others.items():
             if len(name) >= _LONGEST_NAME:
                 continue
-            meant = known.intended(name, self._guessable)
-            if meant is not None:
-                hint = f"did you mean {meant!r}?"
+            if name in self.of_writing:
+                if value is not None:
+                    nothing = f"is a parameter of infer generate, means nothing to infer {self.command}"
+                    self.complain(name, f"field {name!r} {nothing}, and {self.fate(pending)}")
+            elif (hint := self._hint(name, value)) is not None:
                 message = f"field {name!r} is not a parameter and {self.fate(pending)}; {hint}"
                 self.complain(name, message, f"unknown field {name!r}; {hint}")
+
+    def _hint(self, name: str, value: Any) -> str | None:
+        """The meaning that an unknown field was surely to have; None: it is a column like any other."""
+        if (meant := known.intended(name, self._guessable)) is not None:
+            return f"did you mean {meant!r}?"
+        if self.options.has_column:
+            return None
+        return known.place_of(name, value, constrains="structured_outputs" in self._guessable)
 
     def fate(self, pending: P) -> str:
         """The fate of a field that is not a parameter, for messages."""

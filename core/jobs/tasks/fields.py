@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -43,10 +43,14 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 }
 
 #: Parameters that a misspelled field may have meant; not those whose names are everyday words.
-GUESSABLE = (SAMPLING | constraint.FIELDS | {"add_special_tokens"}) - {"echo", "suffix"}
+GUESSABLE = ((SAMPLING | constraint.FIELDS | {"add_special_tokens"}) - {"echo", "suffix"}) | LORA | PROMPT_ADAPTER
+
+#: Of those, names that ordinary columns come close to (flora, local_name): only the same letters, or another API's name, mean them.
+_EXACT = LORA
 
 #: Names that other engines and clients give to parameters, folded -> ours.
 _ELSEWHERE: Mapping[str, str] = {
+    **dict.fromkeys(("adapter", "adapterid", "adaptername", "loraadapter", "loraadaptername"), "lora"),
     "dosample": "temperature",
     "eostokenid": "stop_token_ids",
     "inputtype": "prompt_name",
@@ -115,9 +119,76 @@ def intended(name: str, known: frozenset[str]) -> str | None:
             return candidate
     if _ELSEWHERE.get(folded) in known:
         return _ELSEWHERE[folded]
-    close = difflib.get_close_matches(name.lower(), sorted(known), n=1, cutoff=0.81)
+    close = difflib.get_close_matches(name.lower(), sorted(known - _EXACT), n=1, cutoff=0.81)
     return close[0] if close else None
 
 
 def _fold(name: str) -> str:
     return name.replace("_", "").replace("-", "").replace(" ", "").lower()
+
+
+def _is_list_of_text(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 1 and all(isinstance(one, str) for one in value)
+
+
+def _is_integer(value: Any) -> bool:
+    return type(value) is int
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_schema(value: Any) -> bool:
+    return isinstance(value, dict) and not {"type", "properties", "enum", "anyOf", "$ref"}.isdisjoint(value)
+
+
+_Test = Callable[[Any], bool]
+
+# -- parameters in a wrong place. A column may have such a name by chance: a value counts only where it is what the parameter would be
+
+#: Field of `structured_outputs` -> the test of its value.
+_OF_CONSTRAINT: Mapping[str, _Test] = {
+    "choice": _is_list_of_text,
+    "grammar": _is_text,
+    "json": _is_schema,
+    "json_object": lambda value: value is True,
+    "regex": _is_text,
+}
+#: Parameter -> the command whose records have it, and the test of its value. What is refused by name is in refused.py.
+_OF_COMMANDS: Mapping[str, tuple[str, _Test]] = {
+    "dimensions": ("embed", _is_integer),
+    "encoding_format": ("embed", lambda value: value in ("float", "base64")),
+    "normalize": ("embed", _is_flag),
+    "use_activation": ("score", _is_flag),
+    "top_n": ("score", _is_integer),
+    "return_documents": ("score", _is_flag),
+    "step_tag_id": ("score", _is_integer),
+    "returned_token_ids": ("score", lambda value: isinstance(value, list) and bool(value)),
+    "calibration_prompt": ("classify", _is_text),
+    "timestamp_granularities": ("transcribe", lambda value: isinstance(value, list) and bool(value)),
+    "condition_on_prev_tokens": ("transcribe", _is_flag),
+    "compression_ratio_threshold": ("transcribe", _is_number),
+    "logprob_threshold": ("transcribe", _is_number),
+    "no_speech_threshold": ("transcribe", _is_number),
+}
+
+
+def place_of(name: str, value: Any, *, constrains: bool) -> str | None:
+    """The place where an unknown field of a record would have a meaning, in words; None if nothing shows that it was to have one.
+
+    Args:
+        constrains: records of the command may have `structured_outputs`.
+    """
+    if constrains and name in _OF_CONSTRAINT and _OF_CONSTRAINT[name](value):
+        return "it belongs inside structured_outputs"
+    command, is_its = _OF_COMMANDS.get(name, ("", _is_flag))
+    return f"it belongs to infer {command}" if command and is_its(value) else None

@@ -35,8 +35,6 @@ _VLLM = frozenset({"normalize", "truncate_prompt_tokens", "truncation_side"})
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {"add_special_tokens": (True,), "priority": (0,), "stream": (False,)}
 #: vLLM's names of `use_activation` before, for scores; a column may have them too.
 _FORMER = ("activation", "softmax")
-#: Fields of the tasks that write, which mean nothing here.
-_OF_OTHERS = (known.SAMPLING | constraint.FIELDS) - PARAMETERS - _VLLM
 #: Encoders that are kept; a record that needs one more gets one for itself.
 _MAX_ENCODERS = 256
 
@@ -61,8 +59,9 @@ class PoolingTask(Task[PendingTexts]):
 
     keeps = PendingTexts
     known_fields = PARAMETERS | _VLLM | known.LORA | known.DROPPED | frozenset(_NEUTRAL) | {"id"}
-    guessable_fields = PARAMETERS | _VLLM
+    guessable_fields = PARAMETERS | _VLLM | known.LORA
     parameters = PARAMETERS | _VLLM
+    of_writing = (known.SAMPLING | constraint.FIELDS) - PARAMETERS - _VLLM
     options: PoolingOptions
 
     def __init__(self, options: PoolingOptions, tokenizer: Tokenizer | None, recipe: Recipe, *, max_model_len: int) -> None:
@@ -87,15 +86,6 @@ class PoolingTask(Task[PendingTexts]):
         for name in _FORMER:
             if isinstance(fields.get(name), bool) and name not in self._consumed:
                 raise RecordError("unsupported", f"{name} is called use_activation", param=name)
-
-    def _check_spelling(self, others: Mapping[str, Any], pending: PendingTexts) -> None:
-        for name, value in others.items():
-            if name in _OF_OTHERS and value is not None:
-                message = (
-                    f"field {name!r} is a parameter of infer generate, means nothing to infer {self.command}, and {self.fate(pending)}"
-                )
-                self.complain(name, message)
-        super()._check_spelling({name: value for name, value in others.items() if name not in _OF_OTHERS}, pending)
 
     def encoder_for(self, fields: Mapping[str, Any], prefix: str, side: str = "") -> TextEncoder:
         """The encoder of a record's texts, which cuts them as the record or else the command says. Raises RecordError.

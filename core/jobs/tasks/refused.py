@@ -90,17 +90,19 @@ _ELSEWHERE: Mapping[str, str] = {
         "chat",
     ),
     "prompt_adapter": "generate",
-    **dict.fromkeys(("early_stopping", "length_penalty", "num_beams", "num_return_sequences"), "beam"),
+    **dict.fromkeys(("beam_width", "early_stopping", "length_penalty", "num_beams", "num_return", "num_return_sequences"), "beam"),
 }
 #: Values that ask for nothing, beside null, false and what is empty.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,),
+    "beam_width": (1,),
     "embed_dtype": ("float32",),
     "endianness": ("native", "little"),
     "include_reasoning": (True,),
     "length_penalty": (1, 1.0),
     "modalities": (["text"],),
     "num_beams": (1,),
+    "num_return": (1,),
     "num_return_sequences": (1,),
     "parallel_tool_calls": (True,),
     "tool_choice": ("auto", "none"),

@@ -54,6 +54,8 @@ class Simulated:
         self.largest = 0
         """The most requests that a replica had at a time."""
         self.closed = False
+        self.killed: list[FakeReplica] = []
+        """Those that are to be lost next, whatever they do."""
 
     def start(self, number: int) -> FakeReplica:
         replica = FakeReplica(number, self.started)
@@ -75,6 +77,8 @@ class Simulated:
 
     def wait(self, timeout: float) -> list[Event]:
         assert not self.closed
+        if self.killed:
+            return [self._lost(self.killed.pop())]
         busy = [one for one in self.replicas if not one.is_ready or (one.has and one.number not in self.silent)]
         if not busy:
             return []

@@ -201,6 +201,23 @@ def test_one_that_says_nothing_is_ended_and_replaced(plan: Plan) -> None:
     assert fleet.num_lost >= 1
 
 
+def test_one_that_is_lost_while_there_is_nothing_to_do_is_replaced_at_once(plan: Plan) -> None:
+    transport = Simulated(0)
+    fleet = fleet_of(plan, transport, 2, max_restarts=1)
+    fleet.check()
+    assert transport.started == 2
+    transport.killed.append(transport.replicas[0])
+    fleet.check()
+    assert (fleet.num_lost, transport.started, len(transport.replicas)) == (1, 3, 2)
+    while not all(one.is_ready for one in transport.replicas):
+        fleet.check()
+    add(fleet, NAMES[:30])
+    assert len(answers(fleet)) == 30
+    transport.killed.append(transport.replicas[0])
+    with pytest.raises(EngineError, match="--max-restarts allows 1"):
+        fleet.check()
+
+
 def test_what_is_dropped_is_nobodys_work(plan: Plan) -> None:
     transport = Simulated(0)
     fleet = fleet_of(plan, transport)

@@ -57,7 +57,7 @@ class MemorySource:
     def read(self, size: int) -> bytes:
         return self._stream.read(min(size, self._chunk))
 
-    def ready(self) -> bool:
+    def ready(self, seconds: float = 0.0) -> bool:
         return True
 
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infer.core.errors import EngineError, RecordError
+from infer.core.errors import EngineError, InferError, RecordError
 from infer.core.jobs.input.reader import RecordReader
 from infer.core.jobs.row import Row
 from infer.core.jobs.run import Run, Window
@@ -365,12 +365,56 @@ def test_a_slow_pipe_gets_its_answers_before_it_says_more(fake_engine: Any, byte
             self.asked += 1
             return b'{"prompt":"q%d"}\n' % self.asked if self.asked <= 20 else b""
 
-        def ready(self) -> bool:
+        def ready(self, seconds: float = 0.0) -> bool:
             return sink.data.count(b"\n") == self.asked
 
     task = GenerateTask(CompletionOptions(), byte_tokenizer, max_model_len=256)
     Run(RecordReader(Dialog()), sink).run(fake_engine(), task)
     assert [row["choices"][0]["text"] for row in rows(sink.data)] == [f"{i}"[::-1] + "q" for i in range(1, 21)]
+
+
+def test_the_engine_is_looked_after_while_the_input_is_silent(fake_engine: Any, byte_tokenizer: Any, memory_output: Any) -> None:
+    """Between records, within a line, before a blank one and before the end; and not once there is nothing left to do."""
+
+    class Slow:
+        def __init__(self) -> None:
+            self.pieces = [b'{"prompt":"ab"}\n', None, b'{"pro', None, None, b'mpt":"cd"}\n', None, b"\n", None, b'{"prompt":"ef"}\n']
+
+        def read(self, size: int) -> bytes:
+            piece = self.pieces.pop(0) if self.pieces else b""
+            assert piece is not None, "read while it is silent"
+            return piece
+
+        def ready(self, seconds: float = 0.0) -> bool:
+            if self.pieces and self.pieces[0] is None:
+                if seconds:
+                    self.pieces.pop(0)
+                return False
+            return True
+
+    engine, sink = fake_engine(), memory_output()
+    Run(RecordReader(Slow()), sink).run(engine, GenerateTask(CompletionOptions(), byte_tokenizer, max_model_len=256))
+    assert [row["choices"][0]["text"] for row in rows(sink.data)] == ["ba", "dc", "fe"]
+    assert engine.num_checks == 5
+
+
+def test_an_input_that_breaks_after_a_silence(fake_engine: Any, byte_tokenizer: Any, memory_output: Any) -> None:
+    class Breaks:
+        silent, lines = 2, [b'{"prompt":"ab"}\n']
+
+        def read(self, size: int) -> bytes:
+            if not self.lines:
+                raise InferError("broken")
+            return self.lines.pop()
+
+        def ready(self, seconds: float = 0.0) -> bool:
+            self.silent -= not self.lines and seconds > 0
+            return bool(self.lines) or self.silent < 0
+
+    engine, sink = fake_engine(), memory_output()
+    with pytest.raises(InferError, match="broken"):
+        Run(RecordReader(Breaks()), sink).run(engine, GenerateTask(CompletionOptions(), byte_tokenizer, max_model_len=256))
+    assert (len(rows(sink.data)), engine.num_checks) == (1, 2)
 
 
 def test_200_000_records_stream_in_flat_memory(fake_engine: Any, byte_tokenizer: Any, memory_output: Any) -> None:
@@ -385,7 +429,7 @@ def test_200_000_records_stream_in_flat_memory(fake_engine: Any, byte_tokenizer:
         def read(self, size: int) -> bytes:
             return b"".join(line for _, line in zip(range(1000), self.lines, strict=False))
 
-        def ready(self) -> bool:
+        def ready(self, seconds: float = 0.0) -> bool:
             return True
 
     class Checker(memory_output):

@@ -32,6 +32,7 @@ def cpu_with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(hardware, "has_bfloat16", lambda device: True)
     monkeypatch.setattr(library, "library", lambda: SimpleNamespace(digest="abc"))
+    monkeypatch.setattr(gemm, "instructions", lambda: SimpleNamespace(compiler="GCC 12"))
     monkeypatch.setattr(args_module, "choose_threads", lambda asked: Threads(asked or 3, 3))
 
 
@@ -87,7 +88,7 @@ def resolve(hf_config: dict[str, Any] | None = None, **given: Any) -> EngineConf
 
 def test_the_plain_case() -> None:
     config = resolve()
-    assert (config.device, config.dtype, config.kernels, config.kernel_build) == ("cpu", "bfloat16", "cpu", "abc")
+    assert (config.device, config.dtype, config.kernels, config.kernel_build) == ("cpu", "bfloat16", "cpu", "GCC 12, abc")
     assert config.threads == 3
     assert (config.max_model_len, config.max_model_len_given) == (512, False)
     assert (config.max_num_seqs, config.max_num_batched_tokens, config.block_size) == (256, 2048, 16)
@@ -405,7 +406,7 @@ class TestEffects:
 
 class TestKernels:
     def test_given(self) -> None:
-        for name, build in (("reference", None), ("cpu", "abc")):
+        for name, build in (("reference", None), ("cpu", "GCC 12, abc")):
             config = resolve(kernels=name)
             assert (config.kernels, config.kernel_build) == (name, build)
         with pytest.raises(ConfigError, match=r"unknown kernels 'referense'; did you mean 'reference'\?; available: .*reference"):

@@ -79,6 +79,23 @@ class Chooser:
         model = fields.get("model")
         return model if isinstance(model, str) and (model in self._lora.paths or model in self._prompt.paths) else None
 
+    def stranger(self, fields: Mapping[str, Any]) -> str | None:
+        """The model that a record names where it is neither this one nor an adapter; with no adapters folder and case do not count."""
+        model = fields.get("model")
+        if not isinstance(model, str) or not model or not self._models or model in self._models or self.model_of(fields) is not None:
+            return None
+        return None if not self.names and _last(model) in map(_last, self._models) else model
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all adapters."""
+        return [*self._lora.paths, *self._prompt.paths]
+
+    @property
+    def default(self) -> str | None:
+        """The adapter of records that name none, if there is one."""
+        return self._lora.default or self._prompt.default
+
     def lora_of(self, fields: Mapping[str, Any]) -> LoRARequest | None:
         """The LoRA adapter of a record; None: none. Raises RecordError (adapter_not_found, adapter_invalid, invalid_type)."""
         name, param = self._name(fields, ("lora", "lora_name"), self._lora)
@@ -133,6 +150,11 @@ class Chooser:
             return read_prompt_adapter(self._prompt.paths[name], size=self._embeds_size, most=self._max_virtual)
         except AdapterError as error:
             return error
+
+
+def _last(name: str) -> str:
+    """The name of a model without the folder or the owner before it."""
+    return name.rstrip("/").rpartition("/")[2].lower()
 
 
 def _sound(found: Any, param: str) -> Any:

@@ -35,8 +35,6 @@ log = logging.getLogger("infer.jobs")
 #: Parameters of a record that mean something here.
 _PARAMETERS = frozenset({"truncate_prompt_tokens", "truncation_side", "skip_reading_prefix_cache"})
 _OWN = frozenset({"labels", "calibration_prompt"})
-#: Fields of the tasks that write, which mean nothing here.
-_OF_OTHERS = (known.SAMPLING | constraint.FIELDS) - _PARAMETERS
 #: Lists of labels that are remembered at a time.
 _MAX_SETS = 256
 
@@ -66,8 +64,9 @@ class LabelTask(Task[PendingPrompt]):
     owners: ClassVar[Mapping[str, str]] = {}
     keeps = PendingPrompt
     known_fields = _PARAMETERS | _OWN | known.COMMON | known.LORA | known.PROMPT_ADAPTER | known.DROPPED | {"id"}
-    guessable_fields = _PARAMETERS | _OWN | {"add_special_tokens"}
+    guessable_fields = _PARAMETERS | _OWN | {"add_special_tokens"} | known.LORA | known.PROMPT_ADAPTER
     parameters = _PARAMETERS | _OWN
+    of_writing = (known.SAMPLING | constraint.FIELDS) - _PARAMETERS
     options: LabelOptions
     intake: PromptIntake
 
@@ -114,13 +113,6 @@ class LabelTask(Task[PendingPrompt]):
 
     def refuse(self, fields: Mapping[str, Any]) -> None:
         """Whatever it does not know has been looked at by then."""
-
-    def _check_spelling(self, others: Mapping[str, Any], pending: PendingPrompt) -> None:
-        for name, value in others.items():
-            if name in _OF_OTHERS and value is not None:
-                message = f"field {name!r} is a parameter of infer generate, means nothing to infer classify, and {self.fate(pending)}"
-                self.complain(name, message)
-        super()._check_spelling({name: value for name, value in others.items() if name not in _OF_OTHERS}, pending)
 
     # --- in
 

@@ -19,9 +19,9 @@ from ....types.media import MediaPart
 from ....types.media_parts import of_sound
 from ...jsonl import json_type, wrong_type
 from ...tally import Tally
-from .. import openai_batch
+from .. import constraint, openai_batch
 from ..base import RecordOptions, Task
-from ..fields import DROPPED, flag, priority_of
+from ..fields import DROPPED, SAMPLING, flag, priority_of
 from ..rows import finite, native_row
 from .pending import PendingSound
 
@@ -64,6 +64,7 @@ class TranscribeTask(Task[PendingSound]):
     known_fields = DROPPED | frozenset(_NEUTRAL) | _FIELDS | {"id", "priority"}
     guessable_fields = _FIELDS - {"task", "prompt", "include"}
     parameters = _FIELDS - {"prompt", "task"}
+    of_writing = (SAMPLING | constraint.FIELDS) - known_fields
     options: TranscribeOptions
 
     def __init__(

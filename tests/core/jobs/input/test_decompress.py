@@ -64,7 +64,7 @@ def read(data: bytes, *, chunk: int = 1 << 20, name: str = "in.gz") -> tuple[byt
         def read(self, size: int | None = -1) -> bytes:
             return super().read(chunk)
 
-        def ready(self) -> bool:
+        def ready(self, seconds: float = 0.0) -> bool:
             return True
 
     source = Decompressed(Chunks(data), name)
@@ -160,7 +160,7 @@ class Repeated:
     def read(self, size: int) -> bytes:
         return next(self.parts, b"")
 
-    def ready(self) -> bool:
+    def ready(self, seconds: float = 0.0) -> bool:
         return True
 
 

@@ -102,7 +102,7 @@ def test_an_endless_line_is_skipped_in_little_memory() -> None:
             self.left -= 1
             return b"x" * CHUNK_BYTES if self.left > 0 else b"\n{}" if self.left == 0 else b""
 
-        def ready(self) -> bool:
+        def ready(self, seconds: float = 0.0) -> bool:
             return True
 
     tracemalloc.start()
@@ -123,7 +123,7 @@ def test_chunks_do_not_matter(pieces: list[bytes], chunk: int) -> None:
             head, self.data = self.data[: self.size], self.data[self.size :]
             return head
 
-        def ready(self) -> bool:
+        def ready(self, seconds: float = 0.0) -> bool:
             return True
 
     def all_of(size: int) -> list[tuple[Any, ...]]:
@@ -270,7 +270,7 @@ def test_nothing_is_read_after_the_limit() -> None:
             assert not reader.at_end
             return b"{}\n"
 
-        def ready(self) -> bool:
+        def ready(self, seconds: float = 0.0) -> bool:
             return True
 
     reader = RecordReader(Endless(), selection=Selection(offset=3, limit=4))
@@ -377,7 +377,7 @@ def test_a_failing_input_gives_all_it_has_first() -> None:
                 raise InferError("broken")
             return self.chunks.pop(0)
 
-        def ready(self) -> bool:
+        def ready(self, seconds: float = 0.0) -> bool:
             return True
 
     reader = RecordReader(Failing())

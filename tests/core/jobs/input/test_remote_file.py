@@ -61,7 +61,7 @@ def test_one_piece_is_fetched_ahead_and_no_more(memory: Any, monkeypatch: pytest
     file = RemoteFile("memory://remote-input/a")
     asked.clear()
     assert file.read(10) == DATA[:10]
-    while not file._ahead.is_done:
+    while not file._ahead.is_done(0.0):
         pass
     assert asked == [(0, 1000), (1000, 2000)]
     assert file.ready()

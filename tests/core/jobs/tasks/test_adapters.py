@@ -15,6 +15,9 @@ import torch
 from safetensors.torch import save
 
 from infer.core.errors import ConfigError, RecordError
+from infer.core.jobs.jsonl import dumps
+from infer.core.jobs.record import Record
+from infer.core.jobs.tasks import CompletionOptions, GenerateTask
 from infer.core.jobs.tasks.adapters.chooser import Chooser
 from infer.core.jobs.tasks.adapters.declared import Adapters, Declared, declared_in
 from infer.core.settings.args import EngineArgs
@@ -118,6 +121,37 @@ class TestChoice:
     def test_of_a_record(self, folder: Path, fields: dict[str, Any], name: str | None) -> None:
         found = chooser(folder, "second").lora_of(fields)
         assert (None if found is None else found.lora_name) == name
+
+    def test_a_model_that_is_not_here(self, folder: Path) -> None:
+        one = chooser(folder)
+        for known in ({}, {"model": "first"}, {"model": "base"}, {"model": ""}, {"model": None}, {"model": 3}):
+            assert one.stranger(known) is None
+        assert [one.stranger({"model": name}) for name in ("frist", "org/Base")] == ["frist", "org/Base"]
+        alone = Chooser(Adapters(), models=frozenset({"base"}))
+        assert [alone.stranger({"model": name}) for name in ("org/Base", "gpt-4")] == [None, "gpt-4"]
+        assert Chooser(Adapters()).stranger({"model": "gpt-4"}) is None  # nobody knows what it is called
+
+    def test_it_is_told_of(self, folder: Path, byte_tokenizer: Any) -> None:
+        """Once for all where no adapters are declared; else each, and an error if strict: an answer of another model than was meant."""
+
+        def said(chosen: Chooser, *names: str, **options: Any) -> tuple[list[str], list[str | None]]:
+            told: list[str] = []
+            task = GenerateTask(
+                CompletionOptions(chooser=chosen, model="base", warn=told.append, **options), byte_tokenizer, max_model_len=256
+            )
+            lines = [{"custom_id": str(i), "url": "/v1/completions", "body": {"prompt": "a", "model": m}} for i, m in enumerate(names)]
+            found = task.prepare([Record.parse(i, i + 1, 1, dumps(line)) for i, line in enumerate(lines)])
+            return told, [None if one.error is None else one.error.message for one in found]
+
+        alone = Chooser(Adapters(), models=frozenset({"base"}))
+        told = "a record names model 'gpt-4'; base answers all of them, whatever model they name"
+        for strict in (False, True):
+            assert said(alone, "base", "gpt-4", "gpt-5", strict=strict) == ([told], [None] * 3)
+        assert said(alone, "gpt-4", prompt_field="prompt") == ([], [None])  # a column
+        frist = "model 'frist' is neither base nor an adapter; did you mean 'first'?"
+        assert said(chooser(folder), "frist", "frist", "first") == ([f"{frist}; base answers such records"], [None] * 3)
+        assert said(chooser(folder, "first"), "frist")[0] == [f"{frist}; base with 'first' answers such records"]
+        assert said(chooser(folder), "frist", "first", strict=True) == ([], [frist, None])
 
     @pytest.mark.parametrize(
         ("fields", "code", "param", "said"),

@@ -8,8 +8,16 @@ import pytest
 
 from infer.core.jobs.jsonl import dumps
 from infer.core.jobs.record import Record
-from infer.core.jobs.tasks import ChatTask, CompletionOptions
+from infer.core.jobs.tasks import ChatTask, CompletionOptions, GenerateTask, refused
+from infer.core.jobs.tasks import fields as known
+from infer.core.jobs.tasks.beam import BEAM_FIELDS
+from infer.core.jobs.tasks.classify.classifier import ClassifierTask
+from infer.core.jobs.tasks.classify.labels import LabelTask
+from infer.core.jobs.tasks.embed import EmbedTask
 from infer.core.jobs.tasks.fields import GUESSABLE, NEUTRAL, intended, is_neutral
+from infer.core.jobs.tasks.score import ScoreTask
+from infer.core.jobs.tasks.token_score import TokenScoreTask
+from infer.core.jobs.tasks.transcribe.task import TranscribeTask
 from infer.core.text.chat import ChatTemplate
 from infer.core.text.templates.template import RecordTemplate
 
@@ -44,6 +52,11 @@ KNOWN = GUESSABLE | {"prompt", "messages"}
         ("guidedJson", "guided_json"),
         ("prompt_logprob", "prompt_logprobs"),
         ("allowed_tokens_ids", "allowed_token_ids"),
+        ("adapter", "lora"),
+        ("adapter_id", "lora"),
+        ("LoRA", "lora"),
+        ("loraName", "lora_name"),
+        ("prompt_adaptor", "prompt_adapter"),
     ],
 )
 def test_misspellings(name: str, meant: str) -> None:
@@ -55,6 +68,7 @@ COLUMNS = [
     "topic", "category", "source", "question", "answer", "context", "prompt_id", "label", "N", "K", "tags", "note",
     "text", "step", "name", "document", "metadata", "title", "url", "split", "model_id", "min_k", "score", "image",
     "reference", "priority_class", "echoes", "choices", "regexes", "schema", "format", "truncated", "best",
+    "flora", "local_name", "loan_name",
 ]
 # fmt: on
 
@@ -118,6 +132,7 @@ ASKING: dict[str, Any] = {
     "parameters": {"max_tokens": 5, "details": True},
     "length_penalty": 2.0,
     "num_beams": 4,
+    "beam_width": 4,
     "use_beam_search": True,
     "suffix": "x",
     "stream": True,
@@ -187,6 +202,46 @@ class TestFieldsOfTheApis:
         pending = prepare(t, **asked)
         assert (bytes(pending.prompt), pending.extra) == (b"xyz", {})
         assert code_of(t, **{**asked, "documents": ["xyz"]}) == ("invalid_type", "documents")
+
+
+MISPLACED: dict[str, tuple[Any, str]] = {
+    "choice": (["a", "b"], "inside structured_outputs"),
+    "regex": ("[0-9]+", "inside structured_outputs"),
+    "json": ({"type": "object"}, "inside structured_outputs"),
+    "dimensions": (64, "to infer embed"),
+    "top_n": (3, "to infer score"),
+    "calibration_prompt": ("N/A", "to infer classify"),
+    "no_speech_threshold": (0.6, "to infer transcribe"),
+}
+#: The same names as columns of a data set.
+COLUMNS_OF_SUCH_NAMES = {"choice": "B", "json": {"a": 1}, "dimensions": "10x20", "normalize": "NFC", "top_n": None, "labels": ["a", "b"]}
+
+
+class TestParametersInAWrongPlace:
+    @pytest.mark.parametrize("name", MISPLACED)
+    def test_they_are_told_of_once_or_refused(self, task: Any, prepare: Any, code_of: Any, name: str) -> None:
+        value, place = MISPLACED[name]
+        said: list[str] = []
+        t = task(warn=said.append)
+        for _ in range(2):
+            assert prepare(t, prompt="a", **{name: value}).extra == {name: value}
+        assert said == [f"field {name!r} is not a parameter and only travels through to `extra`; it belongs {place}"]
+        assert code_of(task(strict=True), prompt="a", **{name: value}) == ("unknown_field", name)
+
+    def test_columns_of_such_names_are_not(self, task: Any, prepare: Any) -> None:
+        t = task(strict=True)
+        assert prepare(t, prompt="a", **COLUMNS_OF_SUCH_NAMES).extra == COLUMNS_OF_SUCH_NAMES
+        values = {name: value for name, (value, _) in MISPLACED.items()}
+        assert prepare(task(strict=True, prompt_field="q"), q="a", **values).extra == values  # whoever names a column has columns
+
+    def test_every_parameter_of_every_task_is_something_to_every_other(self) -> None:
+        """Known, refused, told of, or a word that columns have."""
+        everyday = {"labels", "language", "prompt_name", "timestamps", "truncate", "include", "scoring", "width"}
+        somewhere = everyday | set(known._OF_COMMANDS) | set(refused._ELSEWHERE) | set(refused._NOWHERE)
+        tasks = (GenerateTask, ChatTask, EmbedTask, ScoreTask, TokenScoreTask, LabelTask, ClassifierTask, TranscribeTask)
+        for other in tasks:
+            of_others = frozenset().union(BEAM_FIELDS, *(one.parameters for one in tasks))
+            assert of_others - other.known_fields - other.of_writing <= somewhere, other
 
 
 class TestPriority:
