@@ -351,7 +351,7 @@ class Engine:
         ended = self._endings.find(step.drawing, samples, full, failed, watch, step.traits)
         for more in rounds(step, lane.sampler, failed):
             samples = lane.sampler.finish(more.draws)
-            full = scheduler.accept(more.rows, samples.ids)
+            full = scheduler.progress.accept(more.rows, samples.ids)
             ended += self._endings.find(more.drawing, samples, full, failed, watch)
             num_accepted += len(more.drawing)
         # Behind the drafts, whose rows are the schedule's until beams fork and end.

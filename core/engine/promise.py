@@ -36,7 +36,7 @@ class Promise:
         self._step = step
         self._drawing = drawing
         self._rows = rows
-        self._filled = scheduler.advance(step)
+        self._filled = scheduler.progress.advance(step)
         leaving = frozenset(scheduler.running.extend(np.flatnonzero(step.samples), -1 - rows))
         scheduler.join(step)
         assert scheduler.overruns is not None
@@ -56,7 +56,7 @@ class Promise:
         newest[places] = tokens[-1 - newest[places]]
         for sequence, token in zip(self._drawing, tokens[self._rows].tolist(), strict=True):
             sequence.tokens[-1] = token
-        self._scheduler.succeeded(self._step, self._filled)
+        self._scheduler.progress.succeeded(self._step, self._filled)
 
 
 def schedule_ahead(scheduler: Scheduler) -> Schedule | None:

@@ -15,6 +15,8 @@ running sequences of its own. A call changes only the sequences of its own lane.
 whichever lanes they are for (lanes/crew.py). At rest between two steps a lane starts waiting
 sequences up to its share, and gives some that run to lanes that have fewer.
 
+What a step has computed and drawn is booked by `Progress` (progress.py).
+
 There only where they are used: `BeamTurns` (beams/turns.py) for beam searches, `Holds` (scoring/holds.py) for given continuations,
 `SwapSpace` (memory/swap.py) for the blocks of preempted sequences in CPU memory, `Overruns` (overruns.py) for steps that overlap.
 
@@ -40,12 +42,13 @@ from .beams.turns import BeamTurns
 from .blocks import BlockManager
 from .lanes.shares import Shares
 from .overruns import Overruns
-from .priorities import PriorityQueues
+from .progress import Progress
+from .queues.priorities import PriorityQueues
+from .queues.waiting import WaitingQueue
 from .running import Running
 from .schedule import Schedule
 from .scoring.holds import Holds
 from .spread import Spread
-from .waiting import WaitingQueue
 
 #: The share of the places that is free when sequences are admitted together.
 _TOGETHER = 1 / 16
@@ -104,6 +107,7 @@ class Scheduler:
         self._holds = Holds(blocks)
         self._spread = Spread(max_num_seqs)
         self.swap, self.adapters = swap, adapters
+        self.progress = Progress(self.running, blocks, swap)
         self._admits_together = admits_together and not self._by_priority
         self.overruns = Overruns(self.running, blocks) if overlaps else None
         self.beams: BeamTurns | None = None
@@ -134,6 +138,7 @@ class Scheduler:
         assert self.beams is None
         lane = copy(self)
         lane.running, lane.num_preemptions = Running(), 0
+        lane.progress = Progress(lane.running, self.blocks, self.swap)
         lane.overruns = Overruns(lane.running, self.blocks)
         if self.overruns is None:
             self.overruns = Overruns(self.running, self.blocks)
@@ -349,38 +354,11 @@ class Scheduler:
 
         Whoever decides that a sequence has ended calls `finish`.
         """
-        filled = self.advance(step)
+        filled = self.progress.advance(step)
         rows = np.flatnonzero(step.samples)
         full = self.running.extend(rows if drawn is None else rows[list(drawn)], np.asarray(tokens, dtype=np.int64))
         self.join(step)
-        self.succeeded(step, filled)
-        return full
-
-    def advance(self, step: Schedule) -> list[tuple[Sequence, int]]:
-        """Counts a step's tokens as computed, and keeps states where that is due; gives what `Running.advance` does."""
-        filled = self.running.advance(step.counts, self.blocks.block_size)
-        if self.blocks.states is not None:
-            for row in self.running.at_border(len(step.counts)):
-                self.blocks.keep_states(self.running[row])
-                self.running.refresh_border(row)
-        return filled
-
-    def succeeded(self, step: Schedule, filled: Iterable[tuple[Sequence, int]]) -> None:
-        """A step is done: what `Running.advance` said it filled is findable from now on."""
-        for sequence, before in filled:
-            self.blocks.remember(sequence, before)
-        if self.swap is not None:
-            self.swap.costs.computed(int(step.counts.sum()), step.began)
-
-    def accept(self, rows: SequenceOf[int], tokens: NDArray[np.int64]) -> list[Sequence]:
-        """Books one token more for some rows of the step that was committed last, drawn after a draft that came true: what was
-        computed of that is now computed of the sequence. Returns what `commit` does."""
-        counts = np.zeros(max(rows) + 1, dtype=np.int64)
-        counts[rows] = 1
-        filled = self.running.advance(counts, self.blocks.block_size)
-        full = self.running.extend(np.array(rows, dtype=np.intp), tokens)
-        for sequence, before in filled:
-            self.blocks.remember(sequence, before)
+        self.progress.succeeded(step, filled)
         return full
 
     def join(self, step: Schedule) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from itertools import chain
 
 from ..types.request import Sequence
-from .priorities import PriorityQueues
-from .waiting import WaitingQueue, expected_output
+from .queues.priorities import PriorityQueues
+from .queues.waiting import WaitingQueue, expected_output
 
 #: A step with so many sequences takes about as long as with one: it reads all weights, and rows are padded.
 _FEW = 16

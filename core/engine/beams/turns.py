@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from ...types.request import Beams, Request, Sequence
 from ..blocks import BlockManager
-from ..priorities import PriorityQueues
+from ..queues.priorities import PriorityQueues
+from ..queues.waiting import WaitingQueue
 from ..running import Running
-from ..waiting import WaitingQueue
 from .group import Moves
 
 

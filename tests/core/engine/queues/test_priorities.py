@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infer.core.engine.blocks import BlockManager
-from infer.core.engine.priorities import PriorityQueues
+from infer.core.engine.queues.priorities import PriorityQueues
 from infer.core.engine.schedule import Schedule
 from infer.core.engine.scheduler import Scheduler
 from infer.core.types.params import SamplingParams
 from infer.core.types.request import Request, Sequence
 
-from .. import stepping
+from ... import stepping
 
 
 def sequence(priority: int, tokens: list[int] | None = None, max_tokens: int = 16) -> Sequence:

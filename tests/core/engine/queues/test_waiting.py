@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infer.core.engine.waiting import WaitingQueue
+from infer.core.engine.queues.waiting import WaitingQueue
 from infer.core.types.params import SamplingParams
 from infer.core.types.request import Request, Sequence
 

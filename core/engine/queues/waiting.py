@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from ..types.request import Request, Sequence
+from ...types.request import Request, Sequence
 
 #: Outputs that may end earlier than they must are not expected to be longer than this.
 _USUAL_OUTPUT = 512

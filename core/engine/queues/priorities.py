@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 
-from ..types.request import Request, Sequence
+from ...types.request import Request, Sequence
 from .waiting import WaitingQueue
 
 
