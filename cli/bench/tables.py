@@ -152,11 +152,19 @@ def kernels_table(told: Mapping[str, Any]) -> str:
 
 def host_table(told: Mapping[str, Any]) -> str:
     """All that `infer bench host` says."""
-    head = ("draws", "sequences", "ms a step", "least", "of it inputs")
+    head = ("draws", "sequences", "of them new", "ms a step", "least", "of it inputs", "launches", "recorded")
     cells = [
-        (one["draws"], f"{one['sequences']:,}", *(f"{one[key]:.2f}" for key in ("ms", "least_ms", "inputs_ms"))) for one in told["steps"]
+        (
+            one["draws"],
+            f"{one['sequences']:,}",
+            f"{one['joining']:,}",
+            *(f"{one[key]:.2f}" for key in ("ms", "least_ms", "inputs_ms")),
+            *(_number((one["launches"] or {}).get(key)) for key in ("eager", "recorded")),
+        )
+        for one in told["steps"]
     ]
-    return "host, CPU time of one thread\n" + table([head, *cells], right=frozenset(range(1, 5)), indent="  ")
+    title = f"host, CPU time of one thread; launches of {told['model'] or 'SmolLM2-135M'}\n"
+    return title + table([head, *cells], right=frozenset(range(1, 8)), indent="  ")
 
 
 def _number(value: float | None) -> str:

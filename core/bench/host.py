@@ -10,24 +10,30 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from statistics import median
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from infer.kernels import set_threads
+from infer.kernels.ops import SamplingRows
 
+from ..build.plan import find_model
 from ..engine.batch import Batch
 from ..engine.engine import Engine
+from ..engine.graphs import MOST_TOKENS, StepSizes
 from ..engine.runner import Runner
-from ..engine.static_inputs import StaticInputs, StepSize
+from ..engine.static_inputs import StaticInputs
 from ..engine.stopping import EndTokens
 from ..jobs.stats import versions
 from ..settings.args import EngineArgs
+from ..settings.config import EngineConfig
+from ..spec.model_spec import ModelSpec
 from ..spec.read import read_spec
 from ..types.params import SamplingParams
 from ..types.request import Request
 from .kernels import BLOCK_SIZE, SHAPES
+from .launches import GPUSteps
 from .results import rounded
 
 #: Sequences of a step.
@@ -35,11 +41,23 @@ SEQUENCES = (256, 1024)
 #: Steps that are measured, and those before them that are not.
 STEPS, WARM_UP = 60, 20
 #: Tokens of a prompt.
-PROMPT = 32
-#: How tokens are drawn.
-TEMPERATURES = {"greedy": 0.0, "sampled": 0.8}
+PROMPT = 16
+#: Of the sequences in a mixed step, one in so many begins with it, and as many end.
+TURNS = 16
 #: What every row draws, which ends nothing.
 DRAWN = 7
+
+
+class Kind(NamedTuple):
+    """A kind of steps."""
+
+    draws: str
+    temperature: float
+    mixed: bool
+    """Prompts join the decodes in every step."""
+
+
+KINDS = (Kind("greedy", 0.0, False), Kind("sampled", 0.8, False), Kind("greedy", 0.0, True))
 
 
 class _Drawn:
@@ -47,7 +65,12 @@ class _Drawn:
 
     name = "none"
 
-    def sample(self, logits: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
+    def __init__(self) -> None:
+        self.rows: SamplingRows | None = None
+        """How tokens were drawn last."""
+
+    def sample(self, logits: Tensor, rows: SamplingRows | None, *rest: object) -> tuple[Tensor, Tensor]:
+        self.rows = rows
         return torch.full((len(logits),), DRAWN, dtype=torch.int64), torch.ones(len(logits), dtype=torch.bool)
 
 
@@ -59,7 +82,10 @@ class _Nothing:
     def __init__(self, sequences: int, context: int) -> None:
         self.ops = _Drawn()
         self.drawn: Tensor | None = None
-        self._inputs = StaticInputs(StepSize(sequences, sequences), context, BLOCK_SIZE, torch.device("cpu"), spare_slot=-1)
+        self.batch: Batch | None = None
+        """The last step's."""
+        self._sizes = StepSizes.choose(sequences, MOST_TOKENS)
+        self._inputs = StaticInputs(self._sizes.largest, context, BLOCK_SIZE, torch.device("cpu"), spare_slot=-1)
         self.filling = 0.0
         """Seconds of the thread that went into that."""
 
@@ -68,58 +94,104 @@ class _Nothing:
 
     def run(self, batch: Batch) -> Tensor:
         started = time.thread_time()
-        if len(batch.slots) == len(batch.kv_lens):
-            self._inputs.fill(batch, self._inputs.largest)
+        size = self._sizes.of(len(batch.slots), len(batch.kv_lens))
+        if size is not None:
+            self._inputs.fill(batch, size)
         self.filling += time.thread_time() - started
+        self.batch = batch
         return torch.empty(batch.num_logits, 1)
 
     def close(self) -> None:
         """There is nothing to end."""
 
 
-def _engine(sequences: int, context: int) -> tuple[Engine, _Nothing]:
-    spec = read_spec(SHAPES)
-    args = EngineArgs.from_kwargs(
-        model="none", device="cpu", max_model_len=context, max_num_seqs=sequences, max_num_batched_tokens=2048, lanes=1, speculation="off"
-    )
-    config = replace(args.resolve(spec), device="cuda", block_size=BLOCK_SIZE)  # steps overlap, as they do there
-    runner = _Nothing(sequences, context)
-    ends = EndTokens(0, frozenset({1, 2}))
-    return Engine(config, cast(Runner, runner), sequences * -(-context // BLOCK_SIZE), None, ends, 49152), runner
+class _Bench:
+    """
+    Args:
+        model: whose launches are counted; None: that of `SHAPES`.
+
+    Raises InferError.
+    """
+
+    def __init__(self, model: str | None, steps: int) -> None:
+        self._shapes = read_spec(SHAPES)
+        self._model: ModelSpec = find_model(EngineArgs.from_kwargs(model=model)).spec() if model else self._shapes
+        self._steps = steps
+
+    def _config(self, sequences: int, context: int) -> EngineConfig:
+        args = EngineArgs.from_kwargs(
+            model="none",
+            device="cpu",
+            max_model_len=context,
+            max_num_seqs=sequences,
+            max_num_batched_tokens=max(MOST_TOKENS, PROMPT * sequences),  # all prompts at once
+            lanes=1,
+            speculation="off",
+        )
+        return replace(args.resolve(self._shapes), device="cuda", block_size=BLOCK_SIZE)  # steps overlap, as they do there
+
+    def measure(self, sequences: int, kind: Kind) -> dict[str, Any]:
+        """CPU time of the thread for steps of one kind, and what they would launch."""
+        rounds = self._steps + WARM_UP
+        context = PROMPT + (TURNS if kind.mixed else rounds + sequences)  # while the first prompts come, others decode
+        config, runner = self._config(sequences, context), _Nothing(sequences, context)
+        blocks = sequences * -(-context // BLOCK_SIZE)
+        engine = Engine(config, cast(Runner, runner), blocks, None, EndTokens(0, frozenset({1, 2})), SHAPES["vocab_size"])
+        params, number, joining = SamplingParams(temperature=kind.temperature, ignore_eos=True), 0, -(-sequences // TURNS)
+
+        def add(count: int, *, staggered: bool = False) -> None:
+            nonlocal number
+            for _ in range(count):
+                length = 1 + number // joining % TURNS if staggered else context - PROMPT
+                prompt = [3 + number // 1024, *[3 + number % 1024] * (PROMPT - 1)]
+                engine.add(Request(str(number), prompt, replace(params, max_tokens=length), number))
+                number += 1
+
+        add(sequences, staggered=kind.mixed)
+        while engine.stats.num_prompt_tokens < sequences * PROMPT:
+            engine.step()
+        taken: list[float] = []
+        for step in range(rounds):
+            if step == WARM_UP:
+                runner.filling = 0.0
+            if kind.mixed:
+                add(joining)
+            started = time.thread_time()
+            engine.step()
+            taken.append(time.thread_time() - started)
+        assert kind.mixed or engine.num_unfinished == sequences, "steps of the same sequences are measured"
+        assert runner.batch is not None
+        launches = self._launches(config, context, runner.batch, runner.ops.rows)
+        return {
+            "draws": kind.draws,
+            "sequences": sequences,
+            "joining": joining if kind.mixed else 0,
+            "ms": rounded(1e3 * median(taken[WARM_UP:])),
+            "least_ms": rounded(1e3 * min(taken[WARM_UP:])),
+            "inputs_ms": rounded(1e3 * runner.filling / self._steps),
+            "launches": launches,
+        }
+
+    def _launches(self, config: EngineConfig, context: int, batch: Batch, rows: SamplingRows | None) -> dict[str, int | None] | None:
+        try:
+            found = GPUSteps(config, self._model, context).count(batch, rows)
+        except ImportError:  # no Triton for this system
+            return None
+        return None if found is None else found._asdict()
 
 
-def measure_hosts(sequences: Sequence[int] = (), steps: int = STEPS) -> dict[str, Any]:
-    """Steps of so many sequences (none: SEQUENCES), greedy and sampled; JSON."""
-    before = torch.get_num_threads()
+def measure_hosts(sequences: Sequence[int] = (), steps: int = STEPS, model: str | None = None) -> dict[str, Any]:
+    """Steps of so many sequences (none: SEQUENCES), of each kind; JSON.
+
+    Args:
+        model: whose launches are counted, by its name or folder; None: SmolLM2-135M's shapes.
+
+    Raises InferError.
+    """
+    bench, before = _Bench(model, steps), torch.get_num_threads()
     set_threads(1)  # others would be waited for, and the wait counted
     try:
-        measured = [_measure(n, draws, steps) for n in sequences or SEQUENCES for draws in TEMPERATURES]
+        measured = [bench.measure(n, kind) for n in sequences or SEQUENCES for kind in KINDS]
     finally:
         set_threads(before)
-    return {"steps": measured, "versions": versions()}
-
-
-def _measure(sequences: int, draws: str, steps: int) -> dict[str, Any]:
-    """CPU time of the thread for steps of decodes alone."""
-    context = PROMPT + steps + WARM_UP + sequences  # while the first prompts come, others decode
-    engine, runner = _engine(sequences, context)
-    params = SamplingParams(temperature=TEMPERATURES[draws], max_tokens=context - PROMPT)
-    for index in range(sequences):
-        engine.add(Request(str(index), [3 + index] * PROMPT, replace(params), index))
-    while engine.stats.num_prompt_tokens < sequences * PROMPT:
-        engine.step()
-    taken = []
-    for number in range(steps + WARM_UP):
-        if number == WARM_UP:
-            runner.filling = 0.0
-        started = time.thread_time()
-        engine.step()
-        taken.append(time.thread_time() - started)
-    assert engine.num_unfinished == sequences, "steps of the same sequences are measured"
-    return {
-        "draws": draws,
-        "sequences": sequences,
-        "ms": rounded(1e3 * median(taken[WARM_UP:])),
-        "least_ms": rounded(1e3 * min(taken[WARM_UP:])),
-        "inputs_ms": rounded(1e3 * runner.filling / steps),
-    }
+    return {"model": model, "steps": measured, "versions": versions()}

@@ -277,7 +277,10 @@ def test_the_host_alone(call: Any) -> None:
     result = call("bench", "host", "--sequences", "3", "--sequences", "20", "--steps", "2")
     assert result.exit_code == 0, result.stderr
     found = told(result)
-    assert [(one["sequences"], one["draws"]) for one in found["steps"]] == [(n, draws) for n in (3, 20) for draws in ("greedy", "sampled")]
+    kinds = [("greedy", 0), ("sampled", 0), ("greedy", 1)]
+    assert [(one["sequences"], one["draws"], min(one["joining"], 1)) for one in found["steps"]] == [
+        (n, *kind) for n in (3, 20) for kind in kinds
+    ]
     assert all(0 < one["least_ms"] <= one["ms"] for one in found["steps"])
     assert "ms a step" in result.stderr
     assert call("bench", "host", "--sequences", "0").exit_code == 2
