@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..errors import RecordError
 from ..types.placed import Placed
 from ..types.request import Request
-from .running import PLACED, Running
+from .running import ADAPTED, ENCODED, GIVEN, PLACED, SPANNED, Running
 from .schedule import Schedule
 
 #: Same as kernels.ops.ROW_MULTIPLE, which cannot be imported here without torch; a test compares them.
@@ -37,6 +37,12 @@ class MediaEncoder(Protocol):
 def media_fault(encoder: MediaEncoder | None, request: Request) -> RecordError | None:
     """Why media of a request could not be encoded, if that is so."""
     return None if encoder is None else next((fault for one in request.media if (fault := encoder.fault(one.key)) is not None), None)
+
+
+#: What has no elements is the same in every batch.
+_NO_PAIRS = np.zeros((0, 2), dtype=np.int64)
+_NO_SLOTS, _NO_ROWS, _NO_SPANS = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int64), np.zeros((0, 2), dtype=np.int32)
+_NO_EMBEDS, _NO_GRID = np.zeros((0, 0), dtype=np.float32), np.zeros((0, 0), dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,27 +83,27 @@ class Batch:
     """P"""
     copies: NDArray[np.int64]
     """[C, 2] (source, target) block copies to make after the swaps and before all else."""
-    swap_out: NDArray[np.int64] = field(default_factory=lambda: _pairs([]))
+    swap_out: NDArray[np.int64] = field(default_factory=lambda: _NO_PAIRS)
     """[O, 2] (device, CPU) block copies to make first."""
-    swap_in: NDArray[np.int64] = field(default_factory=lambda: _pairs([]))
+    swap_in: NDArray[np.int64] = field(default_factory=lambda: _NO_PAIRS)
     """[I, 2] (CPU, device) block copies to make then."""
 
-    state_slots: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    state_slots: NDArray[np.int32] = field(default_factory=lambda: _NO_SLOTS)
     """[S] each sequence's slot in the pools of states; all 0 for a model without."""
-    state_copies: NDArray[np.int64] = field(default_factory=lambda: _pairs([]))
+    state_copies: NDArray[np.int64] = field(default_factory=lambda: _NO_PAIRS)
     """[D, 2] (source, target) copies of states to make before all is computed; every source is read before a target is written."""
-    virtual_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    virtual_rows: NDArray[np.int64] = field(default_factory=lambda: _NO_ROWS)
     """[V] token rows whose embeddings are not looked up but given."""
-    embeds: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
+    embeds: NDArray[np.float32] = field(default_factory=lambda: _NO_EMBEDS)
     """[V, features] these embeddings; behind them what is added after the first layers, each as wide, of models with such media."""
-    grid: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
+    grid: NDArray[np.int64] = field(default_factory=lambda: _NO_GRID)
     """[3, N] positions in three parts, if some sequence's differ; else empty."""
-    spans: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int32))
+    spans: NDArray[np.int32] = field(default_factory=lambda: _NO_SPANS)
     """[T, 2] what tokens see, if some see more than those before them (`AttentionMeta.spans`); else empty."""
 
-    adapters: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    adapters: NDArray[np.int32] = field(default_factory=lambda: _NO_SLOTS)
     """[S] the slot of each sequence's adapter, 0 where it has none; empty where none has one."""
-    encoder_lens: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    encoder_lens: NDArray[np.int32] = field(default_factory=lambda: _NO_SLOTS)
     """[S] tokens of each sequence's encoder input (`AttentionMeta.encoder_lens`); empty where none has one."""
 
     @property
@@ -122,8 +128,7 @@ class Batch:
         """The same step without the copies that it begins with."""
         if not any(map(len, (self.copies, self.swap_out, self.swap_in, self.state_copies))):
             return self
-        none = _pairs([])
-        return replace(self, copies=none, swap_out=none, swap_in=none, state_copies=none)
+        return replace(self, copies=_NO_PAIRS, swap_out=_NO_PAIRS, swap_in=_NO_PAIRS, state_copies=_NO_PAIRS)
 
     def arrays(self) -> list[NDArray[Any]]:
         """Everything in it, as `from_arrays` takes it."""
@@ -151,7 +156,7 @@ _ARRAYS = (
 
 def _pairs(pairs: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
     """int64 [n, 2]"""
-    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    return np.array(pairs, dtype=np.int64).reshape(-1, 2) if pairs else _NO_PAIRS
 
 
 def padded_rows(count: int) -> int:
@@ -180,31 +185,34 @@ def pack(
         spans: what is wanted of prompts, in the order in which their logits come.
         encoder: of the media in prompts.
     """
-    size, num_drafts = len(schedule.counts), schedule.num_drafts
-    counts = schedule.counts + num_drafts
-    computed = running.computed[:size]
+    size, counts, num_drafts = len(schedule.counts), schedule.counts, None
+    if schedule.drafts:
+        num_drafts = schedule.num_drafts
+        counts = counts + num_drafts
+    computed, all_draw = running.computed[:size], bool(schedule.samples.all())
     query_start = np.zeros(size + 1, dtype=np.int32)
     np.cumsum(counts, out=query_start[1:])
     total = int(query_start[-1])
-    newest = query_start[1:] - 1 - num_drafts  # the row of each sequence's last token that is known
+    newest = query_start[1:] - (1 if num_drafts is None else 1 + num_drafts)  # the row of each sequence's last token that is known
 
     tokens = np.zeros(padded_rows(total), dtype=np.int64)
     tokens[newest] = running.newest[:size]
-    for row in np.flatnonzero((schedule.counts > 1) | ~schedule.samples).tolist():
-        start = int(computed[row])
-        tokens[query_start[row] : newest[row] + 1] = schedule.sequences[row].tokens[start : start + int(schedule.counts[row])]
-    for row, draft in schedule.drafts.items():
-        tokens[newest[row] + 1 : query_start[row + 1]] = draft
-
-    owner = np.repeat(np.arange(size), counts)
-    place = np.arange(total) - (query_start[:-1] - computed)[owner]
+    owner, place = np.arange(size), computed
+    if total > size or not all_draw:  # else a token each, the newest
+        for row in np.flatnonzero((schedule.counts > 1) | ~schedule.samples).tolist():
+            start = int(computed[row])
+            tokens[query_start[row] : newest[row] + 1] = schedule.sequences[row].tokens[start : start + int(schedule.counts[row])]
+        for row, draft in schedule.drafts.items():
+            tokens[newest[row] + 1 : query_start[row + 1]] = draft
+        owner = np.repeat(owner, counts)
+        place = np.arange(total) - (query_start[:-1] - computed)[owner]
     positions = np.zeros_like(tokens)
     positions[:total] = place
     tables = running.blocks[:size, : running.num_blocks[:size].max()].copy()
-    slots = tables[owner, place // block_size].astype(np.int64) * block_size + place % block_size
+    blocks, within = np.divmod(place, block_size)
+    slots = np.multiply(tables[owner, blocks], block_size, dtype=np.int64) + within
 
-    adapters, encoder_lens = running.slot[:size].copy(), running.encoder_lens[:size].copy()
-    wanted = newest[schedule.samples]
+    wanted = newest if all_draw else newest[schedule.samples]
     if schedule.drafts:
         wanted = np.concatenate([wanted, *(np.arange(newest[row] + 1, query_start[row + 1]) for row in schedule.drafts)])
     prompt_start, num_prompt = padded_rows(len(wanted)), sum(span.count for span in spans)
@@ -230,12 +238,27 @@ def pack(
         swap_in=_pairs(schedule.swap_in),
         state_slots=running.state[:size].copy(),
         state_copies=_pairs(schedule.state_copies),
-        adapters=adapters if adapters.any() else adapters[:0],
-        encoder_lens=encoder_lens if encoder_lens.any() else encoder_lens[:0],
-        **_given(schedule, running, query_start, encoder),
-        **(_grid(schedule, positions, query_start) if (schedule.traits & PLACED).any() else {}),
-        **_spans(schedule, running, positions, query_start),
+        **_rare(schedule, running, query_start, positions, encoder),
     )
+
+
+def _rare(
+    schedule: Schedule, running: Running, query_start: NDArray[np.int32], positions: NDArray[np.int64], encoder: MediaEncoder | None
+) -> dict[str, NDArray[Any]]:
+    """What most batches have none of."""
+    found: dict[str, NDArray[Any]] = {}
+    size, kinds = len(schedule.counts), running.kinds
+    if kinds & ADAPTED and (adapters := running.slot[:size]).any():
+        found["adapters"] = adapters.copy()
+    if kinds & ENCODED and (encoder_lens := running.encoder_lens[:size]).any():
+        found["encoder_lens"] = encoder_lens.copy()
+    if kinds & GIVEN:
+        found |= _given(schedule, running, query_start, encoder)
+    if kinds & PLACED:
+        found |= _grid(schedule, positions, query_start)
+    if kinds & SPANNED:
+        found |= _spans(schedule, running, positions, query_start)
+    return found
 
 
 def _given(schedule: Schedule, running: Running, query_start: NDArray[np.int32], encoder: MediaEncoder | None) -> dict[str, NDArray[Any]]:

@@ -94,7 +94,7 @@ class Engine:
             swap=swap,
             overlaps=wanted(config),
             adapters=None if adapters is None else AdapterBooks(config.max_cpu_loras, config.max_loras, self._load_adapter),
-            admits_together=config.device != "cpu",
+            admits_together=config.device != "cpu" and config.pipeline_parallel_size == 1,
         )
         self.adapters = adapters
         grammars = Grammars(tokenizer, ends.all, vocab_size, settings=config.structured_outputs_config)
@@ -277,7 +277,7 @@ class Engine:
         ahead = None
         if (overruns := self.scheduler.overruns) is not None:
             ahead = self._begin_ahead(step, watch)
-            overruns.in_flight = frozenset(ahead.schedule.sequences) if ahead is not None else frozenset()
+            overruns.fly(ahead.schedule.sequences if ahead is not None else ())
         outputs = self.book(lane, step, lane.sampler.finish(step.draws), watch)
         lane.step = ahead
         self._drop_overruns()
@@ -375,7 +375,8 @@ class Engine:
         if step.schedule.sequences and self._open:
             return
         self._lane.sampler.finish(step.draws)
-        self._lane.step, overruns.in_flight = None, frozenset()
+        self._lane.step = None
+        overruns.fly()
         overruns.free()
 
     def fail_refused(self) -> list[RequestOutput]:

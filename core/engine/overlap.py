@@ -37,7 +37,7 @@ class Step:
     """The sequences that want a token of `draws`, in its order."""
     rows: NDArray[np.intp]
     """Their rows of `draws`: all until some are dropped."""
-    traits: NDArray[np.uint8]
+    traits: NDArray[np.uint16]
     """Theirs; see running.py."""
     broken: dict[Sequence, RecordError]
     """Sequences whose prompt's logits were no numbers."""
@@ -117,13 +117,12 @@ def may_go_ahead(step: Step) -> bool:
     penalties for tokens that the output has, and beams. Log-probabilities, stop strings, `min_tokens`, `allowed_token_ids` and biases do
     not need that; nor do prompts, whose tokens are known.
     """
-    if step.beams:
+    draws = step.draws
+    if step.beams or draws.asked & (BAD_WORDS | STRUCTURED | PROCESSORS | THINKING):
         return False
-    needs = step.draws.needs
-    if (needs & (BAD_WORDS | STRUCTURED | PROCESSORS | THINKING)).any():
-        return False
-    changed = np.flatnonzero(needs & CHANGES).tolist()
-    return not any(_counts_output(step.draws.sequences[row]) for row in changed)
+    if not draws.asked & CHANGES:
+        return True
+    return not any(_counts_output(draws.sequences[row]) for row in np.flatnonzero(draws.needs & CHANGES).tolist())
 
 
 def _counts_output(sequence: Sequence) -> bool:

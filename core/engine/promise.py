@@ -63,11 +63,13 @@ def schedule_ahead(scheduler: Scheduler) -> Schedule | None:
     """The next step while one that is promised is computed; None where that has to be waited for: no sequence is preempted for
     it, as one that ends now may leave its blocks to it, nor is there a step without anything to compute."""
     running, blocks, counts = scheduler.running, scheduler.blocks, scheduler.share_out_budget()
-    ends = running.computed[: len(counts)] + counts
-    missing = -(-ends // blocks.block_size) - running.num_blocks[: len(counts)]
-    if int(np.maximum(missing, 0).sum()) > blocks.num_free:
-        return None
-    schedule = scheduler.schedule()
+    # A block for each sequence, and what its tokens fill: seldom are so few free that it has to be known.
+    if blocks.num_free < len(counts) + scheduler.max_num_batched_tokens // blocks.block_size:
+        ends = running.computed[: len(counts)] + counts
+        missing = -(-ends // blocks.block_size) - running.num_blocks[: len(counts)]
+        if int(np.maximum(missing, 0).sum()) > blocks.num_free:
+            return None
+    schedule = scheduler.schedule(counts)
     return schedule if schedule.sequences else None
 
 

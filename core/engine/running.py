@@ -35,8 +35,8 @@ _ROWS, _WIDTH = 64, 64
 NEVER = np.iinfo(np.int64).max
 
 #: Bits of `traits`: sequences with stop strings, whose repetitions are counted, with a grammar; with positions in three parts; whose
-#: draws are no output.
-STOPS, REPEATS, CONSTRAINED, PLACED, SCORED = (1 << bit for bit in range(5))
+#: draws are no output; with embeddings that are given, spans, an adapter, an encoder's input.
+STOPS, REPEATS, CONSTRAINED, PLACED, SCORED, GIVEN, SPANNED, ADAPTED, ENCODED = (1 << bit for bit in range(9))
 #: Those whose every token is looked at.
 FOLLOWED = STOPS | REPEATS | CONSTRAINED
 
@@ -52,6 +52,10 @@ def traits_of(sequence: Sequence) -> int:
         | CONSTRAINED * (request.params.structured_outputs is not None)
         | PLACED * (request.positions is not None)
         | SCORED * (request.continuations is not None)
+        | GIVEN * (request.num_given > 0)
+        | SPANNED * (request.spans is not None)
+        | ADAPTED * (sequence.slot > 0)
+        | ENCODED * bool(request.encoder_ids)
     )
 
 
@@ -70,7 +74,9 @@ class Running:
         self.spanned: NDArray[np.int64] = np.zeros(_ROWS, dtype=np.int64)
         self.encoder_lens: NDArray[np.int32] = np.zeros(_ROWS, dtype=np.int32)
         self.limit: NDArray[np.int64] = np.zeros(_ROWS, dtype=np.int64)
-        self.traits: NDArray[np.uint8] = np.zeros(_ROWS, dtype=np.uint8)
+        self.traits: NDArray[np.uint16] = np.zeros(_ROWS, dtype=np.uint16)
+        self.kinds = 0
+        """Bits that some sequence has, or has had."""
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -80,6 +86,12 @@ class Running:
 
     def __getitem__(self, row: int) -> Sequence:
         return self.sequences[row]
+
+    @property
+    def num_left(self) -> int:
+        """Tokens that are not computed, of all sequences."""
+        size = len(self)
+        return int((self.known[:size] - self.computed[:size]).sum())
 
     # -- coming and going ----------------------------------------------------------------------------------------
     def append(self, sequence: Sequence) -> None:
@@ -99,7 +111,8 @@ class Running:
         self.spanned[row] = sequence.request.num_spanned
         self.encoder_lens[row] = len(sequence.request.encoder_ids)
         self.limit[row] = sequence.max_length
-        self.traits[row] = traits_of(sequence)
+        self.traits[row] = traits = traits_of(sequence)
+        self.kinds |= traits
         self.refresh_blocks(row, 0)
 
     def _make_room(self, capacity: int) -> None:
@@ -132,6 +145,7 @@ class Running:
         for array in (*(getattr(self, name) for name in _NUMBERS), self.blocks[:, :width]):
             array[: len(rows)] = array[rows]
         self.sequences = [self.sequences[row] for row in rows]
+        self.kinds = int(np.bitwise_or.reduce(self.traits[: len(rows)]))
 
     # -- going on ------------------------------------------------------------------------------------------------
     def refresh_blocks(self, row: int, first: int) -> None:
@@ -176,8 +190,9 @@ class Running:
             counts = np.minimum(counts, limit)
         if size > most:
             counts[np.flatnonzero(counts)[most:]] = 0
-        for row in np.flatnonzero(self.spanned[:size] > self.computed[:size]).tolist():
-            counts[row] = self._with_spans(row, int(counts[row]), budget)
+        if self.kinds & SPANNED:
+            for row in np.flatnonzero(self.spanned[:size] > self.computed[:size]).tolist():
+                counts[row] = self._with_spans(row, int(counts[row]), budget)
         total = np.cumsum(counts)
         if size and total[-1] > budget:
             last = int(np.searchsorted(total, budget))
@@ -213,13 +228,14 @@ class Running:
 
     def extend(self, rows: NDArray[np.intp], tokens: NDArray[np.int64]) -> list[Sequence]:
         """The sequences of `rows` [R] get one of `tokens` [R] each; returns those that are as long as they may be now."""
-        self.known[rows] += 1
-        self.newest[rows] = tokens
-        sequences = self.sequences
-        extended = sequences if len(rows) == len(sequences) else [sequences[row] for row in rows.tolist()]
+        sequences, count = self.sequences, len(self.sequences)
+        # In most steps they are all, from the first on.
+        where, extended = (slice(0, count), sequences) if len(rows) == count else (rows, [sequences[row] for row in rows.tolist()])
+        self.known[where] += 1
+        self.newest[where] = tokens
         for sequence, token in zip(extended, tokens.tolist(), strict=True):
             sequence.tokens.append(token)
-        return [self.sequences[row] for row in rows[self.known[rows] >= self.limit[rows]].tolist()]
+        return [extended[place] for place in np.flatnonzero(self.known[where] >= self.limit[where]).tolist()]
 
     def check_integrity(self) -> None:
         """Proves that arrays and sequences say the same. For tests."""
@@ -231,6 +247,7 @@ class Running:
             said = (s.request.num_given, s.request.num_spanned, len(s.request.encoder_ids))
             assert more == (s.state, s.slot, _next_border(s), *said), f"row {row}"
             assert (self.limit[row], self.traits[row]) == (s.max_length, traits_of(s)), f"row {row}"
+            assert self.kinds & traits_of(s) == traits_of(s), f"row {row}"
             assert self.blocks[row].tolist() == s.blocks + [NULL_BLOCK] * (self.blocks.shape[1] - len(s.blocks)), f"row {row}"
 
 

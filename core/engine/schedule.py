@@ -24,7 +24,7 @@ class Schedule:
     """(source, target) block copies to make first."""
     admitted: list[Sequence]
     """Those of the sequences that did not run before."""
-    traits: NDArray[np.uint8]
+    traits: NDArray[np.uint16]
     """[S] see running.py."""
     drafts: dict[int, list[int]] = field(default_factory=dict)
     """Row -> tokens that may come next after its newest one, and are computed with it to be there if they do. No part of `counts`."""

@@ -31,6 +31,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
 from copy import copy
+from itertools import islice
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -117,6 +118,8 @@ class Scheduler:
         """Queues a request's choices. The first computes the prompt, then the others join and share its blocks."""
         first, *others = choices
         self._num_orders += 1
+        if first.request.spans is not None:  # a step takes a span as a whole
+            self.shares.batches = 0
         for choice in choices:
             choice.order = self._num_orders
         if first.group is not None:
@@ -158,8 +161,12 @@ class Scheduler:
         return [sequence for lane in self.lanes for sequence in lane.running]
 
     # -- schedule ------------------------------------------------------------------------------------------------
-    def schedule(self) -> Schedule:
-        """The next step's tokens; empty only when there is no work."""
+    def schedule(self, counts: NDArray[np.int64] | None = None) -> Schedule:
+        """The next step's tokens; empty only when there is no work.
+
+        Args:
+            counts: what `share_out_budget` gives, if that is known; only where nothing comes between.
+        """
         copies: list[tuple[int, int]] = []
         admitted: list[Sequence] = []
         if len(self.lanes) > 1:
@@ -167,7 +174,7 @@ class Scheduler:
         if self.beams or self._was_given:
             self.running.sort(self._age)
             self._was_given = False
-        counts, preempted = self._continue_running(copies)
+        counts, preempted = self._continue_running(self.share_out_budget() if counts is None else counts, copies)
         if not preempted:
             before = len(self.running)
             counts = self._admit_waiting(counts, copies)
@@ -209,10 +216,10 @@ class Scheduler:
             lane.running.append(own.pop())
             lane._was_given = True
 
-    def _continue_running(self, copies: list[tuple[int, int]]) -> tuple[NDArray[np.int64], bool]:
-        """The number of tokens that each of the first running sequences computes, and True if others were preempted for them."""
+    def _continue_running(self, counts: NDArray[np.int64], copies: list[tuple[int, int]]) -> tuple[NDArray[np.int64], bool]:
+        """The number of tokens that each of the first running sequences computes, of `counts` that it may, and True if others were
+        preempted for them."""
         running, preempted = self.running, False
-        counts = self.share_out_budget()
         ends = running.computed[: len(counts)] + counts
         growing = ends > running.num_blocks[: len(counts)] * self.blocks.block_size
         if self.beams:
@@ -226,7 +233,7 @@ class Scheduler:
                     continue
                 preempted = True
                 if self._preempt_last(copies):
-                    return self._continue_running(copies)[0], True
+                    return self._continue_running(self.share_out_budget(), copies)[0], True
             if row >= len(running):
                 break
             copies += self.blocks.grow(running[row], int(ends[row]))
@@ -237,7 +244,21 @@ class Scheduler:
 
     def share_out_budget(self) -> NDArray[np.int64]:
         """[S] how many tokens the first running sequences may compute in a step."""
-        return self.running.share_out(self.max_num_batched_tokens, self.max_num_seqs, self.long_prefill_token_threshold)
+        most, limit = self._most_tokens(), self.long_prefill_token_threshold
+        if most < self.max_num_batched_tokens:  # a prompt leaves those behind it their next tokens
+            limit = min(limit or most, most - len(self.running))
+        return self.running.share_out(most, self.max_num_seqs, limit)
+
+    def _most_tokens(self) -> int:
+        """Tokens of the next step at most: see `Shares.tokens`."""
+        if not self.shares.batches or self.shares.active == 1 or not self.chunked_prefill:
+            return self.max_num_batched_tokens
+        starting = islice(self.waiting, max(0, self._width() - self.num_running))
+        left = sum(lane.running.num_left for lane in self.lanes) - self.num_running + sum(len(sequence.tokens) for sequence in starting)
+        return min(self.max_num_batched_tokens, self.shares.tokens(len(self.running), left))
+
+    def _width(self) -> int:
+        return self._spread.width(self._all_running(), self.waiting, self._siblings)
 
     def lend(self, row: int, count: int, copies: list[tuple[int, int]]) -> int:
         """Gives a running sequence that computes its newest token room for at most `count` more, as far as free blocks go; returns for
@@ -273,14 +294,14 @@ class Scheduler:
         """Starts waiting sequences while there is room; returns `counts` and theirs."""
         if len(counts) < len(self.running):
             return counts  # the budget is used up, or what is left of it is too little for a span
-        budget = self.max_num_batched_tokens - int(counts.sum())
+        budget = self._most_tokens() - int(counts.sum())
         admitted: list[int] = []
         passed: list[Sequence] = []
         places_left = self.max_num_seqs - int(np.count_nonzero(counts))  # in this step
         if self.beams:
             most, has_place = self.beams.most_at_a_time, self.beams.places()
         else:
-            most, has_place = self._spread.width(self._all_running(), self.waiting, self._siblings), None
+            most, has_place = self._width(), None
         if self._admits_together and counts.max(initial=0) == 1 and most - self.num_running < most * _TOGETHER:
             return counts
         if len(self.lanes) > 1:

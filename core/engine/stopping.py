@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +104,7 @@ class Endings:
         full: Collection[Sequence],
         failed: dict[Sequence, RecordError],
         watch: Stopwatch,
-        traits: NDArray[np.uint8] | None = None,
+        traits: NDArray[np.uint16] | None = None,
     ) -> list[Sequence]:
         """Looks at tokens that were drawn and booked, one for each of `drawing`; returns the sequences that end with theirs. Those
         that cannot go on are added to `failed`.
@@ -115,8 +115,8 @@ class Endings:
         """
         failed.update((drawing[row], error) for row, error in samples.failed.items())
         if traits is None:
-            traits = np.array([traits_of(sequence) for sequence in drawing], dtype=np.uint8)
-        drawn = without(self._to_look_at(drawing, samples.tokens, traits & FOLLOWED, full), failed)
+            traits = np.array([traits_of(sequence) for sequence in drawing], dtype=np.uint16)
+        drawn = without(self._to_look_at(drawing, samples.tokens, traits, full), failed)
         self._ends.check_all(drawn)
         if self._constrained and (refused := self._constrained.follow(drawn)):
             failed.update(refused)
@@ -131,11 +131,13 @@ class Endings:
         watch.count("detokenize")
         return [s for s in drawn if s.finish_reason is not None]
 
-    def _to_look_at(self, drawing: list[Sequence], tokens: list[int], followed: NDArray[Any], full: Collection[Sequence]) -> list[Sequence]:
+    def _to_look_at(
+        self, drawing: list[Sequence], tokens: list[int], traits: NDArray[np.uint16], full: Collection[Sequence]
+    ) -> list[Sequence]:
         """In most steps none."""
-        if not full and self._may_end.isdisjoint(tokens) and not followed.any():
+        if not full and self._may_end.isdisjoint(tokens) and not int(np.bitwise_or.reduce(traits)) & FOLLOWED:
             return []
-        ends, always = self._may_end, followed.tolist()
+        ends, always = self._may_end, (traits & FOLLOWED).tolist()
         return [s for s, token, every in zip(drawing, tokens, always, strict=True) if every or token in ends or s in full]
 
 

@@ -88,6 +88,10 @@ class DistributionBook:
         """The settings of the rows; see row_settings.py."""
         return self._settings.gather(sequences)
 
+    def asked(self, settings: NDArray[np.void]) -> int:
+        """The bits of `needs` that some of the rows have."""
+        return self._settings.asked(settings)
+
     def gather(
         self,
         logits: Tensor,
@@ -100,7 +104,7 @@ class DistributionBook:
         """The distributions to draw from; rows that their logits processors or grammars make impossible go to `failed`. `again`: see
         `Sampler.begin`."""
         needs, device = settings["needs"], logits.device
-        any_needs = int(np.bitwise_or.reduce(needs))
+        any_needs = self.asked(settings)
         draw = Distributions(logits, None, None, None)
         left: dict[int, Tensor] = {}
         due = _due(sequences, rows_with(needs, THINKING), failed) if any_needs & THINKING else {}

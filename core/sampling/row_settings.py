@@ -37,6 +37,7 @@ class RowSettings:
         self._places: dict[int, int] = {}
         self._table = np.empty(0, dtype=SETTINGS)
         self._last: tuple[list[Sequence], NDArray[np.void]] = [], self._table
+        self._asked: tuple[NDArray[np.void], int] = self._table, 0
 
     def gather(self, sequences: list[Sequence]) -> NDArray[np.void]:
         """SETTINGS [R] of the sequences, not to be written to: the same array as long as they are the same sequences."""
@@ -51,6 +52,12 @@ class RowSettings:
             places = [self._places[id(p)] for p in params]
         self._last = list(sequences), self._table[places]
         return self._last[1]
+
+    def asked(self, settings: NDArray[np.void]) -> int:
+        """The bits of `needs` that some of the rows have; looked up where they are those of the last call."""
+        if settings is not self._asked[0]:
+            self._asked = settings, int(np.bitwise_or.reduce(settings["needs"]))
+        return self._asked[1]
 
     def _learn(self, params: list[SamplingParams]) -> None:
         if len(self._params) > CAPACITY:

@@ -59,6 +59,8 @@ class Draws:
     """int64 [R] on the device; -1 where none is left."""
     needs: NDArray[np.unsignedinteger]
     """[R] what the rows ask for; see row_settings.py."""
+    asked: int
+    """Its bits that some row has."""
     sequences: list[Sequence]
     _failed: dict[int, RecordError]
     _arriving: ToHost
@@ -109,17 +111,17 @@ class Sampler:
         """
         settings, failed = self._distributions.settings(sequences), dict[int, RecordError]()
         if not sequences:
-            return Draws(torch.empty(0, dtype=torch.int64, device=logits.device), settings["needs"], sequences, failed, ToHost([]), [])
+            return Draws(torch.empty(0, dtype=torch.int64, device=logits.device), settings["needs"], 0, sequences, failed, ToHost([]), [])
         draw = self._distributions.gather(logits, sequences, settings, failed, again=again)
         tokens, finite = self.ops.sample(draw.logits, draw.rows, draw.penalties, draw.mask)
-        needs = settings["needs"]
+        needs, asked = settings["needs"], self._distributions.asked(settings)
         tops: Iterable[_Tops] = ()
-        if (needs & LOGPROBS).any():
+        if asked & LOGPROBS:
             if ahead:
                 tops = list(self._tops(logits, draw, sequences, needs, tokens, finite))
             else:  # made when it is known which rows can have some
                 tops = self._tops(logits, draw, sequences, needs, tokens, failed)
-        return Draws(tokens, needs, sequences, failed, ToHost([tokens, finite]), tops)
+        return Draws(tokens, needs, asked, sequences, failed, ToHost([tokens, finite]), tops)
 
     @torch.inference_mode()
     def finish(self, draws: Draws) -> Samples:

@@ -42,7 +42,7 @@ class Lane:
     def begun(self, schedule: Schedule) -> None:
         """A step is on its way: what it writes to is not given away until it has ended."""
         assert self.scheduler.overruns is not None
-        self.scheduler.overruns.in_flight = frozenset(schedule.sequences)
+        self.scheduler.overruns.fly(schedule.sequences)
 
     def ended(self, step: Step | None = None) -> None:
         """It is over: those that were dropped meanwhile have no part in it, and what it wrote to may be given away."""
@@ -50,5 +50,5 @@ class Lane:
         assert overruns is not None
         if step is not None:
             step.drop(overruns.apart)
-        overruns.in_flight = frozenset()
+        overruns.fly()
         overruns.free()

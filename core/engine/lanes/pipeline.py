@@ -6,6 +6,9 @@
 All stages compute batches in the order in which they were begun, so what a batch finds in the cache is what it would find if each were
 done before the next began. There are as many lanes as stages: while one batch is booked and its lane's next one begun, the others are on
 their way. Beam searches stay in one lane.
+
+A stage waits where a batch takes longer than the one before it, or the one behind it. So lanes have as many sequences as each other, and
+prompts are computed in parts: see `Shares.batches`.
 """
 
 from __future__ import annotations
@@ -19,6 +22,9 @@ from ...types.outputs import RequestOutput
 from ..stats import Stopwatch
 from .crew import Work
 from .lane import Lane, Planned
+
+#: Rounds of the lanes that prompts are spread over.
+SPREAD = 8
 
 
 class Pipeline:
@@ -35,6 +41,7 @@ class Pipeline:
         """Lanes without a batch on its way, the one that has waited longest first."""
         self._begun: deque[tuple[int, Planned, Stopwatch]] = deque()
         self._shares = lanes[0].scheduler.shares
+        self._shares.batches = SPREAD * len(lanes)
         self.outputs: list[RequestOutput] = []
         """Answers that nobody was given yet."""
 

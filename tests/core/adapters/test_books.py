@@ -10,8 +10,8 @@ import pytest
 
 from infer.core.adapters.books import AdapterBooks
 from infer.core.engine.blocks import BlockManager
-from infer.core.engine.scheduler import Scheduler
 from infer.core.engine.queues.waiting import WaitingQueue
+from infer.core.engine.scheduler import Scheduler
 from infer.core.errors import AdapterError
 from infer.core.types.adapters import AdapterKey
 from infer.core.types.params import SamplingParams
