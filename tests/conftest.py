@@ -60,9 +60,28 @@ if UNUSED is not None:
 os.environ["OMP_NUM_THREADS"] = str(max(1, choose_threads(None).count // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 bound_spinning()  # as a command does before torch is imported: threads that wait for each other on busy cores
 
+# Modules are compiled, and their assertions rewritten, once and not by each worker and each of some hundred commands.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # Under nohup and behind & they are ignored, by the commands that tests start and stop too.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is collected stays to the end: no pass of the garbage collector looks through all of it, now or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # or libraries tell of what is left at the end
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
