@@ -14,6 +14,8 @@ from .threads import threads
 
 #: Rows (query tokens by heads of a group) of one item: what fits the L1 cache beside a tile of keys and values.
 ITEM_ROWS = 48
+#: The same where that is work enough for all threads: long prompts read keys and values half as often, from caches that others use too.
+LONG_ITEM_ROWS = 96
 #: Items for every thread, with all heads of a token together, from which work is even enough.
 ITEMS_A_THREAD = 8
 #: Heads of a latent that a thread takes together, at least.
@@ -43,13 +45,14 @@ class AttentionItems:
 def plan_attention(meta: AttentionMeta, num_heads: int, num_kv_heads: int) -> AttentionItems:
     group, sequences, rows = num_heads // num_kv_heads, len(meta.kv_lens), len(meta.slots) * num_heads // num_kv_heads
     enough = ITEMS_A_THREAD * threads()
+    item_rows = LONG_ITEM_ROWS if rows >= LONG_ITEM_ROWS * enough else ITEM_ROWS
     # Sequences that begin alike go together as long as that leaves work for all threads, if one head at a time.
     together = min(ITEM_ROWS, 2 * rows * num_kv_heads // enough)
-    most = sequences + rows // (max(1, ITEM_ROWS // group) * group)
+    most = sequences + rows // (max(1, item_rows // group) * group)
     members, runs, items, counts = (torch.empty(shape, dtype=torch.int32) for shape in ((most, 3), (2 * most, 4), (most, 4), (3,)))
     _plan(
         *(members, runs, items, counts, meta.query_start, meta.kv_lens, meta.block_tables, meta.spans),
-        *(meta.block_tables.stride(0), sequences, meta.block_size, group, ITEM_ROWS, together),
+        *(meta.block_tables.stride(0), sequences, meta.block_size, group, item_rows, together),
     )
     num_items, num_runs, num_members = counts.tolist()
     return AttentionItems(members[:num_members], runs[:num_runs], items[:num_items], num_kv_heads if num_items >= enough else 1)

@@ -20,10 +20,10 @@ template <class T> struct Values {
     static Vector read_part(const T *p, int n) { return load_partial(p, n); }
 
     // See attention.h.
-    static f32x16 weigh(float *score, float scale, float best) {
+    static INFER_INLINE f32x16 weigh(float *score, float scale, float best) {
         f32x16 sum = {};
         for (int g = 0; g < GROUPS; g++, score += LANES) {
-            const f32x16 x = load(score) * scale, w = select(x == -INFINITY, splat(0.0f), exp2_below(x - best));
+            const f32x16 w = exp2_weight(vfma(load(score), splat(scale), splat(-best)));
             store(score, w);
             sum += w;
         }
@@ -100,7 +100,7 @@ template <> struct Values<bf16> {
 template <class T> struct Floats {
     typedef T Row;
     typedef Values<T> V;
-    static constexpr int ROWS = V::ROWS, SIDE = V::SIDE, STEPS_AHEAD = BY_PIECES ? 1 : 3;
+    static constexpr int ROWS = V::ROWS, SIDE = V::SIDE, STEPS_AHEAD = BY_PIECES ? 1 : 3, BATCH = BY_PIECES ? 8 : 1;
 
     // Where the tile's tokens are, 16 by 16.
     typedef Keys<T> Tile;
@@ -159,11 +159,17 @@ template <class T> struct Floats {
         else Query<T>::template scores<R, GROUPS, AHEAD>(query, tile, next, a.pairs(), out, TILE);
     }
 
+    static Tile values_as_keys(Tile tile) {
+        std::copy_n(tile.value, GROUPS, tile.key);
+        tile.pair_stride = 2 * LANES;
+        return tile;
+    }
+
     static f32x16 weigh(float *score, float scale, float best) { return V::weigh(score, scale, best); }
 
     // Steps whose tokens all rows see go together; before and after those, each row has its own.
     template <int R, bool AHEAD>
-    static void add_values(const Problem &a, const float *weights, const Seen<R> &seen, const float *shrink, const Tile &tile, const Tile &next, float *sums,
+    static void add_values(const Problem &a, const float *weights, const Seen<ROWS> &seen, const float *shrink, const Tile &tile, const Tile &next, float *sums,
                            int64_t width) {
         const auto together = [&](const float *shrink, int first, int last) { all_values<R, AHEAD>(weights, shrink, tile, next, first, last, a.head_dim, sums, width); };
         if (seen.alike) return together(shrink, seen.from, seen.to);
@@ -283,7 +289,7 @@ extern "C" void infer_attention(void *out, const void *query, const void *key, c
     const infer::Items all{members, runs, items, query_start, kv_lens, tables, spans, table_stride, window};
     infer::Problem a{out, query, key, value, all, num_heads, num_kv_heads, head_dim, block_size, window, scale, soft_cap, alibi, sinks,
                      distances, of_head, of_head - infer::TILE - 1};
-    if (!a.special()) a.scale *= infer::LOG2E;
+    a.scale *= infer::LOG2E, a.soft_cap *= infer::LOG2E;
     if (cache_dtype == infer::INT8) return infer::attend_int8(a, num_items, heads_together, dtype);
     INFER_DISPATCH(dtype, T, infer::attend_all<infer::Floats<T>>(a, num_items, heads_together));
 }

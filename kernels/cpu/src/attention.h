@@ -14,13 +14,17 @@
 //   find_tile(a, place)                                     a tile in the cache
 //   copy_tile(a, place, s)                                  the same if blocks have fewer than 16 tokens
 //   ROWS                                                    that go together, at most: what has room in registers
+//   BATCH                                                   blocks (ROWS rows by a tile) whose scores come before the values of any of them:
+//                                                           weights wait for their row's largest score, and other blocks' products fill that time
 //   STEPS_AHEAD                                             how many tiles later `next` is. It is asked for line after line: all at once
 //                                                           they would wait for each other, and the work for them
 //   scores<R, AHEAD>(a, s, r, tile, next, groups, out)             out[i * TILE + t] = query r + i . key t, in at least so many groups of tokens
 //   weigh(score, scale, best)                               puts weights 2^(score * scale - best), or what it makes of them, in the place of
 //                                                           a row's scores, 0 for -infinity; their sum, lane by lane
 //   add_values<R, AHEAD>(a, weights, seen, shrink, tile, next, sums, width)  sums[i * width...] = sums * shrink[i] + weight t of row i * value t
-// and with AHEAD asks meanwhile for the memory of `next`, a tile that will be worked on soon: once is enough.
+// and with AHEAD asks meanwhile for the memory of `next`, a tile that will be worked on soon: once is enough. Where BATCH is more than 1, `next` is
+// what is read right after `tile` of the same kind, as keys; for that there is
+//   values_as_keys(tile)                                    a tile whose values are in the place of keys
 #pragma once
 
 #include <algorithm>
@@ -36,14 +40,14 @@ struct Problem {
     const void *query, *key, *value;
     Items items;
     int64_t num_heads, num_kv_heads, head_dim, block_size, window;
-    float scale, soft_cap;
+    float scale, soft_cap;  // log2(e) in both
     const float *alibi, *sinks;
     const float *distances;  // [head][of_head]: what is added to the score of a key so many positions away; the query's own is in column `own`
     int64_t of_head, own;
     int64_t pairs() const { return (head_dim + 1) / 2; }
     int64_t group() const { return num_heads / num_kv_heads; }
     // More is done to scores than to multiply them by a positive scale.
-    bool special() const { return window > 0 || soft_cap > 0 || alibi || sinks || distances || !(scale > 0); }
+    bool special() const { return soft_cap > 0 || alibi || distances || !(scale > 0); }
 };
 
 // Attention over keys and values in int8, of queries in `dtype`; otherwise as infer_attention.
@@ -56,11 +60,46 @@ inline Item find_item(const Problem &a, int64_t number, int64_t heads_together) 
 
 // An item's rows of one key/value head, ordered by member, token, head of the group.
 struct Rows {
-    const int32_t *positions, *firsts, *lasts;
-    int64_t group;
+    const int32_t *positions, *lows, *lasts;
+    int64_t group, count;
+    int64_t low_of_any, end_of_all;  // all of them see the positions between these
     int64_t position(int64_t r) const { return positions[r]; }
-    int64_t first(int64_t r) const { return firsts[r]; }  // from which a window hides nothing
-    int64_t last(int64_t r) const { return lasts[r]; }    // that it sees
+    int64_t low(int64_t r) const { return lows[r]; }    // the first position that it sees
+    int64_t last(int64_t r) const { return lasts[r]; }  // and the last
+};
+
+// The tokens of a tile that some rows see: row r those from low[r] to high[r]; all of them those from `from` to `to`.
+template <int ROWS> struct Seen {
+    int low[ROWS], high[ROWS], from, to;
+    int most;      // the largest of `high`
+    bool partial;  // some row does not see all of the tile
+    bool alike;    // all see the same
+
+    void find(const Rows &rows, int64_t r0, int count, int64_t start) {
+        partial = start < rows.low_of_any || start + TILE > rows.end_of_all;
+        alike = true, from = 0, to = most = TILE;
+        if (!partial) return;
+        int least = TILE;
+        from = 0, to = TILE, most = 0;
+        for (int r = 0; r < count; r++) {
+            low[r] = (int)std::clamp<int64_t>(rows.low(r0 + r) - start, 0, TILE);
+            high[r] = (int)std::clamp<int64_t>(rows.last(r0 + r) + 1 - start, 0, TILE);
+            from = std::max(from, low[r]), least = std::min(least, low[r]);
+            to = std::min(to, high[r]), most = std::max(most, high[r]);
+        }
+        partial = from > 0 || to < TILE;
+        alike = from == least && to == most;
+    }
+};
+
+// Rows of a head that go through a tile together: `count` of them, from r0 on.
+template <class S> struct Block {
+    typename S::Tile tile, next;
+    int64_t start, head, r0, base;  // `base` rows of other heads stand before in the scratch
+    int count;
+    bool ahead;
+    Seen<S::ROWS> seen;
+    alignas(64) float shrink[LANES], score[S::ROWS * TILE];
 };
 
 // One thread's memory; grows to its largest item.
@@ -68,38 +107,21 @@ template <class S> struct Scratch : S::Scratch {
     Buffer<float> sums;    // [rows][width]: weighted sums of values
     Buffer<float> best;    // [rows]: largest score yet
     Buffer<f32x16> total;  // [rows]: sums of weights, lane by lane
-    Buffer<int32_t> positions, firsts, lasts, first_row;  // of the rows of a head; each member's first one, and their number
-    Buffer<int64_t> offset;                // of the rows of the first head: elements in query and out
+    Buffer<int32_t> positions, lows, lasts, first_row;  // of the rows of a head; each member's first one, and their number
+    Buffer<int64_t> offset;                             // of the rows of the first head: elements in query and out
+    Block<S> blocks[S::BATCH];
 };
 
-// The tokens of a tile that R rows see: row r those from low[r] to high[r]; all of them those from `from` to `to`.
-template <int R> struct Seen {
-    int low[R], high[R], from, to;
-    bool partial;  // some row does not see all of the tile
-    bool alike;    // all see the same
-};
-
-// The running softmax of R rows from r0 on, of which `base` rows of other heads stand before in the scratch, over one tile.
+// What the running softmax of R rows makes of a tile's scores: weights, and what the sums up to here shrink by.
 template <class S, bool SPECIAL, int R, bool AHEAD>
-void absorb(const Problem &a, const typename S::Tile &tile, const typename S::Tile &next, int64_t start, const Rows &rows, int64_t r0, int64_t base,
-            int64_t head0, Scratch<S> &s, int64_t width) {
-    alignas(64) float score[R * TILE];
-    Seen<R> seen;
-    for (int r = 0; r < R; r++) {
-        seen.high[r] = (int)std::clamp<int64_t>(rows.last(r0 + r) + 1 - start, 0, TILE);
-        seen.low[r] = 0;
-        if (SPECIAL && a.window > 0) {
-            const int64_t low = std::min(rows.position(r0 + r) + 1 - a.window, rows.first(r0 + r));
-            seen.low[r] = (int)std::clamp<int64_t>(low - start, 0, TILE);
-        }
-    }
-    const int least = *std::min_element(seen.low, seen.low + R), most = *std::max_element(seen.high, seen.high + R);
-    seen.from = *std::max_element(seen.low, seen.low + R), seen.to = *std::min_element(seen.high, seen.high + R);
-    seen.partial = seen.from > 0 || seen.to < TILE;
-    seen.alike = seen.from == least && seen.to == most;
+void weigh(const Problem &a, const Rows &rows, const typename S::Tile &next, Block<S> &b, Scratch<S> &s) {
+    const int64_t r0 = b.r0, number = b.base + r0, head0 = b.head * rows.group;
+    float *score = b.score;
+    Seen<S::ROWS> &seen = b.seen;
+    seen.find(rows, r0, R, b.start);
     // Of rows enough to be those of a prompt, and by pieces of all, groups that none of them sees are left out.
-    const int groups = R == S::ROWS || BY_PIECES ? (most + LANES - 1) / LANES : GROUPS;
-    S::template scores<R, AHEAD>(a, s, base + r0, tile, next, groups, score);
+    const int groups = R == S::ROWS || BY_PIECES ? (seen.most + LANES - 1) / LANES : GROUPS;
+    S::template scores<R, AHEAD>(a, s, number, b.tile, next, groups, score);
 
     const i32x16 lane = lane_numbers();
     const f32x16 nothing = splat(-INFINITY);
@@ -109,21 +131,20 @@ void absorb(const Problem &a, const typename S::Tile &tile, const typename S::Ti
         f32x16 x[GROUPS];
         for (int g = 0; g < GROUPS; g++) x[g] = load(mine + g * LANES);
         if (SPECIAL) {
-            for (int g = 0; g < GROUPS; g++) x[g] *= a.scale;
+            const int64_t head = head0 + (r0 + r) % rows.group, first = b.start - rows.position(r0 + r);  // of the tile's keys, from the query on
             if (a.soft_cap > 0)
-                for (int g = 0; g < GROUPS; g++) x[g] = capped(x[g], a.soft_cap);
-            if (a.alibi)
-                for (int g = 0; g < GROUPS; g++) {
-                    i32x16 distance = lane + (int32_t)(start + g * LANES - rows.position(r0 + r));
-                    x[g] += convert<f32x16>(distance) * a.alibi[head0 + (r0 + r) % rows.group];
-                }
-            if (a.distances) {
-                const int64_t first = start - rows.position(r0 + r);  // of the tile's keys; of what lies ahead of the query nothing counts
-                const float *added = a.distances + (head0 + (r0 + r) % rows.group) * a.of_head + a.own + first;
-                for (int g = 0; g < GROUPS; g++)
-                    if (first + g * LANES <= 0) x[g] += load(added + g * LANES);
+                for (int g = 0; g < GROUPS; g++) x[g] = capped(x[g], a.scale / a.soft_cap, a.soft_cap);
+            else
+                for (int g = 0; g < GROUPS; g++) x[g] *= a.scale;
+            if (a.alibi) {
+                const f32x16 distance = convert<f32x16>(lane + (int32_t)first), slope = splat(a.alibi[head] * LOG2E);
+                for (int g = 0; g < GROUPS; g++) x[g] = vfma(distance + (float)(g * LANES), slope, x[g]);
             }
-            for (int g = 0; g < GROUPS; g++) x[g] *= LOG2E;
+            if (a.distances) {
+                const float *added = a.distances + head * a.of_head + a.own + first;
+                for (int g = 0; g < GROUPS; g++)  // of what lies ahead of the query nothing counts
+                    if (first + g * LANES <= 0) x[g] = vfma(load(added + g * LANES), splat(LOG2E), x[g]);
+            }
         }
         // What a masked token's slot holds must not show: its score is replaced, its value never multiplied.
         if (seen.partial)
@@ -135,26 +156,26 @@ void absorb(const Problem &a, const typename S::Tile &tile, const typename S::Ti
 
     // All rows' maxima at once, row r's in lane r.
     const float scale = SPECIAL ? 1.0f : a.scale;
-    const f32x16 before = load(s.best.data + base + r0), now = vmax(before, largest_of_rows<R>(top) * scale);
+    const f32x16 before = load(s.best.data + number), now = vmax(before, largest_of_rows<R>(top) * scale);
     // Rows that have seen nothing keep -infinity; 0 stands in so that no -infinity is taken from another.
     const f32x16 pivots = select(now == nothing, splat(0.0f), now);
-    alignas(64) float pivot[LANES], shrink[LANES];
+    alignas(64) float pivot[LANES];
     store(pivot, pivots);
-    store(shrink, select(before == nothing, splat(0.0f), exp2_below(before - pivots)));
-    store_first<R>(s.best.data + base + r0, now);
+    store(b.shrink, select(before == nothing, splat(0.0f), exp2_below(before - pivots)));
+    store_first<R>(s.best.data + number, now);
     for (int r = 0; r < R; r++) {
-        f32x16 &total = s.total.data[base + r0 + r];
-        total = total * shrink[r] + S::weigh(score + r * TILE, scale, pivot[r]);
+        f32x16 &total = s.total.data[number + r];
+        total = total * b.shrink[r] + S::weigh(score + r * TILE, scale, pivot[r]);
     }
-    S::template add_values<R, AHEAD>(a, score, seen, shrink, tile, next, s.sums.data + (base + r0) * width, width);
 }
 
-template <class S, bool SPECIAL, class... Args> void absorb_some(int64_t rows, bool ahead, Args &&...args) {
-    if (rows == S::ROWS && !ahead) return absorb<S, SPECIAL, S::ROWS, false>(args...);
+// Calls BODY with the number of rows, and whether to ask for what comes next, as constants.
+template <class S, class Body> void with_rows(int rows, bool ahead, const Body &body) {
+    if (rows == S::ROWS && !ahead) return body(std::integral_constant<int, S::ROWS>(), std::false_type());
     switch (rows) {
 #define INFER_ROWS(R) \
     case R: \
-        if constexpr (R <= S::ROWS) absorb<S, SPECIAL, R, true>(args...); \
+        if constexpr (R <= S::ROWS) body(std::integral_constant<int, R>(), std::true_type()); \
         break;
         INFER_ROWS(1) INFER_ROWS(2) INFER_ROWS(3) INFER_ROWS(4) INFER_ROWS(5) INFER_ROWS(6)
         INFER_ROWS(7) INFER_ROWS(8) INFER_ROWS(9) INFER_ROWS(10) INFER_ROWS(11) INFER_ROWS(12)
@@ -162,26 +183,63 @@ template <class S, bool SPECIAL, class... Args> void absorb_some(int64_t rows, b
     }
 }
 
-// Lists the rows of a head of `item`; returns their number.
-template <class S> int64_t list_rows(const Problem &a, const Item &item, Scratch<S> &s) {
+// The first `count` blocks of the scratch, and after them the tile `after`.
+template <class S, bool SPECIAL>
+void absorb(const Problem &a, const Rows &rows, int count, const typename S::Tile &after, Scratch<S> &s, int64_t width) {
+    typedef typename S::Tile Tile;
+    // The block after number i that asks for what comes next, or null.
+    const auto asks_after = [&](int i) -> const Block<S> * {
+        while (++i < count)
+            if (s.blocks[i].ahead) return s.blocks + i;
+        return nullptr;
+    };
+    const auto next_of = [&](int i, bool values) -> Tile {
+        if constexpr (S::BATCH > 1) {
+            if (!s.blocks[i].ahead) return after;
+            const Block<S> *then = asks_after(i);
+            if (values) return then ? S::values_as_keys(then->tile) : after;
+            return then ? then->tile : S::values_as_keys(asks_after(-1)->tile);
+        } else {
+            return s.blocks[i].next;
+        }
+    };
+    for (int i = 0; i < count; i++) {
+        Block<S> &b = s.blocks[i];
+        const Tile next = next_of(i, false);
+        with_rows<S>(b.count, b.ahead, [&](auto r, auto ahead) { weigh<S, SPECIAL, r.value, ahead.value>(a, rows, next, b, s); });
+    }
+    for (int i = 0; i < count; i++) {
+        const Block<S> &b = s.blocks[i];
+        const Tile next = next_of(i, true);
+        with_rows<S>(b.count, b.ahead, [&](auto r, auto ahead) {
+            S::template add_values<r.value, ahead.value>(a, b.score, b.seen, b.shrink, b.tile, next, s.sums.data + (b.base + b.r0) * width, width);
+        });
+    }
+}
+
+// Lists the rows of a head of `item`.
+template <class S> Rows list_rows(const Problem &a, const Item &item, Scratch<S> &s) {
     const int64_t group = a.group(), members = item.parts.last - item.parts.first;
-    int64_t count = 0, r = 0;
+    int64_t count = 0, r = 0, low_of_any = 0, end_of_all = INT64_MAX;
     int32_t *first_row = s.first_row.room(members + 1);
     for (int64_t m = 0; m < members; m++) first_row[m] = (int32_t)count, count += a.items.members[item.parts.first + m].tokens * group;
     first_row[members] = (int32_t)count;
-    int32_t *positions = s.positions.room(count), *firsts = s.firsts.room(count), *lasts = s.lasts.room(count);
+    int32_t *positions = s.positions.room(count), *lows = s.lows.room(count), *lasts = s.lasts.room(count);
     int64_t *offset = s.offset.room(count);
     for (int64_t m = 0; m < members; m++) {
         const Member &member = a.items.members[item.parts.first + m];
-        const int64_t position = a.items.position(member), row = a.items.row(member);
-        for (int64_t t = 0; t < member.tokens; t++)
+        const int64_t row = a.items.row(member);
+        for (int64_t t = 0; t < member.tokens; t++) {
+            const int64_t position = a.items.position(member) + t, last = a.items.last(member, t);
+            const int64_t low = a.window > 0 ? std::max<int64_t>(0, std::min(position + 1 - a.window, a.items.first(member, t))) : 0;
+            low_of_any = std::max(low_of_any, low), end_of_all = std::min(end_of_all, last + 1);
             for (int64_t g = 0; g < group; g++, r++) {
-                positions[r] = (int32_t)(position + t);
-                firsts[r] = (int32_t)a.items.first(member, t), lasts[r] = (int32_t)a.items.last(member, t);
+                positions[r] = (int32_t)position, lows[r] = (int32_t)low, lasts[r] = (int32_t)last;
                 offset[r] = ((row + t) * a.num_heads + item.h0 * group + g) * a.head_dim;
             }
+        }
     }
-    return count;
+    return {positions, lows, lasts, group, count, low_of_any, end_of_all};
 }
 
 // Computes `item`; the tiles that `then` begins with are on their way when it ends.
@@ -189,8 +247,8 @@ template <class S, bool SPECIAL> void attend(const Problem &a, const Item &item,
     typedef typename S::Row Row;
     typedef typename S::Tile Tile;
     const int64_t group = a.group(), dim = a.head_dim, width = (dim + LANES - 1) / LANES * LANES;
-    const int64_t count = list_rows(a, item, s), all = count * item.heads();
-    const Rows rows{s.positions.data, s.firsts.data, s.lasts.data, group};
+    const Rows rows = list_rows(a, item, s);
+    const int64_t count = rows.count, all = count * item.heads();
     // Calls BODY(row in the scratch, its offset in query and out, its head): ordered by head of the item, and then as `rows`.
     auto each_row = [&](auto body) {
         for (int64_t h = 0, r = 0; h < item.heads(); h++)
@@ -203,28 +261,40 @@ template <class S, bool SPECIAL> void attend(const Problem &a, const Item &item,
     std::fill_n(s.sums.room(all * width), all * width, 0.0f);
     each_row([&](int64_t r, int64_t offset, int64_t) { S::pack(a, s, r, (const Row *)a.query + offset); });
 
+    int blocks = 0;
+    const auto flush = [&](const Tile &after) {
+        absorb<S, SPECIAL>(a, rows, blocks, after, s, width);
+        blocks = 0;
+    };
     const bool copied = a.block_size < LANES;
+    const int32_t *first_row = s.first_row.data - item.parts.first;
     Walk walk(a.items, item), ahead = walk;
     for (int i = 0; i < S::STEPS_AHEAD; i++) ahead.step_into(then);
-    for (; !walk.ended(); walk.step(), ahead.step_into(then)) {
+    Tile next = {};
+    for (bool begun = false; !walk.ended(); walk.step(), ahead.step_into(then), begun = true) {
         const Place place = walk.place();
-        const Tile tile = copied ? S::copy_tile(a, place, s) : S::find_tile(a, place), next = copied ? tile : S::find_tile(a, ahead.place());
-        const int32_t *first_row = s.first_row.data - item.parts.first;
-        const int64_t start = place.start, base = (place.head - item.h0) * count, head0 = place.head * group;
+        if (copied) next = S::copy_tile(a, place, s);
+        const Tile tile = copied || (begun && S::STEPS_AHEAD == 1) ? next : S::find_tile(a, place);
+        if (!copied) next = S::find_tile(a, ahead.place());
         const int64_t last = first_row[walk.on().last];
         int64_t r = first_row[walk.on().first];
         if (walk.on().last - walk.on().first == 1)
-            while (r < last && rows.last(r) < start) r += group;  // earlier tokens do not see the tile
-        const int64_t first = r;
-        for (int64_t some; r < last; r += some) {
-            some = std::min<int64_t>(S::ROWS, last - r);
-            absorb_some<S, SPECIAL>(some, r == first, a, tile, next, start, rows, r, base, head0, s, width);
+            while (r < last && rows.last(r) < place.start) r += group;  // earlier tokens do not see the tile
+        // The rows of a head go together.
+        if (blocks + (last - r + S::ROWS - 1) / S::ROWS > S::BATCH && blocks) flush(tile);
+        for (const int64_t first = r; r < last; r += S::ROWS) {
+            if (blocks == S::BATCH) flush(next);
+            Block<S> &b = s.blocks[blocks++];
+            b.tile = tile, b.next = next, b.start = place.start, b.head = place.head;
+            b.r0 = r, b.base = (place.head - item.h0) * count, b.count = (int)std::min<int64_t>(S::ROWS, last - r), b.ahead = r == first;
         }
+        if (copied) flush(next);
     }
+    flush(next);
 
     each_row([&](int64_t r, int64_t offset, int64_t head) {
         float total = reduce_add(s.total.data[r]), factor = 1.0f;
-        if (SPECIAL && a.sinks) {
+        if (a.sinks) {
             const float sink = a.sinks[head] * LOG2E, best = std::max(s.best.data[r], sink);
             factor = exp2_one(s.best.data[r] - best);
             total = total * factor + exp2_one(sink - best);

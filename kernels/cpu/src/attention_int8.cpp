@@ -11,7 +11,7 @@ template <class T> struct Codes {
     typedef T Row;
     typedef Products<false> OfKeys;
     typedef Products<true> OfValues;
-    static constexpr int ROWS = infer::ROWS, STEPS_AHEAD = 3;
+    static constexpr int ROWS = infer::ROWS, STEPS_AHEAD = 3, BATCH = 1;
 
     struct Tile {
         const uint8_t *key[GROUPS], *value[GROUPS], *key_scale[GROUPS], *value_scale[GROUPS];
@@ -135,7 +135,7 @@ template <class T> struct Codes {
     };
 
     template <int R, bool AHEAD>
-    static void add_values(const Problem &a, const float *weights, const Seen<R> &seen, const float *shrink, const Tile &tile, const Tile &next, float *sums,
+    static void add_values(const Problem &a, const float *weights, const Seen<ROWS> &seen, const float *shrink, const Tile &tile, const Tile &next, float *sums,
                            int64_t width) {
         Weights<R> rounded;
         f32x16 scale[GROUPS];

@@ -144,7 +144,9 @@ INFER_INLINE u32x8 widen(u16x8 v) { return (u32x8)_mm256_cvtepu16_epi32((__m128i
 INFER_INLINE f64x4 to_double(f32x4 v) { return convert<f64x4>(v); }
 
 INFER_INLINE f32x8 add_neighbours(f32x8 a, f32x8 b) {
-    return f32x8{a[0], a[2], a[4], a[6], b[0], b[2], b[4], b[6]} + f32x8{a[1], a[3], a[5], a[7], b[1], b[3], b[5], b[7]};
+    const __m256 x = (__m256)a, y = (__m256)b;
+    const __m256 sums = _mm256_add_ps(_mm256_shuffle_ps(x, y, 0x88), _mm256_shuffle_ps(x, y, 0xdd));  // two of a, two of b, two of a ...
+    return (f32x8)_mm256_permute4x64_pd((__m256d)sums, 0xd8);
 }
 
 INFER_INLINE uint32_t at_bits(i32x8 mask) { return (uint32_t)_mm256_movemask_ps((__m256)mask); }

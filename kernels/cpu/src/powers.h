@@ -23,7 +23,7 @@ INFER_INLINE f32x16 exp2_below(f32x16 x) {
 
 INFER_INLINE float exp2_one(float x) { return exp2_below(splat(x))[0]; }
 
-// 2^x for x <= 0, relative error 8.2e-8 and none at 0; 0 for -infinity, NaN for NaN.
+// 2^x for x <= 0, relative error 1.7e-7 and none at 0; 0 for -infinity, NaN for NaN.
 INFER_INLINE f32x16 exp2_weight(f32x16 x) {
 #if defined(__AVX512DQ__)
     const f32x16 r = (f32x16)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);  // 0 to 1: what is above the integer
@@ -35,7 +35,16 @@ INFER_INLINE f32x16 exp2_weight(f32x16 x) {
     p = vfma(p, r, splat(1.0f));
     return (f32x16)_mm512_scalef_ps((__m512)p, (__m512)x);
 #else
-    return select(x < splat(-126.0f), splat(0.0f), exp2_below(x));
+    x = vmax(splat(-127.0f), x);  // there the exponent is that of zero
+    const f32x16 magic = splat(12582912.0f), shifted = x + magic;  // the integer is in its last bits
+    const f32x16 r = x - (shifted - magic);
+    f32x16 p = splat(1.32647273e-3f);
+    p = vfma(p, r, splat(9.67151299e-3f));
+    p = vfma(p, r, splat(5.55073358e-2f));
+    p = vfma(p, r, splat(2.40222424e-1f));
+    p = vfma(p, r, splat(6.93147004e-1f));
+    p = vfma(p, r, splat(1.0f));
+    return as<f32x16>(as<i32x16>(p) + (as<i32x16>(shifted) << 23));
 #endif
 }
 

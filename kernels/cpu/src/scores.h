@@ -28,11 +28,11 @@ constexpr float LOG2E = 1.44269504f;
 // Vectors of sums that each of so many rows can have.
 constexpr int vectors_of(int rows) { return 4 * rows <= SUMS ? 4 : 2 * rows <= SUMS ? 2 : 1; }
 
-// soft_cap * tanh(x / soft_cap)
-inline f32x16 capped(f32x16 x, float soft_cap) { return (1.0f - 2.0f / (vexp(x * (2.0f / soft_cap)) + 1.0f)) * soft_cap; }
+// soft_cap * tanh(x * factor)
+INFER_INLINE f32x16 capped(f32x16 x, float factor, float soft_cap) { return vtanh(x * factor) * soft_cap; }
 
 // The largest number of each row, row r's in lane r; the lanes from R on are of no use.
-template <int R> f32x16 largest_of_rows(const f32x16 (&rows)[R]) {
+template <int R> INFER_INLINE f32x16 largest_of_rows(const f32x16 (&rows)[R]) {
     static_assert(R <= LANES);
     f32x16 out;
 #if defined(__AVX512DQ__)
@@ -54,6 +54,20 @@ template <int R> f32x16 largest_of_rows(const f32x16 (&rows)[R]) {
     const __m512 low = _mm512_max_ps(_mm512_shuffle_f32x4(four[0], four[1], 0x88), _mm512_shuffle_f32x4(four[0], four[1], 0xdd));
     const __m512 high = _mm512_max_ps(_mm512_shuffle_f32x4(four[2], four[3], 0x88), _mm512_shuffle_f32x4(four[2], four[3], 0xdd));
     out = (f32x16)_mm512_max_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
+#elif defined(__AVX2__)
+    static_assert(R <= LANES / 2);
+    const auto row = [&](int r) __attribute__((always_inline)) { return (__m256)vmax(low(rows[std::min(r, R - 1)]), high(rows[std::min(r, R - 1)])); };
+    const auto two = [&](int r) __attribute__((always_inline)) {
+        const __m256 a = row(r), b = row(r + 1);
+        return (__m256d)_mm256_max_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+    };
+    const auto four = [&](int r) __attribute__((always_inline)) {  // of each half of a register
+        const __m256d a = two(r), b = two(r + 2);
+        return _mm256_max_ps((__m256)_mm256_unpacklo_pd(a, b), (__m256)_mm256_unpackhi_pd(a, b));
+    };
+    const __m256 first = four(0), last = R > 4 ? four(4) : first;
+    const f32x8 eight = (f32x8)_mm256_max_ps(_mm256_permute2f128_ps(first, last, 0x20), _mm256_permute2f128_ps(first, last, 0x31));
+    out = {eight, eight};
 #else
     float largest[LANES] = {};
     for (int r = 0; r < R; r++) largest[r] = reduce_max(rows[r]);
@@ -116,8 +130,8 @@ template <class T> struct Query {
             key[g] = keys.key[group] + half;
             if (AHEAD && BY_PIECES) {
                 const int after = group + (WIDE + 1) / 2;
-                key_soon[g] = (after < groups ? keys.key[after] : keys.value[after - groups]) + half;
-                stride_soon = after < groups ? keys.pair_stride : 2 * LANES;
+                key_soon[g] = (after < groups ? keys.key[after] : next.key[after - groups]) + half;
+                stride_soon = after < groups ? keys.pair_stride : next.pair_stride;
             } else {
                 key_soon[g] = next.key[group] + half;
             }

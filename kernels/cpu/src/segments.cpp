@@ -158,8 +158,8 @@ void absorb(const Problem &a, const Item &item, const Packed &packed, int64_t be
             const float slope = a.alibi ? a.alibi[head] : 0.0f;
             const float *bias = a.bias ? a.bias + item.place[0] + head * item.place[1] + position * item.place[2] + begin : nullptr;
             for (int64_t t = 0; t < groups * LANES; t += LANES) {
-                f32x16 x = load(mine + t) * a.scale;
-                if (a.soft_cap > 0) x = capped(x, a.soft_cap);
+                f32x16 x = load(mine + t);
+                x = a.soft_cap > 0 ? capped(x, a.scale / a.soft_cap, a.soft_cap) : x * a.scale;
                 if (a.alibi) x = x - vabs(convert<f32x16>(lane + (int32_t)(begin + t - position))) * slope;
                 if (bias) x = x + (t + LANES <= count ? load(bias + t) : load_n(bias + t, (int)(count - t)));
                 x *= LOG2E;
