@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from .ops import AttentionConfig, AttentionMeta, HeadNorm, KVCache
+from .ops import AttentionConfig, AttentionMeta, HeadNorm, KVCache, Rows
 
 
 class NormPart(NamedTuple):
@@ -21,12 +21,17 @@ class NormPart(NamedTuple):
 
 
 class ProductPart(NamedTuple):
-    """`linear`, of a weight that `pack_weight` gave; or that of `up`, if it is gated, `pack_halves`."""
+    """`linear`, of a weight that `pack_weight` gave, or `pack_halves` that of `up`, if it is gated.
+
+    With `quantizes` it is `linear_int8`, of a weight that `pack_int8` gave, with `halves` that of `up`, if it is gated: rows that are not
+    quantized on the way are quantized for it.
+    """
 
     weight: Any
     bias: Tensor | None
     in_features: int
     out_features: int
+    quantizes: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +54,15 @@ class LayerParts:
     up: ProductPart
     activation: str
     gated: bool
-    """`linear_gated` or `gated_activation`, else `activation`."""
+    """`linear_gated`, `linear_int8_gated` or `gated_activation`, else `activation`; see `fuses_gate`."""
     down: ProductPart
     mlp_out_norm: NormPart | None
     """Of what is left to be added."""
+
+    @property
+    def fuses_gate(self) -> bool:
+        """`up` gates as it multiplies; else `gated_activation` or `activation` comes after it."""
+        return self.gated and (self.up.quantizes or not self.down.quantizes)
 
     def norms(self) -> list[NormPart]:
         """Those there are."""
@@ -69,19 +79,20 @@ class WholeLayer(Protocol):
 
     def __call__(
         self,
-        x: Tensor | None,
+        x: Rows | None,
         residual: Tensor,
         positions: Tensor,
         cache: KVCache,
         meta: AttentionMeta,
         rows: Tensor | None,
         seconds: dict[str, float] | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Rows, Tensor]:
         """(What is left to be added, what it is to be added to) of the same two: [N, hidden], x None for nothing. May overwrite both.
 
         Args:
             positions: int64 [N].
             meta: with the plan of `plan_attention`.
             rows: int64 [R], those that are wanted; None: all. Keys and values are stored of all.
-            seconds: is given what each part took, by the names of `LayerParts` and "rope_and_store" and "attention".
+            seconds: is given what each part took, by the names of `LayerParts` and "rope_and_store", "attention" and
+                "quantize": of what attention gives. What `up` gives, gated, is quantized in "activation".
         """

@@ -107,20 +107,20 @@ class TimedOps:
             return None
 
         def call(
-            x: Tensor | None,
+            x: Rows | None,
             residual: Tensor,
             positions: Tensor,
             cache: KVCache,
             meta: AttentionMeta,
             rows: Tensor | None,
             seconds: dict[str, float] | None = None,
-        ) -> tuple[Tensor, Tensor]:
+        ) -> tuple[Rows, Tensor]:
             if not self.on:
                 return layer(x, residual, positions, cache, meta, rows)
             took: dict[str, float] = {}
             result = layer(x, residual, positions, cache, meta, rows, took)
             attention = self._reach.attention_work(residual, cache, meta, parts.config)
-            for name, work in {**layer_work(parts, len(residual), len(result[0])), "attention": attention}.items():
+            for name, work in {**layer_work(parts, len(residual), len(result[1])), "attention": attention}.items():
                 self._count(work, took[name])
             return result
 
@@ -189,14 +189,23 @@ def layer_work(parts: LayerParts, rows: int, wanted: int) -> dict[str, Work]:
     works = {}
     for name, product in parts.products().items():
         count, features = rows if name == "qkv" else wanted, (product.in_features, product.out_features)
-        key = OpKey("linear_gated" if name == "up" and parts.gated else "linear", features)
-        works[name] = Work(key, 2 * count * features[0] * features[1], features[0] * features[1] * size)
+        operation = ("linear_int8" if product.quantizes else "linear") + ("_gated" if name == "up" and parts.fuses_gate else "")
+        key, weight_size = OpKey(operation, features, in_int8=product.quantizes), 1 if product.quantizes else size
+        works[name] = Work(key, 2 * count * features[0] * features[1], features[0] * features[1] * weight_size)
     hidden, queries = parts.down.out_features, parts.out.in_features
     works["attention_norm"] = Work(OpKey(norm), 0, 4 * rows * hidden * size)
     works["mlp_norm"] = Work(OpKey(norm), 0, 4 * wanted * hidden * size)
     works["rope_and_store"] = Work(OpKey("rope_and_store"), 0, rows * (parts.qkv.out_features + queries) * size)
-    if not parts.gated:
-        works["activation"] = Work(OpKey("activation"), 0, 2 * wanted * parts.up.out_features * size)
+    if parts.mlp_out_norm is not None:
+        works["mlp_out_norm"] = Work(OpKey(norm.removeprefix("add_")), 0, 2 * wanted * hidden * size)
+    if parts.out.quantizes:
+        works["quantize"] = Work(OpKey("quantize"), 0, wanted * queries * (size + 1))
+    made, read = parts.up.out_features, parts.down.in_features
+    if not parts.fuses_gate:
+        operation = "gated_activation" if parts.gated else "activation"
+        works["activation"] = Work(OpKey(operation), 0, wanted * (made * size + read * (1 if parts.down.quantizes else size)))
+    elif parts.down.quantizes:
+        works["activation"] = Work(OpKey("quantize"), 0, wanted * read * (4 + 1))
     return works
 
 

@@ -100,7 +100,7 @@ class DecoderLayer(Layer):
 
         `vectors` [N, size]: the tokens' per-layer embeddings.
         """
-        if self._whole is not None and meta.adapters is None and positions.dim() == 1 and not isinstance(x, ScaledRows):
+        if self._whole is not None and meta.adapters is None and positions.dim() == 1:
             assert memory.cache is not None
             return self._whole(x, residual, positions, memory.cache, meta, rows)
         if not self.pre_norm:

@@ -63,4 +63,5 @@ def _product(linear: Linear) -> ProductPart | None:
     weight = linear.method.plain_weight
     if weight is None or linear.group.size > 1:
         return None
-    return ProductPart(weight, None if linear.bias is None else linear.bias.tensor, linear.in_features, linear.out_features)
+    bias = None if linear.bias is None else linear.bias.tensor
+    return ProductPart(weight, bias, linear.in_features, linear.out_features, linear.method.quantizes_input)

@@ -66,8 +66,8 @@ class LinearMethod(ABC):
 
     @property
     def plain_weight(self) -> Any:
-        """The weight, if `apply` does no more than call `Ops.linear` with it and `apply_gated` no more than call `Ops.linear_gated`;
-        otherwise None."""
+        """The weight, if `apply` does no more than call `Ops.linear` with it and `apply_gated` no more than call `Ops.linear_gated`; or, of
+        a layer that `quantizes_input`, quantize and call `Ops.linear_int8` and `Ops.linear_int8_gated`. Otherwise None."""
         return None
 
     @property

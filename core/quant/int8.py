@@ -40,6 +40,10 @@ class Int8(LinearMethod):
         rows = first.ops.quantize(x) if isinstance(x, Tensor) else x
         return first.ops.linear_experts_int8(rows, [method._weight for method in methods], starts, biases, first._dtype)
 
+    @property
+    def plain_weight(self) -> Any:
+        return self._weight
+
     def take(self, values: Tensor, scale: Tensor, dtype: torch.dtype) -> None:
         """In place of `store`: integers int8 [out, in] with their scales float32 [out], for rows of `dtype`."""
         self._dtype = dtype

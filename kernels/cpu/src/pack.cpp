@@ -52,15 +52,15 @@ void pack_part(char *part, int32_t *sums, const char *weight, int64_t features, 
         });
     }
     memset(part, 0, sizes.bytes());
-    memcpy(part + sizes.counts(), counts, sizeof counts);
+    memcpy(part, counts, sizeof counts);
     int64_t places[3] = {0, counts[0], counts[0] + counts[1]};
     __m256i sum = _mm256_setzero_si256();
     for (int64_t at = 0; at < most; at++)
         for (int64_t i = 0, place = 2 * places[pairs[at].kind]++; i < 2; i++, place++) {
             const int64_t k = pairs[at].words[i];
             const __m256i w = word(k);
-            _mm256_storeu_si256((__m256i *)(part + place * PART * 4), w);
-            ((uint16_t *)(part + sizes.order()))[place] = (uint16_t)(k < words ? k : 0);  // what makes them even is zero
+            _mm256_storeu_si256((__m256i *)(part + sizes.weights() + place * PART * 4), w);
+            ((uint16_t *)(part + Part::ORDER))[place] = (uint16_t)(k < words ? k : 0);  // what makes them even is zero
             // What products have too much: the offset of rows as they come, or 1 for each weight that is flipped.
             const bool as_is = pairs[at].kind == FREE_PAIR || (pairs[at].kind == HALF_PAIR && i);
             const __m256i bytes = as_is ? w : _mm256_min_epi8(w, _mm256_setzero_si256());

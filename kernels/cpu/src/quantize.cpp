@@ -1,4 +1,5 @@
 // Plain rows to quantized ones, and weights likewise.
+#include "operations.h"
 #include "parallel.h"
 #include "quantized.h"
 #include "vectors.h"

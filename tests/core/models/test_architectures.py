@@ -437,36 +437,52 @@ def reference_model(kind: str, changes: dict[str, Any]) -> Any:
     return model
 
 
-def our_model(oracle: Any, backend: str = "reference", *, int8: bool = False, wrap: Callable[[Ops], Any] = lambda ops: ops) -> Any:
+def our_model(
+    oracle: Any,
+    backend: str = "reference",
+    *,
+    int8: bool | Callable[[str], bool] = False,
+    dtype: torch.dtype = torch.float32,
+    wrap: Callable[[Ops], Any] = lambda ops: ops,
+) -> Any:
+    """int8: all layers are, or those whose names it holds for."""
     ops = wrap(load_kernels(backend))
-    model = models.build(read_spec(oracle.config.to_dict()), ops, choose=(lambda _: Int8(ops)) if int8 else None)
+    in_int8 = int8 if callable(int8) else lambda _: int8
+    model = models.build(read_spec(oracle.config.to_dict()), ops, choose=lambda name: Int8(ops) if in_int8(name) else None)
     with TemporaryDirectory() as folder:
         oracle.save_pretrained(folder)
         wanted = {part.name for parameter in model.parameters() for part in parameter.parts}
-        load(
-            model.parameters(), fit(FolderSource("tiny", Path(folder)), model.stack, wanted, whole=True), torch.float32, torch.device("cpu")
-        )
+        load(model.parameters(), fit(FolderSource("tiny", Path(folder)), model.stack, wanted, whole=True), dtype, torch.device("cpu"))
     model.allocate(512, torch.device("cpu"))
     with torch.inference_mode():
-        make_rows_alike(model.ops, chain(model.linears(), [model.head]), torch.float32, torch.device("cpu"))  # as a run does
+        make_rows_alike(model.ops, chain(model.linears(), [model.head]), dtype, torch.device("cpu"))  # as a run does
     return model
 
 
-def run(model: Any, prompts: list[list[int]], chunk: int, *, wanted: int | None = None, multiple: int = ROW_MULTIPLE) -> list[torch.Tensor]:
+def run(
+    model: Any,
+    prompts: list[list[int]],
+    chunk: int,
+    *,
+    wanted: int | None = None,
+    multiple: int = ROW_MULTIPLE,
+    dtype: torch.dtype = torch.float32,
+) -> list[torch.Tensor]:
     """Logits of every position, the prompts prefilled side by side in chunks over shuffled pages.
 
     wanted: ask the model for this many rows of every chunk only, the last ones, and for none of the first chunk.
     multiple: what numbers of rows are padded to.
+    dtype: of the model's rows.
     """
     block_size, blocks = 8, 64
     table = torch.randperm(len(prompts) * blocks, generator=torch.Generator().manual_seed(1)).view(len(prompts), blocks).int() + 1
     caches = [
         model.ops.new_kv_cache(
-            len(prompts) * blocks + 1, block_size, one.num_kv_heads, one.head_dim, torch.float32, torch.device("cpu"), latent=one.latent
+            len(prompts) * blocks + 1, block_size, one.num_kv_heads, one.head_dim, dtype, torch.device("cpu"), latent=one.latent
         )
         for one in model.caches
     ]
-    pools = new_pools(model.states, len(prompts) + 1, torch.float32, torch.device("cpu"))
+    pools = new_pools(model.states, len(prompts) + 1, dtype, torch.device("cpu"))
     for pool in chain.from_iterable(pools):
         pool.fill_(float("nan"))
     for cache in caches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -36,8 +37,34 @@ def one_by_one(model: Decoder) -> None:
 
 @pytest.mark.parametrize(("kind", "changes"), WHOLE, ids=[kind for kind, _ in WHOLE])
 def test_bits_are_the_same_in_one_call(kind: str, changes: dict[str, Any]) -> None:
-    model = our_model(reference_model(kind, changes), "cpu")
+    have_one_result(our_model(reference_model(kind, changes), "cpu"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "names"),
+    [
+        ("llama", {}, ""),
+        ("llama", WHOLE[0][1], "q_proj|gate_proj|down_proj"),
+        ("llama", {}, "o_proj|down_proj"),
+        ("llama", {}, "o_proj|gate_proj"),
+        ("gpt2", {}, "c_"),
+        ("gemma2", {"head_dim": 16}, "proj"),
+    ],
+)
+def test_so_they_are_of_quantized_rows(kind: str, changes: dict[str, Any], names: str) -> None:
+    """All layers in int8, without biases that factors of rows would be multiplied in for; some with them; either side of the gate."""
+    have_one_result(our_model(reference_model(kind, changes), "cpu", int8=lambda name: re.search(names, name) is not None))
+
+
+def test_so_they_are_of_quantized_rows_in_bfloat16() -> None:
+    """What is quantized behind a gate takes more room then than rows of the model's dtype."""
+    have_one_result(our_model(reference_model("llama", {}), "cpu", int8=True, dtype=torch.bfloat16), torch.bfloat16)
+
+
+def have_one_result(model: Decoder, dtype: torch.dtype = torch.float32) -> None:
+    """Layers give the same bits in one call and part by part."""
     prompts, ways = prompts_of(70, 1, 33), [{"chunk": 23}, {"chunk": 23, "wanted": 1}, {"chunk": 40, "wanted": 5}]
+    ways = [{**way, "dtype": dtype} for way in ways]
     with torch.inference_mode():
         together = [run(model, prompts, **way) for way in ways]
         assert all(whole(model))
@@ -63,12 +90,12 @@ def test_a_row_is_wanted_more_often_than_there_are_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "int8"),
-    [("mixtral", {"num_local_experts": 4}, False), ("olmo2", {}, False), ("gptj", {"rotary_dim": 4}, False), ("llama", {}, True)],
-    ids=["experts", "norms of sums", "parallel", "int8"],
+    ("kind", "changes"),
+    [("mixtral", {"num_local_experts": 4}), ("olmo2", {}), ("gptj", {"rotary_dim": 4})],
+    ids=["experts", "norms of sums", "parallel"],
 )
-def test_other_layers_go_on_part_by_part(kind: str, changes: dict[str, Any], int8: bool) -> None:
-    model = our_model(reference_model(kind, changes), "cpu", int8=int8)
+def test_other_layers_go_on_part_by_part(kind: str, changes: dict[str, Any]) -> None:
+    model = our_model(reference_model(kind, changes), "cpu")
     with torch.inference_mode():
         run(model, prompts_of(5), chunk=5)
     assert not any(whole(model))
@@ -82,10 +109,11 @@ def test_so_do_all_where_weights_come_and_go() -> None:
     assert not any(whole(model))
 
 
-def test_parts_are_timed_as_the_operations_that_they_are() -> None:
+@pytest.mark.parametrize("int8", [False, True])
+def test_parts_are_timed_as_the_operations_that_they_are(int8: bool) -> None:
     def counted(*, together: bool) -> dict[Any, tuple[int, int]]:
         timed: list[TimedOps] = []
-        model = our_model(reference_model("llama", {}), "cpu", wrap=lambda ops: timed.append(TimedOps(ops)) or timed[0])
+        model = our_model(reference_model("llama", {}), "cpu", int8=int8, wrap=lambda ops: timed.append(TimedOps(ops)) or timed[0])
         with torch.inference_mode():
             run(model, prompts_of(9), chunk=9)
             assert all(whole(model))
@@ -94,6 +122,8 @@ def test_parts_are_timed_as_the_operations_that_they_are() -> None:
             timed[0].on = True
             run(model, prompts_of(9), chunk=9, wanted=1)
         assert all(time.seconds > 0 for time in timed[0].times.values())
-        return {key: (time.calls, time.flops) for key, time in timed[0].times.items() if "norm" not in key.name}
+        # Norms are counted as those of sums, and rows that are quantized behind a gate by themselves.
+        products = {key: time for key, time in timed[0].times.items() if "norm" not in key.name and key.name != "quantize"}
+        return {key: (time.calls, time.flops) for key, time in products.items()}
 
     assert counted(together=True) == counted(together=False)

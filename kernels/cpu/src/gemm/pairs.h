@@ -10,10 +10,10 @@
 // Cycles of a Zen 3 for a row by two words of 8 features: 1.8, 2.0 and 3.1 (bounds: 1.5, 1.5 and 2). Of weights that are drawn from a normal distribution
 // 50 to 80 % of pairs are free and nearly all others are half.
 //
-// A panel is four parts of 8 features, each:
-//   weights  [words, made even][8][4]   the free pairs, then half ones, then those apart
-//   order    uint16 [words, made even]  which word of the row each is
+// A panel is four parts of 8 features, each of whole cache lines, in the order in which they are read: with few rows that is how fast memory gives them.
 //   counts   int32 [3]                  of pairs, by kind
+//   order    uint16 [words, made even]  which word of the row each is
+//   weights  [words, made even][8][4]   the free pairs, then half ones, then those apart
 #pragma once
 
 #include "finish.h"
@@ -32,9 +32,9 @@ constexpr int PAIRED_ROWS = 8;
 struct Part {
     int64_t words;  // even
     explicit Part(int64_t words) : words((words + 1) / 2 * 2) {}
-    int64_t order() const { return words * PART * 4; }
-    int64_t counts() const { return order() + words * 2; }
-    int64_t bytes() const { return (counts() + 12 + 31) / 32 * 32; }
+    static constexpr int64_t ORDER = 12;
+    int64_t weights() const { return (ORDER + words * 2 + 63) / 64 * 64; }
+    int64_t bytes() const { return (weights() + words * PART * 4 + 63) / 64 * 64; }
 };
 
 // -x - 1 for -x where w is negative, so that both -128 and 127 stay in a byte; and in all places what makes rows signed.
@@ -106,8 +106,9 @@ template <int R> void by_part(int32_t *sums, const char *rows, int64_t stride, c
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) x[r] = rows + r * stride, sum[r] = i32x8{};
     int32_t counts[3];
-    memcpy(counts, part + sizes.counts(), sizeof counts);
-    Way way{part, (const uint16_t *)(part + sizes.order())};
+    memcpy(counts, part, sizeof counts);
+    Way way{part + sizes.weights(), (const uint16_t *)(part + Part::ORDER)};
+    for (const char *line = part; line < way.weights; line += 64) __builtin_prefetch(line + SOON, 0, 2);
     add_pairs<FREE_PAIR>(sum, x, way, counts[FREE_PAIR]);
     add_pairs<HALF_PAIR>(sum, x, way, counts[HALF_PAIR]);
     add_pairs<APART_PAIR>(sum, x, way, counts[APART_PAIR]);
