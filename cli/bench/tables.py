@@ -159,7 +159,7 @@ def host_table(told: Mapping[str, Any]) -> str:
             f"{one['sequences']:,}",
             f"{one['joining']:,}",
             *(f"{one[key]:.2f}" for key in ("ms", "least_ms", "inputs_ms")),
-            *(_number((one["launches"] or {}).get(key)) for key in ("eager", "recorded")),
+            *("" if (number := (one["launches"] or {}).get(key)) is None else f"{number:,}" for key in ("eager", "recorded")),
         )
         for one in told["steps"]
     ]
