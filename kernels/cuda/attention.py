@@ -309,8 +309,8 @@ def _signature(kind: str, target: Target, query: torch.dtype, cache: torch.dtype
         constants |= dict.fromkeys(("HAS_WINDOW", "HAS_CAP", "HAS_SINKS"), True)
     name = f"attend_paged {kind} {POINTERS[query][1:]} {POINTERS[cache][1:]} {dim}"
     launched = (shape.num_warps, shape.num_stages, query.itemsize == 2, (target.name,))
-    # Triton 3.6 leaves these fewer registers than there are, and 56 and 8 bytes spill.
-    limit = {("fixed with options", "sm_120", 128): 64, ("prefill with options", "sm_90", 256): 8}.get((kind, target.name, dim), 0)
+    # Triton 3.6 leaves these fewer registers than there are, and 8 bytes spill.
+    limit = 8 if (kind, target.name, dim) == ("prefill with options", "sm_90", 256) else 0
     always = query == cache == torch.bfloat16 and not (constants["HAS_SLOPES"] or constants["HAS_DISTANCES"])
     return Signature(attend_paged, name, types, constants, *launched, always=always, spill_limit=limit)
 

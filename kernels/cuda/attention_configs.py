@@ -7,9 +7,9 @@
 - biased: that with a number added to each pair's score, whose addresses and numbers need registers too.
 
 As compiled ahead of time by Triton 3.6 and 3.9, rows for 16 bits spill no registers, whatever the options, but with ALiBi (24 to 44 bytes
-with a float8 cache on sm_80 and with heads of 80 on gfx942) and `fixed` with a window and heads of 128 on sm_120 (56 bytes, by 3.6). With
-four warps `fixed` with heads of 64 and prompts in float32 with heads of 128 (1.2 kB) would spill by 3.6. sm_80's rows take no more than
-90 KiB of shared memory, and do for sm_86 too.
+with a float8 cache on sm_80 and with heads of 80 on gfx942). With four warps `fixed` with options and heads of 128 would spill 72 bytes on
+sm_120; `fixed` with heads of 64, and prompts in float32 with heads of 128 (1.2 kB), would by 3.6. sm_80's rows take no more than 90 KiB of
+shared memory, and do for sm_86 too.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ _TABLE: dict[tuple[str, str, int], tuple[Row, Row, Row]] = {
     ("decode", "gfx942", 16): ((16, 64, 4, 2), (16, 64, 4, 2), (16, 32, 4, 2)),
     ("decode", "sm_80", 32): ((16, 32, 4, 2), (16, 32, 4, 2), (16, 16, 4, 2)),
     ("fixed", "sm_80", 16): ((32, 64, 8, 3), (32, 32, 4, 5), (32, 32, 8, 3)),
+    ("fixed", "sm_86", 16): ((32, 64, 8, 3), (32, 32, 8, 5), (32, 32, 8, 3)),
     ("fixed", "sm_90", 16): ((32, 64, 8, 3), (32, 32, 4, 5), (32, 32, 8, 3)),
     ("fixed", "gfx942", 16): ((32, 64, 4, 2), (32, 64, 4, 1), (32, 32, 4, 1)),
     ("fixed", "sm_80", 8): ((32, 64, 8, 3), (32, 64, 8, 3), (32, 32, 8, 2)),
@@ -47,8 +48,9 @@ _TABLE: dict[tuple[str, str, int], tuple[Row, Row, Row]] = {
     ("segments", "sm_90", 16): ((128, 64, 4, 3), (128, 64, 8, 3), (64, 64, 8, 2)),
     ("segments", "gfx942", 16): ((128, 64, 4, 2), (128, 64, 8, 1), (64, 32, 4, 1)),
     ("segments", "sm_80", 32): ((32, 16, 4, 2), (32, 16, 4, 2), (16, 16, 4, 2)),
-    ("biased", "sm_80", 16): ((64, 64, 4, 2), (64, 32, 8, 2), (32, 32, 8, 2)),
-    ("biased", "sm_86", 16): ((64, 32, 4, 3), (64, 32, 8, 2), (32, 32, 8, 2)),
+    ("biased", "sm_80", 16): ((64, 32, 4, 3), (64, 32, 8, 2), (32, 32, 8, 2)),
+    ("biased", "sm_90", 16): ((64, 64, 4, 2), (64, 32, 8, 2), (32, 32, 8, 2)),
+    ("biased", "gfx942", 16): ((64, 64, 4, 2), (64, 32, 8, 2), (32, 32, 8, 2)),
     ("biased", "sm_80", 32): ((32, 16, 4, 2), (32, 16, 4, 2), (16, 16, 4, 2)),
 }
 _HEAD_CLASSES = (64, 128, 256)
