@@ -44,14 +44,13 @@ def expected(oracle: Any, tokenizer: Any, prompt: str, ids: list[int], labels: S
     return [math.log(p) if p > 0 else -math.inf for p in found]
 
 
-def compare(folder: Path, *, chat: str | None = None) -> None:
+def compare(folder: Path, prompts: Sequence[str]) -> None:
     from transformers import AutoModelForCausalLM
 
     llm = LLM(str(folder), dtype="float32", device="cpu", max_num_batched_tokens=128)
     assert llm.tokenizer is not None
     oracle = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    prompts = [*PROMPTS, *([chat] if chat is not None else [])]
-    outputs = llm.classify(prompts, labels=LABELS, use_tqdm=False)
+    outputs = llm.classify([*prompts], labels=LABELS, use_tqdm=False)
     for prompt, output in zip(prompts, outputs, strict=True):
         told = output.outputs
         wanted = expected(oracle, llm.tokenizer, prompt, output.prompt_token_ids, LABELS)
@@ -64,14 +63,14 @@ def compare(folder: Path, *, chat: str | None = None) -> None:
 
 
 def test_a_tiny_model(tiny_llama: Path) -> None:
-    compare(tiny_llama)
+    compare(tiny_llama, PROMPTS)
 
 
 @pytest.mark.real
 @pytest.mark.slow
 def test_the_real_model(smollm2: Path) -> None:
     chat = "<|im_start|>user\nIs it good?<|im_end|>\n<|im_start|>assistant\n"
-    compare(smollm2, chat=chat)
+    compare(smollm2, [*PROMPTS[1:3], chat])
 
 
 def test_calls_of_python(tiny_llama: Path) -> None:
