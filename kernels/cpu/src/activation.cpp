@@ -23,7 +23,7 @@ template <class T, int KIND, bool GATED> void activate_row(const Activated &a, i
     const int64_t size = a.size;
     const T *x = (const T *)a.x + row * size * (GATED ? 2 : 1);
     const float factor = a.x_scale ? a.x_scale[row] : 1.0f;
-    auto value = [&](int64_t i, int n, auto rough) {
+    auto value = [&](int64_t i, int n, auto rough) __attribute__((always_inline)) {
         f32x16 v = activate<KIND, decltype(rough)::value>(load_n(x + i, n) * factor);
         return GATED ? v * other<KIND>(load_n(x + size + i, n) * factor) : v;
     };

@@ -12,10 +12,13 @@
 
 namespace infer {
 
-// The least that is worth a piece, in elements of a row-wise operation: some 2 microseconds of one thread.
+// The least that is worth a piece, in elements of a row-wise operation: some 2 microseconds of one thread for the cheapest, a norm (Zen 3, float32:
+// 0.19 ns an element; activations 0.8 to 0.9).
 constexpr int64_t PIECE = 10000;
 
-// When a loop over rows is worth several threads: waking them takes about as long as one needs for 20,000 elements.
+// When a loop over rows is worth several threads. Measured on Zen 3: a worker that still looks for work is at it after 0.25 microseconds, and a job
+// of nothing takes 0.4 in all; one that sleeps comes after 27 to 40, and to wake it costs the caller 1 to 9. 40,000 elements of a norm take 8: from
+// there on the caller loses little where workers sleep. A lower bound would gain nothing: a norm of 8 rows of 576 takes 0.9.
 inline bool worth_threads(int64_t elements) { return elements > 40000; }
 
 // Work of `count` items that members of a team take from the front, in pieces that become smaller towards the end.

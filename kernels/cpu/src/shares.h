@@ -63,7 +63,7 @@ class Shares {
     }
 
   private:
-    // What a thread does in some 2 microseconds, as cost.
+    // What a thread does in 2 to 4 microseconds at 250 to 500 GF/s, as cost; with AVX2 in float32, at 80 GF/s, in 13.
     static constexpr int64_t RUN = 16000;
 
     Chunk *chunks;

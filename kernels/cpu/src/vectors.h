@@ -167,29 +167,6 @@ INFER_INLINE f32x16 vexp(f32x16 x) {
 #endif
 }
 
-// erf x, relative error below 1e-6.
-INFER_INLINE f32x16 verf(f32x16 x) {
-    f32x16 a = vabs(x), s = x * x;
-    f32x16 small = splat(7.88911956e-5f);  // minimax polynomial of erf x / x in x^2 up to 1
-    small = vfma(small, s, splat(-8.02084129e-4f));
-    small = vfma(small, s, splat(5.18953534e-3f));
-    small = vfma(small, s, splat(-2.68544446e-2f));
-    small = vfma(small, s, splat(1.12836002e-1f));
-    small = vfma(small, s, splat(-3.76126271e-1f));
-    small = x * vfma(small, s, splat(1.12837917f));
-    f32x16 t = vmin(a, splat(4.0f));  // where 1 - erf is half a unit in the last place
-    f32x16 p = splat(1.85574893e-4f);  // minimax polynomial of log(1 - erf x) from 1 to 4
-    p = vfma(p, t, splat(-2.93961573e-3f));
-    p = vfma(p, t, splat(2.18053511e-2f));
-    p = vfma(p, t, splat(-1.03037436e-1f));
-    p = vfma(p, t, splat(-6.38225602e-1f));
-    p = vfma(p, t, splat(-1.12704008f));
-    f32x16 large = 1.0f - vexp(vfma(p, t, splat(-3.53708930e-4f)));
-    large = select(x < 0.0f, -large, large);
-    large = select(x == x, large, x);
-    return select(a < 1.0f, small, large);
-}
-
 // tanh x, relative error below 4e-7; NaN for NaN.
 INFER_INLINE f32x16 vtanh(f32x16 x) {
     x = vmin(splat(8.0f), vmax(splat(-8.0f), x));  // where it is 1
