@@ -54,7 +54,7 @@ class Kind(NamedTuple):
     draws: str
     temperature: float
     mixed: bool
-    """Prompts join the decodes in every step."""
+    """Prompts join the decodes; steps that none joins, as places come free in turns, are not measured."""
 
 
 KINDS = (Kind("greedy", 0.0, False), Kind("sampled", 0.8, False), Kind("greedy", 0.0, True))
@@ -151,17 +151,21 @@ class _Bench:
         while engine.stats.num_prompt_tokens < sequences * PROMPT:
             engine.step()
         taken: list[float] = []
-        for step in range(rounds):
-            if step == WARM_UP:
+        while len(taken) < rounds:
+            if len(taken) == WARM_UP:
                 runner.filling = 0.0
-            if kind.mixed:
+            if kind.mixed and engine.num_unfinished < sequences + joining:
                 add(joining)
-            started = time.thread_time()
+            started, runner.batch, filled = time.thread_time(), None, runner.filling
             engine.step()
-            taken.append(time.thread_time() - started)
+            batch = runner.batch
+            if batch is not None and (len(batch.slots) > len(batch.kv_lens)) == kind.mixed:
+                taken.append(time.thread_time() - started)
+                measured = batch
+            else:
+                runner.filling = filled
         assert kind.mixed or engine.num_unfinished == sequences, "steps of the same sequences are measured"
-        assert runner.batch is not None
-        launches = self._launches(config, context, runner.batch, runner.ops.rows)
+        launches = self._launches(config, context, measured, runner.ops.rows)
         return {
             "draws": kind.draws,
             "sequences": sequences,

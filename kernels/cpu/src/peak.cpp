@@ -47,15 +47,20 @@ template <> float spin<Int8>(int64_t rounds) {
     for (int i = 0; i < 2 * PAIRS; i++) order[i] = (uint16_t)(i % WORDS);
     const char *x[R];
     for (int r = 0; r < R; r++) x[r] = rows[r];
-    i32x8 sum[R] = {};
+    i32x8 sum[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) sum[r] = i32x8{};
     for (int64_t round = 0; round < rounds; round++) {
         asm volatile("" : : "r"(rows), "r"(weights), "r"(order) : "memory");
         Way way{weights[0], order};
         add_pairs<FREE_PAIR>(sum, x, way, PAIRS);
     }
+    int32_t lanes[R][PART];  // read as memory, which sums in registers are not
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) write(lanes[r], sum[r]);
     float all = 0;
-    for (const i32x8 &lanes : sum)
-        for (int lane = 0; lane < PART; lane++) all += (float)lanes[lane];
+    for (const auto &row : lanes)
+        for (const int32_t lane : row) all += (float)lane;
     return all;
 }
 #endif
