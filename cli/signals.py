@@ -5,28 +5,33 @@ what is finished is then made safe and the program says how to go on. The second
 survives like any other death. SIGUSR1 asks for a status line.
 
 Imports are not interrupted since extension modules (torch, numpy) call back into Python while they are set up: an exception that
-is raised there ends the process in C++, or comes out as an ImportError.
+is raised there ends the process in C++, or comes out as an ImportError. Nor are values of enums, which orjson asks for and then reads
+whether there is one or not: the process would end with SIGSEGV.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import os
 import signal
 import sys
+import types
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 from infer.core.parallel.children import STOPS
 
-#: Seconds after which a signal that came during an import looks whether it is over.
+#: Seconds after which a signal that came during an import, or the like, looks whether it is over.
 _AGAIN = 0.02
 #: Seconds after which it is looked whether anybody heard it: C code that calls Python may drop what is raised there.
 _UNHEARD = 0.25
 _ALARM: Any = getattr(signal, "SIGALRM", None)
-#: The file of the frames that every import runs in.
-_IMPORTING = "<frozen importlib._bootstrap>"
+#: The file of the frames that every import runs in, and those of what an enum's `value` is.
+_CALLED_BY_C = frozenset(
+    {"<frozen importlib._bootstrap>"} | {one.__code__.co_filename for one in (enum.EnumMeta.__iter__, types.DynamicClassAttribute.__get__)}
+)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -138,7 +143,7 @@ class Signals:
         state = self._state
         if state.held or state.waiting is None:
             return
-        if _ALARM is not None and _importing():
+        if _ALARM is not None and _called_by_c():
             self._look_again(_AGAIN)
             return
         number, state.waiting, state.raised = state.waiting, None, state.waiting
@@ -178,12 +183,13 @@ def _unwinding() -> bool:
     return error is not None
 
 
-def _importing() -> bool:
-    """True while any thread imports a module: threads other than the main one count, since the process might end during their import."""
+def _called_by_c() -> bool:
+    """True while any thread imports a module, or C code asks for the value of an enum: threads other than the main one count, since the
+    process might end during their import."""
     for top in sys._current_frames().values():
         frame: FrameType | None = top
         while frame is not None:
-            if frame.f_code.co_filename == _IMPORTING:
+            if frame.f_code.co_filename in _CALLED_BY_C:
                 return True
             frame = frame.f_back
     return False

@@ -236,6 +236,34 @@ def test_a_signal_that_nobody_hears_is_raised_again(environment: dict[str, str],
     assert said.endswith(b"interrupted\n")
 
 
+#: A signal comes while orjson asks for the value of an enum, which it then reads whatever came of that.
+ENUM = """
+import enum, os, signal, time, types
+import orjson
+from infer.cli.signals import Interrupted, Signals
+
+class Kind(enum.Enum):
+    ONE = 1
+
+    @types.DynamicClassAttribute
+    def value(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return "seen"
+
+try:
+    with Signals():
+        found = orjson.dumps([Kind.ONE])
+        time.sleep(60)
+except Interrupted:
+    print(found.decode())
+"""
+
+
+def test_what_orjson_asks_for_is_not_interrupted(environment: dict[str, str]) -> None:
+    done = subprocess.run([sys.executable, "-c", ENUM], env=environment, capture_output=True, timeout=GRACE, check=False)
+    assert (done.returncode, done.stdout) == (0, b'["seen"]\n'), done.stderr.decode()
+
+
 def test_the_second_signal_ends_an_import(importing: Any, wait_for: Any, tmp_path: Path) -> None:
     child = importing()
     os.kill(child.pid, signal.SIGSTOP)  # both are there when it looks
