@@ -151,6 +151,7 @@ class _Bench:
         while engine.stats.num_prompt_tokens < sequences * PROMPT:
             engine.step()
         taken: list[float] = []
+        measured: Batch | None = None
         while len(taken) < rounds:
             if len(taken) == WARM_UP:
                 runner.filling = 0.0
@@ -158,13 +159,14 @@ class _Bench:
                 add(joining)
             started, runner.batch, filled = time.thread_time(), None, runner.filling
             engine.step()
-            batch = runner.batch
+            batch: Batch | None = runner.batch
             if batch is not None and (len(batch.slots) > len(batch.kv_lens)) == kind.mixed:
                 taken.append(time.thread_time() - started)
                 measured = batch
             else:
                 runner.filling = filled
         assert kind.mixed or engine.num_unfinished == sequences, "steps of the same sequences are measured"
+        assert measured is not None
         launches = self._launches(config, context, measured, runner.ops.rows)
         return {
             "draws": kind.draws,

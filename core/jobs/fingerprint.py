@@ -9,6 +9,7 @@ import hashlib
 import os
 import platform
 from collections.abc import Iterator, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,11 +158,13 @@ def _as_in_a_journal(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _narrow(value: Any) -> Any:
-    """The value with integers over 64 bits, which a setting may hold and a journal may not, as their digits."""
+    """The value as a journal may hold it: enums as their values, and integers over 64 bits as their digits."""
     if isinstance(value, dict):
         return {name: _narrow(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [_narrow(one) for one in value]
+    if isinstance(value, Enum):
+        return value.value
     return str(value) if type(value) is int and not -(2**63) <= value < 2**63 else value
 
 
