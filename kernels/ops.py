@@ -106,7 +106,7 @@ class Prompts(NamedTuple):
 
 
 class DecodeLaunch(NamedTuple):
-    """What the number of a step's sequences means to its decodes, those with one token, on a GPU."""
+    """How a GPU computes the decodes of a step (its sequences with one new token), depending on the number of sequences in the step."""
 
     whole: int
     """With so many sequences or more each decode's keys go by in one program; with fewer they are shared out. 0: they never are."""

@@ -71,7 +71,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """What is collected stays to the end: no pass of the garbage collector looks through all of it, now or later."""
+    """Turns the garbage collector off while tests are collected, then has it skip the collected tests: they live until the end."""
     gc.disable()
     try:
         return (yield)

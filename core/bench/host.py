@@ -67,7 +67,7 @@ class _Drawn:
 
     def __init__(self) -> None:
         self.rows: SamplingRows | None = None
-        """How tokens were drawn last."""
+        """Sampling settings of the last step's rows."""
 
     def sample(self, logits: Tensor, rows: SamplingRows | None, *rest: object) -> tuple[Tensor, Tensor]:
         self.rows = rows

@@ -245,7 +245,7 @@ def pack(
 def _rare(
     schedule: Schedule, running: Running, query_start: NDArray[np.int32], positions: NDArray[np.int64], encoder: MediaEncoder | None
 ) -> dict[str, NDArray[Any]]:
-    """What most batches have none of."""
+    """Fields that only some batches need: adapters, lengths of encoder inputs, given embeddings, positions in a grid, spans."""
     found: dict[str, NDArray[Any]] = {}
     size, kinds = len(schedule.counts), running.kinds
     if kinds & ADAPTED and (adapters := running.slot[:size]).any():

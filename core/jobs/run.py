@@ -31,7 +31,7 @@ from .tasks.protocol import AnyTask
 from .tasks.rows import error_line
 from .watch import Watch
 
-#: Seconds that nothing but records is waited for, until whoever looks on is told and the engine is looked after.
+#: While the run only waits for records, it reports progress and checks the engine each time this many seconds have passed.
 _PATIENCE = 1.0
 #: Records in the window for each sequence that runs: one runs, one waits, and others have rows that wait for their turn.
 _PER_SEQUENCE = 4

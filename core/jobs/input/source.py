@@ -113,7 +113,7 @@ class InputFile:
             return True
         if not self._begun:
             if not _AT_ONCE:
-                return seconds > 0  # opening might wait for a writer: only whoever has time may do that
+                return seconds > 0  # opening a pipe may block until somebody writes to it, so it is left to callers who can wait
             try:
                 self._open()
             except OSError:
