@@ -375,6 +375,12 @@ class Ops(ProductOps, StateOps, LoRAOps, Protocol):
         not of these parts. Their tensors are kept, and must stay where they are."""
 
     # -- sampling ------------------------------------------------------------------------------------------------
+    def complete_tokens(self, tokens: Tensor, drawn: Tensor) -> Tensor:
+        """int64 [N]: `tokens`, those below 0 replaced: -1 - i by drawn[i] of int64 [R], R above 0; or by 0, where that is below 0 itself.
+
+        May overwrite `tokens`.
+        """
+
     def sample(
         self, logits: Tensor, rows: SamplingRows | None, penalties: Penalties | None, mask: TokenMask | None = None
     ) -> tuple[Tensor, Tensor]:

@@ -201,7 +201,7 @@ class Runner:
         fails."""
         if self.drawn is None or not len(self.drawn):
             return tokens
-        return torch.where(tokens < 0, self.drawn[(-1 - tokens).clamp(min=0)].clamp(min=0), tokens)
+        return self.ops.complete_tokens(tokens, self.drawn)
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         """The array itself on a CPU, a copy elsewhere."""

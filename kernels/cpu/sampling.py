@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from ..ops import Penalties, SamplingRows, TokenMask, TopLogprobs
+from ..reference.sampling import complete_tokens
 from . import library
 
-__all__ = ["processed_logits", "sample", "top_logprobs"]
+__all__ = ["complete_tokens", "processed_logits", "sample", "top_logprobs"]
 
 _sample = library.function("infer_sample", "piiii" + "ppppp" + "ppppp" + "ppi" + "pp")
 _processed_logits = library.function("infer_processed_logits", "piiipi" + "pppp" + "ppppp" + "ppi" + "p")

@@ -23,14 +23,22 @@ from torch import Tensor
 from ..ops import Penalties, SamplingRows, TokenMask
 from . import configs
 from .configs import cdiv, next_power_of_2
-from .sampling_kernels import change_kernel, draw_few_kernel, draw_whole_kernel, penalize_kernel, processed_kernel, scan_kernel
+from .sampling_kernels import (
+    change_kernel,
+    complete_kernel,
+    draw_few_kernel,
+    draw_whole_kernel,
+    penalize_kernel,
+    processed_kernel,
+    scan_kernel,
+)
 from .signature import Signature
 
 #: Most float32 logits written out at a time.
 WORKSPACE = 1 << 24
 #: So many rows of anything begin where a vector of 16 bytes may, as kernels are compiled for: parts are of a multiple of it.
 ALIGNED_ROWS = 16
-#: Entries of penalties that a program sees to.
+#: Entries of penalties, or tokens to be completed, that a program sees to.
 ENTRIES = 256
 
 
@@ -41,6 +49,12 @@ class Drawn(NamedTuple):
     """bool [R]"""
     lowest: Tensor
     """float32 [R]: the smallest logit that may be drawn; written in rows that draw alone."""
+
+
+def complete_tokens(tokens: Tensor, drawn: Tensor) -> Tensor:
+    """See `infer.kernels.ops.Ops.complete_tokens`."""
+    complete_kernel[(cdiv(len(tokens), ENTRIES),)](tokens, drawn, len(tokens), BLOCK=ENTRIES, num_warps=4)
+    return tokens
 
 
 def sample(logits: Tensor, rows: SamplingRows | None, penalties: Penalties | None, mask: TokenMask | None = None) -> tuple[Tensor, Tensor]:
@@ -74,10 +88,10 @@ def processed_logits(
         drawn.finite.copy_(finite)
         _draw(scores, rows, drawn, check=False)
     block, num_warps = launch(size, logits.device)
-    temperature, inverse = (rows.temperature, _inverse(rows)) if rows is not None else (None, None)
+    temperature = None if rows is None else rows.temperature
     grid = (len(places), cdiv(size, block))
     processed_kernel[grid](
-        scores, size, temperature, inverse, drawn.lowest, places, out, HAS_ROWS=rows is not None, BLOCK=block, num_warps=num_warps
+        scores, size, temperature, drawn.lowest, places, out, HAS_ROWS=rows is not None, BLOCK=block, num_warps=num_warps
     )  # fmt: skip
     return out
 
@@ -114,11 +128,6 @@ def _new_drawn(logits: Tensor) -> Drawn:
     )
 
 
-def _inverse(rows: SamplingRows) -> Tensor:
-    """The factor that logits are multiplied by: rounded as every backend does it, which a kernel's quick division would not."""
-    return 1.0 / torch.where(rows.temperature > 0, rows.temperature, 1.0)
-
-
 def _changed(logits: Tensor, part: slice, penalties: Penalties | None, mask: TokenMask | None) -> tuple[Tensor, Tensor]:
     """(float32 logits of rows `part` as mask and penalties leave them, which rows were finite before)."""
     rows = logits[part]
@@ -152,21 +161,20 @@ def _draw(x: Tensor, rows: SamplingRows | None, drawn: Drawn, *, check: bool) ->
     block, num_warps = launch(size, x.device)
     finite = drawn.finite.view(torch.int8)
     if rows is None:
-        unused = (None,) * 5
+        unused = (None,) * 4
         scan_kernel[(count,)](
-            x, x.stride(0), size, *unused, drawn.tokens, finite, *unused,
+            x, x.stride(0), size, *unused, drawn.tokens, finite, *unused, None,
             CHECK=check, DRAWS=False, BLOCK=block, FEW=block, num_warps=num_warps,
         )  # fmt: skip
         return
-    inverse = _inverse(rows)
     highest = torch.empty(count, dtype=torch.float32, device=x.device)
     total = torch.empty(count, dtype=torch.float64, device=x.device)
     few_x = torch.empty(count, block, dtype=torch.float32, device=x.device)
     few_id = torch.empty(count, block, dtype=torch.int32, device=x.device)
     few_count = torch.empty(count, dtype=torch.int32, device=x.device)
-    settings = (inverse, rows.top_k, rows.top_p, rows.min_p)
+    settings = (rows.temperature, rows.top_k, rows.top_p, rows.min_p)
     scan_kernel[(count,)](
-        x, x.stride(0), size, rows.temperature, *settings, drawn.tokens, finite, highest, total, few_x, few_id, few_count,
+        x, x.stride(0), size, *settings, drawn.tokens, finite, highest, total, few_x, few_id, few_count,
         CHECK=check, DRAWS=True, BLOCK=block, FEW=block, num_warps=num_warps,
     )  # fmt: skip
     draw_few_kernel[(count,)](
@@ -182,13 +190,13 @@ def signatures() -> list[Signature]:
     """Greedy and drawing from 16-bit logits, and all that masks and penalties add."""
     block, warps = configs.LOGITS["sm_90"]
     few = {"few_x": "*fp32", "few_id": "*i32", "count_ptr": "*i32", "highest_ptr": "*fp32", "total_ptr": "*fp64"}
-    settings = {"inverse": "*fp32", "top_k": "*i64", "top_p": "*fp32", "min_p": "*fp32"}
+    settings = {"temperature": "*fp32", "top_k": "*i64", "top_p": "*fp32", "min_p": "*fp32"}
     draw = {**settings, "size": "i32", "uniform": "*fp64", "count_ptr": "*i32", "highest_ptr": "*fp32", "tokens": "*i64", "lowest": "*fp32"}
     made = [Signature(draw_few_kernel, "draw_few", {**few, **draw}, {"FEW": block}, warps)]
     for dtype in ("fp32", "bf16", "fp16"):
         row = {"x_ptr": f"*{dtype}", "stride": "i32:16", "size": "i32"}
         scan = {**row, "tokens": "*i64", "finite": "*i8"}
-        drawing = {**few, **settings, "temperature": "*fp32"}
+        drawing = {**few, **settings}
         sizes = {"BLOCK": block, "FEW": block}
         greedy = {"CHECK": True, "DRAWS": False, **sizes, **dict.fromkeys(drawing)}
         made += [
@@ -200,12 +208,13 @@ def signatures() -> list[Signature]:
     mask = {"mask_rows": "*i64", "mask_bits": "*i32"}
     entry = {"token": "*i64", "bias": "*fp32", "repetition": "*fp32", "subtract": "*fp32", "entries": "i32", "steps": "i32"}
     where = {"scores": "*fp32", "size": "i32", "first_row": "i32", "rows": "i32", "row_start": "*i64", "num_rows": "i32"}
-    settings = {"temperature": "*fp32", "inverse": "*fp32", "lowest": "*fp32"}
+    settings = {"temperature": "*fp32", "lowest": "*fp32"}
     processed = {"scores": "*fp32", "size": "i32", "places": "*i64", "out": "*fp32", **settings}
-    greedy = {"HAS_ROWS": False, "BLOCK": block, "temperature": None, "inverse": None}
+    greedy = {"HAS_ROWS": False, "BLOCK": block, "temperature": None}
     kept = {name: kind for name, kind in processed.items() if name not in greedy}
     return [
         *made,
+        Signature(complete_kernel, "complete", {"tokens": "*i64", "drawn": "*i64", "count": "i32"}, {"BLOCK": ENTRIES}),
         Signature(change_kernel, "change bf16", change, {"HAS_MASK": False, "BLOCK": block, **dict.fromkeys(mask)}, warps),
         Signature(change_kernel, "change bf16 by mask", {**change, **mask}, {"HAS_MASK": True, "BLOCK": block}, warps),
         Signature(penalize_kernel, "penalize", {**where, **entry}, {"BLOCK": ENTRIES}),

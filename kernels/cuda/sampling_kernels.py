@@ -13,6 +13,16 @@ from .thresholds import heaviest_of_row, heaviest_of_tile, kth_of_row, kth_of_ti
 _LARGEST = tl.constexpr(3.4028234663852886e38)
 
 
+@triton.jit(do_not_specialize=["count"])
+def complete_kernel(tokens, drawn, count, BLOCK: tl.constexpr):
+    """tokens[i] = drawn[-1 - tokens[i]], or 0 if that is below 0, where it is below 0 itself. Programs: parts of BLOCK tokens."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    token = tl.load(tokens + at, mask=at < count, other=0)
+    asked = token < 0
+    found = tl.load(drawn + (-1 - token), mask=asked, other=0)
+    tl.store(tokens + at, tl.maximum(found, 0), mask=asked)
+
+
 @triton.jit
 def change_kernel(logits, stride, bad, mask_rows, mask_bits, mask_words, scores, size, HAS_MASK: tl.constexpr, BLOCK: tl.constexpr):
     """scores[r] = logits[r] in float32, -inf where the mask forbids, 0 where not finite; bad[r, c]: whether part c had such.
@@ -69,8 +79,14 @@ def penalize_kernel(
 
 
 @triton.jit
+def inverse_of(temperature):
+    """The factor that logits are multiplied by: rounded as every backend does it, which a quick division would not. Of a row that draws."""
+    return tl.div_rn(1.0, tl.load(temperature))
+
+
+@triton.jit
 def scan_kernel(
-    x_ptr, stride, size, temperature, inverse, top_k, top_p, min_p, tokens, finite, highest_ptr, total_ptr, few_x, few_id, count_ptr,
+    x_ptr, stride, size, temperature, top_k, top_p, min_p, tokens, finite, highest_ptr, total_ptr, few_x, few_id, count_ptr,
     CHECK: tl.constexpr, DRAWS: tl.constexpr, BLOCK: tl.constexpr, FEW: tl.constexpr,
 ):  # fmt: skip
     """One program a row: the greedy token, and of rows that draw, the few tokens that may be drawn, in token order.
@@ -109,7 +125,7 @@ def scan_kernel(
             k = tl.load(top_k + row)
             p = tl.load(top_p + row)
             least = tl.load(min_p + row)
-            scale = tl.load(inverse + row)
+            scale = inverse_of(temperature + row)
             limited = (k > 0) & (k < size)
             count = -1
             if (limited & (k <= BLOCK)) | ((k <= 0) | (k >= size)) & ((p < 1) | (least > 0)):
@@ -143,7 +159,7 @@ def scan_kernel(
 
 @triton.jit
 def draw_few_kernel(
-    few_x, few_id, count_ptr, size, inverse, top_k, top_p, min_p, uniform, highest_ptr, total_ptr, tokens, lowest, FEW: tl.constexpr
+    few_x, few_id, count_ptr, size, temperature, top_k, top_p, min_p, uniform, highest_ptr, total_ptr, tokens, lowest, FEW: tl.constexpr
 ):
     """One program a row: draws among the few. lowest: the smallest logit that may be drawn."""
     row = tl.program_id(0).to(tl.int64)
@@ -157,7 +173,7 @@ def draw_few_kernel(
         kth = float("-inf")
         if (k > 0) & (k < count):
             kth = kth_of_tile(x, k)
-        weights = weights_of(x, tl.load(highest_ptr + row), tl.load(inverse + row), tl.load(min_p + row), kth)
+        weights = weights_of(x, tl.load(highest_ptr + row), inverse_of(temperature + row), tl.load(min_p + row), kth)
         kept = there & (x >= kth)
         if p < 1:
             total = tl.load(total_ptr + row)  # of a row without top_k, less likely tokens count too
@@ -176,7 +192,7 @@ def draw_few_kernel(
 
 @triton.jit
 def draw_whole_kernel(
-    x_ptr, stride, size, count_ptr, inverse, top_k, top_p, min_p, uniform, highest_ptr, tokens, lowest, BLOCK: tl.constexpr
+    x_ptr, stride, size, count_ptr, temperature, top_k, top_p, min_p, uniform, highest_ptr, tokens, lowest, BLOCK: tl.constexpr
 ):
     """One program a row: draws from a whole row, read several times. lowest: as above."""
     row = tl.program_id(0).to(tl.int64)
@@ -184,7 +200,7 @@ def draw_whole_kernel(
         x_row = x_ptr + row * stride
         lane = tl.arange(0, BLOCK)
         highest = tl.load(highest_ptr + row)
-        scale = tl.load(inverse + row)
+        scale = inverse_of(temperature + row)
         k = tl.load(top_k + row)
         p = tl.load(top_p + row)
         least = tl.load(min_p + row)
@@ -228,15 +244,15 @@ def draw_whole_kernel(
 
 
 @triton.jit
-def processed_kernel(scores, size, temperature, inverse, lowest, places, out, HAS_ROWS: tl.constexpr, BLOCK: tl.constexpr):
+def processed_kernel(scores, size, temperature, lowest, places, out, HAS_ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """out[a] = scores[places[a]], divided by temperature; -inf below the row's `lowest`. Programs: (places, parts of BLOCK)."""
     place = tl.program_id(0).to(tl.int64)
     row = tl.load(places + place)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(scores + row * size + at, mask=at < size, other=0.0)
     if HAS_ROWS:
-        drawing = tl.load(temperature + row) > 0
-        narrowed = tl.where(x >= tl.load(lowest + row), x * tl.load(inverse + row), float("-inf"))
-        x = tl.where(drawing, narrowed, x)
+        draws = tl.load(temperature + row) > 0
+        if draws:
+            x = tl.where(x >= tl.load(lowest + row), x * inverse_of(temperature + row), float("-inf"))
     x = tl.where(x > _LARGEST, _LARGEST, x)
     tl.store(out + place * size + at, x, mask=at < size)

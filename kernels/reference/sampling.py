@@ -13,6 +13,11 @@ from ..ops import Penalties, SamplingRows, TokenMask, TopLogprobs
 _LARGEST = torch.finfo(torch.float32).max
 
 
+def complete_tokens(tokens: Tensor, drawn: Tensor) -> Tensor:
+    """See `infer.kernels.ops.Ops.complete_tokens`."""
+    return torch.where(tokens < 0, drawn[(-1 - tokens).clamp(min=0)].clamp(min=0), tokens)
+
+
 def sample(logits: Tensor, rows: SamplingRows | None, penalties: Penalties | None, mask: TokenMask | None = None) -> tuple[Tensor, Tensor]:
     """See `infer.kernels.ops.Ops.sample`."""
     scores, finite = _changed(logits, penalties, mask)

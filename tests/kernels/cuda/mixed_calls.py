@@ -99,6 +99,7 @@ def draws(ops: Ops, n: int, size: int) -> None:
         ops.sample(logits, rows, penalties, mask)
         ops.processed_logits(logits, places, rows, penalties, mask)
         ops.top_logprobs(logits, places, tokens, min(n, size))
+    ops.complete_tokens(torch.zeros(n, dtype=torch.int64), tokens)
 
 
 def step(n: int) -> None:

@@ -58,6 +58,20 @@ def expected(logits: Tensor, rows: list[Row], penalties: Penalties | None = None
     return tokens.tolist()
 
 
+def test_tokens_are_completed(ops: Ops, device: torch.device) -> None:
+    """Those of several programs, the last of which has fewer; of one row, and where nothing was asked for."""
+    g = torch.Generator().manual_seed(3)
+    for count, asked in ((600, 1000), (1, 1), (40, 0)):
+        drawn = torch.randint(-1, 50_000, (max(asked, 1),), generator=g)
+        tokens = torch.randint(-asked, 1 + 2 * asked, (count,), generator=g)
+        expected = REFERENCE.complete_tokens(tokens.clone(), drawn)
+        assert expected.tolist() == [t if t >= 0 else max(int(drawn[-1 - t]), 0) for t in tokens.tolist()]
+        whole = on(device, torch.cat([tokens, torch.full((200,), -1)]))
+        got = ops.complete_tokens(whole[:count], on(device, drawn))
+        assert got.tolist() == expected.tolist()
+        assert whole[count:].eq(-1).all(), "what lies behind stays"
+
+
 @pytest.mark.parametrize(("vocabulary", "dtype"), [(1, torch.float32), (7, torch.bfloat16), (300, torch.float16), (1000, torch.float32)])
 def test_mixed_rows(ops: Ops, device: torch.device, vocabulary: int, dtype: torch.dtype) -> None:
     g = torch.Generator().manual_seed(vocabulary)
