@@ -65,13 +65,14 @@ class _Drawn:
 
     name = "none"
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
         self.rows: SamplingRows | None = None
         """Sampling settings of the last step's rows."""
+        self._tokens, self._finite = torch.full((most,), DRAWN), torch.ones(most, dtype=torch.bool)
 
     def sample(self, logits: Tensor, rows: SamplingRows | None, *rest: object) -> tuple[Tensor, Tensor]:
         self.rows = rows
-        return torch.full((len(logits),), DRAWN, dtype=torch.int64), torch.ones(len(logits), dtype=torch.bool)
+        return self._tokens[: len(logits)], self._finite[: len(logits)]
 
 
 class _Nothing:
@@ -80,7 +81,7 @@ class _Nothing:
     any_rows, encoder, can_be_shared, num_stages = False, None, False, 1
 
     def __init__(self, sequences: int, context: int) -> None:
-        self.ops = _Drawn()
+        self.ops = _Drawn(sequences)
         self.drawn: Tensor | None = None
         self.batch: Batch | None = None
         """The last step's."""

@@ -56,9 +56,9 @@ class PromptSpan:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # not frozen: that makes the many fields slow to set
 class Batch:
-    """Ints, and the embeddings of virtual tokens: this is what is sent to other ranks."""
+    """Ints, and the embeddings of virtual tokens: this is what is sent to other ranks. Nothing in it is changed."""
 
     tokens: NDArray[np.int64]
     """[N] token ids, zeros from T on. -1 - i stands for the i-th token that the step before draws, which only the device has yet."""
@@ -189,30 +189,31 @@ def pack(
     if schedule.drafts:
         num_drafts = schedule.num_drafts
         counts = counts + num_drafts
-    computed, all_draw = running.computed[:size], bool(schedule.samples.all())
-    query_start = np.zeros(size + 1, dtype=np.int32)
-    np.cumsum(counts, out=query_start[1:])
-    total = int(query_start[-1])
-    newest = query_start[1:] - (1 if num_drafts is None else 1 + num_drafts)  # the row of each sequence's last token that is known
-
+    computed, total = running.computed[:size], int(counts.sum())
     tokens = np.zeros(padded_rows(total), dtype=np.int64)
-    tokens[newest] = running.newest[:size]
-    owner, place = np.arange(size), computed
-    if total > size or not all_draw:  # else a token each, the newest
+    if total == size and schedule.all_sample:  # a token each, the newest
+        query_start = np.arange(size + 1, dtype=np.int32)
+        owner, place, newest = query_start[:-1], computed, query_start[:-1]
+        tokens[:size] = running.newest[:size]
+    else:
+        query_start = np.zeros(size + 1, dtype=np.int32)
+        np.cumsum(counts, out=query_start[1:])
+        newest = query_start[1:] - (1 if num_drafts is None else 1 + num_drafts)  # the row of each sequence's last token that is known
+        tokens[newest] = running.newest[:size]
         for row in np.flatnonzero((schedule.counts > 1) | ~schedule.samples).tolist():
             start = int(computed[row])
             tokens[query_start[row] : newest[row] + 1] = schedule.sequences[row].tokens[start : start + int(schedule.counts[row])]
         for row, draft in schedule.drafts.items():
             tokens[newest[row] + 1 : query_start[row + 1]] = draft
-        owner = np.repeat(owner, counts)
+        owner = np.repeat(np.arange(size), counts)
         place = np.arange(total) - (query_start[:-1] - computed)[owner]
-    positions = np.zeros_like(tokens)
+    positions = np.zeros(len(tokens), dtype=np.int64)
     positions[:total] = place
     tables = running.blocks[:size, : running.num_blocks[:size].max()].copy()
     blocks, within = np.divmod(place, block_size)
     slots = np.multiply(tables[owner, blocks], block_size, dtype=np.int64) + within
 
-    wanted = newest if all_draw else newest[schedule.samples]
+    wanted = newest if schedule.all_sample else newest[schedule.samples]
     if schedule.drafts:
         wanted = np.concatenate([wanted, *(np.arange(newest[row] + 1, query_start[row + 1]) for row in schedule.drafts)])
     prompt_start, num_prompt = padded_rows(len(wanted)), sum(span.count for span in spans)

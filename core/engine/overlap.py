@@ -63,8 +63,11 @@ class Step:
             has_beams: whether there may be beams among them.
             ahead: see `Sampler.begin`.
         """
-        everyone, traits = schedule.drawing, schedule.traits[schedule.samples]
-        logits, draft_logits = logits[: len(everyone)], logits[len(everyone) :]
+        everyone, traits, draft_logits = schedule.drawing, schedule.traits, None
+        if not schedule.all_sample:
+            traits = traits[schedule.samples]
+        if schedule.drafts:
+            logits, draft_logits = logits[: len(everyone)], logits[len(everyone) :]
         beams = [row for row, s in enumerate(everyone) if s.group is not None] if has_beams else []
         if not beams:
             step = cls(schedule, sampler.begin(logits, everyone, ahead=ahead), everyone, np.arange(len(everyone)), traits, broken)

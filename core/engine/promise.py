@@ -37,7 +37,7 @@ class Promise:
         self._drawing = drawing
         self._rows = rows
         self._filled = scheduler.progress.advance(step)
-        leaving = frozenset(scheduler.running.extend(np.flatnonzero(step.samples), -1 - rows))
+        leaving = frozenset(scheduler.running.extend(step.samples.nonzero()[0], -1 - rows))
         scheduler.join(step)
         assert scheduler.overruns is not None
         scheduler.overruns.set_apart(leaving)
@@ -52,7 +52,7 @@ class Promise:
         """
         running = self._scheduler.running
         newest = running.newest[: len(running)]
-        places = np.flatnonzero(newest < 0)
+        (places,) = (newest < 0).nonzero()
         newest[places] = tokens[-1 - newest[places]]
         for sequence, token in zip(self._drawing, tokens[self._rows].tolist(), strict=True):
             sequence.tokens[-1] = token

@@ -193,8 +193,8 @@ class Running:
         if self.kinds & SPANNED:
             for row in np.flatnonzero(self.spanned[:size] > self.computed[:size]).tolist():
                 counts[row] = self._with_spans(row, int(counts[row]), budget)
-        total = np.cumsum(counts)
-        if size and total[-1] > budget:
+        if counts.sum() > budget:
+            total = np.cumsum(counts)
             last = int(np.searchsorted(total, budget))
             counts = counts[: last + 1]
             counts[last] -= total[last] - budget
@@ -211,12 +211,13 @@ class Running:
     def advance(self, counts: NDArray[np.int64], block_size: int) -> list[tuple[Sequence, int]]:
         """Counts `counts` [S] more tokens of the first S sequences as computed; returns the sequences that filled blocks with that,
         and what they had computed before."""
-        before, after = self.computed[: len(counts)].copy(), self.computed[: len(counts)]
+        after = self.computed[: len(counts)]
+        before = after.copy()
         after += counts
-        for sequence, count in zip(self.sequences, counts.tolist(), strict=False):
-            sequence.num_computed += count
-        rows = np.flatnonzero(before // block_size != after // block_size).tolist()
-        return [(self.sequences[row], int(before[row])) for row in rows]
+        for sequence, computed in zip(self.sequences, after.tolist(), strict=False):
+            sequence.num_computed = computed
+        (rows,) = (before // block_size != after // block_size).nonzero()
+        return [(self.sequences[row], start) for row, start in zip(rows.tolist(), before[rows].tolist(), strict=True)]
 
     def at_border(self, count: int) -> list[int]:
         """Those of the first `count` rows whose sequence stands at its border."""
@@ -231,11 +232,13 @@ class Running:
         sequences, count = self.sequences, len(self.sequences)
         # In most steps they are all, from the first on.
         where, extended = (slice(0, count), sequences) if len(rows) == count else (rows, [sequences[row] for row in rows.tolist()])
-        self.known[where] += 1
+        known = self.known[where] + 1
+        self.known[where] = known
         self.newest[where] = tokens
         for sequence, token in zip(extended, tokens.tolist(), strict=True):
             sequence.tokens.append(token)
-        return [extended[place] for place in np.flatnonzero(self.known[where] >= self.limit[where]).tolist()]
+        (full,) = (known >= self.limit[where]).nonzero()
+        return [extended[place] for place in full.tolist()]
 
     def check_integrity(self) -> None:
         """Proves that arrays and sequences say the same. For tests."""

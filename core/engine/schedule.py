@@ -36,6 +36,11 @@ class Schedule:
     """(source, target) copies of states to make at once, before the step."""
     began: float = 0.0
     """The time at which it was made, by the clock of `SwapCosts`; 0 without swap."""
+    all_sample: bool = field(init=False)
+    """Whether all of them sample, as in most steps."""
+
+    def __post_init__(self) -> None:
+        self.all_sample = np.count_nonzero(self.samples) == len(self.samples)
 
     @property
     def num_drafts(self) -> NDArray[np.int64]:
@@ -48,6 +53,4 @@ class Schedule:
     @property
     def drawing(self) -> list[Sequence]:
         """The sequences that sample."""
-        if self.samples.all():
-            return self.sequences
-        return [self.sequences[row] for row in np.flatnonzero(self.samples).tolist()]
+        return self.sequences if self.all_sample else [self.sequences[row] for row in self.samples.nonzero()[0].tolist()]

@@ -224,8 +224,8 @@ class Scheduler:
         growing = ends > running.num_blocks[: len(counts)] * self.blocks.block_size
         if self.beams:
             growing |= self.beams.are_forked(len(counts))
-        rows = np.flatnonzero(growing & (counts > 0))
-        if not self.beams and running.grow_by_one(rows, ends[rows], self.blocks):
+        (rows,) = (growing & (counts > 0)).nonzero()
+        if not len(rows) or (not self.beams and running.grow_by_one(rows, ends[rows], self.blocks)):
             return counts, False
         for row in rows.tolist():
             while row < len(running) and self.blocks.shortage(running[row], int(ends[row])) > 0:
@@ -292,8 +292,9 @@ class Scheduler:
 
     def _admit_waiting(self, counts: NDArray[np.int64], copies: list[tuple[int, int]]) -> NDArray[np.int64]:
         """Starts waiting sequences while there is room; returns `counts` and theirs."""
-        if len(counts) < len(self.running):
-            return counts  # the budget is used up, or what is left of it is too little for a span
+        # The budget is used up, or what is left of it is too little for a span; or nobody is there, or no place.
+        if len(counts) < len(self.running) or not self.waiting or (not self.beams and len(self.running) >= self.max_num_seqs):
+            return counts
         budget = self._most_tokens() - int(counts.sum())
         admitted: list[int] = []
         passed: list[Sequence] = []
@@ -376,7 +377,7 @@ class Scheduler:
         Whoever decides that a sequence has ended calls `finish`.
         """
         filled = self.progress.advance(step)
-        rows = np.flatnonzero(step.samples)
+        (rows,) = step.samples.nonzero()
         full = self.running.extend(rows if drawn is None else rows[list(drawn)], np.asarray(tokens, dtype=np.int64))
         self.join(step)
         self.progress.succeeded(step, filled)

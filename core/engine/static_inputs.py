@@ -1,6 +1,7 @@
 """Static inputs of a recorded step: memory that stays where it is, and that every such step is written to.
 
-A step is padded to a size that was recorded. All of it is one piece of memory, filled on the host and copied at once.
+A step is padded to a size that was recorded. All of it is one piece of memory, filled on the host and copied at once: on a GPU from one of
+a few pieces of pinned memory, in turns.
 
 tokens      [ t t t t t | 0 ... ]   rows
 slots       [ s s s s s | spare ]   tokens
@@ -22,6 +23,7 @@ nowhere. The last four are of prefixes that decodes share, in steps that are rec
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -41,11 +43,11 @@ MOST_PROMPTS = 128
 #: Groups of decodes with a common prefix that a recorded step has, if it has any: for each there are programs, if only to see that it is
 #: empty. Next to those for the members they are few.
 MOST_GROUPS = 32
+#: Pieces of memory on the host, so that one can be filled while the device copies another.
+TURNS = 3
 #: Each input begins at a multiple of so many bytes, which kernels are compiled for.
 ALIGNMENT = 256
 _NUMPY = {torch.int64: np.int64, torch.int32: np.int32}
-_NONE = np.zeros(0, dtype=np.int32)
-_NO_PREFIXES = PrefixGroups(_NONE, np.zeros(1, dtype=np.int32), _NONE, _NONE)
 _NONE = np.zeros(0, dtype=np.int32)
 _NO_PREFIXES = PrefixGroups(_NONE, np.zeros(1, dtype=np.int32), _NONE, _NONE)
 
@@ -140,12 +142,13 @@ class StaticInputs:
         self._starts = [0]
         for dtype, shape in self._shapes:
             self._starts.append(self._starts[-1] + -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT)
-        self._arrays = [
+        self._memory = torch.zeros(self._starts[-1], dtype=torch.uint8, device=device)
+        places = [
             (start, start + math.prod(shape) * dtype.itemsize, _NUMPY[dtype], shape)
             for start, (dtype, shape) in zip(self._starts, self._shapes, strict=False)
         ]
-        """(first byte, end, type, shape) of each on the host, where an array costs less than a tensor to make."""
-        self._memory = torch.zeros(self._starts[-1], dtype=torch.uint8, device=device)
+        self._staging = [_Staging(self._memory, places) for _ in range(TURNS)]
+        self._turn = 0
         self._inputs = self._views(self._memory)
         self._inputs.slots.fill_(spare_slot)
 
@@ -204,13 +207,10 @@ class StaticInputs:
         block_tables: NDArray[np.int32],
         prefixes: PrefixGroups | None = None,
     ) -> None:
-        count, blocks = block_tables.shape
-        end = self._starts[-2] + size.sequences * self._inputs.block_tables[0].nbytes
-        # The allocator of pinned memory does not hand it out again before the copy is done.
-        host = torch.empty(self._starts[-1], dtype=torch.uint8, pin_memory=self._device.type == "cuda")
-        whole = host.numpy()
-        arrays: list[NDArray[Any]] = [whole[start:stop].view(dtype).reshape(shape) for start, stop, dtype, shape in self._arrays]
-        all_tokens, places, where, starts, in_prompts, prompt_starts, lens, states, members, group_starts, lengths, shared, table = arrays
+        self._turn = (self._turn + 1) % TURNS
+        staging = self._staging[self._turn]
+        staging.wait()
+        all_tokens, places, where, starts, in_prompts, prompt_starts, lens, states, *of_groups, _ = staging.arrays
         padded = [
             (all_tokens, tokens, 0, size.rows),
             (places, positions, 0, size.rows),
@@ -221,6 +221,7 @@ class StaticInputs:
         ]
         if size.groups:
             found = _NO_PREFIXES if prefixes is None else prefixes
+            members, group_starts, lengths, shared = of_groups
             padded += [
                 (members, found.members, 0, size.sequences),
                 (group_starts, found.starts, found.starts[-1], size.groups + 1),
@@ -229,21 +230,20 @@ class StaticInputs:
             ]
         for array, source, filler, length in padded:
             array[: len(source)] = source
-            array[len(source) : length] = filler
+            if len(source) < length:
+                array[len(source) : length] = filler
+        count = len(block_tables)
         if size.decodes_alone:
-            starts[count : size.sequences] = np.arange(count, size.sequences)
+            if count < size.sequences:
+                starts[count : size.sequences] = np.arange(count, size.sequences)
         else:
             starts[count] = len(tokens)
             prompts, within = prompts_of(starts[: size.sequences + 1])
             for array, source in ((in_prompts, prompts), (prompt_starts, within)):
                 array[: len(source)] = source
                 array[len(source) :] = source[-1] if len(source) else 0
-        # Blocks behind a sequence's end may be in the batch's tables and not have a place in ours.
-        blocks = min(blocks, table.shape[1])
-        table[:count, :blocks] = block_tables[:, :blocks]
-        table[:count, blocks:] = NULL_BLOCK
-        table[count : size.sequences] = NULL_BLOCK
-        self._memory[:end].copy_(host[:end], non_blocking=True)
+        staging.write_tables(block_tables)
+        staging.copy(self._starts[-2] + size.sequences * staging.row_bytes)
 
     def _views(self, memory: Tensor) -> _Inputs:
         return _Inputs(
@@ -252,3 +252,48 @@ class StaticInputs:
                 for start, (dtype, shape) in zip(self._starts, self._shapes, strict=False)
             )
         )
+
+
+class _Staging:
+    """A piece of memory on the host that a step is written to and copied from.
+
+    Args:
+        target: memory on the device, as large.
+        places: (first byte, end, type, shape) of each array; the last is of block tables.
+    """
+
+    def __init__(self, target: Tensor, places: Sequence[tuple[int, int, type[Any], tuple[int, ...]]]) -> None:
+        on_gpu = target.device.type == "cuda"
+        self._memory = torch.zeros(len(target), dtype=torch.uint8, pin_memory=on_gpu)
+        self._target = target
+        whole = self._memory.numpy()
+        self.arrays: list[NDArray[Any]] = [whole[start:stop].view(dtype).reshape(shape) for start, stop, dtype, shape in places]
+        self._tables: NDArray[np.int32] = self.arrays[-1]
+        self.row_bytes: int = self._tables.strides[0]
+        """Of a block table."""
+        self._written = 0, 0
+        """Block tables and their width, of the step before; all else there is NULL_BLOCK."""
+        self._copied = torch.cuda.Event() if on_gpu else None
+
+    def wait(self) -> None:
+        """Waits until what was written before is copied."""
+        if self._copied is not None:
+            self._copied.synchronize()
+
+    def write_tables(self, tables: NDArray[np.int32]) -> None:
+        """Block tables [S, blocks] of the first sequences; all else is NULL_BLOCK."""
+        # Blocks behind a sequence's end may be in the batch's tables and not have a place in ours.
+        count, width = len(tables), min(tables.shape[1], self._tables.shape[1])
+        rows, columns = self._written
+        self._tables[:count, :width] = tables[:, :width]
+        if columns > width:
+            self._tables[:count, width:columns] = NULL_BLOCK
+        if rows > count:
+            self._tables[count:rows, :columns] = NULL_BLOCK
+        self._written = count, width
+
+    def copy(self, size: int) -> None:
+        """Copies the first `size` bytes to the device; what is computed there after this call sees them."""
+        self._target[:size].copy_(self._memory[:size], non_blocking=True)
+        if self._copied is not None:
+            self._copied.record()

@@ -130,11 +130,11 @@ class Sampler:
             return Samples([], {}, {}, np.empty(0, dtype=np.int64))
         tokens, finite = draws._arriving.wait()
         ids, failed = tokens.numpy(), draws._failed
-        if not bool(finite.all()):
-            for row in (~finite).nonzero().flatten().tolist():
+        if np.count_nonzero(sound := finite.numpy()) < len(sound):
+            for row in (~sound).nonzero()[0].tolist():
                 failed[row] = _not_finite()
         if ids.min() < 0:
-            for row in np.flatnonzero(ids < 0).tolist():
+            for row in (ids < 0).nonzero()[0].tolist():
                 failed.setdefault(row, _nothing_left(draws.sequences[row]))
             ids = np.maximum(ids, 0)
         drawn = ids.tolist()

@@ -212,8 +212,10 @@ def test_what_stands_for_nobody() -> None:
     """Rows that held sequences before: no tokens, no context, nowhere to store."""
     inputs = StaticInputs(StepSize(8, 8), MAX_CONTEXT, BLOCK_SIZE, CPU, spare_slot=-1)
     everyone = prompts(8)
-    for count, size in ((8, 8), (3, 4), (5, 8)):
-        batch = stacks.step(*following(everyone[:count], 3))
+    # Each piece of memory on the host holds in turn more and fewer sequences, and longer and shorter ones, than it did.
+    counts = ((8, 8), (3, 4), (5, 8), (2, 2), (8, 8), (1, 8), (7, 8), (2, 4), (8, 8), (1, 1), (1, 8), (3, 8))
+    for turn, (count, size) in enumerate(counts):
+        batch = stacks.step(*following((everyone if turn % 2 else everyone[::-1])[:count], 3))
         inputs.fill(batch, alone(size))
         meta = inputs.meta(alone(size))
         assert inputs.tokens(alone(size)).tolist() == batch.tokens[:count].tolist() + [0] * (16 - count)
