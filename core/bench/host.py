@@ -12,6 +12,7 @@ from dataclasses import replace
 from statistics import median
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -134,11 +135,14 @@ class _Bench:
     def measure(self, sequences: int, kind: Kind) -> dict[str, Any]:
         """CPU time of the thread for steps of one kind, and what they would launch."""
         rounds = self._steps + WARM_UP
-        context = PROMPT + (TURNS if kind.mixed else rounds + sequences)  # while the first prompts come, others decode
+        # While the first prompts come, others decode; and the step behind the last is begun.
+        context = PROMPT + (TURNS if kind.mixed else rounds + sequences + 1)
         config, runner = self._config(sequences, context), _Nothing(sequences, context)
-        blocks = sequences * -(-context // BLOCK_SIZE)
+        joining = -(-sequences // TURNS)
+        # Those that end keep their blocks until their last step is booked; others take their places before.
+        blocks = (sequences + joining) * -(-context // BLOCK_SIZE)
         engine = Engine(config, cast(Runner, runner), blocks, None, EndTokens(0, frozenset({1, 2})), SHAPES["vocab_size"])
-        params, number, joining = SamplingParams(temperature=kind.temperature, ignore_eos=True), 0, -(-sequences // TURNS)
+        params, number = SamplingParams(temperature=kind.temperature, ignore_eos=True), 0
 
         def add(count: int, *, staggered: bool = False) -> None:
             nonlocal number
@@ -172,7 +176,7 @@ class _Bench:
         return {
             "draws": kind.draws,
             "sequences": sequences,
-            "joining": joining if kind.mixed else 0,
+            "joining": int(np.count_nonzero(np.diff(measured.query_start) > 1)),
             "ms": rounded(1e3 * median(taken[WARM_UP:])),
             "least_ms": rounded(1e3 * min(taken[WARM_UP:])),
             "inputs_ms": rounded(1e3 * runner.filling / self._steps),
