@@ -3,8 +3,8 @@
 Two kinds are recorded: steps of decodes alone, by their sequences, and mixed ones, which have prompts or drafts in them, by their
 tokens. The kernels' grids depend on shapes alone, so a step that is padded to the shapes of a recorded one is computed by replaying it.
 
-What is recorded is the model's forward pass up to the hidden states; logits are computed as ever, of the rows that are wanted. Where
-a step is larger than the sizes, or longer, or has embeddings or adapters in it, it runs as it would without graphs.
+What is recorded is the model's forward pass up to the hidden states of the rows that are wanted; logits are computed as ever. Where a
+step is larger than the sizes, or longer, or has embeddings or adapters in it, it runs as it would without graphs.
 
 All these are recorded before the first step. Two more kinds are recorded later, once a job has shown that it has many steps of them:
 mixed steps of few sequences, whose decodes are cut into pieces (a recording's launches are as its size says, and the size of every other
@@ -30,7 +30,6 @@ from infer.kernels.ops import DecodeLaunch, KVCache
 from ..errors import EngineError
 from ..memory.prefixes import PrefixGroups, prefix_groups
 from ..models.language_model import LanguageModel
-from ..sampling.transfers import to_device
 from .batch import Batch
 from .static_inputs import MOST_GROUPS, StaticInputs, StepSize
 
@@ -170,7 +169,7 @@ class StepGraphs:
         self._recorder = recorder
         self._alone = alone
         self._hidden: Tensor | None = None
-        """[rows of the largest size, hidden_size]: what all recordings write."""
+        """[rows of the largest size, hidden_size]: what all recordings write, of the rows that are wanted the first."""
         self._replays: dict[StepSize, Callable[[], None]] = {}
         self._met: Counter[StepSize] = Counter()
         """Steps met so far for which there is a size for later that is not recorded, by that size."""
@@ -222,9 +221,7 @@ class StepGraphs:
             if completed is not tokens:
                 tokens.copy_(completed)
         self._replays[size]()
-        if size.decodes_alone and batch.num_logits == len(batch.kv_lens):  # all draw: the rows wanted are the first ones
-            return self._hidden[: len(batch.logit_rows)]
-        return self._hidden[to_device(torch.from_numpy(batch.logit_rows), self._hidden.device)]
+        return self._hidden[: len(batch.logit_rows)]
 
     def _better(self, batch: Batch, size: StepSize) -> tuple[StepSize, PrefixGroups | None]:
         """The size to replay for a batch that fits `size`, and what its decodes have in common if the size is one for that."""
@@ -259,12 +256,13 @@ class StepGraphs:
 
     def _compute(self, size: StepSize) -> Callable[[], None]:
         tokens, positions, meta = self._inputs.tokens(size), self._inputs.positions(size), self._inputs.meta(size)
+        rows = self._inputs.logit_rows(size)
 
         def compute() -> None:
             hidden = self._model.forward(tokens, positions, self._caches, meta, pools=self._pools)
             if self._hidden is None:  # the largest step comes first, and runs before it is recorded
                 self._hidden = torch.empty_like(hidden)
-            self._hidden[: len(hidden)].copy_(hidden)
+            torch.index_select(hidden, 0, rows, out=self._hidden[: len(rows)])
 
         return compute
 

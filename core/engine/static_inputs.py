@@ -5,6 +5,7 @@ a few pieces of pinned memory, in turns.
 
 tokens      [ t t t t t | 0 ... ]   rows
 slots       [ s s s s s | spare ]   tokens
+logit_rows  [ 3 4       | 0 ... ]   rows
 query_start [ 0 1 4 5   | all   ]   sequences + 1
 prompts     [ 1         | 0     ]   prompts
 starts      [ 0 3       | 3     ]   prompts + 1
@@ -86,6 +87,8 @@ class _Inputs:
     """int64 [N]"""
     slots: Tensor
     """int64 [T]"""
+    logit_rows: Tensor
+    """int64 [N]"""
     query_start: Tensor
     """int32 [S + 1]"""
     prompts: Tensor
@@ -128,6 +131,7 @@ class StaticInputs:
             (torch.int64, (largest.rows,)),
             (torch.int64, (largest.rows,)),
             (torch.int64, (largest.tokens,)),
+            (torch.int64, (largest.rows,)),
             (torch.int32, (largest.sequences + 1,)),
             (torch.int32, (MOST_PROMPTS,)),
             (torch.int32, (MOST_PROMPTS + 1,)),
@@ -155,7 +159,7 @@ class StaticInputs:
     def prepare(self, size: StepSize) -> None:
         """Makes the step in memory one of this size that is all nobody's, to be recorded."""
         none = np.zeros(0, dtype=np.int64)
-        self._write(size, none, none, none, none, none, none, np.zeros((0, 0), dtype=np.int32))
+        self._write(size, none, none, none, none, none, none, none, np.zeros((0, 0), dtype=np.int32))
 
     def tokens(self, size: StepSize) -> Tensor:
         """int64 [N] of a step of this size."""
@@ -164,6 +168,10 @@ class StaticInputs:
     def positions(self, size: StepSize) -> Tensor:
         """int64 [N]"""
         return self._inputs.positions[: size.rows]
+
+    def logit_rows(self, size: StepSize) -> Tensor:
+        """int64 [N]: the rows whose hidden states are wanted, the first of them; no step wants more than it has."""
+        return self._inputs.logit_rows[: size.rows]
 
     def meta(self, size: StepSize) -> AttentionMeta:
         """The places of the step's tokens in their sequences and in the cache."""
@@ -188,6 +196,7 @@ class StaticInputs:
             batch.tokens[:total],
             batch.positions[:total],
             batch.slots,
+            batch.logit_rows,
             batch.query_start[:-1],
             batch.kv_lens,
             batch.state_slots,
@@ -201,6 +210,7 @@ class StaticInputs:
         tokens: NDArray[np.int64],
         positions: NDArray[np.int64],
         slots: NDArray[np.int64],
+        logit_rows: NDArray[np.int64],
         query_start: NDArray[Any],
         kv_lens: NDArray[Any],
         state_slots: NDArray[Any],
@@ -210,11 +220,12 @@ class StaticInputs:
         self._turn = (self._turn + 1) % TURNS
         staging = self._staging[self._turn]
         staging.wait()
-        all_tokens, places, where, starts, in_prompts, prompt_starts, lens, states, *of_groups, _ = staging.arrays
+        all_tokens, places, where, wanted, starts, in_prompts, prompt_starts, lens, states, *of_groups, _ = staging.arrays
         padded = [
             (all_tokens, tokens, 0, size.rows),
             (places, positions, 0, size.rows),
             (where, slots, self._spare_slot, size.tokens),
+            (wanted, logit_rows, 0, size.rows),
             (starts, query_start, size.tokens, size.sequences + 1),
             (lens, kv_lens, 0, size.sequences),
             (states, state_slots, NULL_STATE, size.sequences),

@@ -220,6 +220,7 @@ def test_what_stands_for_nobody() -> None:
         meta = inputs.meta(alone(size))
         assert inputs.tokens(alone(size)).tolist() == batch.tokens[:count].tolist() + [0] * (16 - count)
         assert inputs.positions(alone(size)).tolist() == batch.positions[:count].tolist() + [0] * (16 - count)
+        assert inputs.logit_rows(alone(size)).tolist() == batch.logit_rows.tolist()[:count] + [0] * (16 - count)
         assert meta.query_start.tolist() == list(range(size + 1))
         assert meta.kv_lens.tolist() == batch.kv_lens.tolist() + [0] * (size - count)
         assert meta.states.slots.tolist() == batch.state_slots.tolist() + [NULL_STATE] * (size - count)
