@@ -139,6 +139,9 @@ def test_sizes() -> None:
     assert mixed_sizes(1) == [16]
     assert mixed_sizes(100)[-1] == 112
     assert mixed_sizes(8192)[-2:] == [1920, 2048]
+    joined = StepSizes.choose(1024, 8192).of(960 + 64 * 16, 1024)  # by a sixteenth of all, with short prompts
+    assert joined == StepSize(2048, 1025)
+    assert joined.prompts > 64
     assert all(size % 16 == 0 and size <= before * 9 / 8 for before, size in itertools.pairwise(mixed_sizes(8192)) if before >= 128)
 
 
@@ -412,7 +415,7 @@ def test_copies_come_before_a_replay() -> None:
 
 
 def test_triton_kernels_store_nothing_at_slot_minus_one() -> None:
-    """As graphs are used with them: no spare block."""
+    """As graphs are used with them: no spare block, and a token that only the device has."""
     pytest.importorskip("triton")
     if torch.cuda.is_available():
         pytest.skip("the test on the GPU does it")
@@ -426,8 +429,10 @@ def test_triton_kernels_store_nothing_at_slot_minus_one() -> None:
     for runner in (eager, replaying):
         runner.run(stacks.step(*sequences))
     for count in (3, 2):
-        batch = stacks.step(*following(sequences[:count], 11))
-        want, got = eager.run(batch), replaying.run(batch)
+        known = following(sequences[:count], 11)
+        replaying.drawn = torch.tensor([1, *known[-1][0]])
+        asked = [*known[:-1], ([-2], *known[-1][1:])]
+        want, got = eager.run(stacks.step(*known)), replaying.run(stacks.step(*asked))
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)  # the table's width decides how contexts are cut
         for cache, other in zip(eager.caches, replaying.caches, strict=True):
             for mine, its in zip(cache, other, strict=True):
