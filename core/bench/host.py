@@ -6,7 +6,7 @@ On a GPU this is what has to be done beside the kernels, and what is seen of a s
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from statistics import median
@@ -17,16 +17,17 @@ import torch
 from torch import Tensor
 
 from infer.kernels import set_threads
-from infer.kernels.ops import SamplingRows
+from infer.kernels.ops import DecodeLaunch, SamplingRows
 
 from ..build.plan import find_model
 from ..engine.batch import Batch
 from ..engine.engine import Engine
-from ..engine.graphs import MOST_TOKENS, StepSizes
+from ..engine.graphs import MOST_TOKENS, StepGraphs, StepSizes
 from ..engine.runner import Runner
 from ..engine.static_inputs import StaticInputs
 from ..engine.stopping import EndTokens
 from ..jobs.stats import versions
+from ..models.language_model import LanguageModel
 from ..settings.args import EngineArgs
 from ..settings.config import EngineConfig
 from ..spec.model_spec import ModelSpec
@@ -76,8 +77,21 @@ class _Drawn:
         return self._tokens[: len(logits)], self._finite[: len(logits)]
 
 
+class _Empty:
+    """A model that computes nothing."""
+
+    def forward(self, tokens: Tensor, *rest: object, **more: object) -> Tensor:
+        return torch.empty(len(tokens), 1)
+
+    @staticmethod
+    def record(compute: Callable[[], None]) -> Callable[[], None]:
+        """As of `Recorder`."""
+        compute()
+        return lambda: None
+
+
 class _Nothing:
-    """A runner that computes nothing, and writes each step's inputs as a recorded one would have them written."""
+    """A runner that computes nothing: it finds each step's recording, writes its inputs and replays it, and that is empty."""
 
     any_rows, encoder, can_be_shared, num_stages = False, None, False, 1
 
@@ -86,8 +100,9 @@ class _Nothing:
         self.drawn: Tensor | None = None
         self.batch: Batch | None = None
         """The last step's."""
-        self._sizes = StepSizes.choose(sequences, MOST_TOKENS)
-        self._inputs = StaticInputs(self._sizes.largest, context, BLOCK_SIZE, torch.device("cpu"), spare_slot=-1)
+        sizes = StepSizes.choose(sequences, MOST_TOKENS, DecodeLaunch(1, joins=True))  # prefixes in common are looked for
+        inputs = StaticInputs(sizes.largest, context, BLOCK_SIZE, torch.device("cpu"), spare_slot=-1)
+        self._graphs = StepGraphs(cast(LanguageModel, _Empty()), [], inputs, sizes, _Empty)
         self.filling = 0.0
         """Seconds of the thread that went into that."""
 
@@ -96,9 +111,9 @@ class _Nothing:
 
     def run(self, batch: Batch) -> Tensor:
         started = time.thread_time()
-        size = self._sizes.of(len(batch.slots), len(batch.kv_lens))
+        size = self._graphs.size_of(batch)
         if size is not None:
-            self._inputs.fill(batch, size)
+            self._graphs.run(batch, size)
         self.filling += time.thread_time() - started
         self.batch = batch
         return torch.empty(batch.num_logits, 1)

@@ -46,10 +46,10 @@ class RowSettings:
             return settings
         params = [s.request.params for s in sequences]
         try:
-            places = [self._places[id(p)] for p in params]
+            places = self._find(params)
         except KeyError:
             self._learn(params)
-            places = [self._places[id(p)] for p in params]
+            places = self._find(params)
         self._last = list(sequences), self._table[places]
         return self._last[1]
 
@@ -58,6 +58,9 @@ class RowSettings:
         if settings is not self._asked[0]:
             self._asked = settings, int(np.bitwise_or.reduce(settings["needs"]))
         return self._asked[1]
+
+    def _find(self, params: list[SamplingParams]) -> list[int]:
+        return list(map(self._places.__getitem__, map(id, params)))
 
     def _learn(self, params: list[SamplingParams]) -> None:
         if len(self._params) > CAPACITY:
