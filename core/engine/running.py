@@ -141,9 +141,10 @@ class Running:
         return order
 
     def _take(self, rows: list[int]) -> None:
-        width = self.num_blocks[: len(self)].max(initial=0)
+        width, taken = self.num_blocks[: len(self)].max(initial=0), np.array(rows, dtype=np.intp)
+        stay = int(np.argmax(np.append(taken, -1) != np.arange(len(rows) + 1)))  # so many at the front
         for array in (*(getattr(self, name) for name in _NUMBERS), self.blocks[:, :width]):
-            array[: len(rows)] = array[rows]
+            array[stay : len(rows)] = array[taken[stay:]]
         self.sequences = [self.sequences[row] for row in rows]
         self.kinds = int(np.bitwise_or.reduce(self.traits[: len(rows)]))
 

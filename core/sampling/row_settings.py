@@ -35,7 +35,7 @@ class RowSettings:
     def _clear(self) -> None:
         self._params: list[SamplingParams] = []
         self._places: dict[int, int] = {}
-        self._table = np.empty(0, dtype=SETTINGS)
+        self._table = np.zeros(CAPACITY, dtype=SETTINGS)
         self._last: tuple[list[Sequence], NDArray[np.void]] = [], self._table
         self._asked: tuple[NDArray[np.void], int] = self._table, 0
 
@@ -70,7 +70,9 @@ class RowSettings:
             if id(p) not in self._places:
                 self._places[id(p)] = len(self._params)
                 self._params.append(p)
-        self._table = np.concatenate([self._table, np.array([_settings(p) for p in self._params[first:]], dtype=SETTINGS)])
+        while len(self._params) > len(self._table):
+            self._table = np.concatenate([self._table, np.zeros_like(self._table)])
+        self._table[first : len(self._params)] = [_settings(p) for p in self._params[first:]]
 
 
 def _settings(params: SamplingParams) -> tuple[float, int, float, float, int]:
