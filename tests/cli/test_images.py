@@ -116,8 +116,8 @@ def test_native_lines_have_images_beside_their_prompt(call: Any, tiny: Tiny, opt
     assert found[5]["usage"]["prompt_tokens"] < found[0]["usage"]["prompt_tokens"]
 
 
-#: Spans that see themselves both ways, positions of three parts, tiles of an image, and one vector for each patch.
-KILLED = ("gemma3", "qwen3_vl", "llava_next", "llava")
+#: Spans that see themselves both ways, and positions of three parts.
+KILLED = ("gemma3", "qwen3_vl")
 
 
 @pytest.mark.parametrize(
@@ -170,11 +170,10 @@ def test_engines_and_ranks_answer_as_one(call: Any, tiny_family: Maker, options:
         return (tmp_path / "out").read_bytes()
 
     alone = answered()
-    assert answered("--data-parallel-size", "2") == alone
-    assert 4 <= json.loads(stats.read_text())["engine"]["media_encoded"] <= 8  # at most once in each of the two
     # Three layers, of which the first two take something of the images: each stage has one of them.
     stages = answered("--pipeline-parallel-size", "2", "--data-parallel-size", "2", "--max-num-batched-tokens", "32", "--max-num-seqs", "4")
     assert stages == alone
+    assert 4 <= json.loads(stats.read_text())["engine"]["media_encoded"] <= 8  # at most once in each of the two
     ranks = answered("--tensor-parallel-size", "2")
     found, wanted = ([json.loads(line) for line in lines.splitlines()] for lines in (ranks, alone))
     assert [row.get("usage") for row in found] == [row.get("usage") for row in wanted]

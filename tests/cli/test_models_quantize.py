@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 
 from infer.core.errors import ModelError
 from infer.core.weights.find import find
@@ -28,27 +30,22 @@ def texts(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_folder_is_printed_and_runs(tiny_llama: Path, texts: Path, tmp_path: Path) -> None:
+def test_the_folder_is_printed_and_runs(call: Callable[..., Result], tiny_llama: Path, texts: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     made = run(str(tiny_llama), str(out), "--scheme", "w4a16", "--group-size", "32", "--calibrate", str(texts), "--records", "8")
     assert (made.returncode, made.stdout) == (0, f"{out}\n")
     assert "14 linear layers, by" in made.stderr
-    answered = subprocess.run(
-        [sys.executable, "-m", "infer.cli", "generate", "--model", str(out), "-", "-", "--device", "cpu", "--max-tokens", "4"],
-        input='{"prompt": "the cat"}\n',
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert answered.returncode == 0, answered.stderr
-    assert json.loads(answered.stdout)["error"] is None
-    again = run(str(tiny_llama), str(out), "--scheme", "w8a8")
-    assert (again.returncode, again.stdout) == (2, "")
+    assert call("generate", "--model", out, texts, tmp_path / "answers", "--device", "cpu", "--max-tokens", "4").exit_code == 0
+    assert all(json.loads(line)["error"] is None for line in (tmp_path / "answers").read_text().splitlines())
+    again = call("models", "quantize", tiny_llama, out, "--scheme", "w8a8")
+    assert (again.exit_code, again.stdout) == (2, "")
     assert "is there already" in again.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_one_leaves_nothing_that_loads(tiny_llama: Path, texts: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_killed_one_leaves_nothing_that_loads(
+    call: Callable[..., Result], tiny_llama: Path, texts: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     """The folder is whole or it is not there; the next run does not mind what is left."""
     out, partial = tmp_path / "out", tmp_path / "out.partial"
     args = [str(tiny_llama), str(out), "--scheme", "w8a8", "--calibrate", str(texts)]
@@ -70,7 +67,7 @@ def test_a_killed_one_leaves_nothing_that_loads(tiny_llama: Path, texts: Path, t
         elif partial.exists():
             with pytest.raises(ModelError):
                 find(str(partial))
-    made = run(*args, *(["--overwrite"] if out.exists() else []))
-    assert made.returncode == 0, made.stderr
+    made = call("models", "quantize", *args, *(["--overwrite"] if out.exists() else []))
+    assert made.exit_code == 0, made.stderr
     assert find(str(out)).tensors()
     assert not partial.exists()

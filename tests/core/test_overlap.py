@@ -43,7 +43,7 @@ def overlapping(engine: Engine) -> tuple[Engine, Callable[[], int]]:
     return engine, lambda: sum(step is not None for step in begun)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.grid)])  # the host is the same for both
 def test_no_schedule_changes_an_answer(tiny_llama: Path, dtype: str) -> None:
     """All schedules; and also stop strings, which are found when one token too many is on its way."""
     kinds = {kind: records(kind) for kind in ("greedy", "sampled", "truncated", "choices", "prompts")}

@@ -11,7 +11,7 @@ from infer.core import LLM, SamplingParams
 
 #: Where the two best logits are closer than this, float32 rounding may choose either.
 NEAR_TIE = 1e-3
-MAX_TOKENS = 64
+MAX_TOKENS = 32
 
 PROMPTS = [
     "The capital of France is",

@@ -417,8 +417,8 @@ def test_an_input_that_breaks_after_a_silence(fake_engine: Any, byte_tokenizer: 
     assert (len(rows(sink.data)), engine.num_checks) == (1, 2)
 
 
-def test_200_000_records_stream_in_flat_memory(fake_engine: Any, byte_tokenizer: Any, memory_output: Any) -> None:
-    total = 200_000
+def test_60_000_records_stream_in_flat_memory(fake_engine: Any, byte_tokenizer: Any, memory_output: Any) -> None:
+    total = 60_000
 
     class Lines:
         """Makes lines as they are read."""

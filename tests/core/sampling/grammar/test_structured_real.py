@@ -80,7 +80,7 @@ SPECS: list[dict[str, Any]] = [
 def test_the_model_keeps_to_every_kind_of_constraint(smollm2: Path) -> None:
     llm = LLM(str(smollm2), device="cpu", max_model_len=512)
     prompts, params, specs = [], [], []
-    for i, prompt in enumerate(["The city of Paris:", "Once upon a time", "SELECT * FROM x\n", '{}[]"\n\n']):
+    for i, prompt in enumerate(["The city of Paris:", '{}[]"\n\n']):
         for spec in SPECS:
             prompts.append(prompt)
             specs.append(spec)
@@ -98,8 +98,8 @@ def test_the_model_keeps_to_every_kind_of_constraint(smollm2: Path) -> None:
         assert fits(spec, choice.text), (spec, choice.text)
         complete += 1
     assert complete > 0.7 * len(specs)
-    alone = [llm.generate(prompts[i], params[i], use_tqdm=False)[0].outputs[0].token_ids for i in (0, 7, 14)]
-    assert alone == [outputs[i].outputs[0].token_ids for i in (0, 7, 14)], "what a record gets does not depend on its neighbours"
+    alone = [llm.generate(prompts[i], params[i], use_tqdm=False)[0].outputs[0].token_ids for i in (0, 7)]
+    assert alone == [outputs[i].outputs[0].token_ids for i in (0, 7)], "what a record gets does not depend on its neighbours"
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: next(iter(spec)))
