@@ -4,7 +4,9 @@
 - decode: the heads of one group, with tensor cores' smallest tile; keys in flight are what counts.
 - fixed: prompts and decodes alike, where results must not depend on which of the two a row is part of.
 - segments: prefill over texts that keep no cache.
-- biased: that with a number added to each pair's score, whose addresses and numbers need registers too.
+- biased: segments and prefill with a number added to each pair's score, whose addresses and numbers need registers too, and shared memory
+  for each stage: with prefill's own tiles 112 KiB, which sm_86's row does not have.
+- fixed biased: fixed, where such a number is added.
 
 As compiled ahead of time by Triton 3.6 and 3.9, rows for 16 bits spill no registers, whatever the options, but with ALiBi (24 to 44 bytes
 with a float8 cache on sm_80 and with heads of 80 on gfx942). With four warps `fixed` with options and heads of 128 would spill 72 bytes on
@@ -37,21 +39,24 @@ _TABLE: dict[tuple[str, str, int], tuple[Row, Row, Row]] = {
     ("decode", "gfx942", 16): ((16, 64, 4, 2), (16, 64, 4, 2), (16, 32, 4, 2)),
     ("decode", "sm_80", 32): ((16, 32, 4, 2), (16, 32, 4, 2), (16, 16, 4, 2)),
     ("fixed", "sm_80", 16): ((32, 64, 8, 3), (32, 32, 4, 5), (32, 32, 8, 3)),
-    ("fixed", "sm_86", 16): ((32, 64, 8, 3), (32, 32, 8, 5), (32, 32, 8, 3)),
-    ("fixed", "sm_90", 16): ((32, 64, 8, 3), (32, 32, 4, 5), (32, 32, 8, 3)),
+    ("fixed", "sm_86", 16): ((32, 64, 8, 3), (32, 64, 4, 3), (32, 32, 8, 3)),
+    ("fixed", "sm_90", 16): ((32, 64, 8, 3), (32, 64, 4, 3), (32, 32, 8, 3)),
     ("fixed", "gfx942", 16): ((32, 64, 4, 2), (32, 64, 4, 1), (32, 32, 4, 1)),
     ("fixed", "sm_80", 8): ((32, 64, 8, 3), (32, 64, 8, 3), (32, 32, 8, 2)),
     ("fixed", "sm_90", 8): ((32, 64, 8, 3), (32, 64, 8, 3), (32, 32, 8, 2)),
     ("fixed", "gfx942", 8): ((32, 64, 4, 2), (32, 64, 4, 1), (32, 32, 4, 1)),
     ("fixed", "sm_80", 32): ((16, 32, 4, 2), (16, 32, 4, 2), (16, 16, 8, 1)),
+    ("fixed biased", "sm_80", 16): ((32, 64, 8, 3), (32, 32, 4, 3), (32, 32, 8, 3)),
+    ("fixed biased", "gfx942", 16): ((32, 64, 4, 2), (32, 64, 4, 1), (32, 32, 4, 1)),
+    ("fixed biased", "sm_80", 32): ((16, 32, 4, 2), (16, 32, 4, 2), (16, 16, 8, 1)),
     ("segments", "sm_80", 16): ((128, 64, 8, 3), (128, 32, 8, 3), (64, 32, 8, 2)),
-    ("segments", "sm_90", 16): ((128, 64, 4, 3), (128, 64, 8, 3), (64, 64, 8, 2)),
+    ("segments", "sm_90", 16): ((128, 64, 8, 3), (128, 64, 8, 3), (64, 64, 8, 2)),
     ("segments", "gfx942", 16): ((128, 64, 4, 2), (128, 64, 8, 1), (64, 32, 4, 1)),
-    ("segments", "sm_80", 32): ((32, 16, 4, 2), (32, 16, 4, 2), (16, 16, 4, 2)),
-    ("biased", "sm_80", 16): ((64, 32, 4, 3), (64, 32, 8, 2), (32, 32, 8, 2)),
-    ("biased", "sm_90", 16): ((64, 64, 4, 2), (64, 32, 8, 2), (32, 32, 8, 2)),
+    ("segments", "sm_80", 32): ((32, 16, 4, 2), (32, 16, 8, 2), (16, 16, 4, 2)),
+    ("biased", "sm_80", 16): ((64, 32, 8, 3), (64, 32, 8, 2), (32, 32, 8, 2)),
+    ("biased", "sm_90", 16): ((64, 64, 4, 2), (64, 32, 8, 3), (32, 32, 8, 2)),
     ("biased", "gfx942", 16): ((64, 64, 4, 2), (64, 32, 8, 2), (32, 32, 8, 2)),
-    ("biased", "sm_80", 32): ((32, 16, 4, 2), (32, 16, 4, 2), (16, 16, 4, 2)),
+    ("biased", "sm_80", 32): ((32, 16, 4, 2), (32, 16, 8, 2), (16, 16, 4, 2)),
 }
 _HEAD_CLASSES = (64, 128, 256)
 

@@ -116,6 +116,6 @@ def next_power_of_2(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
-def row_warps(block: int) -> int:
-    """Warps of a program that holds a whole row of `block` elements in registers: 8 to 32 elements a thread."""
-    return min(max(block // 1024, 1), 16)
+def row_warps(block: int, arch: str) -> int:
+    """Warps of a program that holds a whole row of `block` elements in registers: 8 to 32 elements a thread, of 1,024 at most."""
+    return min(max(block // 1024, 1), 16 if arch.startswith("gfx") else 32)

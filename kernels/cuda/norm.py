@@ -11,9 +11,9 @@ from ..ops import Rows, ScaledRows
 from . import configs
 from .configs import next_power_of_2
 from .quantize import magnitude, quantized, scale_of, to_uint8
-from .signature import Signature
+from .signature import TARGETS, Signature
 
-#: Most features of a row: 64 a thread, where up to 16384 are 32.
+#: Most features of a row: 32 a thread (gfx942: 64 above 16384).
 MAX_SIZE = 32768
 
 
@@ -54,9 +54,10 @@ def _normalize(
     out, scales = quantized((count, size), values.device) if quantize else (torch.empty_like(values), None)
     if count:
         block = next_power_of_2(max(size, 16))
+        warps = configs.row_warps(block, configs.architecture(values.device))
         norm_kernel[(count,)](
             values, factors, residual, weight, bias, out, scales, eps, size, SCALED=factors is not None, ADD=residual is not None,
-            CENTER=center, BIAS=bias is not None, QUANTIZE=quantize, BLOCK=block, num_warps=configs.row_warps(block),
+            CENTER=center, BIAS=bias is not None, QUANTIZE=quantize, BLOCK=block, num_warps=warps,
         )  # fmt: skip
     return out if scales is None else ScaledRows(out.view(values.shape), scales.view(values.shape[:-1]))
 
@@ -118,8 +119,12 @@ def signatures() -> list[Signature]:
             **{key: kind for key, kind in optional.items() if kind},
         }  # fmt: skip
         missing = {key: None for key, kind in optional.items() if not kind}
-        # A row too wide for its registers costs a few reads of what is spilled; more warps would be too many for a processor.
-        limit = 160 if size > MAX_SIZE // 2 else 0
         constexprs = {**flags, **missing, "BLOCK": size}
-        made.append(Signature(norm_kernel, f"norm {name}", types, constexprs, configs.row_warps(size), spill_limit=limit))
+        # Of 32 elements a thread 64 registers are all that a program of 1,024 threads has: a few reads of what is spilled.
+        limit = 64 if size > MAX_SIZE // 2 else 0
+        targets: dict[int, list[str]] = {}
+        for target in TARGETS:
+            targets.setdefault(configs.row_warps(size, target.row), []).append(target.name)
+        for warps, those in targets.items():
+            made.append(Signature(norm_kernel, f"norm {name}", types, constexprs, warps, targets=tuple(those), spill_limit=limit))
     return made

@@ -182,7 +182,7 @@ def _draw(x: Tensor, rows: SamplingRows | None, drawn: Drawn, *, check: bool) ->
     )  # fmt: skip
     draw_whole_kernel[(count,)](
         x, x.stride(0), size, few_count, *settings, rows.uniform, highest, drawn.tokens, drawn.lowest,
-        BLOCK=block // 2, num_warps=num_warps,
+        BLOCK=block // 2, num_warps=num_warps // 2,
     )  # fmt: skip
 
 
@@ -202,7 +202,7 @@ def signatures() -> list[Signature]:
         made += [
             Signature(scan_kernel, f"scan greedy {dtype}", scan, greedy, warps),
             Signature(scan_kernel, f"scan {dtype}", {**scan, **drawing}, {"CHECK": dtype != "fp32", "DRAWS": True, **sizes}, warps),
-            Signature(draw_whole_kernel, f"draw_whole {dtype}", {**row, **draw}, {"BLOCK": block // 2}, warps),
+            Signature(draw_whole_kernel, f"draw_whole {dtype}", {**row, **draw}, {"BLOCK": block // 2}, warps // 2),
         ]
     change = {"logits": "*bf16", "stride": "i32:16", "bad": "*i8", "mask_words": "i32", "scores": "*fp32", "size": "i32"}
     mask = {"mask_rows": "*i64", "mask_bits": "*i32"}

@@ -54,9 +54,10 @@ def segment_attention(
 def signatures() -> list[Signature]:
     """Heads of every class, as the table launches them on each target."""
     found = []
-    plain = [(torch.bfloat16, 64, ""), (torch.bfloat16, 128, ""), (torch.float16, 256, ""), (torch.float32, 64, "")]
+    bf16, fp16, fp32 = torch.bfloat16, torch.float16, torch.float32
+    plain = [(bf16, 64, ""), (bf16, 128, ""), (fp16, 256, ""), (fp32, 64, ""), (fp32, 128, ""), (fp32, 128, "bias")]
     for target in TARGETS:
-        for dtype, dim, more in [*plain, *((torch.bfloat16, dim, more) for dim in (64, 128) for more in ("window", "bias", "options"))]:
+        for dtype, dim, more in [*plain, *((bf16, dim, more) for dim in (64, 128) for more in ("window", "bias", "options"))]:
             shape = launch("biased" if more == "bias" else "segments", target.row, dtype, dim)
             types = dict.fromkeys(("out", "query", "key", "value"), POINTERS[dtype]) | dict.fromkeys(("slopes", "sinks", "bias"), "*fp32")
             types |= {
@@ -74,5 +75,5 @@ def signatures() -> list[Signature]:
             name = f"attend_texts {POINTERS[dtype][1:]} {dim}" + (f" with {more}" if more else "")
             cores = dtype.itemsize == 2
             launched = (shape.num_warps, shape.num_stages, cores, (target.name,))
-            found.append(Signature(attend_texts, name, types, constants, *launched, always=dtype == torch.bfloat16 and more != "options"))
+            found.append(Signature(attend_texts, name, types, constants, *launched, always=dtype == bf16 and more != "options"))
     return found

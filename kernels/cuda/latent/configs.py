@@ -9,11 +9,13 @@ from ..configs import next_power_of_2
 
 #: By (kernel, architecture, bits of an operand; 8: of 16 bits, made of a float8 cache); what an architecture lacks is sm_80's, and what
 #: has no row for 8 bits has the same as for 16. An accumulator row is as wide as a latent, 512 features mostly: that leaves registers for
-#: few rows, and sm_86's shared memory for two tiles of 32 latents. With four warps decodes spill 112 bytes by Triton 3.6.
+#: few rows, and sm_86's shared memory for two tiles of 32 latents. With four warps decodes spill 112 bytes by Triton 3.6. Where
+#: float8 goes by its bits, 3.4 spills 340 bytes of tiles of 32.
 _TABLE: dict[tuple[str, str, int], Row] = {
     ("prefill", "sm_80", 16): (32, 32, 8, 2),
     ("prefill", "gfx942", 16): (32, 16, 4, 1),
-    ("prefill", "sm_80", 8): (16, 32, 8, 2),
+    ("prefill", "sm_80", 8): (16, 16, 8, 2),
+    ("prefill", "sm_90", 8): (16, 32, 8, 2),
     ("prefill", "gfx942", 8): (16, 32, 4, 1),
     ("prefill", "sm_80", 32): (16, 16, 8, 1),
     ("prefill", "gfx942", 32): (16, 16, 4, 1),

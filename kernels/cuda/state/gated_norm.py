@@ -29,7 +29,7 @@ def gated_rms_norm(
         gated_norm_kernel[(count,)](
             x, gate, weight, out, scales, gate.stride(0), eps, SIZE=size, GROUP=group_size,
             NORM=weight is not None, SHARED=weight is not None and len(weight) != size, GATE_FIRST=gate_first, QUANTIZE=quantize,
-            GROUPS=groups, BLOCK=block, num_warps=configs.row_warps(groups * block),
+            GROUPS=groups, BLOCK=block, num_warps=configs.row_warps(groups * block, configs.architecture(x.device)),
         )  # fmt: skip
     return out if scales is None else ScaledRows(out, scales)
 
@@ -79,5 +79,7 @@ def signatures() -> list[Signature]:
         missing = {key: None for key in ("weight", "scales") if key not in types}
         groups, block = next_power_of_2(size // group), next_power_of_2(group)
         constexprs = {**flags, **missing, "SIZE": size, "GROUP": group, "GROUPS": groups, "BLOCK": block}
-        made.append(Signature(gated_norm_kernel, f"gated_rms_norm {name}", types, constexprs, configs.row_warps(groups * block)))
+        # None is so wide that targets differ.
+        warps = configs.row_warps(groups * block, "sm_90")
+        made.append(Signature(gated_norm_kernel, f"gated_rms_norm {name}", types, constexprs, warps))
     return made

@@ -214,7 +214,10 @@ def test_latents(
     ids="+".join,
 )
 def test_variants(device: torch.device, more: dict[str, Any], deterministic: bool) -> None:
-    Paged(config_of(2, 1, 32, device, **more), [(1, 1), (40, 150), (1, 200)], device, torch.float32).check(deterministic=deterministic)
+    paged = Paged(config_of(2, 1, 32, device, **more), [(1, 1), (40, 150), (1, 200)], device, torch.float32)
+    paged.check(deterministic=deterministic)
+    if deterministic:
+        assert torch.equal(paged.attend([1], [(39, 40)], deterministic=True), paged.attend(deterministic=True)[40:41])
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
