@@ -9,9 +9,10 @@
 - fixed biased: fixed, where such a number is added.
 
 As compiled ahead of time by Triton 3.6 and 3.9, rows for 16 bits spill no registers, whatever the options, but with ALiBi (24 to 44 bytes
-with a float8 cache on sm_80 and with heads of 80 on gfx942). With four warps `fixed` with options and heads of 128 would spill 72 bytes on
-sm_120; `fixed` with heads of 64, and prompts in float32 with heads of 128 (1.2 kB), would by 3.6. sm_80's rows take no more than 90 KiB of
-shared memory, and do for sm_86 too.
+with a float8 cache on sm_80 and with heads of 80 on gfx942). `fixed` with heads of 128 would spill on sm_120 with four warps and 32 keys
+(72 bytes with options, by 3.9), and with eight warps (52, by 3.6); on sm_86, which has the same row, 12 bytes do. With four warps `fixed`
+with heads of 64, and prompts in float32 with heads of 128 (1.2 kB), would by 3.6, and texts with options and heads of 64 by 3.9 (580
+bytes on sm_100). sm_80's rows take no more than 90 KiB of shared memory, and do for sm_86 too.
 """
 
 from __future__ import annotations
