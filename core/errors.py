@@ -49,6 +49,12 @@ RECORD_ERROR_CODES = frozenset(
 )
 
 
+#: Of the message of a record's error: a field of 64 MB would otherwise stand in its row again, on stderr and in the journal.
+MOST_CHARACTERS = 1000
+#: Of them, those of its beginning where it is longer.
+_KEPT = 700
+
+
 class InferError(Exception):
     """Base of everything a user is shown. The message says what happened and what to try next."""
 
@@ -122,7 +128,7 @@ class RecordError(InferError, ValueError):
 
     Args:
         code: one of `RECORD_ERROR_CODES`.
-        message: what is wrong, for a person.
+        message: what is wrong, for a person. It may quote the record: it is made one line of at most `MOST_CHARACTERS`, beginning and end.
         param: the field that is to blame, if one is.
         retryable: whether the same line may succeed in another run.
     """
@@ -131,7 +137,7 @@ class RecordError(InferError, ValueError):
 
     def __init__(self, code: str, message: str, *, param: str | None = None, retryable: bool = False) -> None:
         assert code in RECORD_ERROR_CODES, code
-        message = message.encode(errors="backslashreplace").decode()  # half a surrogate pair, of a file or a path, is no JSON
+        message = _one_line(message.encode(errors="backslashreplace").decode())  # half a surrogate pair, of a file or a path, is no JSON
         super().__init__(message)
         self.code = code
         self.message = message
@@ -141,6 +147,11 @@ class RecordError(InferError, ValueError):
     def to_json(self) -> dict[str, object]:
         """The `error` object of an output line."""
         return {"code": self.code, "message": self.message, "param": self.param, "retryable": self.retryable}
+
+
+def _one_line(message: str) -> str:
+    text = " ".join(message.splitlines())  # or a record could write lines of its own into a log
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:_KEPT]} … {text[_KEPT + 3 - MOST_CHARACTERS :]}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

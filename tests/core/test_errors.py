@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 
 from infer.core import errors
-from infer.core.errors import RECORD_ERROR_CODES, ConfigError, EngineError, InferError, ModelError, OutputError, RecordError, nearest
+from infer.core.errors import (
+    MOST_CHARACTERS,
+    RECORD_ERROR_CODES,
+    ConfigError,
+    EngineError,
+    InferError,
+    ModelError,
+    OutputError,
+    RecordError,
+    nearest,
+)
 
 #: The output format: readers of our files depend on it.
 CODES = """
@@ -35,6 +45,15 @@ def test_record_error_as_json() -> None:
     error = RecordError("invalid_type", "n must be an integer", param="n")
     assert str(error) == "n must be an integer"
     assert error.to_json() == {"code": "invalid_type", "message": "n must be an integer", "param": "n", "retryable": False}
+
+
+def test_what_a_record_has_makes_its_message_neither_long_nor_several_lines() -> None:
+    message = RecordError("invalid_value", "no lora " + "y\r\nError: made up\u2028" * 100_000 + "; give --lora").message
+    assert len(message) == MOST_CHARACTERS
+    assert message.startswith("no lora y Error: made up y")
+    assert message.endswith("; give --lora")
+    assert len(message.splitlines()) == 1
+    assert RecordError("invalid_value", message).message == message
 
 
 def test_codes_are_a_closed_list() -> None:
