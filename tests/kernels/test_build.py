@@ -423,7 +423,18 @@ class TestLibrary:
             missing(None, 1, 1.0)
 
 
-@pytest.mark.parametrize("level", ["x86-64", "x86-64-v3"])
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="flags of x86")
+def test_the_real_sources_are_right_for_machines_with_avx2() -> None:
+    """As far as a compiler goes before it writes code, which -m grid has it do."""
+    compiler = build.compilers()[0]
+    flags = [*build.FLAGS, "-march=x86-64-v3", "-fsyntax-only"]
+    files = [str(path.relative_to(build.SOURCES)) for path in sorted(build.SOURCES.rglob("*.cpp"))]
+    assert files
+    done = subprocess.run([*compiler.command, *flags, *files], cwd=build.SOURCES, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("level", ["x86-64", pytest.param("x86-64-v3", marks=pytest.mark.grid)])
 def test_the_real_sources_compile_for_other_machines(level: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if os.uname().machine != "x86_64":
         pytest.skip("flags of x86")

@@ -60,7 +60,7 @@ class Flights:
             assert all(scheduler.blocks._refs[slot // size] == 1 for slot in batch.slots.tolist())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     requests=requests,
     lanes=st.integers(2, 4),

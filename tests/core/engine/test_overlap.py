@@ -81,7 +81,7 @@ def handed(engine: Engine) -> int:
 PROMPTS = [[3 + i, 4, 5, 6] * 3 for i in range(6)]
 
 
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(
     requests=requests,
     block_size=st.sampled_from([1, 2, 4, 8]),

@@ -8,7 +8,7 @@ import tracemalloc
 import numpy as np
 import orjson
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from infer.core.errors import RecordError
@@ -121,6 +121,7 @@ json_values = st.recursive(
 )
 
 
+@settings(max_examples=50)  # large ones
 @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), json_values), st.booleans())
 def test_any_object_survives_a_round_trip(row: dict, ascii_only: bool) -> None:
     assert json.loads(dumps(loads(json.dumps(row, ensure_ascii=ascii_only).encode()))) == row

@@ -46,7 +46,7 @@ def answers(engine: Engine, made: list[Request]) -> dict[str, RequestOutput]:
     return drain(engine)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     requests=requests,
     block_size=st.sampled_from([1, 2, 4, 8]),
