@@ -68,10 +68,23 @@ def _call(argv: list[str], state: dict[str, Any]) -> int:
         return answer(instruction)
     try:
         with infer.make_context("infer", argv, obj=state) as ctx:
+            _refuse_lost_folder()
             result = infer.invoke(ctx)
     except Exit as error:
         return error.exit_code
     return result if isinstance(result, int) else 0
+
+
+def _refuse_lost_folder() -> None:
+    """A library of torch finds its own files by way of the current folder, and ends the process where there is none."""
+    from pathlib import Path
+
+    from infer.core.errors import ConfigError
+
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise ConfigError(f"the current folder is not there any more ({error.strerror}); cd to one that is") from None
 
 
 def _report(error: Exception, *, verbose: bool) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,16 @@ def test_2(program: Any, tiny: list[str], good: Path, tmp_path: Path) -> None:
         assert said in done.stderr.decode(), (argv, done.stderr)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "good.jsonl", "there"]
     assert (tmp_path / "there").read_text() == "precious"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a folder that is in use may not be removable")
+def test_a_current_folder_that_was_removed_is_said(infer_program: list[str], tmp_path: Path) -> None:
+    gone = ["bash", "-c", 'mkdir "$0/gone" && cd "$0/gone" && rmdir "$0/gone" && exec "$@"', str(tmp_path)]
+    for argv in (["doctor"], ["generate", "-m", "x", str(tmp_path / "in"), str(tmp_path / "out")]):
+        done = subprocess.run([*gone, *infer_program, *argv], capture_output=True, check=False, timeout=300)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.startswith(b"Error: the current folder is not there any more"), done.stderr
+    assert subprocess.run([*gone, *infer_program, "--help"], capture_output=True, check=False, timeout=300).returncode == 0
 
 
 def test_74_and_75(program: Any, launch: Any, wait_for: Any, tiny: list[str], good: Path, infer_program: list[str], tmp_path: Path) -> None:
