@@ -131,7 +131,10 @@ class Fleet:
             media = tuple(text.image for text in request.texts if text.image is not None)
         asked = Asked(encoded, _weight(request), media=media)
         self._requests[request.request_id] = asked
-        self._queue.append(request.request_id)
+        if isinstance(request, Request) and request.goes_on:
+            self._queue.appendleft(request.request_id)
+        else:
+            self._queue.append(request.request_id)
         self._num_queued += asked.weight
 
     def abort(self, request_id: str) -> None:

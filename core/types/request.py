@@ -59,6 +59,8 @@ class Request:
     """Tokens of the prompt that see each other in both directions; None: each sees those before it."""
     encoder_ids: tuple[int, ...] = ()
     """The input of the encoder, of a model that has one; the prompt is then the beginning of what the decoder writes."""
+    goes_on: bool = False
+    """It asks for more of a record that was begun, and goes before all that wait: or no record would be done before all are begun."""
 
     @property
     def num_given(self) -> int:

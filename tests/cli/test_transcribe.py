@@ -6,12 +6,18 @@ import base64
 import json
 import struct
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import Result
+
+from infer.core.engine.lifetimes import Lifetimes
+from infer.core.engine.stats import EngineStats
+from infer.core.types.outputs import RequestMetrics
+from infer.core.types.request import Request
 
 from ..core.models.whispers import FIRST_TIME, TOKEN, Whisper, as_read, sound, wav, whisper_of
 
@@ -225,6 +231,24 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bytes(
     found = read_rows(tmp_path / "out")
     assert {one["temperature"] for row in found[:5] for one in row["segments"]} == {0.7}
     assert found[0]["text"] != found[3]["text"], "the place of a record counts where it has no seed"
+
+
+def test_a_sound_that_was_begun_is_done_before_others_begin(
+    whisper: Whisper, call: Callable[..., Result], write_lines: Any, tmp_path: Path, options: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a long job would have nothing done, and nothing to resume from, until the last has had its first window."""
+    answered: list[str] = []
+
+    def lifetimes_ended(self: Lifetimes, request: Request, stats: EngineStats) -> RequestMetrics:
+        answered.append(request.request_id.split(".")[0])
+        return ended(self, request, stats)
+
+    ended = Lifetimes.ended
+    monkeypatch.setattr(Lifetimes, "ended", lifetimes_ended)
+    source = write_lines(*({"audio": path_of(whisper, 1), "language": "en", **EASY} for _ in range(4)))
+    assert run(call, options, source, tmp_path / "out", "--max-num-seqs", 1).exit_code == 0
+    assert len(answered) > 8, "sounds of several windows"
+    assert [name for name, _ in groupby(answered)] == ["0", "1", "2", "3"]
 
 
 def test_generate_and_beam_answer_one_window(

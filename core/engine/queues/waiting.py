@@ -4,7 +4,7 @@ A job knows its work, so it need not start records as they come: long outputs fi
 run alone; and records with a common prefix one after the other, so that the prefix is found in the cache. What a
 record gets does not depend on it.
 
-    front     have been reached before: preempted, held back, or waited for their prompt
+    front     have been reached before: preempted, held back, or waited for their prompt; or go on with a record that was
     ordered   the generation that is being started
     arrived   everything else, as it came; the next generation is its first `look_ahead`
 
@@ -47,8 +47,8 @@ class WaitingQueue:
         yield from self._arrived
 
     def add(self, sequence: Sequence) -> None:
-        """Takes a new sequence."""
-        self._arrived.append(sequence)
+        """Takes a new sequence, to the front if it goes on with a record that was begun."""
+        (self._front if sequence.request.goes_on else self._arrived).append(sequence)
 
     def put_back(self, sequences: Iterable[Sequence]) -> None:
         """Takes sequences that go before all others, the first of them first."""

@@ -55,6 +55,7 @@ class PendingSound(Pending):
             first_choice=self.num_asked,
             media=(placed,),
             encoder_ids=(0,) * len(placed.rows),
+            goes_on=self.num_asked > 0,
         )
 
     def answered(self, output: RequestOutput) -> Any:

@@ -68,6 +68,15 @@ def test_what_is_put_back_goes_first_in_its_order() -> None:
     assert emptied(queue) == [given[5], given[0], given[3], given[4], given[1], given[2]]
 
 
+def test_what_goes_on_with_a_record_goes_before_those_that_were_not_begun() -> None:
+    queue = WaitingQueue(100)
+    given = [sequence([i]) for i in range(5)]
+    given[3].request.goes_on = given[4].request.goes_on = True
+    for s in given:
+        queue.add(s)
+    assert emptied(queue) == [given[3], given[4], *given[:3]]
+
+
 def test_look_ahead_of_one_is_first_come_first_served() -> None:
     queue = WaitingQueue(1)
     given = [sequence([9 - i], 16 << i) for i in range(6)]
