@@ -307,4 +307,4 @@ class _Staging:
         """Copies the first `size` bytes to the device; what is computed there after this call sees them."""
         self._target[:size].copy_(self._memory[:size], non_blocking=True)
         if self._copied is not None:
-            self._copied.record()
+            self._copied.record(torch.cuda.current_stream(self._target.device))
