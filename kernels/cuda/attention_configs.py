@@ -8,12 +8,12 @@
   for each stage: with prefill's own tiles 112 KiB, which sm_86's row does not have.
 - fixed biased: fixed, where such a number is added.
 
-As compiled ahead of time by Triton 3.9, attention over the cache spills no registers with 16 bits, whatever the options: by 3.6 8 bytes (heads
-of 256 with options on sm_90), by 3.4 80 at most. No signature has ALiBi with a float8 cache (24 to 44 bytes on sm_80) or with heads of 80
-on gfx942. `fixed` with heads of 128 would spill on sm_120 with four warps and 32 keys
-(72 bytes with options, by 3.9), and with eight warps (52, by 3.6); on sm_86, which has the same row, 12 bytes do. With four warps `fixed`
-with heads of 64, and prompts in float32 with heads of 128 (1.2 kB), would by 3.6, and texts with options and heads of 64 by 3.9 (580
-bytes on sm_100). sm_80's rows take no more than 90 KiB of shared memory, and do for sm_86 too.
+As compiled ahead of time by Triton 3.9, attention over the cache spills no registers with 16 bits, whatever the options: by 3.6 8 bytes
+(heads of 256 with options on sm_90), by 3.4 80 at most. No signature has ALiBi with a float8 cache (24 to 44 bytes on sm_80) or with heads
+of 80 on gfx942. `fixed` with heads of 128 would spill on sm_120 with four warps and 32 keys (72 bytes with options, by 3.9), and with eight
+warps (52, by 3.6); on sm_86, which has the same row, 12 bytes do. With four warps `fixed` with heads of 64, and prompts in float32 with
+heads of 128 (1.2 kB), would by 3.6, and texts with options and heads of 64 by 3.9 (580 bytes on sm_100). sm_80's rows take no more than
+90 KiB of shared memory, and do for sm_86 too.
 """
 
 from __future__ import annotations
