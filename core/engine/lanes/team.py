@@ -52,6 +52,8 @@ class Team(ABC, Generic[Planned, Made, Output]):
         self.outputs: list[Output] = []
         """Answers that nobody was given yet."""
         self._error: BaseException | None = None
+        self._num_raised = 0
+        """Errors that the caller was told: who is at a batch meanwhile may fail as well, and that is not told again."""
         self._ending = False
         self.turn = threading.Condition(threading.RLock())
 
@@ -67,12 +69,19 @@ class Team(ABC, Generic[Planned, Made, Output]):
                 planned = self.plan(0, watch)
             alone = not any(self._busy[1:])
         if planned is not None:
-            self._run(0, planned, watch, self._threads if self.active == 1 and alone else self._num_threads[0])
+            try:
+                self._run(0, planned, watch, self._threads if self.active == 1 and alone else self._num_threads[0])
+            except BaseException:
+                with self.turn:
+                    self._error = None
+                    self._num_raised += 1
+                raise
         with self.turn:
             if not self.has_requests:
                 self.rest()
             if self._error is not None:
                 error, self._error = self._error, None
+                self._num_raised += 1
                 raise error
             return self._answers()
 
@@ -168,9 +177,11 @@ class Team(ABC, Generic[Planned, Made, Output]):
     def _work(self, number: int) -> None:
         """A thread beside the caller's: ends where nothing is left to answer."""
         self._pin(number)
+        num_raised = self._num_raised
         try:
             while True:
                 with self.turn:
+                    num_raised = self._num_raised
                     while (planned := None if self._ending else self.plan(number, watch := self._watch())) is None:
                         if self._ending or not self.has_requests:
                             return
@@ -178,5 +189,6 @@ class Team(ABC, Generic[Planned, Made, Output]):
                 self._run(number, planned, watch, self._num_threads[number])
         except BaseException as error:
             with self.turn:
-                self._error = error
+                if num_raised == self._num_raised:
+                    self._error = error
                 self._wake()

@@ -227,6 +227,31 @@ def test_an_error_in_any_lane_is_raised_where_steps_are_asked_for(make_engine: A
     engine.close()
 
 
+def test_an_error_beside_one_that_was_raised_is_no_later_work_s(make_engine: Any) -> None:
+    engine = make_engine(lanes=2, threads=2)
+    crew, compute, told = crew_of(engine), engine.runner.run, threading.Event()
+
+    def run(*args: Any) -> Any:
+        if threading.current_thread().name == "lane-1":
+            assert told.wait(60)
+            raise MemoryError("no room beside it")
+        if crew._busy[1]:
+            raise MemoryError("no room")
+        return compute(*args)
+
+    engine.runner.run = run
+    with pytest.raises(MemoryError, match=r"no room$"):
+        answers(engine)
+    late = crew._workers[1]
+    told.set()
+    for request_id in [*engine._open]:
+        engine.abort(request_id)
+    late.join(60)
+    engine.runner.run = compute
+    assert [o.error for o in answers(engine)] == [None] * len(PROMPTS)
+    engine.close()
+
+
 def test_few_sequences_and_beams_have_one_lane_with_all_threads(make_engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = make_engine(lanes=2, threads=2, num_blocks=200)
     crew = engine._crew
