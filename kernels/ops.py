@@ -106,7 +106,7 @@ class Prompts(NamedTuple):
 
 
 class DecodeLaunch(NamedTuple):
-    """How a GPU computes the decodes of a step (its sequences with one new token), depending on the number of sequences in the step."""
+    """How a GPU computes decodes, which are the sequences with one new token. It depends on how many sequences the step has."""
 
     whole: int
     """With so many sequences or more each decode's keys go by in one program; with fewer they are shared out. 0: they never are."""

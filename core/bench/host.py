@@ -78,7 +78,7 @@ class _Drawn:
 
 
 class _Empty:
-    """A model that computes nothing."""
+    """A model that computes nothing, and the recorder of its steps."""
 
     def forward(self, tokens: Tensor, *rest: object, **more: object) -> Tensor:
         return torch.empty(len(tokens), 1)

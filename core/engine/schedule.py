@@ -37,7 +37,7 @@ class Schedule:
     began: float = 0.0
     """The time at which it was made, by the clock of `SwapCosts`; 0 without swap."""
     all_sample: bool = field(init=False)
-    """Whether all of them sample, as in most steps."""
+    """True if every one of the sequences draws a token in this step. Most steps are like that."""
 
     def __post_init__(self) -> None:
         self.all_sample = np.count_nonzero(self.samples) == len(self.samples)

@@ -125,7 +125,6 @@ class StaticInputs:
         self.max_context = max_context
         self.block_size = block_size
         self._spare_slot = spare_slot
-        self._device = device
         members = largest.sequences if largest.groups else 0
         self._shapes = (
             (torch.int64, (largest.rows,)),

@@ -53,7 +53,7 @@ class Team(ABC, Generic[Planned, Made, Output]):
         """Answers that nobody was given yet."""
         self._error: BaseException | None = None
         self._num_raised = 0
-        """Errors that the caller was told: who is at a batch meanwhile may fail as well, and that is not told again."""
+        """Errors raised to the caller. If a batch was planned before the last of them and fails too, its error is dropped."""
         self._ending = False
         self.turn = threading.Condition(threading.RLock())
 
@@ -177,7 +177,6 @@ class Team(ABC, Generic[Planned, Made, Output]):
     def _work(self, number: int) -> None:
         """A thread beside the caller's: ends where nothing is left to answer."""
         self._pin(number)
-        num_raised = self._num_raised
         try:
             while True:
                 with self.turn:

@@ -67,7 +67,7 @@ def test_every_kernel_fits(all_of_them: bool, tmp_path: Path) -> None:
 
 
 def test_the_makes_share_out_every_form() -> None:
-    """What is compiled of a kernel in all usual runs is compiled for one make at least, and every kernel of it for both."""
+    """Every row of the usual list is compiled for at least one make, and every kernel in it for both."""
     shares = {target: names_for(target, all_of_them=False) for target in SOME}
     usual = [(s, target) for s in aot.some_of(aot.all_signatures()) for target in SOME if target in s.targets]
     assert {s.name for s, _ in usual} == set().union(*shares.values())
